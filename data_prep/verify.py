@@ -1,0 +1,140 @@
+"""Proves that a store is whole: every byte is what was written, and every record decodes to what index and manifest say of it.
+
+    python -m data_prep verify /data/stores/spectral_earth
+
+It prints one line a problem, naming shard and record, and exits with 1 where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_prep import parallel, progress
+from data_prep.statistics import Contents
+from eo_jax.data import Store, open_store, stores
+from eo_jax.data.record import RecordError
+from eo_jax.schema import Sample
+from eo_jax.sensors import get_sensor
+
+
+class Found(NamedTuple):
+    """What one shard gave: problems, and its contents as JSON."""
+
+    shard: int
+    samples: int
+    raw_bytes: int
+    problems: list[str]
+    contents: dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `python -m data_prep verify`."""
+    parser.description = __doc__
+    parser.epilog = "example: python -m data_prep verify /data/stores/spectral_earth --workers 4"
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store; only read")
+    parser.add_argument("--workers", type=int, default=parallel.cores(), metavar="N", help="processes (default: one a core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns 1 where there is a problem."""
+    problems = verify(args.store, max(1, args.workers))
+    for problem in problems:
+        print(problem)
+    if not problems:
+        store = open_store(args.store)
+        print(f"{args.store}: {len(store)} records in {len(store.manifest['shards'])} shards are whole; content {store.content_hash[:16]}")
+    return 1 if problems else 0
+
+
+def verify(path: Path, workers: int = 1) -> list[str]:
+    """The problems of a store, none for a whole one."""
+    try:
+        store = open_store(path)
+    except stores.StoreError as error:
+        return [str(error)]
+    found = []
+    with progress.show("verify", len(store)) as advance:
+        for shard in parallel.run(functools.partial(verify_shard, path), range(len(store.manifest["shards"])), workers):
+            found.append(shard)
+            advance(shard.samples, shard.raw_bytes)
+    found.sort()
+    in_shards = [problem for shard in found for problem in shard.problems]
+    # A damaged record alters every sum, which would say the same thing twice.
+    return [*_manifest_problems(store), *in_shards, *([] if in_shards else _content_problems(store, found))]
+
+
+# ------------------------------------------------------------------ shards
+
+
+@functools.lru_cache(1)
+def _store(path: Path) -> Store:
+    return open_store(path)
+
+
+def verify_shard(path: Path, shard: int) -> Found:
+    """Checks one shard: its hash, and each of its records."""
+    store = _store(path)
+    entry = store.manifest["shards"][shard]
+    problems, contents, size = [], Contents(), 0
+    if stores.sha256_file(path / entry["file"]) != entry["sha256"]:
+        problems.append(f"{path / entry['file']}: SHA-256 is not the manifest's, so it is damaged; remove the store and convert again")
+    rows = np.flatnonzero(store.index["shard"] == shard)
+    for i in rows.tolist():
+        try:
+            sample = store[i]
+        except RecordError as error:
+            problems.append(str(error))
+            continue
+        problems += _record_problems(store, i, sample)
+        contents.add_sample(sample, str(store.index["split"][i]))
+        size += sample.pixels.nbytes
+    return Found(shard, len(rows), size, problems, contents.to_json())
+
+
+def _record_problems(store: Store, i: int, sample: Sample) -> Iterator[str]:
+    missing = float((sample.pixels == get_sensor(sample.sensor).nodata).mean())
+    for field, value in stores.index_row(sample, str(store.index["split"][i]), missing).items():
+        listed = store.index[field][i]
+        expected = np.asarray(value)
+        if not np.array_equal(listed, expected, equal_nan=expected.dtype.kind == "f"):
+            yield f"{store.record_name(i)}: {field} is {value}, the index says {listed}; remove the store and convert again"
+
+
+# ------------------------------------------------------------------ manifest and index
+
+
+def _manifest_problems(store: Store) -> Iterator[str]:
+    file = store.path / "manifest.json"
+    if file.read_bytes() != (json.dumps(store.manifest, indent=1, sort_keys=True) + "\n").encode():
+        yield f"{file}: says the right things in other bytes than were written, so it is damaged or edited; remove the store and convert again"
+    rejects = store.manifest.get("rejects")
+    if rejects:
+        file = store.path / rejects["file"]
+        if not file.is_file() or stores.sha256_file(file) != rejects["sha256"]:
+            yield f"{file}: is missing or damaged; remove the store and convert again"
+    repeated = [str(name) for name, times in Counter(store.index["id"].tolist()).items() if times > 1]
+    if repeated:
+        yield f"{store.path / 'index.npz'}: id {repeated[0]!r} occurs twice, with {len(repeated)} ids in all; remove the store and convert again"
+
+
+def _content_problems(store: Store, found: list[Found]) -> Iterator[str]:
+    contents = Contents()
+    for shard in found:
+        contents.add(Contents.from_json(shard.contents))
+    actual = {
+        **contents.about(),
+        "splits": dict(sorted(Counter(store.index["split"].tolist()).items())),
+        "groups": len(set(store.index["group"].tolist())),
+        "samples": len(store),
+    }
+    for name, value in actual.items():
+        if store.manifest.get(name) != value:
+            yield f"{store.path / 'manifest.json'}: {name} is not what the records give; remove the store and convert again"

@@ -1,0 +1,25 @@
+"""How commands end: one clear line for what a user can mend, a traceback only on request or for a bug."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+def run(main: Callable[[], int]) -> None:
+    """Runs a command and exits with its code. ValueError and OSError, which carry messages for users, end as one line and exit code 1.
+
+    EO_JAX_TRACEBACK=1 shows where they came from.
+    """
+    try:
+        code = main()
+    except (ValueError, OSError) as error:
+        if os.environ.get("EO_JAX_TRACEBACK") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        code = 130
+    sys.exit(code)

@@ -1,0 +1,186 @@
+"""From a store to Batches: row r of global batch n is a pure function of (seed, n, r), decoded in Grain's threads.
+
+The only state is the number of the next batch, so a resumed run reads on exactly where the checkpoint was taken, whatever was prefetched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+import numpy as np
+
+from eo_jax.data.index import Order, group_samples
+from eo_jax.data.stores import open_store
+from eo_jax.schema import TIME_ABSENT, Batch, Sample
+from eo_jax.sensors import get_sensor
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One source: a store, and what is drawn from it.
+
+    Attributes:
+        store: folder of the store.
+        sensor: id of the sensor table row whose bands the store must have.
+        split: "train", "val", ... or "all".
+        dates: acquisitions of a place in one row of a batch (axis t).
+        missing: "repeat" or "drop" places with fewer dates.
+    """
+
+    store: str
+    sensor: str
+    split: str = "train"
+    dates: int = 1
+    missing: str = "repeat"
+
+    def __post_init__(self):
+        if self.missing not in ("repeat", "drop"):
+            raise ValueError(f"config.data.sources.*.missing: {self.missing!r}; expected 'repeat' or 'drop'")
+        if self.dates < 1:
+            raise ValueError(f"config.data.sources.*.dates: {self.dates}; expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is read.
+
+    Attributes:
+        sources: {name: SourceConfig}.
+        batch_size: rows of a global batch, over all processes.
+        crop: side in pixels of the random crop that is read of each patch, before augmentation.
+        threads: Grain threads that decode.
+        prefetch: decoded batches held ready.
+    """
+
+    sources: Mapping[str, SourceConfig] = dataclasses.field(default_factory=dict)
+    batch_size: int = 64
+    crop: int = 128
+    threads: int = 2
+    prefetch: int = 2
+
+
+class Source:
+    """A store opened for drawing: its places and the shape of what a row holds."""
+
+    def __init__(self, name: str, config: SourceConfig, crop: int):
+        self.name, self.config, self.crop = name, config, crop
+        self.store = open_store(config.store)
+        self.groups = group_samples(self.store, config.split, config.dates, config.missing)
+        self._check()
+        # Archives that mix int16 and float32 tiles are read as what holds both.
+        self.dtype = np.result_type(*np.unique(self.store.index["dtype"]).tolist())
+        self.bands = len(get_sensor(config.sensor).bands)
+
+    def _check(self) -> None:
+        index, members = self.store.index, self.groups.members
+        bands = len(get_sensor(self.config.sensor).bands)
+        for column, fits, expected in (
+            ("sensor", index["sensor"][members] == self.config.sensor, self.config.sensor),
+            ("shape", index["shape"][members, 0] == bands, f"{bands} bands"),
+            ("shape", index["shape"][members, 1:].min(1) >= self.crop, f"at least {self.crop} x {self.crop} pixels (config.data.crop)"),
+        ):
+            if not fits.all():
+                bad = members[np.flatnonzero(~fits)[0]]
+                raise ValueError(
+                    f"{self.store.path}: {int((~fits).sum())} samples do not fit source {self.name!r}; first: {index['id'][bad]} has "
+                    f"{column} {index[column][bad].tolist()}, expected {expected}"
+                )
+
+    def empty(self, rows: int) -> dict[str, np.ndarray]:
+        """Arrays of a batch of this source, to be filled by `fill`."""
+        dates = self.config.dates
+        return {
+            "pixels": np.empty((rows, dates, self.bands, self.crop, self.crop), self.dtype),
+            "time": np.full((rows, dates), TIME_ABSENT, np.int32),
+            "lonlat": np.full((rows, 2), np.nan, np.float32),
+            "position": np.empty(rows, np.int64),
+        }
+
+    def fill(self, batch: dict[str, Any], row: int, place: int, rng: np.random.Generator) -> None:
+        """One row: `dates` acquisitions of a place in random order, the same random crop of each."""
+        samples = self.groups.samples(place)
+        dates = self.config.dates
+        chosen = rng.permutation(samples)[:dates] if len(samples) >= dates else rng.choice(samples, dates)
+        for t, i in enumerate(chosen):
+            sample = self.store[i]
+            if t == 0:
+                top, left = (int(rng.integers(0, side - self.crop + 1)) for side in sample.pixels.shape[1:])
+            self.put(batch, row, t, sample, top, left)
+
+    def put(self, batch: dict[str, Any], row: int, t: int, sample: Sample, top: int, left: int) -> None:
+        """A sample's crop into its place of a batch."""
+        batch["pixels"][row, t] = sample.pixels[:, top : top + self.crop, left : left + self.crop]
+        if sample.time is not None:
+            batch["time"][row, t] = sample.time
+        if sample.lonlat is not None:
+            batch["lonlat"][row] = sample.lonlat
+
+
+class Pipeline:
+    """Batches of every source, for one of `processes` processes.
+
+    Each process reads a contiguous block of the rows of each global batch, in mesh order.
+    """
+
+    def __init__(self, config: Config, seed: int, process: int = 0, processes: int = 1):
+        if config.batch_size % processes:
+            raise ValueError(f"config.data.batch_size: {config.batch_size} does not divide over {processes} processes")
+        self.config, self.seed = config, seed
+        self.sources = {name: Source(name, source, config.crop) for name, source in config.sources.items()}
+        self._orders = {name: Order(len(source.groups), seed) for name, source in self.sources.items()}
+        share = config.batch_size // processes
+        self.rows = range(process * share, (process + 1) * share)
+
+    def batch(self, n: int) -> Batch:
+        """This process's rows of global batch n."""
+        batch = {name: source.empty(len(self.rows)) for name, source in self.sources.items()}
+        for local, r in enumerate(self.rows):
+            position = n * self.config.batch_size + r
+            for name, source in self.sources.items():
+                rng = np.random.default_rng([self.seed, n, r])
+                source.fill(batch[name], local, self._orders[name][position], rng)
+                batch[name]["position"][local] = position
+        return batch
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """Batches first ... last - 1, decoded ahead in `threads` threads."""
+        if first >= last:
+            return iter(())
+        dataset = grain.MapDataset.range(first, last).map(self.batch)
+        # Grain's default buffer of 500 elements would be tens of gigabytes of whole batches.
+        options = grain.ReadOptions(num_threads=self.config.threads, prefetch_buffer_size=self.config.prefetch)
+        return iter(dataset.to_iter_dataset(options))
+
+
+def in_order(source: Source, batch_size: int, label: str | None = None) -> Iterator[Batch]:
+    """Every sample of a source once, in store order, cropped at the centre; for evaluation.
+
+    Shapes are static: the last batch is filled up with repeats of its last sample, whose `position` is -1. With `label`, the label array of that name is
+    under "label", cropped alike where it is a map.
+    """
+    members = np.sort(source.groups.members)
+    for start in range(0, len(members), batch_size):
+        numbers = members[start : start + batch_size]
+        batch, labels = source.empty(batch_size), []
+        batch["position"][:] = -1
+        for row in range(batch_size):
+            sample = source.store[int(numbers[min(row, len(numbers) - 1)])]
+            top, left = ((side - source.crop) // 2 for side in sample.pixels.shape[1:])
+            source.put(batch, row, 0, sample, top, left)
+            if row < len(numbers):
+                batch["position"][row] = numbers[row]
+            if label is not None:
+                labels.append(_crop_label(sample, label, top, left, source.crop))
+        if label is not None:
+            batch["label"] = np.stack(labels)
+        yield {source.name: batch}
+
+
+def _crop_label(sample: Sample, label: str, top: int, left: int, crop: int) -> np.ndarray:
+    if label not in sample.labels:
+        raise ValueError(f"sample {sample.id}: no label {label!r}; it has {', '.join(sample.labels) or 'none'}. Convert with --labels {label}")
+    array = sample.labels[label]
+    return array[top : top + crop, left : left + crop] if array.ndim == 2 else array

@@ -1,0 +1,104 @@
+"""What an evaluator gets and gives. It never sees a model: it gets `features` and `preview` as functions of the current weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from eo_jax.data.pipeline import Config as DataConfig
+from eo_jax.data.pipeline import Pipeline, Source, in_order
+from eo_jax.objectives.base import Objective
+from eo_jax.schema import Batch, Carry, Params, Views
+from eo_jax.sensors import Sensor
+
+# Batches that set the BatchNorm statistics of the untrained encoder: momentum 0.1 forgets the initial values to 0.9^30 = 4 %.
+_STATISTICS_BATCHES = 30
+
+Weights = tuple[Params, Carry]
+
+
+class Evaluator(Protocol):
+    """(params, carry) -> numbers. Made once a run from (config, context); `config.every` says when it runs, 0 for the end only."""
+
+    def __call__(self, weights: Weights) -> dict[str, float]:
+        """Metrics by name; the caller prefixes "eval/<evaluator>/"."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Context:
+    """The data and functions of a run, the same at every evaluation.
+
+    Attributes:
+        source: name of the source that is evaluated.
+        sensor: its sensor.
+        mean, std: its normalisation in digital numbers, [c].
+        patch: side of a token in pixels.
+        data: what is read.
+        objective: gives features and previews.
+        train_views: (batch, key) -> Views; evaluate_views: batch -> Views.
+        place: host batch -> device batch, whole on every device.
+        seed: of the run.
+    """
+
+    source: str
+    sensor: Sensor
+    mean: np.ndarray
+    std: np.ndarray
+    patch: int
+    data: DataConfig
+    objective: Objective
+    train_views: Callable[[Batch, jax.Array], Views]
+    evaluate_views: Callable[[Batch], Views]
+    place: Callable[[Batch], Batch]
+    seed: int
+
+    def batches(self, split: str, label: str | None = None) -> Iterator[Batch]:
+        """Every sample of a split once, unaugmented; rows with `position` -1 are padding."""
+        return in_order(self._open(split), self.data.batch_size, label)
+
+    def features(self, weights: Weights, batch: Batch) -> dict[str, np.ndarray]:
+        """{"pooled": [b, d], "dense": [b, h, w, d]} of the default encoder."""
+        return jax.device_get(self._features(*weights, self.place(batch)))
+
+    def preview(self, weights: Weights, batch: Batch, number: int) -> dict[str, np.ndarray]:
+        """The objective's preview arrays for fixed mask `number`."""
+        key = jax.device_put(jax.random.fold_in(jax.random.key(0), number))
+        return jax.device_get(self._preview(*weights, self.place(batch), key))
+
+    def untrained(self) -> Weights:
+        """The weights of step 0, with BatchNorm statistics from training data: without those a random network would be judged by a detail."""
+        params, carry = jax.jit(self.objective.init)(jax.random.key(self.seed))
+        pipeline = Pipeline(dataclasses.replace(self.data, sources={self.source: self.data.sources[self.source]}), self.seed)
+        for batch in pipeline.batches(0, _STATISTICS_BATCHES):
+            carry = self._moved_carry(params, carry, self.place(batch))
+        return params, carry
+
+    def _open(self, split: str) -> Source:
+        config = dataclasses.replace(self.data.sources[self.source], split=split, dates=1)
+        return Source(self.source, config, self.data.crop)
+
+    @functools.cached_property
+    def _features(self) -> Callable[[Params, Carry, Batch], dict[str, jax.Array]]:
+        def features(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+            weights = next(iter(self.objective.encoders(params, carry).values()))
+            views = self.evaluate_views(batch)
+            return self.objective.features(weights, views[f"{self.source}/global"][:, 0], views[f"{self.source}/global/valid"][:, 0])
+
+        return jax.jit(features)
+
+    @functools.cached_property
+    def _preview(self) -> Callable[..., dict[str, Any]]:
+        return jax.jit(lambda params, carry, batch, key: self.objective.preview(params, carry, self.evaluate_views(batch), key))
+
+    @functools.cached_property
+    def _moved_carry(self) -> Callable[[Params, Carry, Batch], Carry]:
+        def moved(params: Params, carry: Carry, batch: Batch) -> Carry:
+            key = jax.random.key(0)
+            return self.objective.loss(params, carry, self.train_views(batch, key), key, 0.0)[1][0]
+
+        return jax.jit(moved)

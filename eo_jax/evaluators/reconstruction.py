@@ -1,0 +1,82 @@
+"""Reconstruction error in physical units on masked tokens, beside two baselines that need no training."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from eo_jax.evaluators.base import Context, Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Root mean square error over the valid values of masked tokens, pooled over samples and masks.
+
+    Attributes:
+        every: steps between evaluations; 0 for the end only.
+        split: of the store.
+        masks: fixed masks for each sample.
+    """
+
+    every: int = 0
+    split: str = "val"
+    masks: int = 20
+
+
+class Evaluator:
+    """See Config. Needs an objective whose preview has view, valid, reconstruction and masked, in normalised units, without norm_pix_loss."""
+
+    def __init__(self, config: Config, context: Context):
+        self.config, self.context = config, context
+        self._to_units = context.std * context.sensor.scale  # normalised differences -> differences in the sensor's units
+
+    def __call__(self, weights: Weights) -> dict[str, float]:
+        squares, values = np.zeros(3), 0
+        for batch in self.context.batches(self.config.split):
+            real = batch[self.context.source]["position"] >= 0
+            for number in range(self.config.masks):
+                preview = self.context.preview(weights, batch, number)
+                shown = {name: array[real] for name, array in preview.items()}
+                batch_squares, batch_values = squared_errors(shown, self.context.patch, self._to_units)
+                squares, values = squares + batch_squares, values + batch_values
+        rmse, mean_visible, nearest_token = np.sqrt(squares / max(values, 1)).tolist()
+        return {
+            "rmse": rmse,
+            "mean_visible_rmse": mean_visible,
+            "nearest_token_rmse": nearest_token,
+            "ratio_to_mean_visible": rmse / mean_visible,
+            "ratio_to_nearest_token": rmse / nearest_token,
+        }
+
+
+def squared_errors(preview: dict[str, np.ndarray], patch: int, to_units: np.ndarray) -> tuple[np.ndarray, int]:
+    """(sums of squared errors of [model, mean of visible pixels, nearest visible token], number of values) over masked valid values."""
+    view, masked = preview["view"], preview["masked"]
+    valid = np.broadcast_to(preview["valid"], view.shape)
+    visible_mean = _visible_mean(view, valid & ~masked[..., None])
+    nearest = np.where(_nearest(valid, masked, patch), _nearest(view, masked, patch), visible_mean)
+    counted = valid & masked[..., None]
+    sums = [
+        np.sum(np.square((guess - view) * to_units, dtype=np.float64), where=counted) for guess in (preview["reconstruction"], visible_mean, nearest)
+    ]
+    return np.array(sums), int(counted.sum())
+
+
+def _visible_mean(view: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Mean spectrum of the visible valid pixels of each image, [b, 1, 1, c]; 0, the training mean, where a band has none."""
+    count = visible.sum((1, 2), keepdims=True)
+    return np.sum(view, axis=(1, 2), keepdims=True, where=visible, dtype=np.float64) / np.maximum(count, 1)
+
+
+def _nearest(image: np.ndarray, masked: np.ndarray, patch: int) -> np.ndarray:
+    """The image [b, H, W, c] with every token replaced by the nearest visible one (Euclidean in the token grid, first in row order on ties)."""
+    b, height, width, c = image.shape
+    rows, columns = height // patch, width // patch
+    tokens = image.reshape(b, rows, patch, columns, patch, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch, patch, c)
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    distance = np.square(row[:, None] - row) + np.square(column[:, None] - column)
+    hidden = masked[:, ::patch, ::patch].reshape(b, -1)
+    source = np.where(hidden[:, None, :], np.iinfo(np.int64).max, distance).argmin(-1)
+    copied = np.take_along_axis(tokens, source[:, :, None, None, None], axis=1)
+    return copied.reshape(b, rows, columns, patch, patch, c).transpose(0, 1, 3, 2, 4, 5).reshape(image.shape)

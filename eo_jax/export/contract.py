@@ -1,0 +1,40 @@
+"""What a user must know to feed an exported encoder: bands, order, wavelengths, units, normalisation, pooling. Travels in the file's header."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from eo_jax.models.encoder import Encoder
+
+LAYOUT = "SpectralEarth SpecViT"
+
+
+def make_contract(encoder: Encoder, image_size: int, fingerprint: dict, config: dict, step: int) -> dict[str, Any]:
+    """The contract as plain JSON types.
+
+    Args:
+        fingerprint: of the source, as `train` wrote it into data.json: sensor row, normalisation, content hash.
+    """
+    normalisation = fingerprint["normalisation"]
+    return {
+        "layout": LAYOUT,
+        "sensor": fingerprint["sensor"],
+        "input": "float32 [batch, band, row, column]; x = (digital number - mean) / std, 0 where there is no data; bands in the order of sensor.bands",
+        "mean": normalisation["mean"],
+        "std": normalisation["std"],
+        "normalisation_source": normalisation["source"],
+        "image_size": image_size,
+        "patch": encoder.patch,
+        "width": encoder.width,
+        "depth": encoder.layers,
+        "pooling": {"cls": "token 0 of the normalised tokens", "mean": "mean of the normalised patch tokens, without token 0"}[encoder.pool],
+        "objective": config["objective"],
+        "step": step,
+        "data": {key: fingerprint[key] for key in ("store", "content_sha256", "split", "places", "samples")},
+    }
+
+
+def to_header(contract: dict[str, Any]) -> dict[str, str]:
+    """The contract as safetensors metadata, which holds strings only: one JSON text under "eo_jax", and "format" for loaders that look for it."""
+    return {"format": "pt", "eo_jax": json.dumps(contract)}

@@ -1,0 +1,163 @@
+"""Where numbers go: one JSON line a log (always), TensorBoard (on request), one line or a bar for the person watching."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# Dense bf16 peak in FLOP/s of one device, by the beginning of jax's device_kind; vendors' data sheets.
+_PEAK_FLOPS = {
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def peak_flops() -> float | None:
+    """Peak of all devices together, None where the data sheet is not in the table (CPUs)."""
+    kind = jax.devices()[0].device_kind
+    known = [peak for name, peak in _PEAK_FLOPS.items() if kind.startswith(name)]
+    return known[0] * jax.device_count() if known else None
+
+
+class Throughput:
+    """Samples and model FLOP a second between two steps whose metrics have arrived; pauses (compiling, evaluation, saving) are left out.
+
+    Args:
+        batch_size: samples a step.
+        multiply_adds: of one sample's forward pass. Training costs three forward passes, 2 FLOP a multiply-add; recomputation is not counted.
+    """
+
+    def __init__(self, batch_size: int, multiply_adds: int):
+        self._batch_size, self._flops = batch_size, 6 * multiply_adds
+        self._last: float | None = None
+        self._steps, self._seconds = 0, 0.0
+
+    def arrived(self) -> None:
+        """The metrics of one more step are here, so that step is done. The first after a pause only starts the clock."""
+        now = time.perf_counter()
+        if self._last is not None:
+            self._steps, self._seconds = self._steps + 1, self._seconds + now - self._last
+        self._last = now
+
+    def pause(self) -> None:
+        """What follows is no training, until the next step."""
+        self._last = None
+
+    def take(self) -> dict[str, float]:
+        """{"samples_per_s", "flops_per_s", "mfu"?} since the last call; empty where nothing was timed."""
+        if not self._steps:
+            return {}
+        rate = self._steps * self._batch_size / self._seconds
+        self._steps, self._seconds = 0, 0.0
+        rates = {"samples_per_s": rate, "flops_per_s": rate * self._flops}
+        peak = peak_flops()
+        return rates | ({"mfu": rate * self._flops / peak} if peak else {})
+
+
+class Writer:
+    """Metrics of a run: WORKDIR/metrics.jsonl, and TensorBoard events where asked for. Only process 0 should hold one.
+
+    Args:
+        first_step: step the run starts at; later lines, left by a run that was killed, are cut off.
+        writers: "tensorboard" or nothing.
+    """
+
+    def __init__(self, workdir: Path, first_step: int, writers: tuple[str, ...]):
+        self._path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
+        temporary = self._path.with_name(".metrics.jsonl.partial")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, self._path)
+        self._file = open(self._path, "a", buffering=1)  # noqa: SIM115  (open for the life of the run)
+        self._tensorboard = _tensorboard(workdir) if "tensorboard" in writers else None
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line; NaN and infinity become null, since JSON has neither."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        if self._tensorboard:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    path = workdir / "metrics.jsonl"
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+class Display:
+    """A progress bar on a terminal, plain lines otherwise."""
+
+    def __init__(self, first_step: int, steps: int):
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(file=sys.stdout), disable=not sys.stdout.isatty())
+        self._task = self._progress.add_task("training", total=steps, completed=first_step)
+        self._steps, self._first, self._start = steps, first_step, time.perf_counter()
+        self._progress.start()
+
+    def advance(self, step: int) -> None:
+        """`step` steps are done."""
+        self._progress.update(self._task, completed=step)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """One line of the step's numbers, with the time left."""
+        left = (time.perf_counter() - self._start) / max(step - self._first, 1) * (self._steps - step)
+        self.say(f"step {step:>6}/{self._steps}  {_readable(values)}  left {int(left // 60)}:{int(left % 60):02d}")
+
+    def say(self, text: str) -> None:
+        """A line above the bar, or a plain one."""
+        if self._progress.disable:
+            print(text, flush=True)
+        else:
+            self._progress.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        self._progress.stop()
+
+
+def _readable(values: dict[str, float]) -> str:
+    shown = [f"loss {values['loss']:.4f}", f"lr {values['lr']:.2e}", f"grad {values['grad_norm']:.3f}"]
+    if "samples_per_s" in values:
+        shown.append(f"{values['samples_per_s']:.1f} samples/s")
+        shown.append(f"{values['flops_per_s'] / 1e9:.1f} GFLOP/s")
+    if "mfu" in values:
+        shown.append(f"MFU {values['mfu']:.1%}")
+    if values.get("skipped"):
+        shown.append("NOT FINITE: step skipped")
+    return "  ".join(shown)
+
+
+def _tensorboard(workdir: Path):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ValueError("config.run.writers: 'tensorboard' needs tensorboardX: pip install 'eo_jax[log]'") from error
+    return SummaryWriter(str(workdir / "tensorboard"))

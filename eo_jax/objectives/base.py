@@ -1,0 +1,62 @@
+"""The contract that every objective satisfies, and the check that its views are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypedDict, runtime_checkable
+
+import jax
+
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+
+class EncoderWeights(TypedDict):
+    """What it takes to run or export an encoder: its weights and its running statistics."""
+
+    source: str
+    params: Params
+    statistics: Carry
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A self-supervised (or supervised) method: Views in, a scalar out, and everything it keeps in two dicts that nobody else looks into.
+
+    Attributes:
+        crop_sets: {crop set: number of views} that it needs of every source.
+        couples_batch: whether a sample's loss depends on the other samples of the batch, so that accumulation would change the method.
+    """
+
+    crop_sets: Mapping[str, int]
+    couples_batch: bool
+
+    def init(self, key: jax.Array) -> tuple[Params, Carry]:
+        """Fresh weights, and everything else the method keeps."""
+
+    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        """The loss in float32, the new carry, and what to log. `progress` in [0, 1] drives schedules."""
+
+    def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
+        """Called after the optimizer; identity without a teacher."""
+
+    def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
+        """{"enmap": ..., "enmap.teacher": ...}; the first is the default one to evaluate and export."""
+
+    def features(self, weights: EncoderWeights, view: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+        """{"pooled": [b, d], "dense": [b, h, w, d]} of a view [b, H, W, c] in evaluation mode."""
+
+    def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, Any]:
+        """Arrays for pictures, evaluation mode; empty where a method has nothing to show."""
+
+    def multiply_adds(self, size: int) -> int:
+        """Multiply-adds of the forward pass of one sample with views of `size` pixels, for FLOP/s and MFU."""
+
+
+def check_views(objective: Objective, name: str, crop_sets: Mapping[str, int], recipe: str) -> None:
+    """Raises ValueError where a recipe does not give the views that an objective needs."""
+    for crop_set, count in objective.crop_sets.items():
+        given = crop_sets.get(crop_set, 0)
+        if given < count:
+            raise ValueError(
+                f"config: objective {name!r} needs {count} view(s) {crop_set!r}, recipe {recipe!r} gives {given}; choose another config.augment.recipe"
+            )

@@ -1,0 +1,117 @@
+"""One self-contained HTML page of a run: numbers, curves, pictures, spectra, configuration, data.
+
+    python -m eo_jax.report --workdir=runs/demo            # writes runs/demo/report.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from eo_jax import build, cli, metrics, sharding
+from eo_jax.checkpoint import load
+from eo_jax.data.pipeline import Pipeline
+from eo_jax.data.stores import write_atomically
+from eo_jax.evaluators.base import Context, Weights
+from eo_jax.report_page import PatchView, Report, render
+
+_PATCHES = 4
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eo_jax.report",
+        description="Writes WORKDIR/report.html: loss, pictures of reconstructions, spectra, configuration, data.",
+        epilog="example: python -m eo_jax.report --workdir=runs/demo",
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--split", default="val", help="split of the store that pictures come from (default: val)")
+    arguments = parser.parse_args()
+    path = arguments.workdir / "report.html"
+    write_atomically(path, render(collect(arguments.workdir, arguments.split)).encode())
+    print(path)
+    return 0
+
+
+def collect(workdir: Path, split: str) -> Report:
+    """Everything the page of a run shows; restores its newest checkpoint."""
+    config, step, params, carry = load(workdir)
+    experiment = build.experiment(config)
+    numbers = build.normalisation(experiment, Pipeline(experiment.data, experiment.run.seed))
+    context = build.context(experiment, numbers, sharding.make_mesh(sharding.Config()))
+    lines = metrics.read_metrics(workdir)
+    return Report(
+        title=f"{experiment.objective_name} on {context.sensor.title}, step {step}",
+        headline=headline(lines),
+        metrics=lines,
+        patches=_patches(context, (params, carry), split),
+        wavelengths_nm=context.sensor.centres_nm,
+        true_colour=context.sensor.true_colour,
+        false_colour=context.sensor.false_colour,
+        config=config,
+        versions=json.loads((workdir / "versions.json").read_text()),
+        fingerprint=_short(json.loads((workdir / "data.json").read_text())),
+        links={file.name: file.name for file in sorted(workdir.glob("*.safetensors"))},
+    )
+
+
+def headline(lines: list[dict]) -> list[tuple[str, str, str]]:
+    """(label, value, note) of what a reader asks first, from the metrics of a run."""
+    losses = [line["loss"] for line in lines if line.get("loss") is not None]
+    last = {key: value for line in lines for key, value in line.items() if key.startswith("eval/")}
+    cards = [("Loss", f"{losses[0]:.4f} to {losses[-1]:.4f}", "first and last logged step")] if losses else []
+    rebuilt = "eval/reconstruction/"
+    if f"{rebuilt}rmse" in last:
+        cards.append(("Reconstruction RMSE", f"{last[rebuilt + 'rmse']:.4f}", "reflectance, masked tokens of held-out patches"))
+        for baseline, title in (("mean_visible", "Mean of the visible pixels"), ("nearest_token", "Nearest visible token copied")):
+            note = f"baseline; the model has {last[f'{rebuilt}ratio_to_{baseline}']:.3f} of it"
+            cards.append((title, f"{last[f'{rebuilt}{baseline}_rmse']:.4f}", note))
+    probe = "eval/linear_probe/"
+    if f"{probe}accuracy" in last:
+        note = f"untrained encoder {last[probe + 'untrained_accuracy']:.1%}, gain {100 * last[probe + 'gain']:+.1f} points"
+        cards.append(("Linear probe", f"{last[probe + 'accuracy']:.1%}", note))
+    return cards
+
+
+def _patches(context: Context, weights: Weights, split: str) -> list[PatchView]:
+    """Up to four samples of a split, evenly spaced, as the first fixed mask shows them."""
+    shown = []
+    for batch in context.batches(split):
+        preview = context.preview(weights, batch, 0)
+        if not preview:
+            return []
+        tokens = context.features(weights, batch)["dense"]
+        positions = batch[context.source]["position"]
+        shown += [(preview, tokens, row, int(positions[row])) for row in np.flatnonzero(positions >= 0)]
+    chosen = np.unique(np.linspace(0, len(shown) - 1, _PATCHES).astype(int))
+    store = Pipeline(context.data, context.seed).sources[context.source].store
+    return [_patch(context, *shown[i][:3], title=str(store.index["id"][shown[i][3]])) for i in chosen]
+
+
+def _patch(context: Context, preview: dict[str, np.ndarray], tokens: np.ndarray, row: int, title: str) -> PatchView:
+    physical = lambda z: ((z * context.std + context.mean) * context.sensor.scale).astype(np.float32)  # noqa: E731
+    return PatchView(
+        title=title,
+        original=physical(preview["view"][row]),
+        reconstruction=physical(preview["reconstruction"][row]),
+        masked=preview["masked"][row],
+        valid=preview["valid"][row].all(-1),
+        tokens=tokens[row],
+    )
+
+
+def _short(fingerprint: dict) -> dict:
+    """The data fingerprint without the 202-number lists, which the weights' header carries."""
+    return {
+        source: {key: value for key, value in fields.items() if key not in ("sensor", "normalisation")}
+        | {"sensor": fields["sensor"]["title"], "normalisation": fields["normalisation"]["source"]}
+        for source, fields in fingerprint.items()
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,403 @@
+"""Lays out what is known about one training run as a single HTML page that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from eo_jax import pictures
+
+PICTURE_PX = 256  # the least width of a picture in the file; smaller patches are enlarged by a whole number
+PERCENTILES = {"A": 10, "B": 50, "C": 90}  # of brightness: the masked pixels whose spectra are shown
+# Metric, title, axis; a metric that no line holds is left out.
+CURVES = (
+    ("loss", "Loss", "log"),
+    ("lr", "Learning rate", "linear"),
+    ("samples_per_s", "Samples per second", "linear"),
+    ("grad_norm", "Gradient norm", "log"),
+    ("mfu", "Model FLOPs utilisation", "linear"),
+)
+
+
+@dataclass(frozen=True)
+class PatchView:
+    """One patch before and after the network.
+
+    title: what to call it. original, reconstruction: f32 [H, W, c], physical units (reflectance). masked: bool [H, W], True where the
+    encoder saw nothing. valid: bool [H, W], False for no-data. tokens: f32 [h, w, d], the encoder's patch tokens, or None. ValueError where
+    the shapes do not belong together.
+    """
+
+    title: str
+    original: np.ndarray
+    reconstruction: np.ndarray
+    masked: np.ndarray
+    valid: np.ndarray
+    tokens: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        wanted = {"reconstruction": self.original.shape, "masked": self.original.shape[:2], "valid": self.original.shape[:2]}
+        for name, shape in wanted.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise ValueError(f"patch {self.title!r}: {name} is {found}, expected {shape}, as original is; crop them to the same pixels")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the page shows.
+
+    headline: (label, value, note) a card. metrics: one dict a logged step, with "step" and any of the CURVES names, "skipped" (above 0
+    where the non-finite guard skipped the update) and "eval/<evaluator>/<metric>"; a later line for a step replaces an earlier one.
+    wavelengths_nm: [c]. true_colour, false_colour: band indices for red, green and blue. config: nested. links: {text: path relative to the
+    page}. ValueError where a patch has another number of bands than wavelengths_nm.
+    """
+
+    title: str
+    headline: Sequence[tuple[str, Any, str]]
+    metrics: Sequence[Mapping[str, Any]]
+    patches: Sequence[PatchView]
+    wavelengths_nm: np.ndarray
+    true_colour: tuple[int, int, int]
+    false_colour: tuple[int, int, int]
+    config: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
+    links: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for patch in self.patches:
+            found, wanted = patch.original.shape[-1], len(self.wavelengths_nm)
+            if found != wanted:
+                raise ValueError(f"patch {patch.title!r}: {found} bands, expected {wanted} as in wavelengths_nm; take both from one sensor")
+
+
+def render(report: Report) -> str:
+    """The report as one HTML document, the same text for the same report."""
+    sections = (
+        ("Training", _curves(report.metrics)),
+        ("Evaluation", _evals(report.metrics)),
+        ("Patches", _patches(report)),
+        ("Configuration", f"<details><summary>All settings, after overrides</summary>{_pairs(report.config)}</details>"),
+        ("Versions", _pairs(report.versions)),
+        ("Data fingerprint", _pairs(report.fingerprint)),
+    )
+    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
+    return _PAGE.format(title=_text(report.title), style=_STYLE, header=_header(report), body=body)
+
+
+# ------------------------------------------------------------------ words and numbers
+
+
+def _text(value: Any) -> str:
+    """Any plain value as escaped text: floats to 4 digits, None as a dash, lists comma-separated."""
+    if value is None:
+        return "–"
+    if isinstance(value, (float, np.floating)):
+        return "NaN" if math.isnan(value) else f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value)) or "–"
+    return html.escape(str(value))
+
+
+def _header(report: Report) -> str:
+    links = " · ".join(f'<a href="{html.escape(quote(path))}">{_text(text)}</a>' for text, path in report.links.items())
+    cards = "".join(_card(*card) for card in report.headline)
+    lead = f'<p class="lead">{_summary(report)}</p><p class="links">{links}</p>'
+    return f'<h1>{_text(report.title)}</h1>{lead}<div class="cards">{cards}</div>'
+
+
+def _card(label: str, value: Any, note: str) -> str:
+    parts = {"label": label, "value": value, "note": note}
+    return f'<div class="card">{"".join(f"""<div class="{name}">{_text(part)}</div>""" for name, part in parts.items())}</div>'
+
+
+def _summary(report: Report) -> str:
+    """The run in one line: its method where the configuration names one, its bands, its length."""
+    nm = report.wavelengths_nm
+    method = report.config.get("objective", {}).get("name")
+    steps = [line["step"] for line in report.metrics]
+    facts = [
+        f"Method {_text(method)}" if method else "",
+        f"{len(nm)} bands, {min(nm):.0f}–{max(nm):.0f} nm" if len(nm) else "",
+        f"steps {min(steps):,} to {max(steps):,}" if steps else "no steps logged",
+    ]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _pairs(mapping: Mapping[str, Any]) -> str:
+    """A two-column table, in which a nested mapping is a row that folds away."""
+    rows = []
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            rows.append(f'<tr><td colspan="2"><details open><summary>{_text(key)}</summary>{_pairs(value)}</details></td></tr>')
+        else:
+            rows.append(f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>")
+    return f'<table class="pairs">{"".join(rows)}</table>' if rows else _nothing("Nothing recorded.")
+
+
+def _nothing(why: str) -> str:
+    return f'<p class="nothing">{why}</p>'
+
+
+# ------------------------------------------------------------------ curves and evaluations
+
+
+def _series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [n], ascending, and values [n] of one metric. A resumed run has logged some steps twice: the last one counts."""
+    found = {line["step"]: line[name] for line in metrics if line.get(name) is not None}
+    return np.array(sorted(found), int), np.array([found[step] for step in sorted(found)], float)
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
+    steps, skipped = _series(metrics, "skipped")
+    marks = steps[skipped > 0]
+    drawn = [(title, scale, *_series(metrics, name)) for name, title, scale in CURVES]
+    charts = [pictures.curve_figure(x, y, title, marks, scale) for title, scale, x, y in drawn if len(x)]
+    if not charts:
+        return _nothing("No training metrics were logged.")
+    notes = []
+    if any(len(x) > pictures.BINS for *_, x, _ in drawn):
+        notes.append("Line: median, band: range, of neighbouring logged steps.")
+    if len(marks):
+        notes.append(f"▼ Logged steps whose update was skipped, because loss or gradient was not finite: {len(marks)}.")
+    return f'{_charts("charts curves", charts)}<p class="caption">{" ".join(notes)}</p>'
+
+
+def _charts(kind: str, charts: Sequence[str]) -> str:
+    return f'<div class="{kind}">{"".join(f"<figure>{chart}</figure>" for chart in charts)}</div>'
+
+
+def _evals(metrics: Sequence[Mapping[str, Any]]) -> str:
+    names = sorted({name for line in metrics for name in line if name.startswith("eval/")})
+    if not names:
+        return _nothing("No evaluator ran.")
+    series = [dict(zip(*_series(metrics, name), strict=True)) for name in names]
+    evaluators = [(key, len(list(group))) for key, group in itertools.groupby(name.split("/")[1] for name in names)]
+    head = "".join(f'<th colspan="{count}" scope="colgroup">{_text(evaluator)}</th>' for evaluator, count in evaluators)
+    subhead = "".join(f'<th scope="col">{_text("/".join(name.split("/")[2:]))}</th>' for name in names)
+    rows = "".join(
+        f'<tr><th scope="row">{step:,}</th>{"".join(f"<td>{_text(values.get(step))}</td>" for values in series)}</tr>'
+        for step in sorted(set().union(*series))
+    )
+    head = f'<thead><tr><th rowspan="2" scope="col">step</th>{head}</tr><tr>{subhead}</tr></thead>'
+    return f'<div class="scroll" tabindex="0"><table class="evals">{head}<tbody>{rows}</tbody></table></div>'
+
+
+# ------------------------------------------------------------------ patches
+
+
+def _patches(report: Report) -> str:
+    if not report.patches:
+        return _nothing("No patches were drawn: the method does not reconstruct pixels, or none were asked for.")
+    high = _error_limit(report.patches)
+    tokens = iter(pictures.pca_rgb([patch.tokens for patch in report.patches if patch.tokens is not None]))
+    articles = "".join(_patch(report, patch, high, None if patch.tokens is None else next(tokens)) for patch in report.patches)
+    return _legend(report, high) + articles
+
+
+def _legend(report: Report, high: float) -> str:
+    true, false = (", ".join(f"{report.wavelengths_nm[band]:.0f}" for band in bands) for bands in (report.true_colour, report.false_colour))
+    bar = _image(pictures.heat(np.linspace(0, high, 64)[None], high), "colour scale, dark purple at 0, yellow at the upper end", "bar")
+    percentiles = ", ".join(f"{percentile}th" for percentile in PERCENTILES.values())
+    return f"""<ul class="legend">
+<li><b>True colour</b> is {true} nm and <b>false colour</b> {false} nm as red, green and blue.
+All pictures in a row share one stretch, from the 2nd to the 98th percentile of the original.</li>
+<li><b>Encoder input</b>: tokens that the encoder did not see are flat grey. Striped pixels have no data.</li>
+<li><b>Reconstruction</b>: the pure prediction in the masked tokens, the original in the visible ones. <b>Prediction alone</b> is the
+network's output everywhere; a loss on masked tokens does not train it in the visible ones.</li>
+<li><b>Absolute error</b>: mean over bands in masked tokens, in reflectance, one scale for all patches: 0 {bar} {high:.3g}.
+A, B and C are the pixels whose spectra are drawn: the {percentiles} percentile of brightness among masked pixels with data.</li>
+<li><b>Patch tokens</b>: the first three principal components of the encoder's tokens as red, green and blue, fitted over all patches
+shown.</li>
+</ul>"""
+
+
+def _comparable(patch: PatchView) -> np.ndarray:
+    """bool [H, W]: masked pixels with data, where the prediction can be held against the truth."""
+    return patch.masked & patch.valid
+
+
+def _absolute_error(patch: PatchView) -> np.ndarray:
+    """Mean over bands of the absolute error, [H, W]."""
+    return np.abs(patch.reconstruction - patch.original).mean(-1)
+
+
+def _error_limit(patches: Sequence[PatchView]) -> float:
+    """98th percentile of the absolute error in masked valid pixels, of the patch where it is largest; 1 where nothing can be compared."""
+    errors = (_absolute_error(patch)[_comparable(patch)] for patch in patches)
+    finite = (error[np.isfinite(error)] for error in errors)
+    return max((float(np.percentile(error, 98)) for error in finite if error.any()), default=1.0)
+
+
+def _patch(report: Report, patch: PatchView, high: float, tokens: np.ndarray | None) -> str:
+    pixels = _chosen_pixels(patch)
+    true = _colour_row(patch, report.true_colour, "true colour")
+    false = _colour_row(patch, report.false_colour, "false colour")
+    error = _cell(_error_picture(patch, high), "Absolute error", f"Absolute error of {patch.title}", _marks(pixels, patch.masked.shape))
+    pca = "" if tokens is None else _cell(tokens, "Patch tokens", f"Principal components of the patch tokens of {patch.title}")
+    heading = f'<h3>{_text(patch.title)}</h3><p class="caption">{_patch_facts(patch)}</p>'
+    spectra = _spectra(report.wavelengths_nm, patch, pixels)
+    return f'<article>{heading}<div class="pictures">{true}{false}{error}{pca}</div>{spectra}</article>'
+
+
+def _patch_facts(patch: PatchView) -> str:
+    height, width = patch.masked.shape
+    where = _comparable(patch)
+    facts = f"{height} × {width} pixels, {patch.masked.mean():.0%} masked, {patch.valid.mean():.0%} with data"
+    if not where.any():
+        return f"{facts}; no masked pixel has data"
+    difference = (patch.reconstruction - patch.original)[where]
+    return f"{facts}; RMSE {_text(np.sqrt(np.mean(difference.astype(np.float64) ** 2)))} in masked pixels, all bands"
+
+
+def _colour_row(patch: PatchView, bands: Sequence[int], name: str) -> str:
+    """Four pictures in one stretch: original, seen by the encoder, reconstruction, prediction alone."""
+    limits = pictures.percentile_limits([patch.original[..., list(bands)]], [patch.valid])
+    original = pictures.colour(patch.original, bands, limits, patch.valid)
+    prediction = pictures.colour(patch.reconstruction, bands, limits, patch.valid)
+    row = {
+        "Original": original,
+        "Encoder input": pictures.hide(original, _comparable(patch)),
+        "Reconstruction": np.where(patch.masked[..., None], prediction, original),
+        "Prediction alone": prediction,
+    }
+    return "".join(_cell(rgb, f"{title}, {name}", f"{title} of {patch.title} in {name}") for title, rgb in row.items())
+
+
+def _error_picture(patch: PatchView, high: float) -> np.ndarray:
+    error = _absolute_error(patch)
+    seen = pictures.hide(pictures.heat(error, high), ~patch.masked)
+    return pictures.hatch(seen, ~patch.valid | (patch.masked & ~np.isfinite(error)))
+
+
+def _chosen_pixels(patch: PatchView) -> dict[str, tuple[int, int]]:
+    """{letter: (row, column)} at the PERCENTILES of brightness, the mean over bands, of the masked valid pixels; {} where there is none."""
+    places = np.argwhere(_comparable(patch))
+    if not len(places):
+        return {}
+    order = np.argsort(patch.original[tuple(places.T)].mean(-1), kind="stable")
+    return {letter: tuple(places[order[round(p / 100 * (len(order) - 1))]].tolist()) for letter, p in PERCENTILES.items()}
+
+
+def _spectra(wavelengths_nm: np.ndarray, patch: PatchView, pixels: Mapping[str, tuple[int, int]]) -> str:
+    charts = []
+    for letter, (row, column) in pixels.items():
+        spectra = {"original": patch.original[row, column], "reconstruction": patch.reconstruction[row, column]}
+        title = f"{letter}: {PERCENTILES[letter]}th percentile, row {row}, column {column}"
+        charts.append(pictures.spectra_figure(wavelengths_nm, spectra, title))
+    return _charts("charts", charts)
+
+
+def _marks(pixels: Mapping[str, tuple[int, int]], shape: tuple[int, int]) -> str:
+    """Letters laid over a picture of `shape` (rows, columns), each beside its pixel, on the side that has room."""
+    return "".join(_mark(letter, (row + 0.5) / shape[0], (column + 0.5) / shape[1]) for letter, (row, column) in pixels.items())
+
+
+def _mark(letter: str, down: float, across: float) -> str:
+    side = "6px" if across < 0.5 else "-14px"
+    return f'<i style="left:{across:.2%};top:{down:.2%};text-indent:{side}">{letter}</i>'
+
+
+def _cell(rgb: np.ndarray, caption: str, alt: str, overlay: str = "") -> str:
+    return f'<figure><div class="frame">{_image(rgb, alt, "patch")}{overlay}</div><figcaption>{_text(caption)}</figcaption></figure>'
+
+
+def _image(rgb: np.ndarray, alt: str, kind: str) -> str:
+    zoom = max(1, PICTURE_PX // rgb.shape[1])
+    data = base64.b64encode(pictures.png(rgb, zoom)).decode()
+    return f'<img class="{kind}" alt="{_text(alt)}" src="data:image/png;base64,{data}">'
+
+
+# ------------------------------------------------------------------ the page
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d9dee3; --paper: #ffffff; --card: #f5f7f9; --accent: #0b62a8; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ec; --soft: #9aa5b0; --line: #323a43; --paper: #12161b; --card: #1b2128; --accent: #6cb6f5; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1240px; padding: 1.5rem clamp(0.9rem, 3vw, 2.5rem) 3rem; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; text-wrap: balance; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 0.7rem; padding-bottom: 0.3rem; border-bottom: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 0; overflow-wrap: anywhere; }
+a { color: var(--accent); }
+.lead { margin: 0.3rem 0 0; color: var(--soft); }
+.links { margin: 0.2rem 0 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 0.7rem; margin-top: 1.1rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 0.7rem 0.9rem; break-inside: avoid; }
+.card .label, .card .note, figcaption, .caption, .legend, .nothing { color: var(--soft); font-size: 0.85rem; }
+.card .value { font-size: 1.55rem; font-weight: 650; line-height: 1.25; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+figure { margin: 0; min-width: 0; break-inside: avoid; }
+svg { display: block; width: 100%; height: auto; }
+svg text, svg tspan { font-family: inherit !important; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 0.6rem 1.2rem; }
+.charts.curves { grid-template-columns: repeat(auto-fit, minmax(min(100%, 240px), 1fr)); }
+.caption { margin: 0.1rem 0 0.6rem; }
+.legend { margin: 0 0 1.2rem; padding-left: 1.1rem; max-width: 62rem; }
+.legend b { color: var(--ink); font-weight: 600; }
+article { margin-bottom: 1.8rem; padding-top: 0.4rem; }
+.pictures { display: grid; grid-template-columns: repeat(5, 1fr); gap: 0.6rem; margin-bottom: 0.8rem; }
+@media not screen and (max-width: 700px) {
+  .pictures figure:nth-child(5) { grid-column: 1; }
+  .pictures figure:nth-child(9) { grid-area: 1 / 5; }
+  .pictures figure:nth-child(10) { grid-area: 2 / 5; }
+}
+.frame { position: relative; }
+img.patch { display: block; width: 100%; image-rendering: pixelated; border-radius: 3px; }
+img.bar { width: 6rem; height: 0.7rem; vertical-align: -0.05rem; image-rendering: auto; }
+.frame i { position: absolute; width: 0; height: 0; font: 700 12px/1 system-ui, sans-serif;
+  color: #fff; text-shadow: 0 0 2px #000, 0 0 2px #000, 0 0 3px #000; }
+.frame i::before { content: ""; position: absolute; left: -5px; top: -5px; width: 10px; height: 10px;
+  border: 1.5px solid #fff; border-radius: 50%; box-shadow: 0 0 0 1px #000; }
+.scroll { overflow: auto; max-height: 26rem; }
+table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.8rem 0.25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+.evals { min-width: 40%; }
+.evals th, .evals td { text-align: right; padding: 0.25rem 0.9rem; white-space: nowrap; }
+.evals thead tr:first-child th[colspan] { text-align: center; border-bottom: 0; }
+.evals th[rowspan] { vertical-align: bottom; }
+.evals thead { background: var(--card); }
+.pairs th { font-weight: 500; color: var(--soft); white-space: nowrap; }
+.pairs td { overflow-wrap: anywhere; }
+.pairs td[colspan] { border-bottom: 0; }
+summary { cursor: pointer; font-weight: 550; padding: 0.15rem 0; }
+details > .pairs { margin: 0.2rem 0 0.6rem 1.1rem; }
+@media screen and (max-width: 700px) { .pictures { grid-template-columns: repeat(2, 1fr); } }
+@media print {
+  :root { font-size: 12px; }
+  body { max-width: none; padding: 0; font-size: 11px; }
+  h2, h3 { break-after: avoid; }
+  article, tr { break-inside: avoid; }
+  .charts { grid-template-columns: repeat(3, 1fr); }
+  .charts.curves { grid-template-columns: repeat(2, 1fr); }
+  .scroll { max-height: none; overflow: visible; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+}
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header>{header}</header>
+<main>{body}</main>
+</body>
+</html>
+"""

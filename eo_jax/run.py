@@ -1,0 +1,74 @@
+"""The `run` section of a config: how long, which seed, when to log and save; and what may change when a run is resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+import eo_jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run.
+
+    Attributes:
+        steps: optimizer steps in all; schedules end there.
+        seed: of weights, order of samples, crops, masks.
+        log_every: steps between log lines.
+        save_every: steps between checkpoints; the last step is saved anyway.
+        keep: checkpoints to keep.
+        writers: where metrics go beside metrics.jsonl: "tensorboard" or nothing.
+    """
+
+    steps: int = 1000
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 500
+    keep: int = 2
+    writers: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for field in ("steps", "log_every", "save_every", "keep"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"config.run.{field}: {getattr(self, field)}; expected at least 1")
+
+
+# What may differ between a run and its resumption: nothing here changes a weight. A store may move, too: its content hash is what counts.
+_FREE = ("data.threads", "data.prefetch", "sharding.", "run.log_every", "run.save_every", "run.keep", "run.writers", "evals.")
+
+
+def check_same_run(saved: dict, config: dict, workdir: str) -> None:
+    """Raises ValueError, listing every difference that matters, where `workdir` holds a run of another config."""
+    before, now = dict(_flat(saved)), dict(_flat(config))
+    changed = [
+        f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and not key.startswith(_FREE) and not key.endswith(".store")
+    ]
+    if changed:
+        listing = "\n".join(changed)
+        raise ValueError(
+            f"{workdir} holds a run of another config:\n{listing}\nUse another --workdir, or undo the change. "
+            f"To train the same run for longer, give --extend-to=STEPS instead of changing run.steps."
+        )
+
+
+def _flat(config: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run depends on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "blosc2", "array_record")
+    found = {package: importlib.metadata.version(package) for package in packages}
+    return {"eo_jax": eo_jax.__version__, "python": platform.python_version(), "device": jax.devices()[0].device_kind, **found}

@@ -1,0 +1,59 @@
+"""The five nouns of eo_jax, their fields and shapes. Names only; behaviour lives elsewhere.
+
+Axis letters, everywhere: `b` batch, `t` time, `c` band, `h w` rows and columns, `v` view, `n` token, `d` width, `k` prototype, `l` layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeAlias
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """One acquisition on one grid: one place, one time, one sensor. Absent means None, never a guess.
+
+    Attributes:
+        pixels: [c, h, w] in the archive's own dtype and digital numbers, bands in the order of the sensor table.
+        sensor: id of the row in `eo_jax.sensors`.
+        id: unique in its store, e.g. "0287155/07676".
+        group: the place; acquisitions of one place share it.
+        product: product version as the archive gives it.
+        time: acquisition time, seconds since 1970 UTC.
+        lonlat: centre of the patch, degrees.
+        crs: "EPSG:..." or WKT.
+        affine: pixel -> CRS as (a, b, c, d, e, f), x = a col + b row + c, y = d col + e row + f.
+        gsd_m: ground sampling distance in metres.
+        wavelengths_nm: float [c], the file's own centre wavelengths, where it has them.
+        labels: named label arrays: [h, w] for maps, [k] or [] for the whole patch.
+        masks: named quality masks [h, w].
+    """
+
+    pixels: np.ndarray
+    sensor: str
+    id: str
+    group: str
+    product: str | None = None
+    time: int | None = None
+    lonlat: tuple[float, float] | None = None
+    crs: str | None = None
+    affine: tuple[float, float, float, float, float, float] | None = None
+    gsd_m: float | None = None
+    wavelengths_nm: np.ndarray | None = None
+    labels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    masks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+# {source: {"pixels": [b, t, c, h, w], "time": int32 [b, t], "lonlat": f32 [b, 2], "position": int64 [b], "label"?: ...}}
+Batch: TypeAlias = dict[str, dict[str, Any]]
+# {"<source>/<crop set>": f32 [b, v, H, W, c], "<source>/<crop set>/valid": bool [b, v, H, W, c or 1]}
+Views: TypeAlias = dict[str, Any]
+# Nested dicts of arrays. Params is what the gradient sees; Carry is everything else a method keeps (running statistics, teacher, queue).
+Params: TypeAlias = dict[str, Any]
+Carry: TypeAlias = dict[str, Any]
+# {name: scalar}
+Metrics: TypeAlias = dict[str, Any]
+
+TIME_ABSENT = np.int32(-(2**31))  # what `time` holds in a Batch where a record has none; lonlat holds NaN

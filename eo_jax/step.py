@@ -1,0 +1,87 @@
+"""One train step for every objective: views, loss, gradient, optimizer, teacher. No `if objective` anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from eo_jax.objectives.base import Objective
+from eo_jax.schema import Batch, Carry, Metrics, Params, Views
+
+# {"step": int32, "params": Params, "carry": Carry, "optimizer": optax state}
+TrainState = dict[str, Any]
+
+
+def init_state(objective: Objective, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Step 0."""
+    params, carry = objective.init(jax.random.key(seed))
+    return {"step": jnp.zeros((), jnp.int32), "params": params, "carry": carry, "optimizer": optimizer.init(params)}
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    make_views: Callable[[Batch, jax.Array], Views],
+    *,
+    seed: int,
+    steps: int,
+    accum: int,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The pure function (state, batch) -> (state, metrics); jit it with donated state.
+
+    All randomness comes from fold_in(seed, step). A step whose loss or gradient is not finite leaves everything as it was, except the step number.
+    """
+
+    def micro_loss(params: Params, carry: Carry, batch: Batch, key: jax.Array, progress: jax.Array):
+        view_key, loss_key = jax.random.split(key)
+        return objective.loss(params, carry, make_views(batch, view_key), loss_key, progress)
+
+    gradient = jax.value_and_grad(micro_loss, has_aux=True)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        progress = state["step"] / steps
+        loss, metrics, carry, grads = _accumulate(gradient, state, batch, key, progress, accum)
+        updates, opt_state = optimizer.update(grads, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        carry = objective.ema_update(params, carry, progress)
+        norms = {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates), "param_norm": optax.global_norm(params)}
+        finite = jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])
+        new = {"step": state["step"], "params": params, "carry": carry, "optimizer": opt_state}
+        state = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        state["step"] += 1
+        return state, {"loss": loss, **metrics, **norms, "skipped": 1.0 - finite}
+
+    return train_step
+
+
+def _accumulate(gradient: Callable, state: TrainState, batch: Batch, key: jax.Array, progress: jax.Array, accum: int):
+    """Loss, metrics and gradients averaged over `accum` microbatches, the carry threaded through them in order."""
+    params = state["params"]
+    if accum == 1:
+        (loss, (carry, metrics)), grads = gradient(params, state["carry"], batch, key, progress)
+        return loss, metrics, carry, grads
+
+    def micro(carry: Carry, part: tuple[Batch, jax.Array]):
+        (loss, (carry, metrics)), grads = gradient(params, carry, *part, progress)
+        return carry, (loss, metrics, grads)
+
+    # Rows r, r + accum, ...: each microbatch is spread over every device, as the batch is.
+    parts = jax.tree.map(lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(lambda: gradient(params, state["carry"], first, key, progress))
+    (loss, (_, metrics)), grads = shapes
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (loss, metrics, grads))
+
+    def add(total, part):
+        carry, sums = total
+        carry, new = micro(carry, part)
+        return (carry, jax.tree.map(jnp.add, sums, new)), None
+
+    (carry, sums), _ = jax.lax.scan(add, (state["carry"], zeros), (parts, jax.random.split(key, accum)))
+    loss, metrics, grads = jax.tree.map(lambda x: x / accum, sums)
+    return loss, metrics, carry, grads

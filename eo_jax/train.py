@@ -1,0 +1,229 @@
+"""The training loop: config -> mesh -> data -> state -> restore -> (evaluate, save, next batch, step, log) until done.
+
+    python -m eo_jax.train --config=configs/mae_demo.py:smoke --workdir=runs/smoke
+    python -m eo_jax.train --config=configs/mae_demo.py --workdir=runs/demo --config.optim.lr=1e-3 --config.run.steps=2000
+
+The same command resumes. `--dry-run` builds, checks and compiles everything, prints sizes and memory, and trains nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import config_flags
+
+from eo_jax import build, cli, metrics, optim, rules, sharding
+from eo_jax.augment import views
+from eo_jax.checkpoint import Checkpoints
+from eo_jax.data.pipeline import Pipeline
+from eo_jax.data.stores import write_atomically
+from eo_jax.run import check_same_run, versions
+from eo_jax.sensors import get_sensor
+from eo_jax.step import init_state, make_train_step
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, report; the same command resumes what is there")
+flags.DEFINE_bool("dry-run", False, "build, check and compile everything, print sizes and memory, train nothing")
+flags.DEFINE_integer("extend-to", 0, "train a finished run on to this many steps (the schedule is stretched to it)")
+
+
+def main() -> int:
+    """Parses flags and trains."""
+    try:
+        flags.FLAGS(sys.argv, known_only=False)
+    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{error}. `python -m eo_jax.train --help` lists the flags") from error
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        raise ValueError("--config=configs/FILE.py[:variant] and --workdir=DIR must be given; `python -m eo_jax.train --help` lists the flags")
+    extend_to = flags.FLAGS["extend-to"].value
+    if extend_to:
+        _CONFIG.value.run.steps = extend_to
+    return train(_CONFIG.value.to_dict(), Path(_WORKDIR.value), dry_run=flags.FLAGS["dry-run"].value, extend=bool(extend_to))
+
+
+def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = False) -> int:
+    """Trains the experiment of a completed config in `workdir`, or goes on with it. Returns an exit code."""
+    # ------------------------------------------------------------------------------------------------------------ config and mesh
+    experiment = build.experiment(config)
+    run, objective = experiment.run, experiment.objective
+    mesh = sharding.make_mesh(experiment.sharding)
+    sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir, run.keep)
+    if checkpoints.latest() is not None:
+        check_same_run(_without_steps(checkpoints.config(), extend), _without_steps(config, extend), str(workdir))
+
+    # ------------------------------------------------------------------------------------------------------------ data
+    pipeline = Pipeline(experiment.data, run.seed, jax.process_index(), jax.process_count())
+    numbers = build.normalisation(experiment, pipeline)
+    recipe = build.recipe(experiment, numbers)
+    fingerprint = {name: _fingerprint(source, numbers[name]) for name, source in pipeline.sources.items()}
+
+    # ------------------------------------------------------------------------------------------------------------ state and step
+    shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0)))
+    optimizer = optim.make_optimizer(experiment.optim, shapes[0], run.steps)
+    make_state = functools.partial(init_state, objective, optimizer, run.seed)
+    placement = sharding.state_sharding(experiment.sharding, jax.eval_shape(make_state), mesh)
+    train_step = jax.jit(
+        make_train_step(objective, optimizer, recipe.train, seed=run.seed, steps=run.steps, accum=experiment.optim.accum),
+        donate_argnums=0,
+        in_shardings=(placement, sharding.batch_sharding(mesh)),
+        out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
+    )
+    if dry_run:
+        return _dry_run(train_step, make_state, pipeline, mesh)
+
+    # ------------------------------------------------------------------------------------------------------------ restore
+    state = jax.jit(make_state, out_shardings=placement)()
+    first = 0
+    if checkpoints.latest() is not None:
+        like = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, placement)
+        state, first = checkpoints.restore(like)
+    _check_data(workdir, fingerprint, resumed=first > 0)
+    _write_json(workdir / "config.json", config)
+    _write_json(workdir / "versions.json", versions())
+    evaluators = build.evaluators(config, build.context(experiment, numbers, mesh))
+
+    # ------------------------------------------------------------------------------------------------------------ loop
+    writer = metrics.Writer(workdir, first, run.writers) if jax.process_index() == 0 else None
+    display = metrics.Display(first, run.steps)
+    throughput = metrics.Throughput(experiment.data.batch_size, objective.multiply_adds(experiment.augment.size))
+    lr = optim.schedule(experiment.optim, run.steps)
+    stop = _StopSignal()
+    display.say(_opening(experiment, shapes[0], pipeline, mesh, first))
+
+    def arrive(step: int, values: dict[str, Any]) -> None:
+        """Fetches the metrics of a step whose successor is already running, so that the device never waits for the host, nor the host runs ahead."""
+        values = {name: float(value) for name, value in jax.device_get(values).items()}
+        throughput.arrived()
+        if step % run.log_every == 0 or step in (1, run.steps) or values["skipped"]:
+            values |= {"lr": float(lr(step - 1)), **throughput.take()}
+            display.log(step, values)
+            if writer:
+                writer.write(step, values)
+
+    def evaluate(step: int) -> None:
+        for name, (every, evaluator) in evaluators.items():
+            if step == run.steps or (every and step % every == 0 and step > first):
+                scores = {f"eval/{name}/{key}": value for key, value in evaluator((state["params"], state["carry"])).items()}
+                display.say(f"step {step:>6}/{run.steps}  " + "  ".join(f"{key.removeprefix('eval/')} {value:.4f}" for key, value in scores.items()))
+                if writer:
+                    writer.write(step, scores)
+
+    batches = sharding.prefetch(pipeline.batches(first, run.steps), mesh, experiment.sharding.prefetch)
+    running: tuple[int, dict[str, Any]] | None = None
+    for step in range(first, run.steps + 1):
+        save = step > first and (step % run.save_every == 0 or step == run.steps or stop.requested)
+        if running and (save or any(every and step % every == 0 for every, _ in evaluators.values())):
+            arrive(*running)
+            running = None
+            throughput.pause()
+        evaluate(step)
+        if save:
+            checkpoints.save(step, state, next_batch=step, config=config)  # batch `step` is not taken yet: a resume takes it
+        if step == run.steps or stop.requested:
+            break
+        batch = next(batches)
+        with jax.transfer_guard("disallow"):
+            state, values = train_step(state, batch)
+        if running:
+            arrive(*running)
+        running = (step + 1, values)
+        display.advance(step + 1)
+
+    # ------------------------------------------------------------------------------------------------------------ end
+    checkpoints.wait()
+    display.close()
+    if writer:
+        writer.close()
+    return _closing(workdir, step, run.steps)
+
+
+class _StopSignal:
+    """Turns SIGTERM, which schedulers send before they take a machine away, into a saved checkpoint."""
+
+    def __init__(self):
+        self.requested = False
+        signal.signal(signal.SIGTERM, self._request)
+
+    def _request(self, *_: Any) -> None:
+        self.requested = True
+
+
+def _dry_run(train_step, make_state, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> int:
+    state = jax.eval_shape(make_state)
+    batch = jax.eval_shape(lambda: sharding.to_global(pipeline.batch(0), mesh))
+    weights = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state["params"]))
+    print(f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}", flush=True)
+    for name, source in pipeline.sources.items():
+        print(f"source {name}: {len(source.groups)} places, {len(source.groups.members)} samples, {source.groups.dropped} places dropped")
+    memory = train_step.lower(state, batch).compile().memory_analysis()
+    print(f"compiled; memory a device: arguments {memory.argument_size_in_bytes / 2**20:.0f} MiB, temporary {memory.temp_size_in_bytes / 2**20:.0f} MiB")
+    return 0
+
+
+def _opening(experiment: build.Experiment, params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh, first: int) -> str:
+    weights = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    data = "; ".join(f"{name}: {len(s.groups)} places, {len(s.groups.members)} samples" for name, s in pipeline.sources.items())
+    begin = f"resuming at step {first}" if first else "from step 0"
+    return f"{experiment.objective_name}: {weights:,} parameters on {mesh.size} x {jax.devices()[0].device_kind}; {data}; {begin} of {experiment.run.steps}"
+
+
+def _closing(workdir: Path, step: int, steps: int) -> int:
+    if step < steps:
+        print(f"stopped at step {step} of {steps}, state saved; the same command goes on from there", flush=True)
+        return 128 + signal.SIGTERM
+    print(f"done: {workdir}; next: python -m eo_jax.export --workdir={workdir} --output=encoder.safetensors", flush=True)
+    return 0
+
+
+def _without_steps(config: dict, extend: bool) -> dict:
+    return config | {"run": {key: value for key, value in config["run"].items() if not (extend and key == "steps")}}
+
+
+def _fingerprint(source: Any, numbers: views.Normalisation) -> dict:
+    return {
+        "store": source.store.path.name,
+        "content_sha256": source.store.content_hash,
+        "split": source.config.split,
+        "places": len(source.groups),
+        "samples": len(source.groups.members),
+        "places_dropped": source.groups.dropped,
+        "sensor": get_sensor(source.config.sensor).row(),
+        "normalisation": {"source": numbers.source, "mean": numbers.mean.tolist(), "std": numbers.std.tolist()},
+    }
+
+
+def _check_data(workdir: Path, fingerprint: dict, *, resumed: bool) -> None:
+    """Writes the data fingerprint of a new run; refuses to resume a run on data that changed."""
+    path = workdir / "data.json"
+    if not resumed:
+        _write_json(path, fingerprint)
+        return
+    before = json.loads(path.read_text())
+    for name, now in fingerprint.items():
+        if before[name]["content_sha256"] != now["content_sha256"]:
+            raise ValueError(
+                f"{workdir}: source {name!r} was trained on content {before[name]['content_sha256'][:12]}..., store {now['store']} now holds "
+                f"{now['content_sha256'][:12]}...; point config.data.sources.{name}.store at the old store, or use another --workdir"
+            )
+
+
+def _write_json(path: Path, value: dict) -> None:
+    if jax.process_index() == 0:
+        write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Commands that start others: the demo, and (later) clusters. Environment only, no hyper-parameters."""

@@ -1,0 +1,261 @@
+"""The report page and its pictures: self-contained, safe, true to the arrays, and standing up to runs that went wrong."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eo_jax import pictures
+from eo_jax.report_page import PatchView, Report, render
+from eo_jax.sensors import ENMAP
+
+VOID = {"meta", "img"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text, and fails on a tag that is not closed in its place."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.links, self.texts = [], [], [], []
+        self.images: dict[str, np.ndarray] = {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs.items() if name in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            data = base64.b64decode(attrs["src"].removeprefix("data:image/png;base64,"))
+            self.images[attrs["alt"]] = np.asarray(Image.open(io.BytesIO(data)))
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def make_patch(title="tile", size=32, token=8, seed=0) -> PatchView:
+    rng = np.random.default_rng(seed)
+    original = rng.uniform(0.02, 0.5, (size, size, len(ENMAP.bands))).astype(np.float32)
+    grid = size // token
+    masked = np.kron(rng.permutation(grid * grid).reshape(grid, grid) % 4 > 0, np.ones((token, token), bool))
+    tokens = rng.normal(size=(grid, grid, 16)).astype(np.float32)
+    return PatchView(title, original, np.full_like(original, 0.26), masked, np.ones((size, size), bool), tokens)
+
+
+def make_report(**changes) -> Report:
+    metrics = [{"step": step, "loss": 2.0 - step / 100, "lr": 1e-4, "samples_per_s": 400.0, "grad_norm": 1.0} for step in range(0, 100, 10)]
+    metrics[-1] |= {"eval/knn/accuracy": 0.625, "eval/collapse/effective_rank": 12.5}
+    report = Report(
+        title="EnMAP MAE",
+        headline=[("RMSE", 0.0123, "reflectance; mean of the visible tokens 0.0311")],
+        metrics=metrics,
+        patches=[make_patch()],
+        wavelengths_nm=ENMAP.centres_nm,
+        true_colour=ENMAP.true_colour,
+        false_colour=ENMAP.false_colour,
+        config={"objective": {"name": "mae", "mask_ratio": 0.75}, "seed": 0},
+        versions={"jax": "0.10.2"},
+        fingerprint={"store": "tiles", "samples": 12},
+        links={"weights": "encoder.safetensors"},
+    )
+    return dataclasses.replace(report, **changes)
+
+
+def test_page_is_whole_loads_nothing_and_is_the_same_every_time():
+    text = render(make_report(patches=[make_patch("a", 32), make_patch("b", 128, 16)]))
+    page = Page(text)
+    assert [link for link in page.links if not link.startswith(("data:image/png;base64,", "#"))] == ["encoder.safetensors"]
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "url(http" not in text and "@import" not in text
+    assert all(page.images), "a picture without an alt text"
+    assert text == render(make_report(patches=[make_patch("a", 32), make_patch("b", 128, 16)]))
+
+
+def test_sections_come_in_reading_order():
+    text = Page(render(make_report())).text
+    words = ["Method mae", "mean of the", "Training", "effective_rank", "True colour", "mask_ratio", "Versions", "Data fingerprint"]
+    places = [text.index(word) for word in words]
+    assert places == sorted(places)
+
+
+def test_no_string_of_a_run_becomes_markup():
+    evil = '"><script>alert(1)</script>'
+    metrics = [{"step": 0, "loss": 1.0, f"eval/{evil}/{evil}": 0.5}]
+    names = {evil: evil, "nested": {evil: evil}}
+    report = make_report(title=evil, headline=[(evil, evil, evil)], metrics=metrics, patches=[make_patch(evil)])
+    page = Page(render(dataclasses.replace(report, config=names, versions=names, fingerprint=names, links={evil: "javascript:alert(1)"})))
+    assert "script" not in page.tags
+    assert not any(link.startswith("javascript:") for link in page.links)
+    assert page.text.count(evil) >= 12  # shown, as text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"patches": []}, "No patches were drawn"),
+        ({"metrics": []}, "No training metrics were logged"),
+        ({"metrics": [{"step": 0, "loss": 1.0}]}, "No evaluator ran"),
+        ({"metrics": [{"step": 5, "loss": float("nan"), "eval/knn/accuracy": float("nan")}]}, "5 NaN"),
+        ({"metrics": [{"step": 0, "loss": 1.0, "mfu": None}]}, "steps 0 to 0"),
+        ({"links": {}, "headline": [], "config": {}, "versions": {}, "fingerprint": {}}, "Nothing recorded"),
+    ],
+)
+def test_page_of_a_run_with_little_to_show(changes, expected):
+    assert expected in Page(render(make_report(**changes))).text
+
+
+def test_diverged_or_empty_patches_are_drawn():
+    whole = make_patch()
+    patches = [
+        dataclasses.replace(whole, title="diverged", reconstruction=whole.original * np.nan, tokens=whole.tokens * np.nan),
+        dataclasses.replace(whole, title="no data", valid=np.zeros((32, 32), bool), tokens=None),
+        dataclasses.replace(whole, title="all visible", masked=np.zeros((32, 32), bool)),
+    ]
+    text = Page(render(make_report(patches=patches))).text
+    assert "RMSE NaN" in text
+    assert text.count("no masked pixel has data") == 2
+
+
+def test_reconstruction_picture_holds_the_prediction_only_where_the_encoder_saw_nothing():
+    patch = make_patch()
+    images = {alt: image[::8, ::8] for alt, image in Page(render(make_report(patches=[patch]))).images.items()}
+    original, shown = images["Original of tile in true colour"], images["Encoder input of tile in true colour"]
+    mixed, alone = images["Reconstruction of tile in true colour"], images["Prediction alone of tile in true colour"]
+    assert (mixed[patch.masked] == alone[patch.masked]).all()
+    assert (mixed[~patch.masked] == original[~patch.masked]).all()
+    assert (shown[patch.masked] == pictures.HIDDEN).all()
+    assert (shown[~patch.masked] == original[~patch.masked]).all()
+    assert len(np.unique(alone.reshape(-1, 3), axis=0)) == 1  # the prediction is flat,
+    assert (original.min(), original.max()) == (0, 255)  # and does not change the stretch
+
+
+def test_rmse_and_error_scale_ignore_visible_and_invalid_pixels():
+    patch = make_patch()
+    valid = patch.valid.copy()
+    valid[:, :16] = False
+    wrong = patch.original + np.where((patch.masked & valid)[..., None], np.float32(0.25), np.float32(100))
+    text = Page(render(make_report(patches=[dataclasses.replace(patch, reconstruction=wrong, valid=valid)]))).text
+    assert "RMSE 0.25 in masked pixels" in text
+    assert "one scale for all patches: 0 0.25." in text
+
+
+def test_a_resumed_run_shows_the_last_value_of_a_step():
+    metrics = [{"step": 10, "loss": 1.0, "eval/knn/accuracy": 0.111}, {"step": 10, "loss": 1.0, "eval/knn/accuracy": 0.222}]
+    text = Page(render(make_report(metrics=metrics, patches=[]))).text
+    assert "0.222" in text and "0.111" not in text
+
+
+def test_skipped_updates_are_counted():
+    metrics = [{"step": step, "loss": 1.0, "skipped": int(step in (3, 7))} for step in range(9)]
+    assert "loss or gradient was not finite: 2." in Page(render(make_report(metrics=metrics, patches=[]))).text
+    quiet = [{**line, "skipped": 0} for line in metrics]
+    assert "not finite" not in Page(render(make_report(metrics=quiet, patches=[]))).text
+
+
+def test_size_stays_within_an_attachment():
+    patches = [make_patch(str(seed), 128, 16, seed) for seed in range(4)]  # noise, the worst case for PNG
+    assert len(render(make_report(patches=patches)).encode()) < 5e6
+
+
+def test_a_long_noisy_curve_stays_small_and_shows_gaps():
+    values = np.random.default_rng(0).uniform(0.5, 1, 50_000)
+    values[10_000:20_000] = np.nan
+    svg = pictures.curve_figure(np.arange(50_000), values, "Loss", np.array([], int), "linear")
+    assert len(svg) < 60_000
+    assert "nan" not in svg.lower()
+
+
+def test_arrays_that_do_not_belong_together_are_named():
+    patch = make_patch("tile 7")
+    with pytest.raises(ValueError, match=r"tile 7.*masked is \(16, 16\), expected \(32, 32\)"):
+        dataclasses.replace(patch, masked=patch.masked[:16, :16])
+    with pytest.raises(ValueError, match=r"tile 7.*202 bands, expected 13"):
+        make_report(patches=[patch], wavelengths_nm=ENMAP.centres_nm[:13])
+
+
+def test_limits_leave_out_no_data():
+    image = np.linspace(0, 1, 10_000).reshape(100, 100, 1) * np.array([1, 2, 4])
+    valid = np.ones((100, 100), bool)
+    valid[50] = False
+    dirty = np.where(valid[..., None], image, -3.2768)
+    low, high = pictures.percentile_limits([dirty, dirty], [valid, valid])
+    np.testing.assert_allclose(low, [0.02, 0.04, 0.08], atol=0.001)
+    np.testing.assert_allclose(high, [0.98, 1.96, 3.92], atol=0.001)
+
+
+def test_colour_stretches_each_channel_and_hatches_no_data():
+    cube = np.zeros((4, 4, 5), np.float32)
+    cube[0, 0] = [0, 0, 0, 1, 2]
+    cube[3, 3, 4] = np.nan
+    valid = np.ones((4, 4), bool)
+    valid[1, 1] = False
+    rgb = pictures.colour(cube, (4, 3, 0), (np.zeros(3), np.array([2.0, 4.0, 0.0])), valid)
+    assert rgb[0, 0].tolist() == [255, 64, 128]  # full, a quarter, a channel without range
+    assert set(rgb[[1, 3], [1, 3]].ravel()) <= set(pictures.HATCH)
+
+
+def test_token_colours_mean_the_same_in_every_patch():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(4, 4, 8)), rng.normal(size=(2, 6, 8))
+    b[1, 2] = a[3, 0]
+    first, second = pictures.pca_rgb([a, b])
+    assert (first.shape, second.shape) == ((4, 4, 3), (2, 6, 3))
+    assert second[1, 2].tolist() == first[3, 0].tolist()
+    swapped = pictures.pca_rgb([b, a])
+    assert np.abs(swapped[1].astype(int) - first).max() <= 1  # no sign flips with the order of the rows
+
+
+def test_first_component_is_red_and_points_to_its_largest_loading():
+    ramp = np.linspace(0, 1, 9).reshape(3, 3, 1) * np.array([0.1, -3, 0.2, 0])
+    rgb = pictures.pca_rgb([ramp])[0].reshape(9, 3)
+    assert (np.diff(rgb[:, 0].astype(int)) <= 0).all() and rgb[0, 0] == 255 and rgb[-1, 0] == 0
+    assert len(np.unique(rgb[:, 1:], axis=0)) == 1  # one direction only: nothing else varies
+
+
+def test_collapsed_or_broken_tokens_are_grey():
+    collapsed = np.full((4, 4, 8), 0.7) + np.random.default_rng(0).normal(scale=1e-8, size=(4, 4, 8))
+    assert len(np.unique(pictures.pca_rgb([collapsed])[0])) == 1
+    broken = np.random.default_rng(0).normal(size=(4, 4, 8))
+    broken[2, 2, 3] = np.nan
+    assert pictures.pca_rgb([broken])[0][2, 2].tolist() == [pictures.HIDDEN] * 3
+
+
+def test_spectra_break_at_the_removed_water_vapour_windows_only():
+    nm = np.sort(ENMAP.centres_nm)
+    starts = pictures.band_gaps(nm)
+    assert [(nm[i - 1], nm[i]) for i in starts] == [(1282.92, 1530.29), (1728.08, 1977.08)]
+
+
+def test_png_keeps_pixels_square_and_sharp():
+    rgb = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
+    found = np.asarray(Image.open(io.BytesIO(pictures.png(rgb, 4))))
+    assert (found == np.kron(rgb, np.ones((4, 4, 1), np.uint8))).all()
+
+
+def test_contact_sheet_has_room_for_every_image_and_repeats():
+    images = [np.full((size, size, 3), 200, np.uint8) for size in (8, 16, 32)]
+    sheet = pictures.contact_sheet(images, ["a", "$b$", "c"], columns=2)
+    width, height = Image.open(io.BytesIO(sheet)).size
+    assert height > width  # two rows of two
+    assert sheet == pictures.contact_sheet(images, ["a", "$b$", "c"], columns=2)
