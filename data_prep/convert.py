@@ -83,10 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", choices=readers.names(), help="layout of the archive")
     parser.add_argument("--input", type=Path, required=True, metavar="DIR", help="folder of the archive; only read")
     parser.add_argument("--output", type=Path, required=True, metavar="STORE", help="folder of the store; new, or one to resume")
-    parser.add_argument("--labels", nargs="+", default=argparse.SUPPRESS, metavar="NAME_OR_DIR", help="folders of label maps, laid out as the images are")
-    parser.add_argument(
-        "--trust-product-order", action="store_true", default=argparse.SUPPRESS, help="enmap-tiles: bands of tiles without wavelengths are bands 1 to 224"
-    )
+    absent = argparse.SUPPRESS  # a reader's own default holds
+    parser.add_argument("--labels", nargs="+", default=absent, metavar="NAME_OR_DIR", help="folders of label maps, laid out as the images")
+    trust = "enmap-tiles: the bands of tiles without wavelength tags are bands 1 to 224"
+    parser.add_argument("--trust-product-order", action="store_true", default=absent, help=trust)
     parser.add_argument("--val", action="append", default=[], metavar="PATTERN", help="ids for validation, such as 'north/*'; repeatable")
     parser.add_argument("--val-share", type=_share, metavar="F", help="share of the places for validation, by a hash of the place's name")
     parser.add_argument("--workers", type=_positive(int), default=parallel.cores(), metavar="N", help="processes (default: one a core)")
@@ -140,7 +140,8 @@ def _disk_errors(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise OSError(f"{output}: cannot be written ({error.strerror}). Free space on that disk and run the same command again.") from error
+            cure = "Free space on that disk and run the same command again."
+            raise OSError(f"{output}: cannot be written ({error.strerror}). {cure}") from error
         raise
 
 
@@ -151,16 +152,24 @@ def make_plan(args: argparse.Namespace) -> Plan:
     """Lists the archive and decides the splits; reads no image. Raises ValueError."""
     if not args.input.is_dir():
         raise ValueError(f"--input {args.input}: no such folder")
-    options = {name: value for name, value in vars(args).items() if name in ("labels", "trust_product_order")}
-    reader = readers.make_reader(args.archive, args.input, {name: tuple(value) if name == "labels" else value for name, value in options.items()})
+    given = vars(args)
+    options = {name: given[name] for name in ("trust_product_order",) if name in given}
+    labels = {"labels": tuple(args.labels)} if "labels" in given else {}
+    reader = readers.make_reader(args.archive, args.input, options | labels)
     items = splits.assign(reader.items(), args.val, args.val_share)
     listing, stamp = _listing(args.input, items)
-    options |= {"labels": sorted({file.role for file in items[0].files[1:]})}
     archive = {
         "name": reader.TITLE,
         "reader": args.archive,
         "reader_version": reader.VERSION,
-        "options": {**options, "val": args.val, "val_share": args.val_share, "shard_mb": args.shard_mb, "skip_bad": args.skip_bad},
+        "options": {
+            **options,
+            "labels": [file.role for file in items[0].files[1:]],
+            "val": args.val,
+            "val_share": args.val_share,
+            "shard_mb": args.shard_mb,
+            "skip_bad": args.skip_bad,
+        },
         "listing_sha256": listing,
     }
     return Plan(reader, tuple(items), args.output, archive, stamp, args.skip_bad, args.shard_mb * 1e6)
@@ -216,14 +225,15 @@ def _is_finished(plan: Plan) -> bool:
 def _claimed(plan: Plan) -> Iterator[None]:
     """Holds the output folder for this plan alone. Raises ValueError where it holds something else or another process is at it."""
     partial = plan.output / PARTIAL
-    if plan.output.exists() and not (plan.output.is_dir() and {entry.name for entry in plan.output.iterdir()} <= {PARTIAL} or partial.is_dir()):
+    empty = not plan.output.exists() or (plan.output.is_dir() and not any(plan.output.iterdir()))
+    if not (empty or partial.is_dir()):
         raise ValueError(f"{plan.output}: exists and is neither a store nor the beginning of one; give another --output")
     partial.mkdir(parents=True, exist_ok=True)
     with open(partial / "lock", "wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"{plan.output}: another process is converting into it; wait for that one, or give another --output") from error
+            raise ValueError(f"{plan.output}: another process is converting into it; wait for it, or give another --output") from error
         _check_plan(plan, partial / "plan.json")
         (plan.output / "shards").mkdir(exist_ok=True)
         for folder in (plan.output, plan.output / "shards", partial):
@@ -240,11 +250,12 @@ def _check_plan(plan: Plan, file: Path) -> None:
     found = json.loads(file.read_bytes())
     other = [name for name in wanted if found.get(name) != wanted[name]]
     if other:
-        raise ValueError(f"{plan.output}: was begun with another {_others(other)}; run that command again, give another --output, or remove it")
+        cure = "run that command again, give another --output, or remove the folder"
+        raise ValueError(f"{plan.output}: was begun with another {_others(other)}; {cure}")
 
 
 def _others(names: Sequence[str]) -> str:
-    words = {"listing_sha256": "list of files or splits", "modification_times": "version of its files", "name": "archive"}
+    words = {"listing_sha256": "list of files", "modification_times": "version of the files", "name": "archive", "options": "set of options"}
     return ", ".join(words.get(name, name) for name in names)
 
 

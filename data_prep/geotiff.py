@@ -19,15 +19,16 @@ from data_prep.readers import ArchiveError
 from eo_jax import sensors
 from eo_jax.sensors import Sensor
 
-# What GDAL has to say about a file is in the exception; it need not be on stderr, too. A tile without coordinates is no error.
-logging.getLogger("rasterio").setLevel(logging.CRITICAL)
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # a tile without coordinates is no error
 
 # No look at neighbouring files, no .aux.xml beside them: what is read is the file, and nothing is written.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 _NM_PER_UNIT = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1000.0, "micrometer": 1000.0, "um": 1000.0, "µm": 1000.0}
 _FILE_NAME_TIME = re.compile(r"_(\d{8}T\d{6})Z_")
 _FILE_NAME_VERSION = re.compile(r"_(V\d{6})_")
+# The random name that rasterio gives to bytes in memory, which would differ between runs.
+_MEMORY_NAME = re.compile(r"[^\s',]*[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}[^\s',:]*")
+_LOST_TAG = re.compile(r"TIFFFetch\w+:.*tag ignored|TIFF\w*:.*IO error.*")
 _INT16 = np.iinfo(np.int16)
 _LABEL_INTEGERS = {"float32": np.int32, "float64": np.int64}
 
@@ -35,12 +36,37 @@ _LABEL_INTEGERS = {"float32": np.int32, "float64": np.int64}
 @contextlib.contextmanager
 def open_tiff(name: str, data: bytes) -> Iterator[rasterio.DatasetReader]:
     """The GeoTIFF in `data`; other formats are refused. GDAL errors become ArchiveError, also those of reading inside the block."""
+    if not data:  # which rasterio would take for a file to be written
+        raise ArchiveError(name, "is empty, so it cannot be read as GeoTIFF: copy it again")
     try:
-        with rasterio.Env(**_GDAL), rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as dataset:
+        with rasterio.Env(**_GDAL), rasterio.MemoryFile(data) as memory, _lost_tags() as lost, memory.open(driver="GTiff") as dataset:
+            _check_tags(name, lost)
             yield dataset
     except RasterioError as error:
-        cause = re.sub(r"/vsimem/\S+\.tif\w*", "the file", str(error.__cause__ or error))  # a random name, which would differ between runs
-        raise ArchiveError(name, f"cannot be read as a GeoTIFF ({cause}); it is truncated, damaged or another format: copy it again") from error
+        cause = _MEMORY_NAME.sub("the file", str(error.__cause__ or error))
+        raise ArchiveError(name, f"cannot be read as GeoTIFF ({cause}); it is truncated, damaged or no GeoTIFF: copy it again") from error
+
+
+@contextlib.contextmanager
+def _lost_tags() -> Iterator[list[str]]:
+    """Collects what GDAL logs of tags that it cannot read. It goes on without them, so a truncated file would only seem to have no tags."""
+    lost: list[str] = []
+    handler, logger = logging.Handler(), logging.getLogger("rasterio._env")
+    handler.emit = lambda entry: lost.append(entry.getMessage()) if _LOST_TAG.search(entry.getMessage()) else None
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False  # errors are in the exception; they need not be on stderr, too
+    try:
+        yield lost
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
+def _check_tags(name: str, lost: Sequence[str]) -> None:
+    if lost:
+        cause = _LOST_TAG.search(lost[0])[0]
+        raise ArchiveError(name, f"cannot be read as GeoTIFF ({cause}); it is truncated or damaged: copy it again")
 
 
 # ------------------------------------------------------------------ pixels
@@ -65,9 +91,11 @@ def read_pixels(name: str, dataset: rasterio.DatasetReader, numbers: Sequence[in
 def _check_encoding(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, dtypes: Sequence[str]) -> None:
     found = set(dataset.dtypes)
     if len(found) > 1 or not found <= set(dtypes):
-        raise ArchiveError(name, f"pixels are {', '.join(sorted(found))}, expected {' or '.join(dtypes)}; write reflectance x 10000 in that type")
+        types = f"pixels are {', '.join(sorted(found))}, expected {' or '.join(dtypes)}"
+        raise ArchiveError(name, f"{types}; write reflectance x 10000 in that type")
     if dataset.nodata is not None and dataset.nodata != sensor.nodata:
-        raise ArchiveError(name, f"no-data value is {dataset.nodata:g}, expected {sensor.nodata} or none; write {sensor.nodata} where there is no data")
+        cure = f"write {sensor.nodata} where there is no data"
+        raise ArchiveError(name, f"no-data value is {dataset.nodata:g}, expected {sensor.nodata} or none; {cure}")
     scales, offsets = set(dataset.scales) - {1.0, sensor.scale}, set(dataset.offsets) - {0.0}
     if scales or offsets:
         wrong = f"scale is {scales.pop():g}" if scales else f"offset is {offsets.pop():g}"
@@ -103,7 +131,7 @@ def wavelengths_nm(name: str, dataset: rasterio.DatasetReader) -> np.ndarray | N
     if not any(present):
         return None
     if not all(present):
-        raise ArchiveError(name, f"band {present.index(False) + 1} has no tag `wavelength`, others have; write it for all bands or for none")
+        raise ArchiveError(name, f"band {present.index(False) + 1} has no tag `wavelength`, others have; write it for all bands or none")
     return np.array([_nm(name, number, band) for number, band in zip(dataset.indexes, tags, strict=True)])
 
 
@@ -148,7 +176,7 @@ def _crs_name(crs) -> str | None:
 def _lonlat(dataset: rasterio.DatasetReader) -> tuple[float, float] | None:
     if not dataset.crs or not (dataset.crs.is_projected or dataset.crs.is_geographic):
         return None
-    x, y = dataset.transform @ (dataset.width / 2, dataset.height / 2)
+    x, y = dataset.xy(dataset.height / 2, dataset.width / 2, offset="ul")
     longitude, latitude = rasterio.warp.transform(dataset.crs, "EPSG:4326", [x], [y])
     return (longitude[0], latitude[0]) if math.isfinite(longitude[0]) and math.isfinite(latitude[0]) else None
 
@@ -163,7 +191,7 @@ def acquisition_time(name: str, dataset: rasterio.DatasetReader) -> int | None:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError as error:
         raise ArchiveError(name, f"start_time is {text!r}, expected an ISO time such as 2022-07-24T10:45:26; correct the tag") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp())
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
 
 
 def product_version(name: str) -> str | None:
@@ -178,7 +206,7 @@ def product_version(name: str) -> str | None:
 def read_labels(image_name: str, image: rasterio.DatasetReader, name: str, data: bytes) -> np.ndarray:
     """A label map [h, w] on the grid of its image, integers. Raises ArchiveError.
 
-    Maps that hold class numbers as floats become int32 (float32) or int64 (float64): one type a file type, so that maps of one archive agree.
+    Maps that hold class numbers as floats become int32 (float32) or int64 (float64), whatever is in them, so that all maps of a kind agree.
     """
     with open_tiff(name, data) as dataset:
         _check_grid(image_name, image, name, dataset)
@@ -186,16 +214,17 @@ def read_labels(image_name: str, image: rasterio.DatasetReader, name: str, data:
 
 
 def _check_grid(image_name: str, image: rasterio.DatasetReader, name: str, label: rasterio.DatasetReader) -> None:
+    warp = "warp the map to the image"
     if label.count != 1:
         raise ArchiveError(name, f"{label.count} bands, expected 1, the label map of {image_name}")
     if label.shape != image.shape:
         raise ArchiveError(name, f"{_size(label)} pixels, but its image {image_name} has {_size(image)}; cut both on one grid")
     if label.crs and image.crs and label.crs != image.crs:
-        raise ArchiveError(name, f"CRS is {_crs_name(label.crs)}, but its image {image_name} has {_crs_name(image.crs)}; warp the map to the image")
+        raise ArchiveError(name, f"CRS is {_crs_name(label.crs)}, but its image {image_name} has {_crs_name(image.crs)}; {warp}")
     georeferenced = not (label.transform.is_identity or image.transform.is_identity)
     tolerance = 1e-3 * math.sqrt(abs(image.transform.determinant))
     if georeferenced and not label.transform.almost_equals(image.transform, tolerance):
-        raise ArchiveError(name, f"transform is {_numbers(label)}, but its image {image_name} has {_numbers(image)}; warp the map to the image")
+        raise ArchiveError(name, f"transform is {_numbers(label)}, but its image {image_name} has {_numbers(image)}; {warp}")
 
 
 def _as_integers(name: str, labels: np.ndarray) -> np.ndarray:
@@ -207,7 +236,7 @@ def _as_integers(name: str, labels: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # NaN and what does not fit do not come back equal
         converted = labels.astype(integers)
     if not (converted == labels).all():
-        raise ArchiveError(name, "label map has values that are no class numbers (fractions, NaN or too large); write it as uint8 or uint16")
+        raise ArchiveError(name, "label map has values that are no class numbers (fractions, NaN, too large); write it as uint8 or uint16")
     return converted
 
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.epilog = "example: python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look"
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store; only read")
-    parser.add_argument("--output", type=Path, default=Path("."), metavar="DIR", help="folder of the two pictures (default: the current one)")
+    parser.add_argument("--output", type=Path, default=Path("."), metavar="DIR", help="folder of the pictures (default: the current one)")
     parser.add_argument("--samples", type=int, default=12, metavar="N", help="samples in the quicklook (default: 12)")
 
 
@@ -68,6 +68,7 @@ def overview(store: Store) -> Table:
     rows = {
         "archive": f"{manifest['archive']['name']} (reader {manifest['archive']['reader']}, {manifest['archive']['files']} files)",
         "samples": f"{len(store)} ({', '.join(f'{name} {count}' for name, count in sorted(manifest['splits'].items()))})",
+        "bands": "; ".join(_bands(get_sensor(sensor)) for sensor in manifest["sensors"]),
         "places": f"{manifest['groups']} ({_dates_a_place(index['group'])})",
         "dates": _dates(index["time"]),
         "position": _extent(index["lonlat"]),
@@ -82,6 +83,11 @@ def overview(store: Store) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _bands(sensor: Sensor) -> str:
+    nm = sensor.centres_nm
+    return f"{len(nm)}, {nm.min():.0f} to {nm.max():.0f} nm ({sensor.title})"
 
 
 def _dates_a_place(groups: np.ndarray) -> str:
@@ -124,9 +130,9 @@ def sensor_tables(store: Store) -> list[Table]:
     tables = []
     for sensor_id, moments in store.manifest["statistics"].items():
         sensor = get_sensor(sensor_id)
-        nm = sensor.centres_nm
-        title = f"{sensor.title}: {len(nm)} bands, {nm.min():.0f} to {nm.max():.0f} nm, train split"
-        table = Table("region", "bands", "mean", "std", "min", "max", "no-data", title=title, title_justify="left", caption=f"in {sensor.units}")
+        nm, title = sensor.centres_nm, f"{sensor.id}, train split, {sensor.units}"
+        columns = ("region", "bands", "mean", "std", "min", "max", "no-data")
+        table = Table(*columns, title=title, title_justify="left")
         for region, (low, high) in REGIONS.items():
             inside = (nm >= low) & (nm < high)
             if inside.any():

@@ -22,18 +22,12 @@ import datetime
 import functools
 import json
 import math
-import multiprocessing
 import os
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import rasterio
-import rich.progress
-import rich.text
 import scipy.fft
 import scipy.ndimage
 import scipy.special
@@ -41,7 +35,7 @@ import threadpoolctl
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from data_prep import spectra
+from data_prep import parallel, progress, spectra
 from eo_jax.sensors import ENMAP
 
 RECIPE = 1  # raise it with every change that alters bytes, so that no archive mixes two recipes
@@ -63,7 +57,6 @@ MOST_LOCATIONS = 99_999 // SCENES_PER_REGION * LOCATIONS_PER_REGION  # a scene n
 VAL_EVERY = 5  # one location in so many is for validation
 DATES_SHARE = (0.72, 0.20, 0.08)  # of the locations have one, two, three dates; SpectralEarth: 17.5 % have more than one
 PSF_SIGMA_PX = 0.6  # modulation of 0.17 at the Nyquist frequency
-LINE_EVERY_S = 5.0  # progress where there is no terminal
 
 # What a random stream is for. Streams are keyed (seed, purpose, index...), so nothing depends on what else is drawn, or where.
 _REGION, _SCENE, _LOCATION, _GROUND, _LIBRARY, _VIEW, _SPLIT = range(7)
@@ -626,21 +619,21 @@ def _write_labels(path: Path, labels: np.ndarray, location: Location) -> None:
         file.write(labels, 1)
 
 
-def write_location(output: Path, seed: int, size: int, index: int) -> int:
-    """Writes all dates of a location that are not there yet; returns how many were written. Finished files are left alone."""
+def write_location(output: Path, seed: int, size: int, index: int) -> tuple[int, int]:
+    """Writes all dates of a location that are not there yet; returns how many, and their images' bytes. Finished files are left alone."""
     location = make_location(seed, index, size)
     folders = output / "enmap" / location.name, output / "landuse" / location.name
     targets = [(scene, *(folder / f"{scene.name}.tif" for folder in folders)) for scene in location.scenes]
     absent = [target for target in targets if not (target[1].exists() and target[2].exists())]
     if not absent:
-        return 0
+        return 0, 0
     land = make_landscape(seed, index, size)
     for scene, image, label in absent:
         with threadpoolctl.threadpool_limits(1):  # one core a worker, and the same sums in whatever number of them
             pixels, labels = observe(seed, location, scene, land)
         _replace_with(image, functools.partial(_write_pixels, pixels=pixels, location=location, scene=scene))
         _replace_with(label, functools.partial(_write_labels, labels=labels, location=location))
-    return len(absent)
+    return len(absent), sum(image.stat().st_size for _, image, _ in absent)
 
 
 def is_validation(seed: int, index: int) -> bool:
@@ -688,7 +681,10 @@ def _claim(output: Path, made_from: dict[str, int]) -> None:
         return
     if (output / "enmap").exists():
         raise ValueError(f"{output} holds enmap/ but no {_MARKER}: expected an archive made by `simulate`. Give another --output.")
-    _write_text(marker, json.dumps(made_from, indent=1) + "\n")
+    try:
+        _write_text(marker, json.dumps(made_from, indent=1) + "\n")
+    except OSError as error:
+        raise OSError(f"--output {output}: cannot be written ({error.strerror}); choose a folder that you may write to") from error
 
 
 def _check_extends(output: Path, locations: int) -> None:
@@ -710,27 +706,13 @@ def _check_marker(marker: Path, made_from: dict[str, int]) -> None:
             raise ValueError(f"{marker}: {field} is {found.get(field)}, expected {value}. Use the same {field}, or give another --output.")
 
 
-def _write_all(output: Path, locations: int, size: int, seed: int, workers: int) -> Iterator[int]:
-    """Yields the number of patches written of each location as it is finished."""
-    write = functools.partial(write_location, output, seed, size)
-    if workers == 1:
-        yield from map(write, range(locations))
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for job in as_completed([pool.submit(write, index) for index in range(locations)]):
-            yield job.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def simulate_archive(
     output: str | os.PathLike,
     locations: int = 48,
     size: int = 128,
     seed: int = 0,
     workers: int | None = None,
-    watch: Callable[[Iterable[int]], Iterable[int]] = iter,
+    advance: progress.Advance = lambda units, size: None,
 ) -> int:
     """Writes, or completes, a synthetic archive; returns how many patches were written.
 
@@ -740,47 +722,26 @@ def simulate_archive(
         size: rows and columns of a patch, pixels of 30 m.
         seed: non-negative.
         workers: processes; one a core by default.
-        watch: passes on what it iterates over, the patches written of each finished location; for showing progress.
+        advance: called with (1, bytes written) for each finished location; for showing progress.
 
     Raises:
         ValueError: an argument out of range, or `output` holds something else.
         OSError: `output` cannot be written.
     """
-    output, workers = Path(output), workers if workers is not None else os.cpu_count() or 1
+    output, workers = Path(output), parallel.cores() if workers is None else workers
     _check_arguments(output, locations, size, seed, workers)
     _claim(output, {"recipe": RECIPE, "seed": seed, "size": size})
     _check_extends(output, locations)
-    written = sum(watch(_write_all(output, locations, size, seed, workers)))
+    written = 0
+    for patches, written_bytes in parallel.run(functools.partial(write_location, output, seed, size), range(locations), workers):
+        written += patches
+        advance(1, written_bytes)
     _write_classes(output)
     _write_splits(output, seed, size, locations)  # last: a split never names a file that is not there
     return written
 
 
 # --- command line -------------------------------------------------------------------------------------------------------------------------
-
-
-class _Rate(rich.progress.ProgressColumn):
-    """Locations a second, empty until there is a figure."""
-
-    def render(self, task: rich.progress.Task) -> rich.text.Text:
-        return rich.text.Text("" if task.speed is None else f"{task.speed:.1f}/s")
-
-
-def _show_bar(finished: Iterable[int], locations: int) -> Iterator[int]:
-    count = rich.progress.MofNCompleteColumn()
-    with rich.progress.Progress("locations", rich.progress.BarColumn(), count, _Rate(), rich.progress.TimeRemainingColumn()) as progress:
-        yield from progress.track(finished, total=locations)
-
-
-def _show_lines(finished: Iterable[int], locations: int) -> Iterator[int]:
-    shown, shown_at = 0, time.monotonic()
-    for done, written in enumerate(finished, start=1):
-        now = time.monotonic()
-        if now - shown_at >= LINE_EVERY_S or done == locations:
-            rate = (done - shown) / max(now - shown_at, 1e-9)  # since the last line: locations found finished take no time
-            print(f"{done}/{locations} locations, {rate:.1f} a second, {(locations - done) / rate:.0f} s left", flush=True)
-            shown, shown_at = done, now
-        yield written
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -792,20 +753,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--locations", type=int, default=48, help="number of places (default: 48)")
     parser.add_argument("--size", type=int, default=128, help="rows and columns of a patch (default: 128)")
     parser.add_argument("--seed", type=int, default=0, help="non-negative (default: 0)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, default=parallel.cores(), help="processes (default: one a core)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; returns the exit status."""
-    show = _show_bar if sys.stdout.isatty() else _show_lines
-    watch = functools.partial(show, locations=args.locations)
-    try:
-        written = simulate_archive(args.output, args.locations, args.size, args.seed, args.workers, watch)
-    except ValueError as error:
-        print(f"simulate: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"simulate: --output {args.output}: cannot be written ({error}); choose a folder that you may write to", file=sys.stderr)
-        return 1
+    """Runs the command; returns the exit status. Raises what `simulate_archive` raises."""
+    with progress.show("simulate", args.locations, "locations") as advance:
+        written = simulate_archive(args.output, args.locations, args.size, args.seed, args.workers, advance)
     print(f"{args.output}: {written} patches written, {args.locations} locations complete")
     return 0

@@ -70,7 +70,7 @@ def dead_plants(nm: np.ndarray, age: float) -> np.ndarray:
 
 def soil(nm: np.ndarray, brightness: float, iron: float, clay: float, moisture: float) -> np.ndarray:
     """Reflectance [c] of bare soil; `brightness` is the dry plateau, `iron` and `clay` depths of absorption, `moisture` 0 to 1."""
-    rise = 1 - np.exp(-((nm - 330) / 420) ** 1.1)
+    rise = 1 - np.exp(-(((nm - 330) / 420) ** 1.1))
     oxides = 1 - iron * (_peak(nm, 480, 70) + 0.5 * _peak(nm, 890, 75))
     hydroxyl = 1 - clay * (_peak(nm, 2206, 18) + 0.4 * _peak(nm, 2350, 30)) - 0.15 * _peak(nm, 1930, 60)
     dry = np.clip(brightness * rise * oxides * hydroxyl, 0.01, 0.9)
@@ -144,13 +144,15 @@ def library(nm: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
+def _optical_depth(nm: np.ndarray, gases: tuple[tuple[float, float, float], ...]) -> np.ndarray:
+    return sum(depth * _peak(nm, centre, width) for centre, width, depth in gases)
+
+
 def air_residue(nm: np.ndarray, vapour_error: float, shift_error_nm: float) -> np.ndarray:
     """Factor [c] that a wrong water column (relative error) and a wrong wavelength (nm) leave on corrected reflectance."""
-    vapour = sum(depth * _peak(nm, centre, width) for centre, width, depth in _VAPOUR)
-    moved = sum(
-        depth * (_peak(nm + shift_error_nm, centre, width) - _peak(nm, centre, width)) for centre, width, depth in _VAPOUR + _OTHER_GASES
-    )
-    return np.exp(-vapour_error * vapour - moved)
+    all_gases = _VAPOUR + _OTHER_GASES
+    moved = _optical_depth(nm + shift_error_nm, all_gases) - _optical_depth(nm, all_gases)
+    return np.exp(-vapour_error * _optical_depth(nm, _VAPOUR) - moved)
 
 
 def haze(nm: np.ndarray, strength: float, exponent: float) -> np.ndarray:

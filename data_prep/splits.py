@@ -15,7 +15,7 @@ def assign(items: Sequence[Item], patterns: Sequence[str], share: float | None) 
     """The items with their `split`. Raises ValueError where the options contradict the archive, each other, or leave a side empty."""
     listed = any(item.split for item in items)
     if listed and (patterns or share is not None):
-        raise ValueError("the archive has its own lists in splits/, so --val and --val-share have no say; leave them out, or remove the lists")
+        raise ValueError("the archive has its own lists in splits/; leave --val and --val-share out, or remove the lists")
     if patterns and share is not None:
         raise ValueError("--val and --val-share were both given; keep one of them")
     if listed:
@@ -47,7 +47,8 @@ def _check(items: Sequence[Item], wanted: bool) -> None:
         sides[item.group].add(item.split)
     torn = [group for group, splits in sides.items() if len(splits) > 1]
     if torn:
-        raise ValueError(f"--val puts place {torn[0]!r} on both sides, with {len(torn)} places in all; match all dates of a place, as {torn[0] + '/*'!r} does")
+        cure = f"match all dates of a place, as {torn[0] + '/*'!r} does"
+        raise ValueError(f"--val puts {len(torn)} places on both sides, such as {torn[0]!r}; {cure}")
     counts = collections.Counter(item.split for item in items)
     if wanted and len(counts) < 2:
         raise ValueError(f"every one of the {len(sides)} places goes to {next(iter(counts))!r}; name those for validation with --val")

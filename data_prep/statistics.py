@@ -1,7 +1,7 @@
 """What a store holds, in exact numbers: moments of every band over the train split, and the classes of every label map.
 
-Sums are kept as fractions, so the result depends on no order: not on shards, workers or interruptions. For integer pixels they are exact; for
-floats each sample adds its float64 sum.
+Sums are kept as fractions, so the result depends on no order: not on shards, workers or interruptions. For integer pixels they are exact;
+for floats each sample adds its float64 sum.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class BandSums:
     def moments(self) -> dict[str, list]:
         """count, mean, std, min, max and nodata_share of each band; None for a band without a valid pixel."""
         means = [total / n if n else None for total, n in zip(self.total, self.count, strict=True)]
-        variances = [None if mean is None else squares / n - mean**2 for squares, n, mean in zip(self.squares, self.count, means, strict=True)]
+        columns = zip(self.squares, self.count, means, strict=True)
+        variances = [None if mean is None else squares / n - mean**2 for squares, n, mean in columns]
         return {
             "count": self.count,
             "mean": [None if mean is None else float(mean) for mean in means],
@@ -104,7 +105,7 @@ class Contents:
                 self.bands[sensor] = sums
         for name, dtype in other.dtypes.items():
             if self.dtypes.setdefault(name, dtype) != dtype:
-                raise ValueError(f"label {name!r} is {self.dtypes[name]} in some files and {dtype} in others; write all of its maps in one type")
+                raise ValueError(f"label {name!r} is {self.dtypes[name]} in some files, {dtype} in others; write all its maps in one type")
             self.classes[name] = _merged(self.classes.get(name, Counter()), other.classes[name])
 
     def to_json(self) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from eo_jax.data.record import RecordError
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 
+CURE = "remove the store and convert again"
+
 
 class Found(NamedTuple):
     """What one shard gave: problems, and its contents as JSON."""
@@ -85,7 +87,7 @@ def verify_shard(path: Path, shard: int) -> Found:
     entry = store.manifest["shards"][shard]
     problems, contents, size = [], Contents(), 0
     if stores.sha256_file(path / entry["file"]) != entry["sha256"]:
-        problems.append(f"{path / entry['file']}: SHA-256 is not the manifest's, so it is damaged; remove the store and convert again")
+        problems.append(f"{path / entry['file']}: SHA-256 is not the manifest's, so it is damaged; {CURE}")
     rows = np.flatnonzero(store.index["shard"] == shard)
     for i in rows.tolist():
         try:
@@ -105,7 +107,7 @@ def _record_problems(store: Store, i: int, sample: Sample) -> Iterator[str]:
         listed = store.index[field][i]
         expected = np.asarray(value)
         if not np.array_equal(listed, expected, equal_nan=expected.dtype.kind == "f"):
-            yield f"{store.record_name(i)}: {field} is {value}, the index says {listed}; remove the store and convert again"
+            yield f"{store.record_name(i)}: {field} is {value}, the index says {listed}; {CURE}"
 
 
 # ------------------------------------------------------------------ manifest and index
@@ -114,15 +116,15 @@ def _record_problems(store: Store, i: int, sample: Sample) -> Iterator[str]:
 def _manifest_problems(store: Store) -> Iterator[str]:
     file = store.path / "manifest.json"
     if file.read_bytes() != (json.dumps(store.manifest, indent=1, sort_keys=True) + "\n").encode():
-        yield f"{file}: says the right things in other bytes than were written, so it is damaged or edited; remove the store and convert again"
+        yield f"{file}: has other bytes than were written, so it is damaged or edited; {CURE}"
     rejects = store.manifest.get("rejects")
     if rejects:
         file = store.path / rejects["file"]
         if not file.is_file() or stores.sha256_file(file) != rejects["sha256"]:
-            yield f"{file}: is missing or damaged; remove the store and convert again"
+            yield f"{file}: is missing or damaged; {CURE}"
     repeated = [str(name) for name, times in Counter(store.index["id"].tolist()).items() if times > 1]
     if repeated:
-        yield f"{store.path / 'index.npz'}: id {repeated[0]!r} occurs twice, with {len(repeated)} ids in all; remove the store and convert again"
+        yield f"{store.path / 'index.npz'}: {len(repeated)} ids occur more than once, such as {repeated[0]!r}; {CURE}"
 
 
 def _content_problems(store: Store, found: list[Found]) -> Iterator[str]:
@@ -137,4 +139,4 @@ def _content_problems(store: Store, found: list[Found]) -> Iterator[str]:
     }
     for name, value in actual.items():
         if store.manifest.get(name) != value:
-            yield f"{store.path / 'manifest.json'}: {name} is not what the records give; remove the store and convert again"
+            yield f"{store.path / 'manifest.json'}: {name} is not what the records give; {CURE}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import datetime
@@ -16,6 +15,7 @@ import pytest
 import rasterio
 
 from data_prep import simulate, spectra
+from data_prep.__main__ import main
 from eo_jax.sensors import ENMAP, check_wavelengths
 
 LOCATIONS, SIZE = 10, 16
@@ -374,24 +374,27 @@ def test_a_damaged_marker_is_reported(tmp_path, text):
         simulate.simulate_archive(tmp_path, locations=2, size=SIZE)
 
 
-def parse(*words: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    simulate.add_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
-
-
-def test_the_command_writes_an_archive_and_shows_progress_in_lines(tmp_path, capsys):
-    assert simulate.run(parse("--output", tmp_path, "--locations", 2, "--size", SIZE, "--workers", 1)) == 0
-    shown = capsys.readouterr().out
-    assert re.search(r"2/2 locations, [\d.]+ a second, 0 s left", shown)
+def test_the_command_writes_an_archive_and_says_so(tmp_path, capsys):
+    words = ["simulate", "--output", str(tmp_path), "--locations", "2", "--size", str(SIZE), "--workers", "1"]
+    assert main(words) == 0
+    assert re.search(r": [2-6] patches written, 2 locations complete", capsys.readouterr().out)
     assert json.loads((tmp_path / "simulate.json").read_text())["seed"] == 0
+    assert main(words) == 0
+    assert ": 0 patches written, 2 locations complete" in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_wrong_and_fails(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert simulate.run(parse("--output", tmp_path / "out", "--size", 8)) == 2
-    assert simulate.run(parse("--output", blocked / "below")) == 1
+    assert main(["simulate", "--output", str(tmp_path / "out"), "--size", "8"]) == 1
+    assert main(["simulate", "--output", str(blocked / "below")]) == 1
     shown = capsys.readouterr().err
     assert "--size 8: expected 16" in shown
     assert "cannot be written" in shown and "choose a folder" in shown
+
+
+def test_progress_is_told_of_every_location(tmp_path):
+    told = []
+    simulate.simulate_archive(tmp_path, locations=3, size=SIZE, workers=1, advance=lambda units, size: told.append((units, size)))
+    assert [units for units, _ in told] == [1, 1, 1]
+    assert sum(size for _, size in told) == sum(path.stat().st_size for path in images(tmp_path))

@@ -108,7 +108,7 @@ def label_folders(root: Path, labels: Sequence[str]) -> dict[str, Path]:
 
 
 def with_labels(root: Path, image: Path, below: Path, folders: Mapping[str, Path]) -> tuple[File, ...]:
-    """The files of one item: image, and its label maps at the same path below each label folder. Raises ArchiveError where one is missing."""
+    """The files of an item: image, and its label maps at the same path below each label folder. Raises ArchiveError where one is missing."""
     files = [File("image", relative_name(root, image))]
     for label, folder in folders.items():
         path = folder / image.relative_to(below)

@@ -44,7 +44,7 @@ class Reader:
         name = item.files[0].name
         with geotiff.open_tiff(name, contents["image"]) as dataset:
             if dataset.count != len(ENMAP.bands):
-                raise ArchiveError(name, f"{dataset.count} bands, expected the {len(ENMAP.bands)} of SpectralEarth; try the reader enmap-tiles")
+                raise ArchiveError(name, f"{dataset.count} bands, expected the {len(ENMAP.bands)} of SpectralEarth; for 224, try enmap-tiles")
             found_nm = geotiff.wavelengths_nm(name, dataset)
             if found_nm is not None:
                 geotiff.check_wavelengths(name, found_nm, ENMAP)
@@ -76,11 +76,11 @@ class Reader:
                 found[image] = split
         left = sorted(present - set(found))
         if found and left:
-            raise ArchiveError(f"enmap/{left[0]}", f"is in no split list, with {len(left)} images in all; list each in splits/, or remove that folder")
+            raise ArchiveError(f"enmap/{left[0]}", f"is in no split list, as {len(left)} images are; list them, or remove the folder splits/")
         return found
 
     def _check_listed(self, image: str, split: str, images: set[str], found: dict[str, str]) -> None:
         if image not in images:
             raise ArchiveError(f"splits/{split}.txt", f"lists {image!r}, but there is no enmap/{image}; remove the line, or add the file")
         if image in found:
-            raise ArchiveError(f"splits/{split}.txt", f"lists {image!r}, which splits/{found[image]}.txt lists already; keep one of the two lines")
+            raise ArchiveError(f"splits/{split}.txt", f"lists {image!r}, which {found[image]}.txt has already; keep one of the two lines")

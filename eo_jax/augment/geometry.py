@@ -54,9 +54,12 @@ def interpolation_matrix(start: Int[Array, ""], length: Int[Array, ""], size: in
 
 
 def crop_resize_flip(
-    images: Float[Array, "b c h w"], boxes: Int[Array, "b 4"], flips: Bool[Array, "b 2"], out: int
+    images: Float[Array, "b c h w"], boxes: Int[Array, "b 4"], flips: Bool[Array, "b 3"], out: int
 ) -> Float[Array, "b o o c"]:
-    """Each image's box, resized to out x out, flipped up-down and left-right where `flips` says so; bands last."""
+    """Each image's box, resized to out x out, then flipped up-down, left-right and about the diagonal where `flips` says so; bands last.
+
+    The three flips together make the eight symmetries of the square.
+    """
     _, _, height, width = images.shape
 
     def one(image: Array, box: Array, flip: Array) -> Array:
@@ -64,6 +67,7 @@ def crop_resize_flip(
         columns = interpolation_matrix(box[1], box[3], width, out)
         rows = jnp.where(flip[0], rows[::-1], rows)  # flipping the weights flips the image for free
         columns = jnp.where(flip[1], columns[::-1], columns)
-        return jnp.einsum("ih,chw,jw->ijc", rows, image, columns)
+        view = jnp.einsum("ih,chw,jw->ijc", rows, image, columns)
+        return jnp.where(flip[2], view.swapaxes(0, 1), view)
 
     return jax.vmap(one)(images, boxes, flips)

@@ -22,10 +22,12 @@ class Config:
     """How views are made.
 
     Attributes:
-        recipe: "crop_flip": one view "global" of one date: random resized crop, flips up-down and left-right.
+        recipe: one view "global" of one date, random resized crop; "crop_flip" adds flips up-down and left-right (MAE, SpectralEarth), "crop_d4" all eight
+            symmetries of the square: there is no up in an image taken from above.
         size: side of the view in pixels.
         scale: range of the crop's share of the patch's area.
         ratio: range of the crop's columns / rows.
+        gain: range of a random factor on the physical values of a whole view, as illumination and topography give; (1, 1) for none.
         statistics: mean and standard deviation for normalisation: "published" (the sensor table) or "store" (this store's training split).
     """
 
@@ -33,6 +35,7 @@ class Config:
     size: int = 128
     scale: tuple[float, float] = (0.4, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    gain: tuple[float, float] = (1.0, 1.0)
     statistics: str = "published"
 
     def __post_init__(self):
@@ -41,6 +44,8 @@ class Config:
                 raise ValueError(f"config.augment.{field}: {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"config.augment.scale: {self.scale}; expected 0 < low <= high <= 1")
+        if not 0 < self.gain[0] <= self.gain[1]:
+            raise ValueError(f"config.augment.gain: {self.gain}; expected 0 < low <= high")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,34 +97,45 @@ def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisatio
 
 
 def crop_flip(config: Config, sources: Mapping[str, tuple[Sensor, Normalisation]]) -> Recipe:
-    """MAE's augmentation (He et al. 2022; SpectralEarth): random resized crop and flips of one date, nothing radiometric."""
+    """MAE's augmentation (He et al. 2022; SpectralEarth): random resized crop and flips of one date."""
+    return _crop_and_turn(config, sources, np.array([0.5, 0.5, 0.0]))
 
-    def view(batch: Batch, source: str, boxes: jax.Array, flips: jax.Array) -> Views:
+
+def crop_d4(config: Config, sources: Mapping[str, tuple[Sensor, Normalisation]]) -> Recipe:
+    """The same with all eight symmetries of the square."""
+    return _crop_and_turn(config, sources, np.array([0.5, 0.5, 0.5]))
+
+
+_RECIPES = {"crop_flip": crop_flip, "crop_d4": crop_d4}
+_CROP_SETS = {"crop_flip": {"global": 1}, "crop_d4": {"global": 1}}
+
+
+def _crop_and_turn(config: Config, sources: Mapping[str, tuple[Sensor, Normalisation]], flip_odds: np.ndarray) -> Recipe:
+    """One view of one date; `flip_odds` [3]: up-down, left-right, diagonal."""
+
+    def view(batch: Batch, source: str, gain: jax.Array, boxes: jax.Array, flips: jax.Array) -> Views:
         sensor, numbers = sources[source]
-        x, valid = radiometry.normalise(batch[source]["pixels"][:, 0], numbers.mean, numbers.std, sensor.nodata)
+        x, valid = radiometry.normalise(batch[source]["pixels"][:, 0], gain, numbers.mean, numbers.std, sensor.nodata)
         return _crop(f"{source}/global", x, valid, boxes, flips, config.size)
 
     def train(batch: Batch, key: jax.Array) -> Views:
         views = {}
         for i, source in enumerate(sorted(sources)):
             b, _, _, height, width = batch[source]["pixels"].shape
-            box_key, flip_key = jax.random.split(jax.random.fold_in(key, i))
+            box_key, flip_key, gain_key = jax.random.split(jax.random.fold_in(key, i), 3)
+            gain = jax.random.uniform(gain_key, (b,), minval=config.gain[0], maxval=config.gain[1])
             boxes = geometry.random_boxes(box_key, b, height, width, config.scale, config.ratio)
-            views |= view(batch, source, boxes, jax.random.bernoulli(flip_key, 0.5, (b, 2)))
+            views |= view(batch, source, gain, boxes, jax.random.bernoulli(flip_key, flip_odds, (b, 3)))
         return views
 
     def evaluate(batch: Batch) -> Views:
         views = {}
         for source in sources:
             b, _, _, height, width = batch[source]["pixels"].shape
-            views |= view(batch, source, geometry.whole_boxes(b, height, width), jnp.zeros((b, 2), bool))
+            views |= view(batch, source, jnp.ones(b), geometry.whole_boxes(b, height, width), jnp.zeros((b, 3), bool))
         return views
 
     return Recipe(train, evaluate)
-
-
-_RECIPES = {"crop_flip": crop_flip}
-_CROP_SETS = {"crop_flip": {"global": 1}}
 
 
 def _crop(name: str, x: jax.Array, valid: jax.Array, boxes: jax.Array, flips: jax.Array, size: int) -> Views:

@@ -1,0 +1,306 @@
+"""Tests of `eo_jax.objectives.mae`, masking and positions against loops over the paper's formulas (He et al. 2022; SpectralEarth's recipe)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+import scipy.stats
+from reference import random_weights, relative_error
+
+from eo_jax.augment.masking import random_visible, visible_count
+from eo_jax.models import spectral_adapter, vit
+from eo_jax.models.encoder import make_encoder, patchify, unpatchify
+from eo_jax.models.positions import sincos_2d
+from eo_jax.objectives import mae
+from eo_jax.sensors import ENMAP
+
+BANDS, SIZE, PATCH, ROWS = 75, 16, 4, 4  # the fewest bands that the adapter takes
+TOKENS, VALUES = ROWS * ROWS, PATCH * PATCH * BANDS
+SENSOR = dataclasses.replace(ENMAP, id="short", bands=ENMAP.bands[:BANDS], mean=ENMAP.mean[:BANDS], std=ENMAP.std[:BANDS])
+ENCODER = make_encoder(spectral_adapter.Config(patch=PATCH), vit.Config(size="tiny", depth=1), SENSOR, jnp.dtype("float32"))
+KEY, PROGRESS = jax.random.key(7), jnp.float32(0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    objective: mae.MAE
+    params: dict
+    carry: dict
+    loss_and_gradients: object
+    preview: object
+
+    def loss(self, params, view, valid) -> float:
+        return float(self.loss_and_gradients(params, self.carry, as_views(view, valid), KEY, PROGRESS)[0][0])
+
+
+@functools.cache
+def setup(norm_pix: bool) -> Setup:
+    config = mae.Config(mask_ratio=0.75, norm_pix_loss=norm_pix, decoder_width=32, decoder_depth=1, decoder_heads=4)
+    objective = config.build({"short": ENCODER})
+    params, carry = (random_weights(shapes, seed=3) for shapes in jax.eval_shape(objective.init, KEY))
+    return Setup(objective, params, carry, jax.jit(jax.value_and_grad(objective.loss, has_aux=True)), jax.jit(objective.preview))
+
+
+def masked_tokens(view: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """bool [b, n]: evaluation draws the same mask from the same key, with or without norm_pix."""
+    mae_setup = setup(False)
+    pixels = np.asarray(mae_setup.preview(mae_setup.params, mae_setup.carry, as_views(view, valid), KEY)["masked"])
+    return tokens_of(pixels[..., None]).all(axis=-1)
+
+
+def as_views(view: np.ndarray, valid: np.ndarray) -> dict:
+    return {"short/global": jnp.asarray(view)[:, None], "short/global/valid": jnp.asarray(valid)[:, None]}
+
+
+def predicting(params: dict, pixels: np.ndarray) -> dict:
+    """The same weights, but for a last layer that predicts `pixels` [p] for every token whatever it sees."""
+    predict = {"kernel": np.zeros_like(params["decoder"]["predict"]["kernel"]), "bias": pixels.astype(np.float32)}
+    return {**params, "decoder": {**params["decoder"], "predict": predict}}
+
+
+# --- inputs that have broken such code before
+
+
+def random_image():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(2, SIZE, SIZE, BANDS)), rng.random((2, SIZE, SIZE, BANDS)) < 0.8
+
+
+def constant_patches():
+    return np.full((2, SIZE, SIZE, BANDS), 0.37), np.ones((2, SIZE, SIZE, BANDS), bool)
+
+
+def one_value_a_token():
+    view, _ = random_image()
+    valid = np.zeros((2, SIZE, SIZE, BANDS), bool)
+    valid[:, 1::PATCH, 2::PATCH, 5] = True
+    return view, valid
+
+
+def tokens_without_data():
+    view, valid = random_image()
+    valid[0, :PATCH] = False
+    valid[1, :, PATCH : 3 * PATCH] = False
+    return view, valid
+
+
+def no_data_at_all():
+    view, valid = random_image()
+    return view, np.zeros_like(valid)
+
+
+def large_values():
+    view, valid = random_image()
+    return 1e4 * view, valid
+
+
+def offset_values():
+    view, valid = random_image()
+    return view + 30, valid
+
+
+def identical_images():
+    view, valid = random_image()
+    return np.stack([view[0]] * 2), np.stack([valid[0]] * 2)
+
+
+INPUTS = (random_image, constant_patches, one_value_a_token, tokens_without_data, no_data_at_all, large_values, offset_values, identical_images)
+
+
+def make(inputs) -> tuple[np.ndarray, np.ndarray]:
+    """A view and its validity; no-data is 0, as views have it."""
+    view, valid = inputs()
+    return np.where(valid, view, 0).astype(np.float32), valid
+
+
+def tokens_of(images: np.ndarray) -> np.ndarray:
+    return np.stack([reference.patchify(image, PATCH) for image in images])
+
+
+# --- the loss
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_the_loss_is_the_papers(inputs, norm_pix):
+    mae_setup, (view, valid) = setup(norm_pix), make(inputs)
+    pixels = np.random.default_rng(5).normal(size=VALUES)
+    found = mae_setup.loss(predicting(mae_setup.params, pixels), view, valid)
+    tokens, counted = tokens_of(view), tokens_of(valid)
+    target = np.stack([reference.norm_pix(*pair) for pair in zip(tokens, counted, strict=True)]) if norm_pix else tokens
+    expected = reference.masked_error(np.broadcast_to(pixels, tokens.shape), target, counted, masked_tokens(view, valid))
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-12)
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_loss_and_gradients_are_finite(inputs, norm_pix):
+    mae_setup, (view, valid) = setup(norm_pix), make(inputs)
+    (loss, (carry, _)), gradients = mae_setup.loss_and_gradients(mae_setup.params, mae_setup.carry, as_views(view, valid), KEY, PROGRESS)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, carry, gradients)))
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_masked_error_and_its_gradient(inputs):
+    view, valid = make(inputs)
+    target, counted = tokens_of(view), tokens_of(valid)
+    rng = np.random.default_rng(1)
+    predicted = (target + rng.normal(size=target.shape) * (1 + np.abs(target))).astype(np.float32)
+    masked = rng.random((2, TOKENS)) < 0.75
+    found, gradient = masked_error_and_gradient(predicted, target, counted, masked)
+    assert float(found) == pytest.approx(reference.masked_error(predicted, target, counted, masked), rel=1e-5)
+    direction = rng.normal(size=predicted.shape)
+    slope = central_difference(lambda x: reference.masked_error(x, target, counted, masked), predicted, direction)
+    assert float(np.sum(np.asarray(gradient, np.float64) * direction)) == pytest.approx(slope, rel=1e-4, abs=1e-9)
+
+
+@jax.jit
+def masked_error_and_gradient(predicted, target, counted, masked):
+    return jax.value_and_grad(mae.masked_error)(predicted, target, counted, masked)
+
+
+def central_difference(function, at: np.ndarray, direction: np.ndarray) -> float:
+    """Slope of a quadratic function, exact but for rounding whatever the step."""
+    at = at.astype(np.float64)
+    return (function(at + 0.1 * direction) - function(at - 0.1 * direction)) / 0.2
+
+
+def test_masked_errors_gradient_value_by_value():
+    rng = np.random.default_rng(2)
+    predicted, target = rng.normal(size=(2, 2, 3, 5)).astype(np.float32)
+    counted, masked = rng.random((2, 3, 5)) < 0.6, np.array([[True, False, True], [True, True, False]])
+    _, gradient = masked_error_and_gradient(predicted, target, counted, masked)
+    expected = np.zeros(predicted.shape)
+    for index in np.ndindex(*predicted.shape):
+        direction = np.zeros(predicted.shape)
+        direction[index] = 1
+        expected[index] = central_difference(lambda x: reference.masked_error(x, target, counted, masked), predicted, direction)
+    assert relative_error(gradient, expected) < 1e-4
+
+
+def test_a_perfect_prediction_costs_nothing():
+    target = np.random.default_rng(0).normal(size=(1, 4, 6)).astype(np.float32)
+    found, _ = masked_error_and_gradient(target, target, np.ones((1, 4, 6), bool), np.array([[True, True, False, True]]))
+    assert float(found) == 0
+
+
+# --- the decoder
+
+
+def test_the_decoder_is_the_papers():
+    mae_setup, (view, valid) = setup(False), make(random_image)
+    masked = masked_tokens(view, valid)
+    ids = np.stack([np.flatnonzero(~row) for row in masked])
+    found = tokens_of(np.asarray(mae_setup.preview(mae_setup.params, mae_setup.carry, as_views(view, valid), KEY)["reconstruction"]))
+    tokens = encode(mae_setup.params["encoder"], mae_setup.carry["encoder"], view, valid, ids)
+    for b in range(2):
+        expected = reference.mae_decoder(mae_setup.params["decoder"], np.asarray(tokens[b], np.float64), ids[b], ROWS, ROWS)
+        assert relative_error(found[b][masked[b]], expected[masked[b]]) < 1e-4
+
+
+# --- what the network may see
+
+
+@jax.jit
+def encode(params, statistics, view, valid, ids):
+    return ENCODER.network.apply(params, statistics, lambda module: module(view, valid, ids, "running"))[0]
+
+
+def test_a_hidden_token_does_not_reach_the_encoder():
+    params, statistics = setup(False).params["encoder"], setup(False).carry["encoder"]
+    view, valid = make(random_image)
+    ids = np.array([[0, 5, 9, 14], [3, 2, 15, 6]])
+    hidden = np.ones((2, TOKENS), bool)
+    np.put_along_axis(hidden, ids, False, axis=1)
+    noise = np.random.default_rng(8).normal(size=view.shape).astype(np.float32)
+    on_hidden = np.asarray(unpatchify(jnp.broadcast_to(jnp.asarray(hidden)[..., None, None], (2, TOKENS, 16, BANDS)).astype(float), ROWS, ROWS, PATCH))
+    before = encode(params, statistics, view, valid, ids)
+    np.testing.assert_array_equal(encode(params, statistics, view + 100 * noise * on_hidden, valid, ids), before)
+    assert relative_error(encode(params, statistics, view + noise * (1 - on_hidden), valid, ids), before) > 0.01
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_pixels_without_data_change_neither_loss_nor_gradient(norm_pix):
+    mae_setup, (view, valid) = setup(norm_pix), make(tokens_without_data)
+    valid[:, 2::3, 1::5] = False  # pixels within tokens that have data
+    view = np.where(valid, view, 0).astype(np.float32)
+    noise = np.random.default_rng(9).normal(size=view.shape).astype(np.float32)
+    before = mae_setup.loss_and_gradients(mae_setup.params, mae_setup.carry, as_views(view, valid), KEY, PROGRESS)
+    after = mae_setup.loss_and_gradients(mae_setup.params, mae_setup.carry, as_views(np.where(valid, view, 50 * noise), valid), KEY, PROGRESS)
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+# --- tokens and positions
+
+
+def test_tokens_run_row_by_row_and_pixels_inside_them_too():
+    image = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype(np.float32)
+    found = patchify(jnp.asarray(image), 4)
+    assert found.shape == (2, 6, 16, 3)
+    for b in range(2):
+        np.testing.assert_array_equal(np.asarray(found[b]).reshape(6, 48), reference.patchify(image[b], 4))
+    np.testing.assert_array_equal(unpatchify(found, 2, 3, 4), image)
+
+
+@pytest.mark.parametrize(("width", "rows", "columns"), [(192, 4, 4), (32, 3, 5), (512, 2, 7)])
+def test_positions_are_maes(width, rows, columns):
+    found = sincos_2d(width, rows, columns)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, reference.sincos_2d(width, rows, columns), atol=1e-6)
+
+
+# --- masking
+
+
+def test_the_published_recipe_keeps_102_of_1024_tokens():
+    assert visible_count(1024, 0.9) == 102
+
+
+@pytest.mark.parametrize(("tokens", "ratio", "visible"), [(196, 0.75, 49), (1024, 0.75, 256), (16, 0.9, 1), (64, 0.6, 25), (10, 0.7, 3), (100, 0.9, 10)])
+def test_the_number_of_visible_tokens(tokens, ratio, visible):
+    assert visible_count(tokens, ratio) == visible
+
+
+@pytest.mark.parametrize(("tokens", "ratio"), [(4, 0.9), (16, 0.0), (16, 1.0)])
+def test_none_or_all_visible_is_refused(tokens, ratio):
+    with pytest.raises(ValueError, match=str(tokens)):
+        visible_count(tokens, ratio)
+
+
+draw_mask = jax.jit(random_visible, static_argnums=2)
+
+
+def test_ids_and_mask_say_the_same():
+    ids, masked = draw_mask(KEY, jnp.ones((50, 16), bool), 4)
+    assert ids.shape == (50, 4) and masked.shape == (50, 16)
+    for row, hidden in zip(np.asarray(ids), np.asarray(masked), strict=True):
+        assert sorted(row) == list(np.flatnonzero(~hidden))
+
+
+def test_every_set_of_tokens_is_equally_often_visible():
+    ids, _ = draw_mask(jax.random.key(11), jnp.ones((4000, 6), bool), 3)
+    _, counts = np.unique(np.sort(ids, axis=1), axis=0, return_counts=True)
+    assert len(counts) == 20
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_tokens_without_data_are_masked_first_and_the_rest_at_random():
+    has_data = np.array([1, 0, 1, 1, 0, 1, 1, 0], bool)
+    ids, masked = draw_mask(KEY, jnp.broadcast_to(has_data, (3000, 8)), 3)
+    assert np.asarray(masked)[:, ~has_data].all()
+    assert scipy.stats.chisquare(np.unique_counts(np.sort(ids, axis=1) @ [64, 8, 1]).counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("with_data", [0, 1, 2, 3])
+def test_the_number_of_visible_tokens_never_depends_on_the_data(with_data):
+    has_data = np.arange(8) < with_data
+    ids, masked = draw_mask(KEY, jnp.broadcast_to(has_data, (20, 8)), 3)
+    assert (np.asarray(masked).sum(axis=1) == 5).all()
+    assert not np.asarray(masked)[:, has_data].any()
+    assert all(len(set(row)) == 3 for row in np.asarray(ids))

@@ -1,0 +1,82 @@
+"""Writes tiny stores for tests: any samples, or simulated places with a label map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from eo_jax.data import record, stores
+from eo_jax.schema import Sample
+from eo_jax.sensors import ENMAP
+
+PER_SHARD = 5
+CLASSES = 3
+_START = 1_650_000_000  # 15 April 2022
+
+
+def write_store(path: Path, samples: Sequence[Sample], splits: Sequence[str] | None = None, about: dict | None = None) -> Path:
+    """A store of the samples, PER_SHARD in each shard; all in split "train" where no splits are given."""
+    splits = ["train"] * len(samples) if splits is None else splits
+    (path / "shards").mkdir(parents=True)
+    shards, rows = [], []
+    for first in range(0, len(samples), PER_SHARD):
+        part = slice(first, first + PER_SHARD)
+        file = f"shards/{len(shards):05d}.array_record"
+        shards.append({"file": file, **stores.write_shard(path / file, map(record.encode, samples[part]))})
+        rows.append([stores.index_row(sample, split, 0.0) for sample, split in zip(samples[part], splits[part], strict=True)])
+    stores.finish_store(path, shards, rows, {} if about is None else about)
+    return path
+
+
+def write_tiny_store(path: Path, places: int = 6, size: int = 32, seed: int = 0) -> Path:
+    """A store of `places` places with one, two or three dates of int16 [202, size, size] and a label map "landuse"; every third place is in split "val".
+
+    Classes 1 to 3 are squares of 8 x 8 pixels, brighter the higher; 0, unlabelled, is one corner. Every band has its own level, and rows of the first date
+    of the second place are no-data.
+    """
+    rng = np.random.default_rng(seed)
+    samples, splits = [], []
+    for place in range(places):
+        for date in range(1 + place % 3):
+            samples.append(_sample(rng, place, date, size))
+            splits.append("val" if place % 3 == 2 else "train")
+    return write_store(path, samples, splits, _about(samples, splits))
+
+
+def _sample(rng: np.random.Generator, place: int, date: int, size: int) -> Sample:
+    squares = rng.integers(1, CLASSES + 1, (-(-size // 8), -(-size // 8)))
+    label = np.kron(squares, np.ones((8, 8), int))[:size, :size].astype(np.uint8)
+    level = np.asarray(ENMAP.mean)[:, None, None] * (0.6 + 0.2 * label)
+    pixels = (level + rng.normal(0, 30, (len(ENMAP.bands), size, size))).astype(np.int16)
+    label[:4, :4] = 0
+    if (place, date) == (1, 0):
+        pixels[:, :2] = ENMAP.nodata
+    return Sample(
+        pixels=pixels,
+        sensor=ENMAP.id,
+        id=f"{place:07d}/{date:05d}",
+        group=f"{place:07d}",
+        product="V010400",
+        time=_START + 86400 * (100 * place + date),
+        lonlat=(13.0 + 0.1 * place, 52.0),
+        crs="EPSG:32633",
+        affine=(30.0, 0.0, 366015.0 + 3840 * place, 0.0, -30.0, 5809965.0),
+        gsd_m=30.0,
+        labels={"landuse": label},
+    )
+
+
+def _about(samples: Sequence[Sample], splits: Sequence[str]) -> dict:
+    """What the converter would write of these samples: statistics of the train split, labels of all."""
+    train = np.concatenate([sample.pixels.reshape(len(ENMAP.bands), -1) for sample, split in zip(samples, splits, strict=True) if split == "train"], axis=1)
+    values = np.ma.masked_equal(train, ENMAP.nodata)
+    codes, counts = np.unique([sample.labels["landuse"] for sample in samples], return_counts=True)
+    return {
+        "sensors": {ENMAP.id: ENMAP.row()},
+        "splits": {split: splits.count(split) for split in sorted(set(splits))},
+        "groups": len({sample.group for sample in samples}),
+        "statistics": {ENMAP.id: {"mean": values.mean(1).tolist(), "std": values.std(1).tolist()}},
+        "labels": {"landuse": {"dtype": "uint8", "values": dict(zip(map(str, codes.tolist()), counts.tolist(), strict=True))}},
+    }
