@@ -1,9 +1,9 @@
 """Shows what is in a store: tables on the terminal, samples in true colour, and the mean spectrum.
 
-    python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look --samples 12
+python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look --samples 12
 
-    <output>/quicklook.png     evenly spaced samples in true colour, no-data hatched
-    <output>/spectra.png       mean spectrum of each sensor +- one standard deviation, train split
+<output>/quicklook.png     evenly spaced samples in true colour, no-data hatched
+<output>/spectra.png       mean spectrum of each sensor +- one standard deviation, train split
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 import platform
 from collections.abc import Iterator
 from typing import Any
@@ -45,7 +46,7 @@ _FREE = ("data.threads", "data.prefetch", "sharding.", "run.log_every", "run.sav
 
 def check_same_run(saved: dict, config: dict, workdir: str) -> None:
     """Raises ValueError, listing every difference that matters, where `workdir` holds a run of another config."""
-    before, now = dict(_flat(saved)), dict(_flat(config))
+    before, now = dict(_flat(saved)), dict(_flat(json.loads(json.dumps(config))))  # JSON has no tuples, and the saved config is JSON
     changed = [
         f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted(before | now)
@@ -64,7 +65,7 @@ def _flat(config: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+            yield f"{prefix}{key}", value
 
 
 def versions() -> dict[str, str]:

@@ -151,7 +151,7 @@ def resize_bilinear(image: np.ndarray, out: int) -> np.ndarray:
 
 def _neighbours(index: int, size: int, out: int) -> tuple[int, int, float]:
     position = min(max((index + 0.5) * size / out - 0.5, 0.0), size - 1.0)
-    first = min(int(math.floor(position)), size - 1)
+    first = math.floor(position)
     return first, min(first + 1, size - 1), position - first
 
 
@@ -175,7 +175,7 @@ def resize_where_valid(image: np.ndarray, valid: np.ndarray, out: int) -> tuple[
 
 
 def random_resized_crops(rng: np.random.Generator, count: int, height: int, width: int, scale: tuple, ratio: tuple) -> np.ndarray:
-    """(top, left, rows, columns) [count, 4] by the procedure of torchvision's RandomResizedCrop: ten attempts, then the largest central box in range."""
+    """(top, left, rows, columns) [count, 4] as torchvision's RandomResizedCrop draws them: ten attempts, then the largest central box."""
     return np.array([_random_resized_crop(rng, height, width, scale, ratio) for _ in range(count)])
 
 

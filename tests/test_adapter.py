@@ -1,4 +1,4 @@
-"""Tests of `eo_jax.models.spectral_adapter` against PyTorch's Conv3d and BatchNorm3d: values, gradients, running statistics, no-data, visible tokens only."""
+"""Tests of `eo_jax.models.spectral_adapter` against PyTorch's Conv3d and BatchNorm3d, on no-data, and on visible tokens only."""
 
 from __future__ import annotations
 

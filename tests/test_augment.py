@@ -1,8 +1,9 @@
-"""Tests of `eo_jax.augment`: crops, resizing and flips against loops, boxes against torchvision's procedure, normalisation, and no-data that never leaks."""
+"""Tests of `eo_jax.augment`: geometry against loops, boxes against torchvision's procedure, and no-data that never leaks."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -168,8 +169,11 @@ def test_statistics_that_do_not_exist_are_refused(statistics, sensor, stored, me
 # --- views
 
 
+@functools.cache
 def recipe(**fields) -> views.Recipe:
-    return views.make_recipe(views.Config(**fields), {"three": (SENSOR, views.Normalisation(MEAN, STD, "test"))})
+    """Compiled once for all tests that use it."""
+    made = views.make_recipe(views.Config(**fields), {"three": (SENSOR, views.Normalisation(MEAN, STD, "test"))})
+    return views.Recipe(jax.jit(made.train), jax.jit(made.evaluate))
 
 
 def digital_numbers(count: int = 2) -> np.ndarray:
@@ -211,7 +215,7 @@ def test_views_have_the_names_shapes_and_types_of_the_schema():
 
 def test_evaluation_at_the_patchs_own_size_is_normalisation_alone():
     pixels = with_holes()
-    value, valid = both(jax.jit(recipe(size=SIDE).evaluate)(batch(pixels)))
+    value, valid = both(recipe(size=SIDE).evaluate(batch(pixels)))
     np.testing.assert_array_equal(valid, (pixels[:, 0] != NODATA).transpose(0, 2, 3, 1))
     np.testing.assert_allclose(value, normalised(pixels).transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
 
@@ -219,7 +223,7 @@ def test_evaluation_at_the_patchs_own_size_is_normalisation_alone():
 @pytest.mark.parametrize("size", [8, 12, 24, 40])
 def test_no_data_takes_no_part_in_resizing(size):
     pixels = with_holes()
-    value, valid = both(jax.jit(recipe(size=size).evaluate)(batch(pixels)))
+    value, valid = both(recipe(size=size).evaluate(batch(pixels)))
     for i, image in enumerate(normalised(pixels)):
         expected, expected_valid = reference.resize_where_valid(image, pixels[i, 0] != NODATA, size)
         np.testing.assert_array_equal(valid[i], expected_valid)
@@ -231,13 +235,13 @@ def test_no_data_takes_no_part_in_resizing(size):
 def test_how_no_data_is_written_changes_nothing(code):
     pixels, made = with_holes(), recipe(size=24)
     coded = np.where(pixels == NODATA, code, pixels).astype(np.float32)
-    expected = jax.jit(made.train)(batch(pixels), jax.random.key(8))
-    jax.tree.map(np.testing.assert_array_equal, jax.jit(made.train)(batch(coded), jax.random.key(8)), expected)
+    expected = made.train(batch(pixels), jax.random.key(8))
+    jax.tree.map(np.testing.assert_array_equal, made.train(batch(coded), jax.random.key(8)), expected)
 
 
 def test_no_data_never_leaks_through_random_crops():
     pixels = with_holes(40)
-    value, valid = both(jax.jit(recipe(size=24).train)(batch(pixels), jax.random.key(9)))
+    value, valid = both(recipe(size=24).train(batch(pixels), jax.random.key(9)))
     data = normalised(pixels)
     low, high = (edge[:, None, None] for edge in (data.min(axis=(2, 3)), data.max(axis=(2, 3))))
     assert (value[~valid] == 0).all()
@@ -247,13 +251,13 @@ def test_no_data_never_leaks_through_random_crops():
 
 def test_a_constant_image_with_holes_stays_constant():
     pixels = np.where(with_holes() == NODATA, NODATA, 2000).astype(np.int16)
-    value, valid = both(jax.jit(recipe(size=24).train)(batch(pixels), jax.random.key(9)))
+    value, valid = both(recipe(size=24).train(batch(pixels), jax.random.key(9)))
     np.testing.assert_allclose(value, np.where(valid, (2000 - MEAN) / STD, 0), rtol=1e-5)
 
 
 def test_training_flips_all_four_ways_equally_often():
     pixels = digital_numbers(1).repeat(400, axis=0)
-    value, _ = both(jax.jit(recipe(size=SIDE, scale=(1.0, 1.0), ratio=(1.0, 1.0)).train)(batch(pixels), jax.random.key(10)))
+    value, _ = both(recipe(size=SIDE, scale=(1.0, 1.0), ratio=(1.0, 1.0)).train(batch(pixels), jax.random.key(10)))
     upright = normalised(pixels[:1])[0].transpose(1, 2, 0)
     ways = np.stack([upright, upright[::-1], upright[:, ::-1], upright[::-1, ::-1]])
     matches = np.abs(value[:, None] - ways).max(axis=(2, 3, 4)) < 1e-4
@@ -262,7 +266,7 @@ def test_training_flips_all_four_ways_equally_often():
 
 
 def test_training_is_a_function_of_the_key():
-    pixels, train = digital_numbers(), jax.jit(recipe(size=12).train)
+    pixels, train = digital_numbers(), recipe(size=12).train
     first = train(batch(pixels), jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, train(batch(pixels), jax.random.key(0)), first)
     assert np.abs(train(batch(pixels), jax.random.key(1))["three/global"] - first["three/global"]).max() > 0.1

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from data_prep import simulate, spectra
+from data_prep import acquisition, landscape, simulate, spectra
 from data_prep.__main__ import main
 from eo_jax.sensors import ENMAP, check_wavelengths
 
@@ -33,8 +33,8 @@ def archive(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def places() -> list[simulate.Location]:
-    return [simulate.make_location(0, index, SIZE) for index in range(400)]
+def places() -> list[acquisition.Location]:
+    return [acquisition.make_location(0, index, SIZE) for index in range(400)]
 
 
 def images(root: Path) -> list[Path]:
@@ -96,8 +96,10 @@ def test_a_label_map_has_its_images_grid_and_listed_classes(archive):
 def test_labels_are_zero_where_pixels_are_missing_and_only_there():
     cut, holed, total = 0, 0, 150
     for index in range(total):
-        place = simulate.make_location(0, index, SIZE)
-        pixels, labels = simulate.observe(0, place, place.scenes[0], simulate.make_landscape(0, index, SIZE))
+        place = acquisition.make_location(0, index, SIZE)
+        pixels, labels = acquisition.observe(
+            0, place, place.scenes[0], landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, index), SIZE)
+        )
         missing = pixels == ENMAP.nodata
         np.testing.assert_array_equal(labels == 0, missing.any(0))
         corners = missing.all(0)[[0, 0, -1, -1], [0, -1, 0, -1]]
@@ -182,16 +184,16 @@ def test_some_locations_have_several_dates_and_scenes_are_shared(places):
 
 
 def test_patches_of_a_region_do_not_overlap(places):
-    corners = [(place.region.epsg, *place.corner) for place in places[: simulate.LOCATIONS_PER_REGION]]
-    assert len(set(corners)) == simulate.LOCATIONS_PER_REGION
+    corners = [(place.region.epsg, *place.corner) for place in places[: acquisition.LOCATIONS_PER_REGION]]
+    assert len(set(corners)) == acquisition.LOCATIONS_PER_REGION
     steps = np.diff(sorted({east for _, east, _ in corners}))
     assert (steps % (30 * SIZE) == 0).all()
 
 
 def test_dates_of_a_place_share_the_map_and_differ_in_season():
-    place = next(p for p in (simulate.make_location(0, i, 32) for i in range(99)) if len(p.scenes) == 3)
-    land = simulate.make_landscape(0, place.index, 32)
-    seen = [simulate.observe(0, place, scene, land) for scene in place.scenes]
+    place = next(p for p in (acquisition.make_location(0, i, 32) for i in range(99)) if len(p.scenes) == 3)
+    land = landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, place.index), 32)
+    seen = [acquisition.observe(0, place, scene, land) for scene in place.scenes]
     both = np.logical_and.reduce([labels > 0 for _, labels in seen])
     assert all((labels[both] == land.labels[both]).all() for _, labels in seen)
     assert not np.array_equal(seen[0][0], seen[1][0])
@@ -252,15 +254,15 @@ def test_air_residue_is_one_where_the_correction_was_right_and_marks_the_vapour_
 
 
 def test_the_sun_lights_slopes_that_face_it():
-    east, north, up = sun = simulate.sun_direction(50.0, 172)
+    east, north, up = sun = acquisition.sun_direction(50.0, 172)
     assert np.hypot(np.hypot(east, north), up) == pytest.approx(1)
     assert east > 0 > north
-    assert simulate.sun_direction(-35.0, 355)[1] > 0
+    assert acquisition.sun_direction(-35.0, 355)[1] > 0
     level = np.zeros((16, 16))
-    land = simulate.make_landscape(0, 0, 16)
+    land = landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, 0), 16)
     dry = {**land.shares, "water": level}
     slopes = {rise: dataclasses.replace(land, shares=dry, slope_east=level, slope_north=level + rise) for rise in (-0.2, 0.0, 0.2)}
-    lit = {rise: simulate.illumination(slope, sun).mean() for rise, slope in slopes.items()}
+    lit = {rise: acquisition.illumination(slope, sun).mean() for rise, slope in slopes.items()}
     assert lit[0.0] == pytest.approx(1)
     assert lit[0.2] > 1 > lit[-0.2]  # ground that rises northward faces south, where the sun stands
 
@@ -274,8 +276,8 @@ def covers_of(code: int, size: int = 48, draws: int = 40) -> tuple[dict[str, flo
     sizes = []
     for seed in range(draws):
         rng = np.random.default_rng(seed)
-        place = simulate.Place(rng, size, rng.uniform(0, np.pi / 2), np.full(4, 0.25))
-        ground = simulate.GROUND_OF[code](place)
+        place = landscape.Place(rng, size, rng.uniform(0, np.pi / 2), np.full(4, 0.25))
+        ground = landscape.GROUND_OF[code](place)
         np.testing.assert_allclose(sum(ground.shares.values()), 1, atol=1e-9)
         for name, share in ground.shares.items():
             means.setdefault(name, []).append(share.mean())
@@ -305,8 +307,8 @@ def row_strength(code: int, size: int = 32) -> float:
     """How far lag-4 autocorrelation of tree cover differs between the directions along and across the fields."""
     gaps = []
     for seed in range(30):
-        place = simulate.Place(np.random.default_rng(seed), size, 0.0, np.full(4, 0.25))
-        ground = simulate.GROUND_OF[code](place)
+        place = landscape.Place(np.random.default_rng(seed), size, 0.0, np.full(4, 0.25))
+        ground = landscape.GROUND_OF[code](place)
         tree = ground.shares["tree"]
         block = tree[:9, :9] - tree[:9, :9].mean()
         gaps.append(abs((block[1:] * block[:-1]).mean() - (block[:, 1:] * block[:, :-1]).mean()) / block.var())
@@ -314,10 +316,10 @@ def row_strength(code: int, size: int = 32) -> float:
 
 
 def test_patches_have_one_to_five_uses_and_all_classes_occur():
-    maps = [simulate.make_landscape(0, index, 64).labels for index in range(60)]
+    maps = [landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, index), 64).labels for index in range(60)]
     counts = [len(np.unique(labels)) for labels in maps]
     assert 2 <= np.mean(counts) <= 4 and max(counts) <= 5
-    assert set(np.unique(maps)) == set(simulate.CLASSES)
+    assert set(np.unique(maps)) == set(landscape.CLASSES)
 
 
 # --- errors and the command

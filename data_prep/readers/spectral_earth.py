@@ -1,8 +1,8 @@
 """Reads SpectralEarth (arXiv 2408.08447): one GeoTIFF of 202 EnMAP bands a place and date.
 
-    <root>/enmap/<location>/<scene>.tif        int16 [202, h, w], reflectance x 10000
-    <root>/<label>/<location>/<scene>.tif      a label map on the same grid, for each --labels
-    <root>/splits/{train,val,test}.txt         one <location>/<scene>.tif a line; optional, but where one is, every image is in one of them
+<root>/enmap/<location>/<scene>.tif        int16 [202, h, w], reflectance x 10000
+<root>/<label>/<location>/<scene>.tif      a label map on the same grid, for each --labels
+<root>/splits/{train,val,test}.txt         one <location>/<scene>.tif a line; optional, but where one is, every image is in one of them
 """
 
 from __future__ import annotations

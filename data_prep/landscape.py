@@ -1,0 +1,259 @@
+"""The ground of a simulated place: land uses, what covers them and how it is arranged, before any date or sensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import scipy.fft
+import scipy.special
+
+CLASSES = {
+    1: "water",
+    2: "broadleaf forest",
+    3: "orchard",
+    4: "large-parcel cropland",
+    5: "smallholder cropland",
+    6: "wooded pasture",
+    7: "suburban housing",
+    8: "dense city",
+    9: "industry and commerce",
+}
+
+
+# --- patterns on the ground ---------------------------------------------------------------------------------------------------------------
+
+
+def smooth_field(rng: np.random.Generator, size: int, length_px: float) -> np.ndarray:
+    """Gaussian random field [h, w] of mean 0 and standard deviation 1 that varies over `length_px` pixels, with rougher detail below."""
+    padded = scipy.fft.next_fast_len(size + int(4 * length_px), real=True)  # so that opposite edges do not fit together
+    fy, fx = np.fft.fftfreq(padded)[:, None], np.fft.rfftfreq(padded)[None, :]
+    amplitude = (1 + (2 * np.pi * length_px) ** 2 * (fy**2 + fx**2)) ** -1.75
+    field = scipy.fft.irfft2(scipy.fft.rfft2(rng.standard_normal((padded, padded))) * amplitude, (padded, padded))
+    return (field[:size, :size] - field.mean()) / field.std()
+
+
+def even_field(rng: np.random.Generator, size: int, length_px: float) -> np.ndarray:
+    """`smooth_field` with its values spread evenly over 0 to 1."""
+    return scipy.special.ndtr(smooth_field(rng, size, length_px))
+
+
+def turned(size: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates u, v [h, w] in pixels of a frame turned by `angle`, non-negative."""
+    y, x = np.mgrid[:size, :size].astype(float)
+    u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    return u - u.min(), v - v.min()
+
+
+def parcels(rng: np.random.Generator, size: int, angle: float, width_px: tuple[float, float], length_px: tuple[float, float]) -> np.ndarray:
+    """Numbers [h, w] of parcels: strips of random width, each cut at a random length, in a frame turned by `angle`."""
+    u, v = turned(size, angle)
+    edges = np.cumsum(rng.uniform(*width_px, int(1.5 * size / width_px[0]) + 2))
+    strip = np.searchsorted(edges, u)
+    length = rng.uniform(*length_px, len(edges) + 1)[strip]
+    cut = ((v + rng.uniform(0, 1, len(edges) + 1)[strip] * length) / length).astype(int)
+    return np.unique(strip * 10_000 + cut, return_inverse=True)[1].reshape(size, size)
+
+
+def draw_each(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
+    """One number in 0 to 1 for each object in `ids` [h, w], as a map [h, w]."""
+    return rng.random(ids.max() + 1)[ids]
+
+
+def shares_each(rng: np.random.Generator, ids: np.ndarray, mean: np.ndarray, evenness: float) -> np.ndarray:
+    """Dirichlet shares [k, h, w] of each object in `ids`, adding to 1, of mean `mean` [k]; a low `evenness` makes objects pure."""
+    raw = rng.standard_gamma(np.asarray(mean)[:, None] * evenness, (len(mean), ids.max() + 1)) + 1e-9
+    return (raw / raw.sum(0))[:, ids]
+
+
+def borders(ids: np.ndarray) -> np.ndarray:
+    """True [h, w] on the pixels whose right or lower neighbour is another object."""
+    edge = np.zeros(ids.shape, bool)
+    edge[:, :-1] |= ids[:, :-1] != ids[:, 1:]
+    edge[:-1] |= ids[:-1] != ids[1:]
+    return edge
+
+
+# --- land uses: what covers the ground ----------------------------------------------------------------------------------------------------
+
+COVERS = ("water", "tree", "grass", "crop", "soil", "tile", "bitumen", "metal", "concrete", "asphalt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What the land uses of one location have in common; the generator is the location's own."""
+
+    rng: np.random.Generator
+    size: int
+    angle: float  # of fields and streets
+    roofs: np.ndarray  # shares of tile, bitumen, metal and concrete among roofs
+
+
+@dataclasses.dataclass(frozen=True)
+class Ground:
+    """What one land use would put on the whole patch: cover shares {name: [h, w]} that add to 1, and the numbers of its objects [h, w]."""
+
+    shares: dict[str, np.ndarray]
+    objects: np.ndarray
+
+
+def _water(place: Place) -> Ground:
+    flat = np.zeros((place.size, place.size), int)
+    return Ground({"water": flat + 1.0}, flat)
+
+
+def _forest(place: Place) -> Ground:
+    gaps = even_field(place.rng, place.size, 3) ** 6
+    tree = 0.98 - 0.5 * gaps
+    return Ground({"tree": tree, "grass": 1 - tree}, parcels(place.rng, place.size, place.angle + 0.6, (8, 22), (8, 30)))
+
+
+def _trees_over_grass(tree: np.ndarray, bare: np.ndarray, objects: np.ndarray) -> Ground:
+    return Ground({"tree": tree, "grass": (1 - tree) * (1 - bare), "soil": (1 - tree) * bare}, objects)
+
+
+def _orchard(place: Place) -> Ground:
+    """Tree strips in each block; the share of trees along a row's section is that of a wave."""
+    blocks = parcels(place.rng, place.size, place.angle, (9, 20), (10, 24))
+    u, v = turned(place.size, place.angle)
+    across = np.where(draw_each(place.rng, blocks) < 0.5, u, v)
+    period = 3 + 3 * draw_each(place.rng, blocks)
+    wave = 0.5 + 0.5 * np.cos(2 * np.pi * (across / period + draw_each(place.rng, blocks)))
+    density = 0.4 + 0.5 * draw_each(place.rng, blocks)
+    return _trees_over_grass(density * wave, 0.4 * draw_each(place.rng, blocks), blocks)
+
+
+def _pasture(place: Place) -> Ground:
+    """Tree clumps over paddocks. `wave` has the distribution of values that it has in an orchard, laid out without rows."""
+    paddocks = parcels(place.rng, place.size, place.angle + 0.3, (6, 14), (8, 20))
+    wave = 0.5 + 0.5 * np.cos(np.pi * even_field(place.rng, place.size, 1.5))
+    density = 0.2 + 0.6 * draw_each(place.rng, paddocks)
+    return _trees_over_grass(density * wave, 0.3 * draw_each(place.rng, paddocks), paddocks)
+
+
+def _cropland(place: Place, width_px: tuple[float, float], length_px: tuple[float, float]) -> Ground:
+    fields = parcels(place.rng, place.size, place.angle, width_px, length_px)
+    return Ground({"crop": np.ones(fields.shape)}, fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fabric:
+    """How a built-up land use is woven: sizes of street blocks and plots in pixels; shares of roof, paving and green; evenness."""
+
+    block_px: tuple[float, float]
+    plot_px: tuple[float, float]
+    mean: tuple[float, float, float]
+    evenness: float
+
+
+def _built_up(place: Place, fabric: Fabric) -> Ground:
+    rng = place.rng
+    blocks = parcels(rng, place.size, place.angle, fabric.block_px, fabric.block_px)
+    plots = parcels(rng, place.size, place.angle, fabric.plot_px, fabric.plot_px)
+    street = 0.5 * borders(blocks)
+    between = np.maximum(np.array(fabric.mean) - (0, street.mean(), 0), 0.02) / (1 - street.mean())  # streets are part of the paving
+    roof, paved, green = 0.6 * shares_each(rng, plots, between, fabric.evenness) + 0.4 * shares_each(rng, blocks, between, 8)
+    roof, paved, green = roof * (1 - street), paved * (1 - street) + street, green * (1 - street)
+    tile, bitumen, metal, light = roof * shares_each(rng, plots, place.roofs, fabric.evenness)
+    tree = draw_each(rng, blocks)
+    yard = 0.3 * draw_each(rng, plots)  # concrete in place of asphalt
+    shares = {"tile": tile, "bitumen": bitumen, "metal": metal, "concrete": light + paved * yard, "asphalt": paved * (1 - yard)}
+    return Ground(shares | {"tree": green * tree, "grass": green * (1 - tree)}, plots)
+
+
+# City and industry have the same shares on purpose: many small buildings to a pixel, or a hall that fills several.
+_SUBURB = Fabric(block_px=(4, 9), plot_px=(1, 2.2), mean=(0.25, 0.18, 0.57), evenness=10)
+_CITY = Fabric(block_px=(3, 6), plot_px=(1, 2.2), mean=(0.45, 0.35, 0.20), evenness=10)
+_INDUSTRY = Fabric(block_px=(9, 20), plot_px=(3, 8), mean=(0.45, 0.35, 0.20), evenness=2)
+
+GROUND_OF: dict[int, Callable[[Place], Ground]] = {
+    1: _water,
+    2: _forest,
+    3: _orchard,
+    4: functools.partial(_cropland, width_px=(8, 20), length_px=(12, 34)),
+    5: functools.partial(_cropland, width_px=(1.5, 4), length_px=(3, 8)),
+    6: _pasture,
+    7: functools.partial(_built_up, fabric=_SUBURB),
+    8: functools.partial(_built_up, fabric=_CITY),
+    9: functools.partial(_built_up, fabric=_INDUSTRY),
+}
+
+
+# --- a landscape: what stays between dates ------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Landscape:
+    """What stays between dates. All maps are [h, w].
+
+    Attributes:
+        labels: land-use code.
+        shares: cover shares {name: map} for COVERS, adding to 1.
+        parcel: a number in 0 to 1 of each object, which decides crop and sowing date.
+        vigour: 0 to 1, between the sparse and the lush end of each plant.
+        sand, wet, wear: 0 to 1, of soils and asphalt.
+        particles, algae: 0 to 1, of water, adding to at most 1.
+        gain: brightness factor of the object.
+        slope_east, slope_north: rise of the terrain, metres a metre.
+    """
+
+    labels: np.ndarray
+    shares: dict[str, np.ndarray]
+    parcel: np.ndarray
+    vigour: np.ndarray
+    sand: np.ndarray
+    wet: np.ndarray
+    wear: np.ndarray
+    particles: np.ndarray
+    algae: np.ndarray
+    gain: np.ndarray
+    slope_east: np.ndarray
+    slope_north: np.ndarray
+
+
+def _zones(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Land-use codes [h, w]: two to five uses, each where its own smooth field is the highest."""
+    uses = rng.choice(list(CLASSES), size=rng.choice([2, 3, 4, 5], p=[0.25, 0.35, 0.25, 0.15]), replace=False)
+    heights = [smooth_field(rng, size, 16) + 0.12 * smooth_field(rng, size, 2.5) + rng.normal(0, 0.4) for _ in uses]
+    return uses[np.argmax(heights, axis=0)].astype(np.uint8)
+
+
+def _lay_out(place: Place, labels: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Cover shares, a number in 0 to 1 of each object and an object's brightness, each use taken where the labels say so."""
+    shares = {cover: np.zeros(labels.shape) for cover in COVERS}
+    parcel, gain = np.zeros(labels.shape), np.ones(labels.shape)
+    for code in np.unique(labels):
+        here = labels == code
+        ground = GROUND_OF[code](place)
+        for cover, share in ground.shares.items():
+            shares[cover][here] = share[here]
+        parcel[here] = draw_each(place.rng, ground.objects)[here]
+        gain[here] = 1 + 0.16 * (draw_each(place.rng, ground.objects)[here] - 0.5)
+    return shares, parcel, gain
+
+
+def make_landscape(rng: np.random.Generator, size: int) -> Landscape:
+    """One place of [size, size] pixels of 30 m, all of it drawn from `rng`."""
+    labels = _zones(rng, size)
+    place = Place(rng, size, rng.uniform(0, np.pi / 2), rng.dirichlet([3, 3, 1, 2]) + 0.02)
+    shares, parcel, gain = _lay_out(place, labels)
+    height_m = rng.gamma(1.5, 20) * smooth_field(rng, size, 12)
+    north, east = np.gradient(height_m, 30)
+    particles = even_field(rng, size, 20)
+    return Landscape(
+        labels=labels,
+        shares=shares,
+        parcel=parcel,
+        vigour=np.clip(0.5 * (parcel * 7 % 1) + 0.5 * even_field(rng, size, 8) + rng.normal(0, 0.1), 0, 1),
+        sand=even_field(rng, size, 15),
+        wet=even_field(rng, size, 10),
+        wear=even_field(rng, size, 4),
+        particles=particles * rng.random(),
+        algae=(1 - particles) * rng.random(),
+        gain=gain,
+        slope_east=east,
+        slope_north=-north,  # rows run south
+    )

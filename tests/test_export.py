@@ -1,0 +1,127 @@
+"""Tests of `eo_jax.export.to_torch`: exported weights load strictly into a PyTorch SpecViT, which then gives the same tokens for real EnMAP pixels."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import random_weights, relative_error, sincos_2d
+
+from eo_jax.augment.radiometry import normalise
+from eo_jax.export.to_torch import to_torch
+from eo_jax.models import spectral_adapter, vit
+from eo_jax.models.encoder import Encoder, make_encoder
+from eo_jax.sensors import ENMAP
+
+torch = pytest.importorskip("torch")
+from torch_twin import SIZES, SpecViT  # noqa: E402  torch may be absent
+
+TILE, DEPTH = 32, 2
+PARAMETERS = {"tiny": 5_985_344, "small": 22_531_328, "base": 87_473_792, "large": 305_516_416, "huge": 633_672_832, "giant": 1_138_043_264}
+
+
+def weighted(patch: int) -> tuple[Encoder, dict, dict]:
+    """A small encoder, weights and running statistics, none of them at its initial value."""
+    encoder = make_encoder(spectral_adapter.Config(patch=patch), vit.Config(size="tiny", depth=DEPTH), ENMAP, jnp.dtype("float32"))
+    params, statistics = (random_weights(shapes, seed=patch) for shapes in jax.eval_shape(encoder.network.init, jax.random.key(0)))
+    return encoder, params, statistics
+
+
+def nan_filled_twin(patch: int):
+    """A SpecViT that gives NaN unless every weight is loaded."""
+    width, _, heads = SIZES["tiny"]
+    twin = SpecViT(width, DEPTH, heads, patch, TILE).eval()
+    for tensor in twin.state_dict().values():
+        tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
+    return twin
+
+
+def as_tensors(exported: dict[str, np.ndarray]) -> dict:
+    return {name: torch.from_numpy(np.array(array)) for name, array in exported.items()}
+
+
+@pytest.fixture(scope="module")
+def enmap_pixels(sample_data) -> tuple[np.ndarray, np.ndarray]:
+    """Two real tiles over Potsdam, normalised: view [2, 32, 32, 202] and validity [2, 32, 32, 202]."""
+    rasterio = pytest.importorskip("rasterio")
+    paths = sorted((sample_data / "enmap" / "potsdam_l2a_tiles" / "images").glob("*.tif"))[:2]
+    if not paths:
+        pytest.skip(f"no EnMAP tiles in {sample_data}")
+    tiles = []
+    for path in paths:
+        with rasterio.open(path) as dataset:
+            tiles.append(dataset.read(list(ENMAP.band_numbers)))
+    view, valid = normalise(jnp.asarray(np.stack(tiles)), np.array(ENMAP.mean), np.array(ENMAP.std), ENMAP.nodata)
+    return np.asarray(view).transpose(0, 2, 3, 1), np.asarray(valid).transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("patch", [4, 8])
+def test_pytorch_gives_the_same_tokens_for_real_pixels(enmap_pixels, patch):
+    view, valid = enmap_pixels
+    assert valid.all() and view.std() > 0.1
+    encoder, params, statistics = weighted(patch)
+    apply = jax.jit(lambda p, s: encoder.network.apply(p, s, lambda m: m(jnp.asarray(view), jnp.asarray(valid), None, "running"))[0])
+    expected = np.asarray(apply(params, statistics))
+    twin = nan_filled_twin(patch)
+    twin.load_state_dict(as_tensors(to_torch(encoder, params, statistics, TILE)), strict=True)
+    with torch.no_grad():
+        found = twin(torch.from_numpy(view).permute(0, 3, 1, 2)).numpy()
+    assert found.shape == (2, 1 + (TILE // patch) ** 2, 192)
+    assert relative_error(found, expected) < 1e-4
+    assert np.abs(expected[0] - expected[1]).max() > 0.01  # the pixels matter
+
+
+@pytest.mark.parametrize("patch", [4, 8])
+def test_the_state_dict_is_that_of_specvit(patch):
+    exported = to_torch(*weighted(patch), TILE)
+    expected = {name: (tuple(tensor.shape), tensor.numpy().dtype) for name, tensor in nan_filled_twin(patch).state_dict().items()}
+    assert {name: (array.shape, array.dtype) for name, array in exported.items()} == expected
+    assert len(exported) == 171 - 12 * (12 - DEPTH)  # SpecViT-S has 171 tensors and 12 blocks
+    assert all(np.isfinite(array).all() for array in exported.values())
+
+
+def test_every_weight_is_exported_and_none_twice():
+    encoder, params, statistics = weighted(4)
+    exported = to_torch(encoder, params, statistics, TILE)
+    moments = sorted(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves((params, statistics))]))
+    learned = [array.ravel() for name, array in exported.items() if not name.endswith(("pos_embed", "num_batches_tracked"))]
+    np.testing.assert_array_equal(sorted(np.concatenate(learned)), moments)
+
+
+@pytest.mark.parametrize(("patch", "image_size"), [(4, 128), (4, 32), (8, 64)])
+def test_positions_are_those_of_the_image_size(patch, image_size):
+    positions = to_torch(*weighted(patch), image_size)["vit_core.pos_embed"]
+    side = image_size // patch
+    assert positions.shape == (1, 1 + side * side, 192)
+    assert (positions[0, 0] == 0).all()
+    np.testing.assert_allclose(positions[0, 1:], sincos_2d(192, side, side), atol=1e-6)
+
+
+@pytest.mark.parametrize("break_it", ["missing", "foreign", "reshaped"])
+def test_weights_that_do_not_fit_are_refused(break_it):
+    encoder, params, statistics = weighted(4)
+    trunk = dict(params["trunk"])
+    if break_it == "missing":
+        del trunk["cls_token"]
+    elif break_it == "foreign":
+        trunk["register_tokens"] = np.zeros((1, 4, 192), np.float32)
+    else:
+        trunk["cls_token"] = np.zeros((1, 1, 96), np.float32)
+    with pytest.raises(ValueError, match="register_tokens" if break_it == "foreign" else "cls_token"):
+        to_torch(encoder, {**params, "trunk": trunk}, statistics, TILE)
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+def test_the_twin_has_the_published_number_of_parameters(size):
+    with torch.device("meta"):
+        twin = SpecViT(*SIZES[size])
+    assert sum(parameter.numel() for parameter in twin.parameters()) == PARAMETERS[size]
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+def test_the_encoder_has_the_published_number_of_parameters(size):
+    encoder = make_encoder(spectral_adapter.Config(patch=4), vit.Config(size=size), ENMAP, jnp.dtype("float32"))
+    params, _ = jax.eval_shape(encoder.network.init, jax.random.key(0))
+    positions = 1025 * SIZES[size][0]  # parameters in PyTorch, fixed numbers here
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[size] - positions
