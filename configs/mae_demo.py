@@ -22,7 +22,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.data = {"sources": {"enmap": {"store": "stores/demo", "sensor": "enmap"}}, "batch_size": 32, "crop": 64}
     config.augment = {"recipe": "crop_flip", "size": 64, "scale": (0.4, 1.0), "statistics": "published"}
-    config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 8}}, "trunk": {"name": "vit", "size": "tiny", "depth": 4, "pool": "mean"}}
+    config.model = {
+        "stems": {"enmap": {"name": "spectral_adapter", "patch": 8}},
+        "trunk": {"name": "vit", "size": "tiny", "depth": 4, "pool": "mean"},
+    }
     # Not norm_pix: the demo reports reconstruction in reflectance.
     config.objective = {"name": "mae", "mask_ratio": 0.75, "norm_pix_loss": False, "decoder_width": 192, "decoder_depth": 2, "decoder_heads": 6}
     config.optim = {"lr": 1.5e-3, "warmup_steps": 40, "weight_decay": 0.05}

@@ -1,7 +1,7 @@
 """MAE on ten real EnMAP L2A tiles of Potsdam (32 x 32 px, 24 July 2022): the smallest real run, on a laptop.
 
-    python -m data_prep convert enmap-tiles --input ../shared/data/enmap/potsdam_l2a_tiles --output stores/potsdam --val '*_64_32' --val '*_96_96'
-    python -m eo_jax.train --config=configs/mae_potsdam.py --workdir=runs/potsdam --config.data.sources.enmap.store=stores/potsdam
+python -m data_prep convert enmap-tiles --input ../shared/data/enmap/potsdam_l2a_tiles --output stores/potsdam --val '*_64_32' --val '*_96_96'
+python -m eo_jax.train --config=configs/mae_potsdam.py --workdir=runs/potsdam --config.data.sources.enmap.store=stores/potsdam
 """
 
 import ml_collections

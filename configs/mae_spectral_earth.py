@@ -3,12 +3,14 @@
     python -m data_prep convert spectral-earth --input /data/spectral_earth --output stores/se
     python -m eo_jax.train --config=configs/mae_spectral_earth.py:vit_s --workdir=runs/se --config.data.sources.enmap.store=stores/se
 
-Hyper-parameters are those of the released configs for ViT-S: 200 epochs of 415,153 places, batch 256, AdamW (0.9, 0.999) at 1e-4 with weight decay 0.01 on every
-weight, cosine without warm-up, 90 % of 4 px tokens masked, norm_pix_loss, a decoder of one block. What the published weights of the larger sizes were trained
-with is not known; they use the same here. Published figures to compare with: none that we could read.
+Hyper-parameters are those of the released configs for ViT-S: 200 epochs of 415,153 places, batch 256, AdamW (0.9, 0.999) at 1e-4 with
+weight decay 0.01 on every weight, cosine without warm-up, 90 % of 4 px tokens masked, norm_pix_loss, a decoder of one block. What the
+published weights of the larger sizes were trained with is not known; they use the same here. Published figures to compare with: none that
+we could read.
 
-Departures from the released code: the adapter runs on visible tokens only (the released code runs it on all pixels; BatchNorm statistics then come from
-visible pixels); the cosine goes by steps, not epochs; bfloat16 instead of float16; no-data takes no part in loss and statistics.
+Departures from the released code: the adapter runs on visible tokens only (the released code runs it on all pixels; BatchNorm statistics
+then come from visible pixels); the cosine goes by steps, not epochs; bfloat16 instead of float16; no-data takes no part in loss and
+statistics.
 """
 
 import ml_collections

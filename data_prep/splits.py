@@ -20,7 +20,7 @@ def assign(items: Sequence[Item], patterns: Sequence[str], share: float | None) 
         raise ValueError("--val and --val-share were both given; keep one of them")
     if listed:
         return list(items)
-    val = _matching(items, patterns) if patterns else {item.id for item in items if share is not None and _position(item.group) < share}
+    val = _matching(items, patterns) if patterns else _drawn(items, share or 0.0)
     chosen = [dataclasses.replace(item, split="val" if item.id in val else "train") for item in items]
     _check(chosen, wanted=bool(patterns) or share is not None)
     return chosen
@@ -34,6 +34,14 @@ def _matching(items: Sequence[Item], patterns: Sequence[str]) -> set[str]:
             raise ValueError(f"--val {pattern!r} matches none of the {len(items)} ids; the first is {items[0].id!r}")
         matched |= found
     return matched
+
+
+def _drawn(items: Sequence[Item], share: float) -> set[str]:
+    """Ids of a share of the places; where it is not 0, at least one place is drawn and one is left, so that ten tiles always give a validation set."""
+    order = sorted({item.group for item in items}, key=_position)
+    wanted = sum(_position(group) < share for group in order)
+    places = set(order[: min(max(wanted, 1), len(order) - 1) if share else 0])
+    return {item.id for item in items if item.group in places}
 
 
 def _position(group: str) -> float:

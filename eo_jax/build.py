@@ -1,7 +1,8 @@
 """From a config section to the thing it describes: the folder listing is the registry.
 
-A section {name: "mae", mask_ratio: 0.75} of folder "objectives" means module `eo_jax.objectives.mae` and its frozen dataclass `Config`, whose fields are
-the allowed keys, with their defaults and docs. A section without a name belongs to one module, and its dataclass is given by the caller.
+A section {name: "mae", mask_ratio: 0.75} of folder "objectives" means module `eo_jax.objectives.mae` and its frozen dataclass `Config`,
+whose fields are the allowed keys, with their defaults and docs. A section without a name belongs to one module, and its dataclass is given
+by the caller.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ def experiment(config: Any) -> Experiment:
     sections = {name: fixed(config, name) for name in _FIXED}
     data, augment = sections["data"], sections["augment"]
     if set(config["model"]["stems"]) != set(data.sources):
-        raise ValueError(f"config.model.stems: {sorted(config['model']['stems'])}, but config.data.sources: {sorted(data.sources)}; one stem a source")
+        raise ValueError(
+            f"config.model.stems: {sorted(config['model']['stems'])}, but config.data.sources: {sorted(data.sources)}; one stem a source"
+        )
     encoders = {source: _encoder(config["model"], source, data.sources[source].sensor) for source in data.sources}
     for source, encoder in encoders.items():
         if augment.size % encoder.patch:

@@ -1,6 +1,6 @@
 """Save, restore and hash {state, data position, config}. The only file that imports Orbax.
 
-    python -m eo_jax.checkpoint hash --workdir=runs/mae        # the SHA-256 of every leaf, and of the whole state
+python -m eo_jax.checkpoint hash --workdir=runs/mae        # the SHA-256 of every leaf, and of the whole state
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every phase o
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: WORKDIR/checkpoints/STEP/{state, data, config}. Saving is asynchronous; a save that was cut short is never listed.
+    """The checkpoints of a workdir: WORKDIR/checkpoints/STEP/{state, data, config}.
+
+    Saving is asynchronous; a save that was cut short is never listed.
 
     Args:
         keep: how many of the latest to keep; None opens them for reading only, which leaves a run that is still saving alone.
@@ -30,7 +32,9 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int | None = None):
         self._folder = (workdir / "checkpoints").absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True) if keep else ocp.CheckpointManagerOptions(read_only=True)
+        options = (
+            ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True) if keep else ocp.CheckpointManagerOptions(read_only=True)
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
@@ -118,7 +122,9 @@ class _named_errors:
 def main() -> int:
     """The `hash` command."""
     parser = argparse.ArgumentParser(
-        prog="python -m eo_jax.checkpoint", description="Looks into checkpoints.", epilog="example: python -m eo_jax.checkpoint hash --workdir=runs/mae"
+        prog="python -m eo_jax.checkpoint",
+        description="Looks into checkpoints.",
+        epilog="example: python -m eo_jax.checkpoint hash --workdir=runs/mae",
     )
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("hash", help="print the SHA-256 of every leaf of the newest checkpoint, and of the whole state")

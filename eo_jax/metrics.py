@@ -116,7 +116,13 @@ class Display:
     """A progress bar on a terminal, plain lines otherwise."""
 
     def __init__(self, first_step: int, steps: int):
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, console=Console(file=sys.stdout), disable=not sys.stdout.isatty())
         self._task = self._progress.add_task("training", total=steps, completed=first_step)
         self._steps, self._first, self._start = steps, first_step, time.perf_counter()

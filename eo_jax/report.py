@@ -1,6 +1,6 @@
 """One self-contained HTML page of a run: numbers, curves, pictures, spectra, configuration, data.
 
-    python -m eo_jax.report --workdir=runs/demo            # writes runs/demo/report.html
+python -m eo_jax.report --workdir=runs/demo            # writes runs/demo/report.html
 """
 
 from __future__ import annotations

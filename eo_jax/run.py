@@ -1,4 +1,4 @@
-"""The `run` section of a config: how long, which seed, when to log and save; and what may change when a run is resumed."""
+"""What a run is: its section of the config, what it was trained on, and what may change when it is resumed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 
 import eo_jax
+from eo_jax.augment.views import Normalisation
+from eo_jax.data.pipeline import Source
+from eo_jax.data.stores import write_atomically
+from eo_jax.sensors import get_sensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,3 +78,34 @@ def versions() -> dict[str, str]:
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "blosc2", "array_record")
     found = {package: importlib.metadata.version(package) for package in packages}
     return {"eo_jax": eo_jax.__version__, "python": platform.python_version(), "device": jax.devices()[0].device_kind, **found}
+
+
+def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
+    """What a source was, for checkpoint, report and export: store, content hash, counts, sensor row, normalisation numbers."""
+    return {
+        "store": source.store.path.name,
+        "content_sha256": source.store.content_hash,
+        "split": source.config.split,
+        "places": len(source.groups),
+        "samples": len(source.groups.members),
+        "places_dropped": source.groups.dropped,
+        "sensor": get_sensor(source.config.sensor).row(),
+        "normalisation": {"source": numbers.source, "mean": numbers.mean.tolist(), "std": numbers.std.tolist()},
+    }
+
+
+def check_same_data(workdir: Path, fingerprint: dict) -> None:
+    """Raises ValueError where a store changed since the run in `workdir` began."""
+    before = json.loads((workdir / "data.json").read_text())
+    for name, now in fingerprint.items():
+        if before[name]["content_sha256"] != now["content_sha256"]:
+            raise ValueError(
+                f"{workdir}: source {name!r} was trained on content {before[name]['content_sha256'][:12]}..., store {now['store']} now holds "
+                f"{now['content_sha256'][:12]}...; point config.data.sources.{name}.store at the old store, or use another --workdir"
+            )
+
+
+def write_provenance(workdir: Path, config: dict, fingerprint: dict) -> None:
+    """WORKDIR/config.json, data.json and versions.json."""
+    for name, value in (("config", config), ("data", fingerprint), ("versions", versions())):
+        write_atomically(workdir / f"{name}.json", (json.dumps(value, indent=1) + "\n").encode())

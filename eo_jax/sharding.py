@@ -59,8 +59,7 @@ def state_sharding(config: Config, state: Any, mesh: Mesh) -> Any:
     specs = rules.match(config.rules, state, "config.sharding.rules")
     flat_specs = jax.tree.structure(state).flatten_up_to(specs)
     placed = [
-        NamedSharding(mesh, _right_aligned(spec, leaf.shape, path, mesh))
-        for (path, leaf), spec in zip(rules.paths(state), flat_specs, strict=True)
+        NamedSharding(mesh, _right_aligned(spec, leaf.shape, path, mesh)) for (path, leaf), spec in zip(rules.paths(state), flat_specs, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(state), placed)
 

@@ -9,7 +9,6 @@ The same command resumes. `--dry-run` builds, checks and compiles everything, pr
 from __future__ import annotations
 
 import functools
-import json
 import os
 import signal
 import sys
@@ -22,13 +21,10 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from eo_jax import build, cli, metrics, optim, rules, sharding
-from eo_jax.augment import views
+from eo_jax import build, cli, metrics, optim, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
-from eo_jax.data.stores import write_atomically
-from eo_jax.run import check_same_run, versions
-from eo_jax.sensors import get_sensor
+from eo_jax.run import check_same_data, check_same_run, data_fingerprint, write_provenance
 from eo_jax.step import init_state, make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value")
@@ -61,13 +57,13 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir, run.keep)
     if checkpoints.latest() is not None:
-        check_same_run(_without_steps(checkpoints.config(), extend), _without_steps(config, extend), str(workdir))
+        check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
 
     # ------------------------------------------------------------------------------------------------------------ data
     pipeline = Pipeline(experiment.data, run.seed, jax.process_index(), jax.process_count())
     numbers = build.normalisation(experiment, pipeline)
     recipe = build.recipe(experiment, numbers)
-    fingerprint = {name: _fingerprint(source, numbers[name]) for name, source in pipeline.sources.items()}
+    fingerprint = {name: data_fingerprint(source, numbers[name]) for name, source in pipeline.sources.items()}
 
     # ------------------------------------------------------------------------------------------------------------ state and step
     shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0)))
@@ -89,9 +85,10 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     if checkpoints.latest() is not None:
         like = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, placement)
         state, first = checkpoints.restore(like)
-    _check_data(workdir, fingerprint, resumed=first > 0)
-    _write_json(workdir / "config.json", config)
-    _write_json(workdir / "versions.json", versions())
+    if first:
+        check_same_data(workdir, fingerprint)
+    if jax.process_index() == 0:
+        write_provenance(workdir, config, fingerprint)
     evaluators = build.evaluators(config, build.context(experiment, numbers, mesh))
 
     # ------------------------------------------------------------------------------------------------------------ loop
@@ -168,7 +165,9 @@ def _dry_run(train_step, make_state, pipeline: Pipeline, mesh: jax.sharding.Mesh
     for name, source in pipeline.sources.items():
         print(f"source {name}: {len(source.groups)} places, {len(source.groups.members)} samples, {source.groups.dropped} places dropped")
     memory = train_step.lower(state, batch).compile().memory_analysis()
-    print(f"compiled; memory a device: arguments {memory.argument_size_in_bytes / 2**20:.0f} MiB, temporary {memory.temp_size_in_bytes / 2**20:.0f} MiB")
+    print(
+        f"compiled; memory a device: arguments {memory.argument_size_in_bytes / 2**20:.0f} MiB, temporary {memory.temp_size_in_bytes / 2**20:.0f} MiB"
+    )
     return 0
 
 
@@ -176,7 +175,8 @@ def _opening(experiment: build.Experiment, params: Any, pipeline: Pipeline, mesh
     weights = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     data = "; ".join(f"{name}: {len(s.groups)} places, {len(s.groups.members)} samples" for name, s in pipeline.sources.items())
     begin = f"resuming at step {first}" if first else "from step 0"
-    return f"{experiment.objective_name}: {weights:,} parameters on {mesh.size} x {jax.devices()[0].device_kind}; {data}; {begin} of {experiment.run.steps}"
+    device = f"{mesh.size} x {jax.devices()[0].device_kind}"
+    return f"{experiment.objective_name}: {weights:,} parameters on {device}; {data}; {begin} of {experiment.run.steps}"
 
 
 def _closing(workdir: Path, step: int, steps: int) -> int:
@@ -185,43 +185,6 @@ def _closing(workdir: Path, step: int, steps: int) -> int:
         return 128 + signal.SIGTERM
     print(f"done: {workdir}; next: python -m eo_jax.export --workdir={workdir} --output=encoder.safetensors", flush=True)
     return 0
-
-
-def _without_steps(config: dict, extend: bool) -> dict:
-    return config | {"run": {key: value for key, value in config["run"].items() if not (extend and key == "steps")}}
-
-
-def _fingerprint(source: Any, numbers: views.Normalisation) -> dict:
-    return {
-        "store": source.store.path.name,
-        "content_sha256": source.store.content_hash,
-        "split": source.config.split,
-        "places": len(source.groups),
-        "samples": len(source.groups.members),
-        "places_dropped": source.groups.dropped,
-        "sensor": get_sensor(source.config.sensor).row(),
-        "normalisation": {"source": numbers.source, "mean": numbers.mean.tolist(), "std": numbers.std.tolist()},
-    }
-
-
-def _check_data(workdir: Path, fingerprint: dict, *, resumed: bool) -> None:
-    """Writes the data fingerprint of a new run; refuses to resume a run on data that changed."""
-    path = workdir / "data.json"
-    if not resumed:
-        _write_json(path, fingerprint)
-        return
-    before = json.loads(path.read_text())
-    for name, now in fingerprint.items():
-        if before[name]["content_sha256"] != now["content_sha256"]:
-            raise ValueError(
-                f"{workdir}: source {name!r} was trained on content {before[name]['content_sha256'][:12]}..., store {now['store']} now holds "
-                f"{now['content_sha256'][:12]}...; point config.data.sources.{name}.store at the old store, or use another --workdir"
-            )
-
-
-def _write_json(path: Path, value: dict) -> None:
-    if jax.process_index() == 0:
-        write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

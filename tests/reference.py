@@ -155,14 +155,16 @@ def _neighbours(index: int, size: int, out: int) -> tuple[int, int, float]:
     return first, min(first + 1, size - 1), position - first
 
 
-def crop_resize_flip(image: np.ndarray, box: tuple[int, int, int, int], flips: tuple[bool, bool], out: int) -> np.ndarray:
-    """One image [c, h, w]: cut out (top, left, rows, columns), resize, flip up-down and left-right; [out, out, c]."""
+def crop_resize_flip(image: np.ndarray, box: tuple[int, int, int, int], flips: tuple[bool, bool, bool], out: int) -> np.ndarray:
+    """One image [c, h, w]: cut out (top, left, rows, columns), resize, flip up-down, left-right, then about the main diagonal; [out, out, c]."""
     top, left, rows, columns = box
     resized = resize_bilinear(image[:, top : top + rows, left : left + columns].astype(np.float64), out)
     if flips[0]:
         resized = resized[:, ::-1]
     if flips[1]:
         resized = resized[:, :, ::-1]
+    if flips[2]:
+        resized = resized.transpose(0, 2, 1)
     return resized.transpose(1, 2, 0)
 
 

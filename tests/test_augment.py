@@ -28,7 +28,7 @@ crop_resize_flip = jax.jit(geometry.crop_resize_flip, static_argnums=3)
 
 
 BOXES = np.array([[0, 0, 13, 17], [2, 3, 7, 11], [12, 16, 1, 1], [5, 0, 1, 17], [0, 9, 13, 1], [6, 8, 4, 9]])
-FLIPS = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [1, 1], [0, 1]], bool)
+FLIPS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 1], [1, 1, 0], [1, 1, 1], [0, 0, 1]], bool)
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +56,29 @@ def test_resizing_is_torchs_bilinear_interpolation(images, out):
 
 
 def test_pixels_outside_the_box_take_no_part(images):
-    box, flips = np.array([[2, 3, 7, 11]]), np.zeros((1, 2), bool)
+    box, flips = np.array([[2, 3, 7, 11]]), np.zeros((1, 3), bool)
     outside = np.full_like(images[:1], 1e6)
     outside[:, :, 2:9, 3:14] = images[:1, :, 2:9, 3:14]
     np.testing.assert_array_equal(crop_resize_flip(outside, box, flips, 9), crop_resize_flip(images[:1], box, flips, 9))
 
 
-@pytest.mark.parametrize("up_down", [False, True])
-@pytest.mark.parametrize("left_right", [False, True])
-def test_the_whole_box_at_its_own_size_is_a_pure_flip_bit_for_bit(up_down, left_right):
-    square = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
-    found = crop_resize_flip(square, geometry.whole_boxes(2, 8, 8), np.array([[up_down, left_right]] * 2), 8)
-    expected = square.transpose(0, 2, 3, 1)[:, :: -1 if up_down else 1, :: -1 if left_right else 1]
-    np.testing.assert_array_equal(found, expected)
+SYMMETRIES = {
+    (False, False, False): lambda image: image,
+    (True, False, False): lambda image: image[::-1],
+    (False, True, False): lambda image: image[:, ::-1],
+    (True, True, False): lambda image: image[::-1, ::-1],
+    (False, False, True): lambda image: image.swapaxes(0, 1),
+    (True, False, True): lambda image: image[::-1].swapaxes(0, 1),
+    (False, True, True): lambda image: image[:, ::-1].swapaxes(0, 1),
+    (True, True, True): lambda image: image[::-1, ::-1].swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize(("flips", "symmetry"), SYMMETRIES.items())
+def test_the_whole_box_at_its_own_size_is_a_pure_flip_bit_for_bit(flips, symmetry):
+    square = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    found = crop_resize_flip(square, geometry.whole_boxes(1, 8, 8), np.array([flips]), 8)
+    np.testing.assert_array_equal(found[0], symmetry(square[0].transpose(1, 2, 0)))
 
 
 # --- boxes
@@ -125,18 +135,20 @@ def test_normalise_in_the_archives_dtype(dtype):
     nodata = 0 if dtype.startswith("u") else NODATA
     pixels = np.random.default_rng(0).integers(1, 250, (2, 3, 4, 4)).astype(dtype)
     pixels[0, 1, 2, 3] = pixels[1, :, 0, 0] = nodata
-    found, valid = radiometry.normalise(jnp.asarray(pixels), MEAN, STD, nodata)
+    gain = np.array([1, 1.25], np.float32)
+    found, valid = radiometry.normalise(jnp.asarray(pixels), jnp.asarray(gain), MEAN, STD, nodata)
     np.testing.assert_array_equal(valid, pixels != nodata)
-    expected = np.where(valid, (pixels.astype(float) - MEAN[:, None, None]) / STD[:, None, None], 0)
+    scaled = gain[:, None, None, None] * pixels.astype(float)
     assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(found, np.where(valid, (scaled - MEAN[:, None, None]) / STD[:, None, None], 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [NODATA, np.nan, np.inf, -np.inf])
-def test_values_that_are_no_data(value):
+@pytest.mark.parametrize("gain", [1.0, 0.8])
+def test_values_that_are_no_data(value, gain):
     pixels = np.full((1, 3, 2, 2), 1234, np.float32)
     pixels[0, 1, 0, 1] = value
-    found, valid = radiometry.normalise(jnp.asarray(pixels), MEAN, STD, NODATA)
+    found, valid = radiometry.normalise(jnp.asarray(pixels), jnp.array([gain]), MEAN, STD, NODATA)
     assert np.asarray(valid).sum() == 11 and not valid[0, 1, 0, 1]
     assert found[0, 1, 0, 1] == 0 and np.isfinite(found).all()
 
@@ -255,14 +267,29 @@ def test_a_constant_image_with_holes_stays_constant():
     np.testing.assert_allclose(value, np.where(valid, (2000 - MEAN) / STD, 0), rtol=1e-5)
 
 
-def test_training_flips_all_four_ways_equally_often():
+@pytest.mark.parametrize(("name", "ways"), [("crop_flip", 4), ("crop_d4", 8)])
+def test_training_turns_all_ways_equally_often(name, ways):
     pixels = digital_numbers(1).repeat(400, axis=0)
-    value, _ = both(recipe(size=SIDE, scale=(1.0, 1.0), ratio=(1.0, 1.0)).train(batch(pixels), jax.random.key(10)))
+    value, _ = both(recipe(recipe=name, size=SIDE, scale=(1.0, 1.0), ratio=(1.0, 1.0)).train(batch(pixels), jax.random.key(10)))
     upright = normalised(pixels[:1])[0].transpose(1, 2, 0)
-    ways = np.stack([upright, upright[::-1], upright[:, ::-1], upright[::-1, ::-1]])
-    matches = np.abs(value[:, None] - ways).max(axis=(2, 3, 4)) < 1e-4
+    turned = np.stack([symmetry(upright) for symmetry in SYMMETRIES.values()][:ways])
+    matches = np.abs(value[:, None] - turned).max(axis=(2, 3, 4)) < 1e-4
     assert (matches.sum(axis=1) == 1).all()
     assert scipy.stats.chisquare(matches.sum(axis=0)).pvalue > 1e-3
+
+
+def test_a_gain_is_one_factor_a_view_drawn_evenly_from_its_range():
+    pixels = np.full((400, 1, 3, SIDE, SIDE), 2000, np.int16)
+    pixels[:, :, :, 3, 4] = NODATA
+    value, valid = both(recipe(size=8, gain=(0.5, 1.5)).train(batch(pixels), jax.random.key(11)))
+    factors = np.where(valid, (value * STD + MEAN) / 2000, np.nan).reshape(400, -1)
+    assert (np.nanmax(factors, axis=1) - np.nanmin(factors, axis=1) < 1e-5).all()
+    assert scipy.stats.kstest(np.nanmean(factors, axis=1), scipy.stats.uniform(0.5, 1.0).cdf).pvalue > 1e-3
+
+
+def test_evaluation_takes_no_gain_and_no_turn():
+    plain, varied = recipe(size=SIDE), recipe(recipe="crop_d4", size=SIDE, gain=(0.5, 0.6))
+    jax.tree.map(np.testing.assert_array_equal, varied.evaluate(batch(with_holes())), plain.evaluate(batch(with_holes())))
 
 
 def test_training_is_a_function_of_the_key():
@@ -274,7 +301,14 @@ def test_training_is_a_function_of_the_key():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"recipe": "crop"}, "recipe"), ({"statistics": "imagenet"}, "statistics"), ({"scale": (0.0, 1.0)}, "scale"), ({"scale": (0.9, 0.4)}, "scale")],
+    [
+        ({"recipe": "crop"}, "recipe"),
+        ({"statistics": "imagenet"}, "statistics"),
+        ({"scale": (0.0, 1.0)}, "scale"),
+        ({"scale": (0.9, 0.4)}, "scale"),
+        ({"gain": (0.0, 1.0)}, "gain"),
+        ({"gain": (1.2, 0.8)}, "gain"),
+    ],
 )
 def test_impossible_configs_are_refused(fields, message):
     with pytest.raises(ValueError, match=rf"config\.augment\.{message}"):

@@ -31,10 +31,10 @@ def write_store(path: Path, samples: Sequence[Sample], splits: Sequence[str] | N
 
 
 def write_tiny_store(path: Path, places: int = 6, size: int = 32, seed: int = 0) -> Path:
-    """A store of `places` places with one, two or three dates of int16 [202, size, size] and a label map "landuse"; every third place is in split "val".
+    """A store of places with one, two or three dates of int16 [202, size, size] and a label map "landuse"; every third place is in split "val".
 
-    Classes 1 to 3 are squares of 8 x 8 pixels, brighter the higher; 0, unlabelled, is one corner. Every band has its own level, and rows of the first date
-    of the second place are no-data.
+    Classes 1 to 3 are squares of 8 x 8 pixels, brighter the higher the class; a corner is 0, unlabelled. Every band has the published mean for its
+    level, and the first two rows of one date of the second place are no-data.
     """
     rng = np.random.default_rng(seed)
     samples, splits = [], []
@@ -70,13 +70,13 @@ def _sample(rng: np.random.Generator, place: int, date: int, size: int) -> Sampl
 
 def _about(samples: Sequence[Sample], splits: Sequence[str]) -> dict:
     """What the converter would write of these samples: statistics of the train split, labels of all."""
-    train = np.concatenate([sample.pixels.reshape(len(ENMAP.bands), -1) for sample, split in zip(samples, splits, strict=True) if split == "train"], axis=1)
-    values = np.ma.masked_equal(train, ENMAP.nodata)
+    train = [sample.pixels for sample, split in zip(samples, splits, strict=True) if split == "train"]
+    values = np.ma.masked_equal(np.concatenate(train, axis=1), ENMAP.nodata)
     codes, counts = np.unique([sample.labels["landuse"] for sample in samples], return_counts=True)
     return {
         "sensors": {ENMAP.id: ENMAP.row()},
         "splits": {split: splits.count(split) for split in sorted(set(splits))},
         "groups": len({sample.group for sample in samples}),
-        "statistics": {ENMAP.id: {"mean": values.mean(1).tolist(), "std": values.std(1).tolist()}},
+        "statistics": {ENMAP.id: {"mean": values.mean((1, 2)).tolist(), "std": values.std((1, 2)).tolist()}},
         "labels": {"landuse": {"dtype": "uint8", "values": dict(zip(map(str, codes.tolist()), counts.tolist(), strict=True))}},
     }

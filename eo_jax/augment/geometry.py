@@ -9,9 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 _ATTEMPTS = 10  # candidates drawn before falling back to the largest central box, as torchvision does
 
 
-def random_boxes(
-    key: jax.Array, count: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Int[Array, "b 4"]:
+def random_boxes(key: jax.Array, count: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Int[Array, "b 4"]:
     """Boxes (top, left, rows, columns) of a random resized crop, drawn as torchvision's `RandomResizedCrop.get_params` does.
 
     Args:
@@ -53,9 +51,7 @@ def interpolation_matrix(start: Int[Array, ""], length: Int[Array, ""], size: in
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(size)))
 
 
-def crop_resize_flip(
-    images: Float[Array, "b c h w"], boxes: Int[Array, "b 4"], flips: Bool[Array, "b 3"], out: int
-) -> Float[Array, "b o o c"]:
+def crop_resize_flip(images: Float[Array, "b c h w"], boxes: Int[Array, "b 4"], flips: Bool[Array, "b 3"], out: int) -> Float[Array, "b o o c"]:
     """Each image's box, resized to out x out, then flipped up-down, left-right and about the diagonal where `flips` says so; bands last.
 
     The three flips together make the eight symmetries of the square.

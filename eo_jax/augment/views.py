@@ -22,8 +22,8 @@ class Config:
     """How views are made.
 
     Attributes:
-        recipe: one view "global" of one date, random resized crop; "crop_flip" adds flips up-down and left-right (MAE, SpectralEarth), "crop_d4" all eight
-            symmetries of the square: there is no up in an image taken from above.
+        recipe: one view "global" of one date, random resized crop; "crop_flip" adds flips up-down and left-right (MAE, SpectralEarth),
+            "crop_d4" all eight symmetries of the square: there is no up in an image taken from above.
         size: side of the view in pixels.
         scale: range of the crop's share of the patch's area.
         ratio: range of the crop's columns / rows.

@@ -104,11 +104,10 @@ class Source:
         samples = self.groups.samples(place)
         dates = self.config.dates
         chosen = rng.permutation(samples)[:dates] if len(samples) >= dates else rng.choice(samples, dates)
+        sides = self.store.index["shape"][chosen, 1:].min(0)  # the crop has to fit into every date
+        top, left = (int(rng.integers(0, side - self.crop + 1)) for side in sides)
         for t, i in enumerate(chosen):
-            sample = self.store[i]
-            if t == 0:
-                top, left = (int(rng.integers(0, side - self.crop + 1)) for side in sample.pixels.shape[1:])
-            self.put(batch, row, t, sample, top, left)
+            self.put(batch, row, t, self.store[i], top, left)
 
     def put(self, batch: dict[str, Any], row: int, t: int, sample: Sample, top: int, left: int) -> None:
         """A sample's crop into its place of a batch."""
@@ -158,8 +157,8 @@ class Pipeline:
 def in_order(source: Source, batch_size: int, label: str | None = None) -> Iterator[Batch]:
     """Every sample of a source once, in store order, cropped at the centre; for evaluation.
 
-    Shapes are static: the last batch is filled up with repeats of its last sample, whose `position` is -1. With `label`, the label array of that name is
-    under "label", cropped alike where it is a map.
+    Shapes are static: the last batch is filled up with repeats of its last sample, whose `position` is -1. With `label`, the label array of
+    that name is under "label", cropped alike where it is a map.
     """
     members = np.sort(source.groups.members)
     for start in range(0, len(members), batch_size):

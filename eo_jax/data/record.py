@@ -30,7 +30,17 @@ _CHECKSUM = struct.Struct("<I")
 _DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64")
 # A record that claims more than this is damaged or hostile: the largest real one (a 1000 x 1000 tile of 224 int16 bands) has 0.45 GB.
 _MAX_ARRAY_BYTES = 2**31 - 2**16
-_PLAIN_FIELDS = ("sensor", "id", "group", "product", "time", "lonlat", "crs", "affine", "gsd_m")
+_PLAIN_FIELDS = {
+    "sensor": str,
+    "id": str,
+    "group": str,
+    "product": str | None,
+    "time": int | None,
+    "lonlat": list | None,
+    "crs": str | None,
+    "affine": list | None,
+    "gsd_m": int | float | None,
+}
 
 
 class RecordError(ValueError):
@@ -116,9 +126,9 @@ def _compress(array: np.ndarray) -> bytes:
 def _decompress(payload: memoryview, entry: dict, name: str) -> np.ndarray:
     shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
     expected = math.prod(shape) * dtype.itemsize
-    if expected == 0:
-        return np.empty(shape, dtype)
     try:
+        if expected == 0:
+            return np.empty(shape, dtype)
         found = blosc2.get_cbuffer_sizes(payload)[0]
         if found != expected:
             raise RecordError(f"{name}: array {entry['name']!r} holds {found} bytes, shape {shape} {dtype} needs {expected}")
@@ -148,21 +158,36 @@ def _read_header(data: bytes, name: str) -> tuple[dict, int]:
     offset = _PREFIX.size + length
     try:
         header = json.loads(data[_PREFIX.size : offset])
+        _check_fields(header)
         _check_entries(header["arrays"], len(data) - _CHECKSUM.size - offset)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecordError(damaged.format(f"header: {error}")) from error
     return header, offset
 
 
+def _check_fields(header: dict) -> None:
+    for field, kind in _PLAIN_FIELDS.items():
+        if not isinstance(header[field], kind):
+            raise ValueError(f"{field} is {header[field]!r}")
+    for field, length in (("lonlat", 2), ("affine", 6), ("wavelengths_nm", None)):
+        values = header.get(field)
+        if values is not None and (len(values) != (length or len(values)) or not all(isinstance(value, int | float) for value in values)):
+            raise ValueError(f"{field} is {values!r}")
+
+
 def _check_entries(entries: list[dict], available: int) -> None:
     """A checksum proves no good will: sizes are checked before anything is allocated."""
-    if sum(entry["bytes"] for entry in entries) != available or any(entry["bytes"] < 0 for entry in entries):
-        raise ValueError(f"payload lengths do not add up to the {available} bytes there are")
     for entry in entries:
+        name, shape = entry["name"], entry["shape"]
+        if not isinstance(name, str) or not all(isinstance(size, int) and size >= 0 for size in (*shape, entry["bytes"])):
+            raise ValueError(f"array {name!r} claims shape {shape!r} in {entry['bytes']!r} bytes")
         if entry["dtype"] not in _DTYPES or entry["filter"] not in ("none", "band_difference"):
-            raise ValueError(f"array {entry['name']!r} has dtype {entry['dtype']!r}, filter {entry['filter']!r}")
-        size = math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
-        if min(entry["shape"], default=0) < 0 or size > _MAX_ARRAY_BYTES:
-            raise ValueError(f"array {entry['name']!r} claims shape {entry['shape']}")
+            raise ValueError(f"array {name!r} has dtype {entry['dtype']!r}, filter {entry['filter']!r}")
+        if entry["filter"] == "band_difference" and len(shape) != 3:
+            raise ValueError(f"array {name!r} of shape {shape} has filter 'band_difference', which takes [c, h, w]")
+        if math.prod(max(side, 1) for side in shape) * np.dtype(entry["dtype"]).itemsize > _MAX_ARRAY_BYTES:
+            raise ValueError(f"array {name!r} claims shape {shape}")
+    if sum(entry["bytes"] for entry in entries) != available:
+        raise ValueError(f"payload lengths do not add up to the {available} bytes there are")
     if not any(entry["name"] == "pixels" for entry in entries):
         raise ValueError("no array named 'pixels'")

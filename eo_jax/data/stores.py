@@ -1,8 +1,8 @@
 """A store on disk: shards of records, one index, one manifest; written once, then only read.
 
-    STORE/manifest.json                      what is in it, and the SHA-256 of everything else
-    STORE/index.npz                          one row a record: id, group, split, shard, row, sensor, shape, dtype, time, lonlat, no-data share
-    STORE/shards/00000.array_record ...      the records, see record.py
+STORE/manifest.json                      what is in it, and the SHA-256 of everything else
+STORE/index.npz                          one row a record: id, group, split, shard, row, sensor, shape, dtype, time, lonlat, no-data share
+STORE/shards/00000.array_record ...      the records, see record.py
 """
 
 from __future__ import annotations

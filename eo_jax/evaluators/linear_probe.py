@@ -18,8 +18,8 @@ _UNLABELLED = 0
 class Config:
     """Overall accuracy of a multinomial logistic regression, fitted on one split and scored on another.
 
-    A label map [h, w] is probed token by token (dense features, the majority class of each token's labelled pixels); a label of the whole patch on pooled
-    features. Label 0 means unlabelled.
+    A label map [h, w] is probed token by token (dense features, the majority class of each token's labelled pixels); a label of the whole
+    patch on pooled features. Label 0 means unlabelled.
 
     Attributes:
         every: steps between evaluations; 0 for the end only.
@@ -53,7 +53,9 @@ class Evaluator:
     def _accuracy(self, weights: Weights) -> float:
         x, y = self._features(weights, self.config.train_split)
         if len(np.unique(y)) < 2:
-            raise ValueError(f"config.evals.linear_probe.label: {self.config.label!r} has fewer than two classes in split {self.config.train_split!r}")
+            raise ValueError(
+                f"config.evals.linear_probe.label: {self.config.label!r} has fewer than two classes in split {self.config.train_split!r}"
+            )
         spaced = np.unique(np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int))
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=self.config.regularisation, max_iter=300))
         probe.fit(x[spaced], y[spaced])

@@ -20,7 +20,7 @@ def make_contract(encoder: Encoder, image_size: int, fingerprint: dict, config: 
     return {
         "layout": LAYOUT,
         "sensor": fingerprint["sensor"],
-        "input": "float32 [batch, band, row, column]; x = (digital number - mean) / std, 0 where there is no data; bands in the order of sensor.bands",
+        "input": "float32 [batch, band, row, column]; (digital number - mean) / std, 0 where there is no data; bands in the order of sensor.bands",
         "mean": normalisation["mean"],
         "std": normalisation["std"],
         "normalisation_source": normalisation["source"],

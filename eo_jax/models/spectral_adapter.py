@@ -1,9 +1,9 @@
 """The stem of SpectralEarth: a 1-D convolutional network over the bands of each pixel, then a patch embedding.
 
 Source: recipes of SpecViT (arXiv 2408.08447, AABNassim/spectral_earth): three convolutions along the spectral axis (kernel 7, 7, 5; stride 5, 5, 3;
-padding 1; 32, 64, 128 channels), each with BatchNorm and ReLU, then the mean over what is left of the spectral axis. It is pointwise in space, so under
-MAE it runs on visible tokens only, where SpectralEarth's own code runs it on every pixel. Its filters belong to band *positions*: it is only
-meaningful for the band order of its sensor.
+padding 1; 32, 64, 128 channels), each with BatchNorm and ReLU, then the mean over what is left of the spectral axis. It is pointwise in
+space, so under MAE it runs on visible tokens only, where SpectralEarth's own code runs it on every pixel. Its filters belong to band
+*positions*: it is only meaningful for the band order of its sensor.
 """
 
 from __future__ import annotations

@@ -58,5 +58,5 @@ def check_views(objective: Objective, name: str, crop_sets: Mapping[str, int], r
         given = crop_sets.get(crop_set, 0)
         if given < count:
             raise ValueError(
-                f"config: objective {name!r} needs {count} view(s) {crop_set!r}, recipe {recipe!r} gives {given}; choose another config.augment.recipe"
+                f"config.augment.recipe: objective {name!r} needs {count} view(s) {crop_set!r}, {recipe!r} gives {given}; choose another recipe"
             )

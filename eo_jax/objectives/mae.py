@@ -1,7 +1,8 @@
 """Masked autoencoder: hide most patch tokens, encode the rest, reconstruct the hidden pixels (He et al. 2022, arXiv 2111.06377).
 
-The spectral adapter sits in front of the patch embedding and sees visible tokens only; SpectralEarth's own code runs it on all pixels, with the same result up
-to BatchNorm statistics. Values without data take no part: not in the loss, not in the moments of norm_pix, not in BatchNorm.
+The spectral adapter sits in front of the patch embedding and sees visible tokens only; SpectralEarth's own code runs it on all pixels, with
+the same result up to BatchNorm statistics. Values without data take no part: not in the loss, not in the moments of norm_pix, not in
+BatchNorm.
 """
 
 from __future__ import annotations
