@@ -18,7 +18,8 @@ import orbax.checkpoint as ocp
 from eo_jax import cli, rules
 from eo_jax.schema import Carry, Params
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every phase of every save
+# Orbax reports every phase of every save, and a traceback where a command ends before its clean-up thread; real errors come as exceptions.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:

@@ -88,7 +88,11 @@ class Writer:
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line; NaN and infinity become null, since JSON has neither."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        try:
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        except OSError as error:
+            cure = f"{error.strerror}: cannot be written; free space on that disk, then run the same command again"
+            raise OSError(error.errno, cure, str(self._path)) from error
         if self._tensorboard:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)

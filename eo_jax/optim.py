@@ -40,6 +40,10 @@ class Config:
     decay_rules: tuple[tuple[str, float], ...] = (("(bias|scale)$", 0.0), (".*", 1.0))
     lr_rules: tuple[tuple[str, float], ...] = ((".*", 1.0),)
 
+    def __post_init__(self):
+        if self.accum < 1:
+            raise ValueError(f"config.optim.accum: {self.accum}; expected at least 1")
+
 
 def schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Array]:
     """step -> learning rate: linear warm-up, then half a cosine to `end_lr` at `steps`."""

@@ -43,19 +43,22 @@ class Config:
         for field in ("steps", "log_every", "save_every", "keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.run.{field}: {getattr(self, field)}; expected at least 1")
+        if set(self.writers) - {"tensorboard"}:
+            raise ValueError(f"config.run.writers: {self.writers!r}; expected ('tensorboard',) or ()")
 
 
 # What may differ between a run and its resumption: nothing here changes a weight. A store may move, too: its content hash is what counts.
 _FREE = ("data.threads", "data.prefetch", "sharding.", "run.log_every", "run.save_every", "run.keep", "run.writers", "evals.")
 
 
-def check_same_run(saved: dict, config: dict, workdir: str) -> None:
-    """Raises ValueError, listing every difference that matters, where `workdir` holds a run of another config."""
+def check_same_run(saved: dict, config: dict, workdir: str, *, extend: bool) -> None:
+    """Raises ValueError, listing every difference that matters, where `workdir` holds a run of another config; with `extend`, steps may differ."""
+    free = (*_FREE, "run.steps") if extend else _FREE
     before, now = dict(_flat(saved)), dict(_flat(json.loads(json.dumps(config))))  # JSON has no tuples, and the saved config is JSON
     changed = [
         f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not key.startswith(_FREE) and not key.endswith(".store")
+        if before.get(key) != now.get(key) and not key.startswith(free) and not key.endswith(".store")
     ]
     if changed:
         listing = "\n".join(changed)

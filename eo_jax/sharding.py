@@ -43,6 +43,10 @@ class Config:
     prefetch: int = 1
     rules: tuple[tuple[str, tuple[str | None, ...]], ...] = _RULES
 
+    def __post_init__(self):
+        if self.fsdp < 1:
+            raise ValueError(f"config.sharding.fsdp: {self.fsdp}; expected at least 1")
+
 
 def make_mesh(config: Config) -> Mesh:
     """The mesh over all devices. Raises ValueError where the axes do not multiply to the number of devices."""

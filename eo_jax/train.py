@@ -35,10 +35,13 @@ flags.DEFINE_integer("extend-to", 0, "train a finished run on to this many steps
 
 def main() -> int:
     """Parses flags and trains."""
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__, flags.FLAGS.module_help(flags.FLAGS.find_module_defining_flag("workdir")), sep="\n")
+        return 0
     try:
-        flags.FLAGS(sys.argv, known_only=False)
+        flags.FLAGS(sys.argv)
     except (flags.Error, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{error}. `python -m eo_jax.train --help` lists the flags") from error
+        raise ValueError(f"{_first_cause(error)}; `python -m eo_jax.train --help` lists the flags") from error
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise ValueError("--config=configs/FILE.py[:variant] and --workdir=DIR must be given; `python -m eo_jax.train --help` lists the flags")
     extend_to = flags.FLAGS["extend-to"].value
@@ -85,6 +88,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     if checkpoints.latest() is not None:
         like = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, placement)
         state, first = checkpoints.restore(like)
+    if first > run.steps:
+        raise ValueError(f"{workdir}: trained to step {first} already, --extend-to={run.steps} is fewer; give more than {first}")
     if first:
         check_same_data(workdir, fingerprint)
     if jax.process_index() == 0:
@@ -111,7 +116,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
 
     def evaluate(step: int) -> None:
         for name, (every, evaluator) in evaluators.items():
-            if step == run.steps or (every and step % every == 0 and step > first):
+            if step > first and (step == run.steps or (every and step % every == 0)):
                 scores = {f"eval/{name}/{key}": value for key, value in evaluator((state["params"], state["carry"])).items()}
                 display.say(f"step {step:>6}/{run.steps}  " + "  ".join(f"{key.removeprefix('eval/')} {value:.4f}" for key, value in scores.items()))
                 if writer:
@@ -120,7 +125,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     batches = sharding.prefetch(pipeline.batches(first, run.steps), mesh, experiment.sharding.prefetch)
     running: tuple[int, dict[str, Any]] | None = None
     for step in range(first, run.steps + 1):
-        save = step > first and (step % run.save_every == 0 or step == run.steps or stop.requested)
+        last = step == run.steps or stop.requested  # read once: a signal may come at any time, and the last step has to be saved
+        save = step > first and (step % run.save_every == 0 or last)
         if running and (save or any(every and step % every == 0 for every, _ in evaluators.values())):
             arrive(*running)
             running = None
@@ -128,7 +134,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         evaluate(step)
         if save:
             checkpoints.save(step, state, next_batch=step, config=config)  # batch `step` is not taken yet: a resume takes it
-        if step == run.steps or stop.requested:
+        if last:
             break
         batch = next(batches)
         with jax.transfer_guard("disallow"):
@@ -155,6 +161,13 @@ class _StopSignal:
 
     def _request(self, *_: Any) -> None:
         self.requested = True
+
+
+def _first_cause(error: Exception) -> str:
+    """One line of what ml_collections says in several: the end of a traceback through the config file, or all of it."""
+    cause = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip(". ")]
+    return lines[-1] if any(line.startswith("Traceback") for line in lines) else " ".join(lines)
 
 
 def _dry_run(train_step, make_state, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> int:

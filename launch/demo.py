@@ -19,7 +19,8 @@ from eo_jax.data import open_store
 from eo_jax.metrics import read_metrics
 from eo_jax.report import headline
 
-_PATCH = 4  # side of a token on users' tiles, which can be small
+# Side of a token and of a crop in configs/mae_demo.py; smaller tiles get a smaller crop.
+_PATCH, _CROP = 4, 32
 
 
 def main() -> int:
@@ -57,8 +58,7 @@ def _own_tiles(data: Path) -> tuple[str, str, list[str]]:
     store_path = f"stores/{name}"
     _run("data_prep", "convert", "enmap-tiles", "--input", str(data), "--output", store_path, "--val-share", "0.2")
     store = open_store(store_path)
-    side = int(store.index["shape"][:, 1:].min()) // _PATCH * _PATCH
-    crop = min(side, 64)
+    crop = min(int(store.index["shape"][:, 1:].min()) // _PATCH * _PATCH, _CROP)
     variant = "tiles,probe" if "landcover" in store.manifest["labels"] else "tiles"
     sizes = [f"--config.data.crop={crop}", f"--config.augment.size={crop}"]
     return name, f"configs/mae_demo.py:{variant}", [f"--config.data.sources.enmap.store={store_path}", *sizes]

@@ -1,11 +1,22 @@
-"""Fixtures that several test files use."""
+"""Fixtures that several test files use; and JAX on the CPU, with compiled functions kept from run to run."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import jax
 import pytest
+
+# In the environment for the commands that tests start; in the config because jaxtyping's pytest plugin has imported jax already.
+_JAX = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+}
+for _name, _default in _JAX.items():
+    _value = os.environ.setdefault(_name, _default)
+    jax.config.update(_name.lower(), float(_value) if _name.endswith("SECS") else _value)
 
 
 @pytest.fixture(scope="session")

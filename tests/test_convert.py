@@ -344,13 +344,19 @@ def test_all_bad(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
         (("--val", "0000001/*", "--val-share", "0.5"), ("--val and --val-share",)),
         (("--val", "0000001/00001"), ("1 places on both sides", "'0000001'", "0000001/*")),
         (("--val", "*"), ("every one of the 5 places goes to 'val'",)),
-        (("--val-share", "0.000001"), ("'train'", "--val")),
         (("--trust-product-order",), ("spectral-earth has no option --trust-product-order",)),
     ],
 )
 def test_contradicting_options(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture, options: tuple, words: tuple) -> None:
     fails(capsys, run_earth(archive, tmp_path / "store", *options), *words)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("share", "places"), [("0.000001", 1), ("0.999999", 4)])
+def test_a_share_leaves_no_side_empty(archive: Path, tmp_path: Path, share: str, places: int) -> None:
+    assert run_earth(archive, tmp_path / "store", "--val-share", share) == 0
+    index = open_store(tmp_path / "store").index
+    assert len(set(index["group"][index["split"] == "val"])) == places
 
 
 def test_options_against_the_archives_lists(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -67,7 +67,7 @@ def test_pytorch_gives_the_same_tokens_for_real_pixels(enmap_pixels, patch):
     with torch.no_grad():
         found = twin(torch.from_numpy(view).permute(0, 3, 1, 2)).numpy()
     assert found.shape == (2, 1 + (TILE // patch) ** 2, 192)
-    assert relative_error(found, expected) < 1e-4
+    assert relative_error(found, expected) < 1e-5
     assert np.abs(expected[0] - expected[1]).max() > 0.01  # the pixels matter
 
 
@@ -83,9 +83,9 @@ def test_the_state_dict_is_that_of_specvit(patch):
 def test_every_weight_is_exported_and_none_twice():
     encoder, params, statistics = weighted(4)
     exported = to_torch(encoder, params, statistics, TILE)
-    moments = sorted(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves((params, statistics))]))
-    learned = [array.ravel() for name, array in exported.items() if not name.endswith(("pos_embed", "num_batches_tracked"))]
-    np.testing.assert_array_equal(sorted(np.concatenate(learned)), moments)
+    ours = [leaf.ravel() for leaf in jax.tree.leaves((params, statistics))]
+    theirs = [array.ravel() for name, array in exported.items() if not name.endswith(("pos_embed", "num_batches_tracked"))]
+    np.testing.assert_array_equal(np.sort(np.concatenate(theirs)), np.sort(np.concatenate(ours)))
 
 
 @pytest.mark.parametrize(("patch", "image_size"), [(4, 128), (4, 32), (8, 64)])

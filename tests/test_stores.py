@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -298,9 +299,9 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pyte
     stores.write_atomically(tmp_path / "file", b"old")
 
     def full(descriptor: int) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=rf"No space left on device.*{tmp_path}/file"):
         stores.write_atomically(tmp_path / "file", b"new")
     assert archives.files(tmp_path) == {"file": b"old"}

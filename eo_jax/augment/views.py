@@ -44,6 +44,8 @@ class Config:
                 raise ValueError(f"config.augment.{field}: {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"config.augment.scale: {self.scale}; expected 0 < low <= high <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"config.augment.ratio: {self.ratio}; expected 0 < low <= high")
         if not 0 < self.gain[0] <= self.gain[1]:
             raise ValueError(f"config.augment.gain: {self.gain}; expected 0 < low <= high")
 

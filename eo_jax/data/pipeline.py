@@ -61,6 +61,11 @@ class Config:
     threads: int = 2
     prefetch: int = 2
 
+    def __post_init__(self):
+        for field in ("batch_size", "crop"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"config.data.{field}: {getattr(self, field)}; expected at least 1")
+
 
 class Source:
     """A store opened for drawing: its places and the shape of what a row holds."""
@@ -155,27 +160,39 @@ class Pipeline:
 
 
 def in_order(source: Source, batch_size: int, label: str | None = None) -> Iterator[Batch]:
-    """Every sample of a source once, in store order, cropped at the centre; for evaluation.
+    """Every sample of a source once, in store order, cut into as many crops side by side as fit; for evaluation.
 
-    Shapes are static: the last batch is filled up with repeats of its last sample, whose `position` is -1. With `label`, the label array of
-    that name is under "label", cropped alike where it is a map.
+    `position` is the number of the sample. Shapes are static: the last batch is filled up with repeats of the last crop, whose `position` is -1.
+    With `label`, the label array of that name is under "label", cropped alike where it is a map.
     """
-    members = np.sort(source.groups.members)
-    for start in range(0, len(members), batch_size):
-        numbers = members[start : start + batch_size]
-        batch, labels = source.empty(batch_size), []
-        batch["position"][:] = -1
-        for row in range(batch_size):
-            sample = source.store[int(numbers[min(row, len(numbers) - 1)])]
-            top, left = ((side - source.crop) // 2 for side in sample.pixels.shape[1:])
+    batch, labels, row = source.empty(batch_size), [], 0
+    for number in np.sort(source.groups.members):
+        sample = source.store[int(number)]
+        for top, left in _crops(sample, source.crop):
             source.put(batch, row, 0, sample, top, left)
-            if row < len(numbers):
-                batch["position"][row] = numbers[row]
+            batch["position"][row] = number
             if label is not None:
                 labels.append(_crop_label(sample, label, top, left, source.crop))
-        if label is not None:
-            batch["label"] = np.stack(labels)
-        yield {source.name: batch}
+            row += 1
+            if row == batch_size:
+                yield _labelled(source.name, batch, labels)
+                batch, labels, row = source.empty(batch_size), [], 0
+    if row:
+        for array in batch.values():
+            array[row:] = array[row - 1]
+        batch["position"][row:] = -1
+        yield _labelled(source.name, batch, labels + labels[-1:] * (batch_size - row))
+
+
+def _crops(sample: Sample, crop: int) -> list[tuple[int, int]]:
+    """Upper left corners of the crops that fit side by side, centred in the patch."""
+    height, width = sample.pixels.shape[1:]
+    tops, lefts = (range(side % crop // 2, side - crop + 1, crop) for side in (height, width))
+    return [(top, left) for top in tops for left in lefts]
+
+
+def _labelled(name: str, batch: dict[str, np.ndarray], labels: list[np.ndarray]) -> Batch:
+    return {name: batch | ({"label": np.stack(labels)} if labels else {})}
 
 
 def _crop_label(sample: Sample, label: str, top: int, left: int, crop: int) -> np.ndarray:

@@ -190,6 +190,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # a full disk is reported without a name
+        raise OSError(error.errno, f"{error.strerror}: cannot be written; mend that (free space?), then run the same command again", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -58,7 +58,7 @@ class Context:
     seed: int
 
     def batches(self, split: str, label: str | None = None) -> Iterator[Batch]:
-        """Every sample of a split once, unaugmented; rows with `position` -1 are padding."""
+        """Every sample of a split once, in crops side by side, unaugmented; rows with `position` -1 are padding."""
         return in_order(self._open(split), self.data.batch_size, label)
 
     def features(self, weights: Weights, batch: Batch) -> dict[str, np.ndarray]:

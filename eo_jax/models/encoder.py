@@ -22,8 +22,8 @@ def patchify(image: Float[Array, "b H W c"] | Bool[Array, "b H W c"], patch: int
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch, c)
 
 
-def unpatchify(tokens: Float[Array, "b n p c"], rows: int, columns: int, patch: int) -> Float[Array, "b H W c"]:
-    """The inverse of `patchify`."""
+def unpatchify(tokens: Float[Array, "b n p c"] | Bool[Array, "b n p c"], rows: int, columns: int, patch: int) -> Array:
+    """The inverse of `patchify`: [b, H, W, c]."""
     b, _, _, c = tokens.shape
     grid = tokens.reshape(b, rows, columns, patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
     return grid.reshape(b, rows * patch, columns * patch, c)
@@ -46,14 +46,14 @@ class EncoderModule(nnx.Module):
         """Tokens of a view, the class token first.
 
         Args:
-            view: normalised bands, no-data 0.
-            valid: which values count, a band each or one for all.
+            view: normalised bands.
+            valid: which values count, a band each or one for all; the others are read as 0, the training mean.
             ids: the visible patch tokens (row-major); None for all. The rest of the view is never touched.
             statistics: "batch" or "running", for BatchNorm in the stem.
         """
         patch = self.stem.patch
         rows, columns = view.shape[1] // patch, view.shape[2] // patch
-        pixels, counted = patchify(view, patch), patchify(valid, patch).any(-1)
+        pixels, counted = patchify(jnp.where(valid, view, 0.0), patch), patchify(valid, patch).any(-1)
         if ids is not None:
             pixels, counted = take_tokens(pixels, ids), take_tokens(counted, ids)
         tokens = self.stem(pixels, counted, statistics)

@@ -139,15 +139,18 @@ class BatchNorm(nnx.Module):
             mean, var = self._batch_moments(x.astype(jnp.float32), weight.astype(jnp.float32)[:, None, None])
         scale = self.scale[...] * jax.lax.rsqrt(var + _EPSILON)
         shift = self.bias[...] - mean * scale
-        return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+        # In float32: where |mean| is many std, x scale and shift cancel, and bfloat16 would lose what is left.
+        return (x.astype(jnp.float32) * scale + shift).astype(x.dtype)
 
     def _batch_moments(self, x: Array, weight: Array) -> tuple[Array, Array]:
-        count = jnp.maximum(weight.sum() * x.shape[1], 2.0)  # 2, so that a batch without a valid pixel stays finite
+        pixels = weight.sum()
+        count = jnp.maximum(pixels * x.shape[1], 2.0)  # 2, so that a batch without a valid pixel stays finite
+        momentum = jnp.where(pixels > 0, _MOMENTUM, 0.0)  # and moves nothing
         mean = (x * weight).sum((0, 1)) / count
         var = (jnp.square(x - mean) * weight).sum((0, 1)) / count
-        self._move(self.mean, mean)
-        self._move(self.var, var * count / (count - 1))
+        self._move(self.mean, mean, momentum)
+        self._move(self.var, var * count / (count - 1), momentum)
         return mean, var
 
-    def _move(self, running: nnx.BatchStat, new: Array) -> None:
-        running[...] = (1 - _MOMENTUM) * running[...] + _MOMENTUM * jax.lax.stop_gradient(new)
+    def _move(self, running: nnx.BatchStat, new: Array, momentum: Array) -> None:
+        running[...] = (1 - momentum) * running[...] + momentum * jax.lax.stop_gradient(new)

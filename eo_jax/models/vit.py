@@ -42,6 +42,8 @@ class Config:
         for field, allowed in (("size", tuple(SIZES)), ("remat", ("none", "block")), ("pool", ("cls", "mean"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
+        if self.depth < 0:
+            raise ValueError(f"config.model.trunk.depth: {self.depth}; expected 0 (that of the size) or more")
 
     @property
     def width(self) -> int:

@@ -1,0 +1,71 @@
+"""Every weight of every listed config as text: path, dtype, shape, partition, share of the weight decay, share of the learning rate.
+
+    python -m tests.golden_text        # rewrites tests/golden after a change that is meant
+"""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType
+
+from eo_jax import build, rules, sharding
+
+ROOT = Path(__file__).parents[1]
+FOLDER = Path(__file__).parent / "golden"
+# Partitions are those of any mesh; this one also proves that every rule divides its weights.
+MESH = AbstractMesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def load(name: str) -> dict[str, Any]:
+    """The globals of configs/<name>.py: VARIANTS, get_config, __doc__."""
+    return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))
+
+
+def names() -> list[str]:
+    """Names of all config files."""
+    return sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+
+
+def listed() -> list[tuple[str, str]]:
+    """(config, variant) of everything that is listed."""
+    return [(name, variant) for name in names() for variant in load(name)["VARIANTS"]]
+
+
+def file_of(name: str, variant: str) -> Path:
+    """Where the golden text of a variant is kept."""
+    return FOLDER / (f"{name}__{variant}.txt" if variant else f"{name}.txt")
+
+
+def text(config: Any) -> str:
+    """One line a weight; shapes only, nothing is computed."""
+    experiment = build.experiment(config)
+    params, _ = jax.eval_shape(experiment.objective.init, jax.random.key(0))
+    placed = sharding.state_sharding(experiment.sharding, params, MESH)
+    decay = rules.match(experiment.optim.decay_rules, params, "config.optim.decay_rules")
+    lr = rules.match(experiment.optim.lr_rules, params, "config.optim.lr_rules")
+    leaves = [*rules.paths(params)], *map(jax.tree.leaves, (placed, decay, lr))
+    return "".join(_line(path, leaf, *values) for (path, leaf), *values in zip(*leaves, strict=True))
+
+
+def _line(path: str, leaf: jax.ShapeDtypeStruct, placed: jax.sharding.NamedSharding, decay: float, lr: float) -> str:
+    axes = ",".join(str(axis or "-") for axis in placed.spec)
+    return f"{path}  {leaf.dtype.name}{list(leaf.shape)}  [{axes}]  decay {decay:g}  lr {lr:g}\n"
+
+
+def write_all() -> None:
+    """Writes every golden file and removes those that no config stands behind."""
+    FOLDER.mkdir(exist_ok=True)
+    texts = {file_of(name, variant): text(load(name)["get_config"](variant)) for name, variant in listed()}
+    for stale in set(FOLDER.glob("*.txt")) - set(texts):
+        stale.unlink()
+    for path, content in texts.items():
+        path.write_text(content)
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    write_all()

@@ -1,0 +1,72 @@
+"""Trains five steps of a small MAE on several meshes of eight devices and on one device, and says what came of it and where the weights lay."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from eo_jax import build, optim, sharding
+from eo_jax.augment import views
+from eo_jax.models.encoder import make_encoder
+from eo_jax.models.spectral_adapter import Config as StemConfig
+from eo_jax.models.vit import Config as TrunkConfig
+from eo_jax.objectives import mae
+from eo_jax.sensors import ENMAP
+from eo_jax.step import init_state, make_train_step
+
+ROWS, SIZE, STEPS = 8, 16, 5
+ENCODER = make_encoder(StemConfig(patch=4), TrunkConfig(size="tiny", depth=1), ENMAP, build.compute_dtype("float32"))
+OBJECTIVE = mae.Config(decoder_width=32, decoder_depth=1, decoder_heads=2).build({"enmap": ENCODER})
+NUMBERS = views.normalisation("published", ENMAP, None)
+RECIPE = views.make_recipe(views.Config(size=SIZE), {"enmap": (ENMAP, NUMBERS)})
+PARAMS = jax.eval_shape(OBJECTIVE.init, jax.random.key(0))[0]
+
+
+def host_batch(n: int) -> dict:
+    """Batch n on the host; `position` says which row is which."""
+    pixels = np.random.default_rng(n).integers(0, 5000, (ROWS, 1, 202, SIZE, SIZE)).astype(np.int16)
+    return {"enmap": {"pixels": pixels, "position": np.arange(ROWS)}}
+
+
+def one_device() -> Mesh:
+    """The mesh that needs no communication."""
+    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def train(mesh: Mesh) -> dict:
+    """Losses of every step, and the shape of what one device holds of some weights and moments."""
+    optimizer = optim.make_optimizer(optim.Config(lr=1e-3), PARAMS, STEPS)
+    make_state = lambda: init_state(OBJECTIVE, optimizer, 0)  # noqa: E731
+    placement = sharding.state_sharding(sharding.Config(), jax.eval_shape(make_state), mesh)
+    step = jax.jit(
+        make_train_step(OBJECTIVE, optimizer, RECIPE.train, seed=0, steps=STEPS, accum=1),
+        donate_argnums=0,
+        in_shardings=(placement, sharding.batch_sharding(mesh)),
+        out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
+    )
+    state, losses = jax.jit(make_state, out_shardings=placement)(), []
+    for batch in sharding.prefetch((host_batch(n) for n in range(STEPS)), mesh, 1):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    qkv = lambda tree: tree["encoder"]["trunk"]["blocks"]["layers"]["attention"]["qkv"]  # noqa: E731
+    held = lambda array: list(array.addressable_shards[0].data.shape)  # noqa: E731
+    return {"losses": losses, "qkv": held(qkv(state["params"])), "moment": held(qkv(state["optimizer"][1].mu))}
+
+
+def rows(mesh: Mesh) -> dict:
+    """Where `to_global` puts the rows: what the global array holds, and the first row of each device, in mesh order."""
+    placed = sharding.to_global(host_batch(0), mesh)["enmap"]
+    pixels, first = placed["pixels"], {}
+    for shard in pixels.addressable_shards:
+        first[shard.device] = shard.index[0].start or 0
+    same = bool(np.array_equal(np.asarray(pixels), host_batch(0)["enmap"]["pixels"]))
+    return {"same": same, "keys": sorted(placed), "first_rows": [first[device] for device in mesh.devices.flat]}
+
+
+if __name__ == "__main__":
+    meshes = {f"{data}x{fsdp}": sharding.make_mesh(sharding.Config(data=data, fsdp=fsdp)) for data, fsdp in ((8, 1), (4, 2), (1, 8))}
+    runs = {name: train(mesh) for name, mesh in ({"one": one_device()} | meshes).items()}
+    print(json.dumps({"runs": runs, "rows": {name: rows(mesh) for name, mesh in meshes.items()}}))

@@ -1,0 +1,60 @@
+"""Tests of the files in configs/: each opens with its command, lists its variants, and every variant builds with all defaults filled in."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+
+import golden_text
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from eo_jax import build
+
+
+@pytest.mark.parametrize("name", golden_text.names())
+def test_the_docstring_opens_with_the_command(name):
+    command = rf"^ *python -m eo_jax\.train --config=configs/{name}\.py(:\w+)? --workdir=\S+"
+    head = golden_text.load(name)["__doc__"].split("\n\n", 2)[1]
+    assert re.search(command, head, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "variant"), golden_text.listed())
+def test_every_variant_builds_with_every_default_filled_in(name, variant):
+    config = golden_text.load(name)["get_config"](variant)
+    experiment = build.experiment(config)
+    assert set(config) == {"data", "augment", "model", "objective", "optim", "sharding", "run", "evals"}
+    for section in ("data", "augment", "optim", "sharding", "run"):
+        assert set(config[section]) == {field.name for field in dataclasses.fields(getattr(experiment, section))}
+    for evaluator, section in config.evals.items():
+        assert set(section) == {field.name for field in dataclasses.fields(build.module("evaluators", evaluator).Config)}
+
+
+@pytest.mark.parametrize("name", golden_text.names())
+def test_variants_differ_and_one_of_them_is_for_laptops(name):
+    module = golden_text.load(name)
+    texts = {str(module["get_config"](variant)) for variant in module["VARIANTS"]}
+    assert len(texts) == len(module["VARIANTS"])
+    assert str(module["get_config"]()) in texts
+    smoke = module["get_config"]("smoke")
+    assert smoke.run.steps <= 10 and smoke.model.trunk.depth == 1
+
+
+@pytest.mark.parametrize("name", golden_text.names())
+def test_an_unknown_variant_is_an_error_that_lists_those_there_are(name):
+    with pytest.raises(ValueError, match=rf"configs/{name}\.py: no variant 'no_such'; there are .*smoke"):
+        golden_text.load(name)["get_config"]("no_such")
+
+
+def test_a_default_that_the_file_does_not_mention_is_overridden_on_the_command_line(monkeypatch):
+    assert "beta1" not in (golden_text.ROOT / "configs" / "mae_demo.py").read_text()
+    monkeypatch.chdir(golden_text.ROOT)
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values)
+    command = ["train", "--config=configs/mae_demo.py:smoke", "--config.optim.beta1=0.8", "--config.evals.reconstruction.every=2"]
+    monkeypatch.setattr(sys, "argv", command)  # ml_collections looks for overrides there
+    values(command)
+    assert build.experiment(holder.value).optim.beta1 == 0.8
+    assert holder.value.evals.reconstruction.every == 2

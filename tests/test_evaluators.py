@@ -1,0 +1,224 @@
+"""The evaluators' arithmetic against loops that say what is meant, and what they leave out: padding, no-data and unlabelled pixels."""
+
+from __future__ import annotations
+
+import collections
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from eo_jax.evaluators import linear_probe, reconstruction
+from eo_jax.evaluators.linear_probe import token_majority
+from eo_jax.evaluators.reconstruction import squared_errors
+
+BANDS, PATCH = 3, 2
+TO_UNITS = np.array([0.5, 1.0, 4.0])
+
+
+def preview(seed: int = 0, batch: int = 3, rows: int = 3, columns: int = 4, hidden: int = 8) -> dict[str, np.ndarray]:
+    """A random preview of images of `rows` x `columns` tokens, `hidden` of them masked; a fifth of the values is invalid."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.permuted(np.tile(np.arange(rows * columns) < hidden, (batch, 1)), axis=1).reshape(batch, rows, columns)
+    shape = (batch, rows * PATCH, columns * PATCH, BANDS)
+    valid = rng.random(shape) > 0.2
+    return {
+        "view": np.where(valid, rng.normal(size=shape), 0).astype(np.float32),
+        "valid": valid,
+        "reconstruction": rng.normal(size=shape).astype(np.float32),
+        "masked": tokens.repeat(PATCH, 1).repeat(PATCH, 2),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------- reconstruction
+
+
+def visible_mean(view: np.ndarray, valid: np.ndarray, masked: np.ndarray) -> list[float]:
+    """Mean of each band over the visible valid pixels of one image; 0 where there is none."""
+    means = []
+    for band in range(view.shape[-1]):
+        values = [view[y, x, band] for y, x in np.ndindex(masked.shape) if valid[y, x, band] and not masked[y, x]]
+        means.append(float(np.mean(values, dtype=np.float64)) if values else 0.0)
+    return means
+
+
+def nearest_token(masked: np.ndarray, row: int, column: int) -> tuple[int, int]:
+    """Row and column of the visible token nearest to one, the first in row order where several are."""
+    tokens = masked[::PATCH, ::PATCH]
+    visible = [(r, c) for r, c in np.ndindex(tokens.shape) if not tokens[r, c]]
+    return min(visible, key=lambda token: ((token[0] - row) ** 2 + (token[1] - column) ** 2, token))
+
+
+def errors_of_image(view: np.ndarray, valid: np.ndarray, masked: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, int]:
+    sums, count, means = np.zeros(3), 0, visible_mean(view, valid, masked)
+    for y, x, band in np.ndindex(view.shape):
+        if not (masked[y, x] and valid[y, x, band]):
+            continue
+        row, column = nearest_token(masked, y // PATCH, x // PATCH)
+        near = row * PATCH + y % PATCH, column * PATCH + x % PATCH, band
+        guesses = np.array([guess[y, x, band], means[band], view[near] if valid[near] else means[band]])
+        sums += ((guesses - view[y, x, band]) * TO_UNITS[band]) ** 2
+        count += 1
+    return sums, count
+
+
+@pytest.mark.parametrize("hidden", [1, 8, 11])
+def test_squared_errors_are_those_of_a_plain_loop(hidden: int):
+    arrays = preview(hidden, hidden=hidden)
+    images = [errors_of_image(*(arrays[name][i] for name in ("view", "valid", "masked", "reconstruction"))) for i in range(3)]
+    sums, count = squared_errors(arrays, PATCH, TO_UNITS)
+    np.testing.assert_allclose(sums, sum(image for image, _ in images), rtol=1e-6)
+    assert count == sum(values for _, values in images)
+
+
+def test_validity_may_be_shared_by_the_bands():
+    shared = {**preview(), "valid": preview()["valid"][..., :1]}
+    spread = {**shared, "valid": np.repeat(shared["valid"], BANDS, -1)}
+    np.testing.assert_array_equal(squared_errors(shared, PATCH, TO_UNITS)[0], squared_errors(spread, PATCH, TO_UNITS)[0])
+    assert squared_errors(shared, PATCH, TO_UNITS)[1] == squared_errors(spread, PATCH, TO_UNITS)[1]
+
+
+def test_the_nearest_token_of_ties_is_the_first_in_row_order():
+    """One row of five tokens that hold 1 2 3 4 5: tokens 2 and 4 are visible, 3 lies between them."""
+    view = np.repeat(np.arange(1.0, 6.0, dtype=np.float32), PATCH)[None, None, :, None].repeat(PATCH, 1)
+    masked = ~np.isin(view[..., 0], [2, 4])
+    arrays = {"view": view, "valid": np.ones_like(view, bool), "masked": masked, "reconstruction": view + 10}
+    sums, count = squared_errors(arrays, PATCH, np.array([1.0]))
+    assert count == 3 * PATCH * PATCH
+    assert sums / PATCH**2 == pytest.approx([3 * 10**2, (1 - 3) ** 2 + 0 + (5 - 3) ** 2, 1 + 1 + 1])  # 1 from 2, 3 from 2, 5 from 4
+
+
+def test_a_perfect_reconstruction_has_no_error():
+    arrays = preview()
+    arrays["reconstruction"] = np.where(arrays["valid"] & arrays["masked"][..., None], arrays["view"], np.nan)
+    sums, _ = squared_errors(arrays, PATCH, TO_UNITS)
+    assert sums[0] == 0 and (sums[1:] > 0).all()
+
+
+def test_only_masked_valid_values_count():
+    changed = preview()
+    unseen = ~changed["valid"] | ~changed["masked"][..., None]
+    changed["reconstruction"] = np.where(unseen, 1e6, changed["reconstruction"])
+    changed["view"] = np.where(changed["valid"], changed["view"], -1e6)
+    np.testing.assert_array_equal(squared_errors(changed, PATCH, TO_UNITS)[0], squared_errors(preview(), PATCH, TO_UNITS)[0])
+
+
+def context(previews: dict[int, dict[str, np.ndarray]], positions: list[list[int]]) -> SimpleNamespace:
+    """A run of one batch a list of positions, with the same preview arrays for mask n in each."""
+    return SimpleNamespace(
+        source="enmap",
+        patch=PATCH,
+        std=np.array([100.0, 200.0, 800.0]),
+        sensor=SimpleNamespace(scale=0.01),
+        batches=lambda split: iter([{"enmap": {"position": np.array(rows)}} for rows in positions]),
+        preview=lambda weights, batch, number: previews[number],
+    )
+
+
+def test_the_evaluator_gives_root_mean_squares_in_units_over_samples_and_masks():
+    previews = {number: preview(number) for number in range(2)}
+    found = reconstruction.Evaluator(reconstruction.Config(masks=2), context(previews, [[0, 1, 2], [3, 4, 5]]))(({}, {}))
+    units = np.array([1.0, 2.0, 8.0])
+    totals = [squared_errors(previews[number], PATCH, units) for number in range(2)]
+    expected = np.sqrt(sum(sums for sums, _ in totals) / sum(count for _, count in totals))
+    assert [found["rmse"], found["mean_visible_rmse"], found["nearest_token_rmse"]] == pytest.approx(expected)
+    assert found["ratio_to_mean_visible"] == pytest.approx(expected[0] / expected[1])
+    assert found["ratio_to_nearest_token"] == pytest.approx(expected[0] / expected[2])
+
+
+def test_the_evaluator_leaves_out_padding():
+    whole, first = preview(), {name: array[:1] for name, array in preview().items()}
+    config = reconstruction.Config(masks=1)
+    padded = reconstruction.Evaluator(config, context({0: whole}, [[5, -1, -1]]))(({}, {}))
+    assert padded == reconstruction.Evaluator(config, context({0: first}, [[5]]))(({}, {}))
+
+
+# ------------------------------------------------------------------------------------------------------------------- linear probe
+
+
+def majority_of_token(pixels: list[int]) -> int:
+    """The commonest class but 0; the smallest of several; 0 where there is none."""
+    counts = collections.Counter(code for code in pixels if code != 0)
+    return min(counts, key=lambda code: (-counts[code], code)) if counts else 0
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64"])
+@pytest.mark.parametrize("grid", [(2, 3), (4, 6), (8, 12), (1, 1)])
+def test_token_majority_is_that_of_a_plain_loop(grid: tuple[int, int], dtype: str):
+    codes = np.array([0, 0, 0, 3, 7, 204], dtype)
+    label = np.random.default_rng(0).choice(codes, (3, 8, 12))
+    label[1, :4, :4] = 0
+    high, wide = 8 // grid[0], 12 // grid[1]
+    found = token_majority(label, grid)
+    assert found.shape == (3, *grid)
+    for b, row, column in np.ndindex(found.shape):
+        token = label[b, row * high : (row + 1) * high, column * wide : (column + 1) * wide]
+        assert found[b, row, column] == majority_of_token(token.ravel().tolist())
+
+
+def test_classes_beyond_int32_survive():
+    """EuroCrops has codes of ten digits."""
+    label = np.array([[[3301090205, 3301090205], [0, 3301010600]]])
+    assert token_majority(label, (1, 1)).tolist() == [[[3301090205]]]
+
+
+def test_tokens_without_a_label_are_unlabelled():
+    assert token_majority(np.zeros((2, 4, 4), np.uint8), (2, 2)).tolist() == np.zeros((2, 2, 2)).tolist()
+
+
+def probed(label: np.ndarray, position: list[int], dense: np.ndarray, pooled: np.ndarray | None = None) -> SimpleNamespace:
+    """A run whose only batch has these features; weights are multiplied in, so that untrained ones (0) show nothing."""
+    return SimpleNamespace(
+        source="enmap",
+        batches=lambda split, name: iter([{"enmap": {"position": np.array(position), "label": label}}]),
+        features=lambda weights, batch: {"dense": weights * dense, "pooled": None if pooled is None else weights * pooled},
+        untrained=lambda: 0.0,
+    )
+
+
+def labels_and_features() -> tuple[np.ndarray, np.ndarray]:
+    """A map [4, 8, 8] of classes 1 to 3 in tokens of 2 x 2 pixels, and features [4, 4, 4, 3] that tell them apart."""
+    classes = np.random.default_rng(0).integers(1, 4, (4, 4, 4))
+    return classes.repeat(2, 1).repeat(2, 2), np.eye(4)[classes][..., 1:]
+
+
+def test_the_probe_finds_classes_that_the_features_show_and_the_untrained_encoder_does_not():
+    label, dense = labels_and_features()
+    found = linear_probe.Evaluator(linear_probe.Config(), probed(label, [0, 1, 2, 3], dense))(1.0)
+    commonest = np.unique(label, return_counts=True)[1].max() / label.size
+    assert found == {"accuracy": 1.0, "untrained_accuracy": pytest.approx(commonest), "gain": pytest.approx(1 - commonest)}
+
+
+def test_unlabelled_tokens_and_padding_are_neither_fitted_nor_scored():
+    """Their features contradict the rest: counted anywhere, they would cost accuracy."""
+    label, dense = labels_and_features()
+    label[0, :4], dense[0, :2] = 0, dense[1, :2]
+    label[3], dense[3] = label[2] % 3 + 1, dense[2]  # padding with wrong labels
+    found = linear_probe.Evaluator(linear_probe.Config(), probed(label, [0, 1, 2, -1], dense))(1.0)
+    assert found["accuracy"] == 1.0
+    x, y = linear_probe._pair({"dense": dense, "pooled": None}, label, np.array([True, True, True, False]))
+    assert len(x) == len(y) == 3 * 16 - 8 and 0 not in y
+
+
+def test_a_label_of_the_whole_patch_is_probed_on_pooled_features():
+    kinds = np.array([1, 2, 1, 2, 0, 1])
+    pooled = np.stack([kinds == 1, kinds == 2], -1) * 1.0
+    pooled[4:] = [[1.0, 0.0], [0.0, 1.0]]  # unlabelled, and padding that contradicts
+    found = linear_probe.Evaluator(linear_probe.Config(), probed(kinds, [0, 1, 2, 3, 4, -1], np.zeros((6, 1, 1, 2)), pooled))(1.0)
+    assert found["accuracy"] == 1.0
+
+
+def test_few_samples_are_spread_over_the_split():
+    """Fitted on the first tokens alone, the second class would never be seen."""
+    label, dense = np.ones((4, 4, 4), int), np.zeros((4, 4, 4, 2))
+    label[2:] = 2
+    dense[np.arange(4), ..., label[:, 0, 0] - 1] = 1
+    found = linear_probe.Evaluator(linear_probe.Config(max_samples=4), probed(label, [0, 1, 2, 3], dense))(1.0)
+    assert found["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_fewer_than_two_classes_is_an_error_that_names_label_and_split(code: int):
+    run = probed(np.full((1, 4, 4), code), [0], np.zeros((1, 2, 2, 3)))
+    with pytest.raises(ValueError, match="'landuse' has fewer than two classes in split 'train'"):
+        linear_probe.Evaluator(linear_probe.Config(), run)(1.0)

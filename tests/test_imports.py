@@ -1,0 +1,144 @@
+"""Imports point one way, as the layout of the project has it."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("eo_jax", "data_prep", "configs", "launch", "benchmarks")
+
+# What modules of eo_jax may import of eo_jax, by the longest prefix of their name; a prefix covers what is below it.
+NOUNS = ("schema", "sensors")
+MAY_IMPORT = {
+    "schema": (),
+    "sensors": ("schema",),
+    "rules": ("schema",),
+    "data": (*NOUNS, "rules", "data"),
+    "augment": (*NOUNS, "rules", "augment"),
+    "models": (*NOUNS, "rules", "models"),
+    "objectives": ("schema", "models", "augment", "objectives"),
+    "optim": ("schema", "rules"),
+    "sharding": ("schema", "rules"),
+    "step": ("schema", "objectives.base"),
+    "evaluators": (*NOUNS, "data", "objectives.base", "evaluators"),
+    "checkpoint": ("schema", "rules", "cli"),
+    "pictures": (*NOUNS,),
+}
+# Libraries that only these modules may import.
+ONLY_IN = {
+    "orbax": ("eo_jax.checkpoint",),
+    "grain": ("eo_jax.data",),
+    "array_record": ("eo_jax.data",),
+    "optax": ("eo_jax.optim", "eo_jax.step"),
+    "torch": ("eo_jax.export",),
+}
+DATA_PREP_MAY_IMPORT = ("eo_jax.sensors", "eo_jax.data", "eo_jax.schema", "eo_jax.pictures", "data_prep")
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    """{"eo_jax.data.stores": path} of every Python file of the project."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(source: str) -> set[str]:
+    """Dotted names that a source imports, anywhere in it; `from a import b` is a.b where that is a module of the project, else a."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            found |= {name if (name := f"{node.module}.{alias.name}") in modules() else node.module for alias in node.names}
+    return found
+
+
+@functools.cache
+def imports(module: str) -> frozenset[str]:
+    return frozenset(imports_of(modules()[module].read_text(encoding="utf-8")))
+
+
+def within(name: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of the prefixes, or below one."""
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def below(*packages: str) -> list[str]:
+    return [module for module in modules() if within(module, packages)]
+
+
+def own(names: frozenset[str]) -> set[str]:
+    """The names that are modules of the project."""
+    return {name for name in names if within(name, PACKAGES)}
+
+
+def everything_imported_by(starts: list[str]) -> dict[str, str]:
+    """{module of the project: one that imports it} for all that the starts import, directly or not."""
+    reached, waiting = {start: start for start in starts}, list(starts)
+    while waiting:
+        module = waiting.pop()
+        for name in own(imports(module)) & modules().keys():
+            if name not in reached:
+                reached[name] = module
+                waiting.append(name)
+    return reached
+
+
+def test_the_scan_sees_every_form_of_import():
+    source = "import jax.numpy as jnp\nfrom eo_jax import rules\nfrom eo_jax.schema import Sample\ndef f():\n    if 1:\n        import torch, os\n"
+    assert imports_of(source) == {"jax.numpy", "eo_jax.rules", "eo_jax.schema", "torch", "os"}
+    assert within("jax.numpy", ("jax",)) and not within("jaxtyping", ("jax",))
+    assert {"eo_jax.train", "eo_jax.data", "eo_jax.data.stores", "data_prep.convert"} <= modules().keys()
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_directions_within_eo_jax(part: str):
+    members, allowed = below(f"eo_jax.{part}"), tuple(f"eo_jax.{name}" for name in MAY_IMPORT[part])
+    assert members
+    wrong = {module: sorted(name for name in own(imports(module)) if not within(name, allowed)) for module in members}
+    assert {module: names for module, names in wrong.items() if names} == {}
+
+
+def test_nobody_imports_train():
+    assert [module for module in modules() if "eo_jax.train" in imports(module)] == []
+
+
+def test_eo_jax_does_not_import_what_stands_beside_it():
+    beside = tuple(package for package in PACKAGES if package not in ("eo_jax", "configs"))
+    assert [module for module in below("eo_jax") if any(within(name, (*beside, "tests")) for name in imports(module))] == []
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_libraries_are_imported_in_one_place(library: str):
+    users = [module for module in below("eo_jax", "data_prep", "configs") if any(within(name, (library,)) for name in imports(module))]
+    assert users
+    assert [module for module in users if not within(module, ONLY_IN[library])] == []
+
+
+@pytest.mark.parametrize("part", ["eo_jax.data", "eo_jax.schema", "eo_jax.sensors", "data_prep"])
+def test_data_needs_no_jax(part: str):
+    """Neither these modules nor any module of the project that they import, directly or not."""
+    reached = everything_imported_by(below(part))
+    users = {module: by for module, by in reached.items() if any(within(name, ("jax", "flax")) for name in imports(module))}
+    assert users == {}
+
+
+def test_data_prep_imports_only_what_describes_and_stores_data():
+    wrong = {module: sorted(name for name in own(imports(module)) if not within(name, DATA_PREP_MAY_IMPORT)) for module in below("data_prep")}
+    assert {module: names for module, names in wrong.items() if names} == {}
+
+
+def test_no_module_imports_itself_in_a_circle():
+    for module in modules():
+        # A package's __init__ may gather its own modules; Python runs it before them anyway.
+        targets = [name for name in own(imports(module)) & modules().keys() if name != module and not within(module, (name,))]
+        assert module not in everything_imported_by(targets), f"{module} imports itself in a circle"

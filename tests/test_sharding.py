@@ -1,0 +1,111 @@
+"""Tests of `eo_jax.sharding`: a mesh changes where arrays are and nothing else; what does not fit a mesh is said before anything is placed."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+from multidevice.start import run_script
+
+from eo_jax import sharding
+
+MESHES = ("8x1", "4x2", "1x8")
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    return run_script("trajectories.py")
+
+
+# --- eight devices
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_any_mesh_gives_the_losses_of_one_device(found, mesh):
+    one = found["runs"]["one"]["losses"]
+    assert one[-1] < one[0]
+    np.testing.assert_allclose(found["runs"][mesh]["losses"], one, rtol=1e-5)
+
+
+def test_fsdp_cuts_weights_and_their_moments(found):
+    held = {name: (run["qkv"], run["moment"]) for name, run in found["runs"].items()}
+    whole = [1, 192, 3, 3, 64]
+    assert held["one"] == held["8x1"] == (whole, whole)
+    assert held["4x2"] == ([1, 96, 3, 3, 64],) * 2
+    assert held["1x8"] == ([1, 24, 3, 3, 64],) * 2
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_to_global_keeps_rows_in_mesh_order_and_leaves_positions_on_the_host(found, mesh):
+    assert found["rows"][mesh] == {"same": True, "keys": ["pixels"], "first_rows": list(range(8))}
+
+
+# --- what does not fit
+
+
+def mesh_of(data: int, fsdp: int) -> AbstractMesh:
+    return AbstractMesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+@pytest.mark.parametrize("config", [sharding.Config(data=3), sharding.Config(fsdp=2), sharding.Config(data=2, fsdp=4), sharding.Config(data=0)])
+def test_a_mesh_that_does_not_multiply_to_the_devices_is_refused(config):
+    with pytest.raises(ValueError, match=r"config\.sharding: data -?\d+ x fsdp \d is not 1, the number of devices"):
+        sharding.make_mesh(config)
+
+
+@pytest.mark.parametrize(("batch_size", "accum", "nearest"), [(12, 1, 8), (4, 1, 8), (24, 2, 16), (31, 1, 24)])
+def test_a_batch_that_does_not_divide_names_one_that_does(batch_size, accum, nearest):
+    with pytest.raises(ValueError, match=rf"config\.data\.batch_size: {batch_size} does not divide over 8 devices x {accum} .*: {nearest}$"):
+        sharding.check_batch(batch_size, accum, mesh_of(4, 2))
+    sharding.check_batch(nearest, accum, mesh_of(4, 2))
+
+
+def placed(rules: tuple, shapes: dict) -> dict:
+    state = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    tree = sharding.state_sharding(sharding.Config(rules=rules), state, mesh_of(2, 4))
+    return {name: tuple(sharded.spec) for name, sharded in tree.items()}
+
+
+def test_rules_are_right_aligned_so_that_stacked_weights_share_a_row():
+    rules = (("kernel$", ("fsdp", None)), (".*", ()))
+    assert placed(rules, {"kernel": (8, 3), "layers_kernel": (5, 8, 3), "bias": (3,)}) == {
+        "kernel": ("fsdp", None),
+        "layers_kernel": (None, "fsdp", None),
+        "bias": (),
+    }
+
+
+def test_a_rule_that_does_not_divide_its_weight_names_both():
+    with pytest.raises(ValueError, match=r"config\.sharding\.rules: kernel has shape \(6, 3\); 6 does not divide over fsdp = 4"):
+        placed((("kernel$", ("fsdp", None)),), {"kernel": (6, 3)})
+
+
+def test_a_rule_with_more_axes_than_its_weight_names_both():
+    with pytest.raises(ValueError, match=r"config\.sharding\.rules: kernel has shape \(8,\), its rule names 2 axes"):
+        placed((("kernel$", ("fsdp", None)),), {"kernel": (8,)})
+
+
+@pytest.mark.parametrize("rules", [(("bias$", ()),), (("kernel$", ()), ("bias$", ()))])
+def test_a_weight_without_a_rule_and_a_rule_without_a_weight_are_errors(rules):
+    with pytest.raises(ValueError, match=r"config\.sharding\.rules: (no rule matches 'kernel'|rules that match no weight.*bias)"):
+        placed(rules, {"kernel": (8, 4)})
+
+
+# --- prefetch
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 10])
+def test_prefetch_places_ahead_and_loses_nothing(depth):
+    mesh, taken = sharding.make_mesh(sharding.Config()), []
+
+    def batches():
+        for n in range(5):
+            taken.append(n)
+            yield {"enmap": {"pixels": np.full((2, 3), n)}}
+
+    ahead = []
+    for n, batch in enumerate(sharding.prefetch(batches(), mesh, depth)):
+        assert batch["enmap"]["pixels"][0, 0] == n
+        ahead.append(len(taken) - n - 1)
+    assert ahead == [min(depth, 4 - n) for n in range(5)]

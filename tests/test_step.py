@@ -1,0 +1,225 @@
+"""Tests of `eo_jax.step`: descent, the guard against non-finite steps, accumulation, the teacher, and what runs in which precision."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy_objective import MEMORY, Toy
+
+from eo_jax import build, optim
+from eo_jax.models import vit
+from eo_jax.models.encoder import make_encoder
+from eo_jax.models.functional import Network, Stack
+from eo_jax.models.spectral_adapter import Config as StemConfig
+from eo_jax.objectives import mae
+from eo_jax.sensors import ENMAP
+from eo_jax.step import init_state, make_train_step
+
+BANDS, ROWS, STEPS = 5, 8, 50
+TOY = Toy(BANDS)
+OPTIMIZER = optax.chain(optax.trace(0.9), optax.scale(-0.05))
+
+
+def make_views(batch, key):
+    """Pixels [b, c] as views of one pixel; nothing random."""
+    return {"enmap/global": batch["enmap"]["pixels"][:, None, None, None]}
+
+
+def batch_of(seed: int = 0) -> dict:
+    return {"enmap": {"pixels": np.random.default_rng(seed).normal(1, 1, (ROWS, BANDS)).astype(np.float32)}}
+
+
+@functools.cache
+def step_of(accum: int = 1):
+    return jax.jit(make_train_step(TOY, OPTIMIZER, make_views, seed=0, steps=STEPS, accum=accum))
+
+
+@pytest.fixture
+def state() -> dict:
+    return jax.jit(lambda: init_state(TOY, OPTIMIZER, seed=3))()
+
+
+def same(a, b) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b)))
+
+
+def without_step(state: dict) -> dict:
+    return {key: value for key, value in state.items() if key != "step"}
+
+
+def test_the_loss_falls_to_nothing_on_a_batch_that_one_layer_can_fit(state):
+    losses = []
+    for _ in range(STEPS):
+        state, metrics = step_of()(state, batch_of())
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.05 * losses[0]
+    assert int(state["step"]) == STEPS
+
+
+def test_logged_norms_are_those_of_gradient_update_and_new_weights(state):
+    new, metrics = step_of()(state, batch_of())
+    gradient = jax.grad(lambda params: TOY.loss(params, state["carry"], make_views(batch_of(), None), None, 0.0)[0])(state["params"])
+    norm = lambda tree: np.sqrt(sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(tree)))  # noqa: E731
+    moved = jax.tree.map(np.subtract, new["params"], state["params"])
+    assert float(metrics["grad_norm"]) == pytest.approx(norm(gradient), rel=1e-5)
+    assert float(metrics["update_norm"]) == pytest.approx(norm(moved), rel=1e-4)
+    assert float(metrics["param_norm"]) == pytest.approx(norm(new["params"]), rel=1e-5)
+    assert float(metrics["skipped"]) == 0
+
+
+# --- non-finite steps
+
+
+@pytest.mark.parametrize("accum", [1, 2])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])  # 3e38 is finite, its square is not
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step_number(state, value, accum):
+    state, _ = step_of(accum)(state, batch_of())  # momentum and memory hold something to lose
+    broken = batch_of(1)
+    broken["enmap"]["pixels"][5, 2] = value
+    after, metrics = step_of(accum)(state, broken)
+    assert float(metrics["skipped"]) == 1
+    assert same(without_step(after), without_step(state))
+    assert int(after["step"]) == int(state["step"]) + 1
+    after, metrics = step_of(accum)(after, batch_of(2))
+    assert float(metrics["skipped"]) == 0 and not same(after["params"], state["params"])
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped_too(state):
+    @jax.custom_vjp
+    def bad_gradient(x):
+        return x
+
+    bad_gradient.defvjp(lambda x: (x, None), lambda _, g: (g * jnp.nan,))
+
+    class Broken(Toy):
+        def loss(self, params, carry, views, key, progress):
+            loss, rest = super().loss(params, carry, views, key, progress)
+            return bad_gradient(loss), rest
+
+    step = jax.jit(make_train_step(Broken(BANDS), OPTIMIZER, make_views, seed=0, steps=STEPS, accum=1))
+    after, metrics = step(state, batch_of())
+    assert np.isfinite(float(metrics["loss"])) and float(metrics["skipped"]) == 1
+    assert same(without_step(after), without_step(state))
+
+
+# --- accumulation
+
+
+def test_microbatches_give_the_loss_and_the_update_of_the_whole_batch(state):
+    whole, metrics = step_of(1)(state, batch_of())
+    for accum in (2, 4):
+        parts, part_metrics = step_of(accum)(state, batch_of())
+        for name in ("loss", "out", "grad_norm"):
+            assert float(part_metrics[name]) == pytest.approx(float(metrics[name]), rel=1e-6)
+        for name in ("kernel", "bias"):
+            np.testing.assert_allclose(parts["params"]["layer"][name], whole["params"]["layer"][name], rtol=0, atol=1e-7)
+
+
+def test_the_carry_passes_through_the_microbatches_in_order_and_the_teacher_moves_once(state):
+    after, _ = step_of(4)(state, batch_of())
+    carry = after["carry"]
+    assert (int(carry["forwards"]), int(carry["updates"])) == (4, 1)
+    # Microbatch k holds rows k, k + 4, ...: each is spread over all devices, as the batch is.
+    means = [batch_of()["enmap"]["pixels"][k::4].mean() for k in range(4)]
+    np.testing.assert_allclose(carry["memory"][MEMORY - 4 :], means, rtol=1e-6)
+    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state["carry"]["teacher"], after["params"])
+    assert all(jax.tree.leaves(jax.tree.map(np.allclose, carry["teacher"], expected)))
+
+
+# --- randomness and progress
+
+
+class Recorder(Toy):
+    """A toy whose metrics are the keys and the progress it was given."""
+
+    def loss(self, params, carry, views, key, progress):
+        loss, (carry, _) = super().loss(params, carry, views, key, progress)
+        return loss, (carry, {"drawn": jax.random.uniform(key), "progress": progress, "view_drawn": views["drawn"]})
+
+
+def recorded(state: dict, seed: int, accum: int = 1) -> dict[str, float]:
+    views = lambda batch, key: make_views(batch, key) | {"drawn": jax.random.uniform(key)}  # noqa: E731
+    _, metrics = jax.jit(make_train_step(Recorder(BANDS), OPTIMIZER, views, seed=seed, steps=STEPS, accum=accum))(state, batch_of())
+    return {name: float(metrics[name]) for name in ("drawn", "view_drawn", "progress")}
+
+
+def test_draws_are_a_function_of_seed_and_step_alone(state):
+    later = state | {"step": jnp.asarray(7, jnp.int32)}
+    assert recorded(state, 0) == recorded(state, 0)
+    draws = [recorded(state, 0), recorded(later, 0), recorded(state, 1)]
+    assert len({draw[name] for draw in draws for name in ("drawn", "view_drawn")}) == 6
+    assert [draw["progress"] for draw in draws] == pytest.approx([0, 7 / STEPS, 0])
+
+
+def test_each_microbatch_has_its_own_key(state):
+    class LastDraws(Recorder):
+        def loss(self, params, carry, views, key, progress):
+            loss, (carry, metrics) = super().loss(params, carry, views, key, progress)
+            carry["memory"] = jnp.roll(carry["memory"], -1).at[-1].set(metrics["drawn"])
+            return loss, (carry, {})
+
+    views = lambda batch, key: make_views(batch, key) | {"drawn": jax.random.uniform(key)}  # noqa: E731
+    after, _ = jax.jit(make_train_step(LastDraws(BANDS), OPTIMIZER, views, seed=0, steps=STEPS, accum=4))(state, batch_of())
+    assert len(set(np.asarray(after["carry"]["memory"])[1::2].tolist())) == 4
+
+
+# --- stacked blocks
+
+
+@functools.cache
+def stack(remat: str):
+    network = Network(lambda rngs: Stack(lambda block_rngs: vit.Block(16, 2, jnp.dtype("float32"), rngs=block_rngs), 3, remat, rngs=rngs))
+    return network, jax.jit(network.init)(jax.random.key(1))[0]
+
+
+def test_stacked_blocks_are_the_same_blocks_one_after_the_other():
+    network, params = stack("none")
+    block = Network(lambda rngs: vit.Block(16, 2, jnp.dtype("float32"), rngs=rngs))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 16)), jnp.float32)
+
+    def unrolled(params, x):
+        for i in range(3):
+            x, _ = block.apply(jax.tree.map(lambda leaf: leaf[i], params["layers"]), {}, lambda module, x=x: module(x))
+        return x
+
+    value_and_grad = lambda f: jax.jit(jax.value_and_grad(lambda params: jnp.sum(jnp.sin(f(params, x)))))(params)  # noqa: E731
+    stacked = value_and_grad(lambda params, x: network.apply(params, {}, lambda module: module(x))[0])
+    layers = np.asarray(params["layers"]["mlp"]["fc1"]["kernel"])
+    assert layers.shape == (3, 16, 64) and not np.allclose(layers[0], layers[1])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), stacked, value_and_grad(unrolled))
+
+
+def test_remat_changes_memory_not_numbers():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 16)), jnp.float32)
+    params = stack("none")[1]
+    loss = lambda remat: lambda params: jnp.sum(jnp.sin(stack(remat)[0].apply(params, {}, lambda module: module(x))[0]))  # noqa: E731
+    plain, again = (jax.jit(jax.value_and_grad(loss(remat)))(params) for remat in ("none", "block"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), plain, again)
+    recomputes = {remat: "remat" in str(jax.make_jaxpr(jax.grad(loss(remat)))(params)) for remat in ("none", "block")}
+    assert recomputes == {"none": False, "block": True}
+
+
+# --- precision
+
+
+def test_bfloat16_is_for_computing_only():
+    encoder = make_encoder(StemConfig(patch=8), vit.Config(size="tiny", depth=1), ENMAP, build.compute_dtype("bfloat16"))
+    objective = mae.Config(decoder_width=32, decoder_depth=1, decoder_heads=2).build({"enmap": encoder})
+    params, _ = jax.eval_shape(objective.init, jax.random.key(0))
+    optimizer = optim.make_optimizer(optim.Config(), params, STEPS)
+    view = jax.ShapeDtypeStruct((2, 1, 32, 32, 202), jnp.float32)
+    views = {"enmap/global": view, "enmap/global/valid": jax.ShapeDtypeStruct(view.shape, bool)}
+    step = make_train_step(objective, optimizer, lambda batch, key: batch, seed=0, steps=STEPS, accum=1)
+    state = jax.eval_shape(lambda: init_state(objective, optimizer, 0))
+    after, metrics = jax.eval_shape(step, state, views)
+    kinds = lambda tree: {leaf.dtype.name for leaf in jax.tree.leaves(tree)}  # noqa: E731
+    assert kinds((after["params"], after["carry"], metrics)) == {"float32"}
+    assert kinds(after["optimizer"]) == {"float32", "int32"}
+    program = str(jax.make_jaxpr(step)(state, views))
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert products and sum("bf16" in line.split("=")[0] for line in products) > 0.7 * len(products)
