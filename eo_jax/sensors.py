@@ -72,7 +72,7 @@ class Sensor:
         }
 
 
-# How far a file's centre wavelength may lie from the table: scenes differ by up to 0.5 nm, neighbouring bands by 4.7 nm and more.
+# How far a file's centre wavelength may lie from the table. Scenes differ by up to 0.5 nm; neighbouring bands of one camera are 4.6 nm apart or more.
 WAVELENGTH_TOLERANCE_NM = 1.0
 
 

@@ -26,3 +26,23 @@ def sample_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no sample data in {folder}; set EO_JAX_SAMPLE_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory) -> Path:
+    """A store of six places, in splits train and val."""
+    from tiny_store import write_tiny_store
+
+    return write_tiny_store(tmp_path_factory.mktemp("stores") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_store, tmp_path_factory) -> Path:
+    """The workdir of a finished `tiny_run`, in one go. Tests only read it."""
+    from tiny_run import config_of
+
+    from eo_jax import train
+
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    assert train.train(config_of(tiny_store), workdir) == 0
+    return workdir

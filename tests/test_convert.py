@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import archives
 import numpy as np
 import pytest
+import tiny_archives
 
 from benchmarks import codec
 from data_prep import convert, parallel, splits
@@ -32,7 +32,7 @@ SMALL = ("--shard-mb", "1", "--workers", "1")  # two patches a shard
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    return archives.spectral_earth(tmp_path / "archive", "landuse")
+    return tiny_archives.spectral_earth(tmp_path / "archive", "landuse")
 
 
 def run(*arguments: object) -> int:
@@ -58,9 +58,9 @@ def fails(capsys: pytest.CaptureFixture, status: int, *words: str) -> None:
 def test_store_holds_the_archive(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run_earth(archive, tmp_path / "store", "--labels", "landuse", "--val", "0000007/*") == 0
     store = open_store(tmp_path / "store")
-    assert [sample.id for sample in store] == [f"{place}/{scene}" for place, scenes in archives.LOCATIONS.items() for scene in scenes]
+    assert [sample.id for sample in store] == [f"{place}/{scene}" for place, scenes in tiny_archives.LOCATIONS.items() for scene in scenes]
     for sample in store:
-        np.testing.assert_array_equal(sample.pixels, archives.read(archive / "enmap" / f"{sample.id}.tif"))
+        np.testing.assert_array_equal(sample.pixels, tiny_archives.read(archive / "enmap" / f"{sample.id}.tif"))
     assert store.index["split"].tolist() == ["train"] * 3 + ["val"] * 2 + ["train"] * 2
     assert store.manifest["splits"] == {"train": 5, "val": 2} and store.manifest["groups"] == 5
     assert len(store.manifest["shards"]) == 4
@@ -82,14 +82,14 @@ def test_statistics_are_those_of_the_train_split(archive: Path, tmp_path: Path) 
 
 def test_label_classes_are_counted(archive: Path, tmp_path: Path) -> None:
     run_earth(archive, tmp_path / "store", "--labels", "landuse")
-    maps = np.stack([archives.read(path) for path in (archive / "landuse").rglob("*.tif")])
+    maps = np.stack([tiny_archives.read(path) for path in (archive / "landuse").rglob("*.tif")])
     values, counts = np.unique(maps, return_counts=True)
     about = open_store(tmp_path / "store").manifest["labels"]["landuse"]
     assert about == {"dtype": "uint8", "values": {str(value): int(count) for value, count in zip(values, counts, strict=True)}}
 
 
 def test_labels_of_two_types(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    archives.write(archive / "landuse" / "0000010" / "00001.tif", np.ones((1, 32, 32), np.uint16))
+    tiny_archives.write(archive / "landuse" / "0000010" / "00001.tif", np.ones((1, 32, 32), np.uint16))
     fails(capsys, run_earth(archive, tmp_path / "store", "--labels", "landuse"), "'landuse'", "uint8", "uint16")
 
 
@@ -115,7 +115,7 @@ def test_potsdam(sample_data: Path, tmp_path: Path) -> None:
     root = sample_data / "enmap" / "potsdam_l2a_tiles"
     assert run("enmap-tiles", "--input", root, "--output", tmp_path / "store", "--val-share", "0.3", "--workers", "1") == 0
     for sample in open_store(tmp_path / "store"):
-        original = archives.read(root / "images" / f"{sample.id}.tif")
+        original = tiny_archives.read(root / "images" / f"{sample.id}.tif")
         numbers = open_store(tmp_path / "store").manifest["sensors"]["enmap"]["bands"]
         np.testing.assert_array_equal(sample.pixels, original[[int(name[1:]) - 1 for name in numbers]])
 
@@ -132,12 +132,12 @@ def test_codec_halves_real_tiles(sample_data: Path) -> None:
 
 def test_rerun_says_up_to_date(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run_earth(archive, tmp_path / "store")
-    before = archives.files(tmp_path / "store")
+    before = tiny_archives.files(tmp_path / "store")
     (tmp_path / "store" / ".partial").mkdir()  # as a kill after the last step leaves it
     capsys.readouterr()
     assert run_earth(archive, tmp_path / "store") == 0
     assert "up to date" in capsys.readouterr().out
-    assert archives.files(tmp_path / "store") == before and not (tmp_path / "store" / ".partial").exists()
+    assert tiny_archives.files(tmp_path / "store") == before and not (tmp_path / "store" / ".partial").exists()
 
 
 def test_a_place_and_name_of_no_importance(archive: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_place_and_name_of_no_importance(archive: Path, tmp_path: Path) -> Non
     run_earth(archive, tmp_path / "one", "--labels", "landuse")
     archive.rename(tmp_path / "moved")
     run_earth(tmp_path / "moved", tmp_path / "two", "--labels", "landuse", "--workers", "2")
-    assert archives.files(tmp_path / "one") == archives.files(tmp_path / "two")
+    assert tiny_archives.files(tmp_path / "one") == tiny_archives.files(tmp_path / "two")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -163,7 +163,7 @@ def test_kill_and_rerun_give_the_same_bytes(archive: Path, tmp_path: Path, worke
     made = {shard: shard.stat().st_mtime_ns for shard in done}
     assert 0 < len(made) < 4
     subprocess.run([*command, str(tmp_path / "killed")], cwd=REPOSITORY, env=environment(), check=True, capture_output=True)
-    assert archives.files(tmp_path / "killed") == archives.files(tmp_path / "whole")
+    assert tiny_archives.files(tmp_path / "killed") == tiny_archives.files(tmp_path / "whole")
     assert {shard: shard.stat().st_mtime_ns for shard in done} == made  # what was finished is kept
 
 
@@ -178,7 +178,7 @@ def test_interrupt_says_how_to_go_on(archive: Path, tmp_path: Path, sent: signal
     assert not list((tmp_path / "store").rglob(".*.partial"))
     subprocess.run([*command, str(tmp_path / "store")], cwd=REPOSITORY, env=environment(), check=True, capture_output=True)
     run_earth(archive, tmp_path / "whole")
-    assert archives.files(tmp_path / "store") == archives.files(tmp_path / "whole")
+    assert tiny_archives.files(tmp_path / "store") == tiny_archives.files(tmp_path / "whole")
 
 
 def test_killed_parent_leaves_no_worker(tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ def test_damaged_shard_of_an_unfinished_store_is_made_again(archive: Path, tmp_p
     with pytest.raises(SystemExit):
         run_earth(archive, tmp_path / "store")
     monkeypatch.undo()
-    archives.flip(tmp_path / "store" / "shards" / "00001.array_record", 70000)
+    tiny_archives.flip(tmp_path / "store" / "shards" / "00001.array_record", 70000)
     (tmp_path / "store" / "shards" / "00002.array_record").unlink()
     assert run_earth(archive, tmp_path / "store") == 0
-    assert archives.files(tmp_path / "store") == archives.files(tmp_path / "whole")
+    assert tiny_archives.files(tmp_path / "store") == tiny_archives.files(tmp_path / "whole")
 
 
 def test_finished_shards_are_not_made_again(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,12 +257,12 @@ def is_alive(process: int) -> bool:
 
 def test_finished_store_of_other_options(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run_earth(archive, tmp_path / "store")
-    before = archives.files(tmp_path / "store")
+    before = tiny_archives.files(tmp_path / "store")
     capsys.readouterr()
     fails(capsys, run_earth(archive, tmp_path / "store", "--val", "0000001/*"), str(tmp_path / "store"), "another", "options", "--output")
     (archive / "enmap" / "0000001" / "00002.tif").unlink()
     fails(capsys, run_earth(archive, tmp_path / "store"), "list of files")
-    assert archives.files(tmp_path / "store") == before
+    assert tiny_archives.files(tmp_path / "store") == before
 
 
 def test_unfinished_store_of_other_options(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -280,7 +280,7 @@ def test_folder_of_something_else(archive: Path, tmp_path: Path, capsys: pytest.
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("precious")
     fails(capsys, run_earth(archive, tmp_path / "home"), str(tmp_path / "home"), "neither a store", "--output")
-    assert archives.files(tmp_path / "home") == {"thesis.txt": b"precious"}
+    assert tiny_archives.files(tmp_path / "home") == {"thesis.txt": b"precious"}
 
 
 def test_two_at_once(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -296,11 +296,11 @@ def test_two_at_once(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 def spoil(archive: Path) -> None:
     first, third = (archive / "enmap" / name for name in ("0000001/00001.tif", "0000007/00003.tif"))
     first.write_bytes(first.read_bytes()[:5000])
-    archives.write(third, archives.pixels(0, 201))
+    tiny_archives.write(third, tiny_archives.pixels(0, 201))
 
 
 def test_bad_file_stops_and_leaves_no_store(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    archives.write(archive / "enmap" / "0000007" / "00003.tif", archives.pixels(0, 201))
+    tiny_archives.write(archive / "enmap" / "0000007" / "00003.tif", tiny_archives.pixels(0, 201))
     fails(capsys, run_earth(archive, tmp_path / "store"), str(archive / "enmap/0000007/00003.tif"), "201 bands")
     assert not (tmp_path / "store" / "manifest.json").exists()
     assert not list((tmp_path / "store").rglob(".*.partial"))
@@ -317,7 +317,7 @@ def test_skip_bad(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert "cannot be read as GeoTIFF" in lines[0] and "201 bands" in lines[1]
     assert str(tmp_path) not in "".join(lines)
     assert store.manifest["rejects"]["samples"] == 2
-    assert archives.files(tmp_path / "one") == archives.files(tmp_path / "two")
+    assert tiny_archives.files(tmp_path / "one") == tiny_archives.files(tmp_path / "two")
 
 
 def test_skip_bad_with_an_empty_shard(archive: Path, tmp_path: Path) -> None:

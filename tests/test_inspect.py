@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import archives
 import numpy as np
 import pytest
+import tiny_archives
 from PIL import Image
 
 from data_prep import inspect
@@ -18,7 +18,7 @@ from eo_jax.data import open_store
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inspect")
-    archives.spectral_earth(folder / "archive", "landuse")
+    tiny_archives.spectral_earth(folder / "archive", "landuse")
     options = ("--labels", "landuse", "--val", "0000007/*", "--workers", "1")
     assert main(["convert", "spectral-earth", "--input", str(folder / "archive"), "--output", str(folder / "store"), *options]) == 0
     return folder / "store"

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import archives
 import numpy as np
 import pytest
+import tiny_archives
 from tiny_store import write_store, write_tiny_store
 
 from eo_jax.data import open_store
@@ -269,7 +269,7 @@ def test_a_damaged_record_stops_the_run_by_name_after_the_batches_before_it(tmp_
     drawn = [origin(row[0])[0] for n in range(4) for row in Pipeline(config(path, batch_size=2), 0).batch(n)["enmap"]["pixels"]]
     bad = drawn[5]  # in batch 2 of 0 to 3
     data, shard = open_store(path).read(bad), path / f"shards/0000{bad // 5}.array_record"
-    archives.flip(shard, shard.read_bytes().index(data) + len(data) // 2)
+    tiny_archives.flip(shard, shard.read_bytes().index(data) + len(data) // 2)
     batches = Pipeline(config(path, batch_size=2, threads=threads), 0).batches(0, 4)
     assert [next(batches)["enmap"]["position"].tolist() for _ in range(2)] == [[0, 1], [2, 3]]
     with pytest.raises(RecordError, match=rf"{shard} record {bad % 5} \(id id{bad}\): "):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import archives
 import numpy as np
 import pytest
 import rasterio
+import tiny_archives
 
 from data_prep import convert, readers
 from data_prep.readers import ArchiveError
@@ -39,10 +39,10 @@ def test_potsdam_tiles_as_rasterio_reads_them(sample_data: Path) -> None:
     samples = read_all("enmap-tiles", root)
     assert len(samples) == 10
     for sample in samples:
-        original = archives.read(root / "images" / f"{sample.id}.tif")
+        original = tiny_archives.read(root / "images" / f"{sample.id}.tif")
         assert sample.pixels.dtype == np.int16
         np.testing.assert_array_equal(sample.pixels, original[KEPT])
-        np.testing.assert_array_equal(sample.labels["landcover"], archives.read(root / "labels" / f"{sample.id}.tif")[0])
+        np.testing.assert_array_equal(sample.labels["landcover"], tiny_archives.read(root / "labels" / f"{sample.id}.tif")[0])
         np.testing.assert_allclose(sample.wavelengths_nm, ENMAP.centres_nm, atol=0.5)
 
 
@@ -61,7 +61,7 @@ def test_hyspecnet_patch_needs_the_option(sample_data: Path) -> None:
 def test_hyspecnet_patch(sample_data: Path) -> None:
     root = sample_data / "enmap" / "hyspecnet11k"
     (sample,) = read_all("enmap-tiles", root, trust_product_order=True)  # the quality layers beside it are no tiles
-    np.testing.assert_array_equal(sample.pixels, archives.read(root / f"{sample.id}.TIF")[KEPT])
+    np.testing.assert_array_equal(sample.pixels, tiny_archives.read(root / f"{sample.id}.TIF")[KEPT])
     assert not (sample.pixels == ENMAP.nodata).any()  # the 22 empty bands are exactly those that are not kept
     assert (sample.product, sample.time, sample.wavelengths_nm) == ("V010110", 1667492678, None)
 
@@ -70,10 +70,10 @@ def test_hyspecnet_patch(sample_data: Path) -> None:
 
 
 def test_bands_are_picked_by_number(tmp_path: Path) -> None:
-    archives.tag(archives.write(tmp_path / "a.tif", archives.pixels(1, 224)), ENMAP_PRODUCT.centres_nm)
-    archives.tag(archives.write(tmp_path / "b.tif", archives.pixels(1, 224)[KEPT]), ENMAP.centres_nm)
+    tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", tiny_archives.pixels(1, 224)), ENMAP_PRODUCT.centres_nm)
+    tiny_archives.tag(tiny_archives.write(tmp_path / "b.tif", tiny_archives.pixels(1, 224)[KEPT]), ENMAP.centres_nm)
     product, kept = read_all("enmap-tiles", tmp_path)
-    np.testing.assert_array_equal(product.pixels, archives.pixels(1, 224)[KEPT])
+    np.testing.assert_array_equal(product.pixels, tiny_archives.pixels(1, 224)[KEPT])
     np.testing.assert_array_equal(kept.pixels, product.pixels)
     np.testing.assert_array_equal(kept.wavelengths_nm, product.wavelengths_nm)
 
@@ -82,13 +82,13 @@ def test_scene_wavelengths_do_not_reorder_bands(tmp_path: Path) -> None:
     """Bands 91 and 102 lie 0.2 nm apart; in this scene the calibration has them the other way round, which moves no band."""
     nm = ENMAP_PRODUCT.centres_nm.copy()
     nm[90], nm[101] = nm[90] + 0.4, nm[101] - 0.4
-    archives.tag(archives.write(tmp_path / "a.tif", archives.pixels(1, 224)), nm)
-    np.testing.assert_array_equal(read_all("enmap-tiles", tmp_path)[0].pixels, archives.pixels(1, 224)[KEPT])
+    tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", tiny_archives.pixels(1, 224)), nm)
+    np.testing.assert_array_equal(read_all("enmap-tiles", tmp_path)[0].pixels, tiny_archives.pixels(1, 224)[KEPT])
 
 
 def test_micrometres_are_converted(tmp_path: Path) -> None:
-    path = archives.write(tmp_path / "a.tif", archives.pixels(1, 224))
-    archives.tag(path, ENMAP_PRODUCT.centres_nm / 1000, "Micrometers")
+    path = tiny_archives.write(tmp_path / "a.tif", tiny_archives.pixels(1, 224))
+    tiny_archives.tag(path, ENMAP_PRODUCT.centres_nm / 1000, "Micrometers")
     np.testing.assert_allclose(read_all("enmap-tiles", tmp_path)[0].wavelengths_nm, ENMAP.centres_nm, atol=0.01)
 
 
@@ -107,12 +107,12 @@ def test_micrometres_are_converted(tmp_path: Path) -> None:
     ids=["swapped", "reversed", "sorted", "nm called um", "um called nm", "unknown unit", "one missing", "nan"],
 )
 def test_wrong_wavelengths(tmp_path: Path, nm: np.ndarray, units: str, words: tuple[str, ...]) -> None:
-    archives.tag(archives.write(tmp_path / "a.tif", archives.pixels(0, 224)), nm, units)
+    tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", tiny_archives.pixels(0, 224)), nm, units)
     reject("enmap-tiles", tmp_path, "a.tif", *words)
 
 
 def test_untagged_202_bands_are_a_guess_for_tiles(tmp_path: Path) -> None:
-    archives.write(tmp_path / "a.tif", archives.pixels(0))
+    tiny_archives.write(tmp_path / "a.tif", tiny_archives.pixels(0))
     reject("enmap-tiles", tmp_path, "a.tif", "no band has a tag `wavelength`", trust_product_order=True)
 
 
@@ -120,17 +120,17 @@ def test_untagged_202_bands_are_a_guess_for_tiles(tmp_path: Path) -> None:
 
 
 def test_whole_floats_become_int16(tmp_path: Path) -> None:
-    archives.tag(archives.write(tmp_path / "a.tif", archives.pixels(3, 224).astype(np.float32)), ENMAP_PRODUCT.centres_nm)
+    tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", tiny_archives.pixels(3, 224).astype(np.float32)), ENMAP_PRODUCT.centres_nm)
     (sample,) = read_all("enmap-tiles", tmp_path)
     assert sample.pixels.dtype == np.int16
-    np.testing.assert_array_equal(sample.pixels, archives.pixels(3, 224)[KEPT])
+    np.testing.assert_array_equal(sample.pixels, tiny_archives.pixels(3, 224)[KEPT])
 
 
 @pytest.mark.parametrize("value", [1000.5, 40000.0, -32769.0])
 def test_other_floats_stay(tmp_path: Path, value: float) -> None:
-    cube = archives.pixels(0, 224).astype(np.float32)
+    cube = tiny_archives.pixels(0, 224).astype(np.float32)
     cube[5, 3, 4] = value
-    archives.tag(archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
+    tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
     (sample,) = read_all("enmap-tiles", tmp_path)
     assert sample.pixels.dtype == np.float32
     np.testing.assert_array_equal(sample.pixels, cube[KEPT])
@@ -138,23 +138,23 @@ def test_other_floats_stay(tmp_path: Path, value: float) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan(tmp_path: Path, value: float) -> None:
-    cube = archives.pixels(0, 224).astype(np.float32)
+    cube = tiny_archives.pixels(0, 224).astype(np.float32)
     cube[141, 5, 6] = cube[150, 0, 0] = value
-    archives.tag(archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
+    tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
     reject("enmap-tiles", tmp_path, "a.tif", "2 values", "band 142 at row 5, column 6", "write -32768")
 
 
 def test_nan_in_dropped_bands_is_of_no_interest(tmp_path: Path) -> None:
-    cube = archives.pixels(0, 224).astype(np.float32)
+    cube = tiny_archives.pixels(0, 224).astype(np.float32)
     cube[130] = np.nan
-    archives.tag(archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
+    tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
     assert read_all("enmap-tiles", tmp_path)[0].pixels.dtype == np.int16
 
 
 def test_all_nodata(tmp_path: Path) -> None:
     cube = np.full((224, 32, 32), -32768, np.int16)
     cube[130] = 5  # a band that is not kept
-    archives.tag(archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
+    tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
     reject("enmap-tiles", tmp_path, "a.tif", "every pixel", "--skip-bad")
 
 
@@ -163,13 +163,13 @@ def test_all_nodata(tmp_path: Path) -> None:
     [({"dtype": "uint8"}, ("uint8", "int16 or float32")), ({"dtype": "float64"}, ("float64",)), ({"nodata": 0}, ("no-data value is 0", "-32768"))],
 )
 def test_wrong_encoding(tmp_path: Path, profile: dict, words: tuple[str, ...]) -> None:
-    archives.tile(tmp_path / "a.tif", **profile)
+    tiny_archives.tile(tmp_path / "a.tif", **profile)
     reject("enmap-tiles", tmp_path, "a.tif", *words)
 
 
 @pytest.mark.parametrize(("attribute", "value"), [("scales", 0.01), ("offsets", 5.0)])
 def test_wrong_scale(tmp_path: Path, attribute: str, value: float) -> None:
-    with rasterio.open(archives.tile(tmp_path / "a.tif"), "r+") as file:
+    with rasterio.open(tiny_archives.tile(tmp_path / "a.tif"), "r+") as file:
         setattr(file, attribute, (value,) * 224)
     reject("enmap-tiles", tmp_path, "a.tif", f"{attribute[:-1]} is {value:g}", "scale 0.0001")
 
@@ -178,30 +178,30 @@ def test_wrong_scale(tmp_path: Path, attribute: str, value: float) -> None:
 
 
 def test_absent_stays_absent(tmp_path: Path) -> None:
-    archives.tile(tmp_path / "a.tif", crs=None, transform=None)
+    tiny_archives.tile(tmp_path / "a.tif", crs=None, transform=None)
     (sample,) = read_all("enmap-tiles", tmp_path)
     assert (sample.crs, sample.affine, sample.gsd_m, sample.lonlat, sample.time, sample.product) == (None,) * 6
 
 
 def test_degrees_are_no_metres(tmp_path: Path) -> None:
-    archives.tile(tmp_path / "a.tif", crs="EPSG:4326", transform=rasterio.Affine(0.01, 0, 13, 0, -0.02, 52))
+    tiny_archives.tile(tmp_path / "a.tif", crs="EPSG:4326", transform=rasterio.Affine(0.01, 0, 13, 0, -0.02, 52))
     (sample,) = read_all("enmap-tiles", tmp_path)
     assert (sample.crs, sample.gsd_m) == ("EPSG:4326", None)
     assert sample.lonlat == pytest.approx((13.16, 51.68))
 
 
 def test_rotated_grid_keeps_its_pixel_size(tmp_path: Path) -> None:
-    archives.tile(tmp_path / "a.tif", transform=rasterio.Affine(24, 18, 4e5, 18, -24, 5e6))
+    tiny_archives.tile(tmp_path / "a.tif", transform=rasterio.Affine(24, 18, 4e5, 18, -24, 5e6))
     assert read_all("enmap-tiles", tmp_path)[0].gsd_m == pytest.approx(30)
 
 
 def test_time_with_a_zone(tmp_path: Path) -> None:
-    archives.tag(archives.tile(tmp_path / "a.tif"), ENMAP_PRODUCT.centres_nm, start_time="1970-01-01T02:00:00+01:00")
+    tiny_archives.tag(tiny_archives.tile(tmp_path / "a.tif"), ENMAP_PRODUCT.centres_nm, start_time="1970-01-01T02:00:00+01:00")
     assert read_all("enmap-tiles", tmp_path)[0].time == 3600
 
 
 def test_time_that_is_none(tmp_path: Path) -> None:
-    archives.tag(archives.tile(tmp_path / "a.tif"), ENMAP_PRODUCT.centres_nm, start_time="yesterday")
+    tiny_archives.tag(tiny_archives.tile(tmp_path / "a.tif"), ENMAP_PRODUCT.centres_nm, start_time="yesterday")
     reject("enmap-tiles", tmp_path, "a.tif", "'yesterday'", "ISO")
 
 
@@ -209,7 +209,7 @@ def test_time_that_is_none(tmp_path: Path) -> None:
 
 
 def test_truncated_anywhere(tmp_path: Path) -> None:
-    data = archives.tile(tmp_path / "a.tif", compress="deflate").read_bytes()
+    data = tiny_archives.tile(tmp_path / "a.tif", compress="deflate").read_bytes()
     for size in (0, 3, 100, len(data) // 3, len(data) // 2, len(data) - 2000, len(data) - 1):
         (tmp_path / "a.tif").write_bytes(data[:size])
         reject("enmap-tiles", tmp_path, "a.tif", "cannot be read as GeoTIFF")
@@ -217,7 +217,7 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
 
 def test_flipped_bits_give_an_error_or_a_sample(tmp_path: Path) -> None:
     """A GeoTIFF has no checksum, so not every flip can be seen; but none may end in anything but a sample or an ArchiveError."""
-    data = archives.tile(tmp_path / "a.tif", compress="deflate", predictor=2).read_bytes()
+    data = tiny_archives.tile(tmp_path / "a.tif", compress="deflate", predictor=2).read_bytes()
     rejected = 0
     for position in np.random.default_rng(0).integers(0, len(data), 60).tolist() + list(range(0, 16)):
         damaged = bytearray(data)
@@ -232,7 +232,7 @@ def test_flipped_bits_give_an_error_or_a_sample(tmp_path: Path) -> None:
 
 
 def test_another_format_with_the_name_of_a_tiff(tmp_path: Path) -> None:
-    path = archives.tile(tmp_path / "a.tif")
+    path = tiny_archives.tile(tmp_path / "a.tif")
     vrt = f"<VRTDataset rasterXSize='32' rasterYSize='32'><VRTRasterBand band='1'><SimpleSource><SourceFilename>{path}</SourceFilename>"
     (tmp_path / "b.tif").write_text(vrt + "</SimpleSource></VRTRasterBand></VRTDataset>")
     reject("enmap-tiles", tmp_path, "b.tif", "no GeoTIFF")
@@ -242,7 +242,7 @@ def test_another_format_with_the_name_of_a_tiff(tmp_path: Path) -> None:
     ("name", "bands", "expected"), [("enmap-tiles", 223, "all 224"), ("spectral-earth", 201, "202"), ("spectral-earth", 224, "202")]
 )
 def test_wrong_band_count(tmp_path: Path, name: str, bands: int, expected: str) -> None:
-    archives.write(tmp_path / "enmap" / "1" / "a.tif", archives.pixels(0, bands))
+    tiny_archives.write(tmp_path / "enmap" / "1" / "a.tif", tiny_archives.pixels(0, bands))
     reject(name, tmp_path, "enmap/1/a.tif", f"{bands} bands", expected)
 
 
@@ -254,10 +254,10 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 
 def test_reading_writes_nothing(tmp_path: Path) -> None:
-    archives.tile(tmp_path / "a.tif")
-    before = archives.files(tmp_path)
+    tiny_archives.tile(tmp_path / "a.tif")
+    before = tiny_archives.files(tmp_path)
     read_all("enmap-tiles", tmp_path)
-    assert archives.files(tmp_path) == before
+    assert tiny_archives.files(tmp_path) == before
 
 
 def test_unknown_option_of_a_reader(tmp_path: Path) -> None:
@@ -282,29 +282,29 @@ def test_two_files_of_one_id(tmp_path: Path) -> None:
 
 
 def test_spectral_earth_items_in_order(tmp_path: Path) -> None:
-    items = readers.make_reader("spectral-earth", archives.spectral_earth(tmp_path), {}).items()
-    assert [item.id for item in items] == [f"{place}/{scene}" for place, scenes in archives.LOCATIONS.items() for scene in scenes]
-    assert [item.group for item in items] == [place for place, scenes in archives.LOCATIONS.items() for _ in scenes]
+    items = readers.make_reader("spectral-earth", tiny_archives.spectral_earth(tmp_path), {}).items()
+    assert [item.id for item in items] == [f"{place}/{scene}" for place, scenes in tiny_archives.LOCATIONS.items() for scene in scenes]
+    assert [item.group for item in items] == [place for place, scenes in tiny_archives.LOCATIONS.items() for _ in scenes]
 
 
 def test_spectral_earth_keeps_the_cube(tmp_path: Path) -> None:
-    archives.spectral_earth(tmp_path, "landuse")
+    tiny_archives.spectral_earth(tmp_path, "landuse")
     for sample in read_all("spectral-earth", tmp_path, labels=("landuse",)):
-        np.testing.assert_array_equal(sample.pixels, archives.read(tmp_path / "enmap" / f"{sample.id}.tif"))
-        np.testing.assert_array_equal(sample.labels["landuse"], archives.read(tmp_path / "landuse" / f"{sample.id}.tif")[0])
+        np.testing.assert_array_equal(sample.pixels, tiny_archives.read(tmp_path / "enmap" / f"{sample.id}.tif"))
+        np.testing.assert_array_equal(sample.labels["landuse"], tiny_archives.read(tmp_path / "landuse" / f"{sample.id}.tif")[0])
         assert (sample.sensor, sample.wavelengths_nm, sample.time) == ("enmap", None, None)
 
 
 def test_spectral_earth_wavelengths_must_agree(tmp_path: Path) -> None:
-    path = archives.write(tmp_path / "enmap" / "1" / "a.tif", archives.pixels(0))
-    archives.tag(path, ENMAP.centres_nm)
+    path = tiny_archives.write(tmp_path / "enmap" / "1" / "a.tif", tiny_archives.pixels(0))
+    tiny_archives.tag(path, ENMAP.centres_nm)
     np.testing.assert_allclose(read_all("spectral-earth", tmp_path)[0].wavelengths_nm, ENMAP.centres_nm)
-    archives.tag(path, np.sort(ENMAP_PRODUCT.centres_nm)[:202])
+    tiny_archives.tag(path, np.sort(ENMAP_PRODUCT.centres_nm)[:202])
     reject("spectral-earth", tmp_path, "enmap/1/a.tif", "wavelengths")
 
 
 def test_spectral_earth_takes_int16_only(tmp_path: Path) -> None:
-    archives.write(tmp_path / "enmap" / "1" / "a.tif", archives.pixels(0).astype(np.float32))
+    tiny_archives.write(tmp_path / "enmap" / "1" / "a.tif", tiny_archives.pixels(0).astype(np.float32))
     reject("spectral-earth", tmp_path, "enmap/1/a.tif", "float32", "expected int16")
 
 
@@ -312,7 +312,7 @@ def test_spectral_earth_takes_int16_only(tmp_path: Path) -> None:
 
 
 def test_label_missing(tmp_path: Path) -> None:
-    archives.spectral_earth(tmp_path, "landuse")
+    tiny_archives.spectral_earth(tmp_path, "landuse")
     (tmp_path / "landuse" / "0000007" / "00003.tif").unlink()
     reject("spectral-earth", tmp_path, "landuse/0000007/00003.tif", "enmap/0000007/00003.tif", labels=("landuse",))
     reject("spectral-earth", tmp_path, "forest", "no such label folder", labels=("forest",))
@@ -329,14 +329,14 @@ def test_label_missing(tmp_path: Path) -> None:
     ids=["size", "bands", "crs", "shifted"],
 )
 def test_label_on_another_grid(tmp_path: Path, shape: tuple[int, ...], changes: dict, words: tuple[str, ...]) -> None:
-    archives.tile(tmp_path / "images" / "a.tif")
-    archives.write(tmp_path / "labels" / "a.tif", np.ones(shape, np.uint8), **changes)
+    tiny_archives.tile(tmp_path / "images" / "a.tif")
+    tiny_archives.write(tmp_path / "labels" / "a.tif", np.ones(shape, np.uint8), **changes)
     reject("enmap-tiles", tmp_path, "labels/a.tif", "images/a.tif" if "bands" not in words[0] else "", *words)
 
 
 def test_label_folder_elsewhere(tmp_path: Path) -> None:
-    archives.tile(tmp_path / "tiles" / "a.tif")
-    archives.write(tmp_path / "maps" / "a.tif", np.full((1, 32, 32), 300, np.uint16))
+    tiny_archives.tile(tmp_path / "tiles" / "a.tif")
+    tiny_archives.write(tmp_path / "maps" / "a.tif", np.full((1, 32, 32), 300, np.uint16))
     (sample,) = read_all("enmap-tiles", tmp_path / "tiles", labels=(str(tmp_path / "maps"),))
     assert sample.labels["maps"].dtype == np.uint16
     assert (sample.labels["maps"] == 300).all()
@@ -344,8 +344,8 @@ def test_label_folder_elsewhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, 1.5, 3e9])
 def test_label_that_is_no_class(tmp_path: Path, value: float) -> None:
-    archives.tile(tmp_path / "images" / "a.tif")
-    archives.write(tmp_path / "labels" / "a.tif", np.full((1, 32, 32), value, np.float32))
+    tiny_archives.tile(tmp_path / "images" / "a.tif")
+    tiny_archives.write(tmp_path / "labels" / "a.tif", np.full((1, 32, 32), value, np.float32))
     reject("enmap-tiles", tmp_path, "labels/a.tif", "no class numbers")
 
 
@@ -359,7 +359,7 @@ def write_lists(root: Path, **lists: list[str]) -> None:
 
 
 def test_split_lists(tmp_path: Path) -> None:
-    archives.spectral_earth(tmp_path)
+    tiny_archives.spectral_earth(tmp_path)
     names = [item.id for item in readers.make_reader("spectral-earth", tmp_path, {}).items()]
     write_lists(tmp_path, train=names[2:], test=names[:2])
     assert [item.split for item in readers.make_reader("spectral-earth", tmp_path, {}).items()] == ["test"] * 2 + ["train"] * 5
@@ -374,12 +374,12 @@ def test_split_lists(tmp_path: Path) -> None:
     ids=["in two", "in none"],
 )
 def test_split_lists_that_contradict(tmp_path: Path, change: dict[str, slice], words: tuple[str, ...]) -> None:
-    archives.spectral_earth(tmp_path)
+    tiny_archives.spectral_earth(tmp_path)
     names = [item.id for item in readers.make_reader("spectral-earth", tmp_path, {}).items()]
     write_lists(tmp_path, **{split: names[part] for split, part in change.items()})
     reject("spectral-earth", tmp_path, *words)
 
 
 def test_split_list_of_a_missing_file(tmp_path: Path) -> None:
-    write_lists(archives.spectral_earth(tmp_path), train=["0000099/00001"])
+    write_lists(tiny_archives.spectral_earth(tmp_path), train=["0000099/00001"])
     reject("spectral-earth", tmp_path, "splits/train.txt", "enmap/0000099/00001.tif")

@@ -12,9 +12,9 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
-import archives
 import numpy as np
 import pytest
+import tiny_archives
 from tiny_store import PER_SHARD, write_store, write_tiny_store
 
 from eo_jax.data import Store, open_store, record, stores
@@ -136,7 +136,7 @@ def test_a_manifest_of_another_format(path: Path):
 
 @pytest.mark.parametrize("position", [0, 100, -1])
 def test_a_damaged_index(path: Path, position: int):
-    archives.flip(path / "index.npz", position)
+    tiny_archives.flip(path / "index.npz", position)
     assert_refused(path, "index.npz", "damaged", "convert the archive again")
 
 
@@ -166,7 +166,7 @@ def test_a_truncated_shard(path: Path):
 def damage(path: Path, number: int) -> None:
     """Flips a bit in the middle of a record of SHARD."""
     data = open_store(path).read(number)
-    archives.flip(path / SHARD, (path / SHARD).read_bytes().index(data) + len(data) // 2)
+    tiny_archives.flip(path / SHARD, (path / SHARD).read_bytes().index(data) + len(data) // 2)
 
 
 def test_a_flipped_bit_in_a_shard_is_found_when_its_record_is_read_and_named(path: Path):
@@ -193,7 +193,7 @@ def test_a_flipped_bit_anywhere_in_a_shard_never_gives_other_bytes(tmp_path: Pat
     intact, data = read_all(open_store(path)), shard.read_bytes()
     errors = []
     for position in [p for p in range(len(data)) if data[p]][::5]:
-        archives.flip(shard, position, position % 8)
+        tiny_archives.flip(shard, position, position % 8)
         store = open_store(path)
         for i in range(2):
             try:
@@ -201,7 +201,7 @@ def test_a_flipped_bit_anywhere_in_a_shard_never_gives_other_bytes(tmp_path: Pat
             except RecordError as error:
                 assert store.record_name(i) in str(error)
                 errors.append(position)
-        archives.flip(shard, position, position % 8)
+        tiny_archives.flip(shard, position, position % 8)
     assert len(set(errors)) > 50
 
 
@@ -260,7 +260,7 @@ def test_a_torch_loader_with_workers_can_wrap_a_store(whole: Path):
 
 def test_equal_samples_give_equal_files(tmp_path: Path):
     one, two = (write_tiny_store(tmp_path / name, size=8) for name in ("one", "two"))
-    assert archives.files(one) == archives.files(two)
+    assert tiny_archives.files(one) == tiny_archives.files(two)
     assert open_store(one).content_hash == open_store(two).content_hash
 
 
@@ -289,10 +289,10 @@ def test_a_shard_that_fails_leaves_nothing_behind(tmp_path: Path, failure: BaseE
 def test_a_shard_that_fails_keeps_the_old_one(tmp_path: Path):
     file = tmp_path / "00000.array_record"
     stores.write_shard(file, [record.encode(small(0))])
-    before = archives.files(tmp_path)
+    before = tiny_archives.files(tmp_path)
     with pytest.raises(ZeroDivisionError):
         stores.write_shard(file, (record.encode(small(1 // n)) for n in (1, 0)))
-    assert archives.files(tmp_path) == before
+    assert tiny_archives.files(tmp_path) == before
 
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -304,4 +304,4 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=rf"No space left on device.*{tmp_path}/file"):
         stores.write_atomically(tmp_path / "file", b"new")
-    assert archives.files(tmp_path) == {"file": b"old"}
+    assert tiny_archives.files(tmp_path) == {"file": b"old"}

@@ -7,9 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
-import archives
 import numpy as np
 import pytest
+import tiny_archives
 
 from data_prep.__main__ import main
 from data_prep.verify import verify
@@ -20,8 +20,8 @@ from eo_jax.data import open_store, record, stores
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of four shards with labels, two splits and one reject."""
     folder = tmp_path_factory.mktemp("verify")
-    archive = archives.spectral_earth(folder / "archive", "landuse")
-    archives.write(archive / "enmap" / "0000011" / "00009.tif", archives.pixels(0, 201))
+    archive = tiny_archives.spectral_earth(folder / "archive", "landuse")
+    tiny_archives.write(archive / "enmap" / "0000011" / "00009.tif", tiny_archives.pixels(0, 201))
     options = ("--labels", "landuse", "--val", "0000007/*", "--skip-bad", "--shard-mb", "1", "--workers", "1")
     assert main(["convert", "spectral-earth", "--input", str(archive), "--output", str(folder / "store"), *options]) == 0
     return folder / "store"
@@ -51,19 +51,19 @@ def replace_record(store: Path, **changes: object) -> None:
 
 
 def test_whole_store(whole: Path, capsys: pytest.CaptureFixture) -> None:
-    before = archives.files(whole)
+    before = tiny_archives.files(whole)
     assert main(["verify", str(whole), "--workers", "2"]) == 0
     assert "6 records in 3 shards are whole" in capsys.readouterr().out
-    assert archives.files(whole) == before
+    assert tiny_archives.files(whole) == before
 
 
 def test_every_file_is_guarded(store: Path) -> None:
     rng = np.random.default_rng(0)
-    original = archives.files(store)
+    original = tiny_archives.files(store)
     assert set(original) == {"manifest.json", "index.npz", "rejects.txt", *(f"shards/0000{n}.array_record" for n in range(3))}
     for name, data in original.items():
         for position in (0, len(data) // 2, len(data) - 1, *rng.integers(0, len(data), 5)):
-            archives.flip(store / name, int(position), int(rng.integers(8)))
+            tiny_archives.flip(store / name, int(position), int(rng.integers(8)))
             assert verify(store), f"bit of byte {position} of {name}"
             (store / name).write_bytes(data)
     assert verify(store) == []
@@ -73,7 +73,7 @@ def test_every_byte_of_the_manifest_is_guarded(store: Path) -> None:
     file = store / "manifest.json"
     original = file.read_bytes()
     for position in np.random.default_rng(1).integers(0, len(original), 300).tolist():
-        archives.flip(file, position, position % 8)
+        tiny_archives.flip(file, position, position % 8)
         assert verify(store), position
         file.write_bytes(original)
 
@@ -88,7 +88,7 @@ def test_same_manifest_in_other_bytes(store: Path) -> None:
 def test_damaged_record_is_named(store: Path, capsys: pytest.CaptureFixture) -> None:
     reader = open_store(store)
     data = (store / "shards" / "00001.array_record").read_bytes()
-    archives.flip(store / "shards" / "00001.array_record", data.rindex(reader.read(3)[:60]) + 20000)
+    tiny_archives.flip(store / "shards" / "00001.array_record", data.rindex(reader.read(3)[:60]) + 20000)
     assert main(["verify", str(store), "--workers", "1"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2

@@ -86,6 +86,7 @@ class Source:
             ("sensor", index["sensor"][members] == self.config.sensor, self.config.sensor),
             ("shape", index["shape"][members, 0] == bands, f"{bands} bands"),
             ("shape", index["shape"][members, 1:].min(1) >= self.crop, f"at least {self.crop} x {self.crop} pixels (config.data.crop)"),
+            ("time", index["time"][members] < 2**31, "a time before 2038, which int32 seconds hold"),
         ):
             if not fits.all():
                 bad = members[np.flatnonzero(~fits)[0]]
@@ -107,8 +108,7 @@ class Source:
     def fill(self, batch: dict[str, Any], row: int, place: int, rng: np.random.Generator) -> None:
         """One row: `dates` acquisitions of a place in random order, the same random crop of each."""
         samples = self.groups.samples(place)
-        dates = self.config.dates
-        chosen = rng.permutation(samples)[:dates] if len(samples) >= dates else rng.choice(samples, dates)
+        chosen = np.resize(rng.permutation(samples), self.config.dates)  # in turn, where a place has fewer dates
         sides = self.store.index["shape"][chosen, 1:].min(0)  # the crop has to fit into every date
         top, left = (int(rng.integers(0, side - self.crop + 1)) for side in sides)
         for t, i in enumerate(chosen):
@@ -165,6 +165,10 @@ def in_order(source: Source, batch_size: int, label: str | None = None) -> Itera
     `position` is the number of the sample. Shapes are static: the last batch is filled up with repeats of the last crop, whose `position` is -1.
     With `label`, the label array of that name is under "label", cropped alike where it is a map.
     """
+    if source.config.dates != 1:
+        raise ValueError(
+            f"source {source.name!r}: evaluation takes one date at a time, this source draws {source.config.dates}; open it with dates=1"
+        )
     batch, labels, row = source.empty(batch_size), [], 0
     for number in np.sort(source.groups.members):
         sample = source.store[int(number)]
@@ -199,4 +203,6 @@ def _crop_label(sample: Sample, label: str, top: int, left: int, crop: int) -> n
     if label not in sample.labels:
         raise ValueError(f"sample {sample.id}: no label {label!r}; it has {', '.join(sample.labels) or 'none'}. Convert with --labels {label}")
     array = sample.labels[label]
+    if array.ndim == 2 and array.shape != sample.pixels.shape[1:]:
+        raise ValueError(f"sample {sample.id}: label {label!r} is {array.shape}, its pixels are {sample.pixels.shape[1:]}; convert it again")
     return array[top : top + crop, left : left + crop] if array.ndim == 2 else array

@@ -62,9 +62,16 @@ def encode(sample: Sample) -> bytes:
     fields: dict[str, Any] = {field: getattr(sample, field) for field in _PLAIN_FIELDS}
     if sample.wavelengths_nm is not None:
         fields["wavelengths_nm"] = [float(nm) for nm in sample.wavelengths_nm]
-    header = json.dumps({**fields, "arrays": arrays}, sort_keys=True, separators=(",", ":")).encode()
+    header = json.dumps({**fields, "arrays": arrays}, sort_keys=True, separators=(",", ":"), default=_plain_number).encode()
     body = b"".join([_PREFIX.pack(_MAGIC, FORMAT_VERSION, len(header)), header, *payloads])
     return body + _CHECKSUM.pack(google_crc32c.value(body))
+
+
+def _plain_number(value: Any) -> Any:
+    """A numpy scalar as the Python number that JSON knows."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a record's header cannot hold {value!r}; give plain Python numbers and text")
 
 
 def decode(data: bytes, name: str) -> Sample:

@@ -8,13 +8,13 @@ STORE/shards/00000.array_record ...      the records, see record.py
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
 import io
 import json
 import os
-import threading
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,18 +94,15 @@ class Store(Sequence[Sample]):
 
     def _open_readers(self) -> None:
         self._readers: dict[tuple[int, int], ArrayRecordReader] = {}
-        self._lock = threading.Lock()
 
     def _reader(self, shard: int) -> ArrayRecordReader:
         key = (os.getpid(), shard)  # a reader does not survive a fork
-        if key not in self._readers:
-            with self._lock:
-                if key not in self._readers:
-                    self._readers[key] = _open_shard(self.path / self.manifest["shards"][shard]["file"])
+        if key not in self._readers:  # no lock, which a fork could copy while it is held: two threads may open a shard, one reader is kept
+            self._readers.setdefault(key, _open_shard(self.path / self.manifest["shards"][shard]["file"]))
         return self._readers[key]
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_readers", "_lock")}
+        return {name: value for name, value in self.__dict__.items() if name != "_readers"}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -134,22 +131,37 @@ def write_shard(path: Path, records: Iterable[bytes]) -> dict[str, Any]:
     """Writes records to `path` under a temporary name, then renames. Returns {"samples", "bytes", "sha256"}; leaves nothing behind on failure."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")  # random access; the payloads are compressed already
-        samples = 0
-        try:
-            for data in records:
-                writer.write(data)
-                samples += 1
-        finally:
-            writer.close()
+        samples = _write_records(temporary, records, path)
         digest = sha256_file(temporary)
         size = temporary.stat().st_size
         os.replace(temporary, path)
-    except RuntimeError as error:  # what ArrayRecord raises for a full disk, too
-        raise OSError(f"{path}: cannot be written ({error}). Free space on that disk and run the same command again.") from error
     finally:
         temporary.unlink(missing_ok=True)
     return {"samples": samples, "bytes": size, "sha256": digest}
+
+
+def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int:
+    """Number of records written. What ArrayRecord itself raises becomes an OSError about `path`; errors of the iterator pass through."""
+
+    def checked(call: Callable, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except RuntimeError as error:  # a full disk, too
+            raise OSError(f"{path}: cannot be written ({error}). Free space on that disk and run the same command again.") from error
+
+    # Random access wants one record a group; the payloads are compressed already.
+    writer = checked(ArrayRecordWriter, str(temporary), "group_size:1,uncompressed")
+    samples = 0
+    try:
+        for data in records:
+            checked(writer.write, data)
+            samples += 1
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # the first error is the one to tell
+            writer.close()
+        raise
+    checked(writer.close)
+    return samples
 
 
 def finish_store(path: Path, shards: list[dict], rows: list[list[dict]], about: dict) -> None:
@@ -165,6 +177,7 @@ def finish_store(path: Path, shards: list[dict], rows: list[list[dict]], about: 
     write_atomically(path / "index.npz", index)
     manifest = {"store_format": STORE_FORMAT, "record_format": record.FORMAT_VERSION, **about, "samples": len(flat), "shards": shards}
     manifest["index_sha256"] = hashlib.sha256(index).hexdigest()
+    manifest = json.loads(json.dumps(manifest))  # what a reader will see: text keys
     manifest["content_sha256"] = content_sha256(manifest)
     write_atomically(path / "manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
 
@@ -191,7 +204,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:  # a full disk is reported without a name
-        raise OSError(error.errno, f"{error.strerror}: cannot be written; mend that (free space?), then run the same command again", str(path)) from error
+        raise OSError(
+            error.errno, f"{error.strerror}: cannot be written; mend that (free space?), then run the same command again", str(path)
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -207,13 +222,15 @@ def _read_manifest(path: Path) -> dict:
         raise StoreError(f"{path}: no manifest.json, so this is no store or its conversion did not finish; run the same convert command again")
     try:
         manifest = json.loads(file.read_bytes())
-        stated, actual = manifest["content_sha256"], content_sha256(manifest)
+        if manifest["store_format"] != STORE_FORMAT:
+            raise StoreError(f"{file}: store_format {manifest['store_format']}, this eo_jax reads {STORE_FORMAT}; convert the archive again")
+        stated, actual = str(manifest["content_sha256"]), content_sha256(manifest)
+    except StoreError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{file}: not a manifest ({error}); convert the archive again") from error
     if stated != actual:
         raise StoreError(f"{file}: content_sha256 is {stated[:12]}..., its content gives {actual[:12]}...: it was edited or damaged; convert again")
-    if manifest["store_format"] != STORE_FORMAT:
-        raise StoreError(f"{file}: store_format {manifest['store_format']}, this eo_jax reads {STORE_FORMAT}; convert the archive again")
     return manifest
 
 

@@ -26,7 +26,7 @@ class Config:
         label: name of the label in the store.
         train_split, test_split: where it is fitted and scored.
         max_samples: at most so many fitted on, evenly spaced in store order.
-        regularisation: inverse strength C.
+        regularisation: inverse strength C; at 0.1 on standardised features the fit converges in seconds.
     """
 
     every: int = 0
@@ -34,7 +34,7 @@ class Config:
     train_split: str = "train"
     test_split: str = "val"
     max_samples: int = 8000
-    regularisation: float = 1.0
+    regularisation: float = 0.1
 
 
 class Evaluator:
@@ -57,7 +57,7 @@ class Evaluator:
                 f"config.evals.linear_probe.label: {self.config.label!r} has fewer than two classes in split {self.config.train_split!r}"
             )
         spaced = np.unique(np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int))
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=self.config.regularisation, max_iter=300))
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=self.config.regularisation, tol=1e-3, max_iter=200))
         probe.fit(x[spaced], y[spaced])
         return float(probe.score(*self._features(weights, self.config.test_split)))
 

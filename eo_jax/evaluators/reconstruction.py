@@ -40,14 +40,22 @@ class Evaluator:
                 shown = {name: array[real] for name, array in preview.items()}
                 batch_squares, batch_values = squared_errors(shown, self.context.patch, self._to_units)
                 squares, values = squares + batch_squares, values + batch_values
-        rmse, mean_visible, nearest_token = np.sqrt(squares / max(values, 1)).tolist()
+        if not values:
+            raise ValueError(
+                f"config.evals.reconstruction: split {self.config.split!r} of source {self.context.source!r} has no valid pixel to score"
+            )
+        rmse, mean_visible, nearest_token = np.sqrt(squares / values).tolist()
         return {
             "rmse": rmse,
             "mean_visible_rmse": mean_visible,
             "nearest_token_rmse": nearest_token,
-            "ratio_to_mean_visible": rmse / mean_visible,
-            "ratio_to_nearest_token": rmse / nearest_token,
+            "ratio_to_mean_visible": _ratio(rmse, mean_visible),
+            "ratio_to_nearest_token": _ratio(rmse, nearest_token),
         }
+
+
+def _ratio(error: float, baseline: float) -> float:
+    return error / baseline if baseline else float("inf")  # constant images: nothing beats a baseline without error
 
 
 def squared_errors(preview: dict[str, np.ndarray], patch: int, to_units: np.ndarray) -> tuple[np.ndarray, int]:

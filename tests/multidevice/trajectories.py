@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import jax
@@ -22,7 +23,7 @@ ENCODER = make_encoder(StemConfig(patch=4), TrunkConfig(size="tiny", depth=1), E
 OBJECTIVE = mae.Config(decoder_width=32, decoder_depth=1, decoder_heads=2).build({"enmap": ENCODER})
 NUMBERS = views.normalisation("published", ENMAP, None)
 RECIPE = views.make_recipe(views.Config(size=SIZE), {"enmap": (ENMAP, NUMBERS)})
-PARAMS = jax.eval_shape(OBJECTIVE.init, jax.random.key(0))[0]
+OPTIMIZER = optim.make_optimizer(optim.Config(lr=1e-3), jax.eval_shape(OBJECTIVE.init, jax.random.key(0))[0], STEPS)
 
 
 def host_batch(n: int) -> dict:
@@ -36,18 +37,22 @@ def one_device() -> Mesh:
     return Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
+@functools.cache
+def initial_state() -> dict:
+    """Step 0 on the host, compiled once for all meshes."""
+    return jax.device_get(jax.jit(lambda: init_state(OBJECTIVE, OPTIMIZER, 0))())
+
+
 def train(mesh: Mesh) -> dict:
     """Losses of every step, and the shape of what one device holds of some weights and moments."""
-    optimizer = optim.make_optimizer(optim.Config(lr=1e-3), PARAMS, STEPS)
-    make_state = lambda: init_state(OBJECTIVE, optimizer, 0)  # noqa: E731
-    placement = sharding.state_sharding(sharding.Config(), jax.eval_shape(make_state), mesh)
+    placement = sharding.state_sharding(sharding.Config(), initial_state(), mesh)
     step = jax.jit(
-        make_train_step(OBJECTIVE, optimizer, RECIPE.train, seed=0, steps=STEPS, accum=1),
+        make_train_step(OBJECTIVE, OPTIMIZER, RECIPE.train, seed=0, steps=STEPS, accum=1),
         donate_argnums=0,
         in_shardings=(placement, sharding.batch_sharding(mesh)),
         out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
     )
-    state, losses = jax.jit(make_state, out_shardings=placement)(), []
+    state, losses = jax.device_put(initial_state(), placement), []
     for batch in sharding.prefetch((host_batch(n) for n in range(STEPS)), mesh, 1):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))

@@ -1,0 +1,392 @@
+"""Tests of `eo_jax.train`: a run that is killed and resumed is the run that was not; everything a user can get wrong ends in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import golden_text
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny_run as tiny_run_module
+from absl.testing import flagsaver
+from tiny_run import CONFIG, SAVE_EVERY, STEPS, arguments
+from tiny_store import write_tiny_store
+from toy_objective import Toy
+
+from eo_jax import build, checkpoint, cli, metrics, train
+
+SMOKE = f"--config={CONFIG}"
+
+
+# ---------------------------------------------------------------------------------------------- killed and resumed, as processes
+
+
+class Run:
+    """One `python -m eo_jax.train` in a process of its own."""
+
+    def __init__(self, store: Path, workdir: Path):
+        self.workdir = workdir
+        command = [sys.executable, "-m", "eo_jax.train", *arguments(store, workdir)]
+        environment = os.environ | {"PYTHONPATH": str(golden_text.ROOT)}
+        self.process = subprocess.Popen(command, cwd=golden_text.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def wait_for(self, condition) -> None:
+        deadline = time.monotonic() + 240
+        while not condition():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.process.communicate()[0]
+            time.sleep(0.01)
+
+    def logged(self) -> int:
+        return max((line["step"] for line in metrics.read_metrics(self.workdir)), default=0)
+
+    def saved(self) -> list[int]:
+        return sorted(int(path.name) for path in self.workdir.glob("checkpoints/*") if path.name.isdigit())
+
+    def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
+        """(exit code, output), after a signal if one is given."""
+        if number is not None:
+            self.process.send_signal(number)
+        output, _ = self.process.communicate(timeout=240)
+        return self.process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def broken(tiny_run, tiny_store, tmp_path_factory) -> dict:
+    """The run of `tiny_run` again, but killed (SIGKILL), resumed, stopped (SIGTERM) and resumed. It comes first, so that this one loads what it compiled."""
+    workdir = tmp_path_factory.mktemp("runs") / "broken"
+    kill_at = int(np.random.default_rng().integers(SAVE_EVERY + 1, 2 * SAVE_EVERY + 1))  # any step after a checkpoint is as good as any other
+    run = Run(tiny_store, workdir)
+    run.wait_for(lambda: run.saved() and run.logged() >= kill_at)
+    killed, _ = run.end(signal.SIGKILL)
+    saved, logged = run.saved()[-1], run.logged()
+    run = Run(tiny_store, workdir)
+    run.wait_for(lambda: run.logged() > max(run.saved()[-1], saved + 1))
+    terminated, output = run.end(signal.SIGTERM)
+    stopped_at = run.saved()[-1]
+    finished, last_output = Run(tiny_store, workdir).end()
+    codes = {"killed": killed, "terminated": terminated, "finished": finished}
+    return {"workdir": workdir, "codes": codes, "saved": saved, "logged": logged, "stopped_at": stopped_at, "outputs": (output, last_output)}
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_state_bit_for_bit(tiny_run, broken, monkeypatch, capsys):
+    assert broken["codes"] == {"killed": -signal.SIGKILL, "terminated": 143, "finished": 0}, broken["outputs"]
+    assert 0 < broken["saved"] <= broken["logged"] < STEPS, "the kill came too late to prove anything"
+    printed = []
+    for workdir in (tiny_run, broken["workdir"]):
+        monkeypatch.setattr(sys, "argv", ["checkpoint", "hash", f"--workdir={workdir}"])
+        assert checkpoint.main() == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and f"whole state, step {STEPS}" in printed[0]
+
+
+def numbers(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    clock = ("samples_per_s", "flops_per_s", "mfu")
+    return [{key: value for key, value in line.items() if key not in clock} for line in metrics.read_metrics(workdir)]
+
+
+def test_all_losses_and_evaluations_are_the_same_and_none_is_logged_twice(tiny_run, broken):
+    whole = numbers(tiny_run)
+    assert [line["step"] for line in whole] == [*range(1, STEPS + 1), STEPS]  # the last line is the evaluation
+    assert numbers(broken["workdir"]) == whole
+    assert len({line["loss"] for line in whole[:-1]}) == STEPS
+
+
+def test_sigterm_saves_what_it_has_and_the_next_command_goes_on_there(broken):
+    stopped, resumed = broken["outputs"]
+    assert f"resuming at step {broken['saved']} of {STEPS}" in stopped
+    assert f"stopped at step {broken['stopped_at']} of {STEPS}, state saved; the same command goes on from there" in stopped
+    assert f"resuming at step {broken['stopped_at']} of {STEPS}" in resumed
+
+
+# ---------------------------------------------------------------------------------------------- one process, a toy objective
+
+
+def config_of(store: Path, **values) -> dict:
+    toy = {"run.steps": 6, "run.save_every": 2, "sharding.rules": ((".*", ()),)}
+    return tiny_run_module.config_of(store, **toy | values) | {"evals": {}}
+
+
+@contextlib.contextmanager
+def training_the_toy():
+    """Every config trains the toy objective; signal handlers are put back."""
+    experiment, handler = build.experiment, signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "experiment", lambda config: dataclasses.replace(experiment(config), objective=Toy(202)))
+        yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def toy():
+    with training_the_toy():
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_store, tmp_path_factory) -> Path:
+    """A finished toy run of 6 steps."""
+    workdir = tmp_path_factory.mktemp("finished")
+    with training_the_toy():
+        assert train.train(config_of(tiny_store), workdir) == 0
+    return workdir
+
+
+@pytest.fixture
+def workdir(toy, finished, tmp_path) -> Path:
+    """A copy of the finished run."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def steps(workdir: Path) -> list[int]:
+    return [line["step"] for line in metrics.read_metrics(workdir)]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(workdir, tiny_store, capsys):
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    assert train.train(config_of(tiny_store), workdir) == 0
+    assert "resuming at step 6 of 6" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def test_another_config_is_refused_with_every_difference(workdir, tiny_store):
+    other = config_of(tiny_store, **{"optim.lr": 0.5, "run.seed": 1, "data.batch_size": 2, "data.threads": 1})
+    with pytest.raises(ValueError, match="holds a run of another config") as error:
+        train.train(other, workdir)
+    assert [line.strip() for line in str(error.value).splitlines()[1:-1]] == [
+        "data.batch_size: 4 -> 2",
+        "optim.lr: 0.001 -> 0.5",
+        "run.seed: 0 -> 1",
+    ]
+
+
+@pytest.mark.parametrize("more", [{"run.steps": 9}, {"model.trunk.depth": 2}, {"augment.scale": (0.5, 1.0)}, {"optim.decay_rules": ((".*", 1.0),)}])
+def test_steps_model_views_and_rules_may_not_change_either(workdir, tiny_store, more):
+    with pytest.raises(ValueError, match=next(iter(more)).replace(".", r"\.") + ": .* -> "):
+        train.train(config_of(tiny_store, **more), workdir)
+
+
+def test_what_changes_no_weight_may_change(workdir, tiny_store):
+    moved = shutil.copytree(tiny_store, workdir.parent / "moved")
+    free = {"run.log_every": 2, "run.save_every": 1, "run.keep": 1, "data.threads": 1, "data.prefetch": 1, "sharding.prefetch": 2}
+    config = config_of(moved, **free)
+    config["evals"] = {"reconstruction": {"every": 1, "split": "val", "masks": 1}}
+    assert train.train(config, workdir) == 0
+
+
+def test_extend_to_goes_on_and_equals_nothing_lost(workdir, tiny_store, capsys):
+    with pytest.raises(ValueError, match=r"To train the same run for longer, give --extend-to=STEPS"):
+        train.train(config_of(tiny_store, **{"run.steps": 9}), workdir)
+    assert train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True) == 0
+    assert "resuming at step 6 of 9" in capsys.readouterr().out
+    assert steps(workdir) == list(range(1, 10))
+    assert checkpoint.load(workdir)[1] == 9
+
+
+def test_extend_to_fewer_steps_is_refused(workdir, tiny_store):
+    with pytest.raises(ValueError, match=r"trained to step 6 already, --extend-to=4 is fewer"):
+        train.train(config_of(tiny_store, **{"run.steps": 4}), workdir, extend=True)
+
+
+def test_a_store_with_other_content_is_refused_wherever_it_lies(workdir, tmp_path):
+    other = write_tiny_store(tmp_path / "tiny", seed=1)
+    with pytest.raises(ValueError, match=r"source 'enmap' was trained on content \w{12}\.\.\., store tiny now holds \w{12}\.\.\.; point config\.data\.sources"):
+        train.train(config_of(other, **{"run.steps": 9}), workdir, extend=True)
+
+
+def test_lines_logged_after_the_checkpoint_are_cut_on_resume(workdir, tiny_store):
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "loss": 1.0}\n{"step": 9, "lo')
+    train.train(config_of(tiny_store, **{"run.steps": 8}), workdir, extend=True)
+    assert steps(workdir) == list(range(1, 9))
+    assert metrics.read_metrics(workdir)[6]["loss"] != 1.0
+
+
+def test_log_every_thins_the_lines_but_keeps_first_and_last(toy, tiny_store, tmp_path):
+    train.train(config_of(tiny_store, **{"run.steps": 7, "run.log_every": 3}), tmp_path)
+    assert steps(tmp_path) == [1, 3, 6, 7]
+
+
+def test_the_logged_learning_rate_is_the_one_that_was_used(workdir):
+    lrs = [line["lr"] for line in metrics.read_metrics(workdir)]
+    assert lrs == pytest.approx([0] + [0.5e-3 * (1 + np.cos(np.pi * k / 5)) for k in range(5)], rel=1e-4)
+    norms = [line["update_norm"] for line in metrics.read_metrics(workdir)]
+    assert norms[0] == 0 and norms[1] > norms[-1] > 0
+
+
+def test_provenance_lies_beside_the_metrics(workdir, tiny_store):
+    written = {name: json.loads((workdir / f"{name}.json").read_text()) for name in ("config", "data", "versions")}
+    assert written["config"] == json.loads(json.dumps(config_of(tiny_store)))
+    assert written["data"]["enmap"]["content_sha256"] == json.loads((tiny_store / "manifest.json").read_text())["content_sha256"]
+    assert written["versions"]["jax"] == jax.__version__
+
+
+def test_a_truncated_checkpoint_is_one_clear_error(workdir, tiny_store):
+    for path in (workdir / "checkpoints" / "6" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(OSError, match=r"checkpoints/6: checkpoint cannot be restored .*; delete that folder to go back to the checkpoint before it"):
+        train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True)
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    assert train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True) == 0
+    assert steps(workdir) == list(range(1, 10))
+
+
+def test_a_full_disk_ends_the_run_with_one_clear_error(toy, tiny_store, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(OSError, match=r"checkpoints/2: checkpoint cannot be saved \(.*No space left.*\); free space on that disk, then run the same command"):
+        train.train(config_of(tiny_store), tmp_path)
+
+
+def test_a_corrupt_record_stops_the_run_with_its_name(toy, tiny_store, tmp_path, monkeypatch, capsys):
+    damaged = shutil.copytree(tiny_store, tmp_path / "damaged")
+    shard = next((damaged / "shards").iterdir())
+    content = bytearray(shard.read_bytes())
+    for offset in range(len(content) // 8, len(content), 4096):
+        content[offset] ^= 255
+    shard.write_bytes(content)
+    code, error = end_of(capsys, lambda: train.train(config_of(damaged), tmp_path / "run"))
+    assert code == 1
+    assert f"{damaged}/shards/" in error and " record " in error and "(id 0" in error
+    assert "Traceback" not in error
+
+
+def test_a_signal_during_evaluation_is_followed_by_a_save(toy, tiny_store, tmp_path, monkeypatch):
+    """The signal may come between the question whether to save and the question whether to stop."""
+
+    class Interrupted:
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, weights):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return {}
+
+    monkeypatch.setattr(build, "evaluators", lambda config, context: {"interrupted": (3, Interrupted())})
+    assert train.train(config_of(tiny_store, **{"run.save_every": 100}), tmp_path) == 143
+    assert checkpoint.load(tmp_path)[1] == 4
+    assert steps(tmp_path) == [1, 2, 3, 3, 4]
+
+
+def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(toy, tiny_store, tmp_path, monkeypatch):
+    events = []
+    jit, device_get = jax.jit, jax.device_get
+
+    def recording_jit(function, **options):
+        compiled = jit(function, **options)
+        if "donate_argnums" not in options:
+            return compiled
+        return lambda *arguments: (events.append("step"), compiled(*arguments))[1]
+
+    def recording_get(values):
+        if isinstance(values, dict) and "loss" in values:
+            events.append("fetch")
+        return device_get(values)
+
+    monkeypatch.setattr(jax, "jit", recording_jit)
+    monkeypatch.setattr(jax, "device_get", recording_get)
+    train.train(config_of(tiny_store, **{"run.steps": 5, "run.save_every": 3}), tmp_path)
+    # Steps 3 (saved) and 5 (the last) are fetched before what follows them; every other one after its successor was dispatched.
+    assert events == ["step", "step", "fetch", "step", "fetch", "fetch", "step", "step", "fetch", "fetch"]
+
+
+def test_a_dry_run_trains_nothing_and_leaves_no_checkpoint(toy, tiny_store, tmp_path, capsys):
+    assert train.train(config_of(tiny_store), tmp_path, dry_run=True) == 0
+    output = capsys.readouterr().out
+    assert "parameters 609;" in output and "source enmap: 4 places, 6 samples, 0 places dropped" in output and "compiled; memory a device" in output
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_tensorboard_gets_the_same_numbers_on_request(toy, tiny_store, tmp_path):
+    train.train(config_of(tiny_store, **{"run.writers": ("tensorboard",)}), tmp_path)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert events.read_bytes().count(b"grad_norm") == 6
+    assert steps(tmp_path) == list(range(1, 7))
+
+
+def test_without_a_request_there_is_no_tensorboard(workdir):
+    assert not (workdir / "tensorboard").exists()
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def end_of(capsys, main) -> tuple[int, str]:
+    """(exit code, standard error) of a command."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main)
+    return stopped.value.code, capsys.readouterr().err
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `python -m eo_jax.train` with these arguments, in this process; gives exit code and standard error."""
+    monkeypatch.chdir(golden_text.ROOT)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        with flagsaver.flagsaver(), contextlib.suppress(KeyError):
+            return end_of(capsys, train.main)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((SMOKE, "--config.optim.lrr=1"), "'lrr' Did you mean \"lr\""),
+        ((SMOKE, "--config.optm.lr=1"), "'optm' Did you mean \"optim\""),
+        ((SMOKE, "--config.optim.lr=fast"), "--config.optim.lr=fast: could not convert string to float"),
+        ((SMOKE, "--config.run.steps=2.5"), "--config.run.steps=2.5"),
+        ((SMOKE, "--wrkdir=x"), "Unknown command line flag 'wrkdir'"),
+        ((SMOKE,), "--workdir=DIR must be given"),
+        (("--workdir=x",), "--config=configs/FILE.py[:variant] and --workdir=DIR must be given"),
+        (("--workdir=x", "--config=configs/mae_demo.py:no_such"), "configs/mae_demo.py: no variant 'no_such'; there are"),
+        ((SMOKE, "--workdir=x", "--config.data.batch_size=0"), "config.data.batch_size: 0; expected at least 1"),
+        ((SMOKE, "--workdir=x", "--config.model.trunk.size=tinny"), "config.model.trunk.size: 'tinny'; expected one of tiny"),
+        ((SMOKE, "--workdir=x", "--config.sharding.data=7"), "data 7 x fsdp 1 is not 1, the number of devices"),
+        ((SMOKE, "--workdir=x", "--config.optim.accum=3"), "config.data.batch_size: 8 does not divide over 1 devices x 3 microbatches"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(command, arguments, message):
+    code, error = command(*arguments)
+    assert code == 1
+    assert message in error
+    assert error.startswith("error: ") and len(error.splitlines()) == 1
+    assert not (golden_text.ROOT / "x").exists()
+
+
+@pytest.mark.parametrize("store", ["no/such/store"])
+def test_a_store_that_is_not_there_says_how_to_make_one(command, tmp_path, store):
+    code, error = command(SMOKE, f"--workdir={tmp_path}", f"--config.data.sources.enmap.store={store}")
+    assert (code, len(error.splitlines())) == (1, 1)
+    assert f"{store}: no such store. `python -m data_prep convert --help` says how to make one." in error
+
+
+def test_help_shows_examples_and_flags(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "--help"])
+    assert train.main() == 0
+    output = capsys.readouterr().out
+    assert "python -m eo_jax.train --config=configs/mae_demo.py" in output
+    assert all(f"--{flag}" in output for flag in ("config", "workdir", "extend-to")) and "dry-run" in output
+
+
+def test_a_traceback_is_there_on_request(command, monkeypatch):
+    monkeypatch.setenv("EO_JAX_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="must be given"):
+        command(SMOKE)
