@@ -37,10 +37,11 @@ def _matching(items: Sequence[Item], patterns: Sequence[str]) -> set[str]:
 
 
 def _drawn(items: Sequence[Item], share: float) -> set[str]:
-    """Ids of a share of the places; where it is not 0, at least one place is drawn and one is left, so that ten tiles always give a
-    validation set.""" order = sorted({item.group for item in items}, key=_position) wanted = sum(_position(group) < share for group in
-    order) places = set(order[: min(max(wanted, 1), len(order) - 1) if share else 0]) return {item.id for item in items if item.group in
-    places}
+    """Ids of a share of the places: at least one place where the share is not 0, and never all, so that ten tiles always give a validation set."""
+    order = sorted({item.group for item in items}, key=_position)
+    wanted = sum(_position(group) < share for group in order)
+    places = set(order[: min(max(wanted, 1), len(order) - 1) if share else 0])
+    return {item.id for item in items if item.group in places}
 
 
 def _position(group: str) -> float:
