@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?=
+# PyTorch is for the export tests alone; `make test TORCH=` does without, and skips them.
+TORCH ?= torch==2.13.0
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
 .PHONY: demo test test-slow lint format golden clean
@@ -41,5 +43,5 @@ $(VENV)/.prep: pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.prep
 	@echo "adding what the tests need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 || echo "no torch here: the export tests will be skipped"
+	@test -z "$(TORCH)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" || echo "no torch here: the export tests will be skipped"
 	@touch $@

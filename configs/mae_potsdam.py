@@ -6,9 +6,10 @@
 EXPECTED
 
 How the settings were chosen: on the eight training tiles alone, holding out two of them at a time (64_0 and 128_96; 96_32 and 128_128; 128_0 and
-96_128), never on the two held-out tiles. Eight tiles are learned by heart within minutes, so what counts is what hinders that: a shallow network, all eight
-symmetries of the square, and a random gain. With 6 + 2 blocks, flips and no gain, the same folds stayed at 1.02 of the mean-of-visible-pixels baseline and above;
-the settings below reach CV_FIGURES.
+96_128), never on the two held-out tiles. Eight tiles are learned by heart within minutes, so what counts is what hinders that: a shallow
+network, all eight symmetries of the square, and a random gain. With 6 + 2 blocks, flips and no gain, the first fold stayed above the
+mean-of-visible-pixels baseline (1.02 of it after 300 steps, 1.05 to 1.14 with other learning rates and statistics). With the settings below the
+three folds reach 0.875, 0.830 and 0.860 of it.
 """
 
 import ml_collections
@@ -28,7 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "tiny", "depth": 2}}
     config.objective = {"name": "mae", "mask_ratio": 0.75, "norm_pix_loss": False, "decoder_width": 128, "decoder_depth": 1, "decoder_heads": 4}
     config.optim = {"lr": 2e-3, "warmup_steps": 40, "weight_decay": 0.05}
-    config.run = {"steps": 400, "log_every": 20, "save_every": 200}
+    config.run = {"steps": 600, "log_every": 20, "save_every": 200}
     config.evals = {"reconstruction": {"masks": 20}}
     if arg == "smoke":
         config.model.trunk.depth = 1

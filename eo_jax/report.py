@@ -63,6 +63,7 @@ def headline(lines: list[dict]) -> list[tuple[str, str, str]]:
     """(label, value, note) of what a reader asks first, from the metrics of a run."""
     losses = [line["loss"] for line in lines if line.get("loss") is not None]
     last = {key: value for line in lines for key, value in line.items() if key.startswith("eval/")}
+    last = {key: value for key, value in last.items() if value is not None}  # NaN is null in metrics.jsonl
     cards = [("Loss", f"{losses[0]:.4f} to {losses[-1]:.4f}", "first and last logged step")] if losses else []
     rebuilt = "eval/reconstruction/"
     if f"{rebuilt}rmse" in last:

@@ -1,6 +1,6 @@
 """Every weight of every listed config as text: path, dtype, shape, partition, share of the weight decay, share of the learning rate.
 
-    python -m tests.golden_text        # rewrites tests/golden after a change that is meant
+python -m tests.golden_text        # rewrites tests/golden after a change that is meant
 """
 
 from __future__ import annotations

@@ -122,7 +122,8 @@ def test_stacked_layers_are_treated_as_if_each_stood_alone():
     gradients = jax.tree.map(lambda leaf: np.random.default_rng(0).normal(size=leaf.shape).astype(np.float32), PARAMS)
     config = optim.Config(lr=1e-2, clip_norm=0.0)
     stacked = moves(config, gradients, steps=3)
-    alone = {f"{i}": {"qkv": layer, "qkv_bias": bias} for i, (layer, bias) in enumerate(zip(*(PARAMS["blocks"]["layers"]["attention"].values()), strict=True))}
+    attention = PARAMS["blocks"]["layers"]["attention"]
+    alone = {str(i): {name: stack[i] for name, stack in attention.items()} for i in range(3)}
     optimizer = optim.make_optimizer(config, alone, STEPS)
     state, params, update = optimizer.init(alone), alone, jax.jit(optimizer.update)
     each = gradients["blocks"]["layers"]["attention"]

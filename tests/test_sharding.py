@@ -41,6 +41,10 @@ def test_to_global_keeps_rows_in_mesh_order_and_leaves_positions_on_the_host(fou
     assert found["rows"][mesh] == {"same": True, "keys": ["pixels"], "first_rows": list(range(8))}
 
 
+def test_a_checkpoint_of_one_mesh_is_restored_on_another_bit_for_bit(found):
+    assert found["restored"] == {"same": True, "qkv": [1, 24, 3, 3, 64]}
+
+
 # --- what does not fit
 
 

@@ -184,7 +184,7 @@ def test_stacked_blocks_are_the_same_blocks_one_after_the_other():
 
     def unrolled(params, x):
         for i in range(3):
-            x, _ = block.apply(jax.tree.map(lambda leaf: leaf[i], params["layers"]), {}, lambda module, x=x: module(x))
+            x, _ = block.apply(jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]), {}, lambda module, x=x: module(x))
         return x
 
     value_and_grad = lambda f: jax.jit(jax.value_and_grad(lambda params: jnp.sum(jnp.sin(f(params, x)))))(params)  # noqa: E731

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eo_jax import build, optim, sharding
 from eo_jax.augment import views
+from eo_jax.checkpoint import Checkpoints, leaf_hashes
 from eo_jax.models.encoder import make_encoder
 from eo_jax.models.spectral_adapter import Config as StemConfig
 from eo_jax.models.vit import Config as TrunkConfig
@@ -71,7 +74,22 @@ def rows(mesh: Mesh) -> dict:
     return {"same": same, "keys": sorted(placed), "first_rows": [first[device] for device in mesh.devices.flat]}
 
 
+def restored(before: Mesh, after: Mesh) -> dict:
+    """Whether a checkpoint of one mesh comes back bit for bit on another, and what one device then holds of a weight."""
+    state = initial_state()
+    placement = lambda mesh: sharding.state_sharding(sharding.Config(), state, mesh)  # noqa: E731
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder), keep=1)
+        checkpoints.save(1, jax.device_put(state, placement(before)), next_batch=1, config={})
+        checkpoints.wait()
+        like = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, placement(after))
+        back, _ = checkpoints.restore(like)
+    qkv = back["params"]["encoder"]["trunk"]["blocks"]["layers"]["attention"]["qkv"]
+    return {"same": leaf_hashes(back) == leaf_hashes(state), "qkv": list(qkv.addressable_shards[0].data.shape)}
+
+
 if __name__ == "__main__":
     meshes = {f"{data}x{fsdp}": sharding.make_mesh(sharding.Config(data=data, fsdp=fsdp)) for data, fsdp in ((8, 1), (4, 2), (1, 8))}
     runs = {name: train(mesh) for name, mesh in ({"one": one_device()} | meshes).items()}
-    print(json.dumps({"runs": runs, "rows": {name: rows(mesh) for name, mesh in meshes.items()}}))
+    moved = restored(meshes["4x2"], meshes["1x8"])
+    print(json.dumps({"runs": runs, "rows": {name: rows(mesh) for name, mesh in meshes.items()}, "restored": moved}))

@@ -1,0 +1,124 @@
+"""Tests of `eo_jax.report`: the page of a real run has its numbers and pictures and needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from eo_jax import checkpoint, cli, metrics, report
+
+
+class Page(HTMLParser):
+    """What a page loads and links."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.loads, self.links, self.tags = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        values = dict(attributes)
+        self.loads += [values[name] for name in ("src", "srcset", "data", "poster", "xlink:href") if values.get(name)]
+        self.links += [values["href"]] if values.get("href") else []
+
+
+@pytest.fixture(scope="module")
+def page(tiny_run, tmp_path_factory):
+    """(workdir, text of its report.html), written by the command."""
+    workdir = shutil.copytree(tiny_run, tmp_path_factory.mktemp("report") / "run")
+    (workdir / "encoder.safetensors").touch()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(sys, "argv", ["report", f"--workdir={workdir}"])
+        cli.run(report.main)
+    assert stopped.value.code == 0
+    return workdir, (workdir / "report.html").read_text()
+
+
+def test_the_page_has_the_numbers_of_the_run(page):
+    workdir, text = page
+    lines = metrics.read_metrics(workdir)
+    scores = next(line for line in lines if "eval/reconstruction/rmse" in line)
+    assert f"{lines[0]['loss']:.4f} to {lines[-2]['loss']:.4f}" in text
+    assert f"{scores['eval/reconstruction/rmse']:.4f}" in text and f"{scores['eval/reconstruction/nearest_token_rmse']:.4f}" in text
+    assert "step 30" in text and json.loads((workdir / "data.json").read_text())["enmap"]["content_sha256"] in text
+
+
+def test_the_page_has_pictures_of_held_out_samples(page):
+    text = page[1]
+    pictures = [source for source in Page(text).loads if source.startswith("data:image/png;base64,")]
+    assert len(pictures) >= 4 * 3  # four samples: original, what the encoder saw, reconstruction
+    assert {f"000000{place}/" in text for place in (2, 5)} == {True}
+    assert not re.search(r"000000[0134]/0000", text), "pictures come from the validation split"
+
+
+def test_the_page_needs_nothing_else(page):
+    found = Page(page[1])
+    assert all(source.startswith(("data:", "#")) for source in found.loads)  # "#": glyphs inside the same drawing
+    assert found.links == ["encoder.safetensors"]
+    assert not {"script", "link", "iframe", "object", "base"} & set(found.tags)
+    assert not re.search(r"url\((?!['\"]?(data:|#))|@import", page[1])
+
+
+def test_the_same_run_gives_the_same_page(page, monkeypatch):
+    workdir, text = page
+    monkeypatch.setattr(sys, "argv", ["report", f"--workdir={workdir}"])
+    assert report.main() == 0
+    assert (workdir / "report.html").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--split=tset"], "split 'tset' is empty; the store has train, val"), ([], "no checkpoint there")]
+)
+def test_what_is_missing_is_said_in_one_line(page, tmp_path, monkeypatch, capsys, arguments, message):
+    workdir = page[0] if arguments else tmp_path
+    monkeypatch.setattr(sys, "argv", ["report", f"--workdir={workdir}", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(report.main)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1 and message in error and len(error.splitlines()) == 1
+
+
+# --- the headline
+
+
+def test_the_headline_takes_the_last_of_each_score():
+    scores = {"rmse": 0.5, "mean_visible_rmse": 1.0, "nearest_token_rmse": 0.8, "ratio_to_mean_visible": 0.5, "ratio_to_nearest_token": 0.625}
+    named = {f"eval/reconstruction/{name}": value for name, value in scores.items()}
+    probe = {"accuracy": 0.9, "untrained_accuracy": 0.7, "gain": 0.2}
+    lines = [
+        {"step": 1, "loss": 1.0},
+        {"step": 1, **{name: 9.0 for name in named}},
+        {"step": 2, "loss": None, "skipped": 1.0},
+        {"step": 3, "loss": 0.25},
+        {"step": 3, **named},
+        {"step": 3, **{f"eval/linear_probe/{name}": value for name, value in probe.items()}},
+    ]
+    assert report.headline(lines) == [
+        ("Loss", "1.0000 to 0.2500", "first and last logged step"),
+        ("Reconstruction RMSE", "0.5000", "reflectance, masked tokens of held-out patches"),
+        ("Mean of the visible pixels", "1.0000", "baseline; the model has 0.500 of it"),
+        ("Nearest visible token copied", "0.8000", "baseline; the model has 0.625 of it"),
+        ("Linear probe", "90.0%", "untrained encoder 70.0%, gain +20.0 points"),
+    ]
+
+
+def test_a_run_that_logged_nothing_has_no_headline():
+    assert report.headline([]) == []
+    assert report.headline([{"step": 1, "loss": None}]) == []
+
+
+def test_scores_of_a_run_that_diverged_are_left_out():
+    """NaN is null in metrics.jsonl."""
+    names = ("rmse", "mean_visible_rmse", "nearest_token_rmse", "ratio_to_mean_visible", "ratio_to_nearest_token")
+    line = {"step": 1, "loss": 1.0, **{f"eval/reconstruction/{name}": None for name in names}}
+    assert [label for label, _, _ in report.headline([line])] == ["Loss"]
+
+
+def test_the_report_restores_the_newest_checkpoint(page):
+    assert f"step {checkpoint.load(page[0])[1]}" in page[1]
