@@ -83,10 +83,15 @@ class Checkpoints:
 
 def load(workdir: Path) -> tuple[dict, int, Params, Carry]:
     """(config, step, params, carry) of the newest checkpoint of a workdir, as numpy. ValueError where there is none."""
-    if not (workdir / "checkpoints").is_dir() or (checkpoints := Checkpoints(workdir)).latest() is None:
-        raise ValueError(f"{workdir}: no checkpoint there; train first: python -m eo_jax.train --config=... --workdir={workdir}")
+    checkpoints = _existing(workdir)
     state = checkpoints.arrays()
     return checkpoints.config(), checkpoints.latest(), state["params"], state.get("carry", {})
+
+
+def _existing(workdir: Path) -> Checkpoints:
+    if not (workdir / "checkpoints").is_dir() or (checkpoints := Checkpoints(workdir)).latest() is None:
+        raise ValueError(f"{workdir}: no checkpoint there; train first: python -m eo_jax.train --config=... --workdir={workdir}")
+    return checkpoints
 
 
 def leaf_hashes(state: Any) -> dict[str, str]:
@@ -131,11 +136,11 @@ def main() -> int:
     command = commands.add_parser("hash", help="print the SHA-256 of every leaf of the newest checkpoint, and of the whole state")
     command.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     arguments = parser.parse_args()
-    _, step, _, _ = load(arguments.workdir)
-    hashes = leaf_hashes(Checkpoints(arguments.workdir).arrays())
+    checkpoints = _existing(arguments.workdir)
+    hashes = leaf_hashes(checkpoints.arrays())
     for path, digest in sorted(hashes.items()):
         print(f"{digest[:16]}  {path}")
-    print(f"{state_hash(hashes)}  whole state, step {step}")
+    print(f"{state_hash(hashes)}  whole state, step {checkpoints.latest()}")
     return 0
 
 

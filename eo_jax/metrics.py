@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 # Dense bf16 peak in FLOP/s of one device, by the beginning of jax's device_kind; vendors' data sheets.
 _PEAK_FLOPS = {
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
     "NVIDIA A100": 312e12,
@@ -83,7 +84,7 @@ class Writer:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, self._path)
         self._file = open(self._path, "a", buffering=1)  # noqa: SIM115  (open for the life of the run)
-        self._tensorboard = _tensorboard(workdir) if "tensorboard" in writers else None
+        self._tensorboard = _tensorboard(workdir, first_step) if "tensorboard" in writers else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line; NaN and infinity become null, since JSON has neither."""
@@ -165,9 +166,9 @@ def _readable(values: dict[str, float]) -> str:
     return "  ".join(shown)
 
 
-def _tensorboard(workdir: Path):
+def _tensorboard(workdir: Path, first_step: int):
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ValueError("config.run.writers: 'tensorboard' needs tensorboardX: pip install 'eo_jax[log]'") from error
-    return SummaryWriter(str(workdir / "tensorboard"))
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)

@@ -13,6 +13,7 @@ import numpy as np
 
 from eo_jax import build, cli, metrics, sharding
 from eo_jax.checkpoint import load
+from eo_jax.data import open_store
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.data.stores import write_atomically
 from eo_jax.evaluators.base import Context, Weights
@@ -80,17 +81,18 @@ def headline(lines: list[dict]) -> list[tuple[str, str, str]]:
 
 def _patches(context: Context, weights: Weights, split: str) -> list[PatchView]:
     """Up to four samples of a split, evenly spaced, as the first fixed mask shows them."""
-    shown = []
+    store, patches = open_store(context.data.sources[context.source].store), []
+    members = np.flatnonzero(store.index["split"] == split)
+    chosen = set(members[np.linspace(0, len(members) - 1, _PATCHES).astype(int)].tolist()) if len(members) else set()
     for batch in context.batches(split):
-        preview = context.preview(weights, batch, 0)
-        if not preview:
-            return []
-        tokens = context.features(weights, batch)["dense"]
-        positions = batch[context.source]["position"]
-        shown += [(preview, tokens, row, int(positions[row])) for row in np.flatnonzero(positions >= 0)]
-    chosen = np.unique(np.linspace(0, len(shown) - 1, _PATCHES).astype(int))
-    store = Pipeline(context.data, context.seed).sources[context.source].store
-    return [_patch(context, *shown[i][:3], title=str(store.index["id"][shown[i][3]])) for i in chosen]
+        positions = batch[context.source]["position"].tolist()
+        wanted = [row for row, number in enumerate(positions) if number in chosen]
+        chosen -= set(positions)  # the first crop of each is enough
+        if wanted:
+            preview, tokens = context.preview(weights, batch, 0), context.features(weights, batch)["dense"]
+            first = {positions[row]: row for row in reversed(wanted)}
+            patches += [_patch(context, preview, tokens, row, str(store.index["id"][number])) for number, row in first.items() if preview]
+    return sorted(patches, key=lambda patch: patch.title)
 
 
 def _patch(context: Context, preview: dict[str, np.ndarray], tokens: np.ndarray, row: int, title: str) -> PatchView:

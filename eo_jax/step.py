@@ -49,7 +49,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         carry = objective.ema_update(params, carry, progress)
-        norms = {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates), "param_norm": optax.global_norm(params)}
+        norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates), "param_norm": optax.tree.norm(params)}
         finite = jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])
         new = {"step": state["step"], "params": params, "carry": carry, "optimizer": opt_state}
         state = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)

@@ -57,10 +57,6 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     run, objective = experiment.run, experiment.objective
     mesh = sharding.make_mesh(experiment.sharding)
     sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir, run.keep)
-    if checkpoints.latest() is not None:
-        check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
 
     # ------------------------------------------------------------------------------------------------------------ data
     pipeline = Pipeline(experiment.data, run.seed, jax.process_index(), jax.process_count())
@@ -79,28 +75,30 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         in_shardings=(placement, sharding.batch_sharding(mesh)),
         out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
     )
+    evaluators = build.evaluators(config, build.context(experiment, numbers, mesh))
     if dry_run:
         return _dry_run(train_step, make_state, pipeline, mesh)
 
     # ------------------------------------------------------------------------------------------------------------ restore
-    state = jax.jit(make_state, out_shardings=placement)()
-    first = 0
-    if checkpoints.latest() is not None:
-        like = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, placement)
+    checkpoints = Checkpoints(workdir, run.keep)
+    if checkpoints.latest() is None:
+        state, first = jax.jit(make_state, out_shardings=placement)(), 0
+    else:
+        check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
+        check_same_data(workdir, fingerprint)
+        shapes_of = jax.eval_shape(make_state)
+        like = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes_of, placement)
         state, first = checkpoints.restore(like)
     if first > run.steps:
         raise ValueError(f"{workdir}: trained to step {first} already, --extend-to={run.steps} is fewer; give more than {first}")
-    if first:
-        check_same_data(workdir, fingerprint)
     if jax.process_index() == 0:
         write_provenance(workdir, config, fingerprint)
-    evaluators = build.evaluators(config, build.context(experiment, numbers, mesh))
 
     # ------------------------------------------------------------------------------------------------------------ loop
     writer = metrics.Writer(workdir, first, run.writers) if jax.process_index() == 0 else None
     display = metrics.Display(first, run.steps)
     throughput = metrics.Throughput(experiment.data.batch_size, objective.multiply_adds(experiment.augment.size))
-    lr = optim.schedule(experiment.optim, run.steps)
+    lr = np.asarray(optim.schedule(experiment.optim, run.steps)(np.arange(run.steps)))  # all at once: a call in the loop would wait for the device
     stop = _StopSignal()
     display.say(_opening(experiment, shapes[0], pipeline, mesh, first))
 
@@ -109,7 +107,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         values = {name: float(value) for name, value in jax.device_get(values).items()}
         throughput.arrived()
         if step % run.log_every == 0 or step in (1, run.steps) or values["skipped"]:
-            values |= {"lr": float(lr(step - 1)), **throughput.take()}
+            values |= {"lr": float(lr[step - 1]), **throughput.take()}
             display.log(step, values)
             if writer:
                 writer.write(step, values)

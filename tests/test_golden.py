@@ -1,4 +1,4 @@
-"""No weight of a listed config changes its name, shape, partition, decay or learning rate unnoticed; every config lowers for eight devices."""
+"""No weight of a listed config changes name, shape, partition, decay or learning rate unnoticed; every config file lowers for eight devices."""
 
 from __future__ import annotations
 

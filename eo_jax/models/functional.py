@@ -62,5 +62,5 @@ class Stack(nnx.Module):
             return nnx.merge(graphdef, nnx.State(weights))(x), None
 
         if self.remat == "block":
-            layer = jax.checkpoint(layer)
+            layer = jax.checkpoint(layer, prevent_cse=False)  # a scan prevents it already
         return jax.lax.scan(layer, x, nnx.to_pure_dict(weights))[0]
