@@ -3,7 +3,9 @@
     python -m data_prep convert enmap-tiles --input TILES --output stores/potsdam --val '*_64_32' --val '*_96_96'
     python -m eo_jax.train --config=configs/mae_potsdam.py --workdir=runs/potsdam
 
-EXPECTED
+Expect three minutes on two cores, and a root mean square error of 0.036 to 0.037 reflectance on the masked tokens of the held-out tiles: 0.89,
+0.87 and 0.89 of the mean-of-visible-pixels baseline for seeds 0, 1 and 2 (0.79, 0.77 and 0.79 of the nearest visible token copied), pooled over 20
+fixed masks.
 
 How the settings were chosen: on the eight training tiles alone, holding out two of them at a time (64_0 and 128_96; 96_32 and 128_128; 128_0 and
 96_128), never on the two held-out tiles. Eight tiles are learned by heart within minutes, so what counts is what hinders that: a shallow

@@ -76,6 +76,8 @@ def headline(lines: list[dict]) -> list[tuple[str, str, str]]:
     if f"{probe}accuracy" in last:
         note = f"untrained encoder {last[probe + 'untrained_accuracy']:.1%}, gain {100 * last[probe + 'gain']:+.1f} points"
         cards.append(("Linear probe", f"{last[probe + 'accuracy']:.1%}", note))
+    elif f"{probe}test_classes" in last:
+        cards.append(("Linear probe", "not scored", "the held-out patches have fewer than two classes; hold out more of them"))
     return cards
 
 

@@ -186,7 +186,7 @@ def test_the_probe_finds_classes_that_the_features_show_and_the_untrained_encode
     label, dense = labels_and_features()
     found = linear_probe.Evaluator(linear_probe.Config(), probed(label, [0, 1, 2, 3], dense))(1.0)
     commonest = np.unique(label, return_counts=True)[1].max() / label.size
-    assert found == {"accuracy": 1.0, "untrained_accuracy": pytest.approx(commonest), "gain": pytest.approx(1 - commonest)}
+    assert found == {"accuracy": 1.0, "untrained_accuracy": pytest.approx(commonest), "gain": pytest.approx(1 - commonest), "test_classes": 3}
 
 
 def test_unlabelled_tokens_and_padding_are_neither_fitted_nor_scored():
@@ -218,7 +218,16 @@ def test_few_samples_are_spread_over_the_split():
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_fewer_than_two_classes_is_an_error_that_names_label_and_split(code: int):
+def test_a_test_split_of_one_class_is_not_scored(code: int):
     run = probed(np.full((1, 4, 4), code), [0], np.zeros((1, 2, 2, 3)))
+    assert linear_probe.Evaluator(linear_probe.Config(), run)(1.0) == {"test_classes": code // 2}
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_one_class_to_fit_is_an_error_that_names_label_and_split(code: int):
+    label, dense = labels_and_features()
+    run = probed(label, [0, 1, 2, 3], dense)
+    splits = {"train": np.full_like(label, code), "val": label}
+    run.batches = lambda split, name: iter([{"enmap": {"position": np.arange(4), "label": splits[split]}}])
     with pytest.raises(ValueError, match="'landuse' has fewer than two classes in split 'train'"):
         linear_probe.Evaluator(linear_probe.Config(), run)(1.0)

@@ -113,6 +113,11 @@ def test_a_run_that_logged_nothing_has_no_headline():
     assert report.headline([{"step": 1, "loss": None}]) == []
 
 
+def test_a_probe_that_could_not_be_scored_says_so():
+    label, value, note = report.headline([{"step": 3, "eval/linear_probe/test_classes": 1}])[0]
+    assert (label, value) == ("Linear probe", "not scored") and "hold out more" in note
+
+
 def test_scores_of_a_run_that_diverged_are_left_out():
     """NaN is null in metrics.jsonl."""
     names = ("rmse", "mean_visible_rmse", "nearest_token_rmse", "ratio_to_mean_visible", "ratio_to_nearest_token")

@@ -19,7 +19,8 @@ class Config:
     """Overall accuracy of a multinomial logistic regression, fitted on one split and scored on another.
 
     A label map [h, w] is probed token by token (dense features, the majority class of each token's labelled pixels); a label of the whole
-    patch on pooled features. Label 0 means unlabelled.
+    patch on pooled features. Label 0 means unlabelled. Where the test split has fewer than two classes nothing is scored, and `test_classes` alone
+    is returned.
 
     Attributes:
         every: steps between evaluations; 0 for the end only.
@@ -45,21 +46,27 @@ class Evaluator:
         self._untrained: float | None = None
 
     def __call__(self, weights: Weights) -> dict[str, float]:
+        test = self._features(weights, self.config.test_split)
+        classes = len(np.unique(test[1]))
+        if classes < 2:
+            return {"test_classes": classes}  # a score on one class would say nothing, and a run should not end in an error for it
         if self._untrained is None:
-            self._untrained = self._accuracy(self.context.untrained())
-        accuracy = self._accuracy(weights)
-        return {"accuracy": accuracy, "untrained_accuracy": self._untrained, "gain": accuracy - self._untrained}
+            untrained = self.context.untrained()
+            self._untrained = self._accuracy(untrained, *self._features(untrained, self.config.test_split))
+        accuracy = self._accuracy(weights, *test)
+        return {"accuracy": accuracy, "untrained_accuracy": self._untrained, "gain": accuracy - self._untrained, "test_classes": classes}
 
-    def _accuracy(self, weights: Weights) -> float:
+    def _accuracy(self, weights: Weights, test_x: np.ndarray, test_y: np.ndarray) -> float:
         x, y = self._features(weights, self.config.train_split)
         if len(np.unique(y)) < 2:
             raise ValueError(
-                f"config.evals.linear_probe.label: {self.config.label!r} has fewer than two classes in split {self.config.train_split!r}"
+                f"config.evals.linear_probe.label: {self.config.label!r} has fewer than two classes in split {self.config.train_split!r}; "
+                f"choose another label or split"
             )
         spaced = np.unique(np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int))
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=self.config.regularisation, tol=1e-3, max_iter=200))
         probe.fit(x[spaced], y[spaced])
-        return float(probe.score(*self._features(weights, self.config.test_split)))
+        return float(probe.score(test_x, test_y))
 
     def _features(self, weights: Weights, split: str) -> tuple[np.ndarray, np.ndarray]:
         xs, ys = [], []
