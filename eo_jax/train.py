@@ -9,7 +9,6 @@ The same command resumes. `--dry-run` builds, checks and compiles everything, pr
 from __future__ import annotations
 
 import functools
-import os
 import signal
 import sys
 from pathlib import Path
@@ -86,8 +85,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     else:
         check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
         check_same_data(workdir, fingerprint)
-        shapes_of = jax.eval_shape(make_state)
-        like = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes_of, placement)
+        placed = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
+        like = jax.tree.map(placed, jax.eval_shape(make_state), placement)
         state, first = checkpoints.restore(like)
     if first > run.steps:
         raise ValueError(f"{workdir}: trained to step {first} already, --extend-to={run.steps} is fewer; give more than {first}")
@@ -199,5 +198,4 @@ def _closing(workdir: Path, step: int, steps: int) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     cli.run(main)
