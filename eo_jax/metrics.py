@@ -147,7 +147,7 @@ class Display:
         if self._progress.disable:
             print(text, flush=True)
         else:
-            self._progress.console.print(text, highlight=False, markup=False)
+            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Removes the bar."""
