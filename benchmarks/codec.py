@@ -23,7 +23,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data_prep import convert
+from data_prep.archive import open_archive
+from data_prep.readers import Files
 from data_prep.readers.enmap_tiles import Reader
 from eo_jax.data import open_store, record
 from eo_jax.data.stores import write_atomically
@@ -65,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def load(tiles: Path, most: int) -> list[np.ndarray]:
     """Pixels [c, h, w] of up to `most` tiles below a folder. Raises ArchiveError."""
-    reader = Reader(tiles)
+    reader = Reader(open_archive(tiles))
     items = reader.items()
-    return [convert.read_item(reader, items[i], {}).pixels for i in _spaced(len(items), most)]
+    return [reader.read(items[i], Files(reader.archive, items[i])).pixels for i in _spaced(len(items), most)]
 
 
 def load_store(path: Path, most: int) -> list[np.ndarray]:

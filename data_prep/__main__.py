@@ -16,7 +16,10 @@ COMMANDS = {
     "simulate": "write a synthetic archive in the SpectralEarth layout",
     "convert": "turn an archive into a store",
     "verify": "prove that a store is whole",
-    "inspect": "show what is in a store, in tables and two pictures",
+    "inspect": "show what is in a store, in tables, pictures or a page",
+    "stats": "measure every band of a store, quantiles too",
+    "subset": "write a store of some samples of another",
+    "merge": "write a store of all samples of several others",
 }
 
 

@@ -1,16 +1,19 @@
 """Converts an archive into a store, in shards that can be interrupted and resumed at any moment.
 
     python -m data_prep convert spectral-earth --input /data/spectral_earth --output /data/stores/spectral_earth --labels landuse
+    python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output /data/stores/s12 --format zarr --split blocks:50 --val-share 0.1
     python -m data_prep convert enmap-tiles --input /data/tiles --output /data/stores/tiles --val-share 0.2 --dry-run
+    python -m data_prep convert ssl4eo-l --input /data/ssl4eo_l --output /shared/stores/l --executor dask --scheduler tcp://10.0.0.1:8786
 
-Samples are sorted by id and cut into shards of a fixed number: as many as --shard-mb of raw pixels hold, judged by the first sample. Each
-shard is one task, which ends by writing a note of what it did:
+The input is the extracted archive, or the tar, tar.gz and zip files as downloaded, which are read without extracting them. Samples are
+sorted by id and cut into shards of a fixed number: as many as --shard-mb of raw pixels hold, judged by some of them. Each shard is one
+task, which ends by writing a note of what it did:
 
     STORE/.partial/plan.json           what is converted, and how; another input or other options cannot be mixed in
     STORE/.partial/00000.json ...      rows, sums, file hashes and rejects of each finished shard
 
 A rerun of the same command keeps every shard whose note is there and whose SHA-256 agrees. When all are done the notes become index and
-manifest, and .partial goes. The bytes of a store depend on the archive and the options, not on workers, interruptions or the clock.
+manifest, and .partial goes. The bytes of a store depend on the archive and the options, not on workers, machines, interruptions or the clock.
 """
 
 from __future__ import annotations
@@ -19,80 +22,97 @@ import argparse
 import contextlib
 import dataclasses
 import errno
-import fcntl
+import functools
 import hashlib
 import json
-import os
-import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import parallel, progress, readers, splits
-from data_prep.readers import ArchiveError, Item, Reader
-from data_prep.statistics import Contents, raw_bytes
+from data_prep import blocks, claim, parallel, progress, quantise, readers, splits
+from data_prep.archive import Archive, ArchiveError, open_archive
+from data_prep.finish import finish
+from data_prep.quantise import Quantiser
+from data_prep.readers import Files, Item, LeftOut, Reader
+from data_prep.shards import PARTIAL, Task, convert_shard, read_item
+from data_prep.statistics import raw_bytes, stored_bytes
 from eo_jax.data import record, stores
 from eo_jax.schema import Sample
-from eo_jax.sensors import get_sensor
 
-PARTIAL = ".partial"
-REJECTS = "rejects.txt"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_EXAMPLES = 8
+# What a worker takes beside pixels: Python with GDAL, numpy and tensorstore, and GDAL's block cache.
+_WORKER_BASE_BYTES = 350e6
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be converted. `archive` goes into the manifest; `stamp` is a hash of modification times, for resuming only."""
+    """What is to be converted. `about` goes into the manifest; `stamp` is a hash of modification times, for resuming only."""
 
     reader: Reader
     items: tuple[Item, ...]
     output: Path
-    archive: dict[str, Any]
+    about: dict[str, Any]
     stamp: str
+    format: str
     skip_bad: bool
+    quantiser: Quantiser | None
     shard_bytes: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One shard of a plan, for a worker process."""
-
-    reader: Reader
-    items: tuple[Item, ...]
-    output: Path
-    number: int
-    skip_bad: bool
-
-    @property
-    def shard(self) -> Path:
-        return self.output / "shards" / f"{self.number:05d}.array_record"
-
-    @property
-    def note(self) -> Path:
-        return self.output / PARTIAL / f"{self.number:05d}.json"
 
 
 # ------------------------------------------------------------------ command line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `python -m data_prep convert`."""
+    """Adds the options of `python -m data_prep convert`: one sub-parser a reader, with the options of that reader and those of all."""
     parser.description = __doc__
-    parser.epilog = "example: python -m data_prep convert enmap-tiles --input /data/tiles --output /data/stores/tiles --val 'north/*'"
-    parser.add_argument("archive", choices=readers.names(), help="layout of the archive")
-    parser.add_argument("--input", type=Path, required=True, metavar="DIR", help="folder of the archive; only read")
-    parser.add_argument("--output", type=Path, required=True, metavar="STORE", help="folder of the store; new, or one to resume")
-    absent = argparse.SUPPRESS  # a reader's own default holds
-    parser.add_argument("--labels", nargs="+", default=absent, metavar="NAME_OR_DIR", help="folders of label maps, laid out as the images")
-    trust = "enmap-tiles: the bands of tiles without wavelength tags are bands 1 to 224"
-    parser.add_argument("--trust-product-order", action="store_true", default=absent, help=trust)
-    parser.add_argument("--val", action="append", default=[], metavar="PATTERN", help="ids for validation, such as 'north/*'; repeatable")
-    parser.add_argument("--val-share", type=_share, metavar="F", help="share of the places for validation, by a hash of the place's name")
-    parser.add_argument("--workers", type=_positive(int), default=parallel.cores(), metavar="N", help="processes (default: one a core)")
-    parser.add_argument("--shard-mb", type=_positive(float), default=64.0, metavar="MB", help="raw pixels in a shard (default: 64)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave bad files out and list them in the store's rejects.txt")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    parser.epilog = "`python -m data_prep convert ARCHIVE --help` has the options.\nexample: python -m data_prep convert enmap-tiles --help"
+    archives = parser.add_subparsers(dest="archive", required=True, metavar="ARCHIVE", help=", ".join(readers.names()))
+    for name in readers.names():
+        kind = readers.reader_class(name)
+        own = archives.add_parser(name, description=sys.modules[kind.__module__].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        _add_common(own)
+        group = own.add_argument_group(f"options of {name}")
+        for field in readers.options(kind):
+            _add_option(group, field)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--input", type=Path, required=True, metavar="PATH", help="folder of the archive, or one of its tar or zip files; only read")
+    add("--output", type=Path, required=True, metavar="STORE", help="folder of the store; new, or one to resume")
+    add("--format", choices=stores.FORMATS, default=stores.FORMATS[0], help="array-record: compressed samples; zarr: reads parts; zarr-raw: fastest")
+    add("--dtype", choices=("archive", "uint8"), default="archive", help="archive: lossless (default); uint8: by a published formula, clipped")
+    add("--split", default="archive", metavar="RULE", help="archive: its own lists (default); blocks:KM: whole squares of that side on the ground")
+    add("--val", action="append", default=[], metavar="PATTERN", help="ids for validation, such as 'north/*'; repeatable")
+    add("--val-share", type=_share, metavar="F", help="share of the places (or blocks) for validation, by a hash of the name")
+    add("--test-share", type=_share, metavar="F", help="the same for test")
+    add("--workers", type=_positive(int), default=parallel.cores(), metavar="N", help="processes (default: one a core)")
+    add("--memory", type=_positive(float), metavar="GB", help="for all workers together; there are fewer of them where it is not enough")
+    add("--executor", choices=("processes", "dask"), default="processes", help="dask: on the workers of a running Dask cluster")
+    add("--scheduler", metavar="ADDRESS", help="of the Dask cluster, such as tcp://10.0.0.1:8786; all its machines see input and output")
+    add("--shard-mb", type=_positive(float), default=64.0, metavar="MB", help="raw pixels in a shard (default: 64)")
+    add("--skip-bad", action="store_true", help="leave bad files out and list them in the store's rejects.txt")
+    add("--dry-run", action="store_true", help="say what would be written, and write nothing")
+
+
+def _add_option(group: Any, field: dataclasses.Field) -> None:
+    about = field.metadata
+    name = f"--{field.name.replace('_', '-')}"
+    if isinstance(field.default, bool):
+        group.add_argument(name, action="store_true", help=about["help"])
+        return
+    many = isinstance(field.default, tuple)
+    kind = str if many else type(field.default)
+    shown = "" if many or field.default == "" else f" (default: {field.default})"
+    extra = {"nargs": "+"} if many else {}
+    if about["choices"]:
+        extra["choices"] = about["choices"]
+    elif about["metavar"]:
+        extra["metavar"] = about["metavar"]
+    group.add_argument(name, type=kind, default=field.default, help=about["help"] + shown, **extra)
 
 
 def _share(text: str) -> float:
@@ -112,17 +132,32 @@ def _positive(kind: type) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command. Raises ValueError or OSError with a message for the user."""
+    _check_executor(args)
     with _whole_paths(args.input), _disk_errors(args.output):
-        plan = make_plan(args)
+        claim.check_output(args.output)
         if args.dry_run:
-            _print_dry_run(plan)
-        elif _is_finished(plan):
-            print(f"{plan.output}: up to date")
+            _print_dry_run(make_plan(args, open_archive(args.input)))
+        elif (args.output / "manifest.json").exists():
+            claim.is_finished(args.output, make_plan(args, open_archive(args.input)).about)
+            print(f"{args.output}: up to date")
         else:
-            with _claimed(plan):
-                convert(plan, args.workers)
-            _print_summary(plan.output)
+            _make_store(args)
     return 0
+
+
+def _make_store(args: argparse.Namespace) -> None:
+    with claim.claimed(args.output):
+        plan = make_plan(args, open_archive(args.input, args.output / PARTIAL))
+        examples = _examples(plan)
+        run_tasks = _executor(args, examples)
+        claim.check_begun(args.output, {**plan.about, "modification_times": plan.stamp})
+        convert(plan, examples, run_tasks)
+    _print_summary(args.output)
+
+
+def _check_executor(args: argparse.Namespace) -> None:
+    if (args.executor == "dask") != (args.scheduler is not None):
+        raise ValueError("--executor dask and --scheduler ADDRESS go together; `dask scheduler` prints the address")
 
 
 @contextlib.contextmanager
@@ -131,7 +166,8 @@ def _whole_paths(root: Path) -> Iterator[None]:
     try:
         yield
     except ArchiveError as error:
-        raise ArchiveError(str(root / error.name), error.reason) from error
+        folder = root if root.is_dir() else root.parent  # a name inside a tar begins with the tar
+        raise ArchiveError(str(folder / error.name), error.reason) from error
 
 
 @contextlib.contextmanager
@@ -148,237 +184,170 @@ def _disk_errors(output: Path) -> Iterator[None]:
 # ------------------------------------------------------------------ plan
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
-    """Lists the archive and decides the splits; reads no image. Raises ValueError."""
-    if not args.input.is_dir():
-        raise ValueError(f"--input {args.input}: no such folder")
-    given = vars(args)
-    options = {name: given[name] for name in ("trust_product_order",) if name in given}
-    labels = {"labels": tuple(args.labels)} if "labels" in given else {}
-    reader = readers.make_reader(args.archive, args.input, options | labels)
-    items = splits.assign(reader.items(), args.val, args.val_share)
-    listing, stamp = _listing(args.input, items)
-    archive = {
-        "name": reader.TITLE,
+def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
+    """Lists the archive and decides the splits. Reads no image, unless the splits are by place. Raises ValueError."""
+    kind = readers.reader_class(args.archive)
+    given = {field.name: _frozen(getattr(args, field.name)) for field in readers.options(kind)}
+    reader = kind(archive, **given)
+    options = {name: Path(value).name if str(value).endswith(".json") else value for name, value in given.items()}  # no path of this machine
+    quantiser = quantise.make(args.dtype, reader.sensors)
+    items = _with_splits(args, reader)
+    listing, stamp = _listing(archive, items)
+    about = {
+        "name": kind.TITLE,
         "reader": args.archive,
-        "reader_version": reader.VERSION,
+        "reader_version": kind.VERSION,
+        "licence": kind.LICENCE,
         "options": {
             **options,
-            "labels": [file.role for file in items[0].files[1:]],
+            "format": args.format,
+            "dtype": args.dtype,
+            "split": args.split,
             "val": args.val,
             "val_share": args.val_share,
+            "test_share": args.test_share,
             "shard_mb": args.shard_mb,
             "skip_bad": args.skip_bad,
         },
+        "quantised": quantiser.about() if quantiser else {},
+        "sensors_sha256": hashlib.sha256(json.dumps([sensor.row() for sensor in reader.sensors]).encode()).hexdigest(),
         "listing_sha256": listing,
     }
-    return Plan(reader, tuple(items), args.output, archive, stamp, args.skip_bad, args.shard_mb * 1e6)
+    return Plan(reader, tuple(items), args.output, about, stamp, args.format, args.skip_bad, quantiser, args.shard_mb * 1e6)
 
 
-def _listing(root: Path, items: Sequence[Item]) -> tuple[str, str]:
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
+    items = reader.items()
+    if not items:
+        raise ArchiveError(".", f"nothing in it that {args.archive} reads; `python -m data_prep convert {args.archive} --help` has the layout")
+    if args.split == "archive":
+        return splits.assign(items, args.val, args.val_share, args.test_share)
+    if args.val:
+        raise ValueError("--val names places, --split blocks:KM draws them; keep one of the two")
+    return blocks.assign(reader, items, blocks.side_km(args.split), args.val_share or 0.2, args.test_share, args.workers)
+
+
+def _listing(archive: Archive, items: Sequence[Item]) -> tuple[str, str]:
     """SHA-256 of ids, splits, file names and sizes; and of modification times, which a finished store does not record."""
-    listing, stamp = hashlib.sha256(), hashlib.sha256()
+    listing, stamp, entries = hashlib.sha256(), hashlib.sha256(), archive.entries()
     for item in items:
         for file in item.files:
-            found = os.stat(root / file.name)
-            listing.update(f"{item.id}\t{item.split}\t{file.role}\t{file.name}\t{found.st_size}\n".encode())
-            stamp.update(f"{found.st_mtime_ns}\n".encode())
+            if file.name not in entries:
+                raise ArchiveError(file.name, f"no such file, but {item.id} needs it; add it")
+            found = entries[file.name]
+            listing.update(f"{item.id}\t{item.split}\t{file.role}\t{file.name}\t{found.size}\n".encode())
+            stamp.update(f"{found.stamp}\n".encode())
     return listing.hexdigest(), stamp.hexdigest()
 
 
-def _tasks(plan: Plan) -> list[Task]:
-    size = max(1, int(plan.shard_bytes // _first_good(plan).pixels.nbytes))
+def _tasks(plan: Plan, examples: Sequence[Sample]) -> list[Task]:
+    size = max(1, int(plan.shard_bytes // _largest(examples)))
     chunks = [plan.items[start : start + size] for start in range(0, len(plan.items), size)]
-    return [Task(plan.reader, chunk, plan.output, number, plan.skip_bad) for number, chunk in enumerate(chunks)]
+    output = plan.output.resolve()
+    return [Task(plan.reader, chunk, output, n, plan.format, size, plan.skip_bad, plan.quantiser) for n, chunk in enumerate(chunks)]
 
 
-def _first_good(plan: Plan) -> Sample:
-    """The first sample that can be read; without --skip-bad, the first. Raises ArchiveError where there is none."""
-    errors = []
-    for item in plan.items:
+def _examples(plan: Plan) -> list[Sample]:
+    """The first sample that is good and wanted, and about _EXAMPLES more, evenly spaced: the sensors of an archive differ in size.
+
+    Raises ArchiveError for a bad one before the first, unless bad ones are skipped, and where there is none.
+    """
+    reasons: list[ArchiveError] = []
+    for number, item in enumerate(plan.items):
         try:
-            return read_item(plan.reader, item, {})
+            first = _read(plan, item)
         except ArchiveError as error:
-            errors.append(error)
-            if not plan.skip_bad:
+            reasons.append(error)
+            if not (plan.skip_bad or isinstance(error.__cause__, LeftOut)):
                 raise
-    raise ArchiveError(errors[0].name, f"{errors[0].reason}. It is the first of {len(errors)} images, and every one is bad.")
-
-
-# ------------------------------------------------------------------ the store, while it is being made
-
-
-def _is_finished(plan: Plan) -> bool:
-    """True where the output is the finished store of this plan. Raises ValueError where it is something else."""
-    if not (plan.output / "manifest.json").exists():
-        return False
-    found = stores.open_store(plan.output).manifest["archive"]
-    wanted = json.loads(json.dumps(plan.archive))
-    other = [name for name in wanted if found.get(name) != wanted[name]]
-    if other:
-        raise ValueError(f"{plan.output}: is a finished store, but of another {_others(other)}; give another --output, or remove it")
-    shutil.rmtree(plan.output / PARTIAL, ignore_errors=True)  # killed between manifest and tidying up
-    return True
-
-
-@contextlib.contextmanager
-def _claimed(plan: Plan) -> Iterator[None]:
-    """Holds the output folder for this plan alone. Raises ValueError where it holds something else or another process is at it."""
-    partial = plan.output / PARTIAL
-    empty = not plan.output.exists() or (plan.output.is_dir() and not any(plan.output.iterdir()))
-    if not (empty or partial.is_dir()):
-        raise ValueError(f"{plan.output}: exists and is neither a store nor the beginning of one; give another --output")
-    partial.mkdir(parents=True, exist_ok=True)
-    with open(partial / "lock", "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{plan.output}: another process is converting into it; wait for it, or give another --output") from error
-        _check_plan(plan, partial / "plan.json")
-        (plan.output / "shards").mkdir(exist_ok=True)
-        for folder in (plan.output, plan.output / "shards", partial):
-            for stray in folder.glob(".*.partial"):  # of a run that was killed
-                stray.unlink()
-        yield
-
-
-def _check_plan(plan: Plan, file: Path) -> None:
-    formats = {"record_format": record.FORMAT_VERSION, "store_format": stores.STORE_FORMAT}
-    wanted = json.loads(json.dumps({**plan.archive, **formats, "modification_times": plan.stamp}))
-    if not file.exists():
-        stores.write_atomically(file, json.dumps(wanted, indent=1).encode())
-    found = json.loads(file.read_bytes())
-    other = [name for name in wanted if found.get(name) != wanted[name]]
-    if other:
-        cure = "run that command again, give another --output, or remove the folder"
-        raise ValueError(f"{plan.output}: was begun with another {_others(other)}; {cure}")
-
-
-def _others(names: Sequence[str]) -> str:
-    words = {"listing_sha256": "list of files", "modification_times": "version of the files", "name": "archive", "options": "set of options"}
-    return ", ".join(words.get(name, name) for name in names)
-
-
-def convert(plan: Plan, workers: int) -> None:
-    """Writes what is missing of the store. The output is claimed. Raises ArchiveError, OSError."""
-    tasks = _tasks(plan)
-    with progress.show("convert", len(plan.items)) as advance:
-        for items, size in parallel.run(convert_shard, tasks, workers):
-            advance(items, size)
-    _finish(plan, tasks)
-
-
-def _finish(plan: Plan, tasks: Sequence[Task]) -> None:
-    notes = [json.loads(task.note.read_bytes()) for task in tasks]
-    contents = Contents()
-    for note in notes:
-        contents.add(Contents.from_json(note["contents"]))
-    full = [note for note in notes if note["rows"]]
-    rows = [row for note in full for row in note["rows"]]
-    files = sorted(line for note in notes for line in note["files"])
-    about = {
-        "archive": {**plan.archive, "files": len(files), "files_sha256": hashlib.sha256("".join(files).encode()).hexdigest()},
-        "sensors": {sensor: get_sensor(sensor).row() for sensor in sorted({row["sensor"] for row in rows})},
-        "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
-        "groups": len({row["group"] for row in rows}),
-        **_write_rejects(plan.output, [line for note in notes for line in note["rejects"]]),
-        **contents.about(),
-    }
-    stores.finish_store(plan.output, [note["shard"] for note in full], [note["rows"] for note in full], about)
-    shutil.rmtree(plan.output / PARTIAL)
-
-
-def _write_rejects(output: Path, lines: Sequence[str]) -> dict[str, Any]:
-    if not lines:
-        return {}
-    text = "".join(sorted(lines)).encode()
-    stores.write_atomically(output / REJECTS, text)
-    return {"rejects": {"file": REJECTS, "samples": len(lines), "sha256": hashlib.sha256(text).hexdigest()}}
-
-
-# ------------------------------------------------------------------ one shard
-
-
-def convert_shard(task: Task) -> tuple[int, int]:
-    """Writes one shard and its note, unless both are there. Returns (items, bytes of raw pixels)."""
-    note = _kept_note(task)
-    if note is None:
-        note = _write_shard(task)
-        stores.write_atomically(task.note, json.dumps(note).encode())
-    return len(task.items), note["raw_bytes"]
-
-
-def _kept_note(task: Task) -> dict | None:
-    """The note of a shard that is finished and whole, else None."""
-    if not task.note.exists():
-        return None
-    note = json.loads(task.note.read_bytes())
-    shard = note["shard"]
-    whole = not note["rows"] or (task.shard.is_file() and stores.sha256_file(task.shard) == shard["sha256"])
-    return note if whole else None
-
-
-def _write_shard(task: Task) -> dict[str, Any]:
-    contents, note = Contents(), {"rows": [], "files": [], "rejects": [], "raw_bytes": 0}
-    shard = stores.write_shard(task.shard, _records(task, contents, note))
-    if not note["rows"]:  # all rejected
-        task.shard.unlink()
-    return {**note, "contents": contents.to_json(), "shard": {"file": task.shard.relative_to(task.output).as_posix(), **shard}}
-
-
-def _records(task: Task, contents: Contents, note: dict[str, Any]) -> Iterator[bytes]:
-    """The records of the shard, one at a time; `contents` and `note` are filled on the way."""
-    for item in task.items:
-        hashes: dict[str, str] = {}
-        try:
-            sample = read_item(task.reader, item, hashes)
-        except ArchiveError as error:
-            if not task.skip_bad:
-                raise
-            note["rejects"].append(f"{item.id}\t{' '.join(str(error).split())}\n")
         else:
-            contents.add_sample(sample, item.split)
-            missing = (sample.pixels == get_sensor(sample.sensor).nodata).mean()
-            note["rows"].append(stores.index_row(sample, item.split, float(missing)))
-            note["raw_bytes"] += sample.pixels.nbytes
-            yield record.encode(sample)
-        note["files"] += [f"{file.name}\t{hashes.get(file.name, 'unreadable')}\n" for file in item.files]
+            return [first, *_others(plan, plan.items[number + 1 :])]
+    raise ArchiveError(reasons[0].name, f"{reasons[0].reason}. It is the first of {len(reasons)} images, and every one is bad or not wanted.")
 
 
-def read_item(reader: Reader, item: Item, hashes: dict[str, str]) -> Sample:
-    """The sample of an item; the SHA-256 of each of its files goes into `hashes`, also where it turns out to be bad."""
-    contents = {}
-    for file in item.files:
-        try:
-            contents[file.role] = (reader.root / file.name).read_bytes()
-        except OSError as error:
-            raise ArchiveError(file.name, f"cannot be read ({error.strerror})") from error
-        hashes[file.name] = hashlib.sha256(contents[file.role]).hexdigest()
-    return reader.read(item, contents)
+def _others(plan: Plan, items: Sequence[Item]) -> Iterator[Sample]:
+    for item in items[:: max(1, len(items) // _EXAMPLES)]:
+        with contextlib.suppress(ArchiveError):  # it is told where its shard is made
+            yield _read(plan, item)
+
+
+def _read(plan: Plan, item: Item) -> Sample:
+    try:
+        return read_item(plan.reader, item, Files(plan.reader.archive, item), plan.quantiser)
+    except LeftOut as reason:
+        raise ArchiveError(item.files[0].name, str(reason)) from reason
+
+
+# ------------------------------------------------------------------ the store
+
+
+def convert(plan: Plan, examples: Sequence[Sample], run_tasks: Callable[..., Iterable]) -> None:
+    """Writes what is missing of the store. The output is claimed. Raises ArchiveError, OSError."""
+    tasks = _tasks(plan, examples)
+    with progress.show("convert", len(plan.items)) as advance:
+        for items, size in run_tasks(convert_shard, tasks):
+            advance(items, size)
+    sensors = plan.reader.sensors if plan.quantiser is None else plan.quantiser.sensors
+    finish(plan.output, [task.note for task in tasks], plan.about, sensors)
+
+
+def _executor(args: argparse.Namespace, examples: Sequence[Sample]) -> Callable[..., Iterable]:
+    if args.executor == "dask":
+        return functools.partial(parallel.run_dask, scheduler=args.scheduler)
+    if args.memory is None:
+        return functools.partial(parallel.run, workers=args.workers)
+    total, need = args.memory * 1e9, worker_bytes(examples)
+    workers = min(args.workers, int(total // need))
+    if not workers:
+        raise ValueError(f"--memory {args.memory:g}: one worker needs {need / 1e9:.2f} GB; give more")
+    return functools.partial(parallel.run, workers=workers, bytes_a_worker=int(total / workers))
+
+
+def worker_bytes(examples: Sequence[Sample]) -> float:
+    """What one worker needs: itself, and a few copies of the one sample that is on its way."""
+    return _WORKER_BASE_BYTES + 8 * _largest(examples)
+
+
+def _largest(examples: Sequence[Sample]) -> int:
+    return max(sample.pixels.nbytes for sample in examples)
 
 
 # ------------------------------------------------------------------ what the user sees
 
 
 def _print_dry_run(plan: Plan) -> None:
-    tasks, first = _tasks(plan), _first_good(plan)
-    raw = first.pixels.nbytes * len(plan.items)
-    size = len(record.encode(first)) * len(plan.items)
-    print(f"{plan.reader.TITLE}: {len(plan.items)} samples of {len({item.group for item in plan.items})} places in {plan.reader.root}")
+    examples = _examples(plan)
+    tasks = _tasks(plan, examples)
+    raw, size = (sum(map(measure, examples)) / len(examples) * len(plan.items) for measure in (_raw_size, _stored_size))
+    print(f"{plan.reader.TITLE}: {len(plan.items)} samples of {len({item.group for item in plan.items})} places in {plan.reader.archive.root}")
     print(f"  splits  {_counts(Counter(item.split for item in plan.items))}")
-    print(f"  size    about {size / 1e6:,.0f} MB in {len(tasks)} shards ({raw / 1e6:,.0f} MB raw), judged by the first sample")
+    print(f"  size    about {size / 1e6:,.0f} MB in {len(tasks)} shards ({raw / 1e6:,.0f} MB raw), judged by {len(examples)} of them")
     print("nothing was written; leave out --dry-run to convert")
+
+
+def _raw_size(sample: Sample) -> int:
+    return sample.pixels.nbytes
+
+
+def _stored_size(sample: Sample) -> int:
+    return len(record.encode(sample))
 
 
 def _print_summary(path: Path) -> None:
     store = stores.open_store(path)
-    size = sum(shard["bytes"] for shard in store.manifest["shards"])
+    size = stored_bytes(store)
     raw = raw_bytes(store)
     print(f"{path}: {len(store)} samples of {store.manifest['groups']} places")
     print(f"  splits  {_counts(store.manifest['splits'])}")
     print(f"  size    {size / 1e6:,.1f} MB in {len(store.manifest['shards'])} shards, {raw / size:.2f} times smaller than raw pixels")
+    for reason, count in store.manifest["left_out"].items():
+        print(f"  left    {count} out: {reason}")
     if "rejects" in store.manifest:
-        print(f"  bad     {store.manifest['rejects']['samples']} left out, listed in {path / REJECTS}")
+        print(f"  bad     {store.manifest['rejects']['samples']} left out, listed in {path / store.manifest['rejects']['file']}")
     print(f"next: python -m data_prep inspect {path}")
 
 

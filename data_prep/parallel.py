@@ -1,9 +1,11 @@
-"""Runs independent tasks in worker processes that never outlive the command."""
+"""Runs independent tasks: in worker processes that never outlive the command, or on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,19 +13,23 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+_CONNECT_S = 15
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def run(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
+def run(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, bytes_a_worker: int | None = None) -> Iterator[Result]:
     """Yields function(task) of every task as it is finished, in no fixed order; with one worker, here and in order.
 
+    With `bytes_a_worker`, tasks run in processes that cannot allocate more than that: a task beyond gets a MemoryError.
     The first exception of a task ends the run. Raises OSError where a worker process was killed.
     """
-    if workers == 1:
+    if workers == 1 and bytes_a_worker is None:
         yield from map(function, tasks)
         return
-    pool = ProcessPoolExecutor(min(workers, max(len(tasks), 1)), multiprocessing.get_context("spawn"), initializer=_start_worker)
+    start = functools.partial(_start_worker, bytes_a_worker)
+    pool = ProcessPoolExecutor(min(workers, max(len(tasks), 1)), multiprocessing.get_context("spawn"), initializer=start)
     try:
         for future in as_completed([pool.submit(function, task) for task in tasks]):
             yield future.result()
@@ -33,12 +39,47 @@ def run(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int)
         pool.shutdown(cancel_futures=True)
 
 
+def run_dask(function: Callable[[Task], Result], tasks: Sequence[Task], scheduler: str) -> Iterator[Result]:
+    """The same on the workers of the Dask cluster at `scheduler`. A task whose worker is lost runs again on another.
+
+    Raises OSError where the scheduler cannot be reached or a task has lost too many workers.
+    """
+    import distributed  # only here: nobody else pays for its import
+
+    try:
+        client = distributed.Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`, then run the same command again"
+        ) from error
+    with client:
+        futures = client.map(functools.partial(_without_cause, function), tasks, pure=False)
+        try:
+            for _, result in distributed.as_completed(futures, with_results=True, loop=client.loop):
+                yield result
+        except distributed.KilledWorker as error:
+            raise OSError(f"{error}; give the workers more memory, then run the same command again") from error
+        finally:
+            client.cancel(futures)
+
+
+def _without_cause(function: Callable[[Task], Result], task: Task) -> Result:
+    """function(task). Errors of GDAL cannot be pickled, and Dask would tell nothing but their name."""
+    try:
+        return function(task)
+    except (ValueError, OSError) as error:
+        error.__cause__ = error.__context__ = None
+        raise
+
+
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start_worker() -> None:
+def _start_worker(most_bytes: int | None) -> None:
+    if most_bytes is not None:  # RLIMIT_DATA counts what is allocated, not files that are mapped
+        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent lets running tasks end
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

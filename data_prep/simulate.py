@@ -9,7 +9,7 @@
     <output>/splits/train.txt, val.txt         one <location>/<scene>.tif a line, all dates of a location on one side
 
 It is for learning the tools and for tests, not for results about the Earth. A pixel is a linear mixture of the endmembers in
-`data_prep.spectra`, lit by the slope, blurred by the sensor and read with noise. Land uses made of the same materials in nearly the same
+`data_prep.simulation.spectra`, lit by the slope, blurred by the sensor and read with noise. Land uses made of the same materials in nearly the same
 shares differ in arrangement only: large and small cropland, orchard rows and wooded pasture, city and industry. At 30 m single orchard rows
 are below the pixel; the strips here are blocks of rows between alleys.
 """
@@ -30,8 +30,8 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from data_prep import parallel, progress
-from data_prep.acquisition import GROUND, LOCATIONS_PER_REGION, SCENES_PER_REGION, SPLIT, Location, Scene, make_location, observe, stream
-from data_prep.landscape import CLASSES, make_landscape
+from data_prep.simulation.acquisition import GROUND, LOCATIONS_PER_REGION, SCENES_PER_REGION, SPLIT, Location, Scene, make_location, observe, stream
+from data_prep.simulation.landscape import CLASSES, make_landscape
 from eo_jax.sensors import ENMAP
 
 RECIPE = 1  # raise it with every change that alters bytes, so that no archive mixes two recipes

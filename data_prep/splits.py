@@ -1,4 +1,4 @@
-"""Decides which samples are for validation: by the archive's own lists, by name, or by a share of the places."""
+"""Decides which samples are for validation and test: by the archive's own lists, by name, or by a share of the places."""
 
 from __future__ import annotations
 
@@ -6,24 +6,45 @@ import collections
 import dataclasses
 import fnmatch
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from data_prep.readers import Item
 
 
-def assign(items: Sequence[Item], patterns: Sequence[str], share: float | None) -> list[Item]:
+def assign(items: Sequence[Item], patterns: Sequence[str], val: float | None, test: float | None = None) -> list[Item]:
     """The items with their `split`. Raises ValueError where the options contradict the archive, each other, or leave a side empty."""
     listed = any(item.split for item in items)
-    if listed and (patterns or share is not None):
-        raise ValueError("the archive has its own lists in splits/; leave --val and --val-share out, or remove the lists")
-    if patterns and share is not None:
-        raise ValueError("--val and --val-share were both given; keep one of them")
+    drawn = {split: share for split, share in (("val", val), ("test", test)) if share is not None}
+    if listed and (patterns or drawn):
+        raise ValueError("the archive has its own split; leave --val, --val-share and --test-share out, or use --split blocks:KM")
+    if patterns and drawn:
+        raise ValueError("--val and --val-share or --test-share were given; keep one of them")
     if listed:
         return list(items)
-    val = _matching(items, patterns) if patterns else _drawn(items, share or 0.0)
-    chosen = [dataclasses.replace(item, split="val" if item.id in val else "train") for item in items]
-    _check(chosen, wanted=bool(patterns) or share is not None)
+    if patterns:
+        matched = _matching(items, patterns)
+        chosen = [dataclasses.replace(item, split="val" if item.id in matched else "train") for item in items]
+    else:
+        side = shares({item.group for item in items}, drawn)
+        chosen = [dataclasses.replace(item, split=side[item.group]) for item in items]
+    _check(chosen, {*drawn, *(["val"] if patterns else [])})
     return chosen
+
+
+def shares(names: Iterable[str], wanted: Mapping[str, float]) -> dict[str, str]:
+    """{name: split} that gives each split of `wanted` its share of the names, by a hash of the name, and "train" the rest.
+
+    The hash depends on the name alone, so new names move no other. Each split of a share above 0 gets at least one name and train keeps one.
+    """
+    order = sorted(set(names), key=_position)
+    side, taken, edge = dict.fromkeys(order, "train"), 0, 0.0
+    for split, share in wanted.items():
+        edge += share
+        count = sum(_position(name) < edge for name in order[taken:]) if share else 0
+        count = min(max(count, 1 if share else 0), max(len(order) - 1 - taken, 0))
+        side.update(dict.fromkeys(order[taken : taken + count], split))
+        taken += count
+    return side
 
 
 def _matching(items: Sequence[Item], patterns: Sequence[str]) -> set[str]:
@@ -36,20 +57,12 @@ def _matching(items: Sequence[Item], patterns: Sequence[str]) -> set[str]:
     return matched
 
 
-def _drawn(items: Sequence[Item], share: float) -> set[str]:
-    """Ids of a share of the places: at least one place where the share is not 0, and never all, so that ten tiles always give a validation set."""
-    order = sorted({item.group for item in items}, key=_position)
-    wanted = sum(_position(group) < share for group in order)
-    places = set(order[: min(max(wanted, 1), len(order) - 1) if share else 0])
-    return {item.id for item in items if item.group in places}
-
-
 def _position(group: str) -> float:
     """Where a place lies in [0, 1). It depends on its name alone: all its dates stay on one side, and new places move no other."""
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6]) / 2**48
 
 
-def _check(items: Sequence[Item], wanted: bool) -> None:
+def _check(items: Sequence[Item], wanted: set[str]) -> None:
     sides = collections.defaultdict(set)
     for item in items:
         sides[item.group].add(item.split)
@@ -58,5 +71,5 @@ def _check(items: Sequence[Item], wanted: bool) -> None:
         cure = f"match all dates of a place, as {torn[0] + '/*'!r} does"
         raise ValueError(f"--val puts {len(torn)} places on both sides, such as {torn[0]!r}; {cure}")
     counts = collections.Counter(item.split for item in items)
-    if wanted and len(counts) < 2:
+    if wanted - set(counts) or (wanted and "train" not in counts):
         raise ValueError(f"every one of the {len(sides)} places goes to {next(iter(counts))!r}; name those for validation with --val")

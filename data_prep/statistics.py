@@ -16,9 +16,9 @@ import numpy as np
 
 from eo_jax.data import Store
 from eo_jax.schema import Sample
-from eo_jax.sensors import get_sensor
 
 MOST_CLASSES = 256
+TRAINING = ("train", "pixel")  # all pixels of a scene whose labels are split by pixel may be trained on
 
 
 @dataclasses.dataclass
@@ -27,16 +27,16 @@ class BandSums:
 
     pixels: int
     count: list[int]
-    total: list[Fraction]
-    squares: list[Fraction]
+    total: list[int | Fraction]
+    squares: list[int | Fraction]
     minimum: list[float]
     maximum: list[float]
 
     @classmethod
-    def of(cls, pixels: np.ndarray, nodata: int) -> BandSums:
-        """The sums of one sample [c, h, w]."""
-        wide = np.int64 if pixels.dtype.kind in "iu" and pixels.itemsize <= 2 else np.float64
-        columns = [_sums(band[band != nodata].astype(wide)) for band in pixels]
+    def of(cls, pixels: np.ndarray, missing: np.ndarray) -> BandSums:
+        """The sums of one sample [c, h, w]; `missing`, bool [c, h, w], is where there is no data."""
+        some = missing.any((1, 2)) if missing.any() else np.zeros(len(pixels), bool)
+        columns = [_sums(band[~gone] if any_gone else band.ravel()) for band, gone, any_gone in zip(pixels, missing, some, strict=True)]
         return cls(pixels[0].size, *(list(column) for column in zip(*columns, strict=True)))
 
     def add(self, other: BandSums) -> None:
@@ -58,9 +58,9 @@ class BandSums:
 
     def moments(self) -> dict[str, list]:
         """count, mean, std, min, max and nodata_share of each band; None for a band without a valid pixel."""
-        means = [total / n if n else None for total, n in zip(self.total, self.count, strict=True)]
+        means = [Fraction(total) / n if n else None for total, n in zip(self.total, self.count, strict=True)]
         columns = zip(self.squares, self.count, means, strict=True)
-        variances = [None if mean is None else squares / n - mean**2 for squares, n, mean in columns]
+        variances = [None if mean is None else Fraction(squares) / n - mean**2 for squares, n, mean in columns]
         return {
             "count": self.count,
             "mean": [None if mean is None else float(mean) for mean in means],
@@ -71,30 +71,42 @@ class BandSums:
         }
 
 
-def _sums(values: np.ndarray) -> tuple[int, Fraction, Fraction, float, float]:
-    """Count, sum, sum of squares, minimum and maximum of int64 or float64 values [n]."""
+# Up to here float64 sums of squares of 16-bit integers are exact: 2^32 x 2^21 = 2^53.
+_EXACT_PIXELS = 2**21
+
+
+def _sums(values: np.ndarray) -> tuple[int, int | Fraction, int | Fraction, float, float]:
+    """Count, sum, sum of squares, minimum and maximum of values [n]; exact sums of small integers are plain integers, which add up faster."""
     if not len(values):
-        return 0, Fraction(0), Fraction(0), math.inf, -math.inf
-    return len(values), Fraction(values.sum().item()), Fraction(np.square(values).sum().item()), float(values.min()), float(values.max())
+        return 0, 0, 0, math.inf, -math.inf
+    small = values.dtype.kind in "bui" and values.itemsize <= 2
+    exact, step = (int, _EXACT_PIXELS) if small else (Fraction, len(values))
+    total = squares = 0
+    for start in range(0, len(values), step):
+        part = values[start : start + step].astype(np.float64)
+        total += exact(np.add.reduce(part).item())
+        squares += exact(np.einsum("i,i->", part, part).item())  # not np.dot, whose threads cost more than they bring and change the last digit
+    return len(values), total, squares, float(np.minimum.reduce(values)), float(np.maximum.reduce(values))
 
 
 @dataclasses.dataclass
 class Contents:
-    """Band sums of the train split {sensor id: BandSums}, and label dtypes and class counts of all splits {label: ...}.
+    """Band sums of the train split {sensor id: BandSums}, and label types and class counts of all splits {label: ...}.
 
-    `classes` holds None for a label that is no integer map or has more than MOST_CLASSES values.
+    A type is (dtype, "map" or the shape of what belongs to the whole patch). `classes` holds None for a label that is no integer map or
+    has more than MOST_CLASSES values.
     """
 
     bands: dict[str, BandSums] = dataclasses.field(default_factory=dict)
-    dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
+    types: dict[str, list] = dataclasses.field(default_factory=dict)
     classes: dict[str, Counter[int] | None] = dataclasses.field(default_factory=dict)
 
-    def add_sample(self, sample: Sample, split: str) -> None:
-        """Counts one sample in."""
+    def add_sample(self, sample: Sample, split: str, missing: np.ndarray) -> None:
+        """Counts one sample in; `missing`, bool [c, h, w], is where it has no data."""
         labels = {name: _classes(np.asarray(label)) for name, label in sample.labels.items()}
-        dtypes = {name: np.asarray(label).dtype.name for name, label in sample.labels.items()}
-        bands = {sample.sensor: BandSums.of(sample.pixels, get_sensor(sample.sensor).nodata)} if split == "train" else {}
-        self.add(Contents(bands, dtypes, labels))
+        types = {name: _type(np.asarray(label), sample) for name, label in sample.labels.items()}
+        bands = {sample.sensor: BandSums.of(sample.pixels, missing)} if split in TRAINING else {}
+        self.add(Contents(bands, types, labels))
 
     def add(self, other: Contents) -> None:
         """Counts other contents in. Raises ValueError where one label has two dtypes."""
@@ -103,24 +115,27 @@ class Contents:
                 self.bands[sensor].add(sums)
             else:
                 self.bands[sensor] = sums
-        for name, dtype in other.dtypes.items():
-            if self.dtypes.setdefault(name, dtype) != dtype:
-                raise ValueError(f"label {name!r} is {self.dtypes[name]} in some files, {dtype} in others; write all its maps in one type")
+        for name, kind in other.types.items():
+            if self.types.setdefault(name, kind) != kind:
+                one, two = (f"{dtype} {shape}" for dtype, shape in (self.types[name], kind))
+                raise ValueError(f"label {name!r} is {one} in some files, {two} in others; write it alike in all files")
             self.classes[name] = _merged(self.classes.get(name, Counter()), other.classes[name])
 
     def to_json(self) -> dict[str, Any]:
         classes = {name: None if counts is None else list(counts.items()) for name, counts in self.classes.items()}
-        return {"bands": {sensor: sums.to_json() for sensor, sums in self.bands.items()}, "dtypes": self.dtypes, "classes": classes}
+        return {"bands": {sensor: sums.to_json() for sensor, sums in self.bands.items()}, "types": self.types, "classes": classes}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Contents:
         bands = {sensor: BandSums.from_json(sums) for sensor, sums in fields["bands"].items()}
         classes = {name: None if counts is None else Counter(dict(map(tuple, counts))) for name, counts in fields["classes"].items()}
-        return cls(bands, fields["dtypes"], classes)
+        return cls(bands, fields["types"], classes)
 
     def about(self) -> dict[str, Any]:
         """The manifest's `statistics` (train split only) and `labels` (all splits)."""
-        labels = {name: {"dtype": dtype, "values": _in_order(self.classes[name])} for name, dtype in sorted(self.dtypes.items())}
+        labels = {
+            name: {"dtype": dtype, "shape": shape, "values": _in_order(self.classes[name])} for name, (dtype, shape) in sorted(self.types.items())
+        }
         return {"statistics": {sensor: sums.moments() for sensor, sums in sorted(self.bands.items())}, "labels": labels}
 
 
@@ -128,6 +143,15 @@ def raw_bytes(store: Store) -> int:
     """Bytes of the store's pixels, uncompressed."""
     widths = [np.dtype(str(name)).itemsize for name in store.index["dtype"]]
     return int(sum(math.prod(shape) * width for shape, width in zip(store.index["shape"].tolist(), widths, strict=True)))
+
+
+def stored_bytes(store: Store) -> int:
+    """Bytes of the store's shards on disk."""
+    return sum(file["bytes"] for shard in store.manifest["shards"] for file in [shard, *shard.get("pixels", [])])
+
+
+def _type(label: np.ndarray, sample: Sample) -> list:
+    return [label.dtype.name, "map" if label.ndim == 2 and label.shape == sample.pixels.shape[1:] else list(label.shape)]
 
 
 def _classes(label: np.ndarray) -> Counter[int] | None:

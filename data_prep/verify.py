@@ -22,7 +22,6 @@ from data_prep.statistics import Contents
 from eo_jax.data import Store, open_store, stores
 from eo_jax.data.record import RecordError
 from eo_jax.schema import Sample
-from eo_jax.sensors import get_sensor
 
 CURE = "remove the store and convert again"
 
@@ -86,8 +85,9 @@ def verify_shard(path: Path, shard: int) -> Found:
     store = _store(path)
     entry = store.manifest["shards"][shard]
     problems, contents, size = [], Contents(), 0
-    if stores.sha256_file(path / entry["file"]) != entry["sha256"]:
-        problems.append(f"{path / entry['file']}: SHA-256 is not the manifest's, so it is damaged; {CURE}")
+    for file in [entry, *entry.get("pixels", [])]:
+        if stores.sha256_file(path / file["file"]) != file["sha256"]:
+            problems.append(f"{path / file['file']}: SHA-256 is not the manifest's, so it is damaged; {CURE}")
     rows = np.flatnonzero(store.index["shard"] == shard)
     for i in rows.tolist():
         try:
@@ -95,14 +95,17 @@ def verify_shard(path: Path, shard: int) -> Found:
         except RecordError as error:
             problems.append(str(error))
             continue
-        problems += _record_problems(store, i, sample)
-        contents.add_sample(sample, str(store.index["split"][i]))
+        missing = store.sensor_of(i).missing(sample.pixels)
+        problems += _record_problems(store, i, sample, np.count_nonzero(missing) / missing.size)
+        try:
+            contents.add_sample(sample, str(store.index["split"][i]), missing)
+        except ValueError as error:  # one label in two types
+            problems.append(f"{store.record_name(i)}: {error}")
         size += sample.pixels.nbytes
     return Found(shard, len(rows), size, problems, contents.to_json())
 
 
-def _record_problems(store: Store, i: int, sample: Sample) -> Iterator[str]:
-    missing = float((sample.pixels == get_sensor(sample.sensor).nodata).mean())
+def _record_problems(store: Store, i: int, sample: Sample, missing: float) -> Iterator[str]:
     for field, value in stores.index_row(sample, str(store.index["split"][i]), missing).items():
         listed = store.index[field][i]
         expected = np.asarray(value)
@@ -117,14 +120,16 @@ def _manifest_problems(store: Store) -> Iterator[str]:
     file = store.path / "manifest.json"
     if file.read_bytes() != (json.dumps(store.manifest, indent=1, sort_keys=True) + "\n").encode():
         yield f"{file}: has other bytes than were written, so it is damaged or edited; {CURE}"
-    rejects = store.manifest.get("rejects")
-    if rejects:
-        file = store.path / rejects["file"]
-        if not file.is_file() or stores.sha256_file(file) != rejects["sha256"]:
-            yield f"{file}: is missing or damaged; {CURE}"
+    for entry in (store.manifest.get("rejects"), store.manifest.get("pixels")):
+        if entry and not _is_whole(store.path / entry["file"], entry["sha256"]):
+            yield f"{store.path / entry['file']}: is missing or damaged; {CURE}"
     repeated = [str(name) for name, times in Counter(store.index["id"].tolist()).items() if times > 1]
     if repeated:
         yield f"{store.path / 'index.npz'}: {len(repeated)} ids occur more than once, such as {repeated[0]!r}; {CURE}"
+
+
+def _is_whole(file: Path, sha256: str) -> bool:
+    return file.is_file() and stores.sha256_file(file) == sha256
 
 
 def _content_problems(store: Store, found: list[Found]) -> Iterator[str]:

@@ -26,7 +26,7 @@ GAP = 5
 SHORT_RUN = 8  # bands; a run as short as this, as of Sentinel-2, shows every band as a dot
 BINS = 300  # a curve of more steps than this is drawn as the median and range of this many bins
 
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -160,7 +160,7 @@ def spectra_figure(wavelengths_nm: np.ndarray, spectra: Mapping[str, np.ndarray]
     """
     order = np.argsort(wavelengths_nm, kind="stable")
     runs = np.split(order, band_gaps(wavelengths_nm[order]))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.add_subplot(title=title, xlabel="wavelength (nm)", ylabel=quantity)
         for (name, values), look in zip(spectra.items(), ({"color": INK}, {"color": ORANGE, "dashes": (3, 1.2)}), strict=False):
@@ -168,7 +168,7 @@ def spectra_figure(wavelengths_nm: np.ndarray, spectra: Mapping[str, np.ndarray]
                 marker = "." if len(run) <= SHORT_RUN else None
                 axes.plot(wavelengths_nm[run], values[run], marker=marker, label=name if number == 0 else None, **look)
         axes.legend(loc="best", fontsize=8)
-        return _svg(figure, f"{title}: {quantity} over wavelength in nm, of {' and '.join(spectra)}")
+        return svg(figure, f"{title}: {quantity} over wavelength in nm, of {' and '.join(spectra)}")
 
 
 def band_gaps(sorted_nm: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ def curve_figure(steps: np.ndarray, values: np.ndarray, title: str, marks: np.nd
 
     `scale` is "linear", or "log" for a log axis where every value is positive and they span more than a factor of ten.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.5, 2.3), layout="constrained")
         axes = figure.add_subplot(title=title, xlabel="step")
         _plot_series(axes, steps, np.where(np.isfinite(values), values, np.nan))
@@ -191,7 +191,7 @@ def curve_figure(steps: np.ndarray, values: np.ndarray, title: str, marks: np.nd
         _scale_y(axes, values[np.isfinite(values)], scale)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        return _svg(figure, f"{title} over training steps")
+        return svg(figure, f"{title} over training steps")
 
 
 def _plot_series(axes, steps: np.ndarray, values: np.ndarray) -> None:
@@ -218,7 +218,7 @@ def _scale_y(axes, finite: np.ndarray, scale: str) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _svg(figure: Figure, label: str) -> str:
+def svg(figure: Figure, label: str) -> str:
     """The figure as one <svg> element without date, version or global ids; `label` is what a screen reader says."""
     buffer = io.StringIO()
     # Text stays text, which can be searched and takes the page's font. The salt makes ids repeatable.

@@ -50,9 +50,9 @@ def collect(workdir: Path, split: str) -> Report:
         headline=headline(lines),
         metrics=lines,
         patches=_patches(context, (params, carry), split),
-        wavelengths_nm=context.sensor.centres_nm,
-        true_colour=context.sensor.true_colour,
-        false_colour=context.sensor.false_colour,
+        wavelengths_nm=context.sensor.axis,
+        true_colour=context.sensor.composite,
+        false_colour=context.sensor.false_colour or context.sensor.composite,
         config=config,
         versions=json.loads((workdir / "versions.json").read_text()),
         fingerprint=_short(json.loads((workdir / "data.json").read_text())),
@@ -98,7 +98,7 @@ def _patches(context: Context, weights: Weights, split: str) -> list[PatchView]:
 
 
 def _patch(context: Context, preview: dict[str, np.ndarray], tokens: np.ndarray, row: int, title: str) -> PatchView:
-    physical = lambda z: ((z * context.std + context.mean) * context.sensor.scale).astype(np.float32)  # noqa: E731
+    physical = lambda z: ((z * context.std + context.mean) * context.sensor.scales + context.sensor.offsets).astype(np.float32)  # noqa: E731
     return PatchView(
         title=title,
         original=physical(preview["view"][row]),

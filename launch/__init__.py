@@ -1,1 +1,1 @@
-"""Commands that start others: the demo, and (later) clusters. Environment only, no hyper-parameters."""
+"""Commands and examples that start others: the demo, and clusters. Environment only, no hyper-parameters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ import pytest
 import tiny_archives
 
 from benchmarks import codec
-from data_prep import convert, parallel, splits
+from data_prep import parallel, shards, splits
 from data_prep.__main__ import main
 from data_prep.readers import File, Item
 from data_prep.statistics import BandSums
@@ -85,7 +86,7 @@ def test_label_classes_are_counted(archive: Path, tmp_path: Path) -> None:
     maps = np.stack([tiny_archives.read(path) for path in (archive / "landuse").rglob("*.tif")])
     values, counts = np.unique(maps, return_counts=True)
     about = open_store(tmp_path / "store").manifest["labels"]["landuse"]
-    assert about == {"dtype": "uint8", "values": {str(value): int(count) for value, count in zip(values, counts, strict=True)}}
+    assert about == {"dtype": "uint8", "shape": "map", "values": {str(value): int(count) for value, count in zip(values, counts, strict=True)}}
 
 
 def test_labels_of_two_types(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -95,8 +96,8 @@ def test_labels_of_two_types(archive: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_exact_sums_do_not_depend_on_order() -> None:
     rng = np.random.default_rng(0)
-    parts = [BandSums.of(rng.normal(1000, 300, (3, 8, 8)).astype(np.float32), -32768) for _ in range(20)]
-    forward, backward = BandSums.of(np.ones((3, 8, 8), np.float32), -32768), BandSums.of(np.ones((3, 8, 8), np.float32), -32768)
+    parts = [BandSums.of(rng.normal(1000, 300, (3, 8, 8)).astype(np.float32), np.zeros((3, 8, 8), bool)) for _ in range(20)]
+    forward, backward = (BandSums.of(np.ones((3, 8, 8), np.float32), np.zeros((3, 8, 8), bool)) for _ in range(2))
     for one, other in zip(parts, reversed(parts), strict=True):
         forward.add(one)
         backward.add(other)
@@ -116,7 +117,7 @@ def test_potsdam(sample_data: Path, tmp_path: Path) -> None:
     assert run("enmap-tiles", "--input", root, "--output", tmp_path / "store", "--val-share", "0.3", "--workers", "1") == 0
     for sample in open_store(tmp_path / "store"):
         original = tiny_archives.read(root / "images" / f"{sample.id}.tif")
-        numbers = open_store(tmp_path / "store").manifest["sensors"]["enmap"]["bands"]
+        numbers = open_store(tmp_path / "store").manifest["sensors"]["enmap"]["bands"]["name"]
         np.testing.assert_array_equal(sample.pixels, original[[int(name[1:]) - 1 for name in numbers]])
 
 
@@ -212,7 +213,7 @@ def test_finished_shards_are_not_made_again(archive: Path, tmp_path: Path, monke
     with pytest.raises(SystemExit):
         run_earth(archive, tmp_path / "store")
     monkeypatch.undo()
-    monkeypatch.setattr(convert, "_write_shard", lambda task: pytest.fail("made again"))
+    monkeypatch.setattr(shards, "_write_shard", lambda task: pytest.fail("made again"))
     assert run_earth(archive, tmp_path / "store") == 0
 
 
@@ -286,7 +287,7 @@ def test_folder_of_something_else(archive: Path, tmp_path: Path, capsys: pytest.
 def test_two_at_once(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "store" / ".partial").mkdir(parents=True)
     with open(tmp_path / "store" / ".partial" / "lock", "wb") as lock:
-        convert.fcntl.flock(lock, convert.fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         fails(capsys, run_earth(archive, tmp_path / "store"), "another process")
 
 
@@ -344,7 +345,9 @@ def test_all_bad(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
         (("--val", "0000001/*", "--val-share", "0.5"), ("--val and --val-share",)),
         (("--val", "0000001/00001"), ("1 places on both sides", "'0000001'", "0000001/*")),
         (("--val", "*"), ("every one of the 5 places goes to 'val'",)),
-        (("--trust-product-order",), ("spectral-earth has no option --trust-product-order",)),
+        (("--val", "0000001/*", "--split", "blocks:9"), ("--val names places, --split blocks:KM draws them",)),
+        (("--dtype", "uint8"), ("nobody published a formula for enmap",)),
+        (("--memory", "0.1"), ("--memory 0.1: one worker needs",)),
     ],
 )
 def test_contradicting_options(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture, options: tuple, words: tuple) -> None:
@@ -363,14 +366,16 @@ def test_options_against_the_archives_lists(archive: Path, tmp_path: Path, capsy
     (archive / "splits").mkdir()
     names = sorted(path.relative_to(archive / "enmap").as_posix() for path in (archive / "enmap").rglob("*.tif"))
     (archive / "splits" / "train.txt").write_text("\n".join(names))
-    fails(capsys, run_earth(archive, tmp_path / "store", "--val-share", "0.5"), "splits/", "--val-share")
+    fails(capsys, run_earth(archive, tmp_path / "store", "--val-share", "0.5"), "its own split", "--val-share", "--split blocks:KM")
 
 
 def test_no_such_input(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     fails(capsys, run_earth(tmp_path / "nowhere", tmp_path / "store"), str(tmp_path / "nowhere"), "no such folder")
 
 
-@pytest.mark.parametrize("options", [("--val-share", "1"), ("--shard-mb", "0"), ("--workers", "-1"), ("--worker", "x"), ("--labels",)])
+@pytest.mark.parametrize(
+    "options", [("--val-share", "1"), ("--shard-mb", "0"), ("--workers", "-1"), ("--worker", "x"), ("--labels",), ("--trust-product-order",)]
+)
 def test_usage_errors_exit_with_2(tmp_path: Path, options: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as caught:
         run_earth(tmp_path, tmp_path / "store", *options)

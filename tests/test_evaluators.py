@@ -109,7 +109,7 @@ def context(previews: dict[int, dict[str, np.ndarray]], positions: list[list[int
         source="enmap",
         patch=PATCH,
         std=np.array([100.0, 200.0, 800.0]),
-        sensor=SimpleNamespace(scale=0.01),
+        sensor=SimpleNamespace(scales=np.array([0.01])),
         batches=lambda split: iter([{"enmap": {"position": np.array(rows)}} for rows in positions]),
         preview=lambda weights, batch, number: previews[number],
     )

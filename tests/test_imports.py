@@ -15,7 +15,7 @@ PACKAGES = ("eo_jax", "data_prep", "configs", "launch", "benchmarks")
 NOUNS = ("schema", "sensors")
 MAY_IMPORT = {
     "schema": (),
-    "sensors": ("schema",),
+    "sensors": ("schema", "sensors"),
     "rules": ("schema",),
     "data": (*NOUNS, "rules", "data"),
     "augment": (*NOUNS, "rules", "augment"),
@@ -36,7 +36,7 @@ ONLY_IN = {
     "optax": ("eo_jax.optim", "eo_jax.step"),
     "torch": ("eo_jax.export",),
 }
-DATA_PREP_MAY_IMPORT = ("eo_jax.sensors", "eo_jax.data", "eo_jax.schema", "eo_jax.pictures", "data_prep")
+DATA_PREP_MAY_IMPORT = ("eo_jax.sensors", "eo_jax.data", "eo_jax.schema", "eo_jax.pictures", "eo_jax.report_style", "data_prep")
 
 
 @functools.cache

@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def members(store: Store, split: str, dates: int = 1, missing: str = "repeat") -> tuple[list[list[int]], int]:
     """Sample numbers of each place, and how many places were dropped."""
-    groups = group_samples(store, split, dates, missing)
+    groups = group_samples(store, split, dates, missing, "enmap")
     return [groups.samples(place).tolist() for place in range(len(groups))], groups.dropped
 
 
@@ -54,17 +54,17 @@ def test_many_dates_keep_store_order_too(tmp_path: Path):
 
 def test_nothing_left_after_dropping(store: Store):
     with pytest.raises(ValueError, match=rf"{store.path}: no place of split 'val' has 3 dates; use missing='repeat' or fewer dates"):
-        group_samples(store, "val", 3, "drop")
+        group_samples(store, "val", 3, "drop", "enmap")
 
 
 def test_an_empty_split_names_the_store_and_the_splits_it_has(store: Store):
     with pytest.raises(ValueError, match=rf"{store.path}: split 'test' is empty; the store has train, val\..*--val"):
-        group_samples(store, "test", 1, "repeat")
+        group_samples(store, "test", 1, "repeat", "enmap")
 
 
-def test_an_empty_store_has_no_split(tmp_path: Path):
-    with pytest.raises(ValueError, match="split 'all' is empty"):
-        group_samples(open_store(write_store(tmp_path / "store", [])), "all", 1, "repeat")
+def test_an_empty_store_has_no_sensor(tmp_path: Path):
+    with pytest.raises(ValueError, match="no sample of sensor 'enmap'"):
+        group_samples(open_store(write_store(tmp_path / "store", [])), "all", 1, "repeat", "enmap")
 
 
 # -------------------------------------------------------------------------------------------------------------------------- order

@@ -8,27 +8,13 @@ import numpy as np
 import pytest
 import rasterio
 import tiny_archives
+from layouts import make_reader, read_all, reject
 
-from data_prep import convert, readers
-from data_prep.readers import ArchiveError
-from eo_jax.schema import Sample
+from data_prep.__main__ import main
+from data_prep.archive import ArchiveError
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
 KEPT = [number - 1 for number in ENMAP.band_numbers]
-
-
-def read_all(name: str, root: Path, **options) -> list[Sample]:
-    reader = readers.make_reader(name, root, options)
-    return [convert.read_item(reader, item, {}) for item in reader.items()]
-
-
-def reject(name: str, root: Path, *words: str, **options) -> None:
-    """Reading must fail with one line that has all words."""
-    with pytest.raises(ArchiveError) as caught:
-        read_all(name, root, **options)
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
 
 
 # ------------------------------------------------------------------ real files
@@ -261,8 +247,8 @@ def test_reading_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_unknown_option_of_a_reader(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="spectral-earth has no option --trust-product-order"):
-        readers.make_reader("spectral-earth", tmp_path, {"trust_product_order": True})
+    with pytest.raises(SystemExit):
+        main(["convert", "spectral-earth", "--input", str(tmp_path), "--output", str(tmp_path / "store"), "--trust-product-order"])
 
 
 # ------------------------------------------------------------------ listing
@@ -272,7 +258,7 @@ def test_tiles_are_found_below_in_any_case(tmp_path: Path) -> None:
     for name in ("b/y.TIFF", "a.TIF", "b/x.tif", "c-QL_CLOUD.TIF", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [item.id for item in readers.make_reader("enmap-tiles", tmp_path, {}).items()] == ["a", "b/x", "b/y"]
+    assert [item.id for item in make_reader("enmap-tiles", tmp_path).items()] == ["a", "b/x", "b/y"]
 
 
 def test_two_files_of_one_id(tmp_path: Path) -> None:
@@ -282,7 +268,7 @@ def test_two_files_of_one_id(tmp_path: Path) -> None:
 
 
 def test_spectral_earth_items_in_order(tmp_path: Path) -> None:
-    items = readers.make_reader("spectral-earth", tiny_archives.spectral_earth(tmp_path), {}).items()
+    items = make_reader("spectral-earth", tiny_archives.spectral_earth(tmp_path)).items()
     assert [item.id for item in items] == [f"{place}/{scene}" for place, scenes in tiny_archives.LOCATIONS.items() for scene in scenes]
     assert [item.group for item in items] == [place for place, scenes in tiny_archives.LOCATIONS.items() for _ in scenes]
 
@@ -336,8 +322,8 @@ def test_label_on_another_grid(tmp_path: Path, shape: tuple[int, ...], changes: 
 
 def test_label_folder_elsewhere(tmp_path: Path) -> None:
     tiny_archives.tile(tmp_path / "tiles" / "a.tif")
-    tiny_archives.write(tmp_path / "maps" / "a.tif", np.full((1, 32, 32), 300, np.uint16))
-    (sample,) = read_all("enmap-tiles", tmp_path / "tiles", labels=(str(tmp_path / "maps"),))
+    tiny_archives.write(tmp_path / "other" / "maps" / "tiles" / "a.tif", np.full((1, 32, 32), 300, np.uint16))
+    (sample,) = read_all("enmap-tiles", tmp_path, labels=("other/maps",))
     assert sample.labels["maps"].dtype == np.uint16
     assert (sample.labels["maps"] == 300).all()
 
@@ -360,9 +346,9 @@ def write_lists(root: Path, **lists: list[str]) -> None:
 
 def test_split_lists(tmp_path: Path) -> None:
     tiny_archives.spectral_earth(tmp_path)
-    names = [item.id for item in readers.make_reader("spectral-earth", tmp_path, {}).items()]
+    names = [item.id for item in make_reader("spectral-earth", tmp_path).items()]
     write_lists(tmp_path, train=names[2:], test=names[:2])
-    assert [item.split for item in readers.make_reader("spectral-earth", tmp_path, {}).items()] == ["test"] * 2 + ["train"] * 5
+    assert [item.split for item in make_reader("spectral-earth", tmp_path).items()] == ["test"] * 2 + ["train"] * 5
 
 
 @pytest.mark.parametrize(
@@ -375,7 +361,7 @@ def test_split_lists(tmp_path: Path) -> None:
 )
 def test_split_lists_that_contradict(tmp_path: Path, change: dict[str, slice], words: tuple[str, ...]) -> None:
     tiny_archives.spectral_earth(tmp_path)
-    names = [item.id for item in readers.make_reader("spectral-earth", tmp_path, {}).items()]
+    names = [item.id for item in make_reader("spectral-earth", tmp_path).items()]
     write_lists(tmp_path, **{split: names[part] for split, part in change.items()})
     reject("spectral-earth", tmp_path, *words)
 

@@ -1,7 +1,8 @@
-"""The sensor table against published facts, and the check that refuses files in another order or unit."""
+"""EnMAP against published facts, the checks that refuse files in another order or unit, and tables that users write."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from eo_jax.sensors import ENMAP, ENMAP_PRODUCT, SENSORS, check_wavelengths, get_sensor
+from eo_jax.sensors import ENMAP, ENMAP_PRODUCT, SENSORS, Sensor, check_wavelengths, get_sensor
 
 # Index in the SpectralEarth cube, product band, centre in nm and FWHM in nm, as recipes publish them.
 PUBLISHED = (
@@ -95,8 +96,25 @@ def test_statistics_are_one_positive_pair_a_band():
     assert min(ENMAP.std) == 1096.4 and max(ENMAP.std) == 1718.5
 
 
-@pytest.mark.parametrize("sensor", SENSORS.values(), ids=lambda sensor: sensor.id)
-def test_quicklook_bands_have_their_colours(sensor):
+def test_scale_nodata_and_dtype_are_those_of_the_l2a_product():
+    for sensor in (ENMAP, ENMAP_PRODUCT):
+        assert (sensor.scale, sensor.offset, sensor.units) == (1e-4, 0.0, "surface reflectance")
+        assert (sensor.dtype, sensor.nodata, sensor.gsd_m) == ("int16", -32768, 30.0)
+
+
+def test_which_sensors_have_colours():
+    """Those whose bands are known, and no others."""
+    known = [sensor for sensor in SENSORS.values() if np.isfinite(sensor.centres_nm).all()]
+    pictures = [sensor for sensor in SENSORS.values() if "red" in [band.name for band in sensor.bands]]
+    assert [sensor.id for sensor in SENSORS.values() if sensor.true_colour] == [
+        sensor.id for sensor in SENSORS.values() if sensor in known + pictures
+    ]
+    assert [sensor.id for sensor in SENSORS.values() if sensor.false_colour] == [sensor.id for sensor in known]
+    assert {sensor.true_colour for sensor in pictures} == {(0, 1, 2)}
+
+
+@pytest.mark.parametrize("sensor", [sensor for sensor in SENSORS.values() if sensor.false_colour], ids=lambda sensor: sensor.id)
+def test_quicklook_bands_have_their_colours(sensor: Sensor):
     red, green, blue = sensor.centres_nm[list(sensor.true_colour)]
     assert 620 < red < 680 and 530 < green < 580 and 450 < blue < 500
     infrared, red, green = sensor.centres_nm[list(sensor.false_colour)]
@@ -104,10 +122,10 @@ def test_quicklook_bands_have_their_colours(sensor):
 
 
 def test_row_is_json_and_in_storage_order():
-    row = json.loads(json.dumps(ENMAP.row()))
-    assert row["bands"][79:82] == ["B92", "B80", "B93"]
-    assert row["centre_nm"] == ENMAP.centres_nm.tolist()
-    assert len(row["fwhm_nm"]) == 202
+    bands = json.loads(json.dumps(ENMAP.row()))["bands"]
+    assert bands["name"][79:82] == ["B92", "B80", "B93"]
+    assert bands["centre_nm"] == ENMAP.centres_nm.tolist()
+    assert len(bands["fwhm_nm"]) == 202
 
 
 def test_wavelengths_of_another_scene_pass():
@@ -154,3 +172,107 @@ def test_unknown_sensor_gets_a_suggestion():
     assert get_sensor("enmap") is ENMAP
     with pytest.raises(ValueError, match=r"no sensor 'enmpa'.*Did you mean 'enmap'"):
         get_sensor("enmpa")
+
+
+def test_bands_without_a_known_wavelength_are_not_checked_and_the_others_are():
+    check_wavelengths(get_sensor("rosis_pavia_university"), np.linspace(430, 860, 103), "scene.hdr")
+    part = dataclasses.replace(ENMAP, bands=(dataclasses.replace(ENMAP.bands[0], centre_nm=None), *ENMAP.bands[1:]))
+    check_wavelengths(part, ENMAP.centres_nm, "scene.tif")
+    with pytest.raises(ValueError, match="1 of 202"):
+        check_wavelengths(part, _changed(1, 500.0), "scene.tif")
+
+
+def _camera(columns: dict | None = None, **changes) -> dict:
+    """The row of a user's camera of two bands, with some columns of the bands and some fields changed."""
+    bands = {"name": ["red", "thermal"], "number": [1, 2], "centre_nm": [650.0, 11000.0], "kind": ["reflective", "thermal"], **(columns or {})}
+    row = {"id": "my_camera", "title": "A camera", "bands": bands, "gsd_m": 0.1, "dtype": "uint16", "scale": 1.0, "units": "digital number"}
+    return {**row, "nodata": None, **changes}
+
+
+def _written(tmp_path: Path, row: object) -> str:
+    path = tmp_path / "camera.json"
+    path.write_text(row if isinstance(row, str) else json.dumps(row))
+    return str(path)
+
+
+def test_a_users_table_is_a_sensor(tmp_path: Path):
+    sensor = get_sensor(_written(tmp_path, _camera(mean=[1, 2.5], std=[1, 1])))
+    assert [band.kind for band in sensor.bands] == ["reflective", "thermal"]
+    assert sensor.bands[0].fwhm_nm is None and sensor.mean == (1, 2.5)
+    assert sensor.centres_nm.tolist() == [650, 11_000]
+
+
+def test_a_users_table_may_repeat_a_row_but_not_change_it(tmp_path: Path):
+    assert get_sensor(_written(tmp_path, ENMAP.row())) == ENMAP
+    with pytest.raises(ValueError, match=r"camera\.json: field 'id' is 'enmap', which the table has with other values"):
+        get_sensor(_written(tmp_path, {**ENMAP.row(), "nodata": 0}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"id": 7}, "'id' is 7"),
+        ({"id": "../camera.json"}, "'id'"),
+        ({"title": None}, "'title' is None"),
+        ({"gsd_m": "30"}, "'gsd_m' is '30'"),
+        ({"gsd_m": 0}, "'gsd_m' is 0"),
+        ({"dtype": "object"}, "'dtype' is 'object'"),
+        ({"dtype": ["uint8"]}, "'dtype'"),
+        ({"scale": 0}, "'scale' is 0"),
+        ({"scale": True}, "'scale' is True"),
+        ({"offset": float("nan")}, "'offset' is nan"),
+        ({"offset": 10**400}, "'offset'"),
+        ({"nodata": "none"}, "'nodata' is 'none'"),
+        ({"nodata": float("inf")}, "'nodata' is inf"),
+        ({"mean": [1.0]}, "'mean' and 'std' have 1 and 0 values, expected 2"),
+        ({"mean": [1, 2], "std": [1]}, "'mean' and 'std' have 2 and 1 values"),
+        ({"mean": [1, "2"], "std": [1, 1]}, "'mean'"),
+        ({"mean": 5}, "'mean' is 5"),
+        ({"mean": [1, 2], "std": [1, 0]}, "'std'"),
+        ({"true_colour": [0, 1, 2]}, r"'true_colour' is \(0, 1, 2\), expected indices below 2"),
+        ({"true_colour": [0, -1, 1]}, "'true_colour'"),
+        ({"false_colour": [0, 1]}, "'false_colour'"),
+        ({"false_colour": [0, 1.0, 1]}, "'false_colour'"),
+        ({"bands": []}, "'bands' is of type list"),
+        ({"bands": {"name": [], "number": []}}, "'bands'.*at least one band"),
+        ({"bands": {"name": ["red"]}}, "'bands' lacks the fields number"),
+        ({"columns": {"name": ["red"]}}, "'bands'.*columns of one length"),
+        ({"columns": {"name": "ab"}}, "'bands.name' is 'ab'"),
+        ({"columns": {"name": ["red", "red"]}}, "'bands.name'.*a different value for each band"),
+        ({"columns": {"name": ["red", 5]}}, r"'bands.name\[1\]' is 5"),
+        ({"columns": {"number": [0, 1]}}, r"'bands.number\[0\]' is 0"),
+        ({"columns": {"centre_nm": [0.65, 11.0]}}, r"'bands.centre_nm\[0\]' is 0.65, expected a wavelength in nm"),
+        ({"columns": {"kind": ["reflective", "sar"]}}, r"'bands.centre_nm\[1\]' is 11000.0, expected null"),
+        ({"columns": {"kind": ["reflective", "radar"]}}, r"'bands.kind\[1\]' is 'radar'"),
+        ({"columns": {"wavelength": [650, 11000]}}, "'bands' has the unknown fields wavelength"),
+    ],
+    ids=str,
+)
+def test_a_wrong_field_of_a_users_table_is_named(tmp_path: Path, changes: dict, field: str):
+    with pytest.raises(ValueError, match=rf"camera\.json: .*{field}"):
+        get_sensor(_written(tmp_path, _camera(**changes)))
+
+
+def test_missing_and_unknown_fields_of_a_users_table_are_named(tmp_path: Path):
+    without = {name: value for name, value in _camera().items() if name not in ("units", "nodata")}
+    with pytest.raises(ValueError, match="lacks the fields units, nodata"):
+        get_sensor(_written(tmp_path, without))
+    with pytest.raises(ValueError, match="the unknown fields nodata_value"):
+        get_sensor(_written(tmp_path, {**_camera(), "nodata_value": 0}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not JSON"), ("[" * 100_000, "not JSON"), ("", "not JSON"), ("[1, 2]", "is of type list, expected an object"), ("null", "NoneType")],
+    ids=["cut short", "deep", "empty", "list", "null"],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ValueError, match=rf"camera\.json: .*{message}"):
+        get_sensor(_written(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_or_too_large_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"nothing\.json: no such file"):
+        get_sensor(str(tmp_path / "nothing.json"))
+    with pytest.raises(ValueError, match=r"camera\.json: 10485761 bytes"):
+        get_sensor(_written(tmp_path, " " * (10 * 2**20 + 1)))

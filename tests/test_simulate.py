@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import rasterio
 
-from data_prep import acquisition, landscape, simulate, spectra
+from data_prep import simulate
 from data_prep.__main__ import main
+from data_prep.simulation import acquisition, landscape, spectra
 from eo_jax.sensors import ENMAP, check_wavelengths
 
 LOCATIONS, SIZE = 10, 16

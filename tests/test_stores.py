@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import multiprocessing
@@ -17,10 +18,11 @@ import pytest
 import tiny_archives
 from tiny_store import PER_SHARD, write_store, write_tiny_store
 
-from eo_jax.data import Store, open_store, record, stores
+from eo_jax.data import Store, open_store, stores
 from eo_jax.data.record import RecordError
 from eo_jax.data.stores import StoreError
 from eo_jax.schema import Sample
+from eo_jax.sensors import ENMAP
 
 SHARD = "shards/00001.array_record"
 
@@ -83,6 +85,35 @@ def test_negative_numbers_count_from_the_end(whole: Path, number: int):
 def test_numbers_beyond_the_store_are_index_errors(whole: Path, number: int):
     with pytest.raises(IndexError, match=f"sample {number} of 12"):
         open_store(whole)[number]
+
+
+def test_a_store_that_does_not_say_its_format_holds_whole_records(path: Path):
+    expected = read_all(open_store(path))
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    del manifest["format"], manifest["tasks"]
+    manifest["content_sha256"] = stores.content_sha256(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert open_store(path).format == "array-record"
+    assert read_all(open_store(path)) == expected
+    assert open_store(path)[3].pixels.shape == (202, 8, 8)
+
+
+def test_sensors_are_those_the_store_was_written_with(path: Path):
+    """Also where the table of this eo_jax has another row of that id, or none."""
+    own = dataclasses.replace(ENMAP, scale=0.5, title="My own")
+    change_manifest(path, sensors={"enmap": own.row()})
+    store = open_store(path)
+    assert store.sensor("enmap") == store.sensor_of(-1) == own
+    with pytest.raises(StoreError, match=r"manifest.json: no sensor 's1'; there is enmap"):
+        store.sensor("s1")
+    with pytest.raises(IndexError, match="sample 12 of 12"):
+        store.sensor_of(12)
+
+
+def test_a_sensor_row_that_is_none(path: Path):
+    change_manifest(path, sensors={"enmap": {"id": "enmap"}})
+    with pytest.raises(StoreError, match=r"manifest.json: sensors: .*convert the archive again"):
+        open_store(path).sensor("enmap")
 
 
 def test_an_empty_store_opens(tmp_path: Path):
@@ -275,23 +306,24 @@ def test_manifest_has_the_size_and_hash_of_every_shard(whole: Path):
         assert stores.sha256_file(whole / shard["file"]) == shard["sha256"]
 
 
+@pytest.mark.parametrize("format", stores.FORMATS)
 @pytest.mark.parametrize("failure", [ValueError("bad tile"), KeyboardInterrupt()], ids=["error", "interrupt"])
-def test_a_shard_that_fails_leaves_nothing_behind(tmp_path: Path, failure: BaseException):
-    def records():
-        yield record.encode(small(0))
+def test_a_shard_that_fails_leaves_nothing_behind(tmp_path: Path, failure: BaseException, format: str):
+    def samples():
+        yield small(0)
         raise failure
 
     with pytest.raises(type(failure)):
-        stores.write_shard(tmp_path / "00000.array_record", records())
-    assert list(tmp_path.iterdir()) == []
+        stores.write_shard(tmp_path, 0, format, 2, samples())
+    assert tiny_archives.files(tmp_path) == {}
 
 
-def test_a_shard_that_fails_keeps_the_old_one(tmp_path: Path):
-    file = tmp_path / "00000.array_record"
-    stores.write_shard(file, [record.encode(small(0))])
+@pytest.mark.parametrize("format", stores.FORMATS)
+def test_a_shard_that_fails_keeps_the_old_one(tmp_path: Path, format: str):
+    stores.write_shard(tmp_path, 0, format, 2, [small(0)])
     before = tiny_archives.files(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        stores.write_shard(file, (record.encode(small(1 // n)) for n in (1, 0)))
+        stores.write_shard(tmp_path, 0, format, 2, (small(1 // n) for n in (1, 0)))
     assert tiny_archives.files(tmp_path) == before
 
 

@@ -13,7 +13,7 @@ import tiny_archives
 
 from data_prep.__main__ import main
 from data_prep.verify import verify
-from eo_jax.data import open_store, record, stores
+from eo_jax.data import open_store, stores
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def replace_record(store: Path, **changes: object) -> None:
     shards = opened.manifest["shards"]
     samples = [opened[i] for i in range(shards[0]["samples"])]
     samples[0] = dataclasses.replace(samples[0], **changes)
-    shards[0] |= stores.write_shard(store / shards[0]["file"], map(record.encode, samples))
+    shards[0] |= stores.write_shard(store, 0, opened.format, len(samples), samples)
     rewrite(store, shards=shards)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eo_jax.data import record, stores
+from eo_jax.data import stores
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 
@@ -16,21 +16,22 @@ CLASSES = 3
 _START = 1_650_000_000  # 15 April 2022
 
 
-def write_store(path: Path, samples: Sequence[Sample], splits: Sequence[str] | None = None, about: dict | None = None) -> Path:
+def write_store(
+    path: Path, samples: Sequence[Sample], splits: Sequence[str] | None = None, about: dict | None = None, format: str = "array-record"
+) -> Path:
     """A store of the samples, PER_SHARD in each shard; all in split "train" where no splits are given."""
     splits = ["train"] * len(samples) if splits is None else splits
-    (path / "shards").mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     shards, rows = [], []
     for first in range(0, len(samples), PER_SHARD):
         part = slice(first, first + PER_SHARD)
-        file = f"shards/{len(shards):05d}.array_record"
-        shards.append({"file": file, **stores.write_shard(path / file, map(record.encode, samples[part]))})
+        shards.append(stores.write_shard(path, len(shards), format, PER_SHARD, samples[part]))
         rows.append([stores.index_row(sample, split, 0.0) for sample, split in zip(samples[part], splits[part], strict=True)])
-    stores.finish_store(path, shards, rows, {} if about is None else about)
+    stores.finish_store(path, shards, rows, {} if about is None else about, format, len(shards))
     return path
 
 
-def write_tiny_store(path: Path, places: int = 6, size: int = 32, seed: int = 0) -> Path:
+def write_tiny_store(path: Path, places: int = 6, size: int = 32, seed: int = 0, format: str = "array-record") -> Path:
     """A store of places with one, two or three dates of int16 [202, size, size] and a label map "landuse"; every third place is in split "val".
 
     Classes 1 to 3 are squares of 8 x 8 pixels, brighter the higher the class; a corner is 0, unlabelled. Every band has the published mean for its
@@ -42,7 +43,7 @@ def write_tiny_store(path: Path, places: int = 6, size: int = 32, seed: int = 0)
         for date in range(1 + place % 3):
             samples.append(_sample(rng, place, date, size))
             splits.append("val" if place % 3 == 2 else "train")
-    return write_store(path, samples, splits, _about(samples, splits))
+    return write_store(path, samples, splits, _about(samples, splits), format)
 
 
 def _sample(rng: np.random.Generator, place: int, date: int, size: int) -> Sample:
@@ -78,5 +79,5 @@ def _about(samples: Sequence[Sample], splits: Sequence[str]) -> dict:
         "splits": {split: splits.count(split) for split in sorted(set(splits))},
         "groups": len({sample.group for sample in samples}),
         "statistics": {ENMAP.id: {"mean": values.mean((1, 2)).tolist(), "std": values.std((1, 2)).tolist()}},
-        "labels": {"landuse": {"dtype": "uint8", "values": dict(zip(map(str, codes.tolist()), counts.tolist(), strict=True))}},
+        "labels": {"landuse": {"dtype": "uint8", "shape": "map", "values": dict(zip(map(str, codes.tolist()), counts.tolist(), strict=True))}},
     }

@@ -9,15 +9,15 @@ The 202 kept bands are picked by product band number, never by sorting wavelengt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 import numpy as np
 import rasterio
 
-from data_prep import geotiff
-from data_prep.readers import ArchiveError, Item, image_files, label_folders, relative_name, sorted_by_id, with_labels
+from data_prep.archive import Archive, ArchiveError
+from data_prep.formats import geotiff
+from data_prep.readers import Files, Item, image_files, label_folders, option, sorted_by_id, with_labels
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
@@ -26,27 +26,29 @@ _LAYOUTS = {len(sensor.bands): sensor for sensor in (ENMAP_PRODUCT, ENMAP)}
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Tiles below `root`. `trust_product_order` takes untagged tiles of 224 bands to be in product order, as HySpecNet-11k has them."""
+    """Tiles of EnMAP products."""
 
     TITLE: ClassVar[str] = "EnMAP L2A tiles"
-    VERSION: ClassVar[int] = 1
-    root: Path
-    labels: tuple[str, ...] = ()
-    trust_product_order: bool = False
+    VERSION: ClassVar[int] = 2
+    LICENCE: ClassVar[str] = "EnMAP data (c) DLR; see the licence of the EnMAP products"
+    sensors: ClassVar = (ENMAP,)
+    archive: Archive
+    labels: tuple[str, ...] = option((), "folders of label maps, laid out as the images")
+    trust_product_order: bool = option(False, "the bands of tiles without wavelength tags are bands 1 to 224, as HySpecNet-11k has them")
 
     def items(self) -> list[Item]:
-        base, folders = self.root, label_folders(self.root, self.labels)
-        if (self.root / "images").is_dir() and (self.root / "labels").is_dir():
-            base, folders = self.root / "images", {"landcover": self.root / "labels", **folders}
-        labels = {folder.resolve() for folder in folders.values()}
-        paths = [path for path in image_files(base) if "-QL_" not in path.name and labels.isdisjoint(path.resolve().parents)]
-        if not paths:
-            raise ArchiveError(relative_name(self.root, base), "no GeoTIFF in it or below; expected *.tif tiles")
-        return sorted_by_id(self._item(path, base, folders) for path in paths)
+        below, folders = "", label_folders(self.archive, self.labels)
+        if image_files(self.archive, "images") and image_files(self.archive, "labels"):
+            below, folders = "images", {"landcover": "labels", **folders}
+        inside = tuple(f"{folder}/" for folder in folders.values())
+        names = [name for name in image_files(self.archive, below) if "-QL_" not in name and not name.startswith(inside)]
+        if not names:
+            raise ArchiveError(below or ".", "no GeoTIFF in it or below; expected *.tif tiles")
+        return sorted_by_id(self._item(name, below, folders) for name in names)
 
-    def read(self, item: Item, contents: Mapping[str, bytes]) -> Sample:
+    def read(self, item: Item, files: Files) -> Sample:
         name = item.files[0].name
-        with geotiff.open_tiff(name, contents["image"]) as dataset:
+        with geotiff.open_tiff(name, files["image"]) as dataset:
             numbers, found_nm = self._bands(name, dataset)
             return Sample(
                 pixels=geotiff.read_pixels(name, dataset, numbers, ENMAP, ("int16", "float32")),
@@ -56,13 +58,13 @@ class Reader:
                 product=geotiff.product_version(name),
                 time=geotiff.acquisition_time(name, dataset),
                 wavelengths_nm=found_nm,
-                labels={file.role: geotiff.read_labels(name, dataset, file.name, contents[file.role]) for file in item.files[1:]},
+                labels={file.role: geotiff.read_labels(name, dataset, file.name, files[file.role]) for file in item.files[1:]},
                 **geotiff.place(dataset),
             )
 
-    def _item(self, path: Path, base: Path, folders: Mapping[str, Path]) -> Item:
-        tile = relative_name(base, path.with_suffix(""))
-        return Item(tile, tile, with_labels(self.root, path, base, folders))
+    def _item(self, name: str, below: str, folders: dict[str, str]) -> Item:
+        tile = str(PurePosixPath(name.removeprefix(f"{below}/") if below else name).with_suffix(""))
+        return Item(tile, tile, with_labels(self.archive, name, below, folders))
 
     def _bands(self, name: str, dataset: rasterio.DatasetReader) -> tuple[list[int], np.ndarray | None]:
         """The file's 1-based numbers of the kept bands, and their wavelengths [202] in nm, where the file has them."""

@@ -7,7 +7,7 @@ import dataclasses
 import grain
 import numpy as np
 
-from eo_jax.data.stores import Store
+from eo_jax.data.stores import PIXEL_SPLIT, Store
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,18 +32,25 @@ class Groups:
         return self.members[self.starts[place] : self.starts[place + 1]]
 
 
-def group_samples(store: Store, split: str, dates: int, missing: str) -> Groups:
+def group_samples(store: Store, split: str, dates: int, missing: str, sensor: str) -> Groups:
     """The places of a split that offer what a recipe draws.
 
     Args:
         split: name in the manifest; "all" for every sample.
         dates: acquisitions drawn from each place.
+        sensor: whose samples; a place may have been seen by others, too.
         missing: what becomes of a place with fewer: "repeat" keeps it (dates repeat), "drop" leaves it out.
 
     Raises:
         ValueError: no such split, or nothing left.
     """
-    chosen = np.arange(len(store)) if split == "all" else np.flatnonzero(store.index["split"] == split)
+    of_sensor = store.index["sensor"] == sensor
+    if not of_sensor.any():
+        names = ", ".join(sorted(set(store.index["sensor"].tolist())))
+        raise ValueError(f"{store.path}: no sample of sensor {sensor!r}; the store has {names}. Set config.data.sources.*.sensor to one of them.")
+    # A scene whose labels are split by pixel belongs to every split; its labels are cut down when they are read.
+    in_split = np.isin(store.index["split"], (split, PIXEL_SPLIT)) | (split == "all")
+    chosen = np.flatnonzero(of_sensor & in_split)
     if not len(chosen):
         names = ", ".join(sorted(set(store.index["split"].tolist())))
         raise ValueError(f"{store.path}: split {split!r} is empty; the store has {names}. Convert with --val or --val-share to make one.")

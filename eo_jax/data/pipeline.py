@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from eo_jax.data.index import Order, group_samples
-from eo_jax.data.stores import open_store
+from eo_jax.data.stores import PIXEL_SPLITS, open_store
 from eo_jax.schema import TIME_ABSENT, Batch, Sample
 from eo_jax.sensors import get_sensor
 
@@ -24,8 +24,9 @@ class SourceConfig:
 
     Attributes:
         store: folder of the store.
-        sensor: id of the sensor table row whose bands the store must have.
+        sensor: id of the sensor table row whose samples are drawn, or path of a band table, a JSON file.
         split: "train", "val", ... or "all".
+        label: name of the label that comes with the pixels; "" for none.
         dates: acquisitions of a place in one row of a batch (axis t).
         missing: "repeat" or "drop" places with fewer dates.
     """
@@ -33,6 +34,7 @@ class SourceConfig:
     store: str
     sensor: str
     split: str = "train"
+    label: str = ""
     dates: int = 1
     missing: str = "repeat"
 
@@ -72,18 +74,17 @@ class Source:
 
     def __init__(self, name: str, config: SourceConfig, crop: int):
         self.name, self.config, self.crop = name, config, crop
-        self.store = open_store(config.store)
-        self.groups = group_samples(self.store, config.split, config.dates, config.missing)
+        self.store, self.sensor = open_store(config.store), get_sensor(config.sensor)
+        self.groups = group_samples(self.store, config.split, config.dates, config.missing, self.sensor.id)
         self._check()
         # Archives that mix int16 and float32 tiles are read as what holds both.
-        self.dtype = np.result_type(*np.unique(self.store.index["dtype"]).tolist())
-        self.bands = len(get_sensor(config.sensor).bands)
+        self.dtype = np.result_type(*np.unique(self.store.index["dtype"][self.groups.members]).tolist())
+        self.bands = len(self.sensor.bands)
 
     def _check(self) -> None:
         index, members = self.store.index, self.groups.members
-        bands = len(get_sensor(self.config.sensor).bands)
+        bands = len(self.sensor.bands)
         for column, fits, expected in (
-            ("sensor", index["sensor"][members] == self.config.sensor, self.config.sensor),
             ("shape", index["shape"][members, 0] == bands, f"{bands} bands"),
             ("shape", index["shape"][members, 1:].min(1) >= self.crop, f"at least {self.crop} x {self.crop} pixels (config.data.crop)"),
             ("time", index["time"][members] < 2**31, "a time before 2038, which int32 seconds hold"),
@@ -95,15 +96,29 @@ class Source:
                     f"{column} {index[column][bad].tolist()}, expected {expected}"
                 )
 
+        labels = self.store.manifest.get("labels", {})
+        if self.config.label and self.config.label not in labels:
+            there = ", ".join(labels) or "none"
+            raise ValueError(f"{self.store.path}: no label {self.config.label!r} (config.data.sources.{self.name}.label); there is {there}")
+
     def empty(self, rows: int) -> dict[str, np.ndarray]:
         """Arrays of a batch of this source, to be filled by `fill`."""
         dates = self.config.dates
         return {
+            **self._empty_label(rows),
             "pixels": np.empty((rows, dates, self.bands, self.crop, self.crop), self.dtype),
             "time": np.full((rows, dates), TIME_ABSENT, np.int32),
             "lonlat": np.full((rows, 2), np.nan, np.float32),
             "position": np.empty(rows, np.int64),
         }
+
+    def _empty_label(self, rows: int) -> dict[str, np.ndarray]:
+        """{"label": [b, t, h, w] for a map, [b, t, ...] for what belongs to the whole patch}, zeros."""
+        if not self.config.label:
+            return {}
+        about = self.store.manifest["labels"][self.config.label]
+        shape = (self.crop, self.crop) if about["shape"] == "map" else tuple(about["shape"])
+        return {"label": np.zeros((rows, self.config.dates, *shape), about["dtype"])}
 
     def fill(self, batch: dict[str, Any], row: int, place: int, rng: np.random.Generator) -> None:
         """One row: `dates` acquisitions of a place in random order, the same random crop of each."""
@@ -117,10 +132,26 @@ class Source:
     def put(self, batch: dict[str, Any], row: int, t: int, sample: Sample, top: int, left: int) -> None:
         """A sample's crop into its place of a batch."""
         batch["pixels"][row, t] = sample.pixels[:, top : top + self.crop, left : left + self.crop]
+        if self.config.label:
+            batch["label"][row, t] = self.label(sample, self.config.label, top, left)
         if sample.time is not None:
             batch["time"][row, t] = sample.time
         if sample.lonlat is not None:
             batch["lonlat"][row] = sample.lonlat
+
+    def label(self, sample: Sample, name: str, top: int, left: int) -> np.ndarray:
+        """A label of a sample, cropped where it is a map; where it is split by pixel, 0 outside this source's split."""
+        if name not in sample.labels:
+            there = ", ".join(sample.labels) or "none"
+            raise ValueError(f"sample {sample.id}: no label {name!r}; it has {there}. Convert with --labels {name}")
+        array, split = sample.labels[name], sample.labels.get(f"{name}.split")
+        if array.ndim != 2:
+            return array
+        if array.shape != sample.pixels.shape[1:]:
+            raise ValueError(f"sample {sample.id}: label {name!r} is {array.shape}, its pixels are {sample.pixels.shape[1:]}; convert it again")
+        if split is not None and self.config.split in PIXEL_SPLITS:
+            array = np.where(split == PIXEL_SPLITS.index(self.config.split), array, 0)
+        return array[top : top + self.crop, left : left + self.crop]
 
 
 class Pipeline:
@@ -176,7 +207,7 @@ def in_order(source: Source, batch_size: int, label: str | None = None) -> Itera
             source.put(batch, row, 0, sample, top, left)
             batch["position"][row] = number
             if label is not None:
-                labels.append(_crop_label(sample, label, top, left, source.crop))
+                labels.append(source.label(sample, label, top, left))
             row += 1
             if row == batch_size:
                 yield _labelled(source.name, batch, labels)
@@ -197,12 +228,3 @@ def _crops(sample: Sample, crop: int) -> list[tuple[int, int]]:
 
 def _labelled(name: str, batch: dict[str, np.ndarray], labels: list[np.ndarray]) -> Batch:
     return {name: batch | ({"label": np.stack(labels)} if labels else {})}
-
-
-def _crop_label(sample: Sample, label: str, top: int, left: int, crop: int) -> np.ndarray:
-    if label not in sample.labels:
-        raise ValueError(f"sample {sample.id}: no label {label!r}; it has {', '.join(sample.labels) or 'none'}. Convert with --labels {label}")
-    array = sample.labels[label]
-    if array.ndim == 2 and array.shape != sample.pixels.shape[1:]:
-        raise ValueError(f"sample {sample.id}: label {label!r} is {array.shape}, its pixels are {sample.pixels.shape[1:]}; convert it again")
-    return array[top : top + crop, left : left + crop] if array.ndim == 2 else array

@@ -6,15 +6,17 @@ Layout of a record, format version 1, little-endian:
 
 The header is JSON: the fields of `schema.Sample` and, for each array, name, dtype, shape, filter and payload length. A payload is one Blosc2 chunk
 (bitshuffle, LZ4). Integer cubes go through a band difference first: band k is stored as its difference to band k - 1 modulo 2^bits, which doubles
-the ratio on spectra (real EnMAP: 1.4 without, 2.1 with) and costs half a millisecond a patch to undo.
+the ratio on spectra (real EnMAP: 1.4 without, 2.1 with) and costs half a millisecond a patch to undo. Where a store keeps pixels in files of their
+own, the header states their dtype and shape all the same, the filter is "elsewhere" and the payload empty.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import blosc2
@@ -43,28 +45,57 @@ _PLAIN_FIELDS = {
 }
 
 
+# Fits the second-level cache. On real EnMAP a little smaller and a tenth faster than what Blosc2 chooses by itself.
+_BLOCK_BYTES = 128 * 1024
+
+
 class RecordError(ValueError):
     """A record that cannot be decoded; the message names it."""
 
 
 def encode(sample: Sample) -> bytes:
     """The record of a Sample. Raises ValueError for dtypes and sizes that the format does not have."""
-    arrays, payloads = [], []
-    for name, array in _named_arrays(sample):
-        if array.dtype.name not in _DTYPES:
-            raise ValueError(f"sample {sample.id}: {name} has dtype {array.dtype}, expected one of {', '.join(_DTYPES)}")
-        if array.nbytes > _MAX_ARRAY_BYTES:
-            raise ValueError(f"sample {sample.id}: {name} has {array.nbytes} bytes, the format holds {_MAX_ARRAY_BYTES}; cut it into tiles")
-        filtered, filter_name = _difference(array)
-        payload = _compress(filtered)
-        arrays.append({"name": name, "dtype": array.dtype.name, "shape": array.shape, "filter": filter_name, "bytes": len(payload)})
-        payloads.append(payload)
+    return _record(sample, [_packed(sample, name, array) for name, array in _named_arrays(sample)])
+
+
+def encode_without_pixels(sample: Sample) -> bytes:
+    """The record of a Sample whose pixels are kept elsewhere; `decode` wants them back. Raises ValueError as `encode`."""
+    (_, pixels), *others = _named_arrays(sample)
+    check_array(f"sample {sample.id}: pixels", pixels.dtype.name, pixels.shape)
+    elsewhere = _entry("pixels", pixels, "elsewhere", b"")
+    return _record(sample, [(elsewhere, b""), *(_packed(sample, name, array) for name, array in others)])
+
+
+def _packed(sample: Sample, name: str, array: np.ndarray) -> tuple[dict[str, Any], bytes]:
+    check_array(f"sample {sample.id}: {name}", array.dtype.name, array.shape)
+    filtered, filter_name = difference(array)
+    payload = _compress(filtered)
+    return _entry(name, array, filter_name, payload), payload
+
+
+def _entry(name: str, array: np.ndarray, filter_name: str, payload: bytes) -> dict[str, Any]:
+    """What the header says of an array."""
+    return {"name": name, "dtype": array.dtype.name, "shape": array.shape, "filter": filter_name, "bytes": len(payload)}
+
+
+def check_array(name: str, dtype: str, shape: Sequence[int]) -> None:
+    """Raises ValueError for a dtype or a size that a store does not hold; `name` is what the message calls the array."""
+    if dtype not in _DTYPES:
+        raise ValueError(f"{name} has dtype {dtype}, expected one of {', '.join(_DTYPES)}")
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size > _MAX_ARRAY_BYTES:
+        raise ValueError(f"{name} has {size} bytes, the format holds {_MAX_ARRAY_BYTES}; cut it into tiles")
+
+
+def _record(sample: Sample, arrays: list[tuple[dict[str, Any], bytes]]) -> bytes:
     fields: dict[str, Any] = {field: getattr(sample, field) for field in _PLAIN_FIELDS}
     if sample.wavelengths_nm is not None:
         fields["wavelengths_nm"] = [float(nm) for nm in sample.wavelengths_nm]
-    header = json.dumps({**fields, "arrays": arrays}, sort_keys=True, separators=(",", ":"), default=_plain_number).encode()
-    body = b"".join([_PREFIX.pack(_MAGIC, FORMAT_VERSION, len(header)), header, *payloads])
-    return body + _CHECKSUM.pack(google_crc32c.value(body))
+    entries, payloads = zip(*arrays, strict=True)
+    header = json.dumps({**fields, "arrays": entries}, sort_keys=True, separators=(",", ":"), default=_plain_number).encode()
+    parts = [_PREFIX.pack(_MAGIC, FORMAT_VERSION, len(header)), header, *payloads]
+    checksum = functools.reduce(google_crc32c.extend, parts, 0)  # part by part, so that megabytes are joined once
+    return b"".join([*parts, _CHECKSUM.pack(checksum)])
 
 
 def _plain_number(value: Any) -> Any:
@@ -74,11 +105,19 @@ def _plain_number(value: Any) -> Any:
     raise TypeError(f"a record's header cannot hold {value!r}; give plain Python numbers and text")
 
 
-def decode(data: bytes, name: str) -> Sample:
-    """The Sample of a record; `name` is what errors call it. Raises RecordError for anything but an intact record."""
+def decode(data: bytes, name: str, pixels: np.ndarray | None = None) -> Sample:
+    """The Sample of a record; `name` is what errors call it. Raises RecordError for anything but an intact record.
+
+    `pixels` [c, h, w] belong to a record of `encode_without_pixels`, and to no other; they have to be what the header says.
+    """
     header, offset = _read_header(data, name)
     arrays = {}
     for entry in header["arrays"]:
+        if entry["name"] == "pixels":
+            _check_elsewhere(entry, pixels, name)
+        if entry["filter"] == "elsewhere":
+            arrays["pixels"] = pixels
+            continue
         arrays[entry["name"]] = _decompress(memoryview(data)[offset : offset + entry["bytes"]], entry, name)
         offset += entry["bytes"]
     fields = {field: header[field] for field in _PLAIN_FIELDS}
@@ -94,6 +133,13 @@ def decode(data: bytes, name: str) -> Sample:
     )
 
 
+def _check_elsewhere(entry: dict, pixels: np.ndarray | None, name: str) -> None:
+    stated = f"{entry['dtype']} {list(entry['shape'])}" if entry["filter"] == "elsewhere" else "its own"
+    given = "its own" if pixels is None else f"{pixels.dtype.name} {list(pixels.shape)}"
+    if stated != given:
+        raise RecordError(f"{name}: the record says that its pixels are {stated}, the store that they are {given}; convert its shard again")
+
+
 def _named_arrays(sample: Sample) -> Iterator[tuple[str, np.ndarray]]:
     yield "pixels", sample.pixels
     for name, array in sorted(sample.labels.items()):
@@ -102,17 +148,20 @@ def _named_arrays(sample: Sample) -> Iterator[tuple[str, np.ndarray]]:
         yield f"masks/{name}", np.asarray(array)
 
 
-def _difference(array: np.ndarray) -> tuple[np.ndarray, str]:
+def difference(array: np.ndarray) -> tuple[np.ndarray, str]:
+    """What is compressed of an array, contiguous and little-endian, and the name of the filter: integers [c, h, w] become band differences."""
     array = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
     if array.ndim != 3 or array.dtype.kind not in "iu":
         return array, "none"
     words = array.view(f"u{array.itemsize}")  # unsigned, so that the difference wraps and the sum wraps back
-    residual = words.copy()
-    residual[1:] -= words[:-1]
+    residual = np.empty_like(words)
+    residual[:1] = words[:1]
+    np.subtract(words[1:], words[:-1], out=residual[1:])
     return residual, "band_difference"
 
 
-def _undo_difference(residual: np.ndarray) -> None:
+def undo_difference(residual: np.ndarray) -> None:
+    """Turns unsigned band differences [c, h, w] back into bands, in place."""
     for band in range(1, len(residual)):  # one add a band: ten times faster than np.cumsum over the first axis
         np.add(residual[band], residual[band - 1], out=residual[band])
 
@@ -126,6 +175,7 @@ def _compress(array: np.ndarray) -> bytes:
         clevel=9,
         filters=[blosc2.Filter.BITSHUFFLE],
         typesize=array.itemsize,
+        blocksize=_BLOCK_BYTES,
         nthreads=1,  # the converter runs one process a core; and threads would not change a byte, only the time
     )
 
@@ -146,7 +196,7 @@ def _decompress(payload: memoryview, entry: dict, name: str) -> np.ndarray:
             raise
         raise RecordError(f"{name}: array {entry['name']!r} cannot be decompressed ({error}); convert its shard again") from error
     if entry["filter"] == "band_difference":
-        _undo_difference(out.view(f"u{dtype.itemsize}"))
+        undo_difference(out.view(f"u{dtype.itemsize}"))
     return out
 
 
@@ -188,8 +238,10 @@ def _check_entries(entries: list[dict], available: int) -> None:
         name, shape = entry["name"], entry["shape"]
         if not isinstance(name, str) or not all(isinstance(size, int) and size >= 0 for size in (*shape, entry["bytes"])):
             raise ValueError(f"array {name!r} claims shape {shape!r} in {entry['bytes']!r} bytes")
-        if entry["dtype"] not in _DTYPES or entry["filter"] not in ("none", "band_difference"):
+        if entry["dtype"] not in _DTYPES or entry["filter"] not in ("none", "band_difference", "elsewhere"):
             raise ValueError(f"array {name!r} has dtype {entry['dtype']!r}, filter {entry['filter']!r}")
+        if entry["filter"] == "elsewhere" and (name != "pixels" or entry["bytes"]):
+            raise ValueError(f"array {name!r} of {entry['bytes']} bytes has filter 'elsewhere', which is for pixels and takes none")
         if entry["filter"] == "band_difference" and len(shape) != 3:
             raise ValueError(f"array {name!r} of shape {shape} has filter 'band_difference', which takes [c, h, w]")
         if math.prod(max(side, 1) for side in shape) * np.dtype(entry["dtype"]).itemsize > _MAX_ARRAY_BYTES:

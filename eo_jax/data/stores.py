@@ -3,6 +3,10 @@
 STORE/manifest.json                      what is in it, and the SHA-256 of everything else
 STORE/index.npz                          one row a record: id, group, split, shard, row, sensor, shape, dtype, time, lonlat, no-data share
 STORE/shards/00000.array_record ...      the records, see record.py
+STORE/pixels/KIND/zarr.json, c/...       in the formats "zarr" and "zarr-raw": the pixels, see zarr_shards.py
+
+"array-record" keeps whole compressed samples, of any shapes. "zarr" compresses as well and reads a few bands without the others; "zarr-raw" does not
+compress, which is fastest where the disk is. The Zarr formats have an array for each kind of pixels, so shapes should be few.
 """
 
 from __future__ import annotations
@@ -14,23 +18,27 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from eo_jax.data import record
+from eo_jax.data import record, zarr_shards
+from eo_jax.data.files import StoreError, check_size, replacing, sha256_file, write_atomically
+from eo_jax.data.pixel_files import PixelFiles
+from eo_jax.data.zarr_shards import Bands, Kind, ShardWriter
 from eo_jax.schema import Sample
+from eo_jax.sensors import Sensor
 
 STORE_FORMAT = 1
+PIXEL_SPLIT = "pixel"  # the split of a scene whose labels are split by pixel, in a label map `<name>.split`
+PIXEL_SPLITS = ("", "train", "val", "test")  # what the numbers in that map mean
+FORMATS = ("array-record", *zarr_shards.FORMATS)
 _INDEX_COLUMNS = ("id", "group", "split", "shard", "row", "sensor", "shape", "dtype", "time", "lonlat", "nodata_share")
+_ALL = slice(None)
 _NO_TIME = np.iinfo(np.int64).min
-
-
-class StoreError(ValueError):
-    """A store that is missing, unfinished or damaged; the message says what to do."""
 
 
 def open_store(path: str | os.PathLike) -> Store:
@@ -55,14 +63,17 @@ class Store(Sequence[Sample]):
         if len(self.index["id"]) != self._first_of_shard[-1]:
             raise StoreError(f"{path}: index has {len(self.index['id'])} rows, the shards {self._first_of_shard[-1]} records; convert again")
         for shard in self.manifest["shards"]:
-            _check_size(path / shard["file"], shard["bytes"])
+            check_size(path, shard["file"], shard["bytes"])
+        self._pixel_files = _open_pixels(path, self.manifest, self.index)
+        self._sensors: dict[str, Sensor] = {}
         self._open_readers()
 
     def __len__(self) -> int:
         return self._first_of_shard[-1]
 
     def __getitem__(self, i: int) -> Sample:
-        return record.decode(self.read(i), self.record_name(i))
+        pixels = None if self._pixel_files is None else self.pixels(i)
+        return record.decode(self.read(i), self.record_name(i), pixels)
 
     def read(self, i: int) -> bytes:
         """The bytes of record i, not yet decoded. Raises IndexError, or RecordError where the shard is damaged there."""
@@ -72,10 +83,51 @@ class Store(Sequence[Sample]):
         except (RuntimeError, OSError, IndexError) as error:
             raise record.RecordError(f"{self.record_name(i)}: cannot be read ({error}); run `python -m data_prep verify {self.path}`") from error
 
+    def pixels(self, i: int, bands: Bands = _ALL, rows: slice = _ALL, columns: slice = _ALL) -> np.ndarray:
+        """A part of the pixels of sample i, [c', h', w'], maybe a view; the Zarr formats read no more chunks than it takes.
+
+        Args:
+            i: number of the sample.
+            bands: slice or numbers of bands, from 0.
+            rows, columns: slices.
+
+        Raises IndexError where there is no such sample or band, or RecordError where the shard is damaged there.
+        """
+        if self._pixel_files is None:
+            return self[i].pixels[bands][:, rows, columns]
+        return self._read_pixels(i, bands, rows, columns)
+
+    def _read_pixels(self, i: int, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
+        i, (shard, _) = self._wrap(i), self._locate(i)
+        try:
+            return self._pixel_files.read(i, shard, bands, rows, columns)
+        except (ValueError, RuntimeError, OSError, OverflowError) as error:
+            file, cure = self._pixel_files.file(i, shard), f"run `python -m data_prep verify {self.path}`, then convert again"
+            raise record.RecordError(f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); {cure}") from error
+
     def record_name(self, i: int) -> str:
         """What errors call record i: store, shard, row and id."""
         shard, row = self._locate(i)
         return f"{self.path}/{self.manifest['shards'][shard]['file']} record {row} (id {self.index['id'][self._wrap(i)]})"
+
+    def sensor(self, sensor_id: str) -> Sensor:
+        """The row of the sensor table that the samples were written with. Raises StoreError where the manifest has none of that id."""
+        if sensor_id not in self._sensors:
+            rows = self.manifest.get("sensors", {})
+            if sensor_id not in rows:
+                there = ", ".join(rows) or "none"
+                raise StoreError(f"{self.path}/manifest.json: no sensor {sensor_id!r}; there is {there}. Convert the archive again")
+            self._sensors[sensor_id] = _parse_sensor(self.path, rows[sensor_id])
+        return self._sensors[sensor_id]
+
+    def sensor_of(self, i: int) -> Sensor:
+        """The sensor of sample i. Raises IndexError, StoreError."""
+        return self.sensor(str(self.index["sensor"][self._wrap(i)]))
+
+    @property
+    def format(self) -> str:
+        """One of FORMATS."""
+        return _format(self.manifest)
 
     @property
     def content_hash(self) -> str:
@@ -127,17 +179,40 @@ def index_row(sample: Sample, split: str, nodata_share: float) -> dict[str, Any]
     }
 
 
-def write_shard(path: Path, records: Iterable[bytes]) -> dict[str, Any]:
-    """Writes records to `path` under a temporary name, then renames. Returns {"samples", "bytes", "sha256"}; leaves nothing behind on failure."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
+def write_shard(output: Path, number: int, format: str, samples_a_shard: int, samples: Iterable[Sample]) -> dict[str, Any]:
+    """Writes one shard of a store, holding one sample at a time. Equal samples give equal bytes; after a failure nothing is left behind.
+
+    Several processes, on one machine or more, may write the same shard: names are given when files are whole.
+
+    Args:
+        output: folder of the store.
+        number: of the shard, from 0.
+        format: one of FORMATS.
+        samples_a_shard: the most samples that a shard of this store has.
+
+    Returns the shard's entry in the manifest: {"file", "samples", "bytes", "sha256"}; in the Zarr formats also "samples_a_shard" and "pixels", a list
+    of {"array", "file", "samples", "bytes", "sha256"}. Raises ValueError for samples that the format cannot hold, OSError.
+    """
+    name = f"shards/{number:05d}.array_record"
+    (output / "shards").mkdir(parents=True, exist_ok=True)
+    if format == "array-record":
+        return {"file": name, **_write_file(output / name, map(record.encode, samples))}
+    with ShardWriter(output, number, format, samples_a_shard) as pixels:
+        entry = _write_file(output / name, _records_beside(pixels, samples))
+        return {"file": name, **entry, "samples_a_shard": samples_a_shard, "pixels": pixels.finish()}
+
+
+def _records_beside(pixels: ShardWriter, samples: Iterable[Sample]) -> Iterator[bytes]:
+    for sample in samples:
+        pixels.put(sample)
+        yield record.encode_without_pixels(sample)
+
+
+def _write_file(path: Path, records: Iterable[bytes]) -> dict[str, Any]:
+    """Writes records to `path`. Returns {"samples", "bytes", "sha256"}."""
+    with replacing(path) as temporary:
         samples = _write_records(temporary, records, path)
-        digest = sha256_file(temporary)
-        size = temporary.stat().st_size
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return {"samples": samples, "bytes": size, "sha256": digest}
+        return {"samples": samples, "bytes": temporary.stat().st_size, "sha256": sha256_file(temporary)}
 
 
 def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int:
@@ -164,51 +239,47 @@ def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int
     return samples
 
 
-def finish_store(path: Path, shards: list[dict], rows: list[list[dict]], about: dict) -> None:
+def finish_store(path: Path, shards: list[dict], rows: list[list[dict]], about: dict, format: str, tasks: int) -> None:
     """Writes index and manifest, the manifest last: a store without one is unfinished.
 
     Args:
-        shards: {"file", "samples", "bytes", "sha256"} each, in order.
+        shards: what `write_shard` returned, in order; shards without samples left out.
         rows: for each shard, `index_row` of each record, in order.
         about: archive, sensors, splits, labels, statistics; goes into the manifest as it is.
+        format: as given to `write_shard`.
+        tasks: the number of shards, those without samples included.
     """
     flat = [{**row, "shard": s, "row": r} for s, shard_rows in enumerate(rows) for r, row in enumerate(shard_rows)]
     index = _index_bytes(flat)
     write_atomically(path / "index.npz", index)
     manifest = {"store_format": STORE_FORMAT, "record_format": record.FORMAT_VERSION, **about, "samples": len(flat), "shards": shards}
+    manifest |= {"format": format, "tasks": tasks}
+    if format in zarr_shards.FORMATS:
+        manifest |= _write_arrays(path, shards, flat, format, tasks)
     manifest["index_sha256"] = hashlib.sha256(index).hexdigest()
     manifest = json.loads(json.dumps(manifest))  # what a reader will see: text keys
     manifest["content_sha256"] = content_sha256(manifest)
     write_atomically(path / "manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
 
 
+def _write_arrays(path: Path, shards: list[dict], rows: list[dict], format: str, tasks: int) -> dict[str, Any]:
+    """Writes the zarr.json of every kind of pixels. Returns what the manifest says of them, {"arrays": {kind: {"file", "bytes", "sha256"}}, ...}."""
+    sizes = {shard["samples_a_shard"] for shard in shards}
+    if len(sizes) > 1:
+        raise ValueError(f"{path}: shards of {' and '.join(map(str, sorted(sizes)))} samples in one store; write all with one samples_a_shard")
+    samples_a_shard, arrays = max(sizes, default=0), {}
+    for sensor, dtype, shape in sorted({(row["sensor"], row["dtype"], tuple(row["shape"])) for row in rows}):
+        kind = Kind(format, sensor, dtype, shape)
+        data = kind.metadata(tasks, samples_a_shard)
+        write_atomically(path / kind.metadata_name, data)
+        arrays[kind.name] = {"file": kind.metadata_name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"arrays": arrays, "samples_a_shard": samples_a_shard}
+
+
 def content_sha256(manifest: dict) -> str:
     """SHA-256 of a manifest without its own `content_sha256`; the manifest names the hash of every other file."""
     rest = {key: value for key, value in manifest.items() if key != "content_sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` under a temporary name in the same folder, then renames: readers see the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # a full disk is reported without a name
-        raise OSError(
-            error.errno, f"{error.strerror}: cannot be written; mend that (free space?), then run the same command again", str(path)
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- reading
@@ -234,6 +305,31 @@ def _read_manifest(path: Path) -> dict:
     return manifest
 
 
+def _format(manifest: dict) -> str:
+    return manifest.get("format", "array-record")  # stores written before there were others do not say
+
+
+def _open_pixels(path: Path, manifest: dict, index: dict[str, np.ndarray]) -> PixelFiles | None:
+    """None where the records hold the pixels."""
+    if _format(manifest) == "array-record":
+        return None
+    if manifest["format"] not in FORMATS:
+        raise StoreError(f"{path}/manifest.json: format {manifest['format']!r}, this eo_jax reads {', '.join(FORMATS)}; convert the archive again")
+    try:
+        return PixelFiles(path, manifest, index)
+    except StoreError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}/manifest.json: does not describe a Zarr store ({error!r}); convert the archive again") from error
+
+
+def _parse_sensor(path: Path, row: dict) -> Sensor:
+    try:
+        return Sensor.from_row(row)
+    except ValueError as error:
+        raise StoreError(f"{path}/manifest.json: sensors: {error}; convert the archive again") from error
+
+
 def _index_bytes(rows: list[dict]) -> bytes:
     columns = {name: np.array([row[name] for row in rows]) for name in _INDEX_COLUMNS}
     buffer = io.BytesIO()
@@ -254,13 +350,6 @@ def _read_index(path: Path, sha256: str) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in _INDEX_COLUMNS}
     except (ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StoreError(f"{file}: not an index ({error}); convert the archive again") from error
-
-
-def _check_size(file: Path, expected: int) -> None:
-    found = file.stat().st_size if file.is_file() else None
-    if found != expected:
-        state = "is missing" if found is None else f"has {found} bytes"
-        raise StoreError(f"{file}: {state}, the manifest says {expected} bytes; copy it again or run the convert command again")
 
 
 def _open_shard(file: Path) -> ArrayRecordReader:

@@ -29,7 +29,7 @@ class Evaluator:
 
     def __init__(self, config: Config, context: Context):
         self.config, self.context = config, context
-        self._to_units = context.std * context.sensor.scale  # normalised differences -> differences in the sensor's units
+        self._to_units = context.std * context.sensor.scales  # normalised differences -> differences in the sensor's units
 
     def __call__(self, weights: Weights) -> dict[str, float]:
         squares, values = np.zeros(3), 0

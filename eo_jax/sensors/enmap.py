@@ -1,6 +1,6 @@
-"""The sensor table: what each band of each product is, in numbers that someone published.
+"""EnMAP: the 224 bands of the L2A product and the 202 of SpectralEarth.
 
-Sources of the EnMAP rows: centre wavelengths from the EnMAP spectral band list (EnMAP_Spectral_Bands_update.xlsx, as torchgeo carries it);
+Sources: centre wavelengths from the EnMAP spectral band list (EnMAP_Spectral_Bands_update.xlsx, as torchgeo carries it);
 FWHM from the band tags of EnMAP L2A products, rounded to 0.01 nm; the 202 kept bands, their mean and standard deviation from SpectralEarth
 (arXiv 2408.08447). SpectralEarth's own band file mislabels 15 bands (it skips 146-152 and keeps 161-167, where the data have it the other
 way round), so it is not used.
@@ -9,87 +9,8 @@ way round), so it is not used.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 
-import numpy as np
-
-
-@dataclasses.dataclass(frozen=True)
-class Band:
-    """One spectral band: its name, its 1-based number in the product, centre wavelength and FWHM in nm."""
-
-    name: str
-    number: int
-    centre_nm: float
-    fwhm_nm: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Sensor:
-    """One product of one sensor, bands in storage order.
-
-    Physical value = digital number x `scale`; `units` names it. `mean` and `std` are in digital numbers, one a band, or empty where nobody
-    published them; `statistics_source` says who did. `true_colour` and `false_colour` are band indices for red, green and blue.
-    """
-
-    id: str
-    title: str
-    bands: tuple[Band, ...]
-    gsd_m: float
-    dtype: str
-    scale: float
-    units: str
-    nodata: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    statistics_source: str
-    true_colour: tuple[int, int, int]
-    false_colour: tuple[int, int, int]
-
-    @property
-    def centres_nm(self) -> np.ndarray:
-        """Centre wavelengths, float64 [c], nm."""
-        return np.array([band.centre_nm for band in self.bands])
-
-    @property
-    def band_numbers(self) -> tuple[int, ...]:
-        """Product band number (1-based) of each stored band."""
-        return tuple(band.number for band in self.bands)
-
-    def row(self) -> dict:
-        """The sensor as plain JSON types, for manifests and export contracts."""
-        return {
-            "id": self.id,
-            "title": self.title,
-            "bands": [band.name for band in self.bands],
-            "centre_nm": [band.centre_nm for band in self.bands],
-            "fwhm_nm": [band.fwhm_nm for band in self.bands],
-            "gsd_m": self.gsd_m,
-            "dtype": self.dtype,
-            "scale": self.scale,
-            "units": self.units,
-            "nodata": self.nodata,
-        }
-
-
-# How far a file's centre wavelength may lie from the table. Scenes differ by up to 0.5 nm; neighbouring bands of one camera are 4.6 nm apart or more.
-WAVELENGTH_TOLERANCE_NM = 1.0
-
-
-def check_wavelengths(sensor: Sensor, found_nm: np.ndarray, source: str) -> None:
-    """Raises ValueError, naming file and bands, where a file's wavelengths [c] do not belong to the bands of `sensor`."""
-    if len(found_nm) != len(sensor.bands):
-        raise ValueError(f"{source}: {len(found_nm)} wavelengths found, {len(sensor.bands)} expected for {sensor.title}")
-    distance = np.abs(np.asarray(found_nm, float) - sensor.centres_nm)
-    off = np.flatnonzero(~(distance <= WAVELENGTH_TOLERANCE_NM))  # so written, NaN is off too
-    if len(off):
-        first = sensor.bands[off[0]]
-        raise ValueError(
-            f"{source}: {len(off)} of {len(sensor.bands)} wavelengths are not those of {sensor.title}; first: band {first.number} has "
-            f"{found_nm[off[0]]:g} nm, expected {first.centre_nm:g} +- {WAVELENGTH_TOLERANCE_NM:g} nm. Bands may be in another order or "
-            f"in another unit: write them in product order, with centre wavelengths in nm."
-        )
-
+from eo_jax.sensors.base import Band, Sensor
 
 # fmt: off
 # Centre wavelength of product bands 1..224 in nm: 1-91 from the VNIR camera, 92-224 from the SWIR camera.
@@ -189,7 +110,7 @@ _ENMAP_STD = (
 
 
 def _enmap_bands(numbers: tuple[int, ...]) -> tuple[Band, ...]:
-    return tuple(Band(f"B{n}", n, _ENMAP_CENTRE_NM[n - 1], _ENMAP_FWHM_NM[n - 1]) for n in numbers)
+    return tuple(Band(f"B{n}", n, _ENMAP_CENTRE_NM[n - 1], _ENMAP_FWHM_NM[n - 1], gsd_m=30.0) for n in numbers)
 
 
 ENMAP_PRODUCT = Sensor(
@@ -201,11 +122,9 @@ ENMAP_PRODUCT = Sensor(
     scale=1e-4,
     units="surface reflectance",
     nodata=-32768,
-    mean=(),
-    std=(),
-    statistics_source="",
     true_colour=(47, 29, 15),  # B48, B30, B16
     false_colour=(71, 47, 29),  # B72 (840 nm), B48, B30
+    source="EnMAP_Spectral_Bands_update.xlsx (centres); band tags of EnMAP L2A products (FWHM)",
 )
 
 ENMAP = dataclasses.replace(
@@ -219,14 +138,3 @@ ENMAP = dataclasses.replace(
     true_colour=(43, 28, 10),  # the bands of SpectralEarth's own quicklooks
     false_colour=(71, 43, 28),
 )
-
-SENSORS = {sensor.id: sensor for sensor in (ENMAP, ENMAP_PRODUCT)}
-
-
-def get_sensor(sensor_id: str) -> Sensor:
-    """The sensor of that id; ValueError with the nearest name where there is none."""
-    if sensor_id not in SENSORS:
-        near = difflib.get_close_matches(sensor_id, SENSORS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no sensor {sensor_id!r} in the table; there are {', '.join(SENSORS)}.{hint}")
-    return SENSORS[sensor_id]

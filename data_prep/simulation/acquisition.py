@@ -9,8 +9,8 @@ import math
 import numpy as np
 import scipy.ndimage
 
-from data_prep import spectra
-from data_prep.landscape import Landscape
+from data_prep.simulation import spectra
+from data_prep.simulation.landscape import Landscape
 from eo_jax.sensors import ENMAP
 
 SCENES_PER_REGION = 3

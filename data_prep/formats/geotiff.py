@@ -1,4 +1,4 @@
-"""Reads GeoTIFF bytes as archives of EnMAP have them: pixels, wavelengths, grid and time, each checked."""
+"""Reads GeoTIFFs as archives have them: pixels, wavelengths, grid, time and label maps, each checked."""
 
 from __future__ import annotations
 
@@ -9,20 +9,31 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import rasterio
 import rasterio.warp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import Interleaving
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
 
-from data_prep.readers import ArchiveError
+from data_prep.archive import ArchiveError
 from eo_jax import sensors
 from eo_jax.sensors import Sensor
 
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # a tile without coordinates is no error
 
-# No look at neighbouring files, no .aux.xml beside them: what is read is the file, and nothing is written.
-_GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+MAX_BYTES = 512 * 2**20  # that a file or window may take once decoded: a header can claim anything
+
+# No look at neighbouring files, no .aux.xml beside them: what is read is the file, and nothing is written. The default cache is a share of
+# the machine's memory, for each worker.
+_GDAL = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_CACHEMAX": 128 * 2**20,
+}
 _NM_PER_UNIT = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1000.0, "micrometer": 1000.0, "um": 1000.0, "µm": 1000.0}
 _FILE_NAME_TIME = re.compile(r"_(\d{8}T\d{6})Z_")
 _FILE_NAME_VERSION = re.compile(r"_(V\d{6})_")
@@ -38,13 +49,27 @@ def open_tiff(name: str, data: bytes) -> Iterator[rasterio.DatasetReader]:
     """The GeoTIFF in `data`; other formats are refused. GDAL errors become ArchiveError, also those of reading inside the block."""
     if not data:  # which rasterio would take for a file to be written
         raise ArchiveError(name, "is empty, so it cannot be read as GeoTIFF: copy it again")
+    with _gdal_errors(name, "GeoTIFF"), rasterio.MemoryFile(data) as memory, _lost_tags() as lost, memory.open(driver="GTiff") as dataset:
+        _check_tags(name, lost)
+        yield dataset
+
+
+@contextlib.contextmanager
+def open_tiff_path(name: str, path: Path) -> Iterator[rasterio.DatasetReader]:
+    """The same for a file that is read by window."""
+    with _gdal_errors(name, "GeoTIFF"), _lost_tags() as lost, rasterio.open(path, driver="GTiff") as dataset:
+        _check_tags(name, lost)
+        yield dataset
+
+
+@contextlib.contextmanager
+def _gdal_errors(name: str, kind: str) -> Iterator[None]:
     try:
-        with rasterio.Env(**_GDAL), rasterio.MemoryFile(data) as memory, _lost_tags() as lost, memory.open(driver="GTiff") as dataset:
-            _check_tags(name, lost)
-            yield dataset
-    except RasterioError as error:
+        with rasterio.Env(**_GDAL):
+            yield
+    except (RasterioError, CRSError, CPLE_BaseError) as error:  # the last two of coordinate systems that cannot be
         cause = _MEMORY_NAME.sub("the file", str(error.__cause__ or error))
-        raise ArchiveError(name, f"cannot be read as GeoTIFF ({cause}); it is truncated, damaged or no GeoTIFF: copy it again") from error
+        raise ArchiveError(name, f"cannot be read as {kind} ({cause}); it is truncated, damaged or no {kind}: copy it again") from error
 
 
 @contextlib.contextmanager
@@ -72,6 +97,42 @@ def _check_tags(name: str, lost: Sequence[str]) -> None:
 # ------------------------------------------------------------------ pixels
 
 
+def read_bands(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, window: Window | None = None) -> np.ndarray:
+    """All bands [c, h, w] of a file that holds just the bands of `sensor`, in its dtype; of a window, where one is given.
+
+    Raises ArchiveError for another number of bands, dtype, no-data value or scale, for a size beyond MAX_BYTES, and for NaN or infinity
+    where the sensor's no-data value should stand.
+    """
+    check_count(name, dataset, len(sensor.bands), sensor.title)
+    _check_encoding(name, dataset, sensor, (sensor.dtype,))
+    _check_bytes(name, dataset, dataset.count, window)
+    pixels = dataset.read(window=window)
+    if pixels.dtype.kind == "f":
+        wrong = np.isinf(pixels) if _nan_is_nodata(dataset) else ~np.isfinite(pixels)
+        _check_finite(name, wrong, dataset.indexes, sensor)
+    return pixels
+
+
+def check_count(name: str, dataset: rasterio.DatasetReader, bands: int, what: str) -> None:
+    """Raises ArchiveError where the file has another number of bands."""
+    if dataset.count != bands:
+        raise ArchiveError(name, f"{dataset.count} bands, expected the {bands} of {what}; give the reader of that product, or mend the file")
+
+
+def check_shape(name: str, dataset: rasterio.DatasetReader, height: int, width: int) -> None:
+    """Raises ArchiveError where the file has another size in pixels."""
+    if dataset.shape != (height, width):
+        raise ArchiveError(name, f"{_size(dataset)} pixels, expected {height} x {width}; copy it again")
+
+
+def _check_bytes(name: str, dataset: rasterio.DatasetReader, bands: int, window: Window | None) -> None:
+    height, width = (window.height, window.width) if window else dataset.shape
+    block = max(rows * columns for rows, columns in dataset.block_shapes) * (dataset.count if dataset.interleaving is Interleaving.pixel else 1)
+    claimed = max(bands * height * width, block) * np.dtype(dataset.dtypes[0]).itemsize  # a window is decoded block by block
+    if claimed > MAX_BYTES:
+        raise ArchiveError(name, f"{bands} bands of {_size(dataset)} pixels take {claimed / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; cut it")
+
+
 def read_pixels(name: str, dataset: rasterio.DatasetReader, numbers: Sequence[int], sensor: Sensor, dtypes: Sequence[str]) -> np.ndarray:
     """The bands of those 1-based numbers [c, h, w], in their order, int16 wherever that loses nothing. Raises ArchiveError.
 
@@ -79,9 +140,10 @@ def read_pixels(name: str, dataset: rasterio.DatasetReader, numbers: Sequence[in
     and with every value kept. Anything else stays float32.
     """
     _check_encoding(name, dataset, sensor, dtypes)
+    _check_bytes(name, dataset, len(numbers), None)
     pixels = dataset.read(list(numbers))
     if pixels.dtype.kind == "f":
-        _check_finite(name, pixels, numbers, sensor)
+        _check_finite(name, ~np.isfinite(pixels), numbers, sensor)
         pixels = _as_int16_if_whole(pixels)
     if (pixels == sensor.nodata).all():
         raise ArchiveError(name, f"every pixel of every kept band is no-data ({sensor.nodata}); remove the file, or give --skip-bad")
@@ -92,24 +154,34 @@ def _check_encoding(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, 
     found = set(dataset.dtypes)
     if len(found) > 1 or not found <= set(dtypes):
         types = f"pixels are {', '.join(sorted(found))}, expected {' or '.join(dtypes)}"
-        raise ArchiveError(name, f"{types}; write reflectance x 10000 in that type")
-    if dataset.nodata is not None and dataset.nodata != sensor.nodata:
-        cure = f"write {sensor.nodata} where there is no data"
+        raise ArchiveError(name, f"{types}; write {_encoding(sensor)} in that type")
+    if dataset.nodata is not None and not _nan_is_nodata(dataset) and dataset.nodata != sensor.nodata:
+        cure = f"write {sensor.nodata} where there is no data" if sensor.nodata is not None else "remove the tag"
         raise ArchiveError(name, f"no-data value is {dataset.nodata:g}, expected {sensor.nodata} or none; {cure}")
-    scales, offsets = set(dataset.scales) - {1.0, sensor.scale}, set(dataset.offsets) - {0.0}
+    scales, offsets = set(dataset.scales) - {1.0, sensor.scale}, set(dataset.offsets) - {0.0, sensor.offset}
     if scales or offsets:
         wrong = f"scale is {scales.pop():g}" if scales else f"offset is {offsets.pop():g}"
-        raise ArchiveError(name, f"{wrong}, expected scale {sensor.scale:g} and offset 0, or none; write reflectance x 10000")
+        expected = f"scale {sensor.scale:g} and offset {sensor.offset:g}"
+        raise ArchiveError(name, f"{wrong}, expected {expected}, or none; write {_encoding(sensor)}")
 
 
-def _check_finite(name: str, pixels: np.ndarray, numbers: Sequence[int], sensor: Sensor) -> None:
-    bad = ~np.isfinite(pixels)
+def _encoding(sensor: Sensor) -> str:
+    """How the sensor's digital numbers are called: "surface reflectance x 10000"."""
+    return sensor.units if sensor.scale == 1 else f"{sensor.units} x {1 / sensor.scale:g}"
+
+
+def _nan_is_nodata(dataset: rasterio.DatasetReader) -> bool:
+    """Whether the file says that NaN is where there is no data, which it then is for every sensor."""
+    return dataset.nodata is not None and math.isnan(dataset.nodata)
+
+
+def _check_finite(name: str, bad: np.ndarray, numbers: Sequence[int], sensor: Sensor) -> None:
     if bad.any():
         band, row, column = np.argwhere(bad)[0]
+        cure = f"write {sensor.nodata} where there is no data" if sensor.nodata is not None else "mend the file, or give --skip-bad"
         raise ArchiveError(
             name,
-            f"{bad.sum()} values are NaN or infinite, the first in band {numbers[band]} at row {row}, column {column}; "
-            f"write {sensor.nodata} where there is no data",
+            f"{bad.sum()} values are NaN or infinite, the first in band {numbers[band]} at row {row}, column {column}; {cure}",
         )
 
 
@@ -156,14 +228,18 @@ def check_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> None:
 # ------------------------------------------------------------------ place and time
 
 
-def place(dataset: rasterio.DatasetReader) -> dict:
-    """The fields crs, affine, gsd_m and lonlat of a Sample; None for each that the file does not say."""
+def place(dataset: rasterio.DatasetReader, window: Window | None = None) -> dict:
+    """The fields crs, affine, gsd_m and lonlat of a Sample, or of a window of it; None for each that the file does not say."""
     crs, affine = dataset.crs, dataset.transform
+    height, width = dataset.shape
     if affine.is_identity:  # what rasterio says where there is none
         return {"crs": _crs_name(crs), "affine": None, "gsd_m": None, "lonlat": None}
     # The root of a pixel's area, so that it holds for rotated grids, too. Degrees are no metres: a geographic grid has none.
     gsd_m = math.sqrt(abs(affine.determinant)) * crs.linear_units_factor[1] if crs and crs.is_projected else None
-    return {"crs": _crs_name(crs), "affine": tuple(affine)[:6], "gsd_m": gsd_m, "lonlat": _lonlat(dataset)}
+    if window is not None:
+        x, y = rasterio.transform.xy(affine, window.row_off, window.col_off, offset="ul")
+        affine, height, width = rasterio.Affine(affine.a, affine.b, x, affine.d, affine.e, y), window.height, window.width
+    return {"crs": _crs_name(crs), "affine": tuple(affine)[:6], "gsd_m": gsd_m, "lonlat": _lonlat(crs, affine, height, width)}
 
 
 def _crs_name(crs) -> str | None:
@@ -173,11 +249,11 @@ def _crs_name(crs) -> str | None:
     return crs.to_wkt() if code is None else f"EPSG:{code}"
 
 
-def _lonlat(dataset: rasterio.DatasetReader) -> tuple[float, float] | None:
-    if not dataset.crs or not (dataset.crs.is_projected or dataset.crs.is_geographic):
+def _lonlat(crs, affine: rasterio.Affine, height: int, width: int) -> tuple[float, float] | None:
+    if not crs or not (crs.is_projected or crs.is_geographic):
         return None
-    x, y = dataset.xy(dataset.height / 2, dataset.width / 2, offset="ul")
-    longitude, latitude = rasterio.warp.transform(dataset.crs, "EPSG:4326", [x], [y])
+    x, y = rasterio.transform.xy(affine, height / 2, width / 2, offset="ul")
+    longitude, latitude = rasterio.warp.transform(crs, "EPSG:4326", [x], [y])
     return (longitude[0], latitude[0]) if math.isfinite(longitude[0]) and math.isfinite(latitude[0]) else None
 
 
@@ -210,6 +286,7 @@ def read_labels(image_name: str, image: rasterio.DatasetReader, name: str, data:
     """
     with open_tiff(name, data) as dataset:
         _check_grid(image_name, image, name, dataset)
+        _check_bytes(name, dataset, 1, None)
         return _as_integers(name, dataset.read(1))
 
 
@@ -246,3 +323,20 @@ def _size(dataset: rasterio.DatasetReader) -> str:
 
 def _numbers(dataset: rasterio.DatasetReader) -> str:
     return "(" + ", ".join(f"{value:.10g}" for value in tuple(dataset.transform)[:6]) + ")"
+
+
+# ------------------------------------------------------------------ other formats
+
+
+@contextlib.contextmanager
+def open_jp2_path(name: str, path: Path) -> Iterator[rasterio.DatasetReader]:
+    """The same as `open_tiff_path` for JPEG 2000."""
+    with _gdal_errors(name, "JPEG 2000"), rasterio.open(path, driver="JP2OpenJPEG") as dataset:
+        yield dataset
+
+
+def read_label_window(image_name: str, image: rasterio.DatasetReader, name: str, label: rasterio.DatasetReader, window: Window) -> np.ndarray:
+    """The same as `read_labels` for a window [h, w] of a label map that is open already."""
+    _check_grid(image_name, image, name, label)
+    _check_bytes(name, label, 1, window)
+    return _as_integers(name, label.read(1, window=window))

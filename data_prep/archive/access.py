@@ -1,0 +1,345 @@
+"""The one way to look at an archive: a folder, or tar, tar.gz and zip files as they were downloaded, read as if extracted where they lie.
+
+    archive = open_archive(Path("SSL4EO-L"), index_dir=Path("stores/ssl4eo_l/index"))
+    for name in archive.names((".tif",)):
+        data = archive.read(name)
+
+The long pass over a tar.gz is made once; with `index_dir` its outcome is kept (see tar_index.py).
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data_prep.archive.containers import (
+    MAX_MEMBERS,
+    ArchiveError,
+    Entry,
+    checked_name,
+    group_parts,
+    is_closed,
+    open_regular,
+    regular_status,
+    require_regular,
+    unreadable,
+    whole_of,
+)
+from data_prep.archive.tar_index import Tar
+from data_prep.archive.zip_index import Zip
+
+__all__ = ["DEFAULT_LIMIT", "SPOOL_LIMIT", "Archive", "ArchiveError", "Entry", "open_archive"]
+
+DEFAULT_LIMIT = 512_000_000  # bytes of a file that is read into memory
+SPOOL_LIMIT = 64_000_000_000  # bytes of a member that is unpacked to a temporary file
+OPENED = 8  # tar.gz files whose seek points are in memory at one time
+SPOOLED = 4  # temporary files that are kept for the next call: an image and its label maps
+
+
+class Folder:
+    """The files below a folder, or one file of it. Links are followed only to files below that folder.
+
+    Attributes:
+        real: its path without links.
+        only: the one file that counts, where the archive is a single file.
+    """
+
+    def __init__(self, real: Path, only: str | None = None):
+        self.real, self.only = real, only
+
+    def entries(self) -> dict[str, Entry]:
+        """{name: Entry} of its files; hidden ones are left out. Raises ArchiveError."""
+        if self.only:
+            return {self.only: self.entry(self.only)}
+        found, folders = dict[str, Entry](), [""]
+        while folders:
+            folder = folders.pop()
+            for file in _listing(self.real / folder, folder):
+                name = checked_name(folder + file.name, folder or ".")
+                if name is None:
+                    continue
+                if file.is_dir(follow_symlinks=False):
+                    folders.append(f"{name}/")
+                else:
+                    found[name] = self._listed(file, name)
+                if len(found) + len(folders) > MAX_MEMBERS:
+                    raise ArchiveError(folder or ".", f"the archive has more than {MAX_MEMBERS:,} files; split it")
+        return found
+
+    def _listed(self, file: os.DirEntry, name: str) -> Entry:
+        if file.is_symlink():
+            self._target(name)
+        with unreadable(name):
+            status = file.stat()
+        require_regular(status, name)
+        return Entry(status.st_size, status.st_mtime_ns)
+
+    def entry(self, name: str) -> Entry | None:
+        """The entry of one file, or None where there is none."""
+        path = self.path(name)
+        if path is None:
+            return None
+        status = regular_status(path, name)
+        return Entry(status.st_size, status.st_mtime_ns)
+
+    def path(self, name: str) -> Path | None:
+        """The path of the file without links, or None where nothing is there. Raises ArchiveError where it is not below the folder."""
+        if (self.only and name != self.only) or not os.path.lexists(self.real / name):
+            return None
+        return self._target(name)
+
+    def _target(self, name: str) -> Path:
+        """Where a name leads to. Raises ArchiveError outside of the folder, and for a link to nothing or to a folder."""
+        path = self.real / name
+        target = Path(os.path.realpath(path))
+        if not target.is_relative_to(self.real):
+            raise ArchiveError(name, f"is a link to {target}, outside of the archive; give the real folder as --input, or put the file there")
+        if not os.path.lexists(target):
+            raise ArchiveError(name, f"is a link to {target}, which is not there; remove the link, or put the file there")
+        if path.is_symlink() and target.is_dir():
+            raise ArchiveError(name, f"is a link to the folder {target}, which would be read twice; remove the link")
+        return target
+
+
+def _listing(path: Path, folder: str) -> list[os.DirEntry]:
+    with unreadable(folder or "."), os.scandir(path) as files:
+        return list(files)
+
+
+class Archive:
+    """The files of an archive by their names, "folder/file.tif". It goes to worker processes without open files or lists.
+
+    Names are the same whether an archive is extracted or not: a container's members stand where it lies. An extracted file is preferred to
+    the member of that name. Hidden files are not seen.
+
+    Attributes:
+        root: what the user gave, a folder or a file.
+    """
+
+    def __init__(self, root: Path, folder: Folder | None, containers: tuple[tuple[str, Tar | Zip], ...] | None, index_dir: Path | None):
+        self.root = root
+        self._folder, self._containers, self._index_dir = folder, containers, index_dir
+        self._forget()
+
+    def _forget(self) -> None:
+        self._entries: dict[str, Entry] | None = None
+        self._names: list[str] = []
+        self._opened: collections.deque[Tar] = collections.deque()
+        self._spools: collections.deque[_Spool] = collections.deque(maxlen=SPOOLED)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in ("root", "_folder", "_containers", "_index_dir")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def entries(self) -> Mapping[str, Entry]:
+        """{name: Entry}, sorted by name; listed once in a process. Raises ArchiveError."""
+        if self._entries is None:
+            found = self._scan()
+            self._names = sorted(found)
+            self._entries = {name: found[name] for name in self._names}
+        return self._entries
+
+    def entry(self, name: str) -> Entry:
+        """The entry of one file, without a list of all. Raises ArchiveError where there is none."""
+        source, inner = self._find(name)
+        return source.entry(inner)
+
+    def names(self, suffixes: tuple[str, ...]) -> list[str]:
+        """The names that end in one of `suffixes`, in any case of letters, sorted."""
+        suffixes = tuple(suffix.lower() for suffix in suffixes)
+        return [name for name in self.entries() if name.lower().endswith(suffixes)]
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return name in self.entries()
+
+    def folders(self, below: str = "") -> list[str]:
+        """Names, without what is before them, of the folders directly in folder `below` ("" for the top) that have files, sorted."""
+        self.entries()
+        prefix, found = f"{below}/" if below else "", []
+        at = bisect.bisect_left(self._names, prefix)
+        while at < len(self._names) and self._names[at].startswith(prefix):
+            child, slash, _ = self._names[at][len(prefix) :].partition("/")
+            if slash:
+                found.append(child)
+                at = bisect.bisect_left(self._names, f"{prefix}{child}0", at)  # "0" follows "/"
+            else:
+                at += 1
+        return sorted(found)
+
+    def read(self, name: str, limit: int = DEFAULT_LIMIT) -> bytes:
+        """The whole file. Raises ArchiveError where it is absent, vanished, damaged, or has more than `limit` bytes."""
+        source, inner = self._find(name)
+        if isinstance(source, Folder):
+            return _read_file(source.path(inner), name, limit)
+        _check_size(source.entry(inner).size, name, limit)
+        return b"".join(source.chunks(inner))
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """A path of the file on this machine, for formats that are read by window.
+
+        A member of a tar or zip is unpacked to a temporary file (below TMPDIR). It is kept for the next calls, until SPOOLED others came
+        or the process ends. Raises ArchiveError as `read` does, and where the disk is full.
+        """
+        source, inner = self._find(name)
+        if isinstance(source, Folder):
+            path = source.path(inner)
+            regular_status(path, name)
+            yield path
+        else:
+            spool = next((spool for spool in self._spools if spool.name == name), None)  # a reference, so that it outlives its place in the queue
+            if spool is None:
+                spool = _Spool(name, source, inner)
+                self._spools.append(spool)
+            yield spool.path
+
+    # ------------------------------------------------------------------ where a file is
+
+    def _find(self, name: str) -> tuple[Folder | Tar | Zip, str]:
+        """The folder or container that has the file, and its name there."""
+        if checked_name(name, name) == name and name:
+            if self._folder and (self._folder.only or whole_of(name) is None) and self._folder.path(name):
+                return self._folder, name
+            for prefix, container in self._looked_into():
+                if name.startswith(prefix) and container.entry(name.removeprefix(prefix)):
+                    self._release_others(container)
+                    return container, name.removeprefix(prefix)
+        if self._entries is not None and name in self._entries:
+            raise ArchiveError(name, "vanished while the archive was read; put it back and start again")
+        raise ArchiveError(name, "no such file in the archive; check that the archive is complete")
+
+    def _release_others(self, container: Tar | Zip) -> None:
+        """Frees the tar that was opened first, where OPENED others are."""
+        if isinstance(container, Tar) and container not in self._opened:
+            self._opened.append(container)
+        if len(self._opened) > OPENED:
+            self._opened.popleft().release()
+
+    def _looked_into(self) -> tuple[tuple[str, Tar | Zip], ...]:
+        if self._containers is None:
+            self.entries()
+        return self._containers
+
+    def _scan(self) -> dict[str, Entry]:
+        files = self._folder.entries() if self._folder else {}
+        if self._containers is None:
+            self._containers = _containers(self._folder.real, {name: entry.size for name, entry in files.items()}, self._index_dir)
+        if not self._folder or not self._folder.only:
+            files = {name: entry for name, entry in files.items() if whole_of(name) is None}
+        if files and all(map(is_closed, files)):
+            raise _closed(min(files))
+        members = _merged(self._containers, files)
+        return members | files
+
+
+def _containers(real: Path, sizes: Mapping[str, int], index_dir: Path | None) -> tuple[tuple[str, Tar | Zip], ...]:
+    """(prefix of its members' names, container) of each container among the files {name: bytes} of a folder."""
+    found = []
+    for name, parts in sorted(group_parts(sizes).items()):
+        prefix = name[: name.rfind("/") + 1]
+        found.append((prefix, _container(name, tuple(Path(os.path.realpath(real / part)) for part in parts), index_dir)))
+    return tuple(found)
+
+
+def _container(name: str, parts: tuple[Path, ...], index_dir: Path | None) -> Tar | Zip:
+    return Zip(name, parts) if whole_of(name).lower().endswith(".zip") else Tar(name, parts, index_dir)
+
+
+def _merged(containers: tuple[tuple[str, Tar | Zip], ...], extracted: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The members of all containers that are not extracted. Raises ArchiveError where two containers have a file of one name."""
+    found, owners = dict[str, Entry](), dict[str, str]()
+    for prefix, container in containers:
+        for inner, entry in container.entries().items():
+            name = prefix + inner
+            if name in extracted:
+                continue
+            if name in found:
+                raise ArchiveError(name, f"is in {owners[name]} and in {container.name}; move one of the two out of the folder, or extract both")
+            found[name], owners[name] = entry, container.name
+    return found
+
+
+def _read_file(path: Path, name: str, limit: int) -> bytes:
+    with io.BufferedReader(open_regular(path, name)) as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_size(size, name, limit)
+        with unreadable(name):
+            data = file.read(size + 1)
+    if len(data) != size:
+        raise ArchiveError(name, f"changed while it was read, from {size:,} bytes to {len(data):,} or more; start again when it is complete")
+    return data
+
+
+def _check_size(size: int, name: str, limit: int) -> None:
+    if size > limit:
+        raise ArchiveError(name, f"has {size / 1e6:,.1f} MB, at most {limit / 1e6:,.1f} MB; it is damaged, or no file of this archive: remove it")
+
+
+class _Spool:
+    """A member as a temporary file, which goes when nothing refers to it."""
+
+    def __init__(self, name: str, container: Tar | Zip, inner: str):
+        _check_size(container.entry(inner).size, name, SPOOL_LIMIT)
+        folder = tempfile.mkdtemp(prefix="data_prep_")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.name, self.path = name, Path(folder) / PurePosixPath(inner).name
+        try:
+            with open(self.path, "xb") as file:
+                file.writelines(container.chunks(inner))
+        except OSError as error:
+            raise ArchiveError(name, f"cannot be unpacked to {folder} ({error.strerror}); set TMPDIR to a disk with room") from error
+
+
+# ------------------------------------------------------------------ opening
+
+
+def open_archive(path: Path, index_dir: Path | None = None) -> Archive:
+    """The archive in a folder, in a tar, tar.gz or zip file (for a split one: its first part), or in a single file of another kind.
+
+    `index_dir` keeps the tables of tar files. Nothing is listed yet. Raises ArchiveError.
+    """
+    if str(path).startswith("/vsi"):
+        raise ArchiveError(str(path), "paths of GDAL's virtual file systems are not read; give a folder or file of this machine")
+    real = Path(os.path.realpath(path))
+    if real.is_dir():
+        return Archive(path, Folder(real), None, index_dir)
+    if not real.exists():
+        raise ArchiveError(str(path), "no such folder or file; check the path of --input")
+    regular_status(real, str(path))
+    if is_closed(real.name):
+        raise _closed(str(path))
+    if whole_of(real.name) is None:
+        return Archive(path, Folder(real.parent, real.name), (), index_dir)
+    parts = _parts_of(real)
+    return Archive(path, None, (("", _container(real.name, parts, index_dir)),), index_dir)
+
+
+def _closed(name: str) -> ArchiveError:
+    return ArchiveError(name, "this kind cannot be read in place; extract it with `tar -xf`, `7z x` or `unrar x` first and give the folder")
+
+
+def _parts_of(first: Path) -> tuple[Path, ...]:
+    """The parts of the container whose first part, or whole, is given. Raises ArchiveError for another part."""
+    whole = whole_of(first.name)
+    if whole == first.name:
+        return (first,)
+    sizes = {file.name: file.stat().st_size for file in _listing(first.parent, ".") if file.name != whole and whole_of(file.name) == whole}
+    groups = group_parts(sizes)
+    names = groups.get(first.name)
+    if names is None:
+        begin = next(names[0] for names in groups.values() if first.name in names)
+        raise ArchiveError(first.name, f"is not the first part; give {begin}, or the folder")
+    return tuple(first.parent / name for name in names)

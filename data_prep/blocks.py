@@ -1,0 +1,82 @@
+"""Splits by place on the ground: whole square blocks go to one side, so that no scene or field is on both.
+
+Random splits, as most archives publish them, put patches of one scene into training and test; scores on them are optimistic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+from data_prep import parallel, progress
+from data_prep.archive import ArchiveError
+from data_prep.readers import Files, Item, LeftOut, Reader
+from data_prep.splits import shares
+
+KM_A_DEGREE = 111.195  # of latitude, on a sphere of 6371 km
+_PLACES_A_TASK = 64
+
+
+def side_km(rule: str) -> float:
+    """The side in "blocks:KM". Raises ValueError for anything else."""
+    kind, _, side = rule.partition(":")
+    try:
+        km = float(side)
+    except ValueError:
+        km = math.nan
+    if kind != "blocks" or not 0 < km <= 5000:
+        raise ValueError(f"--split {rule!r}; expected archive, or blocks:KM with the side of a block, such as blocks:50")
+    return km
+
+
+def assign(reader: Reader, items: Sequence[Item], km: float, val: float, test: float | None, workers: int) -> list[Item]:
+    """The items with their `split`: "train", "val" or "test", all dates of a place and all places of a block on one side.
+
+    The first readable date of each place says where the place is. Raises ArchiveError for a place that has no coordinates.
+    """
+    places: dict[str, list[Item]] = {}
+    for item in items:
+        places.setdefault(item.group, []).append(item)
+    block = {group: block_of(*lonlat, km) for group, lonlat in _locate(reader, places, workers).items()}
+    side = shares(block.values(), {"val": val, "test": test or 0.0})
+    return [dataclasses.replace(item, split=side[block[item.group]]) for item in items]
+
+
+def block_of(longitude: float, latitude: float, km: float) -> str:
+    """Name of the block of `km` a side; rows of equal latitude, in each the columns that keep the width."""
+    row = math.floor(latitude * KM_A_DEGREE / km)
+    middle = math.radians(min(max((row + 0.5) * km / KM_A_DEGREE, -89.9), 89.9))
+    return f"{row}_{math.floor(longitude * KM_A_DEGREE * math.cos(middle) / km)}"
+
+
+def _locate(reader: Reader, places: dict[str, list[Item]], workers: int) -> dict[str, tuple[float, float]]:
+    """{place: lonlat}, read from the samples in worker processes."""
+    work = list(places.values())
+    tasks = [work[start : start + _PLACES_A_TASK] for start in range(0, len(work), _PLACES_A_TASK)]
+    found: dict[str, tuple[float, float]] = {}
+    with progress.show("locate", len(work), "places") as advance:
+        for located in parallel.run(functools.partial(locate, reader), tasks, workers):
+            found |= located
+            advance(len(located), 0)
+    return found
+
+
+def locate(reader: Reader, places: Sequence[Sequence[Item]]) -> dict[str, tuple[float, float]]:
+    """{place: lonlat} of some places, each given as its items."""
+    return {items[0].group: _lonlat(reader, items) for items in places}
+
+
+def _lonlat(reader: Reader, items: Sequence[Item]) -> tuple[float, float]:
+    reason = "no sample of the place can be read"
+    for item in items:
+        try:
+            lonlat = reader.read(item, Files(reader.archive, item)).lonlat
+        except (ArchiveError, LeftOut) as error:
+            reason = str(error)
+            continue
+        if lonlat is not None:
+            return lonlat
+        reason = "it has no coordinates"
+    raise ArchiveError(items[0].files[0].name, f"--split blocks needs to know where it is, but {reason}; use --val-share, or leave the file out")

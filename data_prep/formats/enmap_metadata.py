@@ -1,0 +1,109 @@
+"""Reads the METADATA.XML of an EnMAP L2A product: the wavelengths of its bands and its time, once everything in it was found as expected."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import math
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, ParseError
+
+import numpy as np
+from defusedxml import DefusedXmlException, ElementTree
+
+from data_prep.archive import ArchiveError
+from data_prep.formats import geotiff
+from eo_jax.sensors import ENMAP_PRODUCT
+
+MAX_BYTES = 64_000_000  # of the file; real ones have one or two MB
+_GET_AGAIN = "get the METADATA.XML of this product again"
+
+
+class Metadata(NamedTuple):
+    """What a sample takes from METADATA.XML.
+
+    Attributes:
+        time: start of the acquisition, seconds since 1970 UTC.
+        wavelengths_nm: float64 [224], in product order.
+    """
+
+    time: int
+    wavelengths_nm: np.ndarray
+
+
+@functools.lru_cache(4)  # every tile of a product asks for it
+def parse(name: str, data: bytes) -> Metadata:
+    """The metadata of an L2A product with the bands, scale and no-data value of the sensor table. Raises ArchiveError for any other."""
+    root = _root(name, data)
+    level = _text(name, root, "base/level")
+    if level != "L2A":
+        raise ArchiveError(name, f"base/level is {level!r}, expected 'L2A'; order the product at that level")
+    wavelengths_nm = _bands(name, root)
+    wavelengths_nm.flags.writeable = False  # it is shared by all that ask
+    return Metadata(_time(name, root), wavelengths_nm)
+
+
+def _root(name: str, data: bytes) -> Element:
+    try:
+        return ElementTree.fromstring(data, forbid_dtd=True)
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # the last two for odd encodings
+        raise ArchiveError(name, f"cannot be read as XML ({error}); {_GET_AGAIN}") from error
+
+
+def _bands(name: str, root: Element) -> np.ndarray:
+    """The wavelengths [224] of all bands. Raises ArchiveError where bands, their scale or the no-data value are not those of the table."""
+    characterised = _find(name, root, "specific/bandCharacterisation")
+    bands = {band.get("number"): band for band in characterised.iterfind("{*}bandID")}
+    numbers = [str(number) for number in ENMAP_PRODUCT.band_numbers]
+    if len(characterised) != len(numbers) or set(bands) != set(numbers):
+        raise ArchiveError(name, f"bandCharacterisation has {len(characterised)} bands, expected bandID 1 to {len(numbers)}; {_GET_AGAIN}")
+    for number in numbers:
+        _check_number(name, bands[number], "GainOfBand", ENMAP_PRODUCT.scale)
+        _check_number(name, bands[number], "OffsetOfBand", ENMAP_PRODUCT.offset)
+    _check_number(name, _find(name, root, "specific"), "backgroundValue", ENMAP_PRODUCT.nodata)
+    found_nm = np.array([_number(name, bands[number], "wavelengthCenterOfBand") for number in numbers])
+    geotiff.check_wavelengths(name, found_nm, ENMAP_PRODUCT)
+    return found_nm
+
+
+def _time(name: str, root: Element) -> int:
+    text = _text(name, root, "base/temporalCoverage/startTime")
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ArchiveError(name, f"startTime is {text!r}, expected an ISO time such as 2022-06-11T07:23:05.1Z; {_GET_AGAIN}") from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
+
+
+# ------------------------------------------------------------------ elements
+
+
+def _find(name: str, parent: Element, path: str) -> Element:
+    """The element at a path of names, in any namespace."""
+    found = parent.find("/".join("{*}" + part for part in path.split("/")))
+    if found is None:
+        raise ArchiveError(name, f"has no element {path}{_of(parent)}; {_GET_AGAIN}")
+    return found
+
+
+def _text(name: str, parent: Element, path: str) -> str:
+    return (_find(name, parent, path).text or "").strip()
+
+
+def _number(name: str, parent: Element, path: str) -> float:
+    text = _text(name, parent, path)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ArchiveError(name, f"{path}{_of(parent)} is {text[:40]!r}, expected a number; {_GET_AGAIN}") from error
+
+
+def _check_number(name: str, parent: Element, path: str, expected: float) -> None:
+    found = _number(name, parent, path)
+    if not math.isclose(found, expected, rel_tol=1e-9):
+        cure = "products of another scale need a row of their own in the sensor table"
+        raise ArchiveError(name, f"{path}{_of(parent)} is {found:g}, expected the {expected:g} of {ENMAP_PRODUCT.title}; {cure}")
+
+
+def _of(parent: Element) -> str:
+    return f" of band {parent.get('number')}" if parent.get("number") else ""

@@ -1,0 +1,267 @@
+"""Reads ENVI scenes, a header and a file of raw numbers, by window. GDAL sees a header that is written here, in a folder of our own.
+
+The header comes from strangers, so what it claims must fit the data file to the byte before anything is read. Gzip-compressed data files
+(`file compression = 1`) are unpacked within that size; GDAL itself would write a file beside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import gzip
+import math
+import re
+import shutil
+import tempfile
+import weakref
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import CRSError, RasterioError
+
+from data_prep.archive import ArchiveError
+
+MAX_HEADER_BYTES = 10_000_000
+MAX_UNPACKED_BYTES = 64_000_000_000  # of a compressed data file; it goes to a temporary one
+
+_DTYPES = {1: "uint8", 2: "int16", 3: "int32", 4: "float32", 5: "float64", 12: "uint16", 13: "uint32"}
+_INTERLEAVES = ("bsq", "bil", "bip")
+_NM_PER_UNIT = {"nanometers": 1.0, "nm": 1.0, "micrometers": 1000.0, "um": 1000.0, "µm": 1000.0}
+_UNIT_UNKNOWN = ("", "unknown")
+_BAND_NAME_WAVELENGTH = re.compile(r".*\((\d+(?:\.\d+)?) (\w+)\)")  # "band 1 (0.455400 Micrometers)", as ENVI and GDAL write it
+_PLACE = ("map info", "projection info", "coordinate system string")
+_CHUNK = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What an ENVI header says, checked.
+
+    Attributes:
+        dtype: of the pixels, without byte order.
+        skip: bytes before the pixels.
+        wavelengths_nm: one a band, or None where there are none.
+        unit_known: whether the header says their unit; where it does not, they are taken for nm, which a sensor table has to prove.
+        nodata: `data ignore value`.
+        factor: `reflectance scale factor`.
+        fields: everything, as text, by lower-case names.
+    """
+
+    bands: int
+    height: int
+    width: int
+    dtype: str
+    skip: int
+    big_endian: bool
+    interleave: str
+    compressed: bool
+    wavelengths_nm: tuple[float, ...] | None
+    unit_known: bool
+    nodata: float | None
+    factor: float | None
+    fields: tuple[tuple[str, str], ...]
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the data file, unpacked."""
+        return self.skip + self.bands * self.height * self.width * np.dtype(self.dtype).itemsize
+
+
+# ------------------------------------------------------------------ the header
+
+
+def parse_header(name: str, data: bytes) -> Header:
+    """The header in a .hdr file. Raises ArchiveError."""
+    fields = _fields(name, data.decode("latin-1"))
+    odd = [key for key in _PLACE if not fields.get(key, "").isascii()]
+    if odd:
+        raise ArchiveError(name, f"{odd[0]} has characters that are not ASCII; correct the header")
+    bands = _whole(name, fields, "bands", least=1)
+    code = _whole(name, fields, "data type")
+    interleave = fields.get("interleave", "").lower()
+    if code not in _DTYPES:
+        raise ArchiveError(name, f"data type is {code}, expected one of {', '.join(map(str, _DTYPES))}; write real numbers or integers")
+    if interleave not in _INTERLEAVES:
+        raise ArchiveError(name, f"interleave is {interleave!r}, expected one of {', '.join(_INTERLEAVES)}; correct the header")
+    wavelengths_nm, unit_known = _wavelengths(name, fields, bands)
+    return Header(
+        bands=bands,
+        height=_whole(name, fields, "lines", least=1),
+        width=_whole(name, fields, "samples", least=1),
+        dtype=_DTYPES[code],
+        skip=_whole(name, fields, "header offset", default="0"),
+        big_endian=_whole(name, fields, "byte order", most=1) == 1,
+        interleave=interleave,
+        compressed=_whole(name, fields, "file compression", default="0", most=1) == 1,
+        wavelengths_nm=wavelengths_nm,
+        unit_known=unit_known,
+        nodata=_number(name, fields, "data ignore value"),
+        factor=_number(name, fields, "reflectance scale factor"),
+        fields=tuple(sorted(fields.items())),
+    )
+
+
+def _fields(name: str, text: str) -> dict[str, str]:
+    """{lower-case name: value}; values in braces may go over lines, and are one line here."""
+    first, _, rest = text.partition("\n")
+    if first.strip() != "ENVI":
+        raise ArchiveError(name, "does not begin with ENVI; it is damaged or no ENVI header: copy it again")
+    found, lines = dict[str, str](), iter(rest.splitlines())
+    for line in lines:
+        if not line.strip() or line.lstrip().startswith(";"):
+            continue
+        key, equals, value = line.partition("=")
+        key, value = " ".join(key.lower().split()), value.strip()
+        if not equals or not key or key in found:
+            raise ArchiveError(name, f"line {line.strip()[:60]!r} is {'a second ' + key if key in found else 'no field'}; correct the header")
+        found[key] = _braced(name, key, value, lines) if value.startswith("{") else value
+    return found
+
+
+def _braced(name: str, key: str, value: str, lines: Iterator[str]) -> str:
+    """The value up to its closing brace, which may be some lines further down."""
+    parts = [value]
+    while "}" not in parts[-1]:
+        more = next(lines, None)
+        if more is None:
+            raise ArchiveError(name, f"field {key!r} has no closing brace; the header is truncated: copy it again")
+        parts.append(more.strip())
+    return " ".join(parts)
+
+
+def _whole(name: str, fields: Mapping[str, str], key: str, default: str | None = None, least: int = 0, most: int = 2**40) -> int:
+    text = fields.get(key, default)
+    if text is None:
+        raise ArchiveError(name, f"has no field {key!r}; correct the header")
+    if not re.fullmatch(r"\d{1,13}", text) or not least <= int(text) <= most:
+        raise ArchiveError(name, f"{key} is {text[:40]!r}, expected a whole number from {least} to {most}; correct the header")
+    return int(text)
+
+
+def _number(name: str, fields: Mapping[str, str], key: str) -> float | None:
+    if key not in fields:
+        return None
+    try:
+        return float(fields[key])
+    except ValueError as error:
+        raise ArchiveError(name, f"{key} is {fields[key][:40]!r}, expected a number; correct the header") from error
+
+
+def _wavelengths(name: str, fields: Mapping[str, str], bands: int) -> tuple[tuple[float, ...] | None, bool]:
+    """(wavelengths in nm, whether the unit is known): of the field `wavelength`, or else of the names of all bands."""
+    if "wavelength" in fields:
+        texts, unit = _listed(fields["wavelength"]), fields.get("wavelength units", "").lower()
+    else:
+        matches = [_BAND_NAME_WAVELENGTH.fullmatch(band) for band in _listed(fields.get("band names", ""))]
+        units = {match[2].lower() for match in matches if match}
+        if not matches or not all(matches) or len(units) > 1 or not units <= set(_NM_PER_UNIT):
+            return None, False
+        texts, unit = [match[1] for match in matches], units.pop()
+    if len(texts) != bands:
+        raise ArchiveError(name, f"{len(texts)} wavelengths for {bands} bands; correct the header")
+    if unit not in (*_NM_PER_UNIT, *_UNIT_UNKNOWN):
+        raise ArchiveError(name, f"wavelength units is {unit!r}, expected Nanometers or Micrometers; correct the header")
+    try:
+        return tuple(float(text) * _NM_PER_UNIT.get(unit, 1.0) for text in texts), unit in _NM_PER_UNIT
+    except ValueError as error:
+        raise ArchiveError(name, f"wavelength has what is no number ({error}); correct the header") from error
+
+
+def _listed(text: str) -> list[str]:
+    inner = text.strip().removeprefix("{").removesuffix("}").strip()
+    return [part.strip() for part in inner.split(",")] if inner else []
+
+
+# ------------------------------------------------------------------ the pixels
+
+
+@contextlib.contextmanager
+def open_envi(name: str, path: Path, stamp: int, header: Header) -> Iterator[rasterio.DatasetReader]:
+    """The scene as GDAL sees it. `stamp` tells one version of the data file from another. GDAL errors become ArchiveError.
+
+    Raises ArchiveError where the data file has not the size that the header says.
+    """
+    pair = _pair(name, path, stamp, header)
+    # ENVI files come in pairs, so GDAL has to look beside the file; there is nothing but what was put there.
+    options = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "GDAL_PAM_ENABLED": "NO", "GDAL_CACHEMAX": 128 * 2**20}
+    try:
+        with rasterio.Env(**options), rasterio.open(pair.data, driver="ENVI") as dataset:
+            yield dataset
+    except (RasterioError, CRSError, CPLE_BaseError) as error:  # the last two of coordinate systems that cannot be
+        raise ArchiveError(name, f"cannot be read as ENVI ({error.__cause__ or error}); it is damaged: copy it again") from error
+
+
+@functools.lru_cache(1)  # for the next tile of the scene
+def _pair(name: str, path: Path, stamp: int, header: Header) -> _Pair:
+    return _Pair(name, path, header)
+
+
+class _Pair:
+    """Header and data in a temporary folder, which goes when nothing refers to it."""
+
+    def __init__(self, name: str, path: Path, header: Header):
+        folder = Path(tempfile.mkdtemp(prefix="data_prep_"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.data = folder / "scene"
+        if header.compressed:
+            _unpack(name, path, self.data, header.file_bytes)
+        else:
+            self.data.symlink_to(path.resolve())
+        found = self.data.stat().st_size
+        if found != header.file_bytes:
+            raise ArchiveError(name, f"has {found} bytes, but its header needs {header.file_bytes} ({_count(header)}); copy both again")
+        (folder / "scene.hdr").write_text(_written(header), encoding="ascii")
+
+
+def _unpack(name: str, source: Path, target: Path, size: int) -> None:
+    """Unpacks up to one byte more than `size`, which is as good as any to tell that it is wrong."""
+    if size > MAX_UNPACKED_BYTES:
+        raise ArchiveError(name, f"its header claims {size / 1e6:,.0f} MB, at most {MAX_UNPACKED_BYTES / 1e6:,.0f} MB; cut the scene")
+    try:
+        with gzip.open(source) as packed, open(target, "wb") as file:
+            left = size + 1
+            while left and (chunk := packed.read(min(left, _CHUNK))):
+                file.write(chunk)
+                left -= len(chunk)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ArchiveError(name, f"cannot be unpacked as gzip ({error}); it is truncated, damaged, or the disk of TMPDIR is full") from error
+
+
+def _count(header: Header) -> str:
+    return f"{header.bands} bands of {header.height} x {header.width} {header.dtype}, after {header.skip}"
+
+
+def _written(header: Header) -> str:
+    """The header with what GDAL needs, and nothing that makes it look elsewhere."""
+    codes = {dtype: code for code, dtype in _DTYPES.items()}
+    fields = {
+        "samples": header.width,
+        "lines": header.height,
+        "bands": header.bands,
+        "header offset": header.skip,
+        "file type": "ENVI Standard",
+        "data type": codes[header.dtype],
+        "interleave": header.interleave,
+        "byte order": int(header.big_endian),
+        **{key: value for key, value in header.fields if key in _PLACE},
+    }
+    return "ENVI\n" + "".join(f"{key} = {value}\n" for key, value in fields.items())
+
+
+def check_scale(name: str, header: Header, scale: float, nodata: float | None) -> None:
+    """Raises ArchiveError where the header's no-data value or scale is another than that of a sensor table."""
+    if header.nodata is not None and not _same(header.nodata, nodata):
+        wrong = f"data ignore value is {header.nodata:g}"
+        raise ArchiveError(name, f"{wrong}, but the sensor table has {nodata}; give a --sensor with this no-data value")
+    if header.factor is not None and not math.isclose(header.factor, 1 / scale, rel_tol=1e-6):
+        wrong = f"reflectance scale factor is {header.factor:g}"
+        raise ArchiveError(name, f"{wrong}, but the sensor table has {1 / scale:g}; give a --sensor with this scale")
+
+
+def _same(found: float, expected: float | None) -> bool:
+    return expected is not None and (found == expected or (math.isnan(found) and math.isnan(expected)))

@@ -1,0 +1,32 @@
+"""Cuts scenes into square tiles that do not overlap."""
+
+from __future__ import annotations
+
+from rasterio.windows import Window
+
+from data_prep.archive import ArchiveError
+
+
+def full_tiles(name: str, shape: tuple[int, int], size: int) -> list[tuple[int, int]]:
+    """(row, column) of the upper left pixel of each full tile of size x size pixels. What is left at the right and bottom edge is no tile.
+
+    Raises ArchiveError where not one fits.
+    """
+    if size < 1:
+        raise ArchiveError("--patch-size", f"is {size}, expected 1 or more pixels")
+    height, width = shape
+    tiles = [(row, column) for row in range(0, height - size + 1, size) for column in range(0, width - size + 1, size)]
+    if not tiles:
+        raise ArchiveError(name, f"{height} x {width} pixels hold no full tile of {size} x {size}; give a smaller --patch-size")
+    return tiles
+
+
+def tile_window(part: tuple[int, int], size: int) -> Window:
+    """The window of a tile of `full_tiles`."""
+    row, column = part
+    return Window(column, row, size, size)
+
+
+def tile_name(part: tuple[int, int]) -> str:
+    """Of a tile in ids and groups, in an order that sorts: "00096_00192"."""
+    return "{:05}_{:05}".format(*part)

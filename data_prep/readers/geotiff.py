@@ -1,0 +1,181 @@
+r"""Reads any folder of GeoTIFFs of one sensor, all its bands in one file, by a band table that the user gives.
+
+    <root>/**/*.tif                                    [c, h, w], the bands of --sensor, in its order, dtype and digital numbers
+    <root>/images/**/*.tif, <root>/labels/**/*.tif     the same with label maps, in labels/ or in folders of --labels, and called as their folder
+    <root>/splits/{train,val,test}.txt                 one image a line, as it is called below images/ (or <root>); optional, whole or not at all
+
+--sensor is an id of the sensor table or a band table, a JSON file. Nothing is guessed: bands, dtype, no-data value and scale of every file have to be
+those of the table, and wavelength tags, where there are any, too. For a drone camera of four bands, as reflectance x 32768 without a no-data value:
+
+    {"id": "drone", "title": "Drone camera, four bands", "gsd_m": 0.05, "dtype": "uint16", "scale": 3.0517578125e-05, "units": "reflectance",
+     "nodata": null, "true_colour": [2, 1, 0], "source": "data sheet of the camera",
+     "bands": {"name": ["green", "red", "red edge", "NIR"], "number": [1, 2, 3, 4],
+               "centre_nm": [550, 660, 735, 790], "fwhm_nm": [40, 40, 10, 40]}}
+
+"true_colour" are band indices from 0 for red, green and blue; leave it out where there is no such band. A row of the table, to begin with:
+
+    python -c "import json, eo_jax.sensors as s; print(json.dumps(s.get_sensor('sentinel2_l2a').row(), indent=1))" > bands.json
+
+Place and time come from the file name, the path below images/ (or <root>), by regular expressions:
+
+    python -m data_prep convert geotiff --input flights --output stores/flights --sensor bands.json --patch-size 256 \
+        --group-regex '^(?P<group>[^/]+)/' --time-regex '_(?P<time>\d{8}T\d{6})' --val 'north/*'
+
+Without them a file is a place and has no time. Patches are full squares from the upper left; the patches at one position in the files of a place are
+one place, which is right where those files are dates on one grid. Patches and files without any data are left out and counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import fnmatch
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+import rasterio
+
+from data_prep.archive import Archive, ArchiveError
+from data_prep.formats import geotiff
+from data_prep.formats.tiling import full_tiles, tile_name, tile_window
+from data_prep.readers import File, Files, Item, LeftOut, image_files, label_folders, option, sorted_by_id, split_lists, with_labels
+from eo_jax.schema import Sample
+from eo_jax.sensors import Sensor, get_sensor
+
+_SPLITS = {split: f"splits/{split}.txt" for split in ("train", "val", "test")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """GeoTIFFs of one sensor."""
+
+    TITLE: ClassVar[str] = "GeoTIFFs"
+    VERSION: ClassVar[int] = 1
+    LICENCE: ClassVar[str] = "not stated"
+    archive: Archive
+    sensor: str = option("", "id of the sensor table, or path of a band table (JSON); required")
+    pattern: str = option("*", "which files, such as '*_SR.tif'; * stands for folders, too", metavar="PATTERN")
+    labels: tuple[str, ...] = option((), "folders of label maps, laid out as the images")
+    patch_size: int = option(0, "height and width of patches in pixels; 0 for whole files", metavar="N")
+    group_regex: str = option("", "finds the place in a file name, as (?P<group>...)", metavar="REGEX")
+    time_regex: str = option("", "finds the time in a file name, as (?P<time>...)", metavar="REGEX")
+    time_format: str = option("", "of the time, such as %%d%%m%%Y; UTC where it has no zone (default: ISO, as 20220724T104526)", metavar="F")
+
+    @functools.cached_property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """The one sensor. Raises ValueError."""
+        if not self.sensor:
+            raise ValueError("--sensor is missing; give an id of the sensor table or the path of a band table, see `convert geotiff --help`")
+        return (get_sensor(self.sensor),)
+
+    @functools.cached_property
+    def _below(self) -> str:
+        """The folder whose images are meant."""
+        has_labels = self.labels or image_files(self.archive, "labels")
+        return "images" if has_labels and image_files(self.archive, "images") else ""
+
+    def items(self) -> list[Item]:
+        self._check_options()
+        folders = label_folders(self.archive, self.labels)
+        if self._below and image_files(self.archive, "labels"):
+            folders = {"labels": "labels", **folders}
+        names = self._images(folders)
+        splits = split_lists(self.archive, _SPLITS, map(self._inner, names))
+        return sorted_by_id(item for name in names for item in self._items(name, folders, splits.get(self._inner(name))))
+
+    def read(self, item: Item, files: Files) -> Sample:
+        name, (sensor,) = item.files[0].name, self.sensors
+        window = tile_window(item.part, self.patch_size) if item.part else None
+        with files.local("image") as path, geotiff.open_tiff_path(name, path) as dataset:
+            pixels = geotiff.read_bands(name, dataset, sensor, window)
+            if sensor.missing(pixels).all():
+                raise LeftOut("no data in any pixel")
+            rows, columns = window.toslices() if window else (slice(None), slice(None))
+            labels = {file.role: geotiff.read_labels(name, dataset, file.name, files[file.role]) for file in item.files[1:]}
+            return Sample(
+                pixels=pixels,
+                sensor=sensor.id,
+                id=item.id,
+                group=item.group,
+                time=self._time(name),
+                wavelengths_nm=_wavelengths_nm(name, dataset, sensor),
+                labels={label: np.ascontiguousarray(array[rows, columns]) for label, array in labels.items()},
+                **geotiff.place(dataset, window),
+            )
+
+    def _check_options(self) -> None:
+        """Raises ValueError for options that cannot work, before a file is opened."""
+        _ = self.sensors
+        if self.patch_size < 0:
+            raise ValueError(f"--patch-size {self.patch_size}; expected pixels, or 0 for whole files")
+        if self.time_format and not self.time_regex:
+            raise ValueError("--time-format says how a time is written; give --time-regex, which says where")
+        for name, pattern in (("group", self.group_regex), ("time", self.time_regex)):
+            if pattern and name not in _compiled(name, pattern).groupindex:
+                raise ValueError(f"--{name}-regex {pattern!r} has no group of the name {name!r}; write (?P<{name}>...) around what is wanted")
+
+    def _inner(self, name: str) -> str:
+        return name.removeprefix(f"{self._below}/") if self._below else name
+
+    def _images(self, folders: dict[str, str]) -> list[str]:
+        inside = tuple(f"{folder}/" for folder in folders.values())
+        found = [name for name in image_files(self.archive, self._below) if not name.startswith(inside)]
+        names = [name for name in found if fnmatch.fnmatchcase(self._inner(name), self.pattern)]
+        if not names:
+            what = f"none of its {len(found)} GeoTIFFs matches --pattern {self.pattern!r}" if found else "no GeoTIFF in it or below; expected *.tif"
+            raise ArchiveError(self._below or ".", what)
+        return names
+
+    def _items(self, name: str, folders: dict[str, str], split: str | None) -> Iterator[Item]:
+        inner = str(PurePosixPath(self._inner(name)).with_suffix(""))
+        group = self._found("group", self.group_regex, name) if self.group_regex else inner
+        self._time(name)  # a name that does not match is found now, not after hours
+        files = with_labels(self.archive, name, self._below, folders)
+        if not self.patch_size:
+            yield Item(inner, group, files, split)
+            return
+        for part in self._parts(files[0]):
+            yield Item(f"{inner}/{tile_name(part)}", f"{group}/{tile_name(part)}", files, split, part)
+
+    def _parts(self, image: File) -> list[tuple[int, int]]:
+        with self.archive.local(image.name) as path, geotiff.open_tiff_path(image.name, path) as dataset:
+            return full_tiles(image.name, dataset.shape, self.patch_size)
+
+    def _time(self, name: str) -> int | None:
+        """Seconds since 1970 UTC, from the file name; None without --time-regex."""
+        if not self.time_regex:
+            return None
+        text = self._found("time", self.time_regex, name)
+        try:
+            parse = datetime.datetime.fromisoformat
+            moment = datetime.datetime.strptime(text, self.time_format) if self.time_format else parse(text)
+        except ValueError as error:
+            how = f"--time-format {self.time_format!r}" if self.time_format else "an ISO time; give --time-format"
+            raise ArchiveError(name, f"its time is {text!r}, expected {how}") from error
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
+
+    def _found(self, group: str, pattern: str, name: str) -> str:
+        match = _compiled(group, pattern).search(self._inner(name))
+        if not (match and match[group]):
+            raise ArchiveError(name, f"--{group}-regex {pattern!r} finds nothing in its name; mend it, or leave the file out by --pattern")
+        return match[group]
+
+
+@functools.lru_cache(2)
+def _compiled(name: str, pattern: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--{name}-regex {pattern!r} is no regular expression ({error}); mend it") from error
+
+
+def _wavelengths_nm(name: str, dataset: rasterio.DatasetReader, sensor: Sensor) -> np.ndarray | None:
+    """Of the band tags, where there are any; held against the table, where that has wavelengths. Raises ArchiveError."""
+    found = geotiff.wavelengths_nm(name, dataset)
+    if found is not None and np.isfinite(sensor.centres_nm).all():
+        geotiff.check_wavelengths(name, found, sensor)
+    return found

@@ -1,0 +1,150 @@
+"""Reads So2Sat LCZ42 (doi 10.1109/MGRS.2020.2964708): Sentinel-2 patches of cities and their local climate zones, three HDF5 files.
+
+    <root>/**/{training,validation,testing}.h5
+        sen2     float [n, 32, 32, 10], reflectance: B2 B3 B4 B5 B6 B7 B8 B8A B11 B12
+        label    [n, 17], 1 at the class of the patch, 0 elsewhere
+
+Each file is a split: train, val and test; those that are there are read. Label `class`: the position of the 1, so local climate zone 1 (compact high
+rise) is 0 and zone G (water) is 16. Pixels keep the file's float64 or float32. Reflectance is DN / 10000 and the DN has 16 bits, so values below 0 or
+above 6.5535 are an error. The ten bands stay ten: codes that need 13 put zeros at B1, B9 and B10. Patches have no coordinates and no dates.
+
+Not read: sen1, eight channels of Sentinel-1 (complex signal, filtered intensity and covariance), for which the sensor table has no row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+import h5py
+import numpy as np
+
+from data_prep.archive import Archive, ArchiveError
+from data_prep.formats.stored_as import stored_as
+from data_prep.readers import File, Files, Item, sorted_by_id
+from eo_jax.schema import Sample
+from eo_jax.sensors import get_sensor
+
+CLASSES = 17
+SIZE = 32  # pixels, height and width
+SPLITS = {"training": "train", "validation": "val", "testing": "test"}
+MAX_PATCHES = 1_000_000  # in a file; the largest published has 352,366
+MAX_CHUNK_BYTES = 512 * 2**20  # that are unpacked for one patch
+LARGEST = 65535 / 10_000  # of a reflectance
+
+_ROWS = stored_as(get_sensor("sentinel2_so2sat"), "float32", "float64")
+_BANDS = len(get_sensor("sentinel2_so2sat").bands)
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+_H5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """So2Sat LCZ42, one sample a patch. Bands are in file order."""
+
+    TITLE: ClassVar[str] = "So2Sat LCZ42"
+    VERSION: ClassVar[int] = 1
+    LICENCE: ClassVar[str] = "not stated; modified Copernicus Sentinel data"
+    sensors: ClassVar = tuple(_ROWS.values())
+    archive: Archive
+
+    def items(self) -> list[Item]:
+        found: dict[str, str] = {}
+        for name in self.archive.names((".h5",)):
+            part = PurePosixPath(name).stem
+            if part not in SPLITS:
+                raise ArchiveError(name, f"is no file of So2Sat LCZ42, expected {', '.join(f'{part}.h5' for part in SPLITS)}; move it away")
+            if part in found:
+                raise ArchiveError(name, f"is the same split as {found[part]}; keep one of them")
+            found[part] = name
+        if not found:
+            raise ArchiveError(".", f"no So2Sat LCZ42 in it; expected {', '.join(f'{part}.h5' for part in SPLITS)}")
+        return sorted_by_id(item for part, name in found.items() for item in self._items(part, name))
+
+    def read(self, item: Item, files: Files) -> Sample:
+        name, (number,) = item.files[0].name, item.part
+        with files.local("image") as path, _open(name, path) as (sen2, label):
+            pixels, zone = sen2[number], label[number]
+        _check_pixels(name, number, pixels)
+        return Sample(
+            pixels=np.ascontiguousarray(pixels.transpose(2, 0, 1), pixels.dtype.name),
+            sensor=_ROWS[pixels.dtype.name].id,
+            id=item.id,
+            group=item.group,
+            labels={"class": _class(name, number, zone)},
+        )
+
+    def _items(self, part: str, name: str) -> Iterator[Item]:
+        with self.archive.local(name) as path, _open(name, path) as (sen2, _):
+            count = len(sen2)
+        for number in range(count):
+            patch = f"{part}/{number:07}"
+            yield Item(patch, patch, (File("image", name),), SPLITS[part], (number,))
+
+
+# ------------------------------------------------------------------ HDF5
+
+
+@contextlib.contextmanager
+def _open(name: str, path: Path) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
+    """The checked datasets sen2 and label. What HDF5 raises becomes ArchiveError, also inside the block."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            sen2, label = _dataset(name, file, "sen2", (SIZE, SIZE, _BANDS)), _dataset(name, file, "label", (CLASSES,))
+            if len(sen2) != len(label):
+                raise ArchiveError(name, f"sen2 has {len(sen2):,} patches and label {len(label):,}; copy the file again")
+            if sen2.dtype.name not in _ROWS:
+                raise ArchiveError(name, f"sen2 is {sen2.dtype.name}, expected {' or '.join(_ROWS)} reflectance; copy the file again")
+            yield sen2, label
+    except _H5_ERRORS as error:
+        if isinstance(error, ArchiveError):
+            raise
+        cause = " ".join(str(error).replace(str(path), "the file").split())[:200]
+        raise ArchiveError(name, f"cannot be read as HDF5 ({cause}); it is truncated, damaged or no HDF5: copy it again") from error
+
+
+def _dataset(name: str, file: h5py.File, key: str, shape: tuple[int, ...]) -> h5py.Dataset:
+    """A dataset [n, *shape] of numbers that lie in the file itself. Nothing of it is read yet."""
+    if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+        raise ArchiveError(name, f"has no dataset {key!r} of its own, only {', '.join(sorted(file)[:8]) or 'nothing'}; copy the file again")
+    found = file[key]
+    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+        raise ArchiveError(name, f"{key} lies in other files; a file of So2Sat has its data itself: copy it again")
+    if found.ndim != len(shape) + 1 or found.shape[1:] != shape or not 0 < found.shape[0] <= MAX_PATCHES:
+        raise ArchiveError(name, f"{key} has the shape {found.shape}, expected n x {' x '.join(map(str, shape))}; copy the file again")
+    if found.dtype.kind not in "iuf":
+        raise ArchiveError(name, f"{key} is {found.dtype}, expected numbers; copy the file again")
+    _check_storage(name, key, found)
+    return found
+
+
+def _check_storage(name: str, key: str, dataset: h5py.Dataset) -> None:
+    """Raises ArchiveError for filters beyond those that come with h5py, which HDF5 would load as plug-ins, and for chunks that fill the memory."""
+    filters = dataset.id.get_create_plist()
+    codes = {filters.get_filter(number)[0] for number in range(filters.get_nfilters())}
+    if not codes <= _FILTERS:
+        raise ArchiveError(name, f"{key} has the HDF5 filters {sorted(codes)}, expected at most deflate, shuffle, Fletcher-32 and LZF; repack it")
+    claimed = np.prod(dataset.chunks or (1,), dtype=float) * dataset.dtype.itemsize
+    if claimed > MAX_CHUNK_BYTES:
+        raise ArchiveError(name, f"{key} has chunks of {claimed / 1e6:,.0f} MB, at most {MAX_CHUNK_BYTES / 1e6:,.0f} MB; repack it")
+
+
+# ------------------------------------------------------------------ one patch
+
+
+def _check_pixels(name: str, number: int, pixels: np.ndarray) -> None:
+    good = (pixels >= 0) & (pixels <= LARGEST)  # so written, NaN is not good
+    if not good.all():
+        row, column, band = np.argwhere(~good)[0]
+        found = f"sen2 has {pixels[row, column, band]:g} in patch {number}, band {band + 1}, row {row}, column {column}"
+        raise ArchiveError(name, f"{found}, expected a reflectance from 0 to {LARGEST}; copy the file again, or give --skip-bad")
+
+
+def _class(name: str, number: int, zone: np.ndarray) -> np.ndarray:
+    """int64 [], the position of the only 1 in zone [17]. Raises ArchiveError where it is not all 0 but one 1."""
+    if not np.isin(zone, (0, 1)).all() or zone.sum() != 1:
+        raise ArchiveError(name, f"label of patch {number} is {zone.tolist()}, expected one 1 among zeros; copy the file again, or give --skip-bad")
+    return np.array(zone.argmax(), np.int64)

@@ -1,0 +1,54 @@
+"""A tiny, valid archive for every reader: <reader>.py in this folder has `write(root)`, which makes one, and may have `OPTIONS` for its reader.
+
+The fuzzing and the convert-then-verify tests run on them, so each shows the whole layout: places, dates, splits, labels, as the archive has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.archive import open_archive
+from data_prep.readers import ArchiveError, Files, Item, LeftOut, Reader, reader_class
+from eo_jax.schema import Sample
+
+
+def make_reader(name: str, root: Path, **options: Any) -> Reader:
+    """The reader of that name on a folder or file."""
+    return reader_class(name)(open_archive(root), **options)
+
+
+def read_item(reader: Reader, item: Item) -> Sample:
+    """The sample of one item."""
+    return reader.read(item, Files(reader.archive, item))
+
+
+def read_all(name: str, root: Path, **options: Any) -> list[Sample]:
+    """Every sample of an archive that its reader wants, in order."""
+    reader, found = make_reader(name, root, **options), []
+    for item in reader.items():
+        with contextlib.suppress(LeftOut):
+            found.append(read_item(reader, item))
+    return found
+
+
+def reject(name: str, root: Path, *words: str, **options: Any) -> None:
+    """Asserts that reading fails with an ArchiveError that has all the words."""
+    with pytest.raises(ArchiveError) as caught:
+        read_all(name, root, **options)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def write(name: str, root: Path) -> dict[str, Any]:
+    """Writes the tiny archive of a reader; returns the options that its reader needs."""
+    module = importlib.import_module(f"{__name__}.{re.sub('[-.]', '_', name)}")
+    root.mkdir(parents=True, exist_ok=True)
+    module.write(root)
+    return getattr(module, "OPTIONS", {})

@@ -1,0 +1,34 @@
+"""What the documents name is there: tests, readers, and the rows of the table of archives."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from data_prep import readers
+
+ROOT = Path(__file__).parents[1]
+ARCHIVES = (ROOT / "docs" / "archives.md").read_text()
+QUIRKS = re.findall(r"^\| (.+) \| `(test_\w+\.py)::(test_\w+)` \|$", ARCHIVES, re.MULTILINE)
+
+
+def functions_of(file: str) -> set[str]:
+    """Names of the test functions of a file."""
+    return {node.name for node in ast.parse((ROOT / "tests" / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize(("quirk", "file", "name"), QUIRKS, ids=[name for _, _, name in QUIRKS])
+def test_every_quirk_has_its_test(quirk: str, file: str, name: str) -> None:
+    assert name in functions_of(file), quirk
+
+
+def test_the_table_of_quirks_is_read() -> None:
+    assert len(QUIRKS) == ARCHIVES.count("`test_") >= 45
+
+
+def test_every_reader_is_in_the_table_of_archives() -> None:
+    commands = {match.split()[0] for match in re.findall(r"^\|[^|]+\| `([^`]+)` \|", ARCHIVES, re.MULTILINE)}
+    assert set(readers.names()) <= commands
