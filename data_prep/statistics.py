@@ -35,9 +35,11 @@ class BandSums:
     @classmethod
     def of(cls, pixels: np.ndarray, missing: np.ndarray) -> BandSums:
         """The sums of one sample [c, h, w]; `missing`, bool [c, h, w], is where there is no data."""
-        some = missing.any((1, 2)) if missing.any() else np.zeros(len(pixels), bool)
-        columns = [_sums(band[~gone] if any_gone else band.ravel()) for band, gone, any_gone in zip(pixels, missing, some, strict=True)]
-        return cls(pixels[0].size, *(list(column) for column in zip(*columns, strict=True)))
+        flat, gone = pixels.reshape(len(pixels), -1), missing.reshape(len(pixels), -1)
+        if not gone.any() and _is_small(pixels) and flat.shape[1] <= _EXACT_PIXELS:
+            return cls(flat.shape[1], *_whole_sums(flat))
+        columns = [_sums(band[~holes]) for band, holes in zip(flat, gone, strict=True)]
+        return cls(flat.shape[1], *(list(column) for column in zip(*columns, strict=True)))
 
     def add(self, other: BandSums) -> None:
         """Adds the sums of more pixels of the same bands."""
@@ -73,20 +75,35 @@ class BandSums:
 
 # Up to here float64 sums of squares of 16-bit integers are exact: 2^32 x 2^21 = 2^53.
 _EXACT_PIXELS = 2**21
+_BANDS_AT_ONCE = 8  # of 128 x 128 pixels take 1 MB as float64, which stays in the cache
+
+
+def _is_small(values: np.ndarray) -> bool:
+    return values.dtype.kind in "bui" and values.itemsize <= 2
+
+
+def _whole_sums(bands: np.ndarray) -> tuple[list, list, list, list, list]:
+    """What `_sums` gives of each of small integer bands [c, n], several at once, because there is one for every patch of an archive."""
+    counts, totals, squares = [bands.shape[1]] * len(bands), [], []
+    for start in range(0, len(bands), _BANDS_AT_ONCE):
+        wide = bands[start : start + _BANDS_AT_ONCE].astype(np.float64)
+        totals += map(int, np.add.reduce(wide, 1).tolist())
+        squares += map(int, np.einsum("cn,cn->c", wide, wide).tolist())
+    lowest, highest = (function(bands, 1).astype(float).tolist() for function in (np.minimum.reduce, np.maximum.reduce))
+    return counts, totals, squares, lowest, highest
 
 
 def _sums(values: np.ndarray) -> tuple[int, int | Fraction, int | Fraction, float, float]:
     """Count, sum, sum of squares, minimum and maximum of values [n]; exact sums of small integers are plain integers, which add up faster."""
     if not len(values):
         return 0, 0, 0, math.inf, -math.inf
-    small = values.dtype.kind in "bui" and values.itemsize <= 2
-    exact, step = (int, _EXACT_PIXELS) if small else (Fraction, len(values))
+    exact, step = (int, _EXACT_PIXELS) if _is_small(values) else (Fraction, len(values))
     total = squares = 0
     for start in range(0, len(values), step):
         part = values[start : start + step].astype(np.float64)
         total += exact(np.add.reduce(part).item())
-        squares += exact(np.einsum("i,i->", part, part).item())  # not np.dot, whose threads cost more than they bring and change the last digit
-    return len(values), total, squares, float(np.minimum.reduce(values)), float(np.maximum.reduce(values))
+        squares += exact(np.einsum("n,n->", part, part).item())  # not np.dot, whose threads cost more than they bring and change the last digit
+    return len(values), total, squares, float(values.min()), float(values.max())
 
 
 @dataclasses.dataclass

@@ -225,7 +225,7 @@ def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int
             raise OSError(f"{path}: cannot be written ({error}). Free space on that disk and run the same command again.") from error
 
     # Random access wants one record a group; the payloads are compressed already.
-    writer = checked(ArrayRecordWriter, str(temporary), "group_size:1,uncompressed")
+    writer = checked(ArrayRecordWriter, str(temporary), "group_size:1,uncompressed,max_parallelism:1")  # threads would be beside a process a core
     samples = 0
     try:
         for data in records:
