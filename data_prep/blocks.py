@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from data_prep import parallel, progress
 from data_prep.archive import ArchiveError
 from data_prep.readers import Files, Item, LeftOut, Reader
 from data_prep.splits import shares
+from eo_jax.data.files import write_atomically
 
 KM_A_DEGREE = 111.195  # of latitude, on a sphere of 6371 km
 _PLACES_A_TASK = 64
@@ -31,16 +34,26 @@ def side_km(rule: str) -> float:
     return km
 
 
-def assign(reader: Reader, items: Sequence[Item], km: float, val: float, test: float | None, workers: int) -> list[Item]:
-    """The items with their `split`: "train", "val" or "test", all dates of a place and all places of a block on one side.
+def assign(reader: Reader, items: Sequence[Item], km: float, wanted: Mapping[str, float], workers: int, kept: Path | None) -> list[Item]:
+    """The items with their `split`, all dates of a place and all places of a block on one side.
 
-    The first readable date of each place says where the place is. Raises ArchiveError for a place that has no coordinates.
+    Args:
+        km: side of a block.
+        wanted: {split: share of the blocks}; the rest is "train".
+        kept: file that keeps where the places are, so that a run that is resumed need not read them again.
+
+    The first readable date of each place says where the place is. Raises ArchiveError for a place that has no coordinates, ValueError where there
+    are fewer blocks than splits.
     """
     places: dict[str, list[Item]] = {}
     for item in items:
         places.setdefault(item.group, []).append(item)
-    block = {group: block_of(*lonlat, km) for group, lonlat in _locate(reader, places, workers).items()}
-    side = shares(block.values(), {"val": val, "test": test or 0.0})
+    block = {group: block_of(*lonlat, km) for group, lonlat in _kept_places(reader, places, workers, kept).items()}
+    side = shares(block.values(), wanted)
+    empty = [split for split in ("train", *wanted) if split not in side.values()]
+    if empty:
+        found = len(set(block.values()))
+        raise ValueError(f"--split blocks:{km:g}: nothing is left for {empty[0]!r}, because all places lie in {found} blocks; take smaller ones")
     return [dataclasses.replace(item, split=side[block[item.group]]) for item in items]
 
 
@@ -49,6 +62,17 @@ def block_of(longitude: float, latitude: float, km: float) -> str:
     row = math.floor(latitude * KM_A_DEGREE / km)
     middle = math.radians(min(max((row + 0.5) * km / KM_A_DEGREE, -89.9), 89.9))
     return f"{row}_{math.floor(longitude * KM_A_DEGREE * math.cos(middle) / km)}"
+
+
+def _kept_places(reader: Reader, places: dict[str, list[Item]], workers: int, kept: Path | None) -> dict[str, tuple[float, float]]:
+    if kept and kept.exists():
+        found = json.loads(kept.read_bytes())
+        if found.keys() == places.keys():
+            return found
+    found = _locate(reader, places, workers)
+    if kept:
+        write_atomically(kept, json.dumps(found).encode())
+    return found
 
 
 def _locate(reader: Reader, places: dict[str, list[Item]], workers: int) -> dict[str, tuple[float, float]]:

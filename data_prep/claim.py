@@ -34,9 +34,10 @@ def is_finished(output: Path, about: Mapping[str, Any]) -> bool:
     """Whether the store is there already. Raises ValueError where it is one of something else than `about`, the manifest's "archive"."""
     if not (output / "manifest.json").exists():
         return False
-    other = _differing(about, stores.open_store(output).manifest["archive"])
+    found = stores.open_store(output).manifest["archive"]
+    other = _differing(about, found)
     if other:
-        raise ValueError(f"{output}: is a finished store, but of another {_named(other)}; give another --output, or remove it")
+        raise ValueError(f"{output}: is a finished store, but of another {_named(other, about, found)}; give another --output, or remove it")
     shutil.rmtree(output / PARTIAL, ignore_errors=True)  # killed between manifest and tidying up
     return True
 
@@ -66,10 +67,11 @@ def check_begun(output: Path, about: Mapping[str, Any]) -> None:
     wanted = {**about, "record_format": record.FORMAT_VERSION, "store_format": stores.STORE_FORMAT}
     if not file.exists():
         stores.write_atomically(file, json.dumps(wanted, indent=1).encode())
-    other = _differing(wanted, json.loads(file.read_bytes()))
+    found = json.loads(file.read_bytes())
+    other = _differing(wanted, found)
     if other:
         cure = "run that command again, give another --output, or remove the folder"
-        raise ValueError(f"{output}: was begun with another {_named(other)}; {cure}")
+        raise ValueError(f"{output}: was begun with another {_named(other, wanted, found)}; {cure}")
 
 
 def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -77,5 +79,13 @@ def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]
     return [name for name in wanted if found.get(name) != wanted[name]]
 
 
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(_WORDS.get(name, name) for name in names)
+def _named(names: Sequence[str], wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """In words, and options one by one: "set of options (format: array-record there, zarr here)"."""
+    words = []
+    for name in names:
+        there, here = found.get(name), wanted[name]
+        both = isinstance(there, dict) and isinstance(here, Mapping)
+        options = _differing(here, there) if both and name == "options" else []
+        detail = "; ".join(f"{option}: {there.get(option)} there, {here[option]} here" for option in options)
+        words.append(_WORDS.get(name, name) + (f" ({detail})" if detail else ""))
+    return ", ".join(words)

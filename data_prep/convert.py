@@ -26,6 +26,7 @@ import functools
 import hashlib
 import json
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, required=True, metavar="STORE", help="folder of the store; new, or one to resume")
     add("--format", choices=stores.FORMATS, default=stores.FORMATS[0], help="array-record: compressed samples; zarr: reads parts; zarr-raw: fastest")
     add("--dtype", choices=("archive", "uint8"), default="archive", help="archive: lossless (default); uint8: by a published formula, clipped")
-    add("--split", default="archive", metavar="RULE", help="archive: its own lists (default); blocks:KM: whole squares of that side on the ground")
+    add("--split", default="archive", metavar="RULE", help="archive: its own lists (default); blocks:KM: squares on the ground, by --val-share")
     add("--val", action="append", default=[], metavar="PATTERN", help="ids for validation, such as 'north/*'; repeatable")
     add("--val-share", type=_share, metavar="F", help="share of the places (or blocks) for validation, by a hash of the name")
     add("--test-share", type=_share, metavar="F", help="the same for test")
@@ -136,13 +137,19 @@ def run(args: argparse.Namespace) -> int:
     with _whole_paths(args.input), _disk_errors(args.output):
         claim.check_output(args.output)
         if args.dry_run:
-            _print_dry_run(make_plan(args, open_archive(args.input)))
+            with tempfile.TemporaryDirectory() as indices:
+                _print_dry_run(make_plan(args, open_archive(args.input, Path(indices))))
         elif (args.output / "manifest.json").exists():
-            claim.is_finished(args.output, make_plan(args, open_archive(args.input)).about)
-            print(f"{args.output}: up to date")
+            _check_finished(args)
         else:
             _make_store(args)
     return 0
+
+
+def _check_finished(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as indices:  # so that workers need not go through a tar.gz again
+        claim.is_finished(args.output, make_plan(args, open_archive(args.input, Path(indices))).about)
+    print(f"{args.output}: up to date")
 
 
 def _make_store(args: argparse.Namespace) -> None:
@@ -228,7 +235,12 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
         return splits.assign(items, args.val, args.val_share, args.test_share)
     if args.val:
         raise ValueError("--val names places, --split blocks:KM draws them; keep one of the two")
-    return blocks.assign(reader, items, blocks.side_km(args.split), args.val_share or 0.2, args.test_share, args.workers)
+    if args.val_share is None and args.test_share is None:
+        raise ValueError("--split blocks:KM says how places are drawn, not how many; give --val-share or --test-share, such as 0.2")
+    wanted = {split: share for split, share in (("val", args.val_share), ("test", args.test_share)) if share is not None}
+    splits.check_shares(wanted)
+    kept = args.output / PARTIAL / "places.json"
+    return blocks.assign(reader, items, blocks.side_km(args.split), wanted, args.workers, kept if kept.parent.is_dir() else None)
 
 
 def _listing(archive: Archive, items: Sequence[Item]) -> tuple[str, str]:
@@ -343,7 +355,7 @@ def _print_summary(path: Path) -> None:
     raw = raw_bytes(store)
     print(f"{path}: {len(store)} samples of {store.manifest['groups']} places")
     print(f"  splits  {_counts(store.manifest['splits'])}")
-    print(f"  size    {size / 1e6:,.1f} MB in {len(store.manifest['shards'])} shards, {raw / size:.2f} times smaller than raw pixels")
+    print(f"  size    {size / 1e6:,.1f} MB in {len(store.manifest['shards'])} shards; raw pixels {raw / 1e6:,.1f} MB, ratio {raw / size:.2f}")
     for reason, count in store.manifest["left_out"].items():
         print(f"  left    {count} out: {reason}")
     if "rejects" in store.manifest:

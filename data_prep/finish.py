@@ -92,9 +92,7 @@ def _write_pixels(output: Path, pixels: dict[str, list[np.ndarray]]) -> dict[str
     if not pixels:
         return {}
     tables = {name: np.concatenate(parts, 1) for name, parts in sorted(pixels.items())}
-    columns = {
-        f"{name}/{column}": table[c] for name, table in tables.items() for c, column in enumerate(("sample", "row", "column", "class", "split"))
-    }
+    columns = {f"{name}/{column}": table[c] for name, table in tables.items() for c, column in enumerate(PIXEL_COLUMNS)}
     buffer = io.BytesIO()
     np.savez(buffer, **columns)
     stores.write_atomically(output / PIXELS, buffer.getvalue())

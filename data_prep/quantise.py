@@ -70,7 +70,8 @@ class Quantiser:
         """The sample as uint8. Raises ArchiveError for a sensor without a formula, and for no-data, which uint8 has no value for."""
         original = next((sensor for sensor in self.originals if sensor.id == sample.sensor), None)
         if original is None:
-            raise ArchiveError(name, f"--dtype uint8: nobody published a formula for {sample.sensor}; convert without --dtype")
+            cure = f"leave --dtype out, or choose options of the reader that give {', '.join(sensor.id for sensor in self.originals)}"
+            raise ArchiveError(name, f"--dtype uint8: nobody published a formula for {sample.sensor}; {cure}")
         if original.missing(sample.pixels).any():
             raise ArchiveError(name, "has no-data values, which --dtype uint8 cannot keep; convert without --dtype")
         low, high = (np.array(values)[:, None, None] for values in (formula(original).low, formula(original).high))

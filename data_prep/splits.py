@@ -15,6 +15,7 @@ def assign(items: Sequence[Item], patterns: Sequence[str], val: float | None, te
     """The items with their `split`. Raises ValueError where the options contradict the archive, each other, or leave a side empty."""
     listed = any(item.split for item in items)
     drawn = {split: share for split, share in (("val", val), ("test", test)) if share is not None}
+    check_shares(drawn)
     if listed and (patterns or drawn):
         raise ValueError("the archive has its own split; leave --val, --val-share and --test-share out, or use --split blocks:KM")
     if patterns and drawn:
@@ -29,6 +30,13 @@ def assign(items: Sequence[Item], patterns: Sequence[str], val: float | None, te
         chosen = [dataclasses.replace(item, split=side[item.group]) for item in items]
     _check(chosen, {*drawn, *(["val"] if patterns else [])})
     return chosen
+
+
+def check_shares(wanted: Mapping[str, float]) -> None:
+    """Raises ValueError where nothing would be left for training."""
+    if sum(wanted.values()) >= 1:
+        given = " and ".join(f"--{split}-share {share:g}" for split, share in wanted.items())
+        raise ValueError(f"{given} leave nothing for training; their sum has to be less than 1")
 
 
 def shares(names: Iterable[str], wanted: Mapping[str, float]) -> dict[str, str]:

@@ -36,6 +36,7 @@ from eo_jax.sensors import Sensor
 
 LEVELS = (0.01, 0.02, 0.25, 0.5, 0.75, 0.98, 0.99)
 _BATCH_BYTES = 64e6
+_COLUMNS = 150  # of text: narrower tables would cut numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command. Raises StoreError, RecordError, or ValueError for a split without samples."""
     store = open_store(args.store)
     found = measure(store, args.split, args.quantiles, max(1, args.workers))
-    console = Console()
+    console = Console(width=max(Console().width, _COLUMNS))
     for sensor_id, about in found["sensors"].items():
         console.print(table(store.sensor(sensor_id), about, found["levels"], args.split))
     if args.output:

@@ -23,6 +23,7 @@ import numpy as np
 
 from data_prep import copying
 from eo_jax.data import Store, open_store
+from eo_jax.data.stores import PIXEL_SPLIT
 
 _DAY = 86_400
 _NO_TIME = np.iinfo(np.int64).min
@@ -93,10 +94,11 @@ def _masks(store: Store, args: argparse.Namespace) -> Iterator[tuple[str, np.nda
 
 def _one_of(store: Store, column: str, wanted: list[str]) -> np.ndarray:
     there = set(store.index[column].tolist())
-    unknown = sorted(set(wanted) - there)
+    everywhere = {PIXEL_SPLIT} & there if column == "split" else set()  # a scene that is split by pixel belongs to every split
+    unknown = [] if everywhere else sorted(set(wanted) - there)
     if unknown:
         raise ValueError(f"{store.path}: no sample has --{column} {unknown[0]!r}; there is {', '.join(sorted(there))}")
-    return np.isin(store.index[column], wanted)
+    return np.isin(store.index[column], [*wanted, *everywhere])
 
 
 def _ids(file: Path, store: Store) -> list[str]:

@@ -260,7 +260,7 @@ def test_finished_store_of_other_options(archive: Path, tmp_path: Path, capsys: 
     run_earth(archive, tmp_path / "store")
     before = tiny_archives.files(tmp_path / "store")
     capsys.readouterr()
-    fails(capsys, run_earth(archive, tmp_path / "store", "--val", "0000001/*"), str(tmp_path / "store"), "another", "options", "--output")
+    fails(capsys, run_earth(archive, tmp_path / "store", "--val", "0000001/*"), str(tmp_path / "store"), "set of options (val: [] there", "--output")
     (archive / "enmap" / "0000001" / "00002.tif").unlink()
     fails(capsys, run_earth(archive, tmp_path / "store"), "list of files")
     assert tiny_archives.files(tmp_path / "store") == before
@@ -272,7 +272,7 @@ def test_unfinished_store_of_other_options(archive: Path, tmp_path: Path, monkey
         run_earth(archive, tmp_path / "store")
     monkeypatch.undo()
     capsys.readouterr()
-    fails(capsys, run_earth(archive, tmp_path / "store", "--shard-mb", "2"), "begun with another", "options", "--output")
+    fails(capsys, run_earth(archive, tmp_path / "store", "--shard-mb", "2"), "begun with another", "(shard_mb: 1.0 there, 2.0 here)", "--output")
     os.utime(archive / "enmap" / "0000001" / "00002.tif", ns=(1, 1))
     fails(capsys, run_earth(archive, tmp_path / "store"), "version of the files")
 

@@ -54,10 +54,38 @@ def test_blocks_override_the_lists_of_the_archive(archive: Path, tmp_path: Path)
     (archive / "splits").mkdir()
     (archive / "splits" / "train.txt").write_text("\n".join(names[::2]))
     (archive / "splits" / "test.txt").write_text("\n".join(names[1::2]))  # two dates of each place on two sides
-    assert convert(archive, tmp_path / "store", "--split", "blocks:20") == 0
+    assert convert(archive, tmp_path / "store", "--split", "blocks:20", "--val-share", "0.3") == 0
     index = open_store(tmp_path / "store").index
     for group in set(index["group"].tolist()):
         assert len(set(index["split"][index["group"] == group].tolist())) == 1
+
+
+def test_blocks_too_large_for_the_splits(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert convert(archive, tmp_path / "store", "--split", "blocks:5000", "--val-share", "0.3", "--test-share", "0.2") == 1
+    message = capsys.readouterr().err
+    assert "nothing is left for" in message and "take smaller ones" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--split", "blocks:20"), "give --val-share or --test-share"),
+        (("--val-share", "0.6", "--test-share", "0.6"), "leave nothing for training"),
+        (("--split", "blocks:20", "--val-share", "0.6", "--test-share", "0.6"), "leave nothing for training"),
+    ],
+)
+def test_shares_that_cannot_be(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture, options: tuple[str, ...], words: str) -> None:
+    assert convert(archive, tmp_path / "store", *options) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_places_are_located_once_for_a_run_that_is_resumed(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--split", "blocks:20", "--val-share", "0.3")
+    with monkeypatch.context() as broken:
+        broken.setattr("data_prep.convert.convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert convert(archive, tmp_path / "store", *options) == 130
+    monkeypatch.setattr(blocks, "locate", lambda *_: pytest.fail("located again"))
+    assert convert(archive, tmp_path / "store", *options) == 0
 
 
 @pytest.mark.parametrize("latitude", [0.0, 48.0, 70.0, -33.0])
@@ -70,7 +98,7 @@ def test_a_block_is_as_wide_as_it_is_high(latitude: float) -> None:
 
 def test_a_place_without_coordinates(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     tiny_archives.write(tmp_path / "archive" / "enmap" / "0000001" / "00001.tif", tiny_archives.pixels(1), crs=None, transform=None)
-    assert convert(tmp_path / "archive", tmp_path / "store", "--split", "blocks:20") == 1
+    assert convert(tmp_path / "archive", tmp_path / "store", "--split", "blocks:20", "--val-share", "0.3") == 1
     message = capsys.readouterr().err
     assert "enmap/0000001/00001.tif" in message and "no coordinates" in message
 

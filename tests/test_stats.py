@@ -173,7 +173,7 @@ def test_workers_and_batches_change_nothing(tiny_store: Path, monkeypatch: pytes
 
 
 def test_command(tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "80")  # as in a log; numbers must not be cut
     output = tmp_path / "stats.json"
     assert main(["stats", str(tiny_store), "--quantiles", "0.1", "0.9", "--workers", "1", "--output", str(output)]) == 0
     said = capsys.readouterr().out

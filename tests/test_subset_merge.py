@@ -181,6 +181,8 @@ def test_a_scene_that_is_split_by_pixel(tmp_path: Path) -> None:
     source(tmp_path / "old", [sample(0), sample(1, labels=labels)], ["train", "pixel"])
     assert run("subset", tmp_path / "old", "--output", tmp_path / "new", "--split", "pixel") == 0
     assert open_store(tmp_path / "new").manifest["pixels"]["counts"] == {"cover": {"train": 9, "val": 9, "test": 9}}
+    assert run("subset", tmp_path / "old", "--output", tmp_path / "train", "--split", "train") == 0
+    assert len(open_store(tmp_path / "train")) == 2  # it belongs to every split
 
 
 # ------------------------------------------------------------------ subset: refusals and interruptions
