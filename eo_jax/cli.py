@@ -23,3 +23,10 @@ def run(main: Callable[[], int]) -> None:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         code = 130
     sys.exit(code)
+
+
+def first_cause(error: Exception) -> str:
+    """One line of what ml_collections or absl says of flags in several: the end of a traceback through the config file, or all of it."""
+    cause = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip(". ")]
+    return lines[-1] if any(line.startswith("Traceback") for line in lines) else " ".join(lines)

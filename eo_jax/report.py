@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eo_jax import build, cli, metrics, sharding
+from eo_jax import build, cli, goodput, metrics, sharding
 from eo_jax.checkpoint import load
 from eo_jax.data import open_store
 from eo_jax.data.pipeline import Pipeline
@@ -47,7 +47,7 @@ def collect(workdir: Path, split: str) -> Report:
     lines = metrics.read_metrics(workdir)
     return Report(
         title=f"{experiment.objective_name} on {context.sensor.title}, step {step}",
-        headline=headline(lines),
+        headline=headline(lines) + time_spent(lines),
         metrics=lines,
         patches=_patches(context, (params, carry), split),
         wavelengths_nm=context.sensor.axis,
@@ -79,6 +79,12 @@ def headline(lines: list[dict]) -> list[tuple[str, str, str]]:
     elif f"{probe}test_classes" in last:
         cards.append(("Linear probe", "not scored", "the held-out patches have fewer than two classes; hold out more of them"))
     return cards
+
+
+def time_spent(lines: list[dict]) -> list[tuple[str, str, str]]:
+    """A card with the shares of the wall time, over all lines of a run and its resumptions; none where nothing was timed."""
+    shares = goodput.shares_of(lines)
+    return [("Time in training steps", f"{shares.get('time/step', 0):.0%}", goodput.in_words(shares))] if shares else []
 
 
 def _patches(context: Context, weights: Weights, split: str) -> list[PatchView]:

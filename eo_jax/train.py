@@ -20,7 +20,7 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from eo_jax import build, cli, metrics, optim, sharding
+from eo_jax import build, cli, goodput, metrics, optim, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.run import check_same_data, check_same_run, data_fingerprint, write_provenance
@@ -40,7 +40,7 @@ def main() -> int:
     try:
         flags.FLAGS(sys.argv)
     except (flags.Error, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{_first_cause(error)}; `python -m eo_jax.train --help` lists the flags") from error
+        raise ValueError(f"{cli.first_cause(error)}; `python -m eo_jax.train --help` lists the flags") from error
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise ValueError("--config=configs/FILE.py[:variant] and --workdir=DIR must be given; `python -m eo_jax.train --help` lists the flags")
     extend_to = flags.FLAGS["extend-to"].value
@@ -52,6 +52,7 @@ def main() -> int:
 def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = False) -> int:
     """Trains the experiment of a completed config in `workdir`, or goes on with it. Returns an exit code."""
     # ------------------------------------------------------------------------------------------------------------ config and mesh
+    clock = goodput.Clock()
     experiment = build.experiment(config)
     run, objective = experiment.run, experiment.objective
     mesh = sharding.make_mesh(experiment.sharding)
@@ -106,7 +107,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         values = {name: float(value) for name, value in jax.device_get(values).items()}
         throughput.arrived()
         if step % run.log_every == 0 or step in (1, run.steps) or values["skipped"]:
-            values |= {"lr": float(lr[step - 1]), **throughput.take()}
+            values |= {"lr": float(lr[step - 1]), **throughput.take(), **clock.take()}
             display.log(step, values)
             if writer:
                 writer.write(step, values)
@@ -117,7 +118,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
                 scores = {f"eval/{name}/{key}": value for key, value in evaluator((state["params"], state["carry"])).items()}
                 display.say(f"step {step:>6}/{run.steps}  " + "  ".join(f"{key.removeprefix('eval/')} {value:.4f}" for key, value in scores.items()))
                 if writer:
-                    writer.write(step, scores)
+                    writer.write(step, scores | clock.take())
 
     batches = sharding.prefetch(pipeline.batches(first, run.steps), mesh, experiment.sharding.prefetch)
     running: tuple[int, dict[str, Any]] | None = None
@@ -128,14 +129,19 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
             arrive(*running)
             running = None
             throughput.pause()
+        clock.enter("evaluate")
         evaluate(step)
         if save:
+            clock.enter("checkpoint")
             checkpoints.save(step, state, next_batch=step, config=config)  # batch `step` is not taken yet: a resume takes it
         if last:
             break
+        clock.enter("data")
         batch = next(batches)
+        clock.enter("compile" if step == first else "step")
         with jax.transfer_guard("disallow"):
             state, values = train_step(state, batch)
+        clock.dispatched(goodput.finish_of(values))
         if running:
             arrive(*running)
         running = (step + 1, values)
@@ -143,6 +149,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
 
     # ------------------------------------------------------------------------------------------------------------ end
     checkpoints.wait()
+    display.say(clock.summary())
     display.close()
     if writer:
         writer.close()
@@ -158,13 +165,6 @@ class _StopSignal:
 
     def _request(self, *_: Any) -> None:
         self.requested = True
-
-
-def _first_cause(error: Exception) -> str:
-    """One line of what ml_collections says in several: the end of a traceback through the config file, or all of it."""
-    cause = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip(". ")]
-    return lines[-1] if any(line.startswith("Traceback") for line in lines) else " ".join(lines)
 
 
 def _dry_run(train_step, make_state, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> int:

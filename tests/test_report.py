@@ -125,5 +125,12 @@ def test_scores_of_a_run_that_diverged_are_left_out():
     assert [label for label, _, _ in report.headline([line])] == ["Loss"]
 
 
+def test_where_the_time_went_is_a_card_of_its_own(page):
+    lines = [{"step": 1, "time/compile": 1.0, "time/wall_s": 1.0}, {"step": 2, "time/step": 1.0, "time/wall_s": 3.0}]
+    assert report.time_spent(lines) == [("Time in training steps", "75%", "step 75%, compile 25%")]
+    assert report.time_spent([{"step": 1, "loss": 1.0}]) == []
+    assert report.time_spent(metrics.read_metrics(page[0]))[0][2] in page[1]
+
+
 def test_the_report_restores_the_newest_checkpoint(page):
     assert f"step {checkpoint.load(page[0])[1]}" in page[1]

@@ -94,7 +94,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_state_bit_for_bit(tiny_run,
 def numbers(workdir: Path) -> list[dict]:
     """The lines of metrics.jsonl without what depends on the clock."""
     clock = ("samples_per_s", "flops_per_s", "mfu")
-    return [{key: value for key, value in line.items() if key not in clock} for line in metrics.read_metrics(workdir)]
+    return [{key: value for key, value in line.items() if key not in clock and not key.startswith("time/")} for line in metrics.read_metrics(workdir)]
 
 
 def test_all_losses_and_evaluations_are_the_same_and_none_is_logged_twice(tiny_run, broken):
@@ -303,6 +303,18 @@ def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(toy, tiny_store, 
     train.train(config_of(tiny_store, **{"run.steps": 5, "run.save_every": 3}), tmp_path)
     # Steps 3 (saved) and 5 (the last) are fetched before what follows them; every other one after its successor was dispatched.
     assert events == ["step", "step", "fetch", "step", "fetch", "fetch", "step", "step", "fetch", "fetch"]
+
+
+def test_where_the_time_went_is_logged_and_said_at_the_end(workdir, tiny_store, capsys):
+    lines = metrics.read_metrics(workdir)
+    for line in lines:
+        assert sum(value for name, value in line.items() if name.startswith("time/") and name != "time/wall_s") == pytest.approx(1)
+    assert {"time/start", "time/compile", "time/step"} <= lines[0].keys()
+    assert all("time/start" not in line and "time/step" in line for line in lines[1:])
+    assert "time/checkpoint" in lines[2] and "time/checkpoint" not in lines[1]  # steps 2 and 4 are saved
+    train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True)
+    assert "time/start" in metrics.read_metrics(workdir)[6]
+    assert "\ntime: " in capsys.readouterr().out
 
 
 def test_a_dry_run_trains_nothing_and_leaves_no_checkpoint(toy, tiny_store, tmp_path, capsys):

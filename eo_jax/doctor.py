@@ -1,0 +1,336 @@
+"""Says what training waits for: measures the loader, the step, and both together, and names the setting to change.
+
+    python -m eo_jax.doctor stores/demo --config=configs/mae_demo.py
+    python -m eo_jax.doctor stores/demo --config=configs/mae_demo.py --config.data.threads=4 --seconds=10
+    python -m eo_jax.doctor --store=enmap=stores/se --config=configs/mae_spectral_earth.py:vit_s
+
+STORE takes the place of every source's store, --store=SOURCE=PATH that of one source. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Table
+
+from eo_jax import build, cli, metrics, optim, sharding
+from eo_jax.data.pipeline import Config, Pipeline
+from eo_jax.schema import Batch
+from eo_jax.step import init_state, make_train_step
+
+_SEE_HELP = "`python -m eo_jax.doctor --help` shows examples"
+_WARM_UP, _LEAST = 3, 4  # batches that are not timed; batches that are, however long they take
+_EQUAL = 1.25  # loader and step within this factor are balanced: measurements scatter by less
+_OVERLAP = 0.75  # of the slower one's rate, together: below, they hold each other up
+_PAYS = 1.15  # a gain worth a setting
+_LOW_MFU = 0.3  # what others reach with vision transformers is 0.2 to 0.3
+
+
+# ---------------------------------------------------------------------------------------------------------------- what the rates mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Batches a second.
+
+    Attributes:
+        loader: batches drawn and placed on the device, no step.
+        step: one batch, again and again.
+        together: as training does it.
+        more_threads: the loader with twice the threads; measured only where the loader is the slower one.
+    """
+
+    loader: float
+    step: float
+    together: float
+    more_threads: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What advice depends on besides the rates.
+
+    Attributes:
+        on_cpu: steps run on the cores that the loader uses.
+        threads, crop: of config.data.
+        size: side of a view in pixels, config.augment.size.
+        stores: {source: (format, smallest side of a patch)}.
+        dtype: that the model computes in.
+        mfu: of the step alone; None where the device's peak is not known.
+    """
+
+    on_cpu: bool
+    threads: int
+    crop: int
+    size: int
+    stores: Mapping[str, tuple[str, int]]
+    dtype: str
+    mfu: float | None
+
+
+def bound_by(rates: Rates) -> str:
+    """ "contention", "data", "compute" or "balanced"."""
+    if rates.together < _OVERLAP * min(rates.loader, rates.step):
+        return "contention"
+    if rates.step > _EQUAL * rates.loader:
+        return "data"
+    return "compute" if rates.loader > _EQUAL * rates.step else "balanced"
+
+
+def verdict(rates: Rates) -> str:
+    """What the rates say, in one line."""
+    return _VERDICTS[bound_by(rates)](rates)
+
+
+def advice(rates: Rates, setup: Setup) -> list[str]:
+    """What to change, a line each, the surest first."""
+    return _ADVICE[bound_by(rates)](rates, setup)
+
+
+def _data_verdict(rates: Rates) -> str:
+    waits = 1 - rates.together / rates.step
+    return (
+        f"data-bound: the step could take {rates.step:.3g} batches/s, the loader gives {rates.loader:.3g}; the device waits {waits:.0%} of the time"
+    )
+
+
+def _compute_verdict(rates: Rates) -> str:
+    spare = rates.loader / rates.step
+    return f"compute-bound: the loader gives {spare:.1f} times what the step takes; it could be {1 - 1 / spare:.0%} slower before that mattered"
+
+
+def _balanced_verdict(rates: Rates) -> str:
+    return f"balanced: the loader gives {rates.loader / rates.step:.2f} times what the step takes; to train faster, both have to be faster"
+
+
+def _contention_verdict(rates: Rates) -> str:
+    alone = min(rates.loader, rates.step)
+    in_turns = 1 / (1 / rates.loader + 1 / rates.step)
+    how = "as if they took turns" if rates.together > 0.9 * in_turns else "slower than if they took turns"
+    return f"contention: {rates.together:.3g} batches/s together, the slower of the two alone {alone:.3g}; loader and step hold each other up, {how}"
+
+
+def _data_advice(rates: Rates, setup: Setup) -> list[str]:
+    return [_threads(rates, setup), *_less_to_read(setup)]
+
+
+def _threads(rates: Rates, setup: Setup) -> str:
+    gain, more = rates.more_threads / rates.loader, f"config.data.threads={2 * setup.threads}"
+    if gain < _PAYS:
+        return f"more threads do not help: with {more} the loader ran at {gain:.2f} times the rate; cores, memory or disk are used up"
+    reach = "enough for the step" if rates.more_threads >= rates.step else f"{rates.more_threads / rates.step:.0%} of what the step takes"
+    return f"{more}: the loader ran at {gain:.2f} times the rate, {reach}"
+
+
+def _less_to_read(setup: Setup) -> list[str]:
+    """Ways to make a batch cheaper for the host."""
+    lines = []
+    for name, (kind, side) in setup.stores.items():
+        if kind != "zarr-raw":
+            part = f", of which a crop of {setup.crop} px keeps {(setup.crop / side) ** 2:.1%}" if setup.crop < side else ""
+            lines.append(
+                f"source {name!r} is stored as {kind}: whole patches are decoded{part}. Convert it with --format zarr-raw: nothing to decode"
+            )
+    if setup.crop > setup.size:
+        times = (setup.crop / setup.size) ** 2
+        lines.append(f"config.data.crop={setup.size}: the views are {setup.size} px, a crop of {setup.crop} px moves {times:.1f} times their pixels")
+    return lines or ["stores and crop are as cheap as they get; a faster disk, or more cores"]
+
+
+def _compute_advice(rates: Rates, setup: Setup) -> list[str]:
+    if setup.on_cpu:
+        return ["an accelerator, or a smaller model (config.model.trunk); on a CPU float32 is the fastest model.dtype"]
+    lines = [] if setup.mfu is None else [f"MFU of the step alone is {setup.mfu:.1%}"]
+    if setup.dtype == "float32":
+        lines.append("config.model.dtype=bfloat16: float32 leaves most of the device's matrix units idle")
+    if setup.mfu is None or setup.mfu < _LOW_MFU:
+        lines.append("a larger config.data.batch_size, as far as memory goes: small batches do not fill the device")
+    return lines or ["the device is well used; more devices"]
+
+
+def _balanced_advice(rates: Rates, setup: Setup) -> list[str]:
+    return ["nothing; a faster step or more devices would make it data-bound"]
+
+
+def _contention_advice(rates: Rates, setup: Setup) -> list[str]:
+    if not setup.on_cpu:
+        return ["config.sharding.prefetch=2 or more: the next batch has to be on its way while a step runs", *_less_to_read(setup)]
+    fewer = [f"config.data.threads={setup.threads // 2}: fewer decoding threads leave more of the cores to XLA"] if setup.threads > 1 else []
+    return ["the loader's threads and XLA share the cores of this machine; with an accelerator, measure again there", *fewer, *_less_to_read(setup)]
+
+
+_VERDICTS = {"data": _data_verdict, "compute": _compute_verdict, "balanced": _balanced_verdict, "contention": _contention_verdict}
+_ADVICE = {"data": _data_advice, "compute": _compute_advice, "balanced": _balanced_advice, "contention": _contention_advice}
+
+
+# ---------------------------------------------------------------------------------------------------------------- measuring
+
+
+class _Step:
+    """The train step of an experiment with its state: each call takes a batch, trains on it and gives its metrics, perhaps not computed yet."""
+
+    def __init__(self, experiment: build.Experiment, pipeline: Pipeline, mesh: Mesh):
+        objective, run = experiment.objective, experiment.run
+        views = build.recipe(experiment, build.normalisation(experiment, pipeline)).train
+        optimizer = optim.make_optimizer(experiment.optim, jax.eval_shape(lambda: objective.init(jax.random.key(0)))[0], run.steps)
+        make_state = functools.partial(init_state, objective, optimizer, run.seed)
+        placement = sharding.state_sharding(experiment.sharding, jax.eval_shape(make_state), mesh)
+        self._state = jax.jit(make_state, out_shardings=placement)()
+        self._step = jax.jit(
+            make_train_step(objective, optimizer, views, seed=run.seed, steps=run.steps, accum=experiment.optim.accum),
+            donate_argnums=0,
+            in_shardings=(placement, sharding.batch_sharding(mesh)),
+            out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
+        )
+
+    def __call__(self, batch: Batch) -> Any:
+        self._state, values = self._step(self._state, batch)
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bench:
+    """What is measured, and for how many seconds each."""
+
+    experiment: build.Experiment
+    mesh: Mesh
+    seconds: float
+
+    def measure(self, batches: Iterator[Batch], consume: Callable[[Batch], Any]) -> dict[str, float]:
+        """{"samples_per_s", "flops_per_s", "mfu"?}. What came of a batch is waited for while the next is under way, as training does."""
+        for batch in itertools.islice(batches, _WARM_UP):
+            jax.block_until_ready(consume(batch))
+        throughput = metrics.Throughput(self.experiment.data.batch_size, self.experiment.objective.multiply_adds(self.experiment.augment.size))
+        end, running = time.perf_counter() + self.seconds, consume(next(batches))
+        for count in itertools.count():
+            if count > _LEAST and time.perf_counter() > end:
+                break
+            following = consume(next(batches))
+            jax.block_until_ready(running)
+            throughput.arrived()
+            running = following
+        jax.block_until_ready(running)
+        return throughput.take()
+
+    def load(self, data: Config, consume: Callable[[Batch], Any]) -> float:
+        """Batches a second with batches from the loader."""
+        batches = Pipeline(data, self.experiment.run.seed).batches(0, 2**31)  # endless, as far as a measurement goes
+        placed = sharding.prefetch(batches, self.mesh, self.experiment.sharding.prefetch)
+        rate = self.measure(placed, consume)["samples_per_s"] / data.batch_size
+        placed.close()
+        return rate
+
+
+def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[Rates, Setup, int]:
+    """(rates, setup, bytes of a batch) of a completed config; takes about three times `seconds`, and compiling."""
+    experiment = build.experiment(config)
+    data, mesh = experiment.data, sharding.make_mesh(experiment.sharding)
+    sharding.check_batch(data.batch_size, experiment.optim.accum, mesh)
+    pipeline, bench = Pipeline(data, experiment.run.seed), _Bench(experiment, mesh, seconds)
+    say(f"{experiment.objective_name} on {mesh.size} x {jax.devices()[0].device_kind}: compiling, then {seconds:g} s each of step, loader, both")
+    step, batch = _Step(experiment, pipeline, mesh), sharding.to_global(pipeline.batch(0), mesh)
+    alone = bench.measure(itertools.repeat(batch), step)
+    rates = Rates(bench.load(data, lambda batch: batch), alone["samples_per_s"] / data.batch_size, bench.load(data, step))
+    if bound_by(rates) == "data":
+        more = dataclasses.replace(data, threads=2 * data.threads)
+        rates = dataclasses.replace(rates, more_threads=bench.load(more, lambda batch: batch))
+    setup = Setup(
+        on_cpu=jax.default_backend() == "cpu",
+        threads=data.threads,
+        crop=data.crop,
+        size=experiment.augment.size,
+        stores={name: (source.store.format, _smallest_side(source)) for name, source in pipeline.sources.items()},
+        dtype=build.compute_dtype(config["model"]["dtype"]).name,
+        mfu=alone.get("mfu"),
+    )
+    return rates, setup, sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
+
+
+def _smallest_side(source: Any) -> int:
+    return int(source.store.index["shape"][source.groups.members, 1:].min())
+
+
+# ---------------------------------------------------------------------------------------------------------------- the command
+
+
+def main() -> int:
+    """The command."""
+    values = _flags()
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__, values.get_help(include_special_flags=False), sep="\n")
+        return 0
+    config, seconds = _parse(values)
+    rates, setup, batch_bytes = examine(config.to_dict(), seconds, lambda text: print(text, flush=True))
+    Console(file=sys.stdout).print(_table(rates, setup, config.data.batch_size, batch_bytes))
+    print(verdict(rates))
+    for line in advice(rates, setup):
+        print(f"  - {line}")
+    return 0
+
+
+def _flags() -> flags.FlagValues:
+    """The flags of this command, apart from those of others in the same process."""
+    values = flags.FlagValues()
+    about = "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value"
+    config_flags.DEFINE_config_file("config", None, about, flag_values=values)
+    flags.DEFINE_multi_string("store", [], "SOURCE=PATH: the store of one source, in place of the config's", flag_values=values)
+    flags.DEFINE_float("seconds", 5.0, "how long each measurement takes", lower_bound=0.1, flag_values=values)
+    return values
+
+
+def _parse(values: flags.FlagValues) -> tuple[ml_collections.ConfigDict, float]:
+    """(the config with the stores that were given, seconds)."""
+    try:
+        stores, config = values(sys.argv)[1:], values["config"].value
+        sources = {} if config is None else config.data.sources  # only here does a config file that is not there come to light
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{cli.first_cause(error)}; {_SEE_HELP}") from error
+    if config is None:
+        raise ValueError(f"--config=configs/FILE.py[:variant] must be given; {_SEE_HELP}")
+    if len(stores) > 1:
+        raise ValueError(f"{len(stores)} stores ({', '.join(stores)}), expected one, for all sources; give more as --store=SOURCE=PATH")
+    point_at(sources, stores, values.store)
+    return config, values.seconds
+
+
+def point_at(sources: ml_collections.ConfigDict, everywhere: list[str], named: list[str]) -> None:
+    """Sets the stores of config.data.sources, in place: the one of `everywhere`, then "SOURCE=PATH" each of `named`. Raises ValueError."""
+    for store, source in itertools.product(everywhere, sources.values()):
+        source.store = store
+    for item in named:
+        name, _, path = item.partition("=")
+        if name not in sources or not path:
+            raise ValueError(f"--store={item}: expected SOURCE=PATH with SOURCE one of {', '.join(sources)}")
+        sources[name].store = path
+
+
+def _table(rates: Rates, setup: Setup, batch_size: int, batch_bytes: int) -> Table:
+    table = Table("", "batches/s", "samples/s", "MB/s")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = {
+        f"loader alone, threads={setup.threads}": (rates.loader, batch_bytes),
+        f"loader alone, threads={2 * setup.threads}": (rates.more_threads, batch_bytes),
+        "step alone": (rates.step, None),
+        "both, as in training": (rates.together, None),
+    }
+    for title, (rate, size) in rows.items():
+        if rate is not None:
+            table.add_row(title, f"{rate:.2f}", f"{rate * batch_size:.1f}", f"{rate * size / 1e6:.0f}" if size else "")
+    return table
+
+
+if __name__ == "__main__":
+    cli.run(main)
