@@ -11,12 +11,14 @@ import numpy as np
 
 from data_prep.statistics import raw_bytes, stored_bytes
 from eo_jax.data import Store
+from eo_jax.data.files import StoreError
 from eo_jax.sensors import Sensor
 
 # Borders in nm, as spectroscopy of vegetation and soil draws them.
 REGIONS = {"visible": (400, 690), "red edge": (690, 780), "near infrared": (780, 1300), "SWIR 1": (1300, 1900), "SWIR 2": (1900, 2500)}
 _MANY_BANDS = 20  # more are summed up by region
 _NO_TIME = np.iinfo(np.int64).min
+_FIELDS = {"archive": dict, "sensors": dict, "splits": dict, "groups": int, "labels": dict, "statistics": dict}  # of the manifest
 _MOMENTS = ("mean", "std", "min", "max", "nodata_share")
 
 
@@ -34,7 +36,8 @@ def sensors_of(store: Store) -> list[Sensor]:
 
 
 def overview(store: Store) -> dict[str, str]:
-    """Samples, places, dates, splits and sizes."""
+    """Samples, places, dates, splits and sizes. Raises StoreError where the manifest lacks what this and the tables below need."""
+    _check_manifest(store)
     manifest, index = store.manifest, store.index
     stored, raw = stored_bytes(store), raw_bytes(store)
     archive, shapes = manifest["archive"], Counter(map(tuple, index["shape"].tolist())).most_common(3)
@@ -54,6 +57,16 @@ def overview(store: Store) -> dict[str, str]:
         "left out": _left_out(manifest),
         "content": store.content_hash[:16],
     }
+
+
+def _check_manifest(store: Store) -> None:
+    file = store.path / "manifest.json"
+    for field, kind in _FIELDS.items():
+        if not isinstance(store.manifest.get(field), kind):
+            raise StoreError(f"{file}: manifest has no {field!r}, or none that `convert` writes; convert again")
+    missing = {"name", "reader"} - store.manifest["archive"].keys()
+    if missing:
+        raise StoreError(f"{file}: 'archive' has no {min(missing)!r}; convert again")
 
 
 def bands(sensor: Sensor) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ import numpy as np
 
 from data_prep import parallel, progress
 from data_prep.statistics import Contents
-from eo_jax.data import Store, open_store, stores
+from eo_jax.data import Store, open_store, stores, zarr_shards
+from eo_jax.data.files import check_size
 from eo_jax.data.record import RecordError
 from eo_jax.schema import Sample
 
@@ -86,8 +88,7 @@ def verify_shard(path: Path, shard: int) -> Found:
     entry = store.manifest["shards"][shard]
     problems, contents, size = [], Contents(), 0
     for file in [entry, *entry.get("pixels", [])]:
-        if stores.sha256_file(path / file["file"]) != file["sha256"]:
-            problems.append(f"{path / file['file']}: SHA-256 is not the manifest's, so it is damaged; {CURE}")
+        problems += _file_problems(path, file)
     rows = np.flatnonzero(store.index["shard"] == shard)
     for i in rows.tolist():
         try:
@@ -121,15 +122,40 @@ def _manifest_problems(store: Store) -> Iterator[str]:
     if file.read_bytes() != (json.dumps(store.manifest, indent=1, sort_keys=True) + "\n").encode():
         yield f"{file}: has other bytes than were written, so it is damaged or edited; {CURE}"
     for entry in (store.manifest.get("rejects"), store.manifest.get("pixels")):
-        if entry and not _is_whole(store.path / entry["file"], entry["sha256"]):
-            yield f"{store.path / entry['file']}: is missing or damaged; {CURE}"
+        if entry:
+            yield from _file_problems(store.path, entry)
+    if store.manifest.get("arrays", {}) != _arrays(store):
+        yield f"{file}: arrays is not what the samples in the index need; {CURE}"
     repeated = [str(name) for name, times in Counter(store.index["id"].tolist()).items() if times > 1]
     if repeated:
         yield f"{store.path / 'index.npz'}: {len(repeated)} ids occur more than once, such as {repeated[0]!r}; {CURE}"
 
 
-def _is_whole(file: Path, sha256: str) -> bool:
-    return file.is_file() and stores.sha256_file(file) == sha256
+def _file_problems(store: Path, entry: Any) -> Iterator[str]:
+    """Of a file that the manifest names; one that lies outside the store is not opened."""
+    try:
+        name, sha256 = entry["file"], entry["sha256"]
+        file = store / name
+        size = file.stat().st_size if file.is_file() else 0
+        check_size(store, name, entry.get("bytes", size))
+        if stores.sha256_file(file) != sha256:
+            yield f"{file}: SHA-256 is not the manifest's, so it is damaged; {CURE}"
+    except stores.StoreError as error:
+        yield str(error)
+    except (AttributeError, KeyError, TypeError) as error:
+        yield f"{store}/manifest.json: names a file by {entry!r}, which is no such description ({error!r}); {CURE}"
+
+
+def _arrays(store: Store) -> dict[str, dict[str, Any]]:
+    """What the manifest has to say of the Zarr arrays; nothing in a store whose records hold the pixels."""
+    if store.format not in zarr_shards.FORMATS:
+        return {}
+    columns = zip(store.index["sensor"].tolist(), store.index["dtype"].tolist(), map(tuple, store.index["shape"].tolist()), strict=True)
+    kinds = [zarr_shards.Kind(store.format, *key) for key in set(columns)]
+    described = {kind: kind.metadata(store.manifest["tasks"], store.manifest["samples_a_shard"]) for kind in kinds}
+    return {
+        kind.name: {"file": kind.metadata_name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for kind, data in described.items()
+    }
 
 
 def _content_problems(store: Store, found: list[Found]) -> Iterator[str]:

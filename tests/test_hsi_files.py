@@ -206,17 +206,17 @@ def test_matlab_7_3_from_strangers(tmp_path: Path) -> None:
     save_7_3(folder / "scene.mat", stored, kind=b"cell")
     reject(HSI, folder, "scene.mat", "no numeric arrays", **options)
     save_7_3(folder / "scene.mat", stored, compression="lzf")
-    reject(HSI, folder, "scene.mat", "not stored as MATLAB does", **options)
+    reject(HSI, folder, "scene.mat", "HDF5 filters [32000]", **options)
     (folder / "raw").write_bytes(stored.tobytes())
     save_7_3(folder / "scene.mat", stored, external=[(str(folder / "raw"), 0, stored.nbytes)])
-    reject(HSI, folder, "scene.mat", "not stored as MATLAB does", **options)
+    reject(HSI, folder, "scene.mat", "scene lies in other files", **options)
     save_7_3(folder / "scene.mat", stored[:, :9])
     with h5py.File(folder / "scene.mat", "r+") as file:
         del file["scene"]
         layout_of = h5py.VirtualLayout((5, 9, 13), "u2")
         layout_of[:] = h5py.VirtualSource("other.mat", "scene", (5, 18, 13))[:, :9]
         file.create_virtual_dataset("scene", layout_of).attrs["MATLAB_class"] = np.bytes_(b"uint16")
-    reject(HSI, folder, "scene.mat", "not stored as MATLAB does", **options)
+    reject(HSI, folder, "scene.mat", "scene lies in other files", **options)
 
 
 def test_matlab_7_3_that_claims_too_much(tmp_path: Path) -> None:
@@ -227,12 +227,47 @@ def test_matlab_7_3_that_claims_too_much(tmp_path: Path) -> None:
     reject(HSI, path.parent, "scene.mat", "claims 8,000 MB", **own(tmp_path), patch_size=1)
 
 
-def test_matlab_7_3_bomb_in_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [2_349, 500_000, 100_000_000])
+def test_matlab_7_3_bomb_in_a_chunk(tmp_path: Path, size: int) -> None:
     path = save_7_3(tmp_path / "a" / "scene.mat", CUBE.transpose(0, 2, 1), compression="gzip", chunks=(5, 18, 13))
     with h5py.File(path, "r+") as file:
-        file["scene"].id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(100_000_000), 9))
-    monkeypatch.setattr(matfile, "MAX_BYTES", 10_000_000)
-    reject(HSI, path.parent, "scene.mat", "inflates beyond its 2340 bytes", **own(tmp_path))
+        file["scene"].id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(size), 9))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reject(HSI, path.parent, "scene.mat", "the chunk of scene at [0, 0, 0]", "expected 2340", **own(tmp_path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+def test_matlab_7_3_bomb_in_a_bomb(tmp_path: Path) -> None:
+    path = save_7_3(tmp_path / "a" / "scene.mat", CUBE.transpose(0, 2, 1))
+    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    created.set_chunk((5, 18, 13))
+    created.set_deflate(9)
+    created.set_deflate(9)
+    with h5py.File(path, "r+") as file:
+        del file["scene"]
+        space = h5py.h5s.create_simple((5, 18, 13))
+        h5py.h5d.create(file.id, b"scene", h5py.h5t.STD_U16LE, space, created).write_direct_chunk(
+            (0, 0, 0), zlib.compress(zlib.compress(bytes(200_000_000), 9), 9)
+        )
+        file["scene"].attrs["MATLAB_class"] = np.bytes_(b"uint16")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reject(HSI, path.parent, "scene.mat", "HDF5 filters [1, 1]", **own(tmp_path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+def test_matlab_7_3_with_more_chunks_than_fit_the_memory(tmp_path: Path) -> None:
+    path = save_7_3(tmp_path / "a" / "scene.mat", CUBE[:1, :2, :2])
+    with h5py.File(path, "r+") as file:
+        del file["scene"]
+        file.create_dataset("scene", (5, 1000, 1000), "u1", chunks=(1, 1, 1)).attrs["MATLAB_class"] = np.bytes_(b"uint8")
+    reject(HSI, path.parent, "scene.mat", "5,000,000 chunks", **own(tmp_path, dtype="uint8"))
+
+
+@pytest.mark.parametrize("layout", [{"fletcher32": True}, {"compression": "gzip", "shuffle": True, "fletcher32": True}, {"chunks": True}])
+def test_matlab_7_3_as_hdf5_packs_it(tmp_path: Path, layout: dict) -> None:
+    noise = np.random.default_rng(0).integers(0, 2**16, (5, 200, 130), np.uint16)  # which deflate cannot make smaller
+    path = save_7_3(tmp_path / "a" / "scene.mat", noise, **layout)
+    np.testing.assert_array_equal(read_all(HSI, path.parent, **own(tmp_path))[0].pixels, noise.transpose(0, 2, 1))
 
 
 def test_old_and_foreign_files(tmp_path: Path) -> None:

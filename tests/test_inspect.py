@@ -307,3 +307,14 @@ def test_page_of_many_sensors_and_nested_archives(store: Path, tmp_path: Path) -
 def test_no_store(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["inspect", str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("html", [[], ["--html"]])
+@pytest.mark.parametrize("field", ["archive", "sensors", "statistics", "labels", "splits", "groups"])
+def test_manifest_without_what_is_shown(field: str, html: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    about = {"archive": {"name": "a", "reader": "b"}, "sensors": {"drone": DRONE.row()}, "splits": {}, "groups": 1, "statistics": {}, "labels": {}}
+    del about[field]
+    write_store(tmp_path / "store", [Sample(pixels=np.ones((30, 2, 2), np.int16), sensor="drone", id="a", group="a")], about=about)
+    assert main(["inspect", str(tmp_path / "store"), "--output", str(tmp_path / "look"), *html]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and f"manifest.json: manifest has no {field!r}" in line and "convert again" in line

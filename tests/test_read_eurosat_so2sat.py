@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import h5py
 import numpy as np
 import pytest
 import tiny_archives
-from layouts import eurosat, make_reader, read_all, reject, so2sat, write
+from layouts import eurosat, make_reader, read_all, read_item, reject, so2sat, write
 
+from data_prep.archive import ArchiveError
+from data_prep.formats import hdf5
 from data_prep.readers.eurosat import CLASSES
 from eo_jax.sensors import get_sensor
 
@@ -168,7 +172,7 @@ def test_so2sat_splits_are_the_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stored", "sensor"), [("<f4", "sentinel2_so2sat"), (">f8", "sentinel2_so2sat_float64")])
 def test_so2sat_keeps_the_dtype_of_the_file(tmp_path: Path, stored: str, sensor: str) -> None:
     sen2 = so2sat.patches(1).astype(stored)
-    so2sat.write_file(tmp_path / "testing.h5", sen2, np.eye(17)[[16]], compression="lzf", shuffle=True, fletcher32=True)
+    so2sat.write_file(tmp_path / "testing.h5", sen2, np.eye(17)[[16]], compression="gzip", shuffle=True, fletcher32=True)
     (sample,) = read_all("so2sat", tmp_path)
     np.testing.assert_array_equal(sample.pixels, sen2[0].transpose(2, 0, 1))
     assert (sample.pixels.dtype.name, sample.sensor) == (np.dtype(stored).name, sensor)
@@ -247,6 +251,18 @@ def _large_chunks(file: h5py.File) -> None:
     file.create_dataset("sen2", (10_000, 32, 32, 10), "f8", chunks=(10_000, 32, 32, 10), compression="gzip")
 
 
+def _lzf(file: h5py.File) -> None:
+    file.create_dataset("sen2", (1, 32, 32, 10), "f8", compression="lzf")
+
+
+def _deflate_twice(file: h5py.File) -> None:
+    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    created.set_chunk((1, 32, 32, 10))
+    created.set_deflate(9)
+    created.set_deflate(9)
+    h5py.h5d.create(file.id, b"sen2", h5py.h5t.IEEE_F64LE, h5py.h5s.create_simple((1, 32, 32, 10)), created)
+
+
 def _filter(file: h5py.File) -> None:
     file.create_dataset("sen2", (1, 32, 32, 10), "f8", scaleoffset=3)
 
@@ -263,6 +279,8 @@ def _filter(file: h5py.File) -> None:
         (_too_many, ("(1000000000, 32, 32, 10)",)),
         (_large_chunks, ("chunks of 819 MB",)),
         (_filter, ("HDF5 filters [6]",)),
+        (_lzf, ("HDF5 filters [32000]",)),
+        (_deflate_twice, ("HDF5 filters [1, 1]",)),
         (lambda file: None, ("no dataset 'sen2'",)),
     ],
 )
@@ -271,6 +289,43 @@ def test_so2sat_file_that_reaches_out_or_claims_too_much(tmp_path: Path, make: C
         file["label"] = np.eye(17)[:1]
         make(file)
     reject("so2sat", tmp_path, "training.h5", *words)
+
+
+@pytest.mark.parametrize("key", ["sen2", "label"])
+def test_so2sat_bomb_in_a_chunk(tmp_path: Path, key: str) -> None:
+    """The patches of other chunks are read all the same."""
+    shapes = {"sen2": (2, 32, 32, 10), "label": (2, 17)}
+    so2sat.write_file(tmp_path / "testing.h5", so2sat.patches(4), np.eye(17)[:4])
+    with h5py.File(tmp_path / "testing.h5", "r+") as file:
+        data = file[key][()]
+        del file[key]
+        file.create_dataset(key, data=data, compression="gzip", chunks=shapes[key])
+        file[key].id.write_direct_chunk((2, *[0] * (data.ndim - 1)), zlib.compress(bytes(100_000_000), 9))
+    reader = make_reader("so2sat", tmp_path)
+    good, other, *bad = reader.items()
+    np.testing.assert_array_equal(read_item(reader, good).pixels, so2sat.patches(4)[0].transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_item(reader, other).pixels, so2sat.patches(4)[1].transpose(2, 0, 1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for item in bad:
+        with pytest.raises(ArchiveError, match=rf"testing.h5: the chunk of {key} at \[2, 0.*expected"):
+            read_item(reader, item)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+def test_so2sat_chunks_are_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same file: another one under the same name is checked again."""
+    checked, check = [], hdf5.check_chunks
+    monkeypatch.setattr(hdf5, "check_chunks", lambda name, dataset, rows: (checked.append((dataset.name, rows.start)), check(name, dataset, rows)))
+    for seed in (6, 5):
+        so2sat.write_file(tmp_path / "testing.h5", so2sat.patches(seed), np.eye(17)[:seed], chunks=True)
+        with h5py.File(tmp_path / "testing.h5", "r+") as file:
+            for key, chunks in (("sen2", (3, 32, 32, 10)), ("label", (3, 17))):
+                data = file[key][()]
+                del file[key]
+                file.create_dataset(key, data=data, compression="gzip", chunks=chunks)
+        read_all("so2sat", tmp_path)
+        assert sorted(checked) == [("/label", 0), ("/label", 3), ("/sen2", 0), ("/sen2", 3)]
+        checked.clear()
 
 
 def test_so2sat_truncated_anywhere(tmp_path: Path) -> None:

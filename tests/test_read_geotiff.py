@@ -56,6 +56,18 @@ def test_patches_of_the_tiny_archive(tmp_path: Path) -> None:
         assert (sample.time, sample.group) == (int(day.timestamp()), f"{name.split('/')[0]}/00008_00008")
 
 
+def test_label_maps_are_read_by_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a map may be larger than what is read at once, as its image may, and a patch costs no more in a large file."""
+    blocks = {"tiled": True, "blockxsize": 16, "blockysize": 16}
+    classes = np.random.default_rng(0).integers(0, 5, (1, 64, 64)).astype(np.uint8)
+    tiny_archives.write(tmp_path / "images" / "a.tif", layout.pixels(0, 64, 64), **blocks)
+    tiny_archives.write(tmp_path / "labels" / "a.tif", classes, **blocks)
+    monkeypatch.setattr(geotiff.geotiff, "MAX_BYTES", 16 * 16 * 4 * 2)  # of a block of the image; the map has 4096
+    samples = {sample.id: sample for sample in read_all("geotiff", tmp_path, **DRONE, patch_size=16)}
+    assert len(samples) == 16
+    np.testing.assert_array_equal(samples["a/00016_00048"].labels["labels"], classes[0, 16:32, 48:])
+
+
 def test_splits_are_those_of_the_lists(tmp_path: Path) -> None:
     options = write("geotiff", tmp_path)
     items = make_reader("geotiff", tmp_path, **options).items()

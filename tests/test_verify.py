@@ -135,6 +135,42 @@ def test_missing_file(store: Path, name: str) -> None:
     assert len(problems) == 1 and name in problems[0]
 
 
+@pytest.mark.parametrize("outside", ["../secret", "absolute"])
+@pytest.mark.parametrize("field", ["rejects", "pixels", "shards"])
+def test_files_outside_the_store_are_not_opened(store: Path, field: str, outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = store.parent / "secret"
+    secret.write_bytes(b"of somebody else")
+    name = str(secret) if outside == "absolute" else outside
+    entry = {"file": name, "bytes": 16, "samples": 1, "sha256": stores.sha256_file(secret)}
+    shards = open_store(store).manifest["shards"]
+    rewrite(store, **{field: [shards[0] | {"pixels": [entry]}, *shards[1:]] if field == "shards" else entry})
+    opened, hashed = [], stores.sha256_file
+    monkeypatch.setattr(stores, "sha256_file", lambda file: (opened.append(file.resolve()), hashed(file))[1])
+    (problem,) = verify(store)
+    assert "outside the store" in problem and repr(name) in problem
+    assert opened and secret.resolve() not in opened
+
+
+@pytest.mark.parametrize("entry", [7, ["rejects.txt"], {"file": "rejects.txt"}, {"file": 5, "sha256": ""}])
+def test_manifest_that_describes_no_file(store: Path, entry: object) -> None:
+    rewrite(store, rejects=entry)
+    (problem,) = verify(store)
+    assert "manifest.json: names a file by" in problem
+
+
+@pytest.mark.parametrize("format", ["zarr", "zarr-raw"])
+def test_arrays_of_a_zarr_store(format: str, tmp_path: Path) -> None:
+    tiny_archives.spectral_earth(tmp_path / "archive")
+    options = ("--format", format, "--workers", "1")
+    assert main(["convert", "spectral-earth", "--input", str(tmp_path / "archive"), "--output", str(tmp_path / "store"), *options]) == 0
+    assert verify(tmp_path / "store") == []
+    ((name, entry),) = open_store(tmp_path / "store").manifest["arrays"].items()
+    for arrays in ({}, {"other": entry}, {name: entry, "other": entry}, {name: entry | {"sha256": "0" * 64}}):
+        rewrite(tmp_path / "store", arrays=arrays)
+        (problem,) = verify(tmp_path / "store")
+        assert "manifest.json: arrays is not what the samples in the index need" in problem
+
+
 def test_truncated_shard(store: Path) -> None:
     file = store / "shards" / "00000.array_record"
     file.write_bytes(file.read_bytes()[:-1])

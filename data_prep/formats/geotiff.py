@@ -335,8 +335,8 @@ def open_jp2_path(name: str, path: Path) -> Iterator[rasterio.DatasetReader]:
         yield dataset
 
 
-def read_label_window(image_name: str, image: rasterio.DatasetReader, name: str, label: rasterio.DatasetReader, window: Window) -> np.ndarray:
-    """The same as `read_labels` for a window [h, w] of a label map that is open already."""
+def read_label_window(image_name: str, image: rasterio.DatasetReader, name: str, label: rasterio.DatasetReader, window: Window | None) -> np.ndarray:
+    """The same as `read_labels` for a window [h, w] of a label map that is open already, or for all of it."""
     _check_grid(image_name, image, name, label)
     _check_bytes(name, label, 1, window)
     return _as_integers(name, label.read(1, window=window))

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from data_prep.archive import ArchiveError
+from data_prep.formats import hdf5
 
 MAX_BYTES = 2**30  # of the file, and of one array: Houston 2013 as doubles has 0.77 GB, and a header can claim anything
 
@@ -32,8 +33,6 @@ _WIDEST = 8  # bytes of a number
 _NUMERIC = {b"double", b"single", b"int8", b"uint8", b"int16", b"uint16", b"int32", b"uint32", b"int64", b"uint64", b"logical"}
 # What h5py and zlib raise for bytes that are no .mat, and struct and NumPy for an end that comes too early.
 _BROKEN = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, RuntimeError, OverflowError, zlib.error, struct.error)
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-_DEFLATE_RATIO = 1032  # deflate cannot do better
 
 
 def shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:
@@ -171,7 +170,8 @@ def _read_73(name: str, path: Path, variable: str) -> np.ndarray:
     with h5py.File(path, "r", locking=False) as file:
         dataset = _dataset(file, variable)
         check_bytes(name, variable, dataset.size * dataset.dtype.itemsize)
-        _check_storage(name, variable, dataset)
+        hdf5.check_layout(name, dataset, MAX_BYTES)
+        hdf5.check_chunks(name, dataset, range(len(dataset)))
         return dataset[()].T  # MATLAB counts axes from the other end
 
 
@@ -182,21 +182,3 @@ def _dataset(file: h5py.File, key: str) -> h5py.Dataset | None:
     dataset = file[key]
     numeric = dataset.dtype.kind in "iuf" and dataset.attrs.get("MATLAB_class", b"") in _NUMERIC
     return dataset if numeric and dataset.size and "MATLAB_empty" not in dataset.attrs else None
-
-
-def _check_storage(name: str, variable: str, dataset: h5py.Dataset) -> None:
-    """Raises ArchiveError for arrays whose bytes are in other files, that need a plug-in, or that inflate beyond the limit."""
-    created = dataset.id.get_create_plist()
-    filters = {created.get_filter(number)[0] for number in range(created.get_nfilters())}
-    if dataset.is_virtual or dataset.external or not filters <= _FILTERS:
-        raise ArchiveError(name, f"variable {variable!r} is not stored as MATLAB does; write it again in MATLAB with save -v7.3")
-    if dataset.chunks is None:
-        return
-    whole = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    check_bytes(name, variable, whole)
-    for number in range(dataset.id.get_num_chunks()):
-        chunk = dataset.id.get_chunk_info(number)
-        if chunk.size * _DEFLATE_RATIO > MAX_BYTES and h5py.h5z.FILTER_DEFLATE in filters:
-            _, raw = dataset.id.read_direct_chunk(chunk.chunk_offset)
-            if len(zlib.decompressobj().decompress(raw, whole + 9)) > whole + 8:  # 8: the checksum that may follow
-                raise ArchiveError(name, f"a chunk of variable {variable!r} inflates beyond its {whole} bytes; it is damaged: copy it again")

@@ -38,6 +38,7 @@ from typing import ClassVar
 
 import numpy as np
 import rasterio
+from rasterio.windows import Window
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
@@ -94,8 +95,6 @@ class Reader:
             pixels = geotiff.read_bands(name, dataset, sensor, window)
             if sensor.missing(pixels).all():
                 raise LeftOut("no data in any pixel")
-            rows, columns = window.toslices() if window else (slice(None), slice(None))
-            labels = {file.role: geotiff.read_labels(name, dataset, file.name, files[file.role]) for file in item.files[1:]}
             return Sample(
                 pixels=pixels,
                 sensor=sensor.id,
@@ -103,7 +102,7 @@ class Reader:
                 group=item.group,
                 time=self._time(name),
                 wavelengths_nm=_wavelengths_nm(name, dataset, sensor),
-                labels={label: np.ascontiguousarray(array[rows, columns]) for label, array in labels.items()},
+                labels={file.role: _labels(name, dataset, file, files, window) for file in item.files[1:]},
                 **geotiff.place(dataset, window),
             )
 
@@ -163,6 +162,12 @@ class Reader:
         if not (match and match[group]):
             raise ArchiveError(name, f"--{group}-regex {pattern!r} finds nothing in its name; mend it, or leave the file out by --pattern")
         return match[group]
+
+
+def _labels(image_name: str, image: rasterio.DatasetReader, file: File, files: Files, window: Window | None) -> np.ndarray:
+    """A label map [h, w], or no more than a window of it: it may be as large as the image."""
+    with files.local(file.role) as path, geotiff.open_tiff_path(file.name, path) as dataset:
+        return geotiff.read_label_window(image_name, image, file.name, dataset, window)
 
 
 @functools.lru_cache(2)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
@@ -23,6 +25,7 @@ import h5py
 import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
+from data_prep.formats import hdf5
 from data_prep.formats.stored_as import stored_as
 from data_prep.readers import File, Files, Item, sorted_by_id
 from eo_jax.schema import Sample
@@ -37,8 +40,7 @@ LARGEST = 65535 / 10_000  # of a reflectance
 
 _ROWS = stored_as(get_sensor("sentinel2_so2sat"), "float32", "float64")
 _BANDS = len(get_sensor("sentinel2_so2sat").bands)
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
-_H5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+_H5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Reader:
     def read(self, item: Item, files: Files) -> Sample:
         name, (number,) = item.files[0].name, item.part
         with files.local("image") as path, _open(name, path) as (sen2, label):
+            for dataset in (sen2, label):
+                _check_patch(name, path, dataset, number)
             pixels, zone = sen2[number], label[number]
         _check_pixels(name, number, pixels)
         return Sample(
@@ -111,25 +115,27 @@ def _dataset(name: str, file: h5py.File, key: str, shape: tuple[int, ...]) -> h5
     if not isinstance(file.get(key, getlink=True), h5py.HardLink):
         raise ArchiveError(name, f"has no dataset {key!r} of its own, only {', '.join(sorted(file)[:8]) or 'nothing'}; copy the file again")
     found = file[key]
-    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
-        raise ArchiveError(name, f"{key} lies in other files; a file of So2Sat has its data itself: copy it again")
+    if not isinstance(found, h5py.Dataset):
+        raise ArchiveError(name, f"{key} is a group, expected a dataset; copy the file again")
     if found.ndim != len(shape) + 1 or found.shape[1:] != shape or not 0 < found.shape[0] <= MAX_PATCHES:
         raise ArchiveError(name, f"{key} has the shape {found.shape}, expected n x {' x '.join(map(str, shape))}; copy the file again")
     if found.dtype.kind not in "iuf":
         raise ArchiveError(name, f"{key} is {found.dtype}, expected numbers; copy the file again")
-    _check_storage(name, key, found)
+    hdf5.check_layout(name, found, MAX_CHUNK_BYTES)
     return found
 
 
-def _check_storage(name: str, key: str, dataset: h5py.Dataset) -> None:
-    """Raises ArchiveError for filters beyond those that come with h5py, which HDF5 would load as plug-ins, and for chunks that fill the memory."""
-    filters = dataset.id.get_create_plist()
-    codes = {filters.get_filter(number)[0] for number in range(filters.get_nfilters())}
-    if not codes <= _FILTERS:
-        raise ArchiveError(name, f"{key} has the HDF5 filters {sorted(codes)}, expected at most deflate, shuffle, Fletcher-32 and LZF; repack it")
-    claimed = np.prod(dataset.chunks or (1,), dtype=float) * dataset.dtype.itemsize
-    if claimed > MAX_CHUNK_BYTES:
-        raise ArchiveError(name, f"{key} has chunks of {claimed / 1e6:,.0f} MB, at most {MAX_CHUNK_BYTES / 1e6:,.0f} MB; repack it")
+def _check_patch(name: str, path: Path, dataset: h5py.Dataset, number: int) -> None:
+    """Raises ArchiveError where the chunks that hold a patch unpack to more than they should."""
+    if dataset.chunks:
+        about = path.stat()
+        _check_chunks(name, path, (about.st_ino, about.st_size, about.st_mtime_ns), dataset.name, number // dataset.chunks[0] * dataset.chunks[0])
+
+
+@functools.lru_cache(1024)  # for the other patches of the same chunks; a temporary path may be used again, hence the stamp
+def _check_chunks(name: str, path: Path, stamp: tuple[int, ...], key: str, first: int) -> None:
+    with h5py.File(path, "r", locking=False) as file:
+        hdf5.check_chunks(name, file[key], range(first, first + 1))
 
 
 # ------------------------------------------------------------------ one patch
