@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,10 +98,14 @@ def to_global(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def prefetch(batches: Iterator[Batch], mesh: Mesh, depth: int) -> Iterator[Batch]:
-    """Global batches, `depth` of them placed ahead. Transfers are asynchronous, so they overlap the step."""
+    """Global batches, `depth` of them placed ahead. Transfers are asynchronous, so they overlap the step, and send the archive's dtype.
+
+    Nothing here refers to a host batch once it is placed, so that its memory is free as soon as the device has no use for it.
+    """
     ahead: collections.deque[Batch] = collections.deque()
-    for batch in batches:
-        ahead.append(to_global(batch, mesh))
+    for placed in map(functools.partial(to_global, mesh=mesh), batches):
+        ahead.append(placed)
+        del placed
         if len(ahead) > depth:
             yield ahead.popleft()
     yield from ahead

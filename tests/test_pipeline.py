@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pickle
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import tiny_archives
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_store import write_store, write_tiny_store
 
-from eo_jax.data import open_store
+from eo_jax.data import Store, open_store
+from eo_jax.data.index import Order
 from eo_jax.data.pipeline import Config, Pipeline, Source, SourceConfig, in_order
 from eo_jax.data.record import RecordError
+from eo_jax.data.stores import FORMATS
 from eo_jax.schema import TIME_ABSENT, Batch, Sample
 
 DATES = (1, 2, 3, 1, 2, 3, 1)  # of each place
@@ -152,6 +159,23 @@ def test_held_batches_stay_as_they_were(path: Path):
     assert_same(held, copy)
 
 
+def test_batches_held_on_the_device_stay_as_they_were(path: Path):
+    """JAX on CPU takes the buffers as they are."""
+    batches = Pipeline(config(path), 0).batches(0, 12)
+    placed = [jax.device_put(batch["enmap"]["pixels"]) for batch, _ in zip(batches, range(6), strict=False)]
+    for batch in batches:
+        batch["enmap"]["pixels"][:] = -1
+    again = Pipeline(config(path), 0)
+    for n, pixels in enumerate(placed):
+        np.testing.assert_array_equal(pixels, again.batch(n)["enmap"]["pixels"])
+
+
+@pytest.mark.parametrize(("threads", "prefetch"), [(1, 1), (2, 2), (4, 2)])
+def test_buffers_are_used_again_and_bounded(path: Path, threads: int, prefetch: int):
+    batches = Pipeline(config(path, threads=threads, prefetch=prefetch), 0).batches(0, 60)
+    assert len({batch["enmap"]["pixels"].ctypes.data for batch in batches}) <= threads + prefetch + 2
+
+
 def test_two_sources_are_read_side_by_side(path: Path, tmp_path: Path):
     other = write_store(tmp_path / "other", [sample(20, 0), sample(21, 1)])
     sources = {"one": SourceConfig(str(path), "enmap"), "two": SourceConfig(str(other), "enmap", dates=2)}
@@ -160,6 +184,122 @@ def test_two_sources_are_read_side_by_side(path: Path, tmp_path: Path):
     assert_same({"two": batch["two"]}, alone)
     assert {origin(row[0])[0] for row in batch["two"]["pixels"]} == {20, 21}
     assert {origin(row[0])[0] for row in batch["one"]["pixels"]} <= set(range(13))
+
+
+# ------------------------------------------------------------------------------------------------------------------------ formats
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same samples in every format, with labels of each kind, times and places."""
+    folder = tmp_path_factory.mktemp("formats")
+    return {format: write_tiny_store(folder / format, size=12, format=format) for format in FORMATS}
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    format=st.sampled_from(FORMATS),
+    processes=st.sampled_from([1, 2, 4]),
+    about=st.fixed_dictionaries({"threads": st.integers(0, 4), "prefetch": st.integers(1, 3), "dates": st.integers(1, 3)}),
+    seed=st.integers(0, 2**32),
+    first=st.integers(0, 1000),
+)
+def test_any_format_processes_and_threads_give_the_same_batches(stores, format, processes, about, seed, first):
+    expected = Pipeline(config(stores["array-record"], dates=about["dates"], label="landuse"), seed)
+    pipelines = [Pipeline(config(stores[format], **about, label="landuse"), seed, process, processes) for process in range(processes)]
+    for n, parts in enumerate(zip(*(pipeline.batches(first, first + 2) for pipeline in pipelines), strict=True), start=first):
+        joined = {name: np.concatenate([part["enmap"][name] for part in parts]) for name in parts[0]["enmap"]}
+        assert_same({"enmap": joined}, expected.batch(n))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_batch_holds_what_the_samples_hold(stores, format: str):
+    """Epoch after epoch: what is read a second time takes another way in zarr-raw."""
+    pipeline = Pipeline(config(stores[format], crop=12, label="landuse"), 0)
+    by_time = {sample.time: sample for sample in open_store(stores[format])}
+    for n in range(8):
+        fields = pipeline.batch(n)["enmap"]
+        for row, time in enumerate(fields["time"][:, 0].tolist()):
+            np.testing.assert_array_equal(fields["pixels"][row, 0], by_time[time].pixels)
+            np.testing.assert_array_equal(fields["label"][row, 0], by_time[time].labels["landuse"])
+            np.testing.assert_array_equal(fields["lonlat"][row], np.float32(by_time[time].lonlat))
+
+
+@pytest.mark.parametrize("format", ["zarr", "zarr-raw"])
+def test_records_are_read_only_for_labels(stores, format: str, monkeypatch: pytest.MonkeyPatch):
+    without, labelled = (Pipeline(config(stores[format], label=label), 0) for label in ("", "landuse"))
+    read = []
+    monkeypatch.setattr(Store, "read", lambda store, i, inner=Store.read: read.append(i) or inner(store, i))
+    without.batch(0)
+    assert not read
+    labelled.batch(0)
+    assert len(read) == 4
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_decoding_allocates_no_samples(tmp_path: Path, format: str):
+    path = write_store(tmp_path / "store", [sample(i, i, traced(i, 64, 64)) for i in range(4)], format=format)
+    pipeline = Pipeline(config(path, crop=48), 0)
+    for n in range(2):
+        pipeline.batch(n)
+    tracemalloc.start()
+    pipeline.batch(2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 202 * 48 * 48 * 2 / 4
+
+
+@pytest.mark.parametrize("format", ["zarr", "zarr-raw"])
+def test_a_damaged_chunk_stops_the_run_by_name(tmp_path: Path, format: str):
+    path = write_store(tmp_path / "store", [sample(i, i) for i in range(2)], format=format)
+    shard = path / "pixels/enmap-int16-202x10x8/c/0/0/0/0"
+    tiny_archives.flip(shard, 100)
+    with pytest.raises(RecordError, match=rf"record 0 \(id id0\): pixels cannot be read from {shard} \(a checksum does not match\)"):
+        Pipeline(config(path), 0).batch(0)
+
+
+def test_a_file_that_shrank_is_an_error_and_not_the_end_of_the_process(tmp_path: Path):
+    path = write_store(tmp_path / "store", [sample(i, i) for i in range(2)], format="zarr-raw")
+    store, out = open_store(path), np.empty((202, 10, 8), np.int16)
+    store.read_into(1, out)
+    with open(path / "pixels/enmap-int16-202x10x8/c/0/0/0/0", "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(RecordError, match="it has 1000 bytes, the manifest says"):
+        store.read_into(1, out)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_reading_into_an_array_of_another_shape_is_refused(stores, format: str):
+    store = open_store(stores[format])
+    for shape in ((202, 12, 11), (1, 12, 12), (202, 12, 12, 1)):
+        with pytest.raises(ValueError, match=r"its part has shape \(202, 12, 12\), the array to read into"):
+            store.read_into(0, np.empty(shape, np.int16))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_pickled_store_reads_into_the_same_way(stores, format: str):
+    store, found = open_store(stores[format]), np.empty((202, 5, 7), np.int16)
+    for _ in range(2):
+        store.read_into(3, found, slice(2, 7), slice(5, 12))
+    again = pickle.loads(pickle.dumps(store))
+    for _ in range(2):
+        other = np.empty_like(found)
+        again.read_into(3, other, slice(2, 7), slice(5, 12))
+        np.testing.assert_array_equal(other, found)
+    np.testing.assert_array_equal(found, store[3].pixels[:, 2:7, 5:12])
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- size
+
+
+def test_the_order_of_a_million_places_takes_no_memory_and_no_time_to_reach():
+    tracemalloc.start()
+    order = Order(10**6, 0)
+    far = [order[10**12 + i] for i in range(10_000)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(set(far)) == 10_000 and peak < 2 * 2**20
+    assert [order[10**12 + i] for i in range(0, 10_000, 997)] == far[::997]
 
 
 # ---------------------------------------------------------------------------------------------------------------- dates and crops

@@ -9,6 +9,7 @@ from jax.sharding import AbstractMesh, AxisType
 from multidevice.start import run_script
 
 from eo_jax import sharding
+from eo_jax.data.slots import Pool
 
 MESHES = ("8x1", "4x2", "1x8")
 
@@ -113,3 +114,24 @@ def test_prefetch_places_ahead_and_loses_nothing(depth):
         assert batch["enmap"]["pixels"][0, 0] == n
         ahead.append(len(taken) - n - 1)
     assert ahead == [min(depth, 4 - n) for n in range(5)]
+
+
+def test_what_is_placed_keeps_the_archives_dtype():
+    batch = {"enmap": {"pixels": np.ones((2, 3), np.int16), "label": np.ones(2, np.uint8), "time": np.ones((2, 1), np.int32)}}
+    placed = next(sharding.prefetch(iter([batch]), sharding.make_mesh(sharding.Config()), 1))["enmap"]
+    assert {name: array.dtype.name for name, array in placed.items()} == {"pixels": "int16", "label": "uint8", "time": "int32"}
+
+
+def test_a_batch_that_was_used_leaves_its_memory_to_the_next():
+    """Held at a time: `depth` ahead, the one in use, and the one being filled."""
+    pool, addresses = Pool((2, 512), np.int16, 8), set()
+
+    def batches():
+        for _ in range(40):
+            pixels = pool.take()
+            addresses.add(pixels.ctypes.data)
+            yield {"enmap": {"pixels": pixels}}
+
+    for batch in sharding.prefetch(batches(), sharding.make_mesh(sharding.Config()), 1):
+        batch["enmap"]["pixels"].block_until_ready()
+    assert len(addresses) <= 4

@@ -1,19 +1,22 @@
 """From a store to Batches: row r of global batch n is a pure function of (seed, n, r), decoded in Grain's threads.
 
-The only state is the number of the next batch, so a resumed run reads on exactly where the checkpoint was taken, whatever was prefetched.
+The only state is the number of the next batch, so a resumed run reads on exactly where the checkpoint was taken, whatever was prefetched. What every
+row shows is drawn first; then a batch is decoded whole into a buffer of a pool, which gets it back when nothing refers to the batch any more. Buffers
+in use are what `prefetch` holds, plus the batches that the caller and the device hold, so peak memory is about prefetch + 4 batches.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from eo_jax.data.index import Order, group_samples
-from eo_jax.data.stores import PIXEL_SPLITS, open_store
+from eo_jax.data.slots import Pool
+from eo_jax.data.stores import NO_TIME, PIXEL_SPLITS, open_store
 from eo_jax.schema import TIME_ABSENT, Batch, Sample
 from eo_jax.sensors import get_sensor
 
@@ -69,6 +72,19 @@ class Config:
                 raise ValueError(f"config.data.{field}: {getattr(self, field)}; expected at least 1")
 
 
+class Draw(NamedTuple):
+    """What one row shows: acquisitions of a place in random order, the same crop of each.
+
+    Attributes:
+        samples: int64 [t], numbers of samples of the store.
+        top, left: of the crop, in pixels.
+    """
+
+    samples: np.ndarray
+    top: int
+    left: int
+
+
 class Source:
     """A store opened for drawing: its places and the shape of what a row holds."""
 
@@ -101,12 +117,16 @@ class Source:
             there = ", ".join(labels) or "none"
             raise ValueError(f"{self.store.path}: no label {self.config.label!r} (config.data.sources.{self.name}.label); there is {there}")
 
-    def empty(self, rows: int) -> dict[str, np.ndarray]:
-        """Arrays of a batch of this source, to be filled by `fill`."""
-        dates = self.config.dates
+    def pixels_shape(self, rows: int) -> tuple[int, int, int, int, int]:
+        """[b, t, c, h, w] of a batch."""
+        return (rows, self.config.dates, self.bands, self.crop, self.crop)
+
+    def around(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """A batch of this source on `pixels` [b, t, c, h, w], to be filled with `put_metadata` and with labels."""
+        rows, dates = pixels.shape[:2]
         return {
             **self._empty_label(rows),
-            "pixels": np.empty((rows, dates, self.bands, self.crop, self.crop), self.dtype),
+            "pixels": pixels,
             "time": np.full((rows, dates), TIME_ABSENT, np.int32),
             "lonlat": np.full((rows, 2), np.nan, np.float32),
             "position": np.empty(rows, np.int64),
@@ -120,35 +140,44 @@ class Source:
         shape = (self.crop, self.crop) if about["shape"] == "map" else tuple(about["shape"])
         return {"label": np.zeros((rows, self.config.dates, *shape), about["dtype"])}
 
-    def fill(self, batch: dict[str, Any], row: int, place: int, rng: np.random.Generator) -> None:
-        """One row: `dates` acquisitions of a place in random order, the same random crop of each."""
-        samples = self.groups.samples(place)
-        chosen = np.resize(rng.permutation(samples), self.config.dates)  # in turn, where a place has fewer dates
-        sides = self.store.index["shape"][chosen, 1:].min(0)  # the crop has to fit into every date
-        top, left = (int(rng.integers(0, side - self.crop + 1)) for side in sides)
-        for t, i in enumerate(chosen):
-            self.put(batch, row, t, self.store[i], top, left)
+    def draw(self, place: int, rng: np.random.Generator) -> Draw:
+        """`dates` acquisitions of a place, in turn where it has fewer, and a crop that fits into all of them."""
+        samples = np.resize(rng.permutation(self.groups.samples(place)), self.config.dates)
+        sides = self.store.index["shape"][samples, 1:].min(0).tolist()
+        return Draw(samples, *(int(rng.integers(0, side - self.crop + 1)) for side in sides))
 
-    def put(self, batch: dict[str, Any], row: int, t: int, sample: Sample, top: int, left: int) -> None:
-        """A sample's crop into its place of a batch."""
-        batch["pixels"][row, t] = sample.pixels[:, top : top + self.crop, left : left + self.crop]
-        if self.config.label:
-            batch["label"][row, t] = self.label(sample, self.config.label, top, left)
-        if sample.time is not None:
-            batch["time"][row, t] = sample.time
-        if sample.lonlat is not None:
-            batch["lonlat"][row] = sample.lonlat
+    def decode(self, draws: Sequence[Draw], pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """The batch of all the draws, its pixels decoded into `pixels` [b, t, c, h, w]; `position` is left to the caller."""
+        batch = self.around(pixels)
+        for row, draw in enumerate(draws):
+            rows, columns = slice(draw.top, draw.top + self.crop), slice(draw.left, draw.left + self.crop)
+            for t, i in enumerate(draw.samples.tolist()):
+                self.store.read_into(i, pixels[row, t], rows, columns)
+                self.put_metadata(batch, row, t, i)
+                if self.config.label:
+                    batch["label"][row, t] = self.label(i, self.store.labels(i), self.config.label, draw.top, draw.left)
+        return batch
 
-    def label(self, sample: Sample, name: str, top: int, left: int) -> np.ndarray:
-        """A label of a sample, cropped where it is a map; where it is split by pixel, 0 outside this source's split."""
-        if name not in sample.labels:
-            there = ", ".join(sample.labels) or "none"
-            raise ValueError(f"sample {sample.id}: no label {name!r}; it has {there}. Convert with --labels {name}")
-        array, split = sample.labels[name], sample.labels.get(f"{name}.split")
+    def put_metadata(self, batch: dict[str, np.ndarray], row: int, t: int, i: int) -> None:
+        """Time and place of sample i, where the index has them."""
+        index = self.store.index
+        if index["time"][i] != NO_TIME:
+            batch["time"][row, t] = index["time"][i]
+        if not np.isnan(index["lonlat"][i]).any():
+            batch["lonlat"][row] = index["lonlat"][i]
+
+    def label(self, i: int, labels: Mapping[str, np.ndarray], name: str, top: int, left: int) -> np.ndarray:
+        """A label of sample i, cropped where it is a map; where it is split by pixel, 0 outside this source's split."""
+        sample = f"sample {self.store.index['id'][i]}"
+        if name not in labels:
+            there = ", ".join(labels) or "none"
+            raise ValueError(f"{sample}: no label {name!r}; it has {there}. Convert with --labels {name}")
+        array, split = labels[name], labels.get(f"{name}.split")
         if array.ndim != 2:
             return array
-        if array.shape != sample.pixels.shape[1:]:
-            raise ValueError(f"sample {sample.id}: label {name!r} is {array.shape}, its pixels are {sample.pixels.shape[1:]}; convert it again")
+        sides = tuple(self.store.index["shape"][i, 1:].tolist())
+        if array.shape != sides:
+            raise ValueError(f"{sample}: label {name!r} is {array.shape}, its pixels are {sides}; convert it again")
         if split is not None and self.config.split in PIXEL_SPLITS:
             array = np.where(split == PIXEL_SPLITS.index(self.config.split), array, 0)
         return array[top : top + self.crop, left : left + self.crop]
@@ -168,16 +197,21 @@ class Pipeline:
         self._orders = {name: Order(len(source.groups), seed) for name, source in self.sources.items()}
         share = config.batch_size // processes
         self.rows = range(process * share, (process + 1) * share)
+        slots = config.threads + config.prefetch + 2  # being decoded, held ready, with the caller and on the device
+        self._pools = {name: Pool(source.pixels_shape(share), source.dtype, slots) for name, source in self.sources.items()}
 
     def batch(self, n: int) -> Batch:
-        """This process's rows of global batch n."""
-        batch = {name: source.empty(len(self.rows)) for name, source in self.sources.items()}
-        for local, r in enumerate(self.rows):
-            position = n * self.config.batch_size + r
-            for name, source in self.sources.items():
-                rng = np.random.default_rng([self.seed, n, r])
-                source.fill(batch[name], local, self._orders[name][position], rng)
-                batch[name]["position"][local] = position
+        """This process's rows of global batch n. Its memory is used again when nothing refers to it or to views of it any more."""
+        first = n * self.config.batch_size
+        positions = range(first + self.rows.start, first + self.rows.stop)
+        batch = {}
+        for name, source in self.sources.items():
+            draws = [
+                source.draw(self._orders[name][position], np.random.default_rng([self.seed, n, r]))
+                for r, position in zip(self.rows, positions, strict=True)
+            ]
+            batch[name] = source.decode(draws, self._pools[name].take())
+            batch[name]["position"][:] = positions
         return batch
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
@@ -200,18 +234,22 @@ def in_order(source: Source, batch_size: int, label: str | None = None) -> Itera
         raise ValueError(
             f"source {source.name!r}: evaluation takes one date at a time, this source draws {source.config.dates}; open it with dates=1"
         )
-    batch, labels, row = source.empty(batch_size), [], 0
-    for number in np.sort(source.groups.members):
-        sample = source.store[int(number)]
+    empty = lambda: source.around(np.empty(source.pixels_shape(batch_size), source.dtype))  # noqa: E731
+    batch, labels, row = empty(), [], 0
+    for number in np.sort(source.groups.members).tolist():
+        sample = source.store[number]
         for top, left in _crops(sample, source.crop):
-            source.put(batch, row, 0, sample, top, left)
+            batch["pixels"][row, 0] = sample.pixels[:, top : top + source.crop, left : left + source.crop]
             batch["position"][row] = number
+            source.put_metadata(batch, row, 0, number)
+            if source.config.label:
+                batch["label"][row, 0] = source.label(number, sample.labels, source.config.label, top, left)
             if label is not None:
-                labels.append(source.label(sample, label, top, left))
+                labels.append(source.label(number, sample.labels, label, top, left))
             row += 1
             if row == batch_size:
                 yield _labelled(source.name, batch, labels)
-                batch, labels, row = source.empty(batch_size), [], 0
+                batch, labels, row = empty(), [], 0
     if row:
         for array in batch.values():
             array[row:] = array[row - 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from eo_jax.data import zarr_shards
 from eo_jax.data.files import StoreError, check_size
 from eo_jax.data.zarr_shards import Bands, Kind
 
+_MAPPED_FILES = 256  # of a store at a time: each takes a file descriptor, of which a process often has no more than 1024
+
 
 class PixelFiles:
-    """The pixel files of a store. It keeps no file open, so threads may share it and a fork does not harm it.
+    """The pixel files of a store. It keeps none open but by memory map, so threads may share it and a fork does not harm it.
 
-    It remembers the shard indices it has read: 16 bytes a chunk.
+    It remembers the shard indices it has read, 16 bytes a chunk, and whose checksums it has verified, a byte a sample.
     """
 
     def __init__(self, store: Path, manifest: dict[str, Any], index: dict[str, np.ndarray]):
@@ -33,6 +36,7 @@ class PixelFiles:
             for entry in entries.values():
                 check_size(store, entry["file"], entry["bytes"])
         self._indices: dict[tuple[int, str], np.ndarray] = {}
+        self._begin()
 
     def file(self, i: int, shard: int) -> Path:
         """The file that holds the pixels of sample i, a sample of that shard."""
@@ -40,11 +44,41 @@ class PixelFiles:
 
     def read(self, i: int, shard: int, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
         """Pixels [c', h', w'] of sample i, a sample of that shard. Raises as `zarr_shards.read_pixels`."""
-        file, kind = self.file(i, shard), self._kinds[self._kind_of[i]]
+        kind = self._kinds[self._kind_of[i]]
+        return zarr_shards.read_pixels(self.file(i, shard), kind, self._places(i, shard, kind), bands, rows, columns)
+
+    def read_into(self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice) -> None:
+        """Puts a part of the pixels of sample i, a sample of that shard, into `out` [c, h', w'] of their dtype. Raises as `zarr_shards.read_pixels`.
+
+        The first time they are read whole and held against their checksums; after that they come out of a memory map.
+        """
+        kind = self._kinds[self._kind_of[i]]
+        places, entry = self._places(i, shard, kind), self._entries[shard][kind.name]
+        file = self.store / entry["file"]
+        if self._verified[i]:
+            zarr_shards.copy_mapped(self._map(file, entry["bytes"]), kind, places, out, rows, columns)
+        else:
+            zarr_shards.read_into(file, kind, places, out, rows, columns)
+            self._verified[i] = True
+
+    def _places(self, i: int, shard: int, kind: Kind) -> np.ndarray:
+        """uint64 [chunks, 2], where the chunks of a sample are in its file."""
         key = (shard, kind.name)
         if key not in self._indices:  # no lock: two threads may read an index, and either is right
-            self._indices[key] = zarr_shards.read_index(file, kind, self._rows)
-        return zarr_shards.read_pixels(file, kind, self._indices[key][self._row_of[i]], bands, rows, columns)
+            self._indices[key] = zarr_shards.read_index(self.file(i, shard), kind, self._rows)
+        return self._indices[key][self._row_of[i]]
+
+    def _begin(self) -> None:
+        """What every process has for itself."""
+        self._verified = np.zeros(len(self._row_of), bool)
+        self._map = functools.lru_cache(_MAPPED_FILES)(zarr_shards.map_file)
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_map", "_verified")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._begin()
 
     def _check_counts(self, shard_of: np.ndarray) -> None:
         """Manifest and index have to agree on how many rows each file has."""

@@ -16,13 +16,14 @@ import functools
 import json
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import blosc2
 import google_crc32c
 import numpy as np
 
+from eo_jax.data.slots import Scratch
 from eo_jax.schema import Sample
 
 FORMAT_VERSION = 1
@@ -47,6 +48,10 @@ _PLAIN_FIELDS = {
 
 # Fits the second-level cache. On real EnMAP a little smaller and a tenth faster than what Blosc2 chooses by itself.
 _BLOCK_BYTES = 128 * 1024
+
+_BANDS_AT_ONCE = 32  # of a crop of 112 x 112 pixels they fit that cache, too
+
+_SCRATCH = Scratch()
 
 
 class RecordError(ValueError):
@@ -133,11 +138,42 @@ def decode(data: bytes, name: str, pixels: np.ndarray | None = None) -> Sample:
     )
 
 
+def decode_pixels(data: bytes, name: str, out: np.ndarray, rows: slice, columns: slice) -> None:
+    """Puts a part of the pixels of a record into `out` [c, h', w'], by way of this thread's scratch alone. Raises RecordError as `decode`."""
+    header, offset = _read_header(data, name)
+    for entry in header["arrays"]:
+        if entry["name"] == "pixels":
+            break
+        offset += entry["bytes"]
+    _check_own_pixels(entry, name)
+    stored = _inflate(memoryview(data)[offset : offset + entry["bytes"]], entry, name, _SCRATCH.take)[:, rows, columns]
+    if (stored.shape, stored.dtype) != (out.shape, out.dtype):
+        raise RecordError(f"{name}: the record's pixels are {entry['dtype']} {entry['shape']}, the index says otherwise; convert the archive again")
+    restore(out, stored, entry["filter"] == "band_difference")
+
+
+def decode_labels(data: bytes, name: str) -> dict[str, np.ndarray]:
+    """The labels of a record, none of its other arrays. Raises RecordError as `decode`."""
+    header, offset = _read_header(data, name)
+    labels = {}
+    for entry in header["arrays"]:
+        if entry["name"].startswith("labels/"):
+            labels[entry["name"].removeprefix("labels/")] = _decompress(memoryview(data)[offset : offset + entry["bytes"]], entry, name)
+        offset += entry["bytes"]
+    return labels
+
+
 def _check_elsewhere(entry: dict, pixels: np.ndarray | None, name: str) -> None:
     stated = f"{entry['dtype']} {list(entry['shape'])}" if entry["filter"] == "elsewhere" else "its own"
     given = "its own" if pixels is None else f"{pixels.dtype.name} {list(pixels.shape)}"
     if stated != given:
         raise RecordError(f"{name}: the record says that its pixels are {stated}, the store that they are {given}; convert its shard again")
+
+
+def _check_own_pixels(entry: dict, name: str) -> None:
+    if entry["filter"] == "elsewhere" or len(entry["shape"]) != 3:
+        found = f"{entry['dtype']} {entry['shape']}, filter {entry['filter']!r}"
+        raise RecordError(f"{name}: the record says that its pixels are {found}; expected [c, h, w] in the record; convert its shard again")
 
 
 def _named_arrays(sample: Sample) -> Iterator[tuple[str, np.ndarray]]:
@@ -166,6 +202,19 @@ def undo_difference(residual: np.ndarray) -> None:
         np.add(residual[band], residual[band - 1], out=residual[band])
 
 
+def restore(out: np.ndarray, stored: np.ndarray, differences: bool) -> None:
+    """Puts into `out` [c, h, w] what is stored of it, which may be a crop: pixels, or their band differences. What is stored stays as it is."""
+    if not differences:
+        np.copyto(out, stored)
+        return
+    words = f"u{out.itemsize}"
+    out, stored = out.view(words), stored.view(words)
+    for first in range(0, len(out), _BANDS_AT_ONCE):
+        bands = slice(first, first + _BANDS_AT_ONCE)
+        np.copyto(out[bands], stored[bands])  # one copy for many bands, since every call takes the GIL that other threads wait for
+        undo_difference(out[max(first - 1, 0) : bands.stop])
+
+
 def _compress(array: np.ndarray) -> bytes:
     if array.size == 0:
         return b""
@@ -181,6 +230,14 @@ def _compress(array: np.ndarray) -> bytes:
 
 
 def _decompress(payload: memoryview, entry: dict, name: str) -> np.ndarray:
+    out = _inflate(payload, entry, name, functools.partial(np.empty, dtype=np.uint8))
+    if entry["filter"] == "band_difference":
+        undo_difference(out.view(f"u{out.itemsize}"))
+    return out
+
+
+def _inflate(payload: memoryview, entry: dict, name: str, allocate: Callable[[int], np.ndarray]) -> np.ndarray:
+    """What Blosc2 packed, the filter not undone, in bytes from `allocate`, which is asked only for what the payload really holds."""
     shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
     expected = math.prod(shape) * dtype.itemsize
     try:
@@ -189,14 +246,12 @@ def _decompress(payload: memoryview, entry: dict, name: str) -> np.ndarray:
         found = blosc2.get_cbuffer_sizes(payload)[0]
         if found != expected:
             raise RecordError(f"{name}: array {entry['name']!r} holds {found} bytes, shape {shape} {dtype} needs {expected}")
-        out = np.empty(shape, dtype)
+        out = allocate(expected).view(dtype).reshape(shape)
         blosc2.decompress2(payload, dst=out)
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, RecordError):
             raise
         raise RecordError(f"{name}: array {entry['name']!r} cannot be decompressed ({error}); convert its shard again") from error
-    if entry["filter"] == "band_difference":
-        undo_difference(out.view(f"u{dtype.itemsize}"))
     return out
 
 

@@ -38,7 +38,7 @@ PIXEL_SPLITS = ("", "train", "val", "test")  # what the numbers in that map mean
 FORMATS = ("array-record", *zarr_shards.FORMATS)
 _INDEX_COLUMNS = ("id", "group", "split", "shard", "row", "sensor", "shape", "dtype", "time", "lonlat", "nodata_share")
 _ALL = slice(None)
-_NO_TIME = np.iinfo(np.int64).min
+NO_TIME = np.iinfo(np.int64).min  # in the index, where a sample has no time
 
 
 def open_store(path: str | os.PathLike) -> Store:
@@ -97,10 +97,39 @@ class Store(Sequence[Sample]):
             return self[i].pixels[bands][:, rows, columns]
         return self._read_pixels(i, bands, rows, columns)
 
+    def read_into(self, i: int, out: np.ndarray, rows: slice = _ALL, columns: slice = _ALL) -> None:
+        """Puts a part of the pixels of sample i into `out` [c, h', w']: as `pixels`, but into memory that is there already, which is much faster.
+
+        Raises IndexError, RecordError, or ValueError where `out` has another shape.
+        """
+        i = self._wrap(i)
+        count, *sides = self.index["shape"][i].tolist()
+        shape = (count, *(len(range(side)[part]) for side, part in zip(sides, (rows, columns), strict=True)))
+        if out.shape != shape:
+            raise ValueError(f"{self.record_name(i)}: its part has shape {shape}, the array to read into {out.shape}")
+        if out.dtype != self.index["dtype"][i]:
+            out[:] = self.pixels(i, rows=rows, columns=columns)
+        elif self._pixel_files is None:
+            record.decode_pixels(self.read(i), self.record_name(i), out, rows, columns)
+        else:
+            with self._naming_pixels(i) as shard:
+                self._pixel_files.read_into(i, shard, out, rows, columns)
+
+    def labels(self, i: int) -> dict[str, np.ndarray]:
+        """The labels of sample i, without its pixels. Raises IndexError, RecordError."""
+        return record.decode_labels(self.read(i), self.record_name(i))
+
     def _read_pixels(self, i: int, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
-        i, (shard, _) = self._wrap(i), self._locate(i)
-        try:
+        i = self._wrap(i)
+        with self._naming_pixels(i) as shard:
             return self._pixel_files.read(i, shard, bands, rows, columns)
+
+    @contextlib.contextmanager
+    def _naming_pixels(self, i: int) -> Iterator[int]:
+        """Yields the shard of sample i; what goes wrong inside becomes an error that names sample and file."""
+        shard, _ = self._locate(i)
+        try:
+            yield shard
         except (ValueError, RuntimeError, OSError, OverflowError) as error:
             file, cure = self._pixel_files.file(i, shard), f"run `python -m data_prep verify {self.path}`, then convert again"
             raise record.RecordError(f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); {cure}") from error
@@ -173,7 +202,7 @@ def index_row(sample: Sample, split: str, nodata_share: float) -> dict[str, Any]
         "sensor": sample.sensor,
         "shape": list(sample.pixels.shape),
         "dtype": sample.pixels.dtype.name,
-        "time": _NO_TIME if sample.time is None else sample.time,
+        "time": NO_TIME if sample.time is None else sample.time,
         "lonlat": [float("nan")] * 2 if sample.lonlat is None else list(sample.lonlat),
         "nodata_share": nodata_share,
     }

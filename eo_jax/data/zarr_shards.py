@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import functools
 import json
+import mmap
+import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -25,6 +27,7 @@ import numcodecs.blosc
 import numpy as np
 
 from eo_jax.data import files, record
+from eo_jax.data.slots import Scratch
 from eo_jax.schema import Sample
 
 Bands: TypeAlias = "slice | Sequence[int] | np.ndarray"  # numbers from 0
@@ -39,6 +42,8 @@ _BLOSC_OVERHEAD = 16  # what Blosc adds at most
 _FILL = {"b": False, "i": 0, "u": 0, "f": 0.0}
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # becomes the name of a folder
+
+_PACKED, _UNPACKED = Scratch(), Scratch()
 
 numcodecs.blosc.use_threads = False  # its own threads hold the GIL and do not survive a fork; the callers' threads then run side by side
 
@@ -222,7 +227,7 @@ def read_index(file: Path, kind: Kind, rows: int) -> np.ndarray:
         size = source.seek(0, 2)
         if size < length:
             raise ValueError(f"{size} bytes are too few for an index of {length}")
-        data = _read_checked(source, size - length, length)
+        data = _read_checked(source, size - length, np.empty(length, np.uint8))
     return data.view("<u8").reshape(rows, kind.chunks, 2)
 
 
@@ -250,19 +255,70 @@ def read_pixels(file: Path, kind: Kind, places: np.ndarray, bands: Bands, rows: 
     return pixels
 
 
+def read_into(file: Path, kind: Kind, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice) -> None:
+    """Puts a part of the pixels of one sample into `out` [c, h', w'] of the kind's dtype, by way of this thread's scratch alone.
+
+    Arguments and errors are those of `read_pixels`.
+    """
+    with open(file, "rb", buffering=0) as source:
+        _restore(out, kind, rows, columns, (_read_stored(source, kind, place) for place in places))
+
+
+def copy_mapped(mapped: np.ndarray, kind: Kind, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice) -> None:
+    """The same from a shard file that is mapped into memory, without a look at the checksums. Raises ValueError."""
+    _restore(out, kind, rows, columns, (_mapped_stored(mapped, kind, place) for place in places))
+
+
+def _restore(out: np.ndarray, kind: Kind, rows: slice, columns: slice, chunks: Iterable[np.ndarray]) -> None:
+    for number, chunk in enumerate(chunks):
+        bands = out[number * kind.bands_a_chunk : (number + 1) * kind.bands_a_chunk]
+        record.restore(bands, chunk[: len(bands), rows, columns], kind.has_differences)
+
+
+def map_file(file: Path, size: int) -> np.ndarray:
+    """uint8 [size], a file mapped into memory. Raises ValueError where it is of another size: reading past its end would kill the process."""
+    with open(file, "rb", buffering=0) as source:
+        found = os.fstat(source.fileno()).st_size
+        if found != size:
+            raise ValueError(f"it has {found} bytes, the manifest says {size}")
+        return np.frombuffer(mmap.mmap(source.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+
+
 def _read_bands(source: BinaryIO, kind: Kind, place: np.ndarray, bands: int, rows: slice, columns: slice) -> np.ndarray:
     """The first `bands` bands of a chunk [n, h', w']; those after them need not be summed up."""
+    stored = _read_stored(source, kind, place)[:bands, rows, columns]
+    pixels = np.empty(stored.shape, kind.numpy_dtype)
+    record.restore(pixels, stored, kind.has_differences)
+    return pixels
+
+
+def _read_stored(source: BinaryIO, kind: Kind, place: np.ndarray) -> np.ndarray:
+    """A chunk as it is stored, differences not undone, in this thread's scratch."""
+    offset, length = _checked_place(kind, place)
+    return _unpack(_read_checked(source, offset, _PACKED.take(length)), kind)
+
+
+def _mapped_stored(mapped: np.ndarray, kind: Kind, place: np.ndarray) -> np.ndarray:
+    """A chunk as it is stored, differences not undone: in this thread's scratch, or in the file where it is not compressed."""
+    offset, length = _checked_place(kind, place)
+    if offset + length > len(mapped):
+        raise ValueError(f"{length} bytes from byte {offset} are not there")
+    return _unpack(mapped[offset : offset + length - _CRC.size], kind)
+
+
+def _unpack(data: np.ndarray, kind: Kind) -> np.ndarray:
+    chunk = _decompress(data, kind) if kind.format == "zarr" else data.view(kind.numpy_dtype)
+    return chunk.reshape(kind.chunk_shape)
+
+
+def _checked_place(kind: Kind, place: np.ndarray) -> tuple[int, int]:
+    """Offset and length of a chunk."""
     offset, length = place.tolist()
     if offset == _ABSENT:
         raise ValueError("its pixels were not written")
     if length > kind.chunk_bytes + _BLOSC_OVERHEAD + _CRC.size:
         raise ValueError(f"a chunk claims {length} bytes, {kind.chunk_bytes} before compression")
-    data = _read_checked(source, offset, length)
-    chunk = _decompress(data, kind) if kind.format == "zarr" else data.view(kind.numpy_dtype)
-    chunk = chunk.reshape(kind.chunk_shape)[:bands, rows, columns]
-    if kind.has_differences:
-        record.undo_difference(chunk.view(f"u{chunk.itemsize}"))
-    return chunk
+    return offset, length
 
 
 def _decompress(data: np.ndarray, kind: Kind) -> np.ndarray:
@@ -272,17 +328,17 @@ def _decompress(data: np.ndarray, kind: Kind) -> np.ndarray:
     before, _, after = _BLOSC_HEADER.unpack_from(data)
     if (before, after) != (kind.chunk_bytes, len(data)):
         raise ValueError(f"a chunk of {len(data)} bytes says {after} bytes for {before}, expected {kind.chunk_bytes}")
-    chunk = np.empty(kind.chunk_shape, kind.numpy_dtype)
+    chunk = _UNPACKED.take(kind.chunk_bytes).view(kind.numpy_dtype)
     numcodecs.blosc.decompress(data, chunk)
     return chunk
 
 
-def _read_checked(source: BinaryIO, offset: int, length: int) -> np.ndarray:
-    """uint8 [length - 4]: bytes of a file that their checksum follows."""
-    data = np.empty(length, np.uint8)
+def _read_checked(source: BinaryIO, offset: int, into: np.ndarray) -> np.ndarray:
+    """uint8, bytes of a file that their checksum follows, read into an array for both."""
+    length = len(into)
     source.seek(offset)
-    if length <= _CRC.size or source.readinto(data) != length:
+    if length <= _CRC.size or source.readinto(into) != length:
         raise ValueError(f"{length} bytes from byte {offset} are not there")
-    if google_crc32c.value(data[: -_CRC.size]) != _CRC.unpack_from(data, length - _CRC.size)[0]:
+    if google_crc32c.value(into[: -_CRC.size]) != _CRC.unpack_from(into, length - _CRC.size)[0]:
         raise ValueError("a checksum does not match")
-    return data[: -_CRC.size]
+    return into[: -_CRC.size]

@@ -1,0 +1,177 @@
+"""The pipelines that benchmarks/loader.py compares, each as a function that opens it and gives what consumes batches; in a process of its own."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import grain
+import jax
+import numpy as np
+import rasterio
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from eo_jax import sharding
+from eo_jax.data import record
+from eo_jax.data.pipeline import Config, Pipeline, SourceConfig
+from eo_jax.sensors import ENMAP
+
+BATCH, CROP, SIDE = 16, 112, 128
+LINKS = 16  # names that each shard has
+PREFETCH = 2
+_SHAPE = (len(ENMAP.bands), SIDE, SIDE)
+Consume: TypeAlias = Callable[[int], Iterator[None]]  # yields when a batch is on the device
+
+
+def has(library: str) -> bool:
+    """Whether a library is installed."""
+    return importlib.util.find_spec(library) is not None
+
+
+def slots(threads: int) -> int:
+    """Buffers of a batch that eo_jax keeps."""
+    return threads + PREFETCH + 2
+
+
+def anonymous_mb() -> float:
+    """Anonymous resident memory of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1e3
+
+
+def write_array_record(path: Path, records: Sequence[bytes]) -> None:
+    """As Grain's documentation asks for: a record a group, here not compressed."""
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for data in records:
+        writer.write(data)
+    writer.close()
+
+
+def write_lmdb(path: Path, records: Sequence[bytes]) -> None:
+    """Records under their numbers."""
+    import lmdb as library
+
+    with library.open(str(path), map_size=2 * sum(map(len, records)) + 2**24) as database, database.begin(write=True) as transaction:
+        for number, data in enumerate(records):
+            transaction.put(str(number).encode(), data)
+
+
+# ------------------------------------------------------------------ the limit, and ours
+
+
+def floor(work: Path) -> Consume:
+    """One thread that copies whole patches in random order from the page cache into a batch that is there already."""
+    patches = np.load(work / "raw.npy", mmap_mode="r")
+    batch, order = np.zeros((BATCH, *_SHAPE), np.int16), np.random.default_rng(0).permutation(len(patches))
+
+    def consume(batches: int) -> Iterator[None]:
+        for n in range(batches):
+            for row in range(BATCH):
+                np.copyto(batch[row], patches[order[(n * BATCH + row) % len(order)]])
+            yield
+
+    return consume
+
+
+def ours(work: Path, format: str, threads: int) -> Consume:
+    """The pipeline of the training loop, with its prefetch to the device."""
+    config = Config({"enmap": SourceConfig(str(work / format), "enmap")}, BATCH, CROP, threads, PREFETCH)
+    pipeline, mesh = Pipeline(config, 0), sharding.make_mesh(sharding.Config())
+
+    def consume(batches: int) -> Iterator[None]:
+        for batch in sharding.prefetch(pipeline.batches(0, batches), mesh, 1):
+            batch["enmap"]["pixels"].block_until_ready()
+            yield
+
+    return consume
+
+
+# ------------------------------------------------------------------ peers
+
+
+def _crop(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    top, left = rng.integers(0, SIDE - CROP + 1, 2)
+    return patch[:, top : top + CROP, left : left + CROP]
+
+
+def _plain(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.int16).reshape(_SHAPE)
+
+
+_DECODE = {"raw": _plain, "record": lambda data: record.decode(bytes(data), "benchmark").pixels}
+
+
+def _in_one_thread(count: int, read: Callable[[int], np.ndarray]) -> Consume:
+    """The loop that everyone writes: read, crop, np.stack, device_put."""
+
+    def consume(batches: int) -> Iterator[None]:
+        rng = np.random.default_rng(0)
+        order = np.concatenate([rng.permutation(count) for _ in range(-(-batches * BATCH // count))])
+        for n in range(batches):
+            rows = np.stack([_crop(read(int(i)), rng) for i in order[n * BATCH : (n + 1) * BATCH]])
+            jax.device_put(rows).block_until_ready()
+            yield
+
+    return consume
+
+
+def npy(work: Path) -> Consume:
+    """One memory-mapped array of all patches."""
+    patches = np.load(work / "raw.npy", mmap_mode="r")
+    return _in_one_thread(len(patches), patches.__getitem__)
+
+
+def lmdb(work: Path, kind: str) -> Consume:
+    """LMDB without a copy of the value: buffers into its memory map."""
+    import lmdb as library
+
+    database = library.open(str(work / f"{kind}.lmdb"), readonly=True, lock=False, readahead=False)
+    transaction = database.begin(buffers=True)
+    return _in_one_thread(database.stat()["entries"], lambda i: _DECODE[kind](transaction.get(str(i).encode())))
+
+
+def grain_documented(work: Path, kind: str) -> Consume:
+    """Grain as its documentation shows it: source, shuffle, map, batch, default options."""
+    paths = [work / "raw.array_record"] * LINKS if kind == "raw" else sorted((work / "array-record/shards").iterdir())
+    source = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
+
+    def consume(batches: int) -> Iterator[None]:
+        dataset = grain.MapDataset.source(source).seed(0).shuffle().repeat(-(-batches * BATCH // len(source)))
+        dataset = dataset.random_map(lambda data, rng: _crop(_DECODE[kind](data), rng)).batch(BATCH)
+        for _, rows in zip(range(batches), dataset.to_iter_dataset(), strict=False):
+            jax.device_put(rows).block_until_ready()
+            yield
+
+    return consume
+
+
+class Tifs:
+    """A PyTorch data set of a folder of GeoTIFFs; read whole and cropped, as the loaders of published archives do."""
+
+    def __init__(self, folder: Path, count: int):
+        self.paths, self.count = sorted(folder.glob("*.tif")), count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        with rasterio.open(self.paths[i % len(self.paths)]) as file:
+            return np.ascontiguousarray(_crop(file.read(), np.random.default_rng(i)))
+
+
+def rasterio_torch(work: Path, folder: str, workers: int) -> Consume:
+    """rasterio in a PyTorch DataLoader; its worker processes stay, and an epoch is what is consumed, so nothing is read ahead between two."""
+    from torch.utils.data import DataLoader
+
+    context = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    loader_of = functools.cache(lambda batches: DataLoader(Tifs(work / folder, batches * BATCH), BATCH, shuffle=True, num_workers=workers, **context))
+
+    def consume(batches: int) -> Iterator[None]:
+        for rows in loader_of(batches):
+            jax.device_put(rows.numpy()).block_until_ready()
+            yield
+
+    return consume

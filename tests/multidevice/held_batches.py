@@ -1,0 +1,32 @@
+"""Holds batches of a pool that are cut over eight devices while others are drawn, and says whether they stayed as they were."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+
+from eo_jax import sharding
+from eo_jax.data.slots import Pool
+
+mesh = sharding.make_mesh(sharding.Config(data=4, fsdp=2))
+pool = Pool((16, 1, 3, 32, 32), np.int16, 4)
+addresses = set()
+
+
+def host_batches(count: int):
+    for n in range(count):
+        pixels = pool.take()
+        pixels[:] = n
+        addresses.add(pixels.ctypes.data)
+        yield {"enmap": {"pixels": pixels, "position": np.arange(16)}}
+
+
+held = list(sharding.prefetch(host_batches(6), mesh, 1))
+pointers = {shard.data.unsafe_buffer_pointer() for batch in held for shard in batch["enmap"]["pixels"].addressable_shards}
+aliased = any(start <= pointer < start + 16 * 3 * 32 * 32 * 2 for start in addresses for pointer in pointers)
+for batch in sharding.prefetch(host_batches(30), mesh, 1):
+    jax.block_until_ready(batch)
+same = all((np.asarray(batch["enmap"]["pixels"]) == n).all() for n, batch in enumerate(held))
+print(json.dumps({"aliased": aliased, "same": same, "buffers_bounded": len(addresses) < 6 + 10}))

@@ -1,0 +1,158 @@
+"""Tests of `eo_jax.data.slots`: a buffer is used again as soon as nobody has it, and never before, JAX's aliases and steps under way included."""
+
+from __future__ import annotations
+
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from multidevice.start import run_script
+
+from eo_jax.data.slots import Pool, Scratch
+
+
+def address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def pool(size: int = 1024, most: int = 4) -> Pool:
+    return Pool((2, size), np.int16, most)
+
+
+def filled(pool: Pool, value: int) -> np.ndarray:
+    array = pool.take()
+    array[:] = value
+    return array
+
+
+def wait_until(reached) -> bool:
+    """JAX lets go of arrays in its own time."""
+    for _ in range(200):
+        gc.collect()
+        if reached():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+# ---------------------------------------------------------------------------------------------------------------------- the pool
+
+
+def test_an_array_is_as_asked_for_writable_and_aligned():
+    for array in [pool().take() for _ in range(8)]:
+        assert (array.shape, array.dtype) == ((2, 1024), np.int16) and array.flags.writeable and array.flags.c_contiguous
+        assert address(array) % 64 == 0
+
+
+def test_a_buffer_is_used_again_when_its_array_is_gone():
+    slots = pool()
+    first = address(slots.take())
+    assert [address(slots.take()) for _ in range(5)] == [first] * 5
+
+
+def test_an_empty_pool_allocates():
+    slots = pool(most=1)
+    held = [filled(slots, value) for value in range(10)]
+    assert len({address(array) for array in held}) == 10
+    assert all((array == value).all() for value, array in enumerate(held))
+
+
+VIEWS = {
+    "row": lambda array: array[1],
+    "view of a view": lambda array: array[1:][:, 5:].reshape(-1)[3:],
+    "other type": lambda array: array.view(np.uint8)[..., 7:],
+    "broadcast": lambda array: np.broadcast_to(array, (3, 2, 1024)),
+    "memoryview": lambda array: memoryview(array)[1:],
+    "array of a memoryview": lambda array: np.asarray(memoryview(array)),
+    "dlpack": lambda array: np.from_dlpack(array),
+    "jax": lambda array: jax.device_put(array),
+    "jax through dlpack": lambda array: jnp.from_dlpack(array),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_alone_keeps_the_buffer_from_being_used_again(view: str):
+    slots = pool()
+    kept = VIEWS[view](filled(slots, 7))
+    before = np.array(kept)
+    others = [filled(slots, value) for value in (1, 2, 3)]
+    np.testing.assert_array_equal(np.array(kept), before)
+    del others, kept
+    assert wait_until(lambda: len(slots._free) == 4)
+
+
+def test_a_torch_tensor_alone_keeps_the_buffer():
+    torch = pytest.importorskip("torch")
+    slots = pool()
+    kept = torch.from_numpy(filled(slots, 7))[1]
+    assert (filled(slots, 1) == 1).all() and (kept == 7).all()
+
+
+def test_no_more_free_buffers_are_kept_than_said():
+    slots = pool(most=2)
+    held = [slots.take() for _ in range(6)]
+    del held
+    assert len(slots._free) == 2
+
+
+def test_threads_never_share_a_buffer():
+    slots = pool(most=3)
+
+    def work(value: int) -> bool:
+        for _ in range(300):
+            array = filled(slots, value)
+            time.sleep(0)
+            if not (array == value).all():
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(4)))
+    assert len(slots._free) == 3
+
+
+# --------------------------------------------------------------------------------------------------------------------------- jax
+
+
+def test_jax_takes_the_buffer_as_it_is_and_gives_it_back():
+    """The reason for the alignment; and without an alias, the tests below would prove nothing."""
+    slots = pool()
+    array = filled(slots, 7)
+    where, placed = address(array), jax.device_put(array)
+    assert placed.unsafe_buffer_pointer() == where
+    del array
+    assert address(filled(slots, 1)) != where and (placed == 7).all()
+    del placed
+    assert wait_until(lambda: where in {address(free) for free in slots._free})
+
+
+def test_a_step_under_way_reads_what_it_was_given():
+    """The caller lets go of its batch at once, while the device has hardly begun."""
+    slots = Pool((512, 512), np.float32, 4)
+    step = jax.jit(lambda x: jax.lax.fori_loop(0, 30, lambda _, y: x @ y / 512, x))
+    step(jnp.ones((512, 512))).block_until_ready()
+    results = []
+    for value in range(1, 6):
+        results.append(step(jax.device_put(filled(slots, value)))[0, 0])
+        filled(slots, -1000)
+    np.testing.assert_allclose(results, [float(value) ** 31 for value in range(1, 6)], rtol=1e-4)
+
+
+def test_batches_cut_over_eight_devices_stay_as_they_were():
+    assert run_script("held_batches.py") == {"aliased": True, "same": True, "buffers_bounded": True}
+
+
+# ----------------------------------------------------------------------------------------------------------------------- scratch
+
+
+def test_scratch_grows_and_is_of_its_thread_alone():
+    scratch = Scratch()
+    small, large = scratch.take(10), scratch.take(1000)
+    assert (len(small), len(large), len(scratch.take(5))) == (10, 1000, 5)
+    assert address(scratch.take(5)) == address(large)
+    with ThreadPoolExecutor(1) as thread:
+        assert address(thread.submit(scratch.take, 5).result()) != address(large)
