@@ -51,7 +51,7 @@ _BLOCK_BYTES = 128 * 1024
 
 _BANDS_AT_ONCE = 32  # of a crop of 112 x 112 pixels they fit that cache, too
 
-_SCRATCH = Scratch()
+_SCRATCH, _RESIDUAL = Scratch(), Scratch()
 
 
 class RecordError(ValueError):
@@ -185,12 +185,15 @@ def _named_arrays(sample: Sample) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def difference(array: np.ndarray) -> tuple[np.ndarray, str]:
-    """What is compressed of an array, contiguous and little-endian, and the name of the filter: integers [c, h, w] become band differences."""
+    """What is compressed of an array, contiguous and little-endian, and the name of the filter: integers [c, h, w] become band differences.
+
+    Those lie in memory that the thread's next call uses again: fresh pages for every patch of an archive would cost as much as the difference.
+    """
     array = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
     if array.ndim != 3 or array.dtype.kind not in "iu":
         return array, "none"
     words = array.view(f"u{array.itemsize}")  # unsigned, so that the difference wraps and the sum wraps back
-    residual = np.empty_like(words)
+    residual = _RESIDUAL.take(words.nbytes).view(words.dtype).reshape(words.shape)
     residual[:1] = words[:1]
     np.subtract(words[1:], words[:-1], out=residual[1:])
     return residual, "band_difference"
