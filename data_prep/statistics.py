@@ -85,8 +85,11 @@ def _is_small(values: np.ndarray) -> bool:
 def _whole_sums(bands: np.ndarray) -> tuple[list, list, list, list, list]:
     """What `_sums` gives of each of small integer bands [c, n], several at once, because there is one for every patch of an archive."""
     counts, totals, squares = [bands.shape[1]] * len(bands), [], []
+    room = np.empty((_BANDS_AT_ONCE, bands.shape[1]))  # used again: fresh pages would cost as much as the sums
     for start in range(0, len(bands), _BANDS_AT_ONCE):
-        wide = bands[start : start + _BANDS_AT_ONCE].astype(np.float64)
+        part = bands[start : start + _BANDS_AT_ONCE]
+        wide = room[: len(part)]
+        np.copyto(wide, part)
         totals += map(int, np.add.reduce(wide, 1).tolist())
         squares += map(int, np.einsum("cn,cn->c", wide, wide).tolist())
     lowest, highest = (function(bands, 1).astype(float).tolist() for function in (np.minimum.reduce, np.maximum.reduce))
