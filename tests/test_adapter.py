@@ -13,7 +13,7 @@ from reference import random_weights, relative_error, sincos_2d
 
 from eo_jax.models import spectral_adapter, vit
 from eo_jax.models.encoder import make_encoder, patchify, take_tokens
-from eo_jax.models.functional import Network
+from eo_jax.models.functional import EVALUATE, TRAIN, Network
 from eo_jax.models.spectral_adapter import SpectralAdapter
 from eo_jax.sensors import ENMAP
 
@@ -26,9 +26,9 @@ NETWORK = Network(lambda rngs: SpectralAdapter(jnp.dtype("float32"), rngs=rngs))
 STAGES = (("conv0", "norm0", 0, 1), ("conv1", "norm1", 3, 4), ("conv2", "norm2", 6, 7))
 
 
-@functools.partial(jax.jit, static_argnames="statistics")
-def adapt(params, running, pixels, valid, statistics):
-    return NETWORK.apply(params, running, lambda module: module(pixels, valid, statistics))
+@functools.partial(jax.jit, static_argnames="mode")
+def adapt(params, running, pixels, valid, mode):
+    return NETWORK.apply(params, running, lambda module: module(pixels, valid, mode))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def run_torch(adapter, pixels: np.ndarray) -> np.ndarray:
 def test_running_statistics_give_torchs_values_and_stay(twin, bands):
     pixels = spectra(2, 3, 4, bands)
     params, running = copied(twin)
-    found, after = adapt(params, running, pixels, np.ones((2, 3, 4), bool), "running")
+    found, after = adapt(params, running, pixels, np.ones((2, 3, 4), bool), EVALUATE)
     assert relative_error(found, run_torch(clone(twin).eval(), pixels)) < 1e-5
     jax.tree.map(np.testing.assert_array_equal, after, running)
 
@@ -85,7 +85,7 @@ def test_running_statistics_give_torchs_values_and_stay(twin, bands):
 def test_batch_statistics_give_torchs_values_and_move_as_torchs(twin, bands):
     pixels = spectra(2, 3, 4, bands)
     params, running = copied(twin)
-    found, after = adapt(params, running, pixels, np.ones((2, 3, 4), bool), "batch")
+    found, after = adapt(params, running, pixels, np.ones((2, 3, 4), bool), TRAIN)
     training = clone(twin).train()
     assert relative_error(found, run_torch(training, pixels)) < 1e-5
     _, expected = copied(training)
@@ -97,7 +97,7 @@ def test_batch_statistics_give_torchs_values_and_move_as_torchs(twin, bands):
 def test_gradients_through_batch_statistics_are_torchs(twin):
     pixels, weights = spectra(2, 3, 4, 202), spectra(2, 3, 4, 128, seed=1)
     params, running = copied(twin)
-    gradients = jax.jit(jax.grad(lambda p: jnp.sum(weights * adapt(p, running, pixels, np.ones((2, 3, 4), bool), "batch")[0])))(params)
+    gradients = jax.jit(jax.grad(lambda p: jnp.sum(weights * adapt(p, running, pixels, np.ones((2, 3, 4), bool), TRAIN)[0])))(params)
     training = clone(twin).train()
     cube = torch.from_numpy(pixels).permute(0, 3, 1, 2)[:, None]
     (training(cube)[:, :, 0].permute(0, 2, 3, 1) * torch.from_numpy(weights)).sum().backward()
@@ -112,9 +112,9 @@ def test_invalid_pixels_take_no_part_in_batch_statistics(twin):
     pixels = spectra(1, 4, 6, 202)
     valid = np.random.default_rng(1).random((1, 4, 6)) < 0.6
     params, running = copied(twin)
-    alone, after_alone = adapt(params, running, pixels[valid], np.ones(valid.sum(), bool), "batch")
+    alone, after_alone = adapt(params, running, pixels[valid], np.ones(valid.sum(), bool), TRAIN)
     polluted = np.where(valid[..., None], pixels, 1e3).astype(np.float32)
-    found, after = adapt(params, running, polluted, valid, "batch")
+    found, after = adapt(params, running, polluted, valid, TRAIN)
     assert relative_error(np.asarray(found)[valid], alone) < 1e-5
     for norm in after:
         for name in after[norm]:
@@ -123,7 +123,7 @@ def test_invalid_pixels_take_no_part_in_batch_statistics(twin):
 
 def test_a_batch_without_a_valid_pixel_stays_finite(twin):
     params, running = copied(twin)
-    found, after = adapt(params, running, np.zeros((1, 4, 6, 202), np.float32), np.zeros((1, 4, 6), bool), "batch")
+    found, after = adapt(params, running, np.zeros((1, 4, 6, 202), np.float32), np.zeros((1, 4, 6), bool), TRAIN)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, after)))
 
 
@@ -135,12 +135,12 @@ def test_the_encoder_on_visible_tokens_is_the_adapter_on_all_pixels_then_those_t
     positions = jnp.asarray(sincos_2d(192, 4, 3), jnp.float32)
 
     def adapt_all_then_take(module):
-        every = module.stem(patchify(view, 4), patchify(valid, 4)[..., 0], "running") + positions
-        return module.trunk(take_tokens(every, ids))
+        every = module.stem(patchify(view, 4), patchify(valid, 4)[..., 0], EVALUATE) + positions
+        return module.trunk(take_tokens(every, ids), (4, 4), EVALUATE)
 
     @jax.jit
     def both(params, running):
-        visible_only, _ = encoder.network.apply(params, running, lambda module: module(view, valid, ids, "running"))
+        visible_only, _ = encoder.network.apply(params, running, lambda module: module.tokens(view, valid, ids, EVALUATE))
         return visible_only, encoder.network.apply(params, running, adapt_all_then_take)[0]
 
     found, expected = both(params, running)

@@ -11,6 +11,7 @@ from reference import random_weights, relative_error, sincos_2d
 from eo_jax.export.to_torch import to_torch
 from eo_jax.models import spectral_adapter, vit
 from eo_jax.models.encoder import Encoder, make_encoder
+from eo_jax.models.functional import EVALUATE
 from eo_jax.sensors import ENMAP
 
 torch = pytest.importorskip("torch")
@@ -60,7 +61,7 @@ def test_pytorch_gives_the_same_tokens_for_real_pixels(enmap_pixels, patch):
     view, valid = enmap_pixels
     assert valid.all() and view.std() > 0.1
     encoder, params, statistics = weighted(patch)
-    apply = jax.jit(lambda p, s: encoder.network.apply(p, s, lambda m: m(jnp.asarray(view), jnp.asarray(valid), None, "running"))[0])
+    apply = jax.jit(lambda p, s: encoder.network.apply(p, s, lambda m: m.tokens(jnp.asarray(view), jnp.asarray(valid), None, EVALUATE))[0])
     expected = np.asarray(apply(params, statistics))
     twin = nan_filled_twin(patch)
     twin.load_state_dict(as_tensors(to_torch(encoder, params, statistics, TILE)), strict=True)

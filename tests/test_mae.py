@@ -17,6 +17,7 @@ from reference import random_weights, relative_error
 from eo_jax.augment.masking import random_visible, visible_count
 from eo_jax.models import spectral_adapter, vit
 from eo_jax.models.encoder import make_encoder, patchify, unpatchify
+from eo_jax.models.functional import EVALUATE
 from eo_jax.models.positions import sincos_2d
 from eo_jax.objectives import mae
 from eo_jax.sensors import ENMAP
@@ -225,7 +226,7 @@ def test_the_decoder_is_the_papers():
 
 @jax.jit
 def encode(params, statistics, view, valid, ids):
-    return ENCODER.network.apply(params, statistics, lambda module: module(view, valid, ids, "running"))[0]
+    return ENCODER.network.apply(params, statistics, lambda module: module.tokens(view, valid, ids, EVALUATE))[0]
 
 
 def test_a_hidden_token_does_not_reach_the_encoder():

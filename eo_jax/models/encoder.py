@@ -1,16 +1,16 @@
-"""A stem and a trunk joined: views in, tokens out."""
+"""A stem and a trunk joined: views in, features out."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from eo_jax.models import spectral_adapter, vit
-from eo_jax.models.functional import Network
+from eo_jax.models.functional import EVALUATE, Mode, Network
 from eo_jax.models.positions import sincos_2d
 from eo_jax.sensors import Sensor
 
@@ -34,32 +34,68 @@ def take_tokens(tokens: Array, ids: Int[Array, "b k"]) -> Array:
     return jnp.take_along_axis(tokens, ids.reshape(*ids.shape, *[1] * (tokens.ndim - 2)), axis=1)
 
 
-class EncoderModule(nnx.Module):
-    """Stem, fixed sine-cosine positions, trunk."""
+class TokenModule(nnx.Module):
+    """A stem that embeds patches, positions, and a trunk of transformer blocks.
 
-    def __init__(self, stem: nnx.Module, trunk: nnx.Module):
-        self.stem, self.trunk = stem, trunk
+    Args:
+        positions: "sincos" for fixed sine-cosine positions, "none" where the trunk has its own.
+        pool: "cls" or "mean".
+    """
 
-    def __call__(
-        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], ids: Int[Array, "b k"] | None, statistics: str
+    def __init__(self, stem: nnx.Module, trunk: nnx.Module, positions: str, pool: str):
+        self.stem, self.trunk, self.positions, self.pool = stem, trunk, positions, pool
+
+    def __call__(self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode) -> dict[str, Array]:
+        """{"pooled": [b, d], "dense": [b, h, w, d]} of a view; see `Encoder.forward`."""
+        tokens = self.tokens(view, valid, None, mode)
+        patches = tokens[:, 1:]
+        pooled = tokens[:, 0] if self.pool == "cls" else patches.mean(1)
+        return {"pooled": pooled, "dense": patches.reshape(len(view), *self.grid(view), -1)}
+
+    def grid(self, view: Float[Array, "b H W c"]) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return view.shape[1] // self.stem.patch, view.shape[2] // self.stem.patch
+
+    def tokens(
+        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], ids: Int[Array, "b k"] | None, mode: Mode
     ) -> Float[Array, "b k1 d"]:
-        """Tokens of a view, the class token first.
+        """Normalised tokens of a view, the class token first.
 
         Args:
             view: normalised bands.
             valid: which values count, a band each or one for all; the others are read as 0, the training mean.
             ids: the visible patch tokens (row-major); None for all. The rest of the view is never touched.
-            statistics: "batch" or "running", for BatchNorm in the stem.
         """
+        tokens = self.embed(view, valid, ids, mode)
+        return self.trunk(self.with_positions(tokens, ids, self.grid(view)), self.grid(view), mode)
+
+    def embed(self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], ids: Int[Array, "b k"] | None, mode: Mode) -> Float[Array, "b k d"]:
+        """Patch embeddings, without positions."""
         patch = self.stem.patch
-        rows, columns = view.shape[1] // patch, view.shape[2] // patch
         pixels, counted = patchify(jnp.where(valid, view, 0.0), patch), patchify(valid, patch).any(-1)
         if ids is not None:
             pixels, counted = take_tokens(pixels, ids), take_tokens(counted, ids)
-        tokens = self.stem(pixels, counted, statistics)
-        positions = jnp.asarray(sincos_2d(tokens.shape[-1], rows, columns))
-        positions = positions[None] if ids is None else positions[ids]
-        return self.trunk(tokens + positions.astype(tokens.dtype))
+        return self.stem(pixels, counted, mode)
+
+    def with_positions(self, tokens: Float[Array, "b k d"], ids: Int[Array, "b k"] | None, grid: tuple[int, int]) -> Float[Array, "b k d"]:
+        """Patch embeddings with what says where they are."""
+        if self.positions == "none":
+            return tokens
+        positions = jnp.asarray(sincos_2d(tokens.shape[-1], *grid))
+        return tokens + (positions[None] if ids is None else positions[ids]).astype(tokens.dtype)
+
+
+class ImageModule(nnx.Module):
+    """A stem that makes an image of features, and a trunk that makes a smaller and deeper one of it."""
+
+    def __init__(self, stem: nnx.Module, trunk: nnx.Module):
+        self.stem, self.trunk = stem, trunk
+
+    def __call__(self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode) -> dict[str, Array]:
+        """{"pooled": [b, d], "dense": [b, h, w, d]} of a view; see `Encoder.forward`."""
+        image, counted = self.stem(jnp.where(valid, view, 0.0), valid.any(-1), mode)
+        dense = self.trunk(image, counted, mode)
+        return {"pooled": dense.mean((1, 2)), "dense": dense}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,42 +103,85 @@ class Encoder:
     """An encoder's structure, without weights: what objectives are built from.
 
     Attributes:
-        network: its pure functions; modules inside are `EncoderModule`.
+        network: its pure functions; modules inside are `TokenModule` or `ImageModule`.
         sensor: whose bands it reads, in that order.
-        patch: side of a token in pixels.
-        width: width d of its tokens.
-        layers: number of blocks.
-        pool: "cls" or "mean".
+        stem, trunk: their configs.
         dtype: compute type.
+        weights: the source whose weights it uses: its own name, or that of a source it shares a stem with.
     """
 
     network: Network
     sensor: Sensor
-    patch: int
-    width: int
-    layers: int
-    pool: str
+    stem: Any
+    trunk: Any
     dtype: jnp.dtype
+    weights: str = ""
 
-    def multiply_adds(self, tokens: int) -> int:
-        """Multiply-adds of a forward pass over `tokens` patch tokens of one sample."""
-        pixels = tokens * self.patch**2
-        embedding = pixels * (spectral_adapter.multiply_adds(len(self.sensor.bands)) + spectral_adapter.CHANNELS * self.width)
-        return embedding + self.layers * vit.block_multiply_adds(1 + tokens, self.width)
+    @property
+    def kind(self) -> str:
+        """ "tokens" or "image": what passes from stem to trunk."""
+        return self.stem.gives
+
+    @property
+    def width(self) -> int:
+        """Width d of its features."""
+        return self.trunk.width
+
+    @property
+    def layers(self) -> int:
+        """Number of transformer blocks; encoders of tokens only."""
+        return self.trunk.layers
+
+    @property
+    def pool(self) -> str:
+        """ "cls" or "mean"."""
+        return self.trunk.pool
+
+    @property
+    def patch(self) -> int:
+        """Side in pixels of what one dense feature stands for."""
+        return self.stem.patch * (1 if self.kind == "tokens" else self.trunk.stride)
+
+    def forward(
+        self, params, statistics, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode
+    ) -> tuple[dict[str, jax.Array], Any]:
+        """({"pooled": [b, d], "dense": [b, h, w, d]}, the running statistics after it), in the compute type."""
+        return self.network.apply(params, statistics, lambda module: module(view, valid, mode))
 
     def features(self, params, statistics, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"]) -> dict[str, jax.Array]:
-        """{"pooled": [b, d], "dense": [b, h, w, d]} in float32, with running statistics."""
-        tokens, _ = self.network.apply(params, statistics, lambda module: module(view, valid, None, "running"))
-        tokens = tokens.astype(jnp.float32)
-        patches = tokens[:, 1:]
-        pooled = tokens[:, 0] if self.pool == "cls" else patches.mean(1)
-        return {"pooled": pooled, "dense": patches.reshape(len(view), view.shape[1] // self.patch, view.shape[2] // self.patch, -1)}
+        """The same in float32, with running statistics and nothing dropped."""
+        found, _ = self.forward(params, statistics, view, valid, EVALUATE)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+
+    def multiply_adds(self, size: int) -> int:
+        """Multiply-adds of a forward pass over a view of `size` pixels."""
+        if self.kind == "tokens":
+            return self.token_multiply_adds((size // self.patch) ** 2)
+        inside = size // self.stem.patch
+        return self.stem.multiply_adds(self.sensor, size) + self.trunk.multiply_adds(self.stem.channels(self.sensor), inside)
+
+    def token_multiply_adds(self, tokens: int) -> int:
+        """Multiply-adds of a forward pass over `tokens` patch tokens of one sample."""
+        return tokens * self.stem.token_multiply_adds(self.sensor, self.width) + self.trunk.multiply_adds(tokens)
 
 
-def make_encoder(stem_config, trunk_config, sensor: Sensor, dtype: jnp.dtype) -> Encoder:
-    """The encoder of a stem config and a trunk config for a sensor, computing in `dtype`."""
+def make_encoder(stem_config, trunk_config, sensor: Sensor, dtype: jnp.dtype, weights: str = "") -> Encoder:
+    """The encoder of a stem config and a trunk config for a sensor, computing in `dtype`. ValueError where stem and trunk do not fit."""
+    if stem_config.gives != trunk_config.takes:
+        raise ValueError(
+            f"config.model: a stem {_name(stem_config)!r} gives {stem_config.gives}, a trunk {_name(trunk_config)!r} takes {trunk_config.takes}"
+        )
 
-    def make(rngs: nnx.Rngs) -> EncoderModule:
-        return EncoderModule(stem_config.build(sensor, trunk_config.width, dtype, rngs), trunk_config.build(dtype, rngs))
+    def make_tokens(rngs: nnx.Rngs) -> TokenModule:
+        stem = stem_config.build(sensor, trunk_config.width, dtype, rngs)
+        return TokenModule(stem, trunk_config.build(dtype, rngs), trunk_config.positions, trunk_config.pool)
 
-    return Encoder(Network(make), sensor, stem_config.patch, trunk_config.width, trunk_config.layers, trunk_config.pool, dtype)
+    def make_image(rngs: nnx.Rngs) -> ImageModule:
+        return ImageModule(stem_config.build(sensor, dtype, rngs), trunk_config.build(stem_config.channels(sensor), dtype, rngs))
+
+    make = make_tokens if stem_config.gives == "tokens" else make_image
+    return Encoder(Network(make), sensor, stem_config, trunk_config, dtype, weights)
+
+
+def _name(config: Any) -> str:
+    return type(config).__module__.rpartition(".")[2]

@@ -5,6 +5,7 @@ Crossing the jit border with dicts instead of modules makes a step of a 12-block
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,6 +15,25 @@ from flax import nnx
 from eo_jax.schema import Carry, Params
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How a forward pass runs.
+
+    Attributes:
+        statistics: "running": BatchNorm normalises by its running statistics; "batch": by the batch, and moves them.
+        groups: equal blocks of rows that have BatchNorm statistics of their own ("ghost" batches); 1 for the whole batch.
+        key: drop path drops blocks by it; None drops nothing.
+    """
+
+    statistics: str = "running"
+    groups: int = 1
+    key: jax.Array | None = None
+
+
+EVALUATE = Mode()
+TRAIN = Mode("batch")
 
 
 class Network:

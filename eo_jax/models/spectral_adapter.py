@@ -9,6 +9,7 @@ space, so under MAE it runs on visible tokens only, where SpectralEarth's own co
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from eo_jax.models.functional import Mode
+from eo_jax.models.norms import BatchNorm
 from eo_jax.models.vit import Dense
 from eo_jax.sensors import Sensor
 
 # (kernel, stride, channels out) of the three spectral convolutions; padding is 1 everywhere.
 _LAYERS = ((7, 5, 32), (7, 5, 64), (5, 3, 128))
 CHANNELS = 128
-_EPSILON = 1e-5
-_MOMENTUM = 0.1  # share of the new batch in the running statistics, as PyTorch counts it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Config:
 
     patch: int = 4
 
+    gives: ClassVar[str] = "tokens"
+
     def __post_init__(self):
         if self.patch not in (4, 8, 16):
             raise ValueError(f"config.model.stems.*.patch: {self.patch}; expected 4, 8 or 16")
@@ -45,6 +48,10 @@ class Config:
         if spectral_lengths(len(sensor.bands))[-1] < 1:
             raise ValueError(f"config.model.stems: the spectral adapter needs at least 75 bands, {sensor.title} has {len(sensor.bands)}")
         return SpectralPatchEmbedding(self.patch, width, dtype, rngs=rngs)
+
+    def token_multiply_adds(self, sensor: Sensor, width: int) -> int:
+        """Multiply-adds of one token's embedding."""
+        return self.patch**2 * (multiply_adds(len(sensor.bands)) + CHANNELS * width)
 
 
 def spectral_lengths(bands: int) -> tuple[int, int, int]:
@@ -73,9 +80,9 @@ class SpectralPatchEmbedding(nnx.Module):
         self.embed = Dense(patch * patch * CHANNELS, width, dtype, rngs=rngs)
         self.patch = patch
 
-    def __call__(self, pixels: Float[Array, "b n p c"], valid: Bool[Array, "b n p"], statistics: str) -> Float[Array, "b n d"]:
-        """`p` runs over the patch x patch pixels of a token, row by row. `statistics`: see `BatchNorm`."""
-        features = self.adapter(pixels, valid, statistics)
+    def __call__(self, pixels: Float[Array, "b n p c"], valid: Bool[Array, "b n p"], mode: Mode) -> Float[Array, "b n d"]:
+        """`p` runs over the patch x patch pixels of a token, row by row."""
+        features = self.adapter(pixels, valid, mode)
         return self.embed(features.reshape(*features.shape[:2], -1))
 
 
@@ -89,12 +96,12 @@ class SpectralAdapter(nnx.Module):
             setattr(self, f"norm{i}", BatchNorm(channels))
             channels_in = channels
 
-    def __call__(self, pixels: Float[Array, "*pixel c"], valid: Bool[Array, "*pixel"], statistics: str) -> Float[Array, "*pixel 128"]:
+    def __call__(self, pixels: Float[Array, "*pixel c"], valid: Bool[Array, "*pixel"], mode: Mode) -> Float[Array, "*pixel 128"]:
         x = pixels.reshape(-1, pixels.shape[-1], 1)
-        weight = valid.reshape(-1)
+        counted = valid.reshape(-1, 1)
         for i in range(len(_LAYERS)):
             x = getattr(self, f"conv{i}")(x)
-            x = jax.nn.relu(getattr(self, f"norm{i}")(x, weight, statistics))
+            x = jax.nn.relu(getattr(self, f"norm{i}")(x, counted, mode))
         return x.mean(axis=1).reshape(*pixels.shape[:-1], CHANNELS)
 
 
@@ -118,39 +125,3 @@ class SpectralConv(nnx.Module):
         span = x.shape[1] - taps + 1  # so many positions could start a window; every stride-th does
         windows = [x[:, tap : tap + span : self.stride] for tap in range(taps)]
         return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, kernel.shape[-1]) + self.bias[...].astype(self.dtype)
-
-
-class BatchNorm(nnx.Module):
-    """BatchNorm over pixels and spectral positions, [p, s, c], with weights that leave out invalid pixels.
-
-    `statistics="batch"` normalises by the batch and moves the running statistics (PyTorch's rule: momentum 0.1, unbiased variance);
-    `"running"` normalises by the running statistics. Under jit over a sharded batch the mean is the global mean.
-    """
-
-    def __init__(self, channels: int):
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.mean = nnx.BatchStat(jnp.zeros(channels))
-        self.var = nnx.BatchStat(jnp.ones(channels))
-
-    def __call__(self, x: Float[Array, "p s c"], weight: Bool[Array, " p"], statistics: str) -> Float[Array, "p s c"]:
-        mean, var = self.mean[...], self.var[...]
-        if statistics == "batch":
-            mean, var = self._batch_moments(x.astype(jnp.float32), weight.astype(jnp.float32)[:, None, None])
-        scale = self.scale[...] * jax.lax.rsqrt(var + _EPSILON)
-        shift = self.bias[...] - mean * scale
-        # In float32: where |mean| is many std, x scale and shift cancel, and bfloat16 would lose what is left.
-        return (x.astype(jnp.float32) * scale + shift).astype(x.dtype)
-
-    def _batch_moments(self, x: Array, weight: Array) -> tuple[Array, Array]:
-        pixels = weight.sum()
-        count = jnp.maximum(pixels * x.shape[1], 2.0)  # 2, so that a batch without a valid pixel stays finite
-        momentum = jnp.where(pixels > 0, _MOMENTUM, 0.0)  # and moves nothing
-        mean = (x * weight).sum((0, 1)) / count
-        var = (jnp.square(x - mean) * weight).sum((0, 1)) / count
-        self._move(self.mean, mean, momentum)
-        self._move(self.var, var * count / (count - 1), momentum)
-        return mean, var
-
-    def _move(self, running: nnx.BatchStat, new: Array, momentum: Array) -> None:
-        running[...] = (1 - momentum) * running[...] + momentum * jax.lax.stop_gradient(new)

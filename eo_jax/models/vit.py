@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from eo_jax.models.functional import Stack
+from eo_jax.models.functional import Mode, Stack
 
 # size: (width d, depth l, heads); the MLP is four times as wide. "giant" is SpectralEarth's: 1.138 billion parameters, not 1.8.
 SIZES = {
@@ -38,6 +39,9 @@ class Config:
     remat: str = "none"
     pool: str = "cls"
 
+    takes: ClassVar[str] = "tokens"
+    positions: ClassVar[str] = "sincos"
+
     def __post_init__(self):
         for field, allowed in (("size", tuple(SIZES)), ("remat", ("none", "block")), ("pool", ("cls", "mean"))):
             if getattr(self, field) not in allowed:
@@ -54,6 +58,10 @@ class Config:
     def layers(self) -> int:
         """Number of blocks."""
         return self.depth or SIZES[self.size][1]
+
+    def multiply_adds(self, tokens: int) -> int:
+        """Multiply-adds of a forward pass over `tokens` patch tokens of one sample."""
+        return self.layers * block_multiply_adds(1 + tokens, self.width)
 
     def build(self, dtype: jnp.dtype, rngs: nnx.Rngs) -> VisionTransformer:
         """The trunk module."""
@@ -74,7 +82,7 @@ class VisionTransformer(nnx.Module):
         self.blocks = Stack(lambda block_rngs: Block(width, heads, dtype, rngs=block_rngs), depth, remat, rngs=rngs)
         self.norm = LayerNorm(width, dtype)
 
-    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n1 d"]:
+    def __call__(self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode) -> Float[Array, "b n1 d"]:
         cls_token = jnp.broadcast_to(self.cls_token[...].astype(tokens.dtype), (len(tokens), 1, tokens.shape[-1]))
         return self.norm(self.blocks(jnp.concatenate([cls_token, tokens], axis=1)))
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder, patchify, unpatchify
-from eo_jax.models.functional import Network, Stack
+from eo_jax.models.functional import EVALUATE, TRAIN, Mode, Network, Stack
 from eo_jax.models.positions import sincos_2d
 from eo_jax.models.vit import Block, Dense, LayerNorm, block_multiply_adds
 from eo_jax.objectives.base import EncoderWeights
@@ -55,6 +55,8 @@ class Config:
         if len(encoders) != 1:
             raise ValueError(f"config.model.stems: MAE trains one source, found {', '.join(encoders)}")
         (source, encoder), *_ = encoders.items()
+        if encoder.kind != "tokens":
+            raise ValueError("config.model.trunk: MAE hides tokens, so it needs a trunk of tokens, such as vit")
         return MAE(self, source, encoder)
 
 
@@ -97,7 +99,7 @@ class MAE:
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = self._view(views)
-        predicted, masked, statistics = self._reconstruct(params, carry, view, valid, key, "batch")
+        predicted, masked, statistics = self._reconstruct(params, carry, view, valid, key, TRAIN)
         target, counted = self._target(view, valid)
         loss = masked_error(predicted, target, counted, masked)
         return loss, ({"encoder": statistics}, {"valid_share": valid.mean(dtype=jnp.float32)})
@@ -117,7 +119,7 @@ class MAE:
         With norm_pix_loss the reconstruction is scaled back by the moments of the hidden pixels themselves: a picture, not a result.
         """
         view, valid = self._view(views)
-        predicted, masked, _ = self._reconstruct(params, carry, view, valid, key, "running")
+        predicted, masked, _ = self._reconstruct(params, carry, view, valid, key, EVALUATE)
         if self.config.norm_pix_loss:
             mean, std = _moments(*self._patches(view, valid))
             predicted = predicted * std + mean
@@ -132,7 +134,7 @@ class MAE:
         width, pixels = self.config.decoder_width, self.encoder.patch**2
         decoder = self.config.decoder_depth * block_multiply_adds(1 + tokens, width)
         ends = (1 + visible) * self.encoder.width * width + tokens * width * pixels * len(self.encoder.sensor.bands)
-        return self.encoder.multiply_adds(visible) + decoder + ends
+        return self.encoder.token_multiply_adds(visible) + decoder + ends
 
     def _view(self, views: Views) -> tuple[Array, Array]:
         return views[f"{self.source}/global"][:, 0], views[f"{self.source}/global/valid"][:, 0]
@@ -155,12 +157,12 @@ class MAE:
         return (pixels - mean) / std, counted
 
     def _reconstruct(
-        self, params: Params, carry: Carry, view: Array, valid: Array, key: jax.Array, statistics: str
+        self, params: Params, carry: Carry, view: Array, valid: Array, key: jax.Array, mode: Mode
     ) -> tuple[Float[Array, "b n p"], Bool[Array, "b n"], Carry]:
         rows, columns, patch = self._grid(view)
         has_data = patchify(valid, patch).any((-1, -2))
         ids, masked = masking.random_visible(key, has_data, masking.visible_count(rows * columns, self.config.mask_ratio))
-        encode = lambda module: module(view, valid, ids, statistics)  # noqa: E731
+        encode = lambda module: module.tokens(view, valid, ids, mode)  # noqa: E731
         tokens, new_statistics = self.encoder.network.apply(params["encoder"], carry["encoder"], encode)
         predicted, _ = self.decoder.apply(params["decoder"], {}, lambda module: module(tokens, ids, rows, columns))
         return predicted, masked, new_statistics
