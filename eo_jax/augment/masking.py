@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+_BLOCKS = 32  # rectangles drawn a sample: enough to cover what is to be hidden but for very rare cases, in which single tokens fill up
+
 
 def visible_count(tokens: int, mask_ratio: float) -> int:
     """How many of `tokens` stay visible: int(n (1 - ratio)), as SpectralEarth and MAE count. ValueError where none or all would."""
@@ -22,3 +24,40 @@ def random_visible(key: jax.Array, has_data: Bool[Array, "b n"], visible: int) -
     ids = order[:, :visible]
     masked = jnp.ones(has_data.shape, bool).at[jnp.arange(len(order))[:, None], ids].set(False)
     return ids, masked
+
+
+def hidden_count(tokens: int, mask_ratio: float) -> int:
+    """How many of `tokens` are hidden: the nearest whole number. ValueError where none or all would be."""
+    hidden = round(tokens * mask_ratio)
+    if not 0 < hidden < tokens:
+        raise ValueError(f"mask_ratio {mask_ratio} hides {hidden} of {tokens} tokens; at least one must be hidden and one visible")
+    return hidden
+
+
+def tokens_with_data(valid: Bool[Array, "b H W m"], patch: int) -> Bool[Array, "b n"]:
+    """Which patch tokens, row by row, have a valid value."""
+    b, height, width, _ = valid.shape
+    grid = valid.any(-1).reshape(b, height // patch, patch, width // patch, patch)
+    return grid.any((2, 4)).reshape(b, -1)
+
+
+def random_blocks(key: jax.Array, has_data: Bool[Array, "b n"], rows: int, columns: int, hidden: int) -> Bool[Array, "b n"]:
+    """`hidden` tokens of each sample, in rectangles (BEiT's block-wise masking, Bao et al. 2022, algorithm 1). Tokens without any data come first.
+
+    Rectangles are drawn one after the other until they cover enough; of the last one as many tokens are taken, at random, as are still missing.
+    The number never changes. An area is 16 tokens (an eighth of the grid where that is less) to what is to be hidden, an aspect ratio 0.3 to 1 / 0.3.
+    """
+    b = len(has_data)
+    area_key, aspect_key, top_key, left_key, noise_key = jax.random.split(key, 5)
+    draw = lambda key, low, high: jax.random.uniform(key, (b, _BLOCKS), minval=low, maxval=high)  # noqa: E731
+    area = draw(area_key, min(16, rows * columns / 8), hidden)
+    aspect = jnp.exp(draw(aspect_key, jnp.log(0.3), -jnp.log(0.3)))
+    high = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, rows)
+    wide = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, columns)
+    top, left = jnp.floor(draw(top_key, 0, 1) * (rows - high + 1)), jnp.floor(draw(left_key, 0, 1) * (columns - wide + 1))
+    between = lambda at, start, length: (at >= start[..., None]) & (at < (start + length)[..., None])  # noqa: E731
+    covers = between(jnp.arange(rows), top, high)[..., :, None] & between(jnp.arange(columns), left, wide)[..., None, :]  # [b, block, rows, columns]
+    first = jnp.where(covers.any(1), covers.argmax(1), _BLOCKS).reshape(b, -1)
+    # The first block that covers a token decides when it is hidden; noise below 1 orders the tokens of a block.
+    order = jnp.argsort(jnp.where(has_data, first, -1) + jax.random.uniform(noise_key, first.shape), axis=1)
+    return jnp.zeros(has_data.shape, bool).at[jnp.arange(b)[:, None], order[:, :hidden]].set(True)

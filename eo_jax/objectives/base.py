@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import jax
@@ -25,10 +25,15 @@ class Objective(Protocol):
     Attributes:
         crop_sets: {crop set: number of views} that it needs of every source.
         couples_batch: whether a sample's loss depends on the other samples of the batch, so that accumulation would change the method.
+        labelled: the sources whose labels it reads, from Views["<source>/<crop set>/label"].
     """
 
     crop_sets: Mapping[str, int]
     couples_batch: bool
+    labelled: Sequence[str]
+
+    def check_batch(self, rows: int) -> None:
+        """Raises ValueError for a global batch that the method cannot be trained with."""
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         """Fresh weights, and everything else the method keeps."""
@@ -48,15 +53,17 @@ class Objective(Protocol):
     def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, Any]:
         """Arrays for pictures, evaluation mode; empty where a method has nothing to show."""
 
-    def multiply_adds(self, size: int) -> int:
-        """Multiply-adds of the forward pass of one sample with views of `size` pixels, for FLOP/s and MFU."""
+    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
+        """Multiply-adds of the forward pass of one sample, for FLOP/s and MFU; `views` is {"<source>/<crop set>": (number, size in pixels)}."""
 
 
-def check_views(objective: Objective, name: str, crop_sets: Mapping[str, int], recipe: str) -> None:
-    """Raises ValueError where a recipe does not give the views that an objective needs."""
-    for crop_set, count in objective.crop_sets.items():
-        given = crop_sets.get(crop_set, 0)
-        if given < count:
-            raise ValueError(
-                f"config.augment.recipe: objective {name!r} needs {count} view(s) {crop_set!r}, {recipe!r} gives {given}; choose another recipe"
-            )
+def check_views(objective: Objective, name: str, views: Mapping[str, tuple[int, int]], sources: Sequence[str]) -> None:
+    """Raises ValueError where the views are not those that an objective needs of every source; `views` is as in `Objective.multiply_adds`."""
+    for source in sources:
+        for crop_set, count in objective.crop_sets.items():
+            given, _ = views.get(f"{source}/{crop_set}", (0, 0))
+            if given < count:
+                raise ValueError(
+                    f"config.augment.crops.{crop_set}.views: objective {name!r} needs {count} view(s) {crop_set!r} "
+                    f"of source {source!r}, there are {given}"
+                )

@@ -8,7 +8,7 @@ BatchNorm.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from eo_jax.models.functional import EVALUATE, TRAIN, Mode, Network, Stack
 from eo_jax.models.positions import sincos_2d
 from eo_jax.models.vit import Block, Dense, LayerNorm, block_multiply_adds
 from eo_jax.objectives.base import EncoderWeights
+from eo_jax.objectives.joint import only_encoder, present_source
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _NORM_PIX_EPSILON = 1e-6
@@ -51,13 +52,11 @@ class Config:
             )
 
     def build(self, encoders: Mapping[str, Encoder]) -> MAE:
-        """The objective for {source: encoder}; MAE trains one source."""
-        if len(encoders) != 1:
-            raise ValueError(f"config.model.stems: MAE trains one source, found {', '.join(encoders)}")
-        (source, encoder), *_ = encoders.items()
+        """The objective for {source: encoder}, all of the same weights."""
+        source, encoder = only_encoder("mae", encoders)
         if encoder.kind != "tokens":
             raise ValueError("config.model.trunk: MAE hides tokens, so it needs a trunk of tokens, such as vit")
-        return MAE(self, source, encoder)
+        return MAE(self, tuple(encoders), source, encoder)
 
 
 class Decoder(nnx.Module):
@@ -88,9 +87,14 @@ class MAE:
     crop_sets: Mapping[str, int] = {"global": 1}
     couples_batch = False  # BatchNorm in the adapter aside, which accumulation changes as it does everywhere
 
-    def __init__(self, config: Config, source: str, encoder: Encoder):
-        self.config, self.source, self.encoder = config, source, encoder
+    labelled: Sequence[str] = ()
+
+    def __init__(self, config: Config, sources: Sequence[str], source: str, encoder: Encoder):
+        self.config, self.sources, self.source, self.encoder = config, sources, source, encoder
         self.decoder = Network(lambda rngs: Decoder(config, encoder, rngs=rngs))
+
+    def check_batch(self, rows: int) -> None:
+        """Any batch will do."""
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         encoder_key, decoder_key = jax.random.split(key)
@@ -128,7 +132,8 @@ class MAE:
         hidden = jnp.broadcast_to(masked[:, :, None], (*masked.shape, patch**2))
         return {"view": view, "valid": valid, "reconstruction": image(predicted), "masked": image(hidden)[..., 0]}
 
-    def multiply_adds(self, size: int) -> int:
+    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
+        _, size = views[f"{self.source}/global"]
         tokens = (size // self.encoder.patch) ** 2
         visible = masking.visible_count(tokens, self.config.mask_ratio)
         width, pixels = self.config.decoder_width, self.encoder.patch**2
@@ -137,7 +142,8 @@ class MAE:
         return self.encoder.token_multiply_adds(visible) + decoder + ends
 
     def _view(self, views: Views) -> tuple[Array, Array]:
-        return views[f"{self.source}/global"][:, 0], views[f"{self.source}/global/valid"][:, 0]
+        name = f"{present_source(self.sources, views, 'global')}/global"
+        return views[name][:, 0], views[f"{name}/valid"][:, 0]
 
     def _grid(self, view: Array) -> tuple[int, int, int]:
         return view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch, self.encoder.patch

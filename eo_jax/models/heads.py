@@ -1,0 +1,101 @@
+"""What stands between an encoder and its loss: projectors, predictors and prototypes. Thrown away after pretraining."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from eo_jax.models.functional import Mode
+from eo_jax.models.norms import BatchNorm
+
+ENDS = ("linear", "bias_free", "norm", "plain_norm")
+
+
+class TorchDense(nnx.Linear):
+    """A linear layer as PyTorch initialises it: weight and bias uniform within 1 / sqrt(fan_in). Computes in `dtype`, holds float32."""
+
+    def __init__(self, fan_in: int, fan_out: int, dtype: jnp.dtype, *, use_bias: bool = True, rngs: nnx.Rngs):
+        bound = 1 / np.sqrt(fan_in)
+        uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)  # noqa: E731
+        super().__init__(fan_in, fan_out, use_bias=use_bias, dtype=dtype, kernel_init=uniform, bias_init=uniform, rngs=rngs)
+
+
+class MLP(nnx.Module):
+    """[b, d] -> [b, k] in float32: linear layers with BatchNorm (or none) and ReLU between them.
+
+    Args:
+        widths: of input, hidden layers and output.
+        hidden_norm: "batch": hidden layers are bias-free and followed by BatchNorm; "none": they have biases.
+        end: the last layer: "linear" (with bias), "bias_free", "norm" (bias-free, then BatchNorm) or "plain_norm" (the same without scale and bias).
+    """
+
+    def __init__(self, widths: Sequence[int], dtype: jnp.dtype, *, hidden_norm: str = "batch", end: str = "linear", rngs: nnx.Rngs):
+        if end not in ENDS or hidden_norm not in ("batch", "none"):
+            raise ValueError(f"a head of hidden_norm {hidden_norm!r} and end {end!r}; expected batch or none, and one of {', '.join(ENDS)}")
+        self.hidden = nnx.List()
+        self.norms = nnx.List()
+        for fan_in, fan_out in itertools.pairwise(widths[:-1]):
+            self.hidden.append(TorchDense(fan_in, fan_out, dtype, use_bias=hidden_norm == "none", rngs=rngs))
+            if hidden_norm == "batch":
+                self.norms.append(BatchNorm(fan_out))
+        self.last = TorchDense(*widths[-2:], dtype, use_bias=end == "linear", rngs=rngs)
+        if end in ("norm", "plain_norm"):
+            self.last_norm = BatchNorm(widths[-1], "affine" if end == "norm" else "plain")
+        self.end = end
+
+    def __call__(self, x: Float[Array, "b d"], mode: Mode) -> Float[Array, "b k"]:
+        for i, layer in enumerate(self.hidden):
+            x = layer(x)
+            if self.norms:
+                x = self.norms[i](x, None, mode)
+            x = jax.nn.relu(x)
+        x = self.last(x).astype(jnp.float32)
+        return self.last_norm(x, None, mode) if self.end in ("norm", "plain_norm") else x
+
+
+class DinoHead(nnx.Module):
+    """DINO's head (Caron et al. 2021): three GELU layers, a bottleneck on the unit sphere, and prototypes of unit length.
+
+    [b, d] -> [b, k] in float32.
+
+    The prototypes are normalised in the forward pass, which is weight normalisation with its gain frozen at 1. Their path ends in
+    `last_layer/kernel`, by which a rule can freeze them for a while.
+    """
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        small = nnx.initializers.truncated_normal(0.02)
+        dense = lambda fan_in, fan_out, **kwargs: nnx.Linear(fan_in, fan_out, dtype=dtype, kernel_init=small, rngs=rngs, **kwargs)  # noqa: E731
+        self.fc1, self.fc2, self.fc3 = dense(width, hidden), dense(hidden, hidden), dense(hidden, bottleneck)
+        self.last_layer = TorchDense(bottleneck, prototypes, dtype, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b d"], mode: Mode) -> Float[Array, "b k"]:
+        x = jax.nn.gelu(self.fc1(x), approximate=False)
+        x = jax.nn.gelu(self.fc2(x), approximate=False)
+        x = normalise(self.fc3(x).astype(jnp.float32))
+        return x @ unit_columns(self.last_layer.kernel[...])
+
+
+class Prototypes(nnx.Module):
+    """Cosine similarity to learned prototypes: [b, d] -> [b, k] in float32 (SwAV)."""
+
+    def __init__(self, width: int, prototypes: int, *, rngs: nnx.Rngs):
+        self.last_layer = TorchDense(width, prototypes, jnp.dtype("float32"), use_bias=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b d"], mode: Mode) -> Float[Array, "b k"]:
+        return normalise(x.astype(jnp.float32)) @ unit_columns(self.last_layer.kernel[...])
+
+
+def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """Rows of unit length; rows of zeros stay zeros, with a gradient that is finite."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+
+
+def unit_columns(kernel: Float[Array, "d k"]) -> Float[Array, "d k"]:
+    """The same for the columns of a weight."""
+    return normalise(kernel.T).T

@@ -1,0 +1,73 @@
+"""Barlow Twins: two views of a place give embeddings whose cross-correlation is the identity (Zbontar et al. 2021, arXiv 2103.03230)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.functional import Mode
+from eo_jax.objectives.joint import JointEmbedding, watch
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+_EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Barlow Twins.
+
+    Attributes:
+        off_diagonal: weight lambda of the off-diagonal terms.
+        projector: widths of the projector's layers, the output last.
+    """
+
+    off_diagonal: float = 0.0051
+    projector: tuple[int, ...] = (8192, 8192, 8192)
+
+    def __post_init__(self):
+        if not self.projector:
+            raise ValueError("config.objective.projector: (); expected at least the width of the embedding")
+
+    def build(self, encoders: Mapping[str, Encoder]) -> BarlowTwins:
+        """The objective for {source: encoder}, all of the same weights."""
+        return BarlowTwins(self, encoders)
+
+
+class BarlowTwins(JointEmbedding):
+    """The objective; see the module docstring. BatchNorm statistics are those of each view by itself."""
+
+    def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
+        super().__init__("barlow_twins", encoders)
+        self.config = config
+        self.add_head("projector", (self.encoder.width, *config.projector), end="bias_free")
+
+    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        view, valid = self.views(views)
+        key_a, key_b = jax.random.split(key)
+        features, za, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", key=key_a))
+        _, zb, carry = self.embed(params, carry, view[1], valid[1], Mode("batch", key=key_b))
+        return barlow_loss(za, zb, self.config.off_diagonal), (carry, watch(features))
+
+
+def barlow_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], off_diagonal: float) -> Float[Array, ""]:
+    """sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2, with C the cross-correlation of both embeddings (equations 1 and 2)."""
+    correlation = cross_correlation(za, zb)
+    on = jnp.square(1 - jnp.diagonal(correlation)).sum()
+    return on + off_diagonal * (jnp.square(correlation).sum() - jnp.square(jnp.diagonal(correlation)).sum())
+
+
+def cross_correlation(za: Float[Array, "b d"], zb: Float[Array, "b e"]) -> Float[Array, "d e"]:
+    """Correlation over the batch of each entry of one embedding with each of the other. Under jit the batch is the global one."""
+    return standardise(za).T @ standardise(zb) / len(za)
+
+
+def standardise(z: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    """Mean 0 and variance 1 over the batch, as BatchNorm without scale and bias; a constant entry becomes 0."""
+    z = z.astype(jnp.float32)
+    centred = z - z.mean(0)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(0) + _EPSILON)

@@ -1,0 +1,79 @@
+"""BYOL: predicts what a teacher makes of the other view, without negatives (Grill et al. 2020, arXiv 2006.07733).
+
+The teacher is a copy of encoder and projector that follows them, where torchgeo's holds the very same weights twice and so has none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.functional import Mode
+from eo_jax.models.heads import normalise
+from eo_jax.objectives.joint import WithTeacher, half_cosine, watch
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """BYOL.
+
+    Attributes:
+        momentum: share of the teacher that stays at each step, at the beginning; it rises to 1 along half a cosine.
+        projector, predictor: widths of their layers, the output last.
+    """
+
+    momentum: float = 0.996
+    projector: tuple[int, ...] = (4096, 256)
+    predictor: tuple[int, ...] = (4096, 256)
+
+    def __post_init__(self):
+        if self.projector[-1] != self.predictor[-1]:
+            raise ValueError(f"config.objective.predictor: ends in {self.predictor[-1]}, the projector in {self.projector[-1]}; expected the same")
+
+    def build(self, encoders: Mapping[str, Encoder]) -> BYOL:
+        """The objective for {source: encoder}, all of the same weights."""
+        return BYOL(self, encoders)
+
+
+class BYOL(WithTeacher):
+    """The objective; see the module docstring. BatchNorm statistics are those of each view, in either branch."""
+
+    couples_batch = False  # but for BatchNorm, which accumulation changes as it does everywhere
+
+    def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
+        super().__init__("byol", encoders)
+        self.config = config
+        self.add_head("projector", (self.encoder.width, *config.projector))
+        self.add_head("predictor", (config.projector[-1], *config.predictor))
+
+    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        view, valid = self.views(views)
+        predicted, targets, features = [], [], []
+        for i, drop_key in enumerate(jax.random.split(key)):
+            feature, z, carry = self.embed(params, carry, view[i], valid[i], Mode("batch", key=drop_key))
+            p, carry = self.head("predictor", params, carry, z, Mode("batch"))
+            target, carry = self.teach(carry, view[i], valid[i], Mode("batch"))
+            features.append(feature)
+            predicted.append(p)
+            targets.append(target)
+        loss = byol_loss(*predicted, *targets)
+        return loss, (carry, {"teacher_agreement": 1 - loss / 4, **watch(features[0])})
+
+    def momentum(self, progress: jax.Array) -> jax.Array:
+        return half_cosine(self.config.momentum, 1.0, progress)
+
+
+def byol_loss(p1: Float[Array, "b k"], p2: Float[Array, "b k"], z1: Float[Array, "b k"], z2: Float[Array, "b k"]) -> Float[Array, ""]:
+    """Squared distance of unit-length prediction and target, both directions summed, mean over the batch (equation 2)."""
+
+    def distance(p: Array, z: Array) -> Array:
+        target = jax.lax.stop_gradient(normalise(z.astype(jnp.float32)))
+        return (2 - 2 * (normalise(p.astype(jnp.float32)) * target).sum(1)).mean()
+
+    return distance(p1, z2) + distance(p2, z1)

@@ -1,0 +1,136 @@
+"""data2vec: predicts, for hidden patches, what the last blocks of a teacher make of the whole view (Baevski et al. 2022, arXiv 2202.03555)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from eo_jax.augment import masking
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.functional import EVALUATE, Mode, Network
+from eo_jax.models.vit import Dense
+from eo_jax.objectives.joint import WithTeacher, watch
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+_EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """data2vec for images.
+
+    Attributes:
+        mask_ratio: share of patch tokens that are hidden, in blocks.
+        targets: number of last blocks whose outputs are averaged.
+        beta: where the smooth L1 loss turns from square to straight.
+        momentum: share of the teacher that stays at each step, at the beginning.
+        end_momentum: the same at the end; it changes linearly.
+    """
+
+    mask_ratio: float = 120 / 196
+    targets: int = 6
+    beta: float = 2.0
+    momentum: float = 0.999
+    end_momentum: float = 0.9998
+
+    def __post_init__(self):
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"config.objective.mask_ratio: {self.mask_ratio}; expected a share between 0 and 1")
+        if not self.beta > 0:
+            raise ValueError(f"config.objective.beta: {self.beta}; expected more than 0")
+
+    def build(self, encoders: Mapping[str, Encoder]) -> Data2Vec:
+        """The objective for {source: encoder}, all of the same weights."""
+        return Data2Vec(self, encoders)
+
+
+class Regressor(nnx.Module):
+    """The token that stands for hidden patches, and the linear layer that predicts the targets."""
+
+    def __init__(self, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        self.mask_token = nnx.Param(0.02 * jax.random.truncated_normal(rngs.params(), -2, 2, (1, 1, width)))
+        self.predict = Dense(width, width, dtype, rngs=rngs)
+
+    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        return self.predict(tokens).astype(jnp.float32)
+
+
+class Data2Vec(WithTeacher):
+    """The objective; see the module docstring. The teacher sees all patches; patches without any data are hidden first and count for nothing."""
+
+    crop_sets: Mapping[str, int] = {"global": 1}
+    couples_batch = False
+    copied = ("encoder",)
+    statistics_of = "student"
+
+    def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
+        super().__init__("data2vec", encoders)
+        if self.encoder.kind != "tokens":
+            raise ValueError("config.model.trunk: data2vec hides tokens, so it needs a trunk of tokens, such as vit")
+        if not 0 < config.targets <= self.encoder.layers:
+            raise ValueError(f"config.objective.targets: {config.targets}; expected 1 to {self.encoder.layers}, the blocks of the trunk")
+        self.config = config
+        self.networks["regressor"] = Network(lambda rngs: Regressor(self.encoder.width, self.encoder.dtype, rngs=rngs))
+
+    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        (view,), (valid,) = self.views(views)
+        mask_key, drop_key = jax.random.split(key)
+        has_data = masking.tokens_with_data(valid, self.encoder.patch)
+        rows, columns = view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch
+        masked = masking.random_blocks(mask_key, has_data, rows, columns, masking.hidden_count(rows * columns, self.config.mask_ratio))
+        predicted, statistics = self._predict(params, carry, view, valid, masked, drop_key)
+        targets = average_targets(self._teacher_layers(carry, view, valid))
+        loss = smooth_l1(predicted, targets, self.config.beta, masked & has_data)
+        metrics = {"target_std": targets.std(axis=(0, 1)).mean(), **watch(predicted.mean(1))}
+        return loss, ({**carry, "encoder": statistics}, metrics)
+
+    def momentum(self, progress: jax.Array) -> jax.Array:
+        return self.config.momentum + (self.config.end_momentum - self.config.momentum) * progress
+
+    def _predict(
+        self, params: Params, carry: Carry, view: Array, valid: Array, masked: Bool[Array, "b n"], key: jax.Array
+    ) -> tuple[Float[Array, "b n d"], Carry]:
+        token = params["regressor"]["mask_token"]
+        mode = Mode("batch", key=key)
+
+        def student(module):
+            tokens = module.embed(view, valid, None, mode)
+            tokens = jnp.where(masked[..., None], token.astype(tokens.dtype), tokens)
+            return module.trunk(module.with_positions(tokens, None, module.grid(view)), module.grid(view), mode)
+
+        tokens, statistics = self.encoder.network.apply(params["encoder"], carry["encoder"], student)
+        predicted, _ = self.networks["regressor"].apply(params["regressor"], {}, lambda module: module(tokens[:, 1:]))
+        return predicted, statistics
+
+    def _teacher_layers(self, carry: Carry, view: Array, valid: Array) -> Float[Array, "K b n d"]:
+        """Outputs of the teacher's last blocks for the patch tokens, without gradient, by running statistics."""
+        teacher = carry["teacher"]
+
+        def layers(module):
+            tokens = module.with_positions(module.embed(view, valid, None, EVALUATE), None, module.grid(view))
+            return module.trunk.last_layers(tokens, module.grid(view), EVALUATE, self.config.targets)
+
+        found, _ = self.encoder.network.apply(teacher["params"]["encoder"], teacher["statistics"]["encoder"], layers)
+        return jax.lax.stop_gradient(found)[:, :, 1:]
+
+
+def average_targets(layers: Float[Array, "K b n d"]) -> Float[Array, "b n d"]:
+    """Each layer normalised over d, their mean, normalised again (section 3.3)."""
+    return _normalised(_normalised(layers.astype(jnp.float32)).mean(0))
+
+
+def _normalised(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + _EPSILON)
+
+
+def smooth_l1(x: Float[Array, "b n d"], y: Float[Array, "b n d"], beta: float, masked: Bool[Array, "b n"]) -> Float[Array, ""]:
+    """Smooth L1 distance, mean over d and the masked tokens (equation 2); 0 where none is masked."""
+    gap = jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32))
+    error = jnp.where(gap < beta, jnp.square(gap) / (2 * beta), gap - beta / 2).mean(-1)
+    return jnp.where(masked, error, 0.0).sum() / jnp.maximum(masked.sum(), 1)

@@ -1,0 +1,83 @@
+"""DeCUR: Barlow Twins within each of two sensors and between them, where some dimensions are common to both and the others unique to each.
+
+Source: Wang et al. 2024, arXiv 2309.05300. As the paper has it, with a projector for each sensor and correlations over the whole batch. The released
+code shares one projector, divides by a batch of four processes whatever their number, and never trains the second sensor's deformable attention; none
+of that is repeated. Deformable attention itself is not built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eo_jax.models.encoder import Encoder
+from eo_jax.objectives.barlow_twins import cross_correlation
+from eo_jax.objectives.joint import watch
+from eo_jax.objectives.paired import PairedSensors
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """DeCUR.
+
+    Attributes:
+        common: dimensions of the embedding that both sensors share; 7168 of 8192 for radar and optical, 6144 for RGB with elevation or depth.
+        off_diagonal: weight lambda of the off-diagonal terms.
+        projector: widths of the projectors' layers, the output last.
+    """
+
+    common: int = 7168
+    off_diagonal: float = 0.0051
+    projector: tuple[int, ...] = (8192, 8192, 8192)
+
+    def __post_init__(self):
+        if not 0 < self.common < self.projector[-1]:
+            raise ValueError(f"config.objective.common: {self.common}; expected some, and fewer than the embedding's {self.projector[-1]} dimensions")
+
+    def build(self, encoders: Mapping[str, Encoder]) -> DeCUR:
+        """The objective for {source: encoder} of two sources."""
+        return DeCUR(self, encoders)
+
+
+class DeCUR(PairedSensors):
+    """The objective; see the module docstring. BatchNorm statistics are those of each sensor and view by itself."""
+
+    crop_sets: Mapping[str, int] = {"global": 2}
+
+    def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
+        super().__init__("decur", encoders, config.projector, "bias_free")
+        self.config = config
+
+    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        embeddings, metrics = [], {}
+        for i, source in enumerate(self.sources):
+            for view in range(2):
+                features, z, carry = self.embed(params, carry, views, source, view, jax.random.fold_in(key, 2 * i + view))
+                embeddings.append(z)
+            metrics |= {f"{name}/{source}": value for name, value in watch(features).items()}
+        return decur_loss(*embeddings, self.config.common, self.config.off_diagonal), (carry, metrics)
+
+
+def decur_loss(
+    z1a: Float[Array, "b d"], z1b: Float[Array, "b d"], z2a: Float[Array, "b d"], z2b: Float[Array, "b d"], common: int, off_diagonal: float
+) -> Float[Array, ""]:
+    """(L_1 + L_2 + L_12) / 3: Barlow Twins of each sensor's two views, and L_12 = (L_common + L_unique) / 2 between the first views of both.
+
+    The common dimensions are to correlate, the unique ones not to; what is between the two blocks is free (section 3.2).
+    """
+    between = cross_correlation(z1a, z2a)
+    shared, unique = between[:common, :common], between[common:, common:]
+    cross = (_distance(shared, 1.0, off_diagonal) + _distance(unique, 0.0, off_diagonal)) / 2
+    within = [_distance(cross_correlation(a, b), 1.0, off_diagonal) for a, b in ((z1a, z1b), (z2a, z2b))]
+    return (sum(within) + cross) / 3
+
+
+def _distance(correlation: Float[Array, "d d"], diagonal: float, off_diagonal: float) -> Float[Array, ""]:
+    """Squared distance of the diagonal from `diagonal`, and of the rest from 0."""
+    own = jnp.diagonal(correlation)
+    return jnp.square(diagonal - own).sum() + off_diagonal * (jnp.square(correlation).sum() - jnp.square(own).sum())

@@ -1,0 +1,191 @@
+"""What the objectives that compare embeddings of views have in common: one encoder, heads, a teacher that follows, a watch on collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.functional import Mode, Network
+from eo_jax.models.heads import MLP, normalise
+from eo_jax.objectives.base import EncoderWeights
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+
+def only_encoder(name: str, encoders: Mapping[str, Encoder]) -> tuple[str, Encoder]:
+    """The one encoder of a method that trains one, and its source. Raises ValueError where the config has more."""
+    owners = {encoder.weights or source: (source, encoder) for source, encoder in reversed(encoders.items())}
+    if len(owners) != 1:
+        raise ValueError(f"config.model.stems: {name} trains one encoder, found {', '.join(owners)}; let sources share a stem, or use decur or clip")
+    return next(iter(owners.values()))
+
+
+class JointEmbedding:
+    """Base of objectives with one encoder and heads on its pooled features; a subclass has a Config, `crop_sets`, `loss` and what it changes.
+
+    Params are {"encoder": ..., <head>: ...}; Carry has the running statistics under the same names.
+
+    Args:
+        name: of the method, for errors.
+        encoders: {source: encoder}, all of the same weights. One source is in a batch at a time.
+    """
+
+    couples_batch = True
+    crop_sets: Mapping[str, int] = {"global": 2}
+    labelled: Sequence[str] = ()
+
+    def __init__(self, name: str, encoders: Mapping[str, Encoder]):
+        self.source, self.encoder = only_encoder(name, encoders)
+        self.sources = tuple(encoders)
+        self.networks: dict[str, Network] = {"encoder": self.encoder.network}
+
+    def add_head(self, name: str, widths: Sequence[int], *, hidden_norm: str = "batch", end: str = "linear") -> None:
+        """A head `MLP` of these widths, the input first."""
+        self.networks[name] = Network(lambda rngs: MLP(widths, self.encoder.dtype, hidden_norm=hidden_norm, end=end, rngs=rngs))
+
+    def check_batch(self, rows: int) -> None:
+        if rows < 2:
+            raise ValueError(f"config.data.batch_size: {rows}; this objective compares the samples of a batch, so it needs at least 2")
+
+    def init(self, key: jax.Array) -> tuple[Params, Carry]:
+        return self.init_networks(key)
+
+    def init_networks(self, key: jax.Array) -> tuple[Params, Carry]:
+        """Fresh (weights, running statistics) of encoder and heads."""
+        keys = jax.random.split(key, len(self.networks))
+        made = {name: network.init(k) for (name, network), k in zip(self.networks.items(), keys, strict=True)}
+        return {name: params for name, (params, _) in made.items()}, {name: statistics for name, (_, statistics) in made.items()}
+
+    def views(self, views: Views, crop_set: str = "global") -> tuple[Float[Array, "v b H W c"], Array]:
+        """Views of a crop set and their validity, the view axis first, of the source that this batch holds."""
+        name = f"{present_source(self.sources, views, crop_set)}/{crop_set}"
+        return views[name].swapaxes(0, 1), views[f"{name}/valid"].swapaxes(0, 1)
+
+    def embed_set(self, params: Params, carry: Carry, views: Views, crop_set: str, mode: Mode) -> tuple[Array, Float[Array, "v b k"], Carry]:
+        """(pooled features [v, b, d], what the head "projector" makes of them, carry) of all views of a crop set in one forward pass."""
+        name = f"{present_source(self.sources, views, crop_set)}/{crop_set}"
+        b, v = views[name].shape[:2]
+        merge = lambda x: x.reshape(b * v, *x.shape[2:])  # noqa: E731  rows of a sample side by side, so that nothing moves between devices
+        split = lambda x: x.reshape(b, v, -1).swapaxes(0, 1)  # noqa: E731
+        features, projected, carry = self.embed(params, carry, merge(views[name]), merge(views[f"{name}/valid"]), mode)
+        return split(features), split(projected), carry
+
+    def crop_sets_of(self, views: Views) -> list[str]:
+        """The crop sets of a batch with several: "global" first, then "local" where the recipe gives it."""
+        return ["global", *(["local"] if any(f"{source}/local" in views for source in self.sources) else [])]
+
+    def pooled(self, params: Params, statistics: Carry, view: Array, valid: Array, mode: Mode) -> tuple[Float[Array, "b d"], Carry]:
+        """Pooled features of one view, and all running statistics after it."""
+        found, moved = self.encoder.forward(params["encoder"], statistics["encoder"], view, valid, mode)
+        return found["pooled"], {**statistics, "encoder": moved}
+
+    def head(self, name: str, params: Params, statistics: Carry, x: Array, mode: Mode) -> tuple[Float[Array, "b k"], Carry]:
+        """A head's output in float32, and all running statistics after it."""
+        found, moved = self.networks[name].apply(params[name], statistics[name], lambda module: module(x, mode))
+        return found, {**statistics, name: moved}
+
+    def embed(self, params: Params, statistics: Carry, view: Array, valid: Array, mode: Mode) -> tuple[Array, Array, Carry]:
+        """(pooled features, what the head "projector" makes of them, running statistics) of one view."""
+        features, statistics = self.pooled(params, statistics, view, valid, mode)
+        projected, statistics = self.head("projector", params, statistics, features, mode)
+        return features, projected, statistics
+
+    def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
+        return carry
+
+    def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
+        return {self.source: {"source": self.source, "params": params["encoder"], "statistics": carry["encoder"]}}
+
+    def features(self, weights: EncoderWeights, view: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+        return self.encoder.features(weights["params"], weights["statistics"], view, valid)
+
+    def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, Any]:
+        return {}
+
+    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
+        """Of the encoder alone, over the views that carry a gradient; heads and teachers are left out."""
+        of_source = ((name.partition("/"), shape) for name, shape in views.items())
+        return sum(count * self.encoder.multiply_adds(size) for (source, _, _), (count, size) in of_source if source == self.source)
+
+
+class WithTeacher(JointEmbedding):
+    """The same with a teacher: a copy of encoder and some heads that follows them as an exponential moving average, after the optimizer.
+
+    Carry["teacher"] is {"params": ..., "statistics": ...}. The teacher starts as a copy, not as a network of its own.
+
+    Attributes:
+        copied: the networks that it has.
+        statistics_of: whose running statistics its BatchNorm has: "teacher", moved by its own forward passes, or "student", a copy after each step.
+    """
+
+    copied: tuple[str, ...] = ("encoder", "projector")
+    statistics_of: str = "teacher"
+
+    def init(self, key: jax.Array) -> tuple[Params, Carry]:
+        params, statistics = self.init_networks(key)
+        only = lambda tree: {name: tree[name] for name in self.copied}  # noqa: E731
+        return params, {**statistics, "teacher": {"params": only(params), "statistics": only(statistics)}}
+
+    def momentum(self, progress: jax.Array) -> float | jax.Array:
+        """Share of the teacher that stays, at this progress."""
+        raise NotImplementedError
+
+    def teach(self, carry: Carry, view: Array, valid: Array, mode: Mode) -> tuple[Float[Array, "b k"], Carry]:
+        """(what the teacher's projector makes of a view, without gradient, the carry after it)."""
+        teacher = carry["teacher"]
+        _, projected, statistics = self.embed(teacher["params"], teacher["statistics"], view, valid, mode)
+        return jax.lax.stop_gradient(projected), {**carry, "teacher": {**teacher, "statistics": statistics}}
+
+    def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
+        teacher = carry["teacher"]
+        student = {name: params[name] for name in self.copied}
+        statistics = {name: carry[name] for name in self.copied} if self.statistics_of == "student" else teacher["statistics"]
+        return {**carry, "teacher": {"params": follow(teacher["params"], student, self.momentum(progress)), "statistics": statistics}}
+
+    def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
+        teacher = carry["teacher"]
+        weights = {"source": self.source, "params": teacher["params"]["encoder"], "statistics": teacher["statistics"]["encoder"]}
+        return super().encoders(params, carry) | {f"{self.source}.teacher": weights}
+
+
+def present_source(sources: Sequence[str], views: Views, crop_set: str) -> str:
+    """The one source of these whose views are here; a mixture gives one at a time. ValueError where there are none or more."""
+    present = [source for source in sources if f"{source}/{crop_set}" in views]
+    if len(present) != 1:
+        raise ValueError(f"config.data.entries: a batch of {', '.join(present) or 'no source'}; this objective takes one source at a time")
+    return present[0]
+
+
+def follow(teacher: Params, student: Params, momentum: float | jax.Array) -> Params:
+    """momentum teacher + (1 - momentum) student, leaf by leaf."""
+    return jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, teacher, student)
+
+
+def half_cosine(start: float, end: float, progress: jax.Array) -> jax.Array:
+    """From `start` at progress 0 to `end` at 1 along half a cosine, as teachers' momenta rise."""
+    return end - (end - start) * (jnp.cos(jnp.pi * progress) + 1) / 2
+
+
+def nearest_is(logits: Float[Array, "b k"], right: Int[Array, " b"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(cross-entropy of the softmax against the right column of each row, share of rows where that column is the largest)."""
+    chosen = jnp.take_along_axis(logits, right[:, None], axis=1)[:, 0]
+    accuracy = (jax.lax.stop_gradient(logits).argmax(1) == right).mean(dtype=jnp.float32)
+    return (jax.nn.logsumexp(logits, axis=1) - chosen).mean(), accuracy
+
+
+def watch(z: Float[Array, "b d"]) -> Metrics:
+    """How far embeddings are from collapse, without gradient.
+
+    "feature_std": mean standard deviation over the batch of the entries of unit-length embeddings, times sqrt(d): 1 where they point everywhere
+    alike, 0 where all are the same. "feature_rank": (sum of eigenvalues)^2 / sum of their squares, of the covariance: how many directions are in use.
+    """
+    z = normalise(jax.lax.stop_gradient(z).astype(jnp.float32))
+    centred = z - z.mean(0)
+    # The smaller of the two Gram matrices has the same eigenvalues.
+    gram = centred @ centred.T if len(z) < z.shape[1] else centred.T @ centred
+    spread = jnp.sqrt(jnp.square(centred).mean(0)).mean() * z.shape[1] ** 0.5
+    return {"feature_std": spread, "feature_rank": jnp.square(jnp.trace(gram)) / jnp.maximum(jnp.square(gram).sum(), 1e-20)}

@@ -1,0 +1,123 @@
+"""MoCo-v2: a query finds its key among those of earlier batches, which a slowly moving teacher made (He et al. 2020, arXiv 1911.05722; 2003.04297).
+
+The key branch gives itself away through BatchNorm: statistics over a batch tell which keys belong together. The paper shuffles keys over GPUs;
+`key_norm` names what is done here, whatever the number of devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.functional import Mode
+from eo_jax.models.heads import normalise
+from eo_jax.objectives.joint import WithTeacher, nearest_is, watch
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """MoCo-v2.
+
+    Attributes:
+        temperature: of the softmax.
+        queue: keys that are kept; a multiple of the batch.
+        momentum: share of the teacher that stays at each step.
+        projector: widths of the projector's layers, the output last.
+        projector_norm: "none" (MoCo-v2, SSL4EO-S12, SSL4EO-L) or "batch": bias-free layers, each followed by BatchNorm (SpectralEarth).
+        key_norm: BatchNorm of the two branches. "ghost": over groups of `bn_group` rows, which are permuted for the keys (the paper's shuffling);
+            "global": over the whole batch; "ema": keys by the running statistics, queries over the whole batch.
+        bn_group: rows of a group.
+    """
+
+    temperature: float = 0.2
+    queue: int = 65536
+    momentum: float = 0.999
+    projector: tuple[int, ...] = (2048, 128)
+    projector_norm: str = "none"
+    key_norm: str = "ghost"
+    bn_group: int = 32
+
+    def __post_init__(self):
+        for field, allowed in (("projector_norm", ("none", "batch")), ("key_norm", ("ghost", "global", "ema"))):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"config.objective.{field}: {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"config.objective.momentum: {self.momentum}; expected a share")
+
+    def build(self, encoders: Mapping[str, Encoder]) -> MoCo:
+        """The objective for {source: encoder}, all of the same weights."""
+        return MoCo(self, encoders)
+
+
+class MoCo(WithTeacher):
+    """The objective; see the module docstring. Carry has the teacher, and {"keys": [n, k], "next": row that is replaced next} as "queue"."""
+
+    def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
+        super().__init__("moco", encoders)
+        self.config = config
+        self.statistics_of = "student" if config.key_norm == "ema" else "teacher"
+        end = "norm" if config.projector_norm == "batch" else "linear"
+        self.add_head("projector", (self.encoder.width, *config.projector), hidden_norm=config.projector_norm, end=end)
+
+    def check_batch(self, rows: int) -> None:
+        super().check_batch(rows)
+        if self.config.queue % rows:
+            raise ValueError(f"config.objective.queue: {self.config.queue} is no multiple of config.data.batch_size, {rows}")
+        if self.config.key_norm == "ghost" and rows % self.config.bn_group:
+            raise ValueError(f"config.objective.bn_group: groups of {self.config.bn_group} rows do not divide config.data.batch_size, {rows}")
+
+    def init(self, key: jax.Array) -> tuple[Params, Carry]:
+        params, carry = super().init(key)
+        keys = normalise(jax.random.normal(jax.random.fold_in(key, 1), (self.config.queue, self.config.projector[-1])))
+        return params, {**carry, "queue": {"keys": keys, "next": jnp.zeros((), jnp.int32)}}
+
+    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        view, valid = self.views(views)
+        order_key, drop_key = jax.random.split(key)
+        features, q, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", self._groups(len(view[0])), drop_key))
+        k, carry = self._keys(carry, view[1], valid[1], order_key)
+        loss, accuracy = _found(q, k, carry["queue"]["keys"], self.config.temperature)
+        _, batch_accuracy = nearest_is(normalise(q) @ normalise(k).T, jnp.arange(len(q)))
+        carry = {**carry, "queue": pushed(carry["queue"], normalise(k))}
+        return loss, (carry, {"queue_accuracy": accuracy, "batch_accuracy": batch_accuracy, **watch(features)})
+
+    def momentum(self, progress: jax.Array) -> float:
+        return self.config.momentum
+
+    def _groups(self, rows: int) -> int:
+        return rows // self.config.bn_group if self.config.key_norm == "ghost" else 1
+
+    def _keys(self, carry: Carry, view: Array, valid: Array, key: jax.Array) -> tuple[Float[Array, "b k"], Carry]:
+        if self.config.key_norm != "ghost":
+            return self.teach(carry, view, valid, Mode("batch" if self.config.key_norm == "global" else "running"))
+        order = jax.random.permutation(key, len(view))
+        k, carry = self.teach(carry, view[order], valid[order], Mode("batch", self._groups(len(view))))
+        return k[jnp.argsort(order)], carry
+
+
+def moco_loss(q: Float[Array, "b k"], k: Float[Array, "b k"], queue: Float[Array, "n k"], temperature: float) -> Float[Array, ""]:
+    """InfoNCE of each query over its key and the queue (equation 1). Keys carry no gradient.
+
+    Args:
+        queue: keys of earlier batches, of unit length; `q` and `k` are normalised here.
+    """
+    return _found(q, k, queue, temperature)[0]
+
+
+def _found(q: Array, k: Array, queue: Array, temperature: float) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(the loss, share of queries that are nearer to their key than to any of the queue)."""
+    q, k = normalise(q.astype(jnp.float32)), jax.lax.stop_gradient(normalise(k.astype(jnp.float32)))
+    logits = jnp.concatenate([(q * k).sum(1, keepdims=True), q @ queue.T], axis=1) / temperature
+    return nearest_is(logits, jnp.zeros(len(q), jnp.int32))
+
+
+def pushed(queue: Carry, keys: Float[Array, "b k"]) -> Carry:
+    """The queue with its oldest keys replaced, in place where the state is donated."""
+    held = jax.lax.dynamic_update_slice(queue["keys"], keys, (queue["next"], 0))
+    return {"keys": held, "next": (queue["next"] + len(keys)) % len(held)}

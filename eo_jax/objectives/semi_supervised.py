@@ -1,0 +1,143 @@
+"""Semi-supervised view assignment: views of an unlabelled sample get soft labels from their similarity to a few labelled ones, and have to agree
+(PAWS, Assran et al. 2021, arXiv 2104.13963; for hyperspectral pixels Pande et al. 2023, arXiv 2306.10955, whose details we could not read).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.functional import Mode
+from eo_jax.models.heads import normalise
+from eo_jax.objectives.joint import JointEmbedding, watch
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+_TINY = 1e-20
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """PAWS. Two sources: one whose labels are not read, and one with labels, the support; one encoder, so the second shares the stem of the first.
+
+    Attributes:
+        classes: number k of classes; labels are 1 to k, and 0 is unlabelled.
+        support: name of the labelled source.
+        temperature: of the similarity classifier.
+        sharpening: temperature of the targets.
+        smoothing: share of a support label that is spread over all classes.
+        supervised: weight of the cross-entropy of each support sample's soft label from the rest of the support; the paper has none.
+        projector: widths of the projector's layers, the output last.
+    """
+
+    classes: int
+    support: str = "support"
+    temperature: float = 0.1
+    sharpening: float = 0.25
+    smoothing: float = 0.1
+    supervised: float = 0.0
+    projector: tuple[int, ...] = (256, 256, 128)
+
+    def __post_init__(self):
+        for field in ("temperature", "sharpening"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"config.objective.{field}: {getattr(self, field)}; expected more than 0")
+        if self.classes < 2:
+            raise ValueError(f"config.objective.classes: {self.classes}; expected at least 2")
+
+    def build(self, encoders: Mapping[str, Encoder]) -> ViewAssignment:
+        """The objective for {source: encoder}, all of the same weights; one of the sources is the support."""
+        if self.support not in encoders or len(encoders) < 2:
+            raise ValueError(
+                f"config.data.sources: {', '.join(encoders)}; the semi-supervised objective needs the labelled source {self.support!r} "
+                f"(config.objective.support) and an unlabelled one"
+            )
+        return ViewAssignment(self, encoders)
+
+
+class ViewAssignment(JointEmbedding):
+    """The objective; see the module docstring. Support and unlabelled views go through the network in separate passes."""
+
+    def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
+        super().__init__("semi_supervised", encoders)
+        self.config = config
+        self.labelled = (config.support,)
+        self.sources = tuple(source for source in encoders if source != config.support)
+        self.add_head("projector", (self.encoder.width, *config.projector))
+
+    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        support_key, *keys = jax.random.split(key, 3)
+        support, labels, carry = self._support(params, carry, views, support_key)
+        view, valid = self.views(views)
+        assigned, features = [], []
+        for i, drop_key in enumerate(keys):
+            feature, z, carry = self.embed(params, carry, view[i], valid[i], Mode("batch", key=drop_key))
+            assigned.append(soft_labels(z, support, labels, self.config.temperature))
+            features.append(feature)
+        loss = view_assignment_loss(*assigned, self.config.sharpening)
+        metrics = {"view_agreement": (assigned[0].argmax(1) == assigned[1].argmax(1)).mean(dtype=jnp.float32), **watch(features[0])}
+        if self.config.supervised:
+            own = support_loss(support, labels, self.config.temperature)
+            loss, metrics = loss + self.config.supervised * own, {**metrics, "support_loss": own}
+        return loss, (carry, metrics)
+
+    def _support(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Float[Array, "m d"], Float[Array, "m k"], Carry]:
+        """Embeddings of all views of the support and their smoothed labels; rows without a label have no weight."""
+        name = f"{self.config.support}/global"
+        merged = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+        _, z, carry = self.embed(params, carry, merged(views[name]), merged(views[f"{name}/valid"]), Mode("batch", key=key))
+        return z, smoothed(centre_label(merged(views[f"{name}/label"])), self.config.classes, self.config.smoothing), carry
+
+
+def centre_label(label: Int[Array, "m ..."]) -> Int[Array, " m"]:
+    """The label of a sample: that of a window is its centre pixel's."""
+    for _ in range(label.ndim - 1):
+        label = label[:, label.shape[1] // 2]
+    return label
+
+
+def smoothed(label: Int[Array, " m"], classes: int, smoothing: float) -> Float[Array, "m k"]:
+    """One-hot labels of classes 1 to k with a share spread evenly; unlabelled rows are all 0, so that they vote for nothing."""
+    hot = jax.nn.one_hot(label.astype(jnp.int32) - 1, classes) * (1 - smoothing) + smoothing / classes
+    return jnp.where((label > 0)[:, None], hot, 0.0)
+
+
+def soft_labels(z: Float[Array, "b d"], support: Float[Array, "m d"], support_labels: Float[Array, "m k"], temperature: float) -> Float[Array, "b k"]:
+    """Labels of the support, weighed by the softmax of their cosine similarity to each row (equation 1)."""
+    similarity = normalise(z.astype(jnp.float32)) @ normalise(support.astype(jnp.float32)).T / temperature
+    labelled = support_labels.sum(1) > 0
+    return jax.nn.softmax(jnp.where(labelled, similarity, -1e9)) @ support_labels
+
+
+def support_loss(support: Float[Array, "m d"], labels: Float[Array, "m k"], temperature: float) -> Float[Array, ""]:
+    """Cross-entropy of each support row's label against its soft label from the other rows."""
+    z = normalise(support.astype(jnp.float32))
+    labelled = labels.sum(1) > 0
+    similarity = jnp.where(labelled & ~jnp.eye(len(z), dtype=bool), z @ z.T / temperature, -1e9)
+    own = _cross_entropy(labels, jax.nn.softmax(similarity) @ labels)
+    return jnp.where(labelled, own, 0.0).sum() / jnp.maximum(labelled.sum(), 1)
+
+
+def sharpen(p: Float[Array, "b k"], temperature: float) -> Float[Array, "b k"]:
+    """p^(1 / T), scaled to sum to 1 (equation 2)."""
+    return jax.nn.softmax(_log(p) / temperature)
+
+
+def view_assignment_loss(p1: Float[Array, "b k"], p2: Float[Array, "b k"], sharpening: float) -> Float[Array, ""]:
+    """Each view's soft label against the other's sharpened one, minus the entropy of the mean sharpened label (equation 3)."""
+    sharp1, sharp2 = sharpen(p1, sharpening), sharpen(p2, sharpening)
+    agree = (_cross_entropy(jax.lax.stop_gradient(sharp2), p1) + _cross_entropy(jax.lax.stop_gradient(sharp1), p2)).mean() / 2
+    mean = (sharp1.mean(0) + sharp2.mean(0)) / 2
+    return agree + (mean * _log(mean)).sum()
+
+
+def _cross_entropy(target: Float[Array, "b k"], p: Float[Array, "b k"]) -> Float[Array, " b"]:
+    return -(target * _log(p)).sum(1)
+
+
+def _log(p: Array) -> Array:
+    return jnp.log(jnp.maximum(p.astype(jnp.float32), _TINY))

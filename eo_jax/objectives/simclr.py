@@ -1,0 +1,61 @@
+"""SimCLR: a view's embedding is nearer to that of the other view than to any other of the batch (Chen et al. 2020, arXiv 2002.05709)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.functional import Mode
+from eo_jax.models.heads import normalise
+from eo_jax.objectives.joint import JointEmbedding, nearest_is, watch
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """SimCLR.
+
+    Attributes:
+        temperature: of the softmax.
+        projector: widths of the projector's layers, the output last; BatchNorm after each, the last one's without scale and bias, as released.
+    """
+
+    temperature: float = 0.07
+    projector: tuple[int, ...] = (2048, 128)
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise ValueError(f"config.objective.temperature: {self.temperature}; expected more than 0")
+
+    def build(self, encoders: Mapping[str, Encoder]) -> SimCLR:
+        """The objective for {source: encoder}, all of the same weights."""
+        return SimCLR(self, encoders)
+
+
+class SimCLR(JointEmbedding):
+    """The objective; see the module docstring. Negatives are those of the global batch."""
+
+    def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
+        super().__init__("simclr", encoders)
+        self.config = config
+        self.add_head("projector", (self.encoder.width, *config.projector), end="plain_norm")
+
+    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        view, valid = self.views(views)
+        key_a, key_b = jax.random.split(key)
+        features, za, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", key=key_a))
+        _, zb, carry = self.embed(params, carry, view[1], valid[1], Mode("batch", key=key_b))
+        return nt_xent(za, zb, self.config.temperature), (carry, watch(features))
+
+
+def nt_xent(za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float) -> Float[Array, ""]:
+    """Normalised temperature-scaled cross-entropy over the 2 b - 1 others of each of the 2 b embeddings (equation 1)."""
+    z = normalise(jnp.concatenate([za, zb]).astype(jnp.float32))
+    logits = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, z @ z.T / temperature)
+    partner = jnp.roll(jnp.arange(len(z)), len(za))
+    return nearest_is(logits, partner)[0]

@@ -1,0 +1,88 @@
+"""SwAV: one view's cluster assignment is predicted from another view (Caron et al. 2020, arXiv 2006.09882)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.functional import Mode, Network
+from eo_jax.models.heads import Prototypes
+from eo_jax.objectives.joint import JointEmbedding, watch
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """SwAV. Local crops are used where the recipe gives them. Prototypes are frozen at the beginning by `optim.freeze_rules` ("last_layer").
+
+    Attributes:
+        prototypes: number k.
+        temperature: of the softmax over prototypes.
+        epsilon: of the Sinkhorn assignment; smaller is sharper.
+        iterations: of Sinkhorn's algorithm.
+        projector: widths of the projector's layers, the output last.
+    """
+
+    prototypes: int = 3000
+    temperature: float = 0.1
+    epsilon: float = 0.05
+    iterations: int = 3
+    projector: tuple[int, ...] = (2048, 128)
+
+    def __post_init__(self):
+        for field in ("temperature", "epsilon"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"config.objective.{field}: {getattr(self, field)}; expected more than 0")
+
+    def build(self, encoders: Mapping[str, Encoder]) -> SwAV:
+        """The objective for {source: encoder}, all of the same weights."""
+        return SwAV(self, encoders)
+
+
+class SwAV(JointEmbedding):
+    """The objective; see the module docstring. Assignments are balanced over the global batch."""
+
+    def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
+        super().__init__("swav", encoders)
+        self.config = config
+        self.add_head("projector", (self.encoder.width, *config.projector))
+        self.networks["prototypes"] = Network(lambda rngs: Prototypes(config.projector[-1], config.prototypes, rngs=rngs))
+
+    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        scores, features = [], []
+        for crop_set, drop_key in zip(self.crop_sets_of(views), jax.random.split(key), strict=False):
+            feature, projected, carry = self.embed_set(params, carry, views, crop_set, Mode("batch", key=drop_key))
+            score, carry = self.head("prototypes", params, carry, projected.reshape(-1, projected.shape[-1]), Mode("batch"))
+            scores.append(score.reshape(*projected.shape[:2], -1))
+            features.append(feature)
+        scores = jnp.concatenate(scores)
+        used = jnp.zeros(self.config.prototypes, bool).at[scores[0].argmax(-1)].set(True).sum(dtype=jnp.float32)
+        metrics = {"prototypes_used": used / min(scores.shape[1:]), **watch(features[0][0])}
+        return swav_loss(scores, self.config.temperature, self.config.epsilon, self.config.iterations), (carry, metrics)
+
+
+def swav_loss(scores: Float[Array, "v b k"], temperature: float, epsilon: float, iterations: int) -> Float[Array, ""]:
+    """Cross-entropy of all other views against the assignments of view 0 and of view 1 (equation 2, and section 3.3 for more crops)."""
+    predicted = jax.nn.log_softmax(scores.astype(jnp.float32) / temperature)
+
+    def swapped(i: int) -> Array:
+        assignment = sinkhorn(jax.lax.stop_gradient(scores[i]), epsilon, iterations)
+        pairs = -jnp.einsum("bk,vbk->v", assignment, predicted) / scores.shape[1]
+        return (pairs.sum() - pairs[i]) / (len(scores) - 1)
+
+    return (swapped(0) + swapped(1)) / 2
+
+
+def sinkhorn(scores: Float[Array, "b k"], epsilon: float, iterations: int) -> Float[Array, "b k"]:
+    """Soft assignments: each row sums to 1, all columns to nearly the same (appendix A.1). In logarithms, so that no score overflows."""
+    rows, columns = scores.shape
+    q = scores.astype(jnp.float32) / epsilon
+    for _ in range(iterations):
+        q = q - jax.nn.logsumexp(q, axis=0) - jnp.log(columns)
+        q = q - jax.nn.logsumexp(q, axis=1, keepdims=True) - jnp.log(rows)
+    return jax.nn.softmax(q, axis=1)

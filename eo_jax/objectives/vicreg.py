@@ -1,0 +1,73 @@
+"""VICReg: embeddings of two views agree (invariance), spread (variance) and do not repeat themselves (covariance).
+
+Source: Bardes et al. 2022, arXiv 2105.04906.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.functional import Mode
+from eo_jax.objectives.joint import JointEmbedding, watch
+from eo_jax.schema import Carry, Metrics, Params, Views
+
+_EPSILON = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """VICReg.
+
+    Attributes:
+        invariance, variance, covariance: weights of the three terms.
+        projector: widths of the projector's layers, the output last.
+    """
+
+    invariance: float = 25.0
+    variance: float = 25.0
+    covariance: float = 1.0
+    projector: tuple[int, ...] = (8192, 8192, 8192)
+
+    def build(self, encoders: Mapping[str, Encoder]) -> VICReg:
+        """The objective for {source: encoder}, all of the same weights."""
+        return VICReg(self, encoders)
+
+
+class VICReg(JointEmbedding):
+    """The objective; see the module docstring. BatchNorm statistics are those of each view by itself."""
+
+    def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
+        super().__init__("vicreg", encoders)
+        self.config = config
+        self.add_head("projector", (self.encoder.width, *config.projector), end="bias_free")
+
+    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        view, valid = self.views(views)
+        key_a, key_b = jax.random.split(key)
+        features, za, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", key=key_a))
+        _, zb, carry = self.embed(params, carry, view[1], valid[1], Mode("batch", key=key_b))
+        return vicreg_loss(za, zb, self.config.invariance, self.config.variance, self.config.covariance), (carry, watch(features))
+
+
+def vicreg_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], invariance: float, variance: float, covariance: float) -> Float[Array, ""]:
+    """invariance s(Z, Z') + variance [v(Z) + v(Z')] / 2 + covariance [c(Z) + c(Z')], as in the paper's released code (equations 1 to 6)."""
+    za, zb = za.astype(jnp.float32), zb.astype(jnp.float32)
+    agreement = jnp.square(za - zb).mean()
+    spread = (_variance_hinge(za) + _variance_hinge(zb)) / 2
+    return invariance * agreement + variance * spread + covariance * (_covariance(za) + _covariance(zb))
+
+
+def _variance_hinge(z: Float[Array, "b d"]) -> Float[Array, ""]:
+    return jax.nn.relu(1 - jnp.sqrt(z.var(0, ddof=1) + _EPSILON)).mean()
+
+
+def _covariance(z: Float[Array, "b d"]) -> Float[Array, ""]:
+    centred = z - z.mean(0)
+    squares = jnp.square(centred.T @ centred / (len(z) - 1))
+    return (squares.sum() - jnp.diagonal(squares).sum()) / z.shape[1]
