@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eo_jax.evaluators import linear_probe, reconstruction
-from eo_jax.evaluators.linear_probe import token_majority
+from eo_jax.evaluators.labelled import token_majority
 from eo_jax.evaluators.reconstruction import squared_errors
 
 BANDS, PATCH = 3, 2

@@ -41,7 +41,7 @@ class Context:
         data: what is read.
         objective: gives features and previews.
         train_views: (batch, key) -> Views; evaluate_views: batch -> Views.
-        place: host batch -> device batch, whole on every device.
+        place: arrays -> the same on the device, whole on every one.
         seed: of the run.
     """
 
@@ -54,7 +54,7 @@ class Context:
     objective: Objective
     train_views: Callable[[Batch, jax.Array], Views]
     evaluate_views: Callable[[Batch], Views]
-    place: Callable[[Batch], Batch]
+    place: Callable[[Any], Any]
     seed: int
 
     def batches(self, split: str, label: str | None = None) -> Iterator[Batch]:
@@ -63,18 +63,17 @@ class Context:
 
     def features(self, weights: Weights, batch: Batch) -> dict[str, np.ndarray]:
         """{"pooled": [b, d], "dense": [b, h, w, d]} of the default encoder."""
-        return jax.device_get(self._features(*weights, self.place(batch)))
+        return jax.device_get(self._features(*weights, self.place(_pixels(batch))))
 
     def preview(self, weights: Weights, batch: Batch, number: int) -> dict[str, np.ndarray]:
         """The objective's preview arrays for fixed mask `number`."""
         key = jax.device_put(jax.random.fold_in(jax.random.key(0), number))
-        return jax.device_get(self._preview(*weights, self.place(batch), key))
+        return jax.device_get(self._preview(*weights, self.place(_pixels(batch)), key))
 
     def untrained(self) -> Weights:
         """The weights of step 0, with BatchNorm statistics from training data: without those a random network would be judged by a detail."""
         params, carry = jax.jit(self.objective.init)(jax.random.key(self.seed))
-        pipeline = Pipeline(dataclasses.replace(self.data, sources={self.source: self.data.sources[self.source]}), self.seed)
-        for batch in pipeline.batches(0, _STATISTICS_BATCHES):
+        for batch in Pipeline(self.data, self.seed).batches(0, _STATISTICS_BATCHES):
             carry = self._moved_carry(params, carry, self.place(batch))
         return params, carry
 
@@ -102,3 +101,8 @@ class Context:
             return self.objective.loss(params, carry, self.train_views(batch, key), key, 0.0)[1][0]
 
         return jax.jit(moved)
+
+
+def _pixels(batch: Batch) -> Batch:
+    """What evaluation shows; labels are for the evaluator."""
+    return {source: {"pixels": fields["pixels"]} for source, fields in batch.items()}

@@ -92,8 +92,10 @@ class Prototypes(nnx.Module):
 
 
 def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Rows of unit length; rows of zeros stay zeros, with a gradient that is finite."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+    """Rows of unit length. A row of zeros stays zero and has no gradient: a huge one, though finite, would drown all others."""
+    squares = jnp.square(x).sum(-1, keepdims=True)
+    there = squares > 1e-24
+    return jnp.where(there, x * jax.lax.rsqrt(jnp.where(there, squares, 1.0)), 0.0)
 
 
 def unit_columns(kernel: Float[Array, "d k"]) -> Float[Array, "d k"]:

@@ -1,0 +1,68 @@
+"""A nearest-neighbour classifier on frozen features: no training, no setting that matters, so it is cheap enough to watch a run by."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from eo_jax.evaluators.base import Context, Weights
+from eo_jax.evaluators.labelled import labelled_features
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Overall accuracy of weighted k nearest neighbours by cosine similarity (Wu et al. 2018; DINO): votes weigh exp(similarity / temperature).
+
+    Label 0 means unlabelled. Where the test split has fewer than two classes nothing is scored, and `test_classes` alone is returned.
+
+    Attributes:
+        every: steps between evaluations; 0 for the end only.
+        label: name of the label in the store.
+        train_split, test_split: where neighbours and queries come from.
+        neighbours: number k.
+        temperature: of the votes.
+        max_samples: at most so many of each split, evenly spaced in store order.
+    """
+
+    every: int = 0
+    label: str = "landuse"
+    train_split: str = "train"
+    test_split: str = "val"
+    neighbours: int = 20
+    temperature: float = 0.07
+    max_samples: int = 20_000
+
+
+class Evaluator:
+    """See Config."""
+
+    def __init__(self, config: Config, context: Context):
+        self.config, self.context = config, context
+
+    def __call__(self, weights: Weights) -> dict[str, float]:
+        test_x, test_y = self._features(weights, self.config.test_split)
+        classes = len(np.unique(test_y))
+        if classes < 2:
+            return {"test_classes": classes}
+        x, y = self._features(weights, self.config.train_split)
+        return {"accuracy": float((self.predict(x, y, test_x) == test_y).mean()), "test_classes": classes}
+
+    def predict(self, x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        """The class of each query [q, d] by the neighbours among x [m, d] of classes y [m]."""
+        index = NearestNeighbors(n_neighbors=min(self.config.neighbours, len(x)), algorithm="brute").fit(_unit(x))
+        distance, nearest = index.kneighbors(_unit(queries))
+        votes = np.exp((1 - np.square(distance) / 2) / self.config.temperature)  # of unit vectors, the cosine is 1 - distance^2 / 2
+        classes, code = np.unique(y, return_inverse=True)
+        total = np.stack([(votes * (code[nearest] == k)).sum(1) for k in range(len(classes))], axis=1)
+        return classes[total.argmax(1)]
+
+    def _features(self, weights: Weights, split: str) -> tuple[np.ndarray, np.ndarray]:
+        x, y = labelled_features(self.context, weights, split, self.config.label)
+        spaced = np.unique(np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int))
+        return x[spaced], y[spaced]
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,48 @@
+"""Features and their classes, of a split: what every evaluator that knows labels compares."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eo_jax.evaluators.base import Context, Weights
+
+_UNLABELLED = 0
+
+
+def labelled_features(context: Context, weights: Weights, split: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """(features [m, d], classes [m]) of everything that is labelled in a split.
+
+    A label map [h, w] is taken token by token: dense features, and the commonest class of each token's labelled pixels. A label of the whole patch
+    goes with pooled features. Label 0 means unlabelled.
+    """
+    xs, ys = [], []
+    for batch in context.batches(split, label):
+        real = batch[context.source]["position"] >= 0
+        x, y = _pair(context.features(weights, batch), batch[context.source]["label"], real)
+        xs.append(x)
+        ys.append(y)
+    return np.concatenate(xs), np.concatenate(ys)
+
+
+def _pair(features: dict[str, np.ndarray], label: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(features [m, d], classes [m]) of the labelled tokens or patches of a batch."""
+    if label.ndim == 1:
+        x, y = features["pooled"], label
+        keep = real & (y != _UNLABELLED)
+    else:
+        dense = features["dense"]
+        x, y = dense.reshape(-1, dense.shape[-1]), token_majority(label, dense.shape[1:3]).ravel()
+        keep = np.repeat(real, dense.shape[1] * dense.shape[2]) & (y != _UNLABELLED)
+    return x[keep], y[keep]
+
+
+def token_majority(label: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The commonest class among the labelled pixels of each token, [b, H, W] -> [b, h, w]; 0 where a token has none."""
+    b, height, width = label.shape
+    tokens = label.reshape(b, grid[0], height // grid[0], grid[1], width // grid[1]).transpose(0, 1, 3, 2, 4).reshape(b, *grid, -1)
+    classes = np.unique(label)
+    classes = classes[classes != _UNLABELLED]
+    if not len(classes):
+        return np.zeros((b, *grid), label.dtype)
+    counts = np.stack([(tokens == code).sum(-1) for code in classes], axis=-1)
+    return np.where(counts.max(-1) > 0, classes[counts.argmax(-1)], _UNLABELLED)

@@ -1,0 +1,194 @@
+"""What every objective has to be: a finite loss that trains every weight, a carry that keeps its shape, features and errors that help."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from multidevice.start import run_script
+from tiny_objectives import LABELLED, OBJECTIVES, backbones_of, config_of, experiment_of, loss_of, views_of
+
+from eo_jax import build, rules
+from eo_jax.models.functional import Mode
+from eo_jax.objectives.base import Objective
+
+CASES = [(name, backbone) for name in OBJECTIVES for backbone in backbones_of(name)]
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) if case[1] == "resnet" and case[0] != "moco" else case for case in CASES]
+
+
+def test_every_module_of_the_folder_is_tested():
+    assert set(build.modules("objectives")) == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize(("name", "backbone"), SLOW)
+def test_the_loss_is_finite_and_trains_every_weight(name, backbone):
+    experiment = experiment_of(name, backbone)
+    assert isinstance(experiment.objective, Objective)
+    params, carry, ((loss, (moved, metrics)), gradients) = loss_of(experiment, views_of(experiment))
+    assert loss.dtype == jnp.float32 and loss.shape == () and np.isfinite(loss)
+    assert all(np.isfinite(value) and np.shape(value) == () for value in metrics.values()), metrics
+    dead = [path for path, leaf in rules.paths(gradients) if not np.isfinite(leaf).all() or not np.abs(leaf).any()]
+    assert not [path for path in dead if not _may_be_still(path)], dead
+    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert shapes(moved) == shapes(carry)
+    updated = jax.jit(experiment.objective.ema_update)(params, moved, 0.5)
+    assert shapes(updated) == shapes(carry)
+
+
+def _may_be_still(path: str) -> bool:
+    """Biases that a normalisation behind them takes out again, and the key's bias, which the softmax over keys does not see."""
+    return path.endswith(("conv0/bias", "conv1/bias", "conv2/bias"))
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_encoders_give_features_in_evaluation_mode(name):
+    experiment = experiment_of(name)
+    objective = experiment.objective
+    params, carry = jax.eval_shape(objective.init, jax.random.key(0))
+    encoders = objective.encoders(params, carry)
+    for weights in encoders.values():
+        source = weights["source"]
+        bands = len(experiment.encoders[source].sensor.bands)
+        view = jax.ShapeDtypeStruct((2, 16, 16, bands), jnp.float32)
+        found = _features(objective, weights, view)
+        assert found["pooled"].shape == (2, 192) and found["dense"].shape == (2, 4, 4, 192)
+        assert found["pooled"].dtype == jnp.float32
+    assert ("s2.teacher" in encoders) == (name in ("dino", "moco", "moco_v3", "byol", "data2vec"))
+
+
+def _features(objective, weights, view):
+    arrays = {key: value for key, value in weights.items() if key != "source"}
+    valid = jax.ShapeDtypeStruct(view.shape, bool)
+    return jax.eval_shape(lambda w, x, v: objective.features({**w, "source": weights["source"]}, x, v), arrays, view, valid)
+
+
+@pytest.mark.parametrize("name", ["dino", "moco", "moco_v3", "byol", "data2vec"])
+def test_a_teacher_starts_as_a_copy_and_follows_the_student(name):
+    objective = experiment_of(name).objective
+    params, carry = jax.jit(objective.init)(jax.random.key(0))
+    teacher = carry["teacher"]["params"]
+    jax.tree.map(np.testing.assert_array_equal, teacher, {key: params[key] for key in teacher})
+    moved = jax.tree.map(lambda leaf: leaf + 1.0, params)
+    share = float(objective.momentum(jnp.asarray(0.25)))
+    assert 0.5 < share < 1
+    followed = objective.ema_update(moved, carry, jnp.asarray(0.25))["teacher"]["params"]
+    jax.tree.map(lambda old, new: np.testing.assert_allclose(new, old + (1 - share), atol=1e-6), teacher, followed)
+
+
+def test_the_queue_forgets_its_oldest_keys_first_and_holds_unit_vectors():
+    experiment = experiment_of("moco")
+    objective, views = experiment.objective, views_of(experiment)
+    params, carry = objective.init(jax.random.key(0))
+    before = np.array(carry["queue"]["keys"])
+    for turn in range(1, 6):
+        _, (carry, _) = objective.loss(params, carry, views, jax.random.key(turn), jnp.zeros(()))
+        if turn < 4:
+            np.testing.assert_array_equal(carry["queue"]["keys"][8 * turn :], before[8 * turn :])
+    assert int(carry["queue"]["next"]) == 8
+    np.testing.assert_allclose(np.linalg.norm(carry["queue"]["keys"], axis=1), 1, atol=1e-5)
+
+
+def test_ghost_groups_have_statistics_of_their_own():
+    """Rows of one group do not see those of another; with one group they do."""
+    experiment = experiment_of("moco", "resnet")
+    views = views_of(experiment)
+    view, valid = jnp.asarray(views["s2/global"][:, 0]), jnp.asarray(views["s2/global/valid"][:, 0])
+    params, carry = jax.jit(experiment.objective.init)(jax.random.key(0))
+    encoder = experiment.encoders["s2"]
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def pooled(pixels, groups):
+        return encoder.forward(params["encoder"], carry["encoder"], pixels, valid, Mode("batch", groups))[0]["pooled"]
+
+    other = jnp.concatenate([view[:4], 3 * view[4:]])
+    np.testing.assert_allclose(pooled(view, 2)[:4], pooled(other, 2)[:4], atol=1e-5)
+    assert np.abs(pooled(view, 1)[:4] - pooled(other, 1)[:4]).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["barlow_twins", "dino", "moco", "decur"])
+def test_no_data_changes_nothing(name):
+    experiment = experiment_of(name)
+    views = views_of(experiment)
+    polluted = {
+        key: np.where(views[f"{key}/valid"], value, 777.0).astype(np.float32) if f"{key}/valid" in views else value for key, value in views.items()
+    }
+    _, _, ((clean, _), _) = loss_of(experiment, views)
+    _, _, ((dirty, _), _) = loss_of(experiment, polluted)
+    np.testing.assert_array_equal(clean, dirty)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("dino", {"augment.crops.global.views": 1}, r"crops\.global\.views: objective 'dino' needs 2 view\(s\) 'global' of source 's2', there are 1"),
+        ("barlow_twins", {"data.batch_size": 1}, r"config\.data\.batch_size: 1; .*at least 2"),
+        ("decur", {"data.batch_size": 1}, r"config\.data\.batch_size: 1; .*at least 2"),
+        ("moco", {"objective.queue": 33}, r"config\.objective\.queue: 33 is no multiple of config\.data\.batch_size, 8"),
+        ("moco", {"objective.bn_group": 3}, r"config\.objective\.bn_group: groups of 3 rows do not divide config\.data\.batch_size, 8"),
+        ("moco", {"objective.key_norm": "shuffle"}, r"config\.objective\.key_norm: 'shuffle'; expected one of ghost, global, ema"),
+        ("swav", {"optim.accum": 2}, r"config\.optim\.accum: objective 'swav' compares the samples"),
+        ("supervised", {"data.sources.s2.label": ""}, r"config\.data\.sources\.s2\.label: objective 'supervised' learns from labels"),
+        ("semi_supervised", {"data.sources.support.label": ""}, r"config\.data\.sources\.support\.label: objective 'semi_supervised'"),
+        ("semi_supervised", {"objective.support": "labels"}, r"needs the labelled source 'labels'"),
+        (
+            "semi_supervised",
+            {"data.sources.support.sensor": "sentinel1_grd"},
+            r"stems\.support: sensor 'sentinel1_grd' cannot use the stem of source 's2'",
+        ),
+        ("decur", {"objective.common": 16}, r"config\.objective\.common: 16; expected some, and fewer than the embedding's 16"),
+        ("data2vec", {"objective.targets": 2}, r"config\.objective\.targets: 2; expected 1 to 1, the blocks of the trunk"),
+        ("mae", {"model.trunk.depth": -1}, r"config\.model\.trunk\.depth"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_compiled(name, change, message):
+    config = config_of(name)
+    for key, value in change.items():
+        *path, last = key.split(".")
+        section = config
+        for part in path:
+            section = section[part]
+        section[last] = value
+    with pytest.raises(ValueError, match=message):
+        build.experiment(config)
+
+
+def test_methods_of_tokens_refuse_a_resnet():
+    for name in ("mae", "data2vec"):
+        with pytest.raises(ValueError, match="needs a trunk of tokens"):
+            experiment_of(name, "resnet")
+
+
+def test_a_method_of_one_encoder_refuses_two():
+    config = config_of("clip")
+    config.objective = config_of("simclr").objective
+    with pytest.raises(ValueError, match="simclr trains one encoder, found s2, s1"):
+        build.experiment(config)
+
+
+def test_a_mixture_feeds_sources_that_share_a_stem_in_turn():
+    config = config_of("simclr")
+    config.data.sources.other = config.data.sources.s2.copy_and_resolve_references()
+    config.model.stems.other = "s2"
+    experiment = build.experiment(build.complete(config))
+    views = views_of(experiment)
+    of = lambda source: {key: value for key, value in views.items() if key.startswith(source)}  # noqa: E731
+    params, carry = experiment.objective.init(jax.random.key(0))
+    losses = [float(experiment.objective.loss(params, carry, of(source), jax.random.key(1), 0.0)[0]) for source in ("s2", "other")]
+    assert np.isfinite(losses).all() and losses[0] != losses[1]
+    with pytest.raises(ValueError, match="a batch of s2, other; this objective takes one source at a time"):
+        experiment.objective.loss(params, carry, views, jax.random.key(1), 0.0)
+
+
+def test_labels_of_every_labelled_objective_are_named():
+    for name, source in LABELLED.items():
+        assert experiment_of(name).objective.labelled == (source,)
+
+
+@pytest.mark.parametrize("names", [list(OBJECTIVES)[::2], list(OBJECTIVES)[1::2]])
+def test_eight_devices_train_as_one_does(names):
+    found = run_script("objectives.py", *names)
+    assert set(found) == set(names)
+    assert max(found.values()) < 2e-5, found

@@ -1,0 +1,91 @@
+"""Every objective at its smallest, by way of its config: experiments, and views of random numbers that fit them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from eo_jax import build
+
+CLASSES, SIZE, LOCAL = 3, 16, 8
+HEAD = {"projector": (24, 16)}
+# {objective: (its section, views of each crop set)}; sizes are no powers of two by habit, so that a mixed-up axis shows.
+OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "mae": ({"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "mask_ratio": 0.5}, {"global": 1}),
+    "data2vec": ({"targets": 1, "mask_ratio": 0.5}, {"global": 1}),
+    "dino": ({"prototypes": 20, "hidden": 24, "bottleneck": 12, "koleo": 0.1, "warmup": 0.5}, {"global": 2, "local": 3}),
+    "swav": ({"prototypes": 10, **HEAD}, {"global": 2, "local": 3}),
+    "barlow_twins": (HEAD, {"global": 2}),
+    "vicreg": (HEAD, {"global": 2}),
+    "moco": ({"queue": 32, "bn_group": 4, "projector_norm": "batch", **HEAD}, {"global": 2}),
+    "moco_v3": ({**HEAD, "predictor": (24, 16)}, {"global": 2}),
+    "simclr": (HEAD, {"global": 2}),
+    "byol": ({**HEAD, "predictor": (24, 16)}, {"global": 2}),
+    "simsiam": ({**HEAD, "predictor": (12,)}, {"global": 2}),
+    "decur": ({"common": 10, **HEAD}, {"global": 2}),
+    "clip": (HEAD, {"global": 1}),
+    "semi_supervised": ({"classes": CLASSES, "supervised": 1.0, **HEAD}, {"global": 2}),
+    "supervised": ({"task": "classification", "outputs": CLASSES}, {"global": 1}),
+}
+TOKENS_ONLY = ("mae", "data2vec")
+BACKBONES = {
+    "vit": ({"name": "patch_embed", "patch": 4}, {"name": "vit", "size": "tiny", "depth": 1}),
+    "resnet": ({"name": "conv_stem"}, {"name": "resnet", "depth": 18}),
+}
+# (second source, its sensor and whose places it shows, its stem or whose it shares)
+SECOND = {"decur": ("s1", "sentinel1_grd", None), "clip": ("s1", "sentinel1_grd", None), "semi_supervised": ("support", "sentinel2_l2a", "s2")}
+LABELLED = {"semi_supervised": "support", "supervised": "s2"}
+
+
+def config_of(name: str, backbone: str = "vit", rows: int = 8) -> ml_collections.ConfigDict:
+    """The completed config of an objective; its stores are not there."""
+    section, crops = OBJECTIVES[name]
+    stem, trunk = BACKBONES[backbone]
+    config = ml_collections.ConfigDict()
+    sources, stems = {"s2": {"store": "stores/s2", "sensor": "sentinel2_l2a"}}, {"s2": stem}
+    if name in SECOND:
+        source, sensor, shared = SECOND[name]
+        sources[source] = {"store": f"stores/{source}", "sensor": sensor, "follows": "" if shared else "s2"}
+        stems[source] = shared or stem
+    if name in LABELLED:
+        sources[LABELLED[name]]["label"] = "class"
+    config.data = {"sources": sources, "batch_size": rows, "crop": SIZE}
+    config.augment = {"crops": {crop: {"views": views, "size": SIZE if crop == "global" else LOCAL} for crop, views in crops.items()}}
+    config.model = {"stems": stems, "trunk": trunk, "dtype": "float32"}
+    config.objective = {"name": name, **section}
+    config.run = {"steps": 10}
+    return build.complete(config)
+
+
+def experiment_of(name: str, backbone: str = "vit", rows: int = 8) -> build.Experiment:
+    return build.experiment(config_of(name, backbone, rows))
+
+
+def backbones_of(name: str) -> list[str]:
+    return ["vit"] if name in TOKENS_ONLY else list(BACKBONES)
+
+
+def views_of(experiment: build.Experiment, seed: int = 0) -> dict[str, np.ndarray]:
+    """Views of smooth random images: float32 [b, v, H, W, c], a tenth of the values not valid, labels where the objective reads them."""
+    random = np.random.default_rng(seed)
+    rows, views = experiment.data.batch_size, {}
+    for name, (number, size) in experiment.views.items():
+        source = name.partition("/")[0]
+        bands = len(experiment.encoders[source].sensor.bands)
+        level = random.normal(size=(rows, 1, 1, 1, bands))  # views of a row are alike, rows differ
+        view = (level + 0.5 * random.normal(size=(rows, number, size, size, bands))).astype(np.float32)
+        valid = random.random((rows, number, size, size, bands)) > 0.1
+        views |= {name: np.where(valid, view, 0), f"{name}/valid": valid}
+        if source in experiment.objective.labelled:
+            views[f"{name}/label"] = np.repeat(random.integers(0, CLASSES + 1, (rows, 1)), number, axis=1)
+    return views
+
+
+def loss_of(experiment: build.Experiment, views: dict, seed: int = 0) -> tuple:
+    """((loss, (carry, metrics)), gradients) at step 0."""
+    objective = experiment.objective
+    params, carry = jax.jit(objective.init)(jax.random.key(seed))
+    return params, carry, jax.jit(jax.value_and_grad(objective.loss, has_aux=True))(params, carry, views, jax.random.key(1), 0.1)
