@@ -1,9 +1,9 @@
-"""First-match regex tables over the paths of a tree: the one way to say which weights are sharded, decayed, scaled or renamed how."""
+"""First-match regex tables over the paths of a tree: the one way to say which weights are sharded, decayed, frozen, scaled or renamed how."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,11 @@ def path_name(keys: tuple) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
+def is_stacked(path: str) -> bool:
+    """Whether the first axis of the weight at this path is that of layers: blocks are stacked below "layers/"."""
+    return "/layers/" in f"/{path}"
+
+
 def match(rules: Rules, tree: Any, table: str) -> Any:
     """A tree of the same structure holding, for each leaf, the value of the first rule whose regex is found in its path.
 
@@ -33,7 +38,20 @@ def match(rules: Rules, tree: Any, table: str) -> Any:
     Raises:
         ValueError: a leaf that no rule matches, or a rule that no leaf reaches: either is a typing mistake or a forgotten weight.
     """
-    compiled = [(re.compile(pattern), value) for pattern, value in rules]
+
+    def refuse(path: str) -> Any:
+        raise ValueError(f"{table}: no rule matches {path!r}; add one, or end the table with ('.*', ...)")
+
+    return _first_match(rules, tree, table, refuse)
+
+
+def match_some(rules: Rules, tree: Any, table: str, otherwise: Any) -> Any:
+    """As `match`, but a leaf that no rule matches gets `otherwise`. A rule that no leaf reaches is a ValueError here too."""
+    return _first_match(rules, tree, table, lambda _: otherwise)
+
+
+def _first_match(rules: Rules, tree: Any, table: str, unmatched: Callable[[str], Any]) -> Any:
+    compiled = [(_compiled(pattern, table), value) for pattern, value in rules]
     used = [False] * len(compiled)
 
     def first(keys: tuple, _: Any) -> Any:
@@ -42,10 +60,17 @@ def match(rules: Rules, tree: Any, table: str) -> Any:
             if pattern.search(path):
                 used[i] = True
                 return value
-        raise ValueError(f"{table}: no rule matches {path!r}; add one, or end the table with ('.*', ...)")
+        return unmatched(path)
 
     matched = jax.tree_util.tree_map_with_path(first, tree)
     unused = [pattern for (pattern, _), was_used in zip(rules, used, strict=True) if not was_used]
     if unused:
         raise ValueError(f"{table}: rules that match no weight, or none that an earlier rule left: {unused}; remove or reorder them")
     return matched
+
+
+def _compiled(pattern: str, table: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{table}: {pattern!r} is no regular expression: {error}") from error

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
-from eo_jax import build, rules, sharding
+from eo_jax import build, optim, rules, sharding
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "golden"
@@ -45,15 +46,19 @@ def text(config: Any) -> str:
     experiment = build.experiment(config)
     params, _ = jax.eval_shape(experiment.objective.init, jax.random.key(0))
     placed = sharding.state_sharding(experiment.sharding, params, MESH)
-    decay = rules.match(experiment.optim.decay_rules, params, "config.optim.decay_rules")
-    lr = rules.match(experiment.optim.lr_rules, params, "config.optim.lr_rules")
+    decay, lr = optim.decay_shares(experiment.optim, params), optim.lr_scales(experiment.optim, params)
     leaves = [*rules.paths(params)], *map(jax.tree.leaves, (placed, decay, lr))
     return "".join(_line(path, leaf, *values) for (path, leaf), *values in zip(*leaves, strict=True))
 
 
-def _line(path: str, leaf: jax.ShapeDtypeStruct, placed: jax.sharding.NamedSharding, decay: float, lr: float) -> str:
+def _line(path: str, leaf: jax.ShapeDtypeStruct, placed: jax.sharding.NamedSharding, decay: float, lr: float | np.ndarray) -> str:
     axes = ",".join(str(axis or "-") for axis in placed.spec)
-    return f"{path}  {leaf.dtype.name}{list(leaf.shape)}  [{axes}]  decay {decay:g}  lr {lr:g}\n"
+    return f"{path}  {leaf.dtype.name}{list(leaf.shape)}  [{axes}]  decay {decay:g}  lr {_in_words(lr)}\n"
+
+
+def _in_words(lr: float | np.ndarray) -> str:
+    """One share, or that of each layer."""
+    return " ".join(f"{share:.4g}" for share in np.ravel(lr))
 
 
 def write_all() -> None:

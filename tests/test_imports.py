@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "augment": (*NOUNS, "rules", "augment"),
     "models": (*NOUNS, "rules", "models"),
     "objectives": ("schema", "models", "augment", "objectives"),
-    "optim": ("schema", "rules"),
+    "optim": ("schema", "rules", "updates"),
+    "updates": ("schema", "rules"),
     "sharding": ("schema", "rules"),
     "step": ("schema", "objectives.base"),
     "evaluators": (*NOUNS, "data", "objectives.base", "evaluators"),
@@ -34,7 +35,7 @@ ONLY_IN = {
     "orbax": ("eo_jax.checkpoint",),
     "grain": ("eo_jax.data",),
     "array_record": ("eo_jax.data",),
-    "optax": ("eo_jax.optim", "eo_jax.step"),
+    "optax": ("eo_jax.optim", "eo_jax.step", "eo_jax.updates"),
     "torch": ("eo_jax.export",),
 }
 DATA_PREP_MAY_IMPORT = ("eo_jax.sensors", "eo_jax.data", "eo_jax.schema", "eo_jax.pictures", "eo_jax.report_style", "data_prep")

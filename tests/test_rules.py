@@ -48,3 +48,26 @@ def test_an_unused_rule_is_an_error(table: list, unused: str):
 def test_an_unmatched_leaf_is_an_error():
     with pytest.raises(ValueError, match="sharding: no rule matches 'head/kernel'"):
         rules.match([("encoder", 0)], TREE, "sharding")
+
+
+def test_leaves_that_no_rule_matches_may_have_a_value_of_their_own_but_an_unused_rule_is_still_an_error():
+    assert rules.match_some([("head", 1)], TREE, "t", None) == {
+        "encoder": {"cls_token": None, "blocks": [{"bias": None, "kernel": None}]},
+        "head": {"kernel": 1},
+    }
+    assert rules.match_some([], {"a": 0}, "t", 5) == {"a": 5}
+    with pytest.raises(ValueError, match=r"freeze: rules that match no weight.*\['haed'\]"):
+        rules.match_some([("haed", 1)], TREE, "freeze", None)
+
+
+def test_a_broken_pattern_is_named():
+    with pytest.raises(ValueError, match=r"decay: '\(bias' is no regular expression: missing \)"):
+        rules.match([("(bias", 0)], TREE, "decay")
+
+
+@pytest.mark.parametrize(
+    ("path", "stacked"),
+    [("trunk/blocks/layers/mlp/kernel", True), ("layers/kernel", True), ("trunk/sublayers/kernel", False), ("trunk/layers", False)],
+)
+def test_weights_below_layers_are_stacked(path: str, stacked: bool):
+    assert rules.is_stacked(path) == stacked
