@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"configs/mae_demo.py: no variant {arg!r}; there are {', '.join(repr(variant) for variant in VARIANTS)}")
     config = ml_collections.ConfigDict()
     config.data = {"sources": {"enmap": {"store": "stores/demo", "sensor": "enmap"}}, "batch_size": 16, "crop": 32}
-    config.augment = {"recipe": "crop_d4", "size": 32, "scale": (0.4, 1.0), "gain": (0.7, 1.4), "statistics": "published"}
+    config.augment = {"crops": {"global": {"size": 32, "scale": (0.4, 1.0), "flips": "d4", "gain": (0.7, 1.4)}}, "statistics": "published"}
     config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "tiny", "depth": 3}}
     # Not norm_pix: the demo reports reconstruction in reflectance.
     config.objective = {"name": "mae", "mask_ratio": 0.75, "norm_pix_loss": False, "decoder_width": 128, "decoder_depth": 1, "decoder_heads": 4}

@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"configs/mae_potsdam.py: no variant {arg!r}; there are {', '.join(repr(variant) for variant in VARIANTS)}")
     config = ml_collections.ConfigDict()
     config.data = {"sources": {"enmap": {"store": "stores/potsdam", "sensor": "enmap"}}, "batch_size": 16, "crop": 32}
-    config.augment = {"recipe": "crop_d4", "size": 32, "scale": (0.5, 1.0), "gain": (0.6, 1.4), "statistics": "published"}
+    config.augment = {"crops": {"global": {"size": 32, "scale": (0.5, 1.0), "flips": "d4", "gain": (0.6, 1.4)}}, "statistics": "published"}
     config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "tiny", "depth": 2}}
     config.objective = {"name": "mae", "mask_ratio": 0.75, "norm_pix_loss": False, "decoder_width": 128, "decoder_depth": 1, "decoder_heads": 4}
     config.optim = {"lr": 2e-3, "warmup_steps": 40, "weight_decay": 0.05}

@@ -29,7 +29,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         raise ValueError(f"configs/mae_spectral_earth.py: no variant {arg!r}; there are {', '.join(VARIANTS)}")
     config = ml_collections.ConfigDict()
     config.data = {"sources": {"enmap": {"store": "stores/se", "sensor": "enmap"}}, "batch_size": _BATCH, "crop": 128, "threads": 16, "prefetch": 4}
-    config.augment = {"recipe": "crop_flip", "size": 128, "scale": (0.4, 1.0), "statistics": "published"}
+    config.augment = {"crops": {"global": {"size": 128, "scale": (0.4, 1.0), "flips": "both"}}, "statistics": "published"}
     config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": _SIZES.get(arg, "tiny")}}
     config.objective = {"name": "mae", "mask_ratio": 0.9, "norm_pix_loss": True, "decoder_width": 512, "decoder_depth": 1, "decoder_heads": 16}
     config.optim = {"lr": 1e-4, "weight_decay": 0.01, "beta2": 0.999, "clip_norm": 0.0, "decay_rules": ((".*", 1.0),)}
@@ -38,7 +38,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         config.model.trunk.remat = "block"
     if arg == "smoke":
         config.data.batch_size = 8
-        config.data.crop = config.augment.size = 32
+        config.data.crop = config.augment.crops["global"].size = 32
         config.model.trunk.depth = 1
         config.objective.decoder_width = 64
         config.run = {"steps": 4, "log_every": 1, "save_every": 2}

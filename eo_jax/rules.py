@@ -50,6 +50,12 @@ def match_some(rules: Rules, tree: Any, table: str, otherwise: Any) -> Any:
     return _first_match(rules, tree, table, lambda _: otherwise)
 
 
+def needed(rules: Rules, tree: Any) -> Rules:
+    """The rules that some leaf reaches: of a table that is made for many trees, those for this one."""
+    first = [next((i for i, (pattern, _) in enumerate(rules) if re.search(pattern, path)), None) for path, _ in paths(tree)]
+    return tuple(rule for i, rule in enumerate(rules) if i in first)
+
+
 def _first_match(rules: Rules, tree: Any, table: str, unmatched: Callable[[str], Any]) -> Any:
     compiled = [(_compiled(pattern, table), value) for pattern, value in rules]
     used = [False] * len(compiled)

@@ -48,7 +48,8 @@ class Sample:
 
 # {source: {"pixels": [b, t, c, h, w], "time": int32 [b, t], "lonlat": f32 [b, 2], "position": int64 [b], "label"?: ...}}
 Batch: TypeAlias = dict[str, dict[str, Any]]
-# {"<source>/<crop set>": f32 [b, v, H, W, c], "<source>/<crop set>/valid": bool [b, v, H, W, c or 1]}
+# {"<source>/<crop set>": f32 [b, v, H, W, c], "<source>/<crop set>/valid": bool [b, v, H, W, c or 1],
+#  "<source>/<crop set>/label"?: [b, v, H, W] of maps, [b, v, ...] of what belongs to the whole patch}
 Views: TypeAlias = dict[str, Any]
 # Nested dicts of arrays. Params is what the gradient sees; Carry is everything else a method keeps (running statistics, teacher, queue).
 Params: TypeAlias = dict[str, Any]

@@ -19,8 +19,7 @@ from eo_jax.schema import Batch
 # the one that stays whole in the matrix product's result, or the largest.
 _RULES = (
     (r"attention/qkv$", ("fsdp", None, None, None)),
-    # One row for all, since a rule that matches nothing is an error and not every objective has a decoder.
-    (r"(attention/out|mlp/fc1|mlp/fc2|embed|predict)/kernel$", ("fsdp", None)),
+    (r"(attention/out|mlp/fc1|mlp/fc2|embed|predict|hidden/\d+|last|last_layer)/kernel$", ("fsdp", None)),
     (r".*", ()),
 )
 
@@ -33,13 +32,13 @@ class Config:
         data: replicas; -1 for all devices that `fsdp` leaves.
         fsdp: devices that share one copy of weights and moments. The batch is split over both axes.
         prefetch: batches placed on the device ahead of the step.
-        rules: regex -> axes of the last dimensions.
+        rules: regex -> axes of the last dimensions; () for the table of this module, less the rows that a model has no weight for.
     """
 
     data: int = -1
     fsdp: int = 1
     prefetch: int = 1
-    rules: tuple[tuple[str, tuple[str | None, ...]], ...] = _RULES
+    rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
     def __post_init__(self):
         if self.fsdp < 1:
@@ -58,7 +57,7 @@ def make_mesh(config: Config) -> Mesh:
 
 def state_sharding(config: Config, state: Any, mesh: Mesh) -> Any:
     """A NamedSharding for every leaf of a train state (shapes suffice)."""
-    specs = rules.match(config.rules, state, "config.sharding.rules")
+    specs = rules.match(config.rules or rules.needed(_RULES, state), state, "config.sharding.rules")
     flat_specs = jax.tree.structure(state).flatten_up_to(specs)
     placed = [
         NamedSharding(mesh, _right_aligned(spec, leaf.shape, path, mesh)) for (path, leaf), spec in zip(rules.paths(state), flat_specs, strict=True)

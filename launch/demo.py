@@ -60,7 +60,7 @@ def _own_tiles(data: Path) -> tuple[str, str, list[str]]:
     store = open_store(store_path)
     crop = min(int(store.index["shape"][:, 1:].min()) // _PATCH * _PATCH, _CROP)
     variant = "tiles,probe" if "landcover" in store.manifest["labels"] else "tiles"
-    sizes = [f"--config.data.crop={crop}", f"--config.augment.size={crop}"]
+    sizes = [f"--config.data.crop={crop}", f'--config.augment.crops["global"].size={crop}']
     return name, f"configs/mae_demo.py:{variant}", [f"--config.data.sources.enmap.store={store_path}", *sizes]
 
 

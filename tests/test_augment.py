@@ -1,4 +1,4 @@
-"""Tests of `eo_jax.augment`: geometry against loops, boxes against torchvision's procedure, and no-data that never leaks."""
+"""Tests of `eo_jax.augment`: geometry and normalisation against loops and torch, boxes against torchvision's procedure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import reference
 import scipy.stats
 
 from eo_jax.augment import geometry, radiometry, views
-from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
+from eo_jax.sensors import ENMAP, ENMAP_PRODUCT, get_sensor
 
 NODATA = -32768
 MEAN, STD = np.array([1000.0, 1500.0, 2200.0]), np.array([300.0, 450.0, 700.0])
@@ -21,7 +21,18 @@ SENSOR = dataclasses.replace(ENMAP, id="three", bands=ENMAP.bands[:3], mean=tupl
 SIDE = 16
 
 draw_boxes = jax.jit(geometry.random_boxes, static_argnums=(1, 2, 3, 4, 5))
-crop_resize_flip = jax.jit(geometry.crop_resize_flip, static_argnums=3)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def crop_resize_flip(images, boxes, flips, out: int, interpolation: str = "bilinear") -> jax.Array:
+    """The pieces of `geometry` put together, one view an image."""
+
+    def one(image, box, flip):
+        rows = geometry.resampling_matrix(box[0], box[2], image.shape[1], out, interpolation)
+        columns = geometry.resampling_matrix(box[1], box[3], image.shape[2], out, interpolation)
+        return geometry.flip_diagonal(geometry.resample(image, *geometry.flip_axes(rows, columns, flip)), flip)
+
+    return jax.vmap(one)(images, boxes, flips)
 
 
 # --- crop, resize, flip
@@ -45,21 +56,30 @@ def test_crop_resize_flip_is_cut_out_then_resize_then_flip(images, out):
         assert np.abs(found[i] - expected).max() < 1e-4 * np.ptp(images[i]), f"box {BOXES[i]}"
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("out", [4, 9, 32])
-def test_resizing_is_torchs_bilinear_interpolation(images, out):
+def test_resizing_is_torchs_interpolation(images, out, mode):
     torch = pytest.importorskip("torch")
-    found = np.asarray(crop_resize_flip(images, BOXES, np.zeros_like(FLIPS), out))
+    found = np.asarray(crop_resize_flip(images, BOXES, np.zeros_like(FLIPS), out, mode))
     for i, (top, left, rows, columns) in enumerate(BOXES):
         box = torch.from_numpy(images[i : i + 1, :, top : top + rows, left : left + columns].copy())
-        expected = torch.nn.functional.interpolate(box, size=(out, out), mode="bilinear", align_corners=False)[0]
+        expected = torch.nn.functional.interpolate(box, size=(out, out), mode=mode, align_corners=False)[0]
         assert np.abs(found[i] - expected.permute(1, 2, 0).numpy()).max() < 1e-4 * np.ptp(images[i])
 
 
-def test_pixels_outside_the_box_take_no_part(images):
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_pixels_outside_the_box_take_no_part(images, mode):
     box, flips = np.array([[2, 3, 7, 11]]), np.zeros((1, 3), bool)
     outside = np.full_like(images[:1], 1e6)
     outside[:, :, 2:9, 3:14] = images[:1, :, 2:9, 3:14]
-    np.testing.assert_array_equal(crop_resize_flip(outside, box, flips, 9), crop_resize_flip(images[:1], box, flips, 9))
+    np.testing.assert_array_equal(crop_resize_flip(outside, box, flips, 9, mode), crop_resize_flip(images[:1], box, flips, 9, mode))
+
+
+@pytest.mark.parametrize(("length", "out"), [(7, 7), (12, 4), (5, 13), (1, 3), (264, 224), (97, 96)])
+def test_nearest_pixels_are_those_that_the_centres_lie_in(length, out):
+    centres = (np.arange(out) + 0.5) * length / out
+    found = np.asarray(geometry.nearest_pixels(jnp.asarray(3), jnp.asarray(length), out))
+    np.testing.assert_array_equal(found, 3 + np.floor(centres + 1e-9))
 
 
 SYMMETRIES = {
@@ -131,13 +151,20 @@ def test_where_no_box_fits_it_is_the_largest_central_one(height, width, expected
 # --- normalisation
 
 
+def normalised(pixels: np.ndarray, gain: np.ndarray, nodata: int) -> tuple[jax.Array, jax.Array]:
+    """(normalised, valid) of digital numbers [b, c, h, w], a gain each."""
+    valid = radiometry.valid_values(jnp.asarray(pixels), nodata)
+    x = radiometry.brighten(jnp.asarray(pixels, jnp.float32), jnp.asarray(gain)[:, None, None, None], SENSOR)
+    return radiometry.normalise(x, valid, MEAN, STD), valid
+
+
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8", "float16", "float32"])
 def test_normalise_in_the_archives_dtype(dtype):
     nodata = 0 if dtype.startswith("u") else NODATA
     pixels = np.random.default_rng(0).integers(1, 250, (2, 3, 4, 4)).astype(dtype)
     pixels[0, 1, 2, 3] = pixels[1, :, 0, 0] = nodata
     gain = np.array([1, 1.25], np.float32)
-    found, valid = radiometry.normalise(jnp.asarray(pixels), jnp.asarray(gain), MEAN, STD, nodata)
+    found, valid = normalised(pixels, gain, nodata)
     np.testing.assert_array_equal(valid, pixels != nodata)
     scaled = gain[:, None, None, None] * pixels.astype(float)
     assert found.dtype == jnp.float32
@@ -149,9 +176,44 @@ def test_normalise_in_the_archives_dtype(dtype):
 def test_values_that_are_no_data(value, gain):
     pixels = np.full((1, 3, 2, 2), 1234, np.float32)
     pixels[0, 1, 0, 1] = value
-    found, valid = radiometry.normalise(jnp.asarray(pixels), jnp.array([gain]), MEAN, STD, NODATA)
+    found, valid = normalised(pixels, np.float32([gain]), NODATA)
     assert np.asarray(valid).sum() == 11 and not valid[0, 1, 0, 1]
     assert found[0, 1, 0, 1] == 0 and np.isfinite(found).all()
+
+
+def test_a_gain_acts_on_physical_values():
+    """Of a sensor with an offset: twice the light is twice the reflectance, not twice the digital number."""
+    sensor = get_sensor("sentinel2_l2a_offset")
+    dn = np.random.default_rng(0).integers(900, 9000, (2, 12, 4, 4)).astype(np.float32)
+    found = radiometry.brighten(jnp.asarray(dn), jnp.float32([[[[2.0]]], [[[0.5]]]]), sensor)
+    reflectance = (dn.astype(float) * 1e-4 - 0.1) * np.array([2, 0.5])[:, None, None, None]
+    np.testing.assert_allclose(found, (reflectance + 0.1) * 1e4, rtol=1e-6)
+
+
+def test_a_gain_leaves_temperatures_as_they_are():
+    sensor = get_sensor("landsat8_oli_tirs_toa")
+    dn = np.random.default_rng(0).integers(1, 255, (1, 11, 4, 4)).astype(np.float32)
+    found = np.asarray(radiometry.brighten(jnp.asarray(dn), jnp.float32([[[[1.5]]]]), sensor))
+    np.testing.assert_array_equal(found[:, 9:], dn[:, 9:])
+    np.testing.assert_allclose(found[:, :9], 1.5 * dn[:, :9], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sensor", "expected"),
+    [
+        ("sentinel2_l1c", (0, 10000)),
+        ("sentinel2_l1c_offset", (1000, 11000)),
+        ("sentinel2_so2sat", (0, 1)),
+        ("landsat8_oli_tirs_toa", (0, 255)),
+        ("sentinel2_rgb", (0, 255)),
+        ("sentinel1_grd", None),
+        ("geonrw_dem", None),
+    ],
+)
+def test_physical_ranges_in_digital_numbers(sensor, expected):
+    ranges = radiometry.physical_ranges(get_sensor(sensor))
+    assert len(ranges) == len(get_sensor(sensor).bands)
+    assert all(found == (expected and pytest.approx(expected)) for found in ranges)
 
 
 def test_published_statistics_are_the_sensor_tables():
@@ -177,140 +239,3 @@ def test_the_stores_statistics_are_the_stores():
 def test_statistics_that_do_not_exist_are_refused(statistics, sensor, stored, message):
     with pytest.raises(ValueError, match=message):
         views.normalisation(statistics, sensor, stored)
-
-
-# --- views
-
-
-@functools.cache
-def recipe(**fields) -> views.Recipe:
-    """Compiled once for all tests that use it."""
-    made = views.make_recipe(views.Config(**fields), {"three": (SENSOR, views.Normalisation(MEAN, STD, "test"))})
-    return views.Recipe(jax.jit(made.train), jax.jit(made.evaluate))
-
-
-def digital_numbers(count: int = 2) -> np.ndarray:
-    return np.random.default_rng(6).integers(200, 5000, (count, 1, 3, SIDE, SIDE)).astype(np.int16)
-
-
-def with_holes(count: int = 2) -> np.ndarray:
-    """A block and a column without any data, and values of single bands."""
-    pixels = digital_numbers(count)
-    pixels[..., 3:7, 4:9] = NODATA
-    pixels[..., 12] = NODATA
-    pixels[np.random.default_rng(7).random(pixels.shape) < 0.05] = NODATA
-    return pixels
-
-
-def normalised(pixels: np.ndarray) -> np.ndarray:
-    """[b, 1, c, h, w] -> [b, c, h, w]"""
-    return np.where(pixels == NODATA, 0, (pixels.astype(float) - MEAN[:, None, None]) / STD[:, None, None])[:, 0]
-
-
-def batch(pixels: np.ndarray) -> dict:
-    return {"three": {"pixels": jnp.asarray(pixels)}}
-
-
-def both(made: dict) -> tuple[np.ndarray, np.ndarray]:
-    """(values, validity) [b, H, W, c] of the one view of the one source."""
-    assert set(made) == {"three/global", "three/global/valid"}
-    return np.asarray(made["three/global"])[:, 0], np.asarray(made["three/global/valid"])[:, 0]
-
-
-def test_views_have_the_names_shapes_and_types_of_the_schema():
-    made = recipe(size=12)
-    for found in (jax.eval_shape(made.evaluate, batch(digital_numbers())), jax.eval_shape(made.train, batch(digital_numbers()), jax.random.key(0))):
-        assert {name: (array.shape, array.dtype) for name, array in found.items()} == {
-            "three/global": ((2, 1, 12, 12, 3), jnp.float32),
-            "three/global/valid": ((2, 1, 12, 12, 3), jnp.bool_),
-        }
-
-
-def test_evaluation_at_the_patchs_own_size_is_normalisation_alone():
-    pixels = with_holes()
-    value, valid = both(recipe(size=SIDE).evaluate(batch(pixels)))
-    np.testing.assert_array_equal(valid, (pixels[:, 0] != NODATA).transpose(0, 2, 3, 1))
-    np.testing.assert_allclose(value, normalised(pixels).transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [8, 12, 24, 40])
-def test_no_data_takes_no_part_in_resizing(size):
-    pixels = with_holes()
-    value, valid = both(recipe(size=size).evaluate(batch(pixels)))
-    for i, image in enumerate(normalised(pixels)):
-        expected, expected_valid = reference.resize_where_valid(image, pixels[i, 0] != NODATA, size)
-        np.testing.assert_array_equal(valid[i], expected_valid)
-        assert np.abs(value[i] - expected).max() < 1e-4 * np.ptp(image)
-    assert 0.05 < valid.mean() < 0.95
-
-
-@pytest.mark.parametrize("code", [np.nan, np.inf, -np.inf])
-def test_how_no_data_is_written_changes_nothing(code):
-    pixels, made = with_holes(40), recipe(size=24)
-    coded = np.where(pixels == NODATA, code, pixels).astype(np.float32)
-    expected = made.train(batch(pixels), jax.random.key(8))
-    jax.tree.map(np.testing.assert_array_equal, made.train(batch(coded), jax.random.key(8)), expected)
-
-
-def test_no_data_never_leaks_through_random_crops():
-    pixels = with_holes(40)
-    value, valid = both(recipe(size=24).train(batch(pixels), jax.random.key(9)))
-    data = normalised(pixels)
-    low, high = (edge[:, None, None] for edge in (data.min(axis=(2, 3)), data.max(axis=(2, 3))))
-    assert (value[~valid] == 0).all()
-    assert (~valid | ((value >= low - 1e-4) & (value <= high + 1e-4))).all()
-    assert 0.05 < valid.mean() < 0.95
-
-
-def test_a_constant_image_with_holes_stays_constant():
-    pixels = np.where(with_holes(40) == NODATA, NODATA, 2000).astype(np.int16)
-    value, valid = both(recipe(size=24).train(batch(pixels), jax.random.key(9)))
-    np.testing.assert_allclose(value, np.where(valid, (2000 - MEAN) / STD, 0), rtol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "ways"), [("crop_flip", 4), ("crop_d4", 8)])
-def test_training_turns_all_ways_equally_often(name, ways):
-    pixels = digital_numbers(1).repeat(400, axis=0)
-    value, _ = both(recipe(recipe=name, size=SIDE, scale=(1.0, 1.0), ratio=(1.0, 1.0)).train(batch(pixels), jax.random.key(10)))
-    upright = normalised(pixels[:1])[0].transpose(1, 2, 0)
-    turned = np.stack([symmetry(upright) for symmetry in SYMMETRIES.values()][:ways])
-    matches = np.abs(value[:, None] - turned).max(axis=(2, 3, 4)) < 1e-4
-    assert (matches.sum(axis=1) == 1).all()
-    assert scipy.stats.chisquare(matches.sum(axis=0)).pvalue > 1e-3
-
-
-def test_a_gain_is_one_factor_a_view_drawn_evenly_from_its_range():
-    pixels = np.full((400, 1, 3, SIDE, SIDE), 2000, np.int16)
-    pixels[:, :, :, 3, 4] = NODATA
-    value, valid = both(recipe(size=8, gain=(0.5, 1.5)).train(batch(pixels), jax.random.key(11)))
-    factors = np.where(valid, (value * STD + MEAN) / 2000, np.nan).reshape(400, -1)
-    assert (np.nanmax(factors, axis=1) - np.nanmin(factors, axis=1) < 1e-5).all()
-    assert scipy.stats.kstest(np.nanmean(factors, axis=1), scipy.stats.uniform(0.5, 1.0).cdf).pvalue > 1e-3
-
-
-def test_evaluation_takes_no_gain_and_no_turn():
-    plain, varied = recipe(size=SIDE), recipe(recipe="crop_d4", size=SIDE, gain=(0.5, 0.6))
-    jax.tree.map(np.testing.assert_array_equal, varied.evaluate(batch(with_holes())), plain.evaluate(batch(with_holes())))
-
-
-def test_training_is_a_function_of_the_key():
-    pixels, train = digital_numbers(40), recipe(size=24).train
-    first = train(batch(pixels), jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, train(batch(pixels), jax.random.key(0)), first)
-    assert np.abs(train(batch(pixels), jax.random.key(1))["three/global"] - first["three/global"]).max() > 0.1
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"recipe": "crop"}, "recipe"),
-        ({"statistics": "imagenet"}, "statistics"),
-        ({"scale": (0.0, 1.0)}, "scale"),
-        ({"scale": (0.9, 0.4)}, "scale"),
-        ({"gain": (0.0, 1.0)}, "gain"),
-        ({"gain": (1.2, 0.8)}, "gain"),
-    ],
-)
-def test_impossible_configs_are_refused(fields, message):
-    with pytest.raises(ValueError, match=rf"config\.augment\.{message}"):
-        views.Config(**fields)

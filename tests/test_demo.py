@@ -117,7 +117,7 @@ def test_a_users_tiles_set_variant_and_crop(commands, monkeypatch, tmp_path, siz
     assert convert[4:7] == ["enmap-tiles", "--input", str(tmp_path / "my tiles")]
     store = convert[convert.index("--output") + 1]
     expected = {"config": f"configs/mae_demo.py:{variant}", "workdir": "runs/demo_my tiles", "config.data.sources.enmap.store": store}
-    expected |= {"config.data.crop": str(crop), "config.augment.size": str(crop)}
+    expected |= {"config.data.crop": str(crop), 'config.augment.crops["global"].size': str(crop)}
     assert dict(argument.removeprefix("--").split("=", 1) for argument in training[3:]) == expected
 
 
@@ -126,7 +126,7 @@ def test_the_overrides_fit_the_config_and_the_store(commands, monkeypatch, tmp_p
     write_tiles(tmp_path / "stores" / "demo_tiles", [31, 50], [])
     _, config_file, overrides = demo._own_tiles(tmp_path / "tiles")
     config = golden_text.load("mae_demo")["get_config"](config_file.split(":")[1])
-    values = dict(override.removeprefix("--config.").split("=", 1) for override in overrides)
+    values = dict(override.removeprefix("--config.").replace('["global"]', ".global").split("=", 1) for override in overrides)
     config.update_from_flattened_dict({key: int(value) if value.isdigit() else value for key, value in values.items()})
     experiment = build.experiment(config)
     source = dataclasses.replace(experiment.data, batch_size=1).sources["enmap"]

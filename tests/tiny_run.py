@@ -11,7 +11,7 @@ STEPS, SAVE_EVERY = 30, 5
 SMALL = {
     "data.crop": 32,
     "data.batch_size": 4,
-    "augment.size": 32,
+    "augment.crops.global.size": 32,
     "objective.decoder_width": 32,
     "objective.decoder_heads": 2,
     "optim.lr": 1e-3,
@@ -31,5 +31,10 @@ def config_of(store: Path, **values) -> dict:
 
 def arguments(store: Path, workdir: Path) -> list[str]:
     """The same as arguments of `python -m eo_jax.train`."""
-    overrides = [f"--config.{key}={value}" for key, value in SMALL.items()]
-    return [f"--config={CONFIG}", f"--workdir={workdir}", f"--config.data.sources.enmap.store={store}", *overrides]
+    return [f"--config={CONFIG}", f"--workdir={workdir}", f"--config.data.sources.enmap.store={store}", *overrides()]
+
+
+def overrides() -> list[str]:
+    """What makes it small, as arguments."""
+    path = lambda key: key.replace(".global.", '["global"].')  # noqa: E731  flags are read as Python, of which `global` is a word
+    return [f"--config.{path(key)}={value}" for key, value in SMALL.items()]

@@ -1,53 +1,27 @@
-"""Recipes: named functions that turn a Batch of digital numbers into Views, inside jit."""
+"""The recipe of a config: from a Batch of digital numbers to Views, inside jit."""
 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from eo_jax.augment import geometry, radiometry
+from eo_jax.augment import photometric, radiometry
+from eo_jax.augment.chances import Chances, coin, draw, even, whole_number
+from eo_jax.augment.crops import Config, CropSet, check_sensor, crop_sets
+from eo_jax.augment.placement import Placement, of_dates, random_placement, see, see_labels, whole_placement
 from eo_jax.schema import Batch, Views
 from eo_jax.sensors import Sensor
 
-# A resampled value counts as data where at least this share of its interpolation weight lay on data.
-_VALID_WEIGHT = 0.999
+__all__ = ["Config", "CropSet", "Normalisation", "Recipe", "crop_sets", "make_recipe", "normalisation"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """How views are made.
-
-    Attributes:
-        recipe: one view "global" of one date, random resized crop; "crop_flip" adds flips up-down and left-right (MAE, SpectralEarth),
-            "crop_d4" all eight symmetries of the square: there is no up in an image taken from above.
-        size: side of the view in pixels.
-        scale: range of the crop's share of the patch's area.
-        ratio: range of the crop's columns / rows.
-        gain: range of a random factor on the physical values of a whole view, as illumination and topography give; (1, 1) for none.
-        statistics: mean and standard deviation for normalisation: "published" (the sensor table) or "store" (this store's training split).
-    """
-
-    recipe: str = "crop_flip"
-    size: int = 128
-    scale: tuple[float, float] = (0.4, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    gain: tuple[float, float] = (1.0, 1.0)
-    statistics: str = "published"
-
-    def __post_init__(self):
-        for field, allowed in (("recipe", tuple(_RECIPES)), ("statistics", ("published", "store"))):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"config.augment.{field}: {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"config.augment.scale: {self.scale}; expected 0 < low <= high <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"config.augment.ratio: {self.ratio}; expected 0 < low <= high")
-        if not 0 < self.gain[0] <= self.gain[1]:
-            raise ValueError(f"config.augment.gain: {self.gain}; expected 0 < low <= high")
+# What a crop set draws, each with a key of its own; a new draw goes to the end and leaves the others as they were.
+_DRAWS = ("box", "flip", "gain", "chances", "noise", "bands")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,61 +62,101 @@ def normalisation(statistics: str, sensor: Sensor, store_statistics: Mapping | N
     return Normalisation(mean, std, "training split of the store")
 
 
-def crop_sets(recipe: str) -> Mapping[str, int]:
-    """{crop set: number of views} that a recipe gives of every source."""
-    return _CROP_SETS[recipe]
-
-
 def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisation]]) -> Recipe:
-    """The recipe of a config for {source: (sensor, normalisation)}."""
-    return _RECIPES[config.recipe](config, sources)
-
-
-def crop_flip(config: Config, sources: Mapping[str, tuple[Sensor, Normalisation]]) -> Recipe:
-    """MAE's augmentation (He et al. 2022; SpectralEarth): random resized crop and flips of one date."""
-    return _crop_and_turn(config, sources, np.array([0.5, 0.5, 0.0]))
-
-
-def crop_d4(config: Config, sources: Mapping[str, tuple[Sensor, Normalisation]]) -> Recipe:
-    """The same with all eight symmetries of the square."""
-    return _crop_and_turn(config, sources, np.array([0.5, 0.5, 0.5]))
-
-
-_RECIPES = {"crop_flip": crop_flip, "crop_d4": crop_d4}
-_CROP_SETS = {"crop_flip": {"global": 1}, "crop_d4": {"global": 1}}
-
-
-def _crop_and_turn(config: Config, sources: Mapping[str, tuple[Sensor, Normalisation]], flip_odds: np.ndarray) -> Recipe:
-    """One view of one date; `flip_odds` [3]: up-down, left-right, diagonal."""
-
-    def view(batch: Batch, source: str, gain: jax.Array, boxes: jax.Array, flips: jax.Array) -> Views:
-        sensor, numbers = sources[source]
-        x, valid = radiometry.normalise(batch[source]["pixels"][:, 0], gain, numbers.mean, numbers.std, sensor.nodata)
-        return _crop(f"{source}/global", x, valid, boxes, flips, config.size)
+    """The recipe of a config for {source: (sensor, normalisation)}; ValueError where a sensor cannot be treated so."""
+    crop_sets(config, sources)
+    for name, (sensor, _) in sources.items():
+        check_sensor(config, name, sensor)
 
     def train(batch: Batch, key: jax.Array) -> Views:
         views = {}
-        for i, source in enumerate(sorted(sources)):
-            b, _, _, height, width = batch[source]["pixels"].shape
-            box_key, flip_key, gain_key = jax.random.split(jax.random.fold_in(key, i), 3)
-            gain = jax.random.uniform(gain_key, (b,), minval=config.gain[0], maxval=config.gain[1])
-            boxes = geometry.random_boxes(box_key, b, height, width, config.scale, config.ratio)
-            views |= view(batch, source, gain, boxes, jax.random.bernoulli(flip_key, flip_odds, (b, 3)))
+        # By its place among all sources, not among those of this batch: a source's views depend on no other source.
+        for i, name in enumerate(sorted(sources)):
+            if name in batch:
+                views |= _train_views(name, batch[name], config.of(name), *sources[name], jax.random.fold_in(key, i))
         return views
 
     def evaluate(batch: Batch) -> Views:
         views = {}
-        for source in sources:
-            b, _, _, height, width = batch[source]["pixels"].shape
-            views |= view(batch, source, jnp.ones(b), geometry.whole_boxes(b, height, width), jnp.zeros((b, 3), bool))
+        for name in sources:
+            if name in batch:
+                views |= _whole_views(name, batch[name], config.of(name)["global"], *sources[name])
         return views
 
     return Recipe(train, evaluate)
 
 
-def _crop(name: str, x: jax.Array, valid: jax.Array, boxes: jax.Array, flips: jax.Array, size: int) -> Views:
-    """Both entries of one view [b, 1, H, W, c]. No-data (0 in `x`) takes no part in the interpolation."""
-    weight = geometry.crop_resize_flip(valid.astype(jnp.float32), boxes, flips, size)
-    value = geometry.crop_resize_flip(x, boxes, flips, size) / jnp.maximum(weight, _VALID_WEIGHT)
-    is_valid = weight >= _VALID_WEIGHT
-    return {name: jnp.where(is_valid, value, 0.0)[:, None], f"{name}/valid": is_valid[:, None]}
+def _train_views(
+    source: str, fields: Mapping[str, Array], crops: Mapping[str, CropSet], sensor: Sensor, numbers: Normalisation, key: jax.Array
+) -> Views:
+    views = {}
+    for name, crop in crops.items():
+        set_key = key if name == "global" else jax.random.fold_in(key, zlib.crc32(name.encode()))  # the same whatever other crop sets there are
+        keys = dict(zip(_DRAWS, jax.random.split(set_key, len(_DRAWS)), strict=True))
+        chances = draw(keys["chances"], len(fields["pixels"]), crop.views)
+        place = random_placement(keys, chances, crop, fields["pixels"].shape)
+        z, valid = _cropped(fields["pixels"], place, crop, sensor, numbers, keys["gain"])
+        z = _distorted(z, valid, crop, sensor, numbers, keys, chances)
+        views |= _entries(f"{source}/{name}", fields, z, valid, place, crop)
+    return views
+
+
+def _whole_views(source: str, fields: Mapping[str, Array], crop: CropSet, sensor: Sensor, numbers: Normalisation) -> Views:
+    crop, place = CropSet(size=crop.size, interpolation=crop.interpolation), whole_placement(fields["pixels"].shape)
+    return _entries(f"{source}/global", fields, *_cropped(fields["pixels"], place, crop, sensor, numbers, None), place, crop)
+
+
+def _cropped(
+    pixels: Array, place: Placement, crop: CropSet, sensor: Sensor, numbers: Normalisation, gain_key: jax.Array | None
+) -> tuple[Array, Array]:
+    """(views, validity) [b, v, H, W, c], gain applied."""
+    shown = of_dates(pixels, place.dates)
+    valid = radiometry.valid_values(shown, sensor.nodata)
+    x = shown.astype(jnp.float32)
+    if gain_key is not None and tuple(crop.gain) != (1, 1):
+        gain = jax.random.uniform(gain_key, (len(x), crop.views, 1, 1, 1), minval=crop.gain[0], maxval=crop.gain[1])
+        x = radiometry.brighten(x, gain, sensor)
+    z = radiometry.normalise(x, valid, numbers.mean, numbers.std)
+    always_valid = sensor.nodata is None and not jnp.issubdtype(pixels.dtype, jnp.floating)
+    return see(z, None if always_valid else valid, place, crop)
+
+
+def _distorted(
+    z: Array, valid: Array, crop: CropSet, sensor: Sensor, numbers: Normalisation, keys: Mapping[str, jax.Array], chances: Chances
+) -> Array:
+    """Everything that changes values only, in the published order. Blur, which comes between grey and solarise there, is in the crop already:
+    it commutes with brightness and grey, and with contrast but for the borders' part in the mean."""
+    normalised = lambda digital_numbers: (np.asarray(digital_numbers) - numbers.mean) / numbers.std  # noqa: E731
+    factor = lambda name: jnp.where(coin(chances["jitter"], crop.jitter_odds), even(chances[name], getattr(crop, name)), 1.0)  # noqa: E731
+    if any(crop.jitter_odds) and tuple(crop.brightness) != (1, 1):
+        zero, lit = normalised(radiometry.physical_zero(sensor)), radiometry.reflective(sensor)
+        z = photometric.brightness(z, valid, factor("brightness"), zero, lit)
+    if any(crop.jitter_odds) and tuple(crop.contrast) != (1, 1):
+        z = photometric.contrast(z, valid, factor("contrast"))
+    if any(crop.grey_odds):
+        z = photometric.grey(z, valid, coin(chances["grey"], crop.grey_odds))
+    if any(crop.solarise_odds):
+        low, high = normalised(np.array(radiometry.physical_ranges(sensor)).T)
+        z = photometric.solarise(z, valid, coin(chances["solarise"], crop.solarise_odds), low, high, crop.solarise_threshold)
+    if crop.noise_std:
+        z = photometric.add_noise(z, valid, keys["noise"], crop.noise_std)
+    if any(crop.band_drop_odds):
+        count = whole_number(chances["band_count"], *crop.band_drop)
+        z = photometric.drop_bands(z, keys["bands"], jnp.where(coin(chances["band_drop"], crop.band_drop_odds), count, 0))
+    return z
+
+
+def _entries(name: str, fields: Mapping[str, Array], z: Array, valid: Array, place: Placement, crop: CropSet) -> Views:
+    """The entries of one crop set; a label where the batch has one, 0 (unlabelled) where a map's pixel has no valid band."""
+    views = {name: z, f"{name}/valid": valid}
+    if "label" not in fields:
+        return views
+    pixels, label = fields["pixels"], fields["label"]
+    if label.shape[:2] != pixels.shape[:2]:
+        raise ValueError(f"views {name!r}: label is {label.shape}, its pixels {pixels.shape}; expected [b, t, ...] with the same b and t")
+    shown = of_dates(label, place.dates)
+    if label.shape[2:] == pixels.shape[3:]:
+        shown = jnp.where(valid.any(-1), see_labels(shown, place, crop), 0)
+    else:
+        shown = jnp.broadcast_to(shown, (len(label), crop.views, *label.shape[2:]))
+    return views | {f"{name}/label": shown}

@@ -38,7 +38,7 @@ class TokenModule(nnx.Module):
     """A stem that embeds patches, positions, and a trunk of transformer blocks.
 
     Args:
-        positions: "sincos" for fixed sine-cosine positions, "none" where the trunk has its own.
+        positions: "sincos" for fixed sine-cosine positions; anything else where the trunk has its own.
         pool: "cls" or "mean".
     """
 
@@ -79,7 +79,7 @@ class TokenModule(nnx.Module):
 
     def with_positions(self, tokens: Float[Array, "b k d"], ids: Int[Array, "b k"] | None, grid: tuple[int, int]) -> Float[Array, "b k d"]:
         """Patch embeddings with what says where they are."""
-        if self.positions == "none":
+        if self.positions != "sincos":
             return tokens
         positions = jnp.asarray(sincos_2d(tokens.shape[-1], *grid))
         return tokens + (positions[None] if ids is None else positions[ids]).astype(tokens.dtype)

@@ -6,7 +6,8 @@ Crossing the jit border with dicts instead of modules makes a step of a 12-block
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 import jax
@@ -15,6 +16,8 @@ from flax import nnx
 from eo_jax.schema import Carry, Params
 
 T = TypeVar("T")
+Named = Mapping[str, jax.Array]
+_NOTHING: Named = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Network:
 class Stack(nnx.Module):
     """`depth` equal blocks [b, n, d] -> [b, n, d], their weights stacked along a leading layer axis and run by `lax.scan`.
 
-    One block is traced and compiled instead of `depth`: four times less tracing for 12 blocks. Stacked blocks hold parameters only.
+    One block is traced and compiled instead of `depth`: four times less tracing for 12 blocks. Stacked blocks hold parameters only. What a
+    block takes beside x it takes by name: `each` holds arrays [l, ...] that are cut along the layers, `every` what all blocks get alike.
 
     Args:
         make: rngs -> block.
@@ -73,14 +77,35 @@ class Stack(nnx.Module):
         block = Network(make)
         stacked = jax.vmap(lambda key: block.init(key)[0])(jax.random.split(rngs.params(), depth))
         self.layers = nnx.merge(block._graphdef, nnx.State(stacked))
-        self.remat = remat
+        self.depth, self.remat = depth, remat
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, each: Named = _NOTHING, every: Named = _NOTHING) -> jax.Array:
+        """The last block's output."""
+        layer, inputs = self._layer(each, every)
+        return jax.lax.scan(lambda x, of_layer: (layer(x, of_layer), None), x, inputs)[0]
+
+    def last(self, x: jax.Array, count: int, each: Named = _NOTHING, every: Named = _NOTHING) -> jax.Array:
+        """Outputs [count, b, n, d] of the last `count` blocks, in order; those of the others are not kept."""
+        if not 1 <= count <= self.depth:
+            raise ValueError(f"outputs of the last {count} blocks: expected 1 to {self.depth}, the number of blocks (config.model.trunk.depth)")
+        layer, inputs = self._layer(each, every)
+        split = self.depth - count
+        x, _ = jax.lax.scan(lambda x, of_layer: (layer(x, of_layer), None), x, jax.tree.map(lambda leaf: leaf[:split], inputs))
+
+        def kept(x: jax.Array, of_layer: tuple[Params, Named]) -> tuple[jax.Array, jax.Array]:
+            x = layer(x, of_layer)
+            return x, x
+
+        return jax.lax.scan(kept, x, jax.tree.map(lambda leaf: leaf[split:], inputs))[1]
+
+    def _layer(self, each: Named, every: Named) -> tuple[Callable, tuple[Params, Named]]:
+        """(x, inputs of a layer) -> x, and the inputs of all layers, which a scan cuts."""
         graphdef, weights = nnx.split(self.layers)
 
-        def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
-            return nnx.merge(graphdef, nnx.State(weights))(x), None
+        def layer(x: jax.Array, of_layer: tuple[Params, Named]) -> jax.Array:
+            weights, own = of_layer
+            return nnx.merge(graphdef, nnx.State(weights))(x, **own, **every)
 
         if self.remat == "block":
             layer = jax.checkpoint(layer, prevent_cse=False)  # a scan prevents it already
-        return jax.lax.scan(layer, x, nnx.to_pure_dict(weights))[0]
+        return layer, (nnx.to_pure_dict(weights), dict(each))

@@ -1,4 +1,8 @@
-"""Vision transformer trunk: token embeddings in, tokens out. Pre-norm blocks as in timm (exact GELU, LayerNorm epsilon 1e-6, qkv bias)."""
+"""Vision transformer trunk: token embeddings in, tokens out.
+
+Pre-norm blocks as in timm (exact GELU, LayerNorm epsilon 1e-6, qkv bias); on request registers (Darcet et al. 2024, arXiv 2309.16588), layer scale
+(Touvron et al. 2021, arXiv 2103.17239), stochastic depth (Huang et al. 2016, arXiv 1603.09382) and BEiT's shared relative positions.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,15 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from eo_jax.models.functional import Mode, Stack
+from eo_jax.models.relative_positions import RelativePositions
 
-# size: (width d, depth l, heads); the MLP is four times as wide. "giant" is SpectralEarth's: 1.138 billion parameters, not 1.8.
+# size: (width d, depth l, heads); the MLP is four times as wide. "giant" is SpectralEarth's: 1.138 billion parameters, not 1.8. "nano" is ours, for
+# laptops and for spectra of single pixels.
 SIZES = {
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
@@ -20,6 +27,7 @@ SIZES = {
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
     "giant": (1536, 40, 24),
+    "nano": (96, 6, 3),
 }
 
 
@@ -28,31 +36,58 @@ class Config:
     """A ViT trunk.
 
     Attributes:
-        size: tiny, small, base, large, huge or giant.
+        size: tiny, small, base, large, huge, giant or nano.
         depth: number of blocks; 0 means that of the size. Tests and laptops use fewer.
         remat: "none", or "block" to trade compute for memory.
         pool: what `pooled` features are: "cls", or "mean" over patch tokens.
+        registers: learned tokens that travel with the class token and are no part of the output.
+        layer_scale: initial value of a learned scale of each residual branch, one a channel; 0 for none. BEiT and data2vec: 1e-4 for ViT-S.
+        drop_path: share of samples that skip a residual branch of the last block in training; it grows linearly from 0 at the first block.
+        positions: "sincos" for fixed positions added to the tokens, "relative" for learned offsets in attention, shared by all blocks.
+        relative_grid: rows and columns of patch tokens of a view under positions="relative", such as 14 for 224 pixels in patches of 16; else 0.
     """
 
     size: str = "small"
     depth: int = 0
     remat: str = "none"
     pool: str = "cls"
+    registers: int = 0
+    layer_scale: float = 0.0
+    drop_path: float = 0.0
+    positions: str = "sincos"
+    relative_grid: int = 0
 
     takes: ClassVar[str] = "tokens"
-    positions: ClassVar[str] = "sincos"
 
     def __post_init__(self):
-        for field, allowed in (("size", tuple(SIZES)), ("remat", ("none", "block")), ("pool", ("cls", "mean"))):
+        for field, allowed in (
+            ("size", tuple(SIZES)),
+            ("remat", ("none", "block")),
+            ("pool", ("cls", "mean")),
+            ("positions", ("sincos", "relative")),
+        ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
-        if self.depth < 0:
-            raise ValueError(f"config.model.trunk.depth: {self.depth}; expected 0 (that of the size) or more")
+        for field, meaning in (("depth", "that of the size"), ("registers", "none"), ("layer_scale", "none"), ("relative_grid", "none")):
+            if getattr(self, field) < 0:
+                raise ValueError(f"config.model.trunk.{field}: {getattr(self, field)}; expected 0 ({meaning}) or more")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"config.model.trunk.drop_path: {self.drop_path}; expected a share from 0 up to, but not including, 1")
+        if (self.positions == "relative") != (self.relative_grid > 0):
+            raise ValueError(
+                f"config.model.trunk.relative_grid: {self.relative_grid} with positions={self.positions!r}; expected the patch tokens on a"
+                " view's side with 'relative', and 0 with 'sincos'"
+            )
 
     @property
     def width(self) -> int:
         """Width d of the tokens."""
         return SIZES[self.size][0]
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return SIZES[self.size][2]
 
     @property
     def layers(self) -> int:
@@ -61,12 +96,11 @@ class Config:
 
     def multiply_adds(self, tokens: int) -> int:
         """Multiply-adds of a forward pass over `tokens` patch tokens of one sample."""
-        return self.layers * block_multiply_adds(1 + tokens, self.width)
+        return self.layers * block_multiply_adds(1 + self.registers + tokens, self.width)
 
     def build(self, dtype: jnp.dtype, rngs: nnx.Rngs) -> VisionTransformer:
         """The trunk module."""
-        width, _, heads = SIZES[self.size]
-        return VisionTransformer(width, self.layers, heads, self.remat, dtype, rngs=rngs)
+        return VisionTransformer(self, dtype, rngs=rngs)
 
 
 def block_multiply_adds(tokens: int, width: int) -> int:
@@ -74,31 +108,91 @@ def block_multiply_adds(tokens: int, width: int) -> int:
     return 12 * tokens * width**2 + 2 * tokens**2 * width
 
 
-class VisionTransformer(nnx.Module):
-    """[b, n, d] patch embeddings with positions -> [b, 1 + n, d] normalised tokens, the class token first."""
+def drop_path_rates(last: float, depth: int) -> tuple[float, ...]:
+    """The share of samples that skip a branch of each block: linear from 0 to `last`; 0 for a single block."""
+    return tuple(np.linspace(0, last, depth).tolist())
 
-    def __init__(self, width: int, depth: int, heads: int, remat: str, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+
+def draw_kept(key: jax.Array, rates: tuple[float, ...], samples: int) -> Float[Array, "l 2 b"]:
+    """What each sample's two residual branches of each block are multiplied by: 0 with the block's rate, else 1 / (1 - rate)."""
+
+    def of_block(key: jax.Array, keep: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(key, keep, (2, samples)) / keep
+
+    return jax.vmap(of_block)(jax.random.split(key, len(rates)), 1 - jnp.array(rates))
+
+
+class VisionTransformer(nnx.Module):
+    """[b, n, d] patch embeddings -> [b, 1 + n, d] normalised tokens, the class token first."""
+
+    def __init__(self, config: Config, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        width, heads = config.width, config.heads
         self.cls_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, width)))
-        self.blocks = Stack(lambda block_rngs: Block(width, heads, dtype, rngs=block_rngs), depth, remat, rngs=rngs)
+        make_block = lambda block_rngs: Block(width, heads, dtype, config.layer_scale, rngs=block_rngs)  # noqa: E731
+        self.blocks = Stack(make_block, config.layers, config.remat, rngs=rngs)
         self.norm = LayerNorm(width, dtype)
+        self.registers = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, config.registers, width))) if config.registers else None
+        self.relative = RelativePositions(config.relative_grid, heads) if config.positions == "relative" else None
+        self.config = config
 
     def __call__(self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode) -> Float[Array, "b n1 d"]:
-        cls_token = jnp.broadcast_to(self.cls_token[...].astype(tokens.dtype), (len(tokens), 1, tokens.shape[-1]))
-        return self.norm(self.blocks(jnp.concatenate([cls_token, tokens], axis=1)))
+        """`tokens` hold their positions already, unless those are relative; `mode.key` turns drop path on."""
+        return self.norm(self._without_registers(self.blocks(self._prefixed(tokens), *self._beside(tokens, grid, mode))))
+
+    def last_layers(self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode, count: int) -> Float[Array, "l b n1 d"]:
+        """Outputs of the last `count` blocks, in order, before the final norm; the others' are not kept."""
+        return self._without_registers(self.blocks.last(self._prefixed(tokens), count, *self._beside(tokens, grid, mode)))
+
+    def _prefixed(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
+        """Class token, registers, patch tokens."""
+        learned = [self.cls_token, self.registers] if self.config.registers else [self.cls_token]
+        everywhere = [jnp.broadcast_to(token[...].astype(tokens.dtype), (len(tokens), *token.shape[1:])) for token in learned]
+        return jnp.concatenate([*everywhere, tokens], axis=1)
+
+    def _without_registers(self, x: Float[Array, "*l b m d"]) -> Float[Array, "*l b n1 d"]:
+        if not self.config.registers:
+            return x
+        return jnp.concatenate([x[..., :1, :], x[..., 1 + self.config.registers :, :]], axis=-2)
+
+    def _beside(self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode) -> tuple[dict[str, Array], dict[str, Array]]:
+        """What each block and what every block takes beside its tokens; empty where nothing is asked for."""
+        each, every = {}, {}
+        if self.config.drop_path and mode.key is not None:
+            each["kept"] = draw_kept(mode.key, drop_path_rates(self.config.drop_path, self.config.layers), len(tokens))
+        if self.config.positions == "relative":
+            every["bias"] = self.relative(tokens.shape[1], grid, 1 + self.config.registers)
+        return each, every
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block.
 
-    def __init__(self, width: int, heads: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    Args:
+        layer_scale: initial value of the scales of the two residual branches; 0 for none.
+    """
+
+    def __init__(self, width: int, heads: int, dtype: jnp.dtype, layer_scale: float = 0.0, *, rngs: nnx.Rngs):
         self.norm1 = LayerNorm(width, dtype)
         self.attention = Attention(width, heads, dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, dtype)
         self.mlp = MLP(width, 4 * width, dtype, rngs=rngs)
+        learned_scale = lambda: nnx.Param(jnp.full(width, layer_scale)) if layer_scale else None  # noqa: E731
+        self.attention_scale, self.mlp_scale = learned_scale(), learned_scale()
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+    def __call__(
+        self, x: Float[Array, "b n d"], bias: Float[Array, "1 heads n n"] | None = None, kept: Float[Array, "2 b"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """`bias` is added to the attention logits; `kept` is what each sample's attention and MLP branch is multiplied by."""
+        of_attention, of_mlp = (None, None) if kept is None else kept
+        x = x + _scaled(self.attention(self.norm1(x), bias), self.attention_scale, of_attention)
+        return x + _scaled(self.mlp(self.norm2(x)), self.mlp_scale, of_mlp)
+
+
+def _scaled(branch: Float[Array, "b n d"], learned: nnx.Param | None, kept: Float[Array, " b"] | None) -> Float[Array, "b n d"]:
+    """A residual branch times its learned scale, a number a channel, and times what says which samples keep it."""
+    if learned is not None:
+        branch = branch * learned[...].astype(branch.dtype)
+    return branch if kept is None else branch * kept.astype(branch.dtype)[:, None, None]
 
 
 class Attention(nnx.Module):
@@ -112,9 +206,10 @@ class Attention(nnx.Module):
         self.out = Dense(width, width, dtype, rngs=rngs)
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], bias: Float[Array, "1 heads n n"] | None = None) -> Float[Array, "b n d"]:
+        """`bias` is added to the logits, in float32."""
         qkv = jnp.einsum("bnd,dshk->sbnhk", x, self.qkv[...].astype(self.dtype)) + self.qkv_bias[...].astype(self.dtype)[:, None, None]
-        attended = jax.nn.dot_product_attention(*qkv)
+        attended = jax.nn.dot_product_attention(*qkv, bias=bias)
         return self.out(attended.reshape(x.shape))
 
 

@@ -25,7 +25,7 @@ ROWS, SIZE, STEPS = 8, 16, 5
 ENCODER = make_encoder(StemConfig(patch=4), TrunkConfig(size="tiny", depth=1), ENMAP, build.compute_dtype("float32"))
 OBJECTIVE = mae.Config(decoder_width=32, decoder_depth=1, decoder_heads=2).build({"enmap": ENCODER})
 NUMBERS = views.normalisation("published", ENMAP, None)
-RECIPE = views.make_recipe(views.Config(size=SIZE), {"enmap": (ENMAP, NUMBERS)})
+RECIPE = views.make_recipe(views.Config(crops={"global": views.CropSet(size=SIZE)}), {"enmap": (ENMAP, NUMBERS)})
 OPTIMIZER = optim.make_optimizer(optim.Config(lr=1e-3), jax.eval_shape(OBJECTIVE.init, jax.random.key(0))[0], STEPS)
 
 

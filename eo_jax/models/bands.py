@@ -1,0 +1,44 @@
+"""The stem that adds nothing: the bands of a view are the channels of the image that the trunk reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from eo_jax.models.functional import Mode
+from eo_jax.sensors import Sensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The bands as they are. Nothing to set."""
+
+    gives: ClassVar[str] = "image"
+    patch: ClassVar[int] = 1
+
+    def channels(self, sensor: Sensor) -> int:
+        """Channels of the image."""
+        return len(sensor.bands)
+
+    def multiply_adds(self, sensor: Sensor, size: int) -> int:
+        """None."""
+        return 0
+
+    def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> Bands:
+        """The stem module, without weights."""
+        return Bands(dtype)
+
+
+class Bands(nnx.Module):
+    """A view in the compute type."""
+
+    def __init__(self, dtype: jnp.dtype):
+        self.dtype = dtype
+
+    def __call__(self, view: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode) -> tuple[Array, Array]:
+        """(the view, which of its pixels have data)."""
+        return view.astype(self.dtype), counted
