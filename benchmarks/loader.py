@@ -4,8 +4,9 @@
 
 Patches are mosaics of different, rotated real EnMAP tiles (202 x 128 x 128 int16, 6.6 MB), crops 112 x 112. The floor is one thread that copies
 whole patches from the page cache into a batch that is there already. Every pipeline has a process of its own; they take turns, and of each the best
-turn is kept. Ratios count, because they are of one run and one machine; figures of two threads need two cores that nobody else uses. Peers whose
-library is missing (`pip install lmdb torch`) are left out and named.
+turn is kept. Ratios count, because they are of one run and one machine; figures of two threads need two cores that nobody else uses. The first batch
+counts from the opening of the store, with JAX running and nothing verified yet. Peers whose library is missing (`pip install lmdb torch webdataset`)
+are left out and named.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 import rasterio
 from rich.console import Console
@@ -38,7 +40,7 @@ from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 
 TURNS = 3
-_TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+_TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_ARENA_MAX": "1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Contender:
     Attributes:
         data: the file or folder it reads.
         batches: consumed a turn.
-        warm: consumed at least before the first turn.
+        names: that each patch has and is read by before the first turn.
     """
 
     name: str
@@ -56,23 +58,27 @@ class Contender:
     arguments: tuple
     data: str
     batches: int
-    warm: int = 0
+    names: int = 1
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 CONTENDERS = {
     "floor": Contender("floor: copy, 1 thread", loader_peers.floor, (), "raw.npy", 24),
-    "raw_1": Contender("eo_jax zarr-raw, 1 thread", loader_peers.ours, ("zarr-raw", 1), "zarr-raw", 24, LINKS * 4),
-    "raw_2": Contender("eo_jax zarr-raw, 2 threads", loader_peers.ours, ("zarr-raw", 2), "zarr-raw", 24, LINKS * 4),
-    "zarr_1": Contender("eo_jax zarr, 1 thread", loader_peers.ours, ("zarr", 1), "zarr", 12, LINKS * 4),
-    "zarr_2": Contender("eo_jax zarr, 2 threads", loader_peers.ours, ("zarr", 2), "zarr", 12, LINKS * 4),
+    "raw_1": Contender("eo_jax zarr-raw, 1 thread", loader_peers.ours, ("zarr-raw", 1), "zarr-raw", 24, LINKS),
+    "raw_2": Contender("eo_jax zarr-raw, 2 threads", loader_peers.ours, ("zarr-raw", 2), "zarr-raw", 24, LINKS),
+    "zarr_1": Contender("eo_jax zarr, 1 thread", loader_peers.ours, ("zarr", 1), "zarr", 12, LINKS),
+    "zarr_2": Contender("eo_jax zarr, 2 threads", loader_peers.ours, ("zarr", 2), "zarr", 12, LINKS),
     "array_record_1": Contender("eo_jax array-record, 1 thread", loader_peers.ours, ("array-record", 1), "array-record", 12),
     "array_record_2": Contender("eo_jax array-record, 2 threads", loader_peers.ours, ("array-record", 2), "array-record", 12),
     "grain_raw": Contender("Grain as documented, raw ArrayRecord", loader_peers.grain_documented, ("raw",), "raw.array_record", 12),
     "grain": Contender("Grain as documented, eo_jax records", loader_peers.grain_documented, ("record",), "array-record", 12),
     "npy": Contender("memory-mapped npy + np.stack", loader_peers.npy, (), "raw.npy", 12),
     "lmdb_raw": Contender("LMDB raw, tuned malloc", loader_peers.lmdb, ("raw",), "raw.lmdb", 12, environment=_TUNED),
+    "lmdb_raw_2": Contender("LMDB raw, tuned malloc, 2 threads", loader_peers.lmdb_threads, ("raw", 2), "raw.lmdb", 12, environment=_TUNED),
     "lmdb": Contender("LMDB of eo_jax records, tuned malloc", loader_peers.lmdb, ("record",), "record.lmdb", 12, environment=_TUNED),
+    "lmdb_2": Contender("LMDB of records, tuned malloc, 2 threads", loader_peers.lmdb_threads, ("record", 2), "record.lmdb", 12, environment=_TUNED),
+    "tars_raw": Contender("WebDataset raw, tuned malloc", loader_peers.web_dataset, ("raw",), "raw.tars", 12, environment=_TUNED),
+    "tars": Contender("WebDataset of eo_jax records, tuned malloc", loader_peers.web_dataset, ("record",), "record.tars", 12, environment=_TUNED),
     "tif_raw_2": Contender("rasterio, plain GeoTIFF, DataLoader, 2 workers", loader_peers.rasterio_torch, ("tif-raw", 2), "tif-raw", 8),
     "tif_1": Contender("rasterio, deflate GeoTIFF, DataLoader, no worker", loader_peers.rasterio_torch, ("tif", 0), "tif", 2),
     "tif_2": Contender("rasterio, deflate GeoTIFF, DataLoader, 2 workers", loader_peers.rasterio_torch, ("tif", 2), "tif", 6),
@@ -89,6 +95,14 @@ GOALS = (
     ("compressed / Grain as documented", "zarr_2", "grain", 2),
     ("compressed, one thread / LMDB of the same ratio", "zarr_1", "lmdb", 1),
 )
+# Those without a goal: (what, contender, to which contender)
+COMPARISONS = (
+    ("raw / LMDB raw, one thread each", "raw_1", "lmdb_raw"),
+    ("raw / LMDB raw, two threads each", "raw_2", "lmdb_raw_2"),
+    ("compressed / LMDB of the same ratio, two threads each", "zarr_2", "lmdb_2"),
+    ("raw / WebDataset raw, one thread each", "raw_1", "tars_raw"),
+    ("compressed / WebDataset of the same ratio, one thread each", "zarr_1", "tars"),
+)
 MEMORY_MB = 150  # beside the slots
 
 
@@ -97,23 +111,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m benchmarks.loader", description=__doc__, formatter_class=raw)
     parser.add_argument("--tiles", type=Path, required=True, metavar="DIR", help="a folder of real EnMAP tiles, as `convert enmap-tiles` reads it")
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="new folder, 40 MB a patch; removed at the end")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="new folder, 60 MB a patch; removed at the end")
     parser.add_argument("--patches", type=int, default=64, metavar="N", help="patches of the data set (default: 64)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
     args = parser.parse_args(arguments)
     try:
         cubes = load(args.tiles, 64)
         args.work.mkdir(parents=True)
-        figures = {"patches": args.patches, **write_data(cubes, args.work, args.patches), **measure(args.work)}
+        figures = {"patches": args.patches, **write_data(cubes, args.work, args.patches), **measure(args.work, args.patches)}
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         shutil.rmtree(args.work, ignore_errors=True)
-    goals = _goals(figures)
-    _print(figures, goals)
+    goals, comparisons = _goals(figures), _comparisons(figures["rates"])
+    _print(figures, goals, comparisons)
     if args.json:
-        stores.write_atomically(args.json, (json.dumps({**figures, "goals": goals}, indent=1) + "\n").encode())
+        stores.write_atomically(args.json, (json.dumps({**figures, "goals": goals, "comparisons": comparisons}, indent=1) + "\n").encode())
     return 0 if all(goal["reached"] for goal in goals) else 3
 
 
@@ -134,6 +148,9 @@ def write_data(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[st
     if loader_peers.has("lmdb"):
         loader_peers.write_lmdb(work / "raw.lmdb", plain)
         loader_peers.write_lmdb(work / "record.lmdb", encoded)
+    if loader_peers.has("webdataset"):
+        loader_peers.write_tars(work / "raw.tars", plain)
+        loader_peers.write_tars(work / "record.tars", encoded)
     if loader_peers.has("torch"):
         _write_tifs(work / "tif", pixels, compress="deflate", predictor=2)
         _write_tifs(work / "tif-raw", pixels)
@@ -165,11 +182,13 @@ def _write_tifs(folder: Path, pixels: np.ndarray, **options: str | int) -> None:
 # ------------------------------------------------------------------ measuring
 
 
-def measure(work: Path) -> dict[str, dict]:
-    """{"rates": {contender: patches a second}, "ratios": {contender: compression}, "memory": ..., "skipped": ...}."""
+def measure(work: Path, patches: int) -> dict[str, dict]:
+    """{"rates": {contender: patches a second}, "ratios": {contender: compression}, "anonymous_mb", "first_batch_s", "skipped": [name]}."""
     raw_bytes = (work / "raw.npy").stat().st_size
     there = {key: contender for key, contender in CONTENDERS.items() if (work / contender.data).exists()}
-    pools = {key: _start(contender, work) for key, contender in there.items()}
+    pools, first_batch = {}, {}
+    for key, contender in there.items():
+        pools[key], first_batch[key] = _start(contender, work, patches)
     rates: dict[str, list[float]] = {key: [] for key in pools}
     memory: dict[str, float] = {}
     try:
@@ -185,6 +204,7 @@ def measure(work: Path) -> dict[str, dict]:
         "median_rates": {key: statistics.median(found) for key, found in rates.items()},
         "ratios": {key: raw_bytes / _size(work / contender.data) for key, contender in there.items()},
         "anonymous_mb": memory,
+        "first_batch_s": first_batch,
         "skipped": [contender.name for key, contender in CONTENDERS.items() if key not in there],
     }
 
@@ -195,24 +215,36 @@ def _size(path: Path) -> int:
     return sum({status.st_ino: status.st_blocks * 512 for status in map(Path.stat, files) if stat.S_ISREG(status.st_mode)}.values())
 
 
-def _start(contender: Contender, work: Path) -> ProcessPoolExecutor:
-    """A process in which the pipeline is open and has read everything once."""
+def _start(contender: Contender, work: Path, patches: int) -> tuple[ProcessPoolExecutor, float]:
+    """A process in which the pipeline is open and has read everything once, and how many seconds its first batch took."""
     before = dict(os.environ)
     os.environ |= {"JAX_PLATFORMS": "cpu", **contender.environment}
     try:
         pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _open, (contender.open, work, contender.arguments))
-        pool.submit(_turn, max(contender.batches, contender.warm)).result()
+        first_batch = pool.submit(_warm_up, max(contender.batches, -(-contender.names * patches // BATCH))).result()
     finally:
         os.environ.clear()
         os.environ.update(before)
-    return pool
+    return pool, first_batch
 
 
 def _open(open_contender: Callable[..., Consume], work: Path, arguments: tuple) -> None:
     """Runs first in the process of a contender."""
-    global _consume, _anonymous_mb
+    global _consume, _anonymous_mb, _opened
+    jax.devices()
+    _opened = time.perf_counter()
     _consume = open_contender(work, *arguments)
     _anonymous_mb = loader_peers.anonymous_mb()
+
+
+def _warm_up(batches: int) -> float:
+    """Seconds from the opening to the first batch."""
+    consumed = _consume(batches)
+    next(consumed)
+    seconds = time.perf_counter() - _opened
+    for _ in consumed:
+        pass
+    return seconds
 
 
 def _turn(batches: int) -> tuple[float, float]:
@@ -242,20 +274,27 @@ def _goals(figures: dict) -> list[dict]:
     return rows
 
 
-def _print(figures: dict, goals: Sequence[dict]) -> None:
+def _comparisons(rates: dict[str, float]) -> list[dict]:
+    """{"comparison", "found"} each; those with a skipped peer are left out."""
+    return [{"comparison": what, "found": rates[one] / rates[other]} for what, one, other in COMPARISONS if other in rates]
+
+
+def _print(figures: dict, goals: Sequence[dict], comparisons: Sequence[dict]) -> None:
     rates = figures["rates"]
     title = f"{figures['patches']} patches; ratio of patches {figures['ratio_of_patches']:.2f}, of their tiles {figures['ratio_of_tiles']:.2f}"
-    table = Table("pipeline", "ratio", "patches/s", "/ floor", "raw_2 /", "zarr_2 /", "median", title=title)
+    table = Table("pipeline", "ratio", "patches/s", "/ floor", "raw_2 /", "zarr_2 /", "median", "first s", title=title)
     for key, rate in rates.items():
         ours = (f"{rates[key_of] / rate:.2f}" for key_of in ("raw_2", "zarr_2"))
-        row = (f"{figures['ratios'][key]:.2f}", f"{rate:.0f}", f"{rate / rates['floor']:.2f}", *ours, f"{figures['median_rates'][key]:.0f}")
-        table.add_row(CONTENDERS[key].name, *row)
+        about = (f"{figures['median_rates'][key]:.0f}", f"{figures['first_batch_s'][key]:.2f}")
+        table.add_row(CONTENDERS[key].name, f"{figures['ratios'][key]:.2f}", f"{rate:.0f}", f"{rate / rates['floor']:.2f}", *ours, *about)
     console = Console(width=130)
     console.print(table)
     verdicts = Table("goal", "", "found", "")
     for row in goals:
         limit = f">= {row['at_least']:g}" if "at_least" in row else f"<= {row['at_most']:.4g}"
         verdicts.add_row(row["goal"], limit, f"{row['found']:.2f}", "reached" if row["reached"] else "MISSED")
+    for row in comparisons:
+        verdicts.add_row(row["comparison"], "", f"{row['found']:.2f}", "")
     console.print(verdicts)
     for name in figures["skipped"]:
         print(f"skipped, its library is not installed: {name}")

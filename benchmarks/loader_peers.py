@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,8 +23,10 @@ from eo_jax.data.pipeline import Config, Pipeline, SourceConfig
 from eo_jax.sensors import ENMAP
 
 BATCH, CROP, SIDE = 16, 112, 128
-LINKS = 16  # names that each shard has
+LINKS = 80  # names that each shard has
 PREFETCH = 2
+_A_TAR = 16  # patches
+_SHUFFLED = 64  # patches in the buffer of WebDataset, 0.4 GB: the 1000 of its documentation would be 6.6 GB
 _SHAPE = (len(ENMAP.bands), SIDE, SIDE)
 Consume: TypeAlias = Callable[[int], Iterator[None]]  # yields when a batch is on the device
 
@@ -59,6 +64,17 @@ def write_lmdb(path: Path, records: Sequence[bytes]) -> None:
             transaction.put(str(number).encode(), data)
 
 
+def write_tars(folder: Path, records: Sequence[bytes]) -> None:
+    """Shards of WebDataset."""
+    import webdataset
+
+    folder.mkdir()
+    for first in range(0, len(records), _A_TAR):
+        with webdataset.TarWriter(str(folder / f"{first:05d}.tar")) as tar:
+            for number, data in enumerate(records[first : first + _A_TAR], first):
+                tar.write({"__key__": f"{number:05d}", "bin": data})
+
+
 # ------------------------------------------------------------------ the limit, and ours
 
 
@@ -78,7 +94,7 @@ def floor(work: Path) -> Consume:
 
 def ours(work: Path, format: str, threads: int) -> Consume:
     """The pipeline of the training loop, with its prefetch to the device."""
-    config = Config({"enmap": SourceConfig(str(work / format), "enmap")}, BATCH, CROP, threads, PREFETCH)
+    config = Config({"enmap": SourceConfig(str(work / format), "enmap")}, BATCH, CROP, threads=threads, prefetch=PREFETCH)
     pipeline, mesh = Pipeline(config, 0), sharding.make_mesh(sharding.Config())
 
     def consume(batches: int) -> Iterator[None]:
@@ -104,16 +120,35 @@ def _plain(data: bytes) -> np.ndarray:
 _DECODE = {"raw": _plain, "record": lambda data: record.decode(bytes(data), "benchmark").pixels}
 
 
-def _in_one_thread(count: int, read: Callable[[int], np.ndarray]) -> Consume:
+def _stacked(count: int, read: Callable[[int], np.ndarray], n: int) -> np.ndarray:
+    """Batch n: patches drawn at random, cropped, np.stack."""
+    rng = np.random.default_rng(n)
+    return np.stack([_crop(read(int(i)), rng) for i in rng.choice(count, BATCH, replace=False)])
+
+
+def _in_one_thread(stacked: Callable[[int], np.ndarray]) -> Consume:
     """The loop that everyone writes: read, crop, np.stack, device_put."""
 
     def consume(batches: int) -> Iterator[None]:
-        rng = np.random.default_rng(0)
-        order = np.concatenate([rng.permutation(count) for _ in range(-(-batches * BATCH // count))])
         for n in range(batches):
-            rows = np.stack([_crop(read(int(i)), rng) for i in order[n * BATCH : (n + 1) * BATCH]])
-            jax.device_put(rows).block_until_ready()
+            jax.device_put(stacked(n)).block_until_ready()
             yield
+
+    return consume
+
+
+def _in_threads(stacked: Callable[[int], np.ndarray], threads: int) -> Consume:
+    """The same with whole batches made ahead, one in each thread."""
+    pool = ThreadPoolExecutor(threads)
+
+    def consume(batches: int) -> Iterator[None]:
+        ahead: collections.deque[Future] = collections.deque()
+        for n in range(batches + threads):
+            if n >= threads:
+                jax.device_put(ahead.popleft().result()).block_until_ready()
+                yield
+            if n < batches:
+                ahead.append(pool.submit(stacked, n))
 
     return consume
 
@@ -121,16 +156,47 @@ def _in_one_thread(count: int, read: Callable[[int], np.ndarray]) -> Consume:
 def npy(work: Path) -> Consume:
     """One memory-mapped array of all patches."""
     patches = np.load(work / "raw.npy", mmap_mode="r")
-    return _in_one_thread(len(patches), patches.__getitem__)
+    return _in_one_thread(functools.partial(_stacked, len(patches), patches.__getitem__))
 
 
 def lmdb(work: Path, kind: str) -> Consume:
-    """LMDB without a copy of the value: buffers into its memory map."""
+    """LMDB in one thread."""
+    return _in_one_thread(_lmdb(work, kind))
+
+
+def lmdb_threads(work: Path, kind: str, threads: int) -> Consume:
+    """LMDB in a pool of threads."""
+    return _in_threads(_lmdb(work, kind), threads)
+
+
+def _lmdb(work: Path, kind: str) -> Callable[[int], np.ndarray]:
+    """Batches from LMDB without a copy of the value: buffers into its memory map."""
     import lmdb as library
 
     database = library.open(str(work / f"{kind}.lmdb"), readonly=True, lock=False, readahead=False)
-    transaction = database.begin(buffers=True)
-    return _in_one_thread(database.stat()["entries"], lambda i: _DECODE[kind](transaction.get(str(i).encode())))
+    count = database.stat()["entries"]
+
+    def stacked(n: int) -> np.ndarray:
+        with database.begin(buffers=True) as transaction:
+            return _stacked(count, lambda i: _DECODE[kind](transaction.get(str(i).encode())), n)
+
+    return stacked
+
+
+def web_dataset(work: Path, kind: str) -> Consume:
+    """WebDataset as its documentation shows it: one shard after the other, drawn at random, and samples by way of a shuffle buffer."""
+    import webdataset
+
+    rng, paths = np.random.default_rng(0), sorted(map(str, (work / f"{kind}.tars").iterdir()))
+    samples = webdataset.WebDataset(paths, resampled=True, shardshuffle=False, seed=0).shuffle(_SHUFFLED, initial=_SHUFFLED)
+    stream = iter(samples.map(lambda sample: _crop(_DECODE[kind](sample["bin"]), rng)).batched(BATCH, collation_fn=np.stack))
+
+    def consume(batches: int) -> Iterator[None]:
+        for rows in itertools.islice(stream, batches):
+            jax.device_put(rows).block_until_ready()
+            yield
+
+    return consume
 
 
 def grain_documented(work: Path, kind: str) -> Consume:

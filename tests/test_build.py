@@ -10,6 +10,7 @@ import golden_text
 import jax
 import ml_collections
 import pytest
+from tiny_objectives import LABELLED, experiment_of
 from toy_objective import Toy
 
 from eo_jax import build
@@ -20,7 +21,7 @@ def raw() -> dict:
     """The least that a config has to say, before defaults are added."""
     return {
         "data": {"sources": {"enmap": {"store": "stores/x", "sensor": "enmap"}}, "batch_size": 8, "crop": 32},
-        "augment": {"size": 32},
+        "augment": {"crops": {"global": {"size": 32}}},
         "model": {"stems": {"enmap": {"name": "spectral_adapter", "patch": 8}}, "trunk": {"name": "vit", "size": "tiny", "depth": 1}},
         "objective": {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
     }
@@ -52,11 +53,12 @@ def no_device(monkeypatch):
     [
         ("data.bach_size", "batch_size"),
         ("data.sources.enmap.stor", "store"),
-        ("augment.sizes", "size"),
+        ("augment.statistic", "statistics"),
+        ("augment.crops.global.sizes", "size"),
         ("model.stems.enmap.pach", "patch"),
         ("model.trunk.dept", "depth"),
         ("objective.mask_ration", "mask_ratio"),
-        ("optim.learning_decay", "weight_decay"),
+        ("optim.wieght_decay", "weight_decay"),
         ("sharding.fdsp", "fsdp"),
         ("run.save_evry", "save_every"),
         ("evals.reconstruction.mask", "masks"),
@@ -111,10 +113,10 @@ def test_modules_without_a_config_of_their_own_cannot_be_named():
         ("model.trunk.depth", -1, r"config\.model\.trunk\.depth: -1"),
         ("model.trunk.remat", "full", r"config\.model\.trunk\.remat: 'full'; expected one of none, block"),
         ("model.dtype", "float16", r"config\.model\.dtype: 'float16'; expected auto, float32 or bfloat16"),
-        ("augment.recipe", "crop", r"config\.augment\.recipe: 'crop'; expected one of .*crop_flip"),
-        ("augment.size", 36, r"config\.augment\.size: 36 is no multiple of the patch of source 'enmap', 8"),
+        ("augment.crops.global.flips", "up", r"config\.augment\.crops\.global\.flips: 'up'; expected one of none, left_right, both, d4"),
+        ("augment.crops.global.size", 36, r"config\.augment\.crops\.global\.size: 36 is no multiple of the patch of source 'enmap', 8"),
         ("augment.statistics", "imagenet", r"config\.augment\.statistics: 'imagenet'; expected one of published, store"),
-        ("augment.scale", (0.5, 0.2), r"config\.augment\.scale: \(0\.5, 0\.2\); expected 0 < low <= high <= 1"),
+        ("augment.crops.global.scale", (0.5, 0.2), r"config\.augment\.crops\.global\.scale: \(0\.5, 0\.2\); expected 0 < low <= high <= 1"),
         ("objective.mask_ratio", 1.0, r"config\.objective\.mask_ratio: 1\.0"),
         ("objective.decoder_heads", 3, r"config\.objective\.decoder_width: 32; expected a multiple of 4 and of decoder_heads 3"),
         ("data.sources.enmap.sensor", "enmpa", r"no sensor 'enmpa' in the table; .* Did you mean 'enmap'\?"),
@@ -153,7 +155,9 @@ def toy_instead_of_mae(monkeypatch, **attributes) -> None:
 
 def test_views_that_the_recipe_does_not_give_are_refused(monkeypatch):
     toy_instead_of_mae(monkeypatch, crop_sets={"global": 2, "local": 8})
-    with pytest.raises(ValueError, match=r"config\.augment\.recipe: objective 'mae' needs 2 view\(s\) 'global', 'crop_flip' gives 1"):
+    with pytest.raises(
+        ValueError, match=r"config\.augment\.crops\.global\.views: objective 'mae' needs 2 view\(s\) 'global' of source 'enmap', there are 1"
+    ):
         build.experiment(completed())
 
 
@@ -172,10 +176,10 @@ def contract() -> dict[str, inspect.Signature]:
 @pytest.mark.parametrize("name", sorted(build.modules("objectives")))
 def test_every_objective_keeps_the_contract(name):
     """Names and parameters: a check of `isinstance` alone sees neither."""
-    values = raw() | {"objective": {"name": name}}
-    objective = build.experiment(build.complete(ml_collections.ConfigDict(values))).objective
+    objective = experiment_of(name).objective
     assert isinstance(objective, base.Objective)
-    assert isinstance(objective.couples_batch, bool) and all(count >= 1 for count in objective.crop_sets.values())
+    assert isinstance(objective.couples_batch, bool) and set(objective.labelled) == ({LABELLED[name]} if name in LABELLED else set())
+    assert all(count >= 1 for count in objective.crop_sets.values())
     for method, signature in contract().items():
         assert list(inspect.signature(getattr(type(objective), method)).parameters) == list(signature.parameters), method
 

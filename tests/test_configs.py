@@ -39,7 +39,7 @@ def test_variants_differ_and_one_of_them_is_for_laptops(name):
     assert len(texts) == len(module["VARIANTS"])
     assert str(module["get_config"]()) in texts
     smoke = module["get_config"]("smoke")
-    assert smoke.run.steps <= 10 and smoke.model.trunk.depth == 1
+    assert smoke.run.steps <= 10 and smoke.data.batch_size <= 16 and smoke.data.crop <= 64
 
 
 @pytest.mark.parametrize("name", golden_text.names())
@@ -54,7 +54,9 @@ def test_a_default_that_the_file_does_not_mention_is_overridden_on_the_command_l
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values)
     command = ["train", "--config=configs/mae_demo.py:smoke", "--config.optim.beta1=0.8", "--config.evals.reconstruction.every=2"]
+    command.append('--config.augment.crops["global"].blur_odds=0.5')  # one number for a tuple
     monkeypatch.setattr(sys, "argv", command)  # ml_collections looks for overrides there
     values(command)
     assert build.experiment(holder.value).optim.beta1 == 0.8
     assert holder.value.evals.reconstruction.every == 2
+    assert build.experiment(holder.value).augment.crops["global"].blur_odds == (0.5,)

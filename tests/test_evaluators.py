@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eo_jax.evaluators import linear_probe, reconstruction
+from eo_jax.evaluators import labelled, linear_probe, reconstruction
 from eo_jax.evaluators.labelled import token_majority
 from eo_jax.evaluators.reconstruction import squared_errors
 
@@ -196,7 +196,7 @@ def test_unlabelled_tokens_and_padding_are_neither_fitted_nor_scored():
     label[3], dense[3] = label[2] % 3 + 1, dense[2]  # padding with wrong labels
     found = linear_probe.Evaluator(linear_probe.Config(), probed(label, [0, 1, 2, -1], dense))(1.0)
     assert found["accuracy"] == 1.0
-    x, y = linear_probe._pair({"dense": dense, "pooled": None}, label, np.array([True, True, True, False]))
+    x, y = labelled._pair({"dense": dense, "pooled": None}, label, np.array([True, True, True, False]))
     assert len(x) == len(y) == 3 * 16 - 8 and 0 not in y
 
 

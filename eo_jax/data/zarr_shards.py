@@ -272,7 +272,7 @@ def copy_mapped(mapped: np.ndarray, kind: Kind, places: np.ndarray, out: np.ndar
 def _restore(out: np.ndarray, kind: Kind, rows: slice, columns: slice, chunks: Iterable[np.ndarray]) -> None:
     for number, chunk in enumerate(chunks):
         bands = out[number * kind.bands_a_chunk : (number + 1) * kind.bands_a_chunk]
-        record.restore(bands, chunk[: len(bands), rows, columns], kind.has_differences)
+        record.restore(bands, chunk[: len(bands)], rows, columns, kind.has_differences)
 
 
 def map_file(file: Path, size: int) -> np.ndarray:
@@ -286,9 +286,9 @@ def map_file(file: Path, size: int) -> np.ndarray:
 
 def _read_bands(source: BinaryIO, kind: Kind, place: np.ndarray, bands: int, rows: slice, columns: slice) -> np.ndarray:
     """The first `bands` bands of a chunk [n, h', w']; those after them need not be summed up."""
-    stored = _read_stored(source, kind, place)[:bands, rows, columns]
-    pixels = np.empty(stored.shape, kind.numpy_dtype)
-    record.restore(pixels, stored, kind.has_differences)
+    stored = _read_stored(source, kind, place)[:bands]
+    pixels = np.empty(stored[:, rows, columns].shape, kind.numpy_dtype)
+    record.restore(pixels, stored, rows, columns, kind.has_differences)
     return pixels
 
 

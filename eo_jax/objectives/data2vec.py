@@ -78,7 +78,7 @@ class Data2Vec(WithTeacher):
         self.networks["regressor"] = Network(lambda rngs: Regressor(self.encoder.width, self.encoder.dtype, rngs=rngs))
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        (view,), (valid,) = self.views(views)
+        view, valid = (x[0] for x in self.views(views))
         mask_key, drop_key = jax.random.split(key)
         has_data = masking.tokens_with_data(valid, self.encoder.patch)
         rows, columns = view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch

@@ -1,4 +1,4 @@
-"""Lowers the train step of configs, given as name:variant, for a mesh of data 4 x fsdp 2. Nothing is compiled or computed."""
+"""Lowers the train step of configs, given as name:variant, for a mesh of data 4 x fsdp 2. Nothing is compiled, computed or read."""
 
 from __future__ import annotations
 
@@ -7,34 +7,65 @@ import sys
 
 import golden_text
 import jax
+import numpy as np
+from jax import ShapeDtypeStruct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eo_jax import build, optim, sharding
-from eo_jax.augment import views
+from eo_jax.augment.views import Normalisation
+from eo_jax.schema import Batch
 from eo_jax.step import init_state, make_train_step
 
 
 def lower(target: str, mesh: jax.sharding.Mesh) -> str:
-    """What the lowered module says: for how many devices."""
+    """What the lowered modules say, one an entry of the mixture: for how many devices."""
     name, variant = target.split(":")
-    experiment = build.experiment(golden_text.load(name)["get_config"](variant))
+    config = golden_text.load(name)["get_config"](variant)
+    experiment = build.experiment(config)
     sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
-    numbers = {source: views.normalisation("published", encoder.sensor, None) for source, encoder in experiment.encoders.items()}
     objective, steps = experiment.objective, experiment.run.steps
     optimizer = optim.make_optimizer(experiment.optim, jax.eval_shape(objective.init, jax.random.key(0))[0], steps)
     state = jax.eval_shape(lambda: init_state(objective, optimizer, 0))
     placement = sharding.state_sharding(experiment.sharding, state, mesh)
-    train_views = build.recipe(experiment, numbers).train
+    train_views = build.recipe(experiment, _numbers(experiment)).train
     step = make_train_step(objective, optimizer, train_views, seed=0, steps=steps, accum=experiment.optim.accum)
     replicated = NamedSharding(mesh, PartitionSpec())
     jitted = jax.jit(step, in_shardings=(placement, sharding.batch_sharding(mesh)), out_shardings=(placement, replicated))
-    return f"{jitted.lower(state, _batch(experiment)).as_text().count('num_partitions = 8')} module for 8 devices"
+    found = {jitted.lower(state, batch).as_text().count("num_partitions = 8") for batch in _batches(experiment, config.objective)}
+    return ", ".join(f"{count} module for 8 devices" for count in sorted(found))
 
 
-def _batch(experiment: build.Experiment) -> dict:
+def _numbers(experiment: build.Experiment) -> dict[str, Normalisation]:
+    """Any numbers will do: those of a store would take a store."""
+    bands = {source: len(encoder.sensor.bands) for source, encoder in experiment.encoders.items()}
+    return {source: Normalisation(np.zeros(count), np.ones(count), "none") for source, count in bands.items()}
+
+
+def _batches(experiment: build.Experiment, objective: dict) -> list[Batch]:
+    """A batch of each entry, as `sharding.to_global` gives it; shapes only."""
     data = experiment.data
-    shape = lambda encoder: (data.batch_size, 1, len(encoder.sensor.bands), data.crop, data.crop)  # noqa: E731
-    return {source: {"pixels": jax.ShapeDtypeStruct(shape(encoder), encoder.sensor.dtype)} for source, encoder in experiment.encoders.items()}
+    entries = [entry.sources for entry in data.entries.values()] or [tuple(data.sources)]
+    return [{source: _fields(experiment, source, objective) for source in entry} for entry in entries]
+
+
+def _fields(experiment: build.Experiment, source: str, objective: dict) -> dict[str, ShapeDtypeStruct]:
+    data, sensor = experiment.data, experiment.encoders[source].sensor
+    rows, dates, crop = data.batch_size, data.sources[source].dates, data.crop
+    fields = {
+        "pixels": ShapeDtypeStruct((rows, dates, len(sensor.bands), crop, crop), sensor.dtype),
+        "time": ShapeDtypeStruct((rows, dates), np.int32),
+        "lonlat": ShapeDtypeStruct((rows, 2), np.float32),
+    }
+    if data.sources[source].label:
+        fields["label"] = _label((rows, dates), crop, objective)
+    return fields
+
+
+def _label(lead: tuple[int, int], crop: int, objective: dict) -> ShapeDtypeStruct:
+    """What a store would have for the objective to learn from; a map, unless its task is one of whole patches."""
+    shapes = {"classification": (), "multi_label": (objective.get("outputs"),), "regression": (objective.get("outputs"),)}
+    task = objective.get("task", "segmentation")
+    return ShapeDtypeStruct((*lead, *shapes.get(task, (crop, crop))), np.float32 if task == "regression" else np.uint8)
 
 
 if __name__ == "__main__":
