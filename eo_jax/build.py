@@ -21,8 +21,10 @@ import ml_collections
 
 from eo_jax import optim, run, sharding
 from eo_jax.augment import views
+from eo_jax.augment.crops import CropSet
 from eo_jax.data import pipeline
-from eo_jax.data.pipeline import SourceConfig
+from eo_jax.data.mixture import EntryConfig
+from eo_jax.data.source import SourceConfig
 from eo_jax.evaluators.base import Context, Evaluator
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.objectives.base import Objective, check_views
@@ -74,13 +76,19 @@ def fixed(config: Any, section: str) -> Any:
     """The frozen dataclass of a section that has one shape: data, augment, optim, sharding, run."""
     values = _plain(config[section])
     if section == "data":
-        values["sources"] = {name: splat(SourceConfig, source, f"data.sources.{name}") for name, source in values["sources"].items()}
+        for field, kind in (("sources", SourceConfig), ("entries", EntryConfig)):
+            values[field] = {name: splat(kind, about, f"data.{field}.{name}") for name, about in values.get(field, {}).items()}
+    if section == "augment" and "crops" in values:
+        values["crops"] = {name: splat(CropSet, crop, f"augment.crops.{name}") for name, crop in values["crops"].items()}
     return splat(_FIXED[section], values, section)
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything a config describes that needs neither data nor a device: the frozen sections, the encoders and the objective."""
+    """Everything a config describes that needs neither data nor a device: the frozen sections, the encoders and the objective.
+
+    `views` is {"<source>/<crop set>": (number, size in pixels)}.
+    """
 
     data: pipeline.Config
     augment: views.Config
@@ -88,6 +96,7 @@ class Experiment:
     sharding: sharding.Config
     run: run.Config
     encoders: Mapping[str, Encoder]
+    views: Mapping[str, tuple[int, int]]
     objective: Objective
     objective_name: str
 
@@ -96,27 +105,57 @@ def experiment(config: Any) -> Experiment:
     """The Experiment of a completed config. Every mistake that can be seen without data is a ValueError here, before any device is touched."""
     sections = {name: fixed(config, name) for name in _FIXED}
     data, augment = sections["data"], sections["augment"]
-    if set(config["model"]["stems"]) != set(data.sources):
-        raise ValueError(
-            f"config.model.stems: {sorted(config['model']['stems'])}, but config.data.sources: {sorted(data.sources)}; one stem a source"
-        )
-    encoders = {source: _encoder(config["model"], source, data.sources[source].sensor) for source in data.sources}
-    for source, encoder in encoders.items():
-        if augment.size % encoder.patch:
-            raise ValueError(f"config.augment.size: {augment.size} is no multiple of the patch of source {source!r}, {encoder.patch}")
+    encoders = _encoders(config["model"], data.sources)
+    shown = _view_shapes(augment, encoders)
     name = config["objective"]["name"]
     _, objective_config = named("objectives", config["objective"], "objective")
     objective = objective_config.build(encoders)
-    check_views(objective, name, views.crop_sets(augment.recipe), augment.recipe)
+    check_views(objective, name, shown, list(data.sources))
+    objective.check_batch(data.batch_size)
+    _check_labels(objective, name, data.sources)
     if objective.couples_batch and sections["optim"].accum > 1:
         raise ValueError(f"config.optim.accum: objective {name!r} compares the samples of a batch, so microbatches would change it; use accum=1")
-    return Experiment(**sections, encoders=encoders, objective=objective, objective_name=name)
+    return Experiment(**sections, encoders=encoders, views=shown, objective=objective, objective_name=name)
+
+
+def _encoders(model: Any, sources: Mapping[str, SourceConfig]) -> dict[str, Encoder]:
+    """{source: its encoder}; where `model.stems` has the name of another source instead of a section, the two have the same weights."""
+    stems = _plain(model["stems"])
+    if set(stems) != set(sources):
+        raise ValueError(f"config.model.stems: {sorted(stems)}, but config.data.sources: {sorted(sources)}; one stem a source")
+    owners = {source: stem if isinstance(stem, str) else source for source, stem in stems.items()}
+    made = {source: _encoder(model, source, sources[source].sensor) for source, owner in owners.items() if owner == source}
+    for source, owner in owners.items():
+        if owner not in made:
+            raise ValueError(f"config.model.stems.{source}: {owner!r} is no source with a stem of its own; there are {', '.join(made)}")
+        if sources[source].sensor != sources[owner].sensor:
+            raise ValueError(
+                f"config.model.stems.{source}: sensor {sources[source].sensor!r} cannot use the stem of source {owner!r}, which reads "
+                f"{sources[owner].sensor!r}; give it a stem of its own"
+            )
+    return {source: made[owner] for source, owner in owners.items()}
 
 
 def _encoder(model: Any, source: str, sensor: str) -> Encoder:
     _, stem = named("models", model["stems"][source], f"model.stems.{source}")
     _, trunk = named("models", model["trunk"], "model.trunk")
-    return make_encoder(stem, trunk, get_sensor(sensor), compute_dtype(model["dtype"]))
+    return make_encoder(stem, trunk, get_sensor(sensor), compute_dtype(model["dtype"]), source)
+
+
+def _view_shapes(augment: views.Config, encoders: Mapping[str, Encoder]) -> dict[str, tuple[int, int]]:
+    """{"<source>/<crop set>": (number, size in pixels)}; ValueError where tokens do not divide a view."""
+    views.crop_sets(augment, encoders)
+    for source, encoder in encoders.items():
+        for name, crop in augment.of(source).items():
+            if encoder.kind == "tokens" and crop.size % encoder.patch:
+                raise ValueError(f"config.augment.crops.{name}.size: {crop.size} is no multiple of the patch of source {source!r}, {encoder.patch}")
+    return {f"{source}/{name}": (crop.views, crop.size) for source in encoders for name, crop in augment.of(source).items()}
+
+
+def _check_labels(objective: Objective, name: str, sources: Mapping[str, SourceConfig]) -> None:
+    for source in objective.labelled:
+        if not sources[source].label:
+            raise ValueError(f"config.data.sources.{source}.label: objective {name!r} learns from labels; give the name of the store's label")
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -157,7 +196,7 @@ def context(experiment: Experiment, numbers: Mapping[str, views.Normalisation], 
         objective=experiment.objective,
         train_views=views_of.train,
         evaluate_views=views_of.evaluate,
-        place=lambda batch: {name: {"pixels": jax.device_put(fields["pixels"], whole)} for name, fields in batch.items()},
+        place=lambda arrays: jax.device_put(arrays, whole),
         seed=experiment.run.seed,
     )
 
@@ -180,13 +219,13 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     for section in config:
         if section not in _SECTIONS:
             raise ValueError(f"config.{section}: unknown section; there are {', '.join(_SECTIONS)}.{_did_you_mean(section, _SECTIONS)}")
-    sources = config.get("data", {}).get("sources", {})
-    config.data.sources = {name: _with_defaults(SourceConfig, source, f"data.sources.{name}") for name, source in sources.items()}
     for section in _FIXED:
-        config[section] = _with_defaults(_FIXED[section], config.get(section, {}), section)
+        config[section] = _overridable(dataclasses.asdict(fixed({section: config.get(section, {})}, section)))
     config.objective = _complete_named("objectives", config.objective, "objective")
     model = config.model
-    model.stems = {source: _complete_named("models", stem, f"model.stems.{source}") for source, stem in model.stems.items()}
+    shared = lambda stem: isinstance(stem, str)  # noqa: E731  the name of the source whose stem it is
+    complete_stem = lambda source, stem: stem if shared(stem) else _complete_named("models", stem, f"model.stems.{source}")  # noqa: E731
+    model.stems = {source: complete_stem(source, stem) for source, stem in model.stems.items()}
     model.trunk = _complete_named("models", model.trunk, "model.trunk")
     model.dtype = model.get("dtype", "auto")
     if set(model) != {"stems", "trunk", "dtype"}:
@@ -205,6 +244,11 @@ def _complete_named(folder: str, section: Any, where: str) -> dict:
 def _with_defaults(config_class: type, section: Any, where: str) -> dict:
     values = splat(config_class, section, where)
     return {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+
+
+def _overridable(values: dict) -> dict:
+    """None stands for a number that is not given; as a placeholder it can be given on the command line."""
+    return {key: ml_collections.config_dict.placeholder(float) if value is None else value for key, value in values.items()}
 
 
 def _plain(section: Any) -> dict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,15 @@ class Checkpoints:
         """The newest saved step."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, next_batch: int, config: dict) -> None:
-        """Starts saving; returns as soon as the arrays are copied. A full disk is an OSError, here or in `wait`."""
+    def save(self, step: int, state: Any, next_batch: int, config: dict, bad_records: Mapping[str, list[int]] | None = None) -> None:
+        """Starts saving; returns as soon as the arrays are copied. A full disk is an OSError, here or in `wait`.
+
+        `bad_records`: {source: samples that were skipped so far}.
+        """
         if step == self.latest():
             return
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave({"next_batch": next_batch}), config=ocp.args.JsonSave(config)
-        )
+        data = {"next_batch": next_batch, "bad_records": bad_records or {}}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data), config=ocp.args.JsonSave(config))
         with _named_errors(self._folder / str(step), "saved", "free space on that disk, then run the same command again"):
             self._manager.save(step, args=items)
 
@@ -67,9 +70,16 @@ class Checkpoints:
 
     def config(self) -> dict:
         """The config that the newest checkpoint was trained with."""
+        return self._json("config")
+
+    def bad_records(self) -> dict[str, list[int]]:
+        """{source: samples that were skipped} before the newest checkpoint."""
+        return self._json("data").get("bad_records", {})  # a checkpoint from before there were any does not say
+
+    def _json(self, item: str) -> dict:
         step = self.latest()
         with _named_errors(self._folder / str(step), "restored", "delete that folder to go back to the checkpoint before it"):
-            return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
 
     def arrays(self) -> dict:
         """The state of the newest checkpoint as nested dicts of numpy arrays, needing neither the model nor the mesh of the run."""

@@ -47,7 +47,7 @@ class Rates:
 
     Attributes:
         loader: batches drawn and placed on the device, no step.
-        step: one batch, again and again.
+        step: one batch of each entry, again and again.
         together: as training does it.
         more_threads: the loader with twice the threads; measured only where the loader is the slower one.
     """
@@ -65,7 +65,7 @@ class Setup:
     Attributes:
         on_cpu: steps run on the cores that the loader uses.
         threads, crop: of config.data.
-        size: side of a view in pixels, config.augment.size.
+        size: side of the largest view in pixels.
         stores: {source: (format, smallest side of a patch)}.
         dtype: that the model computes in.
         mfu: of the step alone; None where the device's peak is not known.
@@ -212,7 +212,7 @@ class _Bench:
         """{"samples_per_s", "flops_per_s", "mfu"?}. What came of a batch is waited for while the next is under way, as training does."""
         for batch in itertools.islice(batches, _WARM_UP):
             jax.block_until_ready(consume(batch))
-        throughput = metrics.Throughput(self.experiment.data.batch_size, self.experiment.objective.multiply_adds(self.experiment.augment.size))
+        throughput = metrics.Throughput(self.experiment.data.batch_size, self.experiment.objective.multiply_adds(self.experiment.views))
         end, running = time.perf_counter() + self.seconds, consume(next(batches))
         for count in itertools.count():
             if count > _LEAST and time.perf_counter() > end:
@@ -234,14 +234,16 @@ class _Bench:
 
 
 def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[Rates, Setup, int]:
-    """(rates, setup, bytes of a batch) of a completed config; takes about three times `seconds`, and compiling."""
+    """(rates, setup, bytes of a batch, on average) of a completed config; takes about three times `seconds`, and compiling."""
     experiment = build.experiment(config)
     data, mesh = experiment.data, sharding.make_mesh(experiment.sharding)
     sharding.check_batch(data.batch_size, experiment.optim.accum, mesh)
     pipeline, bench = Pipeline(data, experiment.run.seed), _Bench(experiment, mesh, seconds)
     say(f"{experiment.objective_name} on {mesh.size} x {jax.devices()[0].device_kind}: compiling, then {seconds:g} s each of step, loader, both")
-    step, batch = _Step(experiment, pipeline, mesh), sharding.to_global(pipeline.batch(0), mesh)
-    alone = bench.measure(itertools.repeat(batch), step)
+    step, batches = _Step(experiment, pipeline, mesh), {entry: sharding.to_global(batch, mesh) for entry, batch in _first_batches(pipeline).items()}
+    for batch in batches.values():
+        jax.block_until_ready(step(batch))  # compiled before anything is timed
+    alone = bench.measure((batches[pipeline.mixture.entry(n)] for n in itertools.count()), step)
     rates = Rates(bench.load(data, lambda batch: batch), alone["samples_per_s"] / data.batch_size, bench.load(data, step))
     if bound_by(rates) == "data":
         more = dataclasses.replace(data, threads=2 * data.threads)
@@ -250,12 +252,28 @@ def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[R
         on_cpu=jax.default_backend() == "cpu",
         threads=data.threads,
         crop=data.crop,
-        size=experiment.augment.size,
+        size=max(size for _, size in experiment.views.values()),
         stores={name: (source.store.format, _smallest_side(source)) for name, source in pipeline.sources.items()},
         dtype=build.compute_dtype(config["model"]["dtype"]).name,
         mfu=alone.get("mfu"),
     )
-    return rates, setup, sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
+    batch_bytes = sum(share * _bytes(batches[entry]) for entry, share in pipeline.mixture.shares.items())
+    return rates, setup, round(batch_bytes)
+
+
+def _first_batches(pipeline: Pipeline) -> dict[str, Batch]:
+    """{entry: the first batch of it}."""
+    found: dict[str, Batch] = {}
+    for n in itertools.count():
+        entry = pipeline.mixture.entry(n)
+        if entry not in found:
+            found[entry] = pipeline.batch(n)
+        if len(found) == len(pipeline.mixture.entries):
+            return found
+
+
+def _bytes(batch: Batch) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
 
 
 def _smallest_side(source: Any) -> int:

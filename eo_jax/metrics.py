@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -86,9 +87,9 @@ class Writer:
         self._file = open(self._path, "a", buffering=1)  # noqa: SIM115  (open for the life of the run)
         self._tensorboard = _tensorboard(workdir, first_step) if "tensorboard" in writers else None
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """One line; NaN and infinity become null, since JSON has neither."""
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        """One line; NaN and infinity become null, since JSON has neither. TensorBoard gets the numbers alone."""
+        finite = {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in values.items()}
         try:
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
         except OSError as error:
@@ -96,7 +97,8 @@ class Writer:
             raise OSError(error.errno, cure, str(self._path)) from error
         if self._tensorboard:
             for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+                if not isinstance(value, str):
+                    self._tensorboard.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes and closes."""
@@ -137,7 +139,7 @@ class Display:
         """`step` steps are done."""
         self._progress.update(self._task, completed=step)
 
-    def log(self, step: int, values: dict[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, float | str]) -> None:
         """One line of the step's numbers, with the time left."""
         left = (time.perf_counter() - self._start) / max(step - self._first, 1) * (self._steps - step)
         self.say(f"step {step:>6}/{self._steps}  {_readable(values)}  left {int(left // 60)}:{int(left % 60):02d}")
@@ -154,8 +156,11 @@ class Display:
         self._progress.stop()
 
 
-def _readable(values: dict[str, float]) -> str:
+def _readable(values: Mapping[str, float | str]) -> str:
     shown = [f"loss {values['loss']:.4f}", f"lr {values['lr']:.2e}", f"grad {values['grad_norm']:.3f}"]
+    if "entry" in values:
+        shares = ", ".join(f"{name.removeprefix('mixture/')} {share:.1%}" for name, share in values.items() if name.startswith("mixture/"))
+        shown.insert(0, f"{values['entry']} (so far {shares})")
     if "samples_per_s" in values:
         shown.append(f"{values['samples_per_s']:.1f} samples/s")
         shown.append(f"{values['flops_per_s'] / 1e9:.1f} GFLOP/s")
@@ -163,6 +168,8 @@ def _readable(values: dict[str, float]) -> str:
         shown.append(f"MFU {values['mfu']:.1%}")
     if values.get("skipped"):
         shown.append("NOT FINITE: step skipped")
+    if values.get("bad_records"):
+        shown.append(f"bad records {values['bad_records']:g}")
     return "  ".join(shown)
 
 

@@ -1,12 +1,14 @@
-"""What a run is: its section of the config, what it was trained on, and what may change when it is resumed."""
+"""What a run is: its section of the config, its size, what it was trained on, what may change when it is resumed, and the signal to stop."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
 import json
+import math
 import platform
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import jax
 
 import eo_jax
 from eo_jax.augment.views import Normalisation
-from eo_jax.data.pipeline import Source
+from eo_jax.data.pipeline import Pipeline, Source
 from eo_jax.data.stores import write_atomically
 from eo_jax.sensors import get_sensor
 
@@ -47,8 +49,20 @@ class Config:
             raise ValueError(f"config.run.writers: {self.writers!r}; expected ('tensorboard',) or ()")
 
 
-# What may differ between a run and its resumption: nothing here changes a weight. A store may move, too: its content hash is what counts.
-_FREE = ("data.threads", "data.prefetch", "sharding.", "run.log_every", "run.save_every", "run.keep", "run.writers", "evals.")
+# What may differ between a run and its resumption: nothing here changes a weight. A store may move, too: its content hash is what counts. To skip bad
+# records changes no batch that could be read without.
+_FREE = (
+    "data.threads",
+    "data.prefetch",
+    "data.on_error",
+    "data.max_bad",
+    "sharding.",
+    "run.log_every",
+    "run.save_every",
+    "run.keep",
+    "run.writers",
+    "evals.",
+)
 
 
 def check_same_run(saved: dict, config: dict, workdir: str, *, extend: bool) -> None:
@@ -97,6 +111,24 @@ def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
     }
 
 
+def sizes(params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> list[str]:
+    """How much there is of everything: weights, devices, and what each source draws from."""
+    weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    groups = {name: source.groups for name, source in pipeline.sources.items()}
+    return [
+        f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}",
+        *(f"source {name}: {len(its)} places, {len(its.members)} samples, {its.dropped} places dropped" for name, its in groups.items()),
+    ]
+
+
+def memory(compiled: Mapping[str, jax.stages.Compiled]) -> Iterator[str]:
+    """What the compiled train step of each entry takes, a line an entry."""
+    for entry, step in compiled.items():
+        found = step.memory_analysis()
+        arguments, temporary = found.argument_size_in_bytes / 2**20, found.temp_size_in_bytes / 2**20
+        yield f"compiled; memory a device: arguments {arguments:.0f} MiB, temporary {temporary:.0f} MiB (entry {entry})"
+
+
 def check_same_data(workdir: Path, fingerprint: dict) -> None:
     """Raises ValueError where a store changed since the run in `workdir` began."""
     before = json.loads((workdir / "data.json").read_text())
@@ -112,3 +144,14 @@ def write_provenance(workdir: Path, config: dict, fingerprint: dict) -> None:
     """WORKDIR/config.json, data.json and versions.json."""
     for name, value in (("config", config), ("data", fingerprint), ("versions", versions())):
         write_atomically(workdir / f"{name}.json", (json.dumps(value, indent=1) + "\n").encode())
+
+
+class StopSignal:
+    """Turns SIGTERM, which schedulers send before they take a machine away, into a saved checkpoint."""
+
+    def __init__(self):
+        self.requested = False
+        signal.signal(signal.SIGTERM, self._request)
+
+    def _request(self, *_: Any) -> None:
+        self.requested = True

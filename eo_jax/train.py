@@ -23,7 +23,7 @@ from ml_collections import config_flags
 from eo_jax import build, cli, goodput, metrics, optim, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
-from eo_jax.run import check_same_data, check_same_run, data_fingerprint, write_provenance
+from eo_jax.run import StopSignal, check_same_data, check_same_run, data_fingerprint, memory, sizes, write_provenance
 from eo_jax.step import init_state, make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value")
@@ -68,7 +68,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0)))
     optimizer = optim.make_optimizer(experiment.optim, shapes[0], run.steps)
     make_state = functools.partial(init_state, objective, optimizer, run.seed)
-    placement = sharding.state_sharding(experiment.sharding, jax.eval_shape(make_state), mesh)
+    like = jax.eval_shape(make_state)
+    placement = sharding.state_sharding(experiment.sharding, like, mesh)
     train_step = jax.jit(
         make_train_step(objective, optimizer, recipe.train, seed=run.seed, steps=run.steps, accum=experiment.optim.accum),
         donate_argnums=0,
@@ -76,8 +77,10 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
     )
     evaluators = build.evaluators(config, build.context(experiment, numbers, mesh))
+    compiled = functools.partial(_compiled, train_step, like, pipeline, mesh)
     if dry_run:
-        return _dry_run(train_step, make_state, pipeline, mesh)
+        print("\n".join([*sizes(like["params"], pipeline, mesh), *memory(compiled())]), flush=True)
+        return 0
 
     # ------------------------------------------------------------------------------------------------------------ restore
     checkpoints = Checkpoints(workdir, run.keep)
@@ -87,8 +90,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
         check_same_data(workdir, fingerprint)
         placed = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
-        like = jax.tree.map(placed, jax.eval_shape(make_state), placement)
-        state, first = checkpoints.restore(like)
+        state, first = checkpoints.restore(jax.tree.map(placed, like, placement))
+        pipeline.bad.remember(checkpoints.bad_records())
     if first > run.steps:
         raise ValueError(f"{workdir}: trained to step {first} already, --extend-to={run.steps} is fewer; give more than {first}")
     if jax.process_index() == 0:
@@ -97,17 +100,18 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     # ------------------------------------------------------------------------------------------------------------ loop
     writer = metrics.Writer(workdir, first, run.writers) if jax.process_index() == 0 else None
     display = metrics.Display(first, run.steps)
-    throughput = metrics.Throughput(experiment.data.batch_size, objective.multiply_adds(experiment.augment.size))
+    throughput = metrics.Throughput(experiment.data.batch_size, objective.multiply_adds(experiment.views))
     lr = np.asarray(optim.schedule(experiment.optim, run.steps)(np.arange(run.steps)))  # all at once: a call in the loop would wait for the device
-    stop = _StopSignal()
-    display.say(_opening(experiment, shapes[0], pipeline, mesh, first))
+    stop = StopSignal()
+    begin = f"resuming at step {first}" if first else "from step 0"
+    display.say(f"{experiment.objective_name}: {'; '.join(sizes(like['params'], pipeline, mesh))}; {begin} of {run.steps}")
 
     def arrive(step: int, values: dict[str, Any]) -> None:
         """Fetches the metrics of a step whose successor is already running, so that the device never waits for the host, nor the host runs ahead."""
         values = {name: float(value) for name, value in jax.device_get(values).items()}
         throughput.arrived()
         if step % run.log_every == 0 or step in (1, run.steps) or values["skipped"]:
-            values |= {"lr": float(lr[step - 1]), **throughput.take(), **clock.take()}
+            values |= {"lr": float(lr[step - 1]), **pipeline.counts(step), **throughput.take(), **clock.take()}
             display.log(step, values)
             if writer:
                 writer.write(step, values)
@@ -120,27 +124,46 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
                 if writer:
                     writer.write(step, scores | clock.take())
 
-    batches = sharding.prefetch(pipeline.batches(first, run.steps), mesh, experiment.sharding.prefetch)
+    def save(step: int) -> None:
+        clock.enter("checkpoint")  # batch `step` is not taken yet: a resume takes it
+        checkpoints.save(step, state, next_batch=step, config=config, bad_records=pipeline.bad.before(step))
+
+    def rescue(step: int) -> None:
+        """Saves before an error of the data ends a run of one process; of several, the others know nothing of it, and a save waits for all."""
+        if step == first or jax.process_count() > 1:
+            return
+        if running:
+            arrive(*running)
+        save(step)
+        checkpoints.wait()
+        display.say(f"step {step}: the data cannot be read on; state saved, the same command goes on from there")
+
+    clock.enter("compile")
+    train_steps = compiled() if first < run.steps else {}  # all before the first step: no later one waits for a compiler
+    batches = sharding.prefetch(pipeline.batches(first, run.steps, display.say), mesh, experiment.sharding.prefetch)
     running: tuple[int, dict[str, Any]] | None = None
     for step in range(first, run.steps + 1):
         last = step == run.steps or stop.requested  # read once: a signal may come at any time, and the last step has to be saved
-        save = step > first and (step % run.save_every == 0 or last)
-        if running and (save or any(every and step % every == 0 for every, _ in evaluators.values())):
+        due = step > first and (step % run.save_every == 0 or last)
+        if running and (due or any(every and step % every == 0 for every, _ in evaluators.values())):
             arrive(*running)
             running = None
             throughput.pause()
         clock.enter("evaluate")
         evaluate(step)
-        if save:
-            clock.enter("checkpoint")
-            checkpoints.save(step, state, next_batch=step, config=config)  # batch `step` is not taken yet: a resume takes it
+        if due:
+            save(step)
         if last:
             break
         clock.enter("data")
-        batch = next(batches)
-        clock.enter("compile" if step == first else "step")
+        try:
+            batch = next(batches)
+        except (ValueError, OSError):  # a damaged record, a vanished mount
+            rescue(step)
+            raise
+        clock.enter("step")
         with jax.transfer_guard("disallow"):
-            state, values = train_step(state, batch)
+            state, values = train_steps[pipeline.mixture.entry(step)](state, batch)
         clock.dispatched(goodput.finish_of(values))
         if running:
             arrive(*running)
@@ -156,37 +179,9 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     return _closing(workdir, step, run.steps)
 
 
-class _StopSignal:
-    """Turns SIGTERM, which schedulers send before they take a machine away, into a saved checkpoint."""
-
-    def __init__(self):
-        self.requested = False
-        signal.signal(signal.SIGTERM, self._request)
-
-    def _request(self, *_: Any) -> None:
-        self.requested = True
-
-
-def _dry_run(train_step, make_state, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> int:
-    state = jax.eval_shape(make_state)
-    batch = jax.eval_shape(lambda: sharding.to_global(pipeline.batch(0), mesh))
-    weights = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state["params"]))
-    print(f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}", flush=True)
-    for name, source in pipeline.sources.items():
-        print(f"source {name}: {len(source.groups)} places, {len(source.groups.members)} samples, {source.groups.dropped} places dropped")
-    memory = train_step.lower(state, batch).compile().memory_analysis()
-    print(
-        f"compiled; memory a device: arguments {memory.argument_size_in_bytes / 2**20:.0f} MiB, temporary {memory.temp_size_in_bytes / 2**20:.0f} MiB"
-    )
-    return 0
-
-
-def _opening(experiment: build.Experiment, params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh, first: int) -> str:
-    weights = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
-    data = "; ".join(f"{name}: {len(s.groups)} places, {len(s.groups.members)} samples" for name, s in pipeline.sources.items())
-    begin = f"resuming at step {first}" if first else "from step 0"
-    device = f"{mesh.size} x {jax.devices()[0].device_kind}"
-    return f"{experiment.objective_name}: {weights:,} parameters on {device}; {data}; {begin} of {experiment.run.steps}"
+def _compiled(train_step: Any, like: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """{entry: the train step for its batches}."""
+    return {entry: train_step.lower(like, sharding.to_global(pipeline.empty(entry), mesh)).compile() for entry in pipeline.mixture.entries}
 
 
 def _closing(workdir: Path, step: int, steps: int) -> int:

@@ -52,6 +52,17 @@ def test_state_data_position_and_config_come_back(saved):
     assert checkpoints.config() == {"optim": {"lr": 1e-3, "decay_rules": [["bias$", 0.0], [".*", 1.0]]}, "run": {"writers": []}}
 
 
+def test_bad_records_come_back_and_older_checkpoints_have_none(saved):
+    checkpoints = Checkpoints(saved, keep=2)
+    assert checkpoints.bad_records() == {}
+    checkpoints.save(8, state_of(), next_batch=8, config=CONFIG, bad_records={"s2": [17, 403]})
+    checkpoints.wait()
+    assert checkpoints.bad_records() == {"s2": [17, 403]}
+    (data,) = (path for path in (saved / "checkpoints" / "8" / "data").iterdir() if path.read_text().startswith('{"next_batch"'))
+    data.write_text('{"next_batch": 8}')
+    assert Checkpoints(saved).bad_records() == {}
+
+
 def test_load_needs_neither_model_nor_mesh(saved):
     config, step, params, carry = checkpoint.load(saved)
     assert (config["optim"]["lr"], step, carry) == (1e-3, 5, {"encoder": {}})

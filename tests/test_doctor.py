@@ -7,9 +7,10 @@ import re
 import sys
 
 import golden_text
+import mixed_run
 import ml_collections
 import pytest
-from tiny_run import CONFIG, SMALL
+from tiny_run import CONFIG, overrides
 
 from eo_jax import cli, doctor
 from eo_jax.doctor import Rates, Setup
@@ -106,6 +107,19 @@ def test_contention_is_the_cores_on_a_cpu_and_the_transfer_elsewhere():
     assert "config.sharding.prefetch" in doctor.advice(rates, GPU)[0]
 
 
+# --- mixtures
+
+
+def test_a_mixture_is_measured_in_its_proportions(tiny_store):
+    config, said = mixed_run.config_of(tiny_store, tiny_store, tiny_store, **{"data.crop": 8}), []
+    with mixed_run.training_the_mixture():
+        rates, setup, batch_bytes = doctor.examine(config, 0.1, said.append)
+    patch = 4 * 202 * 8 * 8 * 2
+    assert batch_bytes / patch == pytest.approx(2 / 3 * 4 + 1 / 3 * 1, rel=0.01)  # two dates of two sources, or one of one
+    assert min(rates.loader, rates.step, rates.together) > 0
+    assert setup.stores.keys() == {"s1", "s2", "x"}
+
+
 # --- which stores
 
 
@@ -143,8 +157,7 @@ def command(monkeypatch, capsys):
 
 
 def test_it_measures_and_gives_a_verdict(command, tiny_store):
-    small = [f"--config.{key}={value}" for key, value in SMALL.items()]
-    code, output, error = command(str(tiny_store), f"--config={CONFIG}", "--seconds=0.1", *small)
+    code, output, error = command(str(tiny_store), f"--config={CONFIG}", "--seconds=0.1", *overrides())
     assert (code, error) == (0, "")
     assert all(re.search(rf"{title} +│ +\d+\.\d\d │", output) for title in ("loader alone, threads=2", "step alone", "both, as in training"))
     ending = output.rpartition("┘\n")[2].splitlines()

@@ -1,6 +1,11 @@
-"""Tests of `eo_jax.export.to_torch`: exported weights load strictly into a PyTorch SpecViT, which then gives the same tokens for EnMAP pixels."""
+"""Tests of `eo_jax.export`: exported weights load strictly into a PyTorch ViT, which then gives the same tokens; what has no layout is refused.
+
+The layouts of ResNet and MiT are tested with their models.
+"""
 
 from __future__ import annotations
+
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +13,16 @@ import numpy as np
 import pytest
 from reference import random_weights, relative_error, sincos_2d
 
+from eo_jax.export.contract import make_contract, to_header
+from eo_jax.export.layouts import LAYOUTS
 from eo_jax.export.to_torch import to_torch
-from eo_jax.models import spectral_adapter, vit
+from eo_jax.models import conv_stem, mit, overlap_embed, patch_embed, resnet, spectral_adapter, spectral_image, vit
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE
-from eo_jax.sensors import ENMAP
+from eo_jax.sensors import ENMAP, get_sensor
 
 torch = pytest.importorskip("torch")
-from torch_twin import SIZES, SpecViT  # noqa: E402  torch may be absent
+from torch_twin import SIZES, SpecViT, VisionTransformer, load  # noqa: E402  torch may be absent
 
 TILE, DEPTH = 32, 2
 PARAMETERS = {"tiny": 5_985_344, "small": 22_531_328, "base": 87_473_792, "large": 305_516_416, "huge": 633_672_832, "giant": 1_138_043_264}
@@ -28,17 +35,9 @@ def weighted(patch: int) -> tuple[Encoder, dict, dict]:
     return encoder, params, statistics
 
 
-def nan_filled_twin(patch: int):
-    """A SpecViT that gives NaN unless every weight is loaded."""
+def spec_vit(patch: int) -> SpecViT:
     width, _, heads = SIZES["tiny"]
-    twin = SpecViT(width, DEPTH, heads, patch, TILE).eval()
-    for tensor in twin.state_dict().values():
-        tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-    return twin
-
-
-def as_tensors(exported: dict[str, np.ndarray]) -> dict:
-    return {name: torch.from_numpy(np.array(array)) for name, array in exported.items()}
+    return SpecViT(width, DEPTH, heads, patch, TILE).eval()
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +62,7 @@ def test_pytorch_gives_the_same_tokens_for_real_pixels(enmap_pixels, patch):
     encoder, params, statistics = weighted(patch)
     apply = jax.jit(lambda p, s: encoder.network.apply(p, s, lambda m: m.tokens(jnp.asarray(view), jnp.asarray(valid), None, EVALUATE))[0])
     expected = np.asarray(apply(params, statistics))
-    twin = nan_filled_twin(patch)
-    twin.load_state_dict(as_tensors(to_torch(encoder, params, statistics, TILE)), strict=True)
+    twin = load(spec_vit(patch), to_torch(encoder, params, statistics, TILE))
     with torch.no_grad():
         found = twin(torch.from_numpy(view).permute(0, 3, 1, 2)).numpy()
     assert found.shape == (2, 1 + (TILE // patch) ** 2, 192)
@@ -75,7 +73,7 @@ def test_pytorch_gives_the_same_tokens_for_real_pixels(enmap_pixels, patch):
 @pytest.mark.parametrize("patch", [4, 8])
 def test_the_state_dict_is_that_of_specvit(patch):
     exported = to_torch(*weighted(patch), TILE)
-    expected = {name: (tuple(tensor.shape), tensor.numpy().dtype) for name, tensor in nan_filled_twin(patch).state_dict().items()}
+    expected = {name: (tuple(tensor.shape), tensor.numpy().dtype) for name, tensor in spec_vit(patch).state_dict().items()}
     assert {name: (array.shape, array.dtype) for name, array in exported.items()} == expected
     assert len(exported) == 171 - 12 * (12 - DEPTH)  # SpecViT-S has 171 tensors and 12 blocks
     assert all(np.isfinite(array).all() for array in exported.values())
@@ -125,3 +123,65 @@ def test_the_encoder_has_the_published_number_of_parameters(size):
     params, _ = jax.eval_shape(encoder.network.init, jax.random.key(0))
     positions = 1025 * SIZES[size][0]  # parameters in PyTorch, fixed numbers here
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[size] - positions
+
+
+# --- other encoders
+
+
+def made(stem, trunk, sensor=ENMAP) -> Encoder:
+    return make_encoder(stem, trunk, get_sensor(sensor) if isinstance(sensor, str) else sensor, jnp.dtype("float32"))
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+def test_a_plain_vit_is_timms(patch):
+    encoder = made(patch_embed.Config(patch=patch), vit.Config(size="tiny", depth=DEPTH), "sentinel2_l1c")
+    params = random_weights(jax.eval_shape(encoder.network.init, jax.random.key(0))[0], seed=patch)
+    view, valid = np.random.default_rng(0).normal(size=(2, TILE, TILE, 13)).astype(np.float32), np.ones((2, TILE, TILE, 1), bool)
+    exported = to_torch(encoder, params, {}, TILE)
+    assert len(exported) == 150 - 12 * (12 - DEPTH)  # vit_small_patch16_224 has 150 tensors and 12 blocks
+    width, _, heads = SIZES["tiny"]
+    twin = load(VisionTransformer(13, width, DEPTH, heads, patch, TILE).eval(), exported)
+    with torch.no_grad():
+        expected = twin(torch.from_numpy(view).permute(0, 3, 1, 2)).numpy()
+    found = encoder.features(params, {}, jnp.asarray(view), jnp.asarray(valid))
+    assert relative_error(found["pooled"], expected[:, 0]) < 1e-5
+    assert relative_error(np.asarray(found["dense"]).reshape(2, -1, width), expected[:, 1:]) < 1e-5
+
+
+WITHOUT_LAYOUT = {
+    "registers": (patch_embed.Config(), vit.Config(size="tiny", registers=4)),
+    "layer_scale": (patch_embed.Config(), vit.Config(size="tiny", layer_scale=1e-4)),
+    "relative": (spectral_adapter.Config(), vit.Config(size="tiny", positions="relative", relative_grid=8)),
+    "spectral_image": (spectral_image.Config(), resnet.Config(first="plain")),
+    "conv_stem": (conv_stem.Config(), resnet.Config(first="strided")),
+}
+
+
+@pytest.mark.parametrize("named", WITHOUT_LAYOUT)
+def test_an_encoder_without_a_layout_is_refused_with_the_list_of_layouts(named):
+    encoder = made(*WITHOUT_LAYOUT[named])
+    with pytest.raises(ValueError, match=named) as refused:
+        to_torch(encoder, {}, {}, TILE)
+    assert all(layout.name in str(refused.value) and layout.stem in str(refused.value) for layout in LAYOUTS)
+
+
+CONTRACTS = {
+    "SpecViT": (spectral_adapter.Config(), vit.Config(size="tiny"), "token 0"),
+    "VisionTransformer": (patch_embed.Config(), vit.Config(size="tiny", pool="mean"), "without token 0"),
+    "SpecResNet": (spectral_image.Config(), resnet.Config(first="strided"), "rows and columns"),
+    "torchvision ResNet": (conv_stem.Config(), resnet.Config(depth=18), "rows and columns"),
+    "MixVisionTransformer": (overlap_embed.Config(width=32), mit.Config(), "rows and columns"),
+}
+FINGERPRINT = {"sensor": {"title": "EnMAP"}, "normalisation": {"mean": [1.0], "std": [2.0], "source": "store"}} | dict.fromkeys(
+    ("store", "content_sha256", "split", "places", "samples"), "x"
+)
+
+
+@pytest.mark.parametrize("layout", CONTRACTS)
+def test_the_contract_names_layout_encoder_and_pooling(layout):
+    stem, trunk, pooling = CONTRACTS[layout]
+    contract = make_contract("enmap.teacher", made(stem, trunk), 128, FINGERPRINT, {"objective": {"name": "dino"}}, 7)
+    assert layout in contract["layout"] and pooling in contract["pooling"]
+    assert contract["encoder"] == "enmap.teacher"
+    assert contract["trunk"]["name"] == type(trunk).__module__.split(".")[-1]
+    assert json.loads(to_header(contract)["eo_jax"]) == contract

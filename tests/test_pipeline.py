@@ -1,7 +1,4 @@
-"""The pipeline: row r of global batch n is a function of (seed, n, r), whoever reads it, in how many threads, from wherever it starts.
-
-Every pixel of the test store says where it comes from: sample * 1000 + row * 20 + column.
-"""
+"""The pipeline: row r of global batch n is a function of (seed, n, r), whoever reads it, in how many threads, from wherever it starts."""
 
 from __future__ import annotations
 
@@ -21,36 +18,16 @@ import tiny_archives
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_store import write_store, write_tiny_store
+from traced import CROP, HEIGHT, WIDTH, assert_same, joined, origin, sample, traced
 
 from eo_jax.data import Store, open_store
 from eo_jax.data.index import Order
 from eo_jax.data.pipeline import Config, Pipeline, Source, SourceConfig, in_order
 from eo_jax.data.record import RecordError
 from eo_jax.data.stores import FORMATS
-from eo_jax.schema import TIME_ABSENT, Batch, Sample
+from eo_jax.schema import TIME_ABSENT, Sample
 
 DATES = (1, 2, 3, 1, 2, 3, 1)  # of each place
-HEIGHT, WIDTH, CROP = 10, 8, 6
-
-
-def traced(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """int16 [202, height, width] that says where each pixel comes from."""
-    where = 1000 * number + 20 * np.arange(height)[:, None] + np.arange(width)
-    return np.broadcast_to(where, (202, height, width)).astype(np.int16)
-
-
-def sample(number: int, place: int = 0, pixels: np.ndarray | None = None, **fields: Any) -> Sample:
-    pixels = traced(number) if pixels is None else pixels
-    return Sample(pixels=pixels, sensor="enmap", id=f"id{number}", group=f"place{place}", **fields)
-
-
-def origin(pixels: np.ndarray) -> tuple[int, int, int]:
-    """(sample, row, column) of the corner of a crop [c, h, w], which must be whole."""
-    corner = int(pixels[0, 0, 0])
-    number, (top, left) = corner // 1000, divmod(corner % 1000, 20)
-    side = slice(top, top + pixels.shape[1]), slice(left, left + pixels.shape[2])
-    np.testing.assert_array_equal(pixels, traced(number, 50, 20)[:, *side])
-    return number, top, left
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +38,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(path: Path, batch_size: int = 4, crop: int = CROP, threads: int = 2, prefetch: int = 2, **source: Any) -> Config:
     return Config({"enmap": SourceConfig(str(path), **{"sensor": "enmap", **source})}, batch_size, crop, threads, prefetch)
-
-
-def assert_same(found: Batch, expected: Batch) -> None:
-    assert found.keys() == expected.keys()
-    for name, fields in expected.items():
-        assert found[name].keys() == fields.keys()
-        for field, array in fields.items():
-            np.testing.assert_array_equal(found[name][field], array, strict=True)
 
 
 def places_drawn(pipeline: Pipeline, first: int, last: int) -> list[int]:
@@ -97,9 +66,7 @@ def test_processes_read_contiguous_blocks_of_the_same_batch(path: Path, processe
     one = Pipeline(config(path, dates=2), 7)
     blocks = [Pipeline(config(path, dates=2), 7, process, processes) for process in range(processes)]
     for n in (0, 1, 5):
-        parts = [block.batch(n)["enmap"] for block in blocks]
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        assert_same({"enmap": joined}, one.batch(n))
+        assert_same(joined([block.batch(n) for block in blocks]), one.batch(n))
 
 
 @pytest.mark.parametrize(("threads", "prefetch"), [(0, 1), (1, 1), (2, 1), (2, 2), (2, 3), (4, 1), (4, 4)])
@@ -208,8 +175,7 @@ def test_any_format_processes_and_threads_give_the_same_batches(stores, format, 
     expected = Pipeline(config(stores["array-record"], dates=about["dates"], label="landuse"), seed)
     pipelines = [Pipeline(config(stores[format], **about, label="landuse"), seed, process, processes) for process in range(processes)]
     for n, parts in enumerate(zip(*(pipeline.batches(first, first + 2) for pipeline in pipelines), strict=True), start=first):
-        joined = {name: np.concatenate([part["enmap"][name] for part in parts]) for name in parts[0]["enmap"]}
-        assert_same({"enmap": joined}, expected.batch(n))
+        assert_same(joined(parts), expected.batch(n))
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -68,7 +69,7 @@ def backbones_of(name: str) -> list[str]:
     return ["vit"] if name in TOKENS_ONLY else list(BACKBONES)
 
 
-def views_of(experiment: build.Experiment, seed: int = 0) -> dict[str, np.ndarray]:
+def views_of(experiment: build.Experiment, seed: int = 0) -> dict[str, jax.Array]:
     """Views of smooth random images: float32 [b, v, H, W, c], a tenth of the values not valid, labels where the objective reads them."""
     random = np.random.default_rng(seed)
     rows, views = experiment.data.batch_size, {}
@@ -81,11 +82,11 @@ def views_of(experiment: build.Experiment, seed: int = 0) -> dict[str, np.ndarra
         views |= {name: np.where(valid, view, 0), f"{name}/valid": valid}
         if source in experiment.objective.labelled:
             views[f"{name}/label"] = np.repeat(random.integers(0, CLASSES + 1, (rows, 1)), number, axis=1)
-    return views
+    return jax.tree.map(jnp.asarray, views)
 
 
 def loss_of(experiment: build.Experiment, views: dict, seed: int = 0) -> tuple:
     """((loss, (carry, metrics)), gradients) at step 0."""
     objective = experiment.objective
     params, carry = jax.jit(objective.init)(jax.random.key(seed))
-    return params, carry, jax.jit(jax.value_and_grad(objective.loss, has_aux=True))(params, carry, views, jax.random.key(1), 0.1)
+    return params, carry, jax.jit(jax.value_and_grad(objective.loss, has_aux=True))(params, carry, views, jax.random.key(1), jnp.asarray(0.1))

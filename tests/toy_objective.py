@@ -18,6 +18,10 @@ class Toy:
     bands: int
     crop_sets: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"global": 1})
     couples_batch: bool = False
+    labelled: tuple[str, ...] = ()
+
+    def check_batch(self, rows):
+        """Any batch will do."""
 
     def init(self, key):
         params = {"layer": {"kernel": 0.1 * jax.random.normal(key, (self.bands, 3)), "bias": jnp.zeros(3)}}
@@ -43,5 +47,5 @@ class Toy:
     def preview(self, params, carry, views, key):
         return {}
 
-    def multiply_adds(self, size):
+    def multiply_adds(self, views):
         return 3 * self.bands

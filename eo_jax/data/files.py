@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 class StoreError(ValueError):
@@ -55,11 +56,18 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_size(store: Path, name: str, expected: int) -> None:
-    """Raises StoreError where a file of a store, `name` as the manifest has it, is absent, of another size, or not in the store at all."""
+def check_size(store: Path | Any, name: str, expected: int) -> None:
+    """Raises StoreError where a file of a store, `name` as the manifest has it, is absent, of another size, or not in the store at all.
+
+    Of a store over a network, a RemotePath, only the manifest is looked at: the file is held against it when it is read.
+    """
     file = store / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise StoreError(f"{store}/manifest.json: names the file {name!r}, which lies outside the store; convert the archive again")
+    if not isinstance(store, Path):
+        if not isinstance(expected, int) or expected < 1:
+            raise StoreError(f"{store}/manifest.json: says that {name!r} has {expected!r} bytes; convert the archive again")
+        return
     found = file.stat().st_size if file.is_file() else None
     if found != expected:
         state = "is missing" if found is None else f"has {found} bytes"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import grain
 import numpy as np
@@ -17,7 +19,7 @@ class Groups:
     Attributes:
         members: int64, sample numbers of the store.
         starts: int64 [places + 1].
-        dropped: places left out for want of dates.
+        dropped: places left out for want of dates, or of samples in a source that follows or is followed.
     """
 
     members: np.ndarray
@@ -30,6 +32,16 @@ class Groups:
     def samples(self, place: int) -> np.ndarray:
         """Sample numbers of one place."""
         return self.members[self.starts[place] : self.starts[place + 1]]
+
+    def first(self) -> np.ndarray:
+        """int64 [places], one sample of each."""
+        return self.members[self.starts[:-1]]
+
+    def only(self, kept: np.ndarray) -> Groups:
+        """The places where `kept`, bool [places], is true; the others count as dropped."""
+        counts = np.diff(self.starts)
+        members = self.members[np.repeat(kept, counts)]
+        return Groups(members, np.concatenate([[0], np.cumsum(counts[kept])]), self.dropped + int((~kept).sum()))
 
 
 def group_samples(store: Store, split: str, dates: int, missing: str, sensor: str) -> Groups:
@@ -60,8 +72,39 @@ def group_samples(store: Store, split: str, dates: int, missing: str, sensor: st
     kept = counts >= dates if missing == "drop" else counts >= 1
     if not kept.any():
         raise ValueError(f"{store.path}: no place of split {split!r} has {dates} dates; use missing='repeat' or fewer dates")
-    members = chosen[by_place][np.repeat(kept, counts)]
-    return Groups(members, np.concatenate([[0], np.cumsum(counts[kept])]), int((~kept).sum()))
+    return Groups(chosen[by_place], np.concatenate([[0], np.cumsum(counts)]), 0).only(kept)
+
+
+def common_places(seen: Sequence[tuple[Store, Groups]]) -> list[Groups]:
+    """What several sources have of the places that all of them have seen: place k is the same in each. Stores may differ; groups go by their name.
+
+    Raises ValueError where there is no such place, or one is not of the same size everywhere.
+    """
+    names = [store.index["group"][groups.first()] for store, groups in seen]  # sorted, as group_samples leaves them
+    common = functools.reduce(np.intersect1d, names)
+    if not len(common):
+        found = "; ".join(f"{store.path} has {own[0]}, ..." for (store, _), own in zip(seen, names, strict=True))
+        raise ValueError(
+            f"no place (column `group` of the index) is in all of these, in the split that is drawn: {found}. Convert them with equal groups"
+        )
+    paired = [groups.only(np.isin(own, common)) for (_, groups), own in zip(seen, names, strict=True)]
+    _check_sides([(store, groups) for (store, _), groups in zip(seen, paired, strict=True)])
+    return paired
+
+
+def _check_sides(seen: Sequence[tuple[Store, Groups]]) -> None:
+    leader, groups = seen[0]
+    expected = leader.index["shape"][groups.first(), 1:]
+    for store, groups in seen:
+        found = store.index["shape"][groups.members, 1:]
+        place = np.repeat(np.arange(len(groups)), np.diff(groups.starts))
+        wrong = np.flatnonzero((found != expected[place]).any(1))
+        if len(wrong):
+            at, sides = wrong[0], [" x ".join(map(str, shape)) for shape in (found[wrong[0]], expected[place[wrong[0]]])]
+            raise ValueError(
+                f"{store.path}: {store.index['id'][groups.members[at]]} is {sides[0]} pixels, the same place in {leader.path} is {sides[1]}; "
+                f"sources that follow one another show one window of one grid: convert both to one grid"
+            )
 
 
 class Order:

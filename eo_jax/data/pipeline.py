@@ -1,51 +1,32 @@
-"""From a store to Batches: row r of global batch n is a pure function of (seed, n, r), decoded in Grain's threads.
+"""From stores to Batches: row r of global batch n is a pure function of (seed, n, r), decoded in Grain's threads.
 
-The only state is the number of the next batch, so a resumed run reads on exactly where the checkpoint was taken, whatever was prefetched. What every
-row shows is drawn first; then a batch is decoded whole into a buffer of a pool, which gets it back when nothing refers to the batch any more. Buffers
-in use are what `prefetch` holds, plus the batches that the caller and the device hold, so peak memory is about prefetch + 4 batches.
+The only state is the number of the next batch, so a resumed run reads on exactly where the checkpoint was taken, whatever was prefetched. (What was
+skipped so far is counted, too, and changes no batch.) A batch is decoded whole into a buffer of a pool, which gets it back when nothing refers to the
+batch any more. Buffers in use are what `prefetch` holds, plus the batches that the caller and the device hold, so peak memory is about prefetch + 4
+batches.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
 
-from eo_jax.data.index import Order, group_samples
+from eo_jax.data.index import Order
+from eo_jax.data.mixture import EntryConfig, Mixture, check_entries
+from eo_jax.data.record import RecordError
+from eo_jax.data.skipping import BadRecord, BadRecords, outlast
 from eo_jax.data.slots import Pool
-from eo_jax.data.stores import NO_TIME, PIXEL_SPLITS, open_store
+from eo_jax.data.source import Draw, Source, SourceConfig, draw_together, pair
+from eo_jax.data.stores import begin_reading
 from eo_jax.schema import TIME_ABSENT, Batch, Sample
-from eo_jax.sensors import get_sensor
 
-
-@dataclasses.dataclass(frozen=True)
-class SourceConfig:
-    """One source: a store, and what is drawn from it.
-
-    Attributes:
-        store: folder of the store.
-        sensor: id of the sensor table row whose samples are drawn, or path of a band table, a JSON file.
-        split: "train", "val", ... or "all".
-        label: name of the label that comes with the pixels; "" for none.
-        dates: acquisitions of a place in one row of a batch (axis t).
-        missing: "repeat" or "drop" places with fewer dates.
-    """
-
-    store: str
-    sensor: str
-    split: str = "train"
-    label: str = ""
-    dates: int = 1
-    missing: str = "repeat"
-
-    def __post_init__(self):
-        if self.missing not in ("repeat", "drop"):
-            raise ValueError(f"config.data.sources.*.missing: {self.missing!r}; expected 'repeat' or 'drop'")
-        if self.dates < 1:
-            raise ValueError(f"config.data.sources.*.dates: {self.dates}; expected at least 1")
+_ATTEMPTS = 100  # places that are tried for a row before something else must be wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +39,9 @@ class Config:
         crop: side in pixels of the random crop that is read of each patch, before augmentation.
         threads: Grain threads that decode.
         prefetch: decoded batches held ready.
+        entries: {name: EntryConfig}, the sources that are read together, one entry a step; {} for one entry "all" of all sources.
+        on_error: "stop" at a record that cannot be decoded, or "skip" it: its row shows another place.
+        max_bad: share of a source's samples that may be skipped; more stop the run.
     """
 
     sources: Mapping[str, SourceConfig] = dataclasses.field(default_factory=dict)
@@ -65,163 +49,144 @@ class Config:
     crop: int = 128
     threads: int = 2
     prefetch: int = 2
+    entries: Mapping[str, EntryConfig] = dataclasses.field(default_factory=dict)
+    on_error: str = "stop"
+    max_bad: float = 0.001
 
     def __post_init__(self):
         for field in ("batch_size", "crop"):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.data.{field}: {getattr(self, field)}; expected at least 1")
+        if self.on_error not in ("stop", "skip"):
+            raise ValueError(f"config.data.on_error: {self.on_error!r}; expected 'stop' or 'skip'")
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"config.data.max_bad: {self.max_bad}; expected a share from 0 to 1")
+        if self.entries:
+            check_entries(self.entries, self.sources)
+        for name, source in self.sources.items():
+            if source.follows:
+                self._check_follower(name, source.follows)
 
-
-class Draw(NamedTuple):
-    """What one row shows: acquisitions of a place in random order, the same crop of each.
-
-    Attributes:
-        samples: int64 [t], numbers of samples of the store.
-        top, left: of the crop, in pixels.
-    """
-
-    samples: np.ndarray
-    top: int
-    left: int
-
-
-class Source:
-    """A store opened for drawing: its places and the shape of what a row holds."""
-
-    def __init__(self, name: str, config: SourceConfig, crop: int):
-        self.name, self.config, self.crop = name, config, crop
-        self.store, self.sensor = open_store(config.store), get_sensor(config.sensor)
-        self.groups = group_samples(self.store, config.split, config.dates, config.missing, self.sensor.id)
-        self._check()
-        # Archives that mix int16 and float32 tiles are read as what holds both.
-        self.dtype = np.result_type(*np.unique(self.store.index["dtype"][self.groups.members]).tolist())
-        self.bands = len(self.sensor.bands)
-
-    def _check(self) -> None:
-        index, members = self.store.index, self.groups.members
-        bands = len(self.sensor.bands)
-        for column, fits, expected in (
-            ("shape", index["shape"][members, 0] == bands, f"{bands} bands"),
-            ("shape", index["shape"][members, 1:].min(1) >= self.crop, f"at least {self.crop} x {self.crop} pixels (config.data.crop)"),
-            ("time", index["time"][members] < 2**31, "a time before 2038, which int32 seconds hold"),
-        ):
-            if not fits.all():
-                bad = members[np.flatnonzero(~fits)[0]]
-                raise ValueError(
-                    f"{self.store.path}: {int((~fits).sum())} samples do not fit source {self.name!r}; first: {index['id'][bad]} has "
-                    f"{column} {index[column][bad].tolist()}, expected {expected}"
-                )
-
-        labels = self.store.manifest.get("labels", {})
-        if self.config.label and self.config.label not in labels:
-            there = ", ".join(labels) or "none"
-            raise ValueError(f"{self.store.path}: no label {self.config.label!r} (config.data.sources.{self.name}.label); there is {there}")
-
-    def pixels_shape(self, rows: int) -> tuple[int, int, int, int, int]:
-        """[b, t, c, h, w] of a batch."""
-        return (rows, self.config.dates, self.bands, self.crop, self.crop)
-
-    def around(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """A batch of this source on `pixels` [b, t, c, h, w], to be filled with `put_metadata` and with labels."""
-        rows, dates = pixels.shape[:2]
-        return {
-            **self._empty_label(rows),
-            "pixels": pixels,
-            "time": np.full((rows, dates), TIME_ABSENT, np.int32),
-            "lonlat": np.full((rows, 2), np.nan, np.float32),
-            "position": np.empty(rows, np.int64),
-        }
-
-    def _empty_label(self, rows: int) -> dict[str, np.ndarray]:
-        """{"label": [b, t, h, w] for a map, [b, t, ...] for what belongs to the whole patch}, zeros."""
-        if not self.config.label:
-            return {}
-        about = self.store.manifest["labels"][self.config.label]
-        shape = (self.crop, self.crop) if about["shape"] == "map" else tuple(about["shape"])
-        return {"label": np.zeros((rows, self.config.dates, *shape), about["dtype"])}
-
-    def draw(self, place: int, rng: np.random.Generator) -> Draw:
-        """`dates` acquisitions of a place, in turn where it has fewer, and a crop that fits into all of them."""
-        samples = np.resize(rng.permutation(self.groups.samples(place)), self.config.dates)
-        sides = self.store.index["shape"][samples, 1:].min(0).tolist()
-        return Draw(samples, *(int(rng.integers(0, side - self.crop + 1)) for side in sides))
-
-    def decode(self, draws: Sequence[Draw], pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """The batch of all the draws, its pixels decoded into `pixels` [b, t, c, h, w]; `position` is left to the caller."""
-        batch = self.around(pixels)
-        for row, draw in enumerate(draws):
-            rows, columns = slice(draw.top, draw.top + self.crop), slice(draw.left, draw.left + self.crop)
-            for t, i in enumerate(draw.samples.tolist()):
-                self.store.read_into(i, pixels[row, t], rows, columns)
-                self.put_metadata(batch, row, t, i)
-                if self.config.label:
-                    batch["label"][row, t] = self.label(i, self.store.labels(i), self.config.label, draw.top, draw.left)
-        return batch
-
-    def put_metadata(self, batch: dict[str, np.ndarray], row: int, t: int, i: int) -> None:
-        """Time and place of sample i, where the index has them."""
-        index = self.store.index
-        if index["time"][i] != NO_TIME:
-            batch["time"][row, t] = index["time"][i]
-        if not np.isnan(index["lonlat"][i]).any():
-            batch["lonlat"][row] = index["lonlat"][i]
-
-    def label(self, i: int, labels: Mapping[str, np.ndarray], name: str, top: int, left: int) -> np.ndarray:
-        """A label of sample i, cropped where it is a map; where it is split by pixel, 0 outside this source's split."""
-        sample = f"sample {self.store.index['id'][i]}"
-        if name not in labels:
-            there = ", ".join(labels) or "none"
-            raise ValueError(f"{sample}: no label {name!r}; it has {there}. Convert with --labels {name}")
-        array, split = labels[name], labels.get(f"{name}.split")
-        if array.ndim != 2:
-            return array
-        sides = tuple(self.store.index["shape"][i, 1:].tolist())
-        if array.shape != sides:
-            raise ValueError(f"{sample}: label {name!r} is {array.shape}, its pixels are {sides}; convert it again")
-        if split is not None and self.config.split in PIXEL_SPLITS:
-            array = np.where(split == PIXEL_SPLITS.index(self.config.split), array, 0)
-        return array[top : top + self.crop, left : left + self.crop]
+    def _check_follower(self, name: str, leader: str) -> None:
+        if leader not in self.sources or self.sources[leader].follows:
+            leaders = ", ".join(source for source, config in self.sources.items() if not config.follows) or "none"
+            raise ValueError(
+                f"config.data.sources.{name}.follows: {leader!r}; expected a source that follows none itself, of which there are {leaders}"
+            )
+        for entry, about in self.entries.items():
+            if name in about.sources and leader not in about.sources:
+                raise ValueError(f"config.data.entries.{entry}.sources: {name!r} follows {leader!r}, which is not there; add it, or remove {name!r}")
 
 
 class Pipeline:
-    """Batches of every source, for one of `processes` processes.
+    """Batches of the sources of one entry each, for one of `processes` processes.
 
     Each process reads a contiguous block of the rows of each global batch, in mesh order.
+
+    Attributes:
+        sources: {name: Source}.
+        mixture: which entry is drawn at a step.
+        bad: the records that were skipped.
     """
 
-    def __init__(self, config: Config, seed: int, process: int = 0, processes: int = 1):
+    def __init__(self, config: Config, seed: int, process: int = 0, processes: int = 1, sleep: Callable[[float], None] = time.sleep):
         if config.batch_size % processes:
             raise ValueError(f"config.data.batch_size: {config.batch_size} does not divide over {processes} processes")
-        self.config, self.seed = config, seed
+        self.config, self.seed, self._sleep = config, seed, sleep
         self.sources = {name: Source(name, source, config.crop) for name, source in config.sources.items()}
-        self._orders = {name: Order(len(source.groups), seed) for name, source in self.sources.items()}
+        self.mixture = Mixture(config.entries or {"all": EntryConfig(tuple(config.sources))}, seed)
+        leaders = [name for name, source in config.sources.items() if not source.follows]
+        for leader in leaders:
+            pair(self._family(leader, self.sources))
+        self._orders = {name: Order(len(self.sources[name].groups), seed) for name in leaders}
         share = config.batch_size // processes
         self.rows = range(process * share, (process + 1) * share)
         slots = config.threads + config.prefetch + 2  # being decoded, held ready, with the caller and on the device
         self._pools = {name: Pool(source.pixels_shape(share), source.dtype, slots) for name, source in self.sources.items()}
+        self.bad = BadRecords({name: config.max_bad * len(source.groups.members) for name, source in self.sources.items()})
+
+    def _family(self, leader: str, among: Iterable[str]) -> list[Source]:
+        """A source and those of `among` that follow it, by name."""
+        return [self.sources[leader], *(self.sources[name] for name in sorted(among) if self.config.sources[name].follows == leader)]
+
+    def empty(self, entry: str) -> Batch:
+        """This process's share of a batch of an entry, of any content."""
+        return {name: self.sources[name].around(self._pools[name].take()) for name in self.mixture.entries[entry].sources}
 
     def batch(self, n: int) -> Batch:
         """This process's rows of global batch n. Its memory is used again when nothing refers to it or to views of it any more."""
-        first = n * self.config.batch_size
-        positions = range(first + self.rows.start, first + self.rows.stop)
-        batch = {}
-        for name, source in self.sources.items():
-            draws = [
-                source.draw(self._orders[name][position], np.random.default_rng([self.seed, n, r]))
-                for r, position in zip(self.rows, positions, strict=True)
-            ]
-            batch[name] = source.decode(draws, self._pools[name].take())
-            batch[name]["position"][:] = positions
+        batch = self.empty(self.mixture.entry(n))
+        bad = []
+        for leader in batch:
+            if leader in self._orders:
+                bad += self._fill(batch, n, self._family(leader, batch))
+        self.bad.met(n, bad)
         return batch
 
-    def batches(self, first: int, last: int) -> Iterator[Batch]:
-        """Batches first ... last - 1, decoded ahead in `threads` threads."""
+    def _fill(self, batch: Batch, n: int, family: Sequence[Source]) -> list[BadRecord]:
+        """Fills in what belongs to a source and its followers; returns the bad records that were skipped."""
+        leader = family[0].name
+        first = self.mixture.occurrences(leader, n) * self.config.batch_size
+        positions = [first + r for r in self.rows]
+        for source in family:
+            batch[source.name]["position"][:] = positions
+        places = [self._orders[leader][position] for position in positions]
+        shown = [draw_together(family, place, np.random.default_rng((self.seed, n, r))) for r, place in zip(self.rows, places, strict=True)]
+        begin_reading((source.store, i) for draws in shown for source, draw in draws for i in draw.samples.tolist())
+        return [bad for row, draws in enumerate(shown) for bad in self._fill_row(batch, n, row, draws)]
+
+    def _fill_row(self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]) -> list[BadRecord]:
+        """Fills one row with what was drawn, or with another place where a record of it is bad.
+
+        The other place is drawn from all, by (seed, n, r) and the number of the attempt. The next one in the order would be shown twice in this very
+        batch, where contrastive objectives take different rows for different places.
+        """
+        family, bad = [source for source, _ in draws], []
+        while failed := self._read(batch, n, row, draws):
+            bad.append(failed)
+            if len(bad) == _ATTEMPTS:
+                raise RecordError(f"step {n + 1}: none of {_ATTEMPTS} places of source {family[0].name!r} can be decoded; the last: {failed.error}")
+            rng = np.random.default_rng((self.seed, n, self.rows[row], len(bad)))
+            draws = draw_together(family, int(rng.integers(len(family[0].groups))), rng)
+        return bad
+
+    def _read(self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]) -> BadRecord | None:
+        """Decodes what a row shows. With on_error="skip", a record that cannot be decoded is returned instead of raised."""
+        for source, draw in draws:
+            fields = batch[source.name]
+            fields["time"][row], fields["lonlat"][row] = TIME_ABSENT, np.nan  # not what an attempt before this one left there
+            for t, i in enumerate(draw.samples.tolist()):
+                try:
+                    outlast(functools.partial(source.put, fields, row, t, draw), source.reopen, self._sleep, n + 1)
+                except RecordError as error:
+                    if self.config.on_error == "stop":
+                        raise
+                    return BadRecord(source.name, i, str(error))
+        return None
+
+    def batches(self, first: int, last: int, say: Callable[[str], None] = print) -> Iterator[Batch]:
+        """Batches first ... last - 1, decoded ahead in `threads` threads; `say` gets a line for every bad record, when its batch is taken."""
         if first >= last:
             return iter(())
         dataset = grain.MapDataset.range(first, last).map(self.batch)
         # Grain's default buffer of 500 elements would be tens of gigabytes of whole batches.
         options = grain.ReadOptions(num_threads=self.config.threads, prefetch_buffer_size=self.config.prefetch)
-        return iter(dataset.to_iter_dataset(options))
+
+        def taken(n: int, batch: Batch) -> Batch:
+            self.bad.take(n, say)
+            return batch
+
+        return map(taken, itertools.count(first), dataset.to_iter_dataset(options))
+
+    def counts(self, step: int) -> dict[str, float | str]:
+        """What a log of `step` says of the batches before it: "entry", "mixture/<entry>" (its share of all steps so far), "bad_records"."""
+        found: dict[str, float | str] = {}
+        if len(self.mixture.entries) > 1:
+            shares = {f"mixture/{name}": count / step for name, count in self.mixture.before(step).items()}
+            found |= {"entry": self.mixture.entry(step - 1), **shares}
+        if self.config.on_error == "skip":
+            found["bad_records"] = sum(map(len, self.bad.before(step).values()))
+        return found
 
 
 def in_order(source: Source, batch_size: int, label: str | None = None) -> Iterator[Batch]:

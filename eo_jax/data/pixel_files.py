@@ -10,6 +10,7 @@ import numpy as np
 
 from eo_jax.data import zarr_shards
 from eo_jax.data.files import StoreError, check_size
+from eo_jax.data.remote import RemotePath
 from eo_jax.data.zarr_shards import Bands, Kind
 
 _MAPPED_FILES = 256  # of a store at a time: each takes a file descriptor, of which a process often has no more than 1024
@@ -21,7 +22,7 @@ class PixelFiles:
     It remembers the shard indices it has read, 16 bytes a chunk, and whose checksums it has verified, a byte a sample.
     """
 
-    def __init__(self, store: Path, manifest: dict[str, Any], index: dict[str, np.ndarray]):
+    def __init__(self, store: Path | RemotePath, manifest: dict[str, Any], index: dict[str, np.ndarray]):
         """Raises StoreError where files are not what manifest and index say."""
         self.store = store
         self._kinds, self._kind_of = _kinds(manifest["format"], index)
@@ -38,7 +39,7 @@ class PixelFiles:
         self._indices: dict[tuple[int, str], np.ndarray] = {}
         self._begin()
 
-    def file(self, i: int, shard: int) -> Path:
+    def file(self, i: int, shard: int) -> Path | RemotePath:
         """The file that holds the pixels of sample i, a sample of that shard."""
         return self.store / self._entries[shard][self._kinds[self._kind_of[i]].name]["file"]
 
@@ -110,7 +111,7 @@ def _rows_in_files(shard_of: np.ndarray, kind_of: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _check_metadata(store: Path, kind: Kind, manifest: dict[str, Any]) -> None:
+def _check_metadata(store: Path | RemotePath, kind: Kind, manifest: dict[str, Any]) -> None:
     """zarr.json has to be, byte for byte, the one this module would have written; nothing in it is believed."""
     expected = kind.metadata(manifest["tasks"], manifest["samples_a_shard"])
     name = kind.metadata_name

@@ -14,10 +14,8 @@ from __future__ import annotations
 import bisect
 import contextlib
 import hashlib
-import io
 import json
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,39 +23,55 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from eo_jax.data import record, zarr_shards
+from eo_jax.data import record, remote_pixels, shard_cache, zarr_shards
 from eo_jax.data.files import StoreError, check_size, replacing, sha256_file, write_atomically
+from eo_jax.data.manifest import STORE_FORMAT, content_sha256, format_of, index_bytes, read_index, read_manifest
 from eo_jax.data.pixel_files import PixelFiles
+from eo_jax.data.remote import RemoteError, RemotePath, is_url
+from eo_jax.data.remote_pixels import RemotePixels
 from eo_jax.data.zarr_shards import Bands, Kind, ShardWriter
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
 
-STORE_FORMAT = 1
 PIXEL_SPLIT = "pixel"  # the split of a scene whose labels are split by pixel, in a label map `<name>.split`
 PIXEL_SPLITS = ("", "train", "val", "test")  # what the numbers in that map mean
 FORMATS = ("array-record", *zarr_shards.FORMATS)
-_INDEX_COLUMNS = ("id", "group", "split", "shard", "row", "sensor", "shape", "dtype", "time", "lonlat", "nodata_share")
 _ALL = slice(None)
 NO_TIME = np.iinfo(np.int64).min  # in the index, where a sample has no time
 
 
 def open_store(path: str | os.PathLike) -> Store:
-    """Opens a store for reading. Raises StoreError where it is absent, unfinished, of another format, or not what its manifest says."""
-    return Store(Path(path))
+    """Opens a store for reading: a folder, or a URL that begins with s3://, gs://, http:// or https://, see remote.py.
+
+    Raises StoreError where it is absent, unfinished, of another format, or not what its manifest says; RemoteError where a network fails.
+    """
+    return Store(RemotePath(path) if is_url(path) else Path(path))
+
+
+def begin_reading(samples: Iterable[tuple[Store, int]]) -> None:
+    """Says that this thread next reads all bands of these samples, in this order: over a network their requests then run side by side.
+
+    It changes nothing but the time that takes. Stores on a disk need no such word. Raises RemoteError.
+    """
+    remotely = [(store._pixel_files, store._wrap(i), store._locate(i)[0]) for store, i in samples if isinstance(store._pixel_files, RemotePixels)]
+    with contextlib.suppress(ValueError):  # whoever reads a damaged sample is told then
+        remote_pixels.begin_reading(remotely)
 
 
 class Store(Sequence[Sample]):
     """A read-only sequence of Samples. Threads may share it; a forked or spawned process opens its own readers.
+
+    From a URL, methods that read also raise RemoteError where the network fails, which says nothing about the data, and a process must not fork.
 
     Attributes:
         manifest: the parsed manifest.json.
         index: {column: array of one row a record}; see the module docstring.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | RemotePath):
         self.path = path
-        self.manifest = _read_manifest(path)
-        self.index = _read_index(path, self.manifest["index_sha256"])
+        self.manifest = read_manifest(path)
+        self.index = read_index(path, self.manifest["index_sha256"])
         counts = [shard["samples"] for shard in self.manifest["shards"]]
         self._first_of_shard = np.cumsum([0, *counts]).tolist()
         if len(self.index["id"]) != self._first_of_shard[-1]:
@@ -79,9 +93,19 @@ class Store(Sequence[Sample]):
         """The bytes of record i, not yet decoded. Raises IndexError, or RecordError where the shard is damaged there."""
         shard, row = self._locate(i)
         try:
-            return self._reader(shard).read([row])[0]
-        except (RuntimeError, OSError, IndexError) as error:
+            return self._read_record(shard, row)
+        except (StoreError, RemoteError):
+            raise
+        except (RuntimeError, OSError, IndexError, ValueError) as error:
             raise record.RecordError(f"{self.record_name(i)}: cannot be read ({error}); run `python -m data_prep verify {self.path}`") from error
+
+    def _read_record(self, shard: int, row: int) -> bytes:
+        if isinstance(self.path, Path):
+            return self._reader(shard).read([row])[0]
+        entry = self.manifest["shards"][shard]
+        # ArrayRecord reads files only. Opened for each record, which takes a tenth of a millisecond, a shard can leave the cache between two.
+        with shard_cache.opened(self.path / entry["file"], entry["bytes"], entry["sha256"]) as file:
+            return _open_shard(file).read([row])[0]
 
     def pixels(self, i: int, bands: Bands = _ALL, rows: slice = _ALL, columns: slice = _ALL) -> np.ndarray:
         """A part of the pixels of sample i, [c', h', w'], maybe a view; the Zarr formats read no more chunks than it takes.
@@ -130,6 +154,8 @@ class Store(Sequence[Sample]):
         shard, _ = self._locate(i)
         try:
             yield shard
+        except (StoreError, RemoteError):
+            raise
         except (ValueError, RuntimeError, OSError, OverflowError) as error:
             file, cure = self._pixel_files.file(i, shard), f"run `python -m data_prep verify {self.path}`, then convert again"
             raise record.RecordError(f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); {cure}") from error
@@ -156,7 +182,7 @@ class Store(Sequence[Sample]):
     @property
     def format(self) -> str:
         """One of FORMATS."""
-        return _format(self.manifest)
+        return format_of(self.manifest)
 
     @property
     def content_hash(self) -> str:
@@ -279,7 +305,7 @@ def finish_store(path: Path, shards: list[dict], rows: list[list[dict]], about: 
         tasks: the number of shards, those without samples included.
     """
     flat = [{**row, "shard": s, "row": r} for s, shard_rows in enumerate(rows) for r, row in enumerate(shard_rows)]
-    index = _index_bytes(flat)
+    index = index_bytes(flat)
     write_atomically(path / "index.npz", index)
     manifest = {"store_format": STORE_FORMAT, "record_format": record.FORMAT_VERSION, **about, "samples": len(flat), "shards": shards}
     manifest |= {"format": format, "tasks": tasks}
@@ -305,80 +331,30 @@ def _write_arrays(path: Path, shards: list[dict], rows: list[dict], format: str,
     return {"arrays": arrays, "samples_a_shard": samples_a_shard}
 
 
-def content_sha256(manifest: dict) -> str:
-    """SHA-256 of a manifest without its own `content_sha256`; the manifest names the hash of every other file."""
-    rest = {key: value for key, value in manifest.items() if key != "content_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
 # ---------------------------------------------------------------------------------------------------------------------- reading
 
 
-def _read_manifest(path: Path) -> dict:
-    file = path / "manifest.json"
-    if not path.is_dir():
-        raise StoreError(f"{path}: no such store. `python -m data_prep convert --help` says how to make one.")
-    if not file.is_file():
-        raise StoreError(f"{path}: no manifest.json, so this is no store or its conversion did not finish; run the same convert command again")
-    try:
-        manifest = json.loads(file.read_bytes())
-        if manifest["store_format"] != STORE_FORMAT:
-            raise StoreError(f"{file}: store_format {manifest['store_format']}, this eo_jax reads {STORE_FORMAT}; convert the archive again")
-        stated, actual = str(manifest["content_sha256"]), content_sha256(manifest)
-    except StoreError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{file}: not a manifest ({error}); convert the archive again") from error
-    if stated != actual:
-        raise StoreError(f"{file}: content_sha256 is {stated[:12]}..., its content gives {actual[:12]}...: it was edited or damaged; convert again")
-    return manifest
-
-
-def _format(manifest: dict) -> str:
-    return manifest.get("format", "array-record")  # stores written before there were others do not say
-
-
-def _open_pixels(path: Path, manifest: dict, index: dict[str, np.ndarray]) -> PixelFiles | None:
+def _open_pixels(path: Path | RemotePath, manifest: dict, index: dict[str, np.ndarray]) -> PixelFiles | None:
     """None where the records hold the pixels."""
-    if _format(manifest) == "array-record":
+    if format_of(manifest) == "array-record":
+        if isinstance(path, RemotePath):
+            shard_cache.warn_if_small(path, sum(shard["bytes"] for shard in manifest["shards"]))
         return None
     if manifest["format"] not in FORMATS:
         raise StoreError(f"{path}/manifest.json: format {manifest['format']!r}, this eo_jax reads {', '.join(FORMATS)}; convert the archive again")
     try:
-        return PixelFiles(path, manifest, index)
+        return (PixelFiles if isinstance(path, Path) else RemotePixels)(path, manifest, index)
     except StoreError:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}/manifest.json: does not describe a Zarr store ({error!r}); convert the archive again") from error
 
 
-def _parse_sensor(path: Path, row: dict) -> Sensor:
+def _parse_sensor(path: Path | RemotePath, row: dict) -> Sensor:
     try:
         return Sensor.from_row(row)
     except ValueError as error:
         raise StoreError(f"{path}/manifest.json: sensors: {error}; convert the archive again") from error
-
-
-def _index_bytes(rows: list[dict]) -> bytes:
-    columns = {name: np.array([row[name] for row in rows]) for name in _INDEX_COLUMNS}
-    buffer = io.BytesIO()
-    np.savez(buffer, **columns)  # numpy stamps every member 1980-01-01, so equal rows give equal bytes
-    return buffer.getvalue()
-
-
-def _read_index(path: Path, sha256: str) -> dict[str, np.ndarray]:
-    file = path / "index.npz"
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{file}: {error.strerror}; convert the archive again") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise StoreError(f"{file}: SHA-256 is not the manifest's, so it is damaged; convert the archive again")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {name: archive[name] for name in _INDEX_COLUMNS}
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{file}: not an index ({error}); convert the archive again") from error
 
 
 def _open_shard(file: Path) -> ArrayRecordReader:

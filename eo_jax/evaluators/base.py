@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from eo_jax.data.pipeline import Config as DataConfig
@@ -98,7 +99,7 @@ class Context:
     def _moved_carry(self) -> Callable[[Params, Carry, Batch], Carry]:
         def moved(params: Params, carry: Carry, batch: Batch) -> Carry:
             key = jax.random.key(0)
-            return self.objective.loss(params, carry, self.train_views(batch, key), key, 0.0)[1][0]
+            return self.objective.loss(params, carry, self.train_views(batch, key), key, jnp.zeros(()))[1][0]
 
         return jax.jit(moved)
 

@@ -5,9 +5,9 @@
 Load it as
 
     from safetensors.torch import load_file
-    spec_vit.load_state_dict(load_file("encoder.safetensors"), strict=True)
+    network.load_state_dict(load_file("encoder.safetensors"), strict=True)
 
-and read what to feed it from the header: `safetensors.safe_open(path, "pt").metadata()["eo_jax"]`.
+and read from the header which network that is, and what to feed it: `safetensors.safe_open(path, "pt").metadata()["eo_jax"]`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m eo_jax.export",
-        description="Writes the encoder of a run in SpectralEarth's PyTorch layout, with the sensor contract in the header.",
+        description="Writes the encoder of a run in the PyTorch layout that it belongs to, with the sensor contract in the header.",
         epilog="example: python -m eo_jax.export --workdir=runs/demo --output=encoder.safetensors",
     )
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
-    parser.add_argument("--encoder", help="which encoder, e.g. enmap; the default is the objective's first")
+    parser.add_argument("--encoder", help="which encoder, e.g. enmap or enmap.teacher; the default is the objective's first")
     parser.add_argument("--format", choices=("safetensors", "pth"), default="safetensors", help="pth needs torch (pip install 'eo_jax[torch]')")
     arguments = parser.parse_args()
     if arguments.format == "pth" and not _has_torch():
@@ -51,6 +51,7 @@ def main() -> int:
     else:
         write_atomically(arguments.output, save(tensors, to_header(contract)))
     print(f"{arguments.output}: {len(tensors)} tensors, {sum(tensor.size for tensor in tensors.values()):,} values; {contract['sensor']['title']}")
+    print(f"keys: {contract['layout']}")
     print(f"feed it: {contract['input']}; pooled feature: {contract['pooling']}")
     return 0
 
@@ -66,8 +67,9 @@ def encoder_of(workdir: Path, name: str | None) -> tuple[dict[str, np.ndarray], 
     weights = encoders[name]
     encoder = experiment.encoders[weights["source"]]
     fingerprint = json.loads((workdir / "data.json").read_text())[weights["source"]]
-    tensors = to_torch(encoder, weights["params"], weights["statistics"], experiment.augment.size)
-    return tensors, make_contract(encoder, experiment.augment.size, fingerprint, config, step)
+    _, image_size = experiment.views[f"{weights['source']}/global"]
+    tensors = to_torch(encoder, weights["params"], weights["statistics"], image_size)
+    return tensors, make_contract(name, encoder, image_size, fingerprint, config, step)
 
 
 def _has_torch() -> bool:
@@ -79,7 +81,7 @@ def _has_torch() -> bool:
 
 
 def _write_pth(path: Path, tensors: dict[str, np.ndarray], contract: dict) -> None:
-    """A plain state dict, as SpectralEarth ships its weights; the contract goes beside it."""
+    """A plain state dict, as published weights come; the contract goes beside it."""
     import torch
 
     temporary = path.with_name(f".{path.name}.partial")

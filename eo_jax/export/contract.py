@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from eo_jax.export.layouts import layout_of
+from eo_jax.export.layouts.base import section
 from eo_jax.models.encoder import Encoder
 
-LAYOUT = "SpectralEarth SpecViT"
+_POOLING = {
+    "cls": "token 0 of the normalised tokens",
+    "mean": "mean of the normalised patch tokens, without token 0",
+    "image": "mean over rows and columns of the features of the last stage",
+}
 
 
-def make_contract(encoder: Encoder, image_size: int, fingerprint: dict, config: dict, step: int) -> dict[str, Any]:
+def make_contract(name: str, encoder: Encoder, image_size: int, fingerprint: dict, config: dict, step: int) -> dict[str, Any]:
     """The contract as plain JSON types.
 
     Args:
+        name: of the encoder among those of its objective, such as "enmap.teacher".
         fingerprint: of the source, as `train` wrote it into data.json: sensor row, normalisation, content hash.
     """
     normalisation = fingerprint["normalisation"]
     return {
-        "layout": LAYOUT,
+        "layout": layout_of(encoder).name,
+        "encoder": name,
         "sensor": fingerprint["sensor"],
         "input": "float32 [batch, band, row, column]; (digital number - mean) / std, 0 where there is no data; bands in the order of sensor.bands",
         "mean": normalisation["mean"],
@@ -27,8 +35,9 @@ def make_contract(encoder: Encoder, image_size: int, fingerprint: dict, config: 
         "image_size": image_size,
         "patch": encoder.patch,
         "width": encoder.width,
-        "depth": encoder.layers,
-        "pooling": {"cls": "token 0 of the normalised tokens", "mean": "mean of the normalised patch tokens, without token 0"}[encoder.pool],
+        "stem": section(encoder.stem),
+        "trunk": section(encoder.trunk),
+        "pooling": _POOLING[encoder.pool if encoder.kind == "tokens" else encoder.kind],
         "objective": config["objective"],
         "step": step,
         "data": {key: fingerprint[key] for key in ("store", "content_sha256", "split", "places", "samples")},

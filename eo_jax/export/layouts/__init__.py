@@ -1,0 +1,18 @@
+"""The PyTorch layouts that encoders are written in, and which of them an encoder gets."""
+
+from __future__ import annotations
+
+from eo_jax.export.layouts import mit, resnet, spectral_earth, vit
+from eo_jax.export.layouts.base import Layout, section
+from eo_jax.models.encoder import Encoder
+
+LAYOUTS = (spectral_earth.SPEC_VIT, spectral_earth.SPEC_RESNET, vit.TIMM_VIT, resnet.TORCHVISION_RESNET, mit.SEGFORMER_MIT)
+
+
+def layout_of(encoder: Encoder) -> Layout:
+    """The layout of an encoder; ValueError where there is none."""
+    for layout in LAYOUTS:
+        if layout.fits(encoder):
+            return layout
+    known = "; ".join(f"{layout.name}: {layout.requirements}" for layout in LAYOUTS)
+    raise ValueError(f"export: no PyTorch layout for config.model stem {section(encoder.stem)}, trunk {section(encoder.trunk)}; there are {known}")

@@ -1,0 +1,116 @@
+"""What a layout is: a table from our weights to PyTorch keys, and the turns of axes that tables use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from eo_jax.models.encoder import Encoder
+
+Turn = Callable[[np.ndarray], np.ndarray]
+# (regex of our path, PyTorch key as a template of the match, how the axes turn)
+Row = tuple[str, str, Turn]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One PyTorch layout.
+
+    Attributes:
+        name: whose keys these are.
+        stem, trunk: modules of `eo_jax.models` that an encoder must be made of.
+        rows: the table for an encoder.
+        trunk_fields: what the trunk's config must say.
+        positions: key of the position embedding; "" where the layout has none.
+    """
+
+    name: str
+    stem: str
+    trunk: str
+    rows: Callable[[Encoder], list[Row]]
+    trunk_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    positions: str = ""
+
+    def fits(self, encoder: Encoder) -> bool:
+        """Whether an encoder can be written so."""
+        names = (module_name(encoder.stem), module_name(encoder.trunk))
+        return names == (self.stem, self.trunk) and all(getattr(encoder.trunk, field) == value for field, value in self.trunk_fields.items())
+
+    @property
+    def requirements(self) -> str:
+        """What an encoder must be made of, in words."""
+        fields = "".join(f", {field}={value!r}" for field, value in self.trunk_fields.items())
+        return f"stem {self.stem} with trunk {self.trunk}{fields}"
+
+
+def module_name(config: Any) -> str:
+    """The name by which configs call the module of a stem's or trunk's Config."""
+    return type(config).__module__.rpartition(".")[2]
+
+
+def section(config: Any) -> dict[str, Any]:
+    """A stem's or trunk's Config as a config file has it."""
+    return {"name": module_name(config), **dataclasses.asdict(config)}
+
+
+def as_is(x: np.ndarray) -> np.ndarray:
+    """Vectors, and tokens."""
+    return x
+
+
+def transpose(x: np.ndarray) -> np.ndarray:
+    """Linear: [in, out] -> [out, in]."""
+    return x.T
+
+
+def flat(x: np.ndarray) -> np.ndarray:
+    """Biases of heads: [3, heads, head_dim] -> [3 d]."""
+    return x.reshape(-1)
+
+
+def fuse_heads(x: np.ndarray) -> np.ndarray:
+    """Projections to heads: [d, 3, heads, head_dim] -> [3 d, d], q then k then v, as timm; or one or two of the three."""
+    return x.reshape(len(x), -1).T
+
+
+def conv2d(x: np.ndarray) -> np.ndarray:
+    """[row, column, in, out] -> [out, in, row, column]."""
+    return x.transpose(3, 2, 0, 1)
+
+
+def depthwise_conv2d(x: np.ndarray) -> np.ndarray:
+    """[row, column, channel] -> [channel, 1, row, column]."""
+    return x.transpose(2, 0, 1)[:, None]
+
+
+def spectral_conv3d(x: np.ndarray) -> np.ndarray:
+    """Convolution along the bands: [tap, in, out] -> [out, in, tap, 1, 1]."""
+    return x.transpose(2, 1, 0)[..., None, None]
+
+
+def patch_conv2d(patch: int) -> Turn:
+    """Patch embedding: [row column in, out] -> [out, in, row, column]."""
+    return lambda x: conv2d(x.reshape(patch, patch, -1, x.shape[-1]))
+
+
+def affine_rows(pattern: str, key: str) -> list[Row]:
+    """LayerNorm, or what BatchNorm learns."""
+    return [(f"{pattern}/scale", f"{key}.weight", as_is), (f"{pattern}/bias", f"{key}.bias", as_is)]
+
+
+def batch_norm_rows(pattern: str, key: str) -> list[Row]:
+    """BatchNorm with its running statistics."""
+    return [*affine_rows(pattern, key), (f"{pattern}/mean", f"{key}.running_mean", as_is), (f"{pattern}/var", f"{key}.running_var", as_is)]
+
+
+def linear_rows(pattern: str, key: str) -> list[Row]:
+    """A linear layer."""
+    return [(f"{pattern}/kernel", f"{key}.weight", transpose), (f"{pattern}/bias", f"{key}.bias", as_is)]
+
+
+def biased_conv_rows(pattern: str, key: str) -> list[Row]:
+    """A convolution with bias."""
+    return [(f"{pattern}/kernel", f"{key}.weight", conv2d), (f"{pattern}/bias", f"{key}.bias", as_is)]

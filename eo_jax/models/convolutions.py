@@ -1,0 +1,58 @@
+"""Convolutions of images [b, h, w, c] that land on the same pixels as PyTorch's, and which of their output cells have data."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+_KAIMING = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nnx.Conv):
+    """A square convolution without bias as ResNets have it: padded by kernel // 2 on every side, Kaiming-normal (fan out); computes in `dtype`.
+
+    XLA's "SAME" would pad a strided one on the right only, which shifts every feature by a pixel against PyTorch's.
+    """
+
+    def __init__(self, channels_in: int, channels: int, kernel: int, stride: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        size, around = (kernel, kernel), ((kernel // 2, kernel // 2),) * 2
+        super().__init__(channels_in, channels, size, stride, padding=around, use_bias=False, dtype=dtype, kernel_init=_KAIMING, rngs=rngs)
+
+
+class BiasedConv(nnx.Conv):
+    """A square convolution with bias as SegFormer initialises it: Kaiming-normal (fan out), zero bias; computes in `dtype`."""
+
+    def __init__(self, channels_in: int, channels: int, kernel: int, stride: int, padding: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        size, around = (kernel, kernel), ((padding, padding),) * 2
+        super().__init__(channels_in, channels, size, stride, padding=around, dtype=dtype, kernel_init=_KAIMING, rngs=rngs)
+
+
+class DepthwiseConv(nnx.Module):
+    """A 3 x 3 convolution of each channel by itself, padding 1, with bias; normal with variance 2 / 9. Sums in float32, returns `dtype`.
+
+    Written as nine shifted products, which XLA fuses: its grouped convolution is many times slower on CPU, above all backward.
+    """
+
+    def __init__(self, channels: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(nnx.initializers.normal((2 / 9) ** 0.5)(rngs.params(), (3, 3, channels)))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        kernel, (_, height, width, _) = self.kernel[...], x.shape
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        shifted = [padded[:, i : i + height, j : j + width] * kernel[i, j] for i in range(3) for j in range(3)]
+        return (sum(shifted) + self.bias[...]).astype(self.dtype)
+
+
+def strided(size: int, stride: int) -> int:
+    """Rows or columns of what a padded convolution makes of `size` of them."""
+    return -(-size // stride)
+
+
+def counted_cells(counted: Bool[Array, "b h w"], stride: int) -> Bool[Array, "b h2 w2"]:
+    """Which cells of stride x stride pixels have data: those in which any pixel has; cells at the far edges may be smaller."""
+    b, height, width = counted.shape
+    padded = jnp.pad(counted, ((0, 0), (0, -height % stride), (0, -width % stride)))
+    return padded.reshape(b, strided(height, stride), stride, strided(width, stride), stride).any((2, 4))

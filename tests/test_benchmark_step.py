@@ -1,0 +1,111 @@
+"""The benchmark of the train step: its command at toy size, and PyTorch twins that compute what ours computes."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import step
+
+torch = pytest.importorskip("torch")
+
+STEPS = 3
+HEADS = {"dino": {"prototypes": 24, "hidden": 20, "bottleneck": 12}, "barlow_twins": {"projector": (24, 16)}}
+MAE = {"mask_ratio": 0.75, "decoder_depth": 2, "decoder_width": 32, "decoder_heads": 4}
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    """Workloads and backbones of seconds under the same names, and the compilation cache as it was."""
+    crops = {"global": {"views": 2, "size": 16}, "local": {"views": 3, "size": 8}}
+    sets = {"dino": crops, "barlow_twins": {"global": crops["global"]}}
+    toys = {name: step.Workload("sentinel2_l1c", 16, {"name": "patch_embed", "patch": 4}, sets[name], head) for name, head in HEADS.items()}
+    toys["mae"] = step.Workload("enmap", 32, {"name": "spectral_adapter", "patch": 8}, {"global": {"size": 32}}, MAE)
+    monkeypatch.setattr(step, "WORKLOADS", toys)
+    sizes = {"vit_s": ("nano", 2), "vit_l": ("tiny", 4)}
+    trunks = {name: {"name": "vit", "size": size, "depth": depth} for name, (size, depth) in sizes.items()}
+    monkeypatch.setattr(step, "BACKBONES", trunks | {"resnet50": {"name": "resnet", "depth": 18}})
+    cached = jax.config.jax_enable_compilation_cache
+    yield
+    jax.config.update("jax_enable_compilation_cache", cached)
+
+
+def start(objective: str) -> tuple:
+    """(experiment, views, our step on them before its first run)"""
+    experiment = step.experiment_of(objective, "vit_s", 4)
+    shown = jax.jit(step.recipe_of(experiment).train)(step.batch_of(experiment), jax.random.key(1))
+    return experiment, shown, step.Step.of(experiment, lambda batch, key: batch, shown)
+
+
+@pytest.mark.parametrize("objective", ["mae", "dino", "barlow_twins"])
+def test_twin_has_our_first_loss_and_learns_as_we_do(objective):
+    experiment, shown, ours = start(objective)
+    twin = step.twin_of(experiment, objective, "eager", ours.state, shown)
+    theirs, mine = [twin.run(1)], [ours.run(1)]
+    np.testing.assert_allclose(theirs, mine, rtol=1e-4)
+    if objective == "mae":
+        return  # it draws new tokens at each step, the twin does not
+    theirs += [twin.run(1) for _ in range(STEPS)]
+    mine += [ours.run(1) for _ in range(STEPS)]
+    np.testing.assert_allclose(theirs, mine, rtol=1e-3)
+    assert abs(mine[-1] - mine[0]) > 5 * abs(mine[-1] - theirs[-1])  # they changed by far more than they differ
+
+
+def test_adapter_on_all_pixels_is_the_same_network_but_for_batch_statistics():
+    experiment, shown, ours = start("mae")
+    losses = []
+    for way in ("eager", "all pixels"):
+        twin = step.twin_of(experiment, "mae", way, ours.state, shown)
+        twin._module.eval()
+        losses.append(twin._loss(*twin._inputs).item())
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_weights_of_another_network_are_refused():
+    from benchmarks import step_peers
+
+    experiment, _, ours = start("barlow_twins")
+    params = {**ours.state["params"], "unknown": {"kernel": np.zeros((2, 2))}}
+    with pytest.raises(ValueError, match=r"unknown\.weight"):
+        step_peers.load(step_peers.BarlowTwins(experiment), params)
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(step, "GOALS", {"cpu": {("barlow_twins", "eager"): 1e9}})  # nobody is so much faster
+    monkeypatch.setattr(step, "scan_check", lambda batch: {"vit_s": 2.0, "vit_l": 2.5})
+    path = tmp_path / "step.json"
+    assert step.main(["--objectives", "barlow_twins", "--backbones", "vit_s", "--batch", "4", "--steps", "1", "--json", str(path)]) == 3
+    found = json.loads(path.read_text())
+    (row,) = found["steps_of_ours"]
+    assert min(row[key] for key in ("samples_per_s", "flops_per_s", "compile_s", "memory_mb")) > 0
+    ours, twin = found["peers"]
+    assert (ours["contender"], twin["contender"]) == ("ours", "eager")
+    assert twin["ours_to_it"] == pytest.approx(ours["samples_per_s"] / twin["samples_per_s"])
+    reached = [goal["reached"] for goal in found["goals"]]
+    assert reached == [False, True, True]  # faster, the same first loss, compile times
+    assert "MISSED" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_scan_check_compiles_both_and_runs_none(monkeypatch):
+    monkeypatch.setattr(step.Step, "run", None)
+    found = step.scan_check(2)
+    assert found["vit_l"] < 3 * found["vit_s"]  # twice as deep, twice as wide
+
+
+def test_mae_of_a_resnet_is_left_out_and_said_so(monkeypatch):
+    monkeypatch.setattr(step, "scan_check", lambda batch: {})
+    assert step.measure(["mae"], ["resnet50"], 2, 1, []) == {
+        "steps_of_ours": [],
+        "peers": [],
+        "scan": {},
+        "notes": ["mae takes tokens, which resnet50 has not: left out"],
+    }
+
+
+def test_unknown_names_are_named(capsys):
+    assert step.main(["--objectives", "mea", "--no-peers"]) == 1
+    assert "no 'mea'; there are" in capsys.readouterr().err

@@ -1,0 +1,58 @@
+"""Tests of `python -m eo_jax.export`: which encoder of a run is written, and how."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from eo_jax import build
+from eo_jax.checkpoint import load
+from eo_jax.export import __main__ as export
+from eo_jax.objectives.mae import MAE
+
+
+@pytest.fixture
+def with_teacher(monkeypatch):
+    """MAE whose encoders have a teacher with other weights beside them."""
+    plain = MAE.encoders
+
+    def encoders(self, params, carry):
+        found = plain(self, params, carry)
+        enmap = found["enmap"]
+        return found | {
+            "enmap.teacher": {**enmap, "params": {**enmap["params"], "trunk": {**enmap["params"]["trunk"], "cls_token": 7 * np.ones((1, 1, 192))}}}
+        }
+
+    monkeypatch.setattr(MAE, "encoders", encoders)
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["eo_jax.export", *arguments])
+    return export.main()
+
+
+def test_the_default_is_the_first_encoder_and_another_is_chosen_by_name(tiny_run, tmp_path, monkeypatch, with_teacher):
+    for arguments, expected in (([], "enmap"), (["--encoder=enmap.teacher"], "enmap.teacher")):
+        output = tmp_path / f"{expected}.safetensors"
+        assert run(monkeypatch, f"--workdir={tiny_run}", f"--output={output}", *arguments) == 0
+        with safe_open(output, "np") as file:
+            contract = json.loads(file.metadata()["eo_jax"])
+            cls_token = file.get_tensor("vit_core.cls_token")
+        assert (contract["encoder"], (cls_token == 7).all()) == (expected, expected == "enmap.teacher")
+        assert contract["image_size"] == 32
+
+
+def test_an_unknown_encoder_is_refused_with_the_names(tiny_run, with_teacher):
+    with pytest.raises(ValueError, match=r"enmap\.student.*enmap, enmap\.teacher"):
+        export.encoder_of(tiny_run, "enmap.student")
+
+
+def test_the_weights_are_those_of_the_checkpoint(tiny_run):
+    config, _, params, carry = load(tiny_run)
+    tensors, _ = export.encoder_of(tiny_run, None)
+    ours = build.experiment(config).objective.encoders(params, carry)["enmap"]["params"]
+    np.testing.assert_array_equal(tensors["vit_core.norm.weight"], np.asarray(ours["trunk"]["norm"]["scale"]))
