@@ -37,7 +37,6 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     config.model = {"stems": {source: {"name": "conv_stem"} for source in ("s1", "l1c")}, "trunk": {"name": "resnet", "depth": 50}}
     config.objective = {"name": "clip", "temperature": 1.0, "projector": (512, 128)}
     config.optim = {"name": "lars", "lr": 0.2, "weight_decay": 1e-6, "clip_norm": 0.0, "lr_rules": (("(bias|scale)$", 0.0048 / 0.2), (".*", 1.0))}
-    config.sharding = {"rules": ((".*", ()),)}  # a ResNet has none of the weights that the default rules split
     config.run = {"steps": _STEPS, "seed": 42, "log_every": 100, "save_every": 2000}
     config.evals = {"collapse": {"every": 10_000}}
     if arg == "smoke":

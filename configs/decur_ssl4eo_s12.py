@@ -48,7 +48,6 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         config.model = {"stems": {source: {"name": "conv_stem"} for source in ("s1", "l1c")}, "trunk": {"name": "resnet", "depth": 50}}
         config.optim = {"name": "lars", "lr": 0.05, "weight_decay": 1e-6, "clip_norm": 0.0}
         config.optim.lr_rules = (("(bias|scale)$", 0.0048 / 0.05), (".*", 1.0))
-        config.sharding = {"rules": ((".*", ()),)}  # a ResNet has none of the weights that the default rules split
     config.run = {"steps": epochs * _PLACES // batch, "seed": 42, "log_every": 100, "save_every": 2000}
     config.evals = {"collapse": {"every": 10_000}}
     if arg == "smoke":

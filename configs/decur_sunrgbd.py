@@ -41,7 +41,6 @@ def get_config(arg: str = "mit_b5") -> ml_collections.ConfigDict:
     config.model.trunk = {"name": "mit", "size": "b2" if arg == "mit_b2" else "b5", "drop_path": 0.1}
     config.objective = {"name": "decur", "common": 6144, "off_diagonal": 0.0051, "projector": (8192, 8192, 8192)}
     config.optim = {"lr": 1e-4, "weight_decay": 1e-4, "beta2": 0.999, "clip_norm": 0.0, "decay_rules": ((".*", 1.0),)}
-    config.sharding = {"rules": ((".*", ()),)}  # a MiT has none of the weights that the default rules split
     config.run = {"steps": 200 * _PLACES // batch, "seed": 42, "log_every": 100, "save_every": 2000}
     config.evals = {"collapse": {"every": 2000, "split": "all"}}
     if arg == "smoke":

@@ -41,7 +41,6 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "small"}}
     if arg == "rn50":
         config.model = {"stems": {"enmap": {"name": "spectral_image"}}, "trunk": {"name": "resnet", "depth": 50, "first": "strided"}}
-        config.sharding = {"rules": ((".*", ()),)}  # a ResNet has none of the weights that the default rules split
     config.objective = {"name": "dino", "prototypes": 128, "hidden": 2048, "bottleneck": 256, "momentum": 0.996}
     config.optim = {"lr": 1e-3, "warmup_steps": _STEPS // 5, "warmup_start": 0.05, "horizon": 1.25, "weight_decay": 1e-5, "beta2": 0.999}
     config.optim.update({"clip_norm": 0.0, "decay_rules": ((".*", 1.0),), "freeze_rules": (("last_layer", (0.0, 0.01)),)})

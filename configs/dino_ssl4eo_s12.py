@@ -49,7 +49,6 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     if arg == "rn50":
         config.model = {"stems": {"l1c": {"name": "conv_stem"}}, "trunk": {"name": "resnet", "depth": 50}}
         config.optim.update({"name": "sgd", "lr": 0.03, "weight_decay": 1e-4, "end_weight_decay": 1e-4})
-        config.sharding = {"rules": ((".*", ()),)}  # a ResNet has none of the weights that the default rules split
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 64
         config.augment.crops["global"].size, config.augment.crops.local.size = 64, 32

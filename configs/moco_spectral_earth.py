@@ -37,7 +37,6 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "small"}}
     if arg == "rn50":
         config.model = {"stems": {"enmap": {"name": "spectral_image"}}, "trunk": {"name": "resnet", "depth": 50, "first": "strided"}}
-        config.sharding = {"rules": ((".*", ()),)}  # a ResNet has none of the weights that the default rules split
     config.objective = {"name": "moco", "temperature": 0.1, "queue": 32_768, "momentum": 0.999}
     config.objective.update({"projector": (2048, 128), "projector_norm": "batch", "bn_group": 64})
     config.optim = {"name": "sgd", "lr": 1e-3, "schedule": "step", "milestones": (0.6, 0.8), "weight_decay": 1e-4, "clip_norm": 0.0}

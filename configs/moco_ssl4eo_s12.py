@@ -48,7 +48,6 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     config.model = {"stems": {product: {"name": "conv_stem"}}, "trunk": {"name": "resnet", "depth": depth}}
     config.objective = {"name": "moco", "temperature": 0.2, "queue": 65_536, "momentum": 0.999, "projector": (width, 128), "bn_group": 64}
     config.optim = {"name": "sgd", "lr": 0.03, "weight_decay": 1e-4, "clip_norm": 0.0, "decay_rules": ((".*", 1.0),)}
-    config.sharding = {"rules": ((".*", ()),)}  # a ResNet has none of the weights that the default rules split
     config.run = {"steps": _STEPS, "seed": 42, "log_every": 100, "save_every": 2000}
     config.evals = {"collapse": {"every": 10_000}}
     if arg == "smoke":

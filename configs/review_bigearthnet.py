@@ -67,7 +67,6 @@ def get_config(arg: str = "moco_rn50") -> ml_collections.ConfigDict:
     config.optim = _OPTIMIZERS[arg] | {"clip_norm": 0.0}
     if arg == "swav_rn18":
         config.optim.freeze_rules = (("last_layer", (0.0, 313 / steps)),)
-    config.sharding = {"rules": ((".*", ()),)}  # a ResNet has none of the weights that the default rules split
     config.run = {"steps": steps, "seed": 42, "log_every": 100, "save_every": 2000}
     config.evals = {"collapse": {"every": 10_000}}
     if arg == "smoke":

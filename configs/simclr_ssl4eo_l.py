@@ -55,13 +55,11 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
     config.objective = {"name": "simclr", "temperature": 0.07, "projector": (2048, 128)}
     config.optim = {"name": "lars", "lr": 0.12, "warmup_steps": _STEPS // 20, "warmup_start": 1 / 3, "horizon": 200 / 190}
     config.optim.update({"weight_decay": 1e-4, "clip_norm": 0.0})
-    config.sharding = {"rules": ((".*", ()),)}  # a ResNet has none of the weights that the default rules split
     config.run = {"steps": _STEPS, "log_every": 100, "save_every": 2000}
     config.evals = {"collapse": {"every": 10_000}}
     if arch == "vit_s":
         config.model = {"stems": {product: {"name": "patch_embed", "patch": 16}}, "trunk": {"name": "vit", "size": "small"}}
         config.optim.lr = 0.012
-        del config.sharding
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 64
         config.augment.crops["global"].size = 64

@@ -27,6 +27,10 @@ _PEAK_FLOPS = {
     "TPU v6 lite": 918e12,
 }
 
+_COLLAPSED = 0.02  # of unit-length embeddings; 1 is where they point everywhere alike
+# What the log line shows of an objective's own metrics, and how it is called there; metrics.jsonl has all.
+_SHORT = {"feature_std": "std", "feature_rank": "rank", "accuracy": "accuracy", "queue_accuracy": "queue acc", "batch_accuracy": "batch acc"}
+
 
 def peak_flops() -> float | None:
     """Peak of all devices together, None where the data sheet is not in the table (CPUs)."""
@@ -142,7 +146,12 @@ class Display:
     def log(self, step: int, values: Mapping[str, float | str]) -> None:
         """One line of the step's numbers, with the time left."""
         left = (time.perf_counter() - self._start) / max(step - self._first, 1) * (self._steps - step)
-        self.say(f"step {step:>6}/{self._steps}  {_readable(values)}  left {int(left // 60)}:{int(left % 60):02d}")
+        self.say(f"step {step:>6}/{self._steps}  {_readable(values)}{self._collapsed(step, values)}  left {int(left // 60)}:{int(left % 60):02d}")
+
+    def _collapsed(self, step: int, values: Mapping[str, float | str]) -> str:
+        """A warning where embeddings have become the same for all samples; not in the first tenth, when those of a fresh network still are."""
+        flat = [name for name, value in values.items() if name.startswith("feature_std") and value < _COLLAPSED]
+        return f"  COLLAPSED: {', '.join(flat)} below {_COLLAPSED}" if flat and step * 10 >= self._steps else ""
 
     def say(self, text: str) -> None:
         """A line above the bar, or a plain one."""
@@ -161,6 +170,7 @@ def _readable(values: Mapping[str, float | str]) -> str:
     if "entry" in values:
         shares = ", ".join(f"{name.removeprefix('mixture/')} {share:.1%}" for name, share in values.items() if name.startswith("mixture/"))
         shown.insert(0, f"{values['entry']} (so far {shares})")
+    shown += [f"{_SHORT[name]} {values[name]:.3g}" for name in _SHORT if name in values]
     if "samples_per_s" in values:
         shown.append(f"{values['samples_per_s']:.1f} samples/s")
         shown.append(f"{values['flops_per_s'] / 1e9:.1f} GFLOP/s")

@@ -145,3 +145,13 @@ def test_a_plain_line_has_the_numbers_and_the_time_left(clock, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first == "step     20/40  loss 0.1234  lr 1.00e-03  grad 2.000  12.3 samples/s  5.6 GFLOP/s  MFU 32.1%  left 0:40"
     assert second.endswith("loss nan  lr 1.00e-03  grad 2.000  NOT FINITE: step skipped  left 0:10")
+
+
+def test_a_collapsed_run_says_so_but_not_a_fresh_one(capsys):
+    display = metrics.Display(0, 100)
+    line = {"loss": 1.0, "lr": 1e-3, "grad_norm": 0.1, "feature_std/s1": 0.001, "feature_std/s2": 0.8}
+    for step in (1, 50):
+        display.log(step, line)
+    display.log(51, line | {"feature_std/s1": 0.5})
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert "COLLAPSED: feature_std/s1 below 0.02" in second and "COLLAPSED" not in first + third

@@ -210,7 +210,7 @@ def test_resume_is_bit_exact(name, tmp_path):
         return state
 
     half = trained(first, range(2))
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(2, half, next_batch=2, config={})
     checkpoints.wait()
     restored, _ = Checkpoints(tmp_path).restore(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), half))

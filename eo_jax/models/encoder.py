@@ -157,7 +157,7 @@ class Encoder:
         """Multiply-adds of a forward pass over a view of `size` pixels."""
         if self.kind == "tokens":
             return self.token_multiply_adds((size // self.patch) ** 2)
-        inside = size // self.stem.patch
+        inside = -(-size // self.stem.patch)  # stems of convolutions are padded
         return self.stem.multiply_adds(self.sensor, size) + self.trunk.multiply_adds(self.stem.channels(self.sensor), inside)
 
     def token_multiply_adds(self, tokens: int) -> int:
