@@ -32,6 +32,9 @@ class Config:
         save_every: steps between checkpoints; the last step is saved anyway.
         keep: checkpoints to keep.
         writers: where metrics go beside metrics.jsonl: "tensorboard" or nothing.
+        init_from: workdir of a run whose encoder the weights start from; "" for random ones.
+        init_encoder: which of its encoders, as in "enmap.teacher"; "" for the objective's first.
+        init_rules: regex on paths of this run -> path in that encoder; () for its encoder, and its teacher's, as a whole. See warm_start.py.
     """
 
     steps: int = 1000
@@ -40,6 +43,9 @@ class Config:
     save_every: int = 500
     keep: int = 2
     writers: tuple[str, ...] = ()
+    init_from: str = ""
+    init_encoder: str = ""
+    init_rules: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         for field in ("steps", "log_every", "save_every", "keep"):

@@ -25,6 +25,7 @@ from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.run import StopSignal, check_same_data, check_same_run, data_fingerprint, memory, sizes, write_provenance
 from eo_jax.step import init_state, make_train_step
+from eo_jax.warm_start import warm_started
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: checkpoints, metrics, report; the same command resumes what is there")
@@ -86,6 +87,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     checkpoints = Checkpoints(workdir, run.keep)
     if checkpoints.latest() is None:
         state, first = jax.jit(make_state, out_shardings=placement)(), 0
+        if run.init_from:
+            state = jax.device_put(warm_started(state, experiment), placement)
     else:
         check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
         check_same_data(workdir, fingerprint)
