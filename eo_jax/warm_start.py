@@ -70,9 +70,7 @@ def _taken(wanted: dict[str, Any], encoder: dict[str, np.ndarray], table: rules.
         array = encoder.get(source)
         if array is None or array.shape != leaf.shape:
             there = "absent" if array is None else f"of shape {array.shape}"
-            raise ValueError(
-                f"config.run.init_from: {path} {leaf.shape} starts from {source}, which is {there} in {workdir}; see config.run.init_rules"
-            )
+            raise ValueError(f"config.run.init_rules: {path} {leaf.shape} starts from {source}, which is {there} in {workdir}")
         # Over NaN, so that what is not written would be seen at the first step.
         return jnp.full_like(leaf, jnp.nan).at[...].set(array)
 

@@ -40,7 +40,7 @@ def token_majority(label: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """The commonest class among the labelled pixels of each token, [b, H, W] -> [b, h, w]; 0 where a token has none."""
     b, height, width = label.shape
     if height % grid[0] or width % grid[1]:
-        raise ValueError(f"labels of {height} x {width} pixels do not divide into {grid[0]} x {grid[1]} dense features; choose another config.data.crop")
+        raise ValueError(f"labels of {height} x {width} pixels do not divide into {grid[0]} x {grid[1]} dense features; choose another data.crop")
     tokens = label.reshape(b, grid[0], height // grid[0], grid[1], width // grid[1]).transpose(0, 1, 3, 2, 4).reshape(b, *grid, -1)
     classes = np.unique(label)
     classes = classes[classes != _UNLABELLED]
