@@ -29,6 +29,7 @@ class Peer:
         module: its parameters are trained; `after_step()` follows each update.
         loss: what makes a scalar of the inputs: the module, or what torch.compile made of it.
         inputs: on the device, the same for every step.
+        optim: ours, a constant AdamW without clipping.
     """
 
     def __init__(self, module: Twin, loss: Callable[..., Tensor], inputs: Sequence[Tensor], optim: Any):
@@ -155,14 +156,12 @@ class Trunk(nn.Module):
     def __init__(self, width: int, depth: int, heads: int):
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(x))
 
 
 class ViT(nn.Module):
@@ -170,7 +169,7 @@ class ViT(nn.Module):
 
     def __init__(self, experiment: Experiment):
         super().__init__()
-        encoder = _encoder(experiment)
+        encoder = experiment.objective.encoder
         patch, bands, width = encoder.patch, len(encoder.sensor.bands), encoder.width
         self.stem = nn.ModuleDict({"embed": nn.Conv2d(bands, width, patch, patch)})
         self.trunk = Trunk(width, encoder.layers, encoder.trunk.heads)
@@ -181,10 +180,6 @@ class ViT(nn.Module):
         grid = self.stem["embed"](view)
         positions = getattr(self, f"positions_{grid.shape[-1]}")
         return self.trunk(grid.flatten(2).transpose(1, 2) + positions)[:, 0]
-
-
-def _encoder(experiment: Experiment) -> Any:
-    return next(iter(experiment.encoders.values()))
 
 
 def _sincos(width: int, side: int) -> Tensor:
@@ -244,7 +239,7 @@ class MAE(Twin):
 
     def __init__(self, experiment: Experiment):
         super().__init__()
-        encoder, config = _encoder(experiment), experiment.objective.config
+        encoder, config = experiment.objective.encoder, experiment.objective.config
         _, size = next(iter(experiment.views.values()))
         self.patch, side = encoder.patch, size // encoder.patch
         self.visible = int(side**2 * (1 - config.mask_ratio) + 1e-9)
@@ -304,7 +299,7 @@ class Decoder(nn.Module):
         width = config.decoder_width
         self.embed, self.predict = nn.Linear(fan_in, width), nn.Linear(width, pixels)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.ModuleList(Block(width, config.decoder_heads) for _ in range(config.decoder_depth))
+        self.blocks = nn.Sequential(*(Block(width, config.decoder_heads) for _ in range(config.decoder_depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.register_buffer("positions", _sincos(width, side)[None], persistent=False)
 
@@ -312,10 +307,8 @@ class Decoder(nn.Module):
         x = self.embed(tokens)
         hidden = self.mask_token.to(x.dtype).expand(len(x), restore.shape[1] + 1 - x.shape[1], -1)
         patches = _take(torch.cat([x[:, 1:], hidden], dim=1), restore) + self.positions
-        x = torch.cat([x[:, :1], patches], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.predict(self.norm(x)[:, 1:])
+        decoded = self.norm(self.blocks(torch.cat([x[:, :1], patches], dim=1)))
+        return self.predict(decoded[:, 1:])
 
 
 def _take(tokens: Tensor, ids: Tensor) -> Tensor:
@@ -336,7 +329,7 @@ class Branch(nn.Module):
     def __init__(self, experiment: Experiment):
         super().__init__()
         config = experiment.objective.config
-        widths = (_encoder(experiment).width, config.hidden, config.hidden, config.bottleneck)
+        widths = (experiment.objective.encoder.width, config.hidden, config.hidden, config.bottleneck)
         layers = {f"fc{i}": nn.Linear(widths[i - 1], widths[i]) for i in (1, 2, 3)}
         self.encoder = ViT(experiment)
         self.projector = nn.ModuleDict({**layers, "last_layer": nn.Linear(config.bottleneck, config.prototypes, bias=False)})

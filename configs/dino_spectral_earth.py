@@ -14,7 +14,8 @@ has two, else one date twice; AdamW at 0.001 with weight decay 1e-5 on every wei
 date, as DINO on SSL4EO-S12.
 
 Departures from the released code: the teacher's momentum rises from 0.996 to 1 over the whole run, where theirs counts ten epochs, so that the
-teacher is frozen from then on; the schedule goes by steps, not epochs; fixed sine-cosine positions instead of learned ones in the ViT; bfloat16
+teacher is frozen from then on; the schedule goes by steps, not epochs; fixed sine-cosine positions instead of learned ones and Xavier-uniform
+weights instead of truncated normal ones in the ViT, whose blocks are recomputed backward, since 1,025 tokens attend to each other; bfloat16
 instead of float16; no-data takes no part in views and statistics.
 """
 
@@ -38,7 +39,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     if arg in ("vit_s,local", "smoke"):
         crops["local"] = {"views": 8, "size": 48, "scale": (0.05, 0.4), "flips": "both", "dates": "one", "blur_odds": 0.5}
     config.augment = {"crops": crops, "statistics": "published"}
-    config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "small"}}
+    config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "small", "remat": "block"}}
     if arg == "rn50":
         config.model = {"stems": {"enmap": {"name": "spectral_image"}}, "trunk": {"name": "resnet", "depth": 50, "first": "strided"}}
     config.objective = {"name": "dino", "prototypes": 128, "hidden": 2048, "bottleneck": 256, "momentum": 0.996}

@@ -13,7 +13,8 @@ all local ones share a third.
 Departures from the released code: digital numbers as they are, normalised by band, instead of reflectance in uint8, where values above 1 wrap around
 and brightness and contrast wrap around again; brightness is a factor on reflectance; solarise inverts what is brighter than reflectance 0.5, as its
 name says, where the released code inverts what is darker; every place once an epoch, where the released data are drawn with replacement; fixed
-sine-cosine positions, counted from the corner of each crop, instead of learned ones that are interpolated for local crops; bfloat16 instead of
+sine-cosine positions, counted from the corner of each crop, instead of learned ones that are interpolated for local crops; Xavier-uniform
+weights instead of truncated normal ones; bfloat16 instead of
 float16.
 
 A batch has all four seasons of its places, 1.9 GB, since crops may show the same one or three different ones.

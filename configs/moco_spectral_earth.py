@@ -12,7 +12,8 @@ experiment, which takes precedence, says 0.001 and 1e-4. What the published weig
 
 Departures from the released code: the key encoder starts as a copy of the query's, where theirs starts from random weights of its own; BatchNorm
 sees groups of 64 rows, the batch of a published GPU, permuted for the keys, where theirs is synchronised over all 256, which lets keys be told from
-the queue by their statistics; fixed sine-cosine positions instead of learned ones in the ViT; bfloat16 instead of float16; no-data takes no part in
+the queue by their statistics; fixed sine-cosine positions instead of learned ones and Xavier-uniform
+weights instead of truncated normal ones in the ViT, whose blocks are recomputed backward, since 1,025 tokens attend to each other; bfloat16 instead of float16; no-data takes no part in
 views and statistics, where it is read as reflectance there.
 """
 
@@ -34,7 +35,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     config.data = {"sources": {"enmap": source}, "batch_size": _BATCH, "crop": 128, "threads": 16, "prefetch": 4}
     crops = {"views": 2, "size": 128, "scale": (0.08, 1.0), "flips": "both", "dates": "each", "blur_odds": 0.5}
     config.augment = {"crops": {"global": crops}, "statistics": "published"}
-    config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "small"}}
+    config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "small", "remat": "block"}}
     if arg == "rn50":
         config.model = {"stems": {"enmap": {"name": "spectral_image"}}, "trunk": {"name": "resnet", "depth": 50, "first": "strided"}}
     config.objective = {"name": "moco", "temperature": 0.1, "queue": 32_768, "momentum": 0.999}

@@ -7,7 +7,7 @@ Published figures, fine-tuned: BigEarthNet 89.9 mAP, EuroSAT 98.6 %, So2Sat 61.6
 
 Hyper-parameters are those of the released script: 100 epochs, batch 256, AdamW at 1.5e-4 (not scaled by the batch: that line is commented out) with
 weight decay 0.1 on every weight, 10 epochs of warm-up, a cosine by steps, teacher momentum from 0.99 to 1, a patch embedding that is never trained,
-fixed sine-cosine positions. The betas of AdamW are PyTorch's.
+fixed sine-cosine positions; q, k and v are initialised as one matrix. The betas of AdamW are PyTorch's.
 
 Departures from the released code: digital numbers as they are, normalised by band, instead of reflectance in uint8, where values above 1 wrap around
 and brightness and contrast wrap around again; brightness is a factor on reflectance; every place once an epoch, where the released data are drawn

@@ -55,7 +55,8 @@ def get_config(arg: str = "moco_rn50") -> ml_collections.ConfigDict:
     epochs, batch = (400, 1024) if arg == "moco_rn50" else (100, 256)
     steps = epochs * _PLACES // batch
     config = ml_collections.ConfigDict()
-    config.data = {"sources": {"s2": {"store": "stores/bigearthnet", "sensor": "sentinel2_l2a"}}, "batch_size": batch, "crop": 120, "threads": 8}
+    source = {"store": "stores/bigearthnet", "sensor": "sentinel2_l2a_bigearthnet"}
+    config.data = {"sources": {"s2": source}, "batch_size": batch, "crop": 120, "threads": 8}
     # Ranges without odds do nothing; they are there so that each augmentation of the study is one override.
     crops = {"views": 2, "size": 112, "scale": (0.8, 1.0), "flips": "none", "brightness": (0.6, 1.4), "contrast": (0.6, 1.4), "jitter_odds": 0.0}
     if arg == "moco_rn50":

@@ -24,11 +24,11 @@ from eo_jax.augment import views
 from eo_jax.augment.crops import CropSet
 from eo_jax.data import pipeline
 from eo_jax.data.mixture import EntryConfig
-from eo_jax.data.source import SourceConfig
+from eo_jax.data.source import SourceConfig, sensor_of
 from eo_jax.evaluators.base import Context, Evaluator
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.objectives.base import Objective, check_views
-from eo_jax.sensors import get_sensor
+from eo_jax.sensors import Sensor
 
 # The sections that have one shape; the others name a module of a folder.
 _FIXED = {"data": pipeline.Config, "augment": views.Config, "optim": optim.Config, "sharding": sharding.Config, "run": run.Config}
@@ -124,22 +124,23 @@ def _encoders(model: Any, sources: Mapping[str, SourceConfig]) -> dict[str, Enco
     if set(stems) != set(sources):
         raise ValueError(f"config.model.stems: {sorted(stems)}, but config.data.sources: {sorted(sources)}; one stem a source")
     owners = {source: stem if isinstance(stem, str) else source for source, stem in stems.items()}
-    made = {source: _encoder(model, source, sources[source].sensor) for source, owner in owners.items() if owner == source}
+    sensors = {source: sensor_of(about) for source, about in sources.items()}
+    made = {source: _encoder(model, source, sensors[source]) for source, owner in owners.items() if owner == source}
     for source, owner in owners.items():
         if owner not in made:
             raise ValueError(f"config.model.stems.{source}: {owner!r} is no source with a stem of its own; there are {', '.join(made)}")
-        if sources[source].sensor != sources[owner].sensor:
+        if sensors[source] != sensors[owner]:
             raise ValueError(
-                f"config.model.stems.{source}: sensor {sources[source].sensor!r} cannot use the stem of source {owner!r}, which reads "
-                f"{sources[owner].sensor!r}; give it a stem of its own"
+                f"config.model.stems.{source}: sensor {sensors[source].id!r} cannot use the stem of source {owner!r}, which reads "
+                f"{sensors[owner].id!r}; give it a stem of its own"
             )
     return {source: made[owner] for source, owner in owners.items()}
 
 
-def _encoder(model: Any, source: str, sensor: str) -> Encoder:
+def _encoder(model: Any, source: str, sensor: Sensor) -> Encoder:
     _, stem = named("models", model["stems"][source], f"model.stems.{source}")
     _, trunk = named("models", model["trunk"], "model.trunk")
-    return make_encoder(stem, trunk, get_sensor(sensor), compute_dtype(model["dtype"]), source)
+    return make_encoder(stem, trunk, sensor, compute_dtype(model["dtype"]), source)
 
 
 def _view_shapes(augment: views.Config, encoders: Mapping[str, Encoder]) -> dict[str, tuple[int, int]]:
@@ -171,9 +172,21 @@ def normalisation(experiment: Experiment, opened: pipeline.Pipeline) -> dict[str
     """{source: the numbers its views are normalised by}, from the sensor table or from the manifests of the opened stores."""
     numbers = {}
     for name, source in opened.sources.items():
-        statistics = source.store.manifest.get("statistics", {}).get(source.config.sensor)
-        numbers[name] = views.normalisation(experiment.augment.statistics, experiment.encoders[name].sensor, statistics)
+        numbers[name] = views.normalisation(experiment.augment.statistics, experiment.encoders[name].sensor, source.statistics)
     return numbers
+
+
+def check_labels(experiment: Experiment, opened: pipeline.Pipeline) -> None:
+    """ValueError where a store has labels of more classes than the objective knows; a loss would be NaN there, or wrong."""
+    for name, classes in experiment.objective.labelled.items():
+        config, store = experiment.data.sources[name], opened.sources[name].store
+        values = store.manifest["labels"][config.label].get("values", {})
+        largest = max(map(int, values), default=0)
+        if classes and largest > classes:
+            raise ValueError(
+                f"{store.path}: label {config.label!r} has class {largest}, objective {experiment.objective_name!r} knows classes 1 to {classes}; "
+                f"0 is unlabelled"
+            )
 
 
 def recipe(experiment: Experiment, numbers: Mapping[str, views.Normalisation]) -> views.Recipe:
@@ -182,10 +195,10 @@ def recipe(experiment: Experiment, numbers: Mapping[str, views.Normalisation]) -
 
 
 def context(experiment: Experiment, numbers: Mapping[str, views.Normalisation], mesh: jax.sharding.Mesh) -> Context:
-    """What evaluators see: the first source, evaluated whole on every device."""
+    """What evaluators see: the first source, its rows spread over the devices."""
     source, encoder = next(iter(experiment.encoders.items()))
     views_of = recipe(experiment, numbers)
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    rows = sharding.batch_sharding(mesh)
     return Context(
         source=source,
         sensor=encoder.sensor,
@@ -196,7 +209,8 @@ def context(experiment: Experiment, numbers: Mapping[str, views.Normalisation], 
         objective=experiment.objective,
         train_views=views_of.train,
         evaluate_views=views_of.evaluate,
-        place=lambda arrays: jax.device_put(arrays, whole),
+        place=lambda arrays: jax.device_put(arrays, rows),
+        gathered=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
         seed=experiment.run.seed,
     )
 

@@ -18,7 +18,6 @@ import eo_jax
 from eo_jax.augment.views import Normalisation
 from eo_jax.data.pipeline import Pipeline, Source
 from eo_jax.data.stores import write_atomically
-from eo_jax.sensors import get_sensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +54,8 @@ class Config:
             raise ValueError(f"config.run.writers: {self.writers!r}; expected ('tensorboard',) or ()")
 
 
-# What may differ between a run and its resumption: nothing here changes a weight. A store may move, too: its content hash is what counts. To skip bad
-# records changes no batch that could be read without.
+# What may differ between a run and its resumption: nothing here changes a weight. A store may move, too: its content hash is what counts. Where
+# samples are held changes no batch either. To skip bad records changes no batch that could be read without.
 _FREE = (
     "data.threads",
     "data.prefetch",
@@ -78,7 +77,7 @@ def check_same_run(saved: dict, config: dict, workdir: str, *, extend: bool) -> 
     changed = [
         f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not key.startswith(free) and not key.endswith(".store")
+        if before.get(key) != now.get(key) and not key.startswith(free) and not key.endswith((".store", ".cache"))
     ]
     if changed:
         listing = "\n".join(changed)
@@ -109,10 +108,10 @@ def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
         "store": source.store.path.name,
         "content_sha256": source.store.content_hash,
         "split": source.config.split,
-        "places": len(source.groups),
+        "places": source.places,
         "samples": len(source.groups.members),
         "places_dropped": source.groups.dropped,
-        "sensor": get_sensor(source.config.sensor).row(),
+        "sensor": source.sensor.row(),
         "normalisation": {"source": numbers.source, "mean": numbers.mean.tolist(), "std": numbers.std.tolist()},
     }
 
@@ -120,10 +119,12 @@ def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
 def sizes(params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> list[str]:
     """How much there is of everything: weights, devices, and what each source draws from."""
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    groups = {name: source.groups for name, source in pipeline.sources.items()}
     return [
         f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}",
-        *(f"source {name}: {len(its)} places, {len(its.members)} samples, {its.dropped} places dropped" for name, its in groups.items()),
+        *(
+            f"source {name}: {source.places} {source.unit}, {len(source.groups.members)} samples, {source.groups.dropped} places dropped"
+            for name, source in pipeline.sources.items()
+        ),
     ]
 
 

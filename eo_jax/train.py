@@ -61,6 +61,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
 
     # ------------------------------------------------------------------------------------------------------------ data
     pipeline = Pipeline(experiment.data, run.seed, jax.process_index(), jax.process_count())
+    build.check_labels(experiment, pipeline)
     numbers = build.normalisation(experiment, pipeline)
     recipe = build.recipe(experiment, numbers)
     fingerprint = {name: data_fingerprint(source, numbers[name]) for name, source in pipeline.sources.items()}

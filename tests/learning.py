@@ -22,9 +22,10 @@ from eo_jax.step import init_state, make_train_step
 
 SIDE, SIZE, LOCAL = 24, 16, 8  # pixels of a patch, of a global view, of a local one
 TRAIN, PROBE, TEST, PER_CLASS = 1536, 500, 500, 10
-STEPS, ROWS = 200, 64
+STEPS, ROWS = 200, 48
 ARRANGEMENTS = ("rows", "columns", "grid")
 CLASSES = 2 * len(ARRANGEMENTS)
+MIX, RELIEF, CLUTTER = 20.0, (0.2, 0.4), 0.55
 
 # Reflectance in DN of vegetation, soil, built-up ground and water in the 12 bands of Sentinel-2 L2A, rounded.
 COVERS = np.array(
@@ -92,11 +93,12 @@ def smooth(rng: np.random.Generator, number: int) -> np.ndarray:
 def optical(rng: np.random.Generator, pattern: np.ndarray, sign: np.ndarray) -> np.ndarray:
     """uint16 [b, 1, c, h, w]"""
     draw = lambda low, high: rng.uniform(low, high, (len(pattern), 1, 1, 1))  # noqa: E731
-    ground = (rng.dirichlet(np.ones(len(COVERS)), len(pattern)) @ COVERS)[:, :, None, None]
+    ground = (rng.dirichlet(np.full(len(COVERS), MIX), len(pattern)) @ COVERS)[:, :, None, None]
     with_sign = np.where(INFRARED, sign[:, None], 1.0)[:, :, None, None]
     either = rng.choice([-1.0, 1.0], (len(pattern), 1, 1, 1))
-    relief = draw(0.1, 0.3) * either * with_sign * pattern[:, None] + draw(0.05, 0.2) * smooth(rng, len(pattern))[:, None]
-    values = draw(0.6, 1.4) * ground * (1 + relief) + 40 * rng.standard_normal((len(pattern), 12, SIDE, SIDE))
+    relief = draw(*RELIEF) * either * with_sign * pattern[:, None] + draw(0.05, 0.2) * smooth(rng, len(pattern))[:, None]
+    clutter = CLUTTER * rng.standard_normal((len(pattern), 12, SIDE, SIDE))
+    values = draw(0.9, 1.1) * ground * (1 + relief + clutter)
     return np.clip(values.round(), 1, 10_000).astype(np.uint16)[:, None]
 
 
@@ -113,21 +115,41 @@ def radar(rng: np.random.Generator, pattern: np.ndarray, sign: np.ndarray) -> np
 # --- training
 
 
-_CROP = {"size": SIZE, "scale": (0.4, 1.0), "ratio": (0.9, 1.1), "flips": "both", "gain": (0.7, 1.4), "noise_std": 0.1}
-TRUNK = {"size": "nano", "depth": 2, "pool": "mean"}
+_CROP = {"size": SIZE, "scale": (0.4, 1.0), "ratio": (0.9, 1.1), "flips": "both"}
+_DISTORTED = {"gain": (0.7, 1.4), "noise_std": 0.1}
+TRUNK = {"size": "nano", "depth": 2}
 OPTIM = {"lr": 1e-3, "warmup_steps": 20, "weight_decay": 0.05}
-# {objective: its section, where the tiny one is not what learns}
-SECTIONS: dict[str, dict[str, Any]] = {}
+_HEAD, _PREDICTOR = {"projector": (128, 64)}, {"predictor": (128, 64)}
+# {objective: its section, where the tiny one would not learn}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "mae": {"decoder_width": 64, "decoder_heads": 4, "mask_ratio": 0.7},
+    "data2vec": {"mask_ratio": 0.5},
+    "dino": {"prototypes": 64, "hidden": 128, "bottleneck": 32, "momentum": 0.98},
+    "swav": {"prototypes": 32, **_HEAD},
+    "barlow_twins": {"projector": (128, 128)},
+    "vicreg": {"projector": (128, 128)},
+    "moco": {"queue": 480, "bn_group": 24, "momentum": 0.98, **_HEAD},
+    "moco_v3": {"momentum": 0.98, **_HEAD, **_PREDICTOR},
+    "simclr": _HEAD,
+    "byol": {"momentum": 0.98, **_HEAD, **_PREDICTOR},
+    "simsiam": {**_HEAD, "predictor": (32,)},
+    "decur": {"common": 96, "projector": (128, 128)},
+    "clip": _HEAD,
+    "semi_supervised": {"classes": CLASSES, **_HEAD},
+    "supervised": {"outputs": CLASSES},
+}
 
 
 def config_of(name: str) -> Any:
     config = tiny_objectives.config_of(name, rows=ROWS)
+    distorted = {} if name in tiny_objectives.TOKENS_ONLY else _DISTORTED  # they would be asked to predict the distortion
     for crop_set, crop in config.augment.crops.items():
-        crop.update(_CROP | ({"size": LOCAL, "scale": (0.1, 0.3)} if crop_set == "local" else {}))
+        crop.update(_CROP | distorted | ({"size": LOCAL, "scale": (0.1, 0.3)} if crop_set == "local" else {}))
+    if "s1" in config.data.sources:
+        config.augment.crops["s1/global"] = config.augment.crops["global"].to_dict() | {"gain": (1.0, 1.0)}
     config.model.trunk.update(TRUNK)
     config.optim.update(OPTIM)
-    section = {"classes": CLASSES} if name == "semi_supervised" else {"outputs": CLASSES} if name == "supervised" else {}
-    config.objective.update(section | SECTIONS.get(name, {}))
+    config.objective.update(SECTIONS[name])
     config.run.steps = STEPS
     return build.complete(config)
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_store import write_store
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_store import PER_SHARD, write_store
 
-from eo_jax.data import Store, open_store
-from eo_jax.data.index import Order, group_samples
+from eo_jax.data import Store, open_store, stores
+from eo_jax.data.index import Order, common_places, group_samples
+from eo_jax.data.stores import StoreError
 from eo_jax.schema import Sample
 
 # Group and split of each sample, in store order; the dates of a place need not be neighbours.
@@ -65,6 +73,128 @@ def test_an_empty_split_names_the_store_and_the_splits_it_has(store: Store):
 def test_an_empty_store_has_no_sensor(tmp_path: Path):
     with pytest.raises(ValueError, match="no sample of sensor 'enmap'"):
         group_samples(open_store(write_store(tmp_path / "store", [])), "all", 1, "repeat", "enmap")
+
+
+# -------------------------------------------------------------------------------------------------------------------------- codes
+
+
+def change_index(path: Path, change: Callable[[dict[str, np.ndarray]], None], save: Callable = np.savez) -> None:
+    """Changes the columns of an index, and signs index and manifest again."""
+    with np.load(path / "index.npz") as archive:
+        columns = dict(archive)
+    change(columns)
+    buffer = io.BytesIO()
+    save(buffer, **columns)
+    sign_index(path, buffer.getvalue())
+
+
+def sign_index(path: Path, data: bytes) -> None:
+    stores.write_atomically(path / "index.npz", data)  # by rename: stores that are open keep theirs
+    manifest = json.loads((path / "manifest.json").read_bytes()) | {"index_sha256": hashlib.sha256(data).hexdigest()}
+    manifest["content_sha256"] = stores.content_sha256(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def without_codes(columns: dict[str, np.ndarray]) -> None:
+    """As stores were written before there were codes."""
+    del columns["group_code"], columns["kind_code"]
+
+
+SEEN = st.tuples(st.sampled_from(["b", "a", "", "ä", "aa", "B"]), st.sampled_from(["train", "val", "pixel"]), st.sampled_from(["s1", "s2"]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(SEEN, min_size=1, max_size=14), st.integers(1, 3))
+def test_an_index_without_codes_gives_the_same_groups(tmp_path_factory: pytest.TempPathFactory, listing: list[tuple[str, str, str]], dates: int):
+    pixels = np.zeros((1, 1, 1), np.int16)
+    samples = [Sample(pixels=pixels, sensor=sensor, id=f"{i}", group=group) for i, (group, _, sensor) in enumerate(listing)]
+    path = write_store(tmp_path_factory.mktemp("codes") / "store", samples, [split for _, split, _ in listing])
+    new = open_store(path)
+    change_index(path, without_codes)
+    old = open_store(path)
+    assert "group_code" in new.index and "group_code" not in old.index
+    found = [all_groups(store, dates) for store in (new, old)]
+    assert found[0] == found[1]
+
+
+def all_groups(store: Store, dates: int) -> list:
+    """What every split and sensor gives, places of both sensors, too; the message where it is refused."""
+    found = []
+    for split in ("train", "val", "all"):
+        try:
+            one, other = (group_samples(store, split, dates, "drop", sensor) for sensor in ("s1", "s2"))
+            both = common_places([(store, one), (store, other)])
+        except ValueError as error:
+            found.append(str(error))
+            continue
+        found += [(groups.members.tolist(), groups.starts.tolist(), groups.dropped) for groups in (one, other, *both)]
+    return found
+
+
+@pytest.mark.parametrize("format", ["zarr", "zarr-raw"])
+def test_a_zarr_store_without_codes_gives_the_same_pixels(tmp_path: Path, format: str):
+    kinds = [("enmap", np.int16, 2), ("s1", np.float32, 1), ("enmap", np.int16, 3), ("enmap", np.uint8, 2)]
+    order = [0, 1, 0, 2, 0, 3, 1, 1, 0, 2, 3, 0]
+    samples = [Sample(np.full((c, 2, 2), i, dtype), sensor, f"{i}", "g") for i, (sensor, dtype, c) in enumerate(kinds[k] for k in order)]
+    path = write_store(tmp_path / "store", samples, format=format)
+    new = open_store(path)
+    assert new.index["kind_code"].tolist() == order
+    change_index(path, without_codes)
+    for store in (new, open_store(path)):
+        assert [store[i].pixels[0, 0, 0] for i in range(12)] == list(range(12))
+        for i, sample in enumerate(samples):
+            out = np.empty_like(sample.pixels)
+            for _ in range(2):  # read and verified, then out of the memory map
+                store.read_into(i, out)
+                np.testing.assert_array_equal(out, sample.pixels)
+    assert len(new) > 2 * PER_SHARD
+
+
+@pytest.mark.parametrize("column", ["group_code", "kind_code"])
+@pytest.mark.parametrize("wrong", [np.arange(8) - 1, np.arange(8) + 1, np.arange(7), np.zeros((8, 1)), np.full(8, 2**31 - 1)], ids=str)
+def test_codes_that_cannot_be_are_refused(store: Store, tmp_path: Path, column: str, wrong: np.ndarray):
+    path = shutil.copytree(store.path, tmp_path / "store")
+    change_index(path, lambda columns: columns.update({column: wrong.astype(np.int32)}))
+    with pytest.raises(StoreError, match=rf"index.npz: not an index \({column}: .*expected int32 \[8\] from 0 to 7\); convert the archive again"):
+        open_store(path)
+
+
+def test_codes_of_another_dtype_are_refused(store: Store, tmp_path: Path):
+    path = shutil.copytree(store.path, tmp_path / "store")
+    change_index(path, lambda columns: columns.update(group_code=np.zeros(8)))
+    with pytest.raises(StoreError, match="group_code: float64"):
+        open_store(path)
+
+
+def test_an_index_that_numpy_would_not_have_written_is_refused(store: Store, tmp_path: Path):
+    """Its SHA-256 is right: whoever made the manifest made it so. Nothing is unpickled, and nothing unpacked."""
+    for number, (change, save, message) in enumerate(
+        (
+            (lambda columns: None, np.savez_compressed, "is compressed"),
+            (lambda columns: columns.update(shape=np.asfortranarray(columns["shape"])), np.savez, "Fortran order"),
+            (lambda columns: columns.update(id=columns["id"].astype(object)), np.savez, "OBJECT"),
+            (lambda columns: columns.pop("time"), np.savez, "time"),
+        )
+    ):
+        path = shutil.copytree(store.path, tmp_path / f"{number}")
+        change_index(path, change, save)
+        with pytest.raises(StoreError, match=rf"index.npz: not an index \(.*{message}.*convert the archive again"):
+            open_store(path)
+
+
+def test_a_column_that_claims_more_than_the_file_has_is_refused(store: Store, tmp_path: Path):
+    path = shutil.copytree(store.path, tmp_path / "store")
+    data = (path / "index.npz").read_bytes()
+    header = b"(8, 3), }" + b" " * 20
+    assert data.count(header) == 1
+    for shape in (b"(8, 10**9)", b"(8, -3)", b"(9000000, 3)", b"(8, 99999999999999999999)"):
+        sign_index(path, data.replace(header, (shape + b", }").ljust(len(header))))
+        with pytest.raises(StoreError, match="not an index"):
+            open_store(path)
+    for cut in (0, 10, len(data) // 2, len(data) - 1):
+        sign_index(path, data[:cut])
+        with pytest.raises(StoreError, match="not an index"):
+            open_store(path)
 
 
 # -------------------------------------------------------------------------------------------------------------------------- order

@@ -28,7 +28,7 @@ B8A_AT_INDEX_8 = [0, 1, 2, 3, 4, 5, 6, 7, 12, 8, 9, 10, 11]
 def test_real_eurosat_chips_as_rasterio_reads_them(sample_data: Path) -> None:
     root = sample_data / "sentinel" / "EuroSAT_MS"
     crop, sea = read_all("eurosat", root)
-    for sample, label in ((crop, 0), (sea, 9)):
+    for sample, label in ((crop, 1), (sea, 10)):
         np.testing.assert_array_equal(sample.pixels, tiny_archives.read(root / f"{sample.id}.tif")[B8A_AT_INDEX_8])
         assert (sample.pixels.dtype, sample.pixels.shape, sample.sensor) == (np.uint16, (13, 64, 64), "sentinel2_l1c")
         assert (sample.labels["class"].dtype, sample.labels["class"].shape, int(sample.labels["class"])) == (np.int64, (), label)
@@ -55,12 +55,12 @@ def test_eurosat_file_order_is_B01_to_B12_then_B8A(tmp_path: Path) -> None:
         assert [eurosat.FILE_ORDER[band] for band in sample.pixels[:, 0, 0] // 1000] == names
 
 
-def test_eurosat_labels_are_positions_in_the_ten_published_classes(tmp_path: Path) -> None:
+def test_eurosat_labels_are_positions_from_1_in_the_ten_published_classes(tmp_path: Path) -> None:
     assert list(CLASSES) == sorted(CLASSES)
     assert len(CLASSES) == 10
     write("eurosat", tmp_path)
     found = {sample.id.split("/")[0]: int(sample.labels["class"]) for sample in read_all("eurosat", tmp_path)}
-    assert found == {"AnnualCrop": 0, "Highway": 3, "River": 8, "SeaLake": 9}  # though only four are there
+    assert found == {"AnnualCrop": 1, "Highway": 4, "River": 9, "SeaLake": 10}  # though only four are there; 0 would be unlabelled
 
 
 def test_eurosat_fixture_zip_as_downloaded_gives_the_same_samples(sample_data: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_so2sat_patches_as_h5py_reads_them(tmp_path: Path) -> None:
         part, number = sample.id.split("/")
         with h5py.File(tmp_path / f"{part}.h5", "r") as file:
             np.testing.assert_array_equal(sample.pixels, file["sen2"][int(number)].transpose(2, 0, 1))
-            assert sample.labels["class"] == file["label"][int(number)].argmax()
+            assert file["label"][int(number)][sample.labels["class"] - 1] == 1  # zones count from 1: 0 would be unlabelled
         assert (sample.labels["class"].dtype, sample.labels["class"].shape) == (np.int64, ())
         assert (sample.pixels.dtype, sample.sensor, sample.group) == (np.float64, "sentinel2_so2sat_float64", sample.id)
 

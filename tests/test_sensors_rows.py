@@ -93,6 +93,7 @@ PADDED = "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B10 B11 B12"  # SSL4EO-S12 v1.
 S2 = {  # which of the 13 bands, names, dtype, physical value of DN 0 and 10000, units
     "sentinel2_l1c": (range(13), None, "uint16", (0, 1), "top-of-atmosphere reflectance"),
     "sentinel2_l2a": ((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12), None, "uint16", (0, 1), "surface reflectance"),
+    "sentinel2_l2a_bigearthnet": ((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12), None, "uint16", (0, 1), "surface reflectance"),
     "sentinel2_l1c_offset": (range(13), PADDED, "int16", (-0.1, 0.9), "top-of-atmosphere reflectance"),
     "sentinel2_l2a_offset": ((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12), PADDED, "int16", (-0.1, 0.9), "surface reflectance"),
     "sentinel2_so2sat": ((1, 2, 3, 4, 5, 6, 7, 8, 11, 12), None, "float32", (0, 10_000), "reflectance"),  # 1 is 1, so 10000 is 10000
@@ -106,7 +107,8 @@ def test_sentinel2(sensor_id: str):
     names = names.split() if names else [name for name, _, _ in rows]
     found = [(band.name, band.centre_nm, band.fwhm_nm, band.gsd_m, band.kind) for band in sensor.bands]
     assert found == [(names[index], float(rows[index][1]), None, float(rows[index][2]), "reflective") for index in kept]
-    assert (sensor.dtype, sensor.units, sensor.nodata, sensor.gsd_m) == (dtype, units, None, 10)
+    assert (sensor.dtype, sensor.units, sensor.gsd_m) == (dtype, units, 10)
+    assert sensor.nodata == (0 if sensor_id == "sentinel2_l2a_bigearthnet" else None)  # in the tags of BigEarthNet's files
     for digital, value in zip((0, 10_000), ends, strict=True):
         assert physical(sensor, digital) == pytest.approx(value)
 
@@ -205,7 +207,12 @@ def test_statistics_are_the_published_ones_and_no_others():
         sensor, (mean, std) = get_sensor(sensor_id), (tuple(map(float, row.split())) for row in text.split(";"))
         assert (sensor.mean, sensor.std) == (mean, std)
         assert "SSL4EO-S12" in sensor.statistics_source
-    assert {sensor.id for sensor in SENSORS.values() if sensor.mean or sensor.std} == {"enmap", *STATISTICS}
+    assert {sensor.id for sensor in SENSORS.values() if sensor.mean or sensor.std} == {"enmap", "sentinel2_l2a_bigearthnet", *STATISTICS}
+
+
+def test_bigearthnet_is_normalised_as_ssl4eo_s12():
+    ours, theirs = get_sensor("sentinel2_l2a_bigearthnet"), get_sensor("sentinel2_l2a")
+    assert (ours.mean, ours.std, ours.statistics_source) == (theirs.mean, theirs.std, theirs.statistics_source)
 
 
 def test_v1_1_is_v1_0_and_1000():

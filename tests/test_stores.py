@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 import warnings
+import zipfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -171,6 +172,23 @@ def test_a_damaged_index(path: Path, position: int):
     assert_refused(path, "index.npz", "damaged", "convert the archive again")
 
 
+def test_an_index_damaged_in_any_column(path: Path):
+    file = path / "index.npz"
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename: member.header_offset + 200 for member in archive.infolist()}
+    assert {"group.npy", "group_code.npy", "kind_code.npy"} <= members.keys()
+    for position in members.values():
+        tiny_archives.flip(file, position)
+        assert_refused(path, "index.npz", "damaged", "convert the archive again")
+        tiny_archives.flip(file, position)
+    open_store(path)
+
+
+def test_an_empty_index_file(path: Path):
+    (path / "index.npz").write_bytes(b"")
+    assert_refused(path, "index.npz", "damaged", "convert the archive again")
+
+
 def test_a_missing_index(path: Path):
     (path / "index.npz").unlink()
     assert_refused(path, "index.npz: No such file", "convert the archive again")
@@ -234,6 +252,26 @@ def test_a_flipped_bit_anywhere_in_a_shard_never_gives_other_bytes(tmp_path: Pat
                 errors.append(position)
         tiny_archives.flip(shard, position, position % 8)
     assert len(set(errors)) > 50
+
+
+def test_a_shard_that_could_not_be_opened_is_opened_anew(path: Path):
+    """As where a network disk comes back."""
+    intact, away = read_all(open_store(path)), path / "away"
+    store = open_store(path)
+    (path / SHARD).rename(away)
+    with pytest.raises(RecordError, match=f"{SHARD} record 0"):
+        store.read(5)
+    away.rename(path / SHARD)
+    assert read_all(store) == intact
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted where Linux lists them")
+def test_a_store_keeps_few_files_open(whole: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stores, "_OPEN_SHARDS", 2)
+    store, before = open_store(whole), len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        assert len(read_all(store)) == 12
+    assert len(os.listdir("/proc/self/fd")) - before <= 2 < len(store.manifest["shards"])
 
 
 # ------------------------------------------------------------------------------------------------------------ processes, threads

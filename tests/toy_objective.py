@@ -18,7 +18,7 @@ class Toy:
     bands: int
     crop_sets: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"global": 1})
     couples_batch: bool = False
-    labelled: tuple[str, ...] = ()
+    labelled: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def check_batch(self, rows):
         """Any batch will do."""

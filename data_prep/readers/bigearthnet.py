@@ -41,8 +41,7 @@ from data_prep.readers import File, Files, Item, LeftOut, image_files, option, s
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 
-# Alike, but the files of BigEarthNet say that 0 is no data.
-_S2 = dataclasses.replace(get_sensor("sentinel2_l2a"), id="sentinel2_l2a_bigearthnet", title="Sentinel-2 L2A of BigEarthNet, 12 bands", nodata=0)
+_S2 = get_sensor("sentinel2_l2a_bigearthnet")
 _S1 = get_sensor("sentinel1_grd")
 _UNLISTED = "unlisted"
 _S1_PATCH = re.compile(r"(?P<scene>S1[A-D]_IW_GRDH_1SDV_(?P<time>\d{8}T\d{6}))_(?P<place>[0-9A-Z]{5}_\d+_\d+)", re.ASCII)

@@ -5,9 +5,9 @@
     <root>/eurosat-spatial-{train,val,test}.txt     the same by longitude: --splits spatial
     <root>/eurosat-100-{train,val,test}.txt         of the subset of 100 images: --splits 100
 
-The files have the bands B01 to B09, B10, B11, B12, B8A; here B8A comes after B08, as in the sensor table. Label `class`: the position of the folder's
-name in AnnualCrop, Forest, HerbaceousVegetation, Highway, Industrial, Pasture, PermanentCrop, Residential, River, SeaLake. 0 is a value as any
-other: the files have none for no-data. Times are not published. EuroSATallBands.zip is read as downloaded.
+The files have the bands B01 to B09, B10, B11, B12, B8A; here B8A comes after B08, as in the sensor table. Label `class`: the position, from 1, of the
+folder's name in AnnualCrop, Forest, HerbaceousVegetation, Highway, Industrial, Pasture, PermanentCrop, Residential, River, SeaLake. A pixel of 0
+is a value as any other: the files have none for no-data. Times are not published. EuroSATallBands.zip is read as downloaded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Reader:
     """EuroSAT, one sample an image."""
 
     TITLE: ClassVar[str] = "EuroSAT (all bands)"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LICENCE: ClassVar[str] = "not stated; modified Copernicus Sentinel data"
     sensors: ClassVar = (_SENSOR,)
     archive: Archive
@@ -79,7 +79,7 @@ class Reader:
                 sensor=_SENSOR.id,
                 id=item.id,
                 group=item.group,
-                labels={"class": np.array(CLASSES.index(item.id.split("/")[0]), np.int64)},
+                labels={"class": np.array(1 + CLASSES.index(item.id.split("/")[0]), np.int64)},
                 **geotiff.place(dataset),
             )
 

@@ -4,9 +4,10 @@
         sen2     float [n, 32, 32, 10], reflectance: B2 B3 B4 B5 B6 B7 B8 B8A B11 B12
         label    [n, 17], 1 at the class of the patch, 0 elsewhere
 
-Each file is a split: train, val and test; those that are there are read. Label `class`: the position of the 1, so local climate zone 1 (compact high
-rise) is 0 and zone G (water) is 16. Pixels keep the file's float64 or float32. Reflectance is DN / 10000 and the DN has 16 bits, so values below 0 or
-above 6.5535 are an error. The ten bands stay ten: codes that need 13 put zeros at B1, B9 and B10. Patches have no coordinates and no dates.
+Each file is a split: train, val and test; those that are there are read. Label `class`: the position of the 1, from 1, so local climate zone 1
+(compact high rise) is 1 and zone G (water) is 17. Pixels keep the file's float64 or float32. Reflectance is DN / 10000 and the DN has 16 bits, so
+values below 0 or above 6.5535 are an error. The ten bands stay ten: codes that need 13 put zeros at B1, B9 and B10. Patches have no coordinates and
+no dates.
 
 Not read: sen1, eight channels of Sentinel-1 (complex signal, filtered intensity and covariance), for which the sensor table has no row.
 """
@@ -48,7 +49,7 @@ class Reader:
     """So2Sat LCZ42, one sample a patch. Bands are in file order."""
 
     TITLE: ClassVar[str] = "So2Sat LCZ42"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LICENCE: ClassVar[str] = "not stated; modified Copernicus Sentinel data"
     sensors: ClassVar = tuple(_ROWS.values())
     archive: Archive
@@ -150,7 +151,7 @@ def _check_pixels(name: str, number: int, pixels: np.ndarray) -> None:
 
 
 def _class(name: str, number: int, zone: np.ndarray) -> np.ndarray:
-    """int64 [], the position of the only 1 in zone [17]. Raises ArchiveError where it is not all 0 but one 1."""
+    """int64 [], the position, from 1, of the only 1 in zone [17]. Raises ArchiveError where it is not all 0 but one 1."""
     if not np.isin(zone, (0, 1)).all() or zone.sum() != 1:
         raise ArchiveError(name, f"label of patch {number} is {zone.tolist()}, expected one 1 among zeros; copy the file again, or give --skip-bad")
-    return np.array(zone.argmax(), np.int64)
+    return np.array(1 + zone.argmax(), np.int64)

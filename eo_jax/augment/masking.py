@@ -22,8 +22,7 @@ def random_visible(key: jax.Array, has_data: Bool[Array, "b n"], visible: int) -
     noise = jax.random.uniform(key, has_data.shape) + 2.0 * ~has_data
     order = jnp.argsort(noise, axis=1)
     ids = order[:, :visible]
-    masked = jnp.ones(has_data.shape, bool).at[jnp.arange(len(order))[:, None], ids].set(False)
-    return ids, masked
+    return ids, jnp.argsort(order, axis=1) >= visible
 
 
 def hidden_count(tokens: int, mask_ratio: float) -> int:
@@ -60,4 +59,4 @@ def random_blocks(key: jax.Array, has_data: Bool[Array, "b n"], rows: int, colum
     first = jnp.where(covers.any(1), covers.argmax(1), _BLOCKS).reshape(b, -1)
     # The first block that covers a token decides when it is hidden; noise below 1 orders the tokens of a block.
     order = jnp.argsort(jnp.where(has_data, first, -1) + jax.random.uniform(noise_key, first.shape), axis=1)
-    return jnp.zeros(has_data.shape, bool).at[jnp.arange(b)[:, None], order[:, :hidden]].set(True)
+    return jnp.argsort(order, axis=1) < hidden

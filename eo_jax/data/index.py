@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
+from eo_jax.data.manifest import group_codes
 from eo_jax.data.stores import PIXEL_SPLIT, Store
 
 
@@ -66,9 +67,10 @@ def group_samples(store: Store, split: str, dates: int, missing: str, sensor: st
     if not len(chosen):
         names = ", ".join(sorted(set(store.index["split"].tolist())))
         raise ValueError(f"{store.path}: split {split!r} is empty; the store has {names}. Convert with --val or --val-share to make one.")
-    _, place = np.unique(store.index["group"][chosen], return_inverse=True)
-    by_place = np.argsort(place, kind="stable")
-    counts = np.bincount(place)
+    codes = group_codes(store.index)[chosen]
+    by_place = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes)
+    counts = counts[counts > 0]  # of places that this split and sensor have
     kept = counts >= dates if missing == "drop" else counts >= 1
     if not kept.any():
         raise ValueError(f"{store.path}: no place of split {split!r} has {dates} dates; use missing='repeat' or fewer dates")
@@ -81,15 +83,25 @@ def common_places(seen: Sequence[tuple[Store, Groups]]) -> list[Groups]:
     Raises ValueError where there is no such place, or one is not of the same size everywhere.
     """
     names = [store.index["group"][groups.first()] for store, groups in seen]  # sorted, as group_samples leaves them
-    common = functools.reduce(np.intersect1d, names)
+    common = functools.reduce(_common, names)
     if not len(common):
         found = "; ".join(f"{store.path} has {own[0]}, ..." for (store, _), own in zip(seen, names, strict=True))
         raise ValueError(
             f"no place (column `group` of the index) is in all of these, in the split that is drawn: {found}. Convert them with equal groups"
         )
-    paired = [groups.only(np.isin(own, common)) for (_, groups), own in zip(seen, names, strict=True)]
+    paired = [groups.only(_is_among(own, common)) for (_, groups), own in zip(seen, names, strict=True)]
     _check_sides([(store, groups) for (store, _), groups in zip(seen, paired, strict=True)])
     return paired
+
+
+def _common(names: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """What is in both, each sorted and without repeats. Mostly they are equal, and nothing has to be sorted."""
+    return names if np.array_equal(names, others) else np.intersect1d(names, others, assume_unique=True)
+
+
+def _is_among(names: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """bool [places], whether each name is among those that are common."""
+    return np.ones(len(names), bool) if len(names) == len(common) else np.isin(names, common, assume_unique=True)
 
 
 def _check_sides(seen: Sequence[tuple[Store, Groups]]) -> None:
@@ -98,9 +110,10 @@ def _check_sides(seen: Sequence[tuple[Store, Groups]]) -> None:
     for store, groups in seen:
         found = store.index["shape"][groups.members, 1:]
         place = np.repeat(np.arange(len(groups)), np.diff(groups.starts))
-        wrong = np.flatnonzero((found != expected[place]).any(1))
-        if len(wrong):
-            at, sides = wrong[0], [" x ".join(map(str, shape)) for shape in (found[wrong[0]], expected[place[wrong[0]]])]
+        wrong = found != expected[place]
+        if wrong.any():
+            at = np.flatnonzero(wrong.any(1))[0]
+            sides = [" x ".join(map(str, shape)) for shape in (found[at], expected[place[at]])]
             raise ValueError(
                 f"{store.path}: {store.index['id'][groups.members[at]]} is {sides[0]} pixels, the same place in {leader.path} is {sides[1]}; "
                 f"sources that follow one another show one window of one grid: convert both to one grid"

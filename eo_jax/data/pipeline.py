@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
-from eo_jax.data.index import Order
 from eo_jax.data.mixture import EntryConfig, Mixture, check_entries
+from eo_jax.data.pixels import open_source
 from eo_jax.data.record import RecordError
 from eo_jax.data.skipping import BadRecord, BadRecords, outlast
 from eo_jax.data.slots import Pool
 from eo_jax.data.source import Draw, Source, SourceConfig, draw_together, pair
 from eo_jax.data.stores import begin_reading
-from eo_jax.schema import TIME_ABSENT, Batch, Sample
+from eo_jax.schema import TIME_ABSENT, Batch
 
 _ATTEMPTS = 100  # places that are tried for a row before something else must be wrong
 
@@ -36,7 +36,7 @@ class Config:
     Attributes:
         sources: {name: SourceConfig}.
         batch_size: rows of a global batch, over all processes.
-        crop: side in pixels of the random crop that is read of each patch, before augmentation.
+        crop: side in pixels of the random crop that is read of each patch, before augmentation; of the window around a pixel, which is odd.
         threads: Grain threads that decode.
         prefetch: decoded batches held ready.
         entries: {name: EntryConfig}, the sources that are read together, one entry a step; {} for one entry "all" of all sources.
@@ -64,6 +64,8 @@ class Config:
         if self.entries:
             check_entries(self.entries, self.sources)
         for name, source in self.sources.items():
+            if source.draw == "pixel" and self.crop % 2 == 0:
+                raise ValueError(f"config.data.crop: {self.crop}; expected an odd number, the side of the window around a pixel of source {name!r}")
             if source.follows:
                 self._check_follower(name, source.follows)
 
@@ -73,6 +75,9 @@ class Config:
             raise ValueError(
                 f"config.data.sources.{name}.follows: {leader!r}; expected a source that follows none itself, of which there are {leaders}"
             )
+        if self.sources[name].draw != self.sources[leader].draw:
+            draws = [self.sources[source].draw for source in (name, leader)]
+            raise ValueError(f"config.data.sources.{name}.draw: {draws[0]!r}, but it follows {leader!r}, which draws {draws[1]!r}; draw the same")
         for entry, about in self.entries.items():
             if name in about.sources and leader not in about.sources:
                 raise ValueError(f"config.data.entries.{entry}.sources: {name!r} follows {leader!r}, which is not there; add it, or remove {name!r}")
@@ -93,12 +98,12 @@ class Pipeline:
         if config.batch_size % processes:
             raise ValueError(f"config.data.batch_size: {config.batch_size} does not divide over {processes} processes")
         self.config, self.seed, self._sleep = config, seed, sleep
-        self.sources = {name: Source(name, source, config.crop) for name, source in config.sources.items()}
+        self.sources = {name: open_source(name, source, config.crop, seed) for name, source in config.sources.items()}
         self.mixture = Mixture(config.entries or {"all": EntryConfig(tuple(config.sources))}, seed)
         leaders = [name for name, source in config.sources.items() if not source.follows]
         for leader in leaders:
             pair(self._family(leader, self.sources))
-        self._orders = {name: Order(len(self.sources[name].groups), seed) for name in leaders}
+        self._orders = {name: self.sources[name].order() for name in leaders}
         share = config.batch_size // processes
         self.rows = range(process * share, (process + 1) * share)
         slots = config.threads + config.prefetch + 2  # being decoded, held ready, with the caller and on the device
@@ -132,7 +137,7 @@ class Pipeline:
             batch[source.name]["position"][:] = positions
         places = [self._orders[leader][position] for position in positions]
         shown = [draw_together(family, place, np.random.default_rng((self.seed, n, r))) for r, place in zip(self.rows, places, strict=True)]
-        begin_reading((source.store, i) for draws in shown for source, draw in draws for i in draw.samples.tolist())
+        begin_reading((source.store, i) for draws in shown for source, draw in draws if source.announced for i in draw.samples.tolist())
         return [bad for row, draws in enumerate(shown) for bad in self._fill_row(batch, n, row, draws)]
 
     def _fill_row(self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]) -> list[BadRecord]:
@@ -147,7 +152,7 @@ class Pipeline:
             if len(bad) == _ATTEMPTS:
                 raise RecordError(f"step {n + 1}: none of {_ATTEMPTS} places of source {family[0].name!r} can be decoded; the last: {failed.error}")
             rng = np.random.default_rng((self.seed, n, self.rows[row], len(bad)))
-            draws = draw_together(family, int(rng.integers(len(family[0].groups))), rng)
+            draws = draw_together(family, int(rng.integers(family[0].places)), rng)
         return bad
 
     def _read(self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]) -> BadRecord | None:
@@ -192,29 +197,25 @@ class Pipeline:
 def in_order(source: Source, batch_size: int, label: str | None = None) -> Iterator[Batch]:
     """Every sample of a source once, in store order, cut into as many crops side by side as fit; for evaluation.
 
+    Of a source that draws pixels, the window around every pixel that has the label, or without one around every pixel that may be drawn.
+
     `position` is the number of the sample. Shapes are static: the last batch is filled up with repeats of the last crop, whose `position` is -1.
-    With `label`, the label array of that name is under "label", cropped alike where it is a map.
+    With `label`, the label array of that name is under "label", [b, ...]: cropped alike where it is a map, of a window the class of its centre.
     """
     if source.config.dates != 1:
         raise ValueError(
             f"source {source.name!r}: evaluation takes one date at a time, this source draws {source.config.dates}; open it with dates=1"
         )
-    empty = lambda: source.around(np.empty(source.pixels_shape(batch_size), source.dtype))  # noqa: E731
-    batch, labels, row = empty(), [], 0
-    for number in np.sort(source.groups.members).tolist():
-        sample = source.store[number]
-        for top, left in _crops(sample, source.crop):
-            batch["pixels"][row, 0] = sample.pixels[:, top : top + source.crop, left : left + source.crop]
-            batch["position"][row] = number
-            source.put_metadata(batch, row, 0, number)
-            if source.config.label:
-                batch["label"][row, 0] = source.label(number, sample.labels, source.config.label, top, left)
-            if label is not None:
-                labels.append(source.label(number, sample.labels, label, top, left))
-            row += 1
-            if row == batch_size:
-                yield _labelled(source.name, batch, labels)
-                batch, labels, row = empty(), [], 0
+    batch, labels, row = _blank(source, batch_size), [], 0
+    for number, pixels, value in source.windows(label or ""):
+        batch["pixels"][row, 0] = pixels
+        batch["position"][row] = number
+        source.put_metadata(batch, row, 0, number)
+        labels.append(value)
+        row += 1
+        if row == batch_size:
+            yield _labelled(source.name, batch, labels)
+            batch, labels, row = _blank(source, batch_size), [], 0
     if row:
         for array in batch.values():
             array[row:] = array[row - 1]
@@ -222,12 +223,11 @@ def in_order(source: Source, batch_size: int, label: str | None = None) -> Itera
         yield _labelled(source.name, batch, labels + labels[-1:] * (batch_size - row))
 
 
-def _crops(sample: Sample, crop: int) -> list[tuple[int, int]]:
-    """Upper left corners of the crops that fit side by side, centred in the patch."""
-    height, width = sample.pixels.shape[1:]
-    tops, lefts = (range(side % crop // 2, side - crop + 1, crop) for side in (height, width))
-    return [(top, left) for top in tops for left in lefts]
+def _blank(source: Source, rows: int) -> dict[str, np.ndarray]:
+    """A batch to be filled, without a label."""
+    fields = source.around(np.empty(source.pixels_shape(rows), source.dtype))
+    return {name: array for name, array in fields.items() if name != "label"}
 
 
-def _labelled(name: str, batch: dict[str, np.ndarray], labels: list[np.ndarray]) -> Batch:
-    return {name: batch | ({"label": np.stack(labels)} if labels else {})}
+def _labelled(name: str, batch: dict[str, np.ndarray], labels: list[np.ndarray | None]) -> Batch:
+    return {name: batch if labels[0] is None else batch | {"label": np.stack(labels)}}

@@ -10,33 +10,34 @@ import numpy as np
 
 from eo_jax.data import zarr_shards
 from eo_jax.data.files import StoreError, check_size
+from eo_jax.data.manifest import kind_codes
 from eo_jax.data.remote import RemotePath
 from eo_jax.data.zarr_shards import Bands, Kind
 
 _MAPPED_FILES = 256  # of a store at a time: each takes a file descriptor, of which a process often has no more than 1024
+_INDICES = 64  # of shards, remembered of a store at a time, for what is not mapped: some megabytes at most
 
 
 class PixelFiles:
     """The pixel files of a store. It keeps none open but by memory map, so threads may share it and a fork does not harm it.
 
-    It remembers the shard indices it has read, 16 bytes a chunk, and whose checksums it has verified, a byte a sample.
+    It remembers whose checksums it has verified, a byte a sample, and the last shard indices; those of mapped files stay there.
     """
 
     def __init__(self, store: Path | RemotePath, manifest: dict[str, Any], index: dict[str, np.ndarray]):
         """Raises StoreError where files are not what manifest and index say."""
         self.store = store
         self._kinds, self._kind_of = _kinds(manifest["format"], index)
-        shard_of = np.repeat(np.arange(len(manifest["shards"])), [shard["samples"] for shard in manifest["shards"]])
-        self._row_of = _rows_in_files(shard_of, self._kind_of)
+        counts = [shard["samples"] for shard in manifest["shards"]]
+        self._first_of_shard = np.cumsum([0, *counts]).tolist()
         self._rows = manifest["samples_a_shard"]
         self._entries = [{entry["array"]: entry for entry in shard["pixels"]} for shard in manifest["shards"]]
-        self._check_counts(shard_of)
+        self._check_counts(np.repeat(np.arange(len(counts)), counts))
         for kind in self._kinds:
             _check_metadata(store, kind, manifest)
         for entries in self._entries:
             for entry in entries.values():
                 check_size(store, entry["file"], entry["bytes"])
-        self._indices: dict[tuple[int, str], np.ndarray] = {}
         self._begin()
 
     def file(self, i: int, shard: int) -> Path | RemotePath:
@@ -54,28 +55,31 @@ class PixelFiles:
         The first time they are read whole and held against their checksums; after that they come out of a memory map.
         """
         kind = self._kinds[self._kind_of[i]]
-        places, entry = self._places(i, shard, kind), self._entries[shard][kind.name]
+        entry = self._entries[shard][kind.name]
         file = self.store / entry["file"]
         if self._verified[i]:
-            zarr_shards.copy_mapped(self._map(file, entry["bytes"]), kind, places, out, rows, columns)
+            mapped, index = self._map(file, entry["bytes"], kind, self._rows)
+            zarr_shards.copy_mapped(mapped, kind, index[self._row(i, shard)], out, rows, columns)
         else:
-            zarr_shards.read_into(file, kind, places, out, rows, columns)
+            zarr_shards.read_into(file, kind, self._places(i, shard, kind), out, rows, columns)
             self._verified[i] = True
 
     def _places(self, i: int, shard: int, kind: Kind) -> np.ndarray:
         """uint64 [chunks, 2], where the chunks of a sample are in its file."""
-        key = (shard, kind.name)
-        if key not in self._indices:  # no lock: two threads may read an index, and either is right
-            self._indices[key] = zarr_shards.read_index(self.file(i, shard), kind, self._rows)
-        return self._indices[key][self._row_of[i]]
+        return self._index(self.file(i, shard), kind, self._rows)[self._row(i, shard)]
+
+    def _row(self, i: int, shard: int) -> int:
+        """The row of sample i in its file: how many of its shard and kind come before it."""
+        return int(np.count_nonzero(self._kind_of[self._first_of_shard[shard] : i] == self._kind_of[i]))
 
     def _begin(self) -> None:
         """What every process has for itself."""
-        self._verified = np.zeros(len(self._row_of), bool)
-        self._map = functools.lru_cache(_MAPPED_FILES)(zarr_shards.map_file)
+        self._verified = np.zeros(len(self._kind_of), bool)
+        self._map = functools.lru_cache(_MAPPED_FILES)(zarr_shards.map_shard)
+        self._index = functools.lru_cache(_INDICES)(zarr_shards.read_index)
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_map", "_verified")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_map", "_index", "_verified")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -83,8 +87,9 @@ class PixelFiles:
 
     def _check_counts(self, shard_of: np.ndarray) -> None:
         """Manifest and index have to agree on how many rows each file has."""
-        (shards, kinds), counts = np.unique([shard_of, self._kind_of], axis=1, return_counts=True)
-        indexed = {(s, self._kinds[k].name): n for s, k, n in zip(shards.tolist(), kinds.tolist(), counts.tolist(), strict=True)}
+        files, counts = np.unique(shard_of * len(self._kinds) + self._kind_of, return_counts=True)
+        shards_and_kinds = (divmod(file, len(self._kinds)) for file in files.tolist())
+        indexed = {(s, self._kinds[k].name): n for (s, k), n in zip(shards_and_kinds, counts.tolist(), strict=True)}
         stated = {(s, name): entry["samples"] for s, entries in enumerate(self._entries) for name, entry in entries.items()}
         for shard, name in sorted(indexed.keys() | stated.keys()):
             found, expected = indexed.get((shard, name), 0), stated.get((shard, name), 0)
@@ -95,20 +100,12 @@ class PixelFiles:
 
 def _kinds(format: str, index: dict[str, np.ndarray]) -> tuple[list[Kind], np.ndarray]:
     """Every kind of pixels, and int [samples], which of them a sample is of."""
-    numbers: dict[tuple, int] = {}
-    columns = zip(index["sensor"].tolist(), index["dtype"].tolist(), map(tuple, index["shape"].tolist()), strict=True)
-    kind_of = [numbers.setdefault(key, len(numbers)) for key in columns]
-    return [Kind(format, *key) for key in numbers], np.array(kind_of, np.int64)
-
-
-def _rows_in_files(shard_of: np.ndarray, kind_of: np.ndarray) -> np.ndarray:
-    """int [samples], the row of each sample in its file: how many of its shard and kind come before it. Both arguments are int [samples]."""
-    group = shard_of * (kind_of.max(initial=0) + 1) + kind_of
-    order = np.argsort(group, kind="stable")
-    _, first, count = np.unique(group[order], return_index=True, return_counts=True)
-    rows = np.empty(len(group), np.int64)
-    rows[order] = np.arange(len(group)) - np.repeat(first, count)
-    return rows
+    kind_of = kind_codes(index)
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(kind_of), prepend=-1))  # samples: a kind that is new has a number above those before
+    if len(first) != kind_of.max(initial=-1) + 1:
+        raise ValueError("kind_code of the index leaves out a number")
+    of_first = (index[column][first].tolist() for column in ("sensor", "dtype", "shape"))
+    return [Kind(format, sensor, dtype, tuple(shape)) for sensor, dtype, shape in zip(*of_first, strict=True)], kind_of
 
 
 def _check_metadata(store: Path | RemotePath, kind: Kind, manifest: dict[str, Any]) -> None:

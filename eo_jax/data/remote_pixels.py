@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import google_crc32c
 import numpy as np
 
 from eo_jax.data import remote, zarr_shards
 from eo_jax.data.pixel_files import PixelFiles
-from eo_jax.data.remote import Range
+from eo_jax.data.remote import Range, RemotePath
 from eo_jax.data.zarr_shards import Bands, Kind
 
 _CRC_BYTES = 4
@@ -19,6 +20,11 @@ _MORE_BYTES = 64  # than it had before that a compressed chunk may take, checksu
 
 class RemotePixels(PixelFiles):
     """Reads as PixelFiles does, from a RemotePath. Chunks that lie side by side come with one request; shard indices are kept in memory."""
+
+    def __init__(self, store: RemotePath, manifest: dict[str, Any], index: dict[str, np.ndarray]):
+        """Raises StoreError where manifest and index do not agree."""
+        super().__init__(store, manifest, index)
+        self._indices: dict[tuple[int, str], np.ndarray] = {}
 
     def read(self, i: int, shard: int, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
         """Pixels [c', h', w'] of sample i. Raises as `read_into`, and IndexError where there is no such band."""
@@ -68,7 +74,7 @@ class RemotePixels(PixelFiles):
         if key not in self._indices:  # no lock: two threads may read an index, and either is right
             wanted = self._index_range(shard, kind)
             self._indices[key] = remote.retrying(wanted.file, functools.partial(_fetch_index, wanted)).reshape(self._rows, kind.chunks, 2)
-        return self._indices[key][self._row_of[i]]
+        return self._indices[key][self._row(i, shard)]
 
     def _index_range(self, shard: int, kind: Kind) -> Range:
         entry, length = self._entries[shard][kind.name], self._rows * kind.chunks * 16 + _CRC_BYTES

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from typing import NamedTuple
 
 import numpy as np
 
-from eo_jax.data.index import common_places, group_samples
+from eo_jax.data import decoded
+from eo_jax.data.index import Order, common_places, group_samples
 from eo_jax.data.stores import NO_TIME, PIXEL_SPLITS, open_store
 from eo_jax.schema import TIME_ABSENT
-from eo_jax.sensors import get_sensor
+from eo_jax.sensors import Sensor, get_sensor
+
+_CHOICES = {"missing": ("repeat", "drop"), "draw": ("patch", "pixel"), "cache": ("none", "memory")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,11 @@ class SourceConfig:
         dates: acquisitions of a place in one row of a batch (axis t).
         missing: "repeat" or "drop" places with fewer dates.
         follows: the source whose places, in its order, and whose crops this one shows, row by row; "" for none.
+        bands: names of the bands that are read, in the order of the sensor table; () for all. The sensor is then these bands, to everyone.
+        cache: "none", or "memory": every sample is decoded once, when it is first needed, and kept.
+        draw: what a row shows: a random crop of a "patch", or the window of config.data.crop pixels around one "pixel", see pixels.py: one with the
+            label in this split, or without a label one with data. Needs cache="memory".
+        labels_per_class: so many labelled pixels of each class, drawn by the run's seed, and the classes in turn; 0 for all pixels in any order.
     """
 
     store: str
@@ -36,12 +44,44 @@ class SourceConfig:
     dates: int = 1
     missing: str = "repeat"
     follows: str = ""
+    bands: tuple[str, ...] = ()
+    cache: str = "none"
+    draw: str = "patch"
+    labels_per_class: int = 0
 
     def __post_init__(self):
-        if self.missing not in ("repeat", "drop"):
-            raise ValueError(f"config.data.sources.*.missing: {self.missing!r}; expected 'repeat' or 'drop'")
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"config.data.sources.*.{field}: {getattr(self, field)!r}; expected {' or '.join(map(repr, choices))}")
         if self.dates < 1:
             raise ValueError(f"config.data.sources.*.dates: {self.dates}; expected at least 1")
+        if isinstance(self.bands, str):
+            raise ValueError(f"config.data.sources.*.bands: {self.bands!r}; expected names of bands, as in ('B2', 'B3'), or () for all")
+        if self.labels_per_class < 0:
+            raise ValueError(f"config.data.sources.*.labels_per_class: {self.labels_per_class}; expected at least 1, or 0 for all")
+        if self.draw == "pixel":
+            self._check_pixels()
+        elif self.labels_per_class:
+            raise ValueError(f"config.data.sources.*.labels_per_class: {self.labels_per_class} with draw={self.draw!r}; expected draw='pixel', or 0")
+
+    def _check_pixels(self) -> None:
+        for field, wrong, expected in (
+            ("cache", self.cache != "memory", "'memory', or a scene would be decoded for each pixel"),
+            ("dates", self.dates != 1, "1, since a pixel is drawn with its date"),
+            ("labels_per_class", self.labels_per_class and not self.label, "a `label` beside it, or 0"),
+            ("labels_per_class", self.labels_per_class and self.follows, "0 for a source that follows another and shows its pixels"),
+        ):
+            if wrong:
+                raise ValueError(f"config.data.sources.*.{field}: {getattr(self, field)!r} with draw='pixel'; expected {expected}")
+
+
+def sensor_of(config: SourceConfig) -> Sensor:
+    """The sensor of what a source reads: the row of the table, or the bands of it that are chosen. Raises ValueError."""
+    whole = get_sensor(config.sensor)
+    try:
+        return whole.select(config.bands) if config.bands else whole
+    except ValueError as error:
+        raise ValueError(f"config.data.sources.*.bands: {error}") from error
 
 
 class Draw(NamedTuple):
@@ -49,25 +89,58 @@ class Draw(NamedTuple):
 
     Attributes:
         samples: int64 [t], numbers of samples of the store.
-        top, left: of the crop, in pixels.
+        top, left: of the crop, in pixels; of a window around a pixel below 0 where that lies at the border.
+        place: its number among the places of the source.
     """
 
     samples: np.ndarray
     top: int
     left: int
+    place: int
 
 
 class Source:
-    """A store opened for drawing: its places and the shape of what a row holds."""
+    """A store opened for drawing: its places and the shape of what a row holds.
 
-    def __init__(self, name: str, config: SourceConfig, crop: int):
-        self.name, self.config, self.crop = name, config, crop
-        self.store, self.sensor = open_store(config.store), get_sensor(config.sensor)
-        self.groups = group_samples(self.store, config.split, config.dates, config.missing, self.sensor.id)
+    Attributes:
+        stored: the sensor whose samples the store has; `sensor` is what is read of its bands.
+    """
+
+    unit = "places"  # of what is drawn
+
+    def __init__(self, name: str, config: SourceConfig, crop: int, seed: int = 0):
+        self.name, self.config, self.crop, self.seed = name, config, crop, seed
+        self.stored, self.sensor = get_sensor(config.sensor), sensor_of(config)
+        self.store = open_store(config.store)
+        self.groups = group_samples(self.store, config.split, config.dates, config.missing, self.stored.id)
         self._check()
         # Archives that mix int16 and float32 tiles are read as what holds both.
         self.dtype = np.result_type(*np.unique(self.store.index["dtype"][self.groups.members]).tolist())
-        self.bands = len(self.sensor.bands)
+        self._bands = tuple(map(self.stored.bands.index, self.sensor.bands)) if config.bands else ()
+        self._decoded = decoded.shared(self.store, self._bands) if config.cache == "memory" else None
+        if self._decoded:
+            self._decoded.reserve(self.store, self.groups.members, f"config.data.sources.{name}.cache")
+
+    @property
+    def places(self) -> int:
+        """How many places there are to draw."""
+        return len(self.groups)
+
+    @property
+    def statistics(self) -> dict[str, np.ndarray] | None:
+        """{"mean", "std"} [c] of the store's training split, of the bands that are read; None where its manifest has none."""
+        found = self.store.manifest.get("statistics", {}).get(self.stored.id)
+        chosen = list(self._bands) or slice(None)
+        return found and {name: np.array(found[name], float)[chosen] for name in ("mean", "std")}
+
+    @property
+    def announced(self) -> bool:
+        """Whether what is drawn is read whole from the store, so that a network may be asked for it ahead."""
+        return not (self._bands or self._decoded)
+
+    def order(self) -> Order:
+        """Which place each position shows."""
+        return Order(self.places, self.seed)
 
     def reopen(self) -> None:
         """Forgets the open files of the store: a reader that once failed to open its file fails for good."""
@@ -75,7 +148,7 @@ class Source:
 
     def _check(self) -> None:
         index, members = self.store.index, self.groups.members
-        bands = len(self.sensor.bands)
+        bands = len(self.stored.bands)
         for column, fits, expected in (
             ("shape", index["shape"][members, 0] == bands, f"{bands} bands"),
             ("shape", index["shape"][members, 1:].min(1) >= self.crop, f"at least {self.crop} x {self.crop} pixels (config.data.crop)"),
@@ -95,7 +168,7 @@ class Source:
 
     def pixels_shape(self, rows: int) -> tuple[int, int, int, int, int]:
         """[b, t, c, h, w] of a batch."""
-        return (rows, self.config.dates, self.bands, self.crop, self.crop)
+        return (rows, self.config.dates, len(self.sensor.bands), self.crop, self.crop)
 
     def around(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """A batch of this source on `pixels` [b, t, c, h, w], to be filled with `put_metadata` and with labels."""
@@ -124,16 +197,37 @@ class Source:
         """Dates of a place, and a crop that fits into all of them."""
         samples = self.dates(place, rng)
         sides = self.store.index["shape"][samples, 1:].min(0).tolist()
-        return Draw(samples, *(int(rng.integers(0, side - self.crop + 1)) for side in sides))
+        return Draw(samples, *(int(rng.integers(0, side - self.crop + 1)) for side in sides), place)
 
     def put(self, batch: dict[str, np.ndarray], row: int, t: int, draw: Draw) -> None:
         """Decodes date t of what a row shows into a batch of this source. Raises RecordError."""
         i = int(draw.samples[t])
         rows, columns = slice(draw.top, draw.top + self.crop), slice(draw.left, draw.left + self.crop)
-        self.store.read_into(i, batch["pixels"][row, t], rows, columns)
+        self._read_into(i, batch["pixels"][row, t], rows, columns)
         self.put_metadata(batch, row, t, i)
         if self.config.label:
-            batch["label"][row, t] = self.label(i, self.store.labels(i), self.config.label, draw.top, draw.left)
+            labels = self._decoded.arrays(self.store, i)[1] if self._decoded else self.store.labels(i)
+            batch["label"][row, t] = _part(self.label(i, labels, self.config.label), rows, columns)
+
+    def _read_into(self, i: int, out: np.ndarray, rows: slice, columns: slice) -> None:
+        if self._decoded:
+            np.copyto(out, self._decoded.arrays(self.store, i)[0][:, rows, columns])
+        elif self._bands:
+            out[:] = self.store.pixels(i, list(self._bands), rows, columns)
+        else:
+            self.store.read_into(i, out, rows, columns)
+
+    def arrays(self, i: int) -> decoded.Arrays:
+        """All pixels [c, h, w] of sample i that this source reads, and its labels. Raises RecordError."""
+        return self._decoded.arrays(self.store, i) if self._decoded else decoded.read_arrays(self.store, i, self._bands)
+
+    def windows(self, label: str) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        """(sample, pixels [c, crop, crop], label of that name, cropped alike; None for "") of the crops that fit side by side into each sample."""
+        for i in np.sort(self.groups.members).tolist():
+            pixels, labels = self.arrays(i)
+            whole = self.label(i, labels, label) if label else None
+            for rows, columns in _crops(pixels.shape[1:], self.crop):
+                yield i, pixels[:, rows, columns], None if whole is None else _part(whole, rows, columns)
 
     def put_metadata(self, batch: dict[str, np.ndarray], row: int, t: int, i: int) -> None:
         """Time and place of sample i, where the index has them."""
@@ -143,8 +237,8 @@ class Source:
         if not np.isnan(index["lonlat"][i]).any():
             batch["lonlat"][row] = index["lonlat"][i]
 
-    def label(self, i: int, labels: Mapping[str, np.ndarray], name: str, top: int, left: int) -> np.ndarray:
-        """A label of sample i, cropped where it is a map; where it is split by pixel, 0 outside this source's split."""
+    def label(self, i: int, labels: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+        """A label of sample i; where it is split by pixel, 0 outside this source's split."""
         sample = f"sample {self.store.index['id'][i]}"
         if name not in labels:
             there = ", ".join(labels) or "none"
@@ -157,7 +251,18 @@ class Source:
             raise ValueError(f"{sample}: label {name!r} is {array.shape}, its pixels are {sides}; convert it again")
         if split is not None and self.config.split in PIXEL_SPLITS:
             array = np.where(split == PIXEL_SPLITS.index(self.config.split), array, 0)
-        return array[top : top + self.crop, left : left + self.crop]
+        return array
+
+
+def _part(label: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """A part of a map; what belongs to the whole patch stays as it is."""
+    return label[rows, columns] if label.ndim == 2 else label
+
+
+def _crops(sides: tuple[int, int], crop: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the crops that fit side by side, centred in the patch."""
+    rows, columns = ([slice(at, at + crop) for at in range(side % crop // 2, side - crop + 1, crop)] for side in sides)
+    return [(row, column) for row in rows for column in columns]
 
 
 def pair(family: Sequence[Source]) -> None:
@@ -172,4 +277,4 @@ def draw_together(family: Sequence[Source], place: int, rng: np.random.Generator
     """What each source shows of a place: the first decides on the crop, all draw dates of their own, one after the other."""
     leader, *followers = family
     draw = leader.draw(place, rng)
-    return [(leader, draw), *((follower, draw._replace(samples=follower.dates(place, rng))) for follower in followers)]
+    return [(leader, draw), *((follower, draw._replace(samples=follower.dates(draw.place, rng))) for follower in followers)]

@@ -1,7 +1,8 @@
 """A store on disk: shards of records, one index, one manifest; written once, then only read.
 
 STORE/manifest.json                      what is in it, and the SHA-256 of everything else
-STORE/index.npz                          one row a record: id, group, split, shard, row, sensor, shape, dtype, time, lonlat, no-data share
+STORE/index.npz                          one row a record: id, group, split, shard, row, sensor, shape, dtype, time, lonlat, no-data share,
+                                         and numbers for group and kind of pixels, see manifest.py
 STORE/shards/00000.array_record ...      the records, see record.py
 STORE/pixels/KIND/zarr.json, c/...       in the formats "zarr" and "zarr-raw": the pixels, see zarr_shards.py
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -37,6 +39,7 @@ PIXEL_SPLIT = "pixel"  # the split of a scene whose labels are split by pixel, i
 PIXEL_SPLITS = ("", "train", "val", "test")  # what the numbers in that map mean
 FORMATS = ("array-record", *zarr_shards.FORMATS)
 _ALL = slice(None)
+_OPEN_SHARDS = 128  # of a store at a time: each takes a file descriptor, of which a process often has no more than 1024
 NO_TIME = np.iinfo(np.int64).min  # in the index, where a sample has no time
 
 
@@ -97,11 +100,12 @@ class Store(Sequence[Sample]):
         except (StoreError, RemoteError):
             raise
         except (RuntimeError, OSError, IndexError, ValueError) as error:
+            self._opened().cache_clear()  # a reader that once failed to open its file fails for good
             raise record.RecordError(f"{self.record_name(i)}: cannot be read ({error}); run `python -m data_prep verify {self.path}`") from error
 
     def _read_record(self, shard: int, row: int) -> bytes:
         if isinstance(self.path, Path):
-            return self._reader(shard).read([row])[0]
+            return self._opened()(self.path / self.manifest["shards"][shard]["file"]).read([row])[0]
         entry = self.manifest["shards"][shard]
         # ArrayRecord reads files only. Opened for each record, which takes a tenth of a millisecond, a shard can leave the cache between two.
         with shard_cache.opened(self.path / entry["file"], entry["bytes"], entry["sha256"]) as file:
@@ -200,13 +204,14 @@ class Store(Sequence[Sample]):
         return shard, i - self._first_of_shard[shard]
 
     def _open_readers(self) -> None:
-        self._readers: dict[tuple[int, int], ArrayRecordReader] = {}
+        self._readers: dict[int, functools._lru_cache_wrapper[ArrayRecordReader]] = {}
 
-    def _reader(self, shard: int) -> ArrayRecordReader:
-        key = (os.getpid(), shard)  # a reader does not survive a fork
-        if key not in self._readers:  # no lock, which a fork could copy while it is held: two threads may open a shard, one reader is kept
-            self._readers.setdefault(key, _open_shard(self.path / self.manifest["shards"][shard]["file"]))
-        return self._readers[key]
+    def _opened(self) -> functools._lru_cache_wrapper[ArrayRecordReader]:
+        """`_open_shard`, which remembers the last files that this process has opened."""
+        process = os.getpid()  # a reader does not survive a fork, nor can it be closed after one: those of the parent are kept as they are
+        if process not in self._readers:  # no lock, which a fork could copy while it is held
+            self._readers.setdefault(process, functools.lru_cache(_OPEN_SHARDS)(_open_shard))
+        return self._readers[process]
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_readers"}
@@ -304,26 +309,25 @@ def finish_store(path: Path, shards: list[dict], rows: list[list[dict]], about: 
         format: as given to `write_shard`.
         tasks: the number of shards, those without samples included.
     """
-    flat = [{**row, "shard": s, "row": r} for s, shard_rows in enumerate(rows) for r, row in enumerate(shard_rows)]
-    index = index_bytes(flat)
+    index = index_bytes(rows)
     write_atomically(path / "index.npz", index)
-    manifest = {"store_format": STORE_FORMAT, "record_format": record.FORMAT_VERSION, **about, "samples": len(flat), "shards": shards}
+    manifest = {"store_format": STORE_FORMAT, "record_format": record.FORMAT_VERSION, **about, "samples": sum(map(len, rows)), "shards": shards}
     manifest |= {"format": format, "tasks": tasks}
     if format in zarr_shards.FORMATS:
-        manifest |= _write_arrays(path, shards, flat, format, tasks)
+        manifest |= _write_arrays(path, shards, rows, format, tasks)
     manifest["index_sha256"] = hashlib.sha256(index).hexdigest()
     manifest = json.loads(json.dumps(manifest))  # what a reader will see: text keys
     manifest["content_sha256"] = content_sha256(manifest)
     write_atomically(path / "manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
 
 
-def _write_arrays(path: Path, shards: list[dict], rows: list[dict], format: str, tasks: int) -> dict[str, Any]:
+def _write_arrays(path: Path, shards: list[dict], rows: list[list[dict]], format: str, tasks: int) -> dict[str, Any]:
     """Writes the zarr.json of every kind of pixels. Returns what the manifest says of them, {"arrays": {kind: {"file", "bytes", "sha256"}}, ...}."""
     sizes = {shard["samples_a_shard"] for shard in shards}
     if len(sizes) > 1:
         raise ValueError(f"{path}: shards of {' and '.join(map(str, sorted(sizes)))} samples in one store; write all with one samples_a_shard")
     samples_a_shard, arrays = max(sizes, default=0), {}
-    for sensor, dtype, shape in sorted({(row["sensor"], row["dtype"], tuple(row["shape"])) for row in rows}):
+    for sensor, dtype, shape in sorted({(row["sensor"], row["dtype"], tuple(row["shape"])) for shard in rows for row in shard}):
         kind = Kind(format, sensor, dtype, shape)
         data = kind.metadata(tasks, samples_a_shard)
         write_atomically(path / kind.metadata_name, data)

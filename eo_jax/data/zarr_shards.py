@@ -222,13 +222,19 @@ def _with_checksum(data: bytes) -> bytes:
 
 def read_index(file: Path, kind: Kind, rows: int) -> np.ndarray:
     """uint64 [rows, chunks, 2], offset and length of every chunk of a shard file. Raises ValueError where it is damaged, OSError."""
-    length = rows * kind.chunks * 16 + _CRC.size
     with open(file, "rb", buffering=0) as source:
         size = source.seek(0, 2)
-        if size < length:
-            raise ValueError(f"{size} bytes are too few for an index of {length}")
+        length = _index_bytes(kind, rows, size)
         data = _read_checked(source, size - length, np.empty(length, np.uint8))
     return data.view("<u8").reshape(rows, kind.chunks, 2)
+
+
+def _index_bytes(kind: Kind, rows: int, size: int) -> int:
+    """Length of a shard index with its checksum. Raises ValueError where a file of `size` bytes cannot have one."""
+    length = rows * kind.chunks * 16 + _CRC.size
+    if size < length:
+        raise ValueError(f"{size} bytes are too few for an index of {length}")
+    return length
 
 
 def read_pixels(file: Path, kind: Kind, places: np.ndarray, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
@@ -275,8 +281,15 @@ def _restore(out: np.ndarray, kind: Kind, rows: slice, columns: slice, chunks: I
         record.restore(bands, chunk[: len(bands)], rows, columns, kind.has_differences)
 
 
-def map_file(file: Path, size: int) -> np.ndarray:
-    """uint8 [size], a file mapped into memory. Raises ValueError where it is of another size: reading past its end would kill the process."""
+def map_shard(file: Path, size: int, kind: Kind, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """A shard file mapped into memory, uint8 [size], and its index as `read_index` gives it, a view of that. Raises ValueError, OSError."""
+    mapped = _map_file(file, size)
+    index = _checked(mapped[size - _index_bytes(kind, rows, size) :])
+    return mapped, index.view("<u8").reshape(rows, kind.chunks, 2)
+
+
+def _map_file(file: Path, size: int) -> np.ndarray:
+    """uint8 [size]. Raises ValueError where the file is of another size: reading past its end would kill the process."""
     with open(file, "rb", buffering=0) as source:
         found = os.fstat(source.fileno()).st_size
         if found != size:
@@ -339,6 +352,11 @@ def _read_checked(source: BinaryIO, offset: int, into: np.ndarray) -> np.ndarray
     source.seek(offset)
     if length <= _CRC.size or source.readinto(into) != length:
         raise ValueError(f"{length} bytes from byte {offset} are not there")
-    if google_crc32c.value(into[: -_CRC.size]) != _CRC.unpack_from(into, length - _CRC.size)[0]:
+    return _checked(into)
+
+
+def _checked(data: np.ndarray) -> np.ndarray:
+    """uint8, without the checksum at its end. Raises ValueError where that does not match."""
+    if google_crc32c.value(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
         raise ValueError("a checksum does not match")
-    return into[: -_CRC.size]
+    return data[: -_CRC.size]

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from eo_jax.data.pipeline import Config as DataConfig
-from eo_jax.data.pipeline import Pipeline, Source, in_order
+from eo_jax.data.pipeline import Pipeline, in_order
+from eo_jax.data.pixels import open_source
+from eo_jax.data.source import Source
 from eo_jax.objectives.base import Objective
 from eo_jax.schema import Batch, Carry, Params, Views
 from eo_jax.sensors import Sensor
@@ -42,7 +44,8 @@ class Context:
         data: what is read.
         objective: gives features and previews.
         train_views: (batch, key) -> Views; evaluate_views: batch -> Views.
-        place: arrays -> the same on the device, whole on every one.
+        place: arrays -> the same, their rows spread over the devices.
+        gathered: where results go, whole on every device; None to leave them as they come.
         seed: of the run.
     """
 
@@ -56,10 +59,11 @@ class Context:
     train_views: Callable[[Batch, jax.Array], Views]
     evaluate_views: Callable[[Batch], Views]
     place: Callable[[Any], Any]
+    gathered: Any
     seed: int
 
     def batches(self, split: str, label: str | None = None) -> Iterator[Batch]:
-        """Every sample of a split once, in crops side by side, unaugmented; rows with `position` -1 are padding."""
+        """Every sample of a split once, in crops side by side, or every pixel where those are drawn; rows with `position` -1 are padding."""
         return in_order(self._open(split), self.data.batch_size, label)
 
     def features(self, weights: Weights, batch: Batch) -> dict[str, np.ndarray]:
@@ -79,8 +83,8 @@ class Context:
         return params, carry
 
     def _open(self, split: str) -> Source:
-        config = dataclasses.replace(self.data.sources[self.source], split=split, dates=1)
-        return Source(self.source, config, self.data.crop)
+        config = dataclasses.replace(self.data.sources[self.source], split=split, dates=1, labels_per_class=0)
+        return open_source(self.source, config, self.data.crop, self.seed)
 
     @functools.cached_property
     def _features(self) -> Callable[[Params, Carry, Batch], dict[str, jax.Array]]:
@@ -89,11 +93,14 @@ class Context:
             views = self.evaluate_views(batch)
             return self.objective.features(weights, views[f"{self.source}/global"][:, 0], views[f"{self.source}/global/valid"][:, 0])
 
-        return jax.jit(features)
+        return jax.jit(features, out_shardings=self.gathered)
 
     @functools.cached_property
     def _preview(self) -> Callable[..., dict[str, Any]]:
-        return jax.jit(lambda params, carry, batch, key: self.objective.preview(params, carry, self.evaluate_views(batch), key))
+        def preview(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> dict[str, Any]:
+            return self.objective.preview(params, carry, self.evaluate_views(batch), key)
+
+        return jax.jit(preview, out_shardings=self.gathered)
 
     @functools.cached_property
     def _moved_carry(self) -> Callable[[Params, Carry, Batch], Carry]:
@@ -101,7 +108,7 @@ class Context:
             key = jax.random.key(0)
             return self.objective.loss(params, carry, self.train_views(batch, key), key, jnp.zeros(()))[1][0]
 
-        return jax.jit(moved)
+        return jax.jit(moved, out_shardings=self.gathered)
 
 
 def _pixels(batch: Batch) -> Batch:

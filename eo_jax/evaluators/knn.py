@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from eo_jax.evaluators.base import Context, Weights
-from eo_jax.evaluators.labelled import labelled_features
+from eo_jax.evaluators.labelled import labelled_features, training_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Config:
         neighbours: number k.
         temperature: of the votes.
         max_samples: at most so many of each split, evenly spaced in store order.
+        labels_per_class: neighbours are so many labelled ones of each class, drawn by the run's seed; 0 for all.
     """
 
     every: int = 0
@@ -33,6 +34,7 @@ class Config:
     neighbours: int = 20
     temperature: float = 0.07
     max_samples: int = 20_000
+    labels_per_class: int = 0
 
 
 class Evaluator:
@@ -42,11 +44,12 @@ class Evaluator:
         self.config, self.context = config, context
 
     def __call__(self, weights: Weights) -> dict[str, float]:
-        test_x, test_y = self._features(weights, self.config.test_split)
+        test_x, test_y = self._spaced(*labelled_features(self.context, weights, self.config.test_split, self.config.label))
         classes = len(np.unique(test_y))
         if classes < 2:
             return {"test_classes": classes}
-        x, y = self._features(weights, self.config.train_split)
+        x, y = labelled_features(self.context, weights, self.config.train_split, self.config.label)
+        x, y = self._spaced(*training_part(self.context, x, y, self.config.labels_per_class, "config.evals.knn.labels_per_class"))
         return {"accuracy": float((self.predict(x, y, test_x) == test_y).mean()), "test_classes": classes}
 
     def predict(self, x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -58,8 +61,7 @@ class Evaluator:
         total = np.stack([(votes * (code[nearest] == k)).sum(1) for k in range(len(classes))], axis=1)
         return classes[total.argmax(1)]
 
-    def _features(self, weights: Weights, split: str) -> tuple[np.ndarray, np.ndarray]:
-        x, y = labelled_features(self.context, weights, split, self.config.label)
+    def _spaced(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         spaced = np.unique(np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int))
         return x[spaced], y[spaced]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from eo_jax.data.pixels import few_of_each
 from eo_jax.evaluators.base import Context, Weights
 
 _UNLABELLED = 0
@@ -12,8 +13,8 @@ _UNLABELLED = 0
 def labelled_features(context: Context, weights: Weights, split: str, label: str) -> tuple[np.ndarray, np.ndarray]:
     """(features [m, d], classes [m]) of everything that is labelled in a split.
 
-    A label map [h, w] is taken token by token: dense features, and the commonest class of each token's labelled pixels. A label of the whole patch
-    goes with pooled features. Label 0 means unlabelled.
+    A label map [h, w] is taken token by token: dense features, and the commonest class of each token's labelled pixels. A label of the whole patch,
+    or the class of a window's centre, goes with pooled features. Label 0 means unlabelled.
     """
     xs, ys = [], []
     for batch in context.batches(split, label):
@@ -22,6 +23,18 @@ def labelled_features(context: Context, weights: Weights, split: str, label: str
         xs.append(x)
         ys.append(y)
     return np.concatenate(xs), np.concatenate(ys)
+
+
+def training_part(context: Context, x: np.ndarray, y: np.ndarray, labels_per_class: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """What a classifier is fitted on of (features [m, d], classes [m]): `labels_per_class` of each class, drawn by the run's seed; 0: all.
+
+    Of a source that draws pixels, these are the ones that a source with the same `labels_per_class` trains on. Raises ValueError, beginning with
+    `where`, for a class that has fewer.
+    """
+    if not labels_per_class:
+        return x, y
+    chosen = few_of_each(y, labels_per_class, context.seed, where).ravel()
+    return x[chosen], y[chosen]
 
 
 def _pair(features: dict[str, np.ndarray], label: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eo_jax.evaluators.base import Context, Weights
-from eo_jax.evaluators.labelled import labelled_features
+from eo_jax.evaluators.labelled import labelled_features, training_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Config:
         label: name of the label in the store.
         train_split, test_split: where it is fitted and scored.
         max_samples: at most so many fitted on, evenly spaced in store order.
+        labels_per_class: fitted on so many labelled ones of each class, drawn by the run's seed; 0 for all.
         regularisation: inverse strength C of an L2 penalty. 10 is next to none, as published probes have it (SGD without decay): features of
             trained encoders have few strong and many weak directions, and a penalty would hide what the weak ones hold.
     """
@@ -35,6 +36,7 @@ class Config:
     train_split: str = "train"
     test_split: str = "val"
     max_samples: int = 8000
+    labels_per_class: int = 0
     regularisation: float = 10.0
 
 
@@ -63,6 +65,7 @@ class Evaluator:
                 f"config.evals.linear_probe.label: {self.config.label!r} has fewer than two classes in split {self.config.train_split!r}; "
                 f"choose another label or split"
             )
+        x, y = training_part(self.context, x, y, self.config.labels_per_class, "config.evals.linear_probe.labels_per_class")
         spaced = np.unique(np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int))
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=self.config.regularisation, tol=1e-3, max_iter=1000))
         probe.fit(x[spaced], y[spaced])

@@ -82,7 +82,7 @@ class TokenModule(nnx.Module):
         if self.positions != "sincos":
             return tokens
         positions = jnp.asarray(sincos_2d(tokens.shape[-1], *grid))
-        return tokens + (positions[None] if ids is None else positions[ids]).astype(tokens.dtype)
+        return tokens.astype(jnp.float32) + (positions[None] if ids is None else positions[ids])
 
 
 class ImageModule(nnx.Module):

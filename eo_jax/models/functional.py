@@ -26,12 +26,13 @@ class Mode:
 
     Attributes:
         statistics: "running": BatchNorm normalises by its running statistics; "batch": by the batch, and moves them.
-        groups: equal blocks of rows that have BatchNorm statistics of their own ("ghost" batches); 1 for the whole batch.
+        members: float32 [g, n], 1 where sample n is of group g: each group has BatchNorm statistics of its own ("ghost" batches). None for the
+            whole batch as one group.
         key: drop path drops blocks by it; None drops nothing.
     """
 
     statistics: str = "running"
-    groups: int = 1
+    members: jax.Array | None = None
     key: jax.Array | None = None
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm as published recipes need it: over the global batch of one forward pass, over groups of its rows, or by running statistics."""
+"""BatchNorm as published recipes need it: over the global batch of one forward pass, over groups of its samples, or by running statistics."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from jaxtyping import Array, Bool, Float
 from eo_jax.models.functional import Mode
 
 _EPSILON = 1e-5
+_EXACT = jax.lax.Precision.HIGHEST  # sums are float32 on matrix units too
 _MOMENTUM = 0.1  # share of the new batch in the running statistics, as PyTorch counts it
 
 
 class BatchNorm(nnx.Module):
     """BatchNorm of x [b, ..., c] over all axes but the last, with PyTorch's rules: momentum 0.1, unbiased running variance, epsilon 1e-5.
 
-    Moments are taken in float32. Under jit over a sharded batch they are the global ones; with `mode.groups` those of blocks of rows.
+    Moments are taken in float32. Under jit over a sharded batch they are the global ones; with `mode.members` those of groups of samples.
 
     Args:
         affine: "affine" for a learned scale and bias, "plain" for none.
@@ -31,12 +32,16 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels))
 
     def __call__(self, x: Float[Array, "b *#space c"], counted: Bool[Array, "b *#space"] | None, mode: Mode) -> Float[Array, "b *#space c"]:
-        """`counted` says which positions make the statistics, None for all; its axes may be 1 where positions share a value."""
+        """`counted` says which positions make the statistics, None for all; its axes may be 1 where positions share a value.
+
+        The rows of a sample lie together: `b` is the number of samples, or a multiple of it.
+        """
         if mode.statistics == "running":
             return self._normalise(x, self.mean[...], self.var[...])
-        grouped = lambda array: array.reshape(mode.groups, -1, *array.shape[1:])  # noqa: E731
-        blocks = grouped(x)
-        mean, var = self._batch_moments(blocks.astype(jnp.float32), None if counted is None else grouped(counted))
+        members = jnp.ones((1, 1)) if mode.members is None else mode.members
+        by_sample = lambda array: array.reshape(members.shape[1], -1, *array.shape[1:])  # noqa: E731
+        blocks = by_sample(x)
+        mean, var = self._batch_moments(blocks.astype(jnp.float32), None if counted is None else by_sample(counted), members)
         return self._normalise(blocks, mean, var).reshape(x.shape)
 
     def _normalise(self, x: Array, mean: Array, var: Array) -> Array:
@@ -45,20 +50,27 @@ class BatchNorm(nnx.Module):
         # In float32: where |mean| is many std, x scale and shift cancel, and bfloat16 would lose what is left.
         return (x.astype(jnp.float32) * scale + shift).astype(x.dtype)
 
-    def _batch_moments(self, x: Float[Array, "g r *#space c"], counted: Bool[Array, "g r *#space"] | None) -> tuple[Array, Array]:
-        """Mean and biased variance [g, 1, ..., c] of each group; moves the running statistics by the mean over the groups."""
+    def _batch_moments(
+        self, x: Float[Array, "n r *#space c"], counted: Bool[Array, "n r *#space"] | None, members: Float[Array, "g n"]
+    ) -> tuple[Array, Array]:
+        """Mean and biased variance of each sample's group, [n, 1, ..., c]; moves the running statistics by the mean over the groups.
+
+        Samples stay where they are: sums of each are added up by group, and what comes of it is handed back. Moving samples to their group would
+        gather a sharded batch on every device.
+        """
         axes = tuple(range(1, x.ndim - 1))
-        weight = jnp.ones((1,) * x.ndim) if counted is None else counted.astype(jnp.float32)[..., None]
-        weighed = x.size // x.shape[0] // x.shape[-1] // (weight.size // weight.shape[0])  # positions that share a value of `weight`
-        valid = weight.sum(axes, keepdims=True) * weighed
+        weight = jnp.ones((len(x), *[1] * (x.ndim - 1))) if counted is None else counted.astype(jnp.float32)[..., None]
+        sharing = x.size // x.shape[-1] // weight.size  # positions that share a value of `weight`
+        total = lambda a: jnp.einsum("gn,nc->gc", members, a.sum(axes), precision=_EXACT)  # noqa: E731
+        back = lambda a: jnp.einsum("gn,gc->nc", members, a, precision=_EXACT).reshape(len(x), *[1] * len(axes), -1)  # noqa: E731
+        valid = total(weight) * sharing
         count = jnp.maximum(valid, 2.0)  # 2, so that a batch without a valid value stays finite
-        mean = (x * weight).sum(axes, keepdims=True) / count
-        var = (jnp.square(x - mean) * weight).sum(axes, keepdims=True) / count
+        mean = total(x * weight) / count
+        var = total(jnp.square(x - back(mean)) * weight) / count
         momentum = jnp.where(valid > 0, _MOMENTUM, 0.0)  # and moves nothing
         self._move(self.mean, mean, momentum)
         self._move(self.var, var * count / (count - 1), momentum)
-        return mean, var
+        return back(mean), back(var)
 
-    def _move(self, running: nnx.BatchStat, new: Array, momentum: Array) -> None:
-        step = momentum * (jax.lax.stop_gradient(new) - running[...])
-        running[...] += step.reshape(step.shape[0], -1).mean(0)
+    def _move(self, running: nnx.BatchStat, new: Float[Array, "g c"], momentum: Float[Array, "g 1"]) -> None:
+        running[...] += (momentum * (jax.lax.stop_gradient(new) - running[...])).mean(0)

@@ -144,10 +144,10 @@ class VisionTransformer(nnx.Module):
         return self._without_registers(self.blocks.last(self._prefixed(tokens), count, *self._beside(tokens, grid, mode)))
 
     def _prefixed(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
-        """Class token, registers, patch tokens."""
+        """Class token, registers, patch tokens, in float32: in bfloat16 the sum over the blocks would lose small branches, such as scaled ones."""
         learned = [self.cls_token, self.registers] if self.config.registers else [self.cls_token]
-        everywhere = [jnp.broadcast_to(token[...].astype(tokens.dtype), (len(tokens), *token.shape[1:])) for token in learned]
-        return jnp.concatenate([*everywhere, tokens], axis=1)
+        everywhere = [jnp.broadcast_to(token[...], (len(tokens), *token.shape[1:])) for token in learned]
+        return jnp.concatenate([*everywhere, tokens.astype(jnp.float32)], axis=1)
 
     def _without_registers(self, x: Float[Array, "*l b m d"]) -> Float[Array, "*l b n1 d"]:
         if not self.config.registers:
@@ -190,9 +190,10 @@ class Block(nnx.Module):
 
 def _scaled(branch: Float[Array, "b n d"], learned: nnx.Param | None, kept: Float[Array, " b"] | None) -> Float[Array, "b n d"]:
     """A residual branch times its learned scale, a number a channel, and times what says which samples keep it."""
+    branch = branch.astype(jnp.float32)
     if learned is not None:
-        branch = branch * learned[...].astype(branch.dtype)
-    return branch if kept is None else branch * kept.astype(branch.dtype)[:, None, None]
+        branch = branch * learned[...]
+    return branch if kept is None else branch * kept[:, None, None]
 
 
 class Attention(nnx.Module):

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.models.functional import Mode
-from eo_jax.objectives.joint import JointEmbedding, watch
+from eo_jax.objectives.joint import JointEmbedding, dot, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-5
@@ -47,10 +46,7 @@ class BarlowTwins(JointEmbedding):
         self.add_head("projector", (self.encoder.width, *config.projector), end="bias_free")
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = self.views(views)
-        key_a, key_b = jax.random.split(key)
-        features, za, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", key=key_a))
-        _, zb, carry = self.embed(params, carry, view[1], valid[1], Mode("batch", key=key_b))
+        features, za, zb, carry = self.embed_pair(params, carry, views, key)
         return barlow_loss(za, zb, self.config.off_diagonal), (carry, watch(features))
 
 
@@ -63,7 +59,7 @@ def barlow_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], off_diagonal: 
 
 def cross_correlation(za: Float[Array, "b d"], zb: Float[Array, "b e"]) -> Float[Array, "d e"]:
     """Correlation over the batch of each entry of one embedding with each of the other. Under jit the batch is the global one."""
-    return standardise(za).T @ standardise(zb) / len(za)
+    return dot(standardise(za).T, standardise(zb)) / len(za)
 
 
 def standardise(z: Float[Array, "b d"]) -> Float[Array, "b d"]:

@@ -25,12 +25,12 @@ class Objective(Protocol):
     Attributes:
         crop_sets: {crop set: number of views} that it needs of every source.
         couples_batch: whether a sample's loss depends on the other samples of the batch, so that accumulation would change the method.
-        labelled: the sources whose labels it reads, from Views["<source>/<crop set>/label"].
+        labelled: {source: number of classes} of those whose labels it reads, from Views["<source>/<crop set>/label"]; 0 where labels are no classes.
     """
 
     crop_sets: Mapping[str, int]
     couples_batch: bool
-    labelled: Sequence[str]
+    labelled: Mapping[str, int]
 
     def check_batch(self, rows: int) -> None:
         """Raises ValueError for a global batch that the method cannot be trained with."""

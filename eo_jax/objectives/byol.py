@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, half_cosine, watch
+from eo_jax.objectives.joint import WithTeacher, half_cosine, require_same_end, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -33,8 +32,7 @@ class Config:
     predictor: tuple[int, ...] = (4096, 256)
 
     def __post_init__(self):
-        if self.projector[-1] != self.predictor[-1]:
-            raise ValueError(f"config.objective.predictor: ends in {self.predictor[-1]}, the projector in {self.projector[-1]}; expected the same")
+        require_same_end(self.projector, self.predictor)
 
     def build(self, encoders: Mapping[str, Encoder]) -> BYOL:
         """The objective for {source: encoder}, all of the same weights."""
@@ -53,17 +51,9 @@ class BYOL(WithTeacher):
         self.add_head("predictor", (config.projector[-1], *config.predictor))
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = self.views(views)
-        predicted, targets, features = [], [], []
-        for i, drop_key in enumerate(jax.random.split(key)):
-            feature, z, carry = self.embed(params, carry, view[i], valid[i], Mode("batch", key=drop_key))
-            p, carry = self.head("predictor", params, carry, z, Mode("batch"))
-            target, carry = self.teach(carry, view[i], valid[i], Mode("batch"))
-            features.append(feature)
-            predicted.append(p)
-            targets.append(target)
+        features, predicted, targets, carry = self.predict_pair(params, carry, views, key)
         loss = byol_loss(*predicted, *targets)
-        return loss, (carry, {"teacher_agreement": 1 - loss / 4, **watch(features[0])})
+        return loss, (carry, {"teacher_agreement": 1 - loss / 4, **watch(features)})
 
     def momentum(self, progress: jax.Array) -> jax.Array:
         return half_cosine(self.config.momentum, 1.0, progress)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import nearest_is, watch
+from eo_jax.objectives.joint import dot, nearest_is, require_positive, watch
 from eo_jax.objectives.paired import PairedSensors
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -32,8 +32,7 @@ class Config:
     projector: tuple[int, ...] = (512, 128)
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise ValueError(f"config.objective.temperature: {self.temperature}; expected more than 0")
+        require_positive(self, "temperature")
 
     def build(self, encoders: Mapping[str, Encoder]) -> CLIP:
         """The objective for {source: encoder} of two sources."""
@@ -61,6 +60,6 @@ class CLIP(PairedSensors):
 
 def clip_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float) -> Float[Array, ""]:
     """Mean of the cross-entropies of both directions (figure 3)."""
-    logits = normalise(za.astype(jnp.float32)) @ normalise(zb.astype(jnp.float32)).T / temperature
+    logits = dot(normalise(za.astype(jnp.float32)), normalise(zb.astype(jnp.float32)).T) / temperature
     right = jnp.arange(len(logits))
     return (nearest_is(logits, right)[0] + nearest_is(logits.T, right)[0]) / 2

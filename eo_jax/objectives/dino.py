@@ -16,7 +16,7 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import DinoHead, normalise
 from eo_jax.objectives.base import EncoderWeights
-from eo_jax.objectives.joint import WithTeacher, half_cosine, watch
+from eo_jax.objectives.joint import WithTeacher, dot, half_cosine, require_positive, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -48,9 +48,7 @@ class Config:
     koleo: float = 0.0
 
     def __post_init__(self):
-        for field in ("student_temperature", "teacher_temperature", "warmup_temperature"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"config.objective.{field}: {getattr(self, field)}; expected more than 0")
+        require_positive(self, "student_temperature", "teacher_temperature", "warmup_temperature")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"config.objective.warmup: {self.warmup}; expected a share of the run")
 
@@ -118,7 +116,7 @@ def dino_loss(
     """
     targets = jax.lax.stop_gradient(jax.nn.softmax((teacher.astype(jnp.float32) - centre.astype(jnp.float32)) / teacher_temperature))
     predicted = jax.nn.log_softmax(student.astype(jnp.float32) / student_temperature)
-    pairs = -jnp.einsum("ibk,jbk->ij", targets, predicted) / student.shape[1]
+    pairs = -jnp.einsum("ibk,jbk->ij", targets, predicted, precision=jax.lax.Precision.HIGHEST) / student.shape[1]
     different = ~jnp.eye(*pairs.shape, dtype=bool)
     return jnp.where(different, pairs, 0.0).sum() / different.sum()
 
@@ -131,7 +129,7 @@ def new_centre(centre: Float[Array, " k"], teacher: Float[Array, "v b k"], momen
 def koleo(x: Float[Array, "b d"]) -> Float[Array, ""]:
     """-mean log distance to the nearest other row, on the unit sphere: spreads features (Sablayrolles et al. 2019, as in DINOv2)."""
     x = normalise(x.astype(jnp.float32))
-    similarity = jnp.where(jnp.eye(len(x), dtype=bool), -jnp.inf, x @ x.T)
+    similarity = jnp.where(jnp.eye(len(x), dtype=bool), -jnp.inf, dot(x, x.T))
     nearest = x[jax.lax.stop_gradient(similarity).argmax(1)]
     squared = jnp.square(x - nearest).sum(1)
     apart = squared > 0  # the square root has no gradient at 0

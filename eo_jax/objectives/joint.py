@@ -36,7 +36,7 @@ class JointEmbedding:
 
     couples_batch = True
     crop_sets: Mapping[str, int] = {"global": 2}
-    labelled: Sequence[str] = ()
+    labelled: Mapping[str, int] = {}
 
     def __init__(self, name: str, encoders: Mapping[str, Encoder]):
         self.source, self.encoder = only_encoder(name, encoders)
@@ -48,8 +48,7 @@ class JointEmbedding:
         self.networks[name] = Network(lambda rngs: MLP(widths, self.encoder.dtype, hidden_norm=hidden_norm, end=end, rngs=rngs))
 
     def check_batch(self, rows: int) -> None:
-        if rows < 2:
-            raise ValueError(f"config.data.batch_size: {rows}; this objective compares the samples of a batch, so it needs at least 2")
+        require_pairs(rows)
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         return self.init_networks(key)
@@ -65,14 +64,27 @@ class JointEmbedding:
         name = f"{present_source(self.sources, views, crop_set)}/{crop_set}"
         return views[name].swapaxes(0, 1), views[f"{name}/valid"].swapaxes(0, 1)
 
-    def embed_set(self, params: Params, carry: Carry, views: Views, crop_set: str, mode: Mode) -> tuple[Array, Float[Array, "v b k"], Carry]:
-        """(pooled features [v, b, d], what the head "projector" makes of them, carry) of all views of a crop set in one forward pass."""
+    def embed_pair(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Array, Array, Array, Carry]:
+        """(pooled features of the first view, embeddings of both, carry), each view with BatchNorm statistics of its own."""
+        view, valid = self.views(views)
+        key_a, key_b = jax.random.split(key)
+        features, za, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", key=key_a))
+        _, zb, carry = self.embed(params, carry, view[1], valid[1], Mode("batch", key=key_b))
+        return features, za, zb, carry
+
+    def pooled_set(self, params: Params, carry: Carry, views: Views, crop_set: str, mode: Mode) -> tuple[Float[Array, "v b d"], Carry]:
+        """Pooled features of all views of a crop set, in one forward pass, and the carry after it."""
         name = f"{present_source(self.sources, views, crop_set)}/{crop_set}"
         b, v = views[name].shape[:2]
         merge = lambda x: x.reshape(b * v, *x.shape[2:])  # noqa: E731  rows of a sample side by side, so that nothing moves between devices
-        split = lambda x: x.reshape(b, v, -1).swapaxes(0, 1)  # noqa: E731
-        features, projected, carry = self.embed(params, carry, merge(views[name]), merge(views[f"{name}/valid"]), mode)
-        return split(features), split(projected), carry
+        features, carry = self.pooled(params, carry, merge(views[name]), merge(views[f"{name}/valid"]), mode)
+        return features.reshape(b, v, -1).swapaxes(0, 1), carry
+
+    def embed_set(self, params: Params, carry: Carry, views: Views, crop_set: str, mode: Mode) -> tuple[Array, Float[Array, "v b k"], Carry]:
+        """The same, and what the head "projector" makes of them, each view by itself alike."""
+        features, carry = self.pooled_set(params, carry, views, crop_set, mode)
+        projected, carry = self.head("projector", params, carry, features.reshape(-1, features.shape[-1]), mode)
+        return features, projected.reshape(*features.shape[:2], -1), carry
 
     def crop_sets_of(self, views: Views) -> list[str]:
         """The crop sets of a batch with several: "global" first, then "local" where the recipe gives it."""
@@ -140,6 +152,19 @@ class WithTeacher(JointEmbedding):
         _, projected, statistics = self.embed(teacher["params"], teacher["statistics"], view, valid, mode)
         return jax.lax.stop_gradient(projected), {**carry, "teacher": {**teacher, "statistics": statistics}}
 
+    def predict_pair(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Array, list[Array], list[Array], Carry]:
+        """(pooled features of the first view, the head "predictor" on each view, what the teacher makes of each, carry)."""
+        view, valid = self.views(views)
+        features, predicted, targets = [], [], []
+        for i, drop_key in enumerate(jax.random.split(key)):
+            feature, z, carry = self.embed(params, carry, view[i], valid[i], Mode("batch", key=drop_key))
+            p, carry = self.head("predictor", params, carry, z, Mode("batch"))
+            target, carry = self.teach(carry, view[i], valid[i], Mode("batch"))
+            features.append(feature)
+            predicted.append(p)
+            targets.append(target)
+        return features[0], predicted, targets, carry
+
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         teacher = carry["teacher"]
         student = {name: params[name] for name in self.copied}
@@ -158,6 +183,37 @@ def present_source(sources: Sequence[str], views: Views, crop_set: str) -> str:
     if len(present) != 1:
         raise ValueError(f"config.data.entries: a batch of {', '.join(present) or 'no source'}; this objective takes one source at a time")
     return present[0]
+
+
+def centre_label(label: Int[Array, "m ..."]) -> Int[Array, " m"]:
+    """The label of a sample: that of a window is its centre pixel's."""
+    for _ in range(label.ndim - 1):
+        label = label[:, label.shape[1] // 2]
+    return label
+
+
+def require_pairs(rows: int) -> None:
+    """ValueError where a batch is too small for a method that compares its samples, or for BatchNorm in its heads."""
+    if rows < 2:
+        raise ValueError(f"config.data.batch_size: {rows}; this objective compares the samples of a batch, so it needs at least 2")
+
+
+def require_positive(config: Any, *fields: str) -> None:
+    """ValueError where a setting of an objective is not more than 0."""
+    for field in fields:
+        if not getattr(config, field) > 0:
+            raise ValueError(f"config.objective.{field}: {getattr(config, field)}; expected more than 0")
+
+
+def require_same_end(projector: Sequence[int], predictor: Sequence[int]) -> None:
+    """ValueError where a predictor does not predict what the projector gives."""
+    if projector[-1] != predictor[-1]:
+        raise ValueError(f"config.objective.predictor: ends in {predictor[-1]}, the projector in {projector[-1]}; expected the same")
+
+
+def dot(a: Float[Array, "... m d"], b: Float[Array, "d n"]) -> Float[Array, "... m n"]:
+    """A matrix product of a loss, in float32 on matrix units too, whose default is fewer bits."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def follow(teacher: Params, student: Params, momentum: float | jax.Array) -> Params:
@@ -186,6 +242,6 @@ def watch(z: Float[Array, "b d"]) -> Metrics:
     z = normalise(jax.lax.stop_gradient(z).astype(jnp.float32))
     centred = z - z.mean(0)
     # The smaller of the two Gram matrices has the same eigenvalues.
-    gram = centred @ centred.T if len(z) < z.shape[1] else centred.T @ centred
+    gram = dot(centred, centred.T) if len(z) < z.shape[1] else dot(centred.T, centred)
     spread = jnp.sqrt(jnp.square(centred).mean(0)).mean() * z.shape[1] ** 0.5
     return {"feature_std": spread, "feature_rank": jnp.square(jnp.trace(gram)) / jnp.maximum(jnp.square(gram).sum(), 1e-20)}

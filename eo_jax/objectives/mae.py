@@ -73,10 +73,11 @@ class Decoder(nnx.Module):
 
     def __call__(self, tokens: Float[Array, "b k1 d"], ids: Int[Array, "b k"], rows: int, columns: int) -> Float[Array, "b n p"]:
         """float32 [b, n, patch * patch * c]: row, column, band within each token; `tokens` has the class token first, `ids` names the rest."""
-        tokens = self.embed(tokens)
-        everywhere = jnp.broadcast_to(self.mask_token[...].astype(tokens.dtype), (len(tokens), rows * columns, tokens.shape[-1]))
-        patches = everywhere.at[jnp.arange(len(tokens))[:, None], ids].set(tokens[:, 1:])
-        patches = patches + jnp.asarray(sincos_2d(tokens.shape[-1], rows, columns), tokens.dtype)
+        tokens = self.embed(tokens).astype(jnp.float32)
+        hidden = jnp.broadcast_to(self.mask_token[...][0], (rows * columns, tokens.shape[-1]))
+        # By vmap, and with the promise that no id comes twice: else XLA gathers the batch of all devices, and differentiates by a second scatter.
+        patches = jax.vmap(lambda at, token: hidden.at[at].set(token, unique_indices=True))(ids, tokens[:, 1:])
+        patches = patches + jnp.asarray(sincos_2d(tokens.shape[-1], rows, columns))
         decoded = self.norm(self.blocks(jnp.concatenate([tokens[:, :1], patches], axis=1)))
         return self.predict(decoded[:, 1:]).astype(jnp.float32)
 
@@ -87,7 +88,7 @@ class MAE:
     crop_sets: Mapping[str, int] = {"global": 1}
     couples_batch = False  # BatchNorm in the adapter aside, which accumulation changes as it does everywhere
 
-    labelled: Sequence[str] = ()
+    labelled: Mapping[str, int] = {}
 
     def __init__(self, config: Config, sources: Sequence[str], source: str, encoder: Encoder):
         self.config, self.sources, self.source, self.encoder = config, sources, source, encoder

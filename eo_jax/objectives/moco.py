@@ -11,12 +11,12 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, nearest_is, watch
+from eo_jax.objectives.joint import WithTeacher, dot, nearest_is, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -80,9 +80,9 @@ class MoCo(WithTeacher):
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = self.views(views)
         order_key, drop_key = jax.random.split(key)
-        features, q, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", self._groups(len(view[0])), drop_key))
+        features, q, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", self._members(jnp.arange(len(view[0]))), drop_key))
         k, carry = self._keys(carry, view[1], valid[1], order_key)
-        loss, accuracy = _found(q, k, carry["queue"]["keys"], self.config.temperature)
+        loss, accuracy = _info_nce(q, k, carry["queue"]["keys"], self.config.temperature)
         _, batch_accuracy = nearest_is(normalise(q) @ normalise(k).T, jnp.arange(len(q)))
         carry = {**carry, "queue": pushed(carry["queue"], normalise(k))}
         return loss, (carry, {"queue_accuracy": accuracy, "batch_accuracy": batch_accuracy, **watch(features)})
@@ -90,15 +90,17 @@ class MoCo(WithTeacher):
     def momentum(self, progress: jax.Array) -> float:
         return self.config.momentum
 
-    def _groups(self, rows: int) -> int:
-        return rows // self.config.bn_group if self.config.key_norm == "ghost" else 1
+    def _members(self, order: Int[Array, " b"]) -> Float[Array, "g b"] | None:
+        """Which samples make a group: those whose places in `order` are together."""
+        if self.config.key_norm != "ghost":
+            return None
+        return jax.nn.one_hot(order // self.config.bn_group, len(order) // self.config.bn_group, axis=0)
 
     def _keys(self, carry: Carry, view: Array, valid: Array, key: jax.Array) -> tuple[Float[Array, "b k"], Carry]:
-        if self.config.key_norm != "ghost":
-            return self.teach(carry, view, valid, Mode("batch" if self.config.key_norm == "global" else "running"))
-        order = jax.random.permutation(key, len(view))
-        k, carry = self.teach(carry, view[order], valid[order], Mode("batch", self._groups(len(view))))
-        return k[jnp.argsort(order)], carry
+        """Groups of keys are drawn anew, so that none is a group of queries; samples themselves stay on their device."""
+        if self.config.key_norm == "ema":
+            return self.teach(carry, view, valid, Mode("running"))
+        return self.teach(carry, view, valid, Mode("batch", self._members(jax.random.permutation(key, len(view)))))
 
 
 def moco_loss(q: Float[Array, "b k"], k: Float[Array, "b k"], queue: Float[Array, "n k"], temperature: float) -> Float[Array, ""]:
@@ -107,17 +109,17 @@ def moco_loss(q: Float[Array, "b k"], k: Float[Array, "b k"], queue: Float[Array
     Args:
         queue: keys of earlier batches, of unit length; `q` and `k` are normalised here.
     """
-    return _found(q, k, queue, temperature)[0]
+    return _info_nce(q, k, queue, temperature)[0]
 
 
-def _found(q: Array, k: Array, queue: Array, temperature: float) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _info_nce(q: Array, k: Array, queue: Array, temperature: float) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(the loss, share of queries that are nearer to their key than to any of the queue)."""
     q, k = normalise(q.astype(jnp.float32)), jax.lax.stop_gradient(normalise(k.astype(jnp.float32)))
-    logits = jnp.concatenate([(q * k).sum(1, keepdims=True), q @ queue.T], axis=1) / temperature
+    logits = jnp.concatenate([(q * k).sum(1, keepdims=True), dot(q, queue.T)], axis=1) / temperature
     return nearest_is(logits, jnp.zeros(len(q), jnp.int32))
 
 
 def pushed(queue: Carry, keys: Float[Array, "b k"]) -> Carry:
-    """The queue with its oldest keys replaced, in place where the state is donated."""
+    """The queue with its oldest keys replaced."""
     held = jax.lax.dynamic_update_slice(queue["keys"], keys, (queue["next"], 0))
     return {"keys": held, "next": (queue["next"] + len(keys)) % len(held)}

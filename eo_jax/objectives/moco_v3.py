@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, half_cosine, nearest_is, watch
+from eo_jax.objectives.joint import WithTeacher, dot, half_cosine, nearest_is, require_same_end, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -35,8 +34,7 @@ class Config:
     predictor: tuple[int, ...] = (4096, 256)
 
     def __post_init__(self):
-        if self.projector[-1] != self.predictor[-1]:
-            raise ValueError(f"config.objective.predictor: ends in {self.predictor[-1]}, the projector in {self.projector[-1]}; expected the same")
+        require_same_end(self.projector, self.predictor)
 
     def build(self, encoders: Mapping[str, Encoder]) -> MoCoV3:
         """The objective for {source: encoder}, all of the same weights."""
@@ -53,17 +51,9 @@ class MoCoV3(WithTeacher):
         self.add_head("predictor", (config.projector[-1], *config.predictor), end="plain_norm")
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = self.views(views)
-        queries, keys, features = [], [], []
-        for i, drop_key in enumerate(jax.random.split(key)):
-            feature, z, carry = self.embed(params, carry, view[i], valid[i], Mode("batch", key=drop_key))
-            q, carry = self.head("predictor", params, carry, z, Mode("batch"))
-            k, carry = self.teach(carry, view[i], valid[i], Mode("batch"))
-            features.append(feature)
-            queries.append(q)
-            keys.append(k)
+        features, queries, keys, carry = self.predict_pair(params, carry, views, key)
         _, accuracy = nearest_is(normalise(queries[0]) @ normalise(keys[1]).T, jnp.arange(len(queries[0])))
-        return moco_v3_loss(*queries, *keys, self.config.temperature), (carry, {"batch_accuracy": accuracy, **watch(features[0])})
+        return moco_v3_loss(*queries, *keys, self.config.temperature), (carry, {"batch_accuracy": accuracy, **watch(features)})
 
     def momentum(self, progress: jax.Array) -> jax.Array:
         return half_cosine(self.config.momentum, 1.0, progress)
@@ -75,7 +65,7 @@ def moco_v3_loss(
     """ctr(q1, k2) + ctr(q2, k1), each the InfoNCE over the batch times 2 temperature (algorithm 1)."""
 
     def contrast(q: Array, k: Array) -> Array:
-        logits = normalise(q.astype(jnp.float32)) @ jax.lax.stop_gradient(normalise(k.astype(jnp.float32))).T / temperature
+        logits = dot(normalise(q.astype(jnp.float32)), jax.lax.stop_gradient(normalise(k.astype(jnp.float32))).T) / temperature
         return 2 * temperature * nearest_is(logits, jnp.arange(len(q)))[0]
 
     return contrast(q1, k2) + contrast(q2, k1)

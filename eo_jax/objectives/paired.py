@@ -12,6 +12,7 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import MLP
 from eo_jax.objectives.base import EncoderWeights
+from eo_jax.objectives.joint import require_pairs
 from eo_jax.schema import Carry, Params, Views
 
 
@@ -22,7 +23,7 @@ class PairedSensors:
     """
 
     couples_batch = True
-    labelled: Sequence[str] = ()
+    labelled: Mapping[str, int] = {}
 
     def __init__(self, name: str, encoders: Mapping[str, Encoder], widths: Sequence[int], end: str):
         owners = {encoder.weights or source for source, encoder in encoders.items()}
@@ -33,8 +34,7 @@ class PairedSensors:
         self.projectors = {source: head(encoder) for source, encoder in encoders.items()}
 
     def check_batch(self, rows: int) -> None:
-        if rows < 2:
-            raise ValueError(f"config.data.batch_size: {rows}; this objective compares the samples of a batch, so it needs at least 2")
+        require_pairs(rows)
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         params: Params = {"encoders": {}, "projectors": {}}

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import JointEmbedding, watch
+from eo_jax.objectives.joint import JointEmbedding, centre_label, dot, require_positive, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _TINY = 1e-20
@@ -43,9 +43,7 @@ class Config:
     projector: tuple[int, ...] = (256, 256, 128)
 
     def __post_init__(self):
-        for field in ("temperature", "sharpening"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"config.objective.{field}: {getattr(self, field)}; expected more than 0")
+        require_positive(self, "temperature", "sharpening")
         if self.classes < 2:
             raise ValueError(f"config.objective.classes: {self.classes}; expected at least 2")
 
@@ -65,7 +63,7 @@ class ViewAssignment(JointEmbedding):
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("semi_supervised", encoders)
         self.config = config
-        self.labelled = (config.support,)
+        self.labelled = {config.support: config.classes}
         self.sources = tuple(source for source in encoders if source != config.support)
         self.add_head("projector", (self.encoder.width, *config.projector))
 
@@ -93,13 +91,6 @@ class ViewAssignment(JointEmbedding):
         return z, smoothed(centre_label(merged(views[f"{name}/label"])), self.config.classes, self.config.smoothing), carry
 
 
-def centre_label(label: Int[Array, "m ..."]) -> Int[Array, " m"]:
-    """The label of a sample: that of a window is its centre pixel's."""
-    for _ in range(label.ndim - 1):
-        label = label[:, label.shape[1] // 2]
-    return label
-
-
 def smoothed(label: Int[Array, " m"], classes: int, smoothing: float) -> Float[Array, "m k"]:
     """One-hot labels of classes 1 to k with a share spread evenly; unlabelled rows are all 0, so that they vote for nothing."""
     hot = jax.nn.one_hot(label.astype(jnp.int32) - 1, classes) * (1 - smoothing) + smoothing / classes
@@ -108,7 +99,7 @@ def smoothed(label: Int[Array, " m"], classes: int, smoothing: float) -> Float[A
 
 def soft_labels(z: Float[Array, "b d"], support: Float[Array, "m d"], support_labels: Float[Array, "m k"], temperature: float) -> Float[Array, "b k"]:
     """Labels of the support, weighed by the softmax of their cosine similarity to each row (equation 1)."""
-    similarity = normalise(z.astype(jnp.float32)) @ normalise(support.astype(jnp.float32)).T / temperature
+    similarity = dot(normalise(z.astype(jnp.float32)), normalise(support.astype(jnp.float32)).T) / temperature
     labelled = support_labels.sum(1) > 0
     return jax.nn.softmax(jnp.where(labelled, similarity, -1e9)) @ support_labels
 
@@ -117,7 +108,7 @@ def support_loss(support: Float[Array, "m d"], labels: Float[Array, "m k"], temp
     """Cross-entropy of each support row's label against its soft label from the other rows."""
     z = normalise(support.astype(jnp.float32))
     labelled = labels.sum(1) > 0
-    similarity = jnp.where(labelled & ~jnp.eye(len(z), dtype=bool), z @ z.T / temperature, -1e9)
+    similarity = jnp.where(labelled & ~jnp.eye(len(z), dtype=bool), dot(z, z.T) / temperature, -1e9)
     own = _cross_entropy(labels, jax.nn.softmax(similarity) @ labels)
     return jnp.where(labelled, own, 0.0).sum() / jnp.maximum(labelled.sum(), 1)
 

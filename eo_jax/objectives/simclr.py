@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import JointEmbedding, nearest_is, watch
+from eo_jax.objectives.joint import JointEmbedding, dot, nearest_is, require_positive, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -29,8 +28,7 @@ class Config:
     projector: tuple[int, ...] = (2048, 128)
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise ValueError(f"config.objective.temperature: {self.temperature}; expected more than 0")
+        require_positive(self, "temperature")
 
     def build(self, encoders: Mapping[str, Encoder]) -> SimCLR:
         """The objective for {source: encoder}, all of the same weights."""
@@ -46,16 +44,13 @@ class SimCLR(JointEmbedding):
         self.add_head("projector", (self.encoder.width, *config.projector), end="plain_norm")
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = self.views(views)
-        key_a, key_b = jax.random.split(key)
-        features, za, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", key=key_a))
-        _, zb, carry = self.embed(params, carry, view[1], valid[1], Mode("batch", key=key_b))
+        features, za, zb, carry = self.embed_pair(params, carry, views, key)
         return nt_xent(za, zb, self.config.temperature), (carry, watch(features))
 
 
 def nt_xent(za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float) -> Float[Array, ""]:
     """Normalised temperature-scaled cross-entropy over the 2 b - 1 others of each of the 2 b embeddings (equation 1)."""
     z = normalise(jnp.concatenate([za, zb]).astype(jnp.float32))
-    logits = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, z @ z.T / temperature)
+    logits = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, dot(z, z.T) / temperature)
     partner = jnp.roll(jnp.arange(len(z)), len(za))
     return nearest_is(logits, partner)[0]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Num
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import TorchDense
-from eo_jax.objectives.joint import JointEmbedding, watch
+from eo_jax.objectives.joint import JointEmbedding, centre_label, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _TASKS = ("classification", "multi_label", "segmentation", "regression")
@@ -26,16 +26,21 @@ class Config:
     Frozen encoders are a rule of the optimizer (`optim.freeze_rules`), learning rates of their own as well (`optim.lr_rules`).
 
     Attributes:
-        task: classification and segmentation take labels 1 to k, 0 is unlabelled; multi_label [k] of 0 and 1; regression [k] of numbers.
+        task: classification and segmentation take labels 1 to k, 0 is unlabelled, and where classification finds the map of a window it takes that of
+            its centre; multi_label [k] of 0 and 1; regression [k] of numbers.
         outputs: number k of classes or of values.
+        statistics: BatchNorm of the encoder: "batch", or "running" where it is frozen, so that it stays the encoder that was pretrained.
     """
 
     task: str
     outputs: int
+    statistics: str = "batch"
 
     def __post_init__(self):
         if self.task not in _TASKS:
             raise ValueError(f"config.objective.task: {self.task!r}; expected one of {', '.join(_TASKS)}")
+        if self.statistics not in ("batch", "running"):
+            raise ValueError(f"config.objective.statistics: {self.statistics!r}; expected 'batch' or 'running'")
         if self.outputs < 1:
             raise ValueError(f"config.objective.outputs: {self.outputs}; expected at least 1")
 
@@ -63,7 +68,7 @@ class Supervised(JointEmbedding):
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("supervised", encoders)
         self.config = config
-        self.labelled = tuple(encoders)
+        self.labelled = dict.fromkeys(encoders, config.outputs if config.task in ("classification", "segmentation") else 0)
         self.networks["classifier"] = Network(lambda rngs: Classifier(self.encoder.width, config.outputs, self.encoder.dtype, rngs=rngs))
 
     def check_batch(self, rows: int) -> None:
@@ -72,7 +77,7 @@ class Supervised(JointEmbedding):
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = (x[0] for x in self.views(views))
         label = self._label(views)
-        found, statistics = self.encoder.forward(params["encoder"], carry["encoder"], view, valid, Mode("batch", key=key))
+        found, statistics = self.encoder.forward(params["encoder"], carry["encoder"], view, valid, Mode(self.config.statistics, key=key))
         features = found["dense" if self.config.task == "segmentation" else "pooled"]
         outputs, _ = self.networks["classifier"].apply(params["classifier"], {}, lambda module: module(features))
         loss, metrics = _TASK_LOSSES[self.config.task](outputs, label)
@@ -80,10 +85,11 @@ class Supervised(JointEmbedding):
 
     def _label(self, views: Views) -> Array:
         name = next(name for source in self.sources if (name := f"{source}/global/label") in views)
-        return views[name][:, 0]
+        label = views[name][:, 0]
+        return centre_label(label) if self.config.task == "classification" else label
 
 
-def cross_entropy(logits: Float[Array, "... k"], label: Int[Array, ...]) -> Float[Array, ""]:
+def cross_entropy(logits: Float[Array, "*batch k"], label: Int[Array, "*batch"]) -> Float[Array, ""]:
     """Mean cross-entropy over what is labelled, classes 1 to k; 0 where nothing is."""
     labelled = label > 0
     chosen = jnp.take_along_axis(logits.astype(jnp.float32), jnp.maximum(label.astype(jnp.int32) - 1, 0)[..., None], axis=-1)[..., 0]
@@ -104,7 +110,7 @@ def regression(predicted: Float[Array, "b k"], label: Float[Array, "b k"]) -> Fl
     return jnp.where(known, error, 0.0).sum() / jnp.maximum(known.sum(), 1)
 
 
-def _classify(logits: Float[Array, "... k"], label: Int[Array, ...]) -> tuple[Array, Metrics]:
+def _classify(logits: Float[Array, "*batch k"], label: Int[Array, "*batch"]) -> tuple[Array, Metrics]:
     right = (logits.argmax(-1) == label - 1) & (label > 0)
     return cross_entropy(logits, label), {"accuracy": right.sum() / jnp.maximum((label > 0).sum(), 1)}
 

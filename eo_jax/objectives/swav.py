@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import Prototypes
-from eo_jax.objectives.joint import JointEmbedding, watch
+from eo_jax.objectives.joint import JointEmbedding, require_positive, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -35,9 +35,7 @@ class Config:
     projector: tuple[int, ...] = (2048, 128)
 
     def __post_init__(self):
-        for field in ("temperature", "epsilon"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"config.objective.{field}: {getattr(self, field)}; expected more than 0")
+        require_positive(self, "temperature", "epsilon")
 
     def build(self, encoders: Mapping[str, Encoder]) -> SwAV:
         """The objective for {source: encoder}, all of the same weights."""
@@ -54,13 +52,15 @@ class SwAV(JointEmbedding):
         self.networks["prototypes"] = Network(lambda rngs: Prototypes(config.projector[-1], config.prototypes, rngs=rngs))
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        scores, features = [], []
+        features = []
         for crop_set, drop_key in zip(self.crop_sets_of(views), jax.random.split(key), strict=False):
-            feature, projected, carry = self.embed_set(params, carry, views, crop_set, Mode("batch", key=drop_key))
-            score, carry = self.head("prototypes", params, carry, projected.reshape(-1, projected.shape[-1]), Mode("batch"))
-            scores.append(score.reshape(*projected.shape[:2], -1))
+            feature, carry = self.pooled_set(params, carry, views, crop_set, Mode("batch", key=drop_key))
             features.append(feature)
-        scores = jnp.concatenate(scores)
+        # As released: the encoder sees crops of one size together, the heads see all crops at once.
+        merged = jnp.concatenate(features)
+        projected, carry = self.head("projector", params, carry, merged.reshape(-1, merged.shape[-1]), Mode("batch"))
+        scores, carry = self.head("prototypes", params, carry, projected, Mode("batch"))
+        scores = scores.reshape(*merged.shape[:2], -1)
         used = jnp.zeros(self.config.prototypes, bool).at[scores[0].argmax(-1)].set(True).sum(dtype=jnp.float32)
         metrics = {"prototypes_used": used / min(scores.shape[1:]), **watch(features[0][0])}
         return swav_loss(scores, self.config.temperature, self.config.epsilon, self.config.iterations), (carry, metrics)
@@ -72,7 +72,7 @@ def swav_loss(scores: Float[Array, "v b k"], temperature: float, epsilon: float,
 
     def swapped(i: int) -> Array:
         assignment = sinkhorn(jax.lax.stop_gradient(scores[i]), epsilon, iterations)
-        pairs = -jnp.einsum("bk,vbk->v", assignment, predicted) / scores.shape[1]
+        pairs = -jnp.einsum("bk,vbk->v", assignment, predicted, precision=jax.lax.Precision.HIGHEST) / scores.shape[1]
         return (pairs.sum() - pairs[i]) / (len(scores) - 1)
 
     return (swapped(0) + swapped(1)) / 2

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.models.functional import Mode
-from eo_jax.objectives.joint import JointEmbedding, watch
+from eo_jax.objectives.joint import JointEmbedding, dot, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-4
@@ -48,10 +47,7 @@ class VICReg(JointEmbedding):
         self.add_head("projector", (self.encoder.width, *config.projector), end="bias_free")
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = self.views(views)
-        key_a, key_b = jax.random.split(key)
-        features, za, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", key=key_a))
-        _, zb, carry = self.embed(params, carry, view[1], valid[1], Mode("batch", key=key_b))
+        features, za, zb, carry = self.embed_pair(params, carry, views, key)
         return vicreg_loss(za, zb, self.config.invariance, self.config.variance, self.config.covariance), (carry, watch(features))
 
 
@@ -69,5 +65,5 @@ def _variance_hinge(z: Float[Array, "b d"]) -> Float[Array, ""]:
 
 def _covariance(z: Float[Array, "b d"]) -> Float[Array, ""]:
     centred = z - z.mean(0)
-    squares = jnp.square(centred.T @ centred / (len(z) - 1))
+    squares = jnp.square(dot(centred.T, centred) / (len(z) - 1))
     return (squares.sum() - jnp.diagonal(squares).sum()) / z.shape[1]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +101,36 @@ class Sensor:
             return np.zeros(pixels.shape, bool) if self.nodata is None else pixels == self.nodata
         missing = ~np.isfinite(pixels)
         return missing if self.nodata is None else missing | (pixels == self.nodata)
+
+    def select(self, names: Sequence[str]) -> Sensor:
+        """The same with some of its bands, named in the order of the table; colours that lack a band are None.
+
+        Its id ends in how many of how many, and a checksum of the names. Raises ValueError for an unknown name, one given twice, or another order.
+        """
+        known = [band.name for band in self.bands]
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"no band {name!r} in {self.title}; there are {', '.join(known)}.{hint}")
+        kept = [index for index, name in enumerate(known) if name in names]
+        ordered = [known[index] for index in kept]
+        if list(names) != ordered:
+            raise ValueError(f"{', '.join(names)}: not in the order of {self.title}, or not all different; expected {', '.join(ordered)}")
+        of = lambda values: tuple(values[index] for index in kept) if values else ()  # noqa: E731
+        seen = lambda colours: tuple(map(kept.index, colours)) if colours and set(colours) <= set(kept) else None  # noqa: E731
+        chosen = dataclasses.replace(
+            self,
+            id=f"{self.id}-{len(kept)}of{len(known)}-{zlib.crc32(','.join(ordered).encode()):08x}",
+            title=f"{self.title}, {len(kept)} of them ({' to '.join([*ordered[:1], *ordered[1:][-1:]])})",
+            bands=of(self.bands),
+            mean=of(self.mean),
+            std=of(self.std),
+            true_colour=seen(self.true_colour),
+            false_colour=seen(self.false_colour),
+        )
+        chosen.check()
+        return chosen
 
     def row(self) -> dict[str, Any]:
         """All fields as JSON has them; `from_row` undoes it."""

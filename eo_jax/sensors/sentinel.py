@@ -1,8 +1,9 @@
-"""Sentinel-2 MSI and Sentinel-1 GRD as SSL4EO-S12 v1.0, SSL4EO-S12 v1.1 and So2Sat LCZ42 store them.
+"""Sentinel-2 MSI and Sentinel-1 GRD as SSL4EO-S12 v1.0, SSL4EO-S12 v1.1, BigEarthNet and So2Sat LCZ42 store them.
 
 Sources: centre wavelengths and native GSD from torchgeo datasets/sentinel.py, which has no bandwidths; band order and statistics v1.0 from
-zhu-xlab/SSL4EO-S12 (50k subset), v1.1 from the README of DLR-MF-DAS/SSL4EO-S12-v1.1. The digital numbers of v1.1 carry + 1000 against v1.0, so
-the two never share a row. Neither says that a value stands for no-data. Sentinel-1 sees at 5.55 cm (C band), which is no optical wavelength.
+zhu-xlab/SSL4EO-S12 (50k subset), v1.1 from the README of DLR-MF-DAS/SSL4EO-S12-v1.1. The digital numbers of v1.1 carry + 1000 against v1.0, so the
+two never share a row. Neither says that a value stands for no-data; BigEarthNet's files say that 0 does. Sentinel-1 sees at 5.55 cm (C band), which
+is no optical wavelength.
 """
 
 from __future__ import annotations
@@ -68,6 +69,13 @@ SENTINEL2_L2A = dataclasses.replace(
     units="surface reflectance",
     mean=(752.4, 884.3, 1144.2, 1297.5, 1624.9, 2194.6, 2422.2, 2517.8, 2581.6, 2645.5, 2368.5, 1805.1),
     std=(1108.0, 1155.2, 1183.6, 1368.1, 1370.3, 1355.6, 1416.5, 1474.8, 1439.3, 1582.3, 1455.5, 1343.5),
+)
+# Its statistics are those of SSL4EO-S12, which encoders that were pretrained there expect.
+SENTINEL2_L2A_BIGEARTHNET = dataclasses.replace(
+    SENTINEL2_L2A,
+    id="sentinel2_l2a_bigearthnet",
+    title="Sentinel-2 L2A of BigEarthNet, 12 bands",
+    nodata=0,
 )
 SENTINEL2_L1C_OFFSET = dataclasses.replace(
     SENTINEL2_L1C,
@@ -154,6 +162,7 @@ SENTINEL1_GRD_V1_1 = dataclasses.replace(
 SENTINEL = (
     SENTINEL2_L1C,
     SENTINEL2_L2A,
+    SENTINEL2_L2A_BIGEARTHNET,
     SENTINEL2_L1C_OFFSET,
     SENTINEL2_L2A_OFFSET,
     SENTINEL2_SO2SAT,

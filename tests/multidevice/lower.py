@@ -57,7 +57,7 @@ def _fields(experiment: build.Experiment, source: str, objective: dict) -> dict[
         "lonlat": ShapeDtypeStruct((rows, 2), np.float32),
     }
     if data.sources[source].label:
-        fields["label"] = _label((rows, dates), crop, objective)
+        fields["label"] = _label((rows, dates), crop, {} if data.sources[source].draw == "pixel" else objective)
     return fields
 
 

@@ -1,0 +1,58 @@
+"""Barlow Twins on the pixels of one hyperspectral scene, before few labels are learned from (after arXiv 2206.12117, IGARSS 2022).
+
+    python -m data_prep convert hsi-scene --input /data/pavia --output stores/pavia --sensor rosis_pavia_university --image PaviaU.mat \\
+        --ground-truth PaviaU_gt.mat --train-map TRpaviaU.mat --test-map TSpaviaU.mat
+    python -m data_prep convert hsi-scene --input /data/houston --output stores/houston --sensor casi_houston2013 --image houston.mat \\
+        --train-map TRhouston.mat --test-map TShouston.mat
+    python -m eo_jax.train --config=configs/barlow_pixels.py:pavia --workdir=runs/barlow_pixels
+
+Published figures to compare with: none that we could read; nor could we read encoder, views, scenes and hyper-parameters, the body of the paper
+being out of reach. That it pretrains by Barlow Twins on unlabelled pixels is all that we know. What stands here instead is documented elsewhere:
+brightness and dropped bands as on SSL4EO-S12 and in the SSL review, lambda, projector and optimizer of the review's Barlow Twins on BigEarthNet
+(100 epochs of batch 256, LARS at 0.1, biases 0.0048), and a convolutional encoder along the spectrum. Scenes are those of the group's later paper
+(arXiv 2306.10955). 10 labels a class for the probes at the end are ours; they are scored on all pixels of the test map.
+
+All pixels of the scene are drawn, those of the test map too, whose labels are never seen. Windows of 5 x 5 pixels instead, as Hamida et al. have
+them, turned and mirrored in all eight ways (the shell needs those with brackets in quotes):
+
+    --config.data.crop=5 --config.augment.crops['global'].size=5 --config.augment.crops['global'].flips=d4 --config.model.trunk.dims=3
+    --config.model.trunk.window=5
+"""
+
+import ml_collections
+
+from eo_jax import build
+
+_SCENES = {
+    "pavia": ("stores/pavia", "rosis_pavia_university", 610 * 340),
+    "houston": ("stores/houston", "casi_houston2013", 349 * 1905),
+}
+VARIANTS = (*_SCENES, "smoke")
+_BATCH = 256
+
+
+def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
+    """`pavia` (University), `houston` (2013); `smoke` is a few steps of a small network."""
+    if arg not in VARIANTS:
+        raise ValueError(f"configs/barlow_pixels.py: no variant {arg!r}; there are {', '.join(VARIANTS)}")
+    store, sensor, pixels = _SCENES.get(arg, _SCENES["pavia"])
+    config = ml_collections.ConfigDict()
+    source = {"store": store, "sensor": sensor, "draw": "pixel", "cache": "memory"}
+    config.data = {"sources": {"pixels": source}, "batch_size": _BATCH, "crop": 1}
+    crops = {"views": 2, "size": 1, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flips": "none"}
+    crops.update({"brightness": (0.6, 1.4), "jitter_odds": 0.8, "band_drop_odds": 0.5, "band_drop": (1, 6)})
+    config.augment = {"crops": {"global": crops}, "statistics": "store"}
+    trunk = {"name": "spectral_conv", "dims": 1, "window": 1, "width": 128}
+    config.model = {"stems": {"pixels": {"name": "bands"}}, "trunk": trunk}
+    config.objective = {"name": "barlow_twins", "off_diagonal": 0.0051, "projector": (2048, 2048, 2048)}
+    config.optim = {"name": "lars", "lr": 0.1, "weight_decay": 1e-6, "clip_norm": 0.0, "lr_rules": (("(bias|scale)$", 0.0048 / 0.1), (".*", 1.0))}
+    config.sharding = {"rules": ((".*", ()),)}  # a small network: copied, not split
+    config.run = {"steps": 100 * pixels // _BATCH, "log_every": 100, "save_every": 5000}
+    probe = {"label": "landcover", "test_split": "test", "labels_per_class": 10}
+    config.evals = {"linear_probe": probe, "knn": probe | {"neighbours": 5}}
+    if arg == "smoke":
+        config.data.batch_size = 16
+        config.model.trunk.update({"width": 16, "layers": 2})
+        config.objective.projector = (32, 32)
+        config.run = {"steps": 4, "log_every": 1, "save_every": 2}
+    return build.complete(config)

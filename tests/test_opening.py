@@ -1,0 +1,79 @@
+"""Large stores: an index of many records costs no memory of its own, and the benchmark of opening says what it measured."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import opening
+from eo_jax.data import open_store
+
+RECORDS = 20_000
+
+
+@pytest.fixture(scope="module", params=opening.FORMATS)
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("opening") / request.param
+    opening.write_store(store, request.param, RECORDS)
+    return store
+
+
+def test_opening_a_store_copies_no_column_of_its_index(path: Path):
+    open_store(path)  # what is imported and cached on first use
+    tracemalloc.start()
+    store = open_store(path)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = (path / "index.npz").stat().st_size
+    assert len(store) == RECORDS
+    assert size > 5e6
+    assert held < size / 10
+    assert peak < size / 4
+
+
+def test_an_index_cannot_be_written_to(path: Path):
+    """It is the file itself, mapped."""
+    with pytest.raises(ValueError, match="read-only"):
+        open_store(path).index["time"][0] = 0
+
+
+def test_the_store_of_the_benchmark_reads_as_its_index_says(path: Path):
+    store = open_store(path)
+    assert len(set(store.index["id"].tolist())) == RECORDS
+    places, counts = np.unique(store.index["group"], return_counts=True)
+    assert len(places) == RECORDS // (opening.DATES * 2)
+    assert set(counts.tolist()) == {opening.DATES * 2}
+    for i in (0, 1, 999, 1000, RECORDS - 1):
+        pixels = store[i].pixels
+        assert (pixels.shape, pixels.dtype.name) == (tuple(store.index["shape"][i]), store.index["dtype"][i])
+        assert (pixels == i % opening.PER_SHARD).all()
+
+
+def test_the_benchmark_prints_goals_and_writes_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(opening, "TURNS", 1)
+    monkeypatch.setattr(opening, "_in_new_process", lambda measure, *arguments: measure(*arguments))
+    work = tmp_path / "work"
+    work.mkdir()
+    arguments = ["--records", "4000", "--batches", "20", "--work", str(work), "--json", str(tmp_path / "figures.json")]
+    code = opening.main(arguments)
+    figures, printed = json.loads((tmp_path / "figures.json").read_text()), capsys.readouterr().out
+    goals = figures["goals"]
+    assert code == (0 if all(goal["reached"] for goal in goals) else 3)
+    assert len(goals) == 10
+    for goal in goals:
+        assert goal["reached"] == (goal["found"] <= goal["at_most"])
+        assert goal["goal"] in printed
+    assert figures["formats"]["zarr-raw"]["drawing"]["position_us"] > 0
+    assert list(work.iterdir()) == []
+
+
+def test_the_benchmark_refuses_what_is_no_whole_shard_and_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        opening.main(["--records", "1500"])
+    assert "expected a multiple of 1000" in capsys.readouterr().err
+    assert opening.main(["--records", "1000", "--work", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
