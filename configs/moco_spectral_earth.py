@@ -13,8 +13,8 @@ experiment, which takes precedence, says 0.001 and 1e-4. What the published weig
 Departures from the released code: the key encoder starts as a copy of the query's, where theirs starts from random weights of its own; BatchNorm
 sees groups of 64 rows, the batch of a published GPU, permuted for the keys, where theirs is synchronised over all 256, which lets keys be told from
 the queue by their statistics; fixed sine-cosine positions instead of learned ones and Xavier-uniform
-weights instead of truncated normal ones in the ViT, whose blocks are recomputed backward, since 1,025 tokens attend to each other; bfloat16 instead of float16; no-data takes no part in
-views and statistics, where it is read as reflectance there.
+weights instead of truncated normal ones in the ViT, whose blocks are recomputed backward, since 1,025 tokens attend to each other; bfloat16 instead
+of float16; no-data takes no part in views and statistics, where it is read as reflectance there.
 """
 
 import ml_collections

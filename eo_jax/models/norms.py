@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -38,10 +40,19 @@ class BatchNorm(nnx.Module):
         """
         if mode.statistics == "running":
             return self._normalise(x, self.mean[...], self.var[...])
-        members = jnp.ones((1, 1)) if mode.members is None else mode.members
-        by_sample = lambda array: array.reshape(members.shape[1], -1, *array.shape[1:])  # noqa: E731
+        if mode.members is None:
+            whole = lambda a: a.sum(tuple(range(a.ndim - 1)))[None]  # noqa: E731
+            mean, var = self._batch_moments(x.astype(jnp.float32), counted, whole, lambda a: a[0])
+            return self._normalise(x, mean, var)
+        members = mode.members
+        by_sample = lambda a: a.reshape(members.shape[1], -1, *a.shape[1:])  # noqa: E731
         blocks = by_sample(x)
-        mean, var = self._batch_moments(blocks.astype(jnp.float32), None if counted is None else by_sample(counted), members)
+        axes = tuple(range(1, blocks.ndim - 1))
+        # Samples stay where they are: sums of each are added up by group, and what comes of it is handed back. Moving samples would gather
+        # a sharded batch on every device.
+        total = lambda a: jnp.einsum("gn,nc->gc", members, a.sum(axes), precision=_EXACT)  # noqa: E731
+        back = lambda a: jnp.einsum("gn,gc->nc", members, a, precision=_EXACT).reshape(len(blocks), *[1] * len(axes), -1)  # noqa: E731
+        mean, var = self._batch_moments(blocks.astype(jnp.float32), None if counted is None else by_sample(counted), total, back)
         return self._normalise(blocks, mean, var).reshape(x.shape)
 
     def _normalise(self, x: Array, mean: Array, var: Array) -> Array:
@@ -50,19 +61,14 @@ class BatchNorm(nnx.Module):
         # In float32: where |mean| is many std, x scale and shift cancel, and bfloat16 would lose what is left.
         return (x.astype(jnp.float32) * scale + shift).astype(x.dtype)
 
-    def _batch_moments(
-        self, x: Float[Array, "n r *#space c"], counted: Bool[Array, "n r *#space"] | None, members: Float[Array, "g n"]
-    ) -> tuple[Array, Array]:
-        """Mean and biased variance of each sample's group, [n, 1, ..., c]; moves the running statistics by the mean over the groups.
+    def _batch_moments(self, x: Array, counted: Array | None, total: Callable[[Array], Array], back: Callable[[Array], Array]) -> tuple[Array, Array]:
+        """Mean and biased variance, as they are taken off x; moves the running statistics by the mean over the groups.
 
-        Samples stay where they are: sums of each are added up by group, and what comes of it is handed back. Moving samples to their group would
-        gather a sharded batch on every device.
+        Args:
+            total: sums of each group, [g, c]; back: the same for what the sums were over.
         """
-        axes = tuple(range(1, x.ndim - 1))
         weight = jnp.ones((len(x), *[1] * (x.ndim - 1))) if counted is None else counted.astype(jnp.float32)[..., None]
         sharing = x.size // x.shape[-1] // weight.size  # positions that share a value of `weight`
-        total = lambda a: jnp.einsum("gn,nc->gc", members, a.sum(axes), precision=_EXACT)  # noqa: E731
-        back = lambda a: jnp.einsum("gn,gc->nc", members, a, precision=_EXACT).reshape(len(x), *[1] * len(axes), -1)  # noqa: E731
         valid = total(weight) * sharing
         count = jnp.maximum(valid, 2.0)  # 2, so that a batch without a valid value stays finite
         mean = total(x * weight) / count

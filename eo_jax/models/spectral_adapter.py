@@ -124,4 +124,7 @@ class SpectralConv(nnx.Module):
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0)))
         span = x.shape[1] - taps + 1  # so many positions could start a window; every stride-th does
         windows = [x[:, tap : tap + span : self.stride] for tap in range(taps)]
-        return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, kernel.shape[-1]) + self.bias[...].astype(self.dtype)
+        taken = jnp.concatenate(windows, axis=-1)
+        # One row a window: the gradient of a product with three axes is three times slower on CPU.
+        product = taken.reshape(-1, taken.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+        return product.reshape(*taken.shape[:2], -1) + self.bias[...].astype(self.dtype)
