@@ -1,42 +1,167 @@
-"""Measures what every objective has to hold, each cell in this run: parity with the papers' losses, eight devices against one, resume, learning.
+"""Measures what every objective has to hold: parity with the papers' losses, eight devices against one, resume, learning; and shows its speed.
 
     python -m benchmarks.objectives --fast
     python -m benchmarks.objectives --objectives mae,simclr --step-json /tmp/step.json --json /tmp/objectives.json
 
-Run it on the CPU from a checkout, with the extra `test`: the measurements are those of `tests/`, whose tests assert the same limits.
+Run it on the CPU and from a checkout with the extra `test`: each cell is measured in this run, by the functions that the tests use.
 
-Loss and gradient: largest deviation from the numpy references, in float64, over the inputs of `tests/test_losses.py`, relative to the largest value;
-both are of the objective, whatever the backbone. 8 devices: largest relative difference of three losses from those on one device. Resume: whether
-every array is equal to the bit after a checkpoint in between. Learns: points of accuracy of a linear probe after 200 steps over the untrained
-encoder / over band means and standard deviations, the smallest of three seeds (`tests/learning.py`; minutes an objective, `--fast` leaves it out).
-Speed is that of `python -m benchmarks.step --json`, whose file `--step-json` names, and its ratio to the PyTorch twin that runs as it is. '-' is what
-does not exist, was left out, or was not measured there.
+Loss, gradient: the largest deviation from the numpy references in float64 over easy and nasty inputs, relative to the largest value; the same for
+all backbones. 8 devices: the largest relative difference of three losses from those on one device. Resume: whether every array is equal to the bit
+after a checkpoint in between. Learns: points of accuracy of a linear probe over the untrained encoder and over band means and standard deviations,
+the smallest of three seeds (`tests/learning.py`; minutes an objective, and ViT only). Speed: samples/s and ratio to PyTorch, eager, of the file that
+`python -m benchmarks.step --json` wrote. '-' is what does not exist, was left out, or is not in that file.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import math
-import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from eo_jax.data.stores import write_atomically
 
 TESTS = Path(__file__).parents[1] / "tests"
-# {column: (title, the limit in words, whether a figure is within)}
-LIMITS = {
-    "loss": ("loss", "<= 1e-05", lambda x: x <= 1e-5),
-    "gradient": ("gradient", "<= 0.0001", lambda x: x <= 1e-4),
-    "eight_devices": ("8 devices", "< 2e-05", lambda x: x < 2e-5),
-    "resume": ("resume", "bit-exact", lambda x: x),
-    "over_untrained": ("over untrained", ">= 3 points", lambda x: x >= 3),
-    "over_moments": ("over mean + std", ">= 3 points", lambda x: x >= 3),
+sys.path.insert(0, str(TESTS))  # the tests import one another so, too
+
+import learning  # noqa: E402
+import loss_cases  # noqa: E402
+from multidevice.start import run_script  # noqa: E402
+from resuming import hashes_after_resume  # noqa: E402
+from tiny_objectives import OBJECTIVES, backbones_of, experiment_of  # noqa: E402
+
+BACKBONES = ("vit", "resnet")
+# {figure: (title, what it has to be, whether it is)}
+LIMITS: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
+    "loss": ("loss", "<= 1e-05", lambda figure: figure <= 1e-5),
+    "gradient": ("gradient", "<= 0.0001", lambda figure: figure <= 1e-4),
+    "eight_devices": ("8 devices", "< 2e-05", lambda figure: figure < 2e-5),
+    "resume": ("resume", "bit-exact", bool),
+    "over_untrained": ("over untrained", ">= 3", lambda figure: figure >= learning.POINTS),
+    "over_moments": ("over mean, std", ">= 3", lambda figure: figure >= learning.POINTS),
 }
+SPEED = {"samples_per_s": "samples/s", "ours_to_pytorch": "ours / PyTorch"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; returns 0, 1 for an error, 3 where a figure is not what it has to be."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.objectives", description=__doc__, formatter_class=raw)
+    several = functools.partial(str.split, sep=",")
+    parser.add_argument("--objectives", type=several, default=list(OBJECTIVES), metavar="A,B", help="(default: all)")
+    parser.add_argument("--backbones", type=several, default=list(BACKBONES), metavar="A,B", help="(default: vit,resnet)")
+    parser.add_argument("--step-json", type=Path, metavar="PATH", help="what `python -m benchmarks.step --json PATH` wrote")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    parser.add_argument("--fast", action="store_true", help="leave out learning")
+    args = parser.parse_args(arguments)
+    try:
+        speeds = read_speeds(args.step_json) if args.step_json else {}
+        rows = measure(args.objectives, args.backbones, [] if args.fast else args.objectives, speeds)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    _print(rows)
+    if args.json:
+        write_atomically(args.json, (json.dumps(rows, indent=1) + "\n").encode())
+    return 3 if any(missed(row) for row in rows) else 0
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def measure(objectives: Sequence[str], backbones: Sequence[str], learners: Sequence[str], speeds: Mapping[tuple, Mapping]) -> list[dict[str, Any]]:
+    """A row for each objective and backbone: every key of LIMITS and SPEED, None where there is no figure. ValueError for unknown names."""
+    for given, known in ((objectives, OBJECTIVES), (backbones, BACKBONES)):
+        for name in given:
+            if name not in known:
+                raise ValueError(f"no {name!r}; there are {', '.join(known)}")
+    rows = []
+    for objective in objectives:
+        parity = loss_parity(objective)
+        for backbone in backbones:
+            row = {"objective": objective, "backbone": backbone, **dict.fromkeys((*LIMITS, *SPEED)), **parity}
+            if backbone in backbones_of(objective):
+                row |= trained_alike(objective, backbone) | speeds.get((objective, backbone), {})
+            if objective in learners and backbone == "vit":
+                row |= learns(objective)
+            rows.append(row)
+            print(f"{objective} {backbone}: {', '.join(missed(row)) or 'as it has to be'}", file=sys.stderr, flush=True)
+    return rows
+
+
+def loss_parity(objective: str) -> dict[str, float]:
+    """{"loss", "gradient"}: the largest deviations from the references over all functions and inputs."""
+    losses = [loss for loss in (*loss_cases.LOSSES, loss_cases.MASKED_ERROR) if loss.objective == objective]
+    found = np.array([loss_cases.deviations(loss, nasty(loss)) for loss in losses for nasty in loss_cases.NASTY])
+    return dict(zip(("loss", "gradient"), found.max(0).tolist(), strict=True))
+
+
+def trained_alike(objective: str, backbone: str) -> dict[str, Any]:
+    """{"eight_devices", "resume"}"""
+    case = f"{objective}/{backbone}"
+    with tempfile.TemporaryDirectory() as folder:
+        resumed, straight = hashes_after_resume(experiment_of(objective, backbone), Path(folder))
+    return {"eight_devices": run_script("objectives.py", case)[case], "resume": resumed == straight}
+
+
+def learns(objective: str) -> dict[str, float]:
+    """{"over_untrained", "over_moments"}: points, the smallest of the seeds."""
+    learner = learning.Learner(learning.config_of(objective))
+    found = [learning.scores(learner, seed) for seed in learning.SEEDS]
+    return {name: min(getattr(score, name) for score in found) for name in ("over_untrained", "over_moments")}
+
+
+def read_speeds(path: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """{(objective, "vit" or "resnet"): figures of SPEED}; of several ViTs, or ResNets, the first."""
+    try:
+        steps = json.loads(path.read_text())
+        speeds: dict[tuple[str, str], dict[str, float]] = {}
+        for row in steps["steps_of_ours"]:
+            speeds.setdefault(_family(row), {"samples_per_s": row["samples_per_s"]})
+        for row in steps["peers"]:
+            if row["contender"] == "eager":
+                speeds[_family(row)].setdefault("ours_to_pytorch", row["ours_to_it"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: {error!r}; expected what `python -m benchmarks.step --json` writes; run it again") from error
+    return speeds
+
+
+def _family(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["objective"], row["backbone"].partition("_")[0].rstrip("0123456789")
+
+
+# ------------------------------------------------------------------ what is shown
+
+
+def missed(row: Mapping[str, Any]) -> list[str]:
+    """ "loss 2e-05, not <= 1e-05" for each figure that is not what it has to be."""
+    there = ((figure, title, limit, holds) for figure, (title, limit, holds) in LIMITS.items() if row[figure] is not None)
+    return [f"{title} {_shown(row[figure])}, not {limit}" for figure, title, limit, holds in there if not holds(row[figure])]
+
+
+def _shown(figure: Any) -> str:
+    if figure is None or isinstance(figure, bool):
+        return {None: "-", True: "yes", False: "NO"}[figure]
+    return f"{figure:.1e}" if abs(figure) < 1e-2 else f"{figure:.1f}"
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table("objective", "backbone", *(f"{title}\n{limit}" for title, limit, _ in LIMITS.values()), *SPEED.values())
+    for row in rows:
+        table.add_row(row["objective"], row["backbone"], *(_shown(row[figure]) for figure in (*LIMITS, *SPEED)))
+    Console(width=150).print(table)
+    for row in rows:
+        for line in missed(row):
+            print(f"MISSED: {row['objective']} {row['backbone']}: {line}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,14 +1,15 @@
-"""Whether an objective learns: simulated patches whose class is in spatial structure, and how far a probe on trained features beats two baselines."""
+"""Whether an objective learns: simulated places whose class is in spatial structure, training on them, and a linear probe beside two baselines."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import tiny_objectives
 from sklearn.linear_model import LogisticRegression
@@ -16,19 +17,24 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eo_jax import build, optim
-from eo_jax.augment.views import Recipe, normalisation
-from eo_jax.sensors import get_sensor
-from eo_jax.step import init_state, make_train_step
+from eo_jax.augment.views import Normalisation, normalisation
+from eo_jax.schema import Batch, Carry, Params
+from eo_jax.sensors import Sensor
+from eo_jax.step import TrainState, init_state, make_train_step
 
-SIDE, SIZE, LOCAL = 24, 16, 8  # pixels of a patch, of a global view, of a local one
-TRAIN, PROBE, TEST, PER_CLASS = 1536, 500, 500, 10
+SEEDS = (0, 1, 2)
+TRAIN, PROBE, TEST, PER_CLASS = 1536, 500, 500, 10  # places trained on, those of them that the probe is fitted on, scored, labelled of each class
 STEPS, ROWS = 200, 48
+SIDE, GLOBAL, LOCAL = 24, 16, 8  # pixels of a patch, of a global view, of a local one
+POINTS = 3.0  # of accuracy that features have to be better by
+_STATISTICS_BATCHES = 30  # as in `eo_jax.evaluators.base`
+
+# --- the places
+
 ARRANGEMENTS = ("rows", "columns", "grid")
 CLASSES = 2 * len(ARRANGEMENTS)
-MIX, RELIEF, CLUTTER = 20.0, (0.2, 0.4), 0.55
-
-# Reflectance in DN of vegetation, soil, built-up ground and water in the 12 bands of Sentinel-2 L2A, rounded.
-COVERS = np.array(
+# Reflectance in DN of vegetation, soil, built-up ground and water in the 12 bands of Sentinel-2 L2A, roughly.
+_COVERS = np.array(
     [
         [250, 300, 600, 400, 900, 2300, 2900, 3000, 3200, 3200, 1700, 800],
         [700, 900, 1300, 1700, 2000, 2200, 2400, 2500, 2700, 2700, 3300, 2700],
@@ -36,92 +42,115 @@ COVERS = np.array(
         [500, 500, 600, 450, 450, 420, 420, 400, 380, 350, 250, 200],
     ]
 )
-INFRARED = np.arange(12) >= 5
+_INFRARED = np.arange(12) >= 5
 
 
-# --- simulated patches
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Places:
-    """Patches of the same places by two sensors, in the layout of a Batch, and their classes 1 to CLASSES."""
+    """The same places as two sensors see them, in the layout of a Batch, and their classes 1 to CLASSES.
+
+    Attributes:
+        s2: uint16 [b, 1, 12, h, w] in DN.
+        s1: float32 [b, 1, 2, h, w] in dB.
+        label: int32 [b].
+    """
 
     s2: np.ndarray
     s1: np.ndarray
     label: np.ndarray
 
+    def of(self, source: str) -> np.ndarray:
+        """Pixels of a source; all but s1 are Sentinel-2."""
+        return self.s1 if source == "s1" else self.s2
 
-@functools.cache
+    def first(self, number: int) -> Places:
+        return Places(self.s2[:number], self.s1[:number], self.label[:number])
+
+
+@functools.lru_cache(maxsize=8)
 def places(number: int, seed: int) -> Places:
-    """`number` places, as many of each class, in random order: s2 uint16 [b, 1, 12, h, w] in DN, s1 float32 [b, 1, 2, h, w] in dB.
+    """`number` places, evenly of all classes, in random order.
 
-    A class is an arrangement of two kinds of ground, and whether the infrared bands go with the visible ones or against them. The spectrum of a
-    place, its light and its contrast are drawn without regard to the class, and its pattern is scaled to mean 0 and standard deviation 1, so the
-    mean and the standard deviation of a band say nothing.
+    A class is an arrangement of light and dark ground, and whether infrared bands (and VH) are light where the visible ones (and VV) are, or dark.
+    Spectrum, brightness, contrast and width of the pattern are drawn without regard to the class, and the pattern of each place has mean 0 and
+    standard deviation 1. So the mean and the standard deviation of its bands say next to nothing about the class.
     """
     rng = np.random.default_rng(seed)
-    label = rng.permutation(np.arange(number) % CLASSES)
-    pattern = standardised(arranged(rng, label % len(ARRANGEMENTS)))
-    sign = np.where(label < len(ARRANGEMENTS), 1.0, -1.0)
-    return Places(optical(rng, pattern, sign), radar(rng, pattern, sign), (label + 1).astype(np.int32))
+    kind = rng.permutation(np.arange(number) % CLASSES)
+    pattern = rng.choice([-1.0, 1.0], (number, 1, 1)) * _arranged(rng, kind % len(ARRANGEMENTS))
+    infrared = np.where(kind < len(ARRANGEMENTS), 1.0, -1.0)
+    return Places(_optical(rng, pattern, infrared), _radar(rng, pattern, infrared), (kind + 1).astype(np.int32))
 
 
-def arranged(rng: np.random.Generator, arrangement: np.ndarray) -> np.ndarray:
-    """Patterns [b, h, w] of stripes, across, down or both, of random width and place, nearly straight."""
+def _arranged(rng: np.random.Generator, arrangement: np.ndarray) -> np.ndarray:
+    """[b, h, w]: strips across, strips down or a chequer, by number, of random width and place and nearly straight."""
     draw = lambda low, high: rng.uniform(low, high, (len(arrangement), 1, 1))  # noqa: E731
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     tilt = draw(-0.15, 0.15)
     wave = lambda along, across: np.sin(2 * np.pi * (along + tilt * across) / draw(4, 8) + draw(0, 2 * np.pi))  # noqa: E731
-    rows, columns, grid = wave(y, x), wave(x, -y), wave(y, x) * wave(x, -y)
-    chosen = np.choose(arrangement[:, None, None], [rows, columns, grid])
-    return np.tanh(3 * chosen)
+    rows, columns = wave(y, x), wave(x, -y)
+    return _standardised(np.tanh(3 * np.choose(arrangement[:, None, None], [rows, columns, rows * columns])))
 
 
-def standardised(field: np.ndarray) -> np.ndarray:
-    """Mean 0 and standard deviation 1 of each patch."""
+def _standardised(field: np.ndarray) -> np.ndarray:
+    """[b, h, w] with mean 0 and standard deviation 1 of each patch."""
     field = field - field.mean((1, 2), keepdims=True)
     return field / field.std((1, 2), keepdims=True)
 
 
-def smooth(rng: np.random.Generator, number: int) -> np.ndarray:
-    """Waves [b, h, w] longer than a patch, in a random direction: mean 0, standard deviation 1."""
+def _slope(rng: np.random.Generator, number: int) -> np.ndarray:
+    """[b, h, w]: light that changes over the whole patch, in any direction."""
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     angle, phase, length = (rng.uniform(*span, (number, 1, 1)) for span in ((0, 2 * np.pi), (0, 2 * np.pi), (SIDE, 2 * SIDE)))
-    return standardised(np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / length + phase))
+    return _standardised(np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / length + phase))
 
 
-def optical(rng: np.random.Generator, pattern: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """uint16 [b, 1, c, h, w]"""
+def _optical(rng: np.random.Generator, pattern: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+    """DN [b, 1, c, h, w] of patterns [b, h, w] and signs [b] of what they are in the infrared."""
     draw = lambda low, high: rng.uniform(low, high, (len(pattern), 1, 1, 1))  # noqa: E731
-    ground = (rng.dirichlet(np.full(len(COVERS), MIX), len(pattern)) @ COVERS)[:, :, None, None]
-    with_sign = np.where(INFRARED, sign[:, None], 1.0)[:, :, None, None]
-    either = rng.choice([-1.0, 1.0], (len(pattern), 1, 1, 1))
-    relief = draw(*RELIEF) * either * with_sign * pattern[:, None] + draw(0.05, 0.2) * smooth(rng, len(pattern))[:, None]
-    clutter = CLUTTER * rng.standard_normal((len(pattern), 12, SIDE, SIDE))
+    ground = (rng.dirichlet(np.full(len(_COVERS), 20.0), len(pattern)) @ _COVERS)[:, :, None, None]
+    sign = np.where(_INFRARED, infrared[:, None], 1.0)[:, :, None, None]
+    relief = draw(0.2, 0.4) * sign * pattern[:, None] + draw(0.05, 0.2) * _slope(rng, len(pattern))[:, None]
+    clutter = 0.55 * rng.standard_normal((len(pattern), len(_INFRARED), SIDE, SIDE))
     values = draw(0.9, 1.1) * ground * (1 + relief + clutter)
     return np.clip(values.round(), 1, 10_000).astype(np.uint16)[:, None]
 
 
-def radar(rng: np.random.Generator, pattern: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """float32 [b, 1, c, h, w]"""
+def _radar(rng: np.random.Generator, pattern: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+    """dB [b, 1, c, h, w]"""
     draw = lambda low, high: rng.uniform(low, high, (len(pattern), 1, 1, 1))  # noqa: E731
     level = np.concatenate([draw(-16, -8), draw(-24, -16)], axis=1)
-    with_sign = np.stack([np.ones_like(sign), sign], axis=1)[:, :, None, None]
-    either = rng.choice([-1.0, 1.0], (len(pattern), 1, 1, 1))
+    sign = np.stack([np.ones_like(infrared), infrared], axis=1)[:, :, None, None]
     speckle = 1.5 * rng.standard_normal((len(pattern), 2, SIDE, SIDE))
-    return (level + draw(1.5, 3) * either * with_sign * pattern[:, None] + speckle).astype(np.float32)[:, None]
+    return (level + draw(1.5, 3) * sign * pattern[:, None] + speckle).astype(np.float32)[:, None]
 
 
-# --- training
+def labelled_rows(known: Places) -> np.ndarray:
+    """The support: the first PER_CLASS places of each class."""
+    return np.concatenate([np.flatnonzero(known.label == code)[:PER_CLASS] for code in range(1, CLASSES + 1)])
 
 
-_CROP = {"size": SIZE, "scale": (0.4, 1.0), "ratio": (0.9, 1.1), "flips": "both"}
+def batches(known: Places, sources: Sequence[str], labelled: Sequence[str], seed: int) -> Iterator[Batch]:
+    """Endless random rows, the same for all sources but the labelled ones, whose rows are of the support."""
+    rng, support = np.random.default_rng(seed), labelled_rows(known)
+    while True:
+        rows, few = rng.choice(len(known.label), ROWS, replace=False), rng.choice(support, ROWS)
+        batch = {source: {"pixels": known.of(source)[few if source in labelled else rows]} for source in sources}
+        for source in labelled:
+            batch[source]["label"] = known.label[few][:, None]
+        yield batch
+
+
+# --- the experiments
+
+_CROP = {"scale": (0.4, 1.0), "ratio": (0.9, 1.1), "flips": "both"}
+# What the class does not depend on. Methods that predict hidden patches would be asked for it.
 _DISTORTED = {"gain": (0.7, 1.4), "noise_std": 0.1}
-TRUNK = {"size": "nano", "depth": 2}
-OPTIM = {"lr": 1e-3, "warmup_steps": 20, "weight_decay": 0.05}
+_TRUNKS = {"vit": {"size": "nano", "depth": 2}, "resnet": {}}
+_OPTIM = {"lr": 1e-3, "warmup_steps": 20, "weight_decay": 0.05}
 _HEAD, _PREDICTOR = {"projector": (128, 64)}, {"predictor": (128, 64)}
-# {objective: its section, where the tiny one would not learn}
-SECTIONS: dict[str, dict[str, Any]] = {
+# {objective: what is not as in `tiny_objectives`}, the same for all seeds. Teachers follow faster than in runs of many epochs.
+_SECTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 64, "decoder_heads": 4, "mask_ratio": 0.7},
     "data2vec": {"mask_ratio": 0.5},
     "dino": {"prototypes": 64, "hidden": 128, "bottleneck": 32, "momentum": 0.98},
@@ -140,91 +169,119 @@ SECTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def config_of(name: str) -> Any:
-    config = tiny_objectives.config_of(name, rows=ROWS)
-    distorted = {} if name in tiny_objectives.TOKENS_ONLY else _DISTORTED  # they would be asked to predict the distortion
+def config_of(name: str, backbone: str = "vit") -> ml_collections.ConfigDict:
+    """The completed config of an objective; its stores are not there."""
+    config = tiny_objectives.config_of(name, backbone, ROWS)
+    distorted = {} if name in tiny_objectives.TOKENS_ONLY else _DISTORTED
+    shapes = {"global": {"size": GLOBAL}, "local": {"size": LOCAL, "scale": (0.1, 0.3)}}
     for crop_set, crop in config.augment.crops.items():
-        crop.update(_CROP | distorted | ({"size": LOCAL, "scale": (0.1, 0.3)} if crop_set == "local" else {}))
+        crop.update({**_CROP, **distorted, **shapes[crop_set]})
     if "s1" in config.data.sources:
-        config.augment.crops["s1/global"] = config.augment.crops["global"].to_dict() | {"gain": (1.0, 1.0)}
-    config.model.trunk.update(TRUNK)
-    config.optim.update(OPTIM)
-    config.objective.update(SECTIONS[name])
+        config.augment.crops["s1/global"] = {**config.augment.crops["global"].to_dict(), "gain": (1.0, 1.0)}
+    config.model.trunk.update(_TRUNKS[backbone])
+    config.objective.update(_SECTIONS[name])
+    config.optim.update(_OPTIM)
     config.run.steps = STEPS
     return build.complete(config)
 
 
 class Learner:
-    """An objective with its compiled train step, the same for all seeds."""
+    """An objective with its train step, which is compiled once for all seeds."""
 
-    def __init__(self, config):
+    def __init__(self, config: ml_collections.ConfigDict):
         self.experiment = build.experiment(config)
         self.objective = self.experiment.objective
         shapes = jax.eval_shape(self.objective.init, jax.random.key(0))[0]
-        self.optimizer = optim.make_optimizer(self.experiment.optim, shapes, self.experiment.run.steps)
-        known = places(TRAIN, 0)
-        self.recipe = build.recipe(self.experiment, {s: statistics(e.sensor, known) for s, e in self.experiment.encoders.items()})
-        self._step = jax.jit(self._train_step, donate_argnums=0)
-        self._features = jax.jit(self._features_of)
+        self._optimizer = optim.make_optimizer(self.experiment.optim, shapes, STEPS)
+        numbers = {source: _statistics(encoder.sensor, places(TRAIN, 0).of(source)) for source, encoder in self.experiment.encoders.items()}
+        self._recipe = build.recipe(self.experiment, numbers)
+        self._start, self._step = jax.jit(self._init), jax.jit(self._train_step, donate_argnums=0)
+        self._moved, self._pooled = jax.jit(self._moved_carry), jax.jit(self._features)
 
-    def _train_step(self, state, batch, seed):
-        return make_train_step(self.objective, self.optimizer, self.recipe.train, seed=seed, steps=self.experiment.run.steps, accum=1)(state, batch)
-
-    def _features_of(self, params, carry, pixels):
-        weights = next(iter(self.objective.encoders(params, carry).values()))
-        views = self.recipe.evaluate({weights["source"]: {"pixels": pixels}})
-        name = f"{weights['source']}/global"
-        return self.objective.features(weights, views[name][:, 0], views[f"{name}/valid"][:, 0])["pooled"]
-
-    def init(self, seed):
-        return jax.jit(lambda: init_state(self.objective, self.optimizer, seed))()
-
-    def train(self, seed, steps=None):
-        state, rng = self.init(seed), np.random.default_rng(seed)
-        known = places(TRAIN, 1000 + seed)
-        losses = []
-        for n in range(steps or self.experiment.run.steps):
-            state, metrics = self._step(state, batch_of(self.experiment, known, rng), seed)
-            losses.append(metrics)
-        self.log = losses
+    def trained(self, known: Places, seed: int) -> TrainState:
+        """After STEPS steps."""
+        state, batch = self._start(seed), self._batches(known, seed)
+        for _ in range(STEPS):
+            state, metrics = self._step(state, next(batch), seed)
+        assert np.isfinite(metrics["loss"])
         return state
 
-    def features(self, state, where):
-        return np.concatenate([np.asarray(self._features(state["params"], state["carry"], where.s2[i : i + 100])) for i in range(0, len(where.label), 100)])
+    def untrained(self, known: Places, seed: int) -> TrainState:
+        """Step 0, with BatchNorm statistics from data: without those a random network would be judged by a detail."""
+        state, batch = self._start(seed), self._batches(known, seed)
+        if jax.tree.leaves(self._encoder(state["params"], state["carry"])["statistics"]):
+            for _ in range(_STATISTICS_BATCHES):
+                state["carry"] = self._moved(state["params"], state["carry"], next(batch))
+        return state
+
+    def features(self, state: TrainState, known: Places) -> np.ndarray:
+        """Pooled features [b, d] of whole patches, by the encoder that the objective names first."""
+        pixels = known.of(self._encoder(state["params"], state["carry"])["source"])
+        cut = range(0, len(pixels), 100)
+        return np.concatenate([self._pooled(state["params"], state["carry"], pixels[i : i + 100]) for i in cut])
+
+    def _batches(self, known: Places, seed: int) -> Iterator[Batch]:
+        return batches(known, list(self.experiment.encoders), self.objective.labelled, seed)
+
+    def _init(self, seed: jax.Array) -> TrainState:
+        return init_state(self.objective, self._optimizer, seed)
+
+    def _train_step(self, state: TrainState, batch: Batch, seed: jax.Array):
+        return make_train_step(self.objective, self._optimizer, self._recipe.train, seed=seed, steps=STEPS, accum=1)(state, batch)
+
+    def _moved_carry(self, params: Params, carry: Carry, batch: Batch) -> Carry:
+        key = jax.random.key(0)
+        return self.objective.loss(params, carry, self._recipe.train(batch, key), key, jnp.zeros(()))[1][0]
+
+    def _encoder(self, params: Params, carry: Carry) -> dict[str, Any]:
+        return next(iter(self.objective.encoders(params, carry).values()))
+
+    def _features(self, params: Params, carry: Carry, pixels: jax.Array) -> jax.Array:
+        weights = self._encoder(params, carry)
+        name = f"{weights['source']}/global"
+        views = self._recipe.evaluate({weights["source"]: {"pixels": pixels}})
+        return self.objective.features(weights, views[name][:, 0], views[f"{name}/valid"][:, 0])["pooled"]
 
 
-def statistics(sensor, known):
-    pixels = known.s1 if sensor.id.startswith("sentinel1") else known.s2
-    found = {"mean": pixels.mean((0, 1, 3, 4)), "std": pixels.std((0, 1, 3, 4))}
-    return normalisation("store", sensor, found)
-
-
-def batch_of(experiment, known: Places, rng) -> dict:
-    rows = rng.choice(len(known.label), ROWS, replace=False)
-    support = rng.choice(labelled_rows(known), ROWS)
-    batch = {}
-    for source, encoder in experiment.encoders.items():
-        of = support if source in experiment.objective.labelled else rows
-        pixels = known.s1 if source == "s1" else known.s2
-        batch[source] = {"pixels": pixels[of]}
-        if source in experiment.objective.labelled:
-            batch[source]["label"] = known.label[of][:, None]
-    return batch
-
-
-def labelled_rows(known: Places) -> np.ndarray:
-    return np.concatenate([np.flatnonzero(known.label == k)[:PER_CLASS] for k in range(1, CLASSES + 1)])
+def _statistics(sensor: Sensor, pixels: np.ndarray) -> Normalisation:
+    axes = (0, 1, 3, 4)
+    return normalisation("store", sensor, {"mean": pixels.mean(axes, np.float64), "std": pixels.std(axes, np.float64)})
 
 
 # --- the probe
 
 
-def accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> float:
-    """Share of test samples that a logistic regression on the training samples gets right."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=10.0, tol=1e-3, max_iter=1000))
-    return float(probe.fit(*train).score(*test))
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Percent of test places that a linear probe gets right, on features of the trained and of the untrained encoder and on `moments`."""
+
+    trained: float
+    untrained: float
+    moments: float
+
+    @property
+    def over_untrained(self) -> float:
+        return self.trained - self.untrained
+
+    @property
+    def over_moments(self) -> float:
+        return self.trained - self.moments
 
 
-def moments(where: Places) -> np.ndarray:
-    """Mean and standard deviation of each band of each patch, [b, 2c]."""
-    return np.concatenate([where.s2.mean((1, 3, 4)), where.s2.std((1, 3, 4))], axis=1)
+def scores(learner: Learner, seed: int) -> Scores:
+    """Of an objective trained with this seed: data, weights and augmentation are drawn by it."""
+    known = places(TRAIN, 2 * seed + 1)
+    probed = lambda state: probe(lambda where: learner.features(state, where), seed)  # noqa: E731
+    return Scores(probed(learner.trained(known, seed)), probed(learner.untrained(known, seed)), probe(moments, seed))
+
+
+def probe(features: Callable[[Places], np.ndarray], seed: int) -> float:
+    """Percent right of a logistic regression as `eo_jax.evaluators.linear_probe` has it, on places that nothing was trained on."""
+    fitted, test = places(TRAIN, 2 * seed + 1).first(PROBE), places(TEST, 2 * seed + 2)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=10.0, tol=1e-3, max_iter=1000))
+    return 100 * float(model.fit(features(fitted), fitted.label).score(features(test), test.label))
+
+
+def moments(known: Places) -> np.ndarray:
+    """Mean and standard deviation of each Sentinel-2 band, [b, 2c]."""
+    return np.concatenate([known.s2.mean((1, 3, 4)), known.s2.std((1, 3, 4))], axis=1)

@@ -16,6 +16,8 @@ from eo_jax import build, rules
 from eo_jax.models.functional import Mode
 from eo_jax.objectives.base import Objective
 
+# One of each kind: a teacher with local crops, a queue, tokens that are hidden, two sensors. The others take as long each, and are slow together.
+QUICK = ["dino", "moco", "data2vec", "decur"]
 CASES = [(name, backbone) for name in OBJECTIVES for backbone in backbones_of(name)]
 SLOW = [pytest.param(*case, marks=pytest.mark.slow) if case[1] == "resnet" and case[0] != "moco" else case for case in CASES]
 
@@ -179,7 +181,7 @@ def test_a_mixture_feeds_sources_that_share_a_stem_in_turn():
     params, carry = experiment.objective.init(jax.random.key(0))
     losses = [float(experiment.objective.loss(params, carry, of(source), jax.random.key(1), jnp.zeros(()))[0]) for source in ("s2", "other")]
     assert np.isfinite(losses).all() and losses[0] != losses[1]
-    with pytest.raises(ValueError, match="a batch of s2, other; this objective takes one source at a time"):
+    with pytest.raises(ValueError, match=r"a batch of (s2, other|other, s2); this objective takes one source at a time"):
         experiment.objective.loss(params, carry, views, jax.random.key(1), jnp.zeros(()))
 
 
@@ -188,14 +190,14 @@ def test_labels_of_every_labelled_objective_are_named():
         assert experiment_of(name).objective.labelled == {source: CLASSES}
 
 
-@pytest.mark.parametrize("names", [list(OBJECTIVES)[::2], list(OBJECTIVES)[1::2]])
+@pytest.mark.parametrize("names", [QUICK, pytest.param([name for name in OBJECTIVES if name not in QUICK], marks=pytest.mark.slow)])
 def test_eight_devices_train_as_one_does(names):
     found = run_script("objectives.py", *names)
     assert set(found) == set(names)
     assert max(found.values()) < 2e-5, found
 
 
-@pytest.mark.parametrize("name", list(OBJECTIVES))
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES])
 def test_resume_is_bit_exact(name, tmp_path):
     resumed, straight = hashes_after_resume(experiment_of(name), tmp_path)
     assert resumed == straight
