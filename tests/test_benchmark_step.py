@@ -40,6 +40,7 @@ def start(objective: str) -> tuple:
     return experiment, shown, step.Step.of(experiment, lambda batch, key: batch, shown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mae", "dino", "barlow_twins"])
 def test_twin_has_our_first_loss_and_learns_as_we_do(objective):
     experiment, shown, ours = start(objective)
@@ -54,6 +55,7 @@ def test_twin_has_our_first_loss_and_learns_as_we_do(objective):
     assert abs(mine[-1] - mine[0]) > 5 * abs(mine[-1] - theirs[-1])  # they changed by far more than they differ
 
 
+@pytest.mark.slow
 def test_adapter_on_all_pixels_is_the_same_network_but_for_batch_statistics():
     experiment, shown, ours = start("mae")
     losses = []
@@ -73,6 +75,7 @@ def test_weights_of_another_network_are_refused():
         step_peers.load(step_peers.BarlowTwins(experiment), params)
 
 
+@pytest.mark.slow
 def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(step, "GOALS", {"cpu": {("barlow_twins", "eager"): 1e9}})  # nobody is so much faster
     monkeypatch.setattr(step, "scan_check", lambda batch: {"vit_s": 2.0, "vit_l": 2.5})

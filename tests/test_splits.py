@@ -174,4 +174,4 @@ def test_a_users_band_table_is_a_sensor(tmp_path: Path) -> None:
     sample = Sample(np.ones((4, 8, 8), np.int16), "drone", "a", "a")
     store = write_store(tmp_path / "store", [sample], None, {"labels": {}, "sensors": {"drone": drone.row()}})
     source = pipeline.Source("x", pipeline.SourceConfig(store=str(store), sensor=str(tmp_path / "drone.json")), crop=8)
-    assert source.bands == 4 and open_store(store).sensor("drone") == drone
+    assert len(source.sensor.bands) == 4 and open_store(store).sensor("drone") == drone
