@@ -138,7 +138,8 @@ def _in_new_process(measure: Callable[..., dict[str, float]], *arguments: Any) -
         return pool.submit(measure, *arguments).result()
 
 
-def _config(path: Path, case: str) -> Config:
+def pipeline_config(path: Path, case: str) -> Config:
+    """Of "one" source, or of a "pair" of which the second follows the first."""
     sources = {"s2": SourceConfig(str(path), "sentinel2_l2a", dates=1)}
     if case == "pair":
         sources["s1"] = SourceConfig(str(path), "sentinel1_grd", dates=1, follows="s2")
@@ -150,7 +151,7 @@ def opening(path: Path, case: str, n: int) -> dict[str, float]:
     before = anonymous_mb()
     with _Peak() as peak:
         start, used = time.perf_counter(), time.process_time()
-        pipeline = Pipeline(_config(path, case), seed=0)
+        pipeline = Pipeline(pipeline_config(path, case), seed=0)
         opened = time.perf_counter()
         next(iter(pipeline.batches(n, n + 1)))
         end, used = time.perf_counter(), time.process_time() - used
@@ -170,7 +171,7 @@ def parts(path: Path) -> dict[str, float]:
     mark("group_samples")
     Order(len(groups), 0)
     mark("Order")
-    pipeline = Pipeline(_config(path, "one"), seed=0)
+    pipeline = Pipeline(pipeline_config(path, "one"), seed=0)
     mark("Pipeline, a second store")
     pipeline.batch(0)
     mark("batch 0")
@@ -181,7 +182,7 @@ def parts(path: Path) -> dict[str, float]:
 
 def drawing(path: Path, batches: int) -> dict[str, float]:
     """Growth of memory from the first batch on, what a batch takes, and what a position takes now and after two days."""
-    pipeline = Pipeline(_config(path, "one"), seed=0)
+    pipeline = Pipeline(pipeline_config(path, "one"), seed=0)
     drawn = pipeline.batches(0, batches + 1)
     next(drawn)
     before, resident, start = anonymous_mb(), _resident_mb(), time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import json
 import tracemalloc
 from pathlib import Path
@@ -33,6 +35,28 @@ def test_opening_a_store_copies_no_column_of_its_index(path: Path):
     assert size > 5e6
     assert held < size / 10
     assert peak < size / 4
+
+
+@pytest.mark.parametrize("format", opening.FORMATS)
+def test_drawing_keeps_nothing(tmp_path: Path, format: str):
+    """A hundred bytes a batch would be a gigabyte after some weeks of training."""
+    path = tmp_path / "store"
+    opening.write_store(path, format, 2000)  # so few that the first batches have opened every file
+    pipeline = opening.Pipeline(dataclasses.replace(opening.pipeline_config(path, "pair"), batch_size=16), seed=0)
+    tracemalloc.start()
+    try:
+        before, after = (_held_after(pipeline, range(first, first + 100)) for first in (0, 100))
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100 * 100
+
+
+def _held_after(pipeline: opening.Pipeline, batches: range) -> int:
+    """Bytes that are in use when these batches are drawn and gone."""
+    for n in batches:
+        pipeline.batch(n)
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
 
 
 def test_an_index_cannot_be_written_to(path: Path):

@@ -181,7 +181,8 @@ def test_windows_without_data_are_no_part_of_the_statistics():
 @pytest.mark.parametrize("trunk", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_groups_of_rows_have_statistics_of_their_own(trunk):
     view, valid = windows(trunk)
-    found, _ = forward(trunk, *weights(trunk), view, valid, Mode("batch", groups=2))
+    members = jax.nn.one_hot(jnp.arange(6) // 3, 2, axis=0)
+    found, _ = encoder(trunk).forward(*weights(trunk), jnp.asarray(view), jnp.asarray(valid), Mode("batch", members))
     halves = [forward(trunk, *weights(trunk), view[rows], valid[rows], TRAIN)[0]["pooled"] for rows in (slice(3), slice(3, 6))]
     assert relative_error(found["pooled"], np.concatenate(halves)) < 1e-5
 

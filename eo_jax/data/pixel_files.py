@@ -55,10 +55,9 @@ class PixelFiles:
         The first time they are read whole and held against their checksums; after that they come out of a memory map.
         """
         kind = self._kinds[self._kind_of[i]]
-        entry = self._entries[shard][kind.name]
-        file = self.store / entry["file"]
+        file = self._local(shard, kind)
         if self._verified[i]:
-            mapped, index = self._map(file, entry["bytes"], kind, self._rows)
+            mapped, index = self._map(file, self._entries[shard][kind.name]["bytes"], kind, self._rows)
             zarr_shards.copy_mapped(mapped, kind, index[self._row(i, shard)], out, rows, columns)
         else:
             zarr_shards.read_into(file, kind, self._places(i, shard, kind), out, rows, columns)
@@ -66,7 +65,11 @@ class PixelFiles:
 
     def _places(self, i: int, shard: int, kind: Kind) -> np.ndarray:
         """uint64 [chunks, 2], where the chunks of a sample are in its file."""
-        return self._index(self.file(i, shard), kind, self._rows)[self._row(i, shard)]
+        return self._index(self._local(shard, kind), kind, self._rows)[self._row(i, shard)]
+
+    def _local(self, shard: int, kind: Kind) -> str:
+        """The path of a pixel file; pathlib would take as long as the rest of the reading of a small sample."""
+        return f"{self.store}/{self._entries[shard][kind.name]['file']}"
 
     def _row(self, i: int, shard: int) -> int:
         """The row of sample i in its file: how many of its shard and kind come before it."""

@@ -105,11 +105,11 @@ class Store(Sequence[Sample]):
 
     def _read_record(self, shard: int, row: int) -> bytes:
         if isinstance(self.path, Path):
-            return self._opened()(self.path / self.manifest["shards"][shard]["file"]).read([row])[0]
+            return self._opened()(f"{self.path}/{self.manifest['shards'][shard]['file']}").read([row])[0]
         entry = self.manifest["shards"][shard]
         # ArrayRecord reads files only. Opened for each record, which takes a tenth of a millisecond, a shard can leave the cache between two.
         with shard_cache.opened(self.path / entry["file"], entry["bytes"], entry["sha256"]) as file:
-            return _open_shard(file).read([row])[0]
+            return _open_shard(str(file)).read([row])[0]
 
     def pixels(self, i: int, bands: Bands = _ALL, rows: slice = _ALL, columns: slice = _ALL) -> np.ndarray:
         """A part of the pixels of sample i, [c', h', w'], maybe a view; the Zarr formats read no more chunks than it takes.
@@ -361,5 +361,5 @@ def _parse_sensor(path: Path | RemotePath, row: dict) -> Sensor:
         raise StoreError(f"{path}/manifest.json: sensors: {error}; convert the archive again") from error
 
 
-def _open_shard(file: Path) -> ArrayRecordReader:
-    return ArrayRecordReader(str(file), "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768)
+def _open_shard(file: str) -> ArrayRecordReader:
+    return ArrayRecordReader(file, "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768)

@@ -220,7 +220,7 @@ def _with_checksum(data: bytes) -> bytes:
 # ---------------------------------------------------------------------------------------------------------------------- reading
 
 
-def read_index(file: Path, kind: Kind, rows: int) -> np.ndarray:
+def read_index(file: Path | str, kind: Kind, rows: int) -> np.ndarray:
     """uint64 [rows, chunks, 2], offset and length of every chunk of a shard file. Raises ValueError where it is damaged, OSError."""
     with open(file, "rb", buffering=0) as source:
         size = source.seek(0, 2)
@@ -237,7 +237,7 @@ def _index_bytes(kind: Kind, rows: int, size: int) -> int:
     return length
 
 
-def read_pixels(file: Path, kind: Kind, places: np.ndarray, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
+def read_pixels(file: Path | str, kind: Kind, places: np.ndarray, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
     """Pixels [c', h', w'] of one sample, maybe a view of more.
 
     Args:
@@ -261,7 +261,7 @@ def read_pixels(file: Path, kind: Kind, places: np.ndarray, bands: Bands, rows: 
     return pixels
 
 
-def read_into(file: Path, kind: Kind, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice) -> None:
+def read_into(file: Path | str, kind: Kind, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice) -> None:
     """Puts a part of the pixels of one sample into `out` [c, h', w'] of the kind's dtype, by way of this thread's scratch alone.
 
     Arguments and errors are those of `read_pixels`.
@@ -281,14 +281,14 @@ def _restore(out: np.ndarray, kind: Kind, rows: slice, columns: slice, chunks: I
         record.restore(bands, chunk[: len(bands)], rows, columns, kind.has_differences)
 
 
-def map_shard(file: Path, size: int, kind: Kind, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def map_shard(file: Path | str, size: int, kind: Kind, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """A shard file mapped into memory, uint8 [size], and its index as `read_index` gives it, a view of that. Raises ValueError, OSError."""
     mapped = _map_file(file, size)
     index = _checked(mapped[size - _index_bytes(kind, rows, size) :])
     return mapped, index.view("<u8").reshape(rows, kind.chunks, 2)
 
 
-def _map_file(file: Path, size: int) -> np.ndarray:
+def _map_file(file: Path | str, size: int) -> np.ndarray:
     """uint8 [size]. Raises ValueError where the file is of another size: reading past its end would kill the process."""
     with open(file, "rb", buffering=0) as source:
         found = os.fstat(source.fileno()).st_size
