@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 DATA ?=
 # PyTorch is for the export tests alone; `make test TORCH=` does without, and skips them.
 TORCH ?= torch==2.13.0
+# A process for each core, whole files at a time, since the tests of a file share what they set up. Each process holds about 1.5 GB.
+PARALLEL := -n logical --maxprocesses=8 --dist loadfile
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
 .PHONY: demo test test-slow lint format golden clean
@@ -13,10 +15,10 @@ demo: $(VENV)/.prep  ## simulate (or take DATA=folder of EnMAP tiles), convert, 
 	@$(BIN)/python -m launch.demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.test  ## everything but the slow tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
