@@ -46,17 +46,31 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
         progress = state["step"] / steps
         loss, metrics, carry, grads = _accumulate(gradient, state, batch, key, progress, accum)
-        updates, opt_state = optimizer.update(grads, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        carry = objective.ema_update(params, carry, progress)
-        norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates), "param_norm": optax.tree.norm(params)}
-        finite = jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])
-        new = {"step": state["step"], "params": params, "carry": carry, "optimizer": opt_state}
-        state = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-        state["step"] += 1
-        return state, {"loss": loss, **metrics, **norms, "skipped": 1.0 - finite}
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        def advanced() -> TrainState:
+            updates, opt_state = optimizer.update(grads, state["optimizer"], state["params"])
+            params = optax.apply_updates(state["params"], updates)
+            return {"step": state["step"], "params": params, "carry": objective.ema_update(params, carry, progress), "optimizer": opt_state}
+
+        new = _if_finite(finite, advanced, state)
+        moved = optax.tree.norm(jax.tree.map(jnp.subtract, new["params"], state["params"]))
+        norms = {"grad_norm": grad_norm, "update_norm": moved, "param_norm": optax.tree.norm(new["params"])}
+        return {**new, "step": state["step"] + 1}, {"loss": loss, **metrics, **norms, "skipped": 1.0 - finite}
 
     return train_step
+
+
+def _if_finite(finite: jax.Array, advanced: Callable[[], TrainState], state: TrainState) -> TrainState:
+    """`advanced()`, or the state as it was.
+
+    On CPU by a branch: selecting leaf by leaf keeps XLA from updating moments in place, which makes the update of 69M weights five times slower.
+    On accelerators leaf by leaf: that costs nothing there, and a branch would wait for the gradient on the host.
+    """
+    branch = lambda: jax.lax.cond(finite, advanced, lambda: state)  # noqa: E731
+    select = lambda: jax.tree.map(lambda after, before: jnp.where(finite, after, before), advanced(), state)  # noqa: E731
+    return jax.lax.platform_dependent(cpu=branch, default=select)
 
 
 def _accumulate(gradient: Callable, state: TrainState, batch: Batch, key: jax.Array, progress: jax.Array, accum: int):
