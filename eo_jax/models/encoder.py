@@ -72,10 +72,10 @@ class TokenModule(nnx.Module):
     def embed(self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], ids: Int[Array, "b k"] | None, mode: Mode) -> Float[Array, "b k d"]:
         """Patch embeddings, without positions."""
         patch = self.stem.patch
-        pixels, counted = patchify(jnp.where(valid, view, 0.0), patch), patchify(valid, patch).any(-1)
+        pixels, counted = patchify(view, patch), patchify(valid, patch)
         if ids is not None:
             pixels, counted = take_tokens(pixels, ids), take_tokens(counted, ids)
-        return self.stem(pixels, counted, mode)
+        return self.stem(jnp.where(counted, pixels, 0.0), counted.any(-1), mode)
 
     def with_positions(self, tokens: Float[Array, "b k d"], ids: Int[Array, "b k"] | None, grid: tuple[int, int]) -> Float[Array, "b k d"]:
         """Patch embeddings with what says where they are."""

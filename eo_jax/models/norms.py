@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -33,16 +34,22 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros(channels))
         self.var = nnx.BatchStat(jnp.ones(channels))
 
-    def __call__(self, x: Float[Array, "b *#space c"], counted: Bool[Array, "b *#space"] | None, mode: Mode) -> Float[Array, "b *#space c"]:
-        """`counted` says which positions make the statistics, None for all; its axes may be 1 where positions share a value.
+    def __call__(
+        self, x: Float[Array, "b *#space c"], counted: Bool[Array, "b *#space"] | None, mode: Mode, bias: Float[Array, " c"] | float = 0.0
+    ) -> Float[Array, "b *#space c"]:
+        """x + bias, normalised.
 
-        The rows of a sample lie together: `b` is the number of samples, or a multiple of it.
+        Args:
+            x: the rows of a sample lie together: `b` is the number of samples, or a multiple of it.
+            counted: which positions make the statistics, None for all; its axes may be 1 where positions share a value.
+            bias: of the convolution before. The mean of a batch takes it off again, so only running statistics know of it, and x need not be
+                written once more to add it.
         """
         if mode.statistics == "running":
-            return self._normalise(x, self.mean[...], self.var[...])
+            return self._normalise(x, self.mean[...] - bias, self.var[...])
         if mode.members is None:
             whole = lambda a: a.sum(tuple(range(a.ndim - 1)))[None]  # noqa: E731
-            mean, var = self._batch_moments(x.astype(jnp.float32), counted, whole, lambda a: a[0])
+            mean, var = self._batch_moments(x.astype(jnp.float32), counted, bias, whole, lambda a: a[0])
             return self._normalise(x, mean, var)
         members = mode.members
         by_sample = lambda a: a.reshape(members.shape[1], -1, *a.shape[1:])  # noqa: E731
@@ -52,7 +59,7 @@ class BatchNorm(nnx.Module):
         # a sharded batch on every device.
         total = lambda a: jnp.einsum("gn,nc->gc", members, a.sum(axes), precision=_EXACT)  # noqa: E731
         back = lambda a: jnp.einsum("gn,gc->nc", members, a, precision=_EXACT).reshape(len(blocks), *[1] * len(axes), -1)  # noqa: E731
-        mean, var = self._batch_moments(blocks.astype(jnp.float32), None if counted is None else by_sample(counted), total, back)
+        mean, var = self._batch_moments(blocks.astype(jnp.float32), None if counted is None else by_sample(counted), bias, total, back)
         return self._normalise(blocks, mean, var).reshape(x.shape)
 
     def _normalise(self, x: Array, mean: Array, var: Array) -> Array:
@@ -61,20 +68,23 @@ class BatchNorm(nnx.Module):
         # In float32: where |mean| is many std, x scale and shift cancel, and bfloat16 would lose what is left.
         return (x.astype(jnp.float32) * scale + shift).astype(x.dtype)
 
-    def _batch_moments(self, x: Array, counted: Array | None, total: Callable[[Array], Array], back: Callable[[Array], Array]) -> tuple[Array, Array]:
+    def _batch_moments(
+        self, x: Array, counted: Array | None, bias: Array | float, total: Callable[[Array], Array], back: Callable[[Array], Array]
+    ) -> tuple[Array, Array]:
         """Mean and biased variance, as they are taken off x; moves the running statistics by the mean over the groups.
 
         Args:
             total: sums of each group, [g, c]; back: the same for what the sums were over.
         """
         weight = jnp.ones((len(x), *[1] * (x.ndim - 1))) if counted is None else counted.astype(jnp.float32)[..., None]
-        sharing = x.size // x.shape[-1] // weight.size  # positions that share a value of `weight`
-        valid = total(weight) * sharing
+        shared = tuple(axis for axis in range(1, x.ndim - 1) if weight.shape[axis] == 1)
+        weighted = lambda a: a.sum(shared, keepdims=True) * weight  # noqa: E731; summed first, or XLA on CPU writes the weight for every value
+        valid = total(weight) * math.prod(x.shape[axis] for axis in shared)
         count = jnp.maximum(valid, 2.0)  # 2, so that a batch without a valid value stays finite
-        mean = total(x * weight) / count
-        var = total(jnp.square(x - back(mean)) * weight) / count
+        mean = total(weighted(x)) / count
+        var = total(weighted(jnp.square(x - back(mean)))) / count
         momentum = jnp.where(valid > 0, _MOMENTUM, 0.0)  # and moves nothing
-        self._move(self.mean, mean, momentum)
+        self._move(self.mean, mean + bias, momentum)
         self._move(self.var, var * count / (count - 1), momentum)
         return back(mean), back(var)
 

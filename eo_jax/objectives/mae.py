@@ -107,7 +107,7 @@ class MAE:
         predicted, masked, statistics = self._reconstruct(params, carry, view, valid, key, TRAIN)
         target, counted = self._target(view, valid)
         loss = masked_error(predicted, target, counted, masked)
-        return loss, ({"encoder": statistics}, {"valid_share": valid.mean(dtype=jnp.float32)})
+        return loss, ({"encoder": statistics}, {"valid_share": _counts(counted).sum() / counted.size})
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         return carry
@@ -179,7 +179,7 @@ def masked_error(
     predicted: Float[Array, "b n p"], target: Float[Array, "b n p"], counted: Bool[Array, "b n p"], masked: Bool[Array, "b n"]
 ) -> Float[Array, ""]:
     """Mean squared error over the valid values of each masked token, averaged over the masked tokens that have any (MAE, section 3)."""
-    values = counted.sum(-1)
+    values = _counts(counted)[..., 0]
     error = jnp.where(counted, jnp.square(predicted - target), 0.0).sum(-1) / jnp.maximum(values, 1)
     scored = masked & (values > 0)
     return jnp.where(scored, error, 0.0).sum() / jnp.maximum(scored.sum(), 1)
@@ -187,7 +187,12 @@ def masked_error(
 
 def _moments(pixels: Float[Array, "b n p"], counted: Bool[Array, "b n p"]) -> tuple[Float[Array, "b n 1"], Float[Array, "b n 1"]]:
     """Mean and sqrt(unbiased variance + 1e-6) of each token over its valid values."""
-    values = counted.sum(-1, keepdims=True)
+    values = _counts(counted)
     mean = jnp.where(counted, pixels, 0.0).sum(-1, keepdims=True) / jnp.maximum(values, 1)
     squares = jnp.where(counted, jnp.square(pixels - mean), 0.0).sum(-1, keepdims=True)
     return mean, jnp.sqrt(squares / jnp.maximum(values - 1, 1) + _NORM_PIX_EPSILON)
+
+
+def _counts(counted: Bool[Array, "b n p"]) -> Float[Array, "b n 1"]:
+    """How many values of each token count. As float32, exact up to 16 million: XLA adds integers one by one on CPU."""
+    return counted.astype(jnp.float32).sum(-1, keepdims=True)
