@@ -273,7 +273,7 @@ def whole_step(experiment: build.Experiment, steps: int) -> dict[str, float | No
     step = Step.of(experiment, recipe_of(experiment).train, batch_of(experiment))
     seconds = best_of({"ours": step.run}, steps)["ours"]
     rate = experiment.data.batch_size / seconds
-    flops, peak = rate * 6 * experiment.objective.multiply_adds(experiment.views), peak_flops()
+    flops, peak = rate * 6 * experiment.multiply_adds(), peak_flops()
     mfu = flops / peak if peak else None
     return {"samples_per_s": rate, "flops_per_s": flops, "mfu": mfu, "compile_s": step.compile_s, "memory_mb": step.memory_mb()}
 

@@ -27,6 +27,7 @@ from eo_jax.data.mixture import EntryConfig
 from eo_jax.data.source import SourceConfig, sensor_of
 from eo_jax.evaluators.base import Context, Evaluator
 from eo_jax.models.encoder import Encoder, make_encoder
+from eo_jax.objectives import shared_trunk
 from eo_jax.objectives.base import Objective, check_views
 from eo_jax.sensors import Sensor
 
@@ -100,6 +101,14 @@ class Experiment:
     objective: Objective
     objective_name: str
 
+    def multiply_adds(self) -> float:
+        """Of the forward passes of one sample that carry a gradient: the mean over the entries of a mixture, by their weights."""
+        if not self.data.entries:
+            return self.objective.multiply_adds(self.views)
+        total = sum(entry.weight for entry in self.data.entries.values())
+        shown = lambda entry: {name: shape for name, shape in self.views.items() if name.partition("/")[0] in entry.sources}  # noqa: E731
+        return sum(entry.weight / total * self.objective.multiply_adds(shown(entry)) for entry in self.data.entries.values())
+
 
 def experiment(config: Any) -> Experiment:
     """The Experiment of a completed config. Every mistake that can be seen without data is a ValueError here, before any device is touched."""
@@ -109,13 +118,28 @@ def experiment(config: Any) -> Experiment:
     shown = _view_shapes(augment, encoders)
     name = config["objective"]["name"]
     _, objective_config = named("objectives", config["objective"], "objective")
-    objective = objective_config.build(encoders)
+    objective = _objective(objective_config, encoders, config["model"]["trunks"], data)
     check_views(objective, name, shown, list(data.sources))
     objective.check_batch(data.batch_size)
     _check_labels(objective, name, data.sources)
     if objective.couples_batch and sections["optim"].accum > 1:
         raise ValueError(f"config.optim.accum: objective {name!r} compares the samples of a batch, so microbatches would change it; use accum=1")
     return Experiment(**sections, encoders=encoders, views=shown, objective=objective, objective_name=name)
+
+
+def _objective(config: Any, encoders: Mapping[str, Encoder], trunks: str, data: pipeline.Config) -> Objective:
+    """The objective, its encoders with a trunk each, or one for all."""
+    if trunks not in ("each", "one"):
+        raise ValueError(f"config.model.trunks: {trunks!r}; expected 'each' for a trunk behind each stem, or 'one' for one behind all")
+    if trunks == "each":
+        return config.build(encoders)
+    together = [entry for entry, about in data.entries.items() if len(about.sources) > 1]
+    if not data.entries or together:
+        raise ValueError(
+            f"config.model.trunks: 'one' trains on one source a step; give each source an entry of its own in config.data.entries, found "
+            f"{', '.join(together) or 'none'}"
+        )
+    return shared_trunk.build(config, encoders)
 
 
 def _encoders(model: Any, sources: Mapping[str, SourceConfig]) -> dict[str, Encoder]:
@@ -241,9 +265,10 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     complete_stem = lambda source, stem: stem if shared(stem) else _complete_named("models", stem, f"model.stems.{source}")  # noqa: E731
     model.stems = {source: complete_stem(source, stem) for source, stem in model.stems.items()}
     model.trunk = _complete_named("models", model.trunk, "model.trunk")
+    model.trunks = model.get("trunks", "each")
     model.dtype = model.get("dtype", "auto")
-    if set(model) != {"stems", "trunk", "dtype"}:
-        raise ValueError(f"config.model: has {', '.join(sorted(model))}; expected stems, trunk and dtype")
+    if set(model) != {"stems", "trunk", "trunks", "dtype"}:
+        raise ValueError(f"config.model: has {', '.join(sorted(model))}; expected stems, trunk, trunks and dtype")
     evals = config.get("evals", {})
     config.evals = {name: _with_defaults(module("evaluators", name).Config, section, f"evals.{name}") for name, section in evals.items()}
     return config

@@ -212,7 +212,7 @@ class _Bench:
         """{"samples_per_s", "flops_per_s", "mfu"?}. What came of a batch is waited for while the next is under way, as training does."""
         for batch in itertools.islice(batches, _WARM_UP):
             jax.block_until_ready(consume(batch))
-        throughput = metrics.Throughput(self.experiment.data.batch_size, self.experiment.objective.multiply_adds(self.experiment.views))
+        throughput = metrics.Throughput(self.experiment.data.batch_size, self.experiment.multiply_adds())
         end, running = time.perf_counter() + self.seconds, consume(next(batches))
         for count in itertools.count():
             if count > _LEAST and time.perf_counter() > end:

@@ -104,7 +104,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     # ------------------------------------------------------------------------------------------------------------ loop
     writer = metrics.Writer(workdir, first, run.writers) if jax.process_index() == 0 else None
     display = metrics.Display(first, run.steps)
-    throughput = metrics.Throughput(experiment.data.batch_size, objective.multiply_adds(experiment.views))
+    throughput = metrics.Throughput(experiment.data.batch_size, experiment.multiply_adds())
     lr = np.asarray(optim.schedule(experiment.optim, run.steps)(np.arange(run.steps)))  # all at once: a call in the loop would wait for the device
     stop = StopSignal()
     begin = f"resuming at step {first}" if first else "from step 0"

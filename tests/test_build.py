@@ -87,7 +87,7 @@ def test_an_unknown_section_names_the_nearest(no_device):
         ({"objective": {"mask_ratio": 0.5}}, r"config\.objective: `name` must be given; one of .*mae"),
         ({"objective": {"name": "mea"}}, r"no objectives named 'mea'; there are .*mae.* Did you mean 'mae'\?"),
         ({"model": raw()["model"] | {"trunk": {"name": "vti"}}}, r"no models named 'vti'; .* Did you mean 'vit'\?"),
-        ({"model": raw()["model"] | {"head": {}}}, r"config\.model: has .*head.*; expected stems, trunk and dtype"),
+        ({"model": raw()["model"] | {"head": {}}}, r"config\.model: has .*head.*; expected stems, trunk, trunks and dtype"),
         ({"evals": {"reconstructions": {}}}, r"no evaluators named 'reconstructions'; .* Did you mean 'reconstruction'\?"),
         ({"data": {"sources": {"enmap": {"sensor": "enmap"}}}}, r"config\.data\.sources\.enmap: store must be given"),
     ],

@@ -38,7 +38,7 @@ class Config:
         batch_size: rows of a global batch, over all processes.
         crop: side in pixels of the random crop that is read of each patch, before augmentation; of the window around a pixel, which is odd.
         threads: Grain threads that decode.
-        prefetch: decoded batches held ready.
+        prefetch: decoded batches held ready; at least as many as threads.
         entries: {name: EntryConfig}, the sources that are read together, one entry a step; {} for one entry "all" of all sources.
         on_error: "stop" at a record that cannot be decoded, or "skip" it: its row shows another place.
         max_bad: share of a source's samples that may be skipped; more stop the run.
@@ -174,8 +174,8 @@ class Pipeline:
         if first >= last:
             return iter(())
         dataset = grain.MapDataset.range(first, last).map(self.batch)
-        # Grain's default buffer of 500 elements would be tens of gigabytes of whole batches.
-        options = grain.ReadOptions(num_threads=self.config.threads, prefetch_buffer_size=self.config.prefetch)
+        # Grain's default buffer of 500 elements would be tens of gigabytes of whole batches; of more threads than it holds, the rest would idle.
+        options = grain.ReadOptions(num_threads=self.config.threads, prefetch_buffer_size=max(self.config.prefetch, self.config.threads))
 
         def taken(n: int, batch: Batch) -> Batch:
             self.bad.take(n, say)

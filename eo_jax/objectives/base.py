@@ -54,7 +54,8 @@ class Objective(Protocol):
         """Arrays for pictures, evaluation mode; empty where a method has nothing to show."""
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
-        """Multiply-adds of the forward pass of one sample, for FLOP/s and MFU; `views` is {"<source>/<crop set>": (number, size in pixels)}."""
+        """Multiply-adds of the forward pass of one sample, for FLOP/s and MFU; `views` is {"<source>/<crop set>": (number, size in pixels)}, of
+        the sources that a batch has."""
 
 
 def check_views(objective: Objective, name: str, views: Mapping[str, tuple[int, int]], sources: Sequence[str]) -> None:

@@ -120,8 +120,7 @@ class JointEmbedding:
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
         """Of the encoder alone, over the views that carry a gradient; heads and teachers are left out."""
-        of_source = ((name.partition("/"), shape) for name, shape in views.items())
-        return sum(count * self.encoder.multiply_adds(size) for (source, _, _), (count, size) in of_source if source == self.source)
+        return sum(count * self.encoder.multiply_adds(size) for name, (count, size) in views.items() if name.partition("/")[0] in self.sources)
 
 
 class WithTeacher(JointEmbedding):

@@ -134,7 +134,7 @@ class MAE:
         return {"view": view, "valid": valid, "reconstruction": image(predicted), "masked": image(hidden)[..., 0]}
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
-        _, size = views[f"{self.source}/global"]
+        _, size = views[f"{present_source(self.sources, views, 'global')}/global"]
         tokens = (size // self.encoder.patch) ** 2
         visible = masking.visible_count(tokens, self.config.mask_ratio)
         width, pixels = self.config.decoder_width, self.encoder.patch**2

@@ -1,0 +1,150 @@
+"""One trunk behind the stems of several sensors: what is shared and what is not, and that each sensor's step is that of the objective alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from tiny_objectives import BACKBONES, HEAD, OBJECTIVES, views_of
+
+from eo_jax import build
+from eo_jax.objectives import shared_trunk
+
+S1, S2 = {"store": "stores/s1", "sensor": "sentinel1_grd"}, {"store": "stores/s2", "sensor": "sentinel2_l2a"}
+
+
+def config_of(name: str, backbone: str = "vit", **model) -> ml_collections.ConfigDict:
+    """An objective on Sentinel-1 and Sentinel-2 by turns."""
+    section, crops = OBJECTIVES[name]
+    stem, trunk = BACKBONES[backbone]
+    config = ml_collections.ConfigDict()
+    entries = {"optical": {"sources": ("s2",), "weight": 3.0}, "radar": {"sources": ("s1",), "weight": 1.0}}
+    config.data = {"sources": {"s2": S2, "s1": S1}, "entries": entries, "batch_size": 4, "crop": 16}
+    config.augment = {"crops": {crop: {"views": views, "size": 16 if crop == "global" else 8} for crop, views in crops.items()}}
+    config.model = {"stems": {"s2": stem, "s1": stem}, "trunk": trunk, "trunks": "one", "dtype": "float32", **model}
+    config.objective = {"name": name, **section}
+    config.run = {"steps": 10}
+    return build.complete(config)
+
+
+def alone(name: str, source: str, backbone: str = "vit") -> build.Experiment:
+    """The same objective on one of the two sensors."""
+    config = config_of(name, backbone)
+    with config.unlocked():
+        config.data.sources = {source: config.data.sources[source]}
+        config.data.entries = {}
+        config.model.stems = {source: config.model.stems[source]}
+        config.model.trunks = "each"
+    return build.experiment(config)
+
+
+def of_source(views: dict, source: str) -> dict:
+    return {name: view for name, view in views.items() if name.startswith(f"{source}/")}
+
+
+def paths(tree: dict) -> set[str]:
+    return {jax.tree_util.keystr(keys, simple=True, separator="/") for keys, _ in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def assert_trees_equal(one: dict, other: dict) -> None:
+    assert paths(one) == paths(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("data2vec", "vit"), ("dino", "vit"), ("moco", "resnet"), ("simclr", "resnet"))]
+
+
+@pytest.mark.parametrize(("name", "backbone"), [("mae", "vit"), *SLOW])
+def test_a_step_of_each_sensor_is_that_of_the_objective_alone(name, backbone):
+    experiment = build.experiment(config_of(name, backbone))
+    objective, views = experiment.objective, views_of(experiment)
+    params, carry = jax.jit(objective.init)(jax.random.key(0))
+    for source in ("s2", "s1"):
+        single = alone(name, source, backbone).objective
+        inner = shared_trunk._of(params, source), shared_trunk._of(carry, source)
+        assert paths(inner[0]) == paths(jax.eval_shape(single.init, jax.random.key(0))[0])
+        arguments = of_source(views, source), jax.random.key(1), jnp.asarray(0.1)
+        (loss, (moved, _)), gradient = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))(params, carry, *arguments)
+        (expected, (inner_moved, _)), inner_gradient = jax.jit(jax.value_and_grad(single.loss, has_aux=True))(*inner, *arguments)
+        np.testing.assert_allclose(loss, expected, rtol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), shared_trunk._of(gradient, source), inner_gradient)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), shared_trunk._of(moved, source), inner_moved)
+        other = "s1" if source == "s2" else "s2"
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["own"][other]))
+        assert_trees_equal(moved["own"][other], carry["own"][other])
+
+
+def test_trunk_and_heads_are_there_once_and_what_has_bands_for_each_sensor():
+    params, _ = jax.eval_shape(build.experiment(config_of("mae")).objective.init, jax.random.key(0))
+    shared, own = paths(params["shared"]), {source: paths(tree) for source, tree in params["own"].items()}
+    assert own["s1"] == own["s2"] == {f"{layer}/{leaf}" for layer in ("encoder/stem/embed", "decoder/predict") for leaf in ("kernel", "bias")}
+    assert {path.split("/")[0] for path in shared} == {"encoder", "decoder"} and not any("stem" in path or "predict" in path for path in shared)
+    assert params["own"]["s2"]["encoder"]["stem"]["embed"]["kernel"].shape == (4 * 4 * 12, 192)
+    assert params["own"]["s1"]["encoder"]["stem"]["embed"]["kernel"].shape == (4 * 4 * 2, 192)
+
+
+def test_a_teacher_follows_the_trunk_and_every_stem():
+    objective = build.experiment(config_of("dino")).objective
+    params, carry = jax.jit(objective.init)(jax.random.key(0))
+    trained = jax.tree.map(lambda leaf: leaf + 1, params)
+    teacher = lambda carry, source: shared_trunk._of(carry, source)["teacher"]["params"]  # noqa: E731
+    after = jax.jit(objective.ema_update)(trained, carry, jnp.asarray(0.0))
+    for source in ("s1", "s2"):
+        momentum = alone("dino", source).objective.momentum(jnp.asarray(0.0))
+        step = jax.tree.map(jnp.subtract, teacher(after, source), teacher(carry, source))
+        jax.tree.map(lambda leaf, m=momentum: np.testing.assert_allclose(leaf, 1 - m, atol=1e-6), step)
+
+
+def test_each_sensor_has_an_encoder_to_evaluate_and_export():
+    experiment = build.experiment(config_of("dino"))
+    objective, views = experiment.objective, views_of(experiment)
+    params, carry = jax.jit(objective.init)(jax.random.key(0))
+    found = objective.encoders(params, carry)
+    assert set(found) == {"s1", "s1.teacher", "s2", "s2.teacher"}
+    assert_trees_equal(found["s1"]["params"]["trunk"], found["s2"]["params"]["trunk"])
+    for name, weights in found.items():
+        source = name.partition(".")[0]
+        pooled = objective.features(weights, views[f"{source}/global"][:, 0], views[f"{source}/global/valid"][:, 0])["pooled"]
+        assert pooled.shape == (4, 192) and np.isfinite(pooled).all()
+
+
+def test_flops_are_the_mean_over_the_entries_by_their_weights():
+    found = build.experiment(config_of("simclr")).multiply_adds()
+    assert found == (3 * alone("simclr", "s2").multiply_adds() + alone("simclr", "s1").multiply_adds()) / 4
+
+
+def with_entries(entries: dict) -> ml_collections.ConfigDict:
+    config = config_of("simclr")
+    with config.unlocked():
+        config.data.entries = entries
+    return config
+
+
+def test_what_cannot_share_a_trunk_is_refused():
+    both = {"both": {"sources": ("s1", "s2"), "weight": 1.0}}
+    for entries, found in ((both, "both"), ({}, "none")):
+        with pytest.raises(ValueError, match=rf"trunks: 'one' trains on one source a step; .* entry of its own in config\.data\.entries, found {found}"):
+            build.experiment(with_entries(entries))
+    with pytest.raises(ValueError, match=r"config\.model\.trunks: 'two'; expected 'each' .* or 'one'"):
+        build.experiment(config_of("simclr", trunks="two"))
+    config = config_of("simclr")
+    config.data.sources.s1.sensor = "sentinel2_l2a"
+    with config.unlocked():
+        del config.model.stems.s1
+        config.model.stems.s1 = "s2"
+    with pytest.raises(ValueError, match=r"trunks: 'one' with one stem, that of s2; give the sources stems of their own, or use 'each'"):
+        build.experiment(config)
+
+
+def test_stems_that_end_differently_are_refused():
+    """The stem "bands" hands the bands on as they are: twelve behind one sensor, two behind the other."""
+    stems = {source: {"name": "bands"} for source in ("s1", "s2")}
+    with pytest.raises(ValueError, match=r"trunks: 'one', but encoder/trunk/.* is \(.*\) behind the stem of s2, \(.*\) behind that of s1; .* 'each'"):
+        build.experiment(config_of("simclr", "resnet", stems=stems))
+
+
+def test_heads_are_those_of_the_config():
+    params, _ = jax.eval_shape(build.experiment(config_of("simclr")).objective.init, jax.random.key(0))
+    assert params["shared"]["projector"]["last"]["kernel"].shape == HEAD["projector"]
