@@ -125,7 +125,9 @@ def with_entries(entries: dict) -> ml_collections.ConfigDict:
 def test_what_cannot_share_a_trunk_is_refused():
     both = {"both": {"sources": ("s1", "s2"), "weight": 1.0}}
     for entries, found in ((both, "both"), ({}, "none")):
-        with pytest.raises(ValueError, match=rf"trunks: 'one' trains on one source a step; .* entry of its own in config\.data\.entries, found {found}"):
+        with pytest.raises(
+            ValueError, match=rf"trunks: 'one' trains on one source a step; .* entry of its own in config\.data\.entries, found {found}"
+        ):
             build.experiment(with_entries(entries))
     with pytest.raises(ValueError, match=r"config\.model\.trunks: 'two'; expected 'each' .* or 'one'"):
         build.experiment(config_of("simclr", trunks="two"))

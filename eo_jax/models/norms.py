@@ -78,7 +78,8 @@ class BatchNorm(nnx.Module):
         """
         weight = jnp.ones((len(x), *[1] * (x.ndim - 1))) if counted is None else counted.astype(jnp.float32)[..., None]
         shared = tuple(axis for axis in range(1, x.ndim - 1) if weight.shape[axis] == 1)
-        weighted = lambda a: a.sum(shared, keepdims=True) * weight  # noqa: E731; summed first, or XLA on CPU writes the weight for every value
+        # Summed up before it is weighted: else XLA on CPU writes the weight for every value.
+        weighted = lambda a: a.sum(shared, keepdims=True) * weight  # noqa: E731
         valid = total(weight) * math.prod(x.shape[axis] for axis in shared)
         count = jnp.maximum(valid, 2.0)  # 2, so that a batch without a valid value stays finite
         mean = total(weighted(x)) / count

@@ -1,8 +1,8 @@
 """One trunk behind the stems of several sensors: any objective of one encoder, trained on sources that come one at a time in a mixture.
 
-The objective is built once for each stem. What those have in common is kept once: the trunk, heads, teachers, queues. What belongs to one sensor is kept
-for each: its stem with the running statistics in it, and the layer of a decoder that makes its bands. A step puts the two together for the source
-that its batch holds, so that no objective knows of it. OFA-Net (Xiong et al. 2024, arXiv 2401.07527) and FoMo-Net train single trunks this way.
+The objective is built once for each stem. What those have in common is kept once: the trunk, heads, teachers, queues. What belongs to one sensor is
+kept for each: its stem with the running statistics in it, and the layer of a decoder that makes its bands. A step puts the two together for the
+source that its batch holds, so that no objective knows of it. OFA-Net (Xiong et al. 2024, arXiv 2401.07527) and FoMo-Net train single trunks this way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def build(config: Any, encoders: Mapping[str, Encoder]) -> SharedTrunk:
     for source, encoder in encoders.items():
         families.setdefault(encoder.weights, {})[source] = encoder
     if len(families) < 2:
-        raise ValueError(f"config.model.trunks: 'one' with one stem, that of {', '.join(families)}; give the sources stems of their own, or use 'each'")
+        raise ValueError(
+            f"config.model.trunks: 'one' with one stem, that of {', '.join(families)}; give the sources stems of their own, or use 'each'"
+        )
     return SharedTrunk({owner: config.build(family) for owner, family in families.items()}, {s: e.weights for s, e in encoders.items()})
 
 
