@@ -13,7 +13,8 @@ Departures from the released code: each sensor has a projector of its own, where
 reach, instead of AdamW at 0.2; correlations are divided by the true batch; random initial weights instead of ImageNet's; elevation is normalised
 over the whole store, where theirs is stretched patch by patch between its own 1st and 99th percentile, which keeps relief and loses height;
 photographs in float, where brightness and contrast wrap around in uint8; channels are red, green, blue, theirs the reverse; no solarise, which
-there changes black pixels alone; the cosine goes by steps, not epochs; bfloat16 instead of float16. Deformable attention (RDA) is not built.
+there changes black pixels alone; the cosine goes by steps, not epochs; bfloat16 instead of float16. Deformable attention (RDA) is
+--config.model.trunk.attention=deformable.
 """
 
 import ml_collections

@@ -7,15 +7,17 @@ Published figures to compare with: none that we could read.
 
 Hyper-parameters are those of the released code. `rn50`: 100 epochs, batch 256, rate 0.05 for weights and 0.0048 for biases and norms, weight decay
 1e-6, a cosine without warm-up. (Another version of its script says 200 epochs, batch 512, 0.2 and 1e-5; the published weights have 100 epochs.)
-`vit_s`: 200 epochs, batch 512, AdamW at 1e-4 with weight decay 0.01 on every weight. 7168 of 8192 dimensions are common. Every view of either
-sensor has a season drawn for itself, so a pair need not be of one season.
+`vit_s`, and `rda`, ResNet-50 with deformable attention after its last two stages: 200 epochs, batch 512, AdamW at 1e-4 with weight decay 0.01 on
+every weight. 7168 of 8192 dimensions are common. Every view of either sensor has a season drawn for itself, so a pair need not be of one season.
 
 Departures from the released code: each sensor has a projector of its own, as the paper draws it, where theirs share one by mistake; ResNets are
 trained by LARS, which they build but never reach (`if 'vit' or ...` is always true), so that AdamW runs at 0.05; correlations are divided by the
 true batch, where theirs divide by four GPUs' whatever their number; random initial weights instead of ImageNet's; digital numbers as they are,
 normalised by band, instead of uint8, where brightness and contrast wrap around; no solarise, which with its threshold of 0.5 in 0 to 255 changes
 black pixels alone ("--config.augment.crops['global'].solarise_odds=0.2" turns bright ones over); fixed sine-cosine positions instead of learned
-ones; every place once an epoch; the cosine goes by steps, not epochs; bfloat16 instead of float16. Deformable attention (RDA) is not built.
+ones; every place once an epoch; the cosine goes by steps, not epochs; bfloat16 instead of float16. In `rda` each sensor has attention
+of its own, where theirs sends both through the first sensor's; offsets are bounded, where theirs are clipped to the image; sampling points start at
+the centres of their cells, and there is no bias for relative positions (eo_jax/models/deformable.py).
 
 A batch of 256 has all four seasons of its places in both sensors, 2.4 GB. Half of that is read, with two different seasons of each sensor, by
 --config.data.sources.s1.dates=2 --config.data.sources.l1c.dates=2 and dates=each for both crop sets.
@@ -25,12 +27,12 @@ import ml_collections
 
 from eo_jax import build
 
-VARIANTS = ("rn50", "vit_s", "smoke")
+VARIANTS = ("rn50", "rda", "vit_s", "smoke")
 _PLACES = 251_079
 
 
 def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
-    """`rn50`, `vit_s`; `smoke` is a few steps of a tiny ViT."""
+    """`rn50`, `rda`, `vit_s`; `smoke` is a few steps of a tiny ViT."""
     if arg not in VARIANTS:
         raise ValueError(f"configs/decur_ssl4eo_s12.py: no variant {arg!r}; there are {', '.join(VARIANTS)}")
     epochs, batch = (100, 256) if arg == "rn50" else (200, 512)
@@ -44,8 +46,11 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     config.model = {"stems": {source: {"name": "patch_embed", "patch": 16} for source in ("s1", "l1c")}, "trunk": {"name": "vit", "size": "small"}}
     config.objective = {"name": "decur", "common": 7168, "off_diagonal": 0.0051, "projector": (8192, 8192, 8192)}
     config.optim = {"lr": 1e-4, "weight_decay": 0.01, "beta2": 0.999, "clip_norm": 0.0, "decay_rules": ((".*", 1.0),)}
-    if arg == "rn50":
+    if arg in ("rn50", "rda"):
         config.model = {"stems": {source: {"name": "conv_stem"} for source in ("s1", "l1c")}, "trunk": {"name": "resnet", "depth": 50}}
+    if arg == "rda":
+        config.model.trunk.attention = "deformable"
+    if arg == "rn50":
         config.optim = {"name": "lars", "lr": 0.05, "weight_decay": 1e-6, "clip_norm": 0.0}
         config.optim.lr_rules = (("(bias|scale)$", 0.0048 / 0.05), (".*", 1.0))
     config.run = {"steps": epochs * _PLACES // batch, "seed": 42, "log_every": 100, "save_every": 2000}

@@ -29,20 +29,22 @@ class BiasedConv(nnx.Conv):
 
 
 class DepthwiseConv(nnx.Module):
-    """A 3 x 3 convolution of each channel by itself, padding 1, with bias; normal with variance 2 / 9. Sums in float32, returns `dtype`.
+    """A square convolution of each channel by itself, with bias, of an odd kernel and padded by kernel // 2 on every side.
 
-    Written as nine shifted products, which XLA fuses: its grouped convolution is many times slower on CPU, above all backward.
+    Normal with variance 2 / kernel^2. Sums in float32, returns `dtype`. Written as shifted products, nine for 3 x 3, which XLA fuses: its grouped
+    convolution is many times slower on CPU, above all backward.
     """
 
-    def __init__(self, channels: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(nnx.initializers.normal((2 / 9) ** 0.5)(rngs.params(), (3, 3, channels)))
+    def __init__(self, channels: int, dtype: jnp.dtype, kernel: int = 3, stride: int = 1, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(nnx.initializers.normal((2 / kernel**2) ** 0.5)(rngs.params(), (kernel, kernel, channels)))
         self.bias = nnx.Param(jnp.zeros(channels))
-        self.dtype = dtype
+        self.dtype, self.stride = dtype, stride
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         kernel, (_, height, width, _) = self.kernel[...], x.shape
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        shifted = [padded[:, i : i + height, j : j + width] * kernel[i, j] for i in range(3) for j in range(3)]
+        side, around = len(kernel), (len(kernel) // 2,) * 2
+        padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+        shifted = [padded[:, i : i + height : self.stride, j : j + width : self.stride] * kernel[i, j] for i in range(side) for j in range(side)]
         return (sum(shifted) + self.bias[...]).astype(self.dtype)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.convolutions import Conv, counted_cells, strided
+from eo_jax.models.deformable import AttentionShape, DeformableAttention
 from eo_jax.models.functional import Mode
 from eo_jax.models.norms import BatchNorm
 from eo_jax.schema import Carry, Params
@@ -18,6 +21,10 @@ from eo_jax.schema import Carry, Params
 # depth: (blocks of each stage, what a block is)
 _DEPTHS = {18: ((2, 2, 2, 2), "basic"), 34: ((3, 4, 6, 3), "basic"), 50: ((3, 4, 6, 3), "bottleneck"), 101: ((3, 4, 23, 3), "bottleneck")}
 _WIDTHS = (64, 128, 256, 512)
+# stage: (kernel, stride) of what moves the points of its attention
+_ATTENDED = {3: (5, 2), 4: (3, 1)}
+_HEAD = 128  # channels
+_NONE: Mapping[int, AttentionShape] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +35,21 @@ class Config:
         depth: 18, 34, 50 or 101.
         first: what the first block is: "plain" as in torchvision, behind a stem that has shrunk the image already; or "strided", which takes an image
             at full resolution and halves it between convolutions of 256 channels, as SpectralEarth's SpecResNet-50 does.
+        attention: "none", or "deformable": after each of the last two stages, deformable attention is added to the image, as in DeCUR (RDA; arXiv
+            2309.05300), with heads of 128 channels and points that move for two heads together. It takes cells without data as any others.
         remat: "none", or "block" to trade compute for memory.
     """
 
     depth: int = 50
     first: str = "plain"
+    attention: str = "none"
     remat: str = "none"
 
     takes: ClassVar[str] = "image"
 
     def __post_init__(self):
-        for field, allowed in (("depth", tuple(_DEPTHS)), ("first", ("plain", "strided")), ("remat", ("none", "block"))):
+        options = {"depth": tuple(_DEPTHS), "first": ("plain", "strided"), "attention": ("none", "deformable"), "remat": ("none", "block")}
+        for field, allowed in options.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of {', '.join(map(str, allowed))}")
         if self.first == "strided" and self._block == "basic":
@@ -47,7 +58,7 @@ class Config:
     @property
     def width(self) -> int:
         """Width d of the features."""
-        return _convolutions(self._block, _WIDTHS[-1], 1)[-1].channels
+        return self._channels(len(_WIDTHS))
 
     @property
     def stride(self) -> int:
@@ -56,16 +67,17 @@ class Config:
 
     def multiply_adds(self, channels: int, size: int) -> int:
         """Multiply-adds of a forward pass over one image of size x size cells of `channels`."""
-        total = 0
-        for stage in self.stages(channels):
+        total, attentions = 0, self.attentions()
+        for i, stage in enumerate(self.stages(channels), start=1):
             for block in stage:
                 total += block.multiply_adds(size)
                 size = strided(size, block.stride)
+            total += attentions[i].multiply_adds(size) if i in attentions else 0
         return total
 
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
         """The trunk module for images of `channels`."""
-        return ResNet(self.stages(channels), self.remat, dtype, rngs=rngs)
+        return ResNet(self.stages(channels), self.remat, dtype, self.attentions(), rngs=rngs)
 
     def stages(self, channels: int) -> list[list[BlockShape]]:
         """The blocks of each stage, for images of `channels`."""
@@ -79,6 +91,20 @@ class Config:
                 stages[-1].append(BlockShape(channels, convolutions))
                 channels = convolutions[-1].channels
         return stages
+
+    def attentions(self) -> dict[int, AttentionShape]:
+        """The attention after each stage that has one, stages counted from 1."""
+        if self.attention == "none":
+            return {}
+        shapes = {}
+        for i, (kernel, stride) in _ATTENDED.items():
+            heads = self._channels(i) // _HEAD
+            shapes[i] = AttentionShape(self._channels(i), heads, max(1, heads // 2), kernel, stride)
+        return shapes
+
+    def _channels(self, stage: int) -> int:
+        """Channels that a stage gives, counted from 1."""
+        return _convolutions(self._block, _WIDTHS[stage - 1], 1)[-1].channels
 
     @property
     def _block(self) -> str:
@@ -134,17 +160,28 @@ def _convolutions(block: str, width: int, stride: int) -> tuple[Convolution, ...
 
 
 class ResNet(nnx.Module):
-    """[b, h, w, c] -> [b, h', w', d], after the last block's ReLU; without pooling and classifier."""
+    """[b, h, w, c] -> [b, h', w', d], after the last block's ReLU, or the attention there; without pooling and classifier.
 
-    def __init__(self, stages: list[list[BlockShape]], remat: str, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    Args:
+        attentions: those after stages, counted from 1. They are made last, so that the other weights are those of a ResNet without.
+    """
+
+    def __init__(
+        self, stages: list[list[BlockShape]], remat: str, dtype: jnp.dtype, attentions: Mapping[int, AttentionShape] = _NONE, *, rngs: nnx.Rngs
+    ):
         for i, shapes in enumerate(stages, start=1):
             setattr(self, f"layer{i}", Stage(shapes, remat, dtype, rngs=rngs))
-        self.stages = len(stages)
+        for i, shape in attentions.items():
+            setattr(self, f"attention{i}", DeformableAttention(shape, dtype, rngs=rngs))
+        self.stages, self.attended, self.remat = len(stages), tuple(attentions), remat
 
     def __call__(self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode) -> Float[Array, "b h2 w2 d"]:
         """`counted` says which cells have data; the others take no part in BatchNorm statistics."""
+        attend = _recomputed if self.remat == "block" else DeformableAttention.__call__
         for i in range(1, self.stages + 1):
             image, counted = getattr(self, f"layer{i}")(image, counted, mode)
+            if i in self.attended:
+                image = image + attend(getattr(self, f"attention{i}"), image)
         return image
 
 
@@ -195,14 +232,14 @@ class ResidualBlock(nnx.Module):
         return jax.nn.relu(x + inside)
 
 
-def _recomputed(block: ResidualBlock, x: Array, counted: Array, mode: Mode) -> Array:
-    """The block's output; its inside is computed again in the backward pass, its running statistics move once."""
+def _recomputed(block: nnx.Module, x: Array, *beside: Any) -> Array:
+    """The output of a block of x and what it takes beside; its inside is computed again in the backward pass, its running statistics move once."""
     graphdef, params, statistics = nnx.split(block, nnx.Param, nnx.BatchStat)
 
     @jax.checkpoint
     def run(params: Params, statistics: Carry, x: Array) -> tuple[Array, Carry]:
         module = nnx.merge(graphdef, nnx.State(params), nnx.State(statistics))
-        return module(x, counted, mode), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+        return module(x, *beside), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
     x, moved = run(nnx.to_pure_dict(params), nnx.to_pure_dict(statistics), x)
     nnx.update(block, nnx.State(moved))

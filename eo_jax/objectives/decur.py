@@ -2,7 +2,7 @@
 
 Source: Wang et al. 2024, arXiv 2309.05300. As the paper has it, with a projector for each sensor and correlations over the whole batch. The released
 code shares one projector, divides by a batch of four processes whatever their number, and never trains the second sensor's deformable attention; none
-of that is repeated. Deformable attention itself is not built.
+of that is repeated. Deformable attention is an option of the `resnet` trunk, of which each sensor has its own.
 """
 
 from __future__ import annotations

@@ -26,4 +26,5 @@ def _spec_resnet_rows(encoder: Encoder) -> list[Row]:
 
 
 SPEC_VIT = Layout("SpectralEarth SpecViT, without head", "spectral_adapter", "vit", _spec_vit_rows, vit.PLAIN, positions="vit_core.pos_embed")
-SPEC_RESNET = Layout("SpectralEarth SpecResNet, without fc", "spectral_image", "resnet", _spec_resnet_rows, {"first": "strided", "depth": 50})
+_SPEC_RESNET = resnet.PLAIN | {"first": "strided", "depth": 50}
+SPEC_RESNET = Layout("SpectralEarth SpecResNet, without fc", "spectral_image", "resnet", _spec_resnet_rows, _SPEC_RESNET)
