@@ -324,7 +324,7 @@ def twin_of(experiment: build.Experiment, objective: str, way: str, state: Mappi
     from benchmarks import step_peers
 
     inputs = {name.removeprefix("eo/"): np.asarray(view) for name, view in shown.items() if not name.endswith("/valid")}
-    if objective == "mae":  # so that the same tokens stay visible: what `masking.random_visible` draws at step 0
+    if objective == "mae":  # so that the same tokens stay visible: what `masking.random_split` draws at step 0
         _, key = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0))
         side = inputs["global"].shape[2] // experiment.objective.encoder.patch
         inputs["noise"] = np.asarray(jax.random.uniform(key, (len(inputs["global"]), side**2)))

@@ -111,7 +111,7 @@ def test_modules_without_a_config_of_their_own_cannot_be_named():
         ("model.stems.enmap.patch", 5, r"patch: 5; expected 4, 8 or 16"),
         ("model.trunk.size", "tony", r"config\.model\.trunk\.size: 'tony'; expected one of tiny"),
         ("model.trunk.depth", -1, r"config\.model\.trunk\.depth: -1"),
-        ("model.trunk.remat", "full", r"config\.model\.trunk\.remat: 'full'; expected one of none, block"),
+        ("model.trunk.remat", "full", r"config\.model\.trunk\.remat: 'full'; expected one of none, cheap, block"),
         ("model.dtype", "float16", r"config\.model\.dtype: 'float16'; expected auto, float32 or bfloat16"),
         ("augment.crops.global.flips", "up", r"config\.augment\.crops\.global\.flips: 'up'; expected one of none, left_right, both, d4"),
         ("augment.crops.global.size", 36, r"config\.augment\.crops\.global\.size: 36 is no multiple of the patch of source 'enmap', 8"),

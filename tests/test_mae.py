@@ -14,7 +14,7 @@ import reference
 import scipy.stats
 from reference import random_weights, relative_error
 
-from eo_jax.augment.masking import random_visible, visible_count
+from eo_jax.augment.masking import random_split, visible_count
 from eo_jax.models import spectral_adapter, vit
 from eo_jax.models.encoder import make_encoder, patchify, unpatchify
 from eo_jax.models.functional import EVALUATE
@@ -169,17 +169,23 @@ def test_masked_error_and_its_gradient(inputs):
     target, counted = tokens_of(view), tokens_of(valid)
     rng = np.random.default_rng(1)
     predicted = (target + rng.normal(size=target.shape) * (1 + np.abs(target))).astype(np.float32)
-    masked = rng.random((2, TOKENS)) < 0.75
-    found, gradient = masked_error_and_gradient(predicted, target, counted, masked)
-    assert float(found) == pytest.approx(reference.masked_error(predicted, target, counted, masked), rel=1e-5)
+    found, gradient = masked_error_and_gradient(predicted, target, counted)
+    everything = np.ones((2, TOKENS), bool)
+    assert float(found) == pytest.approx(reference.masked_error(predicted, target, counted, everything), rel=1e-5)
     direction = rng.normal(size=predicted.shape)
-    slope = central_difference(lambda x: reference.masked_error(x, target, counted, masked), predicted, direction)
+    slope = central_difference(lambda x: reference.masked_error(x, target, counted, everything), predicted, direction)
     assert float(np.sum(np.asarray(gradient, np.float64) * direction)) == pytest.approx(slope, rel=1e-4, abs=1e-9)
 
 
 @jax.jit
-def masked_error_and_gradient(predicted, target, counted, masked):
-    return jax.value_and_grad(mae.masked_error)(predicted, target, counted, masked)
+def loss_and_gradient(predicted, target, counted):
+    return jax.value_and_grad(mae.masked_error)(predicted, target, counted)
+
+
+def masked_error_and_gradient(predicted: np.ndarray, target: np.ndarray, counted: np.ndarray) -> tuple[jax.Array, np.ndarray]:
+    """Of tokens as flat vectors, as the references have them: one band of many pixels."""
+    loss, gradient = loss_and_gradient(predicted[..., None], target[..., None], counted[..., None])
+    return loss, np.asarray(gradient)[..., 0]
 
 
 def central_difference(function, at: np.ndarray, direction: np.ndarray) -> float:
@@ -191,19 +197,29 @@ def central_difference(function, at: np.ndarray, direction: np.ndarray) -> float
 def test_masked_errors_gradient_value_by_value():
     rng = np.random.default_rng(2)
     predicted, target = rng.normal(size=(2, 2, 3, 5)).astype(np.float32)
-    counted, masked = rng.random((2, 3, 5)) < 0.6, np.array([[True, False, True], [True, True, False]])
-    _, gradient = masked_error_and_gradient(predicted, target, counted, masked)
+    counted, everything = rng.random((2, 3, 5)) < 0.6, np.ones((2, 3), bool)
+    counted[1, 2] = False  # a token without data is none of those that the loss is averaged over
+    _, gradient = masked_error_and_gradient(predicted, target, counted)
     expected = np.zeros(predicted.shape)
     for index in np.ndindex(*predicted.shape):
         direction = np.zeros(predicted.shape)
         direction[index] = 1
-        expected[index] = central_difference(lambda x: reference.masked_error(x, target, counted, masked), predicted, direction)
+        expected[index] = central_difference(lambda x: reference.masked_error(x, target, counted, everything), predicted, direction)
     assert relative_error(gradient, expected) < 1e-4
+
+
+def test_pixels_valid_in_all_bands_or_none_count_as_those_of_each_band():
+    rng = np.random.default_rng(3)
+    predicted, target = rng.normal(size=(2, 2, 3, 5, 4)).astype(np.float32)
+    counted = rng.random((2, 3, 5, 1)) < 0.6
+    of_each_band = np.broadcast_to(counted, target.shape)
+    found, expected = (loss_and_gradient(predicted, target, valid) for valid in (counted, of_each_band))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected)
 
 
 def test_a_perfect_prediction_costs_nothing():
     target = np.random.default_rng(0).normal(size=(1, 4, 6)).astype(np.float32)
-    found, _ = masked_error_and_gradient(target, target, np.ones((1, 4, 6), bool), np.array([[True, True, False, True]]))
+    found, _ = masked_error_and_gradient(target, target, np.ones((1, 4, 6), bool))
     assert float(found) == 0
 
 
@@ -290,34 +306,39 @@ def test_none_or_all_visible_is_refused(tokens, ratio):
         visible_count(tokens, ratio)
 
 
-draw_mask = jax.jit(random_visible, static_argnums=2)
+draw_split = jax.jit(random_split, static_argnums=2)
 
 
-def test_ids_and_mask_say_the_same():
-    ids, masked = draw_mask(KEY, jnp.ones((50, 16), bool), 4)
-    assert ids.shape == (50, 4) and masked.shape == (50, 16)
-    for row, hidden in zip(np.asarray(ids), np.asarray(masked), strict=True):
-        assert sorted(row) == list(np.flatnonzero(~hidden))
+def visible_sets(visible: jax.Array) -> np.ndarray:
+    """How often each set of visible tokens comes."""
+    return np.unique(np.sort(visible, axis=1), axis=0, return_counts=True)[1]
+
+
+def test_every_token_is_visible_or_masked():
+    visible, masked = draw_split(KEY, jnp.ones((50, 16), bool), 4)
+    assert visible.shape == (50, 4) and masked.shape == (50, 12)
+    np.testing.assert_array_equal(np.sort(np.concatenate([visible, masked], axis=1)), np.broadcast_to(np.arange(16), (50, 16)))
 
 
 def test_every_set_of_tokens_is_equally_often_visible():
-    ids, _ = draw_mask(jax.random.key(11), jnp.ones((4000, 6), bool), 3)
-    _, counts = np.unique(np.sort(ids, axis=1), axis=0, return_counts=True)
+    counts = visible_sets(draw_split(jax.random.key(11), jnp.ones((4000, 6), bool), 3)[0])
     assert len(counts) == 20
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
 def test_tokens_without_data_are_masked_first_and_the_rest_at_random():
     has_data = np.array([1, 0, 1, 1, 0, 1, 1, 0], bool)
-    ids, masked = draw_mask(KEY, jnp.broadcast_to(has_data, (3000, 8)), 3)
-    assert np.asarray(masked)[:, ~has_data].all()
-    assert scipy.stats.chisquare(np.unique_counts(np.sort(ids, axis=1) @ [64, 8, 1]).counts).pvalue > 1e-3
+    visible, _ = draw_split(KEY, jnp.broadcast_to(has_data, (3000, 8)), 3)
+    assert has_data[visible].all()
+    counts = visible_sets(visible)
+    assert len(counts) == 10
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("with_data", [0, 1, 2, 3])
 def test_the_number_of_visible_tokens_never_depends_on_the_data(with_data):
     has_data = np.arange(8) < with_data
-    ids, masked = draw_mask(KEY, jnp.broadcast_to(has_data, (20, 8)), 3)
-    assert (np.asarray(masked).sum(axis=1) == 5).all()
-    assert not np.asarray(masked)[:, has_data].any()
-    assert all(len(set(row)) == 3 for row in np.asarray(ids))
+    visible, masked = draw_split(KEY, jnp.broadcast_to(has_data, (20, 8)), 3)
+    assert visible.shape == (20, 3) and masked.shape == (20, 5)
+    assert not has_data[np.asarray(masked)].any()
+    assert all(len(set(row)) == 8 for row in np.concatenate([visible, masked], axis=1))

@@ -17,12 +17,11 @@ def visible_count(tokens: int, mask_ratio: float) -> int:
     return visible
 
 
-def random_visible(key: jax.Array, has_data: Bool[Array, "b n"], visible: int) -> tuple[Int[Array, "b k"], Bool[Array, "b n"]]:
-    """(ids of the visible tokens, True where masked). Tokens without any data are masked first; the count never changes."""
+def random_split(key: jax.Array, has_data: Bool[Array, "b n"], visible: int) -> tuple[Int[Array, "b k"], Int[Array, "b h"]]:
+    """(ids of the visible tokens, ids of the masked ones). Tokens without any data are masked first; the count never changes."""
     noise = jax.random.uniform(key, has_data.shape) + 2.0 * ~has_data
     order = jnp.argsort(noise, axis=1)
-    ids = order[:, :visible]
-    return ids, jnp.argsort(order, axis=1) >= visible
+    return order[:, :visible], order[:, visible:]
 
 
 def hidden_count(tokens: int, mask_ratio: float) -> int:

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from eo_jax.models.convolutions import DepthwiseConv, strided
+from eo_jax.models.functional import gelu
 from eo_jax.models.heads import TorchDense
 from eo_jax.models.overlap_embed import LooseLayerNorm
 
@@ -84,7 +85,7 @@ class OffsetNetwork(nnx.Module):
         self.move = TorchDense(channels, 2, dtype, use_bias=False, rngs=rngs)
 
     def __call__(self, q: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 2"]:
-        return self.move(jax.nn.gelu(self.norm(self.depthwise(q)), approximate=False))
+        return self.move(gelu(self.norm(self.depthwise(q))))
 
 
 def moved_points(moves: Float[Array, "b h2 w2 2"], size: tuple[int, int], offset_range: float) -> Float[Array, "b p 2"]:

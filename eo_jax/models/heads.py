@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from eo_jax.models.functional import Mode
+from eo_jax.models.functional import Mode, gelu
 from eo_jax.models.norms import BatchNorm
 
 ENDS = ("linear", "bias_free", "norm", "plain_norm")
@@ -75,8 +75,8 @@ class DinoHead(nnx.Module):
         self.last_layer = TorchDense(bottleneck, prototypes, dtype, use_bias=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b d"], mode: Mode) -> Float[Array, "b k"]:
-        x = jax.nn.gelu(self.fc1(x), approximate=False)
-        x = jax.nn.gelu(self.fc2(x), approximate=False)
+        x = gelu(self.fc1(x))
+        x = gelu(self.fc2(x))
         x = normalise(self.fc3(x).astype(jnp.float32))
         return x @ unit_columns(self.last_layer.kernel[...])
 

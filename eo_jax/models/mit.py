@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.convolutions import BiasedConv, DepthwiseConv, strided
-from eo_jax.models.functional import Mode, Stack
+from eo_jax.models.functional import REMAT, Mode, Stack, gelu
 from eo_jax.models.overlap_embed import LooseLayerNorm, OverlapEmbedding
 from eo_jax.models.vit import LayerNorm, draw_kept, drop_path_rates
 
@@ -42,18 +42,18 @@ class Config:
         size: b0 to b5.
         drop_path: share of samples that skip a residual branch of the last block in training; it grows linearly from 0 at the first block, over all
             stages. Published with 0.1.
-        remat: "none", or "block" to trade compute for memory.
+        remat: what the backward pass makes again: "none", "cheap" for all but the products with weights, or "block" for everything, to save memory.
     """
 
     size: str = "b0"
     drop_path: float = 0.0
-    remat: str = "none"
+    remat: str = "cheap"
 
     takes: ClassVar[str] = "image"
     stride: ClassVar[int] = 8
 
     def __post_init__(self):
-        for field, allowed in (("size", tuple(SIZES)), ("remat", ("none", "block"))):
+        for field, allowed in (("size", tuple(SIZES)), ("remat", tuple(REMAT))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
         if not 0 <= self.drop_path < 1:
@@ -180,7 +180,7 @@ class MixFFN(nnx.Module):
         self.fc2 = Linear(hidden, width, dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        return self.fc2(jax.nn.gelu(self.depthwise(self.fc1(x)), approximate=False))
+        return self.fc2(gelu(self.depthwise(self.fc1(x))))
 
 
 class Linear(nnx.Linear):

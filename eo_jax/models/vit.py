@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from eo_jax.models.functional import Mode, Stack
+from eo_jax.models.functional import REMAT, Mode, Stack, gelu
 from eo_jax.models.relative_positions import RelativePositions
 
 # size: (width d, depth l, heads); the MLP is four times as wide. "giant" is SpectralEarth's: 1.138 billion parameters, not 1.8. "nano" is ours, for
@@ -38,7 +38,7 @@ class Config:
     Attributes:
         size: tiny, small, base, large, huge, giant or nano.
         depth: number of blocks; 0 means that of the size. Tests and laptops use fewer.
-        remat: "none", or "block" to trade compute for memory.
+        remat: what the backward pass makes again: "none", "none" for all but the products with weights, or "block" for everything, to save memory.
         pool: what `pooled` features are: "cls", or "mean" over patch tokens.
         registers: learned tokens that travel with the class token and are no part of the output.
         layer_scale: initial value of a learned scale of each residual branch, one a channel; 0 for none. BEiT and data2vec: 1e-4 for ViT-S.
@@ -49,7 +49,7 @@ class Config:
 
     size: str = "small"
     depth: int = 0
-    remat: str = "none"
+    remat: str = "cheap"
     pool: str = "cls"
     registers: int = 0
     layer_scale: float = 0.0
@@ -62,7 +62,7 @@ class Config:
     def __post_init__(self):
         for field, allowed in (
             ("size", tuple(SIZES)),
-            ("remat", ("none", "block")),
+            ("remat", tuple(REMAT)),
             ("pool", ("cls", "mean")),
             ("positions", ("sincos", "relative")),
         ):
@@ -209,7 +209,9 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"], bias: Float[Array, "1 heads n n"] | None = None) -> Float[Array, "b n d"]:
         """`bias` is added to the logits, in float32."""
-        qkv = jnp.einsum("bnd,dshk->sbnhk", x, self.qkv[...].astype(self.dtype)) + self.qkv_bias[...].astype(self.dtype)[:, None, None]
+        weight, own_bias = jnp.asarray(self.qkv[...], self.dtype), jnp.asarray(self.qkv_bias[...], self.dtype)
+        product = add_bias(x.reshape(-1, x.shape[-1]) @ weight.reshape(len(weight), -1), own_bias.reshape(-1))
+        qkv = jnp.moveaxis(product.reshape(*x.shape[:2], *own_bias.shape), 2, 0)
         attended = jax.nn.dot_product_attention(*qkv, bias=bias)
         return self.out(attended.reshape(x.shape))
 
@@ -222,7 +224,7 @@ class MLP(nnx.Module):
         self.fc2 = Dense(hidden, width, dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class Dense(nnx.Linear):

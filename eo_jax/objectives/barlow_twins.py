@@ -46,8 +46,8 @@ class BarlowTwins(JointEmbedding):
         self.add_head("projector", (self.encoder.width, *config.projector), end="bias_free")
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        features, za, zb, carry = self.embed_pair(params, carry, views, key)
-        return barlow_loss(za, zb, self.config.off_diagonal), (carry, watch(features))
+        features, (za, zb), carry = self.embed_pair(params, carry, views, key)
+        return barlow_loss(za, zb, self.config.off_diagonal), (carry, watch(features[0]))
 
 
 def barlow_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], off_diagonal: float) -> Float[Array, ""]:

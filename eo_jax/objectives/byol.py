@@ -53,7 +53,7 @@ class BYOL(WithTeacher):
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, predicted, targets, carry = self.predict_pair(params, carry, views, key)
         loss = byol_loss(*predicted, *targets)
-        return loss, (carry, {"teacher_agreement": 1 - loss / 4, **watch(features)})
+        return loss, (carry, {"teacher_agreement": 1 - loss / 4, **watch(features[0])})
 
     def momentum(self, progress: jax.Array) -> jax.Array:
         return half_cosine(self.config.momentum, 1.0, progress)

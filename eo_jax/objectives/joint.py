@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -64,13 +64,34 @@ class JointEmbedding:
         name = f"{present_source(self.sources, views, crop_set)}/{crop_set}"
         return views[name].swapaxes(0, 1), views[f"{name}/valid"].swapaxes(0, 1)
 
-    def embed_pair(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Array, Array, Array, Carry]:
-        """(pooled features of the first view, embeddings of both, carry), each view with BatchNorm statistics of its own."""
+    def embed_pair(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Float[Array, "2 b d"], list[Array], Carry]:
+        """(pooled features of the two views, the head "projector" on each, carry), each view with BatchNorm statistics of its own."""
+        features, carry = self.pooled_pair(params, carry, views, Mode("batch", key=key))
+        embeddings, carry = self.head_each("projector", params, carry, features)
+        return features, embeddings, carry
+
+    def pooled_pair(self, params: Params, statistics: Carry, views: Views, mode: Mode) -> tuple[Float[Array, "2 b d"], Carry]:
+        """Pooled features of the two views, each with BatchNorm statistics of its own, and the running statistics after both.
+
+        An encoder without BatchNorm takes both in one forward pass: larger products, and the gradient of its weights is made once.
+        """
+        if not jax.tree.leaves(statistics["encoder"]):
+            first_two = {name: view[:, :2] for name, view in views.items() if "/global" in name}
+            return self.pooled_set(params, statistics, first_two, "global", mode)
         view, valid = self.views(views)
-        key_a, key_b = jax.random.split(key)
-        features, za, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", key=key_a))
-        _, zb, carry = self.embed(params, carry, view[1], valid[1], Mode("batch", key=key_b))
-        return features, za, zb, carry
+        features = []
+        for i in range(2):
+            feature, statistics = self.pooled(params, statistics, view[i], valid[i], mode.of_part(i))
+            features.append(feature)
+        return jnp.stack(features), statistics
+
+    def head_each(self, name: str, params: Params, statistics: Carry, inputs: Iterable[Array]) -> tuple[list[Float[Array, "b k"]], Carry]:
+        """A head's output on each view, with BatchNorm statistics of that view, and all running statistics after the last."""
+        outputs = []
+        for x in inputs:
+            output, statistics = self.head(name, params, statistics, x, Mode("batch"))
+            outputs.append(output)
+        return outputs, statistics
 
     def pooled_set(self, params: Params, carry: Carry, views: Views, crop_set: str, mode: Mode) -> tuple[Float[Array, "v b d"], Carry]:
         """Pooled features of all views of a crop set, in one forward pass, and the carry after it."""
@@ -152,17 +173,13 @@ class WithTeacher(JointEmbedding):
         return jax.lax.stop_gradient(projected), {**carry, "teacher": {**teacher, "statistics": statistics}}
 
     def predict_pair(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Array, list[Array], list[Array], Carry]:
-        """(pooled features of the first view, the head "predictor" on each view, what the teacher makes of each, carry)."""
-        view, valid = self.views(views)
-        features, predicted, targets = [], [], []
-        for i, drop_key in enumerate(jax.random.split(key)):
-            feature, z, carry = self.embed(params, carry, view[i], valid[i], Mode("batch", key=drop_key))
-            p, carry = self.head("predictor", params, carry, z, Mode("batch"))
-            target, carry = self.teach(carry, view[i], valid[i], Mode("batch"))
-            features.append(feature)
-            predicted.append(p)
-            targets.append(target)
-        return features[0], predicted, targets, carry
+        """(pooled features of the two views, the head "predictor" on each, what the teacher's projector makes of each, carry)."""
+        features, embeddings, carry = self.embed_pair(params, carry, views, key)
+        predicted, carry = self.head_each("predictor", params, carry, embeddings)
+        teacher = carry["teacher"]
+        seen, statistics = self.pooled_pair(teacher["params"], teacher["statistics"], views, Mode("batch"))
+        targets, statistics = self.head_each("projector", teacher["params"], statistics, seen)
+        return features, predicted, jax.lax.stop_gradient(targets), {**carry, "teacher": {**teacher, "statistics": statistics}}
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         teacher = carry["teacher"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from eo_jax.augment import masking
-from eo_jax.models.encoder import Encoder, patchify, unpatchify
-from eo_jax.models.functional import EVALUATE, TRAIN, Mode, Network, Stack
+from eo_jax.models.encoder import Encoder, patchify, take_tokens, unpatchify
+from eo_jax.models.functional import EVALUATE, REMAT, TRAIN, Mode, Network, Stack
 from eo_jax.models.positions import sincos_2d
 from eo_jax.models.vit import Block, Dense, LayerNorm, block_multiply_adds
 from eo_jax.objectives.base import EncoderWeights
@@ -35,6 +36,7 @@ class Config:
         mask_ratio: share of patch tokens that are hidden.
         norm_pix_loss: reconstruct each token normalised by its own mean and (unbiased) variance over pixels and bands.
         decoder_width, decoder_depth, decoder_heads: the decoder.
+        decoder_remat: what the backward pass through the decoder makes again: "none", "cheap" or "block", as `config.model.trunk.remat` has it.
     """
 
     mask_ratio: float = 0.75
@@ -42,6 +44,7 @@ class Config:
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
+    decoder_remat: str = "cheap"
 
     def __post_init__(self):
         if not 0 < self.mask_ratio < 1:
@@ -50,6 +53,8 @@ class Config:
             raise ValueError(
                 f"config.objective.decoder_width: {self.decoder_width}; expected a multiple of 4 and of decoder_heads {self.decoder_heads}"
             )
+        if self.decoder_remat not in REMAT:
+            raise ValueError(f"config.objective.decoder_remat: {self.decoder_remat!r}; expected one of {', '.join(REMAT)}")
 
     def build(self, encoders: Mapping[str, Encoder]) -> MAE:
         """The objective for {source: encoder}, all of the same weights."""
@@ -59,27 +64,34 @@ class Config:
         return MAE(self, tuple(encoders), source, encoder)
 
 
+class Split(NamedTuple):
+    """Which patch tokens of each sample the encoder sees, and which are masked: all of them, each once."""
+
+    visible: Int[Array, "b k"]
+    masked: Int[Array, "b h"]
+
+
 class Decoder(nnx.Module):
-    """Visible tokens and mask tokens with positions -> pixels of every token."""
+    """Visible tokens and mask tokens with positions -> pixels of the masked tokens, the only ones that the loss reads."""
 
     def __init__(self, config: Config, encoder: Encoder, *, rngs: nnx.Rngs):
         width, dtype = config.decoder_width, encoder.dtype
         self.embed = Dense(encoder.width, width, dtype, rngs=rngs)
         self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, width)))
         make_block = lambda block_rngs: Block(width, config.decoder_heads, dtype, rngs=block_rngs)  # noqa: E731
-        self.blocks = Stack(make_block, config.decoder_depth, "none", rngs=rngs)
+        self.blocks = Stack(make_block, config.decoder_depth, config.decoder_remat, rngs=rngs)
         self.norm = LayerNorm(width, dtype)
         self.predict = Dense(width, encoder.patch**2 * len(encoder.sensor.bands), dtype, rngs=rngs)
 
-    def __call__(self, tokens: Float[Array, "b k1 d"], ids: Int[Array, "b k"], rows: int, columns: int) -> Float[Array, "b n p"]:
-        """float32 [b, n, patch * patch * c]: row, column, band within each token; `tokens` has the class token first, `ids` names the rest."""
+    def __call__(self, tokens: Float[Array, "b k1 d"], split: Split, rows: int, columns: int) -> Float[Array, "b h p"]:
+        """float32 pixels of the masked tokens: row, column, band within each; `tokens` has the class token first, then the visible ones."""
         tokens = self.embed(tokens).astype(jnp.float32)
-        hidden = jnp.broadcast_to(self.mask_token[...][0], (rows * columns, tokens.shape[-1]))
-        # By vmap, and with the promise that no id comes twice: else XLA gathers the batch of all devices, and differentiates by a second scatter.
-        patches = jax.vmap(lambda at, token: hidden.at[at].set(token, unique_indices=True))(ids, tokens[:, 1:])
-        patches = patches + jnp.asarray(sincos_2d(tokens.shape[-1], rows, columns))
-        decoded = self.norm(self.blocks(jnp.concatenate([tokens[:, :1], patches], axis=1)))
-        return self.predict(decoded[:, 1:]).astype(jnp.float32)
+        position = jnp.asarray(sincos_2d(tokens.shape[-1], rows, columns))
+        # Blocks do not care for the order of tokens, once these have their positions: the masked ones simply come last.
+        seen = tokens[:, 1:] + position[split.visible]
+        unseen = self.mask_token[...] + position[split.masked]
+        decoded = self.blocks(jnp.concatenate([tokens[:, :1], seen, unseen], axis=1))
+        return self.predict(self.norm(decoded[:, -unseen.shape[1] :])).astype(jnp.float32)
 
 
 class MAE:
@@ -104,10 +116,10 @@ class MAE:
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = self._view(views)
-        predicted, masked, statistics = self._reconstruct(params, carry, view, valid, key, TRAIN)
-        target, counted = self._target(view, valid)
-        loss = masked_error(predicted, target, counted, masked)
-        return loss, ({"encoder": statistics}, {"valid_share": _counts(counted).sum() / counted.size})
+        predicted, split, statistics = self._reconstruct(params, carry, view, valid, key, TRAIN)
+        pixels, counted = self._pixels(view, valid, split.masked)
+        loss = masked_error(predicted, _normalised(pixels, counted) if self.config.norm_pix_loss else pixels, counted)
+        return loss, ({"encoder": statistics}, {"valid_share": valid.sum(1, dtype=jnp.int32).astype(jnp.float32).sum() / valid.size})
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         return carry
@@ -119,19 +131,21 @@ class MAE:
         return self.encoder.features(weights["params"], weights["statistics"], view, valid)
 
     def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, jax.Array]:
-        """{"view", "valid", "reconstruction": [b, H, W, c], "masked": [b, H, W]} in normalised units.
+        """{"view", "valid", "reconstruction": [b, H, W, c], "masked": [b, H, W]} in normalised units; visible tokens are as the view has them.
 
         With norm_pix_loss the reconstruction is scaled back by the moments of the hidden pixels themselves: a picture, not a result.
         """
         view, valid = self._view(views)
-        predicted, masked, _ = self._reconstruct(params, carry, view, valid, key, EVALUATE)
+        predicted, split, _ = self._reconstruct(params, carry, view, valid, key, EVALUATE)
         if self.config.norm_pix_loss:
-            mean, std = _moments(*self._patches(view, valid))
+            mean, std = _moments(*self._pixels(view, valid, split.masked))
             predicted = predicted * std + mean
         rows, columns, patch = self._grid(view)
-        image = lambda tokens: unpatchify(tokens.reshape(len(view), rows * columns, patch**2, -1), rows, columns, patch)  # noqa: E731
-        hidden = jnp.broadcast_to(masked[:, :, None], (*masked.shape, patch**2))
-        return {"view": view, "valid": valid, "reconstruction": image(predicted), "masked": image(hidden)[..., 0]}
+        tokens = patchify(view.astype(jnp.float32), patch)
+        fill = jax.vmap(lambda tokens, at, values: tokens.at[at].set(values, unique_indices=True))
+        reconstruction = unpatchify(fill(tokens, split.masked, predicted), rows, columns, patch)
+        masked = fill(jnp.zeros((*tokens.shape[:-1], 1), bool), split.masked, jnp.ones((*split.masked.shape, 1, 1), bool))
+        return {"view": view, "valid": valid, "reconstruction": reconstruction, "masked": unpatchify(masked, rows, columns, patch)[..., 0]}
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
         _, size = views[f"{present_source(self.sources, views, 'global')}/global"]
@@ -139,7 +153,7 @@ class MAE:
         visible = masking.visible_count(tokens, self.config.mask_ratio)
         width, pixels = self.config.decoder_width, self.encoder.patch**2
         decoder = self.config.decoder_depth * block_multiply_adds(1 + tokens, width)
-        ends = (1 + visible) * self.encoder.width * width + tokens * width * pixels * len(self.encoder.sensor.bands)
+        ends = (1 + visible) * self.encoder.width * width + (tokens - visible) * width * pixels * len(self.encoder.sensor.bands)
         return self.encoder.token_multiply_adds(visible) + decoder + ends
 
     def _view(self, views: Views) -> tuple[Array, Array]:
@@ -149,50 +163,46 @@ class MAE:
     def _grid(self, view: Array) -> tuple[int, int, int]:
         return view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch, self.encoder.patch
 
-    def _patches(self, view: Array, valid: Array) -> tuple[Float[Array, "b n p"], Bool[Array, "b n p"]]:
-        """Tokens as flat vectors of float32 pixels, and which of their values count."""
-        patch = self.encoder.patch
-        pixels = patchify(view.astype(jnp.float32), patch)
-        counted = jnp.broadcast_to(patchify(valid, patch), pixels.shape)
-        return pixels.reshape(*pixels.shape[:2], -1), counted.reshape(*pixels.shape[:2], -1)
-
-    def _target(self, view: Array, valid: Array) -> tuple[Array, Array]:
-        pixels, counted = self._patches(view, valid)
-        if not self.config.norm_pix_loss:
-            return pixels, counted
-        mean, std = _moments(pixels, counted)
-        return (pixels - mean) / std, counted
+    def _pixels(self, view: Array, valid: Array, ids: Int[Array, "b h"]) -> tuple[Float[Array, "b h p c"], Bool[Array, "b h p m"]]:
+        """float32 pixels of the tokens `ids`, and which of their values count: of each band (m = c), or of all bands alike (m = 1)."""
+        take = lambda image: take_tokens(patchify(image, self.encoder.patch), ids)  # noqa: E731
+        return take(view.astype(jnp.float32)), take(valid)
 
     def _reconstruct(
         self, params: Params, carry: Carry, view: Array, valid: Array, key: jax.Array, mode: Mode
-    ) -> tuple[Float[Array, "b n p"], Bool[Array, "b n"], Carry]:
+    ) -> tuple[Float[Array, "b h p c"], Split, Carry]:
+        """(pixels of the masked tokens, which these are, running statistics)."""
         rows, columns, patch = self._grid(view)
-        has_data = patchify(valid, patch).any((-1, -2))
-        ids, masked = masking.random_visible(key, has_data, masking.visible_count(rows * columns, self.config.mask_ratio))
-        encode = lambda module: module.tokens(view, valid, ids, mode)  # noqa: E731
+        has_data = masking.tokens_with_data(valid, patch)
+        split = Split(*masking.random_split(key, has_data, masking.visible_count(rows * columns, self.config.mask_ratio)))
+        encode = lambda module: module.tokens(view, valid, split.visible, mode)  # noqa: E731
         tokens, new_statistics = self.encoder.network.apply(params["encoder"], carry["encoder"], encode)
-        predicted, _ = self.decoder.apply(params["decoder"], {}, lambda module: module(tokens, ids, rows, columns))
-        return predicted, masked, new_statistics
+        predicted, _ = self.decoder.apply(params["decoder"], {}, lambda module: module(tokens, split, rows, columns))
+        return predicted.reshape(*split.masked.shape, patch**2, -1), split, new_statistics
 
 
-def masked_error(
-    predicted: Float[Array, "b n p"], target: Float[Array, "b n p"], counted: Bool[Array, "b n p"], masked: Bool[Array, "b n"]
-) -> Float[Array, ""]:
-    """Mean squared error over the valid values of each masked token, averaged over the masked tokens that have any (MAE, section 3)."""
-    values = _counts(counted)[..., 0]
-    error = jnp.where(counted, jnp.square(predicted - target), 0.0).sum(-1) / jnp.maximum(values, 1)
-    scored = masked & (values > 0)
+def masked_error(predicted: Float[Array, "b h p c"], target: Float[Array, "b h p c"], counted: Bool[Array, "b h p m"]) -> Float[Array, ""]:
+    """Mean squared error over the valid values of each masked token, averaged over those that have any (MAE, section 3). m is 1 or c."""
+    values = _count(counted, target.shape[-1])[..., 0, 0]
+    error = jnp.where(counted, jnp.square(predicted - target), 0.0).sum((-2, -1)) / jnp.maximum(values, 1)
+    scored = values > 0
     return jnp.where(scored, error, 0.0).sum() / jnp.maximum(scored.sum(), 1)
 
 
-def _moments(pixels: Float[Array, "b n p"], counted: Bool[Array, "b n p"]) -> tuple[Float[Array, "b n 1"], Float[Array, "b n 1"]]:
+def _normalised(pixels: Float[Array, "b h p c"], counted: Bool[Array, "b h p m"]) -> Float[Array, "b h p c"]:
+    mean, std = _moments(pixels, counted)
+    return (pixels - mean) / std
+
+
+def _moments(pixels: Float[Array, "b h p c"], counted: Bool[Array, "b h p m"]) -> tuple[Float[Array, "b h 1 1"], Float[Array, "b h 1 1"]]:
     """Mean and sqrt(unbiased variance + 1e-6) of each token over its valid values."""
-    values = _counts(counted)
-    mean = jnp.where(counted, pixels, 0.0).sum(-1, keepdims=True) / jnp.maximum(values, 1)
-    squares = jnp.where(counted, jnp.square(pixels - mean), 0.0).sum(-1, keepdims=True)
+    values = _count(counted, pixels.shape[-1])
+    mean = jnp.where(counted, pixels, 0.0).sum((-2, -1), keepdims=True) / jnp.maximum(values, 1)
+    squares = jnp.where(counted, jnp.square(pixels - mean), 0.0).sum((-2, -1), keepdims=True)
     return mean, jnp.sqrt(squares / jnp.maximum(values - 1, 1) + _NORM_PIX_EPSILON)
 
 
-def _counts(counted: Bool[Array, "b n p"]) -> Float[Array, "b n 1"]:
-    """How many values of each token count. As float32, exact up to 16 million: XLA adds integers one by one on CPU."""
-    return counted.astype(jnp.float32).sum(-1, keepdims=True)
+def _count(counted: Bool[Array, "b h p m"], bands: int) -> Float[Array, "b h 1 1"]:
+    """How many values of each token count; exact up to 16 million. By pixels, then by bands: XLA adds on CPU eight bands at once only so."""
+    values = counted.sum(-2, dtype=jnp.int32, keepdims=True).astype(jnp.float32).sum(-1, keepdims=True)
+    return values * (bands // counted.shape[-1])

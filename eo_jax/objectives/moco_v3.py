@@ -53,7 +53,7 @@ class MoCoV3(WithTeacher):
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, queries, keys, carry = self.predict_pair(params, carry, views, key)
         _, accuracy = nearest_is(normalise(queries[0]) @ normalise(keys[1]).T, jnp.arange(len(queries[0])))
-        return moco_v3_loss(*queries, *keys, self.config.temperature), (carry, {"batch_accuracy": accuracy, **watch(features)})
+        return moco_v3_loss(*queries, *keys, self.config.temperature), (carry, {"batch_accuracy": accuracy, **watch(features[0])})
 
     def momentum(self, progress: jax.Array) -> jax.Array:
         return half_cosine(self.config.momentum, 1.0, progress)

@@ -2,7 +2,7 @@
 
 The objective is built once for each stem. What those have in common is kept once: the trunk, heads, teachers, queues. What belongs to one sensor is
 kept for each: its stem with the running statistics in it, and the layer of a decoder that makes its bands. A step joins the two for the
-source that its batch holds, so that no objective knows of it. OFA-Net (Xiong et al. 2024, arXiv 2401.07527) and FoMo-Net train single trunks this way.
+source that its batch holds, so that no objective knows of it. OFA-Net (Xiong et al. 2024, arXiv 2401.07527) and FoMo-Net train one trunk so.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ class SimCLR(JointEmbedding):
         self.add_head("projector", (self.encoder.width, *config.projector), end="plain_norm")
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        features, za, zb, carry = self.embed_pair(params, carry, views, key)
-        return nt_xent(za, zb, self.config.temperature), (carry, watch(features))
+        features, (za, zb), carry = self.embed_pair(params, carry, views, key)
+        return nt_xent(za, zb, self.config.temperature), (carry, watch(features[0]))
 
 
 def nt_xent(za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float) -> Float[Array, ""]:

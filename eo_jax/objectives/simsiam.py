@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
 from eo_jax.objectives.joint import JointEmbedding, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -48,13 +47,8 @@ class SimSiam(JointEmbedding):
         self.add_head("predictor", (config.projector[-1], *config.predictor, config.projector[-1]))
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = self.views(views)
-        predicted, embeddings = [], []
-        for i, drop_key in enumerate(jax.random.split(key)):
-            _, z, carry = self.embed(params, carry, view[i], valid[i], Mode("batch", key=drop_key))
-            p, carry = self.head("predictor", params, carry, z, Mode("batch"))
-            predicted.append(p)
-            embeddings.append(z)
+        _, embeddings, carry = self.embed_pair(params, carry, views, key)
+        predicted, carry = self.head_each("predictor", params, carry, embeddings)
         return simsiam_loss(*predicted, *embeddings), (carry, watch(embeddings[0]))
 
 

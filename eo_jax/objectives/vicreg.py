@@ -47,8 +47,8 @@ class VICReg(JointEmbedding):
         self.add_head("projector", (self.encoder.width, *config.projector), end="bias_free")
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        features, za, zb, carry = self.embed_pair(params, carry, views, key)
-        return vicreg_loss(za, zb, self.config.invariance, self.config.variance, self.config.covariance), (carry, watch(features))
+        features, (za, zb), carry = self.embed_pair(params, carry, views, key)
+        return vicreg_loss(za, zb, self.config.invariance, self.config.variance, self.config.covariance), (carry, watch(features[0]))
 
 
 def vicreg_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], invariance: float, variance: float, covariance: float) -> Float[Array, ""]:
