@@ -45,6 +45,7 @@ from eo_jax.step import init_state, make_train_step
 
 TURNS = 3
 SEED = 0
+CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Workload:
         sensor: whose patches; of `side` pixels.
         stem: of tokens; ResNets have their own.
         crops, section: of the config; what is left out has its default.
+        beside: a second source, of another sensor at the same places, or of the same sensor and with a stem in common; "" for none.
+        labelled: the source with labels of the whole patch; "" for none.
     """
 
     sensor: str
@@ -62,10 +65,13 @@ class Workload:
     stem: Mapping[str, Any]
     crops: Mapping[str, Mapping[str, Any]]
     section: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    beside: str = ""
+    labelled: str = ""
 
 
 _DISTORTED = {"brightness": (0.6, 1.4), "contrast": (0.6, 1.4), "jitter_odds": 0.8, "grey_odds": 0.2, "blur_odds": 0.5}
-_GLOBAL = {"size": 96, "scale": (0.2, 1.0), **_DISTORTED}
+_CROPPED = {"size": 96, "scale": (0.2, 1.0)}
+_GLOBAL = {**_CROPPED, **_DISTORTED}
 _LOCAL = {"size": 48, "views": 4, "scale": (0.05, 0.2), **_DISTORTED}
 _PAIR, _MULTI = {"global": {"views": 2, **_GLOBAL}}, {"global": {"views": 2, **_GLOBAL}, "local": _LOCAL}
 _SENTINEL = functools.partial(Workload, "sentinel2_l1c", 128, {"name": "patch_embed", "patch": 16})
@@ -89,6 +95,10 @@ WORKLOADS = {
     "simclr": _SENTINEL(_PAIR),
     "byol": _SENTINEL(_PAIR),
     "simsiam": _SENTINEL(_PAIR),
+    "decur": _SENTINEL(_PAIR | {"beside/global": {"views": 2, **_CROPPED}}, {"common": 1536, **_PROJECTOR}, beside="sentinel1_grd"),
+    "clip": _SENTINEL({"global": _GLOBAL, "beside/global": _CROPPED}, beside="sentinel1_grd"),
+    "semi_supervised": _SENTINEL(_PAIR, {"classes": CLASSES, "support": "beside"}, beside="sentinel2_l1c", labelled="beside"),
+    "supervised": _SENTINEL({"global": _GLOBAL}, {"task": "classification", "outputs": CLASSES}, labelled="eo"),
 }
 _VITS = {"vit_nano": "nano", "vit_s": "small", "vit_b": "base", "vit_l": "large"}
 BACKBONES = {name: {"name": "vit", "size": size} for name, size in _VITS.items()} | {"resnet50": {"name": "resnet", "depth": 50}}
@@ -172,10 +182,17 @@ def experiment_of(objective: str, backbone: str, batch: int) -> build.Experiment
         if name not in known:
             raise ValueError(f"no {name!r}; there are {', '.join(known)}")
     work, trunk = WORKLOADS[objective], BACKBONES[backbone]
+    sources, stems = {"eo": {"store": "none", "sensor": work.sensor}}, {"eo": dict(work.stem) if trunk["name"] == "vit" else {"name": "conv_stem"}}
+    if work.beside:
+        alike = work.beside == work.sensor
+        sources["beside"] = {"store": "none", "sensor": work.beside, "follows": "" if alike else "eo"}
+        stems["beside"] = "eo" if alike else stems["eo"]
+    if work.labelled:
+        sources[work.labelled]["label"] = "class"
     config = ml_collections.ConfigDict()
-    config.data = {"sources": {"eo": {"store": "none", "sensor": work.sensor}}, "batch_size": batch, "crop": work.side}
+    config.data = {"sources": sources, "batch_size": batch, "crop": work.side}
     config.augment = {"crops": {name: dict(crop) for name, crop in work.crops.items()}}
-    config.model = {"stems": {"eo": dict(work.stem) if trunk["name"] == "vit" else {"name": "conv_stem"}}, "trunk": dict(trunk), "dtype": "auto"}
+    config.model = {"stems": stems, "trunk": dict(trunk), "dtype": "auto"}
     config.objective = {"name": objective, **work.section}
     config.optim = dict(OPTIM)
     config.run = {"steps": 1_000_000, "seed": SEED}
@@ -183,17 +200,24 @@ def experiment_of(objective: str, backbone: str, batch: int) -> build.Experiment
 
 
 def batch_of(experiment: build.Experiment) -> Batch:
-    """Digital numbers [b, 1, c, h, w] on the device, in the sensor's dtype, spread as its published statistics say; all are data."""
-    sensor, data = next(iter(experiment.encoders.values())).sensor, experiment.data
-    mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (sensor.mean, sensor.std))
-    shape = (data.batch_size, 1, len(sensor.bands), data.crop, data.crop)
-    values = mean + std * np.random.default_rng(SEED).standard_normal(shape, np.float32)
-    return jax.device_put({"eo": {"pixels": np.clip(values, 1, 10_000).astype(sensor.dtype)}})
+    """Digital numbers [b, 1, c, h, w] on the device, in the sensor's dtype, spread as its published statistics say; all are data. Labels [b, 1]."""
+    data, random = experiment.data, np.random.default_rng(SEED)
+    batch: Batch = {}
+    for source, encoder in experiment.encoders.items():
+        sensor = encoder.sensor
+        mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (sensor.mean, sensor.std))
+        values = mean + std * random.standard_normal((data.batch_size, 1, len(sensor.bands), data.crop, data.crop), np.float32)
+        whole = np.issubdtype(np.dtype(sensor.dtype), np.integer)
+        batch[source] = {"pixels": (np.clip(values, 1, 10_000) if whole else values).astype(sensor.dtype)}
+        if data.sources[source].label:
+            batch[source]["label"] = random.integers(1, CLASSES + 1, (data.batch_size, 1))
+    return jax.device_put(batch)
 
 
 def recipe_of(experiment: build.Experiment) -> views.Recipe:
     """Its augmentation, normalised by published statistics."""
-    return build.recipe(experiment, {"eo": views.normalisation("published", next(iter(experiment.encoders.values())).sensor, None)})
+    published = {source: views.normalisation("published", encoder.sensor, None) for source, encoder in experiment.encoders.items()}
+    return build.recipe(experiment, published)
 
 
 @dataclasses.dataclass

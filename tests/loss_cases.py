@@ -122,7 +122,7 @@ LOSSES = [
 
 
 # Not among the others: what it is given is in float32 already.
-MASKED_ERROR = Loss("mae.masked_error", (real("bnd"), real("bnd"), masks("bnd"), masks("bn")), (0,))
+MASKED_ERROR = Loss("mae.masked_error", (real("bnvld"), real("bnvld"), masks("bnvld")), (0,))
 
 
 def drawn(loss: Loss, sizes: dict = SIZES) -> list:

@@ -57,11 +57,11 @@ def norm_pix(tokens: np.ndarray, counted: np.ndarray) -> np.ndarray:
     return out
 
 
-def masked_error(predicted: np.ndarray, target: np.ndarray, counted: np.ndarray, masked: np.ndarray) -> float:
-    """Mean over counted values of each masked token of [b, n, p], then mean over the masked tokens that have any; 0 where none has."""
+def masked_error(predicted: np.ndarray, target: np.ndarray, counted: np.ndarray) -> float:
+    """Mean over counted values of each masked token of [b, h, ...], then mean over the masked tokens that have any; 0 where none has."""
     errors = []
-    for b, n in np.ndindex(masked.shape):
-        if masked[b, n] and counted[b, n].any():
+    for b, n in np.ndindex(target.shape[:2]):
+        if counted[b, n].any():
             difference = predicted[b, n][counted[b, n]].astype(np.float64) - target[b, n][counted[b, n]]
             errors.append(np.mean(difference**2))
     return float(np.mean(errors)) if errors else 0.0

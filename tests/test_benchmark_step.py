@@ -7,12 +7,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from tiny_objectives import OBJECTIVES
 
 from benchmarks import step
 
-torch = pytest.importorskip("torch")
-
 STEPS = 3
+WORKLOADS, BACKBONES = step.WORKLOADS, step.BACKBONES  # before a test puts toys there
 HEADS = {"dino": {"prototypes": 24, "hidden": 20, "bottleneck": 12}, "barlow_twins": {"projector": (24, 16)}}
 MAE = {"mask_ratio": 0.75, "decoder_depth": 2, "decoder_width": 32, "decoder_heads": 4}
 
@@ -34,10 +34,22 @@ def toys(monkeypatch):
 
 
 def start(objective: str) -> tuple:
-    """(experiment, views, our step on them before its first run)"""
+    """(experiment, views, our step on them before its first run), for a comparison with PyTorch."""
+    pytest.importorskip("torch")
     experiment = step.experiment_of(objective, "vit_s", 4)
     shown = jax.jit(step.recipe_of(experiment).train)(step.batch_of(experiment), jax.random.key(1))
     return experiment, shown, step.Step.of(experiment, lambda batch, key: batch, shown)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_there_is_a_workload_for_every_objective(objective, monkeypatch):
+    monkeypatch.setattr(step, "WORKLOADS", WORKLOADS)
+    monkeypatch.setattr(step, "BACKBONES", BACKBONES)
+    experiment = step.experiment_of(objective, "vit_nano", 4)
+    shown = jax.eval_shape(step.recipe_of(experiment).train, step.batch_of(experiment), jax.random.key(1))
+    state = jax.eval_shape(experiment.objective.init, jax.random.key(0))
+    loss, _ = jax.eval_shape(experiment.objective.loss, *state, shown, jax.random.key(2), 0.5)
+    assert loss.shape == ()
 
 
 @pytest.mark.slow
@@ -77,6 +89,7 @@ def test_weights_of_another_network_are_refused():
 
 @pytest.mark.slow
 def test_command(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
     monkeypatch.setattr(step, "GOALS", {"cpu": {("barlow_twins", "eager"): 1e9}})  # nobody is so much faster
     monkeypatch.setattr(step, "scan_check", lambda batch: {"vit_s": 2.0, "vit_l": 2.5})
     path = tmp_path / "step.json"

@@ -151,7 +151,9 @@ def test_the_loss_is_the_papers(inputs, norm_pix):
     (found, _), _ = mae_setup.loss_and_gradients(params, mae_setup.carry, as_views(view, valid), KEY, PROGRESS)
     tokens, counted = tokens_of(view), tokens_of(valid)
     target = np.stack([reference.norm_pix(*pair) for pair in zip(tokens, counted, strict=True)]) if norm_pix else tokens
-    expected = reference.masked_error(np.broadcast_to(pixels, tokens.shape), target, counted, masked_tokens(view, valid))
+    masked = masked_tokens(view, valid)
+    hidden = lambda x: x[masked].reshape(2, -1, VALUES)  # noqa: E731
+    expected = reference.masked_error(hidden(np.broadcast_to(pixels, tokens.shape)), hidden(target), hidden(counted))
     assert float(found) == pytest.approx(expected, rel=1e-5, abs=1e-12)
 
 
@@ -170,22 +172,19 @@ def test_masked_error_and_its_gradient(inputs):
     rng = np.random.default_rng(1)
     predicted = (target + rng.normal(size=target.shape) * (1 + np.abs(target))).astype(np.float32)
     found, gradient = masked_error_and_gradient(predicted, target, counted)
-    everything = np.ones((2, TOKENS), bool)
-    assert float(found) == pytest.approx(reference.masked_error(predicted, target, counted, everything), rel=1e-5)
+    assert float(found) == pytest.approx(reference.masked_error(predicted, target, counted), rel=1e-5)
     direction = rng.normal(size=predicted.shape)
-    slope = central_difference(lambda x: reference.masked_error(x, target, counted, everything), predicted, direction)
+    slope = central_difference(lambda x: reference.masked_error(x, target, counted), predicted, direction)
     assert float(np.sum(np.asarray(gradient, np.float64) * direction)) == pytest.approx(slope, rel=1e-4, abs=1e-9)
-
-
-@jax.jit
-def loss_and_gradient(predicted, target, counted):
-    return jax.value_and_grad(mae.masked_error)(predicted, target, counted)
 
 
 def masked_error_and_gradient(predicted: np.ndarray, target: np.ndarray, counted: np.ndarray) -> tuple[jax.Array, np.ndarray]:
     """Of tokens as flat vectors, as the references have them: one band of many pixels."""
-    loss, gradient = loss_and_gradient(predicted[..., None], target[..., None], counted[..., None])
-    return loss, np.asarray(gradient)[..., 0]
+    loss, gradient = loss_and_gradient(*(x[..., None, None] for x in (predicted, target, counted)))
+    return loss, np.asarray(gradient)[..., 0, 0]
+
+
+loss_and_gradient = jax.jit(jax.value_and_grad(mae.masked_error))
 
 
 def central_difference(function, at: np.ndarray, direction: np.ndarray) -> float:
@@ -197,24 +196,27 @@ def central_difference(function, at: np.ndarray, direction: np.ndarray) -> float
 def test_masked_errors_gradient_value_by_value():
     rng = np.random.default_rng(2)
     predicted, target = rng.normal(size=(2, 2, 3, 5)).astype(np.float32)
-    counted, everything = rng.random((2, 3, 5)) < 0.6, np.ones((2, 3), bool)
+    counted = rng.random((2, 3, 5)) < 0.6
     counted[1, 2] = False  # a token without data is none of those that the loss is averaged over
     _, gradient = masked_error_and_gradient(predicted, target, counted)
     expected = np.zeros(predicted.shape)
     for index in np.ndindex(*predicted.shape):
         direction = np.zeros(predicted.shape)
         direction[index] = 1
-        expected[index] = central_difference(lambda x: reference.masked_error(x, target, counted, everything), predicted, direction)
+        expected[index] = central_difference(lambda x: reference.masked_error(x, target, counted), predicted, direction)
     assert relative_error(gradient, expected) < 1e-4
 
 
-def test_pixels_valid_in_all_bands_or_none_count_as_those_of_each_band():
-    rng = np.random.default_rng(3)
-    predicted, target = rng.normal(size=(2, 2, 3, 5, 4)).astype(np.float32)
-    counted = rng.random((2, 3, 5, 1)) < 0.6
-    of_each_band = np.broadcast_to(counted, target.shape)
-    found, expected = (loss_and_gradient(predicted, target, valid) for valid in (counted, of_each_band))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected)
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_pixels_valid_in_all_bands_or_none_count_as_those_of_each_band(norm_pix):
+    mae_setup, (view, _) = setup(norm_pix), make(random_image)
+    valid = np.random.default_rng(3).random((2, SIZE, SIZE, 1)) < 0.6
+    view = np.where(valid, view, 0)
+    (found, _), (expected, _) = (
+        mae_setup.loss_and_gradients(mae_setup.params, mae_setup.carry, as_views(view, m), KEY, PROGRESS)[0]
+        for m in (valid, np.broadcast_to(valid, view.shape))
+    )
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_a_perfect_prediction_costs_nothing():

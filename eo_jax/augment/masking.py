@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 _BLOCKS = 32  # rectangles drawn a sample: enough to cover what is to be hidden but for very rare cases, in which single tokens fill up
 
@@ -32,11 +32,12 @@ def hidden_count(tokens: int, mask_ratio: float) -> int:
     return hidden
 
 
-def tokens_with_data(valid: Bool[Array, "b H W m"], patch: int) -> Bool[Array, "b n"]:
-    """Which patch tokens, row by row, have a valid value."""
-    b, height, width, _ = valid.shape
-    grid = valid.any(-1).reshape(b, height // patch, patch, width // patch, patch)
-    return grid.any((2, 4)).reshape(b, -1)
+def valid_values(valid: Bool[Array, "b H W m"], patch: int) -> Float[Array, "b n"]:
+    """How many values of each patch token, row by row, are valid; exact up to 16 million."""
+    b, height, width, m = valid.shape
+    # Rows of a token first: XLA adds on CPU eight values at once only along an axis that is short and not the last.
+    rows = valid.reshape(b, height // patch, patch, width // patch, patch * m).sum(2, dtype=jnp.int32)
+    return rows.astype(jnp.float32).sum(-1).reshape(b, -1)
 
 
 def random_blocks(key: jax.Array, has_data: Bool[Array, "b n"], rows: int, columns: int, hidden: int) -> Bool[Array, "b n"]:

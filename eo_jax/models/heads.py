@@ -62,7 +62,7 @@ class MLP(nnx.Module):
 class DinoHead(nnx.Module):
     """DINO's head (Caron et al. 2021): three GELU layers, a bottleneck on the unit sphere, and prototypes of unit length.
 
-    [b, d] -> [b, k] in float32.
+    [..., d] -> [..., k] in float32.
 
     The prototypes are normalised in the forward pass, which is weight normalisation with its gain frozen at 1. Their path ends in
     `last_layer/kernel`, by which a rule can freeze them for a while.
@@ -74,11 +74,11 @@ class DinoHead(nnx.Module):
         self.fc1, self.fc2, self.fc3 = dense(width, hidden), dense(hidden, hidden), dense(hidden, bottleneck)
         self.last_layer = TorchDense(bottleneck, prototypes, dtype, use_bias=False, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b d"], mode: Mode) -> Float[Array, "b k"]:
+    def __call__(self, x: Float[Array, "... d"], mode: Mode) -> Float[Array, "... k"]:
         x = gelu(self.fc1(x))
         x = gelu(self.fc2(x))
         x = normalise(self.fc3(x).astype(jnp.float32))
-        return x @ unit_columns(self.last_layer.kernel[...])
+        return cosines(x, self.last_layer.kernel[...])
 
 
 class Prototypes(nnx.Module):
@@ -88,7 +88,7 @@ class Prototypes(nnx.Module):
         self.last_layer = TorchDense(width, prototypes, jnp.dtype("float32"), use_bias=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b d"], mode: Mode) -> Float[Array, "b k"]:
-        return normalise(x.astype(jnp.float32)) @ unit_columns(self.last_layer.kernel[...])
+        return cosines(normalise(x.astype(jnp.float32)), self.last_layer.kernel[...])
 
 
 def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -98,6 +98,9 @@ def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     return jnp.where(there, x * jax.lax.rsqrt(jnp.where(there, squares, 1.0)), 0.0)
 
 
-def unit_columns(kernel: Float[Array, "d k"]) -> Float[Array, "d k"]:
-    """The same for the columns of a weight."""
-    return normalise(kernel.T).T
+def cosines(x: Float[Array, "... d"], kernel: Float[Array, "d k"]) -> Float[Array, "... k"]:
+    """x times a weight whose columns are scaled to unit length. The product is scaled instead: the weight may be large, 65536 columns in DINO."""
+    # Summed by a product with ones: four times as fast as XLA's sum over rows on CPU.
+    squares = jnp.matmul(jnp.ones(len(kernel), kernel.dtype), jnp.square(kernel), precision=jax.lax.Precision.HIGHEST)
+    there = squares > 1e-24  # as in `normalise`
+    return (x @ kernel) * jnp.where(there, jax.lax.rsqrt(jnp.where(there, squares, 1.0)), 0.0)

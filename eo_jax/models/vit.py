@@ -211,9 +211,12 @@ class Attention(nnx.Module):
         """`bias` is added to the logits, in float32."""
         weight, own_bias = jnp.asarray(self.qkv[...], self.dtype), jnp.asarray(self.qkv_bias[...], self.dtype)
         product = add_bias(x.reshape(-1, x.shape[-1]) @ weight.reshape(len(weight), -1), own_bias.reshape(-1))
-        qkv = jnp.moveaxis(product.reshape(*x.shape[:2], *own_bias.shape), 2, 0)
-        attended = jax.nn.dot_product_attention(*qkv, bias=bias)
-        return self.out(attended.reshape(x.shape))
+        # Heads before tokens once, for all three: each product of the attention would else turn its operands by itself.
+        q, k, v = product.reshape(*x.shape[:2], *own_bias.shape).transpose(2, 0, 3, 1, 4)
+        logits = jnp.einsum("bhqc,bhkc->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+        weights = jax.nn.softmax(logits if bias is None else logits + bias)
+        attended = jnp.einsum("bhqk,bhkc->bhqc", weights.astype(self.dtype), v)
+        return self.out(attended.transpose(0, 2, 1, 3).reshape(x.shape))
 
 
 class MLP(nnx.Module):

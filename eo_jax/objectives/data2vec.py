@@ -80,7 +80,7 @@ class Data2Vec(WithTeacher):
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = (x[0] for x in self.views(views))
         mask_key, drop_key = jax.random.split(key)
-        has_data = masking.tokens_with_data(valid, self.encoder.patch)
+        has_data = masking.valid_values(valid, self.encoder.patch) > 0
         rows, columns = view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch
         masked = masking.random_blocks(mask_key, has_data, rows, columns, masking.hidden_count(rows * columns, self.config.mask_ratio))
         predicted, statistics = self._predict(params, carry, view, valid, masked, drop_key)

@@ -72,16 +72,13 @@ class DINO(WithTeacher):
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         targets, carry = self._targets(carry, views)
-        outputs, features = [], []
-        for crop_set, drop_key in zip(self.crop_sets_of(views), jax.random.split(key), strict=False):
-            feature, output, carry = self.embed_set(params, carry, views, crop_set, Mode("batch", key=drop_key))
-            outputs.append(output)
-            features.append(feature)
-        student, temperature = jnp.concatenate(outputs), self._teacher_temperature(progress)
+        features, carry = self.pooled_crops(params, carry, views, key)
+        student, carry = self.head("projector", params, carry, features, Mode("batch"))
+        temperature = self._teacher_temperature(progress)
         loss = dino_loss(student, targets, carry["centre"], self.config.student_temperature, temperature)
         if self.config.koleo:
-            loss = loss + self.config.koleo * jax.vmap(koleo)(features[0]).mean()
-        metrics = {"teacher_temperature": temperature, **agreement(student, targets - carry["centre"]), **watch(features[0][0])}
+            loss = loss + self.config.koleo * jax.vmap(koleo)(features[: len(targets)]).mean()
+        metrics = {"teacher_temperature": temperature, **agreement(student, targets - carry["centre"]), **watch(features[0])}
         return loss, ({**carry, "centre": new_centre(carry["centre"], targets, self.config.centre_momentum)}, metrics)
 
     def momentum(self, progress: jax.Array) -> jax.Array:
@@ -93,7 +90,8 @@ class DINO(WithTeacher):
 
     def _targets(self, carry: Carry, views: Views) -> tuple[Float[Array, "v b k"], Carry]:
         teacher = carry["teacher"]
-        _, output, statistics = self.embed_set(teacher["params"], teacher["statistics"], views, "global", Mode("batch"))
+        features, statistics = self.pooled_set(teacher["params"], teacher["statistics"], views, "global", Mode("batch"))
+        output, statistics = self.head("projector", teacher["params"], statistics, features, Mode("batch"))
         return jax.lax.stop_gradient(output), {**carry, "teacher": {**teacher, "statistics": statistics}}
 
     def _teacher_temperature(self, progress: jax.Array) -> jax.Array:

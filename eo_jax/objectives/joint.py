@@ -101,11 +101,13 @@ class JointEmbedding:
         features, carry = self.pooled(params, carry, merge(views[name]), merge(views[f"{name}/valid"]), mode)
         return features.reshape(b, v, -1).swapaxes(0, 1), carry
 
-    def embed_set(self, params: Params, carry: Carry, views: Views, crop_set: str, mode: Mode) -> tuple[Array, Float[Array, "v b k"], Carry]:
-        """The same, and what the head "projector" makes of them, each view by itself alike."""
-        features, carry = self.pooled_set(params, carry, views, crop_set, mode)
-        projected, carry = self.head("projector", params, carry, features.reshape(-1, features.shape[-1]), mode)
-        return features, projected.reshape(*features.shape[:2], -1), carry
+    def pooled_crops(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Float[Array, "v b d"], Carry]:
+        """The same of all crop sets, "global" first; crops of one size make one forward pass."""
+        features = []
+        for crop_set, drop_key in zip(self.crop_sets_of(views), jax.random.split(key), strict=False):
+            found, carry = self.pooled_set(params, carry, views, crop_set, Mode("batch", key=drop_key))
+            features.append(found)
+        return jnp.concatenate(features), carry
 
     def crop_sets_of(self, views: Views) -> list[str]:
         """The crop sets of a batch with several: "global" first, then "local" where the recipe gives it."""
@@ -116,7 +118,7 @@ class JointEmbedding:
         found, moved = self.encoder.forward(params["encoder"], statistics["encoder"], view, valid, mode)
         return found["pooled"], {**statistics, "encoder": moved}
 
-    def head(self, name: str, params: Params, statistics: Carry, x: Array, mode: Mode) -> tuple[Float[Array, "b k"], Carry]:
+    def head(self, name: str, params: Params, statistics: Carry, x: Array, mode: Mode) -> tuple[Float[Array, "... k"], Carry]:
         """A head's output in float32, and all running statistics after it."""
         found, moved = self.networks[name].apply(params[name], statistics[name], lambda module: module(x, mode))
         return found, {**statistics, name: moved}

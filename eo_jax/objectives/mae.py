@@ -117,9 +117,9 @@ class MAE:
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = self._view(views)
         predicted, split, statistics = self._reconstruct(params, carry, view, valid, key, TRAIN)
-        pixels, counted = self._pixels(view, valid, split.masked)
+        pixels, counted = self._masked(view, valid, split)
         loss = masked_error(predicted, _normalised(pixels, counted) if self.config.norm_pix_loss else pixels, counted)
-        return loss, ({"encoder": statistics}, {"valid_share": valid.sum(1, dtype=jnp.int32).astype(jnp.float32).sum() / valid.size})
+        return loss, ({"encoder": statistics}, {"valid_share": masking.valid_values(valid, self.encoder.patch).sum() / valid.size})
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         return carry
@@ -138,10 +138,10 @@ class MAE:
         view, valid = self._view(views)
         predicted, split, _ = self._reconstruct(params, carry, view, valid, key, EVALUATE)
         if self.config.norm_pix_loss:
-            mean, std = _moments(*self._pixels(view, valid, split.masked))
+            mean, std = _moments(*self._masked(view, valid, split))
             predicted = predicted * std + mean
         rows, columns, patch = self._grid(view)
-        tokens = patchify(view.astype(jnp.float32), patch)
+        tokens, predicted = patchify(view.astype(jnp.float32), patch), predicted.reshape(*split.masked.shape, patch**2, -1)
         fill = jax.vmap(lambda tokens, at, values: tokens.at[at].set(values, unique_indices=True))
         reconstruction = unpatchify(fill(tokens, split.masked, predicted), rows, columns, patch)
         masked = fill(jnp.zeros((*tokens.shape[:-1], 1), bool), split.masked, jnp.ones((*split.masked.shape, 1, 1), bool))
@@ -163,46 +163,49 @@ class MAE:
     def _grid(self, view: Array) -> tuple[int, int, int]:
         return view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch, self.encoder.patch
 
-    def _pixels(self, view: Array, valid: Array, ids: Int[Array, "b h"]) -> tuple[Float[Array, "b h p c"], Bool[Array, "b h p m"]]:
-        """float32 pixels of the tokens `ids`, and which of their values count: of each band (m = c), or of all bands alike (m = 1)."""
-        take = lambda image: take_tokens(patchify(image, self.encoder.patch), ids)  # noqa: E731
+    def _masked(self, view: Array, valid: Array, split: Split) -> tuple[Float[Array, "b h r s c"], Bool[Array, "b h r s m"]]:
+        """float32 pixels of the masked tokens, and which of their values count: of each band (m = c), or of all bands alike (m = 1)."""
+        patch = self.encoder.patch
+        take = lambda image: take_tokens(patchify(image, patch), split.masked).reshape(*split.masked.shape, patch, patch, -1)  # noqa: E731
         return take(view.astype(jnp.float32)), take(valid)
 
     def _reconstruct(
         self, params: Params, carry: Carry, view: Array, valid: Array, key: jax.Array, mode: Mode
-    ) -> tuple[Float[Array, "b h p c"], Split, Carry]:
+    ) -> tuple[Float[Array, "b h r s c"], Split, Carry]:
         """(pixels of the masked tokens, which these are, running statistics)."""
         rows, columns, patch = self._grid(view)
-        has_data = masking.tokens_with_data(valid, patch)
+        has_data = masking.valid_values(valid, patch) > 0
         split = Split(*masking.random_split(key, has_data, masking.visible_count(rows * columns, self.config.mask_ratio)))
         encode = lambda module: module.tokens(view, valid, split.visible, mode)  # noqa: E731
         tokens, new_statistics = self.encoder.network.apply(params["encoder"], carry["encoder"], encode)
         predicted, _ = self.decoder.apply(params["decoder"], {}, lambda module: module(tokens, split, rows, columns))
-        return predicted.reshape(*split.masked.shape, patch**2, -1), split, new_statistics
+        return predicted.reshape(*split.masked.shape, patch, patch, -1), split, new_statistics
 
 
-def masked_error(predicted: Float[Array, "b h p c"], target: Float[Array, "b h p c"], counted: Bool[Array, "b h p m"]) -> Float[Array, ""]:
-    """Mean squared error over the valid values of each masked token, averaged over those that have any (MAE, section 3). m is 1 or c."""
-    values = _count(counted, target.shape[-1])[..., 0, 0]
-    error = jnp.where(counted, jnp.square(predicted - target), 0.0).sum((-2, -1)) / jnp.maximum(values, 1)
-    scored = values > 0
-    return jnp.where(scored, error, 0.0).sum() / jnp.maximum(scored.sum(), 1)
+def masked_error(predicted: Float[Array, "b h r s c"], target: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]) -> Float[Array, ""]:
+    """Mean squared error over the valid values of each masked token, averaged over those that have any (MAE, section 3)."""
+    values = _count(counted, target.shape[-1])
+    error = _total(jnp.where(counted, jnp.square(predicted - target), 0.0)) / jnp.maximum(values, 1)
+    return jnp.where(values > 0, error, 0.0).sum() / jnp.maximum((values > 0).sum(), 1)
 
 
-def _normalised(pixels: Float[Array, "b h p c"], counted: Bool[Array, "b h p m"]) -> Float[Array, "b h p c"]:
+def _normalised(pixels: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]) -> Float[Array, "b h r s c"]:
     mean, std = _moments(pixels, counted)
     return (pixels - mean) / std
 
 
-def _moments(pixels: Float[Array, "b h p c"], counted: Bool[Array, "b h p m"]) -> tuple[Float[Array, "b h 1 1"], Float[Array, "b h 1 1"]]:
+def _moments(pixels: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]) -> tuple[Float[Array, "b h 1 1 1"], Float[Array, "b h 1 1 1"]]:
     """Mean and sqrt(unbiased variance + 1e-6) of each token over its valid values."""
     values = _count(counted, pixels.shape[-1])
-    mean = jnp.where(counted, pixels, 0.0).sum((-2, -1), keepdims=True) / jnp.maximum(values, 1)
-    squares = jnp.where(counted, jnp.square(pixels - mean), 0.0).sum((-2, -1), keepdims=True)
+    mean = _total(jnp.where(counted, pixels, 0.0)) / jnp.maximum(values, 1)
+    squares = _total(jnp.where(counted, jnp.square(pixels - mean), 0.0))
     return mean, jnp.sqrt(squares / jnp.maximum(values - 1, 1) + _NORM_PIX_EPSILON)
 
 
-def _count(counted: Bool[Array, "b h p m"], bands: int) -> Float[Array, "b h 1 1"]:
-    """How many values of each token count; exact up to 16 million. By pixels, then by bands: XLA adds on CPU eight bands at once only so."""
-    values = counted.sum(-2, dtype=jnp.int32, keepdims=True).astype(jnp.float32).sum(-1, keepdims=True)
-    return values * (bands // counted.shape[-1])
+def _count(counted: Bool[Array, "b h r s m"], bands: int) -> Float[Array, "b h 1 1 1"]:
+    """How many values of each token count. Rows first: see `masking.valid_values`."""
+    return _total(counted.sum(2, dtype=jnp.int32, keepdims=True).astype(jnp.float32)) * (bands // counted.shape[-1])
+
+
+def _total(x: Float[Array, "b h r s c"]) -> Float[Array, "b h 1 1 1"]:
+    return x.sum((2, 3, 4), keepdims=True)

@@ -52,17 +52,14 @@ class SwAV(JointEmbedding):
         self.networks["prototypes"] = Network(lambda rngs: Prototypes(config.projector[-1], config.prototypes, rngs=rngs))
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        features = []
-        for crop_set, drop_key in zip(self.crop_sets_of(views), jax.random.split(key), strict=False):
-            feature, carry = self.pooled_set(params, carry, views, crop_set, Mode("batch", key=drop_key))
-            features.append(feature)
         # As released: the encoder sees crops of one size together, the heads see all crops at once.
-        merged = jnp.concatenate(features)
-        projected, carry = self.head("projector", params, carry, merged.reshape(-1, merged.shape[-1]), Mode("batch"))
+        features, carry = self.pooled_crops(params, carry, views, key)
+        by_sample = features.swapaxes(0, 1)  # so that nothing moves between devices
+        projected, carry = self.head("projector", params, carry, by_sample.reshape(-1, by_sample.shape[-1]), Mode("batch"))
         scores, carry = self.head("prototypes", params, carry, projected, Mode("batch"))
-        scores = scores.reshape(*merged.shape[:2], -1)
+        scores = scores.reshape(*by_sample.shape[:2], -1).swapaxes(0, 1)
         used = jnp.zeros(self.config.prototypes, bool).at[scores[0].argmax(-1)].set(True).sum(dtype=jnp.float32)
-        metrics = {"prototypes_used": used / min(scores.shape[1:]), **watch(features[0][0])}
+        metrics = {"prototypes_used": used / min(scores.shape[1:]), **watch(features[0])}
         return swav_loss(scores, self.config.temperature, self.config.epsilon, self.config.iterations), (carry, metrics)
 
 
