@@ -38,7 +38,7 @@ class Config:
     Attributes:
         size: tiny, small, base, large, huge, giant or nano.
         depth: number of blocks; 0 means that of the size. Tests and laptops use fewer.
-        remat: what the backward pass makes again: "none", "none" for all but the products with weights, or "block" for everything, to save memory.
+        remat: what the backward pass makes again: "none", "cheap" for all but the products with weights, or "block" for everything, to save memory.
         pool: what `pooled` features are: "cls", or "mean" over patch tokens.
         registers: learned tokens that travel with the class token and are no part of the output.
         layer_scale: initial value of a learned scale of each residual branch, one a channel; 0 for none. BEiT and data2vec: 1e-4 for ViT-S.
