@@ -162,7 +162,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     "moco": {"queue": 480, "bn_group": 24, "momentum": 0.98, **_HEAD},
     "moco_v3": {"momentum": 0.98, **_HEAD, **_PREDICTOR},
     "simclr": _HEAD,
-    "byol": {"momentum": 0.99, **_HEAD, **_PREDICTOR},
+    "byol": {"momentum": 0.98, **_HEAD, **_PREDICTOR},
     "simsiam": {**_HEAD, "predictor": (32,)},
     "decur": {"common": 96, "projector": (128, 128)},
     "clip": _HEAD,

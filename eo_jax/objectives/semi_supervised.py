@@ -68,14 +68,10 @@ class ViewAssignment(JointEmbedding):
         self.add_head("projector", (self.encoder.width, *config.projector))
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        support_key, *keys = jax.random.split(key, 3)
+        support_key, pair_key = jax.random.split(key)
         support, labels, carry = self._support(params, carry, views, support_key)
-        view, valid = self.views(views)
-        assigned, features = [], []
-        for i, drop_key in enumerate(keys):
-            feature, z, carry = self.embed(params, carry, view[i], valid[i], Mode("batch", key=drop_key))
-            assigned.append(soft_labels(z, support, labels, self.config.temperature))
-            features.append(feature)
+        features, embeddings, carry = self.embed_pair(params, carry, views, pair_key)
+        assigned = [soft_labels(z, support, labels, self.config.temperature) for z in embeddings]
         loss = view_assignment_loss(*assigned, self.config.sharpening)
         metrics = {"view_agreement": (assigned[0].argmax(1) == assigned[1].argmax(1)).mean(dtype=jnp.float32), **watch(features[0])}
         if self.config.supervised:
