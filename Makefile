@@ -8,6 +8,8 @@ TORCH ?= torch==2.13.0
 # A process for each core, whole files at a time, since the tests of a file share what they set up. Each process holds about 1.5 GB.
 PARALLEL := -n logical --maxprocesses=8 --dist loadfile
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+# Tests compile much and compute little: without LLVM's passes they take a quarter less. `make test-slow` trains networks, so it keeps them.
+FAST_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 
 .PHONY: demo test test-slow lint format golden clean
 
@@ -15,7 +17,7 @@ demo: $(VENV)/.prep  ## simulate (or take DATA=folder of EnMAP tiles), convert, 
 	@$(BIN)/python -m launch.demo $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.test  ## everything but the slow tests
-	$(BIN)/python -m pytest $(PARALLEL)
+	XLA_FLAGS="$(FAST_COMPILE)" $(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu"

@@ -243,7 +243,7 @@ def test_heads_have_128_channels_and_groups_two_of_them(depth):
     assert found == {stage: AttentionShape(*numbers) for stage, numbers in PUBLISHED[depth].items()}
 
 
-@pytest.mark.parametrize(("depth", "stem", "sensor"), [(18, conv_stem, S2), (50, spectral_image, ENMAP)])
+@pytest.mark.parametrize(("depth", "stem", "sensor"), [(18, conv_stem, S2), pytest.param(50, spectral_image, ENMAP, marks=pytest.mark.slow)])
 def test_encoders_of_every_kind_of_resnet_take_it(depth, stem, sensor):
     trunk = resnet.Config(depth, "strided" if depth == 50 else "plain", "deformable")
     encoder = make_encoder(stem.Config(), trunk, sensor, jnp.dtype("bfloat16"))

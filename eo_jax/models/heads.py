@@ -29,6 +29,9 @@ class TorchDense(nnx.Linear):
 class MLP(nnx.Module):
     """[b, d] -> [b, k] in float32: linear layers with BatchNorm (or none) and ReLU between them.
 
+    [v, b, d] are views, each with BatchNorm statistics of its own, which move the running ones in turn. The linear layers take them all at once:
+    weights of 8192 x 8192 are read once, and their gradient is written once.
+
     Args:
         widths: of input, hidden layers and output.
         hidden_norm: "batch": hidden layers are bias-free and followed by BatchNorm; "none": they have biases.
@@ -49,14 +52,18 @@ class MLP(nnx.Module):
             self.last_norm = BatchNorm(widths[-1], "affine" if end == "norm" else "plain")
         self.end = end
 
-    def __call__(self, x: Float[Array, "b d"], mode: Mode) -> Float[Array, "b k"]:
+    def __call__(self, x: Float[Array, "*v b d"], mode: Mode) -> Float[Array, "*v b k"]:
         for i, layer in enumerate(self.hidden):
             x = layer(x)
             if self.norms:
-                x = self.norms[i](x, None, mode)
+                x = _each_view(self.norms[i], x, mode)
             x = jax.nn.relu(x)
         x = self.last(x).astype(jnp.float32)
-        return self.last_norm(x, None, mode) if self.end in ("norm", "plain_norm") else x
+        return _each_view(self.last_norm, x, mode) if self.end in ("norm", "plain_norm") else x
+
+
+def _each_view(norm: BatchNorm, x: Float[Array, "*v b d"], mode: Mode) -> Float[Array, "*v b d"]:
+    return norm(x, None, mode) if x.ndim == 2 else jnp.stack([norm(view, None, mode) for view in x])
 
 
 class DinoHead(nnx.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -64,10 +64,10 @@ class JointEmbedding:
         name = f"{present_source(self.sources, views, crop_set)}/{crop_set}"
         return views[name].swapaxes(0, 1), views[f"{name}/valid"].swapaxes(0, 1)
 
-    def embed_pair(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Float[Array, "2 b d"], list[Array], Carry]:
+    def embed_pair(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Float[Array, "2 b d"], Float[Array, "2 b k"], Carry]:
         """(pooled features of the two views, the head "projector" on each, carry), each view with BatchNorm statistics of its own."""
         features, carry = self.pooled_pair(params, carry, views, Mode("batch", key=key))
-        embeddings, carry = self.head_each("projector", params, carry, features)
+        embeddings, carry = self.head("projector", params, carry, features, Mode("batch"))
         return features, embeddings, carry
 
     def pooled_pair(self, params: Params, statistics: Carry, views: Views, mode: Mode) -> tuple[Float[Array, "2 b d"], Carry]:
@@ -84,14 +84,6 @@ class JointEmbedding:
             feature, statistics = self.pooled(params, statistics, view[i], valid[i], mode.of_part(i))
             features.append(feature)
         return jnp.stack(features), statistics
-
-    def head_each(self, name: str, params: Params, statistics: Carry, inputs: Iterable[Array]) -> tuple[list[Float[Array, "b k"]], Carry]:
-        """A head's output on each view, with BatchNorm statistics of that view, and all running statistics after the last."""
-        outputs = []
-        for x in inputs:
-            output, statistics = self.head(name, params, statistics, x, Mode("batch"))
-            outputs.append(output)
-        return outputs, statistics
 
     def pooled_set(self, params: Params, carry: Carry, views: Views, crop_set: str, mode: Mode) -> tuple[Float[Array, "v b d"], Carry]:
         """Pooled features of all views of a crop set, in one forward pass, and the carry after it."""
@@ -119,7 +111,7 @@ class JointEmbedding:
         return found["pooled"], {**statistics, "encoder": moved}
 
     def head(self, name: str, params: Params, statistics: Carry, x: Array, mode: Mode) -> tuple[Float[Array, "... k"], Carry]:
-        """A head's output in float32, and all running statistics after it."""
+        """A head's output on one view [b, d], or on several [v, b, d], in float32, and all running statistics after it."""
         found, moved = self.networks[name].apply(params[name], statistics[name], lambda module: module(x, mode))
         return found, {**statistics, name: moved}
 
@@ -174,13 +166,13 @@ class WithTeacher(JointEmbedding):
         _, projected, statistics = self.embed(teacher["params"], teacher["statistics"], view, valid, mode)
         return jax.lax.stop_gradient(projected), {**carry, "teacher": {**teacher, "statistics": statistics}}
 
-    def predict_pair(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Array, list[Array], list[Array], Carry]:
+    def predict_pair(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Array, Array, Array, Carry]:
         """(pooled features of the two views, the head "predictor" on each, what the teacher's projector makes of each, carry)."""
         features, embeddings, carry = self.embed_pair(params, carry, views, key)
-        predicted, carry = self.head_each("predictor", params, carry, embeddings)
+        predicted, carry = self.head("predictor", params, carry, embeddings, Mode("batch"))
         teacher = carry["teacher"]
         seen, statistics = self.pooled_pair(teacher["params"], teacher["statistics"], views, Mode("batch"))
-        targets, statistics = self.head_each("projector", teacher["params"], statistics, seen)
+        targets, statistics = self.head("projector", teacher["params"], statistics, seen, Mode("batch"))
         return features, predicted, jax.lax.stop_gradient(targets), {**carry, "teacher": {**teacher, "statistics": statistics}}
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
+from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
 from eo_jax.objectives.joint import JointEmbedding, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -48,7 +49,7 @@ class SimSiam(JointEmbedding):
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         _, embeddings, carry = self.embed_pair(params, carry, views, key)
-        predicted, carry = self.head_each("predictor", params, carry, embeddings)
+        predicted, carry = self.head("predictor", params, carry, embeddings, Mode("batch"))
         return simsiam_loss(*predicted, *embeddings), (carry, watch(embeddings[0]))
 
 
