@@ -51,9 +51,9 @@ class CLIP(PairedSensors):
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         embeddings, metrics = [], {}
         for source, drop_key in zip(self.sources, jax.random.split(key), strict=True):
-            features, z, carry = self.embed(params, carry, views, source, 0, drop_key)
-            embeddings.append(z)
-            metrics |= {f"{name}/{source}": value for name, value in watch(features).items()}
+            features, z, carry = self.embed(params, carry, views, source, drop_key)
+            embeddings.append(z[0])
+            metrics |= {f"{name}/{source}": value for name, value in watch(features[0]).items()}
         _, accuracy = nearest_is(normalise(embeddings[0]) @ normalise(embeddings[1]).T, jnp.arange(len(embeddings[0])))
         return clip_loss(*embeddings, self.config.temperature), (carry, {"batch_accuracy": accuracy, **metrics})
 

@@ -78,7 +78,7 @@ class Data2Vec(WithTeacher):
         self.networks["regressor"] = Network(lambda rngs: Regressor(self.encoder.width, self.encoder.dtype, rngs=rngs))
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = (x[0] for x in self.views(views))
+        view, valid = (x[:, 0] for x in self.of_crop_set(views, "global"))
         mask_key, drop_key = jax.random.split(key)
         has_data = masking.valid_values(valid, self.encoder.patch) > 0
         rows, columns = view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch

@@ -55,11 +55,10 @@ class DeCUR(PairedSensors):
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         embeddings, metrics = [], {}
-        for i, source in enumerate(self.sources):
-            for view in range(2):
-                features, z, carry = self.embed(params, carry, views, source, view, jax.random.fold_in(key, 2 * i + view))
-                embeddings.append(z)
-            metrics |= {f"{name}/{source}": value for name, value in watch(features).items()}
+        for source, drop_key in zip(self.sources, jax.random.split(key), strict=True):
+            features, z, carry = self.embed(params, carry, views, source, drop_key)
+            embeddings += [z[0], z[1]]
+            metrics |= {f"{name}/{source}": value for name, value in watch(features[0]).items()}
         return decur_loss(*embeddings, self.config.common, self.config.off_diagonal), (carry, metrics)
 
 

@@ -59,10 +59,10 @@ class JointEmbedding:
         made = {name: network.init(k) for (name, network), k in zip(self.networks.items(), keys, strict=True)}
         return {name: params for name, (params, _) in made.items()}, {name: statistics for name, (_, statistics) in made.items()}
 
-    def views(self, views: Views, crop_set: str = "global") -> tuple[Float[Array, "v b H W c"], Array]:
-        """Views of a crop set and their validity, the view axis first, of the source that this batch holds."""
+    def of_crop_set(self, views: Views, crop_set: str) -> tuple[Float[Array, "b v H W c"], Array]:
+        """Views of a crop set and their validity, of the source that this batch holds."""
         name = f"{present_source(self.sources, views, crop_set)}/{crop_set}"
-        return views[name].swapaxes(0, 1), views[f"{name}/valid"].swapaxes(0, 1)
+        return views[name], views[f"{name}/valid"]
 
     def embed_pair(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Float[Array, "2 b d"], Float[Array, "2 b k"], Carry]:
         """(pooled features of the two views, the head "projector" on each, carry), each view with BatchNorm statistics of its own."""
@@ -71,27 +71,15 @@ class JointEmbedding:
         return features, embeddings, carry
 
     def pooled_pair(self, params: Params, statistics: Carry, views: Views, mode: Mode) -> tuple[Float[Array, "2 b d"], Carry]:
-        """Pooled features of the two views, each with BatchNorm statistics of its own, and the running statistics after both.
-
-        An encoder without BatchNorm takes both in one forward pass: larger products, and the gradient of its weights is made once.
-        """
-        if not jax.tree.leaves(statistics["encoder"]):
-            first_two = {name: view[:, :2] for name, view in views.items() if "/global" in name}
-            return self.pooled_set(params, statistics, first_two, "global", mode)
-        view, valid = self.views(views)
-        features = []
-        for i in range(2):
-            feature, statistics = self.pooled(params, statistics, view[i], valid[i], mode.of_part(i))
-            features.append(feature)
-        return jnp.stack(features), statistics
+        """Pooled features of the first two views, each with BatchNorm statistics of its own, and all running statistics after both."""
+        view, valid = self.of_crop_set(views, "global")
+        features, moved = pooled_apart(self.encoder, params["encoder"], statistics["encoder"], view[:, :2], valid[:, :2], mode)
+        return features, {**statistics, "encoder": moved}
 
     def pooled_set(self, params: Params, carry: Carry, views: Views, crop_set: str, mode: Mode) -> tuple[Float[Array, "v b d"], Carry]:
         """Pooled features of all views of a crop set, in one forward pass, and the carry after it."""
-        name = f"{present_source(self.sources, views, crop_set)}/{crop_set}"
-        b, v = views[name].shape[:2]
-        merge = lambda x: x.reshape(b * v, *x.shape[2:])  # noqa: E731  rows of a sample side by side, so that nothing moves between devices
-        features, carry = self.pooled(params, carry, merge(views[name]), merge(views[f"{name}/valid"]), mode)
-        return features.reshape(b, v, -1).swapaxes(0, 1), carry
+        features, moved = pooled_together(self.encoder, params["encoder"], carry["encoder"], *self.of_crop_set(views, crop_set), mode)
+        return features, {**carry, "encoder": moved}
 
     def pooled_crops(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Float[Array, "v b d"], Carry]:
         """The same of all crop sets, "global" first; crops of one size make one forward pass."""
@@ -185,6 +173,32 @@ class WithTeacher(JointEmbedding):
         teacher = carry["teacher"]
         weights = {"source": self.source, "params": teacher["params"]["encoder"], "statistics": teacher["statistics"]["encoder"]}
         return super().encoders(params, carry) | {f"{self.source}.teacher": weights}
+
+
+def pooled_together(
+    encoder: Encoder, params: Params, statistics: Carry, view: Float[Array, "b v H W c"], valid: Array, mode: Mode
+) -> tuple[Float[Array, "v b d"], Carry]:
+    """Pooled features of all views in one forward pass, so BatchNorm takes them for one batch, and the running statistics after it."""
+    b, v = view.shape[:2]
+    merge = lambda x: x.reshape(b * v, *x.shape[2:])  # noqa: E731  rows of a sample side by side, so that nothing moves between devices
+    found, statistics = encoder.forward(params, statistics, merge(view), merge(valid), mode)
+    return found["pooled"].reshape(b, v, -1).swapaxes(0, 1), statistics
+
+
+def pooled_apart(
+    encoder: Encoder, params: Params, statistics: Carry, view: Float[Array, "b v H W c"], valid: Array, mode: Mode
+) -> tuple[Float[Array, "v b d"], Carry]:
+    """Pooled features of all views, each with BatchNorm statistics of its own, and the running statistics after the last.
+
+    An encoder without BatchNorm takes all in one forward pass: larger products, and the gradient of its weights is made once.
+    """
+    if not jax.tree.leaves(statistics):
+        return pooled_together(encoder, params, statistics, view, valid, mode)
+    features = []
+    for i in range(view.shape[1]):
+        found, statistics = encoder.forward(params, statistics, view[:, i], valid[:, i], mode.of_part(i))
+        features.append(found["pooled"])
+    return jnp.stack(features), statistics
 
 
 def present_source(sources: Sequence[str], views: Views, crop_set: str) -> str:

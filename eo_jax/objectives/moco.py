@@ -78,10 +78,11 @@ class MoCo(WithTeacher):
         return params, {**carry, "queue": {"keys": keys, "next": jnp.zeros((), jnp.int32)}}
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = self.views(views)
+        view, valid = self.of_crop_set(views, "global")
         order_key, drop_key = jax.random.split(key)
-        features, q, carry = self.embed(params, carry, view[0], valid[0], Mode("batch", self._members(jnp.arange(len(view[0]))), drop_key))
-        k, carry = self._keys(carry, view[1], valid[1], order_key)
+        mode = Mode("batch", self._members(jnp.arange(len(view))), drop_key)
+        features, q, carry = self.embed(params, carry, view[:, 0], valid[:, 0], mode)
+        k, carry = self._keys(carry, view[:, 1], valid[:, 1], order_key)
         loss, accuracy = _info_nce(q, k, carry["queue"]["keys"], self.config.temperature)
         _, batch_accuracy = nearest_is(normalise(q) @ normalise(k).T, jnp.arange(len(q)))
         carry = {**carry, "queue": pushed(carry["queue"], normalise(k))}

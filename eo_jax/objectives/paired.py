@@ -12,7 +12,7 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import MLP
 from eo_jax.objectives.base import EncoderWeights
-from eo_jax.objectives.joint import require_pairs
+from eo_jax.objectives.joint import pooled_apart, require_pairs
 from eo_jax.schema import Carry, Params, Views
 
 
@@ -46,17 +46,16 @@ class PairedSensors:
         return params, carry
 
     def embed(
-        self, params: Params, carry: Carry, views: Views, source: str, number: int, key: jax.Array
-    ) -> tuple[Float[Array, "b d"], Float[Array, "b k"], Carry]:
-        """(pooled features, embedding, carry) of view `number` of a source."""
-        view, valid = views[f"{source}/global"][:, number], views[f"{source}/global/valid"][:, number]
-        weights, moved = params["encoders"][source], carry["encoders"][source]
-        found, moved = self.by_source[source].forward(weights, moved, view, valid, Mode("batch", key=key))
-        z, head = self.projectors[source].apply(
-            params["projectors"][source], carry["projectors"][source], lambda module: module(found["pooled"], Mode("batch"))
-        )
+        self, params: Params, carry: Carry, views: Views, source: str, key: jax.Array
+    ) -> tuple[Float[Array, "v b d"], Float[Array, "v b k"], Carry]:
+        """(pooled features, embeddings, carry) of the views of a source, each with BatchNorm statistics of its own."""
+        of = lambda tree, part: tree[part][source]  # noqa: E731
+        view, valid = views[f"{source}/global"], views[f"{source}/global/valid"]
+        mode = Mode("batch", key=key)
+        features, moved = pooled_apart(self.by_source[source], of(params, "encoders"), of(carry, "encoders"), view, valid, mode)
+        z, head = self.projectors[source].apply(of(params, "projectors"), of(carry, "projectors"), lambda module: module(features, Mode("batch")))
         encoders, projectors = {**carry["encoders"], source: moved}, {**carry["projectors"], source: head}
-        return found["pooled"], z, {**carry, "encoders": encoders, "projectors": projectors}
+        return features, z, {**carry, "encoders": encoders, "projectors": projectors}
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         return carry

@@ -75,7 +75,7 @@ class Supervised(JointEmbedding):
         """Any batch will do."""
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = (x[0] for x in self.views(views))
+        view, valid = (x[:, 0] for x in self.of_crop_set(views, "global"))
         label = self._label(views)
         found, statistics = self.encoder.forward(params["encoder"], carry["encoder"], view, valid, Mode(self.config.statistics, key=key))
         features = found["dense" if self.config.task == "segmentation" else "pooled"]
