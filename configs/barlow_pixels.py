@@ -4,6 +4,8 @@
         --ground-truth PaviaU_gt.mat --train-map TRpaviaU.mat --test-map TSpaviaU.mat
     python -m data_prep convert hsi-scene --input /data/houston --output stores/houston --sensor casi_houston2013 --image houston.mat \\
         --train-map TRhouston.mat --test-map TShouston.mat
+    python -m data_prep convert hsi-scene --input /data/salinas_a --output stores/salinas_a --sensor aviris_salinas --image SalinasA_corrected.mat \\
+        --ground-truth SalinasA_gt.mat --patch-size 16 --val-share 0.01 --test-share 0.5
     python -m eo_jax.train --config=configs/barlow_pixels.py:pavia --workdir=runs/barlow_pixels
 
 Published figures to compare with: none that we could read; nor could we read encoder, views, scenes and hyper-parameters, the body of the paper
@@ -26,13 +28,14 @@ from eo_jax import build
 _SCENES = {
     "pavia": ("stores/pavia", "rosis_pavia_university", 610 * 340),
     "houston": ("stores/houston", "casi_houston2013", 349 * 1905),
+    "salinas_a": ("stores/salinas_a", "aviris_salinas", 83 * 86),
 }
 VARIANTS = (*_SCENES, "smoke")
 _BATCH = 256
 
 
 def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
-    """`pavia` (University), `houston` (2013); `smoke` is a few steps of a small network."""
+    """`pavia` (University), `houston` (2013), `salinas_a`; `smoke` is a few steps of a small network."""
     if arg not in VARIANTS:
         raise ValueError(f"configs/barlow_pixels.py: no variant {arg!r}; there are {', '.join(VARIANTS)}")
     store, sensor, pixels = _SCENES.get(arg, _SCENES["pavia"])

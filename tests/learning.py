@@ -149,7 +149,9 @@ _DISTORTED = {"gain": (0.7, 1.4), "noise_std": 0.1}
 _TRUNKS = {"vit": {"size": "nano", "depth": 2}, "resnet": {}}
 _OPTIM = {"lr": 1e-3, "warmup_steps": 20, "weight_decay": 0.05}
 # Those without negatives or a term against collapse begin slowly.
-_LR = {"data2vec": 3e-3, "byol": 3e-3, "simsiam": 3e-3}
+_LR = {"data2vec": 3e-3, "byol": 3e-3}
+# Without a teacher nothing but the predictor, which has to keep up with the encoder, holds the two branches apart.
+_LR_RULES = {"simsiam": (("predictor/", 10.0), (".*", 1.0))}
 _HEAD, _PREDICTOR = {"projector": (128, 64)}, {"predictor": (128, 64)}
 # {objective: what is not as in `tiny_objectives`}, the same for all seeds. Teachers follow faster than in runs of many epochs.
 _SECTIONS: dict[str, dict[str, Any]] = {
@@ -182,7 +184,7 @@ def config_of(name: str, backbone: str = "vit") -> ml_collections.ConfigDict:
         config.augment.crops["s1/global"] = {**config.augment.crops["global"].to_dict(), "gain": (1.0, 1.0)}
     config.model.trunk.update(_TRUNKS[backbone])
     config.objective.update(_SECTIONS[name])
-    config.optim.update({**_OPTIM, "lr": _LR.get(name, _OPTIM["lr"])})
+    config.optim.update({**_OPTIM, "lr": _LR.get(name, _OPTIM["lr"]), "lr_rules": _LR_RULES.get(name, config.optim.lr_rules)})
     config.run.steps = STEPS
     return build.complete(config)
 
