@@ -11,6 +11,9 @@
 Published figures to compare with: none that we could read, nor label counts. 10 labels a class of the training map, steps and batch are ours; SGD at
 0.01 with a cosine and without weight decay is how SSL4EO-S12 fine-tunes. The probes are fitted on the same 10 and scored on all pixels of the test
 map.
+
+On Salinas-A (`salinas_a`: tiles of 16 pixels, half of them for the test by a hash of their names; one seed) the nearest labelled pixels are right for
+0.972 of the test, a linear probe for 0.966, untrained 0.960.
 """
 
 import ml_collections

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import learning
 import numpy as np
 import pytest
@@ -13,9 +11,8 @@ from tiny_objectives import OBJECTIVES
 SUPPORT = "semi_supervised"
 
 
-@functools.cache
 def scores_of(name: str) -> tuple[learning.Scores, ...]:
-    """Of every seed; kept, as two tests need those of `supervised`."""
+    """Of every seed."""
     learner = Learner(config_of(name))
     return tuple(scores(learner, seed) for seed in SEEDS)
 
@@ -29,8 +26,9 @@ def test_features_beat_the_untrained_encoder_and_band_statistics(name):
 
 
 @pytest.mark.slow
-def test_unlabelled_places_add_to_what_few_labels_teach():
-    """`supervised` sees the same support in the same views for as many steps."""
+def test_unlabelled_places_add_to_what_few_labels_teach(monkeypatch):
+    """`supervised` sees the same support in the same views for as many steps. With ten labels a class both reach 99 %."""
+    monkeypatch.setattr(learning, "PER_CLASS", 3)
     gains = [with_all.trained - labels_alone.trained for with_all, labels_alone in zip(scores_of(SUPPORT), scores_of("supervised"), strict=True)]
     assert min(gains) > 0, gains
 
