@@ -122,5 +122,5 @@ def _info_nce(q: Array, k: Array, queue: Array, temperature: float) -> tuple[Flo
 
 def pushed(queue: Carry, keys: Float[Array, "b k"]) -> Carry:
     """The queue with its oldest keys replaced."""
-    held = jax.lax.dynamic_update_slice(queue["keys"], keys, (queue["next"], 0))
+    held = jax.lax.dynamic_update_slice_in_dim(queue["keys"], keys, queue["next"], axis=0)
     return {"keys": held, "next": (queue["next"] + len(keys)) % len(held)}
