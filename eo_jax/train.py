@@ -24,7 +24,7 @@ from eo_jax import build, cli, goodput, metrics, optim, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.run import StopSignal, check_same_data, check_same_run, data_fingerprint, memory, sizes, write_provenance
-from eo_jax.step import init_state, make_train_step
+from eo_jax.step import init_state, is_logged, make_train_step
 from eo_jax.warm_start import warm_started
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value")
@@ -73,7 +73,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     like = jax.eval_shape(make_state)
     placement = sharding.state_sharding(experiment.sharding, like, mesh)
     train_step = jax.jit(
-        make_train_step(objective, optimizer, recipe.train, seed=run.seed, steps=run.steps, accum=experiment.optim.accum),
+        make_train_step(objective, optimizer, recipe.train, seed=run.seed, steps=run.steps, accum=experiment.optim.accum, log_every=run.log_every),
         donate_argnums=0,
         in_shardings=(placement, sharding.batch_sharding(mesh)),
         out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
@@ -114,7 +114,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         """Fetches the metrics of a step whose successor is already running, so that the device never waits for the host, nor the host runs ahead."""
         values = {name: float(value) for name, value in jax.device_get(values).items()}
         throughput.arrived()
-        if step % run.log_every == 0 or step in (1, run.steps) or values["skipped"]:
+        if is_logged(step, run.log_every, run.steps) or values["skipped"]:
             values |= {"lr": float(lr[step - 1]), **pipeline.counts(step), **throughput.take(), **clock.take()}
             display.log(step, values)
             if writer:

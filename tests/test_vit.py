@@ -210,6 +210,58 @@ def test_remat_drops_the_same_branches_backward_as_forward():
     )
 
 
+def test_unrolled_blocks_are_the_scanned_ones():
+    """Values and gradients, with all that is made again and all that is kept."""
+    params = weights(EVERYTHING)
+    expected = gradients(EVERYTHING, params, KEY)
+    for remat in ("none", "cheap"):
+        unrolled = dataclasses.replace(EVERYTHING, remat=remat, loop="unrolled")
+        np.testing.assert_allclose(run(unrolled, params, KEY), run(EVERYTHING, params, KEY), rtol=1e-5, atol=1e-5)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), gradients(unrolled, params, KEY), expected)
+
+
+# --- the class token alone
+
+
+CLASS_TOKEN = {
+    "plain": (PLAIN, None),
+    "everything": (EVERYTHING, KEY),
+    "one block": (dataclasses.replace(EVERYTHING, depth=1), None),
+    "unrolled": (dataclasses.replace(EVERYTHING, loop="unrolled"), KEY),
+}
+
+
+@pytest.mark.parametrize(("config", "key"), CLASS_TOKEN.values(), ids=CLASS_TOKEN)
+def test_the_class_token_is_that_of_all_tokens(config, key):
+    """Value and gradient."""
+    params = weights(config)
+    target = np.random.default_rng(1).normal(size=(SAMPLES, WIDTH)).astype(np.float32)
+
+    def alone(params):
+        return network(config).apply(params, {}, lambda module: module.class_token(tokens(), (SIDE, SIDE), Mode(key=key)))[0]
+
+    both = [
+        jax.jit(jax.value_and_grad(lambda p, f=f: (jnp.sum(target * (y := f(p))), y), has_aux=True))
+        for f in (alone, lambda p: run(config, p, key)[:, 0])
+    ]
+    (found, moved), (expected, moved_by_all) = (f(params) for f in both)
+    assert relative_error(found[1], expected[1]) < 1e-5
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), moved, moved_by_all)
+
+
+def test_the_class_token_is_counted_as_it_is_made():
+    """What is left out is what XLA counts less, to a few percent: it counts normalisation too."""
+    config = dataclasses.replace(PLAIN, loop="unrolled")  # XLA counts the body of a loop once
+
+    def multiply_adds(call) -> float:
+        compiled = jax.jit(lambda params: network(config).apply(params, {}, call)[0]).lower(weights(config)).compile()
+        return compiled.cost_analysis()["flops"] / 2 / SAMPLES
+
+    every = multiply_adds(lambda module: module(tokens(), (SIDE, SIDE), EVALUATE))
+    one = multiply_adds(lambda module: module.class_token(tokens(), (SIDE, SIDE), EVALUATE))
+    assert every - one == pytest.approx(config.multiply_adds(SIDE**2) - config.class_token_multiply_adds(SIDE**2), rel=0.05)
+
+
 # --- what is learned
 
 

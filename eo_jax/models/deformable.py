@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from eo_jax.models.convolutions import DepthwiseConv, strided
 from eo_jax.models.functional import gelu
 from eo_jax.models.heads import TorchDense
-from eo_jax.models.overlap_embed import LooseLayerNorm
+from eo_jax.models.layer_norm import TORCH_EPSILON, LayerNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class OffsetNetwork(nnx.Module):
 
     def __init__(self, channels: int, kernel: int, stride: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.depthwise = DepthwiseConv(channels, dtype, kernel, stride, rngs=rngs)
-        self.norm = LooseLayerNorm(channels, dtype)
+        self.norm = LayerNorm(channels, dtype, TORCH_EPSILON)
         self.move = TorchDense(channels, 2, dtype, use_bias=False, rngs=rngs)
 
     def __call__(self, q: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 2"]:

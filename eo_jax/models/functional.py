@@ -6,7 +6,7 @@ Crossing the jit border with dicts instead of modules makes a step of a 12-block
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -18,7 +18,9 @@ from eo_jax.schema import Carry, Params
 
 T = TypeVar("T")
 Named = Mapping[str, jax.Array]
+Inputs = tuple[Params, Named]  # weights, and what is beside them, [l, ...] each
 _NOTHING: Named = MappingProxyType({})
+LOOPS = ("scan", "unrolled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,56 +79,100 @@ REMAT: dict[str, Callable | None] = {
 }
 
 
+@jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution function of x, in float32 inside. By erf: `jax.nn.gelu` takes erfc, at twice the time on CPU."""
+    """x times the normal distribution function of x, in float32 inside. By erf: `jax.nn.gelu` takes erfc, at twice the time on CPU.
+
+    The gradient is made from x alone. JAX would keep erf(x) too, and writing and reading it costs more than making it twice.
+    """
     wide = x.astype(jnp.float32)
-    return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+    return (wide * _normal_distribution(wide)).astype(x.dtype)
+
+
+def _normal_distribution(x: jax.Array) -> jax.Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
+
+
+def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * jnp.square(wide)) * (0.5 / jnp.pi) ** 0.5
+    return ((gradient.astype(jnp.float32) * (_normal_distribution(wide) + wide * density)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class Stack(nnx.Module):
-    """`depth` equal blocks [b, n, d] -> [b, n, d], their weights stacked along a leading layer axis and run by `lax.scan`.
+    """`depth` equal blocks [b, n, d] -> [b, n, d], their weights stacked along a leading layer axis.
 
-    One block is traced and compiled instead of `depth`: four times less tracing for 12 blocks. Stacked blocks hold parameters only. What a
-    block takes beside x it takes by name: `each` holds arrays [l, ...] that are cut along the layers, `every` what all blocks get alike.
+    Stacked blocks hold parameters only. What a block takes beside x it takes by name: `each` holds arrays [l, ...] that are cut along the layers,
+    `every` what all blocks get alike.
 
     Args:
         make: rngs -> block.
         remat: what the backward pass makes again instead of reading what the forward pass left; one of `REMAT`.
+        loop: "scan": one block is traced and compiled, and `lax.scan` runs it; "unrolled": each by itself, which compiles for longer the more there
+            are, but reads weights and leaves gradients without the copies of a scan.
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], depth: int, remat: str, *, rngs: nnx.Rngs):
+    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], depth: int, remat: str, loop: str = "scan", *, rngs: nnx.Rngs):
         block = Network(make)
         stacked = jax.vmap(lambda key: block.init(key)[0])(jax.random.split(rngs.params(), depth))
         self.layers = nnx.merge(block._graphdef, nnx.State(stacked))
-        self.depth, self.remat = depth, remat
+        self.depth, self.remat, self.loop = depth, remat, loop
 
     def __call__(self, x: jax.Array, each: Named = _NOTHING, every: Named = _NOTHING) -> jax.Array:
         """The last block's output."""
         layer, inputs = self._layer(each, every)
-        return jax.lax.scan(lambda x, of_layer: (layer(x, of_layer), None), x, inputs)[0]
+        return self._run(layer, x, inputs)
+
+    def first_token(self, x: jax.Array, each: Named = _NOTHING, every: Named = _NOTHING) -> jax.Array:
+        """The first token [b, 1, d] of the last block's output. That block makes no other, by its method `first_token`."""
+        layer, inputs = self._layer(each, every)
+        end, _ = self._layer(each, every, "first_token")
+        before, last = _cut(inputs, [self.depth - 1, 1])
+        return end(self._run(layer, x, before), _only(last))
 
     def last(self, x: jax.Array, count: int, each: Named = _NOTHING, every: Named = _NOTHING) -> jax.Array:
         """Outputs [count, b, n, d] of the last `count` blocks, in order; those of the others are not kept."""
         if not 1 <= count <= self.depth:
             raise ValueError(f"outputs of the last {count} blocks: expected 1 to {self.depth}, the number of blocks (config.model.trunk.depth)")
         layer, inputs = self._layer(each, every)
-        split = self.depth - count
-        x, _ = jax.lax.scan(lambda x, of_layer: (layer(x, of_layer), None), x, jax.tree.map(lambda leaf: leaf[:split], inputs))
+        before, those = _cut(inputs, [self.depth - count, count])
 
         def kept(x: jax.Array, of_layer: tuple[Params, Named]) -> tuple[jax.Array, jax.Array]:
             x = layer(x, of_layer)
             return x, x
 
-        return jax.lax.scan(kept, x, jax.tree.map(lambda leaf: leaf[split:], inputs))[1]
+        return jax.lax.scan(kept, self._run(layer, x, before), those)[1]
 
-    def _layer(self, each: Named, every: Named) -> tuple[Callable, tuple[Params, Named]]:
-        """(x, inputs of a layer) -> x, and the inputs of all layers, which a scan cuts."""
+    def _run(self, layer: Callable, x: jax.Array, inputs: Inputs) -> jax.Array:
+        """x after the layers whose inputs these are."""
+        if self.loop == "scan":
+            return jax.lax.scan(lambda x, of_layer: (layer(x, of_layer), None), x, inputs)[0]
+        for of_layer in _cut(inputs, [1] * len(jax.tree.leaves(inputs)[0])):
+            x = layer(x, _only(of_layer))
+        return x
+
+    def _layer(self, each: Named, every: Named, method: str = "__call__") -> tuple[Callable, Inputs]:
+        """(x, inputs of a layer) -> what a block's method makes of x, and the inputs of all layers."""
         graphdef, weights = nnx.split(self.layers)
 
-        def layer(x: jax.Array, of_layer: tuple[Params, Named]) -> jax.Array:
+        def layer(x: jax.Array, of_layer: Inputs) -> jax.Array:
             weights, own = of_layer
-            return nnx.merge(graphdef, nnx.State(weights))(x, **own, **every)
+            return getattr(nnx.merge(graphdef, nnx.State(weights)), method)(x, **own, **every)
 
-        if self.remat != "none":
-            layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[self.remat])  # a scan prevents it already
+        if self.remat != "none":  # a scan prevents already that XLA finds what is made again, and keeps it
+            layer = jax.checkpoint(layer, prevent_cse=self.loop != "scan", policy=REMAT[self.remat])
         return layer, (nnx.to_pure_dict(weights), dict(each))
+
+
+def _cut(inputs: Inputs, layers: Sequence[int]) -> list[Inputs]:
+    """The inputs of so many layers, then of the next so many. The gradient of `split` is one concatenation, that of slices a padded sum."""
+    leaves, tree = jax.tree.flatten(inputs)
+    return [tree.unflatten(part) for part in zip(*(jax.lax.split(leaf, layers) for leaf in leaves), strict=True)]
+
+
+def _only(inputs: Inputs) -> Inputs:
+    """Those of the one layer that is there, without the layer axis."""
+    return jax.tree.map(lambda leaf: leaf[0], inputs)

@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.convolutions import BiasedConv, DepthwiseConv, strided
 from eo_jax.models.functional import REMAT, Mode, Stack, gelu
-from eo_jax.models.overlap_embed import LooseLayerNorm, OverlapEmbedding
-from eo_jax.models.vit import LayerNorm, draw_kept, drop_path_rates
+from eo_jax.models.layer_norm import TORCH_EPSILON, LayerNorm
+from eo_jax.models.overlap_embed import OverlapEmbedding
+from eo_jax.models.vit import draw_kept, drop_path_rates
 
 _WIDE = (64, 128, 320, 512)
 # size: (width of each stage, blocks of each stage)
@@ -153,7 +154,7 @@ class EfficientAttention(nnx.Module):
         self.out = Linear(width, width, dtype, rngs=rngs)
         if reduction > 1:
             self.reduce = BiasedConv(width, width, reduction, reduction, 0, dtype, rngs=rngs)
-            self.reduce_norm = LooseLayerNorm(width, dtype)
+            self.reduce_norm = LayerNorm(width, dtype, TORCH_EPSILON)
         self.reduction, self.dtype = reduction, dtype
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.convolutions import BiasedConv, counted_cells, strided
 from eo_jax.models.functional import Mode
+from eo_jax.models.layer_norm import TORCH_EPSILON, LayerNorm
 from eo_jax.sensors import Sensor
 
 _KERNEL, _STRIDE = 7, 4
@@ -68,14 +69,7 @@ class OverlapEmbedding(nnx.Module):
 
     def __init__(self, channels_in: int, width: int, kernel: int, stride: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.conv = BiasedConv(channels_in, width, kernel, stride, kernel // 2, dtype, rngs=rngs)
-        self.norm = LooseLayerNorm(width, dtype)
+        self.norm = LayerNorm(width, dtype, TORCH_EPSILON)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         return self.norm(self.conv(x))
-
-
-class LooseLayerNorm(nnx.LayerNorm):
-    """LayerNorm with PyTorch's epsilon, 1e-5, which SegFormer has here and beside its reductions, and 1e-6 elsewhere."""
-
-    def __init__(self, width: int, dtype: jnp.dtype):
-        super().__init__(width, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=nnx.Rngs(0))

@@ -15,7 +15,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from eo_jax.models.functional import REMAT, Mode, Stack, gelu
+from eo_jax.models.functional import LOOPS, REMAT, Mode, Stack, gelu
+from eo_jax.models.layer_norm import LayerNorm
 from eo_jax.models.relative_positions import RelativePositions
 
 # size: (width d, depth l, heads); the MLP is four times as wide. "giant" is SpectralEarth's: 1.138 billion parameters, not 1.8. "nano" is ours, for
@@ -39,6 +40,7 @@ class Config:
         size: tiny, small, base, large, huge, giant or nano.
         depth: number of blocks; 0 means that of the size. Tests and laptops use fewer.
         remat: what the backward pass makes again: "none", "cheap" for all but the products with weights, or "block" for everything, to save memory.
+        loop: how the blocks run: "scan", which compiles one for all, or "unrolled", which compiles each.
         pool: what `pooled` features are: "cls", or "mean" over patch tokens.
         registers: learned tokens that travel with the class token and are no part of the output.
         layer_scale: initial value of a learned scale of each residual branch, one a channel; 0 for none. BEiT and data2vec: 1e-4 for ViT-S.
@@ -50,6 +52,7 @@ class Config:
     size: str = "small"
     depth: int = 0
     remat: str = "cheap"
+    loop: str = "scan"
     pool: str = "cls"
     registers: int = 0
     layer_scale: float = 0.0
@@ -63,6 +66,7 @@ class Config:
         for field, allowed in (
             ("size", tuple(SIZES)),
             ("remat", tuple(REMAT)),
+            ("loop", LOOPS),
             ("pool", ("cls", "mean")),
             ("positions", ("sincos", "relative")),
         ):
@@ -98,6 +102,12 @@ class Config:
         """Multiply-adds of a forward pass over `tokens` patch tokens of one sample."""
         return self.layers * block_multiply_adds(1 + self.registers + tokens, self.width)
 
+    def class_token_multiply_adds(self, tokens: int) -> int:
+        """Those of `VisionTransformer.class_token`: of the last block, keys and values alone are of all tokens."""
+        every = 1 + self.registers + tokens
+        last = 2 * every * self.width**2 + 10 * self.width**2 + 2 * every * self.width
+        return (self.layers - 1) * block_multiply_adds(every, self.width) + last
+
     def build(self, dtype: jnp.dtype, rngs: nnx.Rngs) -> VisionTransformer:
         """The trunk module."""
         return VisionTransformer(self, dtype, rngs=rngs)
@@ -129,7 +139,7 @@ class VisionTransformer(nnx.Module):
         width, heads = config.width, config.heads
         self.cls_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, width)))
         make_block = lambda block_rngs: Block(width, heads, dtype, config.layer_scale, rngs=block_rngs)  # noqa: E731
-        self.blocks = Stack(make_block, config.layers, config.remat, rngs=rngs)
+        self.blocks = Stack(make_block, config.layers, config.remat, config.loop, rngs=rngs)
         self.norm = LayerNorm(width, dtype)
         self.registers = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, config.registers, width))) if config.registers else None
         self.relative = RelativePositions(config.relative_grid, heads) if config.positions == "relative" else None
@@ -138,6 +148,10 @@ class VisionTransformer(nnx.Module):
     def __call__(self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode) -> Float[Array, "b n1 d"]:
         """`tokens` hold their positions already, unless those are relative; `mode.key` turns drop path on."""
         return self.norm(self._without_registers(self.blocks(self._prefixed(tokens), *self._beside(tokens, grid, mode))))
+
+    def class_token(self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode) -> Float[Array, "b d"]:
+        """The class token of the same, for less: the last block is a twelfth of ViT-S or ViT-B, and makes no other token."""
+        return self.norm(self.blocks.first_token(self._prefixed(tokens), *self._beside(tokens, grid, mode)))[:, 0]
 
     def last_layers(self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode, count: int) -> Float[Array, "l b n1 d"]:
         """Outputs of the last `count` blocks, in order, before the final norm; the others' are not kept."""
@@ -187,6 +201,14 @@ class Block(nnx.Module):
         x = x + _scaled(self.attention(self.norm1(x), bias), self.attention_scale, of_attention)
         return x + _scaled(self.mlp(self.norm2(x)), self.mlp_scale, of_mlp)
 
+    def first_token(
+        self, x: Float[Array, "b n d"], bias: Float[Array, "1 heads n n"] | None = None, kept: Float[Array, "2 b"] | None = None
+    ) -> Float[Array, "b 1 d"]:
+        """The first token of the same, without the work for the others, which are keys and values only."""
+        of_attention, of_mlp = (None, None) if kept is None else kept
+        first = x[:, :1] + _scaled(self.attention.of_first(self.norm1(x), bias), self.attention_scale, of_attention)
+        return first + _scaled(self.mlp(self.norm2(first)), self.mlp_scale, of_mlp)
+
 
 def _scaled(branch: Float[Array, "b n d"], learned: nnx.Param | None, kept: Float[Array, " b"] | None) -> Float[Array, "b n d"]:
     """A residual branch times its learned scale, a number a channel, and times what says which samples keep it."""
@@ -209,14 +231,24 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"], bias: Float[Array, "1 heads n n"] | None = None) -> Float[Array, "b n d"]:
         """`bias` is added to the logits, in float32."""
-        weight, own_bias = jnp.asarray(self.qkv[...], self.dtype), jnp.asarray(self.qkv_bias[...], self.dtype)
-        product = add_bias(x.reshape(-1, x.shape[-1]) @ weight.reshape(len(weight), -1), own_bias.reshape(-1))
-        # Heads before tokens once, for all three: each product of the attention would else turn its operands by itself.
-        q, k, v = product.reshape(*x.shape[:2], *own_bias.shape).transpose(2, 0, 3, 1, 4)
+        return self._attended(*self._projected(x, slice(0, 3)), bias)
+
+    def of_first(self, x: Float[Array, "b n d"], bias: Float[Array, "1 heads n n"] | None = None) -> Float[Array, "b 1 d"]:
+        """The same of the first token alone, which attends to all."""
+        (q,), (k, v) = self._projected(x[:, :1], slice(0, 1)), self._projected(x, slice(1, 3))
+        return self._attended(q, k, v, None if bias is None else bias[:, :, :1])
+
+    def _projected(self, x: Float[Array, "b n d"], parts: slice) -> Float[Array, "p b heads n c"]:
+        """Those of q, k and v. Heads before tokens once, for all of them: each product of the attention would else turn its operands by itself."""
+        weight, bias = (jnp.asarray(array, self.dtype) for array in (self.qkv[:, parts], self.qkv_bias[parts]))
+        product = add_bias(x.reshape(-1, x.shape[-1]) @ weight.reshape(len(weight), -1), bias.reshape(-1))
+        return product.reshape(*x.shape[:2], *bias.shape).transpose(2, 0, 3, 1, 4)
+
+    def _attended(self, q: Float[Array, "b heads m c"], k: Array, v: Array, bias: Float[Array, "1 heads m n"] | None) -> Float[Array, "b m d"]:
         logits = jnp.einsum("bhqc,bhkc->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
         weights = jax.nn.softmax(logits if bias is None else logits + bias)
         attended = jnp.einsum("bhqk,bhkc->bhqc", weights.astype(self.dtype), v)
-        return self.out(attended.transpose(0, 2, 1, 3).reshape(x.shape))
+        return self.out(attended.transpose(0, 2, 1, 3).reshape(len(q), q.shape[2], -1))
 
 
 class MLP(nnx.Module):
@@ -257,10 +289,3 @@ def _add_bias_backward(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)
-
-
-class LayerNorm(nnx.LayerNorm):
-    """LayerNorm with epsilon 1e-6; moments in float32, in two passes, because the fast formula loses digits that the exported weights keep."""
-
-    def __init__(self, width: int, dtype: jnp.dtype):
-        super().__init__(width, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=nnx.Rngs(0))

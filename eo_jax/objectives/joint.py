@@ -95,8 +95,8 @@ class JointEmbedding:
 
     def pooled(self, params: Params, statistics: Carry, view: Array, valid: Array, mode: Mode) -> tuple[Float[Array, "b d"], Carry]:
         """Pooled features of one view, and all running statistics after it."""
-        found, moved = self.encoder.forward(params["encoder"], statistics["encoder"], view, valid, mode)
-        return found["pooled"], {**statistics, "encoder": moved}
+        found, moved = self.encoder.pooled(params["encoder"], statistics["encoder"], view, valid, mode)
+        return found, {**statistics, "encoder": moved}
 
     def head(self, name: str, params: Params, statistics: Carry, x: Array, mode: Mode) -> tuple[Float[Array, "... k"], Carry]:
         """A head's output on one view [b, d], or on several [v, b, d], in float32, and all running statistics after it."""
@@ -123,7 +123,7 @@ class JointEmbedding:
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
         """Of the encoder alone, over the views that carry a gradient; heads and teachers are left out."""
-        return sum(count * self.encoder.multiply_adds(size) for name, (count, size) in views.items() if name.partition("/")[0] in self.sources)
+        return sum(count * self.encoder.pooled_multiply_adds(size) for name, (count, size) in views.items() if name.partition("/")[0] in self.sources)
 
 
 class WithTeacher(JointEmbedding):
@@ -181,8 +181,8 @@ def pooled_together(
     """Pooled features of all views in one forward pass, so BatchNorm takes them for one batch, and the running statistics after it."""
     b, v = view.shape[:2]
     merge = lambda x: x.reshape(b * v, *x.shape[2:])  # noqa: E731  rows of a sample side by side, so that nothing moves between devices
-    found, statistics = encoder.forward(params, statistics, merge(view), merge(valid), mode)
-    return found["pooled"].reshape(b, v, -1).swapaxes(0, 1), statistics
+    found, statistics = encoder.pooled(params, statistics, merge(view), merge(valid), mode)
+    return found.reshape(b, v, -1).swapaxes(0, 1), statistics
 
 
 def pooled_apart(
@@ -196,8 +196,8 @@ def pooled_apart(
         return pooled_together(encoder, params, statistics, view, valid, mode)
     features = []
     for i in range(view.shape[1]):
-        found, statistics = encoder.forward(params, statistics, view[:, i], valid[:, i], mode.of_part(i))
-        features.append(found["pooled"])
+        found, statistics = encoder.pooled(params, statistics, view[:, i], valid[:, i], mode.of_part(i))
+        features.append(found)
     return jnp.stack(features), statistics
 
 

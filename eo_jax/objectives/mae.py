@@ -19,8 +19,9 @@ from jaxtyping import Array, Bool, Float, Int
 from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder, patchify, take_tokens, unpatchify
 from eo_jax.models.functional import EVALUATE, REMAT, TRAIN, Mode, Network, Stack
+from eo_jax.models.layer_norm import LayerNorm
 from eo_jax.models.positions import sincos_2d
-from eo_jax.models.vit import Block, Dense, LayerNorm, block_multiply_adds
+from eo_jax.models.vit import Block, Dense, block_multiply_adds
 from eo_jax.objectives.base import EncoderWeights
 from eo_jax.objectives.joint import only_encoder, present_source
 from eo_jax.schema import Carry, Metrics, Params, Views

@@ -72,4 +72,4 @@ class PairedSensors:
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
         """Of the encoders alone; heads are left out."""
-        return sum(count * self.by_source[name.partition("/")[0]].multiply_adds(size) for name, (count, size) in views.items())
+        return sum(count * self.by_source[name.partition("/")[0]].pooled_multiply_adds(size) for name, (count, size) in views.items())

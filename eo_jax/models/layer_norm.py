@@ -1,0 +1,58 @@
+"""LayerNorm (Ba et al. 2016, arXiv 1607.06450) with a backward pass of its own."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+TORCH_EPSILON = 1e-5
+Residuals = tuple[Array, Array, Array, Array]
+
+
+class LayerNorm(nnx.Module):
+    """[..., d] -> [..., d] in `dtype`: mean 0 and variance 1 of each row, then a learned scale and bias.
+
+    Moments are taken in float32 and in two passes: the fast formula loses digits that the exported weights keep.
+
+    Args:
+        epsilon: 1e-6 in ViTs and in SegFormer's blocks, TORCH_EPSILON in SegFormer's embeddings and beside its reductions.
+    """
+
+    def __init__(self, width: int, dtype: jnp.dtype, epsilon: float = 1e-6):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.dtype, self.epsilon = dtype, epsilon
+
+    def __call__(self, x: Float[Array, "*row d"]) -> Float[Array, "*row d"]:
+        return layer_norm(x.astype(jnp.float32), self.scale[...], self.bias[...], self.epsilon).astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: Float[Array, "*row d"], scale: Float[Array, " d"], bias: Float[Array, " d"], epsilon: float) -> Float[Array, "*row d"]:
+    """scale (x - mean) / sqrt(variance + epsilon) + bias. JAX's own gradient goes back through both moments, at twice the time on CPU."""
+    return _forward(x, scale, bias, epsilon)[0]
+
+
+def _forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Residuals]:
+    mean = _mean(x)
+    inverse = jax.lax.rsqrt(_mean(jnp.square(x - mean)) + epsilon)
+    return (x - mean) * inverse * scale + bias, (x, mean, inverse, scale)
+
+
+def _backward(epsilon: float, residuals: Residuals, gradient: Array) -> tuple[Array, Array, Array]:
+    """With y = (x - mean) / std and g the gradient of y, that of x is (g - mean(g) - y mean(g y)) / std."""
+    x, mean, inverse, scale = residuals
+    y, rows = (x - mean) * inverse, tuple(range(x.ndim - 1))
+    g = gradient * scale
+    return inverse * (g - _mean(g) - y * _mean(g * y)), (gradient * y).sum(rows), gradient.sum(rows)
+
+
+layer_norm.defvjp(_forward, _backward)
+
+
+def _mean(x: Array) -> Array:
+    return x.mean(-1, keepdims=True)
