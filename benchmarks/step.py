@@ -1,11 +1,13 @@
 """Measures the train step: samples/s, FLOP/s, compile time and memory of each objective and backbone, and MAE, DINO and Barlow Twins against PyTorch.
 
-    python -m benchmarks.step --json /tmp/step.json
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.step --json /tmp/step.json
     python -m benchmarks.step --objectives mae,moco --backbones vit_s,resnet50 --batch 8 --no-peers
 
 The first table is the whole step of `eo_jax.step`, from a batch of digital numbers on the device: augmentation, forward, backward, AdamW, teacher,
 checks that all is finite; state donated; bfloat16 on accelerators, float32 on CPU. FLOP are those of the model: 6 a multiply-add of the forward
-passes that carry a gradient; heads and teachers of joint objectives are left out. Memory is what XLA plans: arguments and temporaries.
+passes that carry a gradient; heads and teachers of joint objectives are left out. Memory is what XLA plans: arguments and temporaries. On CPU,
+blocks of ViTs are unrolled and nothing is recomputed (`config.model.trunk`: loop, remat); compile times of a shallow and a deep trunk are compared as
+they are by default, scanned. The environment variable gives large arrays pages of 2 MB on Linux, ours and PyTorch's: XLA takes fresh ones each step.
 
 The second table is ours against PyTorch twins (`benchmarks/step_peers.py`) with the same weights, on the same device, with as many threads, in turns,
 the best turn of each. Inside the time are forward, backward, AdamW and the teacher's moving average; views are made once by our recipe and given to
@@ -28,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -110,7 +113,9 @@ GOALS = {
     "gpu": {("mae", "compiled"): 1.3, ("mae", "all pixels"): 3.0, ("dino", "compiled"): 1.3, ("barlow_twins", "compiled"): 1.3},
 }
 LOSS_TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}  # relative; bfloat16 has 3 digits
-# The blocks are scanned, so that a deep trunk compiles like a shallow one.
+# How ViTs run where they are timed.
+TRUNKS: dict[str, dict[str, str]] = {"cpu": {"loop": "unrolled", "remat": "none"}, "gpu": {}}
+# Scanned blocks make a deep trunk compile like a shallow one.
 SCAN, SCAN_AT_MOST = ("vit_s", "vit_l"), 1.5
 
 
@@ -157,7 +162,7 @@ def available_twins() -> tuple[list[str], list[str]]:
 
 
 def environment() -> dict[str, Any]:
-    """{"date", "platform", "device", "threads", "versions"}."""
+    """{"date", "platform", "device", "threads", "malloc", "versions"}."""
     packages = ("jax", "jaxlib", "flax", "optax", "torch")
     versions = {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)}
     return {
@@ -165,6 +170,7 @@ def environment() -> dict[str, Any]:
         "platform": jax.default_backend(),
         "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
         "threads": _threads(),
+        "malloc": os.environ.get("GLIBC_TUNABLES", ""),
         "versions": {"python": platform.python_version(), **versions},
     }
 
@@ -176,12 +182,13 @@ def _threads() -> int:
 # ------------------------------------------------------------------ what is measured
 
 
-def experiment_of(objective: str, backbone: str, batch: int) -> build.Experiment:
-    """The experiment of a workload; its store is not there. ValueError for names that are not known."""
+def experiment_of(objective: str, backbone: str, batch: int, of_vits: Mapping[str, str] = MappingProxyType({})) -> build.Experiment:
+    """The experiment of a workload; its store is not there. `of_vits` is more of the config of a ViT. ValueError for names that are not known."""
     for name, known in ((objective, WORKLOADS), (backbone, BACKBONES)):
         if name not in known:
             raise ValueError(f"no {name!r}; there are {', '.join(known)}")
     work, trunk = WORKLOADS[objective], BACKBONES[backbone]
+    trunk = trunk | of_vits if trunk["name"] == "vit" else dict(trunk)
     sources, stems = {"eo": {"store": "none", "sensor": work.sensor}}, {"eo": dict(work.stem) if trunk["name"] == "vit" else {"name": "conv_stem"}}
     if work.beside:
         alike = work.beside == work.sensor
@@ -192,7 +199,7 @@ def experiment_of(objective: str, backbone: str, batch: int) -> build.Experiment
     config = ml_collections.ConfigDict()
     config.data = {"sources": sources, "batch_size": batch, "crop": work.side}
     config.augment = {"crops": {name: dict(crop) for name, crop in work.crops.items()}}
-    config.model = {"stems": stems, "trunk": dict(trunk), "dtype": "auto"}
+    config.model = {"stems": stems, "trunk": trunk, "dtype": "auto"}
     config.objective = {"name": objective, **work.section}
     config.optim = dict(OPTIM)
     config.run = {"steps": 1_000_000, "seed": SEED}
@@ -274,7 +281,7 @@ def measure(objectives: Sequence[str], backbones: Sequence[str], batch: int, ste
     rows, peers, notes = [], [], []
     for objective in objectives:
         for backbone in backbones:
-            experiment = experiment_of(objective, backbone, batch) if fits(objective, backbone) else None
+            experiment = experiment_of(objective, backbone, batch, TRUNKS[jax.default_backend()]) if fits(objective, backbone) else None
             if experiment is None:
                 notes.append(f"{objective} takes tokens, which {backbone} has not: left out")
                 continue
