@@ -6,8 +6,9 @@
 The first table is the whole step of `eo_jax.step`, from a batch of digital numbers on the device: augmentation, forward, backward, AdamW, teacher,
 checks that all is finite; state donated; bfloat16 on accelerators, float32 on CPU. FLOP are those of the model: 6 a multiply-add of the forward
 passes that carry a gradient; heads and teachers of joint objectives are left out. Memory is what XLA plans: arguments and temporaries. On CPU,
-blocks of ViTs are unrolled and nothing is recomputed (`config.model.trunk`: loop, remat); compile times of a shallow and a deep trunk are compared as
-they are by default, scanned. The environment variable gives large arrays pages of 2 MB on Linux, ours and PyTorch's: XLA takes fresh ones each step.
+blocks of ViT encoders are unrolled and nothing is recomputed (`config.model.trunk`: loop, remat). Compile times of a shallow and a deep trunk are
+compared as they are by default, scanned. The environment variable gives large arrays pages of 2 MB on Linux, ours and PyTorch's: XLA takes fresh
+ones in each step.
 
 The second table is ours against PyTorch twins (`benchmarks/step_peers.py`) with the same weights, on the same device, with as many threads, in turns,
 the best turn of each. Inside the time are forward, backward, AdamW and the teacher's moving average; views are made once by our recipe and given to
@@ -114,7 +115,7 @@ GOALS = {
 }
 LOSS_TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}  # relative; bfloat16 has 3 digits
 # How ViTs run where they are timed.
-TRUNKS: dict[str, dict[str, str]] = {"cpu": {"loop": "unrolled", "remat": "none"}, "gpu": {}}
+TRUNKS: dict[str, dict[str, str]] = {"cpu": {"loop": "unrolled", "remat": "none"}}
 # Scanned blocks make a deep trunk compile like a shallow one.
 SCAN, SCAN_AT_MOST = ("vit_s", "vit_l"), 1.5
 
@@ -281,7 +282,7 @@ def measure(objectives: Sequence[str], backbones: Sequence[str], batch: int, ste
     rows, peers, notes = [], [], []
     for objective in objectives:
         for backbone in backbones:
-            experiment = experiment_of(objective, backbone, batch, TRUNKS[jax.default_backend()]) if fits(objective, backbone) else None
+            experiment = experiment_of(objective, backbone, batch, TRUNKS.get(jax.default_backend(), {})) if fits(objective, backbone) else None
             if experiment is None:
                 notes.append(f"{objective} takes tokens, which {backbone} has not: left out")
                 continue
@@ -400,7 +401,8 @@ def goals(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _print(figures: Mapping[str, Any]) -> None:
     console = Console(width=130)
-    title = f"the whole step, batch {figures['batch']}, {figures['device']}, {figures['threads']} threads, {figures['date']}"
+    trunks = "".join(f", {name}={value}" for name, value in TRUNKS.get(figures["platform"], {}).items())
+    title = f"the whole step, batch {figures['batch']}, {figures['device']}, {figures['threads']} threads{trunks}, {figures['date']}"
     table = Table("objective", "backbone", "samples/s", "GFLOP/s", "MFU", "compile s", "memory MB", title=title)
     for row in figures["steps_of_ours"]:
         mfu = f"{row['mfu']:.1%}" if row["mfu"] else "-"

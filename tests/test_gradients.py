@@ -70,11 +70,19 @@ def test_value_and_gradient_are_those_of_the_formula(case):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * max(1, np.abs(wanted).max()))
 
 
-@pytest.mark.parametrize("function", [gelu, LayerNorm(WIDTH, jnp.dtype("bfloat16"))], ids=["gelu", "layer norm"])
-def test_bfloat16_goes_in_and_comes_out_and_float32_is_inside(function):
-    x = jnp.asarray(RNG.normal(size=(ROWS, WIDTH)), jnp.bfloat16)
-    value, pull = jax.vjp(function, x)
-    (gradient,) = pull(jnp.ones_like(value))
-    assert value.dtype == gradient.dtype == jnp.bfloat16
-    exact = function(x.astype(jnp.float32)).astype(jnp.bfloat16)  # rounded once, at the end
-    np.testing.assert_array_equal(np.asarray(value, np.float32), np.asarray(exact, np.float32))
+def of_layer_norm(dtype: str) -> Callable:
+    return LayerNorm(WIDTH, jnp.dtype(dtype))
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(gelu, gelu), (of_layer_norm("bfloat16"), of_layer_norm("float32"))], ids=["gelu", "layer norm"])
+def test_bfloat16_goes_in_and_comes_out_and_float32_is_inside(narrow, wide):
+    """Value and gradient are those of float32, rounded once."""
+    x, weights = (jnp.asarray(RNG.normal(size=(ROWS, WIDTH)), jnp.bfloat16) for _ in range(2))
+    single = lambda array: np.asarray(array, np.float32)  # noqa: E731
+    found, expected = [], []
+    for function, argument, results in ((narrow, x, found), (wide, x.astype(jnp.float32), expected)):
+        value, pull = jax.vjp(function, argument)
+        results += [value, *pull(weights.astype(value.dtype))]
+    assert all(array.dtype == jnp.bfloat16 for array in found)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(single(one), single(other.astype(jnp.bfloat16)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from multidevice.start import run_script
 from resuming import hashes_after_resume
-from tiny_objectives import CLASSES, LABELLED, OBJECTIVES, backbones_of, config_of, experiment_of, loss_of, views_of
+from tiny_objectives import CLASSES, LABELLED, OBJECTIVES, SIZE, backbones_of, config_of, experiment_of, loss_of, views_of
 
 from eo_jax import build, rules
 from eo_jax.models.functional import Mode
@@ -142,7 +142,7 @@ def test_no_data_changes_nothing(name):
             r"stems\.support: sensor 'sentinel1_grd' cannot use the stem",
         ),
         ("decur", {"objective.common": 16}, r"config\.objective\.common: 16; expected some, and fewer than the embedding's 16"),
-        ("data2vec", {"objective.targets": 2}, r"config\.objective\.targets: 2; expected 1 to 1, the blocks of the trunk"),
+        ("data2vec", {"objective.targets": 3}, r"config\.objective\.targets: 3; expected 1 to 2, the blocks of the trunk"),
         ("mae", {"model.trunk.depth": -1}, r"config\.model\.trunk\.depth"),
     ],
 )
@@ -183,6 +183,39 @@ def test_a_mixture_feeds_sources_that_share_a_stem_in_turn():
     assert np.isfinite(losses).all() and losses[0] != losses[1]
     with pytest.raises(ValueError, match=r"a batch of (s2, other|other, s2); this objective takes one source at a time"):
         experiment.objective.loss(params, carry, views, jax.random.key(1), jnp.zeros(()))
+
+
+POOLED = {
+    "class token": ("vit", {}),
+    "mean of tokens": ("vit", {"pool": "mean"}),
+    "resnet": ("resnet", {}),
+}
+
+
+@pytest.mark.parametrize(("backbone", "more"), POOLED.values(), ids=POOLED)
+def test_pooled_features_alone_are_those_beside_dense_ones(backbone, more):
+    config = config_of("simclr", backbone)
+    with config.unlocked():
+        config.model.trunk.update(more)
+    experiment = build.experiment(build.complete(config))
+    encoder, views = experiment.encoders["s2"], views_of(experiment)
+    view, valid = (views[name][:, 0] for name in ("s2/global", "s2/global/valid"))
+    weights = jax.jit(encoder.network.init)(jax.random.key(0))
+    alone, moved = jax.jit(lambda *weights: encoder.pooled(*weights, view, valid, Mode("batch")))(*weights)
+    beside, moved_by_all = jax.jit(lambda *weights: encoder.forward(*weights, view, valid, Mode("batch")))(*weights)
+    np.testing.assert_allclose(alone, beside["pooled"], rtol=1e-4, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, moved, moved_by_all)
+    left_out = 10 * 16 * 192**2 + 2 * 16 * 17 * 192 if backbone == "vit" and not more else 0  # the patch tokens of the last block
+    assert encoder.multiply_adds(SIZE) - encoder.pooled_multiply_adds(SIZE) == left_out
+
+
+@pytest.mark.parametrize(("name", "alone"), [("barlow_twins", True), ("decur", True), ("data2vec", False), ("supervised", False)])
+def test_flop_are_counted_of_what_is_made(name, alone):
+    """Views of those that need no tokens but the class token cost less."""
+    experiment = experiment_of(name)
+    of = lambda encoder: encoder.pooled_multiply_adds(SIZE) if alone else encoder.multiply_adds(SIZE)  # noqa: E731
+    views = {source: number for (source, _), (number, _) in ((view.split("/"), shown) for view, shown in experiment.views.items())}
+    assert experiment.multiply_adds() == sum(number * of(experiment.encoders[source]) for source, number in views.items())
 
 
 def test_labels_of_every_labelled_objective_are_named():

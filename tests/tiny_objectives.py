@@ -33,7 +33,7 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
 }
 TOKENS_ONLY = ("mae", "data2vec")
 BACKBONES = {
-    "vit": ({"name": "patch_embed", "patch": 4}, {"name": "vit", "size": "tiny", "depth": 1}),
+    "vit": ({"name": "patch_embed", "patch": 4}, {"name": "vit", "size": "tiny", "depth": 2}),
     "resnet": ({"name": "conv_stem"}, {"name": "resnet", "depth": 18}),
 }
 # (second source, its sensor and whose places it shows, its stem or whose it shares)
@@ -41,7 +41,7 @@ SECOND = {"decur": ("s1", "sentinel1_grd", None), "clip": ("s1", "sentinel1_grd"
 LABELLED = {"semi_supervised": "support", "supervised": "s2"}
 
 
-def config_of(name: str, backbone: str = "vit", rows: int = 8, size: int = SIZE) -> ml_collections.ConfigDict:
+def config_of(name: str, backbone: str = "vit", rows: int = 8) -> ml_collections.ConfigDict:
     """The completed config of an objective; its stores are not there."""
     section, crops = OBJECTIVES[name]
     stem, trunk = BACKBONES[backbone]
@@ -53,16 +53,16 @@ def config_of(name: str, backbone: str = "vit", rows: int = 8, size: int = SIZE)
         stems[source] = shared or stem
     if name in LABELLED:
         sources[LABELLED[name]]["label"] = "class"
-    config.data = {"sources": sources, "batch_size": rows, "crop": size}
-    config.augment = {"crops": {crop: {"views": views, "size": size if crop == "global" else LOCAL} for crop, views in crops.items()}}
+    config.data = {"sources": sources, "batch_size": rows, "crop": SIZE}
+    config.augment = {"crops": {crop: {"views": views, "size": SIZE if crop == "global" else LOCAL} for crop, views in crops.items()}}
     config.model = {"stems": stems, "trunk": trunk, "dtype": "float32"}
     config.objective = {"name": name, **section}
     config.run = {"steps": 10}
     return build.complete(config)
 
 
-def experiment_of(name: str, backbone: str = "vit", rows: int = 8, size: int = SIZE) -> build.Experiment:
-    return build.experiment(config_of(name, backbone, rows, size))
+def experiment_of(name: str, backbone: str = "vit", rows: int = 8) -> build.Experiment:
+    return build.experiment(config_of(name, backbone, rows))
 
 
 def backbones_of(name: str) -> list[str]:

@@ -71,7 +71,8 @@ class Network:
 
 
 # What a block of a Stack keeps for the backward pass. "cheap" is the default of the trunks: normalisation, activation and attention weights are bound
-# by memory, so that making them again costs less than writing and reading them. On CPU it takes 5 to 10 % off a step and a quarter off its memory.
+# by memory, so that making them again costs less than writing and reading them. Scanned on CPU it takes 5 to 10 % off a step and a quarter off its
+# memory; unrolled there, XLA makes of it what "none" is.
 REMAT: dict[str, Callable | None] = {
     "none": jax.checkpoint_policies.everything_saveable,
     "cheap": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps products with weights, and only those
@@ -123,48 +124,49 @@ class Stack(nnx.Module):
 
     def __call__(self, x: jax.Array, each: Named = _NOTHING, every: Named = _NOTHING) -> jax.Array:
         """The last block's output."""
-        layer, inputs = self._layer(each, every)
-        return self._run(layer, x, inputs)
+        return self._run(x, self._inputs(each), every)
 
     def first_token(self, x: jax.Array, each: Named = _NOTHING, every: Named = _NOTHING) -> jax.Array:
         """The first token [b, 1, d] of the last block's output. That block makes no other, by its method `first_token`."""
-        layer, inputs = self._layer(each, every)
-        end, _ = self._layer(each, every, "first_token")
-        before, last = _cut(inputs, [self.depth - 1, 1])
-        return end(self._run(layer, x, before), _only(last))
+        before, last = _cut(self._inputs(each), [self.depth - 1, 1])
+        return self._layer(every, "first_token")(self._run(x, before, every), _only(last))
 
     def last(self, x: jax.Array, count: int, each: Named = _NOTHING, every: Named = _NOTHING) -> jax.Array:
         """Outputs [count, b, n, d] of the last `count` blocks, in order; those of the others are not kept."""
         if not 1 <= count <= self.depth:
             raise ValueError(f"outputs of the last {count} blocks: expected 1 to {self.depth}, the number of blocks (config.model.trunk.depth)")
-        layer, inputs = self._layer(each, every)
-        before, those = _cut(inputs, [self.depth - count, count])
+        before, those = _cut(self._inputs(each), [self.depth - count, count])
+        x = self._run(x, before, every)
+        if self.loop == "scan":
+            layer = self._layer(every)
+            return jax.lax.scan(lambda x, of_layer: (x := layer(x, of_layer), x), x, those)[1]
+        return jnp.stack([x := self._run(x, of_layer, every) for of_layer in _cut(those, [1] * count)])
 
-        def kept(x: jax.Array, of_layer: tuple[Params, Named]) -> tuple[jax.Array, jax.Array]:
-            x = layer(x, of_layer)
-            return x, x
-
-        return jax.lax.scan(kept, self._run(layer, x, before), those)[1]
-
-    def _run(self, layer: Callable, x: jax.Array, inputs: Inputs) -> jax.Array:
+    def _run(self, x: jax.Array, inputs: Inputs, every: Named) -> jax.Array:
         """x after the layers whose inputs these are."""
+        layer = self._layer(every)
         if self.loop == "scan":
             return jax.lax.scan(lambda x, of_layer: (layer(x, of_layer), None), x, inputs)[0]
         for of_layer in _cut(inputs, [1] * len(jax.tree.leaves(inputs)[0])):
             x = layer(x, _only(of_layer))
         return x
 
-    def _layer(self, each: Named, every: Named, method: str = "__call__") -> tuple[Callable, Inputs]:
-        """(x, inputs of a layer) -> what a block's method makes of x, and the inputs of all layers."""
-        graphdef, weights = nnx.split(self.layers)
+    def _inputs(self, each: Named) -> Inputs:
+        """Of all layers."""
+        return nnx.to_pure_dict(nnx.state(self.layers)), dict(each)
+
+    def _layer(self, every: Named, method: str = "__call__") -> Callable[[jax.Array, Inputs], jax.Array]:
+        """(x, inputs of a layer) -> what a block's method makes of x."""
+        graphdef = nnx.graphdef(self.layers)
 
         def layer(x: jax.Array, of_layer: Inputs) -> jax.Array:
             weights, own = of_layer
             return getattr(nnx.merge(graphdef, nnx.State(weights)), method)(x, **own, **every)
 
-        if self.remat != "none":  # a scan prevents already that XLA finds what is made again, and keeps it
-            layer = jax.checkpoint(layer, prevent_cse=self.loop != "scan", policy=REMAT[self.remat])
-        return layer, (nnx.to_pure_dict(weights), dict(each))
+        if self.remat == "none":
+            return layer
+        in_scan = self.loop == "scan" and method == "__call__"  # where XLA does not find by itself what is made again, and keep it
+        return jax.checkpoint(layer, prevent_cse=not in_scan, policy=REMAT[self.remat])
 
 
 def _cut(inputs: Inputs, layers: Sequence[int]) -> list[Inputs]:

@@ -92,6 +92,9 @@ class Data2Vec(WithTeacher):
     def momentum(self, progress: jax.Array) -> jax.Array:
         return self.config.momentum + (self.config.end_momentum - self.config.momentum) * progress
 
+    def view_multiply_adds(self, size: int) -> int:
+        return self.encoder.multiply_adds(size)
+
     def _predict(
         self, params: Params, carry: Carry, view: Array, valid: Array, masked: Bool[Array, "b n"], key: jax.Array
     ) -> tuple[Float[Array, "b n d"], Carry]:
@@ -112,8 +115,7 @@ class Data2Vec(WithTeacher):
         teacher = carry["teacher"]
 
         def layers(module):
-            tokens = module.with_positions(module.embed(view, valid, None, EVALUATE), None, module.grid(view))
-            return module.trunk.last_layers(tokens, module.grid(view), EVALUATE, self.config.targets)
+            return module.trunk.last_layers(module.placed(view, valid, None, EVALUATE), module.grid(view), EVALUATE, self.config.targets)
 
         found, _ = self.encoder.network.apply(teacher["params"]["encoder"], teacher["statistics"]["encoder"], layers)
         return jax.lax.stop_gradient(found)[:, :, 1:]

@@ -83,9 +83,8 @@ class Supervised(JointEmbedding):
         loss, metrics = _TASK_LOSSES[self.config.task](outputs, label)
         return loss, ({**carry, "encoder": statistics}, {**metrics, **watch(found["pooled"])})
 
-    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
-        """Of the encoder alone, which makes dense features too."""
-        return sum(count * self.encoder.multiply_adds(size) for name, (count, size) in views.items() if name.partition("/")[0] in self.sources)
+    def view_multiply_adds(self, size: int) -> int:
+        return self.encoder.multiply_adds(size)
 
     def _label(self, views: Views) -> Array:
         name = next(name for source in self.sources if (name := f"{source}/global/label") in views)
