@@ -28,7 +28,8 @@ class LayerNorm(nnx.Module):
         self.dtype, self.epsilon = dtype, epsilon
 
     def __call__(self, x: Float[Array, "*row d"]) -> Float[Array, "*row d"]:
-        return layer_norm(x.astype(jnp.float32), self.scale[...], self.bias[...], self.epsilon).astype(self.dtype)
+        scale, bias = jnp.asarray(self.scale[...]), jnp.asarray(self.bias[...])  # weights from a file are numpy's
+        return layer_norm(x.astype(jnp.float32), scale, bias, self.epsilon).astype(self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
