@@ -262,7 +262,7 @@ def _make(experiment: build.Experiment, make_views: Callable) -> tuple[Callable,
     objective, steps = experiment.objective, experiment.run.steps
     shapes, _ = jax.eval_shape(lambda: objective.init(jax.random.key(0)))
     optimizer = optim.make_optimizer(experiment.optim, shapes, steps)
-    step = make_train_step(objective, optimizer, make_views, seed=SEED, steps=steps, accum=1, log_every=experiment.run.log_every)
+    step = make_train_step(objective, optimizer, make_views, seed=SEED, steps=steps, accum=1)
     return functools.partial(init_state, objective, optimizer, SEED), jax.jit(step, donate_argnums=0)
 
 

@@ -189,7 +189,7 @@ class _Step:
         placement = sharding.state_sharding(experiment.sharding, jax.eval_shape(make_state), mesh)
         self._state = jax.jit(make_state, out_shardings=placement)()
         self._step = jax.jit(
-            make_train_step(objective, optimizer, views, seed=run.seed, steps=run.steps, accum=experiment.optim.accum, log_every=run.log_every),
+            make_train_step(objective, optimizer, views, seed=run.seed, steps=run.steps, accum=experiment.optim.accum),
             donate_argnums=0,
             in_shardings=(placement, sharding.batch_sharding(mesh)),
             out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),

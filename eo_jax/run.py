@@ -129,11 +129,12 @@ def sizes(params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> list[str]
 
 
 def memory(compiled: Mapping[str, jax.stages.Compiled]) -> Iterator[str]:
-    """What the compiled train step of each entry takes, a line an entry."""
+    """What the compiled train step of each entry takes, a line an entry. The copy of the weights that a logged step has beside it is not in it."""
     for entry, step in compiled.items():
         found = step.memory_analysis()
         arguments, temporary = found.argument_size_in_bytes / 2**20, found.temp_size_in_bytes / 2**20
-        yield f"compiled; memory a device: arguments {arguments:.0f} MiB, temporary {temporary:.0f} MiB (entry {entry})"
+        taken = f"arguments {arguments:.0f} MiB, temporary {temporary:.0f} MiB, in logged steps the weights once more"
+        yield f"compiled; memory a device: {taken} (entry {entry})"
 
 
 def check_same_data(workdir: Path, fingerprint: dict) -> None:

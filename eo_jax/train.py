@@ -24,7 +24,7 @@ from eo_jax import build, cli, goodput, metrics, optim, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.run import StopSignal, check_same_data, check_same_run, data_fingerprint, memory, sizes, write_provenance
-from eo_jax.step import init_state, is_logged, make_train_step
+from eo_jax.step import copied, init_state, make_train_step, norms
 from eo_jax.warm_start import warm_started
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value")
@@ -73,7 +73,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     like = jax.eval_shape(make_state)
     placement = sharding.state_sharding(experiment.sharding, like, mesh)
     train_step = jax.jit(
-        make_train_step(objective, optimizer, recipe.train, seed=run.seed, steps=run.steps, accum=experiment.optim.accum, log_every=run.log_every),
+        make_train_step(objective, optimizer, recipe.train, seed=run.seed, steps=run.steps, accum=experiment.optim.accum),
         donate_argnums=0,
         in_shardings=(placement, sharding.batch_sharding(mesh)),
         out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
@@ -110,11 +110,14 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     begin = f"resuming at step {first}" if first else "from step 0"
     display.say(f"{experiment.objective_name}: {'; '.join(sizes(like['params'], pipeline, mesh))}; {begin} of {run.steps}")
 
+    def is_logged(step: int) -> bool:
+        return step % run.log_every == 0 or step in (1, run.steps)
+
     def arrive(step: int, values: dict[str, Any]) -> None:
         """Fetches the metrics of a step whose successor is already running, so that the device never waits for the host, nor the host runs ahead."""
         values = {name: float(value) for name, value in jax.device_get(values).items()}
         throughput.arrived()
-        if is_logged(step, run.log_every, run.steps) or values["skipped"]:
+        if is_logged(step) or values["skipped"]:
             values |= {"lr": float(lr[step - 1]), **pipeline.counts(step), **throughput.take(), **clock.take()}
             display.log(step, values)
             if writer:
@@ -167,7 +170,11 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
             raise
         clock.enter("step")
         with jax.transfer_guard("disallow"):
+            before = copied(state["params"]) if is_logged(step + 1) else None
             state, values = train_steps[pipeline.mixture.entry(step)](state, batch)
+            if before:
+                values |= norms(state["params"], before)
+                del before
         clock.dispatched(goodput.finish_of(values))
         if running:
             arrive(*running)

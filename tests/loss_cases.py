@@ -94,12 +94,15 @@ def of_scores(scores: int, position: int) -> dict:
 
 
 PAIR, FOUR = (real("bd"), real("bd")), (real("bd"),) * 4
+WIDE, FOUR_WIDE = (real("md"), real("md")), (real("ld"),) * 4  # fewer samples than dimensions
 LOSSES = [
     Loss("dino.dino_loss", (real("vbk"), real("tbk"), real("k"), 0.1, 0.04), (0,), (1, 2), **of_scores(0, 3)),
     Loss("dino.new_centre", (real("k"), real("tbk"), 0.9)),
     Loss("dino.koleo", (real("bd"),), (0,)),
     Loss("barlow_twins.barlow_loss", (*PAIR, 0.0051), (0, 1)),
+    Loss("barlow_twins.barlow_loss", (*WIDE, 0.0051), (0, 1)),
     Loss("vicreg.vicreg_loss", (*PAIR, 25.0, 20.0, 1.5), (0, 1)),
+    Loss("vicreg.vicreg_loss", (*WIDE, 25.0, 20.0, 1.5), (0, 1)),
     Loss("moco.moco_loss", (*PAIR, unit("nd"), 0.2), (0,), **of_cosines(3)),
     Loss("moco_v3.moco_v3_loss", (*FOUR, 0.2), (0, 1), (2, 3), temperature=4),
     Loss("simclr.nt_xent", (*PAIR, 0.1), (0, 1), **of_cosines(2)),
@@ -111,6 +114,7 @@ LOSSES = [
     Loss("data2vec.smooth_l1", (real("bnd"), real("bnd"), 1.5, masks("bn")), (0,)),
     Loss("decur.decur_loss", (*FOUR, 3, 0.0051), (0, 1, 2, 3)),
     Loss("decur.decur_loss", (*FOUR, 4, 0.0051), (0, 1, 2, 3)),
+    Loss("decur.decur_loss", (*FOUR_WIDE, 3, 0.0051), (0, 1, 2, 3)),
     Loss("clip.clip_loss", (*PAIR, 0.07), (0, 1), **of_cosines(2)),
     Loss("semi_supervised.soft_labels", (real("bd"), real("md"), one_hot("mk"), 0.1), (0, 1), **of_cosines(3)),
     Loss("semi_supervised.sharpen", (probable("bk"), 0.25), (0,)),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.objectives.joint import JointEmbedding, dot, watch
+from eo_jax.objectives.joint import JointEmbedding, correlated, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-5
@@ -52,14 +52,16 @@ class BarlowTwins(JointEmbedding):
 
 def barlow_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], off_diagonal: float) -> Float[Array, ""]:
     """sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2, with C the cross-correlation of both embeddings (equations 1 and 2)."""
-    correlation = cross_correlation(za, zb)
-    on = jnp.square(1 - jnp.diagonal(correlation)).sum()
-    return on + off_diagonal * (jnp.square(correlation).sum() - jnp.square(jnp.diagonal(correlation)).sum())
+    return distance(standardise(za), standardise(zb), 1.0, off_diagonal)
 
 
-def cross_correlation(za: Float[Array, "b d"], zb: Float[Array, "b e"]) -> Float[Array, "d e"]:
-    """Correlation over the batch of each entry of one embedding with each of the other. Under jit the batch is the global one."""
-    return dot(standardise(za).T, standardise(zb)) / len(za)
+def distance(za: Float[Array, "b d"], zb: Float[Array, "b d"], diagonal: float, off_diagonal: float) -> Float[Array, ""]:
+    """Of the cross-correlation of standardised embeddings: squared distance of its diagonal from `diagonal`, and weighted that of the rest from 0.
+
+    The batch is the global one under jit.
+    """
+    own, others = correlated(za, zb)
+    return jnp.square(diagonal - own / len(za)).sum() + off_diagonal * others / len(za) ** 2
 
 
 def standardise(z: Float[Array, "b d"]) -> Float[Array, "b d"]:

@@ -11,11 +11,10 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.objectives.barlow_twins import cross_correlation
+from eo_jax.objectives.barlow_twins import distance, standardise
 from eo_jax.objectives.joint import watch
 from eo_jax.objectives.paired import PairedSensors
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -69,14 +68,8 @@ def decur_loss(
 
     The common dimensions are to correlate, the unique ones not to; what is between the two blocks is free (section 3.2).
     """
-    between = cross_correlation(z1a, z2a)
-    shared, unique = between[:common, :common], between[common:, common:]
-    cross = (_distance(shared, 1.0, off_diagonal) + _distance(unique, 0.0, off_diagonal)) / 2
-    within = [_distance(cross_correlation(a, b), 1.0, off_diagonal) for a, b in ((z1a, z1b), (z2a, z2b))]
-    return (sum(within) + cross) / 3
-
-
-def _distance(correlation: Float[Array, "d d"], diagonal: float, off_diagonal: float) -> Float[Array, ""]:
-    """Squared distance of the diagonal from `diagonal`, and of the rest from 0."""
-    own = jnp.diagonal(correlation)
-    return jnp.square(diagonal - own).sum() + off_diagonal * (jnp.square(correlation).sum() - jnp.square(own).sum())
+    first_a, first_b, second_a, second_b = map(standardise, (z1a, z1b, z2a, z2b))
+    shared = distance(first_a[:, :common], second_a[:, :common], 1.0, off_diagonal)
+    unique = distance(first_a[:, common:], second_a[:, common:], 0.0, off_diagonal)
+    within = distance(first_a, first_b, 1.0, off_diagonal) + distance(second_a, second_b, 1.0, off_diagonal)
+    return (within + (shared + unique) / 2) / 3

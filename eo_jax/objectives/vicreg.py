@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.objectives.joint import JointEmbedding, dot, watch
+from eo_jax.objectives.joint import JointEmbedding, correlated, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-4
@@ -65,5 +65,5 @@ def _variance_hinge(z: Float[Array, "b d"]) -> Float[Array, ""]:
 
 def _covariance(z: Float[Array, "b d"]) -> Float[Array, ""]:
     centred = z - z.mean(0)
-    squares = jnp.square(dot(centred.T, centred) / (len(z) - 1))
-    return (squares.sum() - jnp.diagonal(squares).sum()) / z.shape[1]
+    _, others = correlated(centred, centred)
+    return others / (len(z) - 1) ** 2 / z.shape[1]
