@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from tiny_objectives import OBJECTIVES
 
-from benchmarks import step
+from benchmarks import step, step_race
+from benchmarks.step_workloads import BACKBONES, WORKLOADS, Step, Workload, batch_of, config_of, recipe_of
+from eo_jax import build
 
 STEPS = 3
-WORKLOADS, BACKBONES = step.WORKLOADS, step.BACKBONES  # before a test puts toys there
+PUBLISHED = dict(WORKLOADS), dict(BACKBONES)  # before a test puts toys there
 HEADS = {"dino": {"prototypes": 24, "hidden": 20, "bottleneck": 12}, "barlow_twins": {"projector": (24, 16)}}
 MAE = {"mask_ratio": 0.75, "decoder_depth": 2, "decoder_width": 32, "decoder_heads": 4}
 
@@ -22,31 +24,41 @@ def toys(monkeypatch):
     """Workloads and backbones of seconds under the same names, and the compilation cache as it was."""
     crops = {"global": {"views": 2, "size": 16}, "local": {"views": 3, "size": 8}}
     sets = {"dino": crops, "barlow_twins": {"global": crops["global"]}}
-    toys = {name: step.Workload("sentinel2_l1c", 16, {"name": "patch_embed", "patch": 4}, sets[name], head) for name, head in HEADS.items()}
-    toys["mae"] = step.Workload("enmap", 32, {"name": "spectral_adapter", "patch": 8}, {"global": {"size": 32}}, MAE)
-    monkeypatch.setattr(step, "WORKLOADS", toys)
+    toys = {name: Workload("sentinel2_l1c", 16, {"name": "patch_embed", "patch": 4}, sets[name], head) for name, head in HEADS.items()}
+    toys["mae"] = Workload("enmap", 32, {"name": "spectral_adapter", "patch": 8}, {"global": {"size": 32}}, MAE)
+    replace(monkeypatch, WORKLOADS, toys)
     sizes = {"vit_s": ("nano", 2), "vit_l": ("tiny", 4)}
     trunks = {name: {"name": "vit", "size": size, "depth": depth} for name, (size, depth) in sizes.items()}
-    monkeypatch.setattr(step, "BACKBONES", trunks | {"resnet50": {"name": "resnet", "depth": 18}})
+    replace(monkeypatch, BACKBONES, trunks | {"resnet50": {"name": "resnet", "depth": 18}})
     cached = jax.config.jax_enable_compilation_cache
     yield
     jax.config.update("jax_enable_compilation_cache", cached)
 
 
+def replace(monkeypatch, table: dict, contents: dict) -> None:
+    """What a table of the benchmark holds, for the length of a test."""
+    for name, value in contents.items():
+        monkeypatch.setitem(table, name, value)
+
+
+def experiment_of(objective: str, backbone: str, batch: int) -> build.Experiment:
+    return build.experiment(config_of(objective, backbone, batch))
+
+
 def start(objective: str) -> tuple:
     """(experiment, views, our step on them before its first run), for a comparison with PyTorch."""
     pytest.importorskip("torch")
-    experiment = step.experiment_of(objective, "vit_s", 4)
-    shown = jax.jit(step.recipe_of(experiment).train)(step.batch_of(experiment), jax.random.key(1))
-    return experiment, shown, step.Step.of(experiment, lambda batch, key: batch, shown)
+    experiment = experiment_of(objective, "vit_s", 4)
+    shown = jax.jit(recipe_of(experiment).train)(batch_of(experiment), jax.random.key(1))
+    return experiment, shown, Step.of(experiment, lambda batch, key: batch, shown)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_there_is_a_workload_for_every_objective(objective, monkeypatch):
-    monkeypatch.setattr(step, "WORKLOADS", WORKLOADS)
-    monkeypatch.setattr(step, "BACKBONES", BACKBONES)
-    experiment = step.experiment_of(objective, "vit_nano", 4)
-    shown = jax.eval_shape(step.recipe_of(experiment).train, step.batch_of(experiment), jax.random.key(1))
+    replace(monkeypatch, WORKLOADS, PUBLISHED[0])
+    replace(monkeypatch, BACKBONES, PUBLISHED[1])
+    experiment = experiment_of(objective, "vit_nano", 4)
+    shown = jax.eval_shape(recipe_of(experiment).train, batch_of(experiment), jax.random.key(1))
     state = jax.eval_shape(experiment.objective.init, jax.random.key(0))
     loss, _ = jax.eval_shape(experiment.objective.loss, *state, shown, jax.random.key(2), 0.5)
     assert loss.shape == ()
@@ -56,7 +68,7 @@ def test_there_is_a_workload_for_every_objective(objective, monkeypatch):
 @pytest.mark.parametrize("objective", ["mae", "dino", "barlow_twins"])
 def test_twin_has_our_first_loss_and_learns_as_we_do(objective):
     experiment, shown, ours = start(objective)
-    twin = step.twin_of(experiment, objective, "eager", ours.state, shown)
+    twin = step_race.twin_of(experiment, "eager", ours.state, shown)
     theirs, mine = [twin.run(1)], [ours.run(1)]
     np.testing.assert_allclose(theirs, mine, rtol=1e-4)
     if objective == "mae":
@@ -72,7 +84,7 @@ def test_adapter_on_all_pixels_is_the_same_network_but_for_batch_statistics():
     experiment, shown, ours = start("mae")
     losses = []
     for way in ("eager", "all pixels"):
-        twin = step.twin_of(experiment, "mae", way, ours.state, shown)
+        twin = step_race.twin_of(experiment, way, ours.state, shown)
         twin._module.eval()
         losses.append(twin._loss(*twin._inputs).item())
     np.testing.assert_allclose(*losses, rtol=1e-5)
@@ -107,7 +119,7 @@ def test_command(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_scan_check_compiles_both_and_runs_none(monkeypatch):
-    monkeypatch.setattr(step.Step, "run", None)
+    monkeypatch.setattr(Step, "run", None)
     found = step.scan_check(2)
     assert found["vit_l"] < 3 * found["vit_s"]  # twice as deep, twice as wide
 
@@ -125,3 +137,24 @@ def test_mae_of_a_resnet_is_left_out_and_said_so(monkeypatch):
 def test_unknown_names_are_named(capsys):
     assert step.main(["--objectives", "mea", "--no-peers"]) == 1
     assert "no 'mea'; there are" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_contender_that_cannot_run_says_why_and_the_others_race(monkeypatch, tmp_path):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(step_race, "TURNS", 1)
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    rows, failed = step_race.race(config_of("barlow_twins", "vit_s", 4), ["compiled"], 1)
+    assert [row["contender"] for row in rows] == ["ours"] and "no-compiler" in failed["compiled"]
+
+
+def test_a_contender_without_its_device_says_so(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "abacus")
+    with pytest.raises(RuntimeError, match="abacus"):
+        step_race.Contender(config_of("barlow_twins", "vit_s", 4), "ours")
+
+
+def test_a_contender_whose_process_dies_says_with_which_code():
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        step_race.Contender({}, "ours")

@@ -1,0 +1,160 @@
+"""A race between our train step and its PyTorch twins, each in a process of its own, in turns.
+
+In one process the one who waits would still cost the other: threads that spin a while after their work, memory left in pieces; up to a fifth of a
+step was seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.step_workloads import SEED, Step, batch_of, recipe_of
+from eo_jax import build
+from eo_jax.schema import Views
+
+TURNS = 6  # more of them rather than longer ones: what else the machine does then spoils a turn, not the figure
+OURS = "ours"
+
+
+class Contender:
+    """A train step in a process of its own, compiled, one step done.
+
+    Args:
+        config: of the experiment.
+        way: OURS, or one of `step_peers.make`.
+
+    Attributes:
+        first_loss: of step 0.
+
+    Raises:
+        RuntimeError: it cannot run here; what its process said.
+    """
+
+    def __init__(self, config: Mapping[str, Any], way: str):
+        spawned = multiprocessing.get_context("spawn")
+        self._pipe, there = spawned.Pipe()
+        self._process = spawned.Process(target=_serve, args=(there, config, way), daemon=True)
+        self._process.start()
+        there.close()
+        _, self.first_loss = self._answer()
+
+    def run(self, steps: int) -> float:
+        """So many steps more; seconds a step."""
+        self._pipe.send(steps)
+        return self._answer()[0] / steps
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.terminate()
+        self._process.join()
+
+    def _answer(self) -> tuple[float, float]:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(f"its process ended with exit code {self._process.exitcode}") from None
+        if isinstance(answer, str):
+            self.close()
+            raise RuntimeError(answer)
+        return answer
+
+
+def _serve(pipe: Connection, config: Mapping[str, Any], way: str) -> None:
+    """Answers each number of steps with (seconds, last loss), from the first step on; with what is wrong, where it cannot run."""
+    try:
+        runner, steps = _runner(build.experiment(config), way), 1
+        while True:
+            start = time.perf_counter()
+            loss = runner.run(steps)
+            pipe.send((time.perf_counter() - start, loss))
+            steps = pipe.recv()
+    except RuntimeError as error:  # torch.compile without a compiler, memory
+        pipe.send(str(error).strip().splitlines()[0])
+    except (EOFError, KeyboardInterrupt):
+        return
+
+
+def _runner(experiment: build.Experiment, way: str) -> Any:
+    """What has `run(steps)`: our step, or a twin with the same weights, on the same views."""
+    shown = jax.jit(recipe_of(experiment).train)(batch_of(experiment), jax.random.key(1))
+    if way == OURS:
+        return Step.of(experiment, lambda batch, key: batch, shown)
+    import torch
+
+    torch.set_num_threads(threads())
+    params, carry = experiment.objective.init(jax.random.key(SEED))
+    return twin_of(experiment, way, {"params": params, "carry": carry}, shown)
+
+
+def race(config: Mapping[str, Any], ways: Sequence[str], steps: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """({"contender", "samples_per_s", "first_loss", "ours_to_it"} of ours and of each twin, {twin: why it could not run})."""
+    contenders, failed = {}, {}
+    with contextlib.ExitStack() as running:
+        for way in (OURS, *ways):
+            try:
+                contenders[way] = Contender(config, way)
+                running.callback(contenders[way].close)
+            except RuntimeError as error:
+                failed[way] = str(error)
+        seconds = best_of({way: contender.run for way, contender in contenders.items()}, steps)
+    rate = lambda way: config["data"]["batch_size"] / seconds[way]  # noqa: E731
+    rows = [
+        {"contender": way, "samples_per_s": rate(way), "first_loss": contender.first_loss, "ours_to_it": rate(OURS) / rate(way)}
+        for way, contender in contenders.items()
+    ]
+    return rows, failed
+
+
+def best_of(contenders: Mapping[str, Callable[[int], float]], steps: int) -> dict[str, float]:
+    """Seconds a step of each, as they say, the best of the turns that they take one after the other; one step before the first turn."""
+    for run in contenders.values():
+        run(1)
+    best = dict.fromkeys(contenders, math.inf)
+    for _ in range(TURNS):
+        for name, run in contenders.items():
+            best[name] = min(best[name], run(steps))
+    return best
+
+
+def twin_of(experiment: build.Experiment, way: str, state: Mapping[str, Any], shown: Views) -> Any:
+    """A `step_peers.Peer` with the weights of a state at step 0, on the views of its batch."""
+    from benchmarks import step_peers
+
+    objective = experiment.objective_name
+    inputs = {name.removeprefix("eo/"): np.asarray(view) for name, view in shown.items() if not name.endswith("/valid")}
+    if objective == "mae":  # so that the same tokens stay visible: what `masking.random_split` draws at step 0
+        _, key = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0))
+        side = inputs["global"].shape[2] // experiment.objective.encoder.patch
+        inputs["noise"] = np.asarray(jax.random.uniform(key, (len(inputs["global"]), side**2)))
+    params = {**state["params"], **({"teacher": state["carry"]["teacher"]["params"]} if "teacher" in state["carry"] else {})}
+    return step_peers.make(objective, way, experiment, params, inputs, {"cpu": "cpu", "gpu": "cuda"}[jax.default_backend()])
+
+
+def available_twins() -> tuple[list[str], list[str]]:
+    """(objectives that have a twin here, why not)."""
+    if importlib.util.find_spec("torch") is None:
+        return [], ["no PyTorch twins: pip install torch"]
+    import torch
+
+    if jax.default_backend() == "gpu" and not torch.cuda.is_available():
+        return [], ["no PyTorch twins: this PyTorch has no GPU, and they must run on the device that ours runs on"]
+    from benchmarks import step_peers
+
+    return list(step_peers.TWINS), []
+
+
+def threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,177 @@
+"""What `benchmarks.step` measures: the workload of each objective, its experiment, its batch, and the compiled train step on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from eo_jax import build, optim
+from eo_jax.augment import views
+from eo_jax.schema import Batch
+from eo_jax.step import init_state, make_train_step
+
+SEED = 0
+CLASSES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What an objective is measured on.
+
+    Attributes:
+        sensor: whose patches; of `side` pixels.
+        stem: of tokens; ResNets have their own.
+        crops, section: of the config; what is left out has its default.
+        beside: a second source, of another sensor at the same places, or of the same sensor and with a stem in common; "" for none.
+        labelled: the source with labels of the whole patch; "" for none.
+    """
+
+    sensor: str
+    side: int
+    stem: Mapping[str, Any]
+    crops: Mapping[str, Mapping[str, Any]]
+    section: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    beside: str = ""
+    labelled: str = ""
+
+
+_DISTORTED = {"brightness": (0.6, 1.4), "contrast": (0.6, 1.4), "jitter_odds": 0.8, "grey_odds": 0.2, "blur_odds": 0.5}
+_CROPPED = {"size": 96, "scale": (0.2, 1.0)}
+_GLOBAL = {**_CROPPED, **_DISTORTED}
+_LOCAL = {"size": 48, "views": 4, "scale": (0.05, 0.2), **_DISTORTED}
+_PAIR, _MULTI = {"global": {"views": 2, **_GLOBAL}}, {"global": {"views": 2, **_GLOBAL}, "local": _LOCAL}
+_SENTINEL = functools.partial(Workload, "sentinel2_l1c", 128, {"name": "patch_embed", "patch": 16})
+# Projectors are narrower than the papers' where those would make the optimizer most of a step of few samples.
+_PROJECTOR = {"projector": (2048, 2048, 2048)}
+WORKLOADS = {
+    "mae": Workload(
+        "enmap",
+        128,
+        {"name": "spectral_adapter", "patch": 16},
+        {"global": {"size": 128, "gain": (0.9, 1.1)}},
+        {"mask_ratio": 0.75, "decoder_depth": 1},
+    ),
+    "data2vec": _SENTINEL({"global": _GLOBAL}),
+    "dino": _SENTINEL(_MULTI),
+    "swav": _SENTINEL(_MULTI),
+    "barlow_twins": _SENTINEL(_PAIR, _PROJECTOR),
+    "vicreg": _SENTINEL(_PAIR, _PROJECTOR),
+    "moco": _SENTINEL(_PAIR, {"bn_group": 4}),
+    "moco_v3": _SENTINEL(_PAIR),
+    "simclr": _SENTINEL(_PAIR),
+    "byol": _SENTINEL(_PAIR),
+    "simsiam": _SENTINEL(_PAIR),
+    "decur": _SENTINEL(_PAIR | {"beside/global": {"views": 2, **_CROPPED}}, {"common": 1536, **_PROJECTOR}, beside="sentinel1_grd"),
+    "clip": _SENTINEL({"global": _GLOBAL, "beside/global": _CROPPED}, beside="sentinel1_grd"),
+    "semi_supervised": _SENTINEL(_PAIR, {"classes": CLASSES, "support": "beside"}, beside="sentinel2_l1c", labelled="beside"),
+    "supervised": _SENTINEL({"global": _GLOBAL}, {"task": "classification", "outputs": CLASSES}, labelled="eo"),
+}
+_VITS = {"vit_nano": "nano", "vit_s": "small", "vit_b": "base", "vit_l": "large"}
+BACKBONES = {name: {"name": "vit", "size": size} for name, size in _VITS.items()} | {"resnet50": {"name": "resnet", "depth": 50}}
+TOKENS_ONLY = ("mae", "data2vec")
+OPTIM = {"lr": 1e-4, "schedule": "constant", "weight_decay": 0.05, "clip_norm": 0.0, "decay_rules": ((".*", 1.0),)}
+
+
+def config_of(objective: str, backbone: str, batch: int, of_vits: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """The config of a workload; its store is not there. `of_vits` is more of the config of a ViT. ValueError for names that are not known."""
+    for name, known in ((objective, WORKLOADS), (backbone, BACKBONES)):
+        if name not in known:
+            raise ValueError(f"no {name!r}; there are {', '.join(known)}")
+    work, trunk = WORKLOADS[objective], BACKBONES[backbone]
+    trunk = trunk | of_vits if trunk["name"] == "vit" else dict(trunk)
+    sources, stems = {"eo": {"store": "none", "sensor": work.sensor}}, {"eo": dict(work.stem) if trunk["name"] == "vit" else {"name": "conv_stem"}}
+    if work.beside:
+        alike = work.beside == work.sensor
+        sources["beside"] = {"store": "none", "sensor": work.beside, "follows": "" if alike else "eo"}
+        stems["beside"] = "eo" if alike else stems["eo"]
+    if work.labelled:
+        sources[work.labelled]["label"] = "class"
+    config = ml_collections.ConfigDict()
+    config.data = {"sources": sources, "batch_size": batch, "crop": work.side}
+    config.augment = {"crops": {name: dict(crop) for name, crop in work.crops.items()}}
+    config.model = {"stems": stems, "trunk": trunk, "dtype": "auto"}
+    config.objective = {"name": objective, **work.section}
+    config.optim = dict(OPTIM)
+    config.run = {"steps": 1_000_000, "seed": SEED}
+    return build.complete(config)
+
+
+def batch_of(experiment: build.Experiment) -> Batch:
+    """Digital numbers [b, 1, c, h, w] on the device, in the sensor's dtype, spread as its published statistics say; all are data. Labels [b, 1]."""
+    data, random = experiment.data, np.random.default_rng(SEED)
+    batch: Batch = {}
+    for source, encoder in experiment.encoders.items():
+        sensor = encoder.sensor
+        mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (sensor.mean, sensor.std))
+        values = mean + std * random.standard_normal((data.batch_size, 1, len(sensor.bands), data.crop, data.crop), np.float32)
+        whole = np.issubdtype(np.dtype(sensor.dtype), np.integer)
+        batch[source] = {"pixels": (np.clip(values, 1, 10_000) if whole else values).astype(sensor.dtype)}
+        if data.sources[source].label:
+            batch[source]["label"] = random.integers(1, CLASSES + 1, (data.batch_size, 1))
+    return jax.device_put(batch)
+
+
+def recipe_of(experiment: build.Experiment) -> views.Recipe:
+    """Its augmentation, normalised by published statistics."""
+    published = {source: views.normalisation("published", encoder.sensor, None) for source, encoder in experiment.encoders.items()}
+    return build.recipe(experiment, published)
+
+
+@dataclasses.dataclass
+class Step:
+    """A compiled train step and its state."""
+
+    compiled: Any
+    batch: Any
+    state: Any
+    compile_s: float
+
+    @classmethod
+    def of(cls, experiment: build.Experiment, make_views: Callable, batch: Any) -> Step:
+        """Compiled, its weights made."""
+        make_state, step = make_step(experiment, make_views)
+        compiled, seconds = compile_step(make_state, step, batch)
+        return cls(compiled, batch, jax.jit(make_state)(), seconds)
+
+    def run(self, steps: int) -> float:
+        """So many steps, to their end; the last one's loss."""
+        for _ in range(steps):
+            self.state, metrics = self.compiled(self.state, self.batch)
+        jax.block_until_ready(self.state)
+        return float(metrics["loss"])
+
+    def seconds(self, steps: int) -> float:
+        """So many steps; seconds of one."""
+        start = time.perf_counter()
+        self.run(steps)
+        return (time.perf_counter() - start) / steps
+
+    def memory_mb(self) -> float:
+        """Arguments and temporaries, as XLA plans them."""
+        planned = self.compiled.memory_analysis()
+        return (planned.argument_size_in_bytes + planned.temp_size_in_bytes) / 1e6
+
+
+def make_step(experiment: build.Experiment, make_views: Callable) -> tuple[Callable, Any]:
+    """(what makes the state, the jitted step)."""
+    objective, steps = experiment.objective, experiment.run.steps
+    shapes, _ = jax.eval_shape(lambda: objective.init(jax.random.key(0)))
+    optimizer = optim.make_optimizer(experiment.optim, shapes, steps)
+    step = make_train_step(objective, optimizer, make_views, seed=SEED, steps=steps, accum=1)
+    return functools.partial(init_state, objective, optimizer, SEED), jax.jit(step, donate_argnums=0)
+
+
+def compile_step(make_state: Callable, step: Any, batch: Any) -> tuple[Any, float]:
+    """(the compiled step, seconds of tracing, lowering and compiling); nothing runs."""
+    like = jax.eval_shape(make_state)
+    start = time.perf_counter()
+    compiled = step.lower(like, batch).compile()
+    return compiled, time.perf_counter() - start
