@@ -1,7 +1,7 @@
 """Measures what every objective has to hold: parity with the papers' losses, eight devices against one, resume, learning; and shows its speed.
 
     python -m benchmarks.objectives --fast
-    python -m benchmarks.objectives --objectives mae,simclr --step-json /tmp/step.json --json /tmp/objectives.json
+    python -m benchmarks.objectives --step-json /tmp/step.json --json benchmarks/results/cpu/objectives.json
 
 Run it on the CPU and from a checkout with the extra `test`: each cell is measured in this run, by the functions that the tests use.
 
@@ -10,16 +10,21 @@ all backbones. 8 devices: the largest relative difference of three losses from t
 to the bit after a checkpoint in between. Learns: points of accuracy of a linear probe over the untrained encoder and over band means and standard
 deviations, the smallest of three seeds (`tests/learning.py`; one minute a ViT, ten a ResNet). Speed: samples/s and ratio to PyTorch, eager, of the
 file that `python -m benchmarks.step --json` wrote. '-' is what does not exist, was left out, or is not in that file.
+
+All of it takes hours, so `--json` writes after each row, and rows of that file that are not measured again stay in it and in the table, with their
+dates: `--objectives dino --backbones vit` brings one up to date.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import functools
+import importlib.metadata
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,41 +64,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--objectives", type=several, default=list(OBJECTIVES), metavar="A,B", help="(default: all)")
     parser.add_argument("--backbones", type=several, default=list(BACKBONES), metavar="A,B", help="(default: vit,resnet)")
     parser.add_argument("--step-json", type=Path, metavar="PATH", help="what `python -m benchmarks.step --json PATH` wrote")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there, beside those that it has")
     parser.add_argument("--fast", action="store_true", help="leave out learning")
     args = parser.parse_args(arguments)
     try:
+        rows = read_rows(args.json) if args.json and args.json.exists() else {}
         speeds = read_speeds(args.step_json) if args.step_json else {}
-        rows = measure(args.objectives, args.backbones, [] if args.fast else args.objectives, speeds)
+        for row in measure(args.objectives, args.backbones, [] if args.fast else args.objectives):
+            rows[row["objective"], row["backbone"]] = row
+            _write(args.json, rows, speeds)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    _print(rows)
-    if args.json:
-        write_atomically(args.json, (json.dumps(rows, indent=1) + "\n").encode())
-    return 3 if any(missed(row) for row in rows) else 0
+    figures = table_of(rows, speeds)
+    _print(figures)
+    return 3 if any(missed(row) for row in figures) else 0
+
+
+def table_of(rows: Mapping[tuple, Mapping], speeds: Mapping[tuple, Mapping]) -> list[dict[str, Any]]:
+    """Rows in the order of objectives and backbones; with the speeds that are known, else those that they have."""
+    order = [(objective, backbone) for objective in OBJECTIVES for backbone in BACKBONES]
+    return [{**rows[key], **speeds.get(key, {})} for key in order if key in rows]
+
+
+def _write(path: Path | None, rows: Mapping[tuple, Mapping], speeds: Mapping[tuple, Mapping]) -> None:
+    if path:
+        write_atomically(path, (json.dumps(table_of(rows, speeds), indent=1) + "\n").encode())
 
 
 # ------------------------------------------------------------------ measuring
 
 
-def measure(objectives: Sequence[str], backbones: Sequence[str], learners: Sequence[str], speeds: Mapping[tuple, Mapping]) -> list[dict[str, Any]]:
-    """A row for each objective and backbone: every key of LIMITS and SPEED, None where there is no figure. ValueError for unknown names."""
+def measure(objectives: Sequence[str], backbones: Sequence[str], learners: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for each objective and backbone: "date", "versions" and every key of LIMITS and SPEED, None where there is no figure.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     for given, known in ((objectives, OBJECTIVES), (backbones, BACKBONES)):
         for name in given:
             if name not in known:
                 raise ValueError(f"no {name!r}; there are {', '.join(known)}")
-    rows = []
+    versions = {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax")}
     for objective in objectives:
         parity = loss_parity(objective)
         for backbone in backbones:
             row = {"objective": objective, "backbone": backbone, **dict.fromkeys((*LIMITS, *SPEED)), **parity}
             if backbone in backbones_of(objective):
-                row |= trained_alike(objective, backbone) | speeds.get((objective, backbone), {})
+                row |= trained_alike(objective, backbone)
                 row |= learns(objective, backbone) if objective in learners else {}
-            rows.append(row)
             print(f"{objective} {backbone}: {', '.join(missed(row)) or 'as it has to be'}", file=sys.stderr, flush=True)
-    return rows
+            yield row | {"date": datetime.date.today().isoformat(), "versions": versions}
 
 
 def loss_parity(objective: str) -> dict[str, float]:
@@ -116,6 +137,18 @@ def learns(objective: str, backbone: str) -> dict[str, float]:
     learner = learning.Learner(learning.config_of(objective, backbone))
     found = [learning.scores(learner, seed) for seed in learning.SEEDS]
     return {name: min(getattr(score, name) for score in found) for name in ("over_untrained", "over_moments")}
+
+
+def read_rows(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """{(objective, backbone): row} of what an earlier run wrote."""
+    try:
+        rows = {(row["objective"], row["backbone"]): row for row in json.loads(path.read_text())}
+        lacking = next((f"{key}: no {name!r}" for key, row in rows.items() for name in (*LIMITS, *SPEED, "date") if name not in row), "")
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        lacking = repr(error)
+    if lacking:
+        raise ValueError(f"{path}: {lacking}; expected what `python -m benchmarks.objectives --json` writes; give another path, or remove it")
+    return rows
 
 
 def read_speeds(path: Path) -> dict[tuple[str, str], dict[str, float]]:
@@ -153,9 +186,9 @@ def _shown(figure: Any) -> str:
 
 
 def _print(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("objective", "backbone", *(f"{title}\n{limit}" for title, limit, _ in LIMITS.values()), *SPEED.values())
+    table = Table("objective", "backbone", *(f"{title}\n{limit}" for title, limit, _ in LIMITS.values()), *SPEED.values(), "measured")
     for row in rows:
-        table.add_row(row["objective"], row["backbone"], *(_shown(row[figure]) for figure in (*LIMITS, *SPEED)))
+        table.add_row(row["objective"], row["backbone"], *(_shown(row[figure]) for figure in (*LIMITS, *SPEED)), row["date"])
     Console(width=150).print(table)
     for row in rows:
         for line in missed(row):
