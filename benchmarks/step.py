@@ -47,6 +47,8 @@ GOALS = {
     "cpu": {("mae", "compiled"): 1.2, ("mae", "all pixels"): 3.0, ("dino", "eager"): 1.0, ("barlow_twins", "eager"): 1.0},
     "gpu": {("mae", "compiled"): 1.3, ("mae", "all pixels"): 3.0, ("dino", "compiled"): 1.3, ("barlow_twins", "compiled"): 1.3},
 }
+# Backbones that have to reach them. XLA's convolutions on CPU are 2 to 4 times slower than oneDNN's: reported, without a goal.
+HELD = {"cpu": ("vit_s",), "gpu": ("vit_s", "resnet50")}
 LOSS_TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}  # relative; bfloat16 has 3 digits
 # How ViTs run where they are timed.
 TRUNKS: dict[str, dict[str, str]] = {"cpu": {"loop": "unrolled", "remat": "none"}}
@@ -110,7 +112,7 @@ def measure(objectives: Sequence[str], backbones: Sequence[str], batch: int, ste
             config = config_of(objective, backbone, batch, TRUNKS.get(jax.default_backend(), {}))
             rows.append({"objective": objective, "backbone": backbone, **whole_step(build.experiment(config), steps)})
             print(f"{objective} {backbone}: {rows[-1]['samples_per_s']:.2f} samples/s", file=sys.stderr, flush=True)
-            if objective in twins and BACKBONES[backbone]["name"] == "vit":
+            if objective in twins:
                 found, failed = step_race.race(config, ways(objective), steps)
                 peers += [{"objective": objective, "backbone": backbone, **row} for row in found]
                 notes += [f"{objective}, PyTorch {way}: {why}" for way, why in failed.items()]
@@ -158,7 +160,7 @@ def goals(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows, where = [], figures["platform"]
     for row in figures["peers"]:
         name = f"{row['objective']} {row['backbone']}: ours / PyTorch {row['contender']}"
-        if (least := GOALS[where].get((row["objective"], row["contender"]))) and row["backbone"] == SCAN[0]:
+        if (least := GOALS[where].get((row["objective"], row["contender"]))) and row["backbone"] in HELD[where]:
             rows.append({"goal": name, "at_least": least, "found": row["ours_to_it"]})
         if row["contender"] in ("eager", "compiled"):
             own = next(r["first_loss"] for r in figures["peers"] if all(r[k] == row[k] for k in ("objective", "backbone")) and r["contender"] == OURS)

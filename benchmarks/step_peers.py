@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.step_resnet import ResNet
 from eo_jax.build import Experiment
 from eo_jax.models.positions import sincos_2d
 
@@ -323,6 +324,11 @@ def masked_error(predicted: Tensor, pixels: Tensor, masked: Tensor) -> Tensor:
     return (error * masked).sum() / masked.sum()
 
 
+def encoder_of(experiment: Experiment) -> nn.Module:
+    """The twin of its encoder: views [b, c, H, W] -> pooled features [b, d]."""
+    return ViT(experiment) if experiment.objective.encoder.kind == "tokens" else ResNet(experiment)
+
+
 class Branch(nn.Module):
     """DINO's encoder and head: views [b, c, H, W] -> [b, k]."""
 
@@ -331,7 +337,7 @@ class Branch(nn.Module):
         config = experiment.objective.config
         widths = (experiment.objective.encoder.width, config.hidden, config.hidden, config.bottleneck)
         layers = {f"fc{i}": nn.Linear(widths[i - 1], widths[i]) for i in (1, 2, 3)}
-        self.encoder = ViT(experiment)
+        self.encoder = encoder_of(experiment)
         self.projector = nn.ModuleDict({**layers, "last_layer": nn.Linear(config.bottleneck, config.prototypes, bias=False)})
 
     def forward(self, view: Tensor) -> Tensor:
@@ -373,9 +379,9 @@ class BarlowTwins(Twin):
 
     def __init__(self, experiment: Experiment):
         super().__init__()
-        self.encoder = ViT(experiment)
+        self.encoder = encoder_of(experiment)
         self.config = experiment.objective.config
-        widths = (self.encoder.trunk.cls_token.shape[-1], *self.config.projector)
+        widths = (experiment.objective.encoder.width, *self.config.projector)
         layers = [nn.Linear(fan_in, fan_out, bias=False) for fan_in, fan_out in itertools.pairwise(widths)]
         norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:-1])
         self.projector = nn.ModuleDict({"hidden": nn.ModuleList(layers[:-1]), "norms": norms, "last": layers[-1]})
