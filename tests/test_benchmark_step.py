@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -15,16 +16,27 @@ from eo_jax import build
 
 STEPS = 3
 PUBLISHED = dict(WORKLOADS), dict(BACKBONES)  # before a test puts toys there
-HEADS = {"dino": {"prototypes": 24, "hidden": 20, "bottleneck": 12}, "barlow_twins": {"projector": (24, 16)}}
+SMALL = (24, 16)
+HEADS = {
+    "dino": {"prototypes": 24, "hidden": 20, "bottleneck": 12},
+    "swav": {"prototypes": 24, "projector": SMALL},
+    "barlow_twins": {"projector": SMALL},
+    "vicreg": {"projector": SMALL},
+    "simclr": {"projector": SMALL},
+    "simsiam": {"projector": (24, 20, 16), "predictor": (8,)},
+    "byol": {"projector": SMALL, "predictor": SMALL},
+    "moco_v3": {"projector": (24, 20, 16), "predictor": SMALL},
+    "clip": {"projector": SMALL},
+    "decur": {"projector": SMALL, "common": 12},
+    "supervised": {"task": "classification", "outputs": 10},
+}
 MAE = {"mask_ratio": 0.75, "decoder_depth": 2, "decoder_width": 32, "decoder_heads": 4}
 
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
     """Workloads and backbones of seconds under the same names, and the compilation cache as it was."""
-    crops = {"global": {"views": 2, "size": 16}, "local": {"views": 3, "size": 8}}
-    sets = {"dino": crops, "barlow_twins": {"global": crops["global"]}}
-    toys = {name: Workload("sentinel2_l1c", 16, {"name": "patch_embed", "patch": 4}, sets[name], head) for name, head in HEADS.items()}
+    toys = {name: toy(PUBLISHED[0][name], head) for name, head in HEADS.items()}
     toys["mae"] = Workload("enmap", 32, {"name": "spectral_adapter", "patch": 8}, {"global": {"size": 32}}, MAE)
     replace(monkeypatch, WORKLOADS, toys)
     sizes = {"vit_s": ("nano", 2), "vit_l": ("tiny", 4)}
@@ -41,14 +53,20 @@ def replace(monkeypatch, table: dict, contents: dict) -> None:
         monkeypatch.setitem(table, name, value)
 
 
+def toy(work: Workload, section: dict) -> Workload:
+    """The same with small views and these settings of the objective."""
+    crops = {name: {"views": crop.get("views", 1), "size": 8 if name == "local" else 16} for name, crop in work.crops.items()}
+    return dataclasses.replace(work, side=16, stem={"name": "patch_embed", "patch": 4}, crops=crops, section=section)
+
+
 def experiment_of(objective: str, backbone: str, batch: int) -> build.Experiment:
     return build.experiment(config_of(objective, backbone, batch))
 
 
-def start(objective: str, backbone: str = "vit_s") -> tuple:
+def start(objective: str, backbone: str = "vit_s", batch: int = 4) -> tuple:
     """(experiment, views, our step on them before its first run), for a comparison with PyTorch."""
     pytest.importorskip("torch")
-    experiment = experiment_of(objective, backbone, 4)
+    experiment = experiment_of(objective, backbone, batch)
     shown = jax.jit(recipe_of(experiment).train)(batch_of(experiment), jax.random.key(1))
     return experiment, shown, Step.of(experiment, lambda batch, key: batch, shown)
 
@@ -65,7 +83,7 @@ def test_there_is_a_workload_for_every_objective(objective, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["mae", "dino", "barlow_twins"])
+@pytest.mark.parametrize("objective", ["mae", *HEADS])
 def test_twin_has_our_first_loss_and_learns_as_we_do(objective):
     theirs, mine = losses_of_both(objective, "vit_s", 1 if objective == "mae" else 1 + STEPS)  # MAE draws new tokens at each step, the twin does not
     np.testing.assert_allclose(theirs[0], mine[0], rtol=1e-4)
@@ -74,16 +92,16 @@ def test_twin_has_our_first_loss_and_learns_as_we_do(objective):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["dino", "barlow_twins"])
+@pytest.mark.parametrize("objective", HEADS)
 def test_twin_of_a_resnet_has_our_first_loss_and_steps_as_we_do(objective):
-    """One step: BatchNorm of single cells of four samples then blows rounding up, which AdamW's first steps turn into signs."""
-    theirs, mine = losses_of_both(objective, "resnet50", 2)
+    """One step: BatchNorm of single cells then blows rounding up, which AdamW's first steps turn into signs."""
+    theirs, mine = losses_of_both(objective, "resnet50", 2, batch=16)
     np.testing.assert_allclose(theirs[0], mine[0], rtol=1e-4)
     assert abs(mine[1] - mine[0]) > 5 * abs(mine[1] - theirs[1])
 
 
-def losses_of_both(objective: str, backbone: str, steps: int) -> tuple[list[float], list[float]]:
-    experiment, shown, ours = start(objective, backbone)
+def losses_of_both(objective: str, backbone: str, steps: int, batch: int = 4) -> tuple[list[float], list[float]]:
+    experiment, shown, ours = start(objective, backbone, batch)
     twin = step_race.twin_of(experiment, "eager", ours.state, shown)
     return [twin.run(1) for _ in range(steps)], [ours.run(1) for _ in range(steps)]
 
@@ -105,7 +123,7 @@ def test_weights_of_another_network_are_refused():
     experiment, _, ours = start("barlow_twins")
     params = {**ours.state["params"], "unknown": {"kernel": np.zeros((2, 2))}}
     with pytest.raises(ValueError, match=r"unknown\.weight"):
-        step_peers.load(step_peers.BarlowTwins(experiment), params)
+        step_peers.load(step_peers.TWINS["barlow_twins"](experiment), params)
 
 
 @pytest.mark.slow

@@ -1,0 +1,402 @@
+"""PyTorch twins of our objectives: the same mathematics, written from the papers, plainly and for speed.
+
+They know nothing of no-data: every value of a view counts. MAE (arXiv 2111.06377) with SpectralEarth's adapter (2408.08447), DINO (2104.14294),
+Barlow Twins (2103.03230), VICReg (2105.04906), SimCLR (2002.05709), SimSiam (2011.10566), BYOL (2006.07733), MoCo-v3 (2104.02057), SwAV (2006.09882),
+CLIP (2103.00020), DeCUR (2309.05300), supervised classification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.step_networks import Block, Head, SpectralAdapter, SpectralImage, Trunk, encoder_of, positions_of
+from eo_jax.build import Experiment
+
+
+class Twin(nn.Module):
+    """An objective: `forward(*inputs)` is its loss."""
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        """What `forward` takes, made of views [b, v, H, W, c] and noise; not measured, so each twin has the layout that suits it."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Follows the optimizer."""
+
+
+class MAE(Twin):
+    """Masked autoencoder; the adapter sees visible tokens only. Views have the bands last."""
+
+    def __init__(self, experiment: Experiment):
+        super().__init__()
+        encoder, config = experiment.objective.encoder, experiment.objective.config
+        _, size = next(iter(experiment.views.values()))
+        self.patch, side = encoder.patch, size // encoder.patch
+        self.visible = int(side**2 * (1 - config.mask_ratio) + 1e-9)
+        self.encoder = nn.ModuleDict({"stem": self.make_stem(encoder.width), "trunk": Trunk(encoder.width, encoder.layers, encoder.trunk.heads)})
+        self.decoder = Decoder(config, encoder.width, self.patch**2 * len(encoder.sensor.bands), side)
+        self.register_buffer("positions", positions_of(encoder.width, side)[None], persistent=False)
+
+    def make_stem(self, width: int) -> nn.ModuleDict:
+        return nn.ModuleDict({"adapter": SpectralAdapter(), "embed": nn.Linear(self.patch**2 * 128, width)})
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [given["global"][:, 0].contiguous(), given["noise"]]
+
+    def forward(self, view: Tensor, noise: Tensor) -> Tensor:
+        order = noise.argsort(1)
+        seen, restore = order[:, : self.visible], order.argsort(1)
+        patches = self.patches(view)
+        tokens = self.embed(view, patches, seen) + _take(self.positions.expand(len(view), -1, -1), seen)
+        predicted = self.decoder(self.encoder["trunk"](tokens), restore)
+        return masked_error(predicted.float(), patches.flatten(2), restore >= self.visible)
+
+    def patches(self, view: Tensor) -> Tensor:
+        """[b, n, p * p, c], pixels row by row."""
+        b, height, width, c = view.shape
+        grid = view.reshape(b, height // self.patch, self.patch, width // self.patch, self.patch, c)
+        return grid.transpose(2, 3).reshape(b, -1, self.patch**2, c)
+
+    def embed(self, view: Tensor, patches: Tensor, seen: Tensor) -> Tensor:
+        """Embeddings [b, k, d] of the visible tokens."""
+        pixels = _take(patches.flatten(2), seen).unflatten(2, patches.shape[2:])
+        features = self.encoder["stem"]["adapter"](pixels.flatten(0, 2))
+        return self.encoder["stem"]["embed"](features.reshape(*seen.shape, -1))
+
+
+class AllPixelsMAE(MAE):
+    """The same with the adapter and the patch embedding on the whole image, before masking. Views have the bands first."""
+
+    def make_stem(self, width: int) -> nn.ModuleDict:
+        return nn.ModuleDict({"adapter": SpectralImage(), "embed": nn.Conv2d(128, width, self.patch, self.patch)})
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [given["global"][:, 0].movedim(-1, 1).contiguous(), given["noise"]]
+
+    def patches(self, view: Tensor) -> Tensor:
+        return super().patches(view.movedim(1, -1))
+
+    def embed(self, view: Tensor, patches: Tensor, seen: Tensor) -> Tensor:
+        stem = self.encoder["stem"]
+        return _take(stem["embed"](stem["adapter"](view)).flatten(2).transpose(1, 2), seen)
+
+
+class Decoder(nn.Module):
+    """Visible tokens, the class token first -> pixels of every token."""
+
+    def __init__(self, config: Any, fan_in: int, pixels: int, side: int):
+        super().__init__()
+        width = config.decoder_width
+        self.embed, self.predict = nn.Linear(fan_in, width), nn.Linear(width, pixels)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.Sequential(*(Block(width, config.decoder_heads) for _ in range(config.decoder_depth)))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.register_buffer("positions", positions_of(width, side)[None], persistent=False)
+
+    def forward(self, tokens: Tensor, restore: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        hidden = self.mask_token.to(x.dtype).expand(len(x), restore.shape[1] + 1 - x.shape[1], -1)
+        patches = _take(torch.cat([x[:, 1:], hidden], dim=1), restore) + self.positions
+        decoded = self.norm(self.blocks(torch.cat([x[:, :1], patches], dim=1)))
+        return self.predict(decoded[:, 1:])
+
+
+def _take(tokens: Tensor, ids: Tensor) -> Tensor:
+    """[b, n, d] -> [b, k, d]"""
+    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def masked_error(predicted: Tensor, pixels: Tensor, masked: Tensor) -> Tensor:
+    """Mean over the masked tokens of the squared error to pixels normalised by their token's mean and unbiased variance."""
+    variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
+    error = (predicted - (pixels - mean) / (variance + 1e-6).sqrt()).square().mean(-1)
+    return (error * masked).sum() / masked.sum()
+
+
+class Branch(nn.Module):
+    """DINO's encoder and head: views [b, c, H, W] -> [b, k]."""
+
+    def __init__(self, experiment: Experiment):
+        super().__init__()
+        config = experiment.objective.config
+        widths = (experiment.objective.encoder.width, config.hidden, config.hidden, config.bottleneck)
+        layers = {f"fc{i}": nn.Linear(widths[i - 1], widths[i]) for i in (1, 2, 3)}
+        self.encoder = encoder_of(experiment, experiment.objective.encoder)
+        self.projector = nn.ModuleDict({**layers, "last_layer": nn.Linear(config.bottleneck, config.prototypes, bias=False)})
+
+    def forward(self, view: Tensor) -> Tensor:
+        head = self.projector
+        x = F.gelu(head["fc2"](F.gelu(head["fc1"](self.encoder(view)))))
+        return F.linear(F.normalize(head["fc3"](x).float(), dim=-1), F.normalize(head["last_layer"].weight, dim=-1))
+
+
+class DINO(Branch, Twin):
+    """Two global views for both branches, local ones for the student; crops of one size in one forward pass."""
+
+    def __init__(self, experiment: Experiment):
+        super().__init__(experiment)
+        self.teacher = Branch(experiment).requires_grad_(False)
+        self.config, self.views = experiment.objective.config, experiment.views
+        self.register_buffer("centre", torch.zeros(self.config.prototypes))
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [given[name].transpose(0, 1).flatten(0, 1).movedim(-1, 1).contiguous() for name in ("global", "local")]
+
+    def forward(self, large: Tensor, small: Tensor) -> Tensor:
+        config = self.config
+        with torch.no_grad():
+            found = self.teacher(large).float().unflatten(0, (2, -1))
+            targets = ((found - self.centre) / config.teacher_temperature).softmax(-1)
+            self.centre.lerp_(found.mean((0, 1)), 1 - config.centre_momentum)
+        outputs = torch.cat([Branch.forward(self, view).float().unflatten(0, (-1, targets.shape[1])) for view in (large, small)])
+        pairs = -torch.einsum("ibk,jbk->ij", targets, (outputs / config.student_temperature).log_softmax(-1)) / targets.shape[1]
+        return (pairs.sum() - pairs.diagonal().sum()) / (pairs.numel() - len(pairs))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        student = [*self.encoder.parameters(), *self.projector.parameters()]
+        torch._foreach_lerp_(list(self.teacher.parameters()), student, 1 - self.config.momentum)
+
+
+def bands_first(views: Tensor) -> Tensor:
+    """[b, H, W, c] -> [b, c, H, W]"""
+    return views.movedim(-1, 1).contiguous()
+
+
+class Pair(Twin):
+    """Two views, each by itself through an encoder and its projector."""
+
+    end = "bias_free"
+
+    def __init__(self, experiment: Experiment):
+        super().__init__()
+        encoder, self.config = experiment.objective.encoder, experiment.objective.config
+        self.encoder = encoder_of(experiment, encoder)
+        self.projector = Head((encoder.width, *self.config.projector), end=self.end)
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [bands_first(given["global"][:, i]) for i in (0, 1)]
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.compare(*(self.projector(self.encoder(view)) for view in (first, second)))
+
+    def compare(self, za: Tensor, zb: Tensor) -> Tensor:
+        """The loss of two embeddings [b, k]."""
+        raise NotImplementedError
+
+
+class BarlowTwins(Pair):
+    """Cross-correlation near the identity."""
+
+    def compare(self, za: Tensor, zb: Tensor) -> Tensor:
+        return correlation_distance(standardised(za), standardised(zb), 1.0, self.config.off_diagonal)
+
+
+def standardised(z: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the batch."""
+    return F.batch_norm(z, None, None, training=True)
+
+
+def correlation_distance(za: Tensor, zb: Tensor, diagonal: float, off_diagonal: float) -> Tensor:
+    """Of standardised embeddings: squared distance of the correlations' diagonal from `diagonal`, and weighted that of the rest from 0."""
+    correlation = za.T @ zb / len(za)
+    on = torch.diagonal(correlation)
+    return (diagonal - on).square().sum() + off_diagonal * (correlation.square().sum() - on.square().sum())
+
+
+class VICReg(Pair):
+    """Variance, invariance, covariance."""
+
+    def compare(self, za: Tensor, zb: Tensor) -> Tensor:
+        config = self.config
+        spread = sum(F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean() for z in (za, zb)) / 2
+        return config.invariance * F.mse_loss(za, zb) + config.variance * spread + config.covariance * sum(map(self._covariance, (za, zb)))
+
+    def _covariance(self, z: Tensor) -> Tensor:
+        centred = z - z.mean(0)
+        squares = (centred.T @ centred / (len(z) - 1)).square()
+        return (squares.sum() - squares.diagonal().sum()) / z.shape[1]
+
+
+class SimCLR(Pair):
+    """Each embedding finds its partner among all others."""
+
+    end = "plain_norm"
+
+    def compare(self, za: Tensor, zb: Tensor) -> Tensor:
+        z = F.normalize(torch.cat([za, zb]))
+        logits = (z @ z.T / self.config.temperature).fill_diagonal_(-torch.inf)
+        return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(za)))
+
+
+class SimSiam(Pair):
+    """Each view predicts the other, which has no gradient."""
+
+    end = "plain_norm"
+
+    def __init__(self, experiment: Experiment):
+        super().__init__(experiment)
+        width = self.config.projector[-1]
+        self.predictor = Head((width, *self.config.predictor, width))
+
+    def compare(self, za: Tensor, zb: Tensor) -> Tensor:
+        pairs = ((self.predictor(za), zb), (self.predictor(zb), za))
+        return -sum(F.cosine_similarity(predicted, z.detach()).mean() for predicted, z in pairs) / 2
+
+
+class Followed(Pair):
+    """The same with a predictor, and a teacher that follows encoder and projector."""
+
+    predictor_end = "linear"
+
+    def __init__(self, experiment: Experiment):
+        super().__init__(experiment)
+        encoder, config = experiment.objective.encoder, self.config
+        self.predictor = Head((config.projector[-1], *config.predictor), end=self.predictor_end)
+        head = Head((encoder.width, *config.projector), end=self.end)
+        self.teacher = nn.ModuleDict({"encoder": encoder_of(experiment, encoder), "projector": head}).requires_grad_(False)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        with torch.no_grad():
+            ka, kb = (self.teacher["projector"](self.teacher["encoder"](view)) for view in (first, second))
+        qa, qb = (self.predictor(self.projector(self.encoder(view))) for view in (first, second))
+        return self.compare(qa, kb) + self.compare(qb, ka)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        student = [*self.encoder.parameters(), *self.projector.parameters()]
+        torch._foreach_lerp_(list(self.teacher.parameters()), student, 1 - self.config.momentum)
+
+
+class BYOL(Followed):
+    """The prediction's distance to what the teacher makes of the other view."""
+
+    end = "linear"
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return (2 - 2 * F.cosine_similarity(q, k)).mean()
+
+
+class MoCoV3(Followed):
+    """The prediction finds what the teacher makes of the other view, among those of the batch."""
+
+    end = predictor_end = "plain_norm"
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        temperature = self.config.temperature
+        logits = F.normalize(q) @ F.normalize(k).T / temperature
+        return 2 * temperature * F.cross_entropy(logits, torch.arange(len(q), device=q.device))
+
+
+class SwAV(Pair):
+    """Prototypes assigned to one view are predicted from the others; crops of one size in one forward pass, all of them in one of the head."""
+
+    end = "linear"
+
+    def __init__(self, experiment: Experiment):
+        super().__init__(experiment)
+        self.prototypes = nn.ModuleDict({"last_layer": nn.Linear(self.config.projector[-1], self.config.prototypes, bias=False)})
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [bands_first(given[name].transpose(0, 1).flatten(0, 1)) for name in ("global", "local")]
+
+    def forward(self, large: Tensor, small: Tensor) -> Tensor:
+        config = self.config
+        projected = F.normalize(self.projector(torch.cat([self.encoder(large), self.encoder(small)])))
+        scores = F.linear(projected, F.normalize(self.prototypes["last_layer"].weight)).unflatten(0, (-1, len(large) // 2))
+        predicted = (scores / config.temperature).log_softmax(-1)
+        total = 0
+        for i in (0, 1):
+            pairs = -torch.einsum("bk,vbk->v", self._assigned(scores[i].detach()), predicted) / scores.shape[1]
+            total = total + (pairs.sum() - pairs[i]) / (len(scores) - 1)
+        return total / 2
+
+    @torch.no_grad()
+    def _assigned(self, scores: Tensor) -> Tensor:
+        q = scores / self.config.epsilon
+        for _ in range(self.config.iterations):
+            q = q - q.logsumexp(0, keepdim=True)
+            q = q - q.logsumexp(1, keepdim=True)
+        return q.softmax(1)
+
+
+class Supervised(Twin):
+    """Classification of whole patches, classes from 1."""
+
+    def __init__(self, experiment: Experiment):
+        super().__init__()
+        encoder = experiment.objective.encoder
+        self.encoder = encoder_of(experiment, encoder)
+        self.classifier = nn.ModuleDict({"linear": nn.Linear(encoder.width, experiment.objective.config.outputs)})
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [bands_first(given["global"][:, 0]), given["global/label"][:, 0].long() - 1]
+
+    def forward(self, view: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(self.classifier["linear"](self.encoder(view)).float(), label)
+
+
+class Sensors(Twin):
+    """Views of two sensors, each through an encoder and a projector of its own."""
+
+    end = "linear"
+
+    def __init__(self, experiment: Experiment):
+        super().__init__()
+        self.config, encoders = experiment.objective.config, experiment.objective.by_source
+        self.encoders = nn.ModuleDict({source: encoder_of(experiment, encoder) for source, encoder in encoders.items()})
+        self.projectors = nn.ModuleDict({source: Head((e.width, *self.config.projector), end=self.end) for source, e in encoders.items()})
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [bands_first(view) for name in ("global", "beside/global") for view in given[name].unbind(1)]
+
+    def forward(self, *views: Tensor) -> Tensor:
+        sources = [source for source in ("eo", "beside") for _ in range(len(views) // 2)]
+        return self.compare(*(self.projectors[source](self.encoders[source](view)) for source, view in zip(sources, views, strict=True)))
+
+    def compare(self, *z: Tensor) -> Tensor:
+        """The loss of embeddings [b, k], those of the first sensor first."""
+        raise NotImplementedError
+
+
+class CLIP(Sensors):
+    """The two embeddings of a place find each other in the batch."""
+
+    def compare(self, za: Tensor, zb: Tensor) -> Tensor:
+        logits = F.normalize(za) @ F.normalize(zb).T / self.config.temperature
+        right = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+
+
+class DeCUR(Sensors):
+    """Barlow Twins within each sensor and between them, with dimensions that are common and others that are unique."""
+
+    end = "bias_free"
+
+    def compare(self, *z: Tensor) -> Tensor:
+        (first_a, first_b, second_a, second_b), common, weight = map(standardised, z), self.config.common, self.config.off_diagonal
+        within = correlation_distance(first_a, first_b, 1.0, weight) + correlation_distance(second_a, second_b, 1.0, weight)
+        shared = correlation_distance(first_a[:, :common], second_a[:, :common], 1.0, weight)
+        unique = correlation_distance(first_a[:, common:], second_a[:, common:], 0.0, weight)
+        return (within + (shared + unique) / 2) / 3
+
+
+TWINS: dict[str, type[Twin]] = {
+    "mae": MAE,
+    "dino": DINO,
+    "barlow_twins": BarlowTwins,
+    "vicreg": VICReg,
+    "simclr": SimCLR,
+    "simsiam": SimSiam,
+    "byol": BYOL,
+    "moco_v3": MoCoV3,
+    "swav": SwAV,
+    "supervised": Supervised,
+    "clip": CLIP,
+    "decur": DeCUR,
+}
