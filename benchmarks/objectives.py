@@ -179,16 +179,21 @@ def missed(row: Mapping[str, Any]) -> list[str]:
     return [f"{title} {_shown(row[figure])}, not {limit}" for figure, title, limit, holds in there if not holds(row[figure])]
 
 
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row as the table shows it; docs/objectives.md has the same."""
+    return [row["objective"], row["backbone"], *(_shown(row[figure]) for figure in (*LIMITS, *SPEED)), row["date"]]
+
+
 def _shown(figure: Any) -> str:
     if figure is None or isinstance(figure, bool):
         return {None: "-", True: "yes", False: "NO"}[figure]
-    return f"{figure:.1e}" if abs(figure) < 1e-2 else f"{figure:.1f}"
+    return f"{figure:.1e}" if abs(figure) < 1e-2 else f"{figure:.2f}" if abs(figure) < 2 else f"{figure:.1f}"
 
 
 def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table("objective", "backbone", *(f"{title}\n{limit}" for title, limit, _ in LIMITS.values()), *SPEED.values(), "measured")
     for row in rows:
-        table.add_row(row["objective"], row["backbone"], *(_shown(row[figure]) for figure in (*LIMITS, *SPEED)), row["date"])
+        table.add_row(*cells(row))
     Console(width=150).print(table)
     for row in rows:
         for line in missed(row):

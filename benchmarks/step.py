@@ -1,4 +1,4 @@
-"""Measures the train step: samples/s, FLOP/s, compile time and memory of each objective and backbone, and MAE, DINO and Barlow Twins against PyTorch.
+"""Measures the train step: samples/s, FLOP/s, compile time and memory of each objective and backbone, and twelve of the objectives against PyTorch.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.step --json /tmp/step.json
     python -m benchmarks.step --objectives mae,moco --backbones vit_s,resnet50 --batch 8 --no-peers
@@ -10,7 +10,7 @@ blocks of ViT encoders are unrolled and nothing is recomputed (`config.model.tru
 compared as they are by default, scanned. The environment variable gives large arrays pages of 2 MB on Linux, ours and PyTorch's: XLA takes fresh
 ones in each step.
 
-The second table is ours against PyTorch twins (`benchmarks/step_peers.py`) with the same weights, on the same device, with as many threads, each in
+The second table is ours against PyTorch twins (`benchmarks/step_twins.py`) with the same weights, on the same device, with as many threads, each in
 a process of its own, in turns, the best turn of each. Inside the time are forward, backward, AdamW and the teacher's moving average; views are made
 once by our recipe and given to both, so no side augments. The first loss of a twin must equal ours, or the ratio means nothing.
 """

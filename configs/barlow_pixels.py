@@ -9,20 +9,22 @@
     python -m eo_jax.train --config=configs/barlow_pixels.py:pavia --workdir=runs/barlow_pixels
 
 Published figures to compare with: none that we could read; nor could we read encoder, views, scenes and hyper-parameters, the body of the paper
-being out of reach. That it pretrains by Barlow Twins on unlabelled pixels is all that we know. What stands here instead is documented elsewhere:
-brightness and dropped bands as on SSL4EO-S12 and in the SSL review, lambda, projector and optimizer of the review's Barlow Twins on BigEarthNet
-(100 epochs of batch 256, LARS at 0.1, biases 0.0048), and a convolutional encoder along the spectrum. Scenes are those of the group's later paper
-(arXiv 2306.10955). 10 labels a class for the probes at the end are ours; they are scored on all pixels of the test map.
+being out of reach. That it pretrains by Barlow Twins on unlabelled pixels is all that we know. What stands here instead: lambda, projector and
+optimizer of the SSL review's Barlow Twins on BigEarthNet (100 epochs of batch 256, LARS at 0.1, biases 0.0048), its dropped bands, and a
+convolutional encoder along the spectrum. Scenes are those of the group's later paper (arXiv 2306.10955). 10 labels a class for the probes at the end
+are ours; they are scored on all pixels of the test map.
 
-On Salinas-A (`salinas_a`: tiles of 16 pixels, half of them for the test by a hash of their names, the others to train on) 500 of the 2788 steps leave
-the probe at 0.877, below the 0.962 of the untrained encoder: its classes are mostly lettuce of several ages, and brightness, which may tell them
-apart, is what the views take away. The loss was still falling, from 2242 to 254. The semi-supervised config with the same views scores 0.966.
+The two views are a pixel's neighbours, drawn from the 3 x 3 pixels around it, each up to a tenth brighter or darker, with noise of a tenth of a
+band's standard deviation. On Salinas-A (`salinas_a`: tiles of 16 pixels, half of them for the test by a hash of their names, the others to train
+on), after 500 of the 2788 steps, one seed, a linear probe scores 0.979 and 5 nearest neighbours 0.949; the untrained encoder's probe 0.963. With
+both views of the pixel itself and no noise it scored 0.957 and 0.833, and with brightness 0.6 to 1.4, as on images, 0.877 and 0.639: its classes are
+mostly lettuce of several ages, and brightness tells them apart.
 
 With split maps all pixels of the scene are drawn, those of the test map too, whose labels are never seen. Windows of 5 x 5 pixels instead, as Hamida
 et al. have them, turned and mirrored in all eight ways (the shell needs those with brackets in quotes):
 
-    --config.data.crop=5 --config.augment.crops['global'].size=5 --config.augment.crops['global'].flips=d4 --config.model.trunk.dims=3
-    --config.model.trunk.window=5
+    --config.data.crop=5 --config.augment.crops['global'].size=5 --config.augment.crops['global'].scale=(1.0,1.0)
+    --config.augment.crops['global'].flips=d4 --config.model.trunk.dims=3 --config.model.trunk.window=5
 """
 
 import ml_collections
@@ -45,9 +47,9 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
     store, sensor, pixels = _SCENES.get(arg, _SCENES["pavia"])
     config = ml_collections.ConfigDict()
     source = {"store": store, "sensor": sensor, "draw": "pixel", "cache": "memory"}
-    config.data = {"sources": {"pixels": source}, "batch_size": _BATCH, "crop": 1}
-    crops = {"views": 2, "size": 1, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flips": "none"}
-    crops.update({"brightness": (0.6, 1.4), "jitter_odds": 0.8, "band_drop_odds": 0.5, "band_drop": (1, 6)})
+    config.data = {"sources": {"pixels": source}, "batch_size": _BATCH, "crop": 3}
+    crops = {"views": 2, "size": 1, "scale": (0.12, 0.12), "ratio": (1.0, 1.0), "flips": "none"}  # a pixel of the 3 x 3
+    crops.update({"brightness": (0.9, 1.1), "jitter_odds": 0.8, "noise_std": 0.1, "band_drop_odds": 0.5, "band_drop": (1, 6)})
     config.augment = {"crops": {"global": crops}, "statistics": "store"}
     trunk = {"name": "spectral_conv", "dims": 1, "window": 1, "width": 128}
     config.model = {"stems": {"pixels": {"name": "bands"}}, "trunk": trunk}

@@ -11,7 +11,7 @@
 Published figures to compare with: none that we could read. The abstract says Houston 2013 and Pavia University, and better than self-supervision
 and supervision alone; configs/barlow_pixels.py and configs/supervised_pixels.py are those, the same network and the same labels. Encoder, views, the
 exact loss, label counts and hyper-parameters are not known to us: the loss is that of PAWS, on which the paper builds, with its sharpening of 0.25;
-views, encoder and optimizer are those of barlow_pixels.py.
+encoder and optimizer are those of barlow_pixels.py; views are the pixel itself, brighter or darker and without some bands.
 
 On Salinas-A (`salinas_a`: tiles of 16 pixels, half of them for the test by a hash of their names; 700 of the 2788 steps, one seed) a linear probe on
 10 labels a class scores 0.966, untrained 0.956: six kinds of crops that nearly any features tell apart. It is the one scene here that anybody can
