@@ -12,7 +12,7 @@ deviations, the smallest of three seeds (`tests/learning.py`; one minute a ViT, 
 file that `python -m benchmarks.step --json` wrote. '-' is what does not exist, was left out, or is not in that file.
 
 All of it takes hours, so `--json` writes after each row, and rows of that file that are not measured again stay in it and in the table, with their
-dates: `--objectives dino --backbones vit` brings one up to date.
+dates: `--objectives dino --backbones vit` brings one up to date. Speeds are those of the last --step-json that had them.
 """
 
 from __future__ import annotations
@@ -69,9 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         rows = read_rows(args.json) if args.json and args.json.exists() else {}
+        if rows and args.fast:
+            raise ValueError(f"{args.json}: --fast would put rows without learning into a table; leave it out, or give another path")
         speeds = read_speeds(args.step_json) if args.step_json else {}
         for row in measure(args.objectives, args.backbones, [] if args.fast else args.objectives):
-            rows[row["objective"], row["backbone"]] = row
+            key = row["objective"], row["backbone"]
+            rows[key] = row | {figure: rows[key][figure] for figure in SPEED if key in rows}
             _write(args.json, rows, speeds)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

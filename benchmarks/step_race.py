@@ -39,9 +39,11 @@ class Contender:
 
     Raises:
         RuntimeError: it cannot run here; what its process said.
+        ValueError: its process ended, now or in a later run.
     """
 
     def __init__(self, config: Mapping[str, Any], way: str):
+        self._way = way
         spawned = multiprocessing.get_context("spawn")
         self._pipe, there = spawned.Pipe()
         self._process = spawned.Process(target=_serve, args=(there, config, way), daemon=True)
@@ -51,7 +53,8 @@ class Contender:
 
     def run(self, steps: int) -> float:
         """So many steps more; seconds a step."""
-        self._pipe.send(steps)
+        with contextlib.suppress(BrokenPipeError):  # there is no answer then, which says it
+            self._pipe.send(steps)
         return self._answer()[0] / steps
 
     def close(self) -> None:
@@ -62,9 +65,9 @@ class Contender:
     def _answer(self) -> tuple[float, float]:
         try:
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join()
-            raise RuntimeError(f"its process ended with exit code {self._process.exitcode}") from None
+            raise ValueError(f"{self._way}: its process ended with exit code {self._process.exitcode}; what it printed stands above") from None
         if isinstance(answer, str):
             self.close()
             raise RuntimeError(answer)
@@ -81,7 +84,7 @@ def _serve(pipe: Connection, config: Mapping[str, Any], way: str) -> None:
             pipe.send((time.perf_counter() - start, loss))
             steps = pipe.recv()
     except RuntimeError as error:  # torch.compile without a compiler, memory
-        pipe.send(str(error).strip().splitlines()[0])
+        pipe.send((str(error).strip() or type(error).__name__).splitlines()[0])
     except (EOFError, KeyboardInterrupt):
         return
 
@@ -107,6 +110,8 @@ def race(config: Mapping[str, Any], ways: Sequence[str], steps: int) -> tuple[li
                 contenders[way] = Contender(config, way)
                 running.callback(contenders[way].close)
             except RuntimeError as error:
+                if way == OURS:
+                    raise ValueError(f"{OURS}: {error}") from error
                 failed[way] = str(error)
         seconds = best_of({way: contender.run for way, contender in contenders.items()}, steps)
     rate = lambda way: config["data"]["batch_size"] / seconds[way]  # noqa: E731

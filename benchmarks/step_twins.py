@@ -1,8 +1,9 @@
 """PyTorch twins of our objectives: the same mathematics, written from the papers, plainly and for speed.
 
-They know nothing of no-data: every value of a view counts. MAE (arXiv 2111.06377) with SpectralEarth's adapter (2408.08447), DINO (2104.14294),
-Barlow Twins (2103.03230), VICReg (2105.04906), SimCLR (2002.05709), SimSiam (2011.10566), BYOL (2006.07733), MoCo-v3 (2104.02057), SwAV (2006.09882),
-CLIP (2103.00020), DeCUR (2309.05300), supervised classification.
+They do what the papers' code does, and no more: pairs go through the encoder view by view, the last block makes all tokens, correlations are made
+whole. Ours saves there, and the ratios contain it. They know nothing of no-data: every value of a view counts. MAE (arXiv 2111.06377) with
+SpectralEarth's adapter (2408.08447), DINO (2104.14294), Barlow Twins (2103.03230), VICReg (2105.04906), SimCLR (2002.05709), SimSiam (2011.10566),
+BYOL (2006.07733), MoCo-v3 (2104.02057), SwAV (2006.09882), CLIP (2103.00020), DeCUR (2309.05300), supervised classification.
 """
 
 from __future__ import annotations

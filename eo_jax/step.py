@@ -85,7 +85,7 @@ def norms(after: Params, before: Params) -> Metrics:
     """The "param_norm" of the weights after a step, and "update_norm", how far they moved in it.
 
     Beside the train step, for the steps that are logged: a step that gives them keeps the old weights until the new ones are made, 4 % of a small one
-    on CPU.
+    on CPU. A skipped step that is logged out of turn has neither.
     """
     moved = jax.tree.map(jnp.subtract, after, before)
     return {"update_norm": optax.tree.norm(moved), "param_norm": optax.tree.norm(after)}

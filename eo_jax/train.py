@@ -147,6 +147,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
 
     clock.enter("compile")
     train_steps = compiled() if first < run.steps else {}  # all before the first step: no later one waits for a compiler
+    jax.block_until_ready(norms(state["params"], copied(state["params"])))
     batches = sharding.prefetch(pipeline.batches(first, run.steps, display.say), mesh, experiment.sharding.prefetch)
     running: tuple[int, dict[str, Any]] | None = None
     for step in range(first, run.steps + 1):

@@ -94,7 +94,7 @@ def of_scores(scores: int, position: int) -> dict:
 
 
 PAIR, FOUR = (real("bd"), real("bd")), (real("bd"),) * 4
-WIDE, FOUR_WIDE = (real("md"), real("md")), (real("ld"),) * 4  # fewer samples than dimensions
+WIDE, FOUR_WIDE = (real("ld"),) * 2, (real("ld"),) * 4  # half as many samples as dimensions
 LOSSES = [
     Loss("dino.dino_loss", (real("vbk"), real("tbk"), real("k"), 0.1, 0.04), (0,), (1, 2), **of_scores(0, 3)),
     Loss("dino.new_centre", (real("k"), real("tbk"), 0.9)),

@@ -75,8 +75,15 @@ def test_speeds_come_from_the_file_of_the_step_benchmark(found, tmp_path):
     rows = rows_of(path)
     assert (rows["dino", "vit"]["samples_per_s"], rows["dino", "vit"]["ours_to_pytorch"]) == (9.5, 1.1)
     assert (rows["dino", "resnet"]["samples_per_s"], rows["dino", "resnet"]["ours_to_pytorch"]) == (2.75, None)
-    assert objectives.main(["--objectives", "mae", "--fast", "--json", str(path)]) == 0
+    assert objectives.main(["--objectives", "dino,mae", "--json", str(path)]) == 0
     assert rows_of(path)["dino", "vit"]["samples_per_s"] == 9.5  # stays without the file
+
+
+def test_rows_without_learning_do_not_replace_those_with(found, tmp_path, capsys):
+    path = tmp_path / "table.json"
+    assert objectives.main(["--objectives", "dino", "--json", str(path)]) == 0
+    assert objectives.main(["--objectives", "dino", "--fast", "--json", str(path)]) == 1
+    assert "--fast" in capsys.readouterr().err and rows_of(path)["dino", "vit"]["over_untrained"] == 9.0
 
 
 @pytest.mark.parametrize("content", ["{", "{}x", '[{"objective": "mae"}]', '[{"objective": "mae", "backbone": "vit"}]', "3"])

@@ -158,6 +158,7 @@ def test_mae_of_a_resnet_is_left_out_and_said_so(monkeypatch):
         "peers": [],
         "scan": {},
         "notes": ["mae takes tokens, which resnet50 has not: left out"],
+        "failed": [],
     }
 
 
@@ -183,5 +184,19 @@ def test_a_contender_without_its_device_says_so(monkeypatch):
 
 
 def test_a_contender_whose_process_dies_says_with_which_code():
-    with pytest.raises(RuntimeError, match="exit code 1"):
+    with pytest.raises(ValueError, match="ours: its process ended with exit code 1"):
         step_race.Contender({}, "ours")
+
+
+def test_without_our_own_step_there_is_no_race(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "abacus")
+    with pytest.raises(ValueError, match=r"ours: .*abacus"):
+        step_race.race(config_of("barlow_twins", "vit_s", 4), ["eager"], 1)
+
+
+@pytest.mark.slow
+def test_a_contender_that_dies_in_the_race_is_named():
+    contender = step_race.Contender(config_of("barlow_twins", "vit_s", 4), "ours")
+    contender._process.kill()
+    with pytest.raises(ValueError, match="ours: its process ended with exit code -9"):
+        contender.run(1)

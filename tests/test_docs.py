@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks import objectives
 from data_prep import readers
 
 ROOT = Path(__file__).parents[1]
@@ -32,3 +34,11 @@ def test_the_table_of_quirks_is_read() -> None:
 def test_every_reader_is_in_the_table_of_archives() -> None:
     commands = {match.split()[0] for match in re.findall(r"^\|[^|]+\| `([^`]+)` \|", ARCHIVES, re.MULTILINE)}
     assert set(readers.names()) <= commands
+
+
+def test_the_table_of_objectives_shows_what_the_benchmark_wrote() -> None:
+    written = json.loads((ROOT / "benchmarks" / "results" / "cpu" / "objectives.json").read_text())
+    lines = (ROOT / "docs" / "objectives.md").read_text().splitlines()
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if re.match(r"\| \w+ \| (vit|resnet) \|", line)]
+    assert shown == [objectives.cells(row) for row in written] and len(shown) == 30
+    assert not [line for row in written for line in objectives.missed(row)]

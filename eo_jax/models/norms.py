@@ -90,5 +90,5 @@ class BatchNorm(nnx.Module):
         return back(mean), back(var)
 
     def _move(self, running: nnx.BatchStat, new: Float[Array, "g c"], momentum: Float[Array, "g 1"]) -> None:
-        # By `set_value`: an assignment to [...] asks a tracer for its sharding, and that error message takes time quadratic in what was traced.
+        # By `set_value`: an assignment to [...] asks a tracer for its sharding, and JAX answers with all that was traced so far.
         running.set_value(running[...] + (momentum * (jax.lax.stop_gradient(new) - running[...])).mean(0))

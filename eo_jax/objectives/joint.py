@@ -247,11 +247,11 @@ def dot(a: Float[Array, "... m d"], b: Float[Array, "d n"]) -> Float[Array, "...
 def correlated(x: Float[Array, "b d"], y: Float[Array, "b d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     """(the diagonal of x^T y, the sum of the squares of its other entries).
 
-    The squares of x^T y and the entries of x x^T times those of y y^T have the same sum, trace(x^T y y^T x): of the two ways the smaller is taken,
-    since an embedding of 8192 makes 268 MB of products of columns from a batch whose products of rows are a few.
+    The squares of x^T y and the entries of x x^T times those of y y^T have the same sum, trace(x^T y y^T x). The way of less work is taken: one
+    product of columns, of which an embedding of 8192 makes 268 MB, or two products of rows.
     """
     diagonal = (x * y).sum(0)
-    squares = dot(x, x.T) * dot(y, y.T) if len(x) < x.shape[1] else jnp.square(dot(x.T, y))
+    squares = dot(x, x.T) * dot(y, y.T) if 2 * len(x) <= x.shape[1] else jnp.square(dot(x.T, y))
     return diagonal, squares.sum() - jnp.square(diagonal).sum()
 
 
