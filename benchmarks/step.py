@@ -1,4 +1,4 @@
-"""Measures the train step: samples/s, FLOP/s, compile time and memory of each objective and backbone, and twelve of the objectives against PyTorch.
+"""Measures the train step: samples/s, FLOP/s, compile time and memory of each objective and backbone, and against PyTorch.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.step --json /tmp/step.json
     python -m benchmarks.step --objectives mae,moco --backbones vit_s,resnet50 --batch 8 --no-peers

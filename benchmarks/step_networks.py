@@ -71,8 +71,11 @@ class Trunk(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        return self.norm(self.blocks(x))
+        return self.norm(self.blocks(self.prefixed(x)))
+
+    def prefixed(self, x: Tensor) -> Tensor:
+        """[b, 1 + n, d]"""
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
 
 
 class ViT(nn.Module):
@@ -87,9 +90,15 @@ class ViT(nn.Module):
             self.register_buffer(f"positions_{size // patch}", positions_of(width, size // patch), persistent=False)
 
     def forward(self, view: Tensor) -> Tensor:
+        return self.trunk.norm(self.trunk.blocks(self.tokens(view)))[:, 0]
+
+    def tokens(self, view: Tensor, masked: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """What the first block sees, [b, 1 + n, d]; patches that are masked [b, n] are the mask token."""
         grid = self.stem["embed"](view)
-        positions = getattr(self, f"positions_{grid.shape[-1]}")
-        return self.trunk(grid.flatten(2).transpose(1, 2) + positions)[:, 0]
+        patches = grid.flatten(2).transpose(1, 2)
+        if masked is not None:
+            patches = torch.where(masked[..., None], mask_token.to(patches.dtype), patches)
+        return self.trunk.prefixed(patches + getattr(self, f"positions_{grid.shape[-1]}"))
 
 
 def positions_of(width: int, side: int) -> Tensor:

@@ -17,11 +17,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.step_workloads import SEED, Step, batch_of, recipe_of
 from eo_jax import build
-from eo_jax.schema import Views
+from eo_jax.augment import masking
+from eo_jax.schema import Carry, Views
 
 TURNS = 6  # more of them rather than longer ones: what else the machine does then spoils a turn, not the figure
 OURS = "ours"
@@ -139,12 +141,24 @@ def twin_of(experiment: build.Experiment, way: str, state: Mapping[str, Any], sh
 
     objective = experiment.objective_name
     inputs = {name.removeprefix("eo/"): np.asarray(view) for name, view in shown.items() if not name.endswith("/valid")}
-    if objective == "mae":  # so that the same tokens stay visible: what `masking.random_split` draws at step 0
-        _, key = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0))
-        side = inputs["global"].shape[2] // experiment.objective.encoder.patch
-        inputs["noise"] = np.asarray(jax.random.uniform(key, (len(inputs["global"]), side**2)))
+    inputs |= {name: np.asarray(array) for name, array in _drawn(experiment, inputs["global"].shape, state["carry"]).items()}
     params = {**state["params"], **({"teacher": state["carry"]["teacher"]["params"]} if "teacher" in state["carry"] else {})}
     return step_peers.make(objective, way, experiment, params, inputs, {"cpu": "cpu", "gpu": "cuda"}[jax.default_backend()])
+
+
+def _drawn(experiment: build.Experiment, shape: tuple[int, ...], carry: Carry) -> dict[str, jax.Array]:
+    """What our loss draws at step 0, so that a twin hides the same tokens or groups the same keys, and the queue that it finds."""
+    objective, (_, key) = experiment.objective, jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0))
+    rows, side = shape[0], shape[2] // objective.encoder.patch if experiment.objective_name in ("mae", "data2vec") else 0
+    if experiment.objective_name == "mae":  # by `masking.random_split`
+        return {"noise": jax.random.uniform(key, (rows, side**2))}
+    first, _ = jax.random.split(key)
+    if experiment.objective_name == "data2vec":
+        hidden = masking.hidden_count(side**2, objective.config.mask_ratio)
+        return {"masked": masking.random_blocks(first, jnp.ones((rows, side**2), bool), side, side, hidden)}
+    if experiment.objective_name == "moco":
+        return {"order": jax.random.permutation(first, rows), "queue": carry["queue"]["keys"]}
+    return {}
 
 
 def available_twins() -> tuple[list[str], list[str]]:

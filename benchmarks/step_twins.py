@@ -3,12 +3,13 @@
 They do what the papers' code does, and no more: pairs go through the encoder view by view, the last block makes all tokens, correlations are made
 whole. Ours saves there, and the ratios contain it. They know nothing of no-data: every value of a view counts. MAE (arXiv 2111.06377) with
 SpectralEarth's adapter (2408.08447), DINO (2104.14294), Barlow Twins (2103.03230), VICReg (2105.04906), SimCLR (2002.05709), SimSiam (2011.10566),
-BYOL (2006.07733), MoCo-v3 (2104.02057), SwAV (2006.09882), CLIP (2103.00020), DeCUR (2309.05300), supervised classification.
+BYOL (2006.07733), MoCo-v3 (2104.02057), SwAV (2006.09882), CLIP (2103.00020), DeCUR (2309.05300), MoCo-v2
+(2003.04297), data2vec (2202.03555), PAWS' view assignment (2104.13963), supervised classification.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from benchmarks.step_networks import Block, Head, SpectralAdapter, SpectralImage, Trunk, encoder_of, positions_of
 from eo_jax.build import Experiment
+
+_TINY = 1e-20  # below what a probability is not told from 0
 
 
 class Twin(nn.Module):
@@ -160,8 +163,7 @@ class DINO(Branch, Twin):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        student = [*self.encoder.parameters(), *self.projector.parameters()]
-        torch._foreach_lerp_(list(self.teacher.parameters()), student, 1 - self.config.momentum)
+        follow(self.teacher, (self.encoder, self.projector), self.config.momentum)
 
 
 def bands_first(views: Tensor) -> Tensor:
@@ -270,8 +272,7 @@ class Followed(Pair):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        student = [*self.encoder.parameters(), *self.projector.parameters()]
-        torch._foreach_lerp_(list(self.teacher.parameters()), student, 1 - self.config.momentum)
+        follow(self.teacher, (self.encoder, self.projector), self.config.momentum)
 
 
 class BYOL(Followed):
@@ -292,6 +293,100 @@ class MoCoV3(Followed):
         temperature = self.config.temperature
         logits = F.normalize(q) @ F.normalize(k).T / temperature
         return 2 * temperature * F.cross_entropy(logits, torch.arange(len(q), device=q.device))
+
+
+class MoCo(Pair):
+    """A query finds the teacher's key of the other view, beside a queue of earlier keys. BatchNorm by groups of rows ("ghost" batches)."""
+
+    def __init__(self, experiment: Experiment):
+        super().__init__(experiment)
+        encoder, config = experiment.objective.encoder, self.config
+        head = lambda: Head((encoder.width, *config.projector), config.projector_norm, "linear")  # noqa: E731
+        self.projector = head()
+        self.teacher = nn.ModuleDict({"encoder": encoder_of(experiment, encoder), "projector": head()}).requires_grad_(False)
+        self.register_buffer("queue", torch.zeros(config.queue, config.projector[-1]))
+        self.grouped, self.next = encoder.kind != "tokens", 0
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        self.queue.copy_(given["queue"])
+        return [*super().inputs(given), given["order"]]
+
+    def forward(self, first: Tensor, second: Tensor, order: Tensor) -> Tensor:
+        q = F.normalize(self.projector(self._features(self.encoder, first, torch.arange(len(order), device=order.device))))
+        with torch.no_grad():
+            self.keys = F.normalize(self.teacher["projector"](self._features(self.teacher["encoder"], second, order)))
+        logits = torch.cat([(q * self.keys).sum(1, keepdim=True), q @ self.queue.T], dim=1) / self.config.temperature
+        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+
+    def _features(self, encoder: nn.Module, view: Tensor, order: Tensor) -> Tensor:
+        """Of rows whose places in `order` are together with BatchNorm statistics of their own, if there is any BatchNorm."""
+        if not self.grouped:
+            return encoder(view)
+        grouped = view[order.argsort()].split(self.config.bn_group)
+        return torch.cat([encoder(rows) for rows in grouped])[order]
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        follow(self.teacher, (self.encoder, self.projector), self.config.momentum)
+        self.queue[self.next : self.next + len(self.keys)] = self.keys
+        self.next = (self.next + len(self.keys)) % len(self.queue)
+
+
+class Data2Vec(Twin):
+    """Tokens of a masked view predict the mean of the teacher's last layers on the whole view."""
+
+    def __init__(self, experiment: Experiment):
+        super().__init__()
+        encoder, self.config = experiment.objective.encoder, experiment.objective.config
+        self.encoder = encoder_of(experiment, encoder)
+        self.regressor = nn.ModuleDict({"predict": nn.Linear(encoder.width, encoder.width)})
+        self.regressor.register_parameter("mask_token", nn.Parameter(torch.zeros(1, 1, encoder.width)))
+        self.teacher = nn.ModuleDict({"encoder": encoder_of(experiment, encoder)}).requires_grad_(False)
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [bands_first(given["global"][:, 0]), given["masked"]]
+
+    def forward(self, view: Tensor, masked: Tensor) -> Tensor:
+        with torch.no_grad():
+            x, layers = self.teacher["encoder"].tokens(view), []
+            for block in self.teacher["encoder"].trunk.blocks:
+                layers.append(x := block(x))
+            normalised = lambda t: F.layer_norm(t.float(), t.shape[-1:])  # noqa: E731
+            targets = normalised(sum(normalised(x[:, 1:]) for x in layers[-self.config.targets :]) / self.config.targets)
+        encoder, token = self.encoder, self.regressor.mask_token
+        found = encoder.trunk.norm(encoder.trunk.blocks(encoder.tokens(view, masked, token)))
+        predicted = self.regressor["predict"](found[:, 1:]).float()
+        error = F.smooth_l1_loss(predicted, targets, beta=self.config.beta, reduction="none").mean(-1)
+        return (error * masked).sum() / masked.sum()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        follow(self.teacher, (self.encoder,), self.config.momentum)
+
+
+class ViewAssignment(Pair):
+    """Soft labels of two views, from similarity to a labelled support set, agree and use all classes."""
+
+    end = "linear"
+
+    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        labels = F.one_hot(given["beside/global/label"].flatten().long() - 1, self.config.classes).float()
+        smoothed = labels * (1 - self.config.smoothing) + self.config.smoothing / self.config.classes
+        return [*super().inputs(given), bands_first(given["beside/global"].flatten(0, 1)), smoothed]
+
+    def forward(self, first: Tensor, second: Tensor, support: Tensor, labels: Tensor) -> Tensor:
+        anchors = F.normalize(self.projector(self.encoder(support)))
+        assign = lambda z: (F.normalize(z) @ anchors.T / self.config.temperature).softmax(-1) @ labels  # noqa: E731
+        p = [assign(self.projector(self.encoder(view))) for view in (first, second)]
+        sharp = [(x.clamp_min(_TINY).log() / self.config.sharpening).softmax(-1) for x in p]
+        agree = -sum((target.detach() * x.clamp_min(_TINY).log()).sum(1).mean() for target, x in zip(sharp[::-1], p, strict=True)) / 2
+        mean = (sharp[0].mean(0) + sharp[1].mean(0)) / 2
+        return agree + (mean * mean.clamp_min(_TINY).log()).sum()
+
+
+def follow(teacher: nn.Module, students: Sequence[nn.Module], momentum: float) -> None:
+    """momentum teacher + (1 - momentum) student."""
+    torch._foreach_lerp_(list(teacher.parameters()), [p for student in students for p in student.parameters()], 1 - momentum)
 
 
 class SwAV(Pair):
@@ -395,8 +490,11 @@ TWINS: dict[str, type[Twin]] = {
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "byol": BYOL,
+    "moco": MoCo,
     "moco_v3": MoCoV3,
     "swav": SwAV,
+    "data2vec": Data2Vec,
+    "semi_supervised": ViewAssignment,
     "supervised": Supervised,
     "clip": CLIP,
     "decur": DeCUR,

@@ -26,6 +26,9 @@ HEADS = {
     "simsiam": {"projector": (24, 20, 16), "predictor": (8,)},
     "byol": {"projector": SMALL, "predictor": SMALL},
     "moco_v3": {"projector": (24, 20, 16), "predictor": SMALL},
+    "moco": {"projector": SMALL, "queue": 64, "bn_group": 4},
+    "data2vec": {"targets": 2},
+    "semi_supervised": {"projector": (24, 20, 16), "classes": 10, "support": "beside"},
     "clip": {"projector": SMALL},
     "decur": {"projector": SMALL, "common": 12},
     "supervised": {"task": "classification", "outputs": 10},
@@ -85,14 +88,15 @@ def test_there_is_a_workload_for_every_objective(objective, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mae", *HEADS])
 def test_twin_has_our_first_loss_and_learns_as_we_do(objective):
-    theirs, mine = losses_of_both(objective, "vit_s", 1 if objective == "mae" else 1 + STEPS)  # MAE draws new tokens at each step, the twin does not
+    masks = objective in ("mae", "data2vec")  # ours hides other tokens at each step, the twin does not
+    theirs, mine = losses_of_both(objective, "vit_s", 1 if masks else 1 + STEPS)
     np.testing.assert_allclose(theirs[0], mine[0], rtol=1e-4)
     np.testing.assert_allclose(theirs, mine, rtol=1e-3)
-    assert objective == "mae" or abs(mine[-1] - mine[0]) > 5 * abs(mine[-1] - theirs[-1])  # they changed by far more than they differ
+    assert masks or abs(mine[-1] - mine[0]) > 5 * abs(mine[-1] - theirs[-1])  # they changed by far more than they differ
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", HEADS)
+@pytest.mark.parametrize("objective", sorted(HEADS.keys() - {"data2vec"}))
 def test_twin_of_a_resnet_has_our_first_loss_and_steps_as_we_do(objective):
     """One step: BatchNorm of single cells then blows rounding up, which AdamW's first steps turn into signs."""
     theirs, mine = losses_of_both(objective, "resnet50", 2, batch=16)
