@@ -133,8 +133,8 @@ def memory(compiled: Mapping[str, jax.stages.Compiled]) -> Iterator[str]:
     for entry, step in compiled.items():
         found = step.memory_analysis()
         arguments, temporary = found.argument_size_in_bytes / 2**20, found.temp_size_in_bytes / 2**20
-        taken = f"arguments {arguments:.0f} MiB, temporary {temporary:.0f} MiB, in logged steps the weights once more"
-        yield f"compiled; memory a device: {taken} (entry {entry})"
+        taken = f"arguments {arguments:.0f} MiB, temporary {temporary:.0f} MiB (entry {entry})"
+        yield f"compiled; memory a device: {taken}, the weights once more in logged steps"
 
 
 def check_same_data(workdir: Path, fingerprint: dict) -> None:
