@@ -11,8 +11,9 @@ to the bit after a checkpoint in between. Learns: points of accuracy of a linear
 deviations, the smallest of three seeds (`tests/learning.py`; one minute a ViT, ten a ResNet). Speed: samples/s and ratio to PyTorch, eager, of the
 file that `python -m benchmarks.step --json` wrote. '-' is what does not exist, was left out, or is not in that file.
 
-All of it takes hours, so `--json` writes after each row, and rows of that file that are not measured again stay in it and in the table, with their
-dates: `--objectives dino --backbones vit` brings one up to date. Speeds are those of the last --step-json that had them.
+All of it takes hours: `--jobs 2` measures two rows at a time, each in a process of its own on its share of the cores. `--json` writes after each
+row, and rows of that file that are not measured again stay in it and in the table, with their dates: `--objectives dino --backbones vit` brings one
+up to date. Speeds are those of the last --step-json that had them.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ import datetime
 import functools
 import importlib.metadata
 import json
+import multiprocessing
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -65,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--backbones", type=several, default=list(BACKBONES), metavar="A,B", help="(default: vit,resnet)")
     parser.add_argument("--step-json", type=Path, metavar="PATH", help="what `python -m benchmarks.step --json PATH` wrote")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there, beside those that it has")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at a time (default: 1)")
     parser.add_argument("--fast", action="store_true", help="leave out learning")
     args = parser.parse_args(arguments)
     try:
@@ -72,11 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rows and args.fast:
             raise ValueError(f"{args.json}: --fast would put rows without learning into a table; leave it out, or give another path")
         speeds = read_speeds(args.step_json) if args.step_json else {}
-        for row in measure(args.objectives, args.backbones, [] if args.fast else args.objectives):
+        for row in measure(args.objectives, args.backbones, [] if args.fast else args.objectives, args.jobs):
             key = row["objective"], row["backbone"]
             rows[key] = row | {figure: rows[key][figure] for figure in SPEED if key in rows}
             _write(args.json, rows, speeds)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, BrokenExecutor) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     figures = table_of(rows, speeds)
@@ -98,26 +105,55 @@ def _write(path: Path | None, rows: Mapping[tuple, Mapping], speeds: Mapping[tup
 # ------------------------------------------------------------------ measuring
 
 
-def measure(objectives: Sequence[str], backbones: Sequence[str], learners: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each objective and backbone: "date", "versions" and every key of LIMITS and SPEED, None where there is no figure.
+def measure(objectives: Sequence[str], backbones: Sequence[str], learners: Sequence[str], jobs: int) -> Iterator[dict[str, Any]]:
+    """A row for each objective and backbone, as they are done, `jobs` at a time; the first error follows the other rows.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, no job.
+        BrokenExecutor: a process ended, for want of memory for example.
     """
     for given, known in ((objectives, OBJECTIVES), (backbones, BACKBONES)):
         for name in given:
             if name not in known:
                 raise ValueError(f"no {name!r}; there are {', '.join(known)}")
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs}; at least 1")
+    with workers(jobs) as executor:
+        pairs = [(objective, backbone) for backbone in backbones for objective in objectives]
+        rows = [executor.submit(measure_row, *pair, pair[0] in learners) for pair in pairs]
+        failed = []
+        for row in as_completed(rows):
+            if error := row.exception():
+                failed.append(error)
+            else:
+                yield row.result()
+        if failed:
+            raise failed[0]
+
+
+def workers(jobs: int) -> Executor:
+    """So many processes, each on its share of the cores that this one may use."""
+    spawned, cores = multiprocessing.get_context("spawn"), sorted(os.sched_getaffinity(0))
+    shares = spawned.Queue()
+    for i in range(jobs):
+        shares.put(cores[i::jobs] or cores)
+    return ProcessPoolExecutor(jobs, spawned, _take_share, (shares,))
+
+
+def _take_share(shares: Queue) -> None:
+    os.sched_setaffinity(0, shares.get())
+
+
+def measure_row(objective: str, backbone: str, with_learning: bool) -> dict[str, Any]:
+    """ "objective", "backbone", "date", "versions" and every key of LIMITS and SPEED, None where there is no figure."""
+    row = {"objective": objective, "backbone": backbone, **dict.fromkeys((*LIMITS, *SPEED)), **loss_parity(objective)}
+    if backbone in backbones_of(objective):
+        row |= trained_alike(objective, backbone)
+        row |= learns(objective, backbone) if with_learning else {}
+    jax.clear_caches()  # what one row compiled is of no use to the next
+    print(f"{objective} {backbone}: {', '.join(missed(row)) or 'as it has to be'}", file=sys.stderr, flush=True)
     versions = {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax")}
-    for objective in objectives:
-        parity = loss_parity(objective)
-        for backbone in backbones:
-            row = {"objective": objective, "backbone": backbone, **dict.fromkeys((*LIMITS, *SPEED)), **parity}
-            if backbone in backbones_of(objective):
-                row |= trained_alike(objective, backbone)
-                row |= learns(objective, backbone) if objective in learners else {}
-            print(f"{objective} {backbone}: {', '.join(missed(row)) or 'as it has to be'}", file=sys.stderr, flush=True)
-            yield row | {"date": datetime.date.today().isoformat(), "versions": versions}
+    return row | {"date": datetime.date.today().isoformat(), "versions": versions}
 
 
 def loss_parity(objective: str) -> dict[str, float]:

@@ -20,7 +20,7 @@ _LAYERS = ((7, 5, 1, 32), (7, 5, 32, 64), (5, 3, 64, 128))
 
 
 def encoder_of(experiment: Experiment, encoder: Encoder) -> nn.Module:
-    """The twin of one of its encoders: views [b, c, H, W] -> pooled features [b, d]."""
+    """The twin of one of its encoders: views [b, c, H, W] -> pooled features [b, d]; `layout` is how it has its views in memory."""
     return ViT(encoder, {size for _, size in experiment.views.values()}) if encoder.kind == "tokens" else ResNet(encoder)
 
 
@@ -80,6 +80,8 @@ class Trunk(nn.Module):
 
 class ViT(nn.Module):
     """Views [b, c, H, W] -> class token [b, d]; patch embedding by a convolution, as timm has it."""
+
+    layout = torch.contiguous_format
 
     def __init__(self, encoder: Encoder, sizes: Iterable[int]):
         super().__init__()
@@ -142,6 +144,8 @@ class SpectralImage(nn.Module):
 class ResNet(nn.Module):
     """Views [b, c, H, W] -> mean [b, d] over the cells after the last block (He et al. 2016, arXiv 1512.03385; strided in the 3 x 3 convolution)."""
 
+    layout = torch.channels_last  # the faster one, on CPU and GPU
+
     def __init__(self, encoder: Encoder):
         super().__init__()
         channels = encoder.stem.channels(encoder.sensor)
@@ -149,7 +153,7 @@ class ResNet(nn.Module):
         named = lambda prefix, modules, first: OrderedDict((f"{prefix}{i}", module) for i, module in enumerate(modules, first))  # noqa: E731
         stages = [nn.Sequential(named("block", map(ResidualBlock, shapes), 0)) for shapes in encoder.trunk.stages(channels)]
         self.trunk = nn.Sequential(named("layer", stages, 1))
-        self.to(memory_format=torch.channels_last)  # the faster one, on CPU and GPU
+        self.to(memory_format=self.layout)
 
     def forward(self, view: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.stem["norm"](self.stem["conv"](view))), 3, 2, 1)

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.step_twins import TWINS, AllPixelsMAE, Twin
+from benchmarks.step_twin_base import Twin
+from benchmarks.step_twins import TWINS
+from benchmarks.step_twins_masked import AllPixelsMAE
 from eo_jax.build import Experiment
 
 

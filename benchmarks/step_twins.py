@@ -1,125 +1,26 @@
 """PyTorch twins of our objectives: the same mathematics, written from the papers, plainly and for speed.
 
 They do what the papers' code does, and no more: pairs go through the encoder view by view, the last block makes all tokens, correlations are made
-whole. Ours saves there, and the ratios contain it. They know nothing of no-data: every value of a view counts. MAE (arXiv 2111.06377) with
-SpectralEarth's adapter (2408.08447), DINO (2104.14294), Barlow Twins (2103.03230), VICReg (2105.04906), SimCLR (2002.05709), SimSiam (2011.10566),
-BYOL (2006.07733), MoCo-v3 (2104.02057), SwAV (2006.09882), CLIP (2103.00020), DeCUR (2309.05300), MoCo-v2
-(2003.04297), data2vec (2202.03555), PAWS' view assignment (2104.13963), supervised classification.
+whole. Ours saves there, and the ratios contain it. They know nothing of no-data: every value of a view counts. Here DINO (arXiv 2104.14294), Barlow
+Twins (2103.03230), VICReg (2105.04906), SimCLR (2002.05709), SimSiam (2011.10566), BYOL (2006.07733), MoCo-v2 (2003.04297), MoCo-v3 (2104.02057),
+SwAV (2006.09882), CLIP (2103.00020), DeCUR (2309.05300), PAWS' view assignment (2104.13963), supervised classification; in `step_twins_masked` those
+that hide tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.step_networks import Block, Head, SpectralAdapter, SpectralImage, Trunk, encoder_of, positions_of
+from benchmarks.step_networks import Head, encoder_of
+from benchmarks.step_twin_base import Twin, bands_first, follow
+from benchmarks.step_twins_masked import MAE, Data2Vec
 from eo_jax.build import Experiment
 
 _TINY = 1e-20  # below what a probability is not told from 0
-
-
-class Twin(nn.Module):
-    """An objective: `forward(*inputs)` is its loss."""
-
-    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        """What `forward` takes, made of views [b, v, H, W, c] and noise; not measured, so each twin has the layout that suits it."""
-        raise NotImplementedError
-
-    def after_step(self) -> None:
-        """Follows the optimizer."""
-
-
-class MAE(Twin):
-    """Masked autoencoder; the adapter sees visible tokens only. Views have the bands last."""
-
-    def __init__(self, experiment: Experiment):
-        super().__init__()
-        encoder, config = experiment.objective.encoder, experiment.objective.config
-        _, size = next(iter(experiment.views.values()))
-        self.patch, side = encoder.patch, size // encoder.patch
-        self.visible = int(side**2 * (1 - config.mask_ratio) + 1e-9)
-        self.encoder = nn.ModuleDict({"stem": self.make_stem(encoder.width), "trunk": Trunk(encoder.width, encoder.layers, encoder.trunk.heads)})
-        self.decoder = Decoder(config, encoder.width, self.patch**2 * len(encoder.sensor.bands), side)
-        self.register_buffer("positions", positions_of(encoder.width, side)[None], persistent=False)
-
-    def make_stem(self, width: int) -> nn.ModuleDict:
-        return nn.ModuleDict({"adapter": SpectralAdapter(), "embed": nn.Linear(self.patch**2 * 128, width)})
-
-    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [given["global"][:, 0].contiguous(), given["noise"]]
-
-    def forward(self, view: Tensor, noise: Tensor) -> Tensor:
-        order = noise.argsort(1)
-        seen, restore = order[:, : self.visible], order.argsort(1)
-        patches = self.patches(view)
-        tokens = self.embed(view, patches, seen) + _take(self.positions.expand(len(view), -1, -1), seen)
-        predicted = self.decoder(self.encoder["trunk"](tokens), restore)
-        return masked_error(predicted.float(), patches.flatten(2), restore >= self.visible)
-
-    def patches(self, view: Tensor) -> Tensor:
-        """[b, n, p * p, c], pixels row by row."""
-        b, height, width, c = view.shape
-        grid = view.reshape(b, height // self.patch, self.patch, width // self.patch, self.patch, c)
-        return grid.transpose(2, 3).reshape(b, -1, self.patch**2, c)
-
-    def embed(self, view: Tensor, patches: Tensor, seen: Tensor) -> Tensor:
-        """Embeddings [b, k, d] of the visible tokens."""
-        pixels = _take(patches.flatten(2), seen).unflatten(2, patches.shape[2:])
-        features = self.encoder["stem"]["adapter"](pixels.flatten(0, 2))
-        return self.encoder["stem"]["embed"](features.reshape(*seen.shape, -1))
-
-
-class AllPixelsMAE(MAE):
-    """The same with the adapter and the patch embedding on the whole image, before masking. Views have the bands first."""
-
-    def make_stem(self, width: int) -> nn.ModuleDict:
-        return nn.ModuleDict({"adapter": SpectralImage(), "embed": nn.Conv2d(128, width, self.patch, self.patch)})
-
-    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [given["global"][:, 0].movedim(-1, 1).contiguous(), given["noise"]]
-
-    def patches(self, view: Tensor) -> Tensor:
-        return super().patches(view.movedim(1, -1))
-
-    def embed(self, view: Tensor, patches: Tensor, seen: Tensor) -> Tensor:
-        stem = self.encoder["stem"]
-        return _take(stem["embed"](stem["adapter"](view)).flatten(2).transpose(1, 2), seen)
-
-
-class Decoder(nn.Module):
-    """Visible tokens, the class token first -> pixels of every token."""
-
-    def __init__(self, config: Any, fan_in: int, pixels: int, side: int):
-        super().__init__()
-        width = config.decoder_width
-        self.embed, self.predict = nn.Linear(fan_in, width), nn.Linear(width, pixels)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.Sequential(*(Block(width, config.decoder_heads) for _ in range(config.decoder_depth)))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.register_buffer("positions", positions_of(width, side)[None], persistent=False)
-
-    def forward(self, tokens: Tensor, restore: Tensor) -> Tensor:
-        x = self.embed(tokens)
-        hidden = self.mask_token.to(x.dtype).expand(len(x), restore.shape[1] + 1 - x.shape[1], -1)
-        patches = _take(torch.cat([x[:, 1:], hidden], dim=1), restore) + self.positions
-        decoded = self.norm(self.blocks(torch.cat([x[:, :1], patches], dim=1)))
-        return self.predict(decoded[:, 1:])
-
-
-def _take(tokens: Tensor, ids: Tensor) -> Tensor:
-    """[b, n, d] -> [b, k, d]"""
-    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
-
-
-def masked_error(predicted: Tensor, pixels: Tensor, masked: Tensor) -> Tensor:
-    """Mean over the masked tokens of the squared error to pixels normalised by their token's mean and unbiased variance."""
-    variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
-    error = (predicted - (pixels - mean) / (variance + 1e-6).sqrt()).square().mean(-1)
-    return (error * masked).sum() / masked.sum()
 
 
 class Branch(nn.Module):
@@ -149,7 +50,7 @@ class DINO(Branch, Twin):
         self.register_buffer("centre", torch.zeros(self.config.prototypes))
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [given[name].transpose(0, 1).flatten(0, 1).movedim(-1, 1).contiguous() for name in ("global", "local")]
+        return [bands_first(given[name].transpose(0, 1).flatten(0, 1), self.encoder) for name in ("global", "local")]
 
     def forward(self, large: Tensor, small: Tensor) -> Tensor:
         config = self.config
@@ -166,11 +67,6 @@ class DINO(Branch, Twin):
         follow(self.teacher, (self.encoder, self.projector), self.config.momentum)
 
 
-def bands_first(views: Tensor) -> Tensor:
-    """[b, H, W, c] -> [b, c, H, W]"""
-    return views.movedim(-1, 1).contiguous()
-
-
 class Pair(Twin):
     """Two views, each by itself through an encoder and its projector."""
 
@@ -183,7 +79,7 @@ class Pair(Twin):
         self.projector = Head((encoder.width, *self.config.projector), end=self.end)
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [bands_first(given["global"][:, i]) for i in (0, 1)]
+        return [bands_first(given["global"][:, i], self.encoder) for i in (0, 1)]
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return self.compare(*(self.projector(self.encoder(view)) for view in (first, second)))
@@ -332,38 +228,6 @@ class MoCo(Pair):
         self.next = (self.next + len(self.keys)) % len(self.queue)
 
 
-class Data2Vec(Twin):
-    """Tokens of a masked view predict the mean of the teacher's last layers on the whole view."""
-
-    def __init__(self, experiment: Experiment):
-        super().__init__()
-        encoder, self.config = experiment.objective.encoder, experiment.objective.config
-        self.encoder = encoder_of(experiment, encoder)
-        self.regressor = nn.ModuleDict({"predict": nn.Linear(encoder.width, encoder.width)})
-        self.regressor.register_parameter("mask_token", nn.Parameter(torch.zeros(1, 1, encoder.width)))
-        self.teacher = nn.ModuleDict({"encoder": encoder_of(experiment, encoder)}).requires_grad_(False)
-
-    def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [bands_first(given["global"][:, 0]), given["masked"]]
-
-    def forward(self, view: Tensor, masked: Tensor) -> Tensor:
-        with torch.no_grad():
-            x, layers = self.teacher["encoder"].tokens(view), []
-            for block in self.teacher["encoder"].trunk.blocks:
-                layers.append(x := block(x))
-            normalised = lambda t: F.layer_norm(t.float(), t.shape[-1:])  # noqa: E731
-            targets = normalised(sum(normalised(x[:, 1:]) for x in layers[-self.config.targets :]) / self.config.targets)
-        encoder, token = self.encoder, self.regressor.mask_token
-        found = encoder.trunk.norm(encoder.trunk.blocks(encoder.tokens(view, masked, token)))
-        predicted = self.regressor["predict"](found[:, 1:]).float()
-        error = F.smooth_l1_loss(predicted, targets, beta=self.config.beta, reduction="none").mean(-1)
-        return (error * masked).sum() / masked.sum()
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        follow(self.teacher, (self.encoder,), self.config.momentum)
-
-
 class ViewAssignment(Pair):
     """Soft labels of two views, from similarity to a labelled support set, agree and use all classes."""
 
@@ -372,7 +236,7 @@ class ViewAssignment(Pair):
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         labels = F.one_hot(given["beside/global/label"].flatten().long() - 1, self.config.classes).float()
         smoothed = labels * (1 - self.config.smoothing) + self.config.smoothing / self.config.classes
-        return [*super().inputs(given), bands_first(given["beside/global"].flatten(0, 1)), smoothed]
+        return [*super().inputs(given), bands_first(given["beside/global"].flatten(0, 1), self.encoder), smoothed]
 
     def forward(self, first: Tensor, second: Tensor, support: Tensor, labels: Tensor) -> Tensor:
         anchors = F.normalize(self.projector(self.encoder(support)))
@@ -382,11 +246,6 @@ class ViewAssignment(Pair):
         agree = -sum((target.detach() * x.clamp_min(_TINY).log()).sum(1).mean() for target, x in zip(sharp[::-1], p, strict=True)) / 2
         mean = (sharp[0].mean(0) + sharp[1].mean(0)) / 2
         return agree + (mean * mean.clamp_min(_TINY).log()).sum()
-
-
-def follow(teacher: nn.Module, students: Sequence[nn.Module], momentum: float) -> None:
-    """momentum teacher + (1 - momentum) student."""
-    torch._foreach_lerp_(list(teacher.parameters()), [p for student in students for p in student.parameters()], 1 - momentum)
 
 
 class SwAV(Pair):
@@ -399,7 +258,7 @@ class SwAV(Pair):
         self.prototypes = nn.ModuleDict({"last_layer": nn.Linear(self.config.projector[-1], self.config.prototypes, bias=False)})
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [bands_first(given[name].transpose(0, 1).flatten(0, 1)) for name in ("global", "local")]
+        return [bands_first(given[name].transpose(0, 1).flatten(0, 1), self.encoder) for name in ("global", "local")]
 
     def forward(self, large: Tensor, small: Tensor) -> Tensor:
         config = self.config
@@ -431,7 +290,7 @@ class Supervised(Twin):
         self.classifier = nn.ModuleDict({"linear": nn.Linear(encoder.width, experiment.objective.config.outputs)})
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [bands_first(given["global"][:, 0]), given["global/label"][:, 0].long() - 1]
+        return [bands_first(given["global"][:, 0], self.encoder), given["global/label"][:, 0].long() - 1]
 
     def forward(self, view: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(self.classifier["linear"](self.encoder(view)).float(), label)
@@ -449,7 +308,8 @@ class Sensors(Twin):
         self.projectors = nn.ModuleDict({source: Head((e.width, *self.config.projector), end=self.end) for source, e in encoders.items()})
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [bands_first(view) for name in ("global", "beside/global") for view in given[name].unbind(1)]
+        named = (("global", "eo"), ("beside/global", "beside"))
+        return [bands_first(view, self.encoders[source]) for name, source in named for view in given[name].unbind(1)]
 
     def forward(self, *views: Tensor) -> Tensor:
         sources = [source for source in ("eo", "beside") for _ in range(len(views) // 2)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,6 +18,7 @@ PARITY, TRAINED, LEARNT = [{key: GOOD[key] for key in keys} for keys in (("loss"
 def found(monkeypatch):
     """What is measured in place of the real thing, which takes minutes."""
     figures = {"parity": dict(PARITY), "trained": dict(TRAINED), "learnt": dict(LEARNT)}
+    monkeypatch.setattr(objectives, "workers", lambda jobs: ThreadPoolExecutor(1))  # in this process, where the patches are
     monkeypatch.setattr(objectives, "loss_parity", lambda objective: figures["parity"])
     monkeypatch.setattr(objectives, "trained_alike", lambda objective, backbone: figures["trained"])
     monkeypatch.setattr(objectives, "learns", lambda objective, backbone: figures["learnt"])
@@ -97,3 +100,23 @@ def test_a_file_that_is_no_table_is_refused_and_left_alone(found, tmp_path, caps
 def test_unknown_names_are_named(capsys):
     assert objectives.main(["--objectives", "mea"]) == 1
     assert "no 'mea'; there are mae, " in capsys.readouterr().err
+
+
+def test_no_job_is_refused(capsys):
+    assert objectives.main(["--jobs", "0"]) == 1
+    assert "--jobs 0; at least 1" in capsys.readouterr().err
+
+
+def end_of_process(*row):
+    os._exit(1)
+
+
+@pytest.mark.slow
+def test_rows_at_a_time_share_the_cores_and_a_process_that_ends_is_told(monkeypatch, capsys):
+    with objectives.workers(2) as executor:
+        shares = [set(done.result()) for done in [executor.submit(os.sched_getaffinity, 0) for _ in range(20)]]
+    cores = os.sched_getaffinity(0)
+    assert set().union(*shares) <= cores and all(len(share) <= max(1, (len(cores) + 1) // 2) for share in shares)
+    monkeypatch.setattr(objectives, "measure_row", end_of_process)
+    assert objectives.main(["--objectives", "mae", "--jobs", "2"]) == 1
+    assert "terminated abruptly" in capsys.readouterr().err
