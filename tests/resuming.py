@@ -24,7 +24,9 @@ def hashes_after_resume(experiment: build.Experiment, folder: Path) -> tuple[dic
             assert not values["skipped"]
         return state
 
-    half = trained(jax.jit(lambda: init_state(objective, optimizer, 0))(), range(2))
+    # Placed, as restored arrays are: without that, the step would be compiled once for each.
+    start = jax.device_put(jax.jit(lambda: init_state(objective, optimizer, 0))(), jax.devices()[0])
+    half = trained(start, range(2))
     checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save(2, half, next_batch=2, config={})
     checkpoints.wait()

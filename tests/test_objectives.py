@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from multidevice.start import run_script
 from resuming import hashes_after_resume
-from tiny_objectives import CLASSES, LABELLED, OBJECTIVES, SIZE, backbones_of, config_of, experiment_of, loss_of, views_of
+from tiny_objectives import CLASSES, LABELLED, OBJECTIVES, SIZE, backbones_of, compiled, config_of, experiment_of, loss_of, views_of
 
 from eo_jax import build, rules
 from eo_jax.models.functional import Mode
@@ -71,7 +71,7 @@ def _features(objective, weights, view):
 @pytest.mark.parametrize("name", ["dino", "moco", "moco_v3", "byol", "data2vec"])
 def test_a_teacher_starts_as_a_copy_and_follows_the_student(name):
     objective = experiment_of(name).objective
-    params, carry = jax.jit(objective.init)(jax.random.key(0))
+    params, carry = compiled(objective)[0](jax.random.key(0))
     teacher = carry["teacher"]["params"]
     jax.tree.map(np.testing.assert_array_equal, teacher, {key: params[key] for key in teacher})
     moved = jax.tree.map(lambda leaf: leaf + 1.0, params)
@@ -83,11 +83,11 @@ def test_a_teacher_starts_as_a_copy_and_follows_the_student(name):
 
 def test_the_queue_forgets_its_oldest_keys_first_and_holds_unit_vectors():
     experiment = experiment_of("moco")
-    objective, views = experiment.objective, views_of(experiment)
-    params, carry = objective.init(jax.random.key(0))
+    views, (init, value_and_gradients) = views_of(experiment), compiled(experiment.objective)
+    params, carry = init(jax.random.key(0))
     before = np.array(carry["queue"]["keys"])
     for turn in range(1, 6):
-        _, (carry, _) = objective.loss(params, carry, views, jax.random.key(turn), jnp.zeros(()))
+        (_, (carry, _)), _ = value_and_gradients(params, carry, views, jax.random.key(turn), jnp.zeros(()))
         if turn < 4:
             np.testing.assert_array_equal(carry["queue"]["keys"][8 * turn :], before[8 * turn :])
     assert int(carry["queue"]["next"]) == 8
@@ -99,7 +99,7 @@ def test_ghost_groups_have_statistics_of_their_own():
     experiment = experiment_of("moco", "resnet")
     views = views_of(experiment)
     view, valid = jnp.asarray(views["s2/global"][:, 0]), jnp.asarray(views["s2/global/valid"][:, 0])
-    params, carry = jax.jit(experiment.objective.init)(jax.random.key(0))
+    params, carry = compiled(experiment.objective)[0](jax.random.key(0))
     encoder = experiment.encoders["s2"]
 
     @functools.partial(jax.jit, static_argnums=1)
@@ -178,11 +178,12 @@ def test_a_mixture_feeds_sources_that_share_a_stem_in_turn():
     experiment = build.experiment(build.complete(config))
     views = views_of(experiment)
     of = lambda source: {key: value for key, value in views.items() if key.startswith(source)}  # noqa: E731
-    params, carry = experiment.objective.init(jax.random.key(0))
-    losses = [float(experiment.objective.loss(params, carry, of(source), jax.random.key(1), jnp.zeros(()))[0]) for source in ("s2", "other")]
+    params, carry = jax.jit(experiment.objective.init)(jax.random.key(0))
+    loss = jax.jit(experiment.objective.loss)
+    losses = [float(loss(params, carry, of(source), jax.random.key(1), jnp.zeros(()))[0]) for source in ("s2", "other")]
     assert np.isfinite(losses).all() and losses[0] != losses[1]
     with pytest.raises(ValueError, match=r"a batch of (s2, other|other, s2); this objective takes one source at a time"):
-        experiment.objective.loss(params, carry, views, jax.random.key(1), jnp.zeros(()))
+        loss(params, carry, views, jax.random.key(1), jnp.zeros(()))
 
 
 POOLED = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from eo_jax import build
+from eo_jax.objectives.base import Objective
 
 CLASSES, SIZE, LOCAL = 3, 16, 8
 HEAD = {"projector": (24, 16)}
@@ -61,7 +64,9 @@ def config_of(name: str, backbone: str = "vit", rows: int = 8) -> ml_collections
     return build.complete(config)
 
 
+@functools.cache
 def experiment_of(name: str, backbone: str = "vit", rows: int = 8) -> build.Experiment:
+    """The same one each time, so that `compiled` compiles it once."""
     return build.experiment(config_of(name, backbone, rows))
 
 
@@ -87,6 +92,12 @@ def views_of(experiment: build.Experiment, seed: int = 0) -> dict[str, jax.Array
 
 def loss_of(experiment: build.Experiment, views: dict, seed: int = 0) -> tuple:
     """((loss, (carry, metrics)), gradients) at step 0."""
-    objective = experiment.objective
-    params, carry = jax.jit(objective.init)(jax.random.key(seed))
-    return params, carry, jax.jit(jax.value_and_grad(objective.loss, has_aux=True))(params, carry, views, jax.random.key(1), jnp.asarray(0.1))
+    init, value_and_gradients = compiled(experiment.objective)
+    params, carry = init(jax.random.key(seed))
+    return params, carry, value_and_gradients(params, carry, views, jax.random.key(1), jnp.asarray(0.1))
+
+
+@functools.cache
+def compiled(objective: Objective) -> tuple[Callable, Callable]:
+    """(its `init`, its loss with gradients), jitted."""
+    return jax.jit(objective.init), jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
