@@ -12,7 +12,9 @@ ones in each step.
 
 The second table is ours against PyTorch twins (`benchmarks/step_twins.py`) with the same weights, on the same device, with as many threads, each in
 a process of its own, in turns, the best turn of each. Inside the time are forward, backward, AdamW and the teacher's moving average; views are made
-once by our recipe and given to both, so no side augments. The first loss of a twin must equal ours, or the ratio means nothing.
+once by our recipe and given to both, so no side augments. The first loss of a twin must equal ours, or the ratio means nothing. Below stand the
+rates of plain matrix products in both (`benchmarks/step_products.py`): where PyTorch's are far slower than XLA's, as with its Intel library on an AMD
+processor, the ratio of ViTs is mostly theirs.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +38,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import step_race
+from benchmarks import step_products, step_race
 from benchmarks.step_race import OURS
 from benchmarks.step_workloads import BACKBONES, TOKENS_ONLY, WORKLOADS, Step, batch_of, compile_step, config_of, make_step, recipe_of
 from eo_jax import build
@@ -76,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    figures = {**environment(), "batch": args.batch, "steps": args.steps, **figures, "notes": notes + figures["notes"]}
+    products = step_products.rates([step_products.XLA, *([step_products.PYTORCH] if twins else [])])
+    figures = {**environment(), "batch": args.batch, "steps": args.steps, "products": products, **figures, "notes": notes + figures["notes"]}
     figures["goals"] = goals(figures)
     _print(figures)
     if args.json:
@@ -91,11 +95,18 @@ def environment() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "platform": jax.default_backend(),
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
+        "device": f"{jax.devices()[0].device_kind} ({processor()})",
         "threads": step_race.threads(),
         "malloc": os.environ.get("GLIBC_TUNABLES", ""),
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def processor() -> str:
+    """The name of this machine's processor, or its kind where the system does not say."""
+    table = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", table.read_text(), re.MULTILINE) if table.exists() else []
+    return names[0] if names else platform.machine()
 
 
 # ------------------------------------------------------------------ measuring
@@ -191,6 +202,8 @@ def _print(figures: Mapping[str, Any]) -> None:
             numbers = f"{row['samples_per_s']:.2f}", f"{row['ours_to_it']:.2f}", f"{row['first_loss']:.6g}"
             table.add_row(row["objective"], row["backbone"], {OURS: "eo_jax"}.get(row["contender"], f"PyTorch {row['contender']}"), *numbers)
         console.print(table)
+    rates = (f"{library} {rate / 1e9:.0f} GFLOP/s" for library, rate in figures["products"].items())
+    print(f"matrix products of {step_products.SIDE} x {step_products.SIDE}: {', '.join(rates)}")
     verdicts = Table("goal", "", "found", "")
     for row in figures["goals"]:
         limit = f">= {row['at_least']:g}" if "at_least" in row else f"<= {row['at_most']:g}"

@@ -138,6 +138,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     path = tmp_path / "step.json"
     assert step.main(["--objectives", "barlow_twins", "--backbones", "vit_s", "--batch", "4", "--steps", "1", "--json", str(path)]) == 3
     found = json.loads(path.read_text())
+    assert set(found["products"]) == {"XLA", "PyTorch"} and min(found["products"].values()) > 1e8
     (row,) = found["steps_of_ours"]
     assert min(row[key] for key in ("samples_per_s", "flops_per_s", "compile_s", "memory_mb")) > 0
     ours, twin = found["peers"]
