@@ -83,7 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             key = row["objective"], row["backbone"]
             rows[key] = row | {figure: rows[key][figure] for figure in SPEED if key in rows}
             _write(args.json, rows, speeds)
-    except (ValueError, OSError, BrokenExecutor) as error:
+    except BrokenExecutor as error:
+        print(
+            f"error: {error} Rows that are done stay in --json; was there memory for {args.jobs} at a time? Fewer --jobs take less", file=sys.stderr
+        )
+        return 1
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     figures = table_of(rows, speeds)
@@ -120,7 +125,7 @@ def measure(objectives: Sequence[str], backbones: Sequence[str], learners: Seque
         raise ValueError(f"--jobs {jobs}; at least 1")
     with workers(jobs) as executor:
         pairs = [(objective, backbone) for backbone in backbones for objective in objectives]
-        rows = [executor.submit(measure_row, *pair, pair[0] in learners) for pair in pairs]
+        rows = [executor.submit(measure_row, *pair, learners) for pair in pairs]
         failed = []
         for row in as_completed(rows):
             if error := row.exception():
@@ -144,12 +149,12 @@ def _take_share(shares: Queue) -> None:
     os.sched_setaffinity(0, shares.get())
 
 
-def measure_row(objective: str, backbone: str, with_learning: bool) -> dict[str, Any]:
+def measure_row(objective: str, backbone: str, learners: Sequence[str]) -> dict[str, Any]:
     """ "objective", "backbone", "date", "versions" and every key of LIMITS and SPEED, None where there is no figure."""
     row = {"objective": objective, "backbone": backbone, **dict.fromkeys((*LIMITS, *SPEED)), **loss_parity(objective)}
     if backbone in backbones_of(objective):
         row |= trained_alike(objective, backbone)
-        row |= learns(objective, backbone) if with_learning else {}
+        row |= learns(objective, backbone) if objective in learners else {}
     jax.clear_caches()  # what one row compiled is of no use to the next
     print(f"{objective} {backbone}: {', '.join(missed(row)) or 'as it has to be'}", file=sys.stderr, flush=True)
     versions = {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax")}
