@@ -125,7 +125,7 @@ class VICReg(Pair):
 class SimCLR(Pair):
     """Each embedding finds its partner among all others."""
 
-    end = "plain_norm"
+    end = "norm"
 
     def compare(self, za: Tensor, zb: Tensor) -> Tensor:
         z = F.normalize(torch.cat([za, zb]))

@@ -74,6 +74,7 @@ WORKLOADS = {
     "semi_supervised": _SENTINEL(_PAIR, {"classes": CLASSES, "support": "beside"}, beside="sentinel2_l1c", labelled="beside"),
     "supervised": _SENTINEL({"global": _GLOBAL}, {"task": "classification", "outputs": CLASSES}, labelled="eo"),
 }
+USUAL = _SENTINEL(_PAIR)  # of objectives that are not listed
 _VITS = {"vit_nano": "nano", "vit_s": "small", "vit_b": "base", "vit_l": "large"}
 BACKBONES = {name: {"name": "vit", "size": size} for name, size in _VITS.items()} | {"resnet50": {"name": "resnet", "depth": 50}}
 TOKENS_ONLY = ("mae", "data2vec")
@@ -82,10 +83,10 @@ OPTIM = {"lr": 1e-4, "schedule": "constant", "weight_decay": 0.05, "clip_norm": 
 
 def config_of(objective: str, backbone: str, batch: int, of_vits: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """The config of a workload; its store is not there. `of_vits` is more of the config of a ViT. ValueError for names that are not known."""
-    for name, known in ((objective, WORKLOADS), (backbone, BACKBONES)):
+    for name, known in ((objective, build.modules("objectives")), (backbone, BACKBONES)):
         if name not in known:
             raise ValueError(f"no {name!r}; there are {', '.join(known)}")
-    work, trunk = WORKLOADS[objective], BACKBONES[backbone]
+    work, trunk = WORKLOADS.get(objective, USUAL), BACKBONES[backbone]
     trunk = trunk | of_vits if trunk["name"] == "vit" else dict(trunk)
     sources, stems = {"eo": {"store": "none", "sensor": work.sensor}}, {"eo": dict(work.stem) if trunk["name"] == "vit" else {"name": "conv_stem"}}
     if work.beside:

@@ -10,14 +10,12 @@ GPU), SGD at 0.2, whole patches under brightness and contrast, grey, blur, flips
 area, for 100 epochs of batch 256, Barlow Twins (LARS at 0.1, biases 0.0048), SimSiam (SGD at 0.05, a tenth after 60 and 80 epochs) and SwAV (SGD at
 0.3, 500 prototypes), ResNet-18 each. Cosines have no warm-up.
 
-The augmentation study is a sweep of overrides of --config.augment.crops['global'], here on simsiam_rn18. Names are those of the released runs where
-they have one; which others the paper has is not known. The shell needs each in quotes.
+The augmentation study is one sweep over what follows a method and a comma, here of SimSiam. Names are those of the released runs where they have one;
+which others the paper has is not known. `all` has every one of them, and `no_crop` all but the crop; without a comma it is `crop_0_8`.
 
-    crop_0_8     nothing: simsiam_rn18 as it is                 brightness   .jitter_odds=0.8 (and contrast)
-    crop         .scale=(0.2,1.0)                               grey         .grey_odds=0.2
-    no_crop      .size=120 .scale=(1.0,1.0) .ratio=(1.0,1.0)    blur         .blur_odds=0.5
-                 and all five on the right                      flip         .flips=left_right
-    all          .scale=(0.2,1.0) and all five on the right     band drop    .band_drop_odds=0.5
+    for look in crop_0_8 crop brightness grey blur flip band_drop all no_crop; do
+        python -m eo_jax.train --config=configs/review_bigearthnet.py:simsiam_rn18,$look --workdir=runs/study_$look
+    done
 
 Departures from the released code: digital numbers as they are, normalised by band with SSL4EO-S12's statistics, instead of reflectance in uint8,
 where brightness and contrast wrap around; dropped bands are 0 after normalisation, their mean, not reflectance 0; SwAV has no queue of 1280
@@ -48,20 +46,37 @@ _OPTIMIZERS = {
 }
 
 
+_CROP, _NO_CROP = {"scale": (0.2, 1.0)}, {"size": 120, "scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+_STUDY = {
+    "brightness": {"jitter_odds": 0.8},  # and contrast
+    "grey": {"grey_odds": 0.2},
+    "blur": {"blur_odds": 0.5},
+    "flip": {"flips": "left_right"},
+    "band_drop": {"band_drop_odds": 0.5, "band_drop": (1, 6)},
+}
+_EVERY_LOOK = {key: value for look in _STUDY.values() for key, value in look.items()}
+STUDY = {"crop_0_8": {}, "crop": _CROP, **_STUDY, "all": _CROP | _EVERY_LOOK, "no_crop": _NO_CROP | _EVERY_LOOK}
+
+
 def get_config(arg: str = "moco_rn50") -> ml_collections.ConfigDict:
-    """`moco_rn50`, `barlow_rn18`, `simsiam_rn18`, `swav_rn18`; `smoke` is a few steps of Barlow Twins."""
-    if arg not in VARIANTS:
-        raise ValueError(f"configs/review_bigearthnet.py: no variant {arg!r}; there are {', '.join(VARIANTS)}")
+    """`moco_rn50`, `barlow_rn18`, `simsiam_rn18`, `swav_rn18`, each also with a comma and a name of STUDY; `smoke` is a few steps of Barlow Twins."""
+    arg, comma, look = arg.partition(",")
+    if arg not in VARIANTS or (comma and look not in STUDY):
+        raise ValueError(
+            f"configs/review_bigearthnet.py: no variant {arg + comma + look!r}; there are {', '.join(VARIANTS)}, of the study with a comma and one "
+            f"of {', '.join(STUDY)}"
+        )
     epochs, batch = (400, 1024) if arg == "moco_rn50" else (100, 256)
     steps = epochs * _PLACES // batch
     config = ml_collections.ConfigDict()
     source = {"store": "stores/bigearthnet", "sensor": "sentinel2_l2a_bigearthnet"}
     config.data = {"sources": {"s2": source}, "batch_size": batch, "crop": 120, "threads": 8}
-    # Ranges without odds do nothing; they are there so that each augmentation of the study is one override.
     crops = {"views": 2, "size": 112, "scale": (0.8, 1.0), "flips": "none", "brightness": (0.6, 1.4), "contrast": (0.6, 1.4), "jitter_odds": 0.0}
     if arg == "moco_rn50":
         crops |= {"size": 120, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flips": "left_right"}
         crops |= {"jitter_odds": 0.8, "grey_odds": 0.2, "blur_odds": 0.5, "band_drop_odds": 0.5, "band_drop": (1, 6)}
+    if comma:
+        crops |= STUDY[look]
     config.augment = {"crops": {"global": crops}, "statistics": "published"}
     config.model = {"stems": {"s2": {"name": "conv_stem"}}, "trunk": {"name": "resnet", "depth": 50 if arg == "moco_rn50" else 18}}
     config.objective = _OBJECTIVES[arg]

@@ -120,7 +120,7 @@ def experiment(config: Any) -> Experiment:
     _, objective_config = named("objectives", config["objective"], "objective")
     objective = _objective(objective_config, encoders, config["model"]["trunks"], data)
     check_views(objective, name, shown, list(data.sources))
-    objective.check_batch(data.batch_size)
+    objective.check_batch(data.batch_size // sections["optim"].accum)  # what the loss sees at once
     _check_labels(objective, name, data.sources)
     if objective.couples_batch and sections["optim"].accum > 1:
         raise ValueError(f"config.optim.accum: objective {name!r} compares the samples of a batch, so microbatches would change it; use accum=1")

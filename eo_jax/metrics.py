@@ -123,6 +123,15 @@ def read_metrics(workdir: Path) -> list[dict]:
     return lines
 
 
+def collapse(step: int, steps: int, values: Mapping[str, float | str]) -> dict[str, str]:
+    """{"collapsed": what is below its limit} where embeddings have become the same for all samples, else nothing.
+
+    Not in the first tenth of the run, when those of a fresh network still are the same.
+    """
+    flat = [name for name, value in values.items() if name.startswith("feature_std") and value < _COLLAPSED]
+    return {"collapsed": ", ".join(flat)} if flat and step * 10 >= steps else {}
+
+
 class Display:
     """A progress bar on a terminal, plain lines otherwise."""
 
@@ -146,12 +155,7 @@ class Display:
     def log(self, step: int, values: Mapping[str, float | str]) -> None:
         """One line of the step's numbers, with the time left."""
         left = (time.perf_counter() - self._start) / max(step - self._first, 1) * (self._steps - step)
-        self.say(f"step {step:>6}/{self._steps}  {_readable(values)}{self._collapsed(step, values)}  left {int(left // 60)}:{int(left % 60):02d}")
-
-    def _collapsed(self, step: int, values: Mapping[str, float | str]) -> str:
-        """A warning where embeddings have become the same for all samples; not in the first tenth, when those of a fresh network still are."""
-        flat = [name for name, value in values.items() if name.startswith("feature_std") and value < _COLLAPSED]
-        return f"  COLLAPSED: {', '.join(flat)} below {_COLLAPSED}" if flat and step * 10 >= self._steps else ""
+        self.say(f"step {step:>6}/{self._steps}  {_readable(values)}{_warning(values)}  left {int(left // 60)}:{int(left % 60):02d}")
 
     def say(self, text: str) -> None:
         """A line above the bar, or a plain one."""
@@ -163,6 +167,10 @@ class Display:
     def close(self) -> None:
         """Removes the bar."""
         self._progress.stop()
+
+
+def _warning(values: Mapping[str, float | str]) -> str:
+    return f"  COLLAPSED: {values['collapsed']} below {_COLLAPSED}" if "collapsed" in values else ""
 
 
 def _readable(values: Mapping[str, float | str]) -> str:

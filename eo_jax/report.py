@@ -66,6 +66,9 @@ def headline(lines: list[dict]) -> list[tuple[str, str, str]]:
     last = {key: value for line in lines for key, value in line.items() if key.startswith("eval/")}
     last = {key: value for key, value in last.items() if value is not None}  # NaN is null in metrics.jsonl
     cards = [("Loss", f"{losses[0]:.4f} to {losses[-1]:.4f}", "first and last logged step")] if losses else []
+    flat = [line["step"] for line in lines if "collapsed" in line]
+    if flat:
+        cards.append(("Collapsed", f"step {flat[0]} to {flat[-1]}", "logged steps where nearly all samples had the same features"))
     rebuilt = "eval/reconstruction/"
     if f"{rebuilt}rmse" in last:
         cards.append(("Reconstruction RMSE", f"{last[rebuilt + 'rmse']:.4f}", "reflectance, masked tokens of held-out patches"))

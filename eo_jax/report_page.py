@@ -24,7 +24,14 @@ CURVES = (
     ("lr", "Learning rate", "linear"),
     ("samples_per_s", "Samples per second", "linear"),
     ("grad_norm", "Gradient norm", "log"),
+    ("update_norm", "Norm of the updates", "log"),
     ("mfu", "Model FLOPs utilisation", "linear"),
+    ("feature_std", "Spread of features; 0 is collapse", "linear"),
+    ("feature_rank", "Directions that features use", "linear"),
+    ("teacher_agreement", "Agreement of teacher and student", "linear"),
+    ("prototypes_used", "Share of prototypes in use", "linear"),
+    ("queue_accuracy", "Accuracy against the queue", "linear"),
+    ("batch_accuracy", "Accuracy in the batch", "linear"),
 )
 
 

@@ -111,6 +111,7 @@ def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
         "places": source.places,
         "samples": len(source.groups.members),
         "places_dropped": source.groups.dropped,
+        "places_repeating_dates": source.groups.short_of(source.config.dates),
         "sensor": source.sensor.row(),
         "normalisation": {"source": numbers.source, "mean": numbers.mean.tolist(), "std": numbers.std.tolist()},
     }
@@ -119,13 +120,13 @@ def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
 def sizes(params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> list[str]:
     """How much there is of everything: weights, devices, and what each source draws from."""
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    return [
-        f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}",
-        *(
-            f"source {name}: {source.places} {source.unit}, {len(source.groups.members)} samples, {source.groups.dropped} places dropped"
-            for name, source in pipeline.sources.items()
-        ),
-    ]
+    return [f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}", *map(_drawn_from, pipeline.sources.values())]
+
+
+def _drawn_from(source: Source) -> str:
+    found = f"source {source.name}: {source.places} {source.unit}, {len(source.groups.members)} samples, {source.groups.dropped} places dropped"
+    dates = source.config.dates
+    return found if dates == 1 else f"{found}, {source.groups.short_of(dates)} have fewer than {dates} dates and repeat some"
 
 
 def memory(compiled: Mapping[str, jax.stages.Compiled]) -> Iterator[str]:

@@ -119,6 +119,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         throughput.arrived()
         if is_logged(step) or values["skipped"]:
             values |= {"lr": float(lr[step - 1]), **pipeline.counts(step), **throughput.take(), **clock.take()}
+            values |= metrics.collapse(step, run.steps, values)
             display.log(step, values)
             if writer:
                 writer.write(step, values)

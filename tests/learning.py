@@ -63,8 +63,8 @@ class Places:
         """Pixels of a source; all but s1 are Sentinel-2."""
         return self.s1 if source == "s1" else self.s2
 
-    def first(self, number: int) -> Places:
-        return Places(self.s2[:number], self.s1[:number], self.label[:number])
+    def only(self, rows: np.ndarray) -> Places:
+        return Places(self.s2[rows], self.s1[rows], self.label[rows])
 
 
 @functools.lru_cache(maxsize=8)
@@ -153,7 +153,7 @@ _LR = {"data2vec": 3e-3, "byol": 3e-3}
 # Without a teacher nothing but the predictor, which has to keep up with the encoder, holds the two branches apart.
 _LR_RULES = {"simsiam": (("predictor/", 10.0), (".*", 1.0))}
 _HEAD, _PREDICTOR = {"projector": (128, 64)}, {"predictor": (128, 64)}
-# {objective: what is not as in `tiny_objectives`}, the same for all seeds. Teachers follow faster than in runs of many epochs.
+# {objective: what is not as in `tiny_objectives`, if anything}, the same for all seeds. Teachers follow faster than in runs of many epochs.
 _SECTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 64, "decoder_heads": 4, "mask_ratio": 0.7},
     "data2vec": {"mask_ratio": 0.3},
@@ -183,7 +183,7 @@ def config_of(name: str, backbone: str = "vit") -> ml_collections.ConfigDict:
     if "s1" in config.data.sources:
         config.augment.crops["s1/global"] = {**config.augment.crops["global"].to_dict(), "gain": (1.0, 1.0)}
     config.model.trunk.update(_TRUNKS[backbone])
-    config.objective.update(_SECTIONS[name])
+    config.objective.update(_SECTIONS.get(name, {}))
     config.optim.update({**_OPTIM, "lr": _LR.get(name, _OPTIM["lr"]), "lr_rules": _LR_RULES.get(name, config.optim.lr_rules)})
     config.run.steps = STEPS
     return build.complete(config)
@@ -279,9 +279,14 @@ def scores(learner: Learner, seed: int) -> Scores:
     return Scores(probed(learner.trained(known, seed)), probed(learner.untrained(known, seed)), probe(moments, seed))
 
 
-def probe(features: Callable[[Places], np.ndarray], seed: int) -> float:
-    """Percent right of a logistic regression as `eo_jax.evaluators.linear_probe` has it, on places that nothing was trained on."""
-    fitted, test = places(TRAIN, 2 * seed + 1).first(PROBE), places(TEST, 2 * seed + 2)
+def probe(features: Callable[[Places], np.ndarray], seed: int, labelled: Callable[[Places], np.ndarray] = lambda known: np.arange(PROBE)) -> float:
+    """Percent right of a logistic regression as `eo_jax.evaluators.linear_probe` has it, on places that nothing was trained on.
+
+    Args:
+        labelled: rows of the places trained on that the probe is fitted on.
+    """
+    known, test = places(TRAIN, 2 * seed + 1), places(TEST, 2 * seed + 2)
+    fitted = known.only(labelled(known))
     model = make_pipeline(StandardScaler(), LogisticRegression(C=10.0, tol=1e-3, max_iter=1000))
     return 100 * float(model.fit(features(fitted), fitted.label).score(features(test), test.label))
 

@@ -26,7 +26,7 @@ HEADS = {
     "simsiam": {"projector": (24, 20, 16), "predictor": (8,)},
     "byol": {"projector": SMALL, "predictor": SMALL},
     "moco_v3": {"projector": (24, 20, 16), "predictor": SMALL},
-    "moco": {"projector": SMALL, "queue": 64, "bn_group": 4},
+    "moco": {"projector": SMALL, "queue": 64, "bn_group": 2},
     "data2vec": {"targets": 2},
     "semi_supervised": {"projector": (24, 20, 16), "classes": 10, "support": "beside"},
     "clip": {"projector": SMALL},
@@ -78,7 +78,7 @@ def start(objective: str, backbone: str = "vit_s", batch: int = 4) -> tuple:
 def test_there_is_a_workload_for_every_objective(objective, monkeypatch):
     replace(monkeypatch, WORKLOADS, PUBLISHED[0])
     replace(monkeypatch, BACKBONES, PUBLISHED[1])
-    experiment = experiment_of(objective, "vit_nano", 4)
+    experiment = experiment_of(objective, "vit_nano", 8)
     shown = jax.eval_shape(recipe_of(experiment).train, batch_of(experiment), jax.random.key(1))
     state = jax.eval_shape(experiment.objective.init, jax.random.key(0))
     loss, _ = jax.eval_shape(experiment.objective.loss, *state, shown, jax.random.key(2), 0.5)

@@ -60,3 +60,21 @@ def test_a_default_that_the_file_does_not_mention_is_overridden_on_the_command_l
     assert build.experiment(holder.value).optim.beta1 == 0.8
     assert holder.value.evals.reconstruction.every == 2
     assert build.experiment(holder.value).augment.crops["global"].blur_odds == (0.5,)
+
+
+def test_every_augmentation_of_the_review_s_study_is_in_the_sweep_and_a_variant_that_differs_in_it_alone():
+    module = golden_text.load("review_bigearthnet")
+    sweep = re.search(r"^ *for look in (.+); do$", module["__doc__"], re.MULTILINE).group(1).split()
+    assert sorted(sweep) == sorted(module["STUDY"])
+    configs = {look: module["get_config"](f"simsiam_rn18,{look}") for look in sweep}
+    assert str(configs["crop_0_8"]) == str(module["get_config"]("simsiam_rn18"))
+    crops = {look: config.augment.crops["global"].to_dict() for look, config in configs.items()}
+    for look in ("crop", "brightness", "grey", "blur", "flip", "band_drop"):
+        changed = {key for key, value in crops[look].items() if value != crops["crop_0_8"][key]}
+        assert changed and changed <= set(module["STUDY"][look])
+        assert all(crops["all"][key] == crops[look][key] for key in changed)
+    for look, config in configs.items():
+        config.augment.crops["global"] = configs["crop_0_8"].augment.crops["global"]
+        assert str(config) == str(configs["crop_0_8"]), look
+    with pytest.raises(ValueError, match=r"no variant 'simsiam_rn18,colour'; there are .*crop_0_8"):
+        module["get_config"]("simsiam_rn18,colour")

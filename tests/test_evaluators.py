@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eo_jax.evaluators import labelled, linear_probe, reconstruction
+from eo_jax.evaluators import collapse, labelled, linear_probe, reconstruction
 from eo_jax.evaluators.labelled import token_majority
 from eo_jax.evaluators.reconstruction import squared_errors
 
@@ -28,6 +28,39 @@ def preview(seed: int = 0, batch: int = 3, rows: int = 3, columns: int = 4, hidd
         "reconstruction": rng.normal(size=shape).astype(np.float32),
         "masked": tokens.repeat(PATCH, 1).repeat(PATCH, 2),
     }
+
+
+# ---------------------------------------------------------------------------------------------------------------- collapse
+
+
+def with_singular_values(values: list[float], samples: int = 40, width: int = 12) -> np.ndarray:
+    """Features [m, d] with these singular values and no others."""
+    left, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(samples, len(values))))
+    right, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(width, len(values))))
+    return left * np.array(values) @ right.T
+
+
+@pytest.mark.parametrize(("values", "rank"), [([3.0] * 5, 5.0), ([7.0], 1.0), ([3.0, 1.0], np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)))])
+def test_rankme_is_the_number_of_directions_that_are_used_alike(values, rank):
+    features = with_singular_values(values)
+    assert collapse.rankme(features) == pytest.approx(rank, rel=1e-3)
+    assert collapse.rankme(1000 * features) == pytest.approx(rank, rel=1e-3)
+
+
+def test_the_watch_on_collapse_counts_no_padding_and_tells_a_collapsed_encoder():
+    features = np.concatenate([with_singular_values([3.0] * 5), np.full((8, 12), 1e3)])
+    position = np.where(np.arange(48) < 40, np.arange(48), -1)
+    run = SimpleNamespace(
+        source="enmap",
+        data=SimpleNamespace(batch_size=48),
+        batches=lambda split: iter([{"enmap": {"position": position}}]),
+        features=lambda weights, batch: {"pooled": features if weights else np.ones((48, 12))},
+    )
+    evaluate = collapse.Evaluator(collapse.Config(), run)
+    healthy, collapsed = evaluate(True), evaluate(False)
+    assert healthy["rankme"] == pytest.approx(5, rel=1e-3) and healthy["rank_share"] == pytest.approx(5 / 12, rel=1e-3)
+    assert healthy["feature_std"] > 0.5
+    assert collapsed["rankme"] == pytest.approx(1, rel=1e-3) and collapsed["feature_std"] == pytest.approx(0, abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------- reconstruction
@@ -186,7 +219,15 @@ def test_the_probe_finds_classes_that_the_features_show_and_the_untrained_encode
     label, dense = labels_and_features()
     found = linear_probe.Evaluator(linear_probe.Config(), probed(label, [0, 1, 2, 3], dense))(1.0)
     commonest = np.unique(label, return_counts=True)[1].max() / label.size
-    assert found == {"accuracy": 1.0, "untrained_accuracy": pytest.approx(commonest), "gain": pytest.approx(1 - commonest), "test_classes": 3}
+    perfect = {"accuracy": 1.0, "average_accuracy": 1.0, "kappa": 1.0}
+    assert found == perfect | {"untrained_accuracy": pytest.approx(commonest), "gain": pytest.approx(1 - commonest), "test_classes": 3}
+
+
+def test_overall_and_average_accuracy_and_kappa_are_those_of_a_confusion_matrix_by_hand():
+    truth, predicted = np.repeat([1, 2], [8, 2]), np.array([1, 1, 1, 1, 1, 1, 2, 2, 2, 1])
+    found = labelled.scores(predicted, truth)
+    chance = 0.8 * 0.7 + 0.2 * 0.3
+    assert found == pytest.approx({"accuracy": 0.7, "average_accuracy": (6 / 8 + 1 / 2) / 2, "kappa": (0.7 - chance) / (1 - chance)})
 
 
 def test_unlabelled_tokens_and_padding_are_neither_fitted_nor_scored():

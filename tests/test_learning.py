@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+
 import learning
 import numpy as np
 import pytest
-from learning import ARRANGEMENTS, CLASSES, PER_CLASS, POINTS, ROWS, SEEDS, Learner, batches, config_of, labelled_rows, moments, places, probe, scores
+from learning import (
+    ARRANGEMENTS,
+    CLASSES,
+    PER_CLASS,
+    POINTS,
+    ROWS,
+    SEEDS,
+    TRAIN,
+    Learner,
+    batches,
+    config_of,
+    labelled_rows,
+    moments,
+    places,
+    probe,
+    scores,
+)
 from tiny_objectives import OBJECTIVES
 
 SUPPORT = "semi_supervised"
@@ -27,10 +45,20 @@ def test_features_beat_the_untrained_encoder_and_band_statistics(name):
 
 @pytest.mark.slow
 def test_unlabelled_places_add_to_what_few_labels_teach(monkeypatch):
-    """`supervised` sees the same support in the same views for as many steps. With ten labels a class both reach 99 %."""
-    monkeypatch.setattr(learning, "PER_CLASS", 3)
-    gains = [with_all.trained - labels_alone.trained for with_all, labels_alone in zip(scores_of(SUPPORT), scores_of("supervised"), strict=True)]
-    assert min(gains) > 0, gains
+    """`supervised` sees the same support in the same views for as many steps, and no probe sees more labels than it.
+
+    With two labels a class. With three both are right for more than nine places in ten, and neither is ahead on all seeds.
+    """
+    monkeypatch.setattr(learning, "PER_CLASS", 2)
+    with_all, labels_alone = (_right_by_the_support(Learner(config_of(name))) for name in (SUPPORT, "supervised"))
+    gains = [ours - alone for ours, alone in zip(with_all, labels_alone, strict=True)]
+    assert min(gains) >= POINTS, gains
+
+
+def _right_by_the_support(learner: Learner) -> list[float]:
+    """Percent right of a probe that is fitted on the support alone, of every seed."""
+    states = [learner.trained(places(TRAIN, 2 * seed + 1), seed) for seed in SEEDS]
+    return [probe(functools.partial(learner.features, state), seed, labelled_rows) for seed, state in zip(SEEDS, states, strict=True)]
 
 
 # --- the data that this is measured on

@@ -81,6 +81,50 @@ def test_a_teacher_starts_as_a_copy_and_follows_the_student(name):
     jax.tree.map(lambda old, new: np.testing.assert_allclose(new, old + (1 - share), atol=1e-6), teacher, followed)
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "middle", "end"),
+    [
+        ("dino", 0.996, 0.998, 1.0),
+        ("byol", 0.996, 0.998, 1.0),
+        ("moco_v3", 0.99, 0.995, 1.0),
+        ("moco", 0.999, 0.999, 0.999),
+        ("data2vec", 0.999, 0.9994, 0.9998),
+    ],
+)
+def test_momenta_of_teachers_rise_over_the_whole_run_as_published(name, start, middle, end):
+    """Half a cosine (DINO, BYOL, MoCo-v3), a straight line (data2vec) or none; a schedule that ends early freezes the teacher."""
+    momentum = experiment_of(name).objective.momentum
+    found = [float(momentum(jnp.asarray(progress))) for progress in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(found, [start, middle, end], atol=1e-6)
+    quarter = float(momentum(jnp.asarray(0.25)))
+    assert quarter == pytest.approx(start + (end - start) * (0.25 if name == "data2vec" else (1 - np.cos(np.pi / 4)) / 2), abs=1e-6)
+
+
+def test_the_temperature_of_dinos_teacher_rises_in_the_warm_up_and_stays():
+    config = config_of("dino")
+    config.objective.update({"warmup_temperature": 0.04, "teacher_temperature": 0.07, "warmup": 0.2})
+    objective = build.experiment(config).objective
+    found = [float(objective._teacher_temperature(jnp.asarray(progress))) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    np.testing.assert_allclose(found, [0.04, 0.055, 0.07, 0.07, 0.07], atol=1e-6)
+
+
+@pytest.mark.parametrize(("key_norm", "by_groups"), [("ghost", True), ("global", False), ("ema", False)])
+def test_the_statistics_of_mocos_keys_are_those_that_are_named(key_norm, by_groups):
+    """Groups are drawn by the key of the step, so it changes the loss; "ema" takes the student's running statistics, which the keys do not move."""
+    config = config_of("moco")
+    config.objective.key_norm = key_norm
+    experiment = build.experiment(config)
+    views, objective = views_of(experiment), experiment.objective
+    params, carry = jax.jit(objective.init)(jax.random.key(0))
+    loss = jax.jit(objective.loss)
+    (one, (moved, _)), (two, _) = (loss(params, carry, views, jax.random.key(seed), jnp.zeros(())) for seed in (1, 2))
+    assert np.isfinite(one) and (abs(one - two) > 1e-4) == by_groups
+    followed = objective.ema_update(params, moved, jnp.zeros(()))
+    running = [jax.tree.leaves(state["projector"]) for state in (moved, followed["teacher"]["statistics"])]
+    same = all(np.array_equal(a, b) for a, b in zip(*running, strict=True))
+    assert same == (key_norm == "ema")
+
+
 def test_the_queue_forgets_its_oldest_keys_first_and_holds_unit_vectors():
     experiment = experiment_of("moco")
     views, (init, value_and_gradients) = views_of(experiment), compiled(experiment.objective)
@@ -127,10 +171,14 @@ def test_no_data_changes_nothing(name):
     ("name", "change", "message"),
     [
         ("dino", {"augment.crops.global.views": 1}, r"crops\.global\.views: objective 'dino' needs 2 view\(s\) 'global' of source 's2', there are 1"),
-        ("barlow_twins", {"data.batch_size": 1}, r"config\.data\.batch_size: 1; .*at least 2"),
-        ("decur", {"data.batch_size": 1}, r"config\.data\.batch_size: 1; .*at least 2"),
+        ("barlow_twins", {"data.batch_size": 1}, r"config\.data\.batch_size: 1 at once .*at least 2"),
+        ("decur", {"data.batch_size": 1}, r"config\.data\.batch_size: 1 at once .*at least 2"),
+        ("byol", {"optim.accum": 8}, r"config\.data\.batch_size: 1 at once \(batch_size / optim\.accum\).*at least 2"),
         ("moco", {"objective.queue": 33}, r"config\.objective\.queue: 33 is no multiple of config\.data\.batch_size, 8"),
         ("moco", {"objective.bn_group": 3}, r"config\.objective\.bn_group: groups of 3 rows do not divide config\.data\.batch_size, 8"),
+        ("moco", {"objective.bn_group": 0}, r"config\.objective\.bn_group: groups of 0 rows .* at least 2 and fewer than all"),
+        ("moco", {"objective.bn_group": 1}, r"config\.objective\.bn_group: groups of 1 rows .* at least 2 and fewer than all"),
+        ("moco", {"objective.bn_group": 8}, r"config\.objective\.bn_group: groups of 8 rows .*key_norm='global' takes"),
         ("moco", {"objective.key_norm": "shuffle"}, r"config\.objective\.key_norm: 'shuffle'; expected one of ghost, global, ema"),
         ("swav", {"optim.accum": 2}, r"config\.optim\.accum: objective 'swav' compares the samples"),
         ("supervised", {"data.sources.s2.label": ""}, r"config\.data\.sources\.s2\.label: objective 'supervised' learns from labels"),

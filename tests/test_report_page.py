@@ -65,7 +65,7 @@ def make_patch(title="tile", size=32, token=8, seed=0) -> PatchView:
 
 def make_report(**changes) -> Report:
     metrics = [{"step": step, "loss": 2.0 - step / 100, "lr": 1e-4, "samples_per_s": 400.0, "grad_norm": 1.0} for step in range(0, 100, 10)]
-    metrics[-1] |= {"eval/knn/accuracy": 0.625, "eval/collapse/effective_rank": 12.5}
+    metrics[-1] |= {"eval/knn/accuracy": 0.625, "eval/collapse/rankme": 12.5}
     report = Report(
         title="EnMAP MAE",
         headline=[("RMSE", 0.0123, "reflectance; mean of the visible tokens 0.0311")],
@@ -94,7 +94,7 @@ def test_page_is_whole_loads_nothing_and_is_the_same_every_time():
 
 def test_sections_come_in_reading_order():
     text = Page(render(make_report())).text
-    words = ["Method mae", "mean of the", "Training", "effective_rank", "True colour", "mask_ratio", "Versions", "Data fingerprint"]
+    words = ["Method mae", "mean of the", "Training", "rankme", "True colour", "mask_ratio", "Versions", "Data fingerprint"]
     places = [text.index(word) for word in words]
     assert places == sorted(places)
 

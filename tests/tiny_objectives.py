@@ -31,7 +31,7 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "simsiam": ({**HEAD, "predictor": (12,)}, {"global": 2}),
     "decur": ({"common": 10, **HEAD}, {"global": 2}),
     "clip": (HEAD, {"global": 1}),
-    "semi_supervised": ({"classes": CLASSES, "supervised": 1.0, **HEAD}, {"global": 2}),
+    "semi_supervised": ({"classes": CLASSES, **HEAD}, {"global": 2}),
     "supervised": ({"task": "classification", "outputs": CLASSES}, {"global": 1}),
 }
 TOKENS_ONLY = ("mae", "data2vec")

@@ -38,6 +38,10 @@ class Groups:
         """int64 [places], one sample of each."""
         return self.members[self.starts[:-1]]
 
+    def short_of(self, dates: int) -> int:
+        """How many places have fewer acquisitions than that, so that some are drawn twice."""
+        return int((np.diff(self.starts) < dates).sum())
+
     def only(self, kept: np.ndarray) -> Groups:
         """The places where `kept`, bool [places], is true; the others count as dropped."""
         counts = np.diff(self.starts)

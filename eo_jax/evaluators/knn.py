@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from eo_jax.evaluators.base import Context, Weights
-from eo_jax.evaluators.labelled import labelled_features, training_part
+from eo_jax.evaluators.labelled import labelled_features, scores, training_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Evaluator:
             return {"test_classes": classes}
         x, y = labelled_features(self.context, weights, self.config.train_split, self.config.label)
         x, y = self._spaced(*training_part(self.context, x, y, self.config.labels_per_class, "config.evals.knn.labels_per_class"))
-        return {"accuracy": float((self.predict(x, y, test_x) == test_y).mean()), "test_classes": classes}
+        return {**scores(self.predict(x, y, test_x), test_y), "test_classes": classes}
 
     def predict(self, x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
         """The class of each query [q, d] by the neighbours among x [m, d] of classes y [m]."""

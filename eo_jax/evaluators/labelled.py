@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.metrics import cohen_kappa_score
 
 from eo_jax.data.pixels import few_of_each
 from eo_jax.evaluators.base import Context, Weights
@@ -61,3 +62,16 @@ def token_majority(label: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
         return np.zeros((b, *grid), label.dtype)
     counts = np.stack([(tokens == code).sum(-1) for code in classes], axis=-1)
     return np.where(counts.max(-1) > 0, classes[counts.argmax(-1)], _UNLABELLED)
+
+
+def scores(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """What papers on hyperspectral scenes report, of classes [q].
+
+    "accuracy" is the overall one, "average_accuracy" the mean over the classes of the share that is right, "kappa" Cohen's.
+    """
+    right = predicted == truth
+    return {
+        "accuracy": float(right.mean()),
+        "average_accuracy": float(np.mean([right[truth == code].mean() for code in np.unique(truth)])),
+        "kappa": float(cohen_kappa_score(truth, predicted)),
+    }

@@ -10,12 +10,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eo_jax.evaluators.base import Context, Weights
-from eo_jax.evaluators.labelled import labelled_features, training_part
+from eo_jax.evaluators.labelled import labelled_features, scores, training_part
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Overall accuracy of a multinomial logistic regression, fitted on one split and scored on another.
+    """Overall and average accuracy and kappa of a multinomial logistic regression, fitted on one split and scored on another.
 
     A label map [h, w] is probed token by token (dense features, the majority class of each token's labelled pixels); a label of the whole
     patch on pooled features. Label 0 means unlabelled. Where the test split has fewer than two classes nothing is scored, and `test_classes` alone
@@ -54,11 +54,11 @@ class Evaluator:
             return {"test_classes": classes}  # a score on one class would say nothing, and a run should not end in an error for it
         if self._untrained is None:
             untrained = self.context.untrained()
-            self._untrained = self._accuracy(untrained, *self._features_of(untrained, self.config.test_split))
-        accuracy = self._accuracy(weights, *test)
-        return {"accuracy": accuracy, "untrained_accuracy": self._untrained, "gain": accuracy - self._untrained, "test_classes": classes}
+            self._untrained = self._scores(untrained, *self._features_of(untrained, self.config.test_split))["accuracy"]
+        found = self._scores(weights, *test)
+        return {**found, "untrained_accuracy": self._untrained, "gain": found["accuracy"] - self._untrained, "test_classes": classes}
 
-    def _accuracy(self, weights: Weights, test_x: np.ndarray, test_y: np.ndarray) -> float:
+    def _scores(self, weights: Weights, test_x: np.ndarray, test_y: np.ndarray) -> dict[str, float]:
         x, y = self._features_of(weights, self.config.train_split)
         if len(np.unique(y)) < 2:
             raise ValueError(
@@ -69,7 +69,7 @@ class Evaluator:
         spaced = np.unique(np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int))
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=self.config.regularisation, tol=1e-3, max_iter=1000))
         probe.fit(x[spaced], y[spaced])
-        return float(probe.score(test_x, test_y))
+        return scores(probe.predict(test_x), test_y)
 
     def _features_of(self, weights: Weights, split: str) -> tuple[np.ndarray, np.ndarray]:
         return labelled_features(self.context, weights, split, self.config.label)

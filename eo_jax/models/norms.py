@@ -81,12 +81,12 @@ class BatchNorm(nnx.Module):
         # Summed up before it is weighted: else XLA on CPU writes the weight for every value.
         weighted = lambda a: a.sum(shared, keepdims=True) * weight  # noqa: E731
         valid = total(weight) * math.prod(x.shape[axis] for axis in shared)
-        count = jnp.maximum(valid, 2.0)  # 2, so that a batch without a valid value stays finite
+        count = jnp.maximum(valid, 1.0)  # so that a batch without a valid value stays finite
         mean = total(weighted(x)) / count
         var = total(weighted(jnp.square(x - back(mean)))) / count
         momentum = jnp.where(valid > 0, _MOMENTUM, 0.0)  # and moves nothing
         self._move(self.mean, mean + bias, momentum)
-        self._move(self.var, var * count / (count - 1), momentum)
+        self._move(self.var, var * count / jnp.maximum(count - 1, 1.0), momentum)  # of one value there is no unbiased variance: 0
         return back(mean), back(var)
 
     def _move(self, running: nnx.BatchStat, new: Float[Array, "g c"], momentum: Float[Array, "g 1"]) -> None:

@@ -14,7 +14,7 @@ from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, Mode, Network
 from eo_jax.models.vit import Dense
-from eo_jax.objectives.joint import WithTeacher, watch
+from eo_jax.objectives.joint import WithTeacher, agreement, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-5
@@ -86,7 +86,7 @@ class Data2Vec(WithTeacher):
         predicted, statistics = self._predict(params, carry, view, valid, masked, drop_key)
         targets = average_targets(self._teacher_layers(carry, view, valid))
         loss = smooth_l1(predicted, targets, self.config.beta, masked & has_data)
-        metrics = {"target_std": targets.std(axis=(0, 1)).mean(), **watch(predicted.mean(1))}
+        metrics = {"target_std": targets.std(axis=(0, 1)).mean(), **agreement(predicted, targets), **watch(predicted.mean(1))}
         return loss, ({**carry, "encoder": statistics}, metrics)
 
     def momentum(self, progress: jax.Array) -> jax.Array:

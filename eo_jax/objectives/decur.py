@@ -2,7 +2,8 @@
 
 Source: Wang et al. 2024, arXiv 2309.05300. As the paper has it, with a projector for each sensor and correlations over the whole batch. The released
 code shares one projector, divides by a batch of four processes whatever their number, and never trains the second sensor's deformable attention; none
-of that is repeated. Deformable attention is an option of the `resnet` trunk, of which each sensor has its own.
+of that is repeated. How the terms are weighed against each other is the released code's; whether the paper's sum has other weights we could not read.
+Deformable attention is an option of the `resnet` trunk, of which each sensor has its own.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def decur_loss(
 ) -> Float[Array, ""]:
     """(L_1 + L_2 + L_12) / 3: Barlow Twins of each sensor's two views, and L_12 = (L_common + L_unique) / 2 between the first views of both.
 
-    The common dimensions are to correlate, the unique ones not to; what is between the two blocks is free (section 3.2).
+    The common dimensions are to correlate, the unique ones not to; what is between the two blocks is free (section 3.2). The weights of 1/3 and 1/6
+    are those of the released code.
     """
     first_a, first_b, second_a, second_b = map(standardise, (z1a, z1b, z2a, z2b))
     shared = distance(first_a[:, :common], second_a[:, :common], 1.0, off_diagonal)

@@ -33,7 +33,7 @@ class Config:
         warmup_temperature: of the teacher's at the first step; it changes linearly.
         warmup: share of the run.
         centre_momentum: share of the centre that stays at each step.
-        koleo: weight of the KoLeo regulariser on the pooled features of each global crop; 0 for none.
+        koleo: weight of the KoLeo regulariser on the pooled features of each global crop, as DINOv2 adds them up; 0 for none.
     """
 
     prototypes: int = 65536
@@ -77,7 +77,7 @@ class DINO(WithTeacher):
         temperature = self._teacher_temperature(progress)
         loss = dino_loss(student, targets, carry["centre"], self.config.student_temperature, temperature)
         if self.config.koleo:
-            loss = loss + self.config.koleo * jax.vmap(koleo)(features[: len(targets)]).mean()
+            loss = loss + self.config.koleo * jax.vmap(koleo)(features[: len(targets)]).sum()
         metrics = {"teacher_temperature": temperature, **agreement(student, targets - carry["centre"]), **watch(features[0])}
         return loss, ({**carry, "centre": new_centre(carry["centre"], targets, self.config.centre_momentum)}, metrics)
 

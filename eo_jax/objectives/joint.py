@@ -223,7 +223,10 @@ def centre_label(label: Int[Array, "m ..."]) -> Int[Array, " m"]:
 def require_pairs(rows: int) -> None:
     """ValueError where a batch is too small for a method that compares its samples, or for BatchNorm in its heads."""
     if rows < 2:
-        raise ValueError(f"config.data.batch_size: {rows}; this objective compares the samples of a batch, so it needs at least 2")
+        raise ValueError(
+            f"config.data.batch_size: {rows} at once (batch_size / optim.accum); this objective compares the samples of a batch, or has BatchNorm "
+            f"in its heads, so it needs at least 2"
+        )
 
 
 def require_positive(config: Any, *fields: str) -> None:
@@ -270,6 +273,12 @@ def nearest_is(logits: Float[Array, "b k"], right: Int[Array, " b"]) -> tuple[Fl
     chosen = jnp.take_along_axis(logits, right[:, None], axis=1)[:, 0]
     accuracy = (jax.lax.stop_gradient(logits).argmax(1) == right).mean(dtype=jnp.float32)
     return (jax.nn.logsumexp(logits, axis=1) - chosen).mean(), accuracy
+
+
+def agreement(student: Float[Array, "*rows k"], teacher: Float[Array, "*rows k"]) -> Metrics:
+    """{"teacher_agreement": mean cosine of what the student gives and what the teacher gives}, without gradient."""
+    student, teacher = (normalise(jax.lax.stop_gradient(x).astype(jnp.float32)) for x in (student, teacher))
+    return {"teacher_agreement": (student * teacher).sum(-1).mean()}
 
 
 def watch(z: Float[Array, "b d"]) -> Metrics:

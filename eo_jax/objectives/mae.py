@@ -23,7 +23,7 @@ from eo_jax.models.layer_norm import LayerNorm
 from eo_jax.models.positions import sincos_2d
 from eo_jax.models.vit import Block, Dense, block_multiply_adds
 from eo_jax.objectives.base import EncoderWeights
-from eo_jax.objectives.joint import only_encoder, present_source
+from eo_jax.objectives.joint import only_encoder, present_source, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _NORM_PIX_EPSILON = 1e-6
@@ -117,10 +117,11 @@ class MAE:
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = self._view(views)
-        predicted, split, statistics = self._reconstruct(params, carry, view, valid, key, TRAIN)
+        predicted, split, tokens, statistics = self._reconstruct(params, carry, view, valid, key, TRAIN)
         pixels, counted = self._masked(view, valid, split)
         loss = masked_error(predicted, _normalised(pixels, counted) if self.config.norm_pix_loss else pixels, counted)
-        return loss, ({"encoder": statistics}, {"valid_share": masking.valid_values(valid, self.encoder.patch).sum() / valid.size})
+        metrics = {"valid_share": masking.valid_values(valid, self.encoder.patch).sum() / valid.size, **watch(tokens[:, 1:].mean(1))}
+        return loss, ({"encoder": statistics}, metrics)
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         return carry
@@ -137,7 +138,7 @@ class MAE:
         With norm_pix_loss the reconstruction is scaled back by the moments of the hidden pixels themselves: a picture, not a result.
         """
         view, valid = self._view(views)
-        predicted, split, _ = self._reconstruct(params, carry, view, valid, key, EVALUATE)
+        predicted, split, _, _ = self._reconstruct(params, carry, view, valid, key, EVALUATE)
         if self.config.norm_pix_loss:
             mean, std = _moments(*self._masked(view, valid, split))
             predicted = predicted * std + mean
@@ -172,15 +173,15 @@ class MAE:
 
     def _reconstruct(
         self, params: Params, carry: Carry, view: Array, valid: Array, key: jax.Array, mode: Mode
-    ) -> tuple[Float[Array, "b h r s c"], Split, Carry]:
-        """(pixels of the masked tokens, which these are, running statistics)."""
+    ) -> tuple[Float[Array, "b h r s c"], Split, Float[Array, "b k1 d"], Carry]:
+        """(pixels of the masked tokens, which these are, the encoder's class token and visible tokens, running statistics)."""
         rows, columns, patch = self._grid(view)
         has_data = masking.valid_values(valid, patch) > 0
         split = Split(*masking.random_split(key, has_data, masking.visible_count(rows * columns, self.config.mask_ratio)))
         encode = lambda module: module.tokens(view, valid, split.visible, mode)  # noqa: E731
         tokens, new_statistics = self.encoder.network.apply(params["encoder"], carry["encoder"], encode)
         predicted, _ = self.decoder.apply(params["decoder"], {}, lambda module: module(tokens, split, rows, columns))
-        return predicted.reshape(*split.masked.shape, patch, patch, -1), split, new_statistics
+        return predicted.reshape(*split.masked.shape, patch, patch, -1), split, tokens, new_statistics
 
 
 def masked_error(predicted: Float[Array, "b h r s c"], target: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]) -> Float[Array, ""]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, dot, nearest_is, watch
+from eo_jax.objectives.joint import WithTeacher, agreement, dot, nearest_is, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -32,7 +32,7 @@ class Config:
         projector_norm: "none" (MoCo-v2, SSL4EO-S12, SSL4EO-L) or "batch": bias-free layers, each followed by BatchNorm (SpectralEarth).
         key_norm: BatchNorm of the two branches. "ghost": over groups of `bn_group` rows, which are permuted for the keys (the paper's shuffling);
             "global": over the whole batch; "ema": keys by the running statistics, queries over the whole batch.
-        bn_group: rows of a group.
+        bn_group: rows of a group: at least 2, and fewer than the batch, for in one group of all the keys would meet their queries again.
     """
 
     temperature: float = 0.2
@@ -69,8 +69,18 @@ class MoCo(WithTeacher):
         super().check_batch(rows)
         if self.config.queue % rows:
             raise ValueError(f"config.objective.queue: {self.config.queue} is no multiple of config.data.batch_size, {rows}")
-        if self.config.key_norm == "ghost" and rows % self.config.bn_group:
-            raise ValueError(f"config.objective.bn_group: groups of {self.config.bn_group} rows do not divide config.data.batch_size, {rows}")
+        if self.config.key_norm == "ghost":
+            self._check_groups(rows)
+
+    def _check_groups(self, rows: int) -> None:
+        group = self.config.bn_group
+        if not 2 <= group < rows:
+            raise ValueError(
+                f"config.objective.bn_group: groups of {group} rows of config.data.batch_size, {rows}; expected at least 2 and fewer than all. "
+                f"key_norm='global' takes the statistics of the whole batch"
+            )
+        if rows % group:
+            raise ValueError(f"config.objective.bn_group: groups of {group} rows do not divide config.data.batch_size, {rows}")
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         params, carry = super().init(key)
@@ -86,7 +96,7 @@ class MoCo(WithTeacher):
         loss, accuracy = _info_nce(q, k, carry["queue"]["keys"], self.config.temperature)
         _, batch_accuracy = nearest_is(normalise(q) @ normalise(k).T, jnp.arange(len(q)))
         carry = {**carry, "queue": pushed(carry["queue"], normalise(k))}
-        return loss, (carry, {"queue_accuracy": accuracy, "batch_accuracy": batch_accuracy, **watch(features)})
+        return loss, (carry, {"queue_accuracy": accuracy, "batch_accuracy": batch_accuracy, **agreement(q, k), **watch(features)})
 
     def momentum(self, progress: jax.Array) -> float:
         return self.config.momentum

@@ -30,7 +30,6 @@ class Config:
         temperature: of the similarity classifier.
         sharpening: temperature of the targets.
         smoothing: share of a support label that is spread over all classes.
-        supervised: weight of the cross-entropy of each support sample's soft label from the rest of the support; the paper has none.
         projector: widths of the projector's layers, the output last.
     """
 
@@ -39,7 +38,6 @@ class Config:
     temperature: float = 0.1
     sharpening: float = 0.25
     smoothing: float = 0.1
-    supervised: float = 0.0
     projector: tuple[int, ...] = (256, 256, 128)
 
     def __post_init__(self):
@@ -72,12 +70,8 @@ class ViewAssignment(JointEmbedding):
         support, labels, carry = self._support(params, carry, views, support_key)
         features, embeddings, carry = self.embed_pair(params, carry, views, pair_key)
         assigned = [soft_labels(z, support, labels, self.config.temperature) for z in embeddings]
-        loss = view_assignment_loss(*assigned, self.config.sharpening)
-        metrics = {"view_agreement": (assigned[0].argmax(1) == assigned[1].argmax(1)).mean(dtype=jnp.float32), **watch(features[0])}
-        if self.config.supervised:
-            own = support_loss(support, labels, self.config.temperature)
-            loss, metrics = loss + self.config.supervised * own, {**metrics, "support_loss": own}
-        return loss, (carry, metrics)
+        alike = (assigned[0].argmax(1) == assigned[1].argmax(1)).mean(dtype=jnp.float32)
+        return view_assignment_loss(*assigned, self.config.sharpening), (carry, {"view_agreement": alike, **watch(features[0])})
 
     def _support(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Float[Array, "m d"], Float[Array, "m k"], Carry]:
         """Embeddings of all views of the support and their smoothed labels; rows without a label have no weight."""
@@ -97,16 +91,7 @@ def soft_labels(z: Float[Array, "b d"], support: Float[Array, "m d"], support_la
     """Labels of the support, weighed by the softmax of their cosine similarity to each row (equation 1)."""
     similarity = dot(normalise(z.astype(jnp.float32)), normalise(support.astype(jnp.float32)).T) / temperature
     labelled = support_labels.sum(1) > 0
-    return jax.nn.softmax(jnp.where(labelled, similarity, -1e9)) @ support_labels
-
-
-def support_loss(support: Float[Array, "m d"], labels: Float[Array, "m k"], temperature: float) -> Float[Array, ""]:
-    """Cross-entropy of each support row's label against its soft label from the other rows."""
-    z = normalise(support.astype(jnp.float32))
-    labelled = labels.sum(1) > 0
-    similarity = jnp.where(labelled & ~jnp.eye(len(z), dtype=bool), dot(z, z.T) / temperature, -1e9)
-    own = _cross_entropy(labels, jax.nn.softmax(similarity) @ labels)
-    return jnp.where(labelled, own, 0.0).sum() / jnp.maximum(labelled.sum(), 1)
+    return dot(jax.nn.softmax(jnp.where(labelled, similarity, -1e9)), support_labels)
 
 
 def sharpen(p: Float[Array, "b k"], temperature: float) -> Float[Array, "b k"]:

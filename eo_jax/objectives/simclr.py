@@ -21,7 +21,7 @@ class Config:
 
     Attributes:
         temperature: of the softmax.
-        projector: widths of the projector's layers, the output last; BatchNorm after each, the last one's without scale and bias, as released.
+        projector: widths of the projector's layers, the output last; BatchNorm after each, as lightly has it, which SSL4EO-L was trained with.
     """
 
     temperature: float = 0.07
@@ -41,7 +41,7 @@ class SimCLR(JointEmbedding):
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("simclr", encoders)
         self.config = config
-        self.add_head("projector", (self.encoder.width, *config.projector), end="plain_norm")
+        self.add_head("projector", (self.encoder.width, *config.projector), end="norm")
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)

@@ -27,7 +27,7 @@ class Config:
 
     Attributes:
         task: classification and segmentation take labels 1 to k, 0 is unlabelled, and where classification finds the map of a window it takes that of
-            its centre; multi_label [k] of 0 and 1; regression [k] of numbers.
+            its centre; multi_label takes k of 0 and 1, regression k numbers, NaN where one is not known. For k = 1 they may be scalars.
         outputs: number k of classes or of values.
         statistics: BatchNorm of the encoder: "batch", or "running" where it is frozen, so that it stays the encoder that was pretrained.
     """
@@ -87,9 +87,31 @@ class Supervised(JointEmbedding):
         return self.encoder.multiply_adds(size)
 
     def _label(self, views: Views) -> Array:
+        """The labels in the shape of the task, [b], [b, k] or [b, H, W]. ValueError, while the step is traced, where they have another."""
         name = next(name for source in self.sources if (name := f"{source}/global/label") in views)
         label = views[name][:, 0]
-        return centre_label(label) if self.config.task == "classification" else label
+        if self.config.task == "classification":
+            return centre_label(label)
+        size = views[name.removesuffix("/label")].shape[2:4]
+        if self.config.task == "segmentation":
+            self._check_cells(size)
+        elif label.ndim == 1:
+            label = label[:, None]
+        expected = size if self.config.task == "segmentation" else (self.config.outputs,)
+        if label.shape[1:] != expected:
+            raise ValueError(
+                f"config.objective: {self.config.task} with outputs={self.config.outputs} takes labels of {list(expected)} a sample, "
+                f"those of source {name.partition('/')[0]!r} have {list(label.shape[1:])}; set task and outputs by the label"
+            )
+        return label
+
+    def _check_cells(self, size: tuple[int, int]) -> None:
+        """ValueError where cells of features do not tile a view: labels would be compared with the features of a neighbour."""
+        if any(side % self.encoder.patch for side in size):
+            raise ValueError(
+                f"config.augment.crops.global.size: {size[0]} is no multiple of {self.encoder.patch}, the pixels that a feature of this encoder "
+                f"stands for; segmentation needs that"
+            )
 
 
 def cross_entropy(logits: Float[Array, "*batch k"], label: Int[Array, "*batch"]) -> Float[Array, ""]:
