@@ -240,21 +240,25 @@ def central_differences(loss: Loss, arguments: list, position: int) -> np.ndarra
     return gradient
 
 
-def unit_of(wanted: np.ndarray) -> float:
-    """What deviations are relative to: the largest value, or 1 where all are smaller."""
-    return max(1.0, np.max(np.abs(wanted), initial=0))
+def unit_of(wanted: np.ndarray, least: float = 1.0) -> float:
+    """What deviations are relative to: the largest value, or `least` where all are smaller."""
+    return max(least, np.max(np.abs(wanted), initial=0))
 
 
-def deviation(value: np.ndarray, wanted: np.ndarray) -> float:
-    """Largest distance, relative to the largest value."""
-    return float(np.max(np.abs(value - wanted), initial=0) / unit_of(wanted))
+def deviation(value: np.ndarray, wanted: np.ndarray, least: float) -> float:
+    """Largest distance, relative to `unit_of`."""
+    return float(np.max(np.abs(value - wanted), initial=0) / unit_of(wanted, least))
 
 
-def deviations(loss: Loss, arguments: list) -> tuple[float, float]:
-    """(of the value, of all gradients) from the paper's. What carries no gradient has one of exactly 0, or the second is infinite."""
+def deviations(loss: Loss, arguments: list, least: tuple[float, float] = (1.0, 1.0)) -> tuple[float, float]:
+    """(of the value, of all gradients) from the paper's. What carries no gradient has one of exactly 0, or the second is infinite.
+
+    Args:
+        least: units of values, and of gradients, that are smaller: below them is what float32 leaves of sums that cancel.
+    """
     value, gradients = found(loss, arguments)
     apart = [np.inf if any(np.any(gradients[i]) for i in loss.stopped) else 0.0]
     for i in loss.moves:
         rows = np.any(arguments[i] != 0, axis=-1)  # the direction of a zero row has no derivative; `found` wants it finite
-        apart.append(deviation(gradients[i][rows], central_differences(loss, arguments, i)[rows]))
-    return deviation(value, expected(loss, arguments)), float(np.max(apart))
+        apart.append(deviation(gradients[i][rows], central_differences(loss, arguments, i)[rows], least[1]))
+    return deviation(value, expected(loss, arguments), least[0]), float(np.max(apart))

@@ -50,6 +50,8 @@ def test_places_hold_the_samples_of_their_group_in_store_order(store: Store):
 def test_drop_leaves_out_places_with_too_few_dates_and_counts_them(store: Store, dates: int, kept: list, dropped: int):
     assert members(store, "train", dates, "drop") == (kept, dropped)
     assert members(store, "train", dates, "repeat") == ([[1], [0, 2, 5], [4, 6]], 0)
+    assert group_samples(store, "train", dates, "drop", "enmap").short_of(dates) == 0
+    assert group_samples(store, "train", dates, "repeat", "enmap").short_of(dates) == dropped  # whose dates repeat
 
 
 def test_many_dates_keep_store_order_too(tmp_path: Path):

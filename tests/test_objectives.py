@@ -15,6 +15,7 @@ from tiny_objectives import CLASSES, LABELLED, OBJECTIVES, SIZE, backbones_of, c
 from eo_jax import build, rules
 from eo_jax.models.functional import Mode
 from eo_jax.objectives.base import Objective
+from eo_jax.objectives.joint import agreement
 
 # One of each kind: a teacher with local crops, a queue, tokens that are hidden, two sensors. The others take as long each, and are slow together.
 QUICK = ["dino", "moco", "data2vec", "decur"]
@@ -123,6 +124,17 @@ def test_the_statistics_of_mocos_keys_are_those_that_are_named(key_norm, by_grou
     running = [jax.tree.leaves(state["projector"]) for state in (moved, followed["teacher"]["statistics"])]
     same = all(np.array_equal(a, b) for a, b in zip(*running, strict=True))
     assert same == (key_norm == "ema")
+
+
+@pytest.mark.parametrize("name", ["moco", "moco_v3", "byol", "data2vec", "dino"])
+def test_methods_with_a_teacher_log_how_far_it_and_the_student_agree(name):
+    _, _, ((_, (_, metrics)), _) = loss_of(experiment_of(name), views_of(experiment_of(name)))
+    assert -1 <= metrics["teacher_agreement"] <= 1
+
+
+def test_agreement_is_the_mean_cosine():
+    student, teacher = jnp.array([[3.0, 0.0], [1.0, 1.0]]), jnp.array([[2.0, 0.0], [-1.0, 1.0]])
+    assert float(agreement(student, teacher)["teacher_agreement"]) == pytest.approx(0.5)
 
 
 def test_the_queue_forgets_its_oldest_keys_first_and_holds_unit_vectors():

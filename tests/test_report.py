@@ -108,6 +108,11 @@ def test_the_headline_takes_the_last_of_each_score():
     ]
 
 
+def test_a_collapsed_run_has_a_card_that_says_since_when():
+    lines = [{"step": step, "loss": 1.0, **({"collapsed": "feature_std"} if step in (20, 30) else {})} for step in (10, 20, 30)]
+    assert [card[:2] for card in report.headline(lines)] == [("Loss", "1.0000 to 1.0000"), ("Collapsed", "step 20 to 30")]
+
+
 def test_a_run_that_logged_nothing_has_no_headline():
     assert report.headline([]) == []
     assert report.headline([{"step": 1, "loss": None}]) == []

@@ -318,6 +318,13 @@ def test_a_dry_run_trains_nothing_and_leaves_no_checkpoint(toy, tiny_store, tmp_
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_the_log_and_the_provenance_count_the_places_whose_dates_repeat(toy, tiny_store, tmp_path, capsys):
+    """Of the four places in the training split two have one date and two have two."""
+    train.train(config_of(tiny_store, **{"data.sources.enmap.dates": 2, "run.steps": 2}), tmp_path)
+    assert "source enmap: 4 places, 6 samples, 0 places dropped, 2 have fewer than 2 dates and repeat some" in capsys.readouterr().out
+    assert json.loads((tmp_path / "data.json").read_text())["enmap"]["places_repeating_dates"] == 2
+
+
 def test_tensorboard_gets_the_same_numbers_on_request(toy, tiny_store, tmp_path):
     train.train(config_of(tiny_store, **{"run.writers": ("tensorboard",)}), tmp_path)
     (events,) = (tmp_path / "tensorboard").iterdir()
