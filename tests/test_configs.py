@@ -78,3 +78,15 @@ def test_every_augmentation_of_the_review_s_study_is_in_the_sweep_and_a_variant_
         assert str(config) == str(configs["crop_0_8"]), look
     with pytest.raises(ValueError, match=r"no variant 'simsiam_rn18,colour'; there are .*crop_0_8"):
         module["get_config"]("simsiam_rn18,colour")
+
+
+@pytest.mark.parametrize("name", ["moco_ssl4eo_l", "simclr_ssl4eo_l"])
+def test_all_fifteen_published_pairs_of_ssl4eo_l_build(name):
+    """VARIANTS has each encoder and each product once."""
+    module = golden_text.load(name)
+    assert len(module["_PAIRS"]) == 15
+    for pair in module["_PAIRS"]:
+        architecture, product = pair.split(",")
+        (encoder,) = build.experiment(module["get_config"](pair)).encoders.values()
+        assert encoder.sensor.id == module["_SENSORS"][product]
+        assert encoder.width == {"rn18": 512, "rn50": 2048, "vit_s": 384}[architecture]
