@@ -81,6 +81,10 @@ class Loss:
         return getattr(reference if self.objective == "mae" else reference_losses, self.name.partition(".")[2])
 
     @property
+    def function(self) -> Callable:
+        return getattr(importlib.import_module(f"eo_jax.objectives.{self.objective}"), self.name.partition(".")[2])
+
+    @property
     def objective(self) -> str:
         return self.name.partition(".")[0]
 
@@ -194,11 +198,9 @@ NASTY = (random, two_rows, identical_views, constant_columns, zero_rows)
 @functools.cache
 def compiled(loss: Loss, numbers: tuple[int, ...]) -> Callable:
     """arguments -> (output, gradients of its weighted sum); numbers at these positions stay numbers."""
-    module, _, name = loss.name.partition(".")
-    function = getattr(importlib.import_module(f"eo_jax.objectives.{module}"), name)
 
     def weighted(*arguments):
-        out = function(*arguments)
+        out = loss.function(*arguments)
         return jnp.sum(out * weights(out.shape)), out
 
     if not loss.moves:

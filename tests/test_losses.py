@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -23,6 +27,8 @@ from loss_cases import (
     rounded,
     unit_of,
 )
+
+from eo_jax.models.heads import cosines
 
 VALUE, GRADIENT = 1e-5, 1e-4  # relative tolerances
 LEAST = 0.1, 0.01  # units of values and of gradients that are smaller than that
@@ -70,6 +76,36 @@ def test_bfloat16_inputs_are_cast_before_any_mathematics(loss):
     assert_near(value, expected(loss, arguments), VALUE)
     for i in loss.moves:  # a gradient has the type of its argument, whose resolution is 2^-8
         assert_near(gradients[i], central_differences(loss, arguments, i), GRADIENT + 2.0**-8)
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, MASKED_ERROR], ids=str)
+def test_products_keep_float32_on_matrix_units(loss):
+    """By default these take fewer bits, which no test on a CPU would see."""
+    arguments = [jnp.asarray(x, jnp.float32) if getattr(x, "dtype", None) == np.float64 else x for x in drawn(loss)]
+    assert precisions_of(loss.function, arguments) <= {EXACT}
+
+
+def test_cosines_with_prototypes_keep_float32_on_matrix_units():
+    assert precisions_of(cosines, [jnp.ones((3, 4)), jnp.ones((4, 5))]) == {EXACT}
+    assert precisions_of(lambda x: x @ x.T, [jnp.ones((3, 4))]) == {None}  # what is found where nobody took care
+
+
+EXACT = (jax.lax.Precision.HIGHEST,) * 2
+
+
+def precisions_of(function: Callable, arguments: list) -> set:
+    """The precisions of all matrix products of a function of arrays and numbers, with those of its inner functions."""
+    numbers = tuple(i for i, x in enumerate(arguments) if not hasattr(x, "dtype"))
+    return set(_precisions(jax.make_jaxpr(function, static_argnums=numbers)(*arguments).jaxpr))
+
+
+def _precisions(jaxpr: Any) -> Iterator:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from _precisions(inner)
 
 
 # --- inputs that are nasty for one loss only
