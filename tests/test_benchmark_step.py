@@ -26,7 +26,7 @@ HEADS = {
     "simsiam": {"projector": (24, 20, 16), "predictor": (8,)},
     "byol": {"projector": SMALL, "predictor": SMALL},
     "moco_v3": {"projector": (24, 20, 16), "predictor": SMALL},
-    "moco": {"projector": SMALL, "queue": 64, "bn_group": 2},
+    "moco": {"projector": SMALL, "queue": 64, "bn_group": 4},
     "data2vec": {"targets": 2},
     "semi_supervised": {"projector": (24, 20, 16), "classes": 10, "support": "beside"},
     "clip": {"projector": SMALL},
@@ -66,7 +66,7 @@ def experiment_of(objective: str, backbone: str, batch: int) -> build.Experiment
     return build.experiment(config_of(objective, backbone, batch))
 
 
-def start(objective: str, backbone: str = "vit_s", batch: int = 4) -> tuple:
+def start(objective: str, backbone: str = "vit_s", batch: int = 8) -> tuple:
     """(experiment, views, our step on them before its first run), for a comparison with PyTorch."""
     pytest.importorskip("torch")
     experiment = experiment_of(objective, backbone, batch)
@@ -104,7 +104,7 @@ def test_twin_of_a_resnet_has_our_first_loss_and_steps_as_we_do(objective):
     assert abs(mine[1] - mine[0]) > 5 * abs(mine[1] - theirs[1])
 
 
-def losses_of_both(objective: str, backbone: str, steps: int, batch: int = 4) -> tuple[list[float], list[float]]:
+def losses_of_both(objective: str, backbone: str, steps: int, batch: int = 8) -> tuple[list[float], list[float]]:
     experiment, shown, ours = start(objective, backbone, batch)
     twin = step_race.twin_of(experiment, "eager", ours.state, shown)
     return [twin.run(1) for _ in range(steps)], [ours.run(1) for _ in range(steps)]
