@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.objective = {"name": "mae", "mask_ratio": 0.75, "norm_pix_loss": False, "decoder_width": 128, "decoder_depth": 1, "decoder_heads": 4}
     config.optim = {"lr": 2e-3, "warmup_steps": 40, "weight_decay": 0.05}
     config.run = {"steps": 600, "log_every": 20, "save_every": 200}
-    config.evals = {"reconstruction": {"masks": 20}}
+    config.evals = {"collapse": {}, "reconstruction": {"masks": 20}}
     if arg == "smoke":
         config.model.trunk.depth = 1
         config.run = {"steps": 4, "log_every": 1, "save_every": 2}

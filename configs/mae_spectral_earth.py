@@ -34,6 +34,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     config.objective = {"name": "mae", "mask_ratio": 0.9, "norm_pix_loss": True, "decoder_width": 512, "decoder_depth": 1, "decoder_heads": 16}
     config.optim = {"lr": 1e-4, "weight_decay": 0.01, "beta2": 0.999, "clip_norm": 0.0, "decay_rules": ((".*", 1.0),)}
     config.run = {"steps": _STEPS, "seed": 12345, "log_every": 100, "save_every": 2000}
+    config.evals = {"collapse": {"every": 10_000}}
     if arg in ("vit_h", "vit_g"):
         config.model.trunk.remat = "block"
     if arg == "smoke":

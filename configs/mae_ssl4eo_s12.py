@@ -42,6 +42,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     config.objective = {"name": "mae", "mask_ratio": 0.7, "norm_pix_loss": True, "decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16}
     config.optim = {"lr": 1.5e-4, "warmup_steps": 10 * _PLACES // _BATCH, "weight_decay": 0.05, "beta2": 0.95, "clip_norm": 0.0}
     config.run = {"steps": epochs * _PLACES // _BATCH, "seed": 42, "log_every": 100, "save_every": 2000}
+    config.evals = {"collapse": {"every": 10_000}}
     if size == "vit_h":
         config.model.trunk.remat = "block"
     if arg == "smoke":

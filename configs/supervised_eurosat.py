@@ -33,7 +33,8 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     config.optim = {"name": "sgd", "lr": 0.1, "weight_decay": 0.0, "clip_norm": 0.0}
     config.sharding = {"rules": ((".*", ()),)}  # a ResNet has none of the weights that the default rules split
     config.run = {"steps": _STEPS, "seed": 42, "log_every": 50, "save_every": 1000}
-    config.evals = {"knn": {"label": "class", "test_split": "test", "every": 1000}, "linear_probe": {"label": "class", "test_split": "test"}}
+    scored = {"label": "class", "test_split": "test"}
+    config.evals = {"collapse": {"every": 1000}, "knn": scored | {"every": 1000}, "linear_probe": scored}
     if arg == "smoke":
         config.data.batch_size = 8
         config.augment.crops["global"].size = 32

@@ -45,7 +45,7 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
     config.sharding = {"rules": ((".*", ()),)}  # a small network: copied, not split
     config.run = {"steps": 2000, "log_every": 50, "save_every": 1000}
     probe = {"label": "landcover", "test_split": "test", "labels_per_class": 10}
-    config.evals = {"linear_probe": probe, "knn": probe | {"neighbours": 5}}
+    config.evals = {"collapse": {}, "linear_probe": probe, "knn": probe | {"neighbours": 5}}
     if arg == "smoke":
         config.data.batch_size = 16
         config.model.trunk.update({"width": 16, "layers": 2})

@@ -32,6 +32,11 @@ def test_every_variant_builds_with_every_default_filled_in(name, variant):
         assert set(section) == {field.name for field in dataclasses.fields(build.module("evaluators", evaluator).Config)}
 
 
+@pytest.mark.parametrize(("name", "variant"), [entry for entry in golden_text.listed() if entry[1] != "smoke"])
+def test_every_run_that_is_published_logs_rankme(name, variant):
+    assert "collapse" in golden_text.load(name)["get_config"](variant).evals
+
+
 @pytest.mark.parametrize("name", golden_text.names())
 def test_variants_differ_and_one_of_them_is_for_laptops(name):
     module = golden_text.load(name)

@@ -50,8 +50,12 @@ def test_from_archive_to_weights(name: str, tmp_path: Path, request: pytest.Fixt
     run(tmp_path, [_small(name, word) for word in training] + _few_steps(name))
 
     (workdir,) = (tmp_path / "runs").iterdir()
-    losses = [row["loss"] for row in read_metrics(workdir) if "loss" in row]
+    rows = read_metrics(workdir)
+    losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) >= STEPS and np.isfinite(losses).all()
+    ranks = [row["eval/collapse/rankme"] for row in rows if "eval/collapse/rankme" in row]
+    assert bool(ranks) == ("collapse" in json.loads((workdir / "config.json").read_text())["evals"])
+    assert all(rank >= 1 for rank in ranks)
     export = ["python", "-m", "eo_jax.export", f"--workdir={workdir}", "--output=encoder.safetensors"]
     if name in NO_LAYOUT:
         with pytest.raises(AssertionError, match="error: export: no PyTorch layout for config"):
