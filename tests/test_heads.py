@@ -9,6 +9,7 @@ import pytest
 
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import ENDS, MLP
+from eo_jax.models.norms import BatchNorm
 
 VIEWS, ROWS = 3, 6
 
@@ -37,3 +38,14 @@ def test_views_at_once_are_views_one_after_the_other(end: str, hidden_norm: str)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max()))  # noqa: E731
     jax.tree.map(close, (one, gradients_at_once), (other, gradients_in_turn))
     assert bool(jax.tree.leaves(fresh)) == (hidden_norm == "batch" or "norm" in end)
+
+
+@pytest.mark.parametrize("counted", [None, np.array([False, True, False])], ids=["a batch of one", "one counted of three"])
+def test_batchnorm_of_one_value_is_its_bias_not_a_guess(counted):
+    """It has no spread: divided by two, the mean would be half the value, and what is left of it a root of two."""
+    x = jnp.array([[5.0, -3.0]]) if counted is None else jnp.array([[9.0, 9.0], [5.0, -3.0], [9.0, 9.0]])
+    norm = BatchNorm(2)
+    found = norm(x, None if counted is None else jnp.asarray(counted), Mode("batch"))
+    np.testing.assert_allclose(found[0 if counted is None else 1], 0, atol=1e-6)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * np.array([5.0, -3.0]), rtol=1e-6)
+    np.testing.assert_allclose(norm.var[...], 0.9, rtol=1e-6)  # of one value none is known: 0
