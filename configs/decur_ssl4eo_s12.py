@@ -54,7 +54,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         config.optim = {"name": "lars", "lr": 0.05, "weight_decay": 1e-6, "clip_norm": 0.0}
         config.optim.lr_rules = (("(bias|scale)$", 0.0048 / 0.05), (".*", 1.0))
     config.run = {"steps": epochs * _PLACES // batch, "seed": 42, "log_every": 100, "save_every": 2000}
-    config.evals = {"collapse": {"every": 10_000}}
+    config.evals = {"collapse": {"every": 10_000, "sources": ("s1", "l1c")}}
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 64
         config.augment.crops["global"].size = config.augment.crops["s1/global"].size = 64

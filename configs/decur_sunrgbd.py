@@ -42,7 +42,7 @@ def get_config(arg: str = "mit_b5") -> ml_collections.ConfigDict:
     config.objective = {"name": "decur", "common": 6144, "off_diagonal": 0.0051, "projector": (8192, 8192, 8192)}
     config.optim = {"lr": 1e-4, "weight_decay": 1e-4, "beta2": 0.999, "clip_norm": 0.0, "decay_rules": ((".*", 1.0),)}
     config.run = {"steps": 200 * _PLACES // batch, "seed": 42, "log_every": 100, "save_every": 2000}
-    config.evals = {"collapse": {"every": 2000, "split": "all"}}
+    config.evals = {"collapse": {"every": 2000, "split": "all", "sources": ("rgb", "depth")}}
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 64
         config.augment.crops["global"].size = config.augment.crops["depth/global"].size = 64

@@ -36,7 +36,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     config.objective = {"name": "mae", "mask_ratio": 0.7, "norm_pix_loss": True, "decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16}
     config.optim = {"lr": 1.5e-4, "warmup_steps": 20 * _PLACES // _BATCH, "weight_decay": 0.05, "beta2": 0.95, "clip_norm": 0.0}
     config.run = {"steps": 200 * _PLACES // _BATCH, "seed": 42, "log_every": 100, "save_every": 2000}
-    config.evals = {"collapse": {"every": 10_000}}
+    config.evals = {"collapse": {"every": 10_000, "sources": ("l1c", "s1")}}
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 64
         config.augment.crops["global"].size = 64

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -218,13 +219,15 @@ def recipe(experiment: Experiment, numbers: Mapping[str, views.Normalisation]) -
     return views.make_recipe(experiment.augment, {name: (experiment.encoders[name].sensor, numbers[name]) for name in numbers})
 
 
-def context(experiment: Experiment, numbers: Mapping[str, views.Normalisation], mesh: jax.sharding.Mesh) -> Context:
-    """What evaluators see: the first source, its rows spread over the devices."""
-    source, encoder = next(iter(experiment.encoders.items()))
+def context(experiment: Experiment, numbers: Mapping[str, views.Normalisation], mesh: jax.sharding.Mesh, source: str = "") -> Context:
+    """What evaluators see of a source, by default the first, its rows spread over the devices."""
+    source = source or next(iter(experiment.encoders))
+    encoder = experiment.encoders[source]
     views_of = recipe(experiment, numbers)
     rows = sharding.batch_sharding(mesh)
     return Context(
         source=source,
+        same_encoder=tuple(name for name, other in experiment.encoders.items() if other.weights == encoder.weights),
         sensor=encoder.sensor,
         mean=numbers[source].mean,
         std=numbers[source].std,
@@ -239,14 +242,27 @@ def context(experiment: Experiment, numbers: Mapping[str, views.Normalisation], 
     )
 
 
-def evaluators(config: Any, context: Context) -> dict[str, tuple[int, Evaluator]]:
-    """{name: (every, evaluator)} of the evals section."""
+def evaluators(config: Any, context_of: Callable[[str], Context]) -> dict[str, tuple[int, Evaluator]]:
+    """{name: (every, evaluator)} of the evals section, {"name/source": ...} where it has `sources`; `context_of("")` is of the first source."""
+    context_of = functools.cache(context_of)  # evaluators of one source compile its features once
     chosen = {}
     for name, section in config["evals"].items():
         evaluator_module = module("evaluators", name)
-        evaluator_config = splat(evaluator_module.Config, section, f"evals.{name}")
-        chosen[name] = (evaluator_config.every, evaluator_module.Evaluator(evaluator_config, context))
+        sources, settings = _evaluator(config, name, section)
+        for source in sources or ("",):
+            label = f"{name}/{source}" if source else name
+            chosen[label] = (settings.every, evaluator_module.Evaluator(settings, context_of(source)))
     return chosen
+
+
+def _evaluator(config: Any, name: str, section: Any) -> tuple[tuple[str, ...], Any]:
+    """(sources, the evaluator's Config) of a section of evals; `sources` are those it runs on one after the other, none for the first alone."""
+    values = _plain(section)
+    sources, known = _frozen(values.pop("sources", ())), config["data"]["sources"]
+    for source in sources:
+        if source not in known:
+            raise ValueError(f"config.evals.{name}.sources: {source!r}; there are {', '.join(known)}.{_did_you_mean(source, known)}")
+    return sources, splat(module("evaluators", name).Config, values, f"evals.{name}")
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -269,9 +285,13 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     model.dtype = model.get("dtype", "auto")
     if set(model) != {"stems", "trunk", "trunks", "dtype"}:
         raise ValueError(f"config.model: has {', '.join(sorted(model))}; expected stems, trunk, trunks and dtype")
-    evals = config.get("evals", {})
-    config.evals = {name: _with_defaults(module("evaluators", name).Config, section, f"evals.{name}") for name, section in evals.items()}
+    config.evals = {name: _complete_evaluator(config, name, section) for name, section in config.get("evals", {}).items()}
     return config
+
+
+def _complete_evaluator(config: Any, name: str, section: Any) -> dict:
+    sources, settings = _evaluator(config, name, section)
+    return {"sources": sources, **dataclasses.asdict(settings)}
 
 
 def _complete_named(folder: str, section: Any, where: str) -> dict:

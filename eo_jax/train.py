@@ -78,7 +78,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         in_shardings=(placement, sharding.batch_sharding(mesh)),
         out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
     )
-    evaluators = build.evaluators(config, build.context(experiment, numbers, mesh))
+    evaluators = build.evaluators(config, functools.partial(build.context, experiment, numbers, mesh))
     compiled = functools.partial(_compiled, train_step, like, pipeline, mesh)
     if dry_run:
         print("\n".join([*sizes(like["params"], pipeline, mesh), *memory(compiled())]), flush=True)

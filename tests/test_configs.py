@@ -29,12 +29,14 @@ def test_every_variant_builds_with_every_default_filled_in(name, variant):
     for section in ("data", "augment", "optim", "sharding", "run"):
         assert set(config[section]) == {field.name for field in dataclasses.fields(getattr(experiment, section))}
     for evaluator, section in config.evals.items():
-        assert set(section) == {field.name for field in dataclasses.fields(build.module("evaluators", evaluator).Config)}
+        assert set(section) == {"sources"} | {field.name for field in dataclasses.fields(build.module("evaluators", evaluator).Config)}
 
 
 @pytest.mark.parametrize(("name", "variant"), [entry for entry in golden_text.listed() if entry[1] != "smoke"])
-def test_every_run_that_is_published_logs_rankme(name, variant):
-    assert "collapse" in golden_text.load(name)["get_config"](variant).evals
+def test_every_run_that_is_published_logs_rankme_of_each_encoder_that_it_trains(name, variant):
+    config = golden_text.load(name)["get_config"](variant)
+    encoders = [source for source, stem in config.model.stems.items() if not isinstance(stem, str)]
+    assert set(config.evals.collapse.sources or encoders[:1]) == set(encoders)
 
 
 @pytest.mark.parametrize("name", golden_text.names())

@@ -5,10 +5,16 @@ from __future__ import annotations
 import collections
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_objectives import SIZE, config_of, experiment_of
 
+from eo_jax import build, sharding
+from eo_jax.augment import views
 from eo_jax.evaluators import collapse, labelled, linear_probe, reconstruction
+from eo_jax.evaluators.base import Context
 from eo_jax.evaluators.labelled import token_majority
 from eo_jax.evaluators.reconstruction import squared_errors
 
@@ -61,6 +67,64 @@ def test_the_watch_on_collapse_counts_no_padding_and_tells_a_collapsed_encoder()
     assert healthy["rankme"] == pytest.approx(5, rel=1e-3) and healthy["rank_share"] == pytest.approx(5 / 12, rel=1e-3)
     assert healthy["feature_std"] > 0.5
     assert collapsed["rankme"] == pytest.approx(1, rel=1e-3) and collapsed["feature_std"] == pytest.approx(0, abs=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------------- sources
+
+
+def context_of(experiment: build.Experiment, source: str) -> Context:
+    """What evaluators see of a source, by the published statistics of its sensor."""
+    sensors = {name: encoder.sensor for name, encoder in experiment.encoders.items()}
+    numbers = {name: views.normalisation("published", sensor, None) for name, sensor in sensors.items()}
+    return build.context(experiment, numbers, sharding.make_mesh(sharding.Config()), source)
+
+
+def batch_of(experiment: build.Experiment, source: str) -> dict:
+    shape = (8, 1, len(experiment.encoders[source].sensor.bands), SIZE, SIZE)
+    pixels = np.random.default_rng(0).integers(1, 3000, shape)
+    return {source: {"pixels": pixels.astype(experiment.encoders[source].sensor.dtype)}}
+
+
+def test_each_source_is_evaluated_with_its_own_encoder():
+    experiment = experiment_of("decur")
+    params, carry = experiment.objective.init(jax.random.key(0))
+    params["encoders"]["s1"] = jax.tree.map(jnp.zeros_like, params["encoders"]["s1"])  # one of the two is dead
+    spread = {}
+    for source in ("s2", "s1"):
+        pooled = context_of(experiment, source).features((params, carry), batch_of(experiment, source))["pooled"]
+        spread[source] = pooled.std(0).max()
+    assert spread["s2"] > 0.01 and spread["s1"] == 0
+
+
+def test_a_source_that_shares_a_stem_is_evaluated_with_the_encoder_it_shares():
+    experiment = experiment_of("semi_supervised")
+    weights = experiment.objective.init(jax.random.key(0))
+    pixels = batch_of(experiment, "s2")["s2"]
+    first, shared = (context_of(experiment, source).features(weights, {source: pixels})["pooled"] for source in ("s2", "support"))
+    np.testing.assert_array_equal(shared, first)
+
+
+def test_an_evaluator_runs_on_the_first_source_or_on_each_that_is_named():
+    config = config_of("decur")
+    with config.unlocked():
+        config.evals = {"collapse": {"sources": ("s2", "s1"), "every": 3}, "knn": {"label": "class"}}
+    config = build.complete(config)
+    asked = []
+    found = build.evaluators(config, lambda source: asked.append(source) or SimpleNamespace(source=source))
+    assert {name: (every, evaluator.context.source) for name, (every, evaluator) in found.items()} == {
+        "collapse/s2": (3, "s2"),
+        "collapse/s1": (3, "s1"),
+        "knn": (0, ""),
+    }
+    assert sorted(asked) == ["", "s1", "s2"]
+
+
+def test_an_evaluator_of_a_source_that_is_not_there_is_an_error():
+    config = config_of("decur")
+    with config.unlocked():
+        config.evals = {"collapse": {"sources": ("s2", "s11")}}
+    with pytest.raises(ValueError, match=r"config\.evals\.collapse\.sources: 's11'; there are s1, s2\. Did you mean 's1'\?"):
+        build.complete(config)
 
 
 # ---------------------------------------------------------------------------------------------------------------- reconstruction

@@ -53,9 +53,11 @@ def test_from_archive_to_weights(name: str, tmp_path: Path, request: pytest.Fixt
     rows = read_metrics(workdir)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) >= STEPS and np.isfinite(losses).all()
-    ranks = [row["eval/collapse/rankme"] for row in rows if "eval/collapse/rankme" in row]
-    assert bool(ranks) == ("collapse" in json.loads((workdir / "config.json").read_text())["evals"])
-    assert all(rank >= 1 for rank in ranks)
+    evals = json.loads((workdir / "config.json").read_text())["evals"]
+    watched = [f"collapse/{source}" for source in evals["collapse"]["sources"]] or ["collapse"] if "collapse" in evals else []
+    ranks = {key: value for row in rows for key, value in row.items() if key.endswith("/rankme")}
+    assert set(ranks) == {f"eval/{name}/rankme" for name in watched}
+    assert all(rank >= 1 for rank in ranks.values())
     export = ["python", "-m", "eo_jax.export", f"--workdir={workdir}", "--output=encoder.safetensors"]
     if name in NO_LAYOUT:
         with pytest.raises(AssertionError, match="error: export: no PyTorch layout for config"):

@@ -29,7 +29,7 @@ class Evaluator(Protocol):
     """(params, carry) -> numbers. Made once a run from (config, context); `config.every` says when it runs, 0 for the end only."""
 
     def __call__(self, weights: Weights) -> dict[str, float]:
-        """Metrics by name; the caller prefixes "eval/<evaluator>/"."""
+        """Metrics by name; the caller prefixes "eval/<evaluator>/", and "<source>/" where sources are named."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +38,7 @@ class Context:
 
     Attributes:
         source: name of the source that is evaluated.
+        same_encoder: names of the sources that share its encoder, its own among them.
         sensor: its sensor.
         mean, std: its normalisation in digital numbers, [c].
         patch: side of a token in pixels.
@@ -50,6 +51,7 @@ class Context:
     """
 
     source: str
+    same_encoder: tuple[str, ...]
     sensor: Sensor
     mean: np.ndarray
     std: np.ndarray
@@ -67,7 +69,7 @@ class Context:
         return in_order(self._open(split), self.data.batch_size, label)
 
     def features(self, weights: Weights, batch: Batch) -> dict[str, np.ndarray]:
-        """{"pooled": [b, d], "dense": [b, h, w, d]} of the default encoder."""
+        """{"pooled": [b, d], "dense": [b, h, w, d]} of the source's encoder, the teacher's where that is the default."""
         return jax.device_get(self._features(*weights, self.place(_pixels(batch))))
 
     def preview(self, weights: Weights, batch: Batch, number: int) -> dict[str, np.ndarray]:
@@ -89,7 +91,7 @@ class Context:
     @functools.cached_property
     def _features(self) -> Callable[[Params, Carry, Batch], dict[str, jax.Array]]:
         def features(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-            weights = next(iter(self.objective.encoders(params, carry).values()))
+            weights = next(found for found in self.objective.encoders(params, carry).values() if found["source"] in self.same_encoder)
             views = self.evaluate_views(batch)
             return self.objective.features(weights, views[f"{self.source}/global"][:, 0], views[f"{self.source}/global/valid"][:, 0])
 
