@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -148,6 +148,11 @@ class Display:
         self._steps, self._first, self._start = steps, first_step, time.perf_counter()
         self._progress.start()
 
+    def begin(self, objective: str, sizes: Iterable[str]) -> None:
+        """The first line: what is trained, and from which step."""
+        begin = f"resuming at step {self._first}" if self._first else "from step 0"
+        self.say(f"{objective}: {'; '.join(sizes)}; {begin} of {self._steps}")
+
     def advance(self, step: int) -> None:
         """`step` steps are done."""
         self._progress.update(self._task, completed=step)
@@ -156,6 +161,10 @@ class Display:
         """One line of the step's numbers, with the time left."""
         left = (time.perf_counter() - self._start) / max(step - self._first, 1) * (self._steps - step)
         self.say(f"step {step:>6}/{self._steps}  {_readable(values)}{_warning(values)}  left {int(left // 60)}:{int(left % 60):02d}")
+
+    def scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """One line of what an evaluator found, named "eval/..."."""
+        self.say(f"step {step:>6}/{self._steps}  " + "  ".join(f"{name.removeprefix('eval/')} {score:.4f}" for name, score in scores.items()))
 
     def say(self, text: str) -> None:
         """A line above the bar, or a plain one."""

@@ -155,6 +155,13 @@ def write_provenance(workdir: Path, config: dict, fingerprint: dict) -> None:
         write_atomically(workdir / f"{name}.json", (json.dumps(value, indent=1) + "\n").encode())
 
 
+def closing(workdir: Path, step: int, steps: int) -> str:
+    """The last line of a run: what to do next."""
+    if step < steps:
+        return f"stopped at step {step} of {steps}, state saved; the same command goes on from there"
+    return f"done: {workdir}; next: python -m eo_jax.export --workdir={workdir} --output=encoder.safetensors"
+
+
 class StopSignal:
     """Turns SIGTERM, which schedulers send before they take a machine away, into a saved checkpoint."""
 

@@ -65,6 +65,11 @@ def state_sharding(config: Config, state: Any, mesh: Mesh) -> Any:
     return jax.tree.unflatten(jax.tree.structure(state), placed)
 
 
+def placed(shapes: Any, placement: Any) -> Any:
+    """The tree of shapes, each with its sharding: what a restore has to give."""
+    return jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, placement)
+
+
 def _right_aligned(axes: tuple[str | None, ...], shape: tuple[int, ...], path: str, mesh: Mesh) -> PartitionSpec:
     if len(axes) > len(shape):
         raise ValueError(f"config.sharding.rules: {path} has shape {shape}, its rule names {len(axes)} axes")

@@ -23,7 +23,7 @@ from ml_collections import config_flags
 from eo_jax import build, cli, goodput, metrics, optim, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
-from eo_jax.run import StopSignal, check_same_data, check_same_run, data_fingerprint, memory, sizes, write_provenance
+from eo_jax.run import StopSignal, check_same_data, check_same_run, closing, data_fingerprint, memory, sizes, write_provenance
 from eo_jax.step import copied, init_state, make_train_step, norms
 from eo_jax.warm_start import warm_started
 
@@ -93,8 +93,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     else:
         check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
         check_same_data(workdir, fingerprint)
-        placed = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
-        state, first = checkpoints.restore(jax.tree.map(placed, like, placement))
+        state, first = checkpoints.restore(sharding.placed(like, placement))
         pipeline.bad.remember(checkpoints.bad_records())
     if first > run.steps:
         raise ValueError(f"{workdir}: trained to step {first} already, --extend-to={run.steps} is fewer; give more than {first}")
@@ -107,8 +106,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     throughput = metrics.Throughput(experiment.data.batch_size, experiment.multiply_adds())
     lr = np.asarray(optim.schedule(experiment.optim, run.steps)(np.arange(run.steps)))  # all at once: a call in the loop would wait for the device
     stop = StopSignal()
-    begin = f"resuming at step {first}" if first else "from step 0"
-    display.say(f"{experiment.objective_name}: {'; '.join(sizes(like['params'], pipeline, mesh))}; {begin} of {run.steps}")
+    display.begin(experiment.objective_name, sizes(like["params"], pipeline, mesh))
 
     def is_logged(step: int) -> bool:
         return step % run.log_every == 0 or step in (1, run.steps)
@@ -128,7 +126,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         for name, (every, evaluator) in evaluators.items():
             if step > first and (step == run.steps or (every and step % every == 0)):
                 scores = {f"eval/{name}/{key}": value for key, value in evaluator((state["params"], state["carry"])).items()}
-                display.say(f"step {step:>6}/{run.steps}  " + "  ".join(f"{key.removeprefix('eval/')} {value:.4f}" for key, value in scores.items()))
+                display.scores(step, scores)
                 if writer:
                     writer.write(step, scores | clock.take())
 
@@ -189,20 +187,13 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     display.close()
     if writer:
         writer.close()
-    return _closing(workdir, step, run.steps)
+    print(closing(workdir, step, run.steps), flush=True)
+    return 0 if step == run.steps else 128 + signal.SIGTERM
 
 
 def _compiled(train_step: Any, like: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """{entry: the train step for its batches}."""
     return {entry: train_step.lower(like, sharding.to_global(pipeline.empty(entry), mesh)).compile() for entry in pipeline.mixture.entries}
-
-
-def _closing(workdir: Path, step: int, steps: int) -> int:
-    if step < steps:
-        print(f"stopped at step {step} of {steps}, state saved; the same command goes on from there", flush=True)
-        return 128 + signal.SIGTERM
-    print(f"done: {workdir}; next: python -m eo_jax.export --workdir={workdir} --output=encoder.safetensors", flush=True)
-    return 0
 
 
 if __name__ == "__main__":
