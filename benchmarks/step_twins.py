@@ -339,7 +339,7 @@ class DeCUR(Sensors):
         within = correlation_distance(first_a, first_b, 1.0, weight) + correlation_distance(second_a, second_b, 1.0, weight)
         shared = correlation_distance(first_a[:, :common], second_a[:, :common], 1.0, weight)
         unique = correlation_distance(first_a[:, common:], second_a[:, common:], 0.0, weight)
-        return (within + (shared + unique) / 2) / 3
+        return shared + unique + within
 
 
 TWINS: dict[str, type[Twin]] = {

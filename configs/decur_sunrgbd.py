@@ -11,10 +11,10 @@ file name in that script says batch 64; the rest is not known and the same here.
 --config.data.sources.depth.sensor=sunrgbd_depth.
 
 Departures from the released code: each sensor has a projector of its own, on MiT's 512 features, where theirs share one by mistake, behind a linear
-layer to 2048; all weights learn at 1e-4, where the script leaves biases and norms at the default of 0.0048; correlations are divided by the true
-batch; views are cut from a random window of 416 px, which fits into the smallest pictures that we know of (427 rows), instead of from the whole
-picture; statistics of the store instead of ImageNet's; channels are red, green, blue, theirs the reverse; the cosine goes by steps, not epochs;
-bfloat16 instead of float16.
+layer to 2048; the four terms of the loss are added up, where theirs weighs those between sensors half of those within; all weights learn at 1e-4,
+where the script leaves biases and norms at the default of 0.0048; correlations are divided by the true batch; views are cut from a random window of
+416 px, which fits into the smallest pictures that we know of (427 rows), instead of from the whole picture; statistics of the store instead of
+ImageNet's; channels are red, green, blue, theirs the reverse; the cosine goes by steps, not epochs; bfloat16 instead of float16.
 """
 
 import ml_collections

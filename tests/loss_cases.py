@@ -72,6 +72,7 @@ class Loss:
     temperature: int | None = None
     largest: Callable[[list], float] = lambda arguments: 0.0  # logit, in units of the loss; float32 resolves the loss no finer
     exponent: Callable[[list], float] = lambda arguments: 0.0  # largest, of a target that is not certain; float32 knows the target no better
+    terms: int = 1  # losses that it adds up: what float32 leaves of sums that cancel adds up, too
 
     def __str__(self):
         return self.name.replace(".", "-")
@@ -116,9 +117,9 @@ LOSSES = [
     Loss("swav.swav_loss", (real("vbk"), 0.1, 0.3, 3), (0,), held=(0,), exponent=lambda a: np.max(np.abs(a[0])) / a[2], **of_scores(0, 1)),
     Loss("data2vec.average_targets", (real("lbnd"),)),
     Loss("data2vec.smooth_l1", (real("bnd"), real("bnd"), 1.5, masks("bn")), (0,)),
-    Loss("decur.decur_loss", (*FOUR, 3, 0.0051), (0, 1, 2, 3)),
-    Loss("decur.decur_loss", (*FOUR, 4, 0.0051), (0, 1, 2, 3)),
-    Loss("decur.decur_loss", (*FOUR_WIDE, 3, 0.0051), (0, 1, 2, 3)),
+    Loss("decur.decur_loss", (*FOUR, 3, 0.0051), (0, 1, 2, 3), terms=4),
+    Loss("decur.decur_loss", (*FOUR, 4, 0.0051), (0, 1, 2, 3), terms=4),
+    Loss("decur.decur_loss", (*FOUR_WIDE, 3, 0.0051), (0, 1, 2, 3), terms=4),
     Loss("clip.clip_loss", (*PAIR, 0.07), (0, 1), **of_cosines(2)),
     Loss("semi_supervised.soft_labels", (real("bd"), real("md"), one_hot("mk"), 0.1), (0, 1), **of_cosines(3)),
     Loss("semi_supervised.sharpen", (probable("bk"), 0.25), (0,)),

@@ -82,12 +82,12 @@ def barlow_loss(za, zb, off_diagonal):
 
 
 def decur_loss(z1a, z1b, z2a, z2b, common, off_diagonal):
-    """Wang et al. 2024 (DeCUR, arXiv 2309.05300), their three losses: within each modality, and across with common and unique dimensions."""
+    """Wang et al. 2024 (DeCUR, arXiv 2309.05300), the sum of four: common and unique dimensions across modalities, and each modality by itself."""
     c = cross_correlation(z1a, z2a)
     shared, unique = c[:common, :common], c[common:, common:]
     loss_common = np.sum((1 - np.diag(shared)) ** 2) + off_diagonal * off_diagonal_squares(shared)
     loss_unique = np.sum(np.diag(unique) ** 2) + off_diagonal * off_diagonal_squares(unique)
-    return (barlow_loss(z1a, z1b, off_diagonal) + barlow_loss(z2a, z2b, off_diagonal) + (loss_common + loss_unique) / 2) / 3
+    return loss_common + loss_unique + barlow_loss(z1a, z1b, off_diagonal) + barlow_loss(z2a, z2b, off_diagonal)
 
 
 def vicreg_loss(za, zb, invariance, variance, covariance):

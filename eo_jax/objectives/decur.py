@@ -1,9 +1,9 @@
 """DeCUR: Barlow Twins within each of two sensors and between them, where some dimensions are common to both and the others unique to each.
 
 Source: Wang et al. 2024, arXiv 2309.05300. As the paper has it, with a projector for each sensor and correlations over the whole batch. The released
-code shares one projector, divides by a batch of four processes whatever their number, and never trains the second sensor's deformable attention; none
-of that is repeated. How the terms are weighed against each other is the released code's; whether the paper's sum has other weights we could not read.
-Deformable attention is an option of the `resnet` trunk, of which each sensor has its own.
+code shares one projector, divides by a batch of four processes whatever their number, never trains the second sensor's deformable attention, and
+weighs the terms between sensors half of those within; none of that is repeated. (The paper's sum we know from an implementation that was written
+after its equations, not from the paper itself.) Deformable attention is an option of the `resnet` trunk, of which each sensor has its own.
 """
 
 from __future__ import annotations
@@ -65,13 +65,12 @@ class DeCUR(PairedSensors):
 def decur_loss(
     z1a: Float[Array, "b d"], z1b: Float[Array, "b d"], z2a: Float[Array, "b d"], z2b: Float[Array, "b d"], common: int, off_diagonal: float
 ) -> Float[Array, ""]:
-    """(L_1 + L_2 + L_12) / 3: Barlow Twins of each sensor's two views, and L_12 = (L_common + L_unique) / 2 between the first views of both.
+    """L_common + L_unique + L_1 + L_2: between the first views of both sensors, and Barlow Twins of each sensor's two views.
 
-    The common dimensions are to correlate, the unique ones not to; what is between the two blocks is free (section 3.2). The weights of 1/3 and 1/6
-    are those of the released code.
+    Between sensors the common dimensions are to correlate, the unique ones not to; what is between the two blocks is free (section 3.2).
     """
     first_a, first_b, second_a, second_b = map(standardise, (z1a, z1b, z2a, z2b))
     shared = distance(first_a[:, :common], second_a[:, :common], 1.0, off_diagonal)
     unique = distance(first_a[:, common:], second_a[:, common:], 0.0, off_diagonal)
     within = distance(first_a, first_b, 1.0, off_diagonal) + distance(second_a, second_b, 1.0, off_diagonal)
-    return (within + (shared + unique) / 2) / 3
+    return shared + unique + within
