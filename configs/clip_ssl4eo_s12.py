@@ -11,7 +11,8 @@ at 0.07: --config.objective.temperature=0.07.) Views are those of DeCUR, one a s
 
 Departures from the released code, which cannot run as it is published (imports are missing): both directions of the contrast, radar to optical and
 back, where theirs has the first; no BatchNorm after the projectors' last layer; LARS, which they build but never reach, instead of AdamW at 0.2;
-the rest as in decur_ssl4eo_s12.py.
+digital numbers as they are, normalised by band, instead of uint8; no solarise; residual branches start as their convolutions are drawn, not at zero;
+every place once an epoch; the cosine goes by steps, not epochs; bfloat16 instead of float16.
 """
 
 import ml_collections

@@ -7,8 +7,8 @@ Published figures to compare with: none that we could read.
 
 Hyper-parameters are those of the released script for MiT-B5: 200 epochs over all pictures, batch 128, AdamW at 1e-4 with weight decay 1e-4 (the
 script's default) on every weight, a cosine without warm-up; 6144 of 8192 dimensions are common. For MiT-B2, whose weights are published as well, a
-file name in that script says batch 64; the rest is not known and the same here. Drop path 0.1 is that of SegFormer. Raw depth instead of HHA:
---config.data.sources.depth.sensor=sunrgbd_depth.
+file name in that script says batch 16, 64 on four GPUs; the rest is not known and the same here. Drop path 0.1 is that of SegFormer. Raw depth
+instead of HHA: --config.data.sources.depth.sensor=sunrgbd_depth.
 
 Departures from the released code: each sensor has a projector of its own, on MiT's 512 features, where theirs share one by mistake, behind a linear
 layer to 2048; the four terms of the loss are added up, where theirs weighs those between sensors half of those within; all weights learn at 1e-4,

@@ -10,13 +10,14 @@ has two, else one date twice; AdamW at 0.001 with weight decay 1e-5 on every wei
 100 epochs, of which 80 are left, so that it ends at a tenth of the rate; 128 prototypes, frozen for one epoch; student temperature 0.1, teacher
 0.04, centre 0.9. What the published weights were trained with is not known.
 
-`vit_s,local` adds local crops of 48 px, which the released code has and leaves off. How many is not known, nor which date they show: 8, sharing one
-date, as DINO on SSL4EO-S12.
+`vit_s,local` adds local crops of 48 px, which the released code has and leaves off. Each shows one of the two dates at random. How many is not
+known: 8, as DINO on SSL4EO-S12.
 
 Departures from the released code: the teacher's momentum rises from 0.996 to 1 over the whole run, where theirs counts ten epochs, so that the
-teacher is frozen from then on; the schedule goes by steps, not epochs; fixed sine-cosine positions instead of learned ones and Xavier-uniform
-weights instead of truncated normal ones in the ViT, whose blocks are recomputed backward, since 1,025 tokens attend to each other; bfloat16
-instead of float16; no-data takes no part in views and statistics.
+teacher is frozen from then on; the teacher's head begins as a copy of the student's, where theirs is drawn for itself; BatchNorm has statistics of
+all crops of one size, as DINO has, where theirs has those of each crop; the schedule goes by steps, not epochs; fixed sine-cosine positions instead
+of learned ones and Xavier-uniform weights instead of truncated normal ones in the ViT, whose blocks are recomputed backward, since 1,025 tokens
+attend to each other; bfloat16 instead of float16; no-data takes no part in views and statistics.
 """
 
 import ml_collections
@@ -37,7 +38,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     config.data = {"sources": {"enmap": source}, "batch_size": _BATCH, "crop": 128, "threads": 16, "prefetch": 4}
     crops = {"global": {"views": 2, "size": 128, "scale": (0.05, 1.0), "flips": "both", "dates": "each", "blur_odds": 0.5}}
     if arg in ("vit_s,local", "smoke"):
-        crops["local"] = {"views": 8, "size": 48, "scale": (0.05, 0.4), "flips": "both", "dates": "one", "blur_odds": 0.5}
+        crops["local"] = {"views": 8, "size": 48, "scale": (0.05, 0.4), "flips": "both", "dates": "random", "blur_odds": 0.5}
     config.augment = {"crops": crops, "statistics": "published"}
     config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "small", "remat": "block"}}
     if arg == "rn50":

@@ -8,8 +8,8 @@ Sentinel-1.
 
 Hyper-parameters are those of the released script for ViT-S/16 on L1C: batch 256, AdamW (0.9, 0.95) at 1.5e-4 with weight decay 0.05, 10 epochs of
 warm-up, a cosine by steps, 70 % of the tokens masked, norm_pix_loss, a decoder of eight blocks, one season a step. Epochs are those that the names
-of the published weights tell: 100, and 200 for ViT-H/14. What else the larger sizes and Sentinel-1 were trained with is not known; they use the same
-here.
+of the published weights tell: 100, and 200 for ViT-H/14 (the released script of ViT-S/16 itself says 200). What else the larger sizes and Sentinel-1
+were trained with is not known; they use the same here.
 
 Departures from the released code: digital numbers as they are, normalised by band, instead of uint8 (reflectance up to 1, above which values wrap
 around; decibels within two standard deviations of the mean); every place once an epoch, where the released code draws places with replacement;

@@ -1,6 +1,6 @@
 """MoCo-v2 as SSL4EO-S12 pretrains ResNets (arXiv 2211.07044; 251,079 places in four seasons, Sentinel-2 L1C and L2A and Sentinel-1).
 
-    python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 --products s2c
+    python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 --products s2c s2a s1
     python -m eo_jax.train --config=configs/moco_ssl4eo_s12.py:rn50 --workdir=runs/s12_moco --config.data.sources.l1c.store=stores/s12
 
 Published figures of ResNet-50 on L1C, fine-tuned: BigEarthNet 91.8 mAP, EuroSAT 99.1 %, So2Sat 60.9 %; on the official test set of BigEarthNet 88.7
@@ -9,7 +9,11 @@ mAP and 79.8 F1. None that we could read of ResNet-18 and Sentinel-1.
 Hyper-parameters are those of the released scripts for ResNet-50 on L1C: 100 epochs, batch 256, SGD at 0.03 with a cosine and no warm-up, a queue of
 65,536 keys, views of two seasons drawn independently. ResNet-18 is trained by the same script; the hidden layer of its projector is as wide as its
 features. The scripts of the published Sentinel-1 weights are not known: the same here, without brightness and contrast, as a factor on decibels
-means nothing. L2A (12 bands) follows L1C; no figures are known of it.
+means nothing. L2A (12 bands) follows L1C; no figures are known of it. Their sources are called `s1` and `l2a`, as in
+--config.data.sources.s1.store=stores/s12.
+
+Another version of the released script drops 1 to 6 bands of a view with odds 0.5 ("--config.augment.crops['global'].band_drop_odds=0.5"); which of
+them the weights are of is not known.
 
 Departures from the released code: digital numbers as they are, normalised by band, instead of reflectance in uint8, where values above 1 wrap around
 and brightness and contrast wrap around again; brightness is a factor on reflectance; every place once an epoch, where the released data are drawn

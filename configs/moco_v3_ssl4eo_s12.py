@@ -7,11 +7,15 @@ Published figures, fine-tuned: BigEarthNet 89.9 mAP, EuroSAT 98.6 %, So2Sat 61.6
 
 Hyper-parameters are those of the released script: 100 epochs, batch 256, AdamW at 1.5e-4 (not scaled by the batch: that line is commented out) with
 weight decay 0.1 on every weight, 10 epochs of warm-up, a cosine by steps, teacher momentum from 0.99 to 1, a patch embedding that is never trained,
-fixed sine-cosine positions; q, k and v are initialised as one matrix. The betas of AdamW are PyTorch's.
+fixed sine-cosine positions. The betas of AdamW are PyTorch's.
+
+Another version of the released script drops 1 to 6 bands of a view with odds 0.5 ("--config.augment.crops['global'].band_drop_odds=0.5"); which of
+them the weights are of is not known.
 
 Departures from the released code: digital numbers as they are, normalised by band, instead of reflectance in uint8, where values above 1 wrap around
 and brightness and contrast wrap around again; brightness is a factor on reflectance; every place once an epoch, where the released data are drawn
-with replacement; bfloat16 on accelerators.
+with replacement; weights of q, k and v are drawn as one matrix, and the patch embedding, which stays as it is drawn, from the range of 13 bands
+instead of 3, half as wide (0.040, theirs 0.072); bfloat16 on accelerators.
 
 A batch has all four seasons of its places, 1.9 GB, since both views may show the same one. Half of that is read, and two different seasons are
 shown, with --config.data.sources.l1c.dates=2 "--config.augment.crops['global'].dates=each".
