@@ -11,7 +11,7 @@ epochs, random resized crops of 224 px with the area that is the default of that
 program that they name trains the classifier alone; the one that fine-tuned is not released.
 
 Departures from the released code: the split is torchgeo's random one, 16,200 chips to train on and 5,400 for the test, where theirs draws 21,600 and
-5,400 by class; test chips are shown whole at 224 px, not as the centre of 256; the classifier starts as PyTorch's layers do, not at 0.01 times a normal.
+5,400 by class; test chips are shown whole at 224 px, not as the centre of 256; the classifier is drawn as PyTorch's layers are, theirs with 0.01.
 """
 
 import ml_collections
