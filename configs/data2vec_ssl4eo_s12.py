@@ -3,6 +3,8 @@
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 --products s2c
     python -m eo_jax.train --config=configs/data2vec_ssl4eo_s12.py:vit_s --workdir=runs/s12_data2vec --config.data.sources.l1c.store=stores/s12
 
+The encoder trains on in eo_jax (run.init_from), but is not exported: no PyTorch layout that we write has its relative positions and layer scales.
+
 Published figures, fine-tuned: BigEarthNet 90.3 mAP, EuroSAT 99.1 %, So2Sat 64.8 %.
 
 The hyper-parameters of the published weights are not known. These are those of the released script, which as it stands runs two epochs to see

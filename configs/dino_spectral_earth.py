@@ -16,8 +16,9 @@ known: 8, as DINO on SSL4EO-S12.
 Departures from the released code: the teacher's momentum rises from 0.996 to 1 over the whole run, where theirs counts ten epochs, so that the
 teacher is frozen from then on; the teacher's head begins as a copy of the student's, where theirs is drawn for itself; BatchNorm has statistics of
 all crops of one size, as DINO has, where theirs has those of each crop; the schedule goes by steps, not epochs; fixed sine-cosine positions instead
-of learned ones and Xavier-uniform weights instead of truncated normal ones in the ViT, whose blocks are recomputed backward, since 1,025 tokens
-attend to each other; bfloat16 instead of float16; no-data takes no part in views and statistics.
+of learned ones, which in a local crop are those of the first rows and columns, and Xavier-uniform weights instead of truncated normal ones in the
+ViT, whose blocks are recomputed backward, since 1,025 tokens attend to each other; bfloat16 instead of float16; no-data takes no part in views and
+statistics.
 """
 
 import ml_collections

@@ -8,9 +8,10 @@ Published figures to compare with: none that we could read.
 Hyper-parameters are those of the released scripts, four GPUs each, epochs of 300,000 patches: MoCo-v2 ResNet-50, 400 epochs, batch 1024 (256 a GPU),
 SGD at 0.2, whole patches under brightness and contrast, grey, blur, flips and dropped bands; and with nothing but a crop from 0.8 of the area, for
 100 epochs of batch 256, Barlow Twins (LARS at 0.1, biases 0.0048), SimSiam (SGD at 0.05, a tenth after 60 and 80 epochs) and SwAV (SGD at 0.3, 500
-prototypes), ResNet-18 each. Cosines have no warm-up. The 300,000 are the length of their training list. Such lists (train.csv, val.csv,
-test.csv) have to lie beside an archive of version 1 when it is converted: without them all of its patches are trained on, those of the test too.
-Version 2 brings splits of its own. The number of steps is the same whatever the store has.
+prototypes), ResNet-18 each. Cosines have no warm-up. The rate of SimSiam's predictor falls with the others', as in that script; the paper keeps it
+constant: "--config.optim.constant_lr=('^predictor/',)". The 300,000 are the length of their training list. Such lists (train.csv, val.csv, test.csv)
+have to lie beside an archive of version 1 when it is converted: without them all of its patches are trained on, those of the test too. Version 2
+brings splits of its own. The number of steps is the same whatever the store has.
 
 The augmentation study is one sweep over what follows a method and a comma, here of SimSiam. Names are those of the released runs where they have one;
 which others the paper has is not known. `all` has every one of them, and `no_crop` all but the crop; without a comma it is `crop_0_8`.

@@ -121,6 +121,7 @@ def experiment(config: Any) -> Experiment:
     _, objective_config = named("objectives", config["objective"], "objective")
     objective = _objective(objective_config, encoders, config["model"]["trunks"], data)
     check_views(objective, name, shown, list(data.sources))
+    _check_dates(augment, data.sources)
     objective.check_batch(data.batch_size // sections["optim"].accum)  # what the loss sees at once
     _check_labels(objective, name, data.sources)
     if objective.couples_batch and sections["optim"].accum > 1:
@@ -176,6 +177,16 @@ def _view_shapes(augment: views.Config, encoders: Mapping[str, Encoder]) -> dict
             if encoder.kind == "tokens" and crop.size % encoder.patch:
                 raise ValueError(f"config.augment.crops.{name}.size: {crop.size} is no multiple of the patch of source {source!r}, {encoder.patch}")
     return {f"{source}/{name}": (crop.views, crop.size) for source in encoders for name, crop in augment.of(source).items()}
+
+
+def _check_dates(augment: views.Config, sources: Mapping[str, SourceConfig]) -> None:
+    for source, about in sources.items():
+        for name, crop in augment.of(source).items():
+            if crop.dates != "first" and about.dates == 1:
+                raise ValueError(
+                    f"config.augment.crops.{name}.dates: {crop.dates!r}, but of source {source!r} one date is read; give "
+                    f"config.data.sources.{source}.dates, or 'first' for the crops"
+                )
 
 
 def _check_labels(objective: Objective, name: str, sources: Mapping[str, SourceConfig]) -> None:
@@ -243,7 +254,10 @@ def context(experiment: Experiment, numbers: Mapping[str, views.Normalisation], 
 
 
 def evaluators(config: Any, context_of: Callable[[str], Context]) -> dict[str, tuple[int, Evaluator]]:
-    """{name: (every, evaluator)} of the evals section, {"name/source": ...} where it has `sources`; `context_of("")` is of the first source."""
+    """{name: (every, evaluator)} of the evals section, {"name/source": ...} where it has `sources`; `context_of("")` is of the first source.
+
+    Raises ValueError where one of them has nothing to evaluate.
+    """
     context_of = functools.cache(context_of)  # evaluators of one source compile its features once
     chosen = {}
     for name, section in config["evals"].items():
@@ -251,7 +265,9 @@ def evaluators(config: Any, context_of: Callable[[str], Context]) -> dict[str, t
         sources, settings = _evaluator(config, name, section)
         for source in sources or ("",):
             label = f"{name}/{source}" if source else name
-            chosen[label] = (settings.every, evaluator_module.Evaluator(settings, context_of(source)))
+            evaluator = evaluator_module.Evaluator(settings, context_of(source))
+            evaluator.check()
+            chosen[label] = (settings.every, evaluator)
     return chosen
 
 

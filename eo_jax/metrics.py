@@ -27,7 +27,8 @@ _PEAK_FLOPS = {
     "TPU v6 lite": 918e12,
 }
 
-_COLLAPSED = 0.02  # of unit-length embeddings; 1 is where they point everywhere alike
+_SPREADS = ("feature_std", "embedding_std")
+_COLLAPSED = 0.02  # of unit-length vectors; 1 is where they point everywhere alike
 # What the log line shows of an objective's own metrics, and how it is called there; metrics.jsonl has all.
 _SHORT = {"feature_std": "std", "feature_rank": "rank", "accuracy": "accuracy", "queue_accuracy": "queue acc", "batch_accuracy": "batch acc"}
 
@@ -75,7 +76,7 @@ class Throughput:
 
 
 class Writer:
-    """Metrics of a run: WORKDIR/metrics.jsonl, and TensorBoard events where asked for. Only process 0 should hold one.
+    """Metrics of a run: WORKDIR/metrics.jsonl, and TensorBoard events where asked for. Process 0 alone holds one.
 
     Args:
         first_step: step the run starts at; later lines, left by a run that was killed, are cut off.
@@ -111,6 +112,21 @@ class Writer:
             self._tensorboard.close()
 
 
+class Nowhere:
+    """The writer of the other processes, which writes nothing."""
+
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def writer(workdir: Path, first_step: int, writers: tuple[str, ...]) -> Writer | Nowhere:
+    """A Writer in process 0."""
+    return Nowhere() if jax.process_index() else Writer(workdir, first_step, writers)
+
+
 def read_metrics(workdir: Path) -> list[dict]:
     """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
     path = workdir / "metrics.jsonl"
@@ -128,7 +144,7 @@ def collapse(step: int, steps: int, values: Mapping[str, float | str]) -> dict[s
 
     Not in the first tenth of the run, when those of a fresh network still are the same.
     """
-    flat = [name for name, value in values.items() if name.startswith("feature_std") and value < _COLLAPSED]
+    flat = [name for name, value in values.items() if name.startswith(_SPREADS) and value < _COLLAPSED]
     return {"collapsed": ", ".join(flat)} if flat and step * 10 >= steps else {}
 
 

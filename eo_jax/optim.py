@@ -18,6 +18,9 @@ from eo_jax.schema import Params
 # What layer-wise decay counts as layer 0, as BEiT does; a table of relative positions is not of it.
 _EMBEDDINGS = re.compile(r"(^|/)(stems?|cls_token|mask_token|registers|positions?|pos_embed)(/|$)")
 
+# Weights of one sensor among several that come by turns: `objectives/shared_trunk.py`.
+_BY_TURNS = re.compile(r"^own/")
+
 
 def _table_of(is_value: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda table: all(isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str) and is_value(rule[1]) for rule in table)
@@ -50,6 +53,7 @@ _ALLOWED = {
     "accum": (lambda count: count >= 1, "at least 1"),
     "layer_decay": (lambda factor: 0 < factor <= 1, "more than 0, at most 1, which is none"),
     "freeze_rules": _INTERVALS,
+    "constant_lr": (lambda table: isinstance(table, tuple) and all(isinstance(rule, str) for rule in table), "(regex, ...)"),
 }
 
 
@@ -75,9 +79,10 @@ class Config:
         trust: trust coefficient of lars.
         clip_norm: gradient norm above which gradients are scaled down; 0 for never.
         clip_scope: "global": the norm of all gradients together; "weight": each weight by its own norm, as DINO's released code.
-        accum: microbatches a step; the batch is cut into so many parts and their gradients averaged.
+        accum: microbatches a step; the batch is cut into so many parts and their gradients averaged, however much of each is labelled or has data.
         decay_rules: regex -> share of `weight_decay`. Biases, norms and BatchNorm are left out, as in MAE. In lars, 0 is no trust ratio either.
         lr_rules: regex -> share of `lr`.
+        constant_lr: regexes of weights whose learning rate is `lr` times their share throughout, whatever the schedule: SimSiam's predictor.
         layer_decay: factor on the learning rate a layer, as BEiT fine-tunes: block l of L has layer_decay^(L - l), l from 0; stems, tokens and
             positions have layer_decay^(L + 1), everything else 1.
         freeze_rules: regex -> (from, until), shares of the run. In between a weight is frozen: no update, no decay, no moments, no part in the global
@@ -105,6 +110,7 @@ class Config:
     accum: int = 1
     decay_rules: tuple[tuple[str, float], ...] = (("(bias|scale)$", 0.0), (".*", 1.0))
     lr_rules: tuple[tuple[str, float], ...] = ((".*", 1.0),)
+    constant_lr: tuple[str, ...] = ()
     layer_decay: float = 1.0
     freeze_rules: tuple[tuple[str, tuple[float, float]], ...] = ()
 
@@ -194,9 +200,18 @@ def make_optimizer(config: Config, params: Params, steps: int) -> optax.Gradient
         "sgd": (decay, momentum),
         "lars": (decay, updates.scale_by_trust(config.trust, shares), momentum),
     }[config.name]
-    rate = optax.scale_by_learning_rate(schedule(config, steps))
-    chain = optax.chain(_clip(config), *core, updates.scale(lr_scales(config, params)), rate)
+    chain = optax.chain(_clip(config), *core, updates.scale(lr_scales(config, params)), _rate(config, params, steps))
+    by_turns = jax.tree_util.tree_map_with_path(lambda keys, _: bool(_BY_TURNS.match(rules.path_name(keys))), params)
+    chain = updates.rest(chain, by_turns) if any(jax.tree.leaves(by_turns)) else chain
     return updates.freeze(chain, spans) if config.freeze_rules else chain
+
+
+def _rate(config: Config, params: Params, steps: int) -> optax.GradientTransformation:
+    rate = schedule(config, steps)
+    if not config.constant_lr:
+        return optax.scale_by_learning_rate(rate)
+    constant = rules.match_some([(pattern, True) for pattern in config.constant_lr], params, "config.optim.constant_lr", False)
+    return updates.scale_by_rates(rate, config.lr, constant)
 
 
 def _clip(config: Config) -> optax.GradientTransformation:

@@ -111,7 +111,7 @@ def _patch(context: Context, preview: dict[str, np.ndarray], tokens: np.ndarray,
     return PatchView(
         title=title,
         original=physical(preview["view"][row]),
-        reconstruction=physical(preview["reconstruction"][row]),
+        reconstruction=physical(preview.get("reconstruction", preview.get("rescaled"))[row]),
         masked=preview["masked"][row],
         valid=preview["valid"][row].all(-1),
         tokens=tokens[row],

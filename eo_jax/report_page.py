@@ -27,6 +27,7 @@ CURVES = (
     ("update_norm", "Norm of the updates", "log"),
     ("mfu", "Model FLOPs utilisation", "linear"),
     ("feature_std", "Spread of features; 0 is collapse", "linear"),
+    ("embedding_std", "Spread of what the loss compares", "linear"),
     ("feature_rank", "Directions that features use", "linear"),
     ("teacher_agreement", "Agreement of teacher and student", "linear"),
     ("prototypes_used", "Share of prototypes in use", "linear"),

@@ -150,7 +150,9 @@ def check_same_data(workdir: Path, fingerprint: dict) -> None:
 
 
 def write_provenance(workdir: Path, config: dict, fingerprint: dict) -> None:
-    """WORKDIR/config.json, data.json and versions.json."""
+    """WORKDIR/config.json, data.json and versions.json, by process 0."""
+    if jax.process_index():
+        return
     for name, value in (("config", config), ("data", fingerprint), ("versions", versions())):
         write_atomically(workdir / f"{name}.json", (json.dumps(value, indent=1) + "\n").encode())
 

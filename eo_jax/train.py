@@ -8,9 +8,11 @@ The same command resumes. `--dry-run` builds, checks and compiles everything, pr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +99,10 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         pipeline.bad.remember(checkpoints.bad_records())
     if first > run.steps:
         raise ValueError(f"{workdir}: trained to step {first} already, --extend-to={run.steps} is fewer; give more than {first}")
-    if jax.process_index() == 0:
-        write_provenance(workdir, config, fingerprint)
+    write_provenance(workdir, config, fingerprint)
 
     # ------------------------------------------------------------------------------------------------------------ loop
-    writer = metrics.Writer(workdir, first, run.writers) if jax.process_index() == 0 else None
+    writer = metrics.writer(workdir, first, run.writers)
     display = metrics.Display(first, run.steps)
     throughput = metrics.Throughput(experiment.data.batch_size, experiment.multiply_adds())
     lr = np.asarray(optim.schedule(experiment.optim, run.steps)(np.arange(run.steps)))  # all at once: a call in the loop would wait for the device
@@ -119,30 +120,32 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
             values |= {"lr": float(lr[step - 1]), **pipeline.counts(step), **throughput.take(), **clock.take()}
             values |= metrics.collapse(step, run.steps, values)
             display.log(step, values)
-            if writer:
-                writer.write(step, values)
+            writer.write(step, values)
 
     def evaluate(step: int) -> None:
         for name, (every, evaluator) in evaluators.items():
             if step > first and (step == run.steps or (every and step % every == 0)):
                 scores = {f"eval/{name}/{key}": value for key, value in evaluator((state["params"], state["carry"])).items()}
                 display.scores(step, scores)
-                if writer:
-                    writer.write(step, scores | clock.take())
+                writer.write(step, scores | clock.take())
 
     def save(step: int) -> None:
         clock.enter("checkpoint")  # batch `step` is not taken yet: a resume takes it
         checkpoints.save(step, state, next_batch=step, config=config, bad_records=pipeline.bad.before(step))
 
-    def rescue(step: int) -> None:
-        """Saves before an error of the data ends a run of one process; of several, the others know nothing of it, and a save waits for all."""
-        if step == first or jax.process_count() > 1:
-            return
-        if running:
-            arrive(*running)
-        save(step)
-        checkpoints.wait()
-        display.say(f"step {step}: the data cannot be read on; state saved, the same command goes on from there")
+    @contextlib.contextmanager
+    def rescuing(step: int) -> Iterator[None]:
+        """Saves before an error ends a run of one process: a damaged record, a vanished mount. Of several, the others know nothing of it."""
+        try:
+            yield
+        except (ValueError, OSError):
+            if step > first and jax.process_count() == 1:
+                if running:
+                    arrive(*running)
+                save(step)
+                checkpoints.wait()
+                display.say(f"step {step}: state saved, the same command goes on from there")
+            raise
 
     clock.enter("compile")
     train_steps = compiled() if first < run.steps else {}  # all before the first step: no later one waits for a compiler
@@ -157,17 +160,15 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
             running = None
             throughput.pause()
         clock.enter("evaluate")
-        evaluate(step)
+        with rescuing(step):
+            evaluate(step)
         if due:
             save(step)
         if last:
             break
         clock.enter("data")
-        try:
+        with rescuing(step):
             batch = next(batches)
-        except (ValueError, OSError):  # a damaged record, a vanished mount
-            rescue(step)
-            raise
         clock.enter("step")
         with jax.transfer_guard("disallow"):
             before = copied(state["params"]) if is_logged(step + 1) else None
@@ -185,8 +186,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     checkpoints.wait()
     display.say(clock.summary())
     display.close()
-    if writer:
-        writer.close()
+    writer.close()
     print(closing(workdir, step, run.steps), flush=True)
     return 0 if step == run.steps else 128 + signal.SIGTERM
 

@@ -1,4 +1,4 @@
-"""Gradient transformations that optax lacks: decay by shares, norms of single layers in stacked weights, weights that are frozen for a while."""
+"""Gradient transformations that optax lacks: decay by shares, norms of single layers in stacked weights, weights that rest or are frozen a while."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ class FreezeState(NamedTuple):
 def scale(scales: Params) -> optax.GradientTransformation:
     """Each update times its number, or times an array that broadcasts to it."""
     return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales))
+
+
+def scale_by_rates(schedule: Callable[[jax.Array], jax.Array], constant_rate: float, constant: Params) -> optax.GradientTransformation:
+    """Each update times minus the scheduled rate; times minus `constant_rate` where `constant` says so."""
+
+    def update(updates: Params, state: StepState, _: Params) -> tuple[Params, StepState]:
+        rate = schedule(state.count)
+        scaled = jax.tree.map(lambda u, is_constant: -(constant_rate if is_constant else rate) * u, updates, constant)
+        return scaled, StepState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(lambda _: StepState(jnp.zeros((), jnp.int32)), update)
 
 
 def clip_each(limit: float) -> optax.GradientTransformation:
@@ -110,3 +121,23 @@ def freeze(inner: optax.GradientTransformation, spans: Params) -> optax.Gradient
         return jax.tree.map(hold, updates, zeros, spans), FreezeState(optax.safe_increment(state.count), after)
 
     return optax.GradientTransformation(lambda params: FreezeState(jnp.zeros((), jnp.int32), inner.init(params)), update)
+
+
+def rest(inner: optax.GradientTransformation, by_turns: Params) -> optax.GradientTransformation:
+    """`inner`, but weights that are used `by_turns` (a bool each) rest in a step without them, which is where their gradient is 0 everywhere: no
+    decay, no moments, no update, as PyTorch's optimizers pass over a weight without gradient. LARS would scale what is left, the decay alone, to
+    the length of any other update.
+    """
+
+    def update(updates: Params, state: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:
+        absent = jax.tree.map(lambda gradient, turn: ~jnp.any(gradient) if turn else None, updates, by_turns)
+
+        def hold(now: jax.Array, before: Any, resting: jax.Array | None) -> jax.Array:
+            return now if resting is None else jnp.where(resting, before, now)
+
+        zeros = jax.tree.map(jnp.zeros_like, updates)
+        updates, after = inner.update(updates, state, params)
+        of_state = optax.tree.map_params(inner, lambda _, resting: resting, state, absent, transform_non_params=lambda _: None)
+        return jax.tree.map(hold, updates, zeros, absent), jax.tree.map(hold, after, state, of_state)
+
+    return optax.GradientTransformation(inner.init, update)

@@ -179,7 +179,7 @@ def test_every_objective_keeps_the_contract(name):
     objective = experiment_of(name).objective
     assert isinstance(objective, base.Objective)
     assert isinstance(objective.couples_batch, bool) and set(objective.labelled) == ({LABELLED[name]} if name in LABELLED else set())
-    assert all(count >= 1 for count in objective.crop_sets.values())
+    assert objective.crop_sets["global"] >= 1 and all(count >= 0 for count in objective.crop_sets.values())
     for method, signature in contract().items():
         assert list(inspect.signature(getattr(type(objective), method)).parameters) == list(signature.parameters), method
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import collections
+import functools
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_run
 from tiny_objectives import SIZE, config_of, experiment_of
 
 from eo_jax import build, sharding
 from eo_jax.augment import views
+from eo_jax.data.pipeline import Pipeline
 from eo_jax.evaluators import collapse, labelled, linear_probe, reconstruction
 from eo_jax.evaluators.base import Context
 from eo_jax.evaluators.labelled import token_majority
@@ -110,7 +114,7 @@ def test_an_evaluator_runs_on_the_first_source_or_on_each_that_is_named():
         config.evals = {"collapse": {"sources": ("s2", "s1"), "every": 3}, "knn": {"label": "class"}}
     config = build.complete(config)
     asked = []
-    found = build.evaluators(config, lambda source: asked.append(source) or SimpleNamespace(source=source))
+    found = build.evaluators(config, lambda source: asked.append(source) or SimpleNamespace(source=source, check=lambda *_: None))
     assert {name: (every, evaluator.context.source) for name, (every, evaluator) in found.items()} == {
         "collapse/s2": (3, "s2"),
         "collapse/s1": (3, "s1"),
@@ -125,6 +129,42 @@ def test_an_evaluator_of_a_source_that_is_not_there_is_an_error():
         config.evals = {"collapse": {"sources": ("s2", "s11")}}
     with pytest.raises(ValueError, match=r"config\.evals\.collapse\.sources: 's11'; there are s1, s2\. Did you mean 's1'\?"):
         build.complete(config)
+
+
+# ---------------------------------------------------------------------------------------------------------------- mistakes, before a run
+
+
+def evaluators_of(store: Path, evals: dict, **values) -> dict:
+    """Those of the smallest run on a store, whose label is "landuse" and whose splits are train and val."""
+    config = tiny_run.config_of(store, **values) | {"evals": evals}
+    experiment = build.experiment(config)
+    numbers = build.normalisation(experiment, Pipeline(experiment.data, 0))
+    return build.evaluators(config, functools.partial(build.context, experiment, numbers, sharding.make_mesh(sharding.Config())))
+
+
+@pytest.mark.parametrize(
+    ("evals", "message"),
+    [
+        ({"linear_probe": {"label": "landcover"}}, r"no label 'landcover' \(config\.evals\.linear_probe\.label\); there is landuse"),
+        ({"knn": {"label": "landuse", "test_split": "test"}}, r"config\.evals\.knn: .*test"),
+        ({"collapse": {"split": "validation"}}, r"config\.evals\.collapse: .*validation"),
+    ],
+)
+def test_a_split_or_label_that_is_not_there_is_an_error_before_a_run(tiny_store, evals, message):
+    with pytest.raises(ValueError, match=message):
+        evaluators_of(tiny_store, evals)
+
+
+def test_a_reconstruction_with_moments_of_what_is_hidden_is_not_judged(tiny_store):
+    assert evaluators_of(tiny_store, {"reconstruction": {}})
+    with pytest.raises(ValueError, match=r"config\.evals\.reconstruction: with norm_pix_loss .* set config\.objective\.norm_pix_loss=False"):
+        evaluators_of(tiny_store, {"reconstruction": {}}, **{"objective.norm_pix_loss": True})
+
+
+def test_an_objective_that_reconstructs_nothing_is_not_judged_by_it():
+    run = SimpleNamespace(check=lambda *_: None, shown=set(), **vars(context({}, [])))
+    with pytest.raises(ValueError, match=r"config\.evals\.reconstruction: the objective shows nothing, no reconstruction; use mae"):
+        reconstruction.Evaluator(reconstruction.Config(), run).check()
 
 
 # ---------------------------------------------------------------------------------------------------------------- reconstruction

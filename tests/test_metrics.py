@@ -150,7 +150,9 @@ def test_a_plain_line_has_the_numbers_and_the_time_left(clock, capsys):
 def test_a_collapsed_run_says_so_but_not_a_fresh_one(capsys):
     display = metrics.Display(0, 100)
     line = {"loss": 1.0, "lr": 1e-3, "grad_norm": 0.1, "feature_std/s1": 0.001, "feature_std/s2": 0.8}
-    for step, values in ((1, line), (50, line), (51, line | {"feature_std/s1": 0.5})):
+    fine = line | {"feature_std/s1": 0.5}
+    for step, values in ((1, line), (50, line), (51, fine), (52, fine | {"embedding_std/s2": 0.01})):
         display.log(step, values | metrics.collapse(step, 100, values))
-    first, second, third = capsys.readouterr().out.splitlines()
+    first, second, third, last = capsys.readouterr().out.splitlines()
     assert "COLLAPSED: feature_std/s1 below 0.02" in second and "COLLAPSED" not in first + third
+    assert "COLLAPSED: embedding_std/s2 below 0.02" in last

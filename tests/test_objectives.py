@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from multidevice.start import run_script
 from resuming import hashes_after_resume
-from tiny_objectives import CLASSES, LABELLED, OBJECTIVES, SIZE, backbones_of, compiled, config_of, experiment_of, loss_of, views_of
+from tiny_objectives import CLASSES, LABELLED, OBJECTIVES, SIZE, TOKENS_ONLY, backbones_of, compiled, config_of, experiment_of, loss_of, views_of
 
 from eo_jax import build, rules
 from eo_jax.models.functional import Mode
 from eo_jax.objectives.base import Objective
-from eo_jax.objectives.joint import agreement
+from eo_jax.objectives.joint import agreement, watch_pair
 
 # One of each kind: a teacher with local crops, a queue, tokens that are hidden, two sensors. The others take as long each, and are slow together.
 QUICK = ["dino", "moco", "data2vec", "decur"]
@@ -111,7 +111,9 @@ def test_the_temperature_of_dinos_teacher_rises_in_the_warm_up_and_stays():
 
 @pytest.mark.parametrize(("key_norm", "by_groups"), [("ghost", True), ("global", False), ("ema", False)])
 def test_the_statistics_of_mocos_keys_are_those_that_are_named(key_norm, by_groups):
-    """Groups are drawn by the key of the step, so it changes the loss; "ema" takes the student's running statistics, which the keys do not move."""
+    """Groups are drawn by the key of the step, so it changes the loss; "ema" takes running statistics that follow the queries', with the momentum
+    of the weights, and that the keys do not move.
+    """
     config = config_of("moco")
     config.objective.key_norm = key_norm
     experiment = build.experiment(config)
@@ -120,9 +122,10 @@ def test_the_statistics_of_mocos_keys_are_those_that_are_named(key_norm, by_grou
     loss = jax.jit(objective.loss)
     (one, (moved, _)), (two, _) = (loss(params, carry, views, jax.random.key(seed), jnp.zeros(())) for seed in (1, 2))
     assert np.isfinite(one) and (abs(one - two) > 1e-4) == by_groups
-    followed = objective.ema_update(params, moved, jnp.zeros(()))
-    running = [jax.tree.leaves(state["projector"]) for state in (moved, followed["teacher"]["statistics"])]
-    same = all(np.array_equal(a, b) for a, b in zip(*running, strict=True))
+    followed = objective.ema_update(params, moved, jnp.zeros(()))["teacher"]["statistics"]["projector"]
+    before, queries = carry["teacher"]["statistics"]["projector"], moved["projector"]
+    average = jax.tree.map(lambda kept, new: 0.999 * kept + 0.001 * new, before, queries)
+    same = all(np.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(jax.tree.leaves(followed), jax.tree.leaves(average), strict=True))
     assert same == (key_norm == "ema")
 
 
@@ -130,6 +133,41 @@ def test_the_statistics_of_mocos_keys_are_those_that_are_named(key_norm, by_grou
 def test_methods_with_a_teacher_log_how_far_it_and_the_student_agree(name):
     _, _, ((_, (_, metrics)), _) = loss_of(experiment_of(name), views_of(experiment_of(name)))
     assert -1 <= metrics["teacher_agreement"] <= 1
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in (*TOKENS_ONLY, "supervised")])
+def test_what_the_loss_compares_is_watched_beside_the_features(name):
+    """A head that makes the same of all samples gives features no gradient, so these stay as different as at random."""
+    experiment = experiment_of(name)
+    shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))
+    arguments = views_of(experiment), jax.random.key(0), jnp.zeros(())
+    metrics = jax.eval_shape(experiment.objective.loss, *shapes, *arguments)[1][1]
+    expected = {"embedding_std/s2", "embedding_std/s1"} if name in ("decur", "clip") else {"embedding_std"}
+    assert expected <= set(metrics)
+
+
+def test_a_dead_head_shows_in_the_embeddings_alone():
+    features = jax.random.normal(jax.random.key(0), (8, 12))
+    dead, alive = watch_pair(features, jnp.ones((8, 5))), watch_pair(features, features[:, :5])
+    assert dead["embedding_std"] == pytest.approx(0, abs=1e-6) and alive["embedding_std"] > 0.5
+    assert dead["feature_std"] == alive["feature_std"] > 0.5 and dead["feature_rank"] > 3
+
+
+def test_blocks_are_dropped_under_a_mask_too():
+    config = config_of("mae")
+    losses = []
+    for rate in (0.0, 0.9):
+        config.model.trunk.drop_path = rate
+        experiment = build.experiment(config)
+        params, carry = jax.jit(experiment.objective.init)(jax.random.key(0))
+        losses.append(float(jax.jit(experiment.objective.loss)(params, carry, views_of(experiment), jax.random.key(1), jnp.zeros(()))[0]))
+    assert np.isfinite(losses).all() and losses[0] != losses[1]
+
+
+def test_groups_of_a_network_without_batch_norm_are_no_matter():
+    config = config_of("moco")
+    config.objective.update({"projector_norm": "none", "bn_group": 8})
+    assert build.experiment(config).objective
 
 
 def test_agreement_is_the_mean_cosine():
@@ -183,6 +221,11 @@ def test_no_data_changes_nothing(name):
     ("name", "change", "message"),
     [
         ("dino", {"augment.crops.global.views": 1}, r"crops\.global\.views: objective 'dino' needs 2 view\(s\) 'global' of source 's2', there are 1"),
+        ("dino", {"augment.crops.global.views": 3}, r"crops\.global\.views: objective 'dino' needs 2 view\(s\) 'global' of source 's2', there are 3"),
+        ("mae", {"augment.crops.global.views": 2}, r"crops\.global\.views: objective 'mae' needs 1 view\(s\) 'global' of source 's2', there are 2"),
+        ("simclr", {"augment.crops.local": {"size": 8}}, r"crops\.local: objective 'simclr' takes no views of that name; there are global"),
+        ("dino", {"augment.crops.locals": {"size": 8}}, r"crops\.locals: objective 'dino' takes no views of that name; there are global, local"),
+        ("byol", {"augment.crops.global.dates": "each"}, r"crops\.global\.dates: 'each', but of source 's2' one date is read; give .*s2\.dates"),
         ("barlow_twins", {"data.batch_size": 1}, r"config\.data\.batch_size: 1 at once .*at least 2"),
         ("decur", {"data.batch_size": 1}, r"config\.data\.batch_size: 1 at once .*at least 2"),
         ("byol", {"optim.accum": 8}, r"config\.data\.batch_size: 1 at once \(batch_size / optim\.accum\).*at least 2"),
@@ -213,7 +256,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_compiled(name, cha
         section = config
         for part in path:
             section = section[part]
-        section[last] = value
+        with section.unlocked():
+            section[last] = value
     with pytest.raises(ValueError, match=message):
         build.experiment(config)
 
@@ -270,7 +314,9 @@ def test_pooled_features_alone_are_those_beside_dense_ones(backbone, more):
     assert encoder.multiply_adds(SIZE) - encoder.pooled_multiply_adds(SIZE) == left_out
 
 
-@pytest.mark.parametrize(("name", "alone"), [("barlow_twins", True), ("decur", True), ("data2vec", False), ("supervised", False)])
+@pytest.mark.parametrize(
+    ("name", "alone"), [("barlow_twins", True), ("decur", True), ("data2vec", False), ("supervised", False), ("semi_supervised", True)]
+)
 def test_flop_are_counted_of_what_is_made(name, alone):
     """Views of those that need no tokens but the class token cost less."""
     experiment = experiment_of(name)

@@ -124,6 +124,18 @@ def test_shares_of_the_learning_rate_scale_the_whole_update_and_zero_freezes():
     assert not scaled["cls_token"].any()
 
 
+def test_weights_of_a_constant_rate_leave_the_schedule_to_the_others():
+    gradients = jax.tree.map(np.ones_like, PARAMS)
+    fields = {"name": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 0.0, "lr_rules": (("cls_token$", 0.5), (".*", 1.0))}
+    moved = moves(optim.Config(**fields, constant_lr=("^dense/", "cls_token$")), gradients, steps=STEPS)
+    falling = 0.1 * sum(0.5 * (1 + math.cos(math.pi * step / STEPS)) for step in range(STEPS))
+    np.testing.assert_allclose(moved["dense/kernel"], -0.1 * STEPS, rtol=1e-4)
+    np.testing.assert_allclose(moved["cls_token"], -0.05 * STEPS, rtol=1e-4)
+    np.testing.assert_allclose(moved["norm/scale"], -falling, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"config\.optim\.constant_lr: rules that match no weight.*predictor"):
+        optim.make_optimizer(optim.Config(constant_lr=("^predictor/",)), PARAMS, STEPS)
+
+
 def test_gradients_longer_than_clip_norm_are_scaled_down_together():
     gradients = jax.tree.map(lambda leaf: np.full_like(leaf, 0.5), PARAMS)
     norm = math.sqrt(sum(leaf.size for leaf in jax.tree.leaves(PARAMS))) * 0.5
@@ -344,6 +356,7 @@ def test_a_freeze_rule_that_no_weight_meets_is_refused():
         ({"lr_rules": (("bias$", -1.0),)}, "lr_rules: (('bias$', -1.0),); expected ((regex, 0 or more), ...)"),
         ({"decay_rules": ("bias$", 0.0)}, "decay_rules: ('bias$', 0.0); expected ((regex, 0 or more), ...)"),
         ({"freeze_rules": (("last_layer", (0.5, 0.1)),)}, "freeze_rules: (('last_layer', (0.5, 0.1)),); expected ((regex, (from, until)), ...)"),
+        ({"constant_lr": "predictor/"}, "constant_lr: 'predictor/'; expected (regex, ...)"),
         ({"freeze_rules": ("last_layer", (0.0, 0.1))}, "freeze_rules: ('last_layer', (0.0, 0.1)); expected ((regex, (from, until)), ...)"),
     ],
     ids=lambda value: value.split(";")[0] if isinstance(value, str) else "",

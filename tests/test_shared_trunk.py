@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 from tiny_objectives import BACKBONES, HEAD, OBJECTIVES, views_of
 
-from eo_jax import build
+from eo_jax import build, optim
 from eo_jax.objectives import shared_trunk
 
 S1, S2 = {"store": "stores/s1", "sensor": "sentinel1_grd"}, {"store": "stores/s2", "sensor": "sentinel2_l2a"}
@@ -95,6 +96,34 @@ def test_a_teacher_follows_the_trunk_and_every_stem():
         momentum = alone("dino", source).objective.momentum(jnp.asarray(0.0))
         step = jax.tree.map(jnp.subtract, teacher(after, source), teacher(carry, source))
         jax.tree.map(lambda leaf, m=momentum: np.testing.assert_allclose(leaf, 1 - m, atol=1e-6), step)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+def test_the_stem_of_a_sensor_rests_while_the_other_is_shown(optimizer):
+    """LARS would scale the weight decay, all that is left of its update, to the length of any other."""
+    config = config_of("simclr")
+    config.optim.update({"name": optimizer, "lr": 0.2, "weight_decay": 0.1})
+    experiment = build.experiment(config)
+    objective, views = experiment.objective, views_of(experiment)
+    start = jax.jit(objective.init)(jax.random.key(0))
+    chain = optim.make_optimizer(experiment.optim, start[0], 10)
+    gradient = jax.jit(jax.grad(objective.loss, has_aux=True))
+
+    @jax.jit
+    def update(params, state, gradients):
+        updates, state = chain.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    (params, carry), state, states = start, chain.init(start[0]), []
+    for turn, source in enumerate(("s1", "s2", "s2", "s1")):
+        gradients, (carry, _) = gradient(params, carry, of_source(views, source), jax.random.key(turn), jnp.asarray(0.1))
+        (params, state), before = update(params, state, gradients), params
+        other = "s1" if source == "s2" else "s2"
+        assert_trees_equal(params["own"][other], before["own"][other])
+        assert all(np.any(now != then) for now, then in zip(*map(jax.tree.leaves, (params["own"][source], before["own"][source])), strict=True))
+        states.append(state)
+    moments = [optax.tree.get_all_with_path(state, "mu" if optimizer == "adamw" else "trace")[0][1]["own"]["s1"] for state in states]
+    assert_trees_equal(moments[0], moments[2])
 
 
 def test_each_sensor_has_an_encoder_to_evaluate_and_export():

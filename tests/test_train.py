@@ -266,6 +266,18 @@ def test_a_signal_during_evaluation_is_followed_by_a_save(toy, tiny_store, tmp_p
     assert steps(tmp_path) == [1, 2, 3, 3, 4]
 
 
+def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(toy, tiny_store, tmp_path, monkeypatch, capsys):
+    class Failing:
+        def __call__(self, weights):
+            raise ValueError("one class of two is missing")
+
+    monkeypatch.setattr(build, "evaluators", lambda config, context: {"failing": (0, Failing())})
+    with pytest.raises(ValueError, match="one class of two is missing"):
+        train.train(config_of(tiny_store, **{"run.save_every": 100}), tmp_path)
+    assert checkpoint.load(tmp_path)[1] == 6
+    assert "step 6: state saved, the same command goes on from there" in capsys.readouterr().out
+
+
 def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(toy, tiny_store, tmp_path, monkeypatch):
     events = []
     jit, device_get = jax.jit, jax.device_get

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -27,6 +27,9 @@ Weights = tuple[Params, Carry]
 
 class Evaluator(Protocol):
     """(params, carry) -> numbers. Made once a run from (config, context); `config.every` says when it runs, 0 for the end only."""
+
+    def check(self) -> None:
+        """Raises ValueError for what it cannot evaluate; called before a run compiles anything, so that nobody learns it at the end."""
 
     def __call__(self, weights: Weights) -> dict[str, float]:
         """Metrics by name; the caller prefixes "eval/<evaluator>/", and "<source>/" where sources are named."""
@@ -63,6 +66,27 @@ class Context:
     place: Callable[[Any], Any]
     gathered: Any
     seed: int
+
+    def check(self, evaluator: str, splits: Sequence[str], label: str = "") -> None:
+        """Opens what an evaluator will read. Raises ValueError for a split without samples, and where the store has no label of that name."""
+        for split in splits:
+            try:
+                store = self._open(split).store
+            except ValueError as error:
+                raise ValueError(f"config.evals.{evaluator}: {error}") from error
+            labels = store.manifest.get("labels", {})
+            if label and label not in labels:
+                raise ValueError(f"{store.path}: no label {label!r} (config.evals.{evaluator}.label); there is {', '.join(labels) or 'none'}")
+
+    @property
+    def shown(self) -> set[str]:
+        """What the objective's preview of this source consists of."""
+        pixels = jax.ShapeDtypeStruct((1, 1, len(self.sensor.bands), self.data.crop, self.data.crop), self.sensor.dtype)
+
+        def preview(key: jax.Array, pixels: jax.Array) -> dict[str, Any]:
+            return self.objective.preview(*self.objective.init(key), self.evaluate_views({self.source: {"pixels": pixels}}), key)
+
+        return set(jax.eval_shape(preview, jax.random.key(0), pixels))
 
     def batches(self, split: str, label: str | None = None) -> Iterator[Batch]:
         """Every sample of a split once, in crops side by side, or every pixel where those are drawn; rows with `position` -1 are padding."""

@@ -33,6 +33,10 @@ class Evaluator:
     def __init__(self, config: Config, context: Context):
         self.config, self.context = config, context
 
+    def check(self) -> None:
+        """Raises ValueError where the store has no such split."""
+        self.context.check("collapse", (self.config.split,))
+
     def __call__(self, weights: Weights) -> dict[str, float]:
         batches = itertools.islice(self.context.batches(self.config.split), -(-self.config.max_samples // self.context.data.batch_size))
         features = np.concatenate([self._pooled(weights, batch) for batch in batches])

@@ -43,6 +43,10 @@ class Evaluator:
     def __init__(self, config: Config, context: Context):
         self.config, self.context = config, context
 
+    def check(self) -> None:
+        """Raises ValueError where the store has no such split or label."""
+        self.context.check("knn", (self.config.train_split, self.config.test_split), self.config.label)
+
     def __call__(self, weights: Weights) -> dict[str, float]:
         test_x, test_y = self._spaced(*labelled_features(self.context, weights, self.config.test_split, self.config.label))
         classes = len(np.unique(test_y))

@@ -47,6 +47,10 @@ class Evaluator:
         self.config, self.context = config, context
         self._untrained: float | None = None
 
+    def check(self) -> None:
+        """Raises ValueError where the store has no such split or label."""
+        self.context.check("linear_probe", (self.config.train_split, self.config.test_split), self.config.label)
+
     def __call__(self, weights: Weights) -> dict[str, float]:
         test = self._features_of(weights, self.config.test_split)
         classes = len(np.unique(test[1]))

@@ -31,6 +31,18 @@ class Evaluator:
         self.config, self.context = config, context
         self._to_units = context.std * context.sensor.scales  # normalised differences -> differences in the sensor's units
 
+    def check(self) -> None:
+        """Raises ValueError where the store has no such split, or the objective no reconstruction that could be judged."""
+        self.context.check("reconstruction", (self.config.split,))
+        shown = self.context.shown
+        if "rescaled" in shown:
+            raise ValueError(
+                "config.evals.reconstruction: with norm_pix_loss a reconstruction has the mean and variance of the hidden pixels themselves, so its "
+                "error is no result; set config.objective.norm_pix_loss=False, or leave this evaluator out"
+            )
+        if "reconstruction" not in shown:
+            raise ValueError(f"config.evals.reconstruction: the objective shows {', '.join(sorted(shown)) or 'nothing'}, no reconstruction; use mae")
+
     def __call__(self, weights: Weights) -> dict[str, float]:
         squares, values = np.zeros(3), 0
         for batch in self.context.batches(self.config.split):

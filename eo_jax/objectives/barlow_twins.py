@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.objectives.joint import JointEmbedding, correlated, watch
+from eo_jax.objectives.joint import JointEmbedding, correlated, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-5
@@ -47,7 +47,7 @@ class BarlowTwins(JointEmbedding):
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
-        return barlow_loss(za, zb, self.config.off_diagonal), (carry, watch(features[0]))
+        return barlow_loss(za, zb, self.config.off_diagonal), (carry, watch_pair(features[0], za))
 
 
 def barlow_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], off_diagonal: float) -> Float[Array, ""]:

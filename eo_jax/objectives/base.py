@@ -23,7 +23,7 @@ class Objective(Protocol):
     """A self-supervised (or supervised) method: Views in, a scalar out, and everything it keeps in two dicts that nobody else looks into.
 
     Attributes:
-        crop_sets: {crop set: number of views} that it needs of every source.
+        crop_sets: {crop set: number of views} that it takes of every source; 0 for any number, none too.
         couples_batch: whether a sample's loss depends on the other samples of the batch, so that accumulation would change the method.
         labelled: {source: number of classes} of those whose labels it reads, from Views["<source>/<crop set>/label"]; 0 where labels are no classes.
     """
@@ -59,11 +59,16 @@ class Objective(Protocol):
 
 
 def check_views(objective: Objective, name: str, views: Mapping[str, tuple[int, int]], sources: Sequence[str]) -> None:
-    """Raises ValueError where the views are not those that an objective needs of every source; `views` is as in `Objective.multiply_adds`."""
+    """Raises ValueError where the views are not those that an objective takes of every source; `views` is as in `Objective.multiply_adds`."""
+    for view in views:
+        crop_set = view.partition("/")[2]
+        if crop_set not in objective.crop_sets:
+            taken = ", ".join(objective.crop_sets)
+            raise ValueError(f"config.augment.crops.{crop_set}: objective {name!r} takes no views of that name; there are {taken}")
     for source in sources:
         for crop_set, count in objective.crop_sets.items():
             given, _ = views.get(f"{source}/{crop_set}", (0, 0))
-            if given < count:
+            if count and given != count:
                 raise ValueError(
                     f"config.augment.crops.{crop_set}.views: objective {name!r} needs {count} view(s) {crop_set!r} "
                     f"of source {source!r}, there are {given}"

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, half_cosine, require_same_end, watch
+from eo_jax.objectives.joint import WithTeacher, half_cosine, require_same_end, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -53,7 +53,7 @@ class BYOL(WithTeacher):
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, predicted, targets, carry = self.predict_pair(params, carry, views, key)
         loss = byol_loss(*predicted, *targets)
-        return loss, (carry, {"teacher_agreement": 1 - loss / 4, **watch(features[0])})
+        return loss, (carry, {"teacher_agreement": 1 - loss / 4, **watch_pair(features[0], predicted[0])})
 
     def momentum(self, progress: jax.Array) -> jax.Array:
         return half_cosine(self.config.momentum, 1.0, progress)

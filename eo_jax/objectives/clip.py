@@ -1,6 +1,6 @@
 """Contrast between two sensors: the embeddings of one place are nearer to each other than to those of other places.
 
-Source: Radford et al. 2021, arXiv 2103.00020.
+Source: Radford et al. 2021, arXiv 2103.00020. The temperature is a setting, as in DeCUR's baseline, where CLIP learns it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import dot, nearest_is, require_positive, watch
+from eo_jax.objectives.joint import dot, nearest_is, require_positive, watch_pair
 from eo_jax.objectives.paired import PairedSensors
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -53,7 +53,7 @@ class CLIP(PairedSensors):
         for source, drop_key in zip(self.sources, jax.random.split(key), strict=True):
             features, z, carry = self.embed(params, carry, views, source, drop_key)
             embeddings.append(z[0])
-            metrics |= {f"{name}/{source}": value for name, value in watch(features[0]).items()}
+            metrics |= {f"{name}/{source}": value for name, value in watch_pair(features[0], z[0]).items()}
         _, accuracy = nearest_is(normalise(embeddings[0]) @ normalise(embeddings[1]).T, jnp.arange(len(embeddings[0])))
         return clip_loss(*embeddings, self.config.temperature), (carry, {"batch_accuracy": accuracy, **metrics})
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.objectives.barlow_twins import distance, standardise
-from eo_jax.objectives.joint import watch
+from eo_jax.objectives.joint import watch_pair
 from eo_jax.objectives.paired import PairedSensors
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -58,7 +58,7 @@ class DeCUR(PairedSensors):
         for source, drop_key in zip(self.sources, jax.random.split(key), strict=True):
             features, z, carry = self.embed(params, carry, views, source, drop_key)
             embeddings += [z[0], z[1]]
-            metrics |= {f"{name}/{source}": value for name, value in watch(features[0]).items()}
+            metrics |= {f"{name}/{source}": value for name, value in watch_pair(features[0], z[0]).items()}
         return decur_loss(*embeddings, self.config.common, self.config.off_diagonal), (carry, metrics)
 
 

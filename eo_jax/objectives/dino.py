@@ -16,7 +16,7 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import DinoHead, normalise
 from eo_jax.objectives.base import EncoderWeights
-from eo_jax.objectives.joint import WithTeacher, dot, half_cosine, require_positive, watch
+from eo_jax.objectives.joint import WithTeacher, dot, half_cosine, require_positive, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -60,6 +60,8 @@ class Config:
 class DINO(WithTeacher):
     """The objective; see the module docstring. Crops of one size make one forward pass and share BatchNorm statistics, in either branch."""
 
+    crop_sets: Mapping[str, int] = {"global": 2, "local": 0}
+
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("dino", encoders)
         self.config = config
@@ -78,7 +80,7 @@ class DINO(WithTeacher):
         loss = dino_loss(student, targets, carry["centre"], self.config.student_temperature, temperature)
         if self.config.koleo:
             loss = loss + self.config.koleo * jax.vmap(koleo)(features[: len(targets)]).sum()
-        metrics = {"teacher_temperature": temperature, **agreement(student, targets - carry["centre"]), **watch(features[0])}
+        metrics = {"teacher_temperature": temperature, **agreement(student, targets - carry["centre"]), **watch_pair(features[0], student[0])}
         return loss, ({**carry, "centre": new_centre(carry["centre"], targets, self.config.centre_momentum)}, metrics)
 
     def momentum(self, progress: jax.Array) -> jax.Array:

@@ -137,7 +137,8 @@ class WithTeacher(JointEmbedding):
 
     Attributes:
         copied: the networks that it has.
-        statistics_of: whose running statistics its BatchNorm has: "teacher", moved by its own forward passes, or "student", a copy after each step.
+        statistics_of: whose running statistics its BatchNorm has: "teacher", moved by its own forward passes; "student", a copy after each step; or
+            "average", which follow the student's as the weights follow its weights (EMAN, Cai et al. 2021, arXiv 2101.08482).
     """
 
     copied: tuple[str, ...] = ("encoder", "projector")
@@ -168,10 +169,15 @@ class WithTeacher(JointEmbedding):
         return features, predicted, jax.lax.stop_gradient(targets), {**carry, "teacher": {**teacher, "statistics": statistics}}
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
-        teacher = carry["teacher"]
-        student = {name: params[name] for name in self.copied}
-        statistics = {name: carry[name] for name in self.copied} if self.statistics_of == "student" else teacher["statistics"]
-        return {**carry, "teacher": {"params": follow(teacher["params"], student, self.momentum(progress)), "statistics": statistics}}
+        teacher, momentum = carry["teacher"], self.momentum(progress)
+        of_student = lambda tree: {name: tree[name] for name in self.copied}  # noqa: E731
+        statistics = self._statistics(teacher["statistics"], of_student(carry), momentum)
+        return {**carry, "teacher": {"params": follow(teacher["params"], of_student(params), momentum), "statistics": statistics}}
+
+    def _statistics(self, teacher: Carry, student: Carry, momentum: float | jax.Array) -> Carry:
+        if self.statistics_of == "teacher":
+            return teacher
+        return student if self.statistics_of == "student" else follow(teacher, student, momentum)
 
     def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
         teacher = carry["teacher"]
@@ -281,15 +287,30 @@ def agreement(student: Float[Array, "*rows k"], teacher: Float[Array, "*rows k"]
     return {"teacher_agreement": (student * teacher).sum(-1).mean()}
 
 
-def watch(z: Float[Array, "b d"]) -> Metrics:
-    """How far embeddings are from collapse, without gradient.
+def watch(features: Float[Array, "b d"]) -> Metrics:
+    """How far features are from collapse, without gradient.
 
-    "feature_std": mean standard deviation over the batch of the entries of unit-length embeddings, times sqrt(d): 1 where they point everywhere
+    "feature_std": mean standard deviation over the batch of the entries of unit-length features, times sqrt(d): 1 where they point everywhere
     alike, 0 where all are the same. "feature_rank": (sum of eigenvalues)^2 / sum of their squares, of the covariance: how many directions are in use.
     """
-    z = normalise(jax.lax.stop_gradient(z).astype(jnp.float32))
-    centred = z - z.mean(0)
+    centred = _centred(features)
     # The smaller of the two Gram matrices has the same eigenvalues.
-    gram = dot(centred, centred.T) if len(z) < z.shape[1] else dot(centred.T, centred)
-    spread = jnp.sqrt(jnp.square(centred).mean(0)).mean() * z.shape[1] ** 0.5
-    return {"feature_std": spread, "feature_rank": jnp.square(jnp.trace(gram)) / jnp.maximum(jnp.square(gram).sum(), 1e-20)}
+    gram = dot(centred, centred.T) if len(centred) < centred.shape[1] else dot(centred.T, centred)
+    return {"feature_std": _spread(centred), "feature_rank": jnp.square(jnp.trace(gram)) / jnp.maximum(jnp.square(gram).sum(), 1e-20)}
+
+
+def watch_pair(features: Float[Array, "b d"], z: Float[Array, "b k"]) -> Metrics:
+    """The same, and "embedding_std", the spread of what the loss compares: where a head makes the same of all samples, no gradient comes to the
+    features, which then stay as different as those of a random network.
+    """
+    return {**watch(features), "embedding_std": _spread(_centred(z))}
+
+
+def _centred(z: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    """Rows of unit length, less their mean."""
+    z = normalise(jax.lax.stop_gradient(z).astype(jnp.float32))
+    return z - z.mean(0)
+
+
+def _spread(centred: Float[Array, "b d"]) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.square(centred).mean(0)).mean() * centred.shape[1] ** 0.5

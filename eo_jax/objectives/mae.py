@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder, patchify, take_tokens, unpatchify
-from eo_jax.models.functional import EVALUATE, REMAT, TRAIN, Mode, Network, Stack
+from eo_jax.models.functional import EVALUATE, REMAT, Mode, Network, Stack
 from eo_jax.models.layer_norm import LayerNorm
 from eo_jax.models.positions import sincos_2d
 from eo_jax.models.vit import Block, Dense, block_multiply_adds
@@ -117,7 +117,8 @@ class MAE:
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = self._view(views)
-        predicted, split, tokens, statistics = self._reconstruct(params, carry, view, valid, key, TRAIN)
+        mode = Mode("batch", key=jax.random.fold_in(key, 1))
+        predicted, split, tokens, statistics = self._reconstruct(params, carry, view, valid, key, mode)
         pixels, counted = self._masked(view, valid, split)
         loss = masked_error(predicted, _normalised(pixels, counted) if self.config.norm_pix_loss else pixels, counted)
         metrics = {"valid_share": masking.valid_values(valid, self.encoder.patch).sum() / valid.size, **watch(tokens[:, 1:].mean(1))}
@@ -135,7 +136,7 @@ class MAE:
     def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, jax.Array]:
         """{"view", "valid", "reconstruction": [b, H, W, c], "masked": [b, H, W]} in normalised units; visible tokens are as the view has them.
 
-        With norm_pix_loss the reconstruction is scaled back by the moments of the hidden pixels themselves: a picture, not a result.
+        With norm_pix_loss it is "rescaled" in place of "reconstruction", by the moments of the hidden pixels themselves: a picture, not a result.
         """
         view, valid = self._view(views)
         predicted, split, _, _ = self._reconstruct(params, carry, view, valid, key, EVALUATE)
@@ -147,7 +148,8 @@ class MAE:
         fill = jax.vmap(lambda tokens, at, values: tokens.at[at].set(values, unique_indices=True))
         reconstruction = unpatchify(fill(tokens, split.masked, predicted), rows, columns, patch)
         masked = fill(jnp.zeros((*tokens.shape[:-1], 1), bool), split.masked, jnp.ones((*split.masked.shape, 1, 1), bool))
-        return {"view": view, "valid": valid, "reconstruction": reconstruction, "masked": unpatchify(masked, rows, columns, patch)[..., 0]}
+        title = "rescaled" if self.config.norm_pix_loss else "reconstruction"
+        return {"view": view, "valid": valid, title: reconstruction, "masked": unpatchify(masked, rows, columns, patch)[..., 0]}
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
         _, size = views[f"{present_source(self.sources, views, 'global')}/global"]

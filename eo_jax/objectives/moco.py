@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, agreement, dot, nearest_is, watch
+from eo_jax.objectives.joint import WithTeacher, agreement, dot, nearest_is, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -31,7 +31,7 @@ class Config:
         projector: widths of the projector's layers, the output last.
         projector_norm: "none" (MoCo-v2, SSL4EO-S12, SSL4EO-L) or "batch": bias-free layers, each followed by BatchNorm (SpectralEarth).
         key_norm: BatchNorm of the two branches. "ghost": over groups of `bn_group` rows, which are permuted for the keys (the paper's shuffling);
-            "global": over the whole batch; "ema": keys by the running statistics, queries over the whole batch.
+            "global": over the whole batch; "ema": queries over the whole batch, keys by running statistics that follow the queries' (EMAN).
         bn_group: rows of a group: at least 2, and fewer than the batch, for in one group of all the keys would meet their queries again.
     """
 
@@ -61,7 +61,7 @@ class MoCo(WithTeacher):
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("moco", encoders)
         self.config = config
-        self.statistics_of = "student" if config.key_norm == "ema" else "teacher"
+        self.statistics_of = "average" if config.key_norm == "ema" else "teacher"
         end = "norm" if config.projector_norm == "batch" else "linear"
         self.add_head("projector", (self.encoder.width, *config.projector), hidden_norm=config.projector_norm, end=end)
 
@@ -69,7 +69,7 @@ class MoCo(WithTeacher):
         super().check_batch(rows)
         if self.config.queue % rows:
             raise ValueError(f"config.objective.queue: {self.config.queue} is no multiple of config.data.batch_size, {rows}")
-        if self.config.key_norm == "ghost":
+        if self.config.key_norm == "ghost" and jax.tree.leaves(jax.eval_shape(self.init_networks, jax.random.key(0))[1]):
             self._check_groups(rows)
 
     def _check_groups(self, rows: int) -> None:
@@ -96,7 +96,7 @@ class MoCo(WithTeacher):
         loss, accuracy = _info_nce(q, k, carry["queue"]["keys"], self.config.temperature)
         _, batch_accuracy = nearest_is(normalise(q) @ normalise(k).T, jnp.arange(len(q)))
         carry = {**carry, "queue": pushed(carry["queue"], normalise(k))}
-        return loss, (carry, {"queue_accuracy": accuracy, "batch_accuracy": batch_accuracy, **agreement(q, k), **watch(features)})
+        return loss, (carry, {"queue_accuracy": accuracy, "batch_accuracy": batch_accuracy, **agreement(q, k), **watch_pair(features, q)})
 
     def momentum(self, progress: jax.Array) -> float:
         return self.config.momentum

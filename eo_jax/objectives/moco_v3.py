@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, agreement, dot, half_cosine, nearest_is, require_same_end, watch
+from eo_jax.objectives.joint import WithTeacher, agreement, dot, half_cosine, nearest_is, require_same_end, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -53,7 +53,7 @@ class MoCoV3(WithTeacher):
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, queries, keys, carry = self.predict_pair(params, carry, views, key)
         _, accuracy = nearest_is(normalise(queries[0]) @ normalise(keys[1]).T, jnp.arange(len(queries[0])))
-        metrics = {"batch_accuracy": accuracy, **agreement(queries, keys[::-1]), **watch(features[0])}
+        metrics = {"batch_accuracy": accuracy, **agreement(queries, keys[::-1]), **watch_pair(features[0], queries[0])}
         return moco_v3_loss(*queries, *keys, self.config.temperature), (carry, metrics)
 
     def momentum(self, progress: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import JointEmbedding, centre_label, dot, require_positive, watch
+from eo_jax.objectives.joint import JointEmbedding, centre_label, dot, require_positive, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _TINY = 1e-20
@@ -71,7 +71,11 @@ class ViewAssignment(JointEmbedding):
         features, embeddings, carry = self.embed_pair(params, carry, views, pair_key)
         assigned = [soft_labels(z, support, labels, self.config.temperature) for z in embeddings]
         alike = (assigned[0].argmax(1) == assigned[1].argmax(1)).mean(dtype=jnp.float32)
-        return view_assignment_loss(*assigned, self.config.sharpening), (carry, {"view_agreement": alike, **watch(features[0])})
+        return view_assignment_loss(*assigned, self.config.sharpening), (carry, {"view_agreement": alike, **watch_pair(features[0], embeddings[0])})
+
+    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
+        """Of the encoder alone, over unlabelled views and those of the support."""
+        return sum(count * self.view_multiply_adds(size) for count, size in views.values())
 
     def _support(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Float[Array, "m d"], Float[Array, "m k"], Carry]:
         """Embeddings of all views of the support and their smoothed labels; rows without a label have no weight."""

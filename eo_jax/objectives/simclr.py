@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import JointEmbedding, dot, nearest_is, require_positive, watch
+from eo_jax.objectives.joint import JointEmbedding, dot, nearest_is, require_positive, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -45,7 +45,7 @@ class SimCLR(JointEmbedding):
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
-        return nt_xent(za, zb, self.config.temperature), (carry, watch(features[0]))
+        return nt_xent(za, zb, self.config.temperature), (carry, watch_pair(features[0], za))
 
 
 def nt_xent(za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float) -> Float[Array, ""]:

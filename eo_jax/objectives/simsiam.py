@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import JointEmbedding, watch
+from eo_jax.objectives.joint import JointEmbedding, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -48,9 +48,9 @@ class SimSiam(JointEmbedding):
         self.add_head("predictor", (config.projector[-1], *config.predictor, config.projector[-1]))
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        _, embeddings, carry = self.embed_pair(params, carry, views, key)
+        features, embeddings, carry = self.embed_pair(params, carry, views, key)
         predicted, carry = self.head("predictor", params, carry, embeddings, Mode("batch"))
-        return simsiam_loss(*predicted, *embeddings), (carry, watch(embeddings[0]))
+        return simsiam_loss(*predicted, *embeddings), (carry, watch_pair(features[0], embeddings[0]))
 
 
 def simsiam_loss(p1: Float[Array, "b k"], p2: Float[Array, "b k"], z1: Float[Array, "b k"], z2: Float[Array, "b k"]) -> Float[Array, ""]:

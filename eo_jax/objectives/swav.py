@@ -1,4 +1,8 @@
-"""SwAV: one view's cluster assignment is predicted from another view (Caron et al. 2020, arXiv 2006.09882)."""
+"""SwAV: one view's cluster assignment is predicted from another view (Caron et al. 2020, arXiv 2006.09882).
+
+Prototypes are scaled to unit length where they are used; the released code puts them back on the sphere after each step. The two differ in how far a
+step turns them: here the less, the longer they have grown.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import Prototypes
-from eo_jax.objectives.joint import JointEmbedding, require_positive, watch
+from eo_jax.objectives.joint import JointEmbedding, require_positive, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -45,6 +49,8 @@ class Config:
 class SwAV(JointEmbedding):
     """The objective; see the module docstring. Assignments are balanced over the global batch."""
 
+    crop_sets: Mapping[str, int] = {"global": 2, "local": 0}
+
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("swav", encoders)
         self.config = config
@@ -59,7 +65,7 @@ class SwAV(JointEmbedding):
         scores, carry = self.head("prototypes", params, carry, projected, Mode("batch"))
         scores = scores.reshape(*by_sample.shape[:2], -1).swapaxes(0, 1)
         used = jnp.zeros(self.config.prototypes, bool).at[scores[0].argmax(-1)].set(True).sum(dtype=jnp.float32)
-        metrics = {"prototypes_used": used / min(scores.shape[1:]), **watch(features[0])}
+        metrics = {"prototypes_used": used / min(scores.shape[1:]), **watch_pair(features[0], projected[:: len(features)])}
         return swav_loss(scores, self.config.temperature, self.config.epsilon, self.config.iterations), (carry, metrics)
 
 

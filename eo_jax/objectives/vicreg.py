@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.objectives.joint import JointEmbedding, correlated, watch
+from eo_jax.objectives.joint import JointEmbedding, correlated, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-4
@@ -48,7 +48,7 @@ class VICReg(JointEmbedding):
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
-        return vicreg_loss(za, zb, self.config.invariance, self.config.variance, self.config.covariance), (carry, watch(features[0]))
+        return vicreg_loss(za, zb, self.config.invariance, self.config.variance, self.config.covariance), (carry, watch_pair(features[0], za))
 
 
 def vicreg_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], invariance: float, variance: float, covariance: float) -> Float[Array, ""]:
