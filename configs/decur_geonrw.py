@@ -10,11 +10,12 @@ cosine without warm-up; 6144 of 8192 dimensions are common. The three cities tha
 out of its training folder is not known.
 
 Departures from the released code: each sensor has a projector of its own, where theirs share one by mistake; the four terms of the loss are added
-up, where theirs weighs those between sensors half of those within; LARS, which they build but never reach, instead of AdamW at 0.2; correlations
-are divided by the true batch; random initial weights instead of ImageNet's; elevation is normalised over the whole store, where theirs is stretched
-patch by patch between its own 1st and 99th percentile, which keeps relief and loses height; photographs in float, where brightness and contrast
-wrap around in uint8; channels are red, green, blue, theirs the reverse; no solarise, which there changes black pixels alone; the cosine goes by
-steps, not epochs; bfloat16 instead of float16. Deformable attention (RDA) is --config.model.trunk.attention=deformable.
+up, where theirs weighs those between sensors half of those within and divides by 3, so that the rate of biases and norms, which LARS does not adapt,
+meets gradients three to six times larger; LARS, which they build but never reach, instead of AdamW at 0.2; correlations are divided by the true
+batch; random initial weights instead of ImageNet's; elevation is normalised over the whole store, where theirs is stretched patch by patch between
+its own 1st and 99th percentile, which keeps relief and loses height; photographs in float, where brightness and contrast wrap around in uint8;
+channels are red, green, blue, theirs the reverse; no solarise, which there changes black pixels alone; the cosine goes by steps, not epochs;
+bfloat16 instead of float16. Deformable attention (RDA) is --config.model.trunk.attention=deformable.
 """
 
 import ml_collections

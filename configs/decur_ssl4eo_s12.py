@@ -11,14 +11,15 @@ Hyper-parameters are those of the released code. `rn50`: 100 epochs, batch 256, 
 every weight. 7168 of 8192 dimensions are common. Every view of either sensor has a season drawn for itself, so a pair need not be of one season.
 
 Departures from the released code: each sensor has a projector of its own, as the paper draws it, where theirs share one by mistake; the four terms
-of the loss are added up as in the paper, where theirs weighs those between sensors half of those within and divides by 3; ResNets are trained by
-LARS, which they build but never reach (`if 'vit' or ...` is always true), so that AdamW runs at 0.05; correlations are divided by the true batch,
-where theirs divide by four GPUs' whatever their number; random initial weights instead of ImageNet's; digital numbers as they are, normalised by
-band, instead of uint8, where brightness and contrast wrap around; no solarise, which with its threshold of 0.5 in 0 to 255 changes black pixels
-alone ("--config.augment.crops['global'].solarise_odds=0.2" turns bright ones over); fixed sine-cosine positions instead of learned ones; every
-place once an epoch; the cosine goes by steps, not epochs; bfloat16 instead of float16. In `rda` each sensor has attention of its own, where theirs
-sends both through the first sensor's; offsets are bounded, where theirs are clipped to the image; sampling points start at the centres of their
-cells, and there is no bias for relative positions (eo_jax/models/deformable.py).
+of the loss are added up as in the paper, where theirs weighs those between sensors half of those within and divides by 3, so that the rate of biases
+and norms, which LARS does not adapt, meets gradients three to six times larger; ResNets are trained by LARS, which they build but never reach (`if
+'vit' or ...` is always true), so that AdamW runs at 0.05; correlations are divided by the true batch, where theirs divide by four GPUs' whatever
+their number; random initial weights instead of ImageNet's; digital numbers as they are, normalised by band, instead of uint8, where brightness and
+contrast wrap around; no solarise, which with its threshold of 0.5 in 0 to 255 changes black pixels alone
+("--config.augment.crops['global'].solarise_odds=0.2" turns bright ones over); fixed sine-cosine positions instead of learned ones; every place once
+an epoch; the cosine goes by steps, not epochs; bfloat16 instead of float16. In `rda` each sensor has attention of its own, where theirs sends both
+through the first sensor's; offsets are bounded, where theirs are clipped to the image; sampling points start at the centres of their cells, and
+there is no bias for relative positions (eo_jax/models/deformable.py).
 
 A batch of 256 has all four seasons of its places in both sensors, 2.4 GB. Half of that is read, with two different seasons of each sensor, by
 --config.data.sources.s1.dates=2 --config.data.sources.l1c.dates=2 and dates=each for both crop sets.

@@ -184,8 +184,8 @@ def _check_dates(augment: views.Config, sources: Mapping[str, SourceConfig]) -> 
         for name, crop in augment.of(source).items():
             if crop.dates != "first" and about.dates == 1:
                 raise ValueError(
-                    f"config.augment.crops.{name}.dates: {crop.dates!r}, but of source {source!r} one date is read; give "
-                    f"config.data.sources.{source}.dates, or 'first' for the crops"
+                    f"config.augment.crops: the dates of '{source}/{name}' are {crop.dates!r}, but one date is read; set "
+                    f"config.data.sources.{source}.dates, or dates='first' for these crops"
                 )
 
 
@@ -275,6 +275,8 @@ def _evaluator(config: Any, name: str, section: Any) -> tuple[tuple[str, ...], A
     """(sources, the evaluator's Config) of a section of evals; `sources` are those it runs on one after the other, none for the first alone."""
     values = _plain(section)
     sources, known = _frozen(values.pop("sources", ())), config["data"]["sources"]
+    if isinstance(sources, str):
+        raise ValueError(f"config.evals.{name}.sources: {sources!r}; expected names of sources, as in ('s1', 's2'), or () for the first")
     for source in sources:
         if source not in known:
             raise ValueError(f"config.evals.{name}.sources: {source!r}; there are {', '.join(known)}.{_did_you_mean(source, known)}")

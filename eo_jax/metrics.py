@@ -139,6 +139,17 @@ def read_metrics(workdir: Path) -> list[dict]:
     return lines
 
 
+def not_evaluated(workdir: Path, step: int, names: Iterable[str]) -> set[str]:
+    """The evaluators whose scores at this step are not among the lines of metrics.jsonl; none at step 0, where nothing is evaluated.
+
+    None of several processes either: they would have to see the same file, or some would wait for the others.
+    """
+    if step == 0 or jax.process_count() > 1:
+        return set()
+    scored = [name for line in read_metrics(workdir) if line["step"] == step for name in line]
+    return {name for name in names if not any(key.startswith(f"eval/{name}/") for key in scored)}
+
+
 def collapse(step: int, steps: int, values: Mapping[str, float | str]) -> dict[str, str]:
     """{"collapsed": what is below its limit} where embeddings have become the same for all samples, else nothing.
 

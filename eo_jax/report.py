@@ -66,22 +66,39 @@ def headline(lines: list[dict]) -> list[tuple[str, str, str]]:
     last = {key: value for line in lines for key, value in line.items() if key.startswith("eval/")}
     last = {key: value for key, value in last.items() if value is not None}  # NaN is null in metrics.jsonl
     cards = [("Loss", f"{losses[0]:.4f} to {losses[-1]:.4f}", "first and last logged step")] if losses else []
-    flat = [line["step"] for line in lines if "collapsed" in line]
+    flat = [line for line in lines if "collapsed" in line]
     if flat:
-        cards.append(("Collapsed", f"step {flat[0]} to {flat[-1]}", "logged steps where nearly all samples had the same features"))
-    rebuilt = "eval/reconstruction/"
-    if f"{rebuilt}rmse" in last:
-        cards.append(("Reconstruction RMSE", f"{last[rebuilt + 'rmse']:.4f}", "reflectance, masked tokens of held-out patches"))
-        for baseline, title in (("mean_visible", "Mean of the visible pixels"), ("nearest_token", "Nearest visible token copied")):
-            note = f"baseline; the model has {last[f'{rebuilt}ratio_to_{baseline}']:.3f} of it"
-            cards.append((title, f"{last[f'{rebuilt}{baseline}_rmse']:.4f}", note))
-    probe = "eval/linear_probe/"
-    if f"{probe}accuracy" in last:
-        note = f"untrained encoder {last[probe + 'untrained_accuracy']:.1%}, gain {100 * last[probe + 'gain']:+.1f} points"
-        cards.append(("Linear probe", f"{last[probe + 'accuracy']:.1%}", note))
-    elif f"{probe}test_classes" in last:
-        cards.append(("Linear probe", "not scored", "the held-out patches have fewer than two classes; hold out more of them"))
+        names = sorted({name for line in flat for name in line["collapsed"].split(", ")})
+        note = f"logged steps where nearly all samples had the same vector ({', '.join(names)})"
+        cards.append(("Collapsed", f"step {flat[0]['step']} to {flat[-1]['step']}", note))
+    for evaluator, make in (("reconstruction", _reconstruction_cards), ("linear_probe", _probe_cards)):
+        for source, found in sorted(_by_source(last, evaluator).items()):
+            cards += [(f"{title} of {source}" if source else title, value, note) for title, value, note in make(found)]
     return cards
+
+
+def _by_source(last: dict[str, float], evaluator: str) -> dict[str, dict[str, float]]:
+    """{source: {metric: value}} of an evaluator, from "eval/<evaluator>/<metric>", which is of source "", or "eval/<evaluator>/<source>/<metric>"."""
+    found: dict[str, dict[str, float]] = {}
+    for key, value in last.items():
+        source, _, metric = key.removeprefix(f"eval/{evaluator}/").rpartition("/")
+        if key.startswith(f"eval/{evaluator}/"):
+            found.setdefault(source, {})[metric] = value
+    return found
+
+
+def _reconstruction_cards(found: dict[str, float]) -> list[tuple[str, str, str]]:
+    cards = [("Reconstruction RMSE", f"{found['rmse']:.4f}", "reflectance, masked tokens of held-out patches")]
+    for baseline, title in (("mean_visible", "Mean of the visible pixels"), ("nearest_token", "Nearest visible token copied")):
+        cards.append((title, f"{found[f'{baseline}_rmse']:.4f}", f"baseline; the model has {found[f'ratio_to_{baseline}']:.3f} of it"))
+    return cards
+
+
+def _probe_cards(found: dict[str, float]) -> list[tuple[str, str, str]]:
+    if "accuracy" not in found:
+        return [("Linear probe", "not scored", "the held-out patches have fewer than two classes; hold out more of them")]
+    note = f"untrained encoder {found['untrained_accuracy']:.1%}, gain {100 * found['gain']:+.1f} points"
+    return [("Linear probe", f"{found['accuracy']:.1%}", note)]
 
 
 def time_spent(lines: list[dict]) -> list[tuple[str, str, str]]:

@@ -138,6 +138,12 @@ def memory(compiled: Mapping[str, jax.stages.Compiled]) -> Iterator[str]:
         yield f"compiled; memory a device: {taken}, the weights once more in logged steps"
 
 
+def check_steps(workdir: Path, first: int, steps: int) -> None:
+    """Raises ValueError where a run is asked to end before the step that it has come to."""
+    if first > steps:
+        raise ValueError(f"{workdir}: trained to step {first} already, --extend-to={steps} is fewer; give more than {first}")
+
+
 def check_same_data(workdir: Path, fingerprint: dict) -> None:
     """Raises ValueError where a store changed since the run in `workdir` began."""
     before = json.loads((workdir / "data.json").read_text())

@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from eo_jax import build, cli, goodput, metrics, optim, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
-from eo_jax.run import StopSignal, check_same_data, check_same_run, closing, data_fingerprint, memory, sizes, write_provenance
+from eo_jax.run import StopSignal, check_same_data, check_same_run, check_steps, closing, data_fingerprint, memory, sizes, write_provenance
 from eo_jax.step import copied, init_state, make_train_step, norms
 from eo_jax.warm_start import warm_started
 
@@ -97,8 +97,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         check_same_data(workdir, fingerprint)
         state, first = checkpoints.restore(sharding.placed(like, placement))
         pipeline.bad.remember(checkpoints.bad_records())
-    if first > run.steps:
-        raise ValueError(f"{workdir}: trained to step {first} already, --extend-to={run.steps} is fewer; give more than {first}")
+    check_steps(workdir, first, run.steps)
     write_provenance(workdir, config, fingerprint)
 
     # ------------------------------------------------------------------------------------------------------------ loop
@@ -107,6 +106,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     throughput = metrics.Throughput(experiment.data.batch_size, experiment.multiply_adds())
     lr = np.asarray(optim.schedule(experiment.optim, run.steps)(np.arange(run.steps)))  # all at once: a call in the loop would wait for the device
     stop = StopSignal()
+    missed = metrics.not_evaluated(workdir, first, evaluators)  # where an evaluator ended the run before
     display.begin(experiment.objective_name, sizes(like["params"], pipeline, mesh))
 
     def is_logged(step: int) -> bool:
@@ -124,7 +124,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
 
     def evaluate(step: int) -> None:
         for name, (every, evaluator) in evaluators.items():
-            if step > first and (step == run.steps or (every and step % every == 0)):
+            if (step > first or name in missed) and (step == run.steps or (every and step % every == 0)):
                 scores = {f"eval/{name}/{key}": value for key, value in evaluator((state["params"], state["carry"])).items()}
                 display.scores(step, scores)
                 writer.write(step, scores | clock.take())

@@ -126,7 +126,7 @@ def freeze(inner: optax.GradientTransformation, spans: Params) -> optax.Gradient
 def rest(inner: optax.GradientTransformation, by_turns: Params) -> optax.GradientTransformation:
     """`inner`, but weights that are used `by_turns` (a bool each) rest in a step without them, which is where their gradient is 0 everywhere: no
     decay, no moments, no update, as PyTorch's optimizers pass over a weight without gradient. LARS would scale what is left, the decay alone, to
-    the length of any other update.
+    the length of any other update. Adam's correction of its moments for the first steps counts all steps, PyTorch's those of the weight.
     """
 
     def update(updates: Params, state: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:

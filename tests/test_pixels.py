@@ -186,7 +186,7 @@ def context(path: Path, crop: int = 3, **changes: Any) -> Context:
     """What evaluators get, as far as data goes."""
     data = Config({"scene": of_pixels(path, **changes)}, 8, crop)
     blank = dict.fromkeys(("mean", "std", "objective", "train_views", "evaluate_views", "place", "gathered"))
-    return Context(source="scene", sensor=ENMAP, patch=1, data=data, seed=0, **blank)
+    return Context(source="scene", same_encoder=("scene",), sensor=ENMAP, patch=1, data=data, seed=0, **blank)
 
 
 @pytest.mark.parametrize("changes", [{}, {"label": "where"}, {"label": "where", "labels_per_class": 1}])
@@ -198,6 +198,17 @@ def test_evaluation_sees_every_labelled_pixel_of_a_split_once_with_the_class_of_
     labels = np.concatenate([batch["label"] for batch in batches])
     assert [place for place, counts in zip(places, real, strict=True) if counts] == labelled(3)
     assert labels.tolist() == [CLASSES[place] for place in places]
+
+
+def test_evaluation_of_a_split_that_no_pixel_is_in_is_refused_before_a_run(path: Path, tmp_path: Path):
+    context(path).check("knn", ("train", "test"), "where")
+    with pytest.raises(ValueError, match=r"config\.evals\.knn: .*split 'tset' is empty; the store has test, train, val\."):
+        context(path).check("knn", ("train", "tset"), "where")
+    trained = np.where(SPLITS == 3, 1, SPLITS)  # no scene has a pixel of the test split
+    scenes = [dataclasses.replace(scene(number), labels={"where": CLASSES[number], "where.split": trained[number]}) for number in range(SCENES)]
+    store = write_store(tmp_path / "untested", scenes, ["pixel"] * SCENES, {"labels": SHAPES})
+    with pytest.raises(ValueError, match=r"config\.evals\.knn: .*no pixel of split 'test' has label 'where'"):
+        context(store).check("knn", ("train", "test"), "where")
 
 
 def test_evaluation_without_a_label_sees_what_may_be_drawn(path: Path):

@@ -111,6 +111,13 @@ def test_the_headline_takes_the_last_of_each_score():
 def test_a_collapsed_run_has_a_card_that_says_since_when():
     lines = [{"step": step, "loss": 1.0, **({"collapsed": "feature_std"} if step in (20, 30) else {})} for step in (10, 20, 30)]
     assert [card[:2] for card in report.headline(lines)] == [("Loss", "1.0000 to 1.0000"), ("Collapsed", "step 20 to 30")]
+    assert "(feature_std)" in report.headline(lines)[1][2]
+
+
+def test_each_source_that_is_probed_has_a_card():
+    probe = {"accuracy": 0.9, "untrained_accuracy": 0.7, "gain": 0.2, "test_classes": 3}
+    line = {f"eval/linear_probe/{source}/{name}": value for source in ("s1", "l1c") for name, value in probe.items()}
+    assert [card[:2] for card in report.headline([{"step": 1, **line}])] == [("Linear probe of l1c", "90.0%"), ("Linear probe of s1", "90.0%")]
 
 
 def test_a_run_that_logged_nothing_has_no_headline():

@@ -98,11 +98,12 @@ def test_a_teacher_follows_the_trunk_and_every_stem():
         jax.tree.map(lambda leaf, m=momentum: np.testing.assert_allclose(leaf, 1 - m, atol=1e-6), step)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
-def test_the_stem_of_a_sensor_rests_while_the_other_is_shown(optimizer):
+@pytest.mark.parametrize(("optimizer", "frozen"), [("adamw", "trunk/cls_token"), ("lars", None)])
+def test_the_stem_of_a_sensor_rests_while_the_other_is_shown(optimizer, frozen):
     """LARS would scale the weight decay, all that is left of its update, to the length of any other."""
     config = config_of("simclr")
-    config.optim.update({"name": optimizer, "lr": 0.2, "weight_decay": 0.1})
+    freeze_rules = ((frozen, (0.0, 0.5)),) if frozen else ()
+    config.optim.update({"name": optimizer, "lr": 0.2, "weight_decay": 0.1, "freeze_rules": freeze_rules})
     experiment = build.experiment(config)
     objective, views = experiment.objective, views_of(experiment)
     start = jax.jit(objective.init)(jax.random.key(0))

@@ -175,7 +175,7 @@ def test_what_changes_no_weight_may_change(workdir, tiny_store):
     moved = shutil.copytree(tiny_store, workdir.parent / "moved")
     free = {"run.log_every": 2, "run.save_every": 1, "run.keep": 1, "data.threads": 1, "data.prefetch": 1, "sharding.prefetch": 2}
     config = config_of(moved, **free)
-    config["evals"] = {"reconstruction": {"every": 1, "split": "val", "masks": 1}}
+    config["evals"] = {"collapse": {"every": 1, "split": "val"}}
     assert train.train(config, workdir) == 0
 
 
@@ -267,15 +267,28 @@ def test_a_signal_during_evaluation_is_followed_by_a_save(toy, tiny_store, tmp_p
 
 
 def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(toy, tiny_store, tmp_path, monkeypatch, capsys):
-    class Failing:
-        def __call__(self, weights):
-            raise ValueError("one class of two is missing")
+    """The same command, once the fault is gone, evaluates what was missed, and that alone."""
+    calls, config = [], config_of(tiny_store, **{"run.save_every": 100})
 
-    monkeypatch.setattr(build, "evaluators", lambda config, context: {"failing": (0, Failing())})
+    def first(weights):
+        calls.append("first")
+        return {"score": 1.0}
+
+    def second(weights):
+        calls.append("second")
+        if calls.count("second") == 1:
+            raise ValueError("one class of two is missing")
+        return {"score": 2.0}
+
+    monkeypatch.setattr(build, "evaluators", lambda config, context: {"first": (0, first), "second": (0, second)})
     with pytest.raises(ValueError, match="one class of two is missing"):
-        train.train(config_of(tiny_store, **{"run.save_every": 100}), tmp_path)
+        train.train(config, tmp_path)
     assert checkpoint.load(tmp_path)[1] == 6
     assert "step 6: state saved, the same command goes on from there" in capsys.readouterr().out
+    for _ in range(2):
+        assert train.train(config, tmp_path) == 0
+    assert calls == ["first", "second", "second"]
+    assert [line["eval/second/score"] for line in metrics.read_metrics(tmp_path) if "eval/second/score" in line] == [2.0]
 
 
 def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(toy, tiny_store, tmp_path, monkeypatch):

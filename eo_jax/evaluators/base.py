@@ -68,15 +68,17 @@ class Context:
     seed: int
 
     def check(self, evaluator: str, splits: Sequence[str], label: str = "") -> None:
-        """Opens what an evaluator will read. Raises ValueError for a split without samples, and where the store has no label of that name."""
+        """Opens what an evaluator will read. Raises ValueError for a split without samples, and for a label that the store, or a scene, has not."""
         for split in splits:
             try:
-                store = self._open(split).store
+                source = self._open(split)
+                labels = source.store.manifest.get("labels", {})
+                if label and label not in labels:
+                    raise ValueError(f"{source.store.path}: no label {label!r}; there is {', '.join(labels) or 'none'}")
+                if label and source.config.draw == "pixel":
+                    source.candidates(label)  # of one scene for all splits, only the map of labels knows
             except ValueError as error:
                 raise ValueError(f"config.evals.{evaluator}: {error}") from error
-            labels = store.manifest.get("labels", {})
-            if label and label not in labels:
-                raise ValueError(f"{store.path}: no label {label!r} (config.evals.{evaluator}.label); there is {', '.join(labels) or 'none'}")
 
     @property
     def shown(self) -> set[str]:

@@ -64,7 +64,7 @@ def check_views(objective: Objective, name: str, views: Mapping[str, tuple[int, 
         crop_set = view.partition("/")[2]
         if crop_set not in objective.crop_sets:
             taken = ", ".join(objective.crop_sets)
-            raise ValueError(f"config.augment.crops.{crop_set}: objective {name!r} takes no views of that name; there are {taken}")
+            raise ValueError(f"config.augment.crops: gives {view}, but objective {name!r} takes views {taken} alone")
     for source in sources:
         for crop_set, count in objective.crop_sets.items():
             given, _ = views.get(f"{source}/{crop_set}", (0, 0))
