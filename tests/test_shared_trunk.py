@@ -25,7 +25,7 @@ def config_of(name: str, backbone: str = "vit", **model) -> ml_collections.Confi
     config.data = {"sources": {"s2": S2, "s1": S1}, "entries": entries, "batch_size": 4, "crop": 16}
     config.augment = {"crops": {crop: {"views": views, "size": 16 if crop == "global" else 8} for crop, views in crops.items()}}
     config.model = {"stems": {"s2": stem, "s1": stem}, "trunk": trunk, "trunks": "one", "dtype": "float32", **model}
-    config.objective = {"name": name, **section}
+    config.objective = {"name": name, **section, **({"bn_group": 2} if name == "moco" else {})}
     config.run = {"steps": 10}
     return build.complete(config)
 
