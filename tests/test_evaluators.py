@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
-from tiny_objectives import SIZE, config_of, experiment_of
+from tiny_objectives import SIZE, compiled, config_of, experiment_of
 
 from eo_jax import build, sharding
 from eo_jax.augment import views
@@ -91,7 +91,7 @@ def batch_of(experiment: build.Experiment, source: str) -> dict:
 
 def test_each_source_is_evaluated_with_its_own_encoder():
     experiment = experiment_of("decur")
-    params, carry = experiment.objective.init(jax.random.key(0))
+    params, carry = compiled(experiment.objective)[0](jax.random.key(0))
     params["encoders"]["s1"] = jax.tree.map(jnp.zeros_like, params["encoders"]["s1"])  # one of the two is dead
     spread = {}
     for source in ("s2", "s1"):
@@ -102,7 +102,7 @@ def test_each_source_is_evaluated_with_its_own_encoder():
 
 def test_a_source_that_shares_a_stem_is_evaluated_with_the_encoder_it_shares():
     experiment = experiment_of("semi_supervised")
-    weights = experiment.objective.init(jax.random.key(0))
+    weights = compiled(experiment.objective)[0](jax.random.key(0))
     pixels = batch_of(experiment, "s2")["s2"]
     first, shared = (context_of(experiment, source).features(weights, {source: pixels})["pooled"] for source in ("s2", "support"))
     np.testing.assert_array_equal(shared, first)

@@ -18,7 +18,7 @@ from eo_jax.objectives.base import Objective
 from eo_jax.objectives.joint import agreement, watch_pair
 
 # One of each kind: a teacher with local crops, a queue, tokens that are hidden, two sensors. The others take as long each, and are slow together.
-QUICK = ["dino", "moco", "data2vec", "decur"]
+QUICK = ["dino", "moco", "data2vec"]
 CASES = [(name, backbone) for name in OBJECTIVES for backbone in backbones_of(name)]
 SLOW = [pytest.param(*case, marks=pytest.mark.slow) if case[1] == "resnet" and case[0] != "moco" else case for case in CASES]
 
@@ -34,6 +34,9 @@ def test_the_loss_is_finite_and_trains_every_weight(name, backbone):
     params, carry, ((loss, (moved, metrics)), gradients) = loss_of(experiment, views_of(experiment))
     assert loss.dtype == jnp.float32 and loss.shape == () and np.isfinite(loss)
     assert all(np.isfinite(value) and np.shape(value) == () for value in metrics.values()), metrics
+    # A head that makes the same of all samples gives features no gradient, so what the loss compares is watched beside them.
+    spreads = {f"embedding_std/{source}" for source in ("s2", "s1")} if name in ("decur", "clip") else {"embedding_std"}
+    assert name in (*TOKENS_ONLY, "supervised") or spreads <= set(metrics)
     dead = [path for path, leaf in rules.paths(gradients) if not np.isfinite(leaf).all() or not np.abs(leaf).any()]
     assert not [path for path in dead if not _may_be_still(path)], dead
     shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
@@ -135,17 +138,6 @@ def test_methods_with_a_teacher_log_how_far_it_and_the_student_agree(name):
     assert -1 <= metrics["teacher_agreement"] <= 1
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in (*TOKENS_ONLY, "supervised")])
-def test_what_the_loss_compares_is_watched_beside_the_features(name):
-    """A head that makes the same of all samples gives features no gradient, so these stay as different as at random."""
-    experiment = experiment_of(name)
-    shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))
-    arguments = views_of(experiment), jax.random.key(0), jnp.zeros(())
-    metrics = jax.eval_shape(experiment.objective.loss, *shapes, *arguments)[1][1]
-    expected = {"embedding_std/s2", "embedding_std/s1"} if name in ("decur", "clip") else {"embedding_std"}
-    assert expected <= set(metrics)
-
-
 def test_a_dead_head_shows_in_the_embeddings_alone():
     features = jax.random.normal(jax.random.key(0), (8, 12))
     dead, alive = watch_pair(features, jnp.ones((8, 5))), watch_pair(features, features[:, :5])
@@ -155,13 +147,14 @@ def test_a_dead_head_shows_in_the_embeddings_alone():
 
 def test_blocks_are_dropped_under_a_mask_too():
     config = config_of("mae")
-    losses = []
+    config.model.trunk.depth = 1
+    traced = []
     for rate in (0.0, 0.9):
         config.model.trunk.drop_path = rate
         experiment = build.experiment(config)
-        params, carry = jax.jit(experiment.objective.init)(jax.random.key(0))
-        losses.append(float(jax.jit(experiment.objective.loss)(params, carry, views_of(experiment), jax.random.key(1), jnp.zeros(()))[0]))
-    assert np.isfinite(losses).all() and losses[0] != losses[1]
+        shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))
+        traced.append(str(jax.make_jaxpr(experiment.objective.loss)(*shapes, views_of(experiment), jax.random.key(1), jnp.zeros(()))))
+    assert traced[0].count("bernoulli") + traced[0].count("random_bits") < traced[1].count("bernoulli") + traced[1].count("random_bits")
 
 
 def test_groups_of_a_network_without_batch_norm_are_no_matter():

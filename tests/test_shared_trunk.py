@@ -98,7 +98,7 @@ def test_a_teacher_follows_the_trunk_and_every_stem():
         jax.tree.map(lambda leaf, m=momentum: np.testing.assert_allclose(leaf, 1 - m, atol=1e-6), step)
 
 
-@pytest.mark.parametrize(("optimizer", "frozen"), [("adamw", "trunk/cls_token"), ("lars", None)])
+@pytest.mark.parametrize(("optimizer", "frozen"), [pytest.param("adamw", "trunk/cls_token", marks=pytest.mark.slow), ("lars", None)])
 def test_the_stem_of_a_sensor_rests_while_the_other_is_shown(optimizer, frozen):
     """LARS would scale the weight decay, all that is left of its update, to the length of any other."""
     config = config_of("simclr")

@@ -69,18 +69,21 @@ class MoCo(WithTeacher):
         super().check_batch(rows)
         if self.config.queue % rows:
             raise ValueError(f"config.objective.queue: {self.config.queue} is no multiple of config.data.batch_size, {rows}")
-        if self.config.key_norm == "ghost" and jax.tree.leaves(jax.eval_shape(self.init_networks, jax.random.key(0))[1]):
-            self._check_groups(rows)
+        divided = 2 <= self.config.bn_group < rows and rows % self.config.bn_group == 0
+        if self.config.key_norm == "ghost" and not divided and self._has_batch_norm():
+            self._refuse_groups(rows)
 
-    def _check_groups(self, rows: int) -> None:
+    def _has_batch_norm(self) -> bool:
+        return bool(jax.tree.leaves(jax.eval_shape(self.init_networks, jax.random.key(0))[1]))
+
+    def _refuse_groups(self, rows: int) -> None:
         group = self.config.bn_group
         if not 2 <= group < rows:
             raise ValueError(
                 f"config.objective.bn_group: groups of {group} rows of config.data.batch_size, {rows}; expected at least 2 and fewer than all. "
                 f"key_norm='global' takes the statistics of the whole batch"
             )
-        if rows % group:
-            raise ValueError(f"config.objective.bn_group: groups of {group} rows do not divide config.data.batch_size, {rows}")
+        raise ValueError(f"config.objective.bn_group: groups of {group} rows do not divide config.data.batch_size, {rows}")
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         params, carry = super().init(key)
