@@ -102,6 +102,12 @@ class Experiment:
     objective: Objective
     objective_name: str
 
+    @property
+    def same_encoder(self) -> dict[str, tuple[str, ...]]:
+        """{source: names of the sources that share its encoder, its own among them}."""
+        sharing = lambda weights: tuple(name for name, encoder in self.encoders.items() if encoder.weights == weights)  # noqa: E731
+        return {source: sharing(encoder.weights) for source, encoder in self.encoders.items()}
+
     def multiply_adds(self) -> float:
         """Of the forward passes of one sample that carry a gradient: the mean over the entries of a mixture, by their weights."""
         if not self.data.entries:
@@ -238,7 +244,7 @@ def context(experiment: Experiment, numbers: Mapping[str, views.Normalisation], 
     rows = sharding.batch_sharding(mesh)
     return Context(
         source=source,
-        same_encoder=tuple(name for name, other in experiment.encoders.items() if other.weights == encoder.weights),
+        same_encoder=experiment.same_encoder[source],
         sensor=encoder.sensor,
         mean=numbers[source].mean,
         std=numbers[source].std,

@@ -11,8 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from eo_jax.evaluators.collapse import rankme
 
 # Dense bf16 peak in FLOP/s of one device, by the beginning of jax's device_kind; vendors' data sheets.
 _PEAK_FLOPS = {
@@ -29,8 +32,15 @@ _PEAK_FLOPS = {
 
 _SPREADS = ("feature_std", "embedding_std")
 _COLLAPSED = 0.02  # of unit-length vectors; 1 is where they point everywhere alike
-# What the log line shows of an objective's own metrics, and how it is called there; metrics.jsonl has all.
-_SHORT = {"feature_std": "std", "feature_rank": "rank", "accuracy": "accuracy", "queue_accuracy": "queue acc", "batch_accuracy": "batch acc"}
+# What the log line shows of an objective's own metrics, and how it is called there, "<name>/<source>" too; metrics.jsonl has all.
+_SHORT = {
+    "feature_std": "std",
+    "feature_rank": "rank",
+    "rankme": "RankMe",
+    "accuracy": "accuracy",
+    "queue_accuracy": "queue acc",
+    "batch_accuracy": "batch acc",
+}
 
 
 def peak_flops() -> float | None:
@@ -150,6 +160,16 @@ def not_evaluated(workdir: Path, step: int, names: Iterable[str]) -> set[str]:
     return {name for name in names if not any(key.startswith(f"eval/{name}/") for key in scored)}
 
 
+def numbers(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """What a step gave as numbers: of features "pooled/<source>" [m, d] their "rankme/<source>".
+
+    They are taken apart here and not on the device, which runs the next step meanwhile.
+    """
+    of_features = lambda name: name.startswith("pooled/")  # noqa: E731
+    ranks = {name.replace("pooled/", "rankme/"): rankme(value) for name, value in values.items() if of_features(name)}
+    return {name: float(value) for name, value in values.items() if not of_features(name)} | ranks
+
+
 def collapse(step: int, steps: int, values: Mapping[str, float | str]) -> dict[str, str]:
     """{"collapsed": what is below its limit} where embeddings have become the same for all samples, else nothing.
 
@@ -214,7 +234,9 @@ def _readable(values: Mapping[str, float | str]) -> str:
     if "entry" in values:
         shares = ", ".join(f"{name.removeprefix('mixture/')} {share:.1%}" for name, share in values.items() if name.startswith("mixture/"))
         shown.insert(0, f"{values['entry']} (so far {shares})")
-    shown += [f"{_SHORT[name]} {values[name]:.3g}" for name in _SHORT if name in values]
+    for metric, short in _SHORT.items():
+        of_sources = {name.partition("/")[2]: value for name, value in values.items() if name.partition("/")[0] == metric}
+        shown += [f"{' '.join(filter(None, (short, source)))} {value:.3g}" for source, value in of_sources.items()]
     if "samples_per_s" in values:
         shown.append(f"{values['samples_per_s']:.1f} samples/s")
         shown.append(f"{values['flops_per_s'] / 1e9:.1f} GFLOP/s")

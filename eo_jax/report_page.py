@@ -18,7 +18,7 @@ from eo_jax.report_style import PAGE, STYLE
 
 PICTURE_PX = 256  # the least width of a picture in the file; smaller patches are enlarged by a whole number
 PERCENTILES = {"A": 10, "B": 50, "C": 90}  # of brightness: the masked pixels whose spectra are shown
-# Metric, title, axis; a metric that no line holds is left out.
+# Metric, title, axis, also of "<metric>/<source>"; a metric that no line holds is left out.
 CURVES = (
     ("loss", "Loss", "log"),
     ("lr", "Learning rate", "linear"),
@@ -29,6 +29,7 @@ CURVES = (
     ("feature_std", "Spread of features; 0 is collapse", "linear"),
     ("embedding_std", "Spread of what the loss compares", "linear"),
     ("feature_rank", "Directions that features use", "linear"),
+    ("rankme", "RankMe of features", "linear"),
     ("teacher_agreement", "Agreement of teacher and student", "linear"),
     ("prototypes_used", "Share of prototypes in use", "linear"),
     ("queue_accuracy", "Accuracy against the queue", "linear"),
@@ -169,7 +170,13 @@ def _series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     steps, skipped = _series(metrics, "skipped")
     marks = steps[skipped > 0]
-    drawn = [(title, scale, *_series(metrics, name)) for name, title, scale in CURVES]
+    logged = sorted({name for line in metrics for name in line})
+    drawn = [
+        (": ".join(filter(None, (title, name.partition("/")[2]))), scale, *_series(metrics, name))
+        for metric, title, scale in CURVES
+        for name in logged
+        if name.partition("/")[0] == metric
+    ]
     charts = [pictures.curve_figure(x, y, title, marks, scale) for title, scale, x, y in drawn if len(x)]
     if not charts:
         return _nothing("No training metrics were logged.")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from eo_jax.objectives.base import Objective
+from eo_jax.objectives.base import Objective, features_of
 from eo_jax.schema import Batch, Carry, Metrics, Params, Views
 
 # {"step": int32, "params": Params, "carry": Carry, "optimizer": optax state}
 TrainState = dict[str, Any]
+
+_WATCHED = 256  # samples of a batch whose features are watched: what their decomposition costs is bounded, whatever the batch
 
 
 def init_state(objective: Objective, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
@@ -89,6 +91,31 @@ def norms(after: Params, before: Params) -> Metrics:
     """
     moved = jax.tree.map(jnp.subtract, after, before)
     return {"update_norm": optax.tree.norm(moved), "param_norm": optax.tree.norm(after)}
+
+
+def make_pooled(
+    objective: Objective, make_views: Callable[[Batch], Views], same_encoder: Mapping[str, Sequence[str]]
+) -> Callable[[TrainState, Batch], Metrics]:
+    """The pure function (state, batch) -> {"pooled/<source>": [m, d]}: features in evaluation mode of at most 256 samples, spread over the batch.
+
+    Beside the train step, for the steps that are logged, as `norms` are: the watch on collapse takes them apart on the host.
+
+    Args:
+        make_views: batch -> Views without augmentation.
+        same_encoder: {source: names of the sources that share its encoder, its own among them}.
+    """
+
+    def pooled(state: TrainState, batch: Batch) -> Metrics:
+        shown = {source: {"pixels": _spread(fields["pixels"])} for source, fields in batch.items()}
+        views, weights = make_views(shown), (state["params"], state["carry"])
+        return {f"pooled/{source}": features_of(objective, *weights, views, source, same_encoder[source])["pooled"] for source in shown}
+
+    return pooled
+
+
+def _spread(rows: jax.Array) -> jax.Array:
+    """Every k-th row, so that each device keeps some of its own."""
+    return rows[:: -(-len(rows) // _WATCHED)]
 
 
 def _accumulate(gradient: Callable, state: TrainState, batch: Batch, key: jax.Array, progress: jax.Array, accum: int):

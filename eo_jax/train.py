@@ -26,7 +26,7 @@ from eo_jax import build, cli, goodput, metrics, optim, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.run import StopSignal, check_same_data, check_same_run, check_steps, closing, data_fingerprint, memory, sizes, write_provenance
-from eo_jax.step import copied, init_state, make_train_step, norms
+from eo_jax.step import copied, init_state, make_pooled, make_train_step, norms
 from eo_jax.warm_start import warm_started
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value")
@@ -73,17 +73,16 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     optimizer = optim.make_optimizer(experiment.optim, shapes[0], run.steps)
     make_state = functools.partial(init_state, objective, optimizer, run.seed)
     like = jax.eval_shape(make_state)
-    placement = sharding.state_sharding(experiment.sharding, like, mesh)
-    train_step = jax.jit(
-        make_train_step(objective, optimizer, recipe.train, seed=run.seed, steps=run.steps, accum=experiment.optim.accum),
-        donate_argnums=0,
-        in_shardings=(placement, sharding.batch_sharding(mesh)),
-        out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
-    )
+    placement, rows = sharding.state_sharding(experiment.sharding, like, mesh), sharding.batch_sharding(mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    update = make_train_step(objective, optimizer, recipe.train, seed=run.seed, steps=run.steps, accum=experiment.optim.accum)
+    train_step = jax.jit(update, donate_argnums=0, in_shardings=(placement, rows), out_shardings=(placement, everywhere))
+    pooled = jax.jit(make_pooled(objective, recipe.evaluate, experiment.same_encoder), in_shardings=(placement, rows), out_shardings=everywhere)
     evaluators = build.evaluators(config, functools.partial(build.context, experiment, numbers, mesh))
-    compiled = functools.partial(_compiled, train_step, like, pipeline, mesh)
+    compiled = functools.partial(_compiled, like=like, pipeline=pipeline, mesh=mesh)
     if dry_run:
-        print("\n".join([*sizes(like["params"], pipeline, mesh), *memory(compiled())]), flush=True)
+        compiled(pooled)
+        print("\n".join([*sizes(like["params"], pipeline, mesh), *memory(compiled(train_step))]), flush=True)
         return 0
 
     # ------------------------------------------------------------------------------------------------------------ restore
@@ -114,7 +113,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
 
     def arrive(step: int, values: dict[str, Any]) -> None:
         """Fetches the metrics of a step whose successor is already running, so that the device never waits for the host, nor the host runs ahead."""
-        values = {name: float(value) for name, value in jax.device_get(values).items()}
+        values = metrics.numbers(jax.device_get(values))
         throughput.arrived()
         if is_logged(step) or values["skipped"]:
             values |= {"lr": float(lr[step - 1]), **pipeline.counts(step), **throughput.take(), **clock.take()}
@@ -148,7 +147,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
             raise
 
     clock.enter("compile")
-    train_steps = compiled() if first < run.steps else {}  # all before the first step: no later one waits for a compiler
+    # All before the first step: no later one waits for a compiler.
+    train_steps, watched = (compiled(train_step), compiled(pooled)) if first < run.steps else ({}, {})
     jax.block_until_ready(norms(state["params"], copied(state["params"])))
     batches = sharding.prefetch(pipeline.batches(first, run.steps, display.say), mesh, experiment.sharding.prefetch)
     running: tuple[int, dict[str, Any]] | None = None
@@ -171,10 +171,10 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
             batch = next(batches)
         clock.enter("step")
         with jax.transfer_guard("disallow"):
-            before = copied(state["params"]) if is_logged(step + 1) else None
-            state, values = train_steps[pipeline.mixture.entry(step)](state, batch)
+            entry, before = pipeline.mixture.entry(step), copied(state["params"]) if is_logged(step + 1) else None
+            state, values = train_steps[entry](state, batch)
             if before:
-                values |= norms(state["params"], before)
+                values |= norms(state["params"], before) | watched[entry](state, batch)
                 del before
         clock.dispatched(goodput.finish_of(values))
         if running:
@@ -191,9 +191,9 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     return 0 if step == run.steps else 128 + signal.SIGTERM
 
 
-def _compiled(train_step: Any, like: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """{entry: the train step for its batches}."""
-    return {entry: train_step.lower(like, sharding.to_global(pipeline.empty(entry), mesh)).compile() for entry in pipeline.mixture.entries}
+def _compiled(function: Any, like: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """{entry: the function of (state, batch) for its batches}."""
+    return {entry: function.lower(like, sharding.to_global(pipeline.empty(entry), mesh)).compile() for entry in pipeline.mixture.entries}
 
 
 if __name__ == "__main__":

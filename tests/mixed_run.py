@@ -28,7 +28,10 @@ SAVE_EVERY = 6
 
 
 class Mixed(Toy):
-    """The toy on the mean of whatever sources a batch has."""
+    """The toy on the mean of whatever sources a batch has, one encoder for all."""
+
+    def encoders(self, params, carry):
+        return {"s2": {"source": "s2", "params": params, "statistics": {}}}
 
     def loss(self, params, carry, views, key, progress):
         shown = [view for name, view in sorted(views.items()) if name.endswith("/global")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from eo_jax import metrics
@@ -145,6 +146,17 @@ def test_a_plain_line_has_the_numbers_and_the_time_left(clock, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first == "step     20/40  loss 0.1234  lr 1.00e-03  grad 2.000  12.3 samples/s  5.6 GFLOP/s  MFU 32.1%  left 0:40"
     assert second.endswith("loss nan  lr 1.00e-03  grad 2.000  NOT FINITE: step skipped  left 0:10")
+
+
+def test_features_become_their_rankme_and_are_shown_by_source(capsys):
+    features = np.eye(6, 4)[:, :3] * [2.0, 2.0, 2.0]
+    values = {"loss": np.float32(1), "lr": np.float32(0), "grad_norm": np.float32(1), "pooled/s1": features, "pooled/s2": np.full((4, 3), np.nan)}
+    found = metrics.numbers(values | {"feature_rank/s1": np.float32(2.5), "accuracy": np.float32(0.5)})
+    assert found.keys() == {"loss", "lr", "grad_norm", "feature_rank/s1", "accuracy", "rankme/s1", "rankme/s2"}
+    assert all(type(value) is float for value in found.values())
+    assert found["rankme/s1"] == pytest.approx(3, rel=1e-4) and np.isnan(found["rankme/s2"])
+    metrics.Display(0, 10).log(1, found)
+    assert "  rank s1 2.5  RankMe s1 3  RankMe s2 nan  accuracy 0.5  " in capsys.readouterr().out
 
 
 def test_a_collapsed_run_says_so_but_not_a_fresh_one(capsys):

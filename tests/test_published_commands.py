@@ -55,6 +55,9 @@ def test_from_archive_to_weights(name: str, tmp_path: Path, request: pytest.Fixt
     assert len(losses) >= STEPS and np.isfinite(losses).all()
     evals = json.loads((workdir / "config.json").read_text())["evals"]
     watched = [f"collapse/{source}" for source in evals["collapse"]["sources"]] or ["collapse"] if "collapse" in evals else []
+    sources = set(json.loads((workdir / "config.json").read_text())["data"]["sources"])
+    logged = [{key.removeprefix("rankme/") for key in row if key.startswith("rankme/")} for row in rows if "loss" in row]
+    assert all(logged) and set().union(*logged) == sources  # of a mixture each line has those of its entry
     ranks = {key: value for row in rows for key, value in row.items() if key.endswith("/rankme")}
     assert set(ranks) == {f"eval/{name}/rankme" for name in watched}
     assert all(rank >= 1 for rank in ranks.values())

@@ -99,6 +99,13 @@ def test_sections_come_in_reading_order():
     assert places == sorted(places)
 
 
+def test_metrics_of_several_sources_have_a_curve_each():
+    lines = [{"step": step, "loss": 1.0, "rankme/s1": 5.0, "rankme/s2": 7.0, "feature_std": 0.5, "losses": 3.0} for step in range(5)]
+    text = render(make_report(metrics=lines))
+    assert all(text.count(title) for title in ("RankMe of features: s1", "RankMe of features: s2", "Spread of features; 0 is collapse"))
+    assert text.count("<figure") - render(make_report(metrics=[{"step": step, "loss": 1.0} for step in range(5)])).count("<figure") == 3
+
+
 def test_no_string_of_a_run_becomes_markup():
     evil = '"><script>alert(1)</script>'
     metrics = [{"step": 0, "loss": 1.0, f"eval/{evil}/{evil}": 0.5}]

@@ -18,7 +18,7 @@ from eo_jax.models.functional import REMAT, Network, Stack
 from eo_jax.models.spectral_adapter import Config as StemConfig
 from eo_jax.objectives import mae
 from eo_jax.sensors import ENMAP
-from eo_jax.step import init_state, make_train_step, norms
+from eo_jax.step import init_state, make_pooled, make_train_step, norms
 
 BANDS, ROWS, STEPS = 5, 8, 50
 TOY = Toy(BANDS)
@@ -71,6 +71,45 @@ def test_logged_norms_are_those_of_gradient_update_and_new_weights(state):
     measured = norms(new["params"], state["params"])
     assert float(measured["update_norm"]) == pytest.approx(norm(moved), rel=1e-4)
     assert float(measured["param_norm"]) == pytest.approx(norm(new["params"]), rel=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(8, 8), (256, 256), (257, 129), (600, 200)])
+def test_what_is_watched_is_spread_over_the_batch(rows, kept):
+    number = jnp.arange(rows, dtype=jnp.float32)
+    pooled = make_pooled(TOY, lambda batch: make_global_views(batch["enmap"]["pixels"]), {"enmap": ("enmap",)})
+    state = {"params": {}, "carry": {}, "optimizer": {}}
+    (found,) = pooled(state, {"enmap": {"pixels": number[:, None], "time": None}}).values()
+    assert found.shape == (kept, 1)
+    assert np.array_equal(found[:, 0], number[:: -(-rows // kept)])
+
+
+def make_global_views(pixels):
+    views = make_views({"enmap": {"pixels": pixels}}, None)
+    return views | {"enmap/global/valid": jnp.ones_like(views["enmap/global"], bool)}
+
+
+def test_the_watch_sees_each_source_by_the_encoder_that_evaluates_it():
+    """Teachers where those come first; a source without an encoder of its own by the one that it shares."""
+
+    class Scaled(Toy):
+        def encoders(self, params, carry):
+            of = lambda source, scale: {"source": source, "params": scale, "statistics": {}}  # noqa: E731
+            return {"a.teacher": of("a", 2.0), "a": of("a", 3.0), "b": of("b", 5.0)}
+
+        def features(self, weights, view, valid):
+            return {"pooled": weights["params"] * view[:, 0, 0]}
+
+    def see(batch):
+        seen = {source: make_global_views(fields["pixels"]) for source, fields in batch.items()}
+        return {name.replace("enmap", source): view for source, views in seen.items() for name, view in views.items()}
+
+    same_encoder = {"a": ("a", "c"), "b": ("b",), "c": ("a", "c"), "d": ("d",)}
+    pooled = make_pooled(Scaled(1), see, same_encoder)
+    state = {"params": {}, "carry": {}}
+    found = pooled(state, {source: {"pixels": jnp.ones((2, 1))} for source in "abc"})
+    assert {name: float(value[1, 0]) for name, value in found.items()} == {"pooled/a": 2.0, "pooled/b": 5.0, "pooled/c": 2.0}
+    with pytest.raises(ValueError, match=r"objective Scaled: no encoder of source 'd' among a\.teacher, a, b"):
+        pooled(state, {"d": {"pixels": jnp.ones((2, 1))}})
 
 
 # --- non-finite steps

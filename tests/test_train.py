@@ -16,6 +16,7 @@ from pathlib import Path
 
 import golden_text
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -27,6 +28,7 @@ from tiny_store import write_tiny_store
 from toy_objective import Toy
 
 from eo_jax import build, checkpoint, metrics, train
+from eo_jax.data.pipeline import Pipeline
 
 SMOKE = f"--config={CONFIG}"
 
@@ -211,8 +213,23 @@ def test_log_every_thins_the_lines_but_keeps_first_and_last(toy, tiny_store, tmp
     train.train(config_of(tiny_store, **{"run.steps": 7, "run.log_every": 3}), tmp_path)
     assert steps(tmp_path) == [1, 3, 6, 7]
     train.train(config_of(tiny_store, **{"run.steps": 7, "run.log_every": 1}), tmp_path / "all")
-    norms = lambda folder: {line["step"]: (line["update_norm"], line["param_norm"]) for line in metrics.read_metrics(folder)}  # noqa: E731
-    assert norms(tmp_path).items() < norms(tmp_path / "all").items() and len(set(norms(tmp_path).values())) == 4
+    logged = lambda line: (line["update_norm"], line["param_norm"], line["rankme/enmap"])  # noqa: E731
+    watched = lambda folder: {line["step"]: logged(line) for line in metrics.read_metrics(folder)}  # noqa: E731
+    assert watched(tmp_path).items() < watched(tmp_path / "all").items() and len(set(watched(tmp_path).values())) == 4
+
+
+def test_every_line_has_rankme_of_the_encoder_on_its_batch_without_augmentation(workdir, tiny_store):
+    """The toy's features are mean spectra, whatever its weights."""
+    config = config_of(tiny_store)
+    experiment = build.experiment(config)
+    pipeline = Pipeline(experiment.data, experiment.run.seed)
+    see = build.recipe(experiment, build.normalisation(experiment, pipeline)).evaluate
+    for batch, line in zip(pipeline.batches(0, 6), metrics.read_metrics(workdir), strict=True):
+        spectra = np.asarray(see({"enmap": {"pixels": jnp.asarray(batch["enmap"]["pixels"])}})["enmap/global"], np.float64)[:, 0].mean((1, 2))
+        share = np.sqrt(np.linalg.eigvalsh(spectra @ spectra.T))
+        share /= share.sum()
+        assert line["rankme/enmap"] == pytest.approx(np.exp(-np.sum(share * np.log(share))), rel=1e-3)
+        assert line["rankme/enmap"] > 1.01
 
 
 def test_the_logged_learning_rate_is_the_one_that_was_used(workdir):

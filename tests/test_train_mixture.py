@@ -85,6 +85,8 @@ def test_lines_of_a_mixture_say_entry_shares_and_bad_records(mixed, stores):
         assert line["mixture/pair"] == mixture.before(line["step"])["pair"] / line["step"]
     bad = [line["bad_records"] for line in lines]
     assert bad == sorted(bad) and set(bad) == {0, 1}
+    sources = {"pair": {"rankme/s1", "rankme/s2"}, "single": {"rankme/x"}}
+    assert all({name for name in line if name.startswith("rankme/")} == sources[line["entry"]] for line in lines)
 
 
 def pipeline_of(stores, **values) -> Pipeline:
@@ -109,7 +111,7 @@ def test_every_entry_is_compiled_before_the_first_step_and_nothing_after_it(stor
     jax.monitoring.register_event_duration_secs_listener(lowered)
     train.train(mixed_run.config_of(*stores, **SKIP, **{"run.save_every": 100}), tmp_path)
     started = events.index("step")
-    assert events[events.index("compile") : started].count("lowered") >= 2
+    assert events[events.index("compile") : started].count("lowered") >= 4  # the train step and the watch on collapse, of both entries
     assert "lowered" not in events[started:]
 
 

@@ -15,7 +15,7 @@ from eo_jax.data.pipeline import Config as DataConfig
 from eo_jax.data.pipeline import Pipeline, in_order
 from eo_jax.data.pixels import open_source
 from eo_jax.data.source import Source
-from eo_jax.objectives.base import Objective
+from eo_jax.objectives.base import Objective, features_of
 from eo_jax.schema import Batch, Carry, Params, Views
 from eo_jax.sensors import Sensor
 
@@ -117,9 +117,7 @@ class Context:
     @functools.cached_property
     def _features(self) -> Callable[[Params, Carry, Batch], dict[str, jax.Array]]:
         def features(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-            weights = next(found for found in self.objective.encoders(params, carry).values() if found["source"] in self.same_encoder)
-            views = self.evaluate_views(batch)
-            return self.objective.features(weights, views[f"{self.source}/global"][:, 0], views[f"{self.source}/global/valid"][:, 0])
+            return features_of(self.objective, params, carry, self.evaluate_views(batch), self.source, self.same_encoder)
 
         return jax.jit(features, out_shardings=self.gathered)
 
