@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Not norm_pix: the demo reports reconstruction in reflectance.
     config.objective = {"name": "mae", "mask_ratio": 0.75, "norm_pix_loss": False, "decoder_width": 128, "decoder_depth": 1, "decoder_heads": 4}
     config.optim = {"lr": 1.2e-3, "warmup_steps": 60, "weight_decay": 0.05}
-    config.run = {"steps": 450, "log_every": 10, "save_every": 200}
+    config.run = {"steps": 450, "log_every": 25, "save_every": 200}
     config.evals = {"collapse": {}, "reconstruction": {"masks": 5}, "linear_probe": {"label": "landuse"}}
     if arg == "tiles":
         del config.evals.linear_probe

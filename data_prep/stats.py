@@ -31,7 +31,6 @@ from data_prep.quantiles import Found, Selection
 from data_prep.statistics import BandSums
 from eo_jax.data import Store, open_store
 from eo_jax.data.files import write_atomically
-from eo_jax.data.stores import PIXEL_SPLIT
 from eo_jax.sensors import Sensor
 
 LEVELS = (0.01, 0.02, 0.25, 0.5, 0.75, 0.98, 0.99)
@@ -91,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(store: Store, split: str, levels: Sequence[float], workers: int = 1) -> dict[str, Any]:
     """The numbers of a split, or of "all", as the JSON file has them. Raises ValueError, RecordError."""
-    chosen = samples_of(store, split)
+    chosen = np.flatnonzero(store.in_split(split))
     selections = {sensor: _selection(store, chosen, sensor, levels) for sensor in np.unique(store.index["sensor"][chosen]).tolist()}
     sums: dict[str, BandSums] = {}
     for number in range(max(quantiles.passes(selection.dtype) for selection in selections.values())):
@@ -102,15 +101,6 @@ def measure(store: Store, split: str, levels: Sequence[float], workers: int = 1)
             selection.narrow(number, counted.digits[sensor])
     about = {sensor: _about(store.sensor(sensor), sums[sensor], selection) for sensor, selection in selections.items()}
     return {"content_sha256": store.content_hash, "split": split, "levels": list(levels), "sensors": about}
-
-
-def samples_of(store: Store, split: str) -> np.ndarray:
-    """Numbers of the samples of a split, or of "all"; scenes that are split by pixel are in every split. Raises ValueError where there are none."""
-    splits = store.index["split"]
-    chosen = np.flatnonzero(np.isin(splits, (split, PIXEL_SPLIT)) | (split == "all"))
-    if not len(chosen):
-        raise ValueError(f"{store.path}: no sample in split {split!r}; the store has {', '.join(sorted(set(splits.tolist()))) or 'no samples'}")
-    return chosen
 
 
 def _selection(store: Store, chosen: np.ndarray, sensor: str, levels: Sequence[float]) -> Selection:

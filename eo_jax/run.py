@@ -27,7 +27,7 @@ class Config:
     Attributes:
         steps: optimizer steps in all; schedules end there.
         seed: of weights, order of samples, crops, masks.
-        log_every: steps between log lines.
+        log_every: steps between log lines; each costs a forward pass of at most 256 samples, for the watch on collapse.
         save_every: steps between checkpoints; the last step is saved anyway.
         keep: checkpoints to keep.
         writers: where metrics go beside metrics.jsonl: "tensorboard" or nothing.
@@ -38,7 +38,7 @@ class Config:
 
     steps: int = 1000
     seed: int = 0
-    log_every: int = 10
+    log_every: int = 50
     save_every: int = 500
     keep: int = 2
     writers: tuple[str, ...] = ()

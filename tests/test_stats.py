@@ -149,6 +149,8 @@ def test_splits(tmp_path: Path) -> None:
     store = store_of(tmp_path / "store", [sensor("int16", 1)], cubes, ["train", "val", "pixel"])
     means = {split: stats.measure(store, split, (0.5,))["sensors"]["test_int16"]["mean"][0] for split in ("train", "val", "all")}
     assert means == {"train": 2.5, "val": 3.0, "all": pytest.approx(7 / 3)}  # what is split by pixel is in every split
+    with pytest.raises(ValueError, match=r"split 'tset' is empty; the store has test, train, val"):
+        stats.measure(store, "tset", (0.5,))
 
 
 def test_moments_are_those_of_the_manifest(tiny_store: Path) -> None:
@@ -188,7 +190,7 @@ def test_command(tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_errors(tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["stats", str(tiny_store), "--split", "nowhere"]) == 1
-    assert "no sample in split 'nowhere'; the store has train, val" in capsys.readouterr().err
+    assert "split 'nowhere' is empty; the store has train, val" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["stats", str(tiny_store), "--quantiles", "1.5"])
     assert "expected 0 to 1" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from eo_jax.data.manifest import group_codes
-from eo_jax.data.stores import PIXEL_SPLIT, PIXEL_SPLITS, Store
+from eo_jax.data.stores import Store
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,13 +65,9 @@ def group_samples(store: Store, split: str, dates: int, missing: str, sensor: st
     if not of_sensor.any():
         names = ", ".join(sorted(set(store.index["sensor"].tolist())))
         raise ValueError(f"{store.path}: no sample of sensor {sensor!r}; the store has {names}. Set config.data.sources.*.sensor to one of them.")
-    # A scene whose labels are split by pixel belongs to every split; its labels are cut down when they are read.
-    in_split = np.isin(store.index["split"], (split, PIXEL_SPLIT) if split in PIXEL_SPLITS else split) | (split == "all")
-    chosen = np.flatnonzero(of_sensor & in_split)
+    chosen = np.flatnonzero(of_sensor & store.in_split(split))
     if not len(chosen):
-        there = set(store.index["split"].tolist())
-        names = ", ".join(sorted(there - {PIXEL_SPLIT} | (set(PIXEL_SPLITS[1:]) if PIXEL_SPLIT in there else set())))
-        raise ValueError(f"{store.path}: split {split!r} is empty; the store has {names}. Convert with --val or --val-share to make one.")
+        raise ValueError(f"{store.path}: split {split!r} has no sample of sensor {sensor!r}. Convert with --val or --val-share to put some there.")
     codes = group_codes(store.index)[chosen]
     by_place = np.argsort(codes, kind="stable")
     counts = np.bincount(codes)

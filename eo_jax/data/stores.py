@@ -183,6 +183,20 @@ class Store(Sequence[Sample]):
         """The sensor of sample i. Raises IndexError, StoreError."""
         return self.sensor(str(self.index["sensor"][self._wrap(i)]))
 
+    def in_split(self, split: str) -> np.ndarray:
+        """bool [samples]: which belong to a split, or to "all".
+
+        A scene whose labels are split by pixel belongs to each split that its map can name; its labels are cut down when they are read.
+        Raises ValueError where no sample does.
+        """
+        splits = self.index["split"]
+        found = np.isin(splits, (split, PIXEL_SPLIT) if split in PIXEL_SPLITS else split) | (split == "all")
+        if not found.any():
+            there = set(splits.tolist())
+            names = ", ".join(sorted(there - {PIXEL_SPLIT} | (set(PIXEL_SPLITS[1:]) if PIXEL_SPLIT in there else set()))) or "no samples"
+            raise ValueError(f"{self.path}: split {split!r} is empty; the store has {names}. Convert with --val or --val-share to make one.")
+        return found
+
     @property
     def format(self) -> str:
         """One of FORMATS."""

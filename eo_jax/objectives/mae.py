@@ -8,20 +8,19 @@ BatchNorm.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder, patchify, take_tokens, unpatchify
-from eo_jax.models.functional import EVALUATE, REMAT, Mode, Network, Stack
-from eo_jax.models.layer_norm import LayerNorm
-from eo_jax.models.positions import sincos_2d
-from eo_jax.models.vit import Block, Dense, block_multiply_adds
+from eo_jax.models.functional import EVALUATE, REMAT, Mode, Network
+from eo_jax.models.pixel_decoder import PixelDecoder
+from eo_jax.models.vit import block_multiply_adds
 from eo_jax.objectives.base import EncoderWeights
 from eo_jax.objectives.joint import only_encoder, present_source, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -72,29 +71,6 @@ class Split(NamedTuple):
     masked: Int[Array, "b h"]
 
 
-class Decoder(nnx.Module):
-    """Visible tokens and mask tokens with positions -> pixels of the masked tokens, the only ones that the loss reads."""
-
-    def __init__(self, config: Config, encoder: Encoder, *, rngs: nnx.Rngs):
-        width, dtype = config.decoder_width, encoder.dtype
-        self.embed = Dense(encoder.width, width, dtype, rngs=rngs)
-        self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, width)))
-        make_block = lambda block_rngs: Block(width, config.decoder_heads, dtype, rngs=block_rngs)  # noqa: E731
-        self.blocks = Stack(make_block, config.decoder_depth, config.decoder_remat, rngs=rngs)
-        self.norm = LayerNorm(width, dtype)
-        self.predict = Dense(width, encoder.patch**2 * len(encoder.sensor.bands), dtype, rngs=rngs)
-
-    def __call__(self, tokens: Float[Array, "b k1 d"], split: Split, rows: int, columns: int) -> Float[Array, "b h p"]:
-        """float32 pixels of the masked tokens: row, column, band within each; `tokens` has the class token first, then the visible ones."""
-        tokens = self.embed(tokens).astype(jnp.float32)
-        position = jnp.asarray(sincos_2d(tokens.shape[-1], rows, columns))
-        # Blocks do not care for the order of tokens, once these have their positions: the masked ones simply come last.
-        seen = tokens[:, 1:] + position[split.visible]
-        unseen = self.mask_token[...] + position[split.masked]
-        decoded = self.blocks(jnp.concatenate([tokens[:, :1], seen, unseen], axis=1))
-        return self.predict(self.norm(decoded[:, -unseen.shape[1] :])).astype(jnp.float32)
-
-
 class MAE:
     """The objective; see the module docstring. Carry holds the running statistics of the spectral adapter."""
 
@@ -105,7 +81,9 @@ class MAE:
 
     def __init__(self, config: Config, sources: Sequence[str], source: str, encoder: Encoder):
         self.config, self.sources, self.source, self.encoder = config, sources, source, encoder
-        self.decoder = Network(lambda rngs: Decoder(config, encoder, rngs=rngs))
+        pixels, blocks = encoder.patch**2 * len(encoder.sensor.bands), (config.decoder_width, config.decoder_depth, config.decoder_heads)
+        make = functools.partial(PixelDecoder, encoder.width, *blocks, config.decoder_remat, pixels, encoder.dtype)
+        self.decoder = Network(lambda rngs: make(rngs=rngs))
 
     def check_batch(self, rows: int) -> None:
         """Any batch will do."""
@@ -182,7 +160,7 @@ class MAE:
         split = Split(*masking.random_split(key, has_data, masking.visible_count(rows * columns, self.config.mask_ratio)))
         encode = lambda module: module.tokens(view, valid, split.visible, mode)  # noqa: E731
         tokens, new_statistics = self.encoder.network.apply(params["encoder"], carry["encoder"], encode)
-        predicted, _ = self.decoder.apply(params["decoder"], {}, lambda module: module(tokens, split, rows, columns))
+        predicted, _ = self.decoder.apply(params["decoder"], {}, lambda module: module(tokens, *split, rows, columns))
         return predicted.reshape(*split.masked.shape, patch, patch, -1), split, tokens, new_statistics
 
 
