@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from eo_jax.evaluators.collapse import rankme
+from eo_jax.evaluators.rankme import rankme
 
 # Dense bf16 peak in FLOP/s of one device, by the beginning of jax's device_kind; vendors' data sheets.
 _PEAK_FLOPS = {
@@ -31,8 +31,9 @@ _PEAK_FLOPS = {
 }
 
 _SPREADS = ("feature_std", "embedding_std")
+_POOLED = "pooled/"  # what `step.make_pooled` gives
 _COLLAPSED = 0.02  # of unit-length vectors; 1 is where they point everywhere alike
-# What the log line shows of an objective's own metrics, and how it is called there, "<name>/<source>" too; metrics.jsonl has all.
+# What the log line shows beside loss, rates and norms, as such or as "<name>/<source>", and how it is called there; metrics.jsonl has all.
 _SHORT = {
     "feature_std": "std",
     "feature_rank": "rank",
@@ -52,6 +53,8 @@ def peak_flops() -> float | None:
 
 class Throughput:
     """Samples and model FLOP a second between two steps whose metrics have arrived; pauses (compiling, evaluation, saving) are left out.
+
+    The watch on collapse of logged steps is not: its time counts, its FLOP do not.
 
     Args:
         batch_size: samples a step.
@@ -160,14 +163,13 @@ def not_evaluated(workdir: Path, step: int, names: Iterable[str]) -> set[str]:
     return {name for name in names if not any(key.startswith(f"eval/{name}/") for key in scored)}
 
 
-def numbers(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+def as_numbers(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """What a step gave as numbers: of features "pooled/<source>" [m, d] their "rankme/<source>".
 
     They are taken apart here and not on the device, which runs the next step meanwhile.
     """
-    of_features = lambda name: name.startswith("pooled/")  # noqa: E731
-    ranks = {name.replace("pooled/", "rankme/"): rankme(value) for name, value in values.items() if of_features(name)}
-    return {name: float(value) for name, value in values.items() if not of_features(name)} | ranks
+    ranks = {f"rankme/{name.removeprefix(_POOLED)}": rankme(value) for name, value in values.items() if name.startswith(_POOLED)}
+    return {name: float(value) for name, value in values.items() if not name.startswith(_POOLED)} | ranks
 
 
 def collapse(step: int, steps: int, values: Mapping[str, float | str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from eo_jax.report_style import PAGE, STYLE
 
 PICTURE_PX = 256  # the least width of a picture in the file; smaller patches are enlarged by a whole number
 PERCENTILES = {"A": 10, "B": 50, "C": 90}  # of brightness: the masked pixels whose spectra are shown
-# Metric, title, axis, also of "<metric>/<source>"; a metric that no line holds is left out.
+# Metric, title, axis. Metrics of a source, "<metric>/<source>", have a curve each; a metric that no line holds is left out.
 CURVES = (
     ("loss", "Loss", "log"),
     ("lr", "Learning rate", "linear"),

@@ -129,13 +129,13 @@ def _drawn_from(source: Source) -> str:
     return found if dates == 1 else f"{found}, {source.groups.short_of(dates)} have fewer than {dates} dates and repeat some"
 
 
-def memory(compiled: Mapping[str, jax.stages.Compiled]) -> Iterator[str]:
-    """What the compiled train step of each entry takes, a line an entry. The copy of the weights that a logged step has beside it is not in it."""
-    for entry, step in compiled.items():
-        found = step.memory_analysis()
-        arguments, temporary = found.argument_size_in_bytes / 2**20, found.temp_size_in_bytes / 2**20
+def memory(steps: Mapping[str, jax.stages.Compiled], watches: Mapping[str, jax.stages.Compiled]) -> Iterator[str]:
+    """What the compiled train step of each entry takes, a line an entry, and what a logged step has after it: a copy of the weights, the watch."""
+    for entry, step in steps.items():
+        found, watch = step.memory_analysis(), watches[entry].memory_analysis()
+        arguments, temporary, watched = (size / 2**20 for size in (found.argument_size_in_bytes, found.temp_size_in_bytes, watch.temp_size_in_bytes))
         taken = f"arguments {arguments:.0f} MiB, temporary {temporary:.0f} MiB (entry {entry})"
-        yield f"compiled; memory a device: {taken}, the weights once more in logged steps"
+        yield f"compiled; memory a device: {taken}; after logged steps the weights once more and temporary {watched:.0f} MiB"
 
 
 def check_steps(workdir: Path, first: int, steps: int) -> None:

@@ -95,26 +95,29 @@ def norms(after: Params, before: Params) -> Metrics:
 
 def make_pooled(
     objective: Objective, make_views: Callable[[Batch], Views], same_encoder: Mapping[str, Sequence[str]]
-) -> Callable[[TrainState, Batch], Metrics]:
-    """The pure function (state, batch) -> {"pooled/<source>": [m, d]}: features in evaluation mode of at most 256 samples, spread over the batch.
+) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
+    """The pure function (state, batch) -> {"pooled/<source>": features [m, d]} in evaluation mode of at most 256 samples, spread over the batch.
 
-    Beside the train step, for the steps that are logged, as `norms` are: the watch on collapse takes them apart on the host.
+    Beside the train step, for the steps that are logged, as `norms` are: the watch on collapse takes them apart on the host. Sources without an
+    encoder have none.
 
     Args:
         make_views: batch -> Views without augmentation.
         same_encoder: {source: names of the sources that share its encoder, its own among them}.
     """
 
-    def pooled(state: TrainState, batch: Batch) -> Metrics:
-        shown = {source: {"pixels": _spread(fields["pixels"])} for source, fields in batch.items()}
-        views, weights = make_views(shown), (state["params"], state["carry"])
+    def pooled(state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        weights = state["params"], state["carry"]
+        encoded = {found["source"] for found in objective.encoders(*weights).values()}
+        shown = {source: {"pixels": _thinned(fields["pixels"])} for source, fields in batch.items() if encoded & set(same_encoder[source])}
+        views = make_views(shown)
         return {f"pooled/{source}": features_of(objective, *weights, views, source, same_encoder[source])["pooled"] for source in shown}
 
     return pooled
 
 
-def _spread(rows: jax.Array) -> jax.Array:
-    """Every k-th row, so that each device keeps some of its own."""
+def _thinned(rows: jax.Array) -> jax.Array:
+    """Every k-th row: where there are enough for all devices, each keeps some of its own."""
     return rows[:: -(-len(rows) // _WATCHED)]
 
 

@@ -81,8 +81,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     evaluators = build.evaluators(config, functools.partial(build.context, experiment, numbers, mesh))
     compiled = functools.partial(_compiled, like=like, pipeline=pipeline, mesh=mesh)
     if dry_run:
-        compiled(pooled)
-        print("\n".join([*sizes(like["params"], pipeline, mesh), *memory(compiled(train_step))]), flush=True)
+        print("\n".join([*sizes(like["params"], pipeline, mesh), *memory(compiled(train_step), compiled(pooled))]), flush=True)
         return 0
 
     # ------------------------------------------------------------------------------------------------------------ restore
@@ -113,8 +112,9 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
 
     def arrive(step: int, values: dict[str, Any]) -> None:
         """Fetches the metrics of a step whose successor is already running, so that the device never waits for the host, nor the host runs ahead."""
-        values = metrics.numbers(jax.device_get(values))
+        values = jax.device_get(values)
         throughput.arrived()
+        values = metrics.as_numbers(values)
         if is_logged(step) or values["skipped"]:
             values |= {"lr": float(lr[step - 1]), **pipeline.counts(step), **throughput.take(), **clock.take()}
             values |= metrics.collapse(step, run.steps, values)

@@ -20,6 +20,7 @@ from eo_jax.data.pipeline import Pipeline
 from eo_jax.evaluators import collapse, labelled, linear_probe, reconstruction
 from eo_jax.evaluators.base import Context
 from eo_jax.evaluators.labelled import token_majority
+from eo_jax.evaluators.rankme import rankme
 from eo_jax.evaluators.reconstruction import squared_errors
 
 BANDS, PATCH = 3, 2
@@ -53,8 +54,8 @@ def with_singular_values(values: list[float], samples: int = 40, width: int = 12
 @pytest.mark.parametrize(("values", "rank"), [([3.0] * 5, 5.0), ([7.0], 1.0), ([3.0, 1.0], np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)))])
 def test_rankme_is_the_number_of_directions_that_are_used_alike(values, rank):
     features = with_singular_values(values)
-    assert collapse.rankme(features) == pytest.approx(rank, rel=1e-3)
-    assert collapse.rankme(1000 * features) == pytest.approx(rank, rel=1e-3)
+    assert rankme(features) == pytest.approx(rank, rel=1e-3)
+    assert rankme(1000 * features) == pytest.approx(rank, rel=1e-3)
 
 
 def test_the_watch_on_collapse_counts_no_padding_and_tells_a_collapsed_encoder():

@@ -151,7 +151,7 @@ def test_a_plain_line_has_the_numbers_and_the_time_left(clock, capsys):
 def test_features_become_their_rankme_and_are_shown_by_source(capsys):
     features = np.eye(6, 4)[:, :3] * [2.0, 2.0, 2.0]
     values = {"loss": np.float32(1), "lr": np.float32(0), "grad_norm": np.float32(1), "pooled/s1": features, "pooled/s2": np.full((4, 3), np.nan)}
-    found = metrics.numbers(values | {"feature_rank/s1": np.float32(2.5), "accuracy": np.float32(0.5)})
+    found = metrics.as_numbers(values | {"feature_rank/s1": np.float32(2.5), "accuracy": np.float32(0.5)})
     assert found.keys() == {"loss", "lr", "grad_norm", "feature_rank/s1", "accuracy", "rankme/s1", "rankme/s2"}
     assert all(type(value) is float for value in found.values())
     assert found["rankme/s1"] == pytest.approx(3, rel=1e-4) and np.isnan(found["rankme/s2"])

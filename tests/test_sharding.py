@@ -27,6 +27,7 @@ def test_any_mesh_gives_the_losses_of_one_device(found, mesh):
     one = found["runs"]["one"]["losses"]
     assert one[-1] < one[0]
     np.testing.assert_allclose(found["runs"][mesh]["losses"], one, rtol=1e-5)
+    np.testing.assert_allclose(found["runs"][mesh]["watched"], found["runs"]["one"]["watched"], rtol=0, atol=3e-4)  # of 3 at most
 
 
 def test_fsdp_cuts_weights_and_their_moments(found):

@@ -17,6 +17,7 @@ from eo_jax.models.encoder import make_encoder
 from eo_jax.models.functional import REMAT, Network, Stack
 from eo_jax.models.spectral_adapter import Config as StemConfig
 from eo_jax.objectives import mae
+from eo_jax.objectives.base import features_of
 from eo_jax.sensors import ENMAP
 from eo_jax.step import init_state, make_pooled, make_train_step, norms
 
@@ -77,7 +78,7 @@ def test_logged_norms_are_those_of_gradient_update_and_new_weights(state):
 def test_what_is_watched_is_spread_over_the_batch(rows, kept):
     number = jnp.arange(rows, dtype=jnp.float32)
     pooled = make_pooled(TOY, lambda batch: make_global_views(batch["enmap"]["pixels"]), {"enmap": ("enmap",)})
-    state = {"params": {}, "carry": {}, "optimizer": {}}
+    state = {"params": {"layer": {"kernel": jnp.eye(1), "bias": jnp.zeros(1)}}, "carry": {}}
     (found,) = pooled(state, {"enmap": {"pixels": number[:, None], "time": None}}).values()
     assert found.shape == (kept, 1)
     assert np.array_equal(found[:, 0], number[:: -(-rows // kept)])
@@ -108,8 +109,9 @@ def test_the_watch_sees_each_source_by_the_encoder_that_evaluates_it():
     state = {"params": {}, "carry": {}}
     found = pooled(state, {source: {"pixels": jnp.ones((2, 1))} for source in "abc"})
     assert {name: float(value[1, 0]) for name, value in found.items()} == {"pooled/a": 2.0, "pooled/b": 5.0, "pooled/c": 2.0}
+    assert pooled(state, {source: {"pixels": jnp.ones((2, 1))} for source in "bd"}).keys() == {"pooled/b"}  # a target, say, without an encoder
     with pytest.raises(ValueError, match=r"objective Scaled: no encoder of source 'd' among a\.teacher, a, b"):
-        pooled(state, {"d": {"pixels": jnp.ones((2, 1))}})
+        features_of(Scaled(1), {}, {}, {}, "d", ("d",))
 
 
 # --- non-finite steps

@@ -107,12 +107,17 @@ def test_the_line_of_a_mixture_is_readable(stores, mixture, tmp_path, capsys):
 def test_every_entry_is_compiled_before_the_first_step_and_nothing_after_it(stores, mixture, tmp_path, monkeypatch):
     events, enter = [], goodput.Clock.enter
     monkeypatch.setattr(goodput.Clock, "enter", lambda clock, phase: (events.append(phase), enter(clock, phase))[1])
-    lowered = lambda name, *_, **__: events.append("lowered") if name.endswith("jaxpr_to_mlir_module_duration") else None  # noqa: E731
+
+    def lowered(event: str, _: float, **about) -> None:
+        if event.endswith("jaxpr_to_mlir_module_duration"):
+            events.append(f"lowered {about['fun_name']}")
+
     jax.monitoring.register_event_duration_secs_listener(lowered)
     train.train(mixed_run.config_of(*stores, **SKIP, **{"run.save_every": 100}), tmp_path)
     started = events.index("step")
-    assert events[events.index("compile") : started].count("lowered") >= 4  # the train step and the watch on collapse, of both entries
-    assert "lowered" not in events[started:]
+    before = events[events.index("compile") : started]
+    assert [sum(event.startswith("lowered") and name in event for event in before) for name in ("train_step", "pooled")] == [2, 2]
+    assert not [event for event in events[started:] if event.startswith("lowered")]
 
 
 def test_a_dry_run_compiles_every_entry(stores, mixture, tmp_path, capsys):

@@ -42,7 +42,7 @@ class Toy:
         return {"enmap": {"source": "enmap", "params": params, "statistics": {}}}
 
     def features(self, weights, view, valid):
-        return {"pooled": view.mean((1, 2)), "dense": view}
+        return {"pooled": view.mean((1, 2)) @ weights["params"]["layer"]["kernel"] + weights["params"]["layer"]["bias"], "dense": view}
 
     def preview(self, params, carry, views, key):
         return {}

@@ -8,8 +8,7 @@ import itertools
 import numpy as np
 
 from eo_jax.evaluators.base import Context, Weights
-
-_EPSILON = 1e-7
+from eo_jax.evaluators.rankme import rankme
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +47,3 @@ class Evaluator:
     def _pooled(self, weights: Weights, batch) -> np.ndarray:
         real = batch[self.context.source]["position"] >= 0
         return self.context.features(weights, batch)["pooled"][real]
-
-
-def rankme(features: np.ndarray) -> float:
-    """exp of the entropy of the normalised singular values of features [m, d]: directions in use (Garrido et al. 2023, equations 1, 2).
-
-    NaN where a feature is not finite.
-    """
-    if not np.isfinite(features).all():
-        return float("nan")
-    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
-    share = values / max(values.sum(), 1e-300) + _EPSILON
-    return float(np.exp(-(share * np.log(share)).sum()))

@@ -1,4 +1,4 @@
-"""The contract that every objective satisfies, and the check that its views are there."""
+"""The contract that every objective satisfies, the check that its views are there, and features of a source by its encoder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Objective(Protocol):
         """Called after the optimizer; identity without a teacher."""
 
     def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
-        """{"enmap": ..., "enmap.teacher": ...}; the first is the default one to evaluate and export."""
+        """{"enmap": ..., "enmap.teacher": ...}; the first is the default one to evaluate and export, of several sources the first of each."""
 
     def features(self, weights: EncoderWeights, view: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
         """{"pooled": [b, d], "dense": [b, h, w, d]} of a view [b, H, W, c] in evaluation mode."""

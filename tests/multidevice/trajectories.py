@@ -1,4 +1,7 @@
-"""Trains five steps of a small MAE on several meshes of eight devices and on one device, and says what came of it and where the weights lay."""
+"""Trains five steps of a small MAE on several meshes of eight devices and on one device, and says what came of it and where the weights lay.
+
+The features that the watch on collapse has of the last batch are among what came of it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from eo_jax.models.spectral_adapter import Config as StemConfig
 from eo_jax.models.vit import Config as TrunkConfig
 from eo_jax.objectives import mae
 from eo_jax.sensors import ENMAP
-from eo_jax.step import init_state, make_train_step
+from eo_jax.step import init_state, make_pooled, make_train_step
 
 ROWS, SIZE, STEPS = 8, 16, 5
 ENCODER = make_encoder(StemConfig(patch=4), TrunkConfig(size="tiny", depth=1), ENMAP, build.compute_dtype("float32"))
@@ -49,19 +52,18 @@ def initial_state() -> dict:
 def train(mesh: Mesh) -> dict:
     """Losses of every step, and the shape of what one device holds of some weights and moments."""
     placement = sharding.state_sharding(sharding.Config(), initial_state(), mesh)
-    step = jax.jit(
-        make_train_step(OBJECTIVE, OPTIMIZER, RECIPE.train, seed=0, steps=STEPS, accum=1),
-        donate_argnums=0,
-        in_shardings=(placement, sharding.batch_sharding(mesh)),
-        out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
-    )
+    inputs, everywhere = (placement, sharding.batch_sharding(mesh)), NamedSharding(mesh, PartitionSpec())
+    update = make_train_step(OBJECTIVE, OPTIMIZER, RECIPE.train, seed=0, steps=STEPS, accum=1)
+    step = jax.jit(update, donate_argnums=0, in_shardings=inputs, out_shardings=(placement, everywhere))
+    watch = jax.jit(make_pooled(OBJECTIVE, RECIPE.evaluate, {"enmap": ("enmap",)}), in_shardings=inputs, out_shardings=everywhere)
     state, losses = jax.device_put(initial_state(), placement), []
     for batch in sharding.prefetch((host_batch(n) for n in range(STEPS)), mesh, 1):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
     qkv = lambda tree: tree["encoder"]["trunk"]["blocks"]["layers"]["attention"]["qkv"]  # noqa: E731
     held = lambda array: list(array.addressable_shards[0].data.shape)  # noqa: E731
-    return {"losses": losses, "qkv": held(qkv(state["params"])), "moment": held(qkv(state["optimizer"][1].mu))}
+    watched = np.asarray(watch(state, batch)["pooled/enmap"]).tolist()
+    return {"losses": losses, "watched": watched, "qkv": held(qkv(state["params"])), "moment": held(qkv(state["optimizer"][1].mu))}
 
 
 def rows(mesh: Mesh) -> dict:

@@ -1,0 +1,19 @@
+"""How many directions features use."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_EPSILON = 1e-7
+
+
+def rankme(features: np.ndarray) -> float:
+    """exp of the entropy of the normalised singular values of features [m, d]: directions in use (Garrido et al. 2023, equations 1, 2).
+
+    NaN where a feature is not finite.
+    """
+    if not np.isfinite(features).all():
+        return float("nan")
+    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    share = values / max(values.sum(), 1e-300) + _EPSILON
+    return float(np.exp(-(share * np.log(share)).sum()))
