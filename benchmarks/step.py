@@ -4,11 +4,12 @@
     python -m benchmarks.step --objectives mae,moco --backbones vit_s,resnet50 --batch 8 --no-peers
 
 The first table is the whole step of `eo_jax.step`, from a batch of digital numbers on the device: augmentation, forward, backward, AdamW, teacher,
-checks that all is finite; state donated; bfloat16 on accelerators, float32 on CPU. FLOP are those of the model: 6 a multiply-add of the forward
-passes that carry a gradient; heads and teachers of joint objectives are left out. Memory is what XLA plans: arguments and temporaries. On CPU,
-blocks of ViT encoders are unrolled and nothing is recomputed (`config.model.trunk`: loop, remat). Compile times of a shallow and a deep trunk are
-compared as they are by default, scanned. The environment variable gives large arrays pages of 2 MB on Linux, ours and PyTorch's: XLA takes fresh
-ones in each step.
+checks that all is finite; state donated; bfloat16 on accelerators, float32 on CPU. "watch / step" is what a logged step has after it for the watch
+on collapse, a forward pass in evaluation mode, over that: divided by `config.run.log_every`, what logging costs. FLOP are those of the model: 6 a
+multiply-add of the forward passes that carry a gradient; heads and teachers of joint objectives are left out. Memory is what XLA plans: arguments
+and temporaries. On CPU, blocks of ViT encoders are unrolled and nothing is recomputed (`config.model.trunk`: loop, remat). Compile times of a
+shallow and a deep trunk are compared as they are by default, scanned. The environment variable gives large arrays pages of 2 MB on Linux, ours and
+PyTorch's: XLA takes fresh ones in each step.
 
 The second table is ours against PyTorch twins (`benchmarks/step_twins.py`) with the same weights, on the same device, with as many threads, each in
 a process of its own, in turns, the best turn of each. Inside the time are forward, backward, AdamW and the teacher's moving average; views are made
@@ -138,11 +139,11 @@ def fits(objective: str, backbone: str) -> bool:
 def whole_step(experiment: build.Experiment, steps: int) -> dict[str, float | None]:
     """The figures of a step that makes its views."""
     step = Step.of(experiment, recipe_of(experiment).train, batch_of(experiment))
-    seconds = step_race.best_of({OURS: step.seconds}, steps)[OURS]
-    rate = experiment.data.batch_size / seconds
+    best = step_race.best_of({OURS: step.seconds, "watch": step.watching(experiment)}, steps)
+    rate = experiment.data.batch_size / best[OURS]
     flops, peak = rate * 6 * experiment.multiply_adds(), peak_flops()
-    mfu = flops / peak if peak else None
-    return {"samples_per_s": rate, "flops_per_s": flops, "mfu": mfu, "compile_s": step.compile_s, "memory_mb": step.memory_mb()}
+    speed = {"samples_per_s": rate, "flops_per_s": flops, "mfu": flops / peak if peak else None}
+    return {**speed, "compile_s": step.compile_s, "memory_mb": step.memory_mb(), "watch_to_step": best["watch"] / best[OURS]}
 
 
 def ways(objective: str) -> list[str]:
@@ -188,11 +189,11 @@ def _print(figures: Mapping[str, Any]) -> None:
     console = Console(width=130)
     trunks = "".join(f", {name}={value}" for name, value in TRUNKS.get(figures["platform"], {}).items())
     title = f"the whole step, batch {figures['batch']}, {figures['device']}, {figures['threads']} threads{trunks}, {figures['date']}"
-    table = Table("objective", "backbone", "samples/s", "GFLOP/s", "MFU", "compile s", "memory MB", title=title)
+    table = Table("objective", "backbone", "samples/s", "GFLOP/s", "MFU", "compile s", "memory MB", "watch / step", title=title)
     for row in figures["steps_of_ours"]:
         mfu = f"{row['mfu']:.1%}" if row["mfu"] else "-"
         numbers = f"{row['samples_per_s']:.2f}", f"{row['flops_per_s'] / 1e9:.1f}", mfu, f"{row['compile_s']:.1f}", f"{row['memory_mb']:.0f}"
-        table.add_row(row["objective"], row["backbone"], *numbers)
+        table.add_row(row["objective"], row["backbone"], *numbers, f"{row['watch_to_step']:.2f}")
     console.print(table)
     if figures["peers"]:
         table = Table(

@@ -16,7 +16,7 @@ import numpy as np
 from eo_jax import build, optim
 from eo_jax.augment import views
 from eo_jax.schema import Batch
-from eo_jax.step import init_state, make_train_step
+from eo_jax.step import init_state, make_pooled, make_train_step
 
 SEED = 0
 CLASSES = 10
@@ -154,6 +154,18 @@ class Step:
         start = time.perf_counter()
         self.run(steps)
         return (time.perf_counter() - start) / steps
+
+    def watching(self, experiment: build.Experiment) -> Callable[[int], float]:
+        """What a logged step has after it: makes the features that the watch on collapse takes apart, so many times; seconds of one."""
+        pooled = jax.jit(make_pooled(experiment.objective, recipe_of(experiment).evaluate, experiment.same_encoder))
+
+        def seconds(times: int) -> float:
+            start = time.perf_counter()
+            for _ in range(times):
+                jax.block_until_ready(pooled(self.state, self.batch))
+            return (time.perf_counter() - start) / times
+
+        return seconds
 
     def memory_mb(self) -> float:
         """Arguments and temporaries, as XLA plans them."""

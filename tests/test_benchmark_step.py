@@ -140,7 +140,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     found = json.loads(path.read_text())
     assert set(found["products"]) == {"XLA", "PyTorch"} and min(found["products"].values()) > 1e8
     (row,) = found["steps_of_ours"]
-    assert min(row[key] for key in ("samples_per_s", "flops_per_s", "compile_s", "memory_mb")) > 0
+    assert min(row[key] for key in ("samples_per_s", "flops_per_s", "compile_s", "memory_mb", "watch_to_step")) > 0
     ours, twin = found["peers"]
     assert (ours["contender"], twin["contender"]) == ("ours", "eager")
     assert twin["ours_to_it"] == pytest.approx(ours["samples_per_s"] / twin["samples_per_s"])
