@@ -157,7 +157,7 @@ def _drawn(experiment: build.Experiment, shape: tuple[int, ...], carry: Carry) -
         hidden = masking.hidden_count(side**2, objective.config.mask_ratio)
         return {"masked": masking.random_blocks(first, jnp.ones((rows, side**2), bool), side, side, hidden)}
     if experiment.objective_name == "moco":
-        return {"order": jax.random.permutation(first, rows), "queue": carry["queue"]["keys"]}
+        return {"order": jax.random.permutation(first, rows), "queue": carry["queue"]["rows"]}
     return {}
 
 

@@ -113,7 +113,7 @@ class VICReg(Pair):
 
     def compare(self, za: Tensor, zb: Tensor) -> Tensor:
         config = self.config
-        spread = sum(F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean() for z in (za, zb)) / 2
+        spread = sum(F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean() for z in (za, zb))
         return config.invariance * F.mse_loss(za, zb) + config.variance * spread + config.covariance * sum(map(self._covariance, (za, zb)))
 
     def _covariance(self, z: Tensor) -> Tensor:

@@ -126,12 +126,12 @@ def experiment(config: Any) -> Experiment:
     name = config["objective"]["name"]
     _, objective_config = named("objectives", config["objective"], "objective")
     objective = _objective(objective_config, encoders, config["model"]["trunks"], data)
+    if objective.couples_batch and sections["optim"].accum > 1:
+        raise ValueError(f"config.optim.accum: objective {name!r} compares the samples of a batch, so microbatches would change it; use accum=1")
     check_views(objective, name, shown, list(data.sources))
     _check_dates(augment, data.sources)
     objective.check_batch(data.batch_size // sections["optim"].accum)  # what the loss sees at once
     _check_labels(objective, name, data.sources)
-    if objective.couples_batch and sections["optim"].accum > 1:
-        raise ValueError(f"config.optim.accum: objective {name!r} compares the samples of a batch, so microbatches would change it; use accum=1")
     return Experiment(**sections, encoders=encoders, views=shown, objective=objective, objective_name=name)
 
 

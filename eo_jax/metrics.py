@@ -35,9 +35,14 @@ _POOLED = "pooled/"  # what `step.make_pooled` gives
 _COLLAPSED = 0.02  # of unit-length vectors; 1 is where they point everywhere alike
 # What the log line shows beside loss, rates and norms, as such or as "<name>/<source>", and how it is called there; metrics.jsonl has all.
 _SHORT = {
+    "update_norm": "update",
     "feature_std": "std",
+    "embedding_std": "embedding std",
     "feature_rank": "rank",
     "rankme": "RankMe",
+    "prototypes_used": "prototypes",
+    "classes_used": "classes",
+    "teacher_agreement": "agree",
     "accuracy": "accuracy",
     "queue_accuracy": "queue acc",
     "batch_accuracy": "batch acc",

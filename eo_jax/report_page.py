@@ -32,6 +32,7 @@ CURVES = (
     ("rankme", "RankMe of features", "linear"),
     ("teacher_agreement", "Agreement of teacher and student", "linear"),
     ("prototypes_used", "Share of prototypes in use", "linear"),
+    ("classes_used", "Share of classes that are assigned", "linear"),
     ("queue_accuracy", "Accuracy against the queue", "linear"),
     ("batch_accuracy", "Accuracy in the batch", "linear"),
 )

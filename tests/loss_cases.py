@@ -13,7 +13,7 @@ import numpy as np
 import reference
 import reference_losses
 
-SIZES = {"b": 5, "d": 4, "k": 4, "n": 6, "m": 3, "v": 3, "t": 2, "l": 2}  # t: teacher's views, m: support rows
+SIZES = {"b": 5, "d": 4, "k": 4, "n": 6, "m": 3, "v": 3, "t": 2, "l": 2, "o": 0}  # t: teacher's views, m: support rows, o: an empty queue
 STEP = 1e-6  # of central differences
 
 FAST = {"xla_backend_optimization_level": 0}  # compiling is most of the time
@@ -98,6 +98,9 @@ def of_scores(scores: int, position: int) -> dict:
     return {"temperature": position, "largest": lambda arguments: np.max(np.abs(arguments[scores])) / arguments[position]}
 
 
+# The sharpest assignment, of the batch or the queue: how far its exponents go.
+of_assignments = {"exponent": lambda a: np.max(np.abs(np.concatenate([x.ravel() for x in a[:2]]))) / a[3]}
+
 PAIR, FOUR = (real("bd"), real("bd")), (real("bd"),) * 4
 WIDE, FOUR_WIDE = (real("ld"),) * 2, (real("ld"),) * 4  # half as many samples as dimensions
 LOSSES = [
@@ -114,7 +117,8 @@ LOSSES = [
     Loss("byol.byol_loss", FOUR, (0, 1), (2, 3)),
     Loss("simsiam.simsiam_loss", FOUR, (0, 1), (2, 3)),
     Loss("swav.sinkhorn", (unit("bk"), 0.05, 3)),
-    Loss("swav.swav_loss", (real("vbk"), 0.1, 0.3, 3), (0,), held=(0,), exponent=lambda a: np.max(np.abs(a[0])) / a[2], **of_scores(0, 1)),
+    Loss("swav.swav_loss", (real("vbk"), real("tok"), 0.1, 0.3, 3), (0,), (1,), held=(0,), **of_scores(0, 2), **of_assignments),
+    Loss("swav.swav_loss", (real("vbk"), real("tnk"), 0.1, 0.3, 3), (0,), (1,), held=(0,), **of_scores(0, 2), **of_assignments),
     Loss("data2vec.average_targets", (real("lbnd"),)),
     Loss("data2vec.smooth_l1", (real("bnd"), real("bnd"), 1.5, masks("bn")), (0,)),
     Loss("decur.decur_loss", (*FOUR, 3, 0.0051), (0, 1, 2, 3), terms=4),
@@ -177,6 +181,13 @@ def constant_columns(loss):
     return changed(loss, lambda x: np.concatenate([np.full_like(x[..., :1], 0.7), x[..., 1:]], axis=-1))
 
 
+def equal_rows(loss):
+    """A collapsed batch: every sample has the embedding of the first. Distances between rows then have no gradient: KoLeo is tested by itself."""
+    if loss.name == "dino.koleo":
+        return drawn(loss)
+    return changed(loss, lambda x: np.broadcast_to(x[..., :1, :], x.shape).copy() if x.ndim > 1 and x.size else x)
+
+
 def zero_rows(loss):
     return changed(loss, lambda x: x * (np.arange(x.shape[-2]) > 0)[:, None] if x.ndim > 1 else x)
 
@@ -190,7 +201,7 @@ def cold(loss):
     return [1e-4 if i == loss.temperature else x for i, x in enumerate(drawn(loss))]
 
 
-NASTY = (random, two_rows, identical_views, constant_columns, zero_rows)
+NASTY = (random, two_rows, identical_views, constant_columns, equal_rows, zero_rows)
 
 
 # --- what comes out

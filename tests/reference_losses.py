@@ -91,9 +91,9 @@ def decur_loss(z1a, z1b, z2a, z2b, common, off_diagonal):
 
 
 def vicreg_loss(za, zb, invariance, variance, covariance):
-    """Bardes et al. 2022 (arXiv 2105.04906), eqs. 1-6; as their code: the mean over b and d, half of each side's variance term."""
+    """Bardes et al. 2022 (arXiv 2105.04906), eqs. 1-6, epsilon 1e-4, gamma 1; eq. 5 as in algorithm 1: the mean over b and d."""
     similar = np.mean((za - zb) ** 2)
-    spread = sum(np.mean(np.maximum(0, 1 - np.sqrt(z.var(axis=0, ddof=1) + 1e-4))) / 2 for z in (za, zb))
+    spread = sum(np.mean(np.maximum(0, 1 - np.sqrt(z.var(axis=0, ddof=1) + 1e-4))) for z in (za, zb))
     centred = [z - z.mean(axis=0) for z in (za, zb)]
     correlated = sum(off_diagonal_squares(z.T @ z / (len(z) - 1)) / z.shape[1] for z in centred)
     return invariance * similar + variance * spread + covariance * correlated
@@ -155,11 +155,12 @@ def sinkhorn(scores, epsilon, iterations):
     return b * np.exp(log_q)
 
 
-def swav_loss(scores, temperature, epsilon, iterations, scores_of_targets=None):
-    """Caron et al. 2020 (SwAV, arXiv 2006.09882), eqs. 1-2, with multi-crop (section 3.2): views 0 and 1 assign, all others predict."""
+def swav_loss(scores, queued, temperature, epsilon, iterations, scores_of_targets=None):
+    """Caron et al. 2020 (SwAV, arXiv 2006.09882), eqs. 1-2, with multi-crop (section 3.2): views 0 and 1 assign, all others predict.
+    Small batches (section 3.1): view i is assigned together with the kept rows `queued[i]`, and only the batch's rows are targets."""
     fixed, losses = scores if scores_of_targets is None else scores_of_targets, []
     for i in (0, 1):
-        target = sinkhorn(fixed[i], epsilon, iterations)
+        target = sinkhorn(np.concatenate([queued[i], fixed[i]]), epsilon, iterations)[len(queued[i]) :]
         others = [scores[j] for j in range(len(scores)) if j != i]
         losses.append(np.mean([-np.mean(np.sum(target * log_softmax(other / temperature), axis=-1)) for other in others]))
     return np.mean(losses)

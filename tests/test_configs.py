@@ -69,12 +69,15 @@ def test_a_default_that_the_file_does_not_mention_is_overridden_on_the_command_l
     assert build.experiment(holder.value).augment.crops["global"].blur_odds == (0.5,)
 
 
-def test_every_augmentation_of_the_review_s_study_is_in_the_sweep_and_a_variant_that_differs_in_it_alone():
+@pytest.mark.parametrize(
+    ("method", "own"), [("moco_rn50", "no_crop"), ("barlow_rn18", "crop_0_8"), ("simsiam_rn18", "crop_0_8"), ("swav_rn18", "crop_0_8")]
+)
+def test_every_augmentation_of_the_review_s_study_is_in_the_sweep_and_a_variant_that_differs_in_it_alone(method, own):
     module = golden_text.load("review_bigearthnet")
     sweep = re.search(r"^ *for look in (.+); do$", module["__doc__"], re.MULTILINE).group(1).split()
     assert sorted(sweep) == sorted(module["STUDY"])
-    configs = {look: module["get_config"](f"simsiam_rn18,{look}") for look in sweep}
-    assert str(configs["crop_0_8"]) == str(module["get_config"]("simsiam_rn18"))
+    configs = {look: module["get_config"](f"{method},{look}") for look in sweep}
+    assert str(configs[own]) == str(module["get_config"](method))
     crops = {look: config.augment.crops["global"].to_dict() for look, config in configs.items()}
     for look in ("crop", "brightness", "grey", "blur", "flip", "band_drop"):
         changed = {key for key, value in crops[look].items() if value != crops["crop_0_8"][key]}
@@ -83,8 +86,8 @@ def test_every_augmentation_of_the_review_s_study_is_in_the_sweep_and_a_variant_
     for look, config in configs.items():
         config.augment.crops["global"] = configs["crop_0_8"].augment.crops["global"]
         assert str(config) == str(configs["crop_0_8"]), look
-    with pytest.raises(ValueError, match=r"no variant 'simsiam_rn18,colour'; there are .*crop_0_8"):
-        module["get_config"]("simsiam_rn18,colour")
+    with pytest.raises(ValueError, match=rf"no variant '{method},colour'; there are .*crop_0_8"):
+        module["get_config"](f"{method},colour")
 
 
 @pytest.mark.parametrize("name", ["moco_ssl4eo_l", "simclr_ssl4eo_l"])

@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_losses
 from multidevice.start import run_script
 from resuming import hashes_after_resume
 from tiny_objectives import CLASSES, LABELLED, OBJECTIVES, SIZE, TOKENS_ONLY, backbones_of, compiled, config_of, experiment_of, loss_of, views_of
 
 from eo_jax import build, rules
 from eo_jax.models.functional import Mode
+from eo_jax.objectives import dino, semi_supervised
 from eo_jax.objectives.base import Objective
-from eo_jax.objectives.joint import agreement, watch_pair
+from eo_jax.objectives.joint import agreement, nearest_is, share_used, watch_pair
 
 # One of each kind: a teacher with local crops, a queue, tokens that are hidden, two sensors. The others take as long each, and are slow together.
 QUICK = ["dino", "moco", "data2vec"]
@@ -34,15 +36,36 @@ def test_the_loss_is_finite_and_trains_every_weight(name, backbone):
     params, carry, ((loss, (moved, metrics)), gradients) = loss_of(experiment, views_of(experiment))
     assert loss.dtype == jnp.float32 and loss.shape == () and np.isfinite(loss)
     assert all(np.isfinite(value) and np.shape(value) == () for value in metrics.values()), metrics
-    # A head that makes the same of all samples gives features no gradient, so what the loss compares is watched beside them.
-    spreads = {f"embedding_std/{source}" for source in ("s2", "s1")} if name in ("decur", "clip") else {"embedding_std"}
-    assert name in (*TOKENS_ONLY, "supervised") or spreads <= set(metrics)
+    assert set(metrics) == _logged_by(name)
     dead = [path for path, leaf in rules.paths(gradients) if not np.isfinite(leaf).all() or not np.abs(leaf).any()]
     assert not [path for path in dead if not _may_be_still(path)], dead
     shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
     assert shapes(moved) == shapes(carry)
     updated = jax.jit(experiment.objective.ema_update)(params, moved, 0.5)
     assert shapes(updated) == shapes(carry)
+
+
+# What a method logs beside the watch on its features and on what its loss compares.
+OWN = {
+    "mae": {"valid_share"},
+    "data2vec": {"teacher_agreement", "target_std"},
+    "dino": {"teacher_agreement", "teacher_temperature", "prototypes_used"},
+    "swav": {"prototypes_used"},
+    "moco": {"teacher_agreement", "queue_accuracy", "batch_accuracy"},
+    "moco_v3": {"teacher_agreement", "batch_accuracy"},
+    "byol": {"teacher_agreement"},
+    "clip": {"batch_accuracy"},
+    "semi_supervised": {"view_agreement", "classes_used"},
+    "supervised": {"accuracy"},
+}
+
+
+def _logged_by(name: str) -> set[str]:
+    """A head that makes the same of all samples gives features no gradient, so what the loss compares is watched beside them."""
+    watched = {"feature_std", "feature_rank"} | (set() if name in (*TOKENS_ONLY, "supervised") else {"embedding_std"})
+    if name in ("decur", "clip"):
+        watched = {f"{metric}/{source}" for metric in watched for source in ("s2", "s1")}
+    return watched | OWN.get(name, set())
 
 
 def _may_be_still(path: str) -> bool:
@@ -104,6 +127,58 @@ def test_momenta_of_teachers_rise_over_the_whole_run_as_published(name, start, m
     assert quarter == pytest.approx(start + (end - start) * (0.25 if name == "data2vec" else (1 - np.cos(np.pi / 4)) / 2), abs=1e-6)
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.25, 0.8])
+def test_dinos_loss_has_its_centre_its_temperature_and_koleo(progress):
+    config = config_of("dino")
+    config.objective.update({"warmup_temperature": 0.04, "teacher_temperature": 0.07, "warmup": 0.5, "koleo": 0.3, "centre_momentum": 0.8})
+    experiment = build.experiment(config)
+    objective, views, key = experiment.objective, views_of(experiment), jax.random.key(1)
+    params, carry = jax.jit(objective.init)(jax.random.key(0))
+    carry["centre"] = 0.1 * jax.random.normal(jax.random.key(2), carry["centre"].shape)
+    loss, (moved, _) = jax.jit(objective.loss)(params, carry, views, key, jnp.asarray(progress))
+
+    @jax.jit
+    def compared(params, carry):
+        targets, _ = objective._targets(carry, views)
+        features, _ = objective.pooled_crops(params, carry, views, key)
+        return features, targets, objective.head("projector", params, carry, features, Mode("batch"))[0]
+
+    features, targets, student = (np.asarray(x, np.float64) for x in compared(params, carry))
+    centre, warm = np.asarray(carry["centre"], np.float64), 0.04 + 0.03 * min(progress / 0.5, 1)
+    apart = sum(reference_losses.koleo(crop) for crop in features[:2])
+    assert len(student) == 5 and loss == pytest.approx(reference_losses.dino_loss(student, targets, centre, 0.1, warm) + 0.3 * apart, rel=1e-5)
+    np.testing.assert_allclose(moved["centre"], reference_losses.new_centre(centre, targets, 0.8), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_swavs_assignments_are_balanced_over_a_full_queue_from_its_start_on(start):
+    """Two batches fill it. Then it holds their embeddings of both views, of unit length, and newer ones replace the oldest."""
+    config = config_of("swav")
+    config.objective.queue_start = start
+    experiment = build.experiment(config)
+    objective, views, settings = experiment.objective, views_of(experiment), (0.1, 0.05, 3)
+    params, carry = jax.jit(objective.init)(jax.random.key(0))
+    loss_and_carry = jax.jit(lambda *arguments: (lambda found: (found[0], found[1][0]))(objective.loss(*arguments)))
+
+    @jax.jit
+    def scored(params, carry):
+        features, _ = objective.pooled_crops(params, carry, views, jax.random.key(1))
+        rows = features.swapaxes(0, 1).reshape(-1, features.shape[-1])
+        embedded = objective.head("projector", params, carry, rows, Mode("batch"))[0]
+        scores = objective.head("prototypes", params, carry, embedded, Mode("batch"))[0]
+        of_views = lambda x: x.reshape(8, 5, -1).swapaxes(0, 1)  # noqa: E731
+        return of_views(embedded), of_views(scores), objective.head("prototypes", params, carry, carry["queue"]["rows"], Mode("batch"))[0]
+
+    for step in range(3):
+        embedded, scores, queued = (np.asarray(x, np.float64) for x in scored(params, carry))
+        kept = queued.swapaxes(0, 1) if step == 2 and start == 0 else np.zeros((2, 0, 10))
+        loss, carry = loss_and_carry(params, carry, views, jax.random.key(1), jnp.asarray(0.3))
+        assert loss == pytest.approx(reference_losses.swav_loss(scores, kept, *settings), rel=1e-5), step
+        newest = carry["queue"]["rows"][8 * step % 16 :][:8]
+        np.testing.assert_allclose(newest, reference_losses.normalise(embedded[:2]).swapaxes(0, 1), atol=1e-5)
+    assert (int(carry["queue"]["held"]), int(carry["queue"]["next"])) == (16, 8)
+
+
 def test_the_temperature_of_dinos_teacher_rises_in_the_warm_up_and_stays():
     config = config_of("dino")
     config.objective.update({"warmup_temperature": 0.04, "teacher_temperature": 0.07, "warmup": 0.2})
@@ -136,6 +211,71 @@ def test_the_statistics_of_mocos_keys_are_those_that_are_named(key_norm, by_grou
 def test_methods_with_a_teacher_log_how_far_it_and_the_student_agree(name):
     _, _, ((_, (_, metrics)), _) = loss_of(experiment_of(name), views_of(experiment_of(name)))
     assert -1 <= metrics["teacher_agreement"] <= 1
+
+
+def test_byols_agreement_is_the_mean_cosine_of_prediction_and_target_both_ways():
+    experiment = experiment_of("byol")
+    views = views_of(experiment)
+    params, carry, ((_, (_, metrics)), _) = loss_of(experiment, views)
+    _, predicted, targets, _ = jax.jit(experiment.objective.predict_pair)(params, carry, views, jax.random.key(1))
+    assert metrics["teacher_agreement"] == pytest.approx(float(agreement(predicted, targets[::-1])["teacher_agreement"]), rel=1e-4)
+
+
+def test_dinos_agreement_is_of_prototypes_and_their_use_a_share_of_what_could_be():
+    teacher = jnp.asarray([[[9.0, 0, 0, 0], [0, 9, 0, 0]], [[9, 0, 0, 0], [0, 0, 9, 0]]])
+    student = jnp.asarray([[[0.0, 0, 0, 1], [0, 0, 0, 1]], [[1, 0, 0, 0], [0, 0, 1, 0]]])
+    assert {name: float(value) for name, value in dino.agreement(student, teacher).items()} == {"teacher_agreement": 0.5, "prototypes_used": 0.75}
+
+
+@pytest.mark.parametrize(("chosen", "number", "share"), [([0, 0, 0], 5, 1 / 3), ([0, 1, 4], 5, 1), ([1, 1, 0, 1], 2, 1), ([1, 1, 1, 1], 2, 0.5)])
+def test_prototypes_that_are_used_count_once(chosen, number, share):
+    assert float(share_used(jnp.asarray(chosen), number)) == pytest.approx(share)
+
+
+def test_classes_that_are_assigned_count_over_both_views():
+    p1, p2 = jnp.asarray([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1]]), jnp.asarray([[0.6, 0.3, 0.1], [0.1, 0.7, 0.2]])
+    found = {name: float(value) for name, value in semi_supervised.assignments(p1, p2).items()}
+    assert found == {"view_agreement": 0.5, "classes_used": pytest.approx(2 / 3)}
+
+
+def test_accuracy_counts_rows_whose_right_column_is_larger_than_all_others():
+    """After a collapse all columns are equal, and none is right."""
+    logits = jnp.asarray([[3.0, 1, 2], [1, 2, 3], [2, 2, 1], [0, 0, 0]])
+    assert float(nearest_is(logits, jnp.zeros(4, jnp.int32))[1]) == 0.25
+    assert float(nearest_is(logits, jnp.asarray([0, 2, 2, 1]))[1]) == 0.5
+
+
+def test_mocos_accuracies_are_against_the_queue_and_in_the_batch():
+    experiment = experiment_of("moco")
+    views = views_of(experiment)
+    params, carry, ((_, (moved, metrics)), _) = loss_of(experiment, views)
+    keys = np.asarray(moved["queue"]["rows"][:8])
+
+    @jax.jit
+    def queries(params, carry):
+        mode = Mode("batch", jax.nn.one_hot(jnp.arange(8) // 4, 2, axis=0))
+        return experiment.objective.embed(params, carry, views["s2/global"][:, 0], views["s2/global/valid"][:, 0], mode)[1]
+
+    cosines = reference_losses.normalise(np.asarray(queries(params, carry), np.float64))
+    own, of_batch, of_queue = (cosines * keys).sum(1), cosines @ keys.T, cosines @ np.asarray(carry["queue"]["rows"]).T
+    assert metrics["queue_accuracy"] == pytest.approx(np.mean(own > of_queue.max(1)))
+    assert metrics["batch_accuracy"] == pytest.approx(np.mean(of_batch.argmax(1) == np.arange(8)))
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_in_bfloat16_weights_carry_loss_and_metrics_stay_float32(name):
+    config = config_of(name)
+    config.model.dtype = "bfloat16"
+    experiment = build.experiment(config)
+    shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))
+    loss, (carry, metrics) = jax.eval_shape(experiment.objective.loss, *shapes, views_of(experiment), jax.random.key(1), jnp.zeros(()))
+    assert {leaf.dtype for leaf in jax.tree.leaves((shapes, loss, carry, metrics))} <= {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
+def test_which_methods_compare_the_samples_of_a_batch():
+    """Microbatches would change those, so accumulation is refused."""
+    apart = {"mae", "data2vec", "byol", "simsiam", "supervised"}
+    assert {name for name in OBJECTIVES if not experiment_of(name).objective.couples_batch} == apart
 
 
 def test_a_dead_head_shows_in_the_embeddings_alone():
@@ -172,13 +312,13 @@ def test_the_queue_forgets_its_oldest_keys_first_and_holds_unit_vectors():
     experiment = experiment_of("moco")
     views, (init, value_and_gradients) = views_of(experiment), compiled(experiment.objective)
     params, carry = init(jax.random.key(0))
-    before = np.array(carry["queue"]["keys"])
+    before = np.array(carry["queue"]["rows"])
     for turn in range(1, 6):
         (_, (carry, _)), _ = value_and_gradients(params, carry, views, jax.random.key(turn), jnp.zeros(()))
         if turn < 4:
-            np.testing.assert_array_equal(carry["queue"]["keys"][8 * turn :], before[8 * turn :])
+            np.testing.assert_array_equal(carry["queue"]["rows"][8 * turn :], before[8 * turn :])
     assert int(carry["queue"]["next"]) == 8
-    np.testing.assert_allclose(np.linalg.norm(carry["queue"]["keys"], axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(carry["queue"]["rows"], axis=1), 1, atol=1e-5)
 
 
 def test_ghost_groups_have_statistics_of_their_own():
@@ -228,7 +368,17 @@ def test_no_data_changes_nothing(name):
         ("moco", {"objective.bn_group": 1}, r"config\.objective\.bn_group: groups of 1 rows .* at least 2 and fewer than all"),
         ("moco", {"objective.bn_group": 8}, r"config\.objective\.bn_group: groups of 8 rows .*key_norm='global' takes"),
         ("moco", {"objective.key_norm": "shuffle"}, r"config\.objective\.key_norm: 'shuffle'; expected one of ghost, global, ema"),
+        ("moco", {"objective.queue": 0}, r"config\.objective\.queue: 0; expected more than 0"),
+        ("moco", {"objective.temperature": 0}, r"config\.objective\.temperature: 0\.0; expected more than 0"),
+        ("moco_v3", {"objective.temperature": -0.1}, r"config\.objective\.temperature: -0\.1; expected more than 0"),
+        ("byol", {"objective.momentum": 1.5}, r"config\.objective\.momentum: 1\.5; expected a share"),
+        ("dino", {"objective.centre_momentum": 2}, r"config\.objective\.centre_momentum: 2\.0; expected a share"),
+        ("dino", {"objective.prototypes": 0}, r"config\.objective\.prototypes: 0; expected more than 0"),
+        ("swav", {"objective.queue": 12}, r"config\.objective\.queue: 12 is no multiple of config\.data\.batch_size, 8"),
+        ("swav", {"objective.queue": -8}, r"config\.objective\.queue: -8; expected embeddings, or 0"),
+        ("semi_supervised", {"objective.smoothing": 1.5}, r"config\.objective\.smoothing: 1\.5; expected a share"),
         ("swav", {"optim.accum": 2}, r"config\.optim\.accum: objective 'swav' compares the samples"),
+        ("moco", {"optim.accum": 2}, r"config\.optim\.accum: objective 'moco' compares the samples"),
         ("supervised", {"data.sources.s2.label": ""}, r"config\.data\.sources\.s2\.label: objective 'supervised' learns from labels"),
         ("semi_supervised", {"data.sources.support.label": ""}, r"config\.data\.sources\.support\.label: objective 'semi_supervised'"),
         ("semi_supervised", {"objective.support": "labels"}, r"needs the labelled source 'labels'"),

@@ -325,7 +325,15 @@ def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(toy, tiny_store, 
 
         def compile(self):
             compiled = self.stage.compile()
-            return lambda *arguments: (events.append("step"), compiled(*arguments))[1]
+
+            def call(state, batch):
+                events.append("step")
+                result = compiled(state, batch)
+                if events.count("step") <= 3:  # later a checkpoint that is being written may hold the state, on CPU
+                    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state)), "the old state is kept beside the new one"
+                return result
+
+            return call
 
     def recording_jit(function, **options):
         jitted = jit(function, **options)
@@ -341,6 +349,19 @@ def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(toy, tiny_store, 
     train.train(config_of(tiny_store, **{"run.steps": 5, "run.save_every": 3}), tmp_path)
     # Steps 3 (saved) and 5 (the last) are fetched before what follows them; every other one after its successor was dispatched.
     assert events == ["step", "step", "fetch", "step", "fetch", "fetch", "step", "step", "fetch", "fetch"]
+
+
+def test_a_collapsed_run_says_so_in_its_lines_and_on_the_screen(tiny_store, tmp_path, monkeypatch, capsys):
+    class Collapsing(Toy):
+        def loss(self, *arguments):
+            loss, (carry, metrics) = super().loss(*arguments)
+            return loss, (carry, metrics | {"feature_std": jnp.zeros(())})
+
+    monkeypatch.setitem(globals(), "Toy", Collapsing)
+    with training_the_toy():
+        train.train(config_of(tiny_store, **{"run.steps": 3, "run.save_every": 3}), tmp_path)
+    assert [line["collapsed"] for line in metrics.read_metrics(tmp_path)] == ["feature_std"] * 3
+    assert capsys.readouterr().out.count("COLLAPSED: feature_std below 0.02") == 3
 
 
 def test_where_the_time_went_is_logged_and_said_at_the_end(workdir, tiny_store, capsys):

@@ -21,7 +21,7 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "mae": ({"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "mask_ratio": 0.5}, {"global": 1}),
     "data2vec": ({"targets": 1, "mask_ratio": 0.5}, {"global": 1}),
     "dino": ({"prototypes": 20, "hidden": 24, "bottleneck": 12, "koleo": 0.05, "warmup": 0.5}, {"global": 2, "local": 3}),
-    "swav": ({"prototypes": 10, **HEAD}, {"global": 2, "local": 3}),
+    "swav": ({"prototypes": 10, "queue": 16, **HEAD}, {"global": 2, "local": 3}),
     "barlow_twins": (HEAD, {"global": 2}),
     "vicreg": (HEAD, {"global": 2}),
     "moco": ({"queue": 32, "bn_group": 4, "projector_norm": "batch", **HEAD}, {"global": 2}),

@@ -90,12 +90,12 @@ class DinoHead(nnx.Module):
 
 
 class Prototypes(nnx.Module):
-    """Cosine similarity to learned prototypes: [b, d] -> [b, k] in float32 (SwAV)."""
+    """Cosine similarity to learned prototypes: [..., d] -> [..., k] in float32 (SwAV)."""
 
     def __init__(self, width: int, prototypes: int, *, rngs: nnx.Rngs):
         self.last_layer = TorchDense(width, prototypes, jnp.dtype("float32"), use_bias=False, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b d"], mode: Mode) -> Float[Array, "b k"]:
+    def __call__(self, x: Float[Array, "... d"], mode: Mode) -> Float[Array, "... k"]:
         return cosines(normalise(x.astype(jnp.float32)), self.last_layer.kernel[...])
 
 

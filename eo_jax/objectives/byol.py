@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, half_cosine, require_same_end, watch_pair
+from eo_jax.objectives.joint import WithTeacher, half_cosine, require_same_end, require_shares, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -32,6 +32,7 @@ class Config:
     predictor: tuple[int, ...] = (4096, 256)
 
     def __post_init__(self):
+        require_shares(self, "momentum")
         require_same_end(self.projector, self.predictor)
 
     def build(self, encoders: Mapping[str, Encoder]) -> BYOL:

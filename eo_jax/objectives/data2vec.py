@@ -14,7 +14,7 @@ from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, Mode, Network
 from eo_jax.models.vit import Dense
-from eo_jax.objectives.joint import WithTeacher, agreement, watch
+from eo_jax.objectives.joint import WithTeacher, agreement, require_positive, require_shares, watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-5
@@ -41,8 +41,8 @@ class Config:
     def __post_init__(self):
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"config.objective.mask_ratio: {self.mask_ratio}; expected a share between 0 and 1")
-        if not self.beta > 0:
-            raise ValueError(f"config.objective.beta: {self.beta}; expected more than 0")
+        require_positive(self, "beta")
+        require_shares(self, "momentum", "end_momentum")
 
     def build(self, encoders: Mapping[str, Encoder]) -> Data2Vec:
         """The objective for {source: encoder}, all of the same weights."""
@@ -76,6 +76,9 @@ class Data2Vec(WithTeacher):
             raise ValueError(f"config.objective.targets: {config.targets}; expected 1 to {self.encoder.layers}, the blocks of the trunk")
         self.config = config
         self.networks["regressor"] = Network(lambda rngs: Regressor(self.encoder.width, self.encoder.dtype, rngs=rngs))
+
+    def check_batch(self, rows: int) -> None:
+        """Any batch will do."""
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = (x[:, 0] for x in self.of_crop_set(views, "global"))

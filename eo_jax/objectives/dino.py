@@ -16,7 +16,7 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import DinoHead, normalise
 from eo_jax.objectives.base import EncoderWeights
-from eo_jax.objectives.joint import WithTeacher, dot, half_cosine, require_positive, watch_pair
+from eo_jax.objectives.joint import WithTeacher, dot, half_cosine, require_positive, require_shares, share_used, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -48,9 +48,8 @@ class Config:
     koleo: float = 0.0
 
     def __post_init__(self):
-        require_positive(self, "student_temperature", "teacher_temperature", "warmup_temperature")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"config.objective.warmup: {self.warmup}; expected a share of the run")
+        require_positive(self, "prototypes", "hidden", "bottleneck", "student_temperature", "teacher_temperature", "warmup_temperature")
+        require_shares(self, "warmup", "momentum", "centre_momentum")
 
     def build(self, encoders: Mapping[str, Encoder]) -> DINO:
         """The objective for {source: encoder}, all of the same weights."""
@@ -144,6 +143,4 @@ def agreement(student: Float[Array, "vs b k"], teacher: Float[Array, "vt b k"]) 
     """
     chosen = jax.lax.stop_gradient(teacher).argmax(-1)
     same = jax.lax.stop_gradient(student[1]).argmax(-1) == chosen[0]
-    used = jnp.zeros(teacher.shape[-1], bool).at[chosen.ravel()].set(True)
-    most = min(chosen.size, teacher.shape[-1])
-    return {"teacher_agreement": same.mean(dtype=jnp.float32), "prototypes_used": used.sum(dtype=jnp.float32) / most}
+    return {"teacher_agreement": same.mean(dtype=jnp.float32), "prototypes_used": share_used(chosen.ravel(), teacher.shape[-1])}

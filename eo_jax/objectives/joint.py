@@ -242,6 +242,13 @@ def require_positive(config: Any, *fields: str) -> None:
             raise ValueError(f"config.objective.{field}: {getattr(config, field)}; expected more than 0")
 
 
+def require_shares(config: Any, *fields: str) -> None:
+    """ValueError where a setting of an objective is no share, 0 to 1."""
+    for field in fields:
+        if not 0 <= getattr(config, field) <= 1:
+            raise ValueError(f"config.objective.{field}: {getattr(config, field)}; expected a share, 0 to 1")
+
+
 def require_same_end(projector: Sequence[int], predictor: Sequence[int]) -> None:
     """ValueError where a predictor does not predict what the projector gives."""
     if projector[-1] != predictor[-1]:
@@ -275,16 +282,31 @@ def half_cosine(start: float, end: float, progress: jax.Array) -> jax.Array:
 
 
 def nearest_is(logits: Float[Array, "b k"], right: Int[Array, " b"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(cross-entropy of the softmax against the right column of each row, share of rows where that column is the largest)."""
-    chosen = jnp.take_along_axis(logits, right[:, None], axis=1)[:, 0]
-    accuracy = (jax.lax.stop_gradient(logits).argmax(1) == right).mean(dtype=jnp.float32)
-    return (jax.nn.logsumexp(logits, axis=1) - chosen).mean(), accuracy
+    """(cross-entropy of the softmax against the right column of each row, share of rows where that column is larger than all others).
+
+    Where all are equal, as after a collapse, none is right.
+    """
+    chosen = jnp.take_along_axis(logits, right[:, None], axis=1)
+    accuracy = ((logits >= chosen).sum(1) == 1).mean(dtype=jnp.float32)
+    return (jax.nn.logsumexp(logits, axis=1) - chosen[:, 0]).mean(), accuracy
+
+
+def pushed(queue: Carry, rows: Float[Array, "b ..."]) -> Carry:
+    """The queue {"rows": [n, ...], "next": row that is replaced next} with its oldest rows replaced; b divides n."""
+    held = jax.lax.dynamic_update_slice_in_dim(queue["rows"], rows, queue["next"], axis=0)
+    return {"rows": held, "next": (queue["next"] + len(rows)) % len(held)}
 
 
 def agreement(student: Float[Array, "*rows k"], teacher: Float[Array, "*rows k"]) -> Metrics:
     """{"teacher_agreement": mean cosine of what the student gives and what the teacher gives}, without gradient."""
     student, teacher = (normalise(jax.lax.stop_gradient(x).astype(jnp.float32)) for x in (student, teacher))
     return {"teacher_agreement": (student * teacher).sum(-1).mean()}
+
+
+def share_used(chosen: Int[Array, " m"], number: int) -> Float[Array, ""]:
+    """How many of `number` prototypes or classes any of m choices has, as a share of how many could be."""
+    used = jnp.zeros(number, bool).at[chosen].set(True)
+    return used.sum(dtype=jnp.float32) / min(len(chosen), number)
 
 
 def watch(features: Float[Array, "b d"]) -> Metrics:

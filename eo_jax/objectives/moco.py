@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, agreement, dot, nearest_is, watch_pair
+from eo_jax.objectives.joint import WithTeacher, agreement, dot, nearest_is, pushed, require_positive, require_shares, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -47,8 +47,8 @@ class Config:
         for field, allowed in (("projector_norm", ("none", "batch")), ("key_norm", ("ghost", "global", "ema"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"config.objective.{field}: {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"config.objective.momentum: {self.momentum}; expected a share")
+        require_positive(self, "temperature", "queue")
+        require_shares(self, "momentum")
 
     def build(self, encoders: Mapping[str, Encoder]) -> MoCo:
         """The objective for {source: encoder}, all of the same weights."""
@@ -56,7 +56,7 @@ class Config:
 
 
 class MoCo(WithTeacher):
-    """The objective; see the module docstring. Carry has the teacher, and {"keys": [n, k], "next": row that is replaced next} as "queue"."""
+    """The objective; see the module docstring. Carry has the teacher, and {"rows": [n, k], "next": row that is replaced next} as "queue"."""
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("moco", encoders)
@@ -88,7 +88,7 @@ class MoCo(WithTeacher):
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         params, carry = super().init(key)
         keys = normalise(jax.random.normal(jax.random.fold_in(key, 1), (self.config.queue, self.config.projector[-1])))
-        return params, {**carry, "queue": {"keys": keys, "next": jnp.zeros((), jnp.int32)}}
+        return params, {**carry, "queue": {"rows": keys, "next": jnp.zeros((), jnp.int32)}}
 
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = self.of_crop_set(views, "global")
@@ -96,7 +96,7 @@ class MoCo(WithTeacher):
         mode = Mode("batch", self._members(jnp.arange(len(view))), drop_key)
         features, q, carry = self.embed(params, carry, view[:, 0], valid[:, 0], mode)
         k, carry = self._keys(carry, view[:, 1], valid[:, 1], order_key)
-        loss, accuracy = _info_nce(q, k, carry["queue"]["keys"], self.config.temperature)
+        loss, accuracy = _info_nce(q, k, carry["queue"]["rows"], self.config.temperature)
         _, batch_accuracy = nearest_is(normalise(q) @ normalise(k).T, jnp.arange(len(q)))
         carry = {**carry, "queue": pushed(carry["queue"], normalise(k))}
         return loss, (carry, {"queue_accuracy": accuracy, "batch_accuracy": batch_accuracy, **agreement(q, k), **watch_pair(features, q)})
@@ -131,9 +131,3 @@ def _info_nce(q: Array, k: Array, queue: Array, temperature: float) -> tuple[Flo
     q, k = normalise(q.astype(jnp.float32)), jax.lax.stop_gradient(normalise(k.astype(jnp.float32)))
     logits = jnp.concatenate([(q * k).sum(1, keepdims=True), dot(q, queue.T)], axis=1) / temperature
     return nearest_is(logits, jnp.zeros(len(q), jnp.int32))
-
-
-def pushed(queue: Carry, keys: Float[Array, "b k"]) -> Carry:
-    """The queue with its oldest keys replaced."""
-    held = jax.lax.dynamic_update_slice_in_dim(queue["keys"], keys, queue["next"], axis=0)
-    return {"keys": held, "next": (queue["next"] + len(keys)) % len(held)}

@@ -11,7 +11,17 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, agreement, dot, half_cosine, nearest_is, require_same_end, watch_pair
+from eo_jax.objectives.joint import (
+    WithTeacher,
+    agreement,
+    dot,
+    half_cosine,
+    nearest_is,
+    require_positive,
+    require_same_end,
+    require_shares,
+    watch_pair,
+)
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -34,6 +44,8 @@ class Config:
     predictor: tuple[int, ...] = (4096, 256)
 
     def __post_init__(self):
+        require_positive(self, "temperature")
+        require_shares(self, "momentum")
         require_same_end(self.projector, self.predictor)
 
     def build(self, encoders: Mapping[str, Encoder]) -> MoCoV3:

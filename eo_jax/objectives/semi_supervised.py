@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import JointEmbedding, centre_label, dot, require_positive, watch_pair
+from eo_jax.objectives.joint import JointEmbedding, centre_label, dot, require_positive, require_shares, share_used, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _TINY = 1e-20
@@ -42,6 +42,7 @@ class Config:
 
     def __post_init__(self):
         require_positive(self, "temperature", "sharpening")
+        require_shares(self, "smoothing")
         if self.classes < 2:
             raise ValueError(f"config.objective.classes: {self.classes}; expected at least 2")
 
@@ -70,8 +71,8 @@ class ViewAssignment(JointEmbedding):
         support, labels, carry = self._support(params, carry, views, support_key)
         features, embeddings, carry = self.embed_pair(params, carry, views, pair_key)
         assigned = [soft_labels(z, support, labels, self.config.temperature) for z in embeddings]
-        alike = (assigned[0].argmax(1) == assigned[1].argmax(1)).mean(dtype=jnp.float32)
-        return view_assignment_loss(*assigned, self.config.sharpening), (carry, {"view_agreement": alike, **watch_pair(features[0], embeddings[0])})
+        metrics = {**assignments(*assigned), **watch_pair(features[0], embeddings[0])}
+        return view_assignment_loss(*assigned, self.config.sharpening), (carry, metrics)
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
         """Of the encoder alone, over unlabelled views and those of the support."""
@@ -96,6 +97,15 @@ def soft_labels(z: Float[Array, "b d"], support: Float[Array, "m d"], support_la
     similarity = dot(normalise(z.astype(jnp.float32)), normalise(support.astype(jnp.float32)).T) / temperature
     labelled = support_labels.sum(1) > 0
     return dot(jax.nn.softmax(jnp.where(labelled, similarity, -1e9)), support_labels)
+
+
+def assignments(p1: Float[Array, "b k"], p2: Float[Array, "b k"]) -> Metrics:
+    """Signs of collapse: "view_agreement", the share of rows whose views have the same class; "classes_used", how many any view has, as a share of
+    how many could be.
+    """
+    first, second = p1.argmax(1), p2.argmax(1)
+    used = share_used(jnp.concatenate([first, second]), p1.shape[1])
+    return {"view_agreement": (first == second).mean(dtype=jnp.float32), "classes_used": used}
 
 
 def sharpen(p: Float[Array, "b k"], temperature: float) -> Float[Array, "b k"]:

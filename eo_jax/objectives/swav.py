@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
-from eo_jax.models.heads import Prototypes
-from eo_jax.objectives.joint import JointEmbedding, require_positive, watch_pair
+from eo_jax.models.heads import Prototypes, normalise
+from eo_jax.objectives.joint import JointEmbedding, pushed, require_positive, require_shares, share_used, watch_pair
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -30,6 +30,9 @@ class Config:
         epsilon: of the Sinkhorn assignment; smaller is sharper.
         iterations: of Sinkhorn's algorithm.
         projector: widths of the projector's layers, the output last.
+        queue: embeddings of earlier batches that assignments are balanced over, too; a multiple of the batch, 0 for none (section 3.1, for small
+            batches).
+        queue_start: share of the run from which on they are; never before the queue is full.
     """
 
     prototypes: int = 3000
@@ -37,9 +40,14 @@ class Config:
     epsilon: float = 0.05
     iterations: int = 3
     projector: tuple[int, ...] = (2048, 128)
+    queue: int = 0
+    queue_start: float = 0.0
 
     def __post_init__(self):
-        require_positive(self, "temperature", "epsilon")
+        require_positive(self, "prototypes", "temperature", "epsilon", "iterations")
+        require_shares(self, "queue_start")
+        if self.queue < 0:
+            raise ValueError(f"config.objective.queue: {self.queue}; expected embeddings, or 0 for none")
 
     def build(self, encoders: Mapping[str, Encoder]) -> SwAV:
         """The objective for {source: encoder}, all of the same weights."""
@@ -47,7 +55,11 @@ class Config:
 
 
 class SwAV(JointEmbedding):
-    """The objective; see the module docstring. Assignments are balanced over the global batch."""
+    """The objective; see the module docstring. Assignments are balanced over the global batch, and the queue.
+
+    Carry has {"rows": [n, 2, d], "next": row that is replaced next, "held": rows that are embeddings} as "queue", where there is one: the embeddings
+    of the two global views.
+    """
 
     crop_sets: Mapping[str, int] = {"global": 2, "local": 0}
 
@@ -57,6 +69,18 @@ class SwAV(JointEmbedding):
         self.add_head("projector", (self.encoder.width, *config.projector))
         self.networks["prototypes"] = Network(lambda rngs: Prototypes(config.projector[-1], config.prototypes, rngs=rngs))
 
+    def check_batch(self, rows: int) -> None:
+        super().check_batch(rows)
+        if self.config.queue % rows:
+            raise ValueError(f"config.objective.queue: {self.config.queue} is no multiple of config.data.batch_size, {rows}")
+
+    def init(self, key: jax.Array) -> tuple[Params, Carry]:
+        params, carry = super().init(key)
+        if not self.config.queue:
+            return params, carry
+        count = jnp.zeros((), jnp.int32)
+        return params, {**carry, "queue": {"rows": jnp.zeros((self.config.queue, 2, self.config.projector[-1])), "next": count, "held": count}}
+
     def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         # As released: the encoder sees crops of one size together, the heads see all crops at once.
         features, carry = self.pooled_crops(params, carry, views, key)
@@ -64,17 +88,48 @@ class SwAV(JointEmbedding):
         projected, carry = self.head("projector", params, carry, by_sample.reshape(-1, by_sample.shape[-1]), Mode("batch"))
         scores, carry = self.head("prototypes", params, carry, projected, Mode("batch"))
         scores = scores.reshape(*by_sample.shape[:2], -1).swapaxes(0, 1)
-        used = jnp.zeros(self.config.prototypes, bool).at[scores[0].argmax(-1)].set(True).sum(dtype=jnp.float32)
-        metrics = {"prototypes_used": used / min(scores.shape[1:]), **watch_pair(features[0], projected[:: len(features)])}
-        return swav_loss(scores, self.config.temperature, self.config.epsilon, self.config.iterations), (carry, metrics)
+        loss = self._swapped(params, carry, scores, progress)
+        metrics = {
+            "prototypes_used": share_used(scores[0].argmax(-1), self.config.prototypes),
+            **watch_pair(features[0], projected[:: len(features)]),
+        }
+        embeddings = projected.reshape(*by_sample.shape[:2], -1)[:, :2]
+        return loss, ({**carry, **self._with_newest(carry, embeddings)}, metrics)
+
+    def _swapped(self, params: Params, carry: Carry, scores: Float[Array, "v b k"], progress: jax.Array) -> Float[Array, ""]:
+        """The loss, its assignments balanced over the queue, too, where that is in use."""
+
+        def balanced(queued: Float[Array, "2 n k"]) -> Float[Array, ""]:
+            return swav_loss(scores, queued, self.config.temperature, self.config.epsilon, self.config.iterations)
+
+        alone = jnp.zeros((2, 0, scores.shape[-1]))
+        if not self.config.queue:
+            return balanced(alone)
+        queue = carry["queue"]
+        queued, _ = self.head("prototypes", params, carry, queue["rows"].swapaxes(0, 1), Mode("batch"))
+        in_use = (progress >= self.config.queue_start) & (queue["held"] == self.config.queue)
+        return jax.lax.cond(in_use, lambda: balanced(queued), lambda: balanced(alone))
+
+    def _with_newest(self, carry: Carry, embeddings: Float[Array, "b 2 d"]) -> Carry:
+        """{"queue": with these in place of the oldest}; nothing without a queue."""
+        if not self.config.queue:
+            return {}
+        newest = jax.lax.stop_gradient(normalise(embeddings.astype(jnp.float32)))
+        held = jnp.minimum(carry["queue"]["held"] + len(newest), self.config.queue)
+        return {"queue": {**pushed(carry["queue"], newest), "held": held}}
 
 
-def swav_loss(scores: Float[Array, "v b k"], temperature: float, epsilon: float, iterations: int) -> Float[Array, ""]:
-    """Cross-entropy of all other views against the assignments of view 0 and of view 1 (equation 2, and section 3.3 for more crops)."""
+def swav_loss(scores: Float[Array, "v b k"], queued: Float[Array, "2 n k"], temperature: float, epsilon: float, iterations: int) -> Float[Array, ""]:
+    """Cross-entropy of all other views against the assignments of view 0 and of view 1 (equation 2, and section 3.3 for more crops).
+
+    Args:
+        queued: scores of earlier embeddings of these two views, which share the prototypes out with the batch; they carry no gradient.
+    """
     predicted = jax.nn.log_softmax(scores.astype(jnp.float32) / temperature)
 
     def swapped(i: int) -> Array:
-        assignment = sinkhorn(jax.lax.stop_gradient(scores[i]), epsilon, iterations)
+        together = jax.lax.stop_gradient(jnp.concatenate([queued[i].astype(scores.dtype), scores[i]]))
+        assignment = sinkhorn(together, epsilon, iterations)[len(queued[i]) :]
         pairs = -jnp.einsum("bk,vbk->v", assignment, predicted, precision=jax.lax.Precision.HIGHEST) / scores.shape[1]
         return (pairs.sum() - pairs[i]) / (len(scores) - 1)
 

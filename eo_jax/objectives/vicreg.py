@@ -52,10 +52,12 @@ class VICReg(JointEmbedding):
 
 
 def vicreg_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], invariance: float, variance: float, covariance: float) -> Float[Array, ""]:
-    """invariance s(Z, Z') + variance [v(Z) + v(Z')] / 2 + covariance [c(Z) + c(Z')], as in the paper's released code (equations 1 to 6)."""
+    """invariance s(Z, Z') + variance [v(Z) + v(Z')] + covariance [c(Z) + c(Z')] (equations 1 to 6), s the mean over samples and dimensions as in
+    algorithm 1. The released code halves what `variance` weighs.
+    """
     za, zb = za.astype(jnp.float32), zb.astype(jnp.float32)
     agreement = jnp.square(za - zb).mean()
-    spread = (_variance_hinge(za) + _variance_hinge(zb)) / 2
+    spread = _variance_hinge(za) + _variance_hinge(zb)
     return invariance * agreement + variance * spread + covariance * (_covariance(za) + _covariance(zb))
 
 
