@@ -21,6 +21,17 @@ def test_the_docstring_opens_with_the_command(name):
     assert re.search(command, head, re.MULTILINE)
 
 
+EXAMPLES = ("mae_demo", "mae_potsdam", "mae_sensors")  # of no paper
+WITHOUT_CODE = ("barlow_pixels", "semi_supervised_pixels", "supervised_pixels")  # papers whose code was never released
+
+
+@pytest.mark.parametrize("name", [name for name in golden_text.names() if name not in EXAMPLES])
+def test_the_docstring_says_what_to_compare_with_and_where_it_departs(name):
+    text = golden_text.load(name)["__doc__"]
+    assert "Published figures" in text
+    assert "could read" in text if name in WITHOUT_CODE else "Departures from " in text
+
+
 @pytest.mark.parametrize(("name", "variant"), golden_text.listed())
 def test_every_variant_builds_with_every_default_filled_in(name, variant):
     config = golden_text.load(name)["get_config"](variant)
