@@ -160,7 +160,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 64, "decoder_heads": 4, "mask_ratio": 0.7},
     "data2vec": {"mask_ratio": 0.3},
     "dino": {"prototypes": 64, "hidden": 128, "bottleneck": 32, "momentum": 0.98},
-    "swav": {"prototypes": 32, "epsilon": 0.02, **_HEAD},
+    "swav": {"prototypes": 32, "epsilon": 0.02, "queue": 0, **_HEAD},
     "barlow_twins": {"projector": (128, 128)},
     "vicreg": {"projector": (128, 128)},
     "moco": {"queue": 480, "bn_group": 24, "momentum": 0.98, **_HEAD},
