@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import compile_times
 import jax
 import pytest
 
@@ -17,6 +18,10 @@ _JAX = {
 for _name, _default in _JAX.items():
     _value = os.environ.setdefault(_name, _default)
     jax.config.update(_name.lower(), float(_value) if _name.endswith("SECS") else _value)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(compile_times)
 
 
 @pytest.fixture(scope="session")

@@ -146,7 +146,7 @@ def batches(known: Places, sources: Sequence[str], labelled: Sequence[str], seed
 _CROP = {"scale": (0.4, 1.0), "ratio": (0.9, 1.1), "flips": "both"}
 # What the class does not depend on. Methods that predict hidden patches would be asked for it.
 _DISTORTED = {"gain": (0.7, 1.4), "noise_std": 0.1}
-_TRUNKS = {"vit": {"size": "nano", "depth": 2}, "resnet": {}}
+_TRUNKS = {"vit": {"size": "nano", "depth": 2, "remat": "cheap"}, "resnet": {"blocks": ()}}
 _OPTIM = {"lr": 1e-3, "warmup_steps": 20, "weight_decay": 0.05}
 # It begins slowly: there is nothing but a teacher, which is random at first.
 _LR = {"data2vec": 3e-3}
@@ -160,7 +160,7 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 64, "decoder_heads": 4, "mask_ratio": 0.7},
     "data2vec": {"mask_ratio": 0.3},
     "dino": {"prototypes": 64, "hidden": 128, "bottleneck": 32, "momentum": 0.98},
-    "swav": {"prototypes": 32, "epsilon": 0.02, "queue": 0, **_HEAD},
+    "swav": {"prototypes": 32, "epsilon": 0.02, "queue": 0, "iterations": 3, **_HEAD},
     "barlow_twins": {"projector": (128, 128)},
     "vicreg": {"projector": (128, 128)},
     "moco": {"queue": 480, "bn_group": 24, "momentum": 0.98, **_HEAD},

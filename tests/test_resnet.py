@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from reference import relative_error
 
+from eo_jax import rules
 from eo_jax.export.to_torch import to_torch
 from eo_jax.models import conv_stem, resnet, spectral_image
 from eo_jax.models.convolutions import counted_cells
@@ -195,6 +196,36 @@ def test_the_stem_says_which_cells_have_data():
 # --- options
 
 
+@pytest.mark.parametrize(
+    ("trunk", "width", "side"),
+    [
+        (resnet.Config(depth=18, blocks=(1,)), 64, 9),
+        (resnet.Config(depth=18, blocks=(2, 1)), 128, 5),
+        (resnet.Config(depth=50, blocks=(1, 1, 1)), 1024, 3),
+        (resnet.Config(depth=50, blocks=(1, 1), first="strided"), 512, 9),
+    ],
+)
+def test_stages_that_are_left_out_leave_features_larger_and_narrower(trunk, width, side):
+    encoder = encoder_of(trunk, ENMAP if trunk.first == "strided" else S2)
+    shapes = jax.eval_shape(encoder.network.init, jax.random.key(0))
+    view = jax.ShapeDtypeStruct((2, 36, 36, len(encoder.sensor.bands)), jnp.float32)
+    found, _ = jax.eval_shape(lambda *given: encoder.forward(*given, EVALUATE), *shapes, view, jax.ShapeDtypeStruct(view.shape, bool))
+    assert found["dense"].shape == (2, side, side, width) and encoder.width == width
+    assert side == -(-36 // encoder.patch)
+    assert sum("conv1" in path for path, _ in rules.paths(shapes[0]["trunk"])) == sum(trunk.blocks)
+
+
+def test_the_blocks_of_a_depth_may_be_written_out():
+    written = resnet.Config(depth=50, blocks=(3, 4, 6, 3))
+    assert written.stages(64) == PLAIN.stages(64)
+
+
+def test_a_resnet_of_other_blocks_has_no_layout_of_pytorch():
+    encoder = encoder_of(resnet.Config(depth=18, blocks=(1, 1)))
+    with pytest.raises(ValueError, match=r"blocks=\(\)"):
+        to_torch(encoder, *drawn(encoder.network, 0), 64)
+
+
 def test_recomputation_changes_neither_features_nor_gradients_nor_statistics():
     view, counted = jnp.asarray(images(3, 8, 8, 13)), jnp.asarray(np.random.default_rng(1).random((3, 8, 8)) < 0.8)
     params, statistics = jax.tree.map(jnp.asarray, drawn(tiny(), 0))
@@ -233,7 +264,15 @@ def test_fresh_convolutions_are_kaiming_normal_by_fan_out():
 
 @pytest.mark.parametrize(
     ("fields", "named"),
-    [({"depth": 20}, "depth"), ({"first": "stride"}, "first"), ({"depth": 18, "first": "strided"}, "first"), ({"remat": "all"}, "remat")],
+    [
+        ({"depth": 20}, "depth"),
+        ({"first": "stride"}, "first"),
+        ({"depth": 18, "first": "strided"}, "first"),
+        ({"remat": "all"}, "remat"),
+        ({"blocks": (1, 0)}, "blocks"),
+        ({"blocks": (1, 1, 1, 1, 1)}, "blocks"),
+        ({"blocks": (3, 4, 6), "attention": "deformable"}, "blocks"),
+    ],
 )
 def test_a_wrong_option_is_refused_by_name(fields, named):
     with pytest.raises(ValueError, match=rf"config\.model\.trunk\.{named}"):

@@ -14,9 +14,9 @@ ROWS = 8
 LABEL = "s2/global/label"
 
 
-def started(label: np.ndarray, backbone: str = "vit", **section) -> tuple:
+def started(label: np.ndarray, **section) -> tuple:
     """(objective, params, carry, views with these labels [b, ...])."""
-    config = config_of("supervised", backbone)
+    config = config_of("supervised")
     config.objective.update(section)
     experiment = build.experiment(config)
     views = views_of(experiment) | {LABEL: jnp.asarray(label)[:, None]}
@@ -78,6 +78,10 @@ def test_labels_of_another_shape_are_refused_while_the_step_is_traced(label, sec
 
 def test_segmentation_wants_cells_that_tile_the_view():
     """A ResNet has a feature for 32 pixels: of a view of 16 it makes one, that stands for more than there is."""
-    objective, params, carry, views = started(np.zeros((ROWS, 16, 16), np.uint8), "resnet", task="segmentation", outputs=3)
+    config = config_of("supervised", "resnet")
+    config.objective.update({"task": "segmentation", "outputs": 3})
+    config.model.trunk.blocks = ()
+    experiment = build.experiment(config)
+    objective, views = experiment.objective, views_of(experiment) | {LABEL: jnp.zeros((ROWS, 1, 16, 16), jnp.uint8)}
     with pytest.raises(ValueError, match=r"crops\.global\.size: 16 is no multiple of 32, the pixels that a feature"):
-        jax.eval_shape(objective.loss, params, carry, views, jax.random.key(1), jnp.zeros(()))
+        jax.eval_shape(objective.loss, *jax.eval_shape(objective.init, jax.random.key(0)), views, jax.random.key(1), jnp.zeros(()))

@@ -21,7 +21,7 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "mae": ({"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "mask_ratio": 0.5}, {"global": 1}),
     "data2vec": ({"targets": 1, "mask_ratio": 0.5}, {"global": 1}),
     "dino": ({"prototypes": 20, "hidden": 24, "bottleneck": 12, "koleo": 0.05, "warmup": 0.5}, {"global": 2, "local": 3}),
-    "swav": ({"prototypes": 10, "queue": 16, **HEAD}, {"global": 2, "local": 3}),
+    "swav": ({"prototypes": 10, "queue": 16, "iterations": 1, **HEAD}, {"global": 2, "local": 3}),
     "barlow_twins": (HEAD, {"global": 2}),
     "vicreg": (HEAD, {"global": 2}),
     "moco": ({"queue": 32, "bn_group": 4, "projector_norm": "batch", **HEAD}, {"global": 2}),
@@ -35,9 +35,10 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "supervised": ({"task": "classification", "outputs": CLASSES}, {"global": 1}),
 }
 TOKENS_ONLY = ("mae", "data2vec")
+# One block each, and nothing made again, so that a train step compiles within five seconds; every test run prints its slowest (`compile_times`).
 BACKBONES = {
-    "vit": ({"name": "patch_embed", "patch": 4}, {"name": "vit", "size": "tiny", "depth": 2}),
-    "resnet": ({"name": "conv_stem"}, {"name": "resnet", "depth": 18}),
+    "vit": ({"name": "patch_embed", "patch": 4}, {"name": "vit", "size": "tiny", "depth": 1, "remat": "none"}),
+    "resnet": ({"name": "conv_stem"}, {"name": "resnet", "depth": 18, "blocks": (1,)}),
 }
 # (second source, its sensor and whose places it shows, its stem or whose it shares)
 SECOND = {"decur": ("s1", "sentinel1_grd", None), "clip": ("s1", "sentinel1_grd", None), "semi_supervised": ("support", "sentinel2_l2a", "s2")}

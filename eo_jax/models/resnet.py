@@ -38,12 +38,14 @@ class Config:
         attention: "none", or "deformable": after each of the last two stages, deformable attention is added to the image, as in DeCUR (RDA; arXiv
             2309.05300), with heads of 128 channels and points that move for two heads together. It takes cells without data as any others.
         remat: "none", or "block" to trade compute for memory.
+        blocks: number of blocks of each stage; () means those of the depth. Tests and laptops use fewer, and fewer stages.
     """
 
     depth: int = 50
     first: str = "plain"
     attention: str = "none"
     remat: str = "none"
+    blocks: tuple[int, ...] = ()
 
     takes: ClassVar[str] = "image"
 
@@ -54,16 +56,20 @@ class Config:
                 raise ValueError(f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of {', '.join(map(str, allowed))}")
         if self.first == "strided" and self._block == "basic":
             raise ValueError(f"config.model.trunk.first: 'strided' is for bottlenecks, depth 50 or 101, and not for depth {self.depth}; use 'plain'")
+        if len(self.blocks) > len(_WIDTHS) or min(self.blocks, default=1) < 1:
+            raise ValueError(f"config.model.trunk.blocks: {self.blocks}; expected one number of blocks, 1 or more, for each of up to 4 stages; or ()")
+        if self.attention == "deformable" and self._stages < len(_WIDTHS):
+            raise ValueError(f"config.model.trunk.blocks: {self.blocks} are too few stages; attention='deformable' is after the third and fourth")
 
     @property
     def width(self) -> int:
         """Width d of the features."""
-        return self._channels(len(_WIDTHS))
+        return self._channels(self._stages)
 
     @property
     def stride(self) -> int:
         """Side of a feature in cells of the image that it takes."""
-        return 16 if self.first == "strided" else 8
+        return 2**self._stages if self.first == "strided" else 2 ** (self._stages - 1)
 
     def multiply_adds(self, channels: int, size: int) -> int:
         """Multiply-adds of a forward pass over one image of size x size cells of `channels`."""
@@ -82,9 +88,10 @@ class Config:
     def stages(self, channels: int) -> list[list[BlockShape]]:
         """The blocks of each stage, for images of `channels`."""
         stages = []
-        for i, (depth, width) in enumerate(zip(_DEPTHS[self.depth][0], _WIDTHS, strict=True)):
+        for i, number in enumerate(self._blocks):
+            width = _WIDTHS[i]
             stages.append([])
-            for j in range(depth):
+            for j in range(number):
                 convolutions = _convolutions(self._block, width, 2 if i and not j else 1)
                 if self.first == "strided" and i == j == 0:
                     convolutions = (Convolution(1, 1, 256), Convolution(3, 2, 256), Convolution(1, 1, 256))
@@ -105,6 +112,14 @@ class Config:
     def _channels(self, stage: int) -> int:
         """Channels that a stage gives, counted from 1."""
         return _convolutions(self._block, _WIDTHS[stage - 1], 1)[-1].channels
+
+    @property
+    def _blocks(self) -> tuple[int, ...]:
+        return self.blocks or _DEPTHS[self.depth][0]
+
+    @property
+    def _stages(self) -> int:
+        return len(self._blocks)
 
     @property
     def _block(self) -> str:

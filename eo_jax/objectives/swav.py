@@ -126,21 +126,18 @@ def swav_loss(scores: Float[Array, "v b k"], queued: Float[Array, "2 n k"], temp
         queued: scores of earlier embeddings of these two views, which share the prototypes out with the batch; they carry no gradient.
     """
     predicted = jax.nn.log_softmax(scores.astype(jnp.float32) / temperature)
-
-    def swapped(i: int) -> Array:
-        together = jax.lax.stop_gradient(jnp.concatenate([queued[i].astype(scores.dtype), scores[i]]))
-        assignment = sinkhorn(together, epsilon, iterations)[len(queued[i]) :]
-        pairs = -jnp.einsum("bk,vbk->v", assignment, predicted, precision=jax.lax.Precision.HIGHEST) / scores.shape[1]
-        return (pairs.sum() - pairs[i]) / (len(scores) - 1)
-
-    return (swapped(0) + swapped(1)) / 2
+    together = jax.lax.stop_gradient(jnp.concatenate([queued.astype(scores.dtype), scores[:2]], axis=1))
+    assignments = sinkhorn(together, epsilon, iterations)[:, queued.shape[1] :]
+    pairs = -jnp.einsum("ibk,jbk->ij", assignments, predicted, precision=jax.lax.Precision.HIGHEST) / scores.shape[1]
+    different = ~jnp.eye(*pairs.shape, dtype=bool)
+    return jnp.where(different, pairs, 0.0).sum() / different.sum()
 
 
-def sinkhorn(scores: Float[Array, "b k"], epsilon: float, iterations: int) -> Float[Array, "b k"]:
+def sinkhorn(scores: Float[Array, "*views b k"], epsilon: float, iterations: int) -> Float[Array, "*views b k"]:
     """Soft assignments: each row sums to 1, all columns to nearly the same (appendix A.1). In logarithms, so that no score overflows."""
-    rows, columns = scores.shape
+    *_, rows, columns = scores.shape
     q = scores.astype(jnp.float32) / epsilon
     for _ in range(iterations):
-        q = q - jax.nn.logsumexp(q, axis=0) - jnp.log(columns)
-        q = q - jax.nn.logsumexp(q, axis=1, keepdims=True) - jnp.log(rows)
-    return jax.nn.softmax(q, axis=1)
+        q = q - jax.nn.logsumexp(q, axis=-2, keepdims=True) - jnp.log(columns)
+        q = q - jax.nn.logsumexp(q, axis=-1, keepdims=True) - jnp.log(rows)
+    return jax.nn.softmax(q, axis=-1)

@@ -52,8 +52,9 @@ def module_name(config: Any) -> str:
 
 
 def section(config: Any) -> dict[str, Any]:
-    """A stem's or trunk's Config as a config file has it."""
-    return {"name": module_name(config), **dataclasses.asdict(config)}
+    """A stem's or trunk's Config as a config file has it, in plain JSON types."""
+    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(config).items()}
+    return {"name": module_name(config), **fields}
 
 
 def as_is(x: np.ndarray) -> np.ndarray:

@@ -23,5 +23,5 @@ def _rows(encoder: Encoder) -> list[Row]:
     return [("stem/conv/kernel", "conv1.weight", conv2d), *batch_norm_rows("stem/norm", "bn1"), *trunk_rows("")]
 
 
-PLAIN = {"attention": "none"}  # what ResNets' names have no keys for
+PLAIN = {"attention": "none", "blocks": ()}  # what ResNets' names have no keys for
 TORCHVISION_RESNET = Layout("torchvision ResNet, without fc", "conv_stem", "resnet", _rows, PLAIN | {"first": "plain"})
