@@ -13,7 +13,7 @@ import pytest
 _JAX = {
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".cache" / "jax"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # small ones, too: the commands that tests start compile the same again
 }
 for _name, _default in _JAX.items():
     _value = os.environ.setdefault(_name, _default)

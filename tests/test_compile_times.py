@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from types import SimpleNamespace
 
-TEST = """
+import compile_times
 import jax
 
-def test_it():
+
+def test_compiles_of_workers_are_printed_with_their_tests(monkeypatch):
+    monkeypatch.setattr(compile_times, "_slowest", [])
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "tests/test_toy.py::test_it[2 views] (call)")
+
     def doubled(x):
         return 2 * x
+
     assert jax.jit(doubled)(1) == 2
-"""
+    worker = SimpleNamespace(workeroutput={})
+    compile_times.pytest_sessionfinish(SimpleNamespace(config=worker))
 
-
-def test_compiles_of_workers_are_printed_with_their_tests(tmp_path):
-    (tmp_path / "test_toy.py").write_text(TEST)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-m", "pytest", "-n", "1", "-p", "compile_times", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", "."]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if "doubled" in line)
-    seconds, function, test = line.split()
-    assert float(seconds.removesuffix("s")) > 0 and (function, test) == ("jit(doubled)", "test_toy.py::test_it")
+    monkeypatch.setattr(compile_times, "_slowest", [])
+    compile_times.pytest_testnodedown(worker, None)
+    printed = []
+    compile_times.pytest_terminal_summary(SimpleNamespace(section=printed.append, line=printed.append))
+    assert printed[0] == "slowest 10 compiles"
+    (seconds, _, rest) = next(line for line in printed if "doubled" in line).partition("s ")
+    assert float(seconds) >= 0 and rest == "jit(doubled) tests/test_toy.py::test_it[2 views]"
