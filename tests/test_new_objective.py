@@ -42,7 +42,8 @@ def test_what_the_guide_says_is_enough(sample_data: Path, tmp_path: Path) -> Non
     assert all("Only in" in line and "toy_eurosat" in line for line in changed.splitlines()), changed
     pytest_ = ("-m", "pytest", "-p", "no:cacheprovider")
     run(tmp_path, sample_data, *pytest_, "tests", "-k", "toy_eurosat or [toy- or [toy]")
-    slow = ["tests/test_objectives.py::test_resume_is_bit_exact[toy]", "tests/test_published_commands.py::test_from_archive_to_weights[toy_eurosat]"]
+    resume = [f"tests/test_objectives.py::test_resume_is_bit_exact[toy-{backbone}]" for backbone in ("vit", "resnet")]
+    slow = [*resume, "tests/test_published_commands.py::test_from_archive_to_weights[toy_eurosat]"]
     assert f"{len(slow)} passed" in run(tmp_path, sample_data, *pytest_, "-m", "slow", *slow)
 
 
