@@ -43,7 +43,7 @@ def test_the_default_is_the_first_encoder_and_another_is_chosen_by_name(tiny_run
             contract = json.loads(file.metadata()["eo_jax"])
             cls_token = file.get_tensor("vit_core.cls_token")
         assert (contract["encoder"], (cls_token == 7).all()) == (expected, expected == "enmap.teacher")
-        assert contract["image_size"] == 32
+        assert contract["image_size"] == 16
 
 
 def test_an_unknown_encoder_is_refused_with_the_names(tiny_run, with_teacher):

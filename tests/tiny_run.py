@@ -9,9 +9,9 @@ import golden_text
 CONFIG = "configs/mae_demo.py:smoke"
 STEPS, SAVE_EVERY = 30, 5
 SMALL = {
-    "data.crop": 32,
+    "data.crop": 16,
     "data.batch_size": 4,
-    "augment.crops.global.size": 32,
+    "augment.crops.global.size": 16,
     "objective.decoder_width": 32,
     "objective.decoder_heads": 2,
     "optim.lr": 1e-3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 
@@ -69,5 +70,6 @@ def _label(lead: tuple[int, int], crop: int, objective: dict) -> ShapeDtypeStruc
 
 
 if __name__ == "__main__":
+    gc.set_threshold(50_000, 20, 20)  # as conftest.py does, for tracing is all there is
     mesh = sharding.make_mesh(sharding.Config(data=4, fsdp=2))
     print(json.dumps({target: lower(target, mesh) for target in sys.argv[1:]}))
