@@ -22,6 +22,7 @@ from eo_jax.objectives.joint import agreement, nearest_is, share_used, watch_pai
 # One of each kind: a teacher with local crops, a queue, tokens that are hidden, two sensors. The others take as long each, and are slow together.
 QUICK = ["dino", "moco", "data2vec"]
 CASES = [(name, backbone) for name in OBJECTIVES for backbone in backbones_of(name)]
+OTHERS, RESNETS = [name for name in OBJECTIVES if name not in QUICK], [f"{name}/{backbone}" for name, backbone in CASES if backbone == "resnet"]
 SLOW = [pytest.param(*case, marks=pytest.mark.slow) if case[1] == "resnet" and case[0] != "moco" else case for case in CASES]
 
 
@@ -477,10 +478,12 @@ def test_labels_of_every_labelled_objective_are_named():
         assert experiment_of(name).objective.labelled == {source: CLASSES}
 
 
-@pytest.mark.parametrize("names", [QUICK, pytest.param([name for name in OBJECTIVES if name not in QUICK], marks=pytest.mark.slow)])
-def test_eight_devices_train_as_one_does(names):
-    found = run_script("objectives.py", *names)
-    assert set(found) == set(names)
+@pytest.mark.parametrize(
+    "cases", [QUICK, *(pytest.param(cases, marks=pytest.mark.slow) for cases in (OTHERS, RESNETS))], ids=["quick", "others", "resnet"]
+)
+def test_eight_devices_train_as_one_does(cases):
+    found = run_script("objectives.py", *cases)
+    assert set(found) == set(cases)
     assert max(found.values()) < 1e-9, found
 
 
