@@ -19,7 +19,7 @@ from eo_jax.objectives import dino, semi_supervised
 from eo_jax.objectives.base import Objective
 from eo_jax.objectives.joint import agreement, nearest_is, share_used, watch_pair
 
-# One of each kind: a teacher with local crops, a queue, tokens that are hidden, two sensors. The others take as long each, and are slow together.
+# A teacher with local crops, a queue, tokens that are hidden. The others take as long each, and are slow together.
 QUICK = ["dino", "moco", "data2vec"]
 CASES = [(name, backbone) for name in OBJECTIVES for backbone in backbones_of(name)]
 OTHERS, RESNETS = [name for name in OBJECTIVES if name not in QUICK], [f"{name}/{backbone}" for name, backbone in CASES if backbone == "resnet"]
