@@ -1,1 +1,3 @@
-"""Every performance claim, as a command: ratios against a named peer and the physical limit, measured in one run."""
+"""Every performance claim, as a command: ratios against a named peer and the physical limit,
+measured in one run.
+"""

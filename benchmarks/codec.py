@@ -1,10 +1,12 @@
-"""Measures the record codec against its alternatives: compressed ratio, encode and decode time a patch, all in one run.
+"""Measures the record codec against its alternatives: compressed ratio, encode and decode time a
+patch, all in one run.
 
     python -m benchmarks.codec /data/stores/spectral_earth --samples 16
     python -m benchmarks.codec --tiles ../shared/data/enmap/potsdam_l2a_tiles --json /tmp/codec.json
 
-Raw pixels copied from memory to memory are the floor of the times. The times are of one thread, the best of several passes over the
-samples; the ratios are of all samples together and depend on the data alone.
+Raw pixels copied from memory to memory are the floor of the times. The times are of one thread, the
+best of several passes over the samples; the ratios are of all samples together and depend on the
+data alone.
 """
 
 from __future__ import annotations
@@ -45,15 +47,32 @@ class Codec:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns 0, or 1 for an error."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m benchmarks.codec", description=__doc__, formatter_class=raw)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.codec", description=__doc__, formatter_class=raw
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("store", type=Path, nargs="?", metavar="STORE", help="a store of converted samples")
-    source.add_argument("--tiles", type=Path, metavar="DIR", help="a folder of EnMAP tiles, read as `convert enmap-tiles` does")
-    parser.add_argument("--samples", type=int, default=16, metavar="N", help="samples at most, evenly spaced (default: 16)")
+    source.add_argument(
+        "store", type=Path, nargs="?", metavar="STORE", help="a store of converted samples"
+    )
+    source.add_argument(
+        "--tiles",
+        type=Path,
+        metavar="DIR",
+        help="a folder of EnMAP tiles, read as `convert enmap-tiles` does",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=16,
+        metavar="N",
+        help="samples at most, evenly spaced (default: 16)",
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
     args = parser.parse_args(arguments)
     try:
-        cubes = load(args.tiles, args.samples) if args.tiles else load_store(args.store, args.samples)
+        cubes = (
+            load(args.tiles, args.samples) if args.tiles else load_store(args.store, args.samples)
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -68,7 +87,10 @@ def load(tiles: Path, most: int) -> list[np.ndarray]:
     """Pixels [c, h, w] of up to `most` tiles below a folder. Raises ArchiveError."""
     reader = Reader(open_archive(tiles))
     items = reader.items()
-    return [reader.read(items[i], Files(reader.archive, items[i])).pixels for i in _spaced(len(items), most)]
+    return [
+        reader.read(items[i], Files(reader.archive, items[i])).pixels
+        for i in _spaced(len(items), most)
+    ]
 
 
 def load_store(path: Path, most: int) -> list[np.ndarray]:
@@ -86,7 +108,14 @@ def _spaced(count: int, most: int) -> list[int]:
 
 def _blosc(codec: blosc2.Codec, level: int) -> Callable[[np.ndarray], bytes]:
     def encode(pixels: np.ndarray) -> bytes:
-        return blosc2.compress2(pixels, codec=codec, clevel=level, filters=[blosc2.Filter.BITSHUFFLE], typesize=pixels.itemsize, nthreads=1)
+        return blosc2.compress2(
+            pixels,
+            codec=codec,
+            clevel=level,
+            filters=[blosc2.Filter.BITSHUFFLE],
+            typesize=pixels.itemsize,
+            nthreads=1,
+        )
 
     return encode
 
@@ -146,7 +175,9 @@ CODECS = (
 
 
 def measure(cubes: Sequence[np.ndarray]) -> list[dict]:
-    """{"codec", "ratio", "encode_ms", "decode_ms"} of each codec, times a patch. Raises AssertionError where a codec loses a value."""
+    """{"codec", "ratio", "encode_ms", "decode_ms"} of each codec, times a patch. Raises
+    AssertionError where a codec loses a value.
+    """
     return [_measure(codec, cubes) for codec in CODECS]
 
 
@@ -158,7 +189,10 @@ def _measure(codec: Codec, cubes: Sequence[np.ndarray]) -> dict:
         "codec": codec.name,
         "ratio": sum(cube.nbytes for cube in cubes) / sum(map(len, encoded)),
         "encode_ms": _best_ms(lambda: [codec.encode(cube) for cube in cubes]) / len(cubes),
-        "decode_ms": _best_ms(lambda: [codec.decode(data, cube) for data, cube in zip(encoded, cubes, strict=True)]) / len(cubes),
+        "decode_ms": _best_ms(
+            lambda: [codec.decode(data, cube) for data, cube in zip(encoded, cubes, strict=True)]
+        )
+        / len(cubes),
     }
 
 
@@ -176,7 +210,12 @@ def _print(figures: Sequence[dict], cubes: Sequence[np.ndarray]) -> None:
     title = f"{len(cubes)} patches, the first {shape} {cubes[0].dtype}; times of one patch"
     table = Table("ratio", "encode ms", "decode ms", "codec", title=title, title_justify="left")
     for row in figures:
-        table.add_row(f"{row['ratio']:.2f}", f"{row['encode_ms']:.2f}", f"{row['decode_ms']:.2f}", row["codec"])
+        table.add_row(
+            f"{row['ratio']:.2f}",
+            f"{row['encode_ms']:.2f}",
+            f"{row['decode_ms']:.2f}",
+            row["codec"],
+        )
     Console().print(table)
 
 

@@ -1,10 +1,14 @@
-"""Measures conversion against rasterio alone reading the same deflate GeoTIFFs: rate, cost a patch, scaling, memory, size. All in one run.
+"""Measures conversion against rasterio alone reading the same deflate GeoTIFFs: rate, cost a patch,
+scaling, memory, size. All in one run.
 
-    python -m benchmarks.convert --tiles ../shared/data/enmap/potsdam_l2a_tiles --work /tmp/convert --json /tmp/convert.json
+    python -m benchmarks.convert --tiles ../shared/data/enmap/potsdam_l2a_tiles \\
+        --work /tmp/convert --json /tmp/convert.json
 
-The archive is made of real EnMAP tiles, each patch a mosaic of rotated and flipped tiles (202 x 128 x 128 int16, 6.6 MB), written as deflate
-GeoTIFFs with predictor 2. The peer and the physical limit of a reader that uses GDAL is `rasterio.open(path).read()` of the same files by
-one process; ratios count, because they are of one run and one machine. Peers and commands take turns, and the best of three turns is kept.
+The archive is made of real EnMAP tiles, each patch a mosaic of rotated and flipped tiles (202 x 128
+x 128 int16, 6.6 MB), written as deflate GeoTIFFs with predictor 2. The peer and the physical limit
+of a reader that uses GDAL is `rasterio.open(path).read()` of the same files by one process; ratios
+count, because they are of one run and one machine. Peers and commands take turns, and the best of
+three turns is kept.
 """
 
 from __future__ import annotations
@@ -46,10 +50,30 @@ GOALS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns 0, 1 for an error, 3 where a goal is missed."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m benchmarks.convert", description=__doc__, formatter_class=raw)
-    parser.add_argument("--tiles", type=Path, required=True, metavar="DIR", help="a folder of real EnMAP tiles, as `convert enmap-tiles` reads it")
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="new folder, 20 MB a patch; removed at the end")
-    parser.add_argument("--patches", type=int, default=160, metavar="N", help="patches of the archive (default: 160)")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.convert", description=__doc__, formatter_class=raw
+    )
+    parser.add_argument(
+        "--tiles",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a folder of real EnMAP tiles, as `convert enmap-tiles` reads it",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="new folder, 20 MB a patch; removed at the end",
+    )
+    parser.add_argument(
+        "--patches",
+        type=int,
+        default=160,
+        metavar="N",
+        help="patches of the archive (default: 160)",
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
     args = parser.parse_args(arguments)
     try:
@@ -84,7 +108,10 @@ def measure(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[str, 
         "two_workers": one / two,
         "worker_mb": max(memory, memory4),
         "worker_mb_growth": memory4 - memory,
-        "store_to_archive": sum(shard["bytes"] for shard in open_store(work / "one").manifest["shards"]) / archive_bytes,
+        "store_to_archive": sum(
+            shard["bytes"] for shard in open_store(work / "one").manifest["shards"]
+        )
+        / archive_bytes,
         "rasterio_patches_a_second": patches / peer,
         "one_worker_patches_a_second": patches / one,
         "two_workers_patches_a_second": patches / two,
@@ -99,11 +126,26 @@ def measure(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[str, 
 def write_archive(root: Path, cubes: Sequence[np.ndarray], patches: int) -> list[Path]:
     """A SpectralEarth tree of mosaics; returns the files."""
     rng, paths = np.random.default_rng(0), []
-    profile = {"driver": "GTiff", "count": len(ENMAP.bands), "height": SIDE, "width": SIDE, "dtype": "int16", "nodata": ENMAP.nodata}
+    profile = {
+        "driver": "GTiff",
+        "count": len(ENMAP.bands),
+        "height": SIDE,
+        "width": SIDE,
+        "dtype": "int16",
+        "nodata": ENMAP.nodata,
+    }
     for number in range(patches):
         path = root / "enmap" / f"{number:07d}" / "00001.tif"
         path.parent.mkdir(parents=True)
-        with rasterio.open(path, "w", **profile, compress="deflate", predictor=2, crs="EPSG:32633", transform=_grid(number)) as file:
+        with rasterio.open(
+            path,
+            "w",
+            **profile,
+            compress="deflate",
+            predictor=2,
+            crs="EPSG:32633",
+            transform=_grid(number),
+        ) as file:
             file.write(mosaic(cubes, rng))
         paths.append(path)
     return paths
@@ -119,7 +161,9 @@ def mosaic(cubes: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     rows = []
     for _ in range(across):
         chosen = rng.permutation(len(cubes))[:across]
-        rows.append(np.concatenate([np.rot90(cubes[i], rng.integers(4), (1, 2)) for i in chosen], 2))
+        rows.append(
+            np.concatenate([np.rot90(cubes[i], rng.integers(4), (1, 2)) for i in chosen], 2)
+        )
     return np.ascontiguousarray(np.concatenate(rows, 1)[:, :SIDE, :SIDE])
 
 
@@ -149,28 +193,52 @@ def read_all(paths: Sequence[Path]) -> None:
 
 
 def _convert(archive: Path, store: Path, workers: int) -> tuple[float, float]:
-    """(seconds between first and last shard, with the start of workers; peak memory in MB of the largest process) of the command."""
+    """(seconds between first and last shard, with the start of workers; peak memory in MB of the
+    largest process) of the command.
+    """
     shutil.rmtree(store, ignore_errors=True)
     code = (
-        "import sys, time, resource; from data_prep import convert, __main__ as m; inner = convert.convert\n"
-        "def timed(*a):\n s = time.perf_counter(); inner(*a); print('SECONDS', time.perf_counter() - s)\n"
+        "import sys, time, resource; from data_prep import convert, __main__ as m; inner = "
+        "convert.convert\n"
+        "def timed(*a):\n s = time.perf_counter(); inner(*a); print('SECONDS', time.perf_counter() "
+        "- s)\n"
         "if __name__ == '__main__':\n convert.convert = timed; sys.exit(m.main(sys.argv[1:]))"
     )
     script = archive.parent / "timed_convert.py"
     script.write_text(code)
-    command = [sys.executable, str(script), "convert", "spectral-earth", "--input", str(archive), "--output", str(store), "--workers", str(workers)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        str(script),
+        "convert",
+        "spectral-earth",
+        "--input",
+        str(archive),
+        "--output",
+        str(store),
+        "--workers",
+        str(workers),
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+    }
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, stderr=subprocess.DEVNULL
+    )
     out = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise subprocess.CalledProcessError(status, command)
-    seconds = next(float(line.split()[1]) for line in out.splitlines() if line.startswith("SECONDS"))
+    seconds = next(
+        float(line.split()[1]) for line in out.splitlines() if line.startswith("SECONDS")
+    )
     return seconds, usage.ru_maxrss / 1e3
 
 
 def encode_ms(cubes: Sequence[np.ndarray], work: Path) -> float:
-    """Milliseconds of one core that a patch costs beside reading: no-data, statistics, record with its checksum, shard with its SHA-256."""
+    """Milliseconds of one core that a patch costs beside reading: no-data, statistics, record with
+    its checksum, shard with its SHA-256.
+    """
     rng = np.random.default_rng(1)
     samples = [Sample(mosaic(cubes, rng), ENMAP.id, f"{i:03d}", f"{i:03d}") for i in range(10)]
     contents = Contents()
@@ -193,13 +261,26 @@ def _reached(name: str, value: float) -> bool:
 
 
 def _print(figures: dict[str, float]) -> None:
-    title = f"conversion of {figures['patches']} patches, {figures['archive_mb']:.0f} MB of deflate GeoTIFF"
+    title = (
+        f"conversion of {figures['patches']} patches, {figures['archive_mb']:.0f} MB of deflate "
+        "GeoTIFF"
+    )
     table = Table("figure", "goal", "found", "", title=title)
     for name, (title, relation, goal) in GOALS.items():
-        table.add_row(title, f"{relation} {goal:g}", f"{figures[name]:.2f}", "reached" if _reached(name, figures[name]) else "MISSED")
+        table.add_row(
+            title,
+            f"{relation} {goal:g}",
+            f"{figures[name]:.2f}",
+            "reached" if _reached(name, figures[name]) else "MISSED",
+        )
     Console().print(table)
-    rates = {who: figures[f"{who}_patches_a_second"] for who in ("rasterio", "one_worker", "two_workers")}
-    print("patches a second: " + ", ".join(f"{who.replace('_', ' ')} {rate:.1f}" for who, rate in rates.items()))
+    rates = {
+        who: figures[f"{who}_patches_a_second"] for who in ("rasterio", "one_worker", "two_workers")
+    }
+    print(
+        "patches a second: "
+        + ", ".join(f"{who.replace('_', ' ')} {rate:.1f}" for who, rate in rates.items())
+    )
 
 
 if __name__ == "__main__":

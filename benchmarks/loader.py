@@ -1,12 +1,16 @@
-"""Measures the input path against its peers and against a plain copy: shuffle, random crop, batch of 16, device_put; page cache warm, all in one run.
+"""Measures the input path against its peers and against a plain copy: shuffle, random crop, batch
+of 16, device_put; page cache warm, all in one run.
 
-    python -m benchmarks.loader --tiles ../shared/data/enmap/potsdam_l2a_tiles --work /tmp/loader --json /tmp/loader.json
+    python -m benchmarks.loader --tiles ../shared/data/enmap/potsdam_l2a_tiles \\
+        --work /tmp/loader --json /tmp/loader.json
 
-Patches are mosaics of different, rotated real EnMAP tiles (202 x 128 x 128 int16, 6.6 MB), crops 112 x 112. The floor is one thread that copies
-whole patches from the page cache into a batch that is there already. Every pipeline has a process of its own; they take turns, and of each the best
-turn is kept. Ratios count, because they are of one run and one machine; figures of two threads need two cores that nobody else uses. The first batch
-counts from the opening of the store, with JAX running and nothing verified yet. Peers whose library is missing (`pip install lmdb torch webdataset`)
-are left out and named.
+Patches are mosaics of different, rotated real EnMAP tiles (202 x 128 x 128 int16, 6.6 MB), crops
+112 x 112. The floor is one thread that copies whole patches from the page cache into a batch that
+is there already. Every pipeline has a process of its own; they take turns, and of each the best
+turn is kept. Ratios count, because they are of one run and one machine; figures of two threads need
+two cores that nobody else uses. The first batch counts from the opening of the store, with JAX
+running and nothing verified yet. Peers whose library is missing (`pip install lmdb torch
+webdataset`) are left out and named.
 """
 
 from __future__ import annotations
@@ -40,7 +44,11 @@ from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 
 TURNS = 3
-_TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_ARENA_MAX": "1"}
+_TUNED = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +57,8 @@ class Contender:
 
     Attributes:
         data: the file or folder it reads.
-        batches: consumed a turn, a second or two: starting a pipeline and its threads takes 20 ms, which a run has once.
+        batches: consumed a turn, a second or two: starting a pipeline and its threads takes 20 ms,
+            which a run has once.
         names: that each patch has and is read by before the first turn.
     """
 
@@ -64,24 +73,101 @@ class Contender:
 
 CONTENDERS = {
     "floor": Contender("floor: copy, 1 thread", loader_peers.floor, (), "raw.npy", 96),
-    "raw_1": Contender("eo_jax zarr-raw, 1 thread", loader_peers.ours, ("zarr-raw", 1), "zarr-raw", 72, LINKS),
-    "raw_2": Contender("eo_jax zarr-raw, 2 threads", loader_peers.ours, ("zarr-raw", 2), "zarr-raw", 96, LINKS),
+    "raw_1": Contender(
+        "eo_jax zarr-raw, 1 thread", loader_peers.ours, ("zarr-raw", 1), "zarr-raw", 72, LINKS
+    ),
+    "raw_2": Contender(
+        "eo_jax zarr-raw, 2 threads", loader_peers.ours, ("zarr-raw", 2), "zarr-raw", 96, LINKS
+    ),
     "zarr_1": Contender("eo_jax zarr, 1 thread", loader_peers.ours, ("zarr", 1), "zarr", 24, LINKS),
-    "zarr_2": Contender("eo_jax zarr, 2 threads", loader_peers.ours, ("zarr", 2), "zarr", 48, LINKS),
-    "array_record_1": Contender("eo_jax array-record, 1 thread", loader_peers.ours, ("array-record", 1), "array-record", 24),
-    "array_record_2": Contender("eo_jax array-record, 2 threads", loader_peers.ours, ("array-record", 2), "array-record", 36),
-    "grain_raw": Contender("Grain as documented, raw ArrayRecord", loader_peers.grain_documented, ("raw",), "raw.array_record", 12),
-    "grain": Contender("Grain as documented, eo_jax records", loader_peers.grain_documented, ("record",), "array-record", 12),
+    "zarr_2": Contender(
+        "eo_jax zarr, 2 threads", loader_peers.ours, ("zarr", 2), "zarr", 48, LINKS
+    ),
+    "array_record_1": Contender(
+        "eo_jax array-record, 1 thread", loader_peers.ours, ("array-record", 1), "array-record", 24
+    ),
+    "array_record_2": Contender(
+        "eo_jax array-record, 2 threads", loader_peers.ours, ("array-record", 2), "array-record", 36
+    ),
+    "grain_raw": Contender(
+        "Grain as documented, raw ArrayRecord",
+        loader_peers.grain_documented,
+        ("raw",),
+        "raw.array_record",
+        12,
+    ),
+    "grain": Contender(
+        "Grain as documented, eo_jax records",
+        loader_peers.grain_documented,
+        ("record",),
+        "array-record",
+        12,
+    ),
     "npy": Contender("memory-mapped npy + np.stack", loader_peers.npy, (), "raw.npy", 24),
-    "lmdb_raw": Contender("LMDB raw, tuned malloc", loader_peers.lmdb, ("raw",), "raw.lmdb", 72, environment=_TUNED),
-    "lmdb_raw_2": Contender("LMDB raw, tuned malloc, 2 threads", loader_peers.lmdb_threads, ("raw", 2), "raw.lmdb", 96, environment=_TUNED),
-    "lmdb": Contender("LMDB of eo_jax records, tuned malloc", loader_peers.lmdb, ("record",), "record.lmdb", 24, environment=_TUNED),
-    "lmdb_2": Contender("LMDB of records, tuned malloc, 2 threads", loader_peers.lmdb_threads, ("record", 2), "record.lmdb", 36, environment=_TUNED),
-    "tars_raw": Contender("WebDataset raw, tuned malloc", loader_peers.web_dataset, ("raw",), "raw.tars", 24, environment=_TUNED),
-    "tars": Contender("WebDataset of eo_jax records, tuned malloc", loader_peers.web_dataset, ("record",), "record.tars", 24, environment=_TUNED),
-    "tif_raw_2": Contender("rasterio, plain GeoTIFF, DataLoader, 2 workers", loader_peers.rasterio_torch, ("tif-raw", 2), "tif-raw", 8),
-    "tif_1": Contender("rasterio, deflate GeoTIFF, DataLoader, no worker", loader_peers.rasterio_torch, ("tif", 0), "tif", 2),
-    "tif_2": Contender("rasterio, deflate GeoTIFF, DataLoader, 2 workers", loader_peers.rasterio_torch, ("tif", 2), "tif", 6),
+    "lmdb_raw": Contender(
+        "LMDB raw, tuned malloc", loader_peers.lmdb, ("raw",), "raw.lmdb", 72, environment=_TUNED
+    ),
+    "lmdb_raw_2": Contender(
+        "LMDB raw, tuned malloc, 2 threads",
+        loader_peers.lmdb_threads,
+        ("raw", 2),
+        "raw.lmdb",
+        96,
+        environment=_TUNED,
+    ),
+    "lmdb": Contender(
+        "LMDB of eo_jax records, tuned malloc",
+        loader_peers.lmdb,
+        ("record",),
+        "record.lmdb",
+        24,
+        environment=_TUNED,
+    ),
+    "lmdb_2": Contender(
+        "LMDB of records, tuned malloc, 2 threads",
+        loader_peers.lmdb_threads,
+        ("record", 2),
+        "record.lmdb",
+        36,
+        environment=_TUNED,
+    ),
+    "tars_raw": Contender(
+        "WebDataset raw, tuned malloc",
+        loader_peers.web_dataset,
+        ("raw",),
+        "raw.tars",
+        24,
+        environment=_TUNED,
+    ),
+    "tars": Contender(
+        "WebDataset of eo_jax records, tuned malloc",
+        loader_peers.web_dataset,
+        ("record",),
+        "record.tars",
+        24,
+        environment=_TUNED,
+    ),
+    "tif_raw_2": Contender(
+        "rasterio, plain GeoTIFF, DataLoader, 2 workers",
+        loader_peers.rasterio_torch,
+        ("tif-raw", 2),
+        "tif-raw",
+        8,
+    ),
+    "tif_1": Contender(
+        "rasterio, deflate GeoTIFF, DataLoader, no worker",
+        loader_peers.rasterio_torch,
+        ("tif", 0),
+        "tif",
+        2,
+    ),
+    "tif_2": Contender(
+        "rasterio, deflate GeoTIFF, DataLoader, 2 workers",
+        loader_peers.rasterio_torch,
+        ("tif", 2),
+        "tif",
+        6,
+    ),
 }
 # (what, contender, to which contender, at least)
 GOALS = (
@@ -109,16 +195,36 @@ MEMORY_MB = 150  # beside the slots
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns 0, 1 for an error, 3 where a goal is missed."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m benchmarks.loader", description=__doc__, formatter_class=raw)
-    parser.add_argument("--tiles", type=Path, required=True, metavar="DIR", help="a folder of real EnMAP tiles, as `convert enmap-tiles` reads it")
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="new folder, 60 MB a patch; removed at the end")
-    parser.add_argument("--patches", type=int, default=64, metavar="N", help="patches of the data set (default: 64)")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.loader", description=__doc__, formatter_class=raw
+    )
+    parser.add_argument(
+        "--tiles",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a folder of real EnMAP tiles, as `convert enmap-tiles` reads it",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="new folder, 60 MB a patch; removed at the end",
+    )
+    parser.add_argument(
+        "--patches", type=int, default=64, metavar="N", help="patches of the data set (default: 64)"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
     args = parser.parse_args(arguments)
     try:
         cubes = load(args.tiles, 64)
         args.work.mkdir(parents=True)
-        figures = {"patches": args.patches, **write_data(cubes, args.work, args.patches), **measure(args.work, args.patches)}
+        figures = {
+            "patches": args.patches,
+            **write_data(cubes, args.work, args.patches),
+            **measure(args.work, args.patches),
+        }
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -127,7 +233,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     goals, comparisons = _goals(figures), _comparisons(figures["rates"])
     _print(figures, goals, comparisons)
     if args.json:
-        stores.write_atomically(args.json, (json.dumps({**figures, "goals": goals, "comparisons": comparisons}, indent=1) + "\n").encode())
+        stores.write_atomically(
+            args.json,
+            (
+                json.dumps({**figures, "goals": goals, "comparisons": comparisons}, indent=1) + "\n"
+            ).encode(),
+        )
     return 0 if all(goal["reached"] for goal in goals) else 3
 
 
@@ -135,7 +246,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_data(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[str, float]:
-    """The same patches in every format. Returns the compression ratios of patches and of the tiles that they are made of, by the record codec."""
+    """The same patches in every format. Returns the compression ratios of patches and of the tiles
+    that they are made of, by the record codec.
+    """
     rng = np.random.default_rng(0)
     samples = [Sample(mosaic(cubes, rng), ENMAP.id, f"{i:04d}", f"{i:04d}") for i in range(patches)]
     pixels = np.stack([sample.pixels for sample in samples])
@@ -154,28 +267,54 @@ def write_data(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[st
     if loader_peers.has("torch"):
         _write_tifs(work / "tif", pixels, compress="deflate", predictor=2)
         _write_tifs(work / "tif-raw", pixels)
-    of_tiles = sum(cube.nbytes for cube in cubes) / sum(len(record.encode(Sample(cube, ENMAP.id, "", ""))) for cube in cubes)
+    of_tiles = sum(cube.nbytes for cube in cubes) / sum(
+        len(record.encode(Sample(cube, ENMAP.id, "", ""))) for cube in cubes
+    )
     return {"ratio_of_patches": pixels.nbytes / sum(map(len, encoded)), "ratio_of_tiles": of_tiles}
 
 
 def _write_store(path: Path, format: str, samples: Sequence[Sample]) -> None:
-    """The samples LINKS times, by hard links: Grain's shuffle is slow for fewer than some thousand places, which is not what is measured here."""
+    """The samples LINKS times, by hard links: Grain's shuffle is slow for fewer than some thousand
+    places, which is not what is measured here.
+    """
     first = json.dumps(stores.write_shard(path, 0, format, len(samples), samples))
-    shards = [json.loads(first.replace("shards/00000", f"shards/{k:05d}").replace("/c/0/", f"/c/{k}/")) for k in range(LINKS)]
+    shards = [
+        json.loads(first.replace("shards/00000", f"shards/{k:05d}").replace("/c/0/", f"/c/{k}/"))
+        for k in range(LINKS)
+    ]
     for shard in shards[1:]:
-        for entry, source in zip([shard, *shard.get("pixels", [])], [shards[0], *shards[0].get("pixels", [])], strict=True):
+        for entry, source in zip(
+            [shard, *shard.get("pixels", [])],
+            [shards[0], *shards[0].get("pixels", [])],
+            strict=True,
+        ):
             (path / entry["file"]).parent.mkdir(parents=True, exist_ok=True)
             os.link(path / source["file"], path / entry["file"])
     rows = [stores.index_row(sample, "train", 0.0) for sample in samples]
-    rows_of = [[{**row, "id": f"{k}-{row['id']}", "group": f"{k}-{row['group']}"} for row in rows] for k in range(LINKS)]
+    rows_of = [
+        [{**row, "id": f"{k}-{row['id']}", "group": f"{k}-{row['group']}"} for row in rows]
+        for k in range(LINKS)
+    ]
     stores.finish_store(path, shards, rows_of, {}, format, LINKS)
 
 
 def _write_tifs(folder: Path, pixels: np.ndarray, **options: str | int) -> None:
     folder.mkdir()
     for number, patch in enumerate(pixels):
-        profile = {"driver": "GTiff", "count": len(patch), "height": SIDE, "width": SIDE, "dtype": "int16", **options}
-        with rasterio.open(folder / f"{number:04d}.tif", "w", **profile, transform=rasterio.Affine(30, 0, 3e5, 0, -30, 58e5)) as file:
+        profile = {
+            "driver": "GTiff",
+            "count": len(patch),
+            "height": SIDE,
+            "width": SIDE,
+            "dtype": "int16",
+            **options,
+        }
+        with rasterio.open(
+            folder / f"{number:04d}.tif",
+            "w",
+            **profile,
+            transform=rasterio.Affine(30, 0, 3e5, 0, -30, 58e5),
+        ) as file:
             file.write(patch)
 
 
@@ -183,9 +322,13 @@ def _write_tifs(folder: Path, pixels: np.ndarray, **options: str | int) -> None:
 
 
 def measure(work: Path, patches: int) -> dict[str, dict]:
-    """{"rates": {contender: patches a second}, "ratios": {contender: compression}, "anonymous_mb", "first_batch_s", "skipped": [name]}."""
+    """{"rates": {contender: patches a second}, "ratios": {contender: compression}, "anonymous_mb",
+    "first_batch_s", "skipped": [name]}.
+    """
     raw_bytes = (work / "raw.npy").stat().st_size
-    there = {key: contender for key, contender in CONTENDERS.items() if (work / contender.data).exists()}
+    there = {
+        key: contender for key, contender in CONTENDERS.items() if (work / contender.data).exists()
+    }
     pools, first_batch = {}, {}
     for key, contender in there.items():
         pools[key], first_batch[key] = _start(contender, work, patches)
@@ -202,7 +345,9 @@ def measure(work: Path, patches: int) -> dict[str, dict]:
     return {
         "rates": {key: max(found) for key, found in rates.items()},
         "median_rates": {key: statistics.median(found) for key, found in rates.items()},
-        "ratios": {key: raw_bytes / _size(work / contender.data) for key, contender in there.items()},
+        "ratios": {
+            key: raw_bytes / _size(work / contender.data) for key, contender in there.items()
+        },
         "anonymous_mb": memory,
         "first_batch_s": first_batch,
         "skipped": [contender.name for key, contender in CONTENDERS.items() if key not in there],
@@ -212,16 +357,31 @@ def measure(work: Path, patches: int) -> dict[str, dict]:
 def _size(path: Path) -> int:
     """Bytes on the disk; a file of several names counts once."""
     files = path.rglob("*") if path.is_dir() else [path]
-    return sum({status.st_ino: status.st_blocks * 512 for status in map(Path.stat, files) if stat.S_ISREG(status.st_mode)}.values())
+    return sum(
+        {
+            status.st_ino: status.st_blocks * 512
+            for status in map(Path.stat, files)
+            if stat.S_ISREG(status.st_mode)
+        }.values()
+    )
 
 
 def _start(contender: Contender, work: Path, patches: int) -> tuple[ProcessPoolExecutor, float]:
-    """A process in which the pipeline is open and has read everything once, and how many seconds its first batch took."""
+    """A process in which the pipeline is open and has read everything once, and how many seconds
+    its first batch took.
+    """
     before = dict(os.environ)
     os.environ |= {"JAX_PLATFORMS": "cpu", **contender.environment}
     try:
-        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _open, (contender.open, work, contender.arguments))
-        first_batch = pool.submit(_warm_up, max(contender.batches, -(-contender.names * patches // BATCH))).result()
+        pool = ProcessPoolExecutor(
+            1,
+            multiprocessing.get_context("spawn"),
+            _open,
+            (contender.open, work, contender.arguments),
+        )
+        first_batch = pool.submit(
+            _warm_up, max(contender.batches, -(-contender.names * patches // BATCH))
+        ).result()
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -259,40 +419,84 @@ def _turn(batches: int) -> tuple[float, float]:
 
 
 def _goals(figures: dict) -> list[dict]:
-    """{"goal", "at_least" or "at_most", "found", "reached"} each; those of a skipped peer are left out."""
+    """{"goal", "at_least" or "at_most", "found", "reached"} each; those of a skipped peer are left
+    out.
+    """
     rates, rows = figures["rates"], []
     for goal, one, other, least in GOALS:
         if other in rates:
             rows.append({"goal": goal, "at_least": least, "found": rates[one] / rates[other]})
-    rows.append({"goal": "compression of zarr", "at_least": 2.0, "found": figures["ratios"]["zarr_2"]})
+    rows.append(
+        {"goal": "compression of zarr", "at_least": 2.0, "found": figures["ratios"]["zarr_2"]}
+    )
     for key in ("raw_2", "zarr_2", "array_record_2"):
         most = loader_peers.slots(2) * BATCH * len(ENMAP.bands) * CROP**2 * 2 / 1e6 + MEMORY_MB
-        rows.append({"goal": f"{CONTENDERS[key].name}: anonymous MB", "at_most": most, "found": figures["anonymous_mb"][key]})
-    rows.append({"goal": "ratio of patches / of tiles", "at_most": 1.05, "found": figures["ratio_of_patches"] / figures["ratio_of_tiles"]})
+        rows.append(
+            {
+                "goal": f"{CONTENDERS[key].name}: anonymous MB",
+                "at_most": most,
+                "found": figures["anonymous_mb"][key],
+            }
+        )
+    rows.append(
+        {
+            "goal": "ratio of patches / of tiles",
+            "at_most": 1.05,
+            "found": figures["ratio_of_patches"] / figures["ratio_of_tiles"],
+        }
+    )
     for row in rows:
-        row["reached"] = row["found"] >= row["at_least"] if "at_least" in row else row["found"] <= row["at_most"]
+        row["reached"] = (
+            row["found"] >= row["at_least"] if "at_least" in row else row["found"] <= row["at_most"]
+        )
     return rows
 
 
 def _comparisons(rates: dict[str, float]) -> list[dict]:
     """{"comparison", "found"} each; those with a skipped peer are left out."""
-    return [{"comparison": what, "found": rates[one] / rates[other]} for what, one, other in COMPARISONS if other in rates]
+    return [
+        {"comparison": what, "found": rates[one] / rates[other]}
+        for what, one, other in COMPARISONS
+        if other in rates
+    ]
 
 
 def _print(figures: dict, goals: Sequence[dict], comparisons: Sequence[dict]) -> None:
     rates = figures["rates"]
-    title = f"{figures['patches']} patches; ratio of patches {figures['ratio_of_patches']:.2f}, of their tiles {figures['ratio_of_tiles']:.2f}"
-    table = Table("pipeline", "ratio", "patches/s", "/ floor", "raw_2 /", "zarr_2 /", "median", "first s", title=title)
+    title = (
+        f"{figures['patches']} patches; ratio of patches {figures['ratio_of_patches']:.2f}, of "
+        f"their tiles {figures['ratio_of_tiles']:.2f}"
+    )
+    table = Table(
+        "pipeline",
+        "ratio",
+        "patches/s",
+        "/ floor",
+        "raw_2 /",
+        "zarr_2 /",
+        "median",
+        "first s",
+        title=title,
+    )
     for key, rate in rates.items():
         ours = (f"{rates[key_of] / rate:.2f}" for key_of in ("raw_2", "zarr_2"))
         about = (f"{figures['median_rates'][key]:.0f}", f"{figures['first_batch_s'][key]:.2f}")
-        table.add_row(CONTENDERS[key].name, f"{figures['ratios'][key]:.2f}", f"{rate:.0f}", f"{rate / rates['floor']:.2f}", *ours, *about)
+        table.add_row(
+            CONTENDERS[key].name,
+            f"{figures['ratios'][key]:.2f}",
+            f"{rate:.0f}",
+            f"{rate / rates['floor']:.2f}",
+            *ours,
+            *about,
+        )
     console = Console(width=130)
     console.print(table)
     verdicts = Table("goal", "", "found", "")
     for row in goals:
         limit = f">= {row['at_least']:g}" if "at_least" in row else f"<= {row['at_most']:.4g}"
-        verdicts.add_row(row["goal"], limit, f"{row['found']:.2f}", "reached" if row["reached"] else "MISSED")
+        verdicts.add_row(
+            row["goal"], limit, f"{row['found']:.2f}", "reached" if row["reached"] else "MISSED"
+        )
     for row in comparisons:
         verdicts.add_row(row["comparison"], "", f"{row['found']:.2f}", "")
     console.print(verdicts)

@@ -1,4 +1,6 @@
-"""The pipelines that benchmarks/loader.py compares, each as a function that opens it and gives what consumes batches; in a process of its own."""
+"""The pipelines that benchmarks/loader.py compares, each as a function that opens it and gives what
+consumes batches; in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ BATCH, CROP, SIDE = 16, 112, 128
 LINKS = 80  # names that each shard has
 PREFETCH = 2
 _A_TAR = 16  # patches
-_SHUFFLED = 64  # patches in the buffer of WebDataset, 0.4 GB: the 1000 of its documentation would be 6.6 GB
+_SHUFFLED = (
+    64  # patches in the buffer of WebDataset, 0.4 GB: the 1000 of its documentation would be 6.6 GB
+)
 _SHAPE = (len(ENMAP.bands), SIDE, SIDE)
 Consume: TypeAlias = Callable[[int], Iterator[None]]  # yields when a batch is on the device
 
@@ -59,7 +63,10 @@ def write_lmdb(path: Path, records: Sequence[bytes]) -> None:
     """Records under their numbers."""
     import lmdb as library
 
-    with library.open(str(path), map_size=2 * sum(map(len, records)) + 2**24) as database, database.begin(write=True) as transaction:
+    with (
+        library.open(str(path), map_size=2 * sum(map(len, records)) + 2**24) as database,
+        database.begin(write=True) as transaction,
+    ):
         for number, data in enumerate(records):
             transaction.put(str(number).encode(), data)
 
@@ -79,9 +86,14 @@ def write_tars(folder: Path, records: Sequence[bytes]) -> None:
 
 
 def floor(work: Path) -> Consume:
-    """One thread that copies whole patches in random order from the page cache into a batch that is there already."""
+    """One thread that copies whole patches in random order from the page cache into a batch that is
+    there already.
+    """
     patches = np.load(work / "raw.npy", mmap_mode="r")
-    batch, order = np.zeros((BATCH, *_SHAPE), np.int16), np.random.default_rng(0).permutation(len(patches))
+    batch, order = (
+        np.zeros((BATCH, *_SHAPE), np.int16),
+        np.random.default_rng(0).permutation(len(patches)),
+    )
 
     def consume(batches: int) -> Iterator[None]:
         for n in range(batches):
@@ -94,7 +106,13 @@ def floor(work: Path) -> Consume:
 
 def ours(work: Path, format: str, threads: int) -> Consume:
     """The pipeline of the training loop, with its prefetch to the device."""
-    config = Config({"enmap": SourceConfig(str(work / format), "enmap")}, BATCH, CROP, threads=threads, prefetch=PREFETCH)
+    config = Config(
+        {"enmap": SourceConfig(str(work / format), "enmap")},
+        BATCH,
+        CROP,
+        threads=threads,
+        prefetch=PREFETCH,
+    )
     pipeline, mesh = Pipeline(config, 0), sharding.make_mesh(sharding.Config())
 
     def consume(batches: int) -> Iterator[None]:
@@ -184,12 +202,20 @@ def _lmdb(work: Path, kind: str) -> Callable[[int], np.ndarray]:
 
 
 def web_dataset(work: Path, kind: str) -> Consume:
-    """WebDataset as its documentation shows it: one shard after the other, drawn at random, and samples by way of a shuffle buffer."""
+    """WebDataset as its documentation shows it: one shard after the other, drawn at random, and
+    samples by way of a shuffle buffer.
+    """
     import webdataset
 
     rng, paths = np.random.default_rng(0), sorted(map(str, (work / f"{kind}.tars").iterdir()))
-    samples = webdataset.WebDataset(paths, resampled=True, shardshuffle=False, seed=0).shuffle(_SHUFFLED, initial=_SHUFFLED)
-    stream = iter(samples.map(lambda sample: _crop(_DECODE[kind](sample["bin"]), rng)).batched(BATCH, collation_fn=np.stack))
+    samples = webdataset.WebDataset(paths, resampled=True, shardshuffle=False, seed=0).shuffle(
+        _SHUFFLED, initial=_SHUFFLED
+    )
+    stream = iter(
+        samples.map(lambda sample: _crop(_DECODE[kind](sample["bin"]), rng)).batched(
+            BATCH, collation_fn=np.stack
+        )
+    )
 
     def consume(batches: int) -> Iterator[None]:
         for rows in itertools.islice(stream, batches):
@@ -201,11 +227,20 @@ def web_dataset(work: Path, kind: str) -> Consume:
 
 def grain_documented(work: Path, kind: str) -> Consume:
     """Grain as its documentation shows it: source, shuffle, map, batch, default options."""
-    paths = [work / "raw.array_record"] * LINKS if kind == "raw" else sorted((work / "array-record/shards").iterdir())
+    paths = (
+        [work / "raw.array_record"] * LINKS
+        if kind == "raw"
+        else sorted((work / "array-record/shards").iterdir())
+    )
     source = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
 
     def consume(batches: int) -> Iterator[None]:
-        dataset = grain.MapDataset.source(source).seed(0).shuffle().repeat(-(-batches * BATCH // len(source)))
+        dataset = (
+            grain.MapDataset.source(source)
+            .seed(0)
+            .shuffle()
+            .repeat(-(-batches * BATCH // len(source)))
+        )
         dataset = dataset.random_map(lambda data, rng: _crop(_DECODE[kind](data), rng)).batch(BATCH)
         for _, rows in zip(range(batches), dataset.to_iter_dataset(), strict=False):
             jax.device_put(rows).block_until_ready()
@@ -215,7 +250,9 @@ def grain_documented(work: Path, kind: str) -> Consume:
 
 
 class Tifs:
-    """A PyTorch data set of a folder of GeoTIFFs; read whole and cropped, as the loaders of published archives do."""
+    """A PyTorch data set of a folder of GeoTIFFs; read whole and cropped, as the loaders of
+    published archives do.
+    """
 
     def __init__(self, folder: Path, count: int):
         self.paths, self.count = sorted(folder.glob("*.tif")), count
@@ -229,11 +266,21 @@ class Tifs:
 
 
 def rasterio_torch(work: Path, folder: str, workers: int) -> Consume:
-    """rasterio in a PyTorch DataLoader; its worker processes stay, and an epoch is what is consumed, so nothing is read ahead between two."""
+    """rasterio in a PyTorch DataLoader; its worker processes stay, and an epoch is what is
+    consumed, so nothing is read ahead between two.
+    """
     from torch.utils.data import DataLoader
 
     context = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
-    loader_of = functools.cache(lambda batches: DataLoader(Tifs(work / folder, batches * BATCH), BATCH, shuffle=True, num_workers=workers, **context))
+    loader_of = functools.cache(
+        lambda batches: DataLoader(
+            Tifs(work / folder, batches * BATCH),
+            BATCH,
+            shuffle=True,
+            num_workers=workers,
+            **context,
+        )
+    )
 
     def consume(batches: int) -> Iterator[None]:
         for rows in loader_of(batches):

@@ -1,18 +1,25 @@
-"""Measures what every objective has to hold: parity with the papers' losses, eight devices against one, resume, learning; and shows its speed.
+"""Measures what every objective has to hold: parity with the papers' losses, eight devices against
+one, resume, learning; and shows its speed.
 
     python -m benchmarks.objectives --fast
-    python -m benchmarks.objectives --step-json /tmp/step.json --json benchmarks/results/cpu/objectives.json
+    python -m benchmarks.objectives --step-json /tmp/step.json \\
+        --json benchmarks/results/cpu/objectives.json
 
-Run it on the CPU and from a checkout with the extra `test`: each cell is measured in this run, by the functions that the tests use.
+Run it on the CPU and from a checkout with the extra `test`: each cell is measured in this run, by
+the functions that the tests use.
 
-Loss, gradient: the largest deviation from the numpy references in float64 over easy and nasty inputs, relative to the largest value; the same for
-all backbones. 8 devices: the largest relative difference of three losses from those on one device, in float64. Resume: whether every array is equal
-to the bit after a checkpoint in between. Learns: points of accuracy of a linear probe over the untrained encoder and over band means and standard
-deviations, the smallest of three seeds (`tests/learning.py`; one minute a ViT, ten a ResNet). Speed: samples/s and ratio to PyTorch, eager, of the
-file that `python -m benchmarks.step --json` wrote. '-' is what does not exist, was left out, or is not in that file.
+Loss, gradient: the largest deviation from the numpy references in float64 over easy and nasty
+inputs, relative to the largest value; the same for all backbones. 8 devices: the largest relative
+difference of three losses from those on one device, in float64. Resume: whether every array is
+equal to the bit after a checkpoint in between. Learns: points of accuracy of a linear probe over
+the untrained encoder and over band means and standard deviations, the smallest of three seeds
+(`tests/learning.py`; one minute a ViT, ten a ResNet). Speed: samples/s and ratio to PyTorch, eager,
+of the file that `python -m benchmarks.step --json` wrote. '-' is what does not exist, was left out,
+or is not in that file.
 
-All of it takes hours: `--jobs 2` measures two rows at a time, each in a process of its own on its share of the cores. `--json` writes after each
-row, and rows of that file that are not measured again stay in it and in the table, with their dates: `--objectives dino --backbones vit` brings one
+All of it takes hours: `--jobs 2` measures two rows at a time, each in a process of its own on its
+share of the cores. `--json` writes after each row, and rows of that file that are not measured
+again stay in it and in the table, with their dates: `--objectives dino --backbones vit` brings one
 up to date. Speeds are those of the last --step-json that had them.
 """
 
@@ -65,27 +72,56 @@ SPEED = {"samples_per_s": "samples/s", "ours_to_pytorch": "ours / PyTorch"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns 0, 1 for an error, 3 where a figure is not what it has to be."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m benchmarks.objectives", description=__doc__, formatter_class=raw)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.objectives", description=__doc__, formatter_class=raw
+    )
     several = functools.partial(str.split, sep=",")
-    parser.add_argument("--objectives", type=several, default=list(OBJECTIVES), metavar="A,B", help="(default: all)")
-    parser.add_argument("--backbones", type=several, default=list(BACKBONES), metavar="A,B", help="(default: vit,resnet)")
-    parser.add_argument("--step-json", type=Path, metavar="PATH", help="what `python -m benchmarks.step --json PATH` wrote")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there, beside those that it has")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at a time (default: 1)")
+    parser.add_argument(
+        "--objectives", type=several, default=list(OBJECTIVES), metavar="A,B", help="(default: all)"
+    )
+    parser.add_argument(
+        "--backbones",
+        type=several,
+        default=list(BACKBONES),
+        metavar="A,B",
+        help="(default: vit,resnet)",
+    )
+    parser.add_argument(
+        "--step-json",
+        type=Path,
+        metavar="PATH",
+        help="what `python -m benchmarks.step --json PATH` wrote",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="PATH",
+        help="also write the figures there, beside those that it has",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="rows at a time (default: 1)"
+    )
     parser.add_argument("--fast", action="store_true", help="leave out learning")
     args = parser.parse_args(arguments)
     try:
         rows = read_rows(args.json) if args.json and args.json.exists() else {}
         if rows and args.fast:
-            raise ValueError(f"{args.json}: --fast would put rows without learning into a table; leave it out, or give another path")
+            raise ValueError(
+                f"{args.json}: --fast would put rows without learning into a table; leave it out, "
+                "or give another path"
+            )
         speeds = read_speeds(args.step_json) if args.step_json else {}
-        for row in measure(args.objectives, args.backbones, [] if args.fast else args.objectives, args.jobs):
+        for row in measure(
+            args.objectives, args.backbones, [] if args.fast else args.objectives, args.jobs
+        ):
             key = row["objective"], row["backbone"]
             rows[key] = row | {figure: rows[key][figure] for figure in SPEED if key in rows}
             _write(args.json, rows, speeds)
     except BrokenExecutor as error:
         print(
-            f"error: {error} Rows that are done stay in --json; was there memory for {args.jobs} at a time? Fewer --jobs take less", file=sys.stderr
+            f"error: {error} Rows that are done stay in --json; was there memory for {args.jobs} "
+            "at a time? Fewer --jobs take less",
+            file=sys.stderr,
         )
         return 1
     except (ValueError, OSError) as error:
@@ -96,13 +132,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 3 if any(missed(row) for row in figures) else 0
 
 
-def table_of(rows: Mapping[tuple, Mapping], speeds: Mapping[tuple, Mapping]) -> list[dict[str, Any]]:
-    """Rows in the order of objectives and backbones; with the speeds that are known, else those that they have."""
+def table_of(
+    rows: Mapping[tuple, Mapping], speeds: Mapping[tuple, Mapping]
+) -> list[dict[str, Any]]:
+    """Rows in the order of objectives and backbones; with the speeds that are known, else those
+    that they have.
+    """
     order = [(objective, backbone) for objective in OBJECTIVES for backbone in BACKBONES]
     return [{**rows[key], **speeds.get(key, {})} for key in order if key in rows]
 
 
-def _write(path: Path | None, rows: Mapping[tuple, Mapping], speeds: Mapping[tuple, Mapping]) -> None:
+def _write(
+    path: Path | None, rows: Mapping[tuple, Mapping], speeds: Mapping[tuple, Mapping]
+) -> None:
     if path:
         write_atomically(path, (json.dumps(table_of(rows, speeds), indent=1) + "\n").encode())
 
@@ -110,8 +152,11 @@ def _write(path: Path | None, rows: Mapping[tuple, Mapping], speeds: Mapping[tup
 # ------------------------------------------------------------------ measuring
 
 
-def measure(objectives: Sequence[str], backbones: Sequence[str], learners: Sequence[str], jobs: int) -> Iterator[dict[str, Any]]:
-    """A row for each objective and backbone, as they are done, `jobs` at a time; the first error follows the other rows.
+def measure(
+    objectives: Sequence[str], backbones: Sequence[str], learners: Sequence[str], jobs: int
+) -> Iterator[dict[str, Any]]:
+    """A row for each objective and backbone, as they are done, `jobs` at a time; the first error
+    follows the other rows.
 
     Raises:
         ValueError: an unknown name, no job.
@@ -150,21 +195,42 @@ def _take_share(shares: Queue) -> None:
 
 
 def measure_row(objective: str, backbone: str, learners: Sequence[str]) -> dict[str, Any]:
-    """ "objective", "backbone", "date", "versions" and every key of LIMITS and SPEED, None where there is no figure."""
-    row = {"objective": objective, "backbone": backbone, **dict.fromkeys((*LIMITS, *SPEED)), **loss_parity(objective)}
+    """ "objective", "backbone", "date", "versions" and every key of LIMITS and SPEED, None where
+    there is no figure.
+    """
+    row = {
+        "objective": objective,
+        "backbone": backbone,
+        **dict.fromkeys((*LIMITS, *SPEED)),
+        **loss_parity(objective),
+    }
     if backbone in backbones_of(objective):
         row |= trained_alike(objective, backbone)
         row |= learns(objective, backbone) if objective in learners else {}
     jax.clear_caches()  # what one row compiled is of no use to the next
-    print(f"{objective} {backbone}: {', '.join(missed(row)) or 'as it has to be'}", file=sys.stderr, flush=True)
-    versions = {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax")}
+    print(
+        f"{objective} {backbone}: {', '.join(missed(row)) or 'as it has to be'}",
+        file=sys.stderr,
+        flush=True,
+    )
+    versions = {
+        package: importlib.metadata.version(package) for package in ("jax", "flax", "optax")
+    }
     return row | {"date": datetime.date.today().isoformat(), "versions": versions}
 
 
 def loss_parity(objective: str) -> dict[str, float]:
-    """{"loss", "gradient"}: the largest deviations from the references over all functions and inputs; nothing where there is no reference yet."""
-    losses = [loss for loss in (*loss_cases.LOSSES, loss_cases.MASKED_ERROR) if loss.objective == objective]
-    found = np.array([loss_cases.deviations(loss, nasty(loss)) for loss in losses for nasty in loss_cases.NASTY])
+    """{"loss", "gradient"}: the largest deviations from the references over all functions and
+    inputs; nothing where there is no reference yet.
+    """
+    losses = [
+        loss
+        for loss in (*loss_cases.LOSSES, loss_cases.MASKED_ERROR)
+        if loss.objective == objective
+    ]
+    found = np.array(
+        [loss_cases.deviations(loss, nasty(loss)) for loss in losses for nasty in loss_cases.NASTY]
+    )
     return dict(zip(("loss", "gradient"), found.max(0).tolist(), strict=True)) if losses else {}
 
 
@@ -180,23 +246,37 @@ def learns(objective: str, backbone: str) -> dict[str, float]:
     """{"over_untrained", "over_moments"}: points, the smallest of the seeds."""
     learner = learning.Learner(learning.config_of(objective, backbone))
     found = [learning.scores(learner, seed) for seed in learning.SEEDS]
-    return {name: min(getattr(score, name) for score in found) for name in ("over_untrained", "over_moments")}
+    return {
+        name: min(getattr(score, name) for score in found)
+        for name in ("over_untrained", "over_moments")
+    }
 
 
 def read_rows(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """{(objective, backbone): row} of what an earlier run wrote."""
     try:
         rows = {(row["objective"], row["backbone"]): row for row in json.loads(path.read_text())}
-        lacking = next((f"{key}: no {name!r}" for key, row in rows.items() for name in (*LIMITS, *SPEED, "date") if name not in row), "")
+        lacking = next(
+            (
+                f"{key}: no {name!r}"
+                for key, row in rows.items()
+                for name in (*LIMITS, *SPEED, "date")
+                if name not in row
+            ),
+            "",
+        )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         lacking = repr(error)
     if lacking:
-        raise ValueError(f"{path}: {lacking}; expected what `python -m benchmarks.objectives --json` writes; give another path, or remove it")
+        raise ValueError(
+            f"{path}: {lacking}; expected what `python -m benchmarks.objectives --json` writes; "
+            "give another path, or remove it"
+        )
     return rows
 
 
 def read_speeds(path: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """{(objective, "vit" or "resnet"): figures of SPEED}; of several ViTs, or ResNets, the first."""
+    """{(objective, "vit" or "resnet"): figures of SPEED}; the first of several ViTs or ResNets."""
     try:
         steps = json.loads(path.read_text())
         speeds: dict[tuple[str, str], dict[str, float]] = {}
@@ -206,7 +286,10 @@ def read_speeds(path: Path) -> dict[tuple[str, str], dict[str, float]]:
             if row["contender"] == "eager":
                 speeds[_family(row)].setdefault("ours_to_pytorch", row["ours_to_it"])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: {error!r}; expected what `python -m benchmarks.step --json` writes; run it again") from error
+        raise ValueError(
+            f"{path}: {error!r}; expected what `python -m benchmarks.step --json` writes; run it "
+            "again"
+        ) from error
     return speeds
 
 
@@ -219,23 +302,48 @@ def _family(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def missed(row: Mapping[str, Any]) -> list[str]:
     """ "loss 2e-05, not <= 1e-05" for each figure that is not what it has to be."""
-    there = ((figure, title, limit, holds) for figure, (title, limit, holds) in LIMITS.items() if row[figure] is not None)
-    return [f"{title} {_shown(row[figure])}, not {limit}" for figure, title, limit, holds in there if not holds(row[figure])]
+    there = (
+        (figure, title, limit, holds)
+        for figure, (title, limit, holds) in LIMITS.items()
+        if row[figure] is not None
+    )
+    return [
+        f"{title} {_shown(row[figure])}, not {limit}"
+        for figure, title, limit, holds in there
+        if not holds(row[figure])
+    ]
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
     """A row as the table shows it; docs/objectives.md has the same."""
-    return [row["objective"], row["backbone"], *(_shown(row[figure]) for figure in (*LIMITS, *SPEED)), row["date"]]
+    return [
+        row["objective"],
+        row["backbone"],
+        *(_shown(row[figure]) for figure in (*LIMITS, *SPEED)),
+        row["date"],
+    ]
 
 
 def _shown(figure: Any) -> str:
     if figure is None or isinstance(figure, bool):
         return {None: "-", True: "yes", False: "NO"}[figure]
-    return f"{figure:.1e}" if abs(figure) < 1e-2 else f"{figure:.2f}" if abs(figure) < 2 else f"{figure:.1f}"
+    return (
+        f"{figure:.1e}"
+        if abs(figure) < 1e-2
+        else f"{figure:.2f}"
+        if abs(figure) < 2
+        else f"{figure:.1f}"
+    )
 
 
 def _print(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("objective", "backbone", *(f"{title}\n{limit}" for title, limit, _ in LIMITS.values()), *SPEED.values(), "measured")
+    table = Table(
+        "objective",
+        "backbone",
+        *(f"{title}\n{limit}" for title, limit, _ in LIMITS.values()),
+        *SPEED.values(),
+        "measured",
+    )
     for row in rows:
         table.add_row(*cells(row))
     Console(width=150).print(table)

@@ -1,12 +1,16 @@
-"""Measures how a store of a million records opens: seconds to the first batch, at the start and on resume, and memory over 10,000 batches.
+"""Measures how a store of a million records opens: seconds to the first batch, at the start and on
+resume, and memory over 10,000 batches.
 
     python -m benchmarks.opening --json /tmp/opening.json
 
-The store is real but for its pixels: patches of 2 x 2 pixels, 1000 records a shard, and all shards are hard links of one. Manifest and index are what
-a conversion writes of places with four dates of Sentinel-2 and of Sentinel-1 each, in no order: dates of a place are no neighbours. Each figure is of
-a process of its own and counts from where everything is imported; of three the best is kept. Files are in the page cache, since they have just been
-written. One source is Sentinel-2 alone; in the pair Sentinel-1 follows it, place by place, and each opens the store for itself. `cpu_s` is what the
-process had of the processors until the first batch: the time it would take on a machine that does nothing else.
+The store is real but for its pixels: patches of 2 x 2 pixels, 1000 records a shard, and all shards
+are hard links of one. Manifest and index are what a conversion writes of places with four dates of
+Sentinel-2 and of Sentinel-1 each, in no order: dates of a place are no neighbours. Each figure is
+of a process of its own and counts from where everything is imported; of three the best is kept.
+Files are in the page cache, since they have just been written. One source is Sentinel-2 alone; in
+the pair Sentinel-1 follows it, place by place, and each opens the store for itself. `cpu_s` is what
+the process had of the processors until the first batch: the time it would take on a machine that
+does nothing else.
 """
 
 from __future__ import annotations
@@ -57,17 +61,38 @@ FIRST_BATCH_S, GROWTH_MB = 1.0, 5.0  # the goals
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns 0, 1 for an error, 3 where a goal is missed."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m benchmarks.opening", description=__doc__, formatter_class=raw)
-    parser.add_argument("--records", type=int, default=1_000_000, metavar="N", help="of the store, a multiple of 1000 (default: 1000000)")
-    parser.add_argument("--batches", type=int, default=GROWTH_BATCHES, metavar="N", help="drawn to see whether memory grows (default: 10000)")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="where a folder of 600 MB is made, and removed at the end (default: the system's)")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.opening", description=__doc__, formatter_class=raw
+    )
+    parser.add_argument(
+        "--records",
+        type=int,
+        default=1_000_000,
+        metavar="N",
+        help="of the store, a multiple of 1000 (default: 1000000)",
+    )
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=GROWTH_BATCHES,
+        metavar="N",
+        help="drawn to see whether memory grows (default: 10000)",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="where a folder of 600 MB is made, and removed at the end (default: the system's)",
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
     args = parser.parse_args(arguments)
     if args.records < PER_SHARD or args.records % PER_SHARD:
         parser.error(f"--records {args.records}: expected a multiple of {PER_SHARD}")
     try:
         with tempfile.TemporaryDirectory(prefix="opening-", dir=args.work) as work:
-            formats = {format: _measure_format(Path(work) / format, format, args) for format in FORMATS}
+            formats = {
+                format: _measure_format(Path(work) / format, format, args) for format in FORMATS
+            }
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -75,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     goals = list(_goals(figures))
     _print(figures, goals)
     if args.json:
-        stores.write_atomically(args.json, (json.dumps({**figures, "goals": goals}, indent=1) + "\n").encode())
+        stores.write_atomically(
+            args.json, (json.dumps({**figures, "goals": goals}, indent=1) + "\n").encode()
+        )
     return 0 if all(goal["reached"] for goal in goals) else 3
 
 
@@ -87,7 +114,10 @@ def write_store(path: Path, format: str, records: int) -> None:
     samples = [_sample(number) for number in range(PER_SHARD)]
     shards = records // PER_SHARD
     first = json.dumps(stores.write_shard(path, 0, format, PER_SHARD, samples))
-    entries = [json.loads(first.replace("shards/00000", f"shards/{k:05d}").replace("/c/0/", f"/c/{k}/")) for k in range(shards)]
+    entries = [
+        json.loads(first.replace("shards/00000", f"shards/{k:05d}").replace("/c/0/", f"/c/{k}/"))
+        for k in range(shards)
+    ]
     for entry in entries[1:]:
         for file, source in zip(_files(entry), _files(entries[0]), strict=True):
             (path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -104,17 +134,24 @@ def _files(entry: dict[str, Any]) -> list[str]:
 def _sample(number: int) -> Sample:
     sensor = list(SENSORS)[number % len(SENSORS)]
     pixels = np.full((len(get_sensor(sensor).bands), SIDE, SIDE), number, SENSORS[sensor])
-    return Sample(pixels, sensor, f"{number}", f"{number}", time=1_650_000_000 + number, lonlat=(13.0, 52.0))
+    return Sample(
+        pixels, sensor, f"{number}", f"{number}", time=1_650_000_000 + number, lonlat=(13.0, 52.0)
+    )
 
 
 def _rows(samples: Sequence[Sample], records: int) -> Iterator[list[dict[str, Any]]]:
-    """The index rows of each shard. One shape, one place and so on for all: a million of each would be 2 GB here."""
+    """The index rows of each shard. One shape, one place and so on for all: a million of each would
+    be 2 GB here.
+    """
     rows = [stores.index_row(sample, "train", 0.0) for sample in samples]
     places = max(1, records // (DATES * len(SENSORS)))
     for first in range(0, records, PER_SHARD):
         numbers = range(first, first + PER_SHARD)
         names = [f"{number // 2 * _STEP % places:07d}" for number in numbers]
-        yield [{**row, "id": f"{name}/{n:09d}", "group": name} for n, name, row in zip(numbers, names, rows, strict=True)]
+        yield [
+            {**row, "id": f"{name}/{n:09d}", "group": name}
+            for n, name, row in zip(numbers, names, rows, strict=True)
+        ]
 
 
 # ------------------------------------------------------------------ measuring
@@ -123,7 +160,10 @@ def _rows(samples: Sequence[Sample], records: int) -> Iterator[list[dict[str, An
 def _measure_format(path: Path, format: str, args: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     write_store(path, format, args.records)
-    figures: dict[str, Any] = {"write_s": time.perf_counter() - start, "index_mb": (path / "index.npz").stat().st_size / 1e6}
+    figures: dict[str, Any] = {
+        "write_s": time.perf_counter() - start,
+        "index_mb": (path / "index.npz").stat().st_size / 1e6,
+    }
     for case, n in itertools.product(("one", "pair"), (0, RESUMED)):
         turns = [_in_new_process(opening, path, case, n) for _ in range(TURNS)]
         figures[f"{case} from {n}"] = min(turns, key=lambda turn: turn["first_batch_s"])
@@ -133,7 +173,9 @@ def _measure_format(path: Path, format: str, args: argparse.Namespace) -> dict[s
 
 
 def _in_new_process(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
-    """What a measurement gives in a fresh process, which has imported this module and so all that it needs."""
+    """What a measurement gives in a fresh process, which has imported this module and so all that
+    it needs.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, *arguments).result()
 
@@ -147,7 +189,9 @@ def pipeline_config(path: Path, case: str) -> Config:
 
 
 def opening(path: Path, case: str, n: int) -> dict[str, float]:
-    """Seconds to the first batch, through Grain's threads as in training, and the peak of anonymous memory above what the imports take."""
+    """Seconds to the first batch, through Grain's threads as in training, and the peak of anonymous
+    memory above what the imports take.
+    """
     before = anonymous_mb()
     with _Peak() as peak:
         start, used = time.perf_counter(), time.process_time()
@@ -155,7 +199,13 @@ def opening(path: Path, case: str, n: int) -> dict[str, float]:
         opened = time.perf_counter()
         next(iter(pipeline.batches(n, n + 1)))
         end, used = time.perf_counter(), time.process_time() - used
-    return {"pipeline_s": opened - start, "batch_s": end - opened, "first_batch_s": end - start, "cpu_s": used, "peak_mb": peak.mb - before}
+    return {
+        "pipeline_s": opened - start,
+        "batch_s": end - opened,
+        "first_batch_s": end - start,
+        "cpu_s": used,
+        "peak_mb": peak.mb - before,
+    }
 
 
 def parts(path: Path) -> dict[str, float]:
@@ -177,20 +227,31 @@ def parts(path: Path) -> dict[str, float]:
     mark("batch 0")
     pipeline.batch(RESUMED)
     mark(f"batch {RESUMED}")
-    return {name: after - before for (_, before), (name, after) in itertools.pairwise(marks.items())}
+    return {
+        name: after - before for (_, before), (name, after) in itertools.pairwise(marks.items())
+    }
 
 
 def drawing(path: Path, batches: int) -> dict[str, float]:
-    """Growth of memory from the first batch on, what a batch takes, and what a position takes now and after two days."""
+    """Growth of memory from the first batch on, what a batch takes, and what a position takes now
+    and after two days.
+    """
     pipeline = Pipeline(pipeline_config(path, "one"), seed=0)
     drawn = pipeline.batches(0, batches + 1)
     next(drawn)
     before, resident, start = anonymous_mb(), _resident_mb(), time.perf_counter()
     collections.deque(drawn, maxlen=0)
     seconds = time.perf_counter() - start
-    found = {"growth_mb": anonymous_mb() - before, "resident_growth_mb": _resident_mb() - resident, "batch_ms": 1e3 * seconds / batches}
+    found = {
+        "growth_mb": anonymous_mb() - before,
+        "resident_growth_mb": _resident_mb() - resident,
+        "batch_ms": 1e3 * seconds / batches,
+    }
     order = Order(len(pipeline.sources["s2"].groups), 0)
-    return found | {"position_us": _position_us(order, 0), "position_after_two_days_us": _position_us(order, TWO_DAYS)}
+    return found | {
+        "position_us": _position_us(order, 0),
+        "position_after_two_days_us": _position_us(order, TWO_DAYS),
+    }
 
 
 def _position_us(order: Order, first: int) -> float:
@@ -206,7 +267,9 @@ def _resident_mb() -> float:
 
 
 class _Peak:
-    """The most anonymous memory that this process has within the context, looked at every 2 ms. The system itself keeps no such peak."""
+    """The most anonymous memory that this process has within the context, looked at every 2 ms. The
+    system itself keeps no such peak.
+    """
 
     def __enter__(self) -> _Peak:
         self.mb, self._done = anonymous_mb(), threading.Event()
@@ -232,23 +295,46 @@ def _goals(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for case, n in itertools.product(("one", "pair"), (0, RESUMED)):
             name = f"{format}, {case}: seconds to batch {n}"
             yield _goal(name, FIRST_BATCH_S, found[f"{case} from {n}"]["first_batch_s"])
-        yield _goal(f"{format}: MB more after {figures['batches']} batches", GROWTH_MB, found["drawing"]["growth_mb"])
+        yield _goal(
+            f"{format}: MB more after {figures['batches']} batches",
+            GROWTH_MB,
+            found["drawing"]["growth_mb"],
+        )
 
 
 def _goal(name: str, most: float, found: float) -> dict[str, Any]:
-    return {"goal": name, "at_most": most, "found": found, "reached": math.isfinite(found) and found <= most}
+    return {
+        "goal": name,
+        "at_most": most,
+        "found": found,
+        "reached": math.isfinite(found) and found <= most,
+    }
 
 
 def _print(figures: dict[str, Any], goals: Sequence[dict[str, Any]]) -> None:
     console = Console(width=130)
     for format, found in figures["formats"].items():
-        table = Table("what", "figure", title=f"{format}: {figures['records']} records, index of {found['index_mb']:.0f} MB")
+        table = Table(
+            "what",
+            "figure",
+            title=f"{format}: {figures['records']} records, index of {found['index_mb']:.0f} MB",
+        )
         for what, figure in found.items():
-            table.add_row(what, "  ".join(f"{k} {v:.3g}" for k, v in figure.items()) if isinstance(figure, dict) else f"{figure:.3g}")
+            table.add_row(
+                what,
+                "  ".join(f"{k} {v:.3g}" for k, v in figure.items())
+                if isinstance(figure, dict)
+                else f"{figure:.3g}",
+            )
         console.print(table)
     verdicts = Table("goal", "", "found", "")
     for goal in goals:
-        verdicts.add_row(goal["goal"], f"<= {goal['at_most']:g}", f"{goal['found']:.2f}", "reached" if goal["reached"] else "MISSED")
+        verdicts.add_row(
+            goal["goal"],
+            f"<= {goal['at_most']:g}",
+            f"{goal['found']:.2f}",
+            "reached" if goal["reached"] else "MISSED",
+        )
     console.print(verdicts)
 
 

@@ -1,21 +1,27 @@
-"""Measures the train step: samples/s, FLOP/s, compile time and memory of each objective and backbone, and against PyTorch.
+"""Measures the train step: samples/s, FLOP/s, compile time and memory of each objective and
+backbone, and against PyTorch.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.step --json /tmp/step.json
     python -m benchmarks.step --objectives mae,moco --backbones vit_s,resnet50 --batch 8 --no-peers
 
-The first table is the whole step of `eo_jax.step`, from a batch of digital numbers on the device: augmentation, forward, backward, AdamW, teacher,
-checks that all is finite; state donated; bfloat16 on accelerators, float32 on CPU. "watch / step" is what a logged step has after it for the watch
-on collapse, a forward pass in evaluation mode, over that: divided by `config.run.log_every`, what logging costs. FLOP are those of the model: 6 a
-multiply-add of the forward passes that carry a gradient; heads and teachers of joint objectives are left out. Memory is what XLA plans: arguments
-and temporaries. On CPU, blocks of ViT encoders are unrolled and nothing is recomputed (`config.model.trunk`: loop, remat). Compile times of a
-shallow and a deep trunk are compared as they are by default, scanned. The environment variable gives large arrays pages of 2 MB on Linux, ours and
-PyTorch's: XLA takes fresh ones in each step.
+The first table is the whole step of `eo_jax.step`, from a batch of digital numbers on the device:
+augmentation, forward, backward, AdamW, teacher, checks that all is finite; state donated; bfloat16
+on accelerators, float32 on CPU. "watch / step" is what a logged step has after it for the watch on
+collapse, a forward pass in evaluation mode, over that: divided by `config.run.log_every`, what
+logging costs. FLOP are those of the model: 6 a multiply-add of the forward passes that carry a
+gradient; heads and teachers of joint objectives are left out. Memory is what XLA plans: arguments
+and temporaries. On CPU, blocks of ViT encoders are unrolled and nothing is recomputed
+(`config.model.trunk`: loop, remat). Compile times of a shallow and a deep trunk are compared as
+they are by default, scanned. The environment variable gives large arrays pages of 2 MB on Linux,
+ours and PyTorch's: XLA takes fresh ones in each step.
 
-The second table is ours against PyTorch twins (`benchmarks/step_twins.py`) with the same weights, on the same device, with as many threads, each in
-a process of its own, in turns, the best turn of each. Inside the time are forward, backward, AdamW and the teacher's moving average; views are made
-once by our recipe and given to both, so no side augments. The first loss of a twin must equal ours, or the ratio means nothing. Below stand the
-rates of plain matrix products in both (`benchmarks/step_products.py`): their ratio is that of a step made of nothing else. On an AMD processor
-PyTorch's, which are of Intel's library, were seen at half the rate of XLA's.
+The second table is ours against PyTorch twins (`benchmarks/step_twins.py`) with the same weights,
+on the same device, with as many threads, each in a process of its own, in turns, the best turn of
+each. Inside the time are forward, backward, AdamW and the teacher's moving average; views are made
+once by our recipe and given to both, so no side augments. The first loss of a twin must equal ours,
+or the ratio means nothing. Below stand the rates of plain matrix products in both
+(`benchmarks/step_products.py`): their ratio is that of a step made of nothing else. On an AMD
+processor PyTorch's, which are of Intel's library, were seen at half the rate of XLA's.
 """
 
 from __future__ import annotations
@@ -41,17 +47,38 @@ from rich.table import Table
 
 from benchmarks import step_products, step_race
 from benchmarks.step_race import OURS
-from benchmarks.step_workloads import BACKBONES, TOKENS_ONLY, WORKLOADS, Step, batch_of, compile_step, config_of, make_step, recipe_of
+from benchmarks.step_workloads import (
+    BACKBONES,
+    TOKENS_ONLY,
+    WORKLOADS,
+    Step,
+    batch_of,
+    compile_step,
+    config_of,
+    make_step,
+    recipe_of,
+)
 from eo_jax import build
 from eo_jax.data.stores import write_atomically
 from eo_jax.metrics import peak_flops
 
 # {platform: {(objective, way of the twin): samples/s of ours to the twin's, at least}}
 GOALS = {
-    "cpu": {("mae", "compiled"): 1.2, ("mae", "all pixels"): 3.0, ("dino", "eager"): 1.0, ("barlow_twins", "eager"): 1.0},
-    "gpu": {("mae", "compiled"): 1.3, ("mae", "all pixels"): 3.0, ("dino", "compiled"): 1.3, ("barlow_twins", "compiled"): 1.3},
+    "cpu": {
+        ("mae", "compiled"): 1.2,
+        ("mae", "all pixels"): 3.0,
+        ("dino", "eager"): 1.0,
+        ("barlow_twins", "eager"): 1.0,
+    },
+    "gpu": {
+        ("mae", "compiled"): 1.3,
+        ("mae", "all pixels"): 3.0,
+        ("dino", "compiled"): 1.3,
+        ("barlow_twins", "compiled"): 1.3,
+    },
 }
-# Backbones that have to reach them. XLA's convolutions on CPU are 2 to 4 times slower than oneDNN's: reported, without a goal.
+# Backbones that have to reach them. XLA's convolutions on CPU are 2 to 4 times slower than
+# oneDNN's: reported, without a goal.
 HELD = {"cpu": ("vit_s",), "gpu": ("vit_s", "resnet50")}
 LOSS_TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}  # relative; bfloat16 has 3 digits
 # How ViTs run where they are timed.
@@ -61,19 +88,45 @@ SCAN, SCAN_AT_MOST = ("vit_s", "vit_l"), 1.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark; returns 0, 1 for an error, 3 where a goal is missed or a twin cannot run."""
+    """Runs the benchmark; returns 0, 1 for an error, 3 where a goal is missed or a twin
+    cannot run.
+    """
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m benchmarks.step", description=__doc__, formatter_class=raw)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.step", description=__doc__, formatter_class=raw
+    )
     several = functools.partial(str.split, sep=",")
-    parser.add_argument("--objectives", type=several, default=["mae", "dino", "barlow_twins"], metavar="A,B", help=f"of {', '.join(WORKLOADS)}")
-    parser.add_argument("--backbones", type=several, default=["vit_s", "resnet50"], metavar="A,B", help=f"of {', '.join(BACKBONES)}")
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="samples a step (default: 8)")
-    parser.add_argument("--steps", type=int, default=1, metavar="N", help=f"steps of each of the {step_race.TURNS} turns (default: 1)")
+    parser.add_argument(
+        "--objectives",
+        type=several,
+        default=["mae", "dino", "barlow_twins"],
+        metavar="A,B",
+        help=f"of {', '.join(WORKLOADS)}",
+    )
+    parser.add_argument(
+        "--backbones",
+        type=several,
+        default=["vit_s", "resnet50"],
+        metavar="A,B",
+        help=f"of {', '.join(BACKBONES)}",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="samples a step (default: 8)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=1,
+        metavar="N",
+        help=f"steps of each of the {step_race.TURNS} turns (default: 1)",
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
     parser.add_argument("--no-peers", action="store_true", help="without the PyTorch twins")
     args = parser.parse_args(arguments)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with PyTorch
-    jax.config.update("jax_enable_compilation_cache", False)  # compile times would be those of a file's reading
+    jax.config.update(
+        "jax_enable_compilation_cache", False
+    )  # compile times would be those of a file's reading
     twins, notes = ([], []) if args.no_peers else step_race.available_twins()
     try:
         figures = measure(args.objectives, args.backbones, args.batch, args.steps, twins)
@@ -81,7 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     products = step_products.rates([step_products.XLA, *([step_products.PYTORCH] if twins else [])])
-    figures = {**environment(), "batch": args.batch, "steps": args.steps, "products": products, **figures, "notes": notes + figures["notes"]}
+    figures = {
+        **environment(),
+        "batch": args.batch,
+        "steps": args.steps,
+        "products": products,
+        **figures,
+        "notes": notes + figures["notes"],
+    }
     figures["goals"] = goals(figures)
     _print(figures)
     if args.json:
@@ -92,7 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def environment() -> dict[str, Any]:
     """{"date", "platform", "device", "threads", "malloc", "versions"}."""
     packages = ("jax", "jaxlib", "flax", "optax", "torch")
-    versions = {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)}
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in packages
+        if importlib.util.find_spec(name)
+    }
     return {
         "date": datetime.date.today().isoformat(),
         "platform": jax.default_backend(),
@@ -106,15 +170,27 @@ def environment() -> dict[str, Any]:
 def processor() -> str:
     """The name of this machine's processor, or its kind where the system does not say."""
     table = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.+)$", table.read_text(), re.MULTILINE) if table.exists() else []
+    names = (
+        re.findall(r"^model name\s*: (.+)$", table.read_text(), re.MULTILINE)
+        if table.exists()
+        else []
+    )
     return names[0] if names else platform.machine()
 
 
 # ------------------------------------------------------------------ measuring
 
 
-def measure(objectives: Sequence[str], backbones: Sequence[str], batch: int, steps: int, twins: Sequence[str]) -> dict[str, Any]:
-    """{"steps_of_ours": rows, "peers": rows, "scan": {backbone: seconds}, "notes": lines, "failed": lines of twins}."""
+def measure(
+    objectives: Sequence[str],
+    backbones: Sequence[str],
+    batch: int,
+    steps: int,
+    twins: Sequence[str],
+) -> dict[str, Any]:
+    """{"steps_of_ours": rows, "peers": rows, "scan": {backbone: seconds}, "notes": lines, "failed":
+    lines of twins}.
+    """
     rows, peers, notes, left = [], [], [], []
     for objective in objectives:
         for backbone in backbones:
@@ -122,13 +198,29 @@ def measure(objectives: Sequence[str], backbones: Sequence[str], batch: int, ste
                 notes.append(f"{objective} takes tokens, which {backbone} has not: left out")
                 continue
             config = config_of(objective, backbone, batch, TRUNKS.get(jax.default_backend(), {}))
-            rows.append({"objective": objective, "backbone": backbone, **whole_step(build.experiment(config), steps)})
-            print(f"{objective} {backbone}: {rows[-1]['samples_per_s']:.2f} samples/s", file=sys.stderr, flush=True)
+            rows.append(
+                {
+                    "objective": objective,
+                    "backbone": backbone,
+                    **whole_step(build.experiment(config), steps),
+                }
+            )
+            print(
+                f"{objective} {backbone}: {rows[-1]['samples_per_s']:.2f} samples/s",
+                file=sys.stderr,
+                flush=True,
+            )
             if objective in twins:
                 found, failed = step_race.race(config, ways(objective), steps)
                 peers += [{"objective": objective, "backbone": backbone, **row} for row in found]
                 left += [f"{objective}, PyTorch {way}: {why}" for way, why in failed.items()]
-    return {"steps_of_ours": rows, "peers": peers, "scan": scan_check(batch), "notes": notes, "failed": left}
+    return {
+        "steps_of_ours": rows,
+        "peers": peers,
+        "scan": scan_check(batch),
+        "notes": notes,
+        "failed": left,
+    }
 
 
 def fits(objective: str, backbone: str) -> bool:
@@ -143,23 +235,34 @@ def whole_step(experiment: build.Experiment, steps: int) -> dict[str, float | No
     rate = experiment.data.batch_size / best[OURS]
     flops, peak = rate * 6 * experiment.multiply_adds(), peak_flops()
     speed = {"samples_per_s": rate, "flops_per_s": flops, "mfu": flops / peak if peak else None}
-    return {**speed, "compile_s": step.compile_s, "memory_mb": step.memory_mb(), "watch_to_step": best["watch"] / best[OURS]}
+    return {
+        **speed,
+        "compile_s": step.compile_s,
+        "memory_mb": step.memory_mb(),
+        "watch_to_step": best["watch"] / best[OURS],
+    }
 
 
 def ways(objective: str) -> list[str]:
-    """How the twin of an objective runs here: as it is, and as the goals of this platform have it."""
+    """How the twin of an objective runs here: as it is, and as the goals of this platform
+    have it.
+    """
     wanted = GOALS.get(jax.default_backend(), {})
     return list(dict.fromkeys(["eager", *(way for of, way in wanted if of == objective)]))
 
 
 def scan_check(batch: int) -> dict[str, float]:
-    """{backbone: seconds to trace, lower and compile MAE's step}, the better of two turns; nothing runs."""
+    """{backbone: seconds to trace, lower and compile MAE's step}, the better of two turns; nothing
+    runs.
+    """
     best = dict.fromkeys(SCAN, math.inf)
     for _ in range(2):
         for backbone in SCAN:
             jax.clear_caches()
             experiment = build.experiment(config_of("mae", backbone, batch))
-            _, seconds = compile_step(*make_step(experiment, recipe_of(experiment).train), batch_of(experiment))
+            _, seconds = compile_step(
+                *make_step(experiment, recipe_of(experiment).train), batch_of(experiment)
+            )
             best[backbone] = min(best[backbone], seconds)
     return best
 
@@ -168,47 +271,107 @@ def scan_check(batch: int) -> dict[str, float]:
 
 
 def goals(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """{"goal", "at_least" or "at_most", "found", "reached"} each; those of what was not measured are left out."""
+    """{"goal", "at_least" or "at_most", "found", "reached"} each; those of what was not measured
+    are left out.
+    """
     rows, where = [], figures["platform"]
     for row in figures["peers"]:
         name = f"{row['objective']} {row['backbone']}: ours / PyTorch {row['contender']}"
-        if (least := GOALS[where].get((row["objective"], row["contender"]))) and row["backbone"] in HELD[where]:
+        if (least := GOALS[where].get((row["objective"], row["contender"]))) and row[
+            "backbone"
+        ] in HELD[where]:
             rows.append({"goal": name, "at_least": least, "found": row["ours_to_it"]})
         if row["contender"] in ("eager", "compiled"):
-            own = next(r["first_loss"] for r in figures["peers"] if all(r[k] == row[k] for k in ("objective", "backbone")) and r["contender"] == OURS)
+            own = next(
+                r["first_loss"]
+                for r in figures["peers"]
+                if all(r[k] == row[k] for k in ("objective", "backbone")) and r["contender"] == OURS
+            )
             apart = abs(row["first_loss"] - own) / abs(own)
-            rows.append({"goal": f"{name}, first losses apart", "at_most": LOSS_TOLERANCE[where], "found": apart})
+            rows.append(
+                {
+                    "goal": f"{name}, first losses apart",
+                    "at_most": LOSS_TOLERANCE[where],
+                    "found": apart,
+                }
+            )
     shallow, deep = (figures["scan"][backbone] for backbone in SCAN)
-    rows.append({"goal": f"compile time of {SCAN[1]} / {SCAN[0]}", "at_most": SCAN_AT_MOST, "found": deep / shallow})
+    rows.append(
+        {
+            "goal": f"compile time of {SCAN[1]} / {SCAN[0]}",
+            "at_most": SCAN_AT_MOST,
+            "found": deep / shallow,
+        }
+    )
     for row in rows:
-        row["reached"] = row["found"] >= row["at_least"] if "at_least" in row else row["found"] <= row["at_most"]
+        row["reached"] = (
+            row["found"] >= row["at_least"] if "at_least" in row else row["found"] <= row["at_most"]
+        )
     return rows
 
 
 def _print(figures: Mapping[str, Any]) -> None:
     console = Console(width=130)
-    trunks = "".join(f", {name}={value}" for name, value in TRUNKS.get(figures["platform"], {}).items())
-    title = f"the whole step, batch {figures['batch']}, {figures['device']}, {figures['threads']} threads{trunks}, {figures['date']}"
-    table = Table("objective", "backbone", "samples/s", "GFLOP/s", "MFU", "compile s", "memory MB", "watch / step", title=title)
+    trunks = "".join(
+        f", {name}={value}" for name, value in TRUNKS.get(figures["platform"], {}).items()
+    )
+    title = (
+        f"the whole step, batch {figures['batch']}, {figures['device']}, {figures['threads']} "
+        f"threads{trunks}, {figures['date']}"
+    )
+    table = Table(
+        "objective",
+        "backbone",
+        "samples/s",
+        "GFLOP/s",
+        "MFU",
+        "compile s",
+        "memory MB",
+        "watch / step",
+        title=title,
+    )
     for row in figures["steps_of_ours"]:
         mfu = f"{row['mfu']:.1%}" if row["mfu"] else "-"
-        numbers = f"{row['samples_per_s']:.2f}", f"{row['flops_per_s'] / 1e9:.1f}", mfu, f"{row['compile_s']:.1f}", f"{row['memory_mb']:.0f}"
+        numbers = (
+            f"{row['samples_per_s']:.2f}",
+            f"{row['flops_per_s'] / 1e9:.1f}",
+            mfu,
+            f"{row['compile_s']:.1f}",
+            f"{row['memory_mb']:.0f}",
+        )
         table.add_row(row["objective"], row["backbone"], *numbers, f"{row['watch_to_step']:.2f}")
     console.print(table)
     if figures["peers"]:
         table = Table(
-            "objective", "backbone", "contender", "samples/s", "ours / it", "first loss", title="views given: forward, backward, AdamW, teacher"
+            "objective",
+            "backbone",
+            "contender",
+            "samples/s",
+            "ours / it",
+            "first loss",
+            title="views given: forward, backward, AdamW, teacher",
         )
         for row in figures["peers"]:
-            numbers = f"{row['samples_per_s']:.2f}", f"{row['ours_to_it']:.2f}", f"{row['first_loss']:.6g}"
-            table.add_row(row["objective"], row["backbone"], {OURS: "eo_jax"}.get(row["contender"], f"PyTorch {row['contender']}"), *numbers)
+            numbers = (
+                f"{row['samples_per_s']:.2f}",
+                f"{row['ours_to_it']:.2f}",
+                f"{row['first_loss']:.6g}",
+            )
+            table.add_row(
+                row["objective"],
+                row["backbone"],
+                {OURS: "eo_jax"}.get(row["contender"], f"PyTorch {row['contender']}"),
+                *numbers,
+            )
         console.print(table)
     rates = (f"{library} {rate / 1e9:.0f} GFLOP/s" for library, rate in figures["products"].items())
     print(f"matrix products of {step_products.SIDE} x {step_products.SIDE}: {', '.join(rates)}")
     verdicts = Table("goal", "", "found", "")
     for row in figures["goals"]:
         limit = f">= {row['at_least']:g}" if "at_least" in row else f"<= {row['at_most']:g}"
-        verdicts.add_row(row["goal"], limit, f"{row['found']:.3g}", "reached" if row["reached"] else "MISSED")
+        verdicts.add_row(
+            row["goal"], limit, f"{row['found']:.3g}", "reached" if row["reached"] else "MISSED"
+        )
     console.print(verdicts)
     for note in (*figures["notes"], *figures["failed"]):
         print(note)

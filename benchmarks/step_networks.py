@@ -1,4 +1,6 @@
-"""PyTorch twins of our networks, for `step_twins`: written plainly and for speed. Modules bear our names, so that weights are copied by rule."""
+"""PyTorch twins of our networks, for `step_twins`: written plainly and for speed. Modules bear our
+names, so that weights are copied by rule.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,14 @@ _LAYERS = ((7, 5, 1, 32), (7, 5, 32, 64), (5, 3, 64, 128))
 
 
 def encoder_of(experiment: Experiment, encoder: Encoder) -> nn.Module:
-    """The twin of one of its encoders: views [b, c, H, W] -> pooled features [b, d]; `layout` is how it has its views in memory."""
-    return ViT(encoder, {size for _, size in experiment.views.values()}) if encoder.kind == "tokens" else ResNet(encoder)
+    """The twin of one of its encoders: views [b, c, H, W] -> pooled features [b, d]; `layout` is
+    how it has its views in memory.
+    """
+    return (
+        ViT(encoder, {size for _, size in experiment.views.values()})
+        if encoder.kind == "tokens"
+        else ResNet(encoder)
+    )
 
 
 class Attention(nn.Module):
@@ -79,7 +87,9 @@ class Trunk(nn.Module):
 
 
 class ViT(nn.Module):
-    """Views [b, c, H, W] -> class token [b, d]; patch embedding by a convolution, as timm has it."""
+    """Views [b, c, H, W] -> class token [b, d]; patch embedding by a convolution, as timm
+    has it.
+    """
 
     layout = torch.contiguous_format
 
@@ -89,13 +99,19 @@ class ViT(nn.Module):
         self.stem = nn.ModuleDict({"embed": nn.Conv2d(bands, width, patch, patch)})
         self.trunk = Trunk(width, encoder.layers, encoder.trunk.heads)
         for size in sizes:
-            self.register_buffer(f"positions_{size // patch}", positions_of(width, size // patch), persistent=False)
+            self.register_buffer(
+                f"positions_{size // patch}", positions_of(width, size // patch), persistent=False
+            )
 
     def forward(self, view: Tensor) -> Tensor:
         return self.trunk.norm(self.trunk.blocks(self.tokens(view)))[:, 0]
 
-    def tokens(self, view: Tensor, masked: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """What the first block sees, [b, 1 + n, d]; patches that are masked [b, n] are the mask token."""
+    def tokens(
+        self, view: Tensor, masked: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> Tensor:
+        """What the first block sees, [b, 1 + n, d]; patches that are masked [b, n] are the mask
+        token.
+        """
         grid = self.stem["embed"](view)
         patches = grid.flatten(2).transpose(1, 2)
         if masked is not None:
@@ -108,7 +124,9 @@ def positions_of(width: int, side: int) -> Tensor:
 
 
 class SpectralAdapter(nn.Module):
-    """Pixels [p, c] -> [p, 128]: convolutions along the bands as windows and one product each; compiled, the fastest of four ways to write it."""
+    """Pixels [p, c] -> [p, 128]: convolutions along the bands as windows and one product each;
+    compiled, the fastest of four ways to write it.
+    """
 
     def __init__(self):
         super().__init__()
@@ -126,12 +144,16 @@ class SpectralAdapter(nn.Module):
 
 
 class SpectralImage(nn.Module):
-    """Images [b, c, H, W] -> [b, 128, H, W]: the same by 3-D convolutions, as SpectralEarth's code has it."""
+    """Images [b, c, H, W] -> [b, 128, H, W]: the same by 3-D convolutions, as SpectralEarth's code
+    has it.
+    """
 
     def __init__(self):
         super().__init__()
         for i, (kernel, stride, fan_in, fan_out) in enumerate(_LAYERS):
-            self.add_module(f"conv{i}", nn.Conv3d(fan_in, fan_out, (kernel, 1, 1), (stride, 1, 1), (1, 0, 0)))
+            self.add_module(
+                f"conv{i}", nn.Conv3d(fan_in, fan_out, (kernel, 1, 1), (stride, 1, 1), (1, 0, 0))
+            )
             self.add_module(f"norm{i}", nn.BatchNorm3d(fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,16 +164,28 @@ class SpectralImage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Views [b, c, H, W] -> mean [b, d] over the cells after the last block (He et al. 2016, arXiv 1512.03385; strided in the 3 x 3 convolution)."""
+    """Views [b, c, H, W] -> mean [b, d] over the cells after the last block (He et al. 2016, arXiv
+    1512.03385; strided in the 3 x 3 convolution).
+    """
 
     layout = torch.channels_last  # the faster one, on CPU and GPU
 
     def __init__(self, encoder: Encoder):
         super().__init__()
         channels = encoder.stem.channels(encoder.sensor)
-        self.stem = nn.ModuleDict({"conv": nn.Conv2d(len(encoder.sensor.bands), channels, 7, 2, 3, bias=False), "norm": nn.BatchNorm2d(channels)})
-        named = lambda prefix, modules, first: OrderedDict((f"{prefix}{i}", module) for i, module in enumerate(modules, first))  # noqa: E731
-        stages = [nn.Sequential(named("block", map(ResidualBlock, shapes), 0)) for shapes in encoder.trunk.stages(channels)]
+        self.stem = nn.ModuleDict(
+            {
+                "conv": nn.Conv2d(len(encoder.sensor.bands), channels, 7, 2, 3, bias=False),
+                "norm": nn.BatchNorm2d(channels),
+            }
+        )
+        named = lambda prefix, modules, first: OrderedDict(
+            (f"{prefix}{i}", module) for i, module in enumerate(modules, first)
+        )  # noqa: E731
+        stages = [
+            nn.Sequential(named("block", map(ResidualBlock, shapes), 0))
+            for shapes in encoder.trunk.stages(channels)
+        ]
         self.trunk = nn.Sequential(named("layer", stages, 1))
         self.to(memory_format=self.layout)
 
@@ -166,11 +200,18 @@ class ResidualBlock(nn.Module):
     def __init__(self, shape: BlockShape):
         super().__init__()
         widths = [shape.channels_in, *(convolution.channels for convolution in shape.convolutions)]
-        for i, ((fan_in, fan_out), conv) in enumerate(zip(itertools.pairwise(widths), shape.convolutions, strict=True), start=1):
-            self.add_module(f"conv{i}", nn.Conv2d(fan_in, fan_out, conv.kernel, conv.stride, conv.kernel // 2, bias=False))
+        for i, ((fan_in, fan_out), conv) in enumerate(
+            zip(itertools.pairwise(widths), shape.convolutions, strict=True), start=1
+        ):
+            self.add_module(
+                f"conv{i}",
+                nn.Conv2d(fan_in, fan_out, conv.kernel, conv.stride, conv.kernel // 2, bias=False),
+            )
             self.add_module(f"norm{i}", nn.BatchNorm2d(fan_out))
         if shape.projects:
-            self.shortcut_conv = nn.Conv2d(shape.channels_in, shape.channels, 1, shape.stride, bias=False)
+            self.shortcut_conv = nn.Conv2d(
+                shape.channels_in, shape.channels, 1, shape.stride, bias=False
+            )
             self.shortcut_norm = nn.BatchNorm2d(shape.channels)
         self.shape = shape
 
@@ -179,19 +220,32 @@ class ResidualBlock(nn.Module):
         for i in range(1, last + 1):
             inside = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(inside))
             inside = inside if i == last else F.relu(inside)
-        return F.relu(inside + (self.shortcut_norm(self.shortcut_conv(x)) if self.shape.projects else x))
+        return F.relu(
+            inside + (self.shortcut_norm(self.shortcut_conv(x)) if self.shape.projects else x)
+        )
 
 
 class Head(nn.Module):
-    """Linear layers with BatchNorm (or none) and ReLU between them, as `eo_jax.models.heads.MLP`."""
+    """Linear layers with BatchNorm (or none) and ReLU between them, as
+    `eo_jax.models.heads.MLP`.
+    """
 
     def __init__(self, widths: Sequence[int], hidden_norm: str = "batch", end: str = "linear"):
         super().__init__()
         pairs = list(itertools.pairwise(widths))
-        self.hidden = nn.ModuleList(nn.Linear(fan_in, fan_out, bias=hidden_norm == "none") for fan_in, fan_out in pairs[:-1])
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) if hidden_norm == "batch" else nn.Identity() for width in widths[1:-1])
+        self.hidden = nn.ModuleList(
+            nn.Linear(fan_in, fan_out, bias=hidden_norm == "none") for fan_in, fan_out in pairs[:-1]
+        )
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(width) if hidden_norm == "batch" else nn.Identity()
+            for width in widths[1:-1]
+        )
         self.last = nn.Linear(*pairs[-1], bias=end == "linear")
-        self.last_norm = nn.BatchNorm1d(widths[-1], affine=end == "norm") if end in ("norm", "plain_norm") else nn.Identity()
+        self.last_norm = (
+            nn.BatchNorm1d(widths[-1], affine=end == "norm")
+            if end in ("norm", "plain_norm")
+            else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         for layer, norm in zip(self.hidden, self.norms, strict=True):

@@ -1,4 +1,6 @@
-"""The rate of plain matrix products in XLA and in PyTorch: a limit of both steps, and what their ratio owes to the libraries beneath."""
+"""The rate of plain matrix products in XLA and in PyTorch: a limit of both steps, and what their
+ratio owes to the libraries beneath.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ SIDE, TURNS = 2048, 10
 
 
 def rates(libraries: Sequence[str]) -> dict[str, float]:
-    """{library: FLOP/s of square products}, the best of some, each library in a process of its own; float32 on CPU, bfloat16 on accelerators."""
+    """{library: FLOP/s of square products}, the best of some, each library in a process of its own;
+    float32 on CPU, bfloat16 on accelerators.
+    """
     spawned = multiprocessing.get_context("spawn")
     found = {}
     for library in libraries:
@@ -40,7 +44,11 @@ def _seconds(multiply: Callable[[], None]) -> float:
 
 
 def _of_xla() -> Callable[[], None]:
-    square = jnp.full((SIDE, SIDE), 1 / math.sqrt(SIDE), jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    square = jnp.full(
+        (SIDE, SIDE),
+        1 / math.sqrt(SIDE),
+        jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16,
+    )
     product = jax.jit(jnp.matmul)
     return lambda: jax.block_until_ready(product(square, square))
 
@@ -50,6 +58,11 @@ def _of_pytorch() -> Callable[[], None]:
 
     torch.set_num_threads(threads())
     on_gpu = jax.default_backend() != "cpu"  # where the twins run
-    square = torch.full((SIDE, SIDE), 1 / math.sqrt(SIDE), dtype=torch.bfloat16 if on_gpu else torch.float32, device="cuda" if on_gpu else "cpu")
+    square = torch.full(
+        (SIDE, SIDE),
+        1 / math.sqrt(SIDE),
+        dtype=torch.bfloat16 if on_gpu else torch.float32,
+        device="cuda" if on_gpu else "cpu",
+    )
     done = torch.cuda.synchronize if on_gpu else lambda: None
     return lambda: (square @ square, done())

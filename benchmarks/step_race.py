@@ -1,7 +1,7 @@
 """A race between our train step and its PyTorch twins, each in a process of its own, in turns.
 
-In one process the one who waits would still cost the other: threads that spin a while after their work, memory left in pieces; up to a fifth of a
-step was seen.
+In one process the one who waits would still cost the other: threads that spin a while after their
+work, memory left in pieces; up to a fifth of a step was seen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from eo_jax import build
 from eo_jax.augment import masking
 from eo_jax.schema import Carry, Views
 
-TURNS = 6  # more of them rather than longer ones: what else the machine does then spoils a turn, not the figure
+# more of them rather than longer ones: what else the machine does then spoils a turn, not the
+# figure
+TURNS = 6
 OURS = "ours"
 
 
@@ -69,7 +71,10 @@ class Contender:
             answer = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            raise ValueError(f"{self._way}: its process ended with exit code {self._process.exitcode}; what it printed stands above") from None
+            raise ValueError(
+                f"{self._way}: its process ended with exit code {self._process.exitcode}; what it "
+                "printed stands above"
+            ) from None
         if isinstance(answer, str):
             self.close()
             raise RuntimeError(answer)
@@ -77,7 +82,9 @@ class Contender:
 
 
 def _serve(pipe: Connection, config: Mapping[str, Any], way: str) -> None:
-    """Answers each number of steps with (seconds, last loss), from the first step on; with what is wrong, where it cannot run."""
+    """Answers each number of steps with (seconds, last loss), from the first step on; with what is
+    wrong, where it cannot run.
+    """
     try:
         runner, steps = _runner(build.experiment(config), way), 1
         while True:
@@ -103,8 +110,12 @@ def _runner(experiment: build.Experiment, way: str) -> Any:
     return twin_of(experiment, way, {"params": params, "carry": carry}, shown)
 
 
-def race(config: Mapping[str, Any], ways: Sequence[str], steps: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """({"contender", "samples_per_s", "first_loss", "ours_to_it"} of ours and of each twin, {twin: why it could not run})."""
+def race(
+    config: Mapping[str, Any], ways: Sequence[str], steps: int
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """({"contender", "samples_per_s", "first_loss", "ours_to_it"} of ours and of each twin, {twin:
+    why it could not run}).
+    """
     contenders, failed = {}, {}
     with contextlib.ExitStack() as running:
         for way in (OURS, *ways):
@@ -118,14 +129,21 @@ def race(config: Mapping[str, Any], ways: Sequence[str], steps: int) -> tuple[li
         seconds = best_of({way: contender.run for way, contender in contenders.items()}, steps)
     rate = lambda way: config["data"]["batch_size"] / seconds[way]  # noqa: E731
     rows = [
-        {"contender": way, "samples_per_s": rate(way), "first_loss": contender.first_loss, "ours_to_it": rate(OURS) / rate(way)}
+        {
+            "contender": way,
+            "samples_per_s": rate(way),
+            "first_loss": contender.first_loss,
+            "ours_to_it": rate(OURS) / rate(way),
+        }
         for way, contender in contenders.items()
     ]
     return rows, failed
 
 
 def best_of(contenders: Mapping[str, Callable[[int], float]], steps: int) -> dict[str, float]:
-    """Seconds a step of each, as they say, the best of the turns that they take one after the other; one step before the first turn."""
+    """Seconds a step of each, as they say, the best of the turns that they take one after the
+    other; one step before the first turn.
+    """
     for run in contenders.values():
         run(1)
     best = dict.fromkeys(contenders, math.inf)
@@ -140,22 +158,55 @@ def twin_of(experiment: build.Experiment, way: str, state: Mapping[str, Any], sh
     from benchmarks import step_peers
 
     objective = experiment.objective_name
-    inputs = {name.removeprefix("eo/"): np.asarray(view) for name, view in shown.items() if not name.endswith("/valid")}
-    inputs |= {name: np.asarray(array) for name, array in _drawn(experiment, inputs["global"].shape, state["carry"]).items()}
-    params = {**state["params"], **({"teacher": state["carry"]["teacher"]["params"]} if "teacher" in state["carry"] else {})}
-    return step_peers.make(objective, way, experiment, params, inputs, {"cpu": "cpu", "gpu": "cuda"}[jax.default_backend()])
+    inputs = {
+        name.removeprefix("eo/"): np.asarray(view)
+        for name, view in shown.items()
+        if not name.endswith("/valid")
+    }
+    inputs |= {
+        name: np.asarray(array)
+        for name, array in _drawn(experiment, inputs["global"].shape, state["carry"]).items()
+    }
+    params = {
+        **state["params"],
+        **({"teacher": state["carry"]["teacher"]["params"]} if "teacher" in state["carry"] else {}),
+    }
+    return step_peers.make(
+        objective,
+        way,
+        experiment,
+        params,
+        inputs,
+        {"cpu": "cpu", "gpu": "cuda"}[jax.default_backend()],
+    )
 
 
-def _drawn(experiment: build.Experiment, shape: tuple[int, ...], carry: Carry) -> dict[str, jax.Array]:
-    """What our loss draws at step 0, so that a twin hides the same tokens or groups the same keys, and the queue that it finds."""
-    objective, (_, key) = experiment.objective, jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0))
-    rows, side = shape[0], shape[2] // objective.encoder.patch if experiment.objective_name in ("mae", "data2vec") else 0
+def _drawn(
+    experiment: build.Experiment, shape: tuple[int, ...], carry: Carry
+) -> dict[str, jax.Array]:
+    """What our loss draws at step 0, so that a twin hides the same tokens or groups the same keys,
+    and the queue that it finds.
+    """
+    objective, (_, key) = (
+        experiment.objective,
+        jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0)),
+    )
+    rows, side = (
+        shape[0],
+        shape[2] // objective.encoder.patch
+        if experiment.objective_name in ("mae", "data2vec")
+        else 0,
+    )
     if experiment.objective_name == "mae":  # by `masking.random_split`
         return {"noise": jax.random.uniform(key, (rows, side**2))}
     first, _ = jax.random.split(key)
     if experiment.objective_name == "data2vec":
         hidden = masking.hidden_count(side**2, objective.config.mask_ratio)
-        return {"masked": masking.random_blocks(first, jnp.ones((rows, side**2), bool), side, side, hidden)}
+        return {
+            "masked": masking.random_blocks(
+                first, jnp.ones((rows, side**2), bool), side, side, hidden
+            )
+        }
     if experiment.objective_name == "moco":
         return {"order": jax.random.permutation(first, rows), "queue": carry["queue"]["rows"]}
     return {}
@@ -168,7 +219,10 @@ def available_twins() -> tuple[list[str], list[str]]:
     import torch
 
     if jax.default_backend() == "gpu" and not torch.cuda.is_available():
-        return [], ["no PyTorch twins: this PyTorch has no GPU, and they must run on the device that ours runs on"]
+        return [], [
+            "no PyTorch twins: this PyTorch has no GPU, and they must run on the device that ours "
+            "runs on"
+        ]
     from benchmarks import step_peers
 
     return list(step_peers.TWINS), []

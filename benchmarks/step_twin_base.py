@@ -12,7 +12,9 @@ class Twin(nn.Module):
     """An objective: `forward(*inputs)` is its loss."""
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        """What `forward` takes, made of views [b, v, H, W, c] and noise; not measured, so each twin has the layout that suits it."""
+        """What `forward` takes, made of views [b, v, H, W, c] and noise; not measured, so each twin
+        has the layout that suits it.
+        """
         raise NotImplementedError
 
     def after_step(self) -> None:
@@ -26,4 +28,8 @@ def bands_first(views: Tensor, encoder: nn.Module) -> Tensor:
 
 def follow(teacher: nn.Module, students: Sequence[nn.Module], momentum: float) -> None:
     """momentum teacher + (1 - momentum) student."""
-    torch._foreach_lerp_(list(teacher.parameters()), [p for student in students for p in student.parameters()], 1 - momentum)
+    torch._foreach_lerp_(
+        list(teacher.parameters()),
+        [p for student in students for p in student.parameters()],
+        1 - momentum,
+    )

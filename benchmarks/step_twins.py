@@ -1,10 +1,13 @@
-"""PyTorch twins of our objectives: the same mathematics, written from the papers, plainly and for speed.
+"""PyTorch twins of our objectives: the same mathematics, written from the papers, plainly and for
+speed.
 
-They do what the papers' code does, and no more: pairs go through the encoder view by view, the last block makes all tokens, correlations are made
-whole. Ours saves there, and the ratios contain it. They know nothing of no-data: every value of a view counts. Here DINO (arXiv 2104.14294), Barlow
-Twins (2103.03230), VICReg (2105.04906), SimCLR (2002.05709), SimSiam (2011.10566), BYOL (2006.07733), MoCo-v2 (2003.04297), MoCo-v3 (2104.02057),
-SwAV (2006.09882), CLIP (2103.00020), DeCUR (2309.05300), PAWS' view assignment (2104.13963), supervised classification; in `step_twins_masked` those
-that hide tokens.
+They do what the papers' code does, and no more: pairs go through the encoder view by view, the last
+block makes all tokens, correlations are made whole. Ours saves there, and the ratios contain it.
+They know nothing of no-data: every value of a view counts. Here DINO (arXiv 2104.14294), Barlow
+Twins (2103.03230), VICReg (2105.04906), SimCLR (2002.05709), SimSiam (2011.10566), BYOL
+(2006.07733), MoCo-v2 (2003.04297), MoCo-v3 (2104.02057), SwAV (2006.09882), CLIP (2103.00020),
+DeCUR (2309.05300), PAWS' view assignment (2104.13963), supervised classification; in
+`step_twins_masked` those that hide tokens.
 """
 
 from __future__ import annotations
@@ -29,19 +32,31 @@ class Branch(nn.Module):
     def __init__(self, experiment: Experiment):
         super().__init__()
         config = experiment.objective.config
-        widths = (experiment.objective.encoder.width, config.hidden, config.hidden, config.bottleneck)
+        widths = (
+            experiment.objective.encoder.width,
+            config.hidden,
+            config.hidden,
+            config.bottleneck,
+        )
         layers = {f"fc{i}": nn.Linear(widths[i - 1], widths[i]) for i in (1, 2, 3)}
         self.encoder = encoder_of(experiment, experiment.objective.encoder)
-        self.projector = nn.ModuleDict({**layers, "last_layer": nn.Linear(config.bottleneck, config.prototypes, bias=False)})
+        self.projector = nn.ModuleDict(
+            {**layers, "last_layer": nn.Linear(config.bottleneck, config.prototypes, bias=False)}
+        )
 
     def forward(self, view: Tensor) -> Tensor:
         head = self.projector
         x = F.gelu(head["fc2"](F.gelu(head["fc1"](self.encoder(view)))))
-        return F.linear(F.normalize(head["fc3"](x).float(), dim=-1), F.normalize(head["last_layer"].weight, dim=-1))
+        return F.linear(
+            F.normalize(head["fc3"](x).float(), dim=-1),
+            F.normalize(head["last_layer"].weight, dim=-1),
+        )
 
 
 class DINO(Branch, Twin):
-    """Two global views for both branches, local ones for the student; crops of one size in one forward pass."""
+    """Two global views for both branches, local ones for the student; crops of one size in one
+    forward pass.
+    """
 
     def __init__(self, experiment: Experiment):
         super().__init__(experiment)
@@ -50,7 +65,10 @@ class DINO(Branch, Twin):
         self.register_buffer("centre", torch.zeros(self.config.prototypes))
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [bands_first(given[name].transpose(0, 1).flatten(0, 1), self.encoder) for name in ("global", "local")]
+        return [
+            bands_first(given[name].transpose(0, 1).flatten(0, 1), self.encoder)
+            for name in ("global", "local")
+        ]
 
     def forward(self, large: Tensor, small: Tensor) -> Tensor:
         config = self.config
@@ -58,8 +76,18 @@ class DINO(Branch, Twin):
             found = self.teacher(large).float().unflatten(0, (2, -1))
             targets = ((found - self.centre) / config.teacher_temperature).softmax(-1)
             self.centre.lerp_(found.mean((0, 1)), 1 - config.centre_momentum)
-        outputs = torch.cat([Branch.forward(self, view).float().unflatten(0, (-1, targets.shape[1])) for view in (large, small)])
-        pairs = -torch.einsum("ibk,jbk->ij", targets, (outputs / config.student_temperature).log_softmax(-1)) / targets.shape[1]
+        outputs = torch.cat(
+            [
+                Branch.forward(self, view).float().unflatten(0, (-1, targets.shape[1]))
+                for view in (large, small)
+            ]
+        )
+        pairs = (
+            -torch.einsum(
+                "ibk,jbk->ij", targets, (outputs / config.student_temperature).log_softmax(-1)
+            )
+            / targets.shape[1]
+        )
         return (pairs.sum() - pairs.diagonal().sum()) / (pairs.numel() - len(pairs))
 
     @torch.no_grad()
@@ -93,7 +121,9 @@ class BarlowTwins(Pair):
     """Cross-correlation near the identity."""
 
     def compare(self, za: Tensor, zb: Tensor) -> Tensor:
-        return correlation_distance(standardised(za), standardised(zb), 1.0, self.config.off_diagonal)
+        return correlation_distance(
+            standardised(za), standardised(zb), 1.0, self.config.off_diagonal
+        )
 
 
 def standardised(z: Tensor) -> Tensor:
@@ -102,10 +132,14 @@ def standardised(z: Tensor) -> Tensor:
 
 
 def correlation_distance(za: Tensor, zb: Tensor, diagonal: float, off_diagonal: float) -> Tensor:
-    """Of standardised embeddings: squared distance of the correlations' diagonal from `diagonal`, and weighted that of the rest from 0."""
+    """Of standardised embeddings: squared distance of the correlations' diagonal from `diagonal`,
+    and weighted that of the rest from 0.
+    """
     correlation = za.T @ zb / len(za)
     on = torch.diagonal(correlation)
-    return (diagonal - on).square().sum() + off_diagonal * (correlation.square().sum() - on.square().sum())
+    return (diagonal - on).square().sum() + off_diagonal * (
+        correlation.square().sum() - on.square().sum()
+    )
 
 
 class VICReg(Pair):
@@ -114,7 +148,11 @@ class VICReg(Pair):
     def compare(self, za: Tensor, zb: Tensor) -> Tensor:
         config = self.config
         spread = sum(F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean() for z in (za, zb))
-        return config.invariance * F.mse_loss(za, zb) + config.variance * spread + config.covariance * sum(map(self._covariance, (za, zb)))
+        return (
+            config.invariance * F.mse_loss(za, zb)
+            + config.variance * spread
+            + config.covariance * sum(map(self._covariance, (za, zb)))
+        )
 
     def _covariance(self, z: Tensor) -> Tensor:
         centred = z - z.mean(0)
@@ -158,11 +196,15 @@ class Followed(Pair):
         encoder, config = experiment.objective.encoder, self.config
         self.predictor = Head((config.projector[-1], *config.predictor), end=self.predictor_end)
         head = Head((encoder.width, *config.projector), end=self.end)
-        self.teacher = nn.ModuleDict({"encoder": encoder_of(experiment, encoder), "projector": head}).requires_grad_(False)
+        self.teacher = nn.ModuleDict(
+            {"encoder": encoder_of(experiment, encoder), "projector": head}
+        ).requires_grad_(False)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         with torch.no_grad():
-            ka, kb = (self.teacher["projector"](self.teacher["encoder"](view)) for view in (first, second))
+            ka, kb = (
+                self.teacher["projector"](self.teacher["encoder"](view)) for view in (first, second)
+            )
         qa, qb = (self.predictor(self.projector(self.encoder(view))) for view in (first, second))
         return self.compare(qa, kb) + self.compare(qb, ka)
 
@@ -192,14 +234,18 @@ class MoCoV3(Followed):
 
 
 class MoCo(Pair):
-    """A query finds the teacher's key of the other view, beside a queue of earlier keys. BatchNorm by groups of rows ("ghost" batches)."""
+    """A query finds the teacher's key of the other view, beside a queue of earlier keys. BatchNorm
+    by groups of rows ("ghost" batches).
+    """
 
     def __init__(self, experiment: Experiment):
         super().__init__(experiment)
         encoder, config = experiment.objective.encoder, self.config
         head = lambda: Head((encoder.width, *config.projector), config.projector_norm, "linear")  # noqa: E731
         self.projector = head()
-        self.teacher = nn.ModuleDict({"encoder": encoder_of(experiment, encoder), "projector": head()}).requires_grad_(False)
+        self.teacher = nn.ModuleDict(
+            {"encoder": encoder_of(experiment, encoder), "projector": head()}
+        ).requires_grad_(False)
         self.register_buffer("queue", torch.zeros(config.queue, config.projector[-1]))
         self.grouped, self.next = encoder.kind != "tokens", 0
 
@@ -208,14 +254,25 @@ class MoCo(Pair):
         return [*super().inputs(given), given["order"]]
 
     def forward(self, first: Tensor, second: Tensor, order: Tensor) -> Tensor:
-        q = F.normalize(self.projector(self._features(self.encoder, first, torch.arange(len(order), device=order.device))))
+        q = F.normalize(
+            self.projector(
+                self._features(self.encoder, first, torch.arange(len(order), device=order.device))
+            )
+        )
         with torch.no_grad():
-            self.keys = F.normalize(self.teacher["projector"](self._features(self.teacher["encoder"], second, order)))
-        logits = torch.cat([(q * self.keys).sum(1, keepdim=True), q @ self.queue.T], dim=1) / self.config.temperature
+            self.keys = F.normalize(
+                self.teacher["projector"](self._features(self.teacher["encoder"], second, order))
+            )
+        logits = (
+            torch.cat([(q * self.keys).sum(1, keepdim=True), q @ self.queue.T], dim=1)
+            / self.config.temperature
+        )
         return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
 
     def _features(self, encoder: nn.Module, view: Tensor, order: Tensor) -> Tensor:
-        """Of rows whose places in `order` are together with BatchNorm statistics of their own, if there is any BatchNorm."""
+        """Of rows whose places in `order` are together with BatchNorm statistics of their own, if
+        there is any BatchNorm.
+        """
         if not self.grouped:
             return encoder(view)
         grouped = view[order.argsort()].split(self.config.bn_group)
@@ -229,45 +286,77 @@ class MoCo(Pair):
 
 
 class ViewAssignment(Pair):
-    """Soft labels of two views, from similarity to a labelled support set, agree and use all classes."""
+    """Soft labels of two views, from similarity to a labelled support set, agree and use all
+    classes.
+    """
 
     end = "linear"
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        labels = F.one_hot(given["beside/global/label"].flatten().long() - 1, self.config.classes).float()
-        smoothed = labels * (1 - self.config.smoothing) + self.config.smoothing / self.config.classes
-        return [*super().inputs(given), bands_first(given["beside/global"].flatten(0, 1), self.encoder), smoothed]
+        labels = F.one_hot(
+            given["beside/global/label"].flatten().long() - 1, self.config.classes
+        ).float()
+        smoothed = (
+            labels * (1 - self.config.smoothing) + self.config.smoothing / self.config.classes
+        )
+        return [
+            *super().inputs(given),
+            bands_first(given["beside/global"].flatten(0, 1), self.encoder),
+            smoothed,
+        ]
 
     def forward(self, first: Tensor, second: Tensor, support: Tensor, labels: Tensor) -> Tensor:
         anchors = F.normalize(self.projector(self.encoder(support)))
-        assign = lambda z: (F.normalize(z) @ anchors.T / self.config.temperature).softmax(-1) @ labels  # noqa: E731
+        assign = lambda z: (
+            (F.normalize(z) @ anchors.T / self.config.temperature).softmax(-1) @ labels
+        )  # noqa: E731
         p = [assign(self.projector(self.encoder(view))) for view in (first, second)]
         sharp = [(x.clamp_min(_TINY).log() / self.config.sharpening).softmax(-1) for x in p]
-        agree = -sum((target.detach() * x.clamp_min(_TINY).log()).sum(1).mean() for target, x in zip(sharp[::-1], p, strict=True)) / 2
+        agree = (
+            -sum(
+                (target.detach() * x.clamp_min(_TINY).log()).sum(1).mean()
+                for target, x in zip(sharp[::-1], p, strict=True)
+            )
+            / 2
+        )
         mean = (sharp[0].mean(0) + sharp[1].mean(0)) / 2
         return agree + (mean * mean.clamp_min(_TINY).log()).sum()
 
 
 class SwAV(Pair):
-    """Prototypes assigned to one view are predicted from the others; crops of one size in one forward pass, all of them in one of the head."""
+    """Prototypes assigned to one view are predicted from the others; crops of one size in one
+    forward pass, all of them in one of the head.
+    """
 
     end = "linear"
 
     def __init__(self, experiment: Experiment):
         super().__init__(experiment)
-        self.prototypes = nn.ModuleDict({"last_layer": nn.Linear(self.config.projector[-1], self.config.prototypes, bias=False)})
+        self.prototypes = nn.ModuleDict(
+            {"last_layer": nn.Linear(self.config.projector[-1], self.config.prototypes, bias=False)}
+        )
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [bands_first(given[name].transpose(0, 1).flatten(0, 1), self.encoder) for name in ("global", "local")]
+        return [
+            bands_first(given[name].transpose(0, 1).flatten(0, 1), self.encoder)
+            for name in ("global", "local")
+        ]
 
     def forward(self, large: Tensor, small: Tensor) -> Tensor:
         config = self.config
-        projected = F.normalize(self.projector(torch.cat([self.encoder(large), self.encoder(small)])))
-        scores = F.linear(projected, F.normalize(self.prototypes["last_layer"].weight)).unflatten(0, (-1, len(large) // 2))
+        projected = F.normalize(
+            self.projector(torch.cat([self.encoder(large), self.encoder(small)]))
+        )
+        scores = F.linear(projected, F.normalize(self.prototypes["last_layer"].weight)).unflatten(
+            0, (-1, len(large) // 2)
+        )
         predicted = (scores / config.temperature).log_softmax(-1)
         total = 0
         for i in (0, 1):
-            pairs = -torch.einsum("bk,vbk->v", self._assigned(scores[i].detach()), predicted) / scores.shape[1]
+            pairs = (
+                -torch.einsum("bk,vbk->v", self._assigned(scores[i].detach()), predicted)
+                / scores.shape[1]
+            )
             total = total + (pairs.sum() - pairs[i]) / (len(scores) - 1)
         return total / 2
 
@@ -287,10 +376,15 @@ class Supervised(Twin):
         super().__init__()
         encoder = experiment.objective.encoder
         self.encoder = encoder_of(experiment, encoder)
-        self.classifier = nn.ModuleDict({"linear": nn.Linear(encoder.width, experiment.objective.config.outputs)})
+        self.classifier = nn.ModuleDict(
+            {"linear": nn.Linear(encoder.width, experiment.objective.config.outputs)}
+        )
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        return [bands_first(given["global"][:, 0], self.encoder), given["global/label"][:, 0].long() - 1]
+        return [
+            bands_first(given["global"][:, 0], self.encoder),
+            given["global/label"][:, 0].long() - 1,
+        ]
 
     def forward(self, view: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(self.classifier["linear"](self.encoder(view)).float(), label)
@@ -304,16 +398,32 @@ class Sensors(Twin):
     def __init__(self, experiment: Experiment):
         super().__init__()
         self.config, encoders = experiment.objective.config, experiment.objective.by_source
-        self.encoders = nn.ModuleDict({source: encoder_of(experiment, encoder) for source, encoder in encoders.items()})
-        self.projectors = nn.ModuleDict({source: Head((e.width, *self.config.projector), end=self.end) for source, e in encoders.items()})
+        self.encoders = nn.ModuleDict(
+            {source: encoder_of(experiment, encoder) for source, encoder in encoders.items()}
+        )
+        self.projectors = nn.ModuleDict(
+            {
+                source: Head((e.width, *self.config.projector), end=self.end)
+                for source, e in encoders.items()
+            }
+        )
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         named = (("global", "eo"), ("beside/global", "beside"))
-        return [bands_first(view, self.encoders[source]) for name, source in named for view in given[name].unbind(1)]
+        return [
+            bands_first(view, self.encoders[source])
+            for name, source in named
+            for view in given[name].unbind(1)
+        ]
 
     def forward(self, *views: Tensor) -> Tensor:
         sources = [source for source in ("eo", "beside") for _ in range(len(views) // 2)]
-        return self.compare(*(self.projectors[source](self.encoders[source](view)) for source, view in zip(sources, views, strict=True)))
+        return self.compare(
+            *(
+                self.projectors[source](self.encoders[source](view))
+                for source, view in zip(sources, views, strict=True)
+            )
+        )
 
     def compare(self, *z: Tensor) -> Tensor:
         """The loss of embeddings [b, k], those of the first sensor first."""
@@ -330,13 +440,21 @@ class CLIP(Sensors):
 
 
 class DeCUR(Sensors):
-    """Barlow Twins within each sensor and between them, with dimensions that are common and others that are unique."""
+    """Barlow Twins within each sensor and between them, with dimensions that are common and others
+    that are unique.
+    """
 
     end = "bias_free"
 
     def compare(self, *z: Tensor) -> Tensor:
-        (first_a, first_b, second_a, second_b), common, weight = map(standardised, z), self.config.common, self.config.off_diagonal
-        within = correlation_distance(first_a, first_b, 1.0, weight) + correlation_distance(second_a, second_b, 1.0, weight)
+        (first_a, first_b, second_a, second_b), common, weight = (
+            map(standardised, z),
+            self.config.common,
+            self.config.off_diagonal,
+        )
+        within = correlation_distance(first_a, first_b, 1.0, weight) + correlation_distance(
+            second_a, second_b, 1.0, weight
+        )
         shared = correlation_distance(first_a[:, :common], second_a[:, :common], 1.0, weight)
         unique = correlation_distance(first_a[:, common:], second_a[:, common:], 0.0, weight)
         return shared + unique + within

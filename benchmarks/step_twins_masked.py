@@ -1,4 +1,6 @@
-"""PyTorch twins of the masked objectives, as `step_twins`; MAE (arXiv 2111.06377) with SpectralEarth's adapter (2408.08447), data2vec 2202.03555."""
+"""PyTorch twins of the masked objectives, as `step_twins`; MAE (arXiv 2111.06377) with
+SpectralEarth's adapter (2408.08447), data2vec 2202.03555.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.step_networks import Block, SpectralAdapter, SpectralImage, Trunk, encoder_of, positions_of
+from benchmarks.step_networks import (
+    Block,
+    SpectralAdapter,
+    SpectralImage,
+    Trunk,
+    encoder_of,
+    positions_of,
+)
 from benchmarks.step_twin_base import Twin, bands_first, follow
 from eo_jax.build import Experiment
 
@@ -23,12 +32,21 @@ class MAE(Twin):
         _, size = next(iter(experiment.views.values()))
         self.patch, side = encoder.patch, size // encoder.patch
         self.visible = int(side**2 * (1 - config.mask_ratio) + 1e-9)
-        self.encoder = nn.ModuleDict({"stem": self.make_stem(encoder.width), "trunk": Trunk(encoder.width, encoder.layers, encoder.trunk.heads)})
-        self.decoder = Decoder(config, encoder.width, self.patch**2 * len(encoder.sensor.bands), side)
+        self.encoder = nn.ModuleDict(
+            {
+                "stem": self.make_stem(encoder.width),
+                "trunk": Trunk(encoder.width, encoder.layers, encoder.trunk.heads),
+            }
+        )
+        self.decoder = Decoder(
+            config, encoder.width, self.patch**2 * len(encoder.sensor.bands), side
+        )
         self.register_buffer("positions", positions_of(encoder.width, side)[None], persistent=False)
 
     def make_stem(self, width: int) -> nn.ModuleDict:
-        return nn.ModuleDict({"adapter": SpectralAdapter(), "embed": nn.Linear(self.patch**2 * 128, width)})
+        return nn.ModuleDict(
+            {"adapter": SpectralAdapter(), "embed": nn.Linear(self.patch**2 * 128, width)}
+        )
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         return [given["global"][:, 0].contiguous(), given["noise"]]
@@ -37,7 +55,9 @@ class MAE(Twin):
         order = noise.argsort(1)
         seen, restore = order[:, : self.visible], order.argsort(1)
         patches = self.patches(view)
-        tokens = self.embed(view, patches, seen) + _take(self.positions.expand(len(view), -1, -1), seen)
+        tokens = self.embed(view, patches, seen) + _take(
+            self.positions.expand(len(view), -1, -1), seen
+        )
         predicted = self.decoder(self.encoder["trunk"](tokens), restore)
         return masked_error(predicted.float(), patches.flatten(2), restore >= self.visible)
 
@@ -55,10 +75,14 @@ class MAE(Twin):
 
 
 class AllPixelsMAE(MAE):
-    """The same with the adapter and the patch embedding on the whole image, before masking. Views have the bands first."""
+    """The same with the adapter and the patch embedding on the whole image, before masking. Views
+    have the bands first.
+    """
 
     def make_stem(self, width: int) -> nn.ModuleDict:
-        return nn.ModuleDict({"adapter": SpectralImage(), "embed": nn.Conv2d(128, width, self.patch, self.patch)})
+        return nn.ModuleDict(
+            {"adapter": SpectralImage(), "embed": nn.Conv2d(128, width, self.patch, self.patch)}
+        )
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         return [given["global"][:, 0].movedim(-1, 1).contiguous(), given["noise"]]
@@ -79,7 +103,9 @@ class Decoder(nn.Module):
         width = config.decoder_width
         self.embed, self.predict = nn.Linear(fan_in, width), nn.Linear(width, pixels)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.Sequential(*(Block(width, config.decoder_heads) for _ in range(config.decoder_depth)))
+        self.blocks = nn.Sequential(
+            *(Block(width, config.decoder_heads) for _ in range(config.decoder_depth))
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.register_buffer("positions", positions_of(width, side)[None], persistent=False)
 
@@ -97,7 +123,9 @@ def _take(tokens: Tensor, ids: Tensor) -> Tensor:
 
 
 def masked_error(predicted: Tensor, pixels: Tensor, masked: Tensor) -> Tensor:
-    """Mean over the masked tokens of the squared error to pixels normalised by their token's mean and unbiased variance."""
+    """Mean over the masked tokens of the squared error to pixels normalised by their token's mean
+    and unbiased variance.
+    """
     variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
     error = (predicted - (pixels - mean) / (variance + 1e-6).sqrt()).square().mean(-1)
     return (error * masked).sum() / masked.sum()
@@ -111,8 +139,12 @@ class Data2Vec(Twin):
         encoder, self.config = experiment.objective.encoder, experiment.objective.config
         self.encoder = encoder_of(experiment, encoder)
         self.regressor = nn.ModuleDict({"predict": nn.Linear(encoder.width, encoder.width)})
-        self.regressor.register_parameter("mask_token", nn.Parameter(torch.zeros(1, 1, encoder.width)))
-        self.teacher = nn.ModuleDict({"encoder": encoder_of(experiment, encoder)}).requires_grad_(False)
+        self.regressor.register_parameter(
+            "mask_token", nn.Parameter(torch.zeros(1, 1, encoder.width))
+        )
+        self.teacher = nn.ModuleDict({"encoder": encoder_of(experiment, encoder)}).requires_grad_(
+            False
+        )
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         return [bands_first(given["global"][:, 0], self.encoder), given["masked"]]
@@ -123,11 +155,16 @@ class Data2Vec(Twin):
             for block in self.teacher["encoder"].trunk.blocks:
                 layers.append(x := block(x))
             normalised = lambda t: F.layer_norm(t.float(), t.shape[-1:])  # noqa: E731
-            targets = normalised(sum(normalised(x[:, 1:]) for x in layers[-self.config.targets :]) / self.config.targets)
+            targets = normalised(
+                sum(normalised(x[:, 1:]) for x in layers[-self.config.targets :])
+                / self.config.targets
+            )
         encoder, token = self.encoder, self.regressor.mask_token
         found = encoder.trunk.norm(encoder.trunk.blocks(encoder.tokens(view, masked, token)))
         predicted = self.regressor["predict"](found[:, 1:]).float()
-        error = F.smooth_l1_loss(predicted, targets, beta=self.config.beta, reduction="none").mean(-1)
+        error = F.smooth_l1_loss(predicted, targets, beta=self.config.beta, reduction="none").mean(
+            -1
+        )
         return (error * masked).sum() / masked.sum()
 
     @torch.no_grad()

@@ -1,4 +1,6 @@
-"""What `benchmarks.step` measures: the workload of each objective, its experiment, its batch, and the compiled train step on it."""
+"""What `benchmarks.step` measures: the workload of each objective, its experiment, its batch, and
+the compiled train step on it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Workload:
         sensor: whose patches; of `side` pixels.
         stem: of tokens; ResNets have their own.
         crops, section: of the config; what is left out has its default.
-        beside: a second source, of another sensor at the same places, or of the same sensor and with a stem in common; "" for none.
+        beside: a second source, of another sensor at the same places, or of the same sensor and
+            with a stem in common; "" for none.
         labelled: the source with labels of the whole patch; "" for none.
     """
 
@@ -43,13 +46,23 @@ class Workload:
     labelled: str = ""
 
 
-_DISTORTED = {"brightness": (0.6, 1.4), "contrast": (0.6, 1.4), "jitter_odds": 0.8, "grey_odds": 0.2, "blur_odds": 0.5}
+_DISTORTED = {
+    "brightness": (0.6, 1.4),
+    "contrast": (0.6, 1.4),
+    "jitter_odds": 0.8,
+    "grey_odds": 0.2,
+    "blur_odds": 0.5,
+}
 _CROPPED = {"size": 96, "scale": (0.2, 1.0)}
 _GLOBAL = {**_CROPPED, **_DISTORTED}
 _LOCAL = {"size": 48, "views": 4, "scale": (0.05, 0.2), **_DISTORTED}
-_PAIR, _MULTI = {"global": {"views": 2, **_GLOBAL}}, {"global": {"views": 2, **_GLOBAL}, "local": _LOCAL}
+_PAIR, _MULTI = (
+    {"global": {"views": 2, **_GLOBAL}},
+    {"global": {"views": 2, **_GLOBAL}, "local": _LOCAL},
+)
 _SENTINEL = functools.partial(Workload, "sentinel2_l1c", 128, {"name": "patch_embed", "patch": 16})
-# Projectors are narrower than the papers' where those would make the optimizer most of a step of few samples.
+# Projectors are narrower than the papers' where those would make the optimizer most of a step of
+# few samples.
 _PROJECTOR = {"projector": (2048, 2048, 2048)}
 WORKLOADS = {
     "mae": Workload(
@@ -69,29 +82,56 @@ WORKLOADS = {
     "simclr": _SENTINEL(_PAIR),
     "byol": _SENTINEL(_PAIR),
     "simsiam": _SENTINEL(_PAIR),
-    "decur": _SENTINEL(_PAIR | {"beside/global": {"views": 2, **_CROPPED}}, {"common": 1536, **_PROJECTOR}, beside="sentinel1_grd"),
+    "decur": _SENTINEL(
+        _PAIR | {"beside/global": {"views": 2, **_CROPPED}},
+        {"common": 1536, **_PROJECTOR},
+        beside="sentinel1_grd",
+    ),
     "clip": _SENTINEL({"global": _GLOBAL, "beside/global": _CROPPED}, beside="sentinel1_grd"),
-    "semi_supervised": _SENTINEL(_PAIR, {"classes": CLASSES, "support": "beside"}, beside="sentinel2_l1c", labelled="beside"),
-    "supervised": _SENTINEL({"global": _GLOBAL}, {"task": "classification", "outputs": CLASSES}, labelled="eo"),
+    "semi_supervised": _SENTINEL(
+        _PAIR, {"classes": CLASSES, "support": "beside"}, beside="sentinel2_l1c", labelled="beside"
+    ),
+    "supervised": _SENTINEL(
+        {"global": _GLOBAL}, {"task": "classification", "outputs": CLASSES}, labelled="eo"
+    ),
 }
 USUAL = _SENTINEL(_PAIR)  # of objectives that are not listed
 _VITS = {"vit_nano": "nano", "vit_s": "small", "vit_b": "base", "vit_l": "large"}
-BACKBONES = {name: {"name": "vit", "size": size} for name, size in _VITS.items()} | {"resnet50": {"name": "resnet", "depth": 50}}
+BACKBONES = {name: {"name": "vit", "size": size} for name, size in _VITS.items()} | {
+    "resnet50": {"name": "resnet", "depth": 50}
+}
 TOKENS_ONLY = ("mae", "data2vec")
-OPTIM = {"lr": 1e-4, "schedule": "constant", "weight_decay": 0.05, "clip_norm": 0.0, "decay_rules": ((".*", 1.0),)}
+OPTIM = {
+    "lr": 1e-4,
+    "schedule": "constant",
+    "weight_decay": 0.05,
+    "clip_norm": 0.0,
+    "decay_rules": ((".*", 1.0),),
+}
 
 
-def config_of(objective: str, backbone: str, batch: int, of_vits: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    """The config of a workload; its store is not there. `of_vits` is more of the config of a ViT. ValueError for names that are not known."""
+def config_of(
+    objective: str, backbone: str, batch: int, of_vits: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The config of a workload; its store is not there. `of_vits` is more of the config of a ViT.
+    ValueError for names that are not known.
+    """
     for name, known in ((objective, build.modules("objectives")), (backbone, BACKBONES)):
         if name not in known:
             raise ValueError(f"no {name!r}; there are {', '.join(known)}")
     work, trunk = WORKLOADS.get(objective, USUAL), BACKBONES[backbone]
     trunk = trunk | of_vits if trunk["name"] == "vit" else dict(trunk)
-    sources, stems = {"eo": {"store": "none", "sensor": work.sensor}}, {"eo": dict(work.stem) if trunk["name"] == "vit" else {"name": "conv_stem"}}
+    sources, stems = (
+        {"eo": {"store": "none", "sensor": work.sensor}},
+        {"eo": dict(work.stem) if trunk["name"] == "vit" else {"name": "conv_stem"}},
+    )
     if work.beside:
         alike = work.beside == work.sensor
-        sources["beside"] = {"store": "none", "sensor": work.beside, "follows": "" if alike else "eo"}
+        sources["beside"] = {
+            "store": "none",
+            "sensor": work.beside,
+            "follows": "" if alike else "eo",
+        }
         stems["beside"] = "eo" if alike else stems["eo"]
     if work.labelled:
         sources[work.labelled]["label"] = "class"
@@ -106,15 +146,23 @@ def config_of(objective: str, backbone: str, batch: int, of_vits: Mapping[str, s
 
 
 def batch_of(experiment: build.Experiment) -> Batch:
-    """Digital numbers [b, 1, c, h, w] on the device, in the sensor's dtype, spread as its published statistics say; all are data. Labels [b, 1]."""
+    """Digital numbers [b, 1, c, h, w] on the device, in the sensor's dtype, spread as its published
+    statistics say; all are data. Labels [b, 1].
+    """
     data, random = experiment.data, np.random.default_rng(SEED)
     batch: Batch = {}
     for source, encoder in experiment.encoders.items():
         sensor = encoder.sensor
-        mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (sensor.mean, sensor.std))
-        values = mean + std * random.standard_normal((data.batch_size, 1, len(sensor.bands), data.crop, data.crop), np.float32)
+        mean, std = (
+            np.array(numbers, np.float32)[:, None, None] for numbers in (sensor.mean, sensor.std)
+        )
+        values = mean + std * random.standard_normal(
+            (data.batch_size, 1, len(sensor.bands), data.crop, data.crop), np.float32
+        )
         whole = np.issubdtype(np.dtype(sensor.dtype), np.integer)
-        batch[source] = {"pixels": (np.clip(values, 1, 10_000) if whole else values).astype(sensor.dtype)}
+        batch[source] = {
+            "pixels": (np.clip(values, 1, 10_000) if whole else values).astype(sensor.dtype)
+        }
         if data.sources[source].label:
             batch[source]["label"] = random.integers(1, CLASSES + 1, (data.batch_size, 1))
     return jax.device_put(batch)
@@ -122,7 +170,10 @@ def batch_of(experiment: build.Experiment) -> Batch:
 
 def recipe_of(experiment: build.Experiment) -> views.Recipe:
     """Its augmentation, normalised by published statistics."""
-    published = {source: views.normalisation("published", encoder.sensor, None) for source, encoder in experiment.encoders.items()}
+    published = {
+        source: views.normalisation("published", encoder.sensor, None)
+        for source, encoder in experiment.encoders.items()
+    }
     return build.recipe(experiment, published)
 
 
@@ -156,8 +207,14 @@ class Step:
         return (time.perf_counter() - start) / steps
 
     def watching(self, experiment: build.Experiment) -> Callable[[int], float]:
-        """What a logged step has after it: makes the features that the watch on collapse takes apart, so many times; seconds of one."""
-        pooled = jax.jit(make_pooled(experiment.objective, recipe_of(experiment).evaluate, experiment.same_encoder))
+        """What a logged step has after it: makes the features that the watch on collapse takes
+        apart, so many times; seconds of one.
+        """
+        pooled = jax.jit(
+            make_pooled(
+                experiment.objective, recipe_of(experiment).evaluate, experiment.same_encoder
+            )
+        )
 
         def seconds(times: int) -> float:
             start = time.perf_counter()
@@ -179,7 +236,9 @@ def make_step(experiment: build.Experiment, make_views: Callable) -> tuple[Calla
     shapes, _ = jax.eval_shape(lambda: objective.init(jax.random.key(0)))
     optimizer = optim.make_optimizer(experiment.optim, shapes, steps)
     step = make_train_step(objective, optimizer, make_views, seed=SEED, steps=steps, accum=1)
-    return functools.partial(init_state, objective, optimizer, SEED), jax.jit(step, donate_argnums=0)
+    return functools.partial(init_state, objective, optimizer, SEED), jax.jit(
+        step, donate_argnums=0
+    )
 
 
 def compile_step(make_state: Callable, step: Any, batch: Any) -> tuple[Any, float]:

@@ -1,20 +1,27 @@
-"""data2vec as SSL4EO-S12 pretrains ViT-S/16 (arXiv 2211.07044; 251,079 places in four seasons, Sentinel-2 L1C).
+"""data2vec as SSL4EO-S12 pretrains ViT-S/16 (arXiv 2211.07044; 251,079 places in four seasons,
+Sentinel-2 L1C).
 
-    python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 --products s2c
-    python -m eo_jax.train --config=configs/data2vec_ssl4eo_s12.py:vit_s --workdir=runs/s12_data2vec --config.data.sources.l1c.store=stores/s12
+    python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
+        --products s2c
+    python -m eo_jax.train --config=configs/data2vec_ssl4eo_s12.py:vit_s \\
+        --workdir=runs/s12_data2vec --config.data.sources.l1c.store=stores/s12
 
-The encoder trains on in eo_jax (run.init_from), but is not exported: no PyTorch layout that we write has its relative positions and layer scales.
+The encoder trains on in eo_jax (run.init_from), but is not exported: no PyTorch layout that we
+write has its relative positions and layer scales.
 
 Published figures, fine-tuned: BigEarthNet 90.3 mAP, EuroSAT 99.1 %, So2Sat 64.8 %.
 
-The hyper-parameters of the published weights are not known. These are those of the released script, which as it stands runs two epochs to see
-whether it works: batch 256, AdamW at 1e-3 (betas PyTorch's) with weight decay 0.05, one epoch of warm-up, a cosine to 1e-5, gradients clipped at
-norm 3, 120 of 196 tokens masked in blocks, targets of the last six blocks, drop path 0.25, layer scale, relative positions shared by all blocks, one
-season a step. The teacher's momentum is 0.9998 throughout: the script's rise from 0.999 ends at step 0. It goes on for 100 epochs here, which the
+The hyper-parameters of the published weights are not known. These are those of the released script,
+which as it stands runs two epochs to see whether it works: batch 256, AdamW at 1e-3 (betas
+PyTorch's) with weight decay 0.05, one epoch of warm-up, a cosine to 1e-5, gradients clipped at norm
+3, 120 of 196 tokens masked in blocks, targets of the last six blocks, drop path 0.25, layer scale,
+relative positions shared by all blocks, one season a step. The teacher's momentum is 0.9998
+throughout: the script's rise from 0.999 ends at step 0. It goes on for 100 epochs here, which the
 name of the published weights tells.
 
-Departures from the released code: digital numbers as they are, normalised by band, instead of reflectance in uint8, where values above 1 wrap
-around; every place once an epoch, where the released data are drawn with replacement; no dropout of attention (0.05 there); bfloat16 on
+Departures from the released code: digital numbers as they are, normalised by band, instead of
+reflectance in uint8, where values above 1 wrap around; every place once an epoch, where the
+released data are drawn with replacement; no dropout of attention (0.05 there); bfloat16 on
 accelerators.
 """
 
@@ -30,22 +37,85 @@ _STEPS = 100 * 251_079 // _BATCH
 def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     """`vit_s`; `smoke` is a few steps of a tiny model."""
     if arg not in VARIANTS:
-        raise ValueError(f"configs/data2vec_ssl4eo_s12.py: no variant {arg!r}; there are {', '.join(VARIANTS)}")
+        raise ValueError(
+            f"configs/data2vec_ssl4eo_s12.py: no variant {arg!r}; there are {', '.join(VARIANTS)}"
+        )
     config = ml_collections.ConfigDict()
-    source = {"store": "stores/s12", "sensor": "sentinel2_l1c"}
-    config.data = {"sources": {"l1c": source}, "batch_size": _BATCH, "crop": 264, "threads": 16, "prefetch": 4}
-    config.augment = {"crops": {"global": {"size": 224, "scale": (0.2, 1.0), "flips": "left_right"}}, "statistics": "published"}
-    trunk = {"name": "vit", "size": "small", "layer_scale": 1e-4, "drop_path": 0.25, "positions": "relative", "relative_grid": 14}
-    config.model = {"stems": {"l1c": {"name": "patch_embed", "patch": 16}}, "trunk": trunk}
-    config.objective = {"name": "data2vec", "mask_ratio": 120 / 196, "targets": 6, "beta": 2.0, "momentum": 0.9998, "end_momentum": 0.9998}
-    config.optim = {"lr": 1e-3, "end_lr": 1e-5, "warmup_steps": _STEPS // 100, "weight_decay": 0.05, "beta2": 0.999, "clip_norm": 3.0}
-    config.run = {"steps": _STEPS, "seed": 42, "log_every": 100, "save_every": 2000}
+    source = {
+        "store": "stores/s12",
+        "sensor": "sentinel2_l1c",
+    }
+    config.data = {
+        "sources": {"l1c": source},
+        "batch_size": _BATCH,
+        "crop": 264,
+        "threads": 16,
+        "prefetch": 4,
+    }
+    config.augment = {
+        "crops": {
+            "global": {
+                "size": 224,
+                "scale": (0.2, 1.0),
+                "flips": "left_right",
+            }
+        },
+        "statistics": "published",
+    }
+    trunk = {
+        "name": "vit",
+        "size": "small",
+        "layer_scale": 1e-4,
+        "drop_path": 0.25,
+        "positions": "relative",
+        "relative_grid": 14,
+    }
+    config.model = {
+        "stems": {
+            "l1c": {
+                "name": "patch_embed",
+                "patch": 16,
+            }
+        },
+        "trunk": trunk,
+    }
+    config.objective = {
+        "name": "data2vec",
+        "mask_ratio": 120 / 196,
+        "targets": 6,
+        "beta": 2.0,
+        "momentum": 0.9998,
+        "end_momentum": 0.9998,
+    }
+    config.optim = {
+        "lr": 1e-3,
+        "end_lr": 1e-5,
+        "warmup_steps": _STEPS // 100,
+        "weight_decay": 0.05,
+        "beta2": 0.999,
+        "clip_norm": 3.0,
+    }
+    config.run = {
+        "steps": _STEPS,
+        "seed": 42,
+        "log_every": 100,
+        "save_every": 2000,
+    }
     config.evals = {"collapse": {"every": 10_000}}
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 64
         config.augment.crops["global"].size = 64
-        config.model.trunk = {**trunk, "size": "tiny", "depth": 1, "relative_grid": 4}
+        config.model.trunk = {
+            **trunk,
+            "size": "tiny",
+            "depth": 1,
+            "relative_grid": 4,
+        }
         config.objective.targets = 1
         config.optim.warmup_steps = 1
-        config.run = {"steps": 4, "log_every": 1, "save_every": 2}
+        config.run = {
+            "steps": 4,
+            "log_every": 1,
+            "save_every": 2,
+        }
     return build.complete(config)

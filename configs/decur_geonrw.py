@@ -1,21 +1,27 @@
-"""DeCUR on aerial photographs and elevation, as pretrained on GeoNRW (arXiv 2309.05300; 7,298 tiles of 40 cities in 116,768 patches of 250 px, 1 m).
+"""DeCUR on aerial photographs and elevation, as pretrained on GeoNRW (arXiv 2309.05300; 7,298 tiles
+of 40 cities in 116,768 patches of 250 px, 1 m).
 
-    python -m data_prep convert geonrw --input /data/geonrw --output stores/geonrw --val 'duesseldorf/*' --val 'herne/*' --val 'neuss/*'
+    python -m data_prep convert geonrw --input /data/geonrw --output stores/geonrw \\
+        --val 'duesseldorf/*' --val 'herne/*' --val 'neuss/*'
     python -m eo_jax.train --config=configs/decur_geonrw.py:rn50 --workdir=runs/decur_geonrw
 
 Published figures to compare with: none that we could read.
 
-Hyper-parameters are those of the released script: 100 epochs, batch 256, rate 0.2 for weights and 0.0048 for biases and norms, weight decay 1e-6, a
-cosine without warm-up; 6144 of 8192 dimensions are common. The three cities that torchgeo tests on are left out; which tiles the released code left
+Hyper-parameters are those of the released script: 100 epochs, batch 256, rate 0.2 for weights and
+0.0048 for biases and norms, weight decay 1e-6, a cosine without warm-up; 6144 of 8192 dimensions
+are common. The three cities that torchgeo tests on are left out; which tiles the released code left
 out of its training folder is not known.
 
-Departures from the released code: each sensor has a projector of its own, where theirs share one by mistake; the four terms of the loss are added
-up, where theirs weighs those between sensors half of those within and divides by 3, so that the rate of biases and norms, which LARS does not adapt,
-meets gradients three to six times larger; LARS, which they build but never reach, instead of AdamW at 0.2; correlations are divided by the true
-batch; random initial weights instead of ImageNet's; elevation is normalised over the whole store, where theirs is stretched patch by patch between
-its own 1st and 99th percentile, which keeps relief and loses height; photographs in float, where brightness and contrast wrap around in uint8;
-channels are red, green, blue, theirs the reverse; no solarise, which there changes black pixels alone; the cosine goes by steps, not epochs;
-bfloat16 instead of float16. Deformable attention (RDA) is --config.model.trunk.attention=deformable.
+Departures from the released code: each sensor has a projector of its own, where theirs share one by
+mistake; the four terms of the loss are added up, where theirs weighs those between sensors half of
+those within and divides by 3, so that the rate of biases and norms, which LARS does not adapt,
+meets gradients three to six times larger; LARS, which they build but never reach, instead of AdamW
+at 0.2; correlations are divided by the true batch; random initial weights instead of ImageNet's;
+elevation is normalised over the whole store, where theirs is stretched patch by patch between its
+own 1st and 99th percentile, which keeps relief and loses height; photographs in float, where
+brightness and contrast wrap around in uint8; channels are red, green, blue, theirs the reverse; no
+solarise, which there changes black pixels alone; the cosine goes by steps, not epochs; bfloat16
+instead of float16. Deformable attention (RDA) is --config.model.trunk.attention=deformable.
 """
 
 import ml_collections
@@ -30,23 +36,93 @@ _STEPS = 100 * 7_298 * 16 // _BATCH
 def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     """`rn50`; `smoke` is a few steps of ResNet-18."""
     if arg not in VARIANTS:
-        raise ValueError(f"configs/decur_geonrw.py: no variant {arg!r}; there are {', '.join(VARIANTS)}")
+        raise ValueError(
+            f"configs/decur_geonrw.py: no variant {arg!r}; there are {', '.join(VARIANTS)}"
+        )
     config = ml_collections.ConfigDict()
-    rgb = {"store": "stores/geonrw", "sensor": "geonrw_rgb"}
-    dem = {"store": "stores/geonrw", "sensor": "geonrw_dem", "follows": "rgb"}
-    config.data = {"sources": {"rgb": rgb, "dem": dem}, "batch_size": _BATCH, "crop": 250, "threads": 8}
-    elevation = {"views": 2, "size": 224, "scale": (0.2, 1.0), "flips": "both"}
-    colour = elevation | {"brightness": (0.6, 1.4), "contrast": (0.6, 1.4), "jitter_odds": 0.8, "grey_odds": 0.2, "blur_odds": 0.5}
-    config.augment = {"crops": {"global": colour, "dem/global": elevation}, "statistics": "store"}
-    config.model = {"stems": {source: {"name": "conv_stem"} for source in ("rgb", "dem")}, "trunk": {"name": "resnet", "depth": 50}}
-    config.objective = {"name": "decur", "common": 6144, "off_diagonal": 0.0051, "projector": (8192, 8192, 8192)}
-    config.optim = {"name": "lars", "lr": 0.2, "weight_decay": 1e-6, "clip_norm": 0.0, "lr_rules": (("(bias|scale)$", 0.0048 / 0.2), (".*", 1.0))}
-    config.run = {"steps": _STEPS, "seed": 42, "log_every": 100, "save_every": 2000}
-    config.evals = {"collapse": {"every": 10_000, "sources": ("rgb", "dem")}}
+    rgb = {
+        "store": "stores/geonrw",
+        "sensor": "geonrw_rgb",
+    }
+    dem = {
+        "store": "stores/geonrw",
+        "sensor": "geonrw_dem",
+        "follows": "rgb",
+    }
+    config.data = {
+        "sources": {
+            "rgb": rgb,
+            "dem": dem,
+        },
+        "batch_size": _BATCH,
+        "crop": 250,
+        "threads": 8,
+    }
+    elevation = {
+        "views": 2,
+        "size": 224,
+        "scale": (0.2, 1.0),
+        "flips": "both",
+    }
+    colour = elevation | {
+        "brightness": (0.6, 1.4),
+        "contrast": (0.6, 1.4),
+        "jitter_odds": 0.8,
+        "grey_odds": 0.2,
+        "blur_odds": 0.5,
+    }
+    config.augment = {
+        "crops": {
+            "global": colour,
+            "dem/global": elevation,
+        },
+        "statistics": "store",
+    }
+    config.model = {
+        "stems": {source: {"name": "conv_stem"} for source in ("rgb", "dem")},
+        "trunk": {
+            "name": "resnet",
+            "depth": 50,
+        },
+    }
+    config.objective = {
+        "name": "decur",
+        "common": 6144,
+        "off_diagonal": 0.0051,
+        "projector": (8192, 8192, 8192),
+    }
+    config.optim = {
+        "name": "lars",
+        "lr": 0.2,
+        "weight_decay": 1e-6,
+        "clip_norm": 0.0,
+        "lr_rules": (("(bias|scale)$", 0.0048 / 0.2), (".*", 1.0)),
+    }
+    config.run = {
+        "steps": _STEPS,
+        "seed": 42,
+        "log_every": 100,
+        "save_every": 2000,
+    }
+    config.evals = {
+        "collapse": {
+            "every": 10_000,
+            "sources": ("rgb", "dem"),
+        }
+    }
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 64
         config.augment.crops["global"].size = config.augment.crops["dem/global"].size = 64
         config.model.trunk.depth = 18
-        config.objective.update({"common": 48, "projector": (64, 64)})
-        config.run = {"steps": 4, "log_every": 1, "save_every": 2}
+        config.objective.update(
+            {
+                "common": 48,
+                "projector": (64, 64),
+            }
+        )
+        config.run = {
+            "steps": 4,
+            "log_every": 1,
+            "save_every": 2,
+        }
     return build.complete(config)

@@ -1,28 +1,39 @@
-"""DeCUR on radar and optical images, as pretrained on SSL4EO-S12 (arXiv 2309.05300; 251,079 places in four seasons, Sentinel-1 and Sentinel-2 L1C).
+"""DeCUR on radar and optical images, as pretrained on SSL4EO-S12 (arXiv 2309.05300; 251,079 places
+in four seasons, Sentinel-1 and Sentinel-2 L1C).
 
-    python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 --products s1 s2c
+    python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
+        --products s1 s2c
     python -m eo_jax.train --config=configs/decur_ssl4eo_s12.py:rn50 --workdir=runs/decur_s12
 
 Published figures to compare with: none that we could read.
 
-Hyper-parameters are those of the released code. `rn50`: 100 epochs, batch 256, rate 0.05 for weights and 0.0048 for biases and norms, weight decay
-1e-6, a cosine without warm-up. (Another version of its script says 200 epochs, batch 512, 0.2 and 1e-5; the published weights have 100 epochs.)
-`vit_s`, and `rda`, ResNet-50 with deformable attention after its last two stages: 200 epochs, batch 512, AdamW at 1e-4 with weight decay 0.01 on
-every weight. 7168 of 8192 dimensions are common. Every view of either sensor has a season drawn for itself, so a pair need not be of one season.
+Hyper-parameters are those of the released code. `rn50`: 100 epochs, batch 256, rate 0.05 for
+weights and 0.0048 for biases and norms, weight decay 1e-6, a cosine without warm-up. (Another
+version of its script says 200 epochs, batch 512, 0.2 and 1e-5; the published weights have 100
+epochs.) `vit_s`, and `rda`, ResNet-50 with deformable attention after its last two stages: 200
+epochs, batch 512, AdamW at 1e-4 with weight decay 0.01 on every weight. 7168 of 8192 dimensions are
+common. Every view of either sensor has a season drawn for itself, so a pair need not be of one
+season.
 
-Departures from the released code: each sensor has a projector of its own, as the paper draws it, where theirs share one by mistake; the four terms
-of the loss are added up as in the paper, where theirs weighs those between sensors half of those within and divides by 3, so that the rate of biases
-and norms, which LARS does not adapt, meets gradients three to six times larger; ResNets are trained by LARS, which they build but never reach (`if
-'vit' or ...` is always true), so that AdamW runs at 0.05; correlations are divided by the true batch, where theirs divide by four GPUs' whatever
-their number; random initial weights instead of ImageNet's; digital numbers as they are, normalised by band, instead of uint8, where brightness and
-contrast wrap around; no solarise, which with its threshold of 0.5 in 0 to 255 changes black pixels alone
-("--config.augment.crops['global'].solarise_odds=0.2" turns bright ones over); fixed sine-cosine positions instead of learned ones; every place once
-an epoch; the cosine goes by steps, not epochs; bfloat16 instead of float16. In `rda` each sensor has attention of its own, where theirs sends both
-through the first sensor's; offsets are bounded, where theirs are clipped to the image; sampling points start at the centres of their cells, and
-there is no bias for relative positions (eo_jax/models/deformable.py).
+Departures from the released code: each sensor has a projector of its own, as the paper draws it,
+where theirs share one by mistake; the four terms of the loss are added up as in the paper, where
+theirs weighs those between sensors half of those within and divides by 3, so that the rate of
+biases and norms, which LARS does not adapt, meets gradients three to six times larger; ResNets are
+trained by LARS, which they build but never reach (`if 'vit' or ...` is always true), so that AdamW
+runs at 0.05; correlations are divided by the true batch, where theirs divide by four GPUs' whatever
+their number; random initial weights instead of ImageNet's; digital numbers as they are, normalised
+by band, instead of uint8, where brightness and contrast wrap around; no solarise, which with its
+threshold of 0.5 in 0 to 255 changes black pixels alone
+("--config.augment.crops['global'].solarise_odds=0.2" turns bright ones over); fixed sine-cosine
+positions instead of learned ones; every place once an epoch; the cosine goes by steps, not epochs;
+bfloat16 instead of float16. In `rda` each sensor has attention of its own, where theirs sends both
+through the first sensor's; offsets are bounded, where theirs are clipped to the image; sampling
+points start at the centres of their cells, and there is no bias for relative positions
+(eo_jax/models/deformable.py).
 
-A batch of 256 has all four seasons of its places in both sensors, 2.4 GB. Half of that is read, with two different seasons of each sensor, by
---config.data.sources.s1.dates=2 --config.data.sources.l1c.dates=2 and dates=each for both crop sets.
+A batch of 256 has all four seasons of its places in both sensors, 2.4 GB. Half of that is read,
+with two different seasons of each sensor, by --config.data.sources.s1.dates=2
+--config.data.sources.l1c.dates=2 and dates=each for both crop sets.
 """
 
 import ml_collections
@@ -36,31 +47,125 @@ _PLACES = 251_079
 def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     """`rn50`, `rda`, `vit_s`; `smoke` is a few steps of a tiny ViT."""
     if arg not in VARIANTS:
-        raise ValueError(f"configs/decur_ssl4eo_s12.py: no variant {arg!r}; there are {', '.join(VARIANTS)}")
+        raise ValueError(
+            f"configs/decur_ssl4eo_s12.py: no variant {arg!r}; there are {', '.join(VARIANTS)}"
+        )
     epochs, batch = (100, 256) if arg == "rn50" else (200, 512)
     config = ml_collections.ConfigDict()
-    s1 = {"store": "stores/s12", "sensor": "sentinel1_grd", "dates": 4}
-    l1c = {"store": "stores/s12", "sensor": "sentinel2_l1c", "dates": 4, "follows": "s1"}
-    config.data = {"sources": {"s1": s1, "l1c": l1c}, "batch_size": batch, "crop": 264, "threads": 8}
-    radar = {"views": 2, "size": 224, "scale": (0.2, 1.0), "flips": "both", "dates": "random", "grey_odds": 0.2, "blur_odds": 0.5}
-    optical = radar | {"brightness": (0.6, 1.4), "contrast": (0.6, 1.4), "jitter_odds": 0.8}
-    config.augment = {"crops": {"global": optical, "s1/global": radar}, "statistics": "published"}
-    config.model = {"stems": {source: {"name": "patch_embed", "patch": 16} for source in ("s1", "l1c")}, "trunk": {"name": "vit", "size": "small"}}
-    config.objective = {"name": "decur", "common": 7168, "off_diagonal": 0.0051, "projector": (8192, 8192, 8192)}
-    config.optim = {"lr": 1e-4, "weight_decay": 0.01, "beta2": 0.999, "clip_norm": 0.0, "decay_rules": ((".*", 1.0),)}
+    s1 = {
+        "store": "stores/s12",
+        "sensor": "sentinel1_grd",
+        "dates": 4,
+    }
+    l1c = {
+        "store": "stores/s12",
+        "sensor": "sentinel2_l1c",
+        "dates": 4,
+        "follows": "s1",
+    }
+    config.data = {
+        "sources": {
+            "s1": s1,
+            "l1c": l1c,
+        },
+        "batch_size": batch,
+        "crop": 264,
+        "threads": 8,
+    }
+    radar = {
+        "views": 2,
+        "size": 224,
+        "scale": (0.2, 1.0),
+        "flips": "both",
+        "dates": "random",
+        "grey_odds": 0.2,
+        "blur_odds": 0.5,
+    }
+    optical = radar | {
+        "brightness": (0.6, 1.4),
+        "contrast": (0.6, 1.4),
+        "jitter_odds": 0.8,
+    }
+    config.augment = {
+        "crops": {
+            "global": optical,
+            "s1/global": radar,
+        },
+        "statistics": "published",
+    }
+    config.model = {
+        "stems": {
+            source: {
+                "name": "patch_embed",
+                "patch": 16,
+            }
+            for source in ("s1", "l1c")
+        },
+        "trunk": {
+            "name": "vit",
+            "size": "small",
+        },
+    }
+    config.objective = {
+        "name": "decur",
+        "common": 7168,
+        "off_diagonal": 0.0051,
+        "projector": (8192, 8192, 8192),
+    }
+    config.optim = {
+        "lr": 1e-4,
+        "weight_decay": 0.01,
+        "beta2": 0.999,
+        "clip_norm": 0.0,
+        "decay_rules": ((".*", 1.0),),
+    }
     if arg in ("rn50", "rda"):
-        config.model = {"stems": {source: {"name": "conv_stem"} for source in ("s1", "l1c")}, "trunk": {"name": "resnet", "depth": 50}}
+        config.model = {
+            "stems": {source: {"name": "conv_stem"} for source in ("s1", "l1c")},
+            "trunk": {
+                "name": "resnet",
+                "depth": 50,
+            },
+        }
     if arg == "rda":
         config.model.trunk.attention = "deformable"
     if arg == "rn50":
-        config.optim = {"name": "lars", "lr": 0.05, "weight_decay": 1e-6, "clip_norm": 0.0}
+        config.optim = {
+            "name": "lars",
+            "lr": 0.05,
+            "weight_decay": 1e-6,
+            "clip_norm": 0.0,
+        }
         config.optim.lr_rules = (("(bias|scale)$", 0.0048 / 0.05), (".*", 1.0))
-    config.run = {"steps": epochs * _PLACES // batch, "seed": 42, "log_every": 100, "save_every": 2000}
-    config.evals = {"collapse": {"every": 10_000, "sources": ("s1", "l1c")}}
+    config.run = {
+        "steps": epochs * _PLACES // batch,
+        "seed": 42,
+        "log_every": 100,
+        "save_every": 2000,
+    }
+    config.evals = {
+        "collapse": {
+            "every": 10_000,
+            "sources": ("s1", "l1c"),
+        }
+    }
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 64
         config.augment.crops["global"].size = config.augment.crops["s1/global"].size = 64
-        config.model.trunk = {"name": "vit", "size": "tiny", "depth": 1}
-        config.objective.update({"common": 48, "projector": (64, 64)})
-        config.run = {"steps": 4, "log_every": 1, "save_every": 2}
+        config.model.trunk = {
+            "name": "vit",
+            "size": "tiny",
+            "depth": 1,
+        }
+        config.objective.update(
+            {
+                "common": 48,
+                "projector": (64, 64),
+            }
+        )
+        config.run = {
+            "steps": 4,
+            "log_every": 1,
+            "save_every": 2,
+        }
     return build.complete(config)

@@ -1,20 +1,26 @@
-"""MoCo-v2 as SpectralEarth pretrains SpecResNet-50 and SpecViT-S (arXiv 2408.08447; 538,974 EnMAP patches of 415,153 places, 128 px, 202 bands).
+"""MoCo-v2 as SpectralEarth pretrains SpecResNet-50 and SpecViT-S (arXiv 2408.08447; 538,974 EnMAP
+patches of 415,153 places, 128 px, 202 bands).
 
     python -m data_prep convert spectral-earth --input /data/spectral_earth --output stores/se
-    python -m eo_jax.train --config=configs/moco_spectral_earth.py:rn50 --workdir=runs/se_moco --config.data.sources.enmap.store=stores/se
+    python -m eo_jax.train --config=configs/moco_spectral_earth.py:rn50 --workdir=runs/se_moco \\
+        --config.data.sources.enmap.store=stores/se
 
 Published figures to compare with: none that we could read.
 
-Hyper-parameters are those of the released configs: 100 epochs of 415,153 places, batch 256, two dates of a place where it has two (17.5 % of them),
-else one twice; SGD at 0.001 with weight decay 1e-4 on every weight, a tenth of the rate after 60 and again after 80 epochs; temperature 0.1, 32,768
-keys, a teacher of constant momentum 0.999, BatchNorm after both layers of the projector. The model's own file says 0.06 and 1e-5 where that of the
-experiment, which takes precedence, says 0.001 and 1e-4. What the published weights were trained with is not known.
+Hyper-parameters are those of the released configs: 100 epochs of 415,153 places, batch 256, two
+dates of a place where it has two (17.5 % of them), else one twice; SGD at 0.001 with weight decay
+1e-4 on every weight, a tenth of the rate after 60 and again after 80 epochs; temperature 0.1,
+32,768 keys, a teacher of constant momentum 0.999, BatchNorm after both layers of the projector. The
+model's own file says 0.06 and 1e-5 where that of the experiment, which takes precedence, says 0.001
+and 1e-4. What the published weights were trained with is not known.
 
-Departures from the released code: the key encoder starts as a copy of the query's, where theirs starts from random weights of its own; BatchNorm
-sees groups of 64 rows, the batch of a published GPU, permuted for the keys, where theirs is synchronised over all 256, which lets keys be told from
-the queue by their statistics; fixed sine-cosine positions instead of learned ones and Xavier-uniform
-weights instead of truncated normal ones in the ViT, whose blocks are recomputed backward, since 1,025 tokens attend to each other; bfloat16 instead
-of float16; no-data takes no part in views and statistics, where it is read as reflectance there.
+Departures from the released code: the key encoder starts as a copy of the query's, where theirs
+starts from random weights of its own; BatchNorm sees groups of 64 rows, the batch of a published
+GPU, permuted for the keys, where theirs is synchronised over all 256, which lets keys be told from
+the queue by their statistics; fixed sine-cosine positions instead of learned ones and
+Xavier-uniform weights instead of truncated normal ones in the ViT, whose blocks are recomputed
+backward, since 1,025 tokens attend to each other; bfloat16 instead of float16; no-data takes no
+part in views and statistics, where it is read as reflectance there.
 """
 
 import ml_collections
@@ -29,25 +35,104 @@ _STEPS = 100 * 415_153 // _BATCH
 def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     """`rn50`, `vit_s`; `smoke` is a few steps of a tiny ViT."""
     if arg not in VARIANTS:
-        raise ValueError(f"configs/moco_spectral_earth.py: no variant {arg!r}; there are {', '.join(VARIANTS)}")
+        raise ValueError(
+            f"configs/moco_spectral_earth.py: no variant {arg!r}; there are {', '.join(VARIANTS)}"
+        )
     config = ml_collections.ConfigDict()
-    source = {"store": "stores/se", "sensor": "enmap", "dates": 2, "missing": "repeat"}
-    config.data = {"sources": {"enmap": source}, "batch_size": _BATCH, "crop": 128, "threads": 16, "prefetch": 4}
-    crops = {"views": 2, "size": 128, "scale": (0.08, 1.0), "flips": "both", "dates": "each", "blur_odds": 0.5}
-    config.augment = {"crops": {"global": crops}, "statistics": "published"}
-    config.model = {"stems": {"enmap": {"name": "spectral_adapter", "patch": 4}}, "trunk": {"name": "vit", "size": "small", "remat": "block"}}
+    source = {
+        "store": "stores/se",
+        "sensor": "enmap",
+        "dates": 2,
+        "missing": "repeat",
+    }
+    config.data = {
+        "sources": {"enmap": source},
+        "batch_size": _BATCH,
+        "crop": 128,
+        "threads": 16,
+        "prefetch": 4,
+    }
+    crops = {
+        "views": 2,
+        "size": 128,
+        "scale": (0.08, 1.0),
+        "flips": "both",
+        "dates": "each",
+        "blur_odds": 0.5,
+    }
+    config.augment = {
+        "crops": {"global": crops},
+        "statistics": "published",
+    }
+    config.model = {
+        "stems": {
+            "enmap": {
+                "name": "spectral_adapter",
+                "patch": 4,
+            }
+        },
+        "trunk": {
+            "name": "vit",
+            "size": "small",
+            "remat": "block",
+        },
+    }
     if arg == "rn50":
-        config.model = {"stems": {"enmap": {"name": "spectral_image"}}, "trunk": {"name": "resnet", "depth": 50, "first": "strided"}}
-    config.objective = {"name": "moco", "temperature": 0.1, "queue": 32_768, "momentum": 0.999}
-    config.objective.update({"projector": (2048, 128), "projector_norm": "batch", "bn_group": 64})
-    config.optim = {"name": "sgd", "lr": 1e-3, "schedule": "step", "milestones": (0.6, 0.8), "weight_decay": 1e-4, "clip_norm": 0.0}
+        config.model = {
+            "stems": {"enmap": {"name": "spectral_image"}},
+            "trunk": {
+                "name": "resnet",
+                "depth": 50,
+                "first": "strided",
+            },
+        }
+    config.objective = {
+        "name": "moco",
+        "temperature": 0.1,
+        "queue": 32_768,
+        "momentum": 0.999,
+    }
+    config.objective.update(
+        {
+            "projector": (2048, 128),
+            "projector_norm": "batch",
+            "bn_group": 64,
+        }
+    )
+    config.optim = {
+        "name": "sgd",
+        "lr": 1e-3,
+        "schedule": "step",
+        "milestones": (0.6, 0.8),
+        "weight_decay": 1e-4,
+        "clip_norm": 0.0,
+    }
     config.optim.decay_rules = ((".*", 1.0),)
-    config.run = {"steps": _STEPS, "seed": 12345, "log_every": 100, "save_every": 2000}
+    config.run = {
+        "steps": _STEPS,
+        "seed": 12345,
+        "log_every": 100,
+        "save_every": 2000,
+    }
     config.evals = {"collapse": {"every": 10_000}}
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 32
         config.augment.crops["global"].size = 32
-        config.model.trunk = {"name": "vit", "size": "tiny", "depth": 1}
-        config.objective.update({"queue": 64, "bn_group": 4, "projector": (64, 32)})
-        config.run = {"steps": 4, "log_every": 1, "save_every": 2}
+        config.model.trunk = {
+            "name": "vit",
+            "size": "tiny",
+            "depth": 1,
+        }
+        config.objective.update(
+            {
+                "queue": 64,
+                "bn_group": 4,
+                "projector": (64, 32),
+            }
+        )
+        config.run = {
+            "steps": 4,
+            "log_every": 1,
+            "save_every": 2,
+        }
     return build.complete(config)

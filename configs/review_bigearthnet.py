@@ -1,30 +1,40 @@
-"""Four methods of "Self-supervised Learning in Remote Sensing: A Review" on BigEarthNet (arXiv 2206.13188; 12 bands of Sentinel-2 L2A, 120 px).
+"""Four methods of "Self-supervised Learning in Remote Sensing: A Review" on BigEarthNet (arXiv
+2206.13188; 12 bands of Sentinel-2 L2A, 120 px).
 
     python -m data_prep convert bigearthnet --input /data/bigearthnet --output stores/bigearthnet
-    python -m eo_jax.train --config=configs/review_bigearthnet.py:moco_rn50 --workdir=runs/review_moco
+    python -m eo_jax.train --config=configs/review_bigearthnet.py:moco_rn50 \\
+        --workdir=runs/review_moco
 
 Published figures to compare with: none that we could read.
 
-Hyper-parameters are those of the released scripts, four GPUs each, epochs of 300,000 patches: MoCo-v2 ResNet-50, 400 epochs, batch 1024 (256 a GPU),
-SGD at 0.2, whole patches under brightness and contrast, grey, blur, flips and dropped bands; and with nothing but a crop from 0.8 of the area, for
-100 epochs of batch 256, Barlow Twins (LARS at 0.1, biases 0.0048), SimSiam (SGD at 0.05, a tenth after 60 and 80 epochs) and SwAV (SGD at 0.3, 500
-prototypes, from epoch 15 on a queue of 1280), ResNet-18 each. Cosines have no warm-up. The rate of SimSiam's predictor falls with the others', as in
-that script; the paper keeps it constant: "--config.optim.constant_lr=('^predictor/',)". The 300,000 are the length of their training list. Such lists
-(train.csv, val.csv, test.csv) have to lie beside an archive of version 1 when it is converted: without them all of its patches are trained on, those
-of the test too. Version 2 brings splits of its own. The number of steps is the same whatever the store has.
+Hyper-parameters are those of the released scripts, four GPUs each, epochs of 300,000 patches:
+MoCo-v2 ResNet-50, 400 epochs, batch 1024 (256 a GPU), SGD at 0.2, whole patches under brightness
+and contrast, grey, blur, flips and dropped bands; and with nothing but a crop from 0.8 of the area,
+for 100 epochs of batch 256, Barlow Twins (LARS at 0.1, biases 0.0048), SimSiam (SGD at 0.05, a
+tenth after 60 and 80 epochs) and SwAV (SGD at 0.3, 500 prototypes, from epoch 15 on a queue of
+1280), ResNet-18 each. Cosines have no warm-up. The rate of SimSiam's predictor falls with the
+others', as in that script; the paper keeps it constant:
+"--config.optim.constant_lr=('^predictor/',)". The 300,000 are the length of their training list.
+Such lists (train.csv, val.csv, test.csv) have to lie beside an archive of version 1 when it is
+converted: without them all of its patches are trained on, those of the test too. Version 2 brings
+splits of its own. The number of steps is the same whatever the store has.
 
-The augmentation study is one sweep over what follows a method and a comma, here of SimSiam. Names are those of the released runs where they have one;
-which others the paper has is not known. Each is a crop from 0.8 of the area and what its name says; `all` has every one of them, and `no_crop` all
+The augmentation study is one sweep over what follows a method and a comma, here of SimSiam. Names
+are those of the released runs where they have one; which others the paper has is not known. Each is
+a crop from 0.8 of the area and what its name says; `all` has every one of them, and `no_crop` all
 but the crop. Without a comma a method has its own, as above; that of the last three is `crop_0_8`.
 
     for look in crop_0_8 crop brightness grey blur flip band_drop all no_crop; do
-        python -m eo_jax.train --config=configs/review_bigearthnet.py:simsiam_rn18,$look --workdir=runs/study_$look
+        python -m eo_jax.train --config=configs/review_bigearthnet.py:simsiam_rn18,$look \\
+            --workdir=runs/study_$look
     done
 
-Departures from the released code: digital numbers as they are, normalised by band with SSL4EO-S12's statistics, instead of reflectance in uint8,
-where brightness and contrast wrap around; dropped bands are 0 after normalisation, their mean, not reflectance 0; residual branches start as their
-convolutions are drawn, not at zero; MoCo's BatchNorm sees groups of 256 rows, permuted for the keys, on however many devices; schedules go by steps,
-not epochs; bfloat16 instead of float32 (Barlow Twins: float16).
+Departures from the released code: digital numbers as they are, normalised by band with SSL4EO-S12's
+statistics, instead of reflectance in uint8, where brightness and contrast wrap around; dropped
+bands are 0 after normalisation, their mean, not reflectance 0; residual branches start as their
+convolutions are drawn, not at zero; MoCo's BatchNorm sees groups of 256 rows, permuted for the
+keys, on however many devices; schedules go by steps, not epochs; bfloat16 instead of float32
+(Barlow Twins: float16).
 """
 
 import ml_collections
@@ -34,9 +44,24 @@ from eo_jax import build
 VARIANTS = ("moco_rn50", "barlow_rn18", "simsiam_rn18", "swav_rn18", "smoke")
 _PLACES = 300_000  # what the released code takes for the length of the training split
 _OBJECTIVES = {
-    "moco_rn50": {"name": "moco", "temperature": 0.2, "queue": 65_536, "momentum": 0.999, "projector": (2048, 128), "bn_group": 256},
-    "barlow_rn18": {"name": "barlow_twins", "off_diagonal": 0.0051, "projector": (2048, 2048, 2048)},
-    "simsiam_rn18": {"name": "simsiam", "projector": (512, 512, 2048), "predictor": (512,)},
+    "moco_rn50": {
+        "name": "moco",
+        "temperature": 0.2,
+        "queue": 65_536,
+        "momentum": 0.999,
+        "projector": (2048, 128),
+        "bn_group": 256,
+    },
+    "barlow_rn18": {
+        "name": "barlow_twins",
+        "off_diagonal": 0.0051,
+        "projector": (2048, 2048, 2048),
+    },
+    "simsiam_rn18": {
+        "name": "simsiam",
+        "projector": (512, 512, 2048),
+        "predictor": (512,),
+    },
     "swav_rn18": {
         "name": "swav",
         "prototypes": 500,
@@ -47,56 +72,138 @@ _OBJECTIVES = {
         "queue": 1280,
         "queue_start": 0.15,
     },
-    "smoke": {"name": "barlow_twins", "projector": (64, 64)},
+    "smoke": {
+        "name": "barlow_twins",
+        "projector": (64, 64),
+    },
 }
 _EVERY = ((".*", 1.0),)
 _OPTIMIZERS = {
-    "moco_rn50": {"name": "sgd", "lr": 0.2, "weight_decay": 1e-4, "decay_rules": _EVERY},
-    "barlow_rn18": {"name": "lars", "lr": 0.1, "weight_decay": 1e-6, "lr_rules": (("(bias|scale)$", 0.0048 / 0.1), (".*", 1.0))},
-    "simsiam_rn18": {"name": "sgd", "lr": 0.05, "schedule": "step", "milestones": (0.6, 0.8), "weight_decay": 1e-4, "decay_rules": _EVERY},
-    "swav_rn18": {"name": "sgd", "lr": 0.3, "weight_decay": 1e-5, "decay_rules": _EVERY},
-    "smoke": {"name": "lars", "lr": 0.1, "weight_decay": 1e-6},
+    "moco_rn50": {
+        "name": "sgd",
+        "lr": 0.2,
+        "weight_decay": 1e-4,
+        "decay_rules": _EVERY,
+    },
+    "barlow_rn18": {
+        "name": "lars",
+        "lr": 0.1,
+        "weight_decay": 1e-6,
+        "lr_rules": (("(bias|scale)$", 0.0048 / 0.1), (".*", 1.0)),
+    },
+    "simsiam_rn18": {
+        "name": "sgd",
+        "lr": 0.05,
+        "schedule": "step",
+        "milestones": (0.6, 0.8),
+        "weight_decay": 1e-4,
+        "decay_rules": _EVERY,
+    },
+    "swav_rn18": {
+        "name": "sgd",
+        "lr": 0.3,
+        "weight_decay": 1e-5,
+        "decay_rules": _EVERY,
+    },
+    "smoke": {
+        "name": "lars",
+        "lr": 0.1,
+        "weight_decay": 1e-6,
+    },
 }
 
 
-_CROP, _NO_CROP = {"scale": (0.2, 1.0)}, {"size": 120, "scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+_CROP, _NO_CROP = (
+    {"scale": (0.2, 1.0)},
+    {
+        "size": 120,
+        "scale": (1.0, 1.0),
+        "ratio": (1.0, 1.0),
+    },
+)
 _STUDY = {
     "brightness": {"jitter_odds": 0.8},  # and contrast
     "grey": {"grey_odds": 0.2},
     "blur": {"blur_odds": 0.5},
     "flip": {"flips": "left_right"},
-    "band_drop": {"band_drop_odds": 0.5, "band_drop": (1, 6)},
+    "band_drop": {
+        "band_drop_odds": 0.5,
+        "band_drop": (1, 6),
+    },
 }
 _EVERY_LOOK = {key: value for look in _STUDY.values() for key, value in look.items()}
 _OWN_LOOK = {"moco_rn50": "no_crop"}
-STUDY = {"crop_0_8": {}, "crop": _CROP, **_STUDY, "all": _CROP | _EVERY_LOOK, "no_crop": _NO_CROP | _EVERY_LOOK}
+STUDY = {
+    "crop_0_8": {},
+    "crop": _CROP,
+    **_STUDY,
+    "all": _CROP | _EVERY_LOOK,
+    "no_crop": _NO_CROP | _EVERY_LOOK,
+}
 
 
 def get_config(arg: str = "moco_rn50") -> ml_collections.ConfigDict:
-    """`moco_rn50`, `barlow_rn18`, `simsiam_rn18`, `swav_rn18`, each also with a comma and a name of STUDY; `smoke` is a few steps of Barlow Twins."""
+    """`moco_rn50`, `barlow_rn18`, `simsiam_rn18`, `swav_rn18`, each also with a comma and a name of
+    STUDY; `smoke` is a few steps of Barlow Twins.
+    """
     arg, comma, look = arg.partition(",")
     if arg not in VARIANTS or (comma and look not in STUDY):
         raise ValueError(
-            f"configs/review_bigearthnet.py: no variant {arg + comma + look!r}; there are {', '.join(VARIANTS)}, of the study with a comma and one "
+            f"configs/review_bigearthnet.py: no variant {arg + comma + look!r}; there are "
+            f"{', '.join(VARIANTS)}, of the study with a comma and one "
             f"of {', '.join(STUDY)}"
         )
     epochs, batch = (400, 1024) if arg == "moco_rn50" else (100, 256)
     steps = epochs * _PLACES // batch
     config = ml_collections.ConfigDict()
-    source = {"store": "stores/bigearthnet", "sensor": "sentinel2_l2a_bigearthnet"}
-    config.data = {"sources": {"s2": source}, "batch_size": batch, "crop": 120, "threads": 8}
-    crops = {"views": 2, "size": 112, "scale": (0.8, 1.0), "flips": "none", "brightness": (0.6, 1.4), "contrast": (0.6, 1.4), "jitter_odds": 0.0}
+    source = {
+        "store": "stores/bigearthnet",
+        "sensor": "sentinel2_l2a_bigearthnet",
+    }
+    config.data = {
+        "sources": {"s2": source},
+        "batch_size": batch,
+        "crop": 120,
+        "threads": 8,
+    }
+    crops = {
+        "views": 2,
+        "size": 112,
+        "scale": (0.8, 1.0),
+        "flips": "none",
+        "brightness": (0.6, 1.4),
+        "contrast": (0.6, 1.4),
+        "jitter_odds": 0.0,
+    }
     crops |= STUDY[look or _OWN_LOOK.get(arg, "crop_0_8")]
-    config.augment = {"crops": {"global": crops}, "statistics": "published"}
-    config.model = {"stems": {"s2": {"name": "conv_stem"}}, "trunk": {"name": "resnet", "depth": 50 if arg == "moco_rn50" else 18}}
+    config.augment = {
+        "crops": {"global": crops},
+        "statistics": "published",
+    }
+    config.model = {
+        "stems": {"s2": {"name": "conv_stem"}},
+        "trunk": {
+            "name": "resnet",
+            "depth": 50 if arg == "moco_rn50" else 18,
+        },
+    }
     config.objective = _OBJECTIVES[arg]
     config.optim = _OPTIMIZERS[arg] | {"clip_norm": 0.0}
     if arg == "swav_rn18":
         config.optim.freeze_rules = (("last_layer", (0.0, 313 / steps)),)
-    config.run = {"steps": steps, "seed": 42, "log_every": 100, "save_every": 2000}
+    config.run = {
+        "steps": steps,
+        "seed": 42,
+        "log_every": 100,
+        "save_every": 2000,
+    }
     config.evals = {"collapse": {"every": 10_000}}
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 32
         config.augment.crops["global"].size = 32
-        config.run = {"steps": 4, "log_every": 1, "save_every": 2}
+        config.run = {
+            "steps": 4,
+            "log_every": 1,
+            "save_every": 2,
+        }
     return build.complete(config)

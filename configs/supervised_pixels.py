@@ -1,19 +1,26 @@
-"""The network of semi_supervised_pixels.py trained on its labelled pixels alone: the baseline that learning from the others has to beat.
+"""The network of semi_supervised_pixels.py trained on its labelled pixels alone: the baseline that
+learning from the others has to beat.
 
-    python -m data_prep convert hsi-scene --input /data/pavia --output stores/pavia --sensor rosis_pavia_university --image PaviaU.mat \\
+    python -m data_prep convert hsi-scene --input /data/pavia --output stores/pavia \\
+        --sensor rosis_pavia_university --image PaviaU.mat \\
         --ground-truth PaviaU_gt.mat --train-map TRpaviaU.mat --test-map TSpaviaU.mat
-    python -m data_prep convert hsi-scene --input /data/houston --output stores/houston --sensor casi_houston2013 --image houston.mat \\
+    python -m data_prep convert hsi-scene --input /data/houston --output stores/houston \\
+        --sensor casi_houston2013 --image houston.mat \\
         --train-map TRhouston.mat --test-map TShouston.mat
-    python -m data_prep convert hsi-scene --input /data/salinas_a --output stores/salinas_a --sensor aviris_salinas --image SalinasA_corrected.mat \\
+    python -m data_prep convert hsi-scene --input /data/salinas_a --output stores/salinas_a \\
+        --sensor aviris_salinas --image SalinasA_corrected.mat \\
         --ground-truth SalinasA_gt.mat --patch-size 16 --val-share 0.01 --test-share 0.5
-    python -m eo_jax.train --config=configs/supervised_pixels.py:pavia --workdir=runs/supervised_pixels
+    python -m eo_jax.train --config=configs/supervised_pixels.py:pavia \\
+        --workdir=runs/supervised_pixels
 
-Published figures to compare with: none that we could read, nor label counts. 10 labels a class of the training map, steps and batch are ours; SGD at
-0.01 with a cosine and without weight decay is how SSL4EO-S12 fine-tunes. The probes are fitted on the same 10 and scored on all pixels of the test
+Published figures to compare with: none that we could read, nor label counts. 10 labels a class of
+the training map, steps and batch are ours; SGD at 0.01 with a cosine and without weight decay is
+how SSL4EO-S12 fine-tunes. The probes are fitted on the same 10 and scored on all pixels of the test
 map.
 
-On Salinas-A (`salinas_a`: tiles of 16 pixels, half of them for the test by a hash of their names; one seed) the nearest labelled pixels are right for
-0.972 of the test, a linear probe for 0.966, untrained 0.960.
+On Salinas-A (`salinas_a`: tiles of 16 pixels, half of them for the test by a hash of their names;
+one seed) the nearest labelled pixels are right for 0.972 of the test, a linear probe for 0.966,
+untrained 0.960.
 """
 
 import ml_collections
@@ -29,25 +36,94 @@ VARIANTS = (*_SCENES, "smoke")
 
 
 def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
-    """`pavia` (University), `houston` (2013), `salinas_a`; `smoke` is a few steps of a small network."""
+    """`pavia` (University), `houston` (2013), `salinas_a`; `smoke` is a few steps of a small
+    network.
+    """
     if arg not in VARIANTS:
-        raise ValueError(f"configs/supervised_pixels.py: no variant {arg!r}; there are {', '.join(VARIANTS)}")
+        raise ValueError(
+            f"configs/supervised_pixels.py: no variant {arg!r}; there are {', '.join(VARIANTS)}"
+        )
     store, sensor, classes = _SCENES.get(arg, _SCENES["pavia"])
     config = ml_collections.ConfigDict()
-    source = {"store": store, "sensor": sensor, "draw": "pixel", "cache": "memory", "label": "landcover", "labels_per_class": 10}
-    config.data = {"sources": {"support": source}, "batch_size": 32, "crop": 1}
-    crops = {"views": 1, "size": 1, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flips": "none"}
-    crops.update({"brightness": (0.6, 1.4), "jitter_odds": 0.8, "band_drop_odds": 0.5, "band_drop": (1, 6)})
-    config.augment = {"crops": {"global": crops}, "statistics": "store"}
-    config.model = {"stems": {"support": {"name": "bands"}}, "trunk": {"name": "spectral_conv", "dims": 1, "window": 1, "width": 128}}
-    config.objective = {"name": "supervised", "task": "classification", "outputs": classes}
-    config.optim = {"name": "sgd", "lr": 0.01, "weight_decay": 0.0, "clip_norm": 0.0}
+    source = {
+        "store": store,
+        "sensor": sensor,
+        "draw": "pixel",
+        "cache": "memory",
+        "label": "landcover",
+        "labels_per_class": 10,
+    }
+    config.data = {
+        "sources": {"support": source},
+        "batch_size": 32,
+        "crop": 1,
+    }
+    crops = {
+        "views": 1,
+        "size": 1,
+        "scale": (1.0, 1.0),
+        "ratio": (1.0, 1.0),
+        "flips": "none",
+    }
+    crops.update(
+        {
+            "brightness": (0.6, 1.4),
+            "jitter_odds": 0.8,
+            "band_drop_odds": 0.5,
+            "band_drop": (1, 6),
+        }
+    )
+    config.augment = {
+        "crops": {"global": crops},
+        "statistics": "store",
+    }
+    config.model = {
+        "stems": {"support": {"name": "bands"}},
+        "trunk": {
+            "name": "spectral_conv",
+            "dims": 1,
+            "window": 1,
+            "width": 128,
+        },
+    }
+    config.objective = {
+        "name": "supervised",
+        "task": "classification",
+        "outputs": classes,
+    }
+    config.optim = {
+        "name": "sgd",
+        "lr": 0.01,
+        "weight_decay": 0.0,
+        "clip_norm": 0.0,
+    }
     config.sharding = {"rules": ((".*", ()),)}  # a small network: copied, not split
-    config.run = {"steps": 2000, "log_every": 50, "save_every": 1000}
-    probe = {"label": "landcover", "test_split": "test", "labels_per_class": 10}
-    config.evals = {"collapse": {}, "linear_probe": probe, "knn": probe | {"neighbours": 5}}
+    config.run = {
+        "steps": 2000,
+        "log_every": 50,
+        "save_every": 1000,
+    }
+    probe = {
+        "label": "landcover",
+        "test_split": "test",
+        "labels_per_class": 10,
+    }
+    config.evals = {
+        "collapse": {},
+        "linear_probe": probe,
+        "knn": probe | {"neighbours": 5},
+    }
     if arg == "smoke":
         config.data.batch_size = 16
-        config.model.trunk.update({"width": 16, "layers": 2})
-        config.run = {"steps": 4, "log_every": 1, "save_every": 2}
+        config.model.trunk.update(
+            {
+                "width": 16,
+                "layers": 2,
+            }
+        )
+        config.run = {
+            "steps": 4,
+            "log_every": 1,
+            "save_every": 2,
+        }
     return build.complete(config)

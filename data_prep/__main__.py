@@ -1,7 +1,8 @@
-"""The command line of data_prep: finds the command's module, turns errors into one line and an exit code.
+"""The command line of data_prep: finds the command's module, turns errors into one line and an exit
+code.
 
-python -m data_prep --help
-python -m data_prep convert spectral-earth --input /data/spectral_earth --output /data/stores/spectral_earth
+python -m data_prep --help python -m data_prep convert spectral-earth --input /data/spectral_earth
+--output /data/stores/spectral_earth
 """
 
 from __future__ import annotations
@@ -24,19 +25,31 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 1 for an error in the data, 2 for a wrong option, 130 when interrupted."""
+    """Runs one command. Returns 0, 1 for an error in the data, 2 for a wrong option, 130 when
+    interrupted.
+    """
     args = _top_parser().parse_args(arguments)
-    module = importlib.import_module(f"data_prep.{args.command}")  # only now: `--help` needs no GDAL
-    parser = argparse.ArgumentParser(f"python -m data_prep {args.command}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    module = importlib.import_module(
+        f"data_prep.{args.command}"
+    )  # only now: `--help` needs no GDAL
+    parser = argparse.ArgumentParser(
+        f"python -m data_prep {args.command}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     module.add_arguments(parser)
     options = parser.parse_args(args.arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return module.run(options)
     except KeyboardInterrupt:
-        print(f"interrupted; what is finished is kept, and the same {args.command} command resumes", file=sys.stderr)
+        print(
+            f"interrupted; what is finished is kept, and the same {args.command} command resumes",
+            file=sys.stderr,
+        )
         return 130
-    except (ValueError, OSError) as error:  # StoreError, RecordError and ArchiveError are ValueErrors
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # StoreError, RecordError and ArchiveError are ValueErrors
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -47,11 +60,17 @@ def _top_parser() -> argparse.ArgumentParser:
         "python -m data_prep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Archives of satellite images become stores that eo_jax trains from.",
-        epilog=f"commands:\n{lines}\n\n`python -m data_prep COMMAND --help` has the options of each.\n"
-        "example: python -m data_prep convert enmap-tiles --input /data/tiles --output /data/stores/tiles",
+        epilog=f"commands:\n{lines}\n\n`python -m data_prep COMMAND --help` has the options of "
+        "each.\n"
+        "example: python -m data_prep convert enmap-tiles --input /data/tiles --output "
+        "/data/stores/tiles",
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the command")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below"
+    )
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the command"
+    )
     return parser
 
 

@@ -1,4 +1,6 @@
-"""Keeps the folder of a store for the one command that writes it, and for one set of options, so that a rerun goes on where it stopped."""
+"""Keeps the folder of a store for the one command that writes it, and for one set of options, so
+that a rerun goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -27,31 +29,44 @@ def check_output(output: Path) -> None:
     """Raises ValueError where the output is something else than a store or the beginning of one."""
     empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
     if not (empty or (output / PARTIAL).is_dir() or (output / "manifest.json").exists()):
-        raise ValueError(f"{output}: exists and is neither a store nor the beginning of one; give another --output")
+        raise ValueError(
+            f"{output}: exists and is neither a store nor the beginning of one; give another "
+            "--output"
+        )
 
 
 def is_finished(output: Path, about: Mapping[str, Any]) -> bool:
-    """Whether the store is there already. Raises ValueError where it is one of something else than `about`, the manifest's "archive"."""
+    """Whether the store is there already. Raises ValueError where it is one of something else than
+    `about`, the manifest's "archive".
+    """
     if not (output / "manifest.json").exists():
         return False
     found = stores.open_store(output).manifest["archive"]
     other = _differing(about, found)
     if other:
-        raise ValueError(f"{output}: is a finished store, but of another {_named(other, about, found)}; give another --output, or remove it")
+        raise ValueError(
+            f"{output}: is a finished store, but of another {_named(other, about, found)}; give "
+            "another --output, or remove it"
+        )
     shutil.rmtree(output / PARTIAL, ignore_errors=True)  # killed between manifest and tidying up
     return True
 
 
 @contextlib.contextmanager
 def claimed(output: Path) -> Iterator[None]:
-    """Holds the output folder for this command alone. Raises ValueError where another process is at it."""
+    """Holds the output folder for this command alone. Raises ValueError where another process is at
+    it.
+    """
     partial = output / PARTIAL
     partial.mkdir(parents=True, exist_ok=True)
     with open(partial / "lock", "wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"{output}: another process is converting into it; wait for it, or give another --output") from error
+            raise ValueError(
+                f"{output}: another process is converting into it; wait for it, or give another "
+                "--output"
+            ) from error
         remove_strays(output)
         try:
             yield
@@ -62,7 +77,9 @@ def claimed(output: Path) -> Iterator[None]:
 
 
 def check_begun(output: Path, about: Mapping[str, Any]) -> None:
-    """Notes what is being written. Raises ValueError where the output was begun with something else."""
+    """Notes what is being written. Raises ValueError where the output was begun with something
+    else.
+    """
     file = output / PARTIAL / "plan.json"
     wanted = {**about, "record_format": record.FORMAT_VERSION, "store_format": stores.STORE_FORMAT}
     if not file.exists():
@@ -80,12 +97,16 @@ def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]
 
 
 def _named(names: Sequence[str], wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """In words, and options one by one: "set of options (format: array-record there, zarr here)"."""
+    """In words, and options one by one: "set of options (format: array-record there, zarr
+    here)".
+    """
     words = []
     for name in names:
         there, here = found.get(name), wanted[name]
         both = isinstance(there, dict) and isinstance(here, Mapping)
         options = _differing(here, there) if both and name == "options" else []
-        detail = "; ".join(f"{option}: {there.get(option)} there, {here[option]} here" for option in options)
+        detail = "; ".join(
+            f"{option}: {there.get(option)} there, {here[option]} here" for option in options
+        )
         words.append(_WORDS.get(name, name) + (f" ({detail})" if detail else ""))
     return ", ".join(words)

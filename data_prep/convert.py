@@ -1,19 +1,26 @@
 """Converts an archive into a store, in shards that can be interrupted and resumed at any moment.
 
-    python -m data_prep convert spectral-earth --input /data/spectral_earth --output /data/stores/spectral_earth --labels landuse
-    python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output /data/stores/s12 --format zarr --split blocks:50 --val-share 0.1
-    python -m data_prep convert enmap-tiles --input /data/tiles --output /data/stores/tiles --val-share 0.2 --dry-run
-    python -m data_prep convert ssl4eo-l --input /data/ssl4eo_l --output /shared/stores/l --executor dask --scheduler tcp://10.0.0.1:8786
+    python -m data_prep convert spectral-earth --input /data/spectral_earth \\
+        --output /data/stores/spectral_earth --labels landuse
+    python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output /data/stores/s12 \\
+        --format zarr --split blocks:50 --val-share 0.1
+    python -m data_prep convert enmap-tiles --input /data/tiles --output /data/stores/tiles \\
+        --val-share 0.2 --dry-run
+    python -m data_prep convert ssl4eo-l --input /data/ssl4eo_l --output /shared/stores/l \\
+        --executor dask --scheduler tcp://10.0.0.1:8786
 
-The input is the extracted archive, or the tar, tar.gz and zip files as downloaded, which are read without extracting them. Samples are
-sorted by id and cut into shards of a fixed number: as many as --shard-mb of raw pixels hold, judged by some of them. Each shard is one
-task, which ends by writing a note of what it did:
+The input is the extracted archive, or the tar, tar.gz and zip files as downloaded, which are read
+without extracting them. Samples are sorted by id and cut into shards of a fixed number: as many as
+--shard-mb of raw pixels hold, judged by some of them. Each shard is one task, which ends by writing
+a note of what it did:
 
-    STORE/.partial/plan.json           what is converted, and how; another input or other options cannot be mixed in
-    STORE/.partial/00000.json ...      rows, sums, file hashes and rejects of each finished shard
+    STORE/.partial/plan.json           what is converted, and how; another input or other options
+    cannot be mixed in STORE/.partial/00000.json ...      rows, sums, file hashes and rejects of
+    each finished shard
 
-A rerun of the same command keeps every shard whose note is there and whose SHA-256 agrees. When all are done the notes become index and
-manifest, and .partial goes. The bytes of a store depend on the archive and the options, not on workers, machines, interruptions or the clock.
+A rerun of the same command keeps every shard whose note is there and whose SHA-256 agrees. When all
+are done the notes become index and manifest, and .partial goes. The bytes of a store depend on the
+archive and the options, not on workers, machines, interruptions or the clock.
 """
 
 from __future__ import annotations
@@ -44,13 +51,16 @@ from eo_jax.schema import Sample
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _EXAMPLES = 8
-# What a worker takes beside pixels: Python with GDAL, numpy and tensorstore, and GDAL's block cache.
+# What a worker takes beside pixels: Python with GDAL, numpy and tensorstore, and GDAL's block
+# cache.
 _WORKER_BASE_BYTES = 350e6
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be converted. `about` goes into the manifest; `stamp` is a hash of modification times, for resuming only."""
+    """What is to be converted. `about` goes into the manifest; `stamp` is a hash of modification
+    times, for resuming only.
+    """
 
     reader: Reader
     items: tuple[Item, ...]
@@ -67,13 +77,24 @@ class Plan:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `python -m data_prep convert`: one sub-parser a reader, with the options of that reader and those of all."""
+    """Adds the options of `python -m data_prep convert`: one sub-parser a reader, with the options
+    of that reader and those of all.
+    """
     parser.description = __doc__
-    parser.epilog = "`python -m data_prep convert ARCHIVE --help` has the options.\nexample: python -m data_prep convert enmap-tiles --help"
-    archives = parser.add_subparsers(dest="archive", required=True, metavar="ARCHIVE", help=", ".join(readers.names()))
+    parser.epilog = (
+        "`python -m data_prep convert ARCHIVE --help` has the options.\nexample: python -m "
+        "data_prep convert enmap-tiles --help"
+    )
+    archives = parser.add_subparsers(
+        dest="archive", required=True, metavar="ARCHIVE", help=", ".join(readers.names())
+    )
     for name in readers.names():
         kind = readers.reader_class(name)
-        own = archives.add_parser(name, description=sys.modules[kind.__module__].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        own = archives.add_parser(
+            name,
+            description=sys.modules[kind.__module__].__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         _add_common(own)
         group = own.add_argument_group(f"options of {name}")
         for field in readers.options(kind):
@@ -82,20 +103,89 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--input", type=Path, required=True, metavar="PATH", help="folder of the archive, or one of its tar or zip files; only read")
-    add("--output", type=Path, required=True, metavar="STORE", help="folder of the store; new, or one to resume")
-    add("--format", choices=stores.FORMATS, default=stores.FORMATS[0], help="array-record: compressed samples; zarr: reads parts; zarr-raw: fastest")
-    add("--dtype", choices=("archive", "uint8"), default="archive", help="archive: lossless (default); uint8: by a published formula, clipped")
-    add("--split", default="archive", metavar="RULE", help="archive: its own lists (default); blocks:KM: squares on the ground, by --val-share")
-    add("--val", action="append", default=[], metavar="PATTERN", help="ids for validation, such as 'north/*'; repeatable")
-    add("--val-share", type=_share, metavar="F", help="share of the places (or blocks) for validation, by a hash of the name")
+    add(
+        "--input",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="folder of the archive, or one of its tar or zip files; only read",
+    )
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="STORE",
+        help="folder of the store; new, or one to resume",
+    )
+    add(
+        "--format",
+        choices=stores.FORMATS,
+        default=stores.FORMATS[0],
+        help="array-record: compressed samples; zarr: reads parts; zarr-raw: fastest",
+    )
+    add(
+        "--dtype",
+        choices=("archive", "uint8"),
+        default="archive",
+        help="archive: lossless (default); uint8: by a published formula, clipped",
+    )
+    add(
+        "--split",
+        default="archive",
+        metavar="RULE",
+        help="archive: its own lists (default); blocks:KM: squares on the ground, by --val-share",
+    )
+    add(
+        "--val",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="ids for validation, such as 'north/*'; repeatable",
+    )
+    add(
+        "--val-share",
+        type=_share,
+        metavar="F",
+        help="share of the places (or blocks) for validation, by a hash of the name",
+    )
     add("--test-share", type=_share, metavar="F", help="the same for test")
-    add("--workers", type=_positive(int), default=parallel.cores(), metavar="N", help="processes (default: one a core)")
-    add("--memory", type=_positive(float), metavar="GB", help="for all workers together; there are fewer of them where it is not enough")
-    add("--executor", choices=("processes", "dask"), default="processes", help="dask: on the workers of a running Dask cluster")
-    add("--scheduler", metavar="ADDRESS", help="of the Dask cluster, such as tcp://10.0.0.1:8786; all its machines see input and output")
-    add("--shard-mb", type=_positive(float), default=64.0, metavar="MB", help="raw pixels in a shard (default: 64)")
-    add("--skip-bad", action="store_true", help="leave bad files out and list them in the store's rejects.txt")
+    add(
+        "--workers",
+        type=_positive(int),
+        default=parallel.cores(),
+        metavar="N",
+        help="processes (default: one a core)",
+    )
+    add(
+        "--memory",
+        type=_positive(float),
+        metavar="GB",
+        help="for all workers together; there are fewer of them where it is not enough",
+    )
+    add(
+        "--executor",
+        choices=("processes", "dask"),
+        default="processes",
+        help="dask: on the workers of a running Dask cluster",
+    )
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of the Dask cluster, such as tcp://10.0.0.1:8786; all its machines see input and "
+        "output",
+    )
+    add(
+        "--shard-mb",
+        type=_positive(float),
+        default=64.0,
+        metavar="MB",
+        help="raw pixels in a shard (default: 64)",
+    )
+    add(
+        "--skip-bad",
+        action="store_true",
+        help="leave bad files out and list them in the store's rejects.txt",
+    )
     add("--dry-run", action="store_true", help="say what would be written, and write nothing")
 
 
@@ -147,8 +237,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_finished(args: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as indices:  # so that workers need not go through a tar.gz again
-        claim.is_finished(args.output, make_plan(args, open_archive(args.input, Path(indices))).about)
+    with (
+        tempfile.TemporaryDirectory() as indices
+    ):  # so that workers need not go through a tar.gz again
+        claim.is_finished(
+            args.output, make_plan(args, open_archive(args.input, Path(indices))).about
+        )
     print(f"{args.output}: up to date")
 
 
@@ -164,12 +258,17 @@ def _make_store(args: argparse.Namespace) -> None:
 
 def _check_executor(args: argparse.Namespace) -> None:
     if (args.executor == "dask") != (args.scheduler is not None):
-        raise ValueError("--executor dask and --scheduler ADDRESS go together; `dask scheduler` prints the address")
+        raise ValueError(
+            "--executor dask and --scheduler ADDRESS go together; `dask scheduler` prints the "
+            "address"
+        )
 
 
 @contextlib.contextmanager
 def _whole_paths(root: Path) -> Iterator[None]:
-    """Readers name files relative to the archive, for the sake of rejects.txt; the user gets the whole path."""
+    """Readers name files relative to the archive, for the sake of rejects.txt; the user gets the
+    whole path.
+    """
     try:
         yield
     except ArchiveError as error:
@@ -192,11 +291,16 @@ def _disk_errors(output: Path) -> Iterator[None]:
 
 
 def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
-    """Lists the archive and decides the splits. Reads no image, unless the splits are by place. Raises ValueError."""
+    """Lists the archive and decides the splits. Reads no image, unless the splits are by place.
+    Raises ValueError.
+    """
     kind = readers.reader_class(args.archive)
     given = {field.name: _frozen(getattr(args, field.name)) for field in readers.options(kind)}
     reader = kind(archive, **given)
-    options = {name: Path(value).name if str(value).endswith(".json") else value for name, value in given.items()}  # no path of this machine
+    options = {
+        name: Path(value).name if str(value).endswith(".json") else value
+        for name, value in given.items()
+    }  # no path of this machine
     quantiser = quantise.make(args.dtype, reader.sensors)
     items = _with_splits(args, reader)
     listing, stamp = _listing(archive, items)
@@ -217,10 +321,22 @@ def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
             "skip_bad": args.skip_bad,
         },
         "quantised": quantiser.about() if quantiser else {},
-        "sensors_sha256": hashlib.sha256(json.dumps([sensor.row() for sensor in reader.sensors]).encode()).hexdigest(),
+        "sensors_sha256": hashlib.sha256(
+            json.dumps([sensor.row() for sensor in reader.sensors]).encode()
+        ).hexdigest(),
         "listing_sha256": listing,
     }
-    return Plan(reader, tuple(items), args.output, about, stamp, args.format, args.skip_bad, quantiser, args.shard_mb * 1e6)
+    return Plan(
+        reader,
+        tuple(items),
+        args.output,
+        about,
+        stamp,
+        args.format,
+        args.skip_bad,
+        quantiser,
+        args.shard_mb * 1e6,
+    )
 
 
 def _frozen(value: Any) -> Any:
@@ -230,28 +346,50 @@ def _frozen(value: Any) -> Any:
 def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
     items = reader.items()
     if not items:
-        raise ArchiveError(".", f"nothing in it that {args.archive} reads; `python -m data_prep convert {args.archive} --help` has the layout")
+        raise ArchiveError(
+            ".",
+            f"nothing in it that {args.archive} reads; `python -m data_prep convert {args.archive} "
+            "--help` has the layout",
+        )
     if args.split == "archive":
         return splits.assign(items, args.val, args.val_share, args.test_share)
     if args.val:
         raise ValueError("--val names places, --split blocks:KM draws them; keep one of the two")
     if args.val_share is None and args.test_share is None:
-        raise ValueError("--split blocks:KM says how places are drawn, not how many; give --val-share or --test-share, such as 0.2")
-    wanted = {split: share for split, share in (("val", args.val_share), ("test", args.test_share)) if share is not None}
+        raise ValueError(
+            "--split blocks:KM says how places are drawn, not how many; give --val-share or "
+            "--test-share, such as 0.2"
+        )
+    wanted = {
+        split: share
+        for split, share in (("val", args.val_share), ("test", args.test_share))
+        if share is not None
+    }
     splits.check_shares(wanted)
     kept = args.output / PARTIAL / "places.json"
-    return blocks.assign(reader, items, blocks.side_km(args.split), wanted, args.workers, kept if kept.parent.is_dir() else None)
+    return blocks.assign(
+        reader,
+        items,
+        blocks.side_km(args.split),
+        wanted,
+        args.workers,
+        kept if kept.parent.is_dir() else None,
+    )
 
 
 def _listing(archive: Archive, items: Sequence[Item]) -> tuple[str, str]:
-    """SHA-256 of ids, splits, file names and sizes; and of modification times, which a finished store does not record."""
+    """SHA-256 of ids, splits, file names and sizes; and of modification times, which a finished
+    store does not record.
+    """
     listing, stamp, entries = hashlib.sha256(), hashlib.sha256(), archive.entries()
     for item in items:
         for file in item.files:
             if file.name not in entries:
                 raise ArchiveError(file.name, f"no such file, but {item.id} needs it; add it")
             found = entries[file.name]
-            listing.update(f"{item.id}\t{item.split}\t{file.role}\t{file.name}\t{found.size}\n".encode())
+            listing.update(
+                f"{item.id}\t{item.split}\t{file.role}\t{file.name}\t{found.size}\n".encode()
+            )
             stamp.update(f"{found.stamp}\n".encode())
     return listing.hexdigest(), stamp.hexdigest()
 
@@ -260,13 +398,18 @@ def _tasks(plan: Plan, examples: Sequence[Sample]) -> list[Task]:
     size = max(1, int(plan.shard_bytes // _largest(examples)))
     chunks = [plan.items[start : start + size] for start in range(0, len(plan.items), size)]
     output = plan.output.resolve()
-    return [Task(plan.reader, chunk, output, n, plan.format, size, plan.skip_bad, plan.quantiser) for n, chunk in enumerate(chunks)]
+    return [
+        Task(plan.reader, chunk, output, n, plan.format, size, plan.skip_bad, plan.quantiser)
+        for n, chunk in enumerate(chunks)
+    ]
 
 
 def _examples(plan: Plan) -> list[Sample]:
-    """The first sample that is good and wanted, and about _EXAMPLES more, evenly spaced: the sensors of an archive differ in size.
+    """The first sample that is good and wanted, and about _EXAMPLES more, evenly spaced: the
+    sensors of an archive differ in size.
 
-    Raises ArchiveError for a bad one before the first, unless bad ones are skipped, and where there is none.
+    Raises ArchiveError for a bad one before the first, unless bad ones are skipped, and where there
+    is none.
     """
     reasons: list[ArchiveError] = []
     for number, item in enumerate(plan.items):
@@ -278,7 +421,11 @@ def _examples(plan: Plan) -> list[Sample]:
                 raise
         else:
             return [first, *_others(plan, plan.items[number + 1 :])]
-    raise ArchiveError(reasons[0].name, f"{reasons[0].reason}. It is the first of {len(reasons)} images, and every one is bad or not wanted.")
+    raise ArchiveError(
+        reasons[0].name,
+        f"{reasons[0].reason}. It is the first of {len(reasons)} images, and every one is bad or "
+        "not wanted.",
+    )
 
 
 def _others(plan: Plan, items: Sequence[Item]) -> Iterator[Sample]:
@@ -315,7 +462,9 @@ def _executor(args: argparse.Namespace, examples: Sequence[Sample]) -> Callable[
     total, need = args.memory * 1e9, worker_bytes(examples)
     workers = min(args.workers, int(total // need))
     if not workers:
-        raise ValueError(f"--memory {args.memory:g}: one worker needs {need / 1e9:.2f} GB; give more")
+        raise ValueError(
+            f"--memory {args.memory:g}: one worker needs {need / 1e9:.2f} GB; give more"
+        )
     return functools.partial(parallel.run, workers=workers, bytes_a_worker=int(total / workers))
 
 
@@ -334,10 +483,19 @@ def _largest(examples: Sequence[Sample]) -> int:
 def _print_dry_run(plan: Plan) -> None:
     examples = _examples(plan)
     tasks = _tasks(plan, examples)
-    raw, size = (sum(map(measure, examples)) / len(examples) * len(plan.items) for measure in (_raw_size, _stored_size))
-    print(f"{plan.reader.TITLE}: {len(plan.items)} samples of {len({item.group for item in plan.items})} places in {plan.reader.archive.root}")
+    raw, size = (
+        sum(map(measure, examples)) / len(examples) * len(plan.items)
+        for measure in (_raw_size, _stored_size)
+    )
+    print(
+        f"{plan.reader.TITLE}: {len(plan.items)} samples of "
+        f"{len({item.group for item in plan.items})} places in {plan.reader.archive.root}"
+    )
     print(f"  splits  {_counts(Counter(item.split for item in plan.items))}")
-    print(f"  size    about {size / 1e6:,.0f} MB in {len(tasks)} shards ({raw / 1e6:,.0f} MB raw), judged by {len(examples)} of them")
+    print(
+        f"  size    about {size / 1e6:,.0f} MB in {len(tasks)} shards ({raw / 1e6:,.0f} MB raw), "
+        f"judged by {len(examples)} of them"
+    )
     print("nothing was written; leave out --dry-run to convert")
 
 
@@ -355,11 +513,17 @@ def _print_summary(path: Path) -> None:
     raw = raw_bytes(store)
     print(f"{path}: {len(store)} samples of {store.manifest['groups']} places")
     print(f"  splits  {_counts(store.manifest['splits'])}")
-    print(f"  size    {size / 1e6:,.1f} MB in {len(store.manifest['shards'])} shards; raw pixels {raw / 1e6:,.1f} MB, ratio {raw / size:.2f}")
+    print(
+        f"  size    {size / 1e6:,.1f} MB in {len(store.manifest['shards'])} shards; raw pixels "
+        f"{raw / 1e6:,.1f} MB, ratio {raw / size:.2f}"
+    )
     for reason, count in store.manifest["left_out"].items():
         print(f"  left    {count} out: {reason}")
     if "rejects" in store.manifest:
-        print(f"  bad     {store.manifest['rejects']['samples']} left out, listed in {path / store.manifest['rejects']['file']}")
+        print(
+            f"  bad     {store.manifest['rejects']['samples']} left out, listed in "
+            f"{path / store.manifest['rejects']['file']}"
+        )
     print(f"next: python -m data_prep inspect {path}")
 
 

@@ -1,11 +1,13 @@
-"""Shows what is in a store: tables on the terminal, and pictures of samples, spectra, places and dates.
+"""Shows what is in a store: tables on the terminal, and pictures of samples, spectra, places and
+dates.
 
     python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look --samples 12
     python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look --html
 
 <output>/quicklook.png     evenly spaced samples of every sensor, no-data hatched
 <output>/spectra.png       mean of every band +- one standard deviation, train split
-<output>/inspect.html      with --html, instead of the two: one page with all of it, which needs nothing else and can be sent around
+<output>/inspect.html      with --html, instead of the two: one page with all of it, which needs
+nothing else and can be sent around
 """
 
 from __future__ import annotations
@@ -28,19 +30,41 @@ COLUMNS = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep inspect`."""
     parser.description = __doc__
-    parser.epilog = "example: python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look --html"
+    parser.epilog = (
+        "example: python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look --html"
+    )
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store; only read")
-    parser.add_argument("--output", type=Path, default=Path("."), metavar="DIR", help="folder of what is written (default: the current one)")
-    parser.add_argument("--samples", type=int, default=12, metavar="N", help="samples in the pictures, shared among the sensors (default: 12)")
-    parser.add_argument("--html", action="store_true", help="write one page instead of two pictures")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("."),
+        metavar="DIR",
+        help="folder of what is written (default: the current one)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=12,
+        metavar="N",
+        help="samples in the pictures, shared among the sensors (default: 12)",
+    )
+    parser.add_argument(
+        "--html", action="store_true", help="write one page instead of two pictures"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command. Raises StoreError, RecordError, or OSError where the files cannot be written."""
+    """Runs the command. Raises StoreError, RecordError, or OSError where the files cannot be
+    written.
+    """
     store = open_store(args.store)
     _print_tables(store)
     count = max(1, args.samples)
-    written = {"inspect.html": inspect_page.render(store, count).encode()} if args.html else images(store, count)
+    written = (
+        {"inspect.html": inspect_page.render(store, count).encode()}
+        if args.html
+        else images(store, count)
+    )
     args.output.mkdir(parents=True, exist_ok=True)
     for name, data in written.items():
         write_atomically(args.output / name, data)
@@ -76,7 +100,9 @@ def quicklook(store: Store, count: int) -> bytes:
     """PNG of up to `count` samples, sensor after sensor."""
     shown = [picture for found in looks.examples(store, count).values() for picture in found]
     titles = [_short(str(store.index["id"][picture.number])) for picture in shown]
-    return pictures.contact_sheet([picture.rgb for picture in shown], titles, min(COLUMNS, len(shown)))
+    return pictures.contact_sheet(
+        [picture.rgb for picture in shown], titles, min(COLUMNS, len(shown))
+    )
 
 
 def _short(name: str, most: int = 26) -> str:

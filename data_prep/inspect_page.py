@@ -1,4 +1,6 @@
-"""Lays out what is in a store as a single HTML page that loads nothing from elsewhere and runs no script."""
+"""Lays out what is in a store as a single HTML page that loads nothing from elsewhere and runs no
+script.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +37,34 @@ _HASHES = ("content_sha256", "index_sha256", "store_format", "record_format", "f
 
 
 def render(store: Store, count: int) -> str:
-    """The page of a store, with pictures of up to `count` samples: the same text for the same store."""
+    """The page of a store, with pictures of up to `count` samples: the same text for the same
+    store.
+    """
     sections = {
         "Overview": _pairs(summary.overview(store)),
         "Samples": _samples(store, count),
-        "Spectra": _figure(looks.draw_spectra(store), "Mean and standard deviation of every band", "There is no sample in the train split."),
-        "Places": _figure(looks.draw_map(store), "Longitude and latitude of every place, by split", "No sample says where it is."),
-        "Dates": _figure(looks.draw_dates(store), "Samples over time", "No sample says when it was taken."),
-        "Sensors, splits and labels": _tables([summary.sensor_rows(store), summary.split_rows(store), *summary.label_rows(store)]),
+        "Spectra": _figure(
+            looks.draw_spectra(store),
+            "Mean and standard deviation of every band",
+            "There is no sample in the train split.",
+        ),
+        "Places": _figure(
+            looks.draw_map(store),
+            "Longitude and latitude of every place, by split",
+            "No sample says where it is.",
+        ),
+        "Dates": _figure(
+            looks.draw_dates(store), "Samples over time", "No sample says when it was taken."
+        ),
+        "Sensors, splits and labels": _tables(
+            [summary.sensor_rows(store), summary.split_rows(store), *summary.label_rows(store)]
+        ),
         "Statistics": _statistics(store),
         "Provenance": _provenance(store),
     }
-    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections.items())
+    body = "".join(
+        f"<section><h2>{title}</h2>{content}</section>" for title, content in sections.items()
+    )
     archive = store.manifest["archive"]
     title = _text(f"{archive['name']}: {len(store):,} samples")
     header = f'<h1>{title}</h1><p class="lead">{_text(_lead(store))}</p>'
@@ -55,27 +73,41 @@ def render(store: Store, count: int) -> str:
 
 def _lead(store: Store) -> str:
     sensors = "; ".join(sensor.title for sensor in summary.sensors_of(store))
-    return f"{store.manifest['groups']:,} places · {sensors} · licence: {store.manifest['archive'].get('licence', 'not stated')}"
+    return (
+        f"{store.manifest['groups']:,} places · {sensors} · licence: "
+        f"{store.manifest['archive'].get('licence', 'not stated')}"
+    )
 
 
 # ------------------------------------------------------------------ samples and figures
 
 
 def _samples(store: Store, count: int) -> str:
-    sheets = [_sheet(store, store.sensor(name), shown) for name, shown in looks.examples(store, count).items()]
+    sheets = [
+        _sheet(store, store.sensor(name), shown)
+        for name, shown in looks.examples(store, count).items()
+    ]
     return "".join(sheets) or _nothing("The store has no samples.")
 
 
 def _sheet(store: Store, sensor: Sensor, shown: Sequence[Shown]) -> str:
-    about = f"{looks.composite(sensor).caption}; one stretch for all, from the 2nd to the 98th percentile; no-data striped"
+    about = (
+        f"{looks.composite(sensor).caption}; one stretch for all, from the 2nd to the 98th "
+        "percentile; no-data striped"
+    )
     cells = "".join(_cell(store, picture) for picture in shown)
-    return f'<article><h3>{_text(sensor.title)}</h3><p class="caption">{_text(about)}</p><div class="sheet">{cells}</div></article>'
+    return (
+        f'<article><h3>{_text(sensor.title)}</h3><p class="caption">{_text(about)}</p><div '
+        f'class="sheet">{cells}</div></article>'
+    )
 
 
 def _cell(store: Store, shown: Shown) -> str:
     name = str(store.index["id"][shown.number])
     data = base64.b64encode(pictures.png(shown.rgb)).decode()
-    image = f'<img class="patch" alt="{_text(f"Sample {name}")}" src="data:image/png;base64,{data}">'
+    image = (
+        f'<img class="patch" alt="{_text(f"Sample {name}")}" src="data:image/png;base64,{data}">'
+    )
     return f"<figure>{image}<figcaption>{_text(name)}<br>{_text(_facts(store, shown.number))}</figcaption></figure>"
 
 
@@ -92,7 +124,11 @@ def _facts(store: Store, i: int) -> str:
 
 
 def _figure(figure: Figure | None, label: str, otherwise: str) -> str:
-    return _nothing(otherwise) if figure is None else f'<figure class="wide">{looks.figure_svg(figure, label)}</figure>'
+    return (
+        _nothing(otherwise)
+        if figure is None
+        else f'<figure class="wide">{looks.figure_svg(figure, label)}</figure>'
+    )
 
 
 # ------------------------------------------------------------------ tables
@@ -104,8 +140,14 @@ def _tables(tables: Sequence[Rows]) -> str:
 
 def _table(rows: Rows) -> str:
     """Columns of numbers to the right."""
-    kinds = ["number" if all(map(_NUMBER.fullmatch, column)) else "words" for column in zip(*rows.rows, strict=True)]
-    head = "".join(f'<th scope="col" class="{kind}">{_text(name)}</th>' for name, kind in zip(rows.columns, kinds, strict=True))
+    kinds = [
+        "number" if all(map(_NUMBER.fullmatch, column)) else "words"
+        for column in zip(*rows.rows, strict=True)
+    ]
+    head = "".join(
+        f'<th scope="col" class="{kind}">{_text(name)}</th>'
+        for name, kind in zip(rows.columns, kinds, strict=True)
+    )
     body = "".join(f"<tr>{''.join(map(_data, row, kinds))}</tr>" for row in rows.rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -118,14 +160,23 @@ def _statistics(store: Store) -> str:
     tables = []
     for name, moments in store.manifest["statistics"].items():
         rows = summary.band_rows(store.sensor(name), moments)
-        tables.append(f"<details{' open' if len(rows.rows) <= 20 else ''}><summary>{_text(rows.title)}</summary>{_table(rows)}</details>")
+        tables.append(
+            f"<details{' open' if len(rows.rows) <= 20 else ''}><summary>{_text(rows.title)}</summary>{_table(rows)}</details>"
+        )
     return "".join(tables) or _nothing("There is no sample in the train split.")
 
 
 def _provenance(store: Store) -> str:
     manifest = store.manifest
     facts = {name: manifest[name] for name in _HASHES if name in manifest}
-    return _pairs({"archive": manifest["archive"], "left out": manifest.get("left_out", {}), "rejects": manifest.get("rejects", {}), "store": facts})
+    return _pairs(
+        {
+            "archive": manifest["archive"],
+            "left out": manifest.get("left_out", {}),
+            "rejects": manifest.get("rejects", {}),
+            "store": facts,
+        }
+    )
 
 
 def _pairs(mapping: Mapping[str, Any]) -> str:
@@ -137,7 +188,10 @@ def _pair(key: str, value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         return "".join(_pair(f"{key} {number}", one) for number, one in enumerate(value, start=1))
     if isinstance(value, Mapping) and value:
-        return f'<tr><td colspan="2"><details open><summary>{_text(key)}</summary>{_pairs(value)}</details></td></tr>'
+        return (
+            '<tr><td colspan="2"><details '
+            f"open><summary>{_text(key)}</summary>{_pairs(value)}</details></td></tr>"
+        )
     return f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>"
 
 

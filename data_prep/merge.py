@@ -1,10 +1,13 @@
-"""Writes one store of all samples of several others, bit for bit as they were, one store after the other.
+"""Writes one store of all samples of several others, bit for bit as they were, one store after the
+other.
 
     python -m data_prep merge /data/stores/s1 /data/stores/s2 --output /data/stores/s12
-    python -m data_prep merge /data/stores/oscd /data/stores/geonrw --output /data/stores/both --prefix
+    python -m data_prep merge /data/stores/oscd /data/stores/geonrw --output /data/stores/both \\
+        --prefix
 
-Places of one name are one place, which makes a store of several sensors out of one store a sensor. Where equal names mean different places, or ids
-meet, --prefix puts the name of the store's folder in front of both. Splits stay; statistics and label classes are those of all.
+Places of one name are one place, which makes a store of several sensors out of one store a sensor.
+Where equal names mean different places, or ids meet, --prefix puts the name of the store's folder
+in front of both. Splits stay; statistics and label classes are those of all.
 """
 
 from __future__ import annotations
@@ -23,18 +26,37 @@ from eo_jax.data import Store, open_store
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep merge`."""
     parser.description = __doc__
-    parser.epilog = "example: python -m data_prep merge /data/stores/s1 /data/stores/s2 --output /data/stores/s12 --format zarr"
-    parser.add_argument("stores", type=Path, nargs="+", metavar="STORE", help="folders of two or more stores; only read")
+    parser.epilog = (
+        "example: python -m data_prep merge /data/stores/s1 /data/stores/s2 --output "
+        "/data/stores/s12 --format zarr"
+    )
+    parser.add_argument(
+        "stores",
+        type=Path,
+        nargs="+",
+        metavar="STORE",
+        help="folders of two or more stores; only read",
+    )
     copying.add_writing_arguments(parser)
-    parser.add_argument("--prefix", action="store_true", help="ids and places become <name of the store's folder>/<as they were>")
+    parser.add_argument(
+        "--prefix",
+        action="store_true",
+        help="ids and places become <name of the store's folder>/<as they were>",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command. Raises ValueError for stores that do not go together, StoreError, RecordError, OSError."""
+    """Runs the command. Raises ValueError for stores that do not go together, StoreError,
+    RecordError, OSError.
+    """
     if len(args.stores) < 2:
-        raise ValueError("merge takes two stores or more; for a part of one, or another format, use subset")
+        raise ValueError(
+            "merge takes two stores or more; for a part of one, or another format, use subset"
+        )
     sources = [open_store(path) for path in args.stores]
-    items = [item for number, store in enumerate(sources) for item in _items(store, number, args.prefix)]
+    items = [
+        item for number, store in enumerate(sources) for item in _items(store, number, args.prefix)
+    ]
     check(sources, items)
     name = " + ".join(dict.fromkeys(store.manifest["archive"]["name"] for store in sources))
     about = copying.describe_sources("merge", name, sources, {"prefix": args.prefix}, args)
@@ -43,14 +65,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _items(store: Store, number: int, prefix: bool) -> list[Item]:
-    return copying.items_of(store, number, range(len(store)), f"{store_name(store)}/" if prefix else "")
+    return copying.items_of(
+        store, number, range(len(store)), f"{store_name(store)}/" if prefix else ""
+    )
 
 
 def check(sources: Sequence[Store], items: Sequence[Item]) -> None:
-    """Raises ValueError where sensors or labels of one name differ, an id occurs twice, or a place is in other splits in another store."""
+    """Raises ValueError where sensors or labels of one name differ, an id occurs twice, or a place
+    is in other splits in another store.
+    """
     for one, other in itertools.combinations(sources, 2):
         _check_alike(one, other, "sensors", "convert both archives with one version of eo_jax")
-        _check_alike(one, other, "labels", "write the label alike in both archives and convert again")
+        _check_alike(
+            one, other, "labels", "write the label alike in both archives and convert again"
+        )
     _check_ids(sources, items)
     _check_places(sources, items)
 
@@ -59,10 +87,14 @@ def _check_alike(one: Store, other: Store, entry: str, cure: str) -> None:
     """Classes of labels that occur may differ, everything else of one name may not."""
     for name in one.manifest[entry].keys() & other.manifest[entry].keys():
         first, second = ({**store.manifest[entry][name], "values": None} for store in (one, other))
-        differ = sorted(field for field in first.keys() | second.keys() if first.get(field) != second.get(field))
+        differ = sorted(
+            field for field in first.keys() | second.keys() if first.get(field) != second.get(field)
+        )
         if differ:
             what = f"{entry.removesuffix('s')} {name!r} has another {differ[0]}"
-            raise ValueError(f"{one.path} and {other.path}: {what} in the second than in the first; {cure}")
+            raise ValueError(
+                f"{one.path} and {other.path}: {what} in the second than in the first; {cure}"
+            )
 
 
 def _check_ids(sources: Sequence[Store], items: Sequence[Item]) -> None:
@@ -70,7 +102,10 @@ def _check_ids(sources: Sequence[Store], items: Sequence[Item]) -> None:
     for item in items:
         if item.id in found:
             one, other = sources[found[item.id]].path, sources[item.part[0]].path
-            raise ValueError(f"{one} and {other}: both have a sample {item.id!r}; give --prefix, or folders of different names")
+            raise ValueError(
+                f"{one} and {other}: both have a sample {item.id!r}; give --prefix, or folders of "
+                "different names"
+            )
         found[item.id] = item.part[0]
 
 
@@ -82,9 +117,18 @@ def _check_places(sources: Sequence[Store], items: Sequence[Item]) -> None:
         (one, first), *others = by_store.items()
         for other, second in others:
             if first != second:
-                where = f"{sources[one].path} in split {_names(first)}, in {sources[other].path} in {_names(second)}"
-                cure = "split both alike, as `convert --split blocks:KM` does, or give --prefix where they are different places"
-                raise ValueError(f"place {group!r} is in {where}; training would see what is meant for testing: {cure}")
+                where = (
+                    f"{sources[one].path} in split {_names(first)}, in {sources[other].path} in "
+                    f"{_names(second)}"
+                )
+                cure = (
+                    "split both alike, as `convert --split blocks:KM` does, or give --prefix where "
+                    "they are different places"
+                )
+                raise ValueError(
+                    f"place {group!r} is in {where}; training would see what is meant for testing: "
+                    f"{cure}"
+                )
 
 
 def _names(splits: set[str | None]) -> str:

@@ -1,4 +1,6 @@
-"""Runs independent tasks: in worker processes that never outlive the command, or on the workers of a Dask cluster."""
+"""Runs independent tasks: in worker processes that never outlive the command, or on the workers of
+a Dask cluster.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +21,43 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def run(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, bytes_a_worker: int | None = None) -> Iterator[Result]:
-    """Yields function(task) of every task as it is finished, in no fixed order; with one worker, here and in order.
+def run(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    bytes_a_worker: int | None = None,
+) -> Iterator[Result]:
+    """Yields function(task) of every task as it is finished, in no fixed order; with one worker,
+    here and in order.
 
-    With `bytes_a_worker`, tasks run in processes that cannot allocate more than that: a task beyond gets a MemoryError.
-    The first exception of a task ends the run. Raises OSError where a worker process was killed.
+    With `bytes_a_worker`, tasks run in processes that cannot allocate more than that: a task beyond
+    gets a MemoryError. The first exception of a task ends the run. Raises OSError where a worker
+    process was killed.
     """
     if workers == 1 and bytes_a_worker is None:
         yield from map(function, tasks)
         return
     start = functools.partial(_start_worker, bytes_a_worker)
-    pool = ProcessPoolExecutor(min(workers, max(len(tasks), 1)), multiprocessing.get_context("spawn"), initializer=start)
+    pool = ProcessPoolExecutor(
+        min(workers, max(len(tasks), 1)), multiprocessing.get_context("spawn"), initializer=start
+    )
     try:
         for future in as_completed([pool.submit(function, task) for task in tasks]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise OSError("a worker process was killed, perhaps for memory; run the same command again, with fewer --workers") from error
+        raise OSError(
+            "a worker process was killed, perhaps for memory; run the same command again, with "
+            "fewer --workers"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def run_dask(function: Callable[[Task], Result], tasks: Sequence[Task], scheduler: str) -> Iterator[Result]:
-    """The same on the workers of the Dask cluster at `scheduler`. A task whose worker is lost runs again on another.
+def run_dask(
+    function: Callable[[Task], Result], tasks: Sequence[Task], scheduler: str
+) -> Iterator[Result]:
+    """The same on the workers of the Dask cluster at `scheduler`. A task whose worker is lost runs
+    again on another.
 
     Raises OSError where the scheduler cannot be reached or a task has lost too many workers.
     """
@@ -50,7 +67,8 @@ def run_dask(function: Callable[[Task], Result], tasks: Sequence[Task], schedule
         client = distributed.Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise OSError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`, then run the same command again"
+            f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`, "
+            "then run the same command again"
         ) from error
     with client:
         futures = client.map(functools.partial(_without_cause, function), tasks, pure=False)
@@ -58,13 +76,17 @@ def run_dask(function: Callable[[Task], Result], tasks: Sequence[Task], schedule
             for _, result in distributed.as_completed(futures, with_results=True, loop=client.loop):
                 yield result
         except distributed.KilledWorker as error:
-            raise OSError(f"{error}; give the workers more memory, then run the same command again") from error
+            raise OSError(
+                f"{error}; give the workers more memory, then run the same command again"
+            ) from error
         finally:
             client.cancel(futures)
 
 
 def _without_cause(function: Callable[[Task], Result], task: Task) -> Result:
-    """function(task). Errors of GDAL cannot be pickled, and Dask would tell nothing but their name."""
+    """function(task). Errors of GDAL cannot be pickled, and Dask would tell nothing but
+    their name.
+    """
     try:
         return function(task)
     except (ValueError, OSError) as error:
@@ -80,11 +102,14 @@ def cores() -> int:
 def _start_worker(most_bytes: int | None) -> None:
     if most_bytes is not None:  # RLIMIT_DATA counts what is allocated, not files that are mapped
         resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent lets running tasks end
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to the whole group; the parent lets running tasks end
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    # Idle workers hold both ends of the task queue, so they would wait for ever after the parent was killed.
+    # Idle workers hold both ends of the task queue, so they would wait for ever after the parent
+    # was killed.
     multiprocessing.parent_process().join()
     os._exit(1)

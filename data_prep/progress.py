@@ -1,4 +1,6 @@
-"""Shows on stderr how far a long job is: a bar on a terminal, a plain line every five seconds elsewhere."""
+"""Shows on stderr how far a long job is: a bar on a terminal, a plain line every five seconds
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,12 @@ def _lines(title: str, total: int, unit: str) -> Iterator[Advance]:
         if now - last >= LINE_EVERY_S:
             last = now
             left = (total - done) * (now - start) / max(done, 1)
-            print(f"{title}: {done}/{total} {unit}, {_rate(done, read, now - start)}, {left:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{title}: {done}/{total} {unit}, {_rate(done, read, now - start)}, {left:.0f} s "
+                "left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     yield advance
 

@@ -1,9 +1,12 @@
-"""Exact quantiles of numbers that do not fit into memory, by counting 16-bit digits: a pass over the data for every digit.
+"""Exact quantiles of numbers that do not fit into memory, by counting 16-bit digits: a pass over
+the data for every digit.
 
-Values become unsigned integers in the same order, of one digit (8 and 16 bits), two (32 bits) or four (64 bits). The first pass counts upper
-digits; each further one counts the next digit of those values only that share their upper digits with a wanted one. A single pass in bounded
-memory would only be an approximation. Counts of a pass take at most bands x 65,536 x 10 bytes for each wanted prefix: one in the first pass, twice
-the number of quantiles in later ones; digits that do not occur take nothing.
+Values become unsigned integers in the same order, of one digit (8 and 16 bits), two (32 bits) or
+four (64 bits). The first pass counts upper digits; each further one counts the next digit of those
+values only that share their upper digits with a wanted one. A single pass in bounded memory would
+only be an approximation. Counts of a pass take at most bands x 65,536 x 10 bytes for each wanted
+prefix: one in the first pass, twice the number of quantiles in later ones; digits that do not occur
+take nothing.
 """
 
 from __future__ import annotations
@@ -35,13 +38,18 @@ def passes(dtype: np.dtype) -> int:
 
 
 def count(band: int, values: np.ndarray, number: int, prefixes: Sequence[int]) -> Found:
-    """Counts of the next digit of values [n], none of them NaN, in pass `number` from 0, for each of the prefixes."""
+    """Counts of the next digit of values [n], none of them NaN, in pass `number` from 0, for each
+    of the prefixes.
+    """
     keys = ordered(values)
     shift = _BITS * (passes(values.dtype) - 1 - number)
     if number == 0:
         return {(band, 0): _counts(keys >> shift)}
     upper = keys >> (shift + _BITS)
-    return {(band, prefix): _counts((keys[upper == prefix] >> shift) & (_DIGITS - 1)) for prefix in prefixes}
+    return {
+        (band, prefix): _counts((keys[upper == prefix] >> shift) & (_DIGITS - 1))
+        for prefix in prefixes
+    }
 
 
 def merge(into: Found, found: Mapping[tuple[int, int], Counts]) -> None:
@@ -58,7 +66,8 @@ class Selection:
         self.dtype, self.levels = dtype, tuple(levels)
         self.prefixes: list[list[int]] = [[0]] * bands
         self._sizes = [0] * bands
-        # Of each band: {rank: (prefix of the value at that rank, its rank among the values of that prefix)}
+        # Of each band: {rank: (prefix of the value at that rank, its rank among the values of that
+        # prefix)}
         self._ranks: list[dict[int, tuple[int, int]]] = [{} for _ in range(bands)]
 
     def narrow(self, number: int, found: Found) -> None:
@@ -66,18 +75,28 @@ class Selection:
         if number == 0:
             self._begin(found)
         for band, ranks in enumerate(self._ranks):
-            self._ranks[band] = {rank: _descend(found[band, prefix], prefix, left) for rank, (prefix, left) in ranks.items()}
+            self._ranks[band] = {
+                rank: _descend(found[band, prefix], prefix, left)
+                for rank, (prefix, left) in ranks.items()
+            }
             self.prefixes[band] = sorted({prefix for prefix, _ in self._ranks[band].values()})
 
     def result(self) -> list[list[float | None]]:
-        """For each level a value a band, as np.quantile interpolates it; None for a band without values."""
-        return [[self._quantile(band, level) for band in range(len(self._sizes))] for level in self.levels]
+        """For each level a value a band, as np.quantile interpolates it; None for a band without
+        values.
+        """
+        return [
+            [self._quantile(band, level) for band in range(len(self._sizes))]
+            for level in self.levels
+        ]
 
     def _begin(self, found: Found) -> None:
         for band in range(len(self._sizes)):
             size = int(found[band, 0].counts.sum()) if (band, 0) in found else 0
             self._sizes[band] = size
-            neighbours = [rank for level in self.levels for rank in _neighbours(level, size)] if size else []
+            neighbours = (
+                [rank for level in self.levels for rank in _neighbours(level, size)] if size else []
+            )
             self._ranks[band] = {rank: (0, rank) for rank in neighbours}
 
     def _quantile(self, band: int, level: float) -> float | None:
@@ -86,7 +105,9 @@ class Selection:
             return None
         low, high = (self._value(band, rank) for rank in _neighbours(level, size))
         share = (size - 1) * level % 1
-        return float(low) if low == high else (1 - share) * low + share * high  # so written, it does not overflow
+        return (
+            float(low) if low == high else (1 - share) * low + share * high
+        )  # so written, it does not overflow
 
     def _value(self, band: int, rank: int) -> int | float:
         return original(self._ranks[band][rank][0], self.dtype)
@@ -120,10 +141,14 @@ def _neighbours(level: float, size: int) -> tuple[int, int]:
 
 
 def _descend(counts: Counts, prefix: int, left: int) -> tuple[int, int]:
-    """The prefix with its next digit, and the rank among its values, of the value at rank `left` in `counts`."""
+    """The prefix with its next digit, and the rank among its values, of the value at rank `left` in
+    `counts`.
+    """
     ends = np.cumsum(counts.counts)
     place = int(np.searchsorted(ends, left, side="right"))
-    return prefix << _BITS | int(counts.digits[place]), left - int(ends[place] - counts.counts[place])
+    return prefix << _BITS | int(counts.digits[place]), left - int(
+        ends[place] - counts.counts[place]
+    )
 
 
 def _counts(digits: np.ndarray) -> Counts:

@@ -1,4 +1,6 @@
-"""Turns pixels into uint8 by the formulas that were published for them, clipped and never wrapped. Everything else is stored as it is."""
+"""Turns pixels into uint8 by the formulas that were published for them, clipped and never wrapped.
+Everything else is stored as it is.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _TOP = 255
 
 @dataclasses.dataclass(frozen=True)
 class Formula:
-    """uint8 = floor(clip((DN - low) / (high - low), 0, 1) x 255), low and high one number a band, in digital numbers."""
+    """uint8 = floor(clip((DN - low) / (high - low), 0, 1) x 255), low and high one number a band,
+    in digital numbers.
+    """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -25,8 +29,14 @@ class Formula:
     @property
     def text(self) -> str:
         """As the manifest has it."""
-        lows, highs = (", ".join(f"{value:g}" for value in dict.fromkeys(values)) for values in (self.low, self.high))
-        return f"uint8 = floor(255 x clip((DN - low) / (high - low), 0, 1)); low {lows}; high {highs}; {self.source}"
+        lows, highs = (
+            ", ".join(f"{value:g}" for value in dict.fromkeys(values))
+            for values in (self.low, self.high)
+        )
+        return (
+            f"uint8 = floor(255 x clip((DN - low) / (high - low), 0, 1)); low {lows}; high "
+            f"{highs}; {self.source}"
+        )
 
 
 def _same_range(sensor: str, low: float, high: float, source: str) -> tuple[str, Formula]:
@@ -37,7 +47,11 @@ def _same_range(sensor: str, low: float, high: float, source: str) -> tuple[str,
 def _around_mean(sensor: str, source: str) -> tuple[str, Formula]:
     """From two standard deviations below the published mean to two above."""
     moments = list(zip(get_sensor(sensor).mean, get_sensor(sensor).std, strict=True))
-    return sensor, Formula(tuple(mean - 2 * std for mean, std in moments), tuple(mean + 2 * std for mean, std in moments), source)
+    return sensor, Formula(
+        tuple(mean - 2 * std for mean, std in moments),
+        tuple(mean + 2 * std for mean, std in moments),
+        source,
+    )
 
 
 _S12 = "SSL4EO-S12 (arXiv 2211.07044), whose code wraps where this clips"
@@ -67,40 +81,73 @@ class Quantiser:
         return {sensor.id: formula(sensor).text for sensor in self.originals}
 
     def apply(self, sample: Sample, name: str) -> Sample:
-        """The sample as uint8. Raises ArchiveError for a sensor without a formula, and for no-data, which uint8 has no value for."""
+        """The sample as uint8. Raises ArchiveError for a sensor without a formula, and for no-data,
+        which uint8 has no value for.
+        """
         original = next((sensor for sensor in self.originals if sensor.id == sample.sensor), None)
         if original is None:
-            cure = f"leave --dtype out, or choose options of the reader that give {', '.join(sensor.id for sensor in self.originals)}"
-            raise ArchiveError(name, f"--dtype uint8: nobody published a formula for {sample.sensor}; {cure}")
+            cure = (
+                "leave --dtype out, or choose options of the reader that give "
+                f"{', '.join(sensor.id for sensor in self.originals)}"
+            )
+            raise ArchiveError(
+                name, f"--dtype uint8: nobody published a formula for {sample.sensor}; {cure}"
+            )
         if original.missing(sample.pixels).any():
-            raise ArchiveError(name, "has no-data values, which --dtype uint8 cannot keep; convert without --dtype")
-        low, high = (np.array(values)[:, None, None] for values in (formula(original).low, formula(original).high))
+            raise ArchiveError(
+                name, "has no-data values, which --dtype uint8 cannot keep; convert without --dtype"
+            )
+        low, high = (
+            np.array(values)[:, None, None]
+            for values in (formula(original).low, formula(original).high)
+        )
         share = np.clip((sample.pixels.astype(np.float64) - low) / (high - low), 0, 1)
-        return dataclasses.replace(sample, pixels=np.floor(share * _TOP).astype(np.uint8), sensor=_quantised(original).id)
+        return dataclasses.replace(
+            sample, pixels=np.floor(share * _TOP).astype(np.uint8), sensor=_quantised(original).id
+        )
 
 
 def formula(sensor: Sensor) -> Formula | None:
-    """The formula of a sensor, also where its row was derived for another dtype; None where nobody published one."""
+    """The formula of a sensor, also where its row was derived for another dtype; None where nobody
+    published one.
+    """
     return FORMULAS.get(sensor.id.removesuffix(f"_{sensor.dtype}"))
 
 
 def make(dtype: str, sensors: Sequence[Sensor]) -> Quantiser | None:
-    """The quantiser of --dtype; None for "archive". Raises ValueError where nobody published a formula for any of the sensors."""
+    """The quantiser of --dtype; None for "archive". Raises ValueError where nobody published a
+    formula for any of the sensors.
+    """
     if dtype == "archive":
         return None
     known = tuple(sensor for sensor in sensors if formula(sensor))
     if not known:
         names = ", ".join(sensor.id for sensor in sensors)
-        raise ValueError(f"--dtype {dtype}: nobody published a formula for {names}; there is one for {', '.join(FORMULAS)}")
+        raise ValueError(
+            f"--dtype {dtype}: nobody published a formula for {names}; there is one for "
+            f"{', '.join(FORMULAS)}"
+        )
     return Quantiser(known)
 
 
 def _quantised(sensor: Sensor) -> Sensor:
     """The row of the quantised product: physical value = uint8 x scale + offset of each band."""
     low_high = formula(sensor).low, formula(sensor).high
-    columns = zip(sensor.bands, *low_high, sensor.scales.tolist(), sensor.offsets.tolist(), strict=True)
+    columns = zip(
+        sensor.bands, *low_high, sensor.scales.tolist(), sensor.offsets.tolist(), strict=True
+    )
     bands = tuple(
-        dataclasses.replace(band, scale=(high - low) / _TOP * scale, offset=low * scale + offset) for band, low, high, scale, offset in columns
+        dataclasses.replace(band, scale=(high - low) / _TOP * scale, offset=low * scale + offset)
+        for band, low, high, scale, offset in columns
     )
     title = f"{sensor.title}, as uint8"
-    return dataclasses.replace(sensor, id=f"{sensor.id}_uint8", title=title, bands=bands, dtype="uint8", mean=(), std=(), statistics_source="")
+    return dataclasses.replace(
+        sensor,
+        id=f"{sensor.id}_uint8",
+        title=title,
+        bands=bands,
+        dtype="uint8",
+        mean=(),
+        std=(),
+        statistics_source="",
+    )

@@ -1,4 +1,6 @@
-"""One shard of a conversion: a task that any process on any machine may run, once or again, and that always writes the same bytes."""
+"""One shard of a conversion: a task that any process on any machine may run, once or again, and
+that always writes the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ PARTIAL = ".partial"
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One shard. Tasks travel to worker processes, so they hold names and options, nothing that is open."""
+    """One shard. Tasks travel to worker processes, so they hold names and options, nothing that is
+    open.
+    """
 
     reader: Reader
     items: tuple[Item, ...]
@@ -40,7 +44,9 @@ class Task:
 
 
 def convert_shard(task: Task) -> tuple[int, int]:
-    """Writes one shard and its note, unless both are there. Returns (items, bytes of raw pixels)."""
+    """Writes one shard and its note, unless both are there. Returns (items, bytes of raw
+    pixels).
+    """
     note = _kept_note(task)
     if note is None:
         note = _write_shard(task)
@@ -54,21 +60,35 @@ def _kept_note(task: Task) -> dict | None:
         return None
     note = json.loads(task.note.read_bytes())
     files = [note["shard"], *note["shard"].get("pixels", [])] if note["rows"] else []
-    whole = all((task.output / file["file"]).is_file() and stores.sha256_file(task.output / file["file"]) == file["sha256"] for file in files)
+    whole = all(
+        (task.output / file["file"]).is_file()
+        and stores.sha256_file(task.output / file["file"]) == file["sha256"]
+        for file in files
+    )
     return note if whole else None
 
 
 def _write_shard(task: Task) -> dict[str, Any]:
     contents, left_out = Contents(), Counter[str]()
     note: dict[str, Any] = {"rows": [], "files": [], "rejects": [], "pixels": {}, "raw_bytes": 0}
-    shard = stores.write_shard(task.output, task.number, task.format, task.samples_a_shard, _samples(task, contents, left_out, note))
+    shard = stores.write_shard(
+        task.output,
+        task.number,
+        task.format,
+        task.samples_a_shard,
+        _samples(task, contents, left_out, note),
+    )
     if not note["rows"]:  # all left out or rejected
         (task.output / shard["file"]).unlink()
     return {**note, "left_out": left_out, "contents": contents.to_json(), "shard": shard}
 
 
-def _samples(task: Task, contents: Contents, left_out: Counter[str], note: dict[str, Any]) -> Iterator[Sample]:
-    """The samples of the shard, one at a time; contents, left_out and note are filled on the way."""
+def _samples(
+    task: Task, contents: Contents, left_out: Counter[str], note: dict[str, Any]
+) -> Iterator[Sample]:
+    """The samples of the shard, one at a time; contents, left_out and note are filled on
+    the way.
+    """
     for item in task.items:
         files = Files(task.reader.archive, item)
         try:
@@ -82,15 +102,22 @@ def _samples(task: Task, contents: Contents, left_out: Counter[str], note: dict[
         else:
             _describe(sample, item.split or "train", _sensor(task, sample), contents, note)
             yield sample
-        note["files"] += [f"{file.name}\t{files.hashes.get(file.name, 'unreadable')}\n" for file in item.files]
+        note["files"] += [
+            f"{file.name}\t{files.hashes.get(file.name, 'unreadable')}\n" for file in item.files
+        ]
 
 
 def read_item(reader: Reader, item: Item, files: Files, quantiser: Quantiser | None) -> Sample:
-    """The sample of an item, quantised where that is wanted. Raises ArchiveError, also for what takes more memory than there may be, and LeftOut."""
+    """The sample of an item, quantised where that is wanted. Raises ArchiveError, also for what
+    takes more memory than there may be, and LeftOut.
+    """
     try:
         sample = reader.read(item, files)
     except MemoryError as error:
-        raise ArchiveError(item.files[0].name, "takes more memory to read than a worker may have; give more --memory, or cut the file") from error
+        raise ArchiveError(
+            item.files[0].name,
+            "takes more memory to read than a worker may have; give more --memory, or cut the file",
+        ) from error
     return sample if quantiser is None else quantiser.apply(sample, item.files[0].name)
 
 
@@ -99,7 +126,9 @@ def _sensor(task: Task, sample: Sample) -> Any:
     return next(sensor for sensor in sensors if sensor.id == sample.sensor)
 
 
-def _describe(sample: Sample, split: str, sensor: Any, contents: Contents, note: dict[str, Any]) -> None:
+def _describe(
+    sample: Sample, split: str, sensor: Any, contents: Contents, note: dict[str, Any]
+) -> None:
     missing = sensor.missing(sample.pixels)
     contents.add_sample(sample, split, missing)
     row = stores.index_row(sample, split, np.count_nonzero(missing) / missing.size)
@@ -110,11 +139,15 @@ def _describe(sample: Sample, split: str, sensor: Any, contents: Contents, note:
 
 
 def labelled_pixels(sample: Sample) -> dict[str, np.ndarray]:
-    """{label: int64 [4, n], row, column, class and split of every pixel that a scene's split maps name}; see stores.PIXEL_SPLITS."""
+    """{label: int64 [4, n], row, column, class and split of every pixel that a scene's split maps
+    name}; see stores.PIXEL_SPLITS.
+    """
     found = {}
     for name, split in sample.labels.items():
         label = sample.labels.get(name.removesuffix(".split"))
         if name.endswith(".split") and label is not None:
             rows, columns = np.nonzero(split)
-            found[name.removesuffix(".split")] = np.stack([rows, columns, label[rows, columns], split[rows, columns]]).astype(np.int64)
+            found[name.removesuffix(".split")] = np.stack(
+                [rows, columns, label[rows, columns], split[rows, columns]]
+            ).astype(np.int64)
     return found

@@ -1,17 +1,19 @@
-"""Writes a synthetic EnMAP archive in the SpectralEarth layout: places with a land-use map, seen on one to three dates.
+"""Writes a synthetic EnMAP archive in the SpectralEarth layout: places with a land-use map, seen on
+one to three dates.
 
     python -m data_prep simulate --output /data/simulated --locations 48 --size 128 --seed 0
 
     <output>/simulate.json                     what the archive was made from
     <output>/enmap/<location>/<scene>.tif      int16 [202, size, size], reflectance x 10000
     <output>/landuse/<location>/<scene>.tif    uint8 [size, size], 0 = unlabelled
-    <output>/landuse/classes.csv               code,name
-    <output>/splits/train.txt, val.txt         one <location>/<scene>.tif a line, all dates of a location on one side
+    <output>/landuse/classes.csv               code,name <output>/splits/train.txt, val.txt
+    one <location>/<scene>.tif a line, all dates of a location on one side
 
-It is for learning the tools and for tests, not for results about the Earth. A pixel is a linear mixture of the endmembers in
-`data_prep.simulation.spectra`, lit by the slope, blurred by the sensor and read with noise. Land uses made of the same materials in nearly the same
-shares differ in arrangement only: large and small cropland, orchard rows and wooded pasture, city and industry. At 30 m single orchard rows
-are below the pixel; the strips here are blocks of rows between alleys.
+It is for learning the tools and for tests, not for results about the Earth. A pixel is a linear
+mixture of the endmembers in `data_prep.simulation.spectra`, lit by the slope, blurred by the sensor
+and read with noise. Land uses made of the same materials in nearly the same shares differ in
+arrangement only: large and small cropland, orchard rows and wooded pasture, city and industry. At
+30 m single orchard rows are below the pixel; the strips here are blocks of rows between alleys.
 """
 
 from __future__ import annotations
@@ -30,13 +32,25 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from data_prep import parallel, progress
-from data_prep.simulation.acquisition import GROUND, LOCATIONS_PER_REGION, SCENES_PER_REGION, SPLIT, Location, Scene, make_location, observe, stream
+from data_prep.simulation.acquisition import (
+    GROUND,
+    LOCATIONS_PER_REGION,
+    SCENES_PER_REGION,
+    SPLIT,
+    Location,
+    Scene,
+    make_location,
+    observe,
+    stream,
+)
 from data_prep.simulation.landscape import CLASSES, make_landscape
 from eo_jax.sensors import ENMAP
 
 RECIPE = 1  # raise it with every change that alters bytes, so that no archive mixes two recipes
 SMALLEST_SIZE = 16
-MOST_LOCATIONS = 99_999 // SCENES_PER_REGION * LOCATIONS_PER_REGION  # a scene number has five digits
+MOST_LOCATIONS = (
+    99_999 // SCENES_PER_REGION * LOCATIONS_PER_REGION
+)  # a scene number has five digits
 VAL_EVERY = 5  # one location in so many is for validation
 
 _MARKER = "simulate.json"
@@ -73,39 +87,57 @@ def _profile(location: Location, count: int, size: int) -> dict:
 
 
 def _write_pixels(path: Path, pixels: np.ndarray, location: Location, scene: Scene) -> None:
-    profile = _profile(location, len(pixels), pixels.shape[-1]) | {"dtype": "int16", "predictor": 2, "nodata": ENMAP.nodata}
+    profile = _profile(location, len(pixels), pixels.shape[-1]) | {
+        "dtype": "int16",
+        "predictor": 2,
+        "nodata": ENMAP.nodata,
+    }
     with rasterio.open(path, "w", **profile) as file:
         file.write(pixels)
         file.scales = (ENMAP.scale,) * len(pixels)
         file.update_tags(start_time=scene.time.isoformat())
         for band, (nm, fwhm) in enumerate(zip(scene.wavelengths_nm, _FWHM, strict=True), start=1):
-            file.update_tags(band, wavelength=f"{nm:.3f}", fwhm=f"{fwhm:.2f}", wavelength_units="Nanometers")
+            file.update_tags(
+                band, wavelength=f"{nm:.3f}", fwhm=f"{fwhm:.2f}", wavelength_units="Nanometers"
+            )
 
 
 def _write_labels(path: Path, labels: np.ndarray, location: Location) -> None:
-    with rasterio.open(path, "w", **_profile(location, 1, len(labels)), dtype="uint8", nodata=0) as file:
+    with rasterio.open(
+        path, "w", **_profile(location, 1, len(labels)), dtype="uint8", nodata=0
+    ) as file:
         file.write(labels, 1)
 
 
 def write_location(output: Path, seed: int, size: int, index: int) -> tuple[int, int]:
-    """Writes all dates of a location that are not there yet; returns how many, and their images' bytes. Finished files are left alone."""
+    """Writes all dates of a location that are not there yet; returns how many, and their images'
+    bytes. Finished files are left alone.
+    """
     location = make_location(seed, index, size)
     folders = output / "enmap" / location.name, output / "landuse" / location.name
-    targets = [(scene, *(folder / f"{scene.name}.tif" for folder in folders)) for scene in location.scenes]
+    targets = [
+        (scene, *(folder / f"{scene.name}.tif" for folder in folders)) for scene in location.scenes
+    ]
     absent = [target for target in targets if not (target[1].exists() and target[2].exists())]
     if not absent:
         return 0, 0
     land = make_landscape(stream(seed, GROUND, index), size)
     for scene, image, label in absent:
-        with threadpoolctl.threadpool_limits(1):  # one core a worker, and the same sums in whatever number of them
+        with threadpoolctl.threadpool_limits(
+            1
+        ):  # one core a worker, and the same sums in whatever number of them
             pixels, labels = observe(seed, location, scene, land)
-        _replace_with(image, functools.partial(_write_pixels, pixels=pixels, location=location, scene=scene))
+        _replace_with(
+            image, functools.partial(_write_pixels, pixels=pixels, location=location, scene=scene)
+        )
         _replace_with(label, functools.partial(_write_labels, labels=labels, location=location))
     return len(absent), sum(image.stat().st_size for _, image, _ in absent)
 
 
 def is_validation(seed: int, index: int) -> bool:
-    """Whether a location is for validation: one in every five, whatever the number of locations; one of the first two is, one is not."""
+    """Whether a location is for validation: one in every five, whatever the number of locations;
+    one of the first two is, one is not.
+    """
     block, place = divmod(index, VAL_EVERY)
     return place == stream(seed, SPLIT, block).integers(2 if block == 0 else VAL_EVERY)
 
@@ -114,7 +146,9 @@ def _write_splits(output: Path, seed: int, size: int, locations: int) -> None:
     lines: dict[bool, list[str]] = {False: [], True: []}
     for index in range(locations):
         location = make_location(seed, index, size)
-        lines[is_validation(seed, index)] += [f"{location.name}/{scene.name}.tif\n" for scene in location.scenes]
+        lines[is_validation(seed, index)] += [
+            f"{location.name}/{scene.name}.tif\n" for scene in location.scenes
+        ]
     _write_text(output / "splits" / "train.txt", "".join(lines[False]))
     _write_text(output / "splits" / "val.txt", "".join(lines[True]))
 
@@ -126,7 +160,12 @@ def _write_classes(output: Path) -> None:
 
 def _check_arguments(output: Path, locations: int, size: int, seed: int, workers: int) -> None:
     limits = {
-        "--locations": (locations, 2, MOST_LOCATIONS, "one location at least goes to each split, and scene numbers have five digits"),
+        "--locations": (
+            locations,
+            2,
+            MOST_LOCATIONS,
+            "one location at least goes to each split, and scene numbers have five digits",
+        ),
         "--size": (size, SMALLEST_SIZE, 4096, "rows and columns of a patch; SpectralEarth has 128"),
         "--seed": (seed, 0, 2**63, "any non-negative integer"),
         "--workers": (workers, 1, 4096, "processes; leave it out for one a core"),
@@ -135,40 +174,64 @@ def _check_arguments(output: Path, locations: int, size: int, seed: int, workers
         if not least <= value <= most:
             raise ValueError(f"{name} {value}: expected {least} to {most} ({why})")
     if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; expected a folder that is new, or an archive of `simulate` to complete")
+        raise ValueError(
+            f"--output {output} is a file; expected a folder that is new, or an archive of "
+            "`simulate` to complete"
+        )
 
 
 def _claim(output: Path, made_from: dict[str, int]) -> None:
-    """Writes what the archive is made from, or checks that the archive there is made from the same."""
+    """Writes what the archive is made from, or checks that the archive there is made from
+    the same.
+    """
     marker = output / _MARKER
     if marker.exists():
         _check_marker(marker, made_from)
         return
     if (output / "enmap").exists():
-        raise ValueError(f"{output} holds enmap/ but no {_MARKER}: expected an archive made by `simulate`. Give another --output.")
+        raise ValueError(
+            f"{output} holds enmap/ but no {_MARKER}: expected an archive made by `simulate`. Give "
+            "another --output."
+        )
     try:
         _write_text(marker, json.dumps(made_from, indent=1) + "\n")
     except OSError as error:
-        raise OSError(f"--output {output}: cannot be written ({error.strerror}); choose a folder that you may write to") from error
+        raise OSError(
+            f"--output {output}: cannot be written ({error.strerror}); choose a folder that you "
+            "may write to"
+        ) from error
 
 
 def _check_extends(output: Path, locations: int) -> None:
-    """Raises ValueError where the archive has a location beyond the first `locations`: its splits would no longer name all files."""
+    """Raises ValueError where the archive has a location beyond the first `locations`: its splits
+    would no longer name all files.
+    """
     last = max((folder.name for folder in output.glob("enmap/[0-9]*")), default="")
     if last >= f"{locations:07d}":
-        raise ValueError(f"{output} holds location {last}: --locations {locations} found, {int(last) + 1} or more expected")
+        raise ValueError(
+            f"{output} holds location {last}: --locations {locations} found, {int(last) + 1} or "
+            "more expected"
+        )
 
 
 def _check_marker(marker: Path, made_from: dict[str, int]) -> None:
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{marker}: not JSON ({error}); remove the archive, or give another --output") from error
+        raise ValueError(
+            f"{marker}: not JSON ({error}); remove the archive, or give another --output"
+        ) from error
     if not isinstance(found, dict):
-        raise ValueError(f"{marker}: found {found!r}, expected an object; remove the archive, or give another --output")
+        raise ValueError(
+            f"{marker}: found {found!r}, expected an object; remove the archive, or give another "
+            "--output"
+        )
     for field, value in made_from.items():
         if found.get(field) != value:
-            raise ValueError(f"{marker}: {field} is {found.get(field)}, expected {value}. Use the same {field}, or give another --output.")
+            raise ValueError(
+                f"{marker}: {field} is {found.get(field)}, expected {value}. Use the same {field}, "
+                "or give another --output."
+            )
 
 
 def simulate_archive(
@@ -183,7 +246,8 @@ def simulate_archive(
 
     Args:
         output: folder of the archive.
-        locations: number of places. The files of one depend on `seed`, its number and `size` alone, so a larger number extends an archive.
+        locations: number of places. The files of one depend on `seed`, its number and `size` alone,
+            so a larger number extends an archive.
         size: rows and columns of a patch, pixels of 30 m.
         seed: non-negative.
         workers: processes; one a core by default.
@@ -198,11 +262,15 @@ def simulate_archive(
     _claim(output, {"recipe": RECIPE, "seed": seed, "size": size})
     _check_extends(output, locations)
     written = 0
-    for patches, written_bytes in parallel.run(functools.partial(write_location, output, seed, size), range(locations), workers):
+    for patches, written_bytes in parallel.run(
+        functools.partial(write_location, output, seed, size), range(locations), workers
+    ):
         written += patches
         advance(1, written_bytes)
     _write_classes(output)
-    _write_splits(output, seed, size, locations)  # last: a split never names a file that is not there
+    _write_splits(
+        output, seed, size, locations
+    )  # last: a split never names a file that is not there
     return written
 
 
@@ -210,17 +278,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep simulate`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = __doc__
-    parser.epilog = "example: python -m data_prep simulate --output /tmp/simulated --locations 8 --size 64"
-    parser.add_argument("--output", type=Path, required=True, help="folder of the archive; a partial one is completed")
+    parser.epilog = (
+        "example: python -m data_prep simulate --output /tmp/simulated --locations 8 --size 64"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="folder of the archive; a partial one is completed",
+    )
     parser.add_argument("--locations", type=int, default=48, help="number of places (default: 48)")
-    parser.add_argument("--size", type=int, default=128, help="rows and columns of a patch (default: 128)")
+    parser.add_argument(
+        "--size", type=int, default=128, help="rows and columns of a patch (default: 128)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="non-negative (default: 0)")
-    parser.add_argument("--workers", type=int, default=parallel.cores(), help="processes (default: one a core)")
+    parser.add_argument(
+        "--workers", type=int, default=parallel.cores(), help="processes (default: one a core)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status. Raises what `simulate_archive` raises."""
     with progress.show("simulate", args.locations, "locations") as advance:
-        written = simulate_archive(args.output, args.locations, args.size, args.seed, args.workers, advance)
+        written = simulate_archive(
+            args.output, args.locations, args.size, args.seed, args.workers, advance
+        )
     print(f"{args.output}: {written} patches written, {args.locations} locations complete")
     return 0

@@ -1,7 +1,8 @@
-"""What a store holds, in exact numbers: moments of every band over the train split, and the classes of every label map.
+"""What a store holds, in exact numbers: moments of every band over the train split, and the classes
+of every label map.
 
-Sums are kept as fractions, so the result depends on no order: not on shards, workers or interruptions. For integer pixels they are exact;
-for floats each sample adds its float64 sum.
+Sums are kept as fractions, so the result depends on no order: not on shards, workers or
+interruptions. For integer pixels they are exact; for floats each sample adds its float64 sum.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from eo_jax.data import Store
 from eo_jax.schema import Sample
 
 MOST_CLASSES = 256
-TRAINING = ("train", "pixel")  # all pixels of a scene whose labels are split by pixel may be trained on
+TRAINING = (
+    "train",
+    "pixel",
+)  # all pixels of a scene whose labels are split by pixel may be trained on
 
 
 @dataclasses.dataclass
 class BandSums:
-    """Sums over the valid pixels of each band, lists of length c; `pixels` counts valid and no-data pixels of one band."""
+    """Sums over the valid pixels of each band, lists of length c; `pixels` counts valid and no-data
+    pixels of one band.
+    """
 
     pixels: int
     count: list[int]
@@ -34,7 +40,9 @@ class BandSums:
 
     @classmethod
     def of(cls, pixels: np.ndarray, missing: np.ndarray) -> BandSums:
-        """The sums of one sample [c, h, w]; `missing`, bool [c, h, w], is where there is no data."""
+        """The sums of one sample [c, h, w]; `missing`, bool [c, h, w], is where there is
+        no data.
+        """
         flat, gone = pixels.reshape(len(pixels), -1), missing.reshape(len(pixels), -1)
         if not gone.any() and _is_small(pixels) and flat.shape[1] <= _EXACT_PIXELS:
             return cls(flat.shape[1], *_whole_sums(flat))
@@ -51,7 +59,10 @@ class BandSums:
         self.maximum = [max(a, b) for a, b in zip(self.maximum, other.maximum, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"total": [str(f) for f in self.total], "squares": [str(f) for f in self.squares]}
+        return dataclasses.asdict(self) | {
+            "total": [str(f) for f in self.total],
+            "squares": [str(f) for f in self.squares],
+        }
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> BandSums:
@@ -59,14 +70,24 @@ class BandSums:
         return cls(**{**fields, **exact})
 
     def moments(self) -> dict[str, list]:
-        """count, mean, std, min, max and nodata_share of each band; None for a band without a valid pixel."""
-        means = [Fraction(total) / n if n else None for total, n in zip(self.total, self.count, strict=True)]
+        """count, mean, std, min, max and nodata_share of each band; None for a band without a valid
+        pixel.
+        """
+        means = [
+            Fraction(total) / n if n else None
+            for total, n in zip(self.total, self.count, strict=True)
+        ]
         columns = zip(self.squares, self.count, means, strict=True)
-        variances = [None if mean is None else Fraction(squares) / n - mean**2 for squares, n, mean in columns]
+        variances = [
+            None if mean is None else Fraction(squares) / n - mean**2
+            for squares, n, mean in columns
+        ]
         return {
             "count": self.count,
             "mean": [None if mean is None else float(mean) for mean in means],
-            "std": [None if variance is None else math.sqrt(max(variance, 0)) for variance in variances],  # rounding of float sums only
+            "std": [
+                None if variance is None else math.sqrt(max(variance, 0)) for variance in variances
+            ],  # rounding of float sums only
             "min": [low if math.isfinite(low) else None for low in self.minimum],
             "max": [high if math.isfinite(high) else None for high in self.maximum],
             "nodata_share": [1 - n / self.pixels for n in self.count],
@@ -83,21 +104,30 @@ def _is_small(values: np.ndarray) -> bool:
 
 
 def _whole_sums(bands: np.ndarray) -> tuple[list, list, list, list, list]:
-    """What `_sums` gives of each of small integer bands [c, n], several at once, because there is one for every patch of an archive."""
+    """What `_sums` gives of each of small integer bands [c, n], several at once, because there is
+    one for every patch of an archive.
+    """
     counts, totals, squares = [bands.shape[1]] * len(bands), [], []
-    room = np.empty((_BANDS_AT_ONCE, bands.shape[1]))  # used again: fresh pages would cost as much as the sums
+    room = np.empty(
+        (_BANDS_AT_ONCE, bands.shape[1])
+    )  # used again: fresh pages would cost as much as the sums
     for start in range(0, len(bands), _BANDS_AT_ONCE):
         part = bands[start : start + _BANDS_AT_ONCE]
         wide = room[: len(part)]
         np.copyto(wide, part)
         totals += map(int, np.add.reduce(wide, 1).tolist())
         squares += map(int, np.einsum("cn,cn->c", wide, wide).tolist())
-    lowest, highest = (function(bands, 1).astype(float).tolist() for function in (np.minimum.reduce, np.maximum.reduce))
+    lowest, highest = (
+        function(bands, 1).astype(float).tolist()
+        for function in (np.minimum.reduce, np.maximum.reduce)
+    )
     return counts, totals, squares, lowest, highest
 
 
 def _sums(values: np.ndarray) -> tuple[int, int | Fraction, int | Fraction, float, float]:
-    """Count, sum, sum of squares, minimum and maximum of values [n]; exact sums of small integers are plain integers, which add up faster."""
+    """Count, sum, sum of squares, minimum and maximum of values [n]; exact sums of small integers
+    are plain integers, which add up faster.
+    """
     if not len(values):
         return 0, 0, 0, math.inf, -math.inf
     exact, step = (int, _EXACT_PIXELS) if _is_small(values) else (Fraction, len(values))
@@ -105,16 +135,19 @@ def _sums(values: np.ndarray) -> tuple[int, int | Fraction, int | Fraction, floa
     for start in range(0, len(values), step):
         part = values[start : start + step].astype(np.float64)
         total += exact(np.add.reduce(part).item())
-        squares += exact(np.einsum("n,n->", part, part).item())  # not np.dot, whose threads cost more than they bring and change the last digit
+        squares += exact(
+            np.einsum("n,n->", part, part).item()
+        )  # not np.dot, whose threads cost more than they bring and change the last digit
     return len(values), total, squares, float(values.min()), float(values.max())
 
 
 @dataclasses.dataclass
 class Contents:
-    """Band sums of the train split {sensor id: BandSums}, and label types and class counts of all splits {label: ...}.
+    """Band sums of the train split {sensor id: BandSums}, and label types and class counts of all
+    splits {label: ...}.
 
-    A type is (dtype, "map" or the shape of what belongs to the whole patch). `classes` holds None for a label that is no integer map or
-    has more than MOST_CLASSES values.
+    A type is (dtype, "map" or the shape of what belongs to the whole patch). `classes` holds None
+    for a label that is no integer map or has more than MOST_CLASSES values.
     """
 
     bands: dict[str, BandSums] = dataclasses.field(default_factory=dict)
@@ -138,47 +171,80 @@ class Contents:
         for name, kind in other.types.items():
             if self.types.setdefault(name, kind) != kind:
                 one, two = (f"{dtype} {shape}" for dtype, shape in (self.types[name], kind))
-                raise ValueError(f"label {name!r} is {one} in some files, {two} in others; write it alike in all files")
+                raise ValueError(
+                    f"label {name!r} is {one} in some files, {two} in others; write it alike in "
+                    "all files"
+                )
             self.classes[name] = _merged(self.classes.get(name, Counter()), other.classes[name])
 
     def to_json(self) -> dict[str, Any]:
-        classes = {name: None if counts is None else list(counts.items()) for name, counts in self.classes.items()}
-        return {"bands": {sensor: sums.to_json() for sensor, sums in self.bands.items()}, "types": self.types, "classes": classes}
+        classes = {
+            name: None if counts is None else list(counts.items())
+            for name, counts in self.classes.items()
+        }
+        return {
+            "bands": {sensor: sums.to_json() for sensor, sums in self.bands.items()},
+            "types": self.types,
+            "classes": classes,
+        }
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Contents:
         bands = {sensor: BandSums.from_json(sums) for sensor, sums in fields["bands"].items()}
-        classes = {name: None if counts is None else Counter(dict(map(tuple, counts))) for name, counts in fields["classes"].items()}
+        classes = {
+            name: None if counts is None else Counter(dict(map(tuple, counts)))
+            for name, counts in fields["classes"].items()
+        }
         return cls(bands, fields["types"], classes)
 
     def about(self) -> dict[str, Any]:
         """The manifest's `statistics` (train split only) and `labels` (all splits)."""
         labels = {
-            name: {"dtype": dtype, "shape": shape, "values": _in_order(self.classes[name])} for name, (dtype, shape) in sorted(self.types.items())
+            name: {"dtype": dtype, "shape": shape, "values": _in_order(self.classes[name])}
+            for name, (dtype, shape) in sorted(self.types.items())
         }
-        return {"statistics": {sensor: sums.moments() for sensor, sums in sorted(self.bands.items())}, "labels": labels}
+        return {
+            "statistics": {sensor: sums.moments() for sensor, sums in sorted(self.bands.items())},
+            "labels": labels,
+        }
 
 
 def raw_bytes(store: Store) -> int:
     """Bytes of the store's pixels, uncompressed."""
     widths = [np.dtype(str(name)).itemsize for name in store.index["dtype"]]
-    return int(sum(math.prod(shape) * width for shape, width in zip(store.index["shape"].tolist(), widths, strict=True)))
+    return int(
+        sum(
+            math.prod(shape) * width
+            for shape, width in zip(store.index["shape"].tolist(), widths, strict=True)
+        )
+    )
 
 
 def stored_bytes(store: Store) -> int:
     """Bytes of the store's shards on disk."""
-    return sum(file["bytes"] for shard in store.manifest["shards"] for file in [shard, *shard.get("pixels", [])])
+    return sum(
+        file["bytes"]
+        for shard in store.manifest["shards"]
+        for file in [shard, *shard.get("pixels", [])]
+    )
 
 
 def _type(label: np.ndarray, sample: Sample) -> list:
-    return [label.dtype.name, "map" if label.ndim == 2 and label.shape == sample.pixels.shape[1:] else list(label.shape)]
+    return [
+        label.dtype.name,
+        "map" if label.ndim == 2 and label.shape == sample.pixels.shape[1:] else list(label.shape),
+    ]
 
 
 def _classes(label: np.ndarray) -> Counter[int] | None:
     if label.dtype.kind not in "iu":
         return None
     values, counts = np.unique(label, return_counts=True)
-    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True))) if len(values) <= MOST_CLASSES else None
+    return (
+        Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        if len(values) <= MOST_CLASSES
+        else None
+    )
 
 
 def _merged(one: Counter[int] | None, other: Counter[int] | None) -> Counter[int] | None:

@@ -1,15 +1,21 @@
-"""Measures every band of a store: count, mean, standard deviation, least, greatest, share of no-data, and exact quantiles.
+"""Measures every band of a store: count, mean, standard deviation, least, greatest, share of
+no-data, and exact quantiles.
 
-    python -m data_prep stats /data/stores/spectral_earth --split train --quantiles 0.01 0.5 0.99 --output stats.json
+    python -m data_prep stats /data/stores/spectral_earth --split train \\
+        --quantiles 0.01 0.5 0.99 --output stats.json
 
-All numbers are digital numbers as stored; no-data, NaN and infinity are left out. Quantiles are those of numpy.quantile, not estimates. They take
-one pass over the store for pixels of 8 and 16 bits, two for 32 bits and four for 64 bits (quantiles.py says why). A worker holds 64 MB of pixels and
-their counts: at most bands x 65,536 x 10 bytes in the first pass, 130 MB for 202 bands. Shards and workers alter nothing in the result.
+All numbers are digital numbers as stored; no-data, NaN and infinity are left out. Quantiles are
+those of numpy.quantile, not estimates. They take one pass over the store for pixels of 8 and 16
+bits, two for 32 bits and four for 64 bits (quantiles.py says why). A worker holds 64 MB of pixels
+and their counts: at most bands x 65,536 x 10 bytes in the first pass, 130 MB for 202 bands. Shards
+and workers alter nothing in the result.
 
 The JSON file, null for a band without data:
 
-    {"content_sha256", "split", "levels": [...], "sensors": {id: {"bands": [names], "dtype", "units": "digital number",
-     "count", "mean", "std", "min", "max", "nodata_share": one value a band each, "quantiles": for each level one value a band}}}
+    {"content_sha256", "split", "levels": [...], "sensors": {id: {"bands": [names], "dtype",
+    "units": "digital number",
+     "count", "mean", "std", "min", "max", "nodata_share": one value a band each, "quantiles": for
+     each level one value a band}}}
 """
 
 from __future__ import annotations
@@ -40,7 +46,9 @@ _COLUMNS = 150  # of text: narrower tables would cut numbers
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One shard in one pass: the samples to read, and for each sensor its dtype and the wanted prefixes of each band."""
+    """One shard in one pass: the samples to read, and for each sensor its dtype and the wanted
+    prefixes of each band.
+    """
 
     store: Path
     samples: tuple[int, ...]
@@ -61,12 +69,35 @@ class Counted:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep stats`."""
     parser.description = __doc__
-    parser.epilog = "example: python -m data_prep stats /data/stores/spectral_earth --split all --output stats.json"
+    parser.epilog = (
+        "example: python -m data_prep stats /data/stores/spectral_earth --split all --output "
+        "stats.json"
+    )
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store; only read")
-    parser.add_argument("--split", default="train", metavar="NAME", help="which samples: train (default), val, ... or all")
-    parser.add_argument("--quantiles", type=_level, nargs="+", default=LEVELS, metavar="Q", help="from 0 to 1 (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=parallel.cores(), metavar="N", help="processes (default: one a core)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON, too")
+    parser.add_argument(
+        "--split",
+        default="train",
+        metavar="NAME",
+        help="which samples: train (default), val, ... or all",
+    )
+    parser.add_argument(
+        "--quantiles",
+        type=_level,
+        nargs="+",
+        default=LEVELS,
+        metavar="Q",
+        help="from 0 to 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=parallel.cores(),
+        metavar="N",
+        help="processes (default: one a core)",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the numbers as JSON, too"
+    )
 
 
 def _level(text: str) -> float:
@@ -76,7 +107,9 @@ def _level(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command. Raises StoreError, RecordError, or ValueError for a split without samples."""
+    """Runs the command. Raises StoreError, RecordError, or ValueError for a split without
+    samples.
+    """
     store = open_store(args.store)
     found = measure(store, args.split, args.quantiles, max(1, args.workers))
     console = Console(width=max(Console().width, _COLUMNS))
@@ -89,18 +122,37 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(store: Store, split: str, levels: Sequence[float], workers: int = 1) -> dict[str, Any]:
-    """The numbers of a split, or of "all", as the JSON file has them. Raises ValueError, RecordError."""
+    """The numbers of a split, or of "all", as the JSON file has them. Raises ValueError,
+    RecordError.
+    """
     chosen = np.flatnonzero(store.in_split(split))
-    selections = {sensor: _selection(store, chosen, sensor, levels) for sensor in np.unique(store.index["sensor"][chosen]).tolist()}
+    selections = {
+        sensor: _selection(store, chosen, sensor, levels)
+        for sensor in np.unique(store.index["sensor"][chosen]).tolist()
+    }
     sums: dict[str, BandSums] = {}
-    for number in range(max(quantiles.passes(selection.dtype) for selection in selections.values())):
-        going = {sensor: selection for sensor, selection in selections.items() if number < quantiles.passes(selection.dtype)}
+    for number in range(
+        max(quantiles.passes(selection.dtype) for selection in selections.values())
+    ):
+        going = {
+            sensor: selection
+            for sensor, selection in selections.items()
+            if number < quantiles.passes(selection.dtype)
+        }
         counted = _pass(store, chosen, number, going, workers)
         sums |= counted.sums
         for sensor, selection in going.items():
             selection.narrow(number, counted.digits[sensor])
-    about = {sensor: _about(store.sensor(sensor), sums[sensor], selection) for sensor, selection in selections.items()}
-    return {"content_sha256": store.content_hash, "split": split, "levels": list(levels), "sensors": about}
+    about = {
+        sensor: _about(store.sensor(sensor), sums[sensor], selection)
+        for sensor, selection in selections.items()
+    }
+    return {
+        "content_sha256": store.content_hash,
+        "split": split,
+        "levels": list(levels),
+        "sensors": about,
+    }
 
 
 def _selection(store: Store, chosen: np.ndarray, sensor: str, levels: Sequence[float]) -> Selection:
@@ -117,7 +169,9 @@ def _about(sensor: Sensor, sums: BandSums, selection: Selection) -> dict[str, An
 # ------------------------------------------------------------------ passes
 
 
-def _pass(store: Store, chosen: np.ndarray, number: int, going: dict[str, Selection], workers: int) -> Counted:
+def _pass(
+    store: Store, chosen: np.ndarray, number: int, going: dict[str, Selection], workers: int
+) -> Counted:
     """One pass over the chosen samples of the sensors that are still going."""
     of_sensors = chosen[np.isin(store.index["sensor"][chosen], list(going))]
     wanted = {sensor: (selection.dtype, selection.prefixes) for sensor, selection in going.items()}
@@ -148,7 +202,10 @@ def count_shard(task: Task) -> Counted:
 def _by_sensor(store: Store, samples: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
     sensors = store.index["sensor"][list(samples)].tolist()
     for sensor_id in sorted(set(sensors)):
-        yield sensor_id, [i for i, sensor in zip(samples, sensors, strict=True) if sensor == sensor_id]
+        yield (
+            sensor_id,
+            [i for i, sensor in zip(samples, sensors, strict=True) if sensor == sensor_id],
+        )
 
 
 def _batches(store: Store, samples: Iterable[int]) -> Iterator[list[np.ndarray]]:
@@ -168,7 +225,9 @@ def _count(sensor: Sensor, batch: list[np.ndarray], task: Task) -> Counted:
     valid = [~sensor.missing(pixels) for pixels in batch]
     digits: Found = {}
     for band, wanted in enumerate(prefixes):
-        values = np.concatenate([pixels[band][mask[band]] for pixels, mask in zip(batch, valid, strict=True)])
+        values = np.concatenate(
+            [pixels[band][mask[band]] for pixels, mask in zip(batch, valid, strict=True)]
+        )
         digits |= quantiles.count(band, values.astype(dtype, copy=False), task.number, wanted)
     counted = Counted(len(batch), sum(pixels.nbytes for pixels in batch), {sensor.id: digits})
     if task.number == 0:
@@ -199,13 +258,20 @@ def table(sensor: Sensor, about: dict[str, Any], levels: Sequence[float], split:
     """One row a band."""
     title = f"{sensor.id}, split {split}, digital numbers ({about['dtype']})"
     columns = {"mean": about["mean"], "std": about["std"], "min": about["min"]}
-    columns |= {f"{level:g}": values for level, values in zip(levels, about["quantiles"], strict=True)} | {"max": about["max"]}
+    columns |= {
+        f"{level:g}": values for level, values in zip(levels, about["quantiles"], strict=True)
+    } | {"max": about["max"]}
     shown = Table("band", "nm", title=title, title_justify="left")
     for name in (*columns, "no-data"):
         shown.add_column(name, justify="right")
     for b, band in enumerate(sensor.bands):
         nm = "" if band.centre_nm is None else f"{band.centre_nm:g}"
-        shown.add_row(band.name, nm, *(_number(values[b]) for values in columns.values()), f"{about['nodata_share'][b]:.2%}")
+        shown.add_row(
+            band.name,
+            nm,
+            *(_number(values[b]) for values in columns.values()),
+            f"{about['nodata_share'][b]:.2%}",
+        )
     return shown
 
 

@@ -1,11 +1,15 @@
-"""Writes a store of some samples of another: those that all the given options agree on, bit for bit as they were.
+"""Writes a store of some samples of another: those that all the given options agree on, bit for bit
+as they were.
 
-    python -m data_prep subset /data/stores/s12 --output /data/stores/alps --bbox 5 44 17 48.5 --since 2020-05-01 --until 2020-09-30
-    python -m data_prep subset /data/stores/s12 --output /data/stores/small --split train --groups 1000
+    python -m data_prep subset /data/stores/s12 --output /data/stores/alps --bbox 5 44 17 48.5 \\
+        --since 2020-05-01 --until 2020-09-30
+    python -m data_prep subset /data/stores/s12 --output /data/stores/small --split train \\
+        --groups 1000
     python -m data_prep subset /data/stores/s12 --output /data/stores/s12_zarr --format zarr
 
-Without a choice it copies the whole store, for another --format. Statistics and label classes are those of what is chosen; splits stay. A sample
-without place is in no --bbox, one without time in no --since or --until. --groups draws by a hash of the name, so a smaller number draws some of the
+Without a choice it copies the whole store, for another --format. Statistics and label classes are
+those of what is chosen; splits stay. A sample without place is in no --bbox, one without time in no
+--since or --until. --groups draws by a hash of the name, so a smaller number draws some of the
 places of a larger one.
 """
 
@@ -32,23 +36,55 @@ _NO_TIME = np.iinfo(np.int64).min
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep subset`."""
     parser.description = __doc__
-    parser.epilog = "example: python -m data_prep subset /data/stores/s12 --output /data/stores/clear --max-nodata 0.1 --split train val"
+    parser.epilog = (
+        "example: python -m data_prep subset /data/stores/s12 --output /data/stores/clear "
+        "--max-nodata 0.1 --split train val"
+    )
     add = parser.add_argument
     add("store", type=Path, metavar="STORE", help="folder of the store; only read")
     copying.add_writing_arguments(parser)
     add("--split", nargs="+", default=[], metavar="NAME", help="samples of these splits")
     add("--sensor", nargs="+", default=[], metavar="ID", help="samples of these sensors")
     add("--ids", type=Path, metavar="FILE", help="samples in this text file, one id a line")
-    add("--match", nargs="+", default=[], metavar="PATTERN", help="samples whose id matches one of these, such as 'north/*'")
-    add("--bbox", nargs=4, type=float, metavar=("W", "S", "E", "N"), help="samples with their centre in it, degrees; W > E crosses 180 degrees")
-    add("--since", type=datetime.date.fromisoformat, metavar="DATE", help="samples of this day (UTC) or later, such as 2020-05-01")
-    add("--until", type=datetime.date.fromisoformat, metavar="DATE", help="samples of this day (UTC) or earlier")
-    add("--max-nodata", type=float, metavar="F", help="samples with at most this share of no-data values, from 0 to 1")
+    add(
+        "--match",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="samples whose id matches one of these, such as 'north/*'",
+    )
+    add(
+        "--bbox",
+        nargs=4,
+        type=float,
+        metavar=("W", "S", "E", "N"),
+        help="samples with their centre in it, degrees; W > E crosses 180 degrees",
+    )
+    add(
+        "--since",
+        type=datetime.date.fromisoformat,
+        metavar="DATE",
+        help="samples of this day (UTC) or later, such as 2020-05-01",
+    )
+    add(
+        "--until",
+        type=datetime.date.fromisoformat,
+        metavar="DATE",
+        help="samples of this day (UTC) or earlier",
+    )
+    add(
+        "--max-nodata",
+        type=float,
+        metavar="F",
+        help="samples with at most this share of no-data values, from 0 to 1",
+    )
     add("--groups", type=int, metavar="N", help="all samples of N places of those that are left")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command. Raises ValueError where nothing is chosen, StoreError, RecordError, OSError."""
+    """Runs the command. Raises ValueError where nothing is chosen, StoreError, RecordError,
+    OSError.
+    """
     store = open_store(args.store)
     chosen = choose(store, args)
     name = f"subset of {store.manifest['archive']['name']}"
@@ -58,17 +94,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def choose(store: Store, args: argparse.Namespace) -> np.ndarray:
-    """Numbers of the samples that every option agrees on, ascending. Raises ValueError where one leaves nothing."""
+    """Numbers of the samples that every option agrees on, ascending. Raises ValueError where one
+    leaves nothing.
+    """
     kept = np.ones(len(store), bool)
     for option, mask in _masks(store, args):
         before = int(kept.sum())
         kept &= mask
         if not kept.any():
             raise ValueError(
-                f"{store.path}: {option} leaves none of {before} samples; `python -m data_prep inspect {store.path}` shows what there is"
+                f"{store.path}: {option} leaves none of {before} samples; `python -m data_prep "
+                f"inspect {store.path}` shows what there is"
             )
     chosen = np.flatnonzero(kept)
-    return chosen if args.groups is None else chosen[_in_groups(store.index["group"][chosen], args.groups)]
+    return (
+        chosen
+        if args.groups is None
+        else chosen[_in_groups(store.index["group"][chosen], args.groups)]
+    )
 
 
 def _masks(store: Store, args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
@@ -81,7 +124,16 @@ def _masks(store: Store, args: argparse.Namespace) -> Iterator[tuple[str, np.nda
     if args.ids:
         yield "--ids", np.isin(index["id"], _ids(args.ids, store))
     if args.match:
-        yield "--match", np.array([any(fnmatch.fnmatchcase(name, pattern) for pattern in args.match) for name in index["id"].tolist()], bool)
+        yield (
+            "--match",
+            np.array(
+                [
+                    any(fnmatch.fnmatchcase(name, pattern) for pattern in args.match)
+                    for name in index["id"].tolist()
+                ],
+                bool,
+            ),
+        )
     if args.bbox:
         yield "--bbox", _inside(index["lonlat"], *args.bbox)
     if args.since:
@@ -94,10 +146,15 @@ def _masks(store: Store, args: argparse.Namespace) -> Iterator[tuple[str, np.nda
 
 def _one_of(store: Store, column: str, wanted: list[str]) -> np.ndarray:
     there = set(store.index[column].tolist())
-    everywhere = {PIXEL_SPLIT} & there if column == "split" else set()  # a scene that is split by pixel belongs to every split
+    everywhere = (
+        {PIXEL_SPLIT} & there if column == "split" else set()
+    )  # a scene that is split by pixel belongs to every split
     unknown = [] if everywhere else sorted(set(wanted) - there)
     if unknown:
-        raise ValueError(f"{store.path}: no sample has --{column} {unknown[0]!r}; there is {', '.join(sorted(there))}")
+        raise ValueError(
+            f"{store.path}: no sample has --{column} {unknown[0]!r}; there is "
+            f"{', '.join(sorted(there))}"
+        )
     return np.isin(store.index[column], [*wanted, *everywhere])
 
 
@@ -105,19 +162,31 @@ def _ids(file: Path, store: Store) -> list[str]:
     try:
         wanted = file.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: is no UTF-8 text ({error.reason} at byte {error.start}); write one id a line") from error
+        raise ValueError(
+            f"{file}: is no UTF-8 text ({error.reason} at byte {error.start}); write one id a line"
+        ) from error
     wanted = [line.strip() for line in wanted if line.strip()]
     unknown = sorted(set(wanted) - set(store.index["id"].tolist()))
     if unknown:
-        raise ValueError(f"{file}: {len(unknown)} ids are not in {store.path}, such as {unknown[0]!r}; remove them")
+        raise ValueError(
+            f"{file}: {len(unknown)} ids are not in {store.path}, such as {unknown[0]!r}; remove "
+            "them"
+        )
     return wanted
 
 
 def _inside(lonlat: np.ndarray, west: float, south: float, east: float, north: float) -> np.ndarray:
     if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):
-        raise ValueError(f"--bbox {west:g} {south:g} {east:g} {north:g}; expected west, south, east and north in degrees")
+        raise ValueError(
+            f"--bbox {west:g} {south:g} {east:g} {north:g}; expected west, south, east and north "
+            "in degrees"
+        )
     longitude, latitude = lonlat.T  # NaN is in no interval
-    between = (west <= longitude) & (longitude <= east) if west <= east else (west <= longitude) | (longitude <= east)
+    between = (
+        (west <= longitude) & (longitude <= east)
+        if west <= east
+        else (west <= longitude) | (longitude <= east)
+    )
     return between & (south <= latitude) & (latitude <= north)
 
 
@@ -134,8 +203,17 @@ def _in_groups(groups: np.ndarray, count: int) -> np.ndarray:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """What was chosen, for the manifest: a list of ids by its hash, since its path would be another elsewhere."""
+    """What was chosen, for the manifest: a list of ids by its hash, since its path would be another
+    elsewhere.
+    """
     days = {name: str(getattr(args, name)) for name in ("since", "until") if getattr(args, name)}
     ids = {"ids_sha256": hashlib.sha256(args.ids.read_bytes()).hexdigest()} if args.ids else {}
-    plain = {name: getattr(args, name) for name in ("split", "sensor", "match", "bbox", "max_nodata", "groups")}
-    return {**{name: value for name, value in plain.items() if value not in (None, [])}, **days, **ids}
+    plain = {
+        name: getattr(args, name)
+        for name in ("split", "sensor", "match", "bbox", "max_nodata", "groups")
+    }
+    return {
+        **{name: value for name, value in plain.items() if value not in (None, [])},
+        **days,
+        **ids,
+    }

@@ -1,4 +1,5 @@
-"""Proves that a store is whole: every byte is what was written, and every record decodes to what index and manifest say of it.
+"""Proves that a store is whole: every byte is what was written, and every record decodes to what
+index and manifest say of it.
 
     python -m data_prep verify /data/stores/spectral_earth
 
@@ -43,7 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.epilog = "example: python -m data_prep verify /data/stores/spectral_earth --workers 4"
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store; only read")
-    parser.add_argument("--workers", type=int, default=parallel.cores(), metavar="N", help="processes (default: one a core)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=parallel.cores(),
+        metavar="N",
+        help="processes (default: one a core)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
         print(problem)
     if not problems:
         store = open_store(args.store)
-        print(f"{args.store}: {len(store)} records in {len(store.manifest['shards'])} shards are whole; content {store.content_hash[:16]}")
+        print(
+            f"{args.store}: {len(store)} records in {len(store.manifest['shards'])} shards are "
+            f"whole; content {store.content_hash[:16]}"
+        )
     return 1 if problems else 0
 
 
@@ -65,13 +75,19 @@ def verify(path: Path, workers: int = 1) -> list[str]:
         return [str(error)]
     found = []
     with progress.show("verify", len(store)) as advance:
-        for shard in parallel.run(functools.partial(verify_shard, path), range(len(store.manifest["shards"])), workers):
+        for shard in parallel.run(
+            functools.partial(verify_shard, path), range(len(store.manifest["shards"])), workers
+        ):
             found.append(shard)
             advance(shard.samples, shard.raw_bytes)
     found.sort()
     in_shards = [problem for shard in found for problem in shard.problems]
     # A damaged record alters every sum, which would say the same thing twice.
-    return [*_manifest_problems(store), *in_shards, *([] if in_shards else _content_problems(store, found))]
+    return [
+        *_manifest_problems(store),
+        *in_shards,
+        *([] if in_shards else _content_problems(store, found)),
+    ]
 
 
 # ------------------------------------------------------------------ shards
@@ -126,9 +142,14 @@ def _manifest_problems(store: Store) -> Iterator[str]:
             yield from _file_problems(store.path, entry)
     if store.manifest.get("arrays", {}) != _arrays(store):
         yield f"{file}: arrays is not what the samples in the index need; {CURE}"
-    repeated = [str(name) for name, times in Counter(store.index["id"].tolist()).items() if times > 1]
+    repeated = [
+        str(name) for name, times in Counter(store.index["id"].tolist()).items() if times > 1
+    ]
     if repeated:
-        yield f"{store.path / 'index.npz'}: {len(repeated)} ids occur more than once, such as {repeated[0]!r}; {CURE}"
+        yield (
+            f"{store.path / 'index.npz'}: {len(repeated)} ids occur more than once, such as "
+            f"{repeated[0]!r}; {CURE}"
+        )
 
 
 def _file_problems(store: Path, entry: Any) -> Iterator[str]:
@@ -143,18 +164,36 @@ def _file_problems(store: Path, entry: Any) -> Iterator[str]:
     except stores.StoreError as error:
         yield str(error)
     except (AttributeError, KeyError, TypeError) as error:
-        yield f"{store}/manifest.json: names a file by {entry!r}, which is no such description ({error!r}); {CURE}"
+        yield (
+            f"{store}/manifest.json: names a file by {entry!r}, which is no such description "
+            f"({error!r}); {CURE}"
+        )
 
 
 def _arrays(store: Store) -> dict[str, dict[str, Any]]:
-    """What the manifest has to say of the Zarr arrays; nothing in a store whose records hold the pixels."""
+    """What the manifest has to say of the Zarr arrays; nothing in a store whose records hold the
+    pixels.
+    """
     if store.format not in zarr_shards.FORMATS:
         return {}
-    columns = zip(store.index["sensor"].tolist(), store.index["dtype"].tolist(), map(tuple, store.index["shape"].tolist()), strict=True)
+    columns = zip(
+        store.index["sensor"].tolist(),
+        store.index["dtype"].tolist(),
+        map(tuple, store.index["shape"].tolist()),
+        strict=True,
+    )
     kinds = [zarr_shards.Kind(store.format, *key) for key in set(columns)]
-    described = {kind: kind.metadata(store.manifest["tasks"], store.manifest["samples_a_shard"]) for kind in kinds}
+    described = {
+        kind: kind.metadata(store.manifest["tasks"], store.manifest["samples_a_shard"])
+        for kind in kinds
+    }
     return {
-        kind.name: {"file": kind.metadata_name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for kind, data in described.items()
+        kind.name: {
+            "file": kind.metadata_name,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        for kind, data in described.items()
     }
 
 

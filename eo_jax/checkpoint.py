@@ -1,6 +1,7 @@
 """Save, restore and hash {state, data position, config}. The only file that imports Orbax.
 
-python -m eo_jax.checkpoint hash --workdir=runs/mae        # the SHA-256 of every leaf, and of the whole state
+python -m eo_jax.checkpoint hash --workdir=runs/mae        # the SHA-256 of every leaf, and of the
+whole state
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import orbax.checkpoint as ocp
 from eo_jax import cli, rules
 from eo_jax.schema import Carry, Params
 
-# Orbax reports every phase of every save, and a traceback where a command ends before its clean-up thread; real errors come as exceptions.
+# Orbax reports every phase of every save, and a traceback where a command ends before its clean-up
+# thread; real errors come as exceptions.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
@@ -29,13 +31,16 @@ class Checkpoints:
     Saving is asynchronous; a save that was cut short is never listed.
 
     Args:
-        keep: how many of the latest to keep; None opens them for reading only, which leaves a run that is still saving alone.
+        keep: how many of the latest to keep; None opens them for reading only, which leaves a run
+            that is still saving alone.
     """
 
     def __init__(self, workdir: Path, keep: int | None = None):
         self._folder = (workdir / "checkpoints").absolute()
         options = (
-            ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True) if keep else ocp.CheckpointManagerOptions(read_only=True)
+            ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+            if keep
+            else ocp.CheckpointManagerOptions(read_only=True)
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -43,28 +48,54 @@ class Checkpoints:
         """The newest saved step."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, next_batch: int, config: dict, bad_records: Mapping[str, list[int]] | None = None) -> None:
-        """Starts saving; returns as soon as the arrays are copied. A full disk is an OSError, here or in `wait`.
+    def save(
+        self,
+        step: int,
+        state: Any,
+        next_batch: int,
+        config: dict,
+        bad_records: Mapping[str, list[int]] | None = None,
+    ) -> None:
+        """Starts saving; returns as soon as the arrays are copied. A full disk is an OSError, here
+        or in `wait`.
 
         `bad_records`: {source: samples that were skipped so far}.
         """
         if step == self.latest():
             return
         data = {"next_batch": next_batch, "bad_records": bad_records or {}}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data), config=ocp.args.JsonSave(config))
-        with _named_errors(self._folder / str(step), "saved", "free space on that disk, then run the same command again"):
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave(data),
+            config=ocp.args.JsonSave(config),
+        )
+        with _named_errors(
+            self._folder / str(step),
+            "saved",
+            "free space on that disk, then run the same command again",
+        ):
             self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Returns when every save has reached the disk."""
-        with _named_errors(self._folder, "saved", "free space on that disk, then run the same command again"):
+        with _named_errors(
+            self._folder, "saved", "free space on that disk, then run the same command again"
+        ):
             self._manager.wait_until_finished()
 
     def restore(self, like: Any) -> tuple[Any, int]:
-        """(state, number of the next batch) of the newest checkpoint; `like` gives shapes and shardings, on any mesh."""
+        """(state, number of the next batch) of the newest checkpoint; `like` gives shapes and
+        shardings, on any mesh.
+        """
         step = self.latest()
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
-        with _named_errors(self._folder / str(step), "restored", "delete that folder to go back to the checkpoint before it"):
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
+        )
+        with _named_errors(
+            self._folder / str(step),
+            "restored",
+            "delete that folder to go back to the checkpoint before it",
+        ):
             restored = self._manager.restore(step, args=items)
         return restored.state, restored.data["next_batch"]
 
@@ -74,17 +105,29 @@ class Checkpoints:
 
     def bad_records(self) -> dict[str, list[int]]:
         """{source: samples that were skipped} before the newest checkpoint."""
-        return self._json("data").get("bad_records", {})  # a checkpoint from before there were any does not say
+        return self._json("data").get(
+            "bad_records", {}
+        )  # a checkpoint from before there were any does not say
 
     def _json(self, item: str) -> dict:
         step = self.latest()
-        with _named_errors(self._folder / str(step), "restored", "delete that folder to go back to the checkpoint before it"):
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+        with _named_errors(
+            self._folder / str(step),
+            "restored",
+            "delete that folder to go back to the checkpoint before it",
+        ):
+            return self._manager.restore(
+                step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+            )[item]
 
     def arrays(self) -> dict:
-        """The state of the newest checkpoint as nested dicts of numpy arrays, needing neither the model nor the mesh of the run."""
+        """The state of the newest checkpoint as nested dicts of numpy arrays, needing neither the
+        model nor the mesh of the run.
+        """
         path = self._folder / str(self.latest()) / "state"
-        with _named_errors(path, "restored", "delete that folder to go back to the checkpoint before it"):
+        with _named_errors(
+            path, "restored", "delete that folder to go back to the checkpoint before it"
+        ):
             handler = ocp.PyTreeCheckpointer()
             tree = handler.metadata(path).item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
@@ -92,15 +135,23 @@ class Checkpoints:
 
 
 def load(workdir: Path) -> tuple[dict, int, Params, Carry]:
-    """(config, step, params, carry) of the newest checkpoint of a workdir, as numpy. ValueError where there is none."""
+    """(config, step, params, carry) of the newest checkpoint of a workdir, as numpy. ValueError
+    where there is none.
+    """
     checkpoints = _existing(workdir)
     state = checkpoints.arrays()
     return checkpoints.config(), checkpoints.latest(), state["params"], state.get("carry", {})
 
 
 def _existing(workdir: Path) -> Checkpoints:
-    if not (workdir / "checkpoints").is_dir() or (checkpoints := Checkpoints(workdir)).latest() is None:
-        raise ValueError(f"{workdir}: no checkpoint there; train first: python -m eo_jax.train --config=... --workdir={workdir}")
+    if (
+        not (workdir / "checkpoints").is_dir()
+        or (checkpoints := Checkpoints(workdir)).latest() is None
+    ):
+        raise ValueError(
+            f"{workdir}: no checkpoint there; train first: python -m eo_jax.train --config=... "
+            f"--workdir={workdir}"
+        )
     return checkpoints
 
 
@@ -117,11 +168,15 @@ def leaf_hashes(state: Any) -> dict[str, str]:
 
 def state_hash(hashes: dict[str, str]) -> str:
     """One SHA-256 over the hashes of all leaves."""
-    return hashlib.sha256("\n".join(f"{path} {digest}" for path, digest in sorted(hashes.items())).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(f"{path} {digest}" for path, digest in sorted(hashes.items())).encode()
+    ).hexdigest()
 
 
 class _named_errors:
-    """Turns whatever Orbax and tensorstore raise into one OSError that names the path and the way out."""
+    """Turns whatever Orbax and tensorstore raise into one OSError that names the path and the way
+    out.
+    """
 
     def __init__(self, path: Path, verb: str, cure: str):
         self.path, self.verb, self.cure = path, verb, cure
@@ -132,7 +187,9 @@ class _named_errors:
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, Exception):
             first_line = (str(error).strip().splitlines() or [kind.__name__])[0]
-            raise OSError(f"{self.path}: checkpoint cannot be {self.verb} ({first_line}); {self.cure}") from error
+            raise OSError(
+                f"{self.path}: checkpoint cannot be {self.verb} ({first_line}); {self.cure}"
+            ) from error
 
 
 def main() -> int:
@@ -143,7 +200,10 @@ def main() -> int:
         epilog="example: python -m eo_jax.checkpoint hash --workdir=runs/mae",
     )
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("hash", help="print the SHA-256 of every leaf of the newest checkpoint, and of the whole state")
+    command = commands.add_parser(
+        "hash",
+        help="print the SHA-256 of every leaf of the newest checkpoint, and of the whole state",
+    )
     command.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     arguments = parser.parse_args()
     checkpoints = _existing(arguments.workdir)

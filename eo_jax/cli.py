@@ -1,4 +1,6 @@
-"""How commands end: one clear line for what a user can mend, a traceback only on request or for a bug."""
+"""How commands end: one clear line for what a user can mend, a traceback only on request or for a
+bug.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from collections.abc import Callable
 
 
 def run(main: Callable[[], int]) -> None:
-    """Runs a command and exits with its code. ValueError and OSError, which carry messages for users, end as one line and exit code 1.
+    """Runs a command and exits with its code. ValueError and OSError, which carry messages for
+    users, end as one line and exit code 1.
 
     EO_JAX_TRACEBACK=1 shows where they came from.
     """
@@ -20,13 +23,19 @@ def run(main: Callable[[], int]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         code = 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        print(
+            "interrupted; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
         code = 130
     sys.exit(code)
 
 
 def first_cause(error: Exception) -> str:
-    """One line of what ml_collections or absl says of flags in several: the end of a traceback through the config file, or all of it."""
+    """One line of what ml_collections or absl says of flags in several: the end of a traceback
+    through the config file, or all of it.
+    """
     cause = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
     lines = [line.strip() for line in str(cause).splitlines() if line.strip(". ")]
     return lines[-1] if any(line.startswith("Traceback") for line in lines) else " ".join(lines)

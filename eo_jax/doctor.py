@@ -1,10 +1,13 @@
-"""Says what training waits for: measures the loader, the step, and both together, and names the setting to change.
+"""Says what training waits for: measures the loader, the step, and both together, and names the
+setting to change.
 
     python -m eo_jax.doctor stores/demo --config=configs/mae_demo.py
-    python -m eo_jax.doctor stores/demo --config=configs/mae_demo.py --config.data.threads=4 --seconds=10
+    python -m eo_jax.doctor stores/demo --config=configs/mae_demo.py --config.data.threads=4 \\
+        --seconds=10
     python -m eo_jax.doctor --store=enmap=stores/se --config=configs/mae_spectral_earth.py:vit_s
 
-STORE takes the place of every source's store, --store=SOURCE=PATH that of one source. Nothing is written.
+STORE takes the place of every source's store, --store=SOURCE=PATH that of one source. Nothing is
+written.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ _PAYS = 1.15  # a gain worth a setting
 _LOW_MFU = 0.3  # what others reach with vision transformers is 0.2 to 0.3
 
 
-# ---------------------------------------------------------------------------------------------------------------- what the rates mean
+# ------------------------------------------------------------------------------ what the rates mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Rates:
         loader: batches drawn and placed on the device, no step.
         step: one batch of each entry, again and again.
         together: as training does it.
-        more_threads: the loader with twice the threads; measured only where the loader is the slower one.
+        more_threads: the loader with twice the threads; measured only where the loader is the
+            slower one.
     """
 
     loader: float
@@ -102,24 +106,38 @@ def advice(rates: Rates, setup: Setup) -> list[str]:
 def _data_verdict(rates: Rates) -> str:
     waits = 1 - rates.together / rates.step
     return (
-        f"data-bound: the step could take {rates.step:.3g} batches/s, the loader gives {rates.loader:.3g}; the device waits {waits:.0%} of the time"
+        f"data-bound: the step could take {rates.step:.3g} batches/s, the loader gives "
+        f"{rates.loader:.3g}; the device waits {waits:.0%} of the time"
     )
 
 
 def _compute_verdict(rates: Rates) -> str:
     spare = rates.loader / rates.step
-    return f"compute-bound: the loader gives {spare:.1f} times what the step takes; it could be {1 - 1 / spare:.0%} slower before that mattered"
+    return (
+        f"compute-bound: the loader gives {spare:.1f} times what the step takes; it could be "
+        f"{1 - 1 / spare:.0%} slower before that mattered"
+    )
 
 
 def _balanced_verdict(rates: Rates) -> str:
-    return f"balanced: the loader gives {rates.loader / rates.step:.2f} times what the step takes; to train faster, both have to be faster"
+    return (
+        f"balanced: the loader gives {rates.loader / rates.step:.2f} times what the step takes; to "
+        "train faster, both have to be faster"
+    )
 
 
 def _contention_verdict(rates: Rates) -> str:
     alone = min(rates.loader, rates.step)
     in_turns = 1 / (1 / rates.loader + 1 / rates.step)
-    how = "as if they took turns" if rates.together > 0.9 * in_turns else "slower than if they took turns"
-    return f"contention: {rates.together:.3g} batches/s together, the slower of the two alone {alone:.3g}; loader and step hold each other up, {how}"
+    how = (
+        "as if they took turns"
+        if rates.together > 0.9 * in_turns
+        else "slower than if they took turns"
+    )
+    return (
+        f"contention: {rates.together:.3g} batches/s together, the slower of the two alone "
+        f"{alone:.3g}; loader and step hold each other up, {how}"
+    )
 
 
 def _data_advice(rates: Rates, setup: Setup) -> list[str]:
@@ -129,8 +147,15 @@ def _data_advice(rates: Rates, setup: Setup) -> list[str]:
 def _threads(rates: Rates, setup: Setup) -> str:
     gain, more = rates.more_threads / rates.loader, f"config.data.threads={2 * setup.threads}"
     if gain < _PAYS:
-        return f"more threads do not help: with {more} the loader ran at {gain:.2f} times the rate; cores, memory or disk are used up"
-    reach = "enough for the step" if rates.more_threads >= rates.step else f"{rates.more_threads / rates.step:.0%} of what the step takes"
+        return (
+            f"more threads do not help: with {more} the loader ran at {gain:.2f} times the rate; "
+            "cores, memory or disk are used up"
+        )
+    reach = (
+        "enough for the step"
+        if rates.more_threads >= rates.step
+        else f"{rates.more_threads / rates.step:.0%} of what the step takes"
+    )
     return f"{more}: the loader ran at {gain:.2f} times the rate, {reach}"
 
 
@@ -139,24 +164,40 @@ def _less_to_read(setup: Setup) -> list[str]:
     lines = []
     for name, (kind, side) in setup.stores.items():
         if kind != "zarr-raw":
-            part = f", of which a crop of {setup.crop} px keeps {(setup.crop / side) ** 2:.1%}" if setup.crop < side else ""
+            part = (
+                f", of which a crop of {setup.crop} px keeps {(setup.crop / side) ** 2:.1%}"
+                if setup.crop < side
+                else ""
+            )
             lines.append(
-                f"source {name!r} is stored as {kind}: whole patches are decoded{part}. Convert it with --format zarr-raw: nothing to decode"
+                f"source {name!r} is stored as {kind}: whole patches are decoded{part}. Convert it "
+                "with --format zarr-raw: nothing to decode"
             )
     if setup.crop > setup.size:
         times = (setup.crop / setup.size) ** 2
-        lines.append(f"config.data.crop={setup.size}: the views are {setup.size} px, a crop of {setup.crop} px moves {times:.1f} times their pixels")
+        lines.append(
+            f"config.data.crop={setup.size}: the views are {setup.size} px, a crop of {setup.crop} "
+            f"px moves {times:.1f} times their pixels"
+        )
     return lines or ["stores and crop are as cheap as they get; a faster disk, or more cores"]
 
 
 def _compute_advice(rates: Rates, setup: Setup) -> list[str]:
     if setup.on_cpu:
-        return ["an accelerator, or a smaller model (config.model.trunk); on a CPU float32 is the fastest model.dtype"]
+        return [
+            "an accelerator, or a smaller model (config.model.trunk); on a CPU float32 is the "
+            "fastest model.dtype"
+        ]
     lines = [] if setup.mfu is None else [f"MFU of the step alone is {setup.mfu:.1%}"]
     if setup.dtype == "float32":
-        lines.append("config.model.dtype=bfloat16: float32 leaves most of the device's matrix units idle")
+        lines.append(
+            "config.model.dtype=bfloat16: float32 leaves most of the device's matrix units idle"
+        )
     if setup.mfu is None or setup.mfu < _LOW_MFU:
-        lines.append("a larger config.data.batch_size, as far as memory goes: small batches do not fill the device")
+        lines.append(
+            "a larger config.data.batch_size, as far as memory goes: small batches do not fill the "
+            "device"
+        )
     return lines or ["the device is well used; more devices"]
 
 
@@ -166,30 +207,69 @@ def _balanced_advice(rates: Rates, setup: Setup) -> list[str]:
 
 def _contention_advice(rates: Rates, setup: Setup) -> list[str]:
     if not setup.on_cpu:
-        return ["config.sharding.prefetch=2 or more: the next batch has to be on its way while a step runs", *_less_to_read(setup)]
-    fewer = [f"config.data.threads={setup.threads // 2}: fewer decoding threads leave more of the cores to XLA"] if setup.threads > 1 else []
-    return ["the loader's threads and XLA share the cores of this machine; with an accelerator, measure again there", *fewer, *_less_to_read(setup)]
+        return [
+            "config.sharding.prefetch=2 or more: the next batch has to be on its way while a step "
+            "runs",
+            *_less_to_read(setup),
+        ]
+    fewer = (
+        [
+            f"config.data.threads={setup.threads // 2}: fewer decoding threads leave more of the "
+            "cores to XLA"
+        ]
+        if setup.threads > 1
+        else []
+    )
+    return [
+        "the loader's threads and XLA share the cores of this machine; with an accelerator, "
+        "measure again there",
+        *fewer,
+        *_less_to_read(setup),
+    ]
 
 
-_VERDICTS = {"data": _data_verdict, "compute": _compute_verdict, "balanced": _balanced_verdict, "contention": _contention_verdict}
-_ADVICE = {"data": _data_advice, "compute": _compute_advice, "balanced": _balanced_advice, "contention": _contention_advice}
+_VERDICTS = {
+    "data": _data_verdict,
+    "compute": _compute_verdict,
+    "balanced": _balanced_verdict,
+    "contention": _contention_verdict,
+}
+_ADVICE = {
+    "data": _data_advice,
+    "compute": _compute_advice,
+    "balanced": _balanced_advice,
+    "contention": _contention_advice,
+}
 
 
-# ---------------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 
 class _Step:
-    """The train step of an experiment with its state: each call takes a batch, trains on it and gives its metrics, perhaps not computed yet."""
+    """The train step of an experiment with its state: each call takes a batch, trains on it and
+    gives its metrics, perhaps not computed yet.
+    """
 
     def __init__(self, experiment: build.Experiment, pipeline: Pipeline, mesh: Mesh):
         objective, run = experiment.objective, experiment.run
         views = build.recipe(experiment, build.normalisation(experiment, pipeline)).train
-        optimizer = optim.make_optimizer(experiment.optim, jax.eval_shape(lambda: objective.init(jax.random.key(0)))[0], run.steps)
+        optimizer = optim.make_optimizer(
+            experiment.optim,
+            jax.eval_shape(lambda: objective.init(jax.random.key(0)))[0],
+            run.steps,
+        )
         make_state = functools.partial(init_state, objective, optimizer, run.seed)
         placement = sharding.state_sharding(experiment.sharding, jax.eval_shape(make_state), mesh)
         self._state = jax.jit(make_state, out_shardings=placement)()
         self._step = jax.jit(
-            make_train_step(objective, optimizer, views, seed=run.seed, steps=run.steps, accum=experiment.optim.accum),
+            make_train_step(
+                objective,
+                optimizer,
+                views,
+                seed=run.seed,
+                steps=run.steps,
+                accum=experiment.optim.accum,
+            ),
             donate_argnums=0,
             in_shardings=(placement, sharding.batch_sharding(mesh)),
             out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
@@ -208,11 +288,17 @@ class _Bench:
     mesh: Mesh
     seconds: float
 
-    def measure(self, batches: Iterator[Batch], consume: Callable[[Batch], Any]) -> dict[str, float]:
-        """{"samples_per_s", "flops_per_s", "mfu"?}. What came of a batch is waited for while the next is under way, as training does."""
+    def measure(
+        self, batches: Iterator[Batch], consume: Callable[[Batch], Any]
+    ) -> dict[str, float]:
+        """{"samples_per_s", "flops_per_s", "mfu"?}. What came of a batch is waited for while the
+        next is under way, as training does.
+        """
         for batch in itertools.islice(batches, _WARM_UP):
             jax.block_until_ready(consume(batch))
-        throughput = metrics.Throughput(self.experiment.data.batch_size, self.experiment.multiply_adds())
+        throughput = metrics.Throughput(
+            self.experiment.data.batch_size, self.experiment.multiply_adds()
+        )
         end, running = time.perf_counter() + self.seconds, consume(next(batches))
         for count in itertools.count():
             if count > _LEAST and time.perf_counter() > end:
@@ -226,7 +312,9 @@ class _Bench:
 
     def load(self, data: Config, consume: Callable[[Batch], Any]) -> float:
         """Batches a second with batches from the loader."""
-        batches = Pipeline(data, self.experiment.run.seed).batches(0, 2**31)  # endless, as far as a measurement goes
+        batches = Pipeline(data, self.experiment.run.seed).batches(
+            0, 2**31
+        )  # endless, as far as a measurement goes
         placed = sharding.prefetch(batches, self.mesh, self.experiment.sharding.prefetch)
         rate = self.measure(placed, consume)["samples_per_s"] / data.batch_size
         placed.close()
@@ -234,17 +322,32 @@ class _Bench:
 
 
 def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[Rates, Setup, int]:
-    """(rates, setup, bytes of a batch, on average) of a completed config; takes about three times `seconds`, and compiling."""
+    """(rates, setup, bytes of a batch, on average) of a completed config; takes about three times
+    `seconds`, and compiling.
+    """
     experiment = build.experiment(config)
     data, mesh = experiment.data, sharding.make_mesh(experiment.sharding)
     sharding.check_batch(data.batch_size, experiment.optim.accum, mesh)
     pipeline, bench = Pipeline(data, experiment.run.seed), _Bench(experiment, mesh, seconds)
-    say(f"{experiment.objective_name} on {mesh.size} x {jax.devices()[0].device_kind}: compiling, then {seconds:g} s each of step, loader, both")
-    step, batches = _Step(experiment, pipeline, mesh), {entry: sharding.to_global(batch, mesh) for entry, batch in _first_batches(pipeline).items()}
+    say(
+        f"{experiment.objective_name} on {mesh.size} x {jax.devices()[0].device_kind}: compiling, "
+        f"then {seconds:g} s each of step, loader, both"
+    )
+    step, batches = (
+        _Step(experiment, pipeline, mesh),
+        {
+            entry: sharding.to_global(batch, mesh)
+            for entry, batch in _first_batches(pipeline).items()
+        },
+    )
     for batch in batches.values():
         jax.block_until_ready(step(batch))  # compiled before anything is timed
     alone = bench.measure((batches[pipeline.mixture.entry(n)] for n in itertools.count()), step)
-    rates = Rates(bench.load(data, lambda batch: batch), alone["samples_per_s"] / data.batch_size, bench.load(data, step))
+    rates = Rates(
+        bench.load(data, lambda batch: batch),
+        alone["samples_per_s"] / data.batch_size,
+        bench.load(data, step),
+    )
     if bound_by(rates) == "data":
         more = dataclasses.replace(data, threads=2 * data.threads)
         rates = dataclasses.replace(rates, more_threads=bench.load(more, lambda batch: batch))
@@ -253,11 +356,16 @@ def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[R
         threads=data.threads,
         crop=data.crop,
         size=max(size for _, size in experiment.views.values()),
-        stores={name: (source.store.format, _smallest_side(source)) for name, source in pipeline.sources.items()},
+        stores={
+            name: (source.store.format, _smallest_side(source))
+            for name, source in pipeline.sources.items()
+        },
         dtype=build.compute_dtype(config["model"]["dtype"]).name,
         mfu=alone.get("mfu"),
     )
-    batch_bytes = sum(share * _bytes(batches[entry]) for entry, share in pipeline.mixture.shares.items())
+    batch_bytes = sum(
+        share * _bytes(batches[entry]) for entry, share in pipeline.mixture.shares.items()
+    )
     return rates, setup, round(batch_bytes)
 
 
@@ -280,7 +388,7 @@ def _smallest_side(source: Any) -> int:
     return int(source.store.index["shape"][source.groups.members, 1:].min())
 
 
-# ---------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def main() -> int:
@@ -290,7 +398,9 @@ def main() -> int:
         print(__doc__, values.get_help(include_special_flags=False), sep="\n")
         return 0
     config, seconds = _parse(values)
-    rates, setup, batch_bytes = examine(config.to_dict(), seconds, lambda text: print(text, flush=True))
+    rates, setup, batch_bytes = examine(
+        config.to_dict(), seconds, lambda text: print(text, flush=True)
+    )
     Console(file=sys.stdout).print(_table(rates, setup, config.data.batch_size, batch_bytes))
     print(verdict(rates))
     for line in advice(rates, setup):
@@ -303,8 +413,15 @@ def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     about = "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value"
     config_flags.DEFINE_config_file("config", None, about, flag_values=values)
-    flags.DEFINE_multi_string("store", [], "SOURCE=PATH: the store of one source, in place of the config's", flag_values=values)
-    flags.DEFINE_float("seconds", 5.0, "how long each measurement takes", lower_bound=0.1, flag_values=values)
+    flags.DEFINE_multi_string(
+        "store",
+        [],
+        "SOURCE=PATH: the store of one source, in place of the config's",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "seconds", 5.0, "how long each measurement takes", lower_bound=0.1, flag_values=values
+    )
     return values
 
 
@@ -312,25 +429,34 @@ def _parse(values: flags.FlagValues) -> tuple[ml_collections.ConfigDict, float]:
     """(the config with the stores that were given, seconds)."""
     try:
         stores, config = values(sys.argv)[1:], values["config"].value
-        sources = {} if config is None else config.data.sources  # only here does a config file that is not there come to light
+        sources = (
+            {} if config is None else config.data.sources
+        )  # only here does a config file that is not there come to light
     except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{cli.first_cause(error)}; {_SEE_HELP}") from error
     if config is None:
         raise ValueError(f"--config=configs/FILE.py[:variant] must be given; {_SEE_HELP}")
     if len(stores) > 1:
-        raise ValueError(f"{len(stores)} stores ({', '.join(stores)}), expected one, for all sources; give more as --store=SOURCE=PATH")
+        raise ValueError(
+            f"{len(stores)} stores ({', '.join(stores)}), expected one, for all sources; give more "
+            "as --store=SOURCE=PATH"
+        )
     point_at(sources, stores, values.store)
     return config, values.seconds
 
 
 def point_at(sources: ml_collections.ConfigDict, everywhere: list[str], named: list[str]) -> None:
-    """Sets the stores of config.data.sources, in place: the one of `everywhere`, then "SOURCE=PATH" each of `named`. Raises ValueError."""
+    """Sets the stores of config.data.sources, in place: the one of `everywhere`, then "SOURCE=PATH"
+    each of `named`. Raises ValueError.
+    """
     for store, source in itertools.product(everywhere, sources.values()):
         source.store = store
     for item in named:
         name, _, path = item.partition("=")
         if name not in sources or not path:
-            raise ValueError(f"--store={item}: expected SOURCE=PATH with SOURCE one of {', '.join(sources)}")
+            raise ValueError(
+                f"--store={item}: expected SOURCE=PATH with SOURCE one of {', '.join(sources)}"
+            )
         sources[name].store = path
 
 
@@ -346,7 +472,12 @@ def _table(rates: Rates, setup: Setup, batch_size: int, batch_bytes: int) -> Tab
     }
     for title, (rate, size) in rows.items():
         if rate is not None:
-            table.add_row(title, f"{rate:.2f}", f"{rate * batch_size:.1f}", f"{rate * size / 1e6:.0f}" if size else "")
+            table.add_row(
+                title,
+                f"{rate:.2f}",
+                f"{rate * batch_size:.1f}",
+                f"{rate * size / 1e6:.0f}" if size else "",
+            )
     return table
 
 

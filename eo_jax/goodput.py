@@ -19,14 +19,17 @@ _WATCHER = ThreadPoolExecutor(1, thread_name_prefix="goodput")
 class Clock:
     """Attributes every moment of the wall clock to one of PHASES; begins in "start".
 
-    While a step runs on the device, the time is "step", whatever the host does meanwhile; all other phases count only while the device has nothing to
-    do. So the share of "data" is what a faster loader would save, not how long `next` took.
+    While a step runs on the device, the time is "step", whatever the host does meanwhile; all other
+    phases count only while the device has nothing to do. So the share of "data" is what a faster
+    loader would save, not how long `next` took.
     """
 
     def __init__(self):
         self._phase, self._since = "start", time.perf_counter_ns()
         self._finished: Callable[[], int | None] | None = None
-        self._total = dict.fromkeys(PHASES, 0)  # integer nanoseconds: nothing is lost in adding them up
+        self._total = dict.fromkeys(
+            PHASES, 0
+        )  # integer nanoseconds: nothing is lost in adding them up
         self._taken = dict(self._total)
 
     def enter(self, phase: str) -> None:
@@ -46,29 +49,37 @@ class Clock:
         return max(until - self._since, 0)
 
     def dispatched(self, finished: Callable[[], int | None]) -> None:
-        """A step was handed to the device, which computes from now on; what the host does besides is "other" until it says what.
+        """A step was handed to the device, which computes from now on; what the host does besides
+        is "other" until it says what.
 
         Args:
-            finished: gives the time (perf_counter_ns) at which the step was done, None until then; see `finish_of`.
+            finished: gives the time (perf_counter_ns) at which the step was done, None until then;
+                see `finish_of`.
         """
         self.enter("other")
         self._finished = finished
 
     def take(self) -> dict[str, float]:
-        """{"time/<phase>": share of the time since the last call, "time/wall_s": that time}; phases that took none are left out."""
+        """{"time/<phase>": share of the time since the last call, "time/wall_s": that time}; phases
+        that took none are left out.
+        """
         self.enter(self._phase)
         spent = {phase: total - self._taken[phase] for phase, total in self._total.items()}
         self._taken = dict(self._total)
         return _shares(spent) | {_WALL: sum(spent.values()) / 1e9}
 
     def summary(self) -> str:
-        """Everything since the beginning in one line: "time: step 91%, compile 4%, data 3%, evaluate 2%"."""
+        """Everything since the beginning in one line: "time: step 91%, compile 4%, data 3%,
+        evaluate 2%".
+        """
         self.enter(self._phase)
         return f"time: {in_words(_shares(self._total))}"
 
 
 def finish_of(values: Any) -> Callable[[], int | None]:
-    """The time (perf_counter_ns) at which arrays were computed, None until then. A thread waits for them, so that neither host nor device has to."""
+    """The time (perf_counter_ns) at which arrays were computed, None until then. A thread waits for
+    them, so that neither host nor device has to.
+    """
     done = _WATCHER.submit(lambda: (jax.block_until_ready(values), time.perf_counter_ns())[1])
     return lambda: done.result() if done.done() else None
 
@@ -76,13 +87,20 @@ def finish_of(values: Any) -> Callable[[], int | None]:
 def shares_of(lines: list[Mapping[str, Any]]) -> dict[str, float]:
     """The shares of all lines of metrics.jsonl together; empty where none has any."""
     timed = [line for line in lines if _WALL in line]
-    return _shares({phase: sum(line.get(f"{_KEY}{phase}", 0) * line[_WALL] for line in timed) for phase in PHASES})
+    return _shares(
+        {
+            phase: sum(line.get(f"{_KEY}{phase}", 0) * line[_WALL] for line in timed)
+            for phase in PHASES
+        }
+    )
 
 
 def in_words(shares: Mapping[str, float]) -> str:
     """ "step 91%, data 3%", the largest first; what rounds to nothing is left out."""
     largest_first = sorted(shares.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name.removeprefix(_KEY)} {share:.0%}" for name, share in largest_first if share >= 0.005)
+    return ", ".join(
+        f"{name.removeprefix(_KEY)} {share:.0%}" for name, share in largest_first if share >= 0.005
+    )
 
 
 def _shares(spent: Mapping[str, float]) -> dict[str, float]:

@@ -1,4 +1,6 @@
-"""Where numbers go: one JSON line a log (always), TensorBoard (on request), one line or a bar for the person watching."""
+"""Where numbers go: one JSON line a log (always), TensorBoard (on request), one line or a bar for
+the person watching.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from eo_jax.evaluators.rankme import rankme
 
-# Dense bf16 peak in FLOP/s of one device, by the beginning of jax's device_kind; vendors' data sheets.
+# Dense bf16 peak in FLOP/s of one device, by the beginning of jax's device_kind; vendors' data
+# sheets.
 _PEAK_FLOPS = {
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100": 989e12,
@@ -33,7 +36,8 @@ _PEAK_FLOPS = {
 _SPREADS = ("feature_std", "embedding_std")
 _POOLED = "pooled/"  # what `step.make_pooled` gives
 _COLLAPSED = 0.02  # of unit-length vectors; 1 is where they point everywhere alike
-# What the log line shows beside loss, rates and norms, as such or as "<name>/<source>", and how it is called there; metrics.jsonl has all.
+# What the log line shows beside loss, rates and norms, as such or as "<name>/<source>", and how it
+# is called there; metrics.jsonl has all.
 _SHORT = {
     "update_norm": "update",
     "feature_std": "std",
@@ -57,13 +61,15 @@ def peak_flops() -> float | None:
 
 
 class Throughput:
-    """Samples and model FLOP a second between two steps whose metrics have arrived; pauses (compiling, evaluation, saving) are left out.
+    """Samples and model FLOP a second between two steps whose metrics have arrived; pauses
+    (compiling, evaluation, saving) are left out.
 
     The watch on collapse of logged steps is not: its time counts, its FLOP do not.
 
     Args:
         batch_size: samples a step.
-        multiply_adds: of one sample's forward pass. Training costs three forward passes, 2 FLOP a multiply-add; recomputation is not counted.
+        multiply_adds: of one sample's forward pass. Training costs three forward passes, 2 FLOP a
+            multiply-add; recomputation is not counted.
     """
 
     def __init__(self, batch_size: int, multiply_adds: int):
@@ -72,7 +78,9 @@ class Throughput:
         self._steps, self._seconds = 0, 0.0
 
     def arrived(self) -> None:
-        """The metrics of one more step are here, so that step is done. The first after a pause only starts the clock."""
+        """The metrics of one more step are here, so that step is done. The first after a pause only
+        starts the clock.
+        """
         now = time.perf_counter()
         if self._last is not None:
             self._steps, self._seconds = self._steps + 1, self._seconds + now - self._last
@@ -83,7 +91,9 @@ class Throughput:
         self._last = None
 
     def take(self) -> dict[str, float]:
-        """{"samples_per_s", "flops_per_s", "mfu"?} since the last call; empty where nothing was timed."""
+        """{"samples_per_s", "flops_per_s", "mfu"?} since the last call; empty where nothing was
+        timed.
+        """
         if not self._steps:
             return {}
         rate = self._steps * self._batch_size / self._seconds
@@ -94,7 +104,8 @@ class Throughput:
 
 
 class Writer:
-    """Metrics of a run: WORKDIR/metrics.jsonl, and TensorBoard events where asked for. Process 0 alone holds one.
+    """Metrics of a run: WORKDIR/metrics.jsonl, and TensorBoard events where asked for. Process 0
+    alone holds one.
 
     Args:
         first_step: step the run starts at; later lines, left by a run that was killed, are cut off.
@@ -111,12 +122,20 @@ class Writer:
         self._tensorboard = _tensorboard(workdir, first_step) if "tensorboard" in writers else None
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
-        """One line; NaN and infinity become null, since JSON has neither. TensorBoard gets the numbers alone."""
-        finite = {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in values.items()}
+        """One line; NaN and infinity become null, since JSON has neither. TensorBoard gets the
+        numbers alone.
+        """
+        finite = {
+            name: value if isinstance(value, str) or math.isfinite(value) else None
+            for name, value in values.items()
+        }
         try:
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
         except OSError as error:
-            cure = f"{error.strerror}: cannot be written; free space on that disk, then run the same command again"
+            cure = (
+                f"{error.strerror}: cannot be written; free space on that disk, then run the same "
+                "command again"
+            )
             raise OSError(error.errno, cure, str(self._path)) from error
         if self._tensorboard:
             for name, value in values.items():
@@ -158,9 +177,11 @@ def read_metrics(workdir: Path) -> list[dict]:
 
 
 def not_evaluated(workdir: Path, step: int, names: Iterable[str]) -> set[str]:
-    """The evaluators whose scores at this step are not among the lines of metrics.jsonl; none at step 0, where nothing is evaluated.
+    """The evaluators whose scores at this step are not among the lines of metrics.jsonl; none at
+    step 0, where nothing is evaluated.
 
-    None of several processes either: they would have to see the same file, or some would wait for the others.
+    None of several processes either: they would have to see the same file, or some would wait for
+        the others.
     """
     if step == 0 or jax.process_count() > 1:
         return set()
@@ -173,16 +194,25 @@ def as_numbers(values: Mapping[str, np.ndarray]) -> dict[str, float]:
 
     They are taken apart here and not on the device, which runs the next step meanwhile.
     """
-    ranks = {f"rankme/{name.removeprefix(_POOLED)}": rankme(value) for name, value in values.items() if name.startswith(_POOLED)}
-    return {name: float(value) for name, value in values.items() if not name.startswith(_POOLED)} | ranks
+    ranks = {
+        f"rankme/{name.removeprefix(_POOLED)}": rankme(value)
+        for name, value in values.items()
+        if name.startswith(_POOLED)
+    }
+    return {
+        name: float(value) for name, value in values.items() if not name.startswith(_POOLED)
+    } | ranks
 
 
 def collapse(step: int, steps: int, values: Mapping[str, float | str]) -> dict[str, str]:
-    """{"collapsed": what is below its limit} where embeddings have become the same for all samples, else nothing.
+    """{"collapsed": what is below its limit} where embeddings have become the same for all samples,
+    else nothing.
 
     Not in the first tenth of the run, when those of a fresh network still are the same.
     """
-    flat = [name for name, value in values.items() if name.startswith(_SPREADS) and value < _COLLAPSED]
+    flat = [
+        name for name, value in values.items() if name.startswith(_SPREADS) and value < _COLLAPSED
+    ]
     return {"collapsed": ", ".join(flat)} if flat and step * 10 >= steps else {}
 
 
@@ -197,7 +227,9 @@ class Display:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=Console(file=sys.stdout), disable=not sys.stdout.isatty())
+        self._progress = Progress(
+            *columns, console=Console(file=sys.stdout), disable=not sys.stdout.isatty()
+        )
         self._task = self._progress.add_task("training", total=steps, completed=first_step)
         self._steps, self._first, self._start = steps, first_step, time.perf_counter()
         self._progress.start()
@@ -213,12 +245,22 @@ class Display:
 
     def log(self, step: int, values: Mapping[str, float | str]) -> None:
         """One line of the step's numbers, with the time left."""
-        left = (time.perf_counter() - self._start) / max(step - self._first, 1) * (self._steps - step)
-        self.say(f"step {step:>6}/{self._steps}  {_readable(values)}{_warning(values)}  left {int(left // 60)}:{int(left % 60):02d}")
+        left = (
+            (time.perf_counter() - self._start) / max(step - self._first, 1) * (self._steps - step)
+        )
+        self.say(
+            f"step {step:>6}/{self._steps}  {_readable(values)}{_warning(values)}  left "
+            f"{int(left // 60)}:{int(left % 60):02d}"
+        )
 
     def scores(self, step: int, scores: Mapping[str, float]) -> None:
         """One line of what an evaluator found, named "eval/..."."""
-        self.say(f"step {step:>6}/{self._steps}  " + "  ".join(f"{name.removeprefix('eval/')} {score:.4f}" for name, score in scores.items()))
+        self.say(
+            f"step {step:>6}/{self._steps}  "
+            + "  ".join(
+                f"{name.removeprefix('eval/')} {score:.4f}" for name, score in scores.items()
+            )
+        )
 
     def say(self, text: str) -> None:
         """A line above the bar, or a plain one."""
@@ -237,13 +279,28 @@ def _warning(values: Mapping[str, float | str]) -> str:
 
 
 def _readable(values: Mapping[str, float | str]) -> str:
-    shown = [f"loss {values['loss']:.4f}", f"lr {values['lr']:.2e}", f"grad {values['grad_norm']:.3f}"]
+    shown = [
+        f"loss {values['loss']:.4f}",
+        f"lr {values['lr']:.2e}",
+        f"grad {values['grad_norm']:.3f}",
+    ]
     if "entry" in values:
-        shares = ", ".join(f"{name.removeprefix('mixture/')} {share:.1%}" for name, share in values.items() if name.startswith("mixture/"))
+        shares = ", ".join(
+            f"{name.removeprefix('mixture/')} {share:.1%}"
+            for name, share in values.items()
+            if name.startswith("mixture/")
+        )
         shown.insert(0, f"{values['entry']} (so far {shares})")
     for metric, short in _SHORT.items():
-        of_sources = {name.partition("/")[2]: value for name, value in values.items() if name.partition("/")[0] == metric}
-        shown += [f"{' '.join(filter(None, (short, source)))} {value:.3g}" for source, value in of_sources.items()]
+        of_sources = {
+            name.partition("/")[2]: value
+            for name, value in values.items()
+            if name.partition("/")[0] == metric
+        }
+        shown += [
+            f"{' '.join(filter(None, (short, source)))} {value:.3g}"
+            for source, value in of_sources.items()
+        ]
     if "samples_per_s" in values:
         shown.append(f"{values['samples_per_s']:.1f} samples/s")
         shown.append(f"{values['flops_per_s'] / 1e9:.1f} GFLOP/s")
@@ -260,5 +317,7 @@ def _tensorboard(workdir: Path, first_step: int):
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
-        raise ValueError("config.run.writers: 'tensorboard' needs tensorboardX: pip install 'eo_jax[log]'") from error
+        raise ValueError(
+            "config.run.writers: 'tensorboard' needs tensorboardX: pip install 'eo_jax[log]'"
+        ) from error
     return SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)

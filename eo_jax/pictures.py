@@ -1,4 +1,6 @@
-"""Turns arrays into pictures: uint8 RGB, PNG bytes and inline SVG, always the same bytes for the same arrays."""
+"""Turns arrays into pictures: uint8 RGB, PNG bytes and inline SVG, always the same bytes for the
+same arrays.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ Limits = tuple[np.ndarray, np.ndarray]
 
 HIDDEN = 122  # flat grey: a token that the encoder did not see
 HATCH = (205, 165)  # diagonal stripes: no data
-# Okabe-Ito colours, which the colour-blind tell apart. INK becomes the text colour of the page that holds the picture, light or dark.
+# Okabe-Ito colours, which the colour-blind tell apart. INK becomes the text colour of the page that
+# holds the picture, light or dark.
 INK, BLUE, ORANGE = "#010203", "#0072b2", "#d55e00"
-# A step in wavelength this many times the median one is a hole in the spectrum, such as a removed water-vapour window.
+# A step in wavelength this many times the median one is a hole in the spectrum, such as a removed
+# water-vapour window.
 GAP = 5
 SHORT_RUN = 8  # bands; a run as short as this, as of Sentinel-2, shows every band as a dot
 BINS = 300  # a curve of more steps than this is drawn as the median and range of this many bins
@@ -53,7 +57,9 @@ STYLE = {
 
 
 def percentile_limits(images: Sequence[np.ndarray], valid: Sequence[np.ndarray]) -> Limits:
-    """2nd and 98th percentile of each channel, ([k], [k]), over the valid pixels of all images [h, w, k]; 0 and 1 where none is valid."""
+    """2nd and 98th percentile of each channel, ([k], [k]), over the valid pixels of all images [h,
+    w, k]; 0 and 1 where none is valid.
+    """
     pixels = np.concatenate([image[mask] for image, mask in zip(images, valid, strict=True)])
     pixels = pixels[np.isfinite(pixels).all(1)]
     if not len(pixels):
@@ -63,15 +69,21 @@ def percentile_limits(images: Sequence[np.ndarray], valid: Sequence[np.ndarray])
 
 
 def stretch(image: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Values [..., k] to uint8, linear from low [k] (0) to high [k] (255); a channel without range becomes mid-grey, NaN becomes 0."""
+    """Values [..., k] to uint8, linear from low [k] (0) to high [k] (255); a channel without range
+    becomes mid-grey, NaN becomes 0.
+    """
     flat = high <= low
     scaled = (image - low) / np.where(flat, 1, high - low)
     scaled = np.where(flat, 0.5, np.clip(np.nan_to_num(scaled, nan=0), 0, 1))
     return np.rint(scaled * 255).astype(np.uint8)
 
 
-def colour(cube: np.ndarray, bands: Sequence[int], limits: Limits, valid: np.ndarray | None = None) -> np.ndarray:
-    """Three bands of cube [h, w, c] as uint8 RGB [h, w, 3], stretched to limits ([3], [3]); pixels invalid or not finite are hatched."""
+def colour(
+    cube: np.ndarray, bands: Sequence[int], limits: Limits, valid: np.ndarray | None = None
+) -> np.ndarray:
+    """Three bands of cube [h, w, c] as uint8 RGB [h, w, 3], stretched to limits ([3], [3]); pixels
+    invalid or not finite are hatched.
+    """
     image = cube[..., list(bands)]
     shown = np.isfinite(image).all(-1)
     if valid is not None:
@@ -92,20 +104,28 @@ def hide(rgb: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def heat(values: np.ndarray, high: float) -> np.ndarray:
-    """Values [h, w] from 0 to high as uint8 RGB [h, w, 3] in viridis, which the colour-blind can read and which has no grey."""
-    return mpl.colormaps["viridis"](stretch(values[..., None], np.zeros(1), np.array([high]))[..., 0], bytes=True)[..., :3]
+    """Values [h, w] from 0 to high as uint8 RGB [h, w, 3] in viridis, which the colour-blind can
+    read and which has no grey.
+    """
+    return mpl.colormaps["viridis"](
+        stretch(values[..., None], np.zeros(1), np.array([high]))[..., 0], bytes=True
+    )[..., :3]
 
 
 def pca_rgb(tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """First three principal components of patch tokens as RGB: a list of [h, w, d], with one d, to a list of uint8 [h, w, 3].
+    """First three principal components of patch tokens as RGB: a list of [h, w, d], with one d, to
+    a list of uint8 [h, w, 3].
 
-    The components and their 2-98 % stretch are fitted over all patches together, so that one colour means one thing in every picture. Each
-    component points to where its largest loading is positive. Tokens that are not finite stay grey, and so does a component that is
+    The components and their 2-98 % stretch are fitted over all patches together, so that one colour
+    means one thing in every picture. Each component points to where its largest loading is
+    positive. Tokens that are not finite stay grey, and so does a component that is
     rounding noise: a collapsed encoder gives a grey picture, not a colourful one.
     """
     if not tokens:
         return []
-    flat = np.concatenate([patch.reshape(-1, patch.shape[-1]) for patch in tokens]).astype(np.float64)
+    flat = np.concatenate([patch.reshape(-1, patch.shape[-1]) for patch in tokens]).astype(
+        np.float64
+    )
     finite = np.isfinite(flat).all(1)
     scores = np.zeros((len(flat), 3))
     if finite.any():
@@ -113,11 +133,16 @@ def pca_rgb(tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
     low, high = percentile_limits([scores[:, None]], [finite[:, None]])
     rgb = np.where(finite[:, None], stretch(scores, low, high), np.uint8(HIDDEN))
     ends = np.cumsum([patch.shape[0] * patch.shape[1] for patch in tokens])
-    return [part.reshape(*patch.shape[:2], 3) for part, patch in zip(np.split(rgb, ends[:-1]), tokens, strict=True)]
+    return [
+        part.reshape(*patch.shape[:2], 3)
+        for part, patch in zip(np.split(rgb, ends[:-1]), tokens, strict=True)
+    ]
 
 
 def _principal_scores(rows: np.ndarray) -> np.ndarray:
-    """Scores [n, 3] of rows [n, d] on their first three principal components, 0 for a component that d, n or rounding leaves empty."""
+    """Scores [n, 3] of rows [n, d] on their first three principal components, 0 for a component
+    that d, n or rounding leaves empty.
+    """
     centred = rows - rows.mean(0)
     variances, axes = np.linalg.eigh(centred.T @ centred / len(rows))
     axes, variances = axes[:, ::-1][:, :3], variances[::-1][:3]
@@ -137,7 +162,9 @@ def png(rgb: np.ndarray, zoom: int = 1) -> bytes:
 
 
 def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int) -> bytes:
-    """PNG bytes of uint8 RGB images [h, w, 3] of any size in rows of `columns`, each under its title, on white."""
+    """PNG bytes of uint8 RGB images [h, w, 3] of any size in rows of `columns`, each under its
+    title, on white.
+    """
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.5 * rows), layout="constrained")
     for place, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
@@ -153,7 +180,12 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
 # ------------------------------------------------------------------ charts
 
 
-def spectra_figure(wavelengths_nm: np.ndarray, spectra: Mapping[str, np.ndarray], title: str, quantity: str = "reflectance") -> str:
+def spectra_figure(
+    wavelengths_nm: np.ndarray,
+    spectra: Mapping[str, np.ndarray],
+    title: str,
+    quantity: str = "reflectance",
+) -> str:
     """SVG of one or two spectra {name: [c]}, in `quantity`, over wavelengths_nm [c] in any order.
 
     The lines break where the sensor has no bands.
@@ -163,31 +195,53 @@ def spectra_figure(wavelengths_nm: np.ndarray, spectra: Mapping[str, np.ndarray]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.add_subplot(title=title, xlabel="wavelength (nm)", ylabel=quantity)
-        for (name, values), look in zip(spectra.items(), ({"color": INK}, {"color": ORANGE, "dashes": (3, 1.2)}), strict=False):
+        for (name, values), look in zip(
+            spectra.items(), ({"color": INK}, {"color": ORANGE, "dashes": (3, 1.2)}), strict=False
+        ):
             for number, run in enumerate(runs):
                 marker = "." if len(run) <= SHORT_RUN else None
-                axes.plot(wavelengths_nm[run], values[run], marker=marker, label=name if number == 0 else None, **look)
+                axes.plot(
+                    wavelengths_nm[run],
+                    values[run],
+                    marker=marker,
+                    label=name if number == 0 else None,
+                    **look,
+                )
         axes.legend(loc="best", fontsize=8)
         return svg(figure, f"{title}: {quantity} over wavelength in nm, of {' and '.join(spectra)}")
 
 
 def band_gaps(sorted_nm: np.ndarray) -> np.ndarray:
-    """Positions in ascending wavelengths [c] at which a new run of bands begins: after a step of more than GAP times the median step."""
+    """Positions in ascending wavelengths [c] at which a new run of bands begins: after a step of
+    more than GAP times the median step.
+    """
     steps = np.diff(sorted_nm)
     return np.flatnonzero(steps > GAP * np.median(steps)) + 1 if len(steps) else np.array([], int)
 
 
-def curve_figure(steps: np.ndarray, values: np.ndarray, title: str, marks: np.ndarray, scale: str) -> str:
-    """SVG of values [n] over training steps [n], ascending; `marks` [m] are steps to flag at the upper edge, and gaps stand for NaN.
+def curve_figure(
+    steps: np.ndarray, values: np.ndarray, title: str, marks: np.ndarray, scale: str
+) -> str:
+    """SVG of values [n] over training steps [n], ascending; `marks` [m] are steps to flag at the
+    upper edge, and gaps stand for NaN.
 
-    `scale` is "linear", or "log" for a log axis where every value is positive and they span more than a factor of ten.
+    `scale` is "linear", or "log" for a log axis where every value is positive and they span more
+    than a factor of ten.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.5, 2.3), layout="constrained")
         axes = figure.add_subplot(title=title, xlabel="step")
         _plot_series(axes, steps, np.where(np.isfinite(values), values, np.nan))
         if len(marks):
-            axes.plot(marks, np.ones(len(marks)), "v", color=ORANGE, markersize=5, clip_on=False, transform=axes.get_xaxis_transform())
+            axes.plot(
+                marks,
+                np.ones(len(marks)),
+                "v",
+                color=ORANGE,
+                markersize=5,
+                clip_on=False,
+                transform=axes.get_xaxis_transform(),
+            )
         _scale_y(axes, values[np.isfinite(values)], scale)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -200,8 +254,12 @@ def _plot_series(axes, steps: np.ndarray, values: np.ndarray) -> None:
         return
     parts = np.array_split(values, BINS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a bin of nothing but NaN is NaN, and drawn as a gap
-        low, middle, high = (np.array([f(part) for part in parts]) for f in (np.nanmin, np.nanmedian, np.nanmax))
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # a bin of nothing but NaN is NaN, and drawn as a gap
+        low, middle, high = (
+            np.array([f(part) for part in parts]) for f in (np.nanmin, np.nanmedian, np.nanmax)
+        )
     centres = [np.mean(part) for part in np.array_split(steps, BINS)]
     axes.fill_between(centres, low, high, color=BLUE, alpha=0.25, linewidth=0)
     axes.plot(centres, middle, color=BLUE)
@@ -219,9 +277,12 @@ def _scale_y(axes, finite: np.ndarray, scale: str) -> None:
 
 
 def svg(figure: Figure, label: str) -> str:
-    """The figure as one <svg> element without date, version or global ids; `label` is what a screen reader says."""
+    """The figure as one <svg> element without date, version or global ids; `label` is what a screen
+    reader says.
+    """
     buffer = io.StringIO()
-    # Text stays text, which can be searched and takes the page's font. The salt makes ids repeatable.
+    # Text stays text, which can be searched and takes the page's font. The salt makes ids
+    # repeatable.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -230,7 +291,8 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def _labelled(svg: str, label: str) -> str:
-    # matplotlib numbers its groups (axes_1, text_2, ...) from 1 in every figure; nothing refers to them, and a page may hold an id once.
+    # matplotlib numbers its groups (axes_1, text_2, ...) from 1 in every figure; nothing refers to
+    # them, and a page may hold an id once.
     svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
     svg = svg.replace(INK, "currentColor")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)

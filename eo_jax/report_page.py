@@ -1,4 +1,6 @@
-"""Lays out what is known about one training run as a single HTML page that loads nothing from elsewhere."""
+"""Lays out what is known about one training run as a single HTML page that loads nothing from
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,16 @@ import numpy as np
 from eo_jax import pictures
 from eo_jax.report_style import PAGE, STYLE
 
-PICTURE_PX = 256  # the least width of a picture in the file; smaller patches are enlarged by a whole number
-PERCENTILES = {"A": 10, "B": 50, "C": 90}  # of brightness: the masked pixels whose spectra are shown
-# Metric, title, axis. Metrics of a source, "<metric>/<source>", have a curve each; a metric that no line holds is left out.
+PICTURE_PX = (
+    256  # the least width of a picture in the file; smaller patches are enlarged by a whole number
+)
+PERCENTILES = {
+    "A": 10,
+    "B": 50,
+    "C": 90,
+}  # of brightness: the masked pixels whose spectra are shown
+# Metric, title, axis. Metrics of a source, "<metric>/<source>", have a curve each; a metric that no
+# line holds is left out.
 CURVES = (
     ("loss", "Loss", "log"),
     ("lr", "Learning rate", "linear"),
@@ -42,8 +51,10 @@ CURVES = (
 class PatchView:
     """One patch before and after the network.
 
-    title: what to call it. original, reconstruction: f32 [H, W, c], physical units (reflectance). masked: bool [H, W], True where the
-    encoder saw nothing. valid: bool [H, W], False for no-data. tokens: f32 [h, w, d], the encoder's patch tokens, or None. ValueError where
+    title: what to call it. original, reconstruction: f32 [H, W, c], physical units (reflectance).
+        masked: bool [H, W], True where the
+    encoder saw nothing. valid: bool [H, W], False for no-data. tokens: f32 [h, w, d], the encoder's
+        patch tokens, or None. ValueError where
     the shapes do not belong together.
     """
 
@@ -55,20 +66,30 @@ class PatchView:
     tokens: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        wanted = {"reconstruction": self.original.shape, "masked": self.original.shape[:2], "valid": self.original.shape[:2]}
+        wanted = {
+            "reconstruction": self.original.shape,
+            "masked": self.original.shape[:2],
+            "valid": self.original.shape[:2],
+        }
         for name, shape in wanted.items():
             found = getattr(self, name).shape
             if found != shape:
-                raise ValueError(f"patch {self.title!r}: {name} is {found}, expected {shape}, as original is; crop them to the same pixels")
+                raise ValueError(
+                    f"patch {self.title!r}: {name} is {found}, expected {shape}, as original is; "
+                    "crop them to the same pixels"
+                )
 
 
 @dataclass(frozen=True)
 class Report:
     """Everything the page shows.
 
-    headline: (label, value, note) a card. metrics: one dict a logged step, with "step" and any of the CURVES names, "skipped" (above 0
-    where the non-finite guard skipped the update) and "eval/<evaluator>/<metric>"; a later line for a step replaces an earlier one.
-    wavelengths_nm: [c]. true_colour, false_colour: band indices for red, green and blue. config: nested. links: {text: path relative to the
+    headline: (label, value, note) a card. metrics: one dict a logged step, with "step" and any of
+        the CURVES names, "skipped" (above 0
+    where the non-finite guard skipped the update) and "eval/<evaluator>/<metric>"; a later line for
+    a step replaces an earlier one.
+    wavelengths_nm: [c]. true_colour, false_colour: band indices for red, green and blue. config:
+        nested. links: {text: path relative to the
     page}. ValueError where a patch has another number of bands than wavelengths_nm.
     """
 
@@ -88,7 +109,10 @@ class Report:
         for patch in self.patches:
             found, wanted = patch.original.shape[-1], len(self.wavelengths_nm)
             if found != wanted:
-                raise ValueError(f"patch {patch.title!r}: {found} bands, expected {wanted} as in wavelengths_nm; take both from one sensor")
+                raise ValueError(
+                    f"patch {patch.title!r}: {found} bands, expected {wanted} as in "
+                    "wavelengths_nm; take both from one sensor"
+                )
 
 
 def render(report: Report) -> str:
@@ -97,7 +121,11 @@ def render(report: Report) -> str:
         ("Training", _curves(report.metrics)),
         ("Evaluation", _evals(report.metrics)),
         ("Patches", _patches(report)),
-        ("Configuration", f"<details><summary>All settings, after overrides</summary>{_pairs(report.config)}</details>"),
+        (
+            "Configuration",
+            "<details><summary>All settings, after "
+            f"overrides</summary>{_pairs(report.config)}</details>",
+        ),
         ("Versions", _pairs(report.versions)),
         ("Data fingerprint", _pairs(report.fingerprint)),
     )
@@ -109,7 +137,9 @@ def render(report: Report) -> str:
 
 
 def _text(value: Any) -> str:
-    """Any plain value as escaped text: floats to 4 digits, None as a dash, lists comma-separated."""
+    """Any plain value as escaped text: floats to 4 digits, None as a dash, lists comma-
+    separated.
+    """
     if value is None:
         return "–"
     if isinstance(value, (float, np.floating)):
@@ -120,7 +150,10 @@ def _text(value: Any) -> str:
 
 
 def _header(report: Report) -> str:
-    links = " · ".join(f'<a href="{html.escape(quote(path))}">{_text(text)}</a>' for text, path in report.links.items())
+    links = " · ".join(
+        f'<a href="{html.escape(quote(path))}">{_text(text)}</a>'
+        for text, path in report.links.items()
+    )
     cards = "".join(_card(*card) for card in report.headline)
     lead = f'<p class="lead">{_summary(report)}</p><p class="links">{links}</p>'
     return f'<h1>{_text(report.title)}</h1>{lead}<div class="cards">{cards}</div>'
@@ -149,10 +182,15 @@ def _pairs(mapping: Mapping[str, Any]) -> str:
     rows = []
     for key, value in mapping.items():
         if isinstance(value, Mapping):
-            rows.append(f'<tr><td colspan="2"><details open><summary>{_text(key)}</summary>{_pairs(value)}</details></td></tr>')
+            rows.append(
+                '<tr><td colspan="2"><details '
+                f"open><summary>{_text(key)}</summary>{_pairs(value)}</details></td></tr>"
+            )
         else:
             rows.append(f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>")
-    return f'<table class="pairs">{"".join(rows)}</table>' if rows else _nothing("Nothing recorded.")
+    return (
+        f'<table class="pairs">{"".join(rows)}</table>' if rows else _nothing("Nothing recorded.")
+    )
 
 
 def _nothing(why: str) -> str:
@@ -163,7 +201,9 @@ def _nothing(why: str) -> str:
 
 
 def _series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [n], ascending, and values [n] of one metric. A resumed run has logged some steps twice: the last one counts."""
+    """Steps [n], ascending, and values [n] of one metric. A resumed run has logged some steps
+    twice: the last one counts.
+    """
     found = {line["step"]: line[name] for line in metrics if line.get(name) is not None}
     return np.array(sorted(found), int), np.array([found[step] for step in sorted(found)], float)
 
@@ -178,14 +218,19 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
         for name in logged
         if name.partition("/")[0] == metric
     ]
-    charts = [pictures.curve_figure(x, y, title, marks, scale) for title, scale, x, y in drawn if len(x)]
+    charts = [
+        pictures.curve_figure(x, y, title, marks, scale) for title, scale, x, y in drawn if len(x)
+    ]
     if not charts:
         return _nothing("No training metrics were logged.")
     notes = []
     if any(len(x) > pictures.BINS for *_, x, _ in drawn):
         notes.append("Line: median, band: range, of neighbouring logged steps.")
     if len(marks):
-        notes.append(f"▼ Logged steps whose update was skipped, because loss or gradient was not finite: {len(marks)}.")
+        notes.append(
+            "▼ Logged steps whose update was skipped, because loss or gradient was not finite: "
+            f"{len(marks)}."
+        )
     return f'{_charts("charts curves", charts)}<p class="caption">{" ".join(notes)}</p>'
 
 
@@ -198,15 +243,26 @@ def _evals(metrics: Sequence[Mapping[str, Any]]) -> str:
     if not names:
         return _nothing("No evaluator ran.")
     series = [dict(zip(*_series(metrics, name), strict=True)) for name in names]
-    evaluators = [(key, len(list(group))) for key, group in itertools.groupby(name.split("/")[1] for name in names)]
-    head = "".join(f'<th colspan="{count}" scope="colgroup">{_text(evaluator)}</th>' for evaluator, count in evaluators)
-    subhead = "".join(f'<th scope="col">{_text("/".join(name.split("/")[2:]))}</th>' for name in names)
+    evaluators = [
+        (key, len(list(group)))
+        for key, group in itertools.groupby(name.split("/")[1] for name in names)
+    ]
+    head = "".join(
+        f'<th colspan="{count}" scope="colgroup">{_text(evaluator)}</th>'
+        for evaluator, count in evaluators
+    )
+    subhead = "".join(
+        f'<th scope="col">{_text("/".join(name.split("/")[2:]))}</th>' for name in names
+    )
     rows = "".join(
         f'<tr><th scope="row">{step:,}</th>{"".join(f"<td>{_text(values.get(step))}</td>" for values in series)}</tr>'
         for step in sorted(set().union(*series))
     )
     head = f'<thead><tr><th rowspan="2" scope="col">step</th>{head}</tr><tr>{subhead}</tr></thead>'
-    return f'<div class="scroll" tabindex="0"><table class="evals">{head}<tbody>{rows}</tbody></table></div>'
+    return (
+        '<div class="scroll" tabindex="0"><table '
+        f'class="evals">{head}<tbody>{rows}</tbody></table></div>'
+    )
 
 
 # ------------------------------------------------------------------ patches
@@ -214,16 +270,30 @@ def _evals(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 def _patches(report: Report) -> str:
     if not report.patches:
-        return _nothing("No patches were drawn: the method does not reconstruct pixels, or none were asked for.")
+        return _nothing(
+            "No patches were drawn: the method does not reconstruct pixels, or none were asked for."
+        )
     high = _error_limit(report.patches)
-    tokens = iter(pictures.pca_rgb([patch.tokens for patch in report.patches if patch.tokens is not None]))
-    articles = "".join(_patch(report, patch, high, None if patch.tokens is None else next(tokens)) for patch in report.patches)
+    tokens = iter(
+        pictures.pca_rgb([patch.tokens for patch in report.patches if patch.tokens is not None])
+    )
+    articles = "".join(
+        _patch(report, patch, high, None if patch.tokens is None else next(tokens))
+        for patch in report.patches
+    )
     return _legend(report, high) + articles
 
 
 def _legend(report: Report, high: float) -> str:
-    true, false = (", ".join(f"{report.wavelengths_nm[band]:.0f}" for band in bands) for bands in (report.true_colour, report.false_colour))
-    bar = _image(pictures.heat(np.linspace(0, high, 64)[None], high), "colour scale, dark purple at 0, yellow at the upper end", "bar")
+    true, false = (
+        ", ".join(f"{report.wavelengths_nm[band]:.0f}" for band in bands)
+        for bands in (report.true_colour, report.false_colour)
+    )
+    bar = _image(
+        pictures.heat(np.linspace(0, high, 64)[None], high),
+        "colour scale, dark purple at 0, yellow at the upper end",
+        "bar",
+    )
     percentiles = ", ".join(f"{percentile}th" for percentile in PERCENTILES.values())
     return f"""<ul class="legend">
 <li><b>True colour</b> is {true} nm and <b>false colour</b> {false} nm as red, green and blue.
@@ -249,7 +319,9 @@ def _absolute_error(patch: PatchView) -> np.ndarray:
 
 
 def _error_limit(patches: Sequence[PatchView]) -> float:
-    """98th percentile of the absolute error in masked valid pixels, of the patch where it is largest; 1 where nothing can be compared."""
+    """98th percentile of the absolute error in masked valid pixels, of the patch where it is
+    largest; 1 where nothing can be compared.
+    """
     errors = (_absolute_error(patch)[_comparable(patch)] for patch in patches)
     finite = (error[np.isfinite(error)] for error in errors)
     return max((float(np.percentile(error, 98)) for error in finite if error.any()), default=1.0)
@@ -259,25 +331,47 @@ def _patch(report: Report, patch: PatchView, high: float, tokens: np.ndarray | N
     pixels = _chosen_pixels(patch)
     true = _colour_row(patch, report.true_colour, "true colour")
     false = _colour_row(patch, report.false_colour, "false colour")
-    error = _cell(_error_picture(patch, high), "Absolute error", f"Absolute error of {patch.title}", _marks(pixels, patch.masked.shape))
-    pca = "" if tokens is None else _cell(tokens, "Patch tokens", f"Principal components of the patch tokens of {patch.title}")
+    error = _cell(
+        _error_picture(patch, high),
+        "Absolute error",
+        f"Absolute error of {patch.title}",
+        _marks(pixels, patch.masked.shape),
+    )
+    pca = (
+        ""
+        if tokens is None
+        else _cell(
+            tokens, "Patch tokens", f"Principal components of the patch tokens of {patch.title}"
+        )
+    )
     heading = f'<h3>{_text(patch.title)}</h3><p class="caption">{_patch_facts(patch)}</p>'
     spectra = _spectra(report.wavelengths_nm, patch, pixels)
-    return f'<article>{heading}<div class="pictures">{true}{false}{error}{pca}</div>{spectra}</article>'
+    return (
+        f"<article>{heading}<div "
+        f'class="pictures">{true}{false}{error}{pca}</div>{spectra}</article>'
+    )
 
 
 def _patch_facts(patch: PatchView) -> str:
     height, width = patch.masked.shape
     where = _comparable(patch)
-    facts = f"{height} × {width} pixels, {patch.masked.mean():.0%} masked, {patch.valid.mean():.0%} with data"
+    facts = (
+        f"{height} × {width} pixels, {patch.masked.mean():.0%} masked, {patch.valid.mean():.0%} "
+        "with data"
+    )
     if not where.any():
         return f"{facts}; no masked pixel has data"
     difference = (patch.reconstruction - patch.original)[where]
-    return f"{facts}; RMSE {_text(np.sqrt(np.mean(difference.astype(np.float64) ** 2)))} in masked pixels, all bands"
+    return (
+        f"{facts}; RMSE {_text(np.sqrt(np.mean(difference.astype(np.float64) ** 2)))} in masked "
+        "pixels, all bands"
+    )
 
 
 def _colour_row(patch: PatchView, bands: Sequence[int], name: str) -> str:
-    """Four pictures in one stretch: original, seen by the encoder, reconstruction, prediction alone."""
+    """Four pictures in one stretch: original, seen by the encoder, reconstruction, prediction
+    alone.
+    """
     limits = pictures.percentile_limits([patch.original[..., list(bands)]], [patch.valid])
     original = pictures.colour(patch.original, bands, limits, patch.valid)
     prediction = pictures.colour(patch.reconstruction, bands, limits, patch.valid)
@@ -287,7 +381,10 @@ def _colour_row(patch: PatchView, bands: Sequence[int], name: str) -> str:
         "Reconstruction": np.where(patch.masked[..., None], prediction, original),
         "Prediction alone": prediction,
     }
-    return "".join(_cell(rgb, f"{title}, {name}", f"{title} of {patch.title} in {name}") for title, rgb in row.items())
+    return "".join(
+        _cell(rgb, f"{title}, {name}", f"{title} of {patch.title} in {name}")
+        for title, rgb in row.items()
+    )
 
 
 def _error_picture(patch: PatchView, high: float) -> np.ndarray:
@@ -297,26 +394,41 @@ def _error_picture(patch: PatchView, high: float) -> np.ndarray:
 
 
 def _chosen_pixels(patch: PatchView) -> dict[str, tuple[int, int]]:
-    """{letter: (row, column)} at the PERCENTILES of brightness, the mean over bands, of the masked valid pixels; {} where there is none."""
+    """{letter: (row, column)} at the PERCENTILES of brightness, the mean over bands, of the masked
+    valid pixels; {} where there is none.
+    """
     places = np.argwhere(_comparable(patch))
     if not len(places):
         return {}
     order = np.argsort(patch.original[tuple(places.T)].mean(-1), kind="stable")
-    return {letter: tuple(places[order[round(p / 100 * (len(order) - 1))]].tolist()) for letter, p in PERCENTILES.items()}
+    return {
+        letter: tuple(places[order[round(p / 100 * (len(order) - 1))]].tolist())
+        for letter, p in PERCENTILES.items()
+    }
 
 
-def _spectra(wavelengths_nm: np.ndarray, patch: PatchView, pixels: Mapping[str, tuple[int, int]]) -> str:
+def _spectra(
+    wavelengths_nm: np.ndarray, patch: PatchView, pixels: Mapping[str, tuple[int, int]]
+) -> str:
     charts = []
     for letter, (row, column) in pixels.items():
-        spectra = {"original": patch.original[row, column], "reconstruction": patch.reconstruction[row, column]}
+        spectra = {
+            "original": patch.original[row, column],
+            "reconstruction": patch.reconstruction[row, column],
+        }
         title = f"{letter}: {PERCENTILES[letter]}th percentile, row {row}, column {column}"
         charts.append(pictures.spectra_figure(wavelengths_nm, spectra, title))
     return _charts("charts", charts)
 
 
 def _marks(pixels: Mapping[str, tuple[int, int]], shape: tuple[int, int]) -> str:
-    """Letters laid over a picture of `shape` (rows, columns), each beside its pixel, on the side that has room."""
-    return "".join(_mark(letter, (row + 0.5) / shape[0], (column + 0.5) / shape[1]) for letter, (row, column) in pixels.items())
+    """Letters laid over a picture of `shape` (rows, columns), each beside its pixel, on the side
+    that has room.
+    """
+    return "".join(
+        _mark(letter, (row + 0.5) / shape[0], (column + 0.5) / shape[1])
+        for letter, (row, column) in pixels.items()
+    )
 
 
 def _mark(letter: str, down: float, across: float) -> str:

@@ -1,4 +1,6 @@
-"""The frame and the look of the report page: HTML and CSS, light and dark, screen, phone and print."""
+"""The frame and the look of the report page: HTML and CSS, light and dark, screen, phone
+and print.
+"""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d9dee3; --paper: #ffffff; --card: #f5f7f9; --accent: #0b62a8; }

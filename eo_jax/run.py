@@ -1,4 +1,6 @@
-"""What a run is: its section of the config, its size, what it was trained on, what may change when it is resumed, and the signal to stop."""
+"""What a run is: its section of the config, its size, what it was trained on, what may change when
+it is resumed, and the signal to stop.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,15 @@ class Config:
     Attributes:
         steps: optimizer steps in all; schedules end there.
         seed: of weights, order of samples, crops, masks.
-        log_every: steps between log lines; each costs a forward pass of at most 256 samples, for the watch on collapse.
+        log_every: steps between log lines; each costs a forward pass of at most 256 samples, for
+            the watch on collapse.
         save_every: steps between checkpoints; the last step is saved anyway.
         keep: checkpoints to keep.
         writers: where metrics go beside metrics.jsonl: "tensorboard" or nothing.
         init_from: workdir of a run whose encoder the weights start from; "" for random ones.
         init_encoder: which of its encoders, as in "enmap.teacher"; "" for the objective's first.
-        init_rules: regex on paths of this run -> path in that encoder; () for its encoder, and its teacher's, as a whole. See warm_start.py.
+        init_rules: regex on paths of this run -> path in that encoder; () for its encoder, and its
+            teacher's, as a whole. See warm_start.py.
     """
 
     steps: int = 1000
@@ -51,11 +55,14 @@ class Config:
             if getattr(self, field) < 1:
                 raise ValueError(f"config.run.{field}: {getattr(self, field)}; expected at least 1")
         if set(self.writers) - {"tensorboard"}:
-            raise ValueError(f"config.run.writers: {self.writers!r}; expected ('tensorboard',) or ()")
+            raise ValueError(
+                f"config.run.writers: {self.writers!r}; expected ('tensorboard',) or ()"
+            )
 
 
-# What may differ between a run and its resumption: nothing here changes a weight. A store may move, too: its content hash is what counts. Where
-# samples are held changes no batch either. To skip bad records changes no batch that could be read without.
+# What may differ between a run and its resumption: nothing here changes a weight. A store may move,
+# too: its content hash is what counts. Where samples are held changes no batch either. To skip bad
+# records changes no batch that could be read without.
 _FREE = (
     "data.threads",
     "data.prefetch",
@@ -71,19 +78,28 @@ _FREE = (
 
 
 def check_same_run(saved: dict, config: dict, workdir: str, *, extend: bool) -> None:
-    """Raises ValueError, listing every difference that matters, where `workdir` holds a run of another config; with `extend`, steps may differ."""
+    """Raises ValueError, listing every difference that matters, where `workdir` holds a run of
+    another config; with `extend`, steps may differ.
+    """
     free = (*_FREE, "run.steps") if extend else _FREE
-    before, now = dict(_flat(saved)), dict(_flat(json.loads(json.dumps(config))))  # JSON has no tuples, and the saved config is JSON
+    before, now = (
+        dict(_flat(saved)),
+        dict(_flat(json.loads(json.dumps(config)))),
+    )  # JSON has no tuples, and the saved config is JSON
     changed = [
         f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not key.startswith(free) and not key.endswith((".store", ".cache"))
+        if before.get(key) != now.get(key)
+        and not key.startswith(free)
+        and not key.endswith((".store", ".cache"))
     ]
     if changed:
         listing = "\n".join(changed)
         raise ValueError(
-            f"{workdir} holds a run of another config:\n{listing}\nUse another --workdir, or undo the change. "
-            f"To train the same run for longer, give --extend-to=STEPS instead of changing run.steps."
+            f"{workdir} holds a run of another config:\n{listing}\nUse another --workdir, or undo "
+            "the change. "
+            "To train the same run for longer, give --extend-to=STEPS instead of changing "
+            "run.steps."
         )
 
 
@@ -97,13 +113,30 @@ def _flat(config: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Versions of what a run depends on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "blosc2", "array_record")
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "numpy",
+        "blosc2",
+        "array_record",
+    )
     found = {package: importlib.metadata.version(package) for package in packages}
-    return {"eo_jax": eo_jax.__version__, "python": platform.python_version(), "device": jax.devices()[0].device_kind, **found}
+    return {
+        "eo_jax": eo_jax.__version__,
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+        **found,
+    }
 
 
 def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
-    """What a source was, for checkpoint, report and export: store, content hash, counts, sensor row, normalisation numbers."""
+    """What a source was, for checkpoint, report and export: store, content hash, counts, sensor
+    row, normalisation numbers.
+    """
     return {
         "store": source.store.path.name,
         "content_sha256": source.store.content_hash,
@@ -113,35 +146,67 @@ def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
         "places_dropped": source.groups.dropped,
         "places_repeating_dates": source.groups.short_of(source.config.dates),
         "sensor": source.sensor.row(),
-        "normalisation": {"source": numbers.source, "mean": numbers.mean.tolist(), "std": numbers.std.tolist()},
+        "normalisation": {
+            "source": numbers.source,
+            "mean": numbers.mean.tolist(),
+            "std": numbers.std.tolist(),
+        },
     }
 
 
 def sizes(params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> list[str]:
     """How much there is of everything: weights, devices, and what each source draws from."""
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    return [f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}", *map(_drawn_from, pipeline.sources.values())]
+    return [
+        f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}",
+        *map(_drawn_from, pipeline.sources.values()),
+    ]
 
 
 def _drawn_from(source: Source) -> str:
-    found = f"source {source.name}: {source.places} {source.unit}, {len(source.groups.members)} samples, {source.groups.dropped} places dropped"
+    found = (
+        f"source {source.name}: {source.places} {source.unit}, {len(source.groups.members)} "
+        f"samples, {source.groups.dropped} places dropped"
+    )
     dates = source.config.dates
-    return found if dates == 1 else f"{found}, {source.groups.short_of(dates)} have fewer than {dates} dates and repeat some"
+    return (
+        found
+        if dates == 1
+        else f"{found}, {source.groups.short_of(dates)} have fewer than {dates} dates and repeat "
+        "some"
+    )
 
 
-def memory(steps: Mapping[str, jax.stages.Compiled], watches: Mapping[str, jax.stages.Compiled]) -> Iterator[str]:
-    """What the compiled train step of each entry takes, a line an entry, and what a logged step has after it: a copy of the weights, the watch."""
+def memory(
+    steps: Mapping[str, jax.stages.Compiled], watches: Mapping[str, jax.stages.Compiled]
+) -> Iterator[str]:
+    """What the compiled train step of each entry takes, a line an entry, and what a logged step has
+    after it: a copy of the weights, the watch.
+    """
     for entry, step in steps.items():
         found, watch = step.memory_analysis(), watches[entry].memory_analysis()
-        arguments, temporary, watched = (size / 2**20 for size in (found.argument_size_in_bytes, found.temp_size_in_bytes, watch.temp_size_in_bytes))
+        arguments, temporary, watched = (
+            size / 2**20
+            for size in (
+                found.argument_size_in_bytes,
+                found.temp_size_in_bytes,
+                watch.temp_size_in_bytes,
+            )
+        )
         taken = f"arguments {arguments:.0f} MiB, temporary {temporary:.0f} MiB (entry {entry})"
-        yield f"compiled; memory a device: {taken}; after logged steps the weights once more and temporary {watched:.0f} MiB"
+        yield (
+            f"compiled; memory a device: {taken}; after logged steps the weights once more and "
+            f"temporary {watched:.0f} MiB"
+        )
 
 
 def check_steps(workdir: Path, first: int, steps: int) -> None:
     """Raises ValueError where a run is asked to end before the step that it has come to."""
     if first > steps:
-        raise ValueError(f"{workdir}: trained to step {first} already, --extend-to={steps} is fewer; give more than {first}")
+        raise ValueError(
+            f"{workdir}: trained to step {first} already, --extend-to={steps} is fewer; give more "
+            f"than {first}"
+        )
 
 
 def check_same_data(workdir: Path, fingerprint: dict) -> None:
@@ -150,8 +215,10 @@ def check_same_data(workdir: Path, fingerprint: dict) -> None:
     for name, now in fingerprint.items():
         if before[name]["content_sha256"] != now["content_sha256"]:
             raise ValueError(
-                f"{workdir}: source {name!r} was trained on content {before[name]['content_sha256'][:12]}..., store {now['store']} now holds "
-                f"{now['content_sha256'][:12]}...; point config.data.sources.{name}.store at the old store, or use another --workdir"
+                f"{workdir}: source {name!r} was trained on content "
+                f"{before[name]['content_sha256'][:12]}..., store {now['store']} now holds "
+                f"{now['content_sha256'][:12]}...; point config.data.sources.{name}.store at the "
+                "old store, or use another --workdir"
             )
 
 
@@ -166,12 +233,19 @@ def write_provenance(workdir: Path, config: dict, fingerprint: dict) -> None:
 def closing(workdir: Path, step: int, steps: int) -> str:
     """The last line of a run: what to do next."""
     if step < steps:
-        return f"stopped at step {step} of {steps}, state saved; the same command goes on from there"
-    return f"done: {workdir}; next: python -m eo_jax.export --workdir={workdir} --output=encoder.safetensors"
+        return (
+            f"stopped at step {step} of {steps}, state saved; the same command goes on from there"
+        )
+    return (
+        f"done: {workdir}; next: python -m eo_jax.export --workdir={workdir} "
+        "--output=encoder.safetensors"
+    )
 
 
 class StopSignal:
-    """Turns SIGTERM, which schedulers send before they take a machine away, into a saved checkpoint."""
+    """Turns SIGTERM, which schedulers send before they take a machine away, into a saved
+    checkpoint.
+    """
 
     def __init__(self):
         self.requested = False

@@ -1,6 +1,7 @@
 """The five nouns of eo_jax, their fields and shapes. Names only; behaviour lives elsewhere.
 
-Axis letters, everywhere: `b` batch, `t` time, `c` band, `h w` rows and columns, `v` view, `n` token, `d` width, `k` prototype, `l` layer.
+Axis letters, everywhere: `b` batch, `t` time, `c` band, `h w` rows and columns, `v` view, `n`
+token, `d` width, `k` prototype, `l` layer.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """One acquisition on one grid: one place, one time, one sensor. Absent means None, never a guess.
+    """One acquisition on one grid: one place, one time, one sensor. Absent means None, never a
+    guess.
 
     Attributes:
-        pixels: [c, h, w] in the archive's own dtype and digital numbers, bands in the order of the sensor table.
+        pixels: [c, h, w] in the archive's own dtype and digital numbers, bands in the order of the
+            sensor table.
         sensor: id of the row in `eo_jax.sensors`.
         id: unique in its store, e.g. "0287155/07676".
         group: the place; acquisitions of one place share it.
@@ -46,15 +49,20 @@ class Sample:
     masks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-# {source: {"pixels": [b, t, c, h, w], "time": int32 [b, t], "lonlat": f32 [b, 2], "position": int64 [b], "label"?: ...}}
+# {source: {"pixels": [b, t, c, h, w], "time": int32 [b, t], "lonlat": f32 [b, 2], "position": int64
+# [b], "label"?: ...}}
 Batch: TypeAlias = dict[str, dict[str, Any]]
-# {"<source>/<crop set>": f32 [b, v, H, W, c], "<source>/<crop set>/valid": bool [b, v, H, W, c or 1],
-#  "<source>/<crop set>/label"?: [b, v, H, W] of maps, [b, v, ...] of what belongs to the whole patch}
+# {"<source>/<crop set>": f32 [b, v, H, W, c], "<source>/<crop set>/valid": bool [b, v, H, W, c or
+# 1], "<source>/<crop set>/label"?: [b, v, H, W] of maps, [b, v, ...] of what belongs to the whole
+# patch}
 Views: TypeAlias = dict[str, Any]
-# Nested dicts of arrays. Params is what the gradient sees; Carry is everything else a method keeps (running statistics, teacher, queue).
+# Nested dicts of arrays. Params is what the gradient sees; Carry is everything else a method keeps
+# (running statistics, teacher, queue).
 Params: TypeAlias = dict[str, Any]
 Carry: TypeAlias = dict[str, Any]
 # {name: scalar}
 Metrics: TypeAlias = dict[str, Any]
 
-TIME_ABSENT = np.int32(-(2**31))  # what `time` holds in a Batch where a record has none; lonlat holds NaN
+TIME_ABSENT = np.int32(
+    -(2**31)
+)  # what `time` holds in a Batch where a record has none; lonlat holds NaN

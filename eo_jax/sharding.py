@@ -1,4 +1,6 @@
-"""Where arrays live: the mesh, one regex table from weights to axes, host batches to global arrays, prefetch to the device."""
+"""Where arrays live: the mesh, one regex table from weights to axes, host batches to global arrays,
+prefetch to the device.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from eo_jax import rules
 from eo_jax.schema import Batch
 
-# Right-aligned: the spec covers the last axes, so stacked and plain weights, and the moments of both, share a row. The axis that `fsdp` splits is
-# the one that stays whole in the matrix product's result, or the largest.
+# Right-aligned: the spec covers the last axes, so stacked and plain weights, and the moments of
+# both, share a row. The axis that `fsdp` splits is the one that stays whole in the matrix product's
+# result, or the largest.
 _RULES = (
     (r"attention/qkv$", ("fsdp", None, None, None)),
-    (r"(attention/out|mlp/fc1|mlp/fc2|embed|predict|hidden/\d+|last|last_layer)/kernel$", ("fsdp", None)),
+    (
+        r"(attention/out|mlp/fc1|mlp/fc2|embed|predict|hidden/\d+|last|last_layer)/kernel$",
+        ("fsdp", None),
+    ),
     (r".*", ()),
 )
 
@@ -32,7 +38,8 @@ class Config:
         data: replicas; -1 for all devices that `fsdp` leaves.
         fsdp: devices that share one copy of weights and moments. The batch is split over both axes.
         prefetch: batches placed on the device ahead of the step.
-        rules: regex -> axes of the last dimensions; () for the table of this module, less the rows that a model has no weight for.
+        rules: regex -> axes of the last dimensions; () for the table of this module, less the rows
+            that a model has no weight for.
     """
 
     data: int = -1
@@ -46,12 +53,18 @@ class Config:
 
 
 def make_mesh(config: Config) -> Mesh:
-    """The mesh over all devices. Raises ValueError where the axes do not multiply to the number of devices."""
+    """The mesh over all devices. Raises ValueError where the axes do not multiply to the number of
+    devices.
+    """
     devices = jax.device_count()
     data = devices // config.fsdp if config.data == -1 else config.data
     if data * config.fsdp != devices:
-        raise ValueError(f"config.sharding: data {data} x fsdp {config.fsdp} is not {devices}, the number of devices; set one axis to -1 or fit them")
-    # Auto: XLA propagates shardings. make_mesh's own default is Explicit, under which a plain model fails.
+        raise ValueError(
+            f"config.sharding: data {data} x fsdp {config.fsdp} is not {devices}, the number of "
+            "devices; set one axis to -1 or fit them"
+        )
+    # Auto: XLA propagates shardings. make_mesh's own default is Explicit, under which a plain model
+    # fails.
     return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -60,23 +73,35 @@ def state_sharding(config: Config, state: Any, mesh: Mesh) -> Any:
     specs = rules.match(config.rules or rules.needed(_RULES, state), state, "config.sharding.rules")
     flat_specs = jax.tree.structure(state).flatten_up_to(specs)
     placed = [
-        NamedSharding(mesh, _right_aligned(spec, leaf.shape, path, mesh)) for (path, leaf), spec in zip(rules.paths(state), flat_specs, strict=True)
+        NamedSharding(mesh, _right_aligned(spec, leaf.shape, path, mesh))
+        for (path, leaf), spec in zip(rules.paths(state), flat_specs, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(state), placed)
 
 
 def placed(shapes: Any, placement: Any) -> Any:
     """The tree of shapes, each with its sharding: what a restore has to give."""
-    return jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, placement)
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes,
+        placement,
+    )
 
 
-def _right_aligned(axes: tuple[str | None, ...], shape: tuple[int, ...], path: str, mesh: Mesh) -> PartitionSpec:
+def _right_aligned(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], path: str, mesh: Mesh
+) -> PartitionSpec:
     if len(axes) > len(shape):
-        raise ValueError(f"config.sharding.rules: {path} has shape {shape}, its rule names {len(axes)} axes")
+        raise ValueError(
+            f"config.sharding.rules: {path} has shape {shape}, its rule names {len(axes)} axes"
+        )
     padded = (None,) * (len(shape) - len(axes)) + tuple(axes)
     for size, axis in zip(shape, padded, strict=True):
         if axis and size % mesh.shape[axis]:
-            raise ValueError(f"config.sharding.rules: {path} has shape {shape}; {size} does not divide over {axis} = {mesh.shape[axis]}")
+            raise ValueError(
+                f"config.sharding.rules: {path} has shape {shape}; {size} does not divide over "
+                f"{axis} = {mesh.shape[axis]}"
+            )
     return PartitionSpec(*padded) if any(padded) else PartitionSpec()
 
 
@@ -89,7 +114,8 @@ def check_batch(batch_size: int, accum: int, mesh: Mesh) -> None:
     """Raises ValueError where a batch does not divide over the mesh, or its microbatches do not."""
     if batch_size % (mesh.size * accum):
         raise ValueError(
-            f"config.data.batch_size: {batch_size} does not divide over {mesh.size} devices x {accum} microbatches (config.optim.accum); "
+            f"config.data.batch_size: {batch_size} does not divide over {mesh.size} devices x "
+            f"{accum} microbatches (config.optim.accum); "
             f"nearest that do: {max(1, batch_size // (mesh.size * accum)) * mesh.size * accum}"
         )
 
@@ -98,13 +124,20 @@ def to_global(batch: Batch, mesh: Mesh) -> Batch:
     """This process's rows as global arrays; `position` stays on the host."""
     sharding = batch_sharding(mesh)
     place = lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows))  # noqa: E731
-    return {source: {key: jax.tree.map(place, value) for key, value in fields.items() if key != "position"} for source, fields in batch.items()}
+    return {
+        source: {
+            key: jax.tree.map(place, value) for key, value in fields.items() if key != "position"
+        }
+        for source, fields in batch.items()
+    }
 
 
 def prefetch(batches: Iterator[Batch], mesh: Mesh, depth: int) -> Iterator[Batch]:
-    """Global batches, `depth` of them placed ahead. Transfers are asynchronous, so they overlap the step, and send the archive's dtype.
+    """Global batches, `depth` of them placed ahead. Transfers are asynchronous, so they overlap the
+    step, and send the archive's dtype.
 
-    Nothing here refers to a host batch once it is placed, so that its memory is free as soon as the device has no use for it.
+    Nothing here refers to a host batch once it is placed, so that its memory is free as soon as the
+    device has no use for it.
     """
     ahead: collections.deque[Batch] = collections.deque()
     for placed in map(functools.partial(to_global, mesh=mesh), batches):

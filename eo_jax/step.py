@@ -1,4 +1,6 @@
-"""One train step for every objective: views, loss, gradient, optimizer, teacher. No `if objective` anywhere."""
+"""One train step for every objective: views, loss, gradient, optimizer, teacher. No `if objective`
+anywhere.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,22 @@ from eo_jax.schema import Batch, Carry, Metrics, Params, Views
 # {"step": int32, "params": Params, "carry": Carry, "optimizer": optax state}
 TrainState = dict[str, Any]
 
-_WATCHED = 256  # samples of a batch whose features are watched: what their decomposition costs is bounded, whatever the batch
+# samples of a batch whose features are watched: what their decomposition costs is bounded, whatever
+# the batch
+_WATCHED = 256
 
 
-def init_state(objective: Objective, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+def init_state(
+    objective: Objective, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
     """Step 0."""
     params, carry = objective.init(jax.random.key(seed))
-    return {"step": jnp.zeros((), jnp.int32), "params": params, "carry": carry, "optimizer": optimizer.init(params)}
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        "params": params,
+        "carry": carry,
+        "optimizer": optimizer.init(params),
+    }
 
 
 def make_train_step(
@@ -35,7 +46,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure function (state, batch) -> (state, metrics); jit it with donated state.
 
-    All randomness comes from fold_in(seed, step). A step whose loss or gradient is not finite leaves everything as it was, except the step number.
+    All randomness comes from fold_in(seed, step). A step whose loss or gradient is not finite
+    leaves everything as it was, except the step number.
     """
 
     def micro_loss(params: Params, carry: Carry, batch: Batch, key: jax.Array, progress: jax.Array):
@@ -54,7 +66,12 @@ def make_train_step(
         def advanced() -> TrainState:
             updates, opt_state = optimizer.update(grads, state["optimizer"], state["params"])
             params = optax.apply_updates(state["params"], updates)
-            return {"step": state["step"], "params": params, "carry": objective.ema_update(params, carry, progress), "optimizer": opt_state}
+            return {
+                "step": state["step"],
+                "params": params,
+                "carry": objective.ema_update(params, carry, progress),
+                "optimizer": opt_state,
+            }
 
         new = _if_finite(finite, advanced, state)
         metrics = {"loss": loss, **metrics, "grad_norm": grad_norm, "skipped": 1.0 - finite}
@@ -63,17 +80,25 @@ def make_train_step(
     return train_step
 
 
-def _if_finite(finite: jax.Array, advanced: Callable[[], TrainState], state: TrainState) -> TrainState:
+def _if_finite(
+    finite: jax.Array, advanced: Callable[[], TrainState], state: TrainState
+) -> TrainState:
     """`advanced()`, or the state as it was.
 
-    On CPU by a branch: selecting leaf by leaf keeps XLA from updating moments in place, which makes the update of 69M weights five times slower.
-    On accelerators leaf by leaf: that costs nothing there, and a branch would wait for the gradient on the host.
+    On CPU by a branch: selecting leaf by leaf keeps XLA from updating moments in place, which makes
+        the update of 69M weights five times slower.
+    On accelerators leaf by leaf: that costs nothing there, and a branch would wait for the gradient
+        on the host.
     """
 
     def select() -> TrainState:
-        return jax.tree.map(lambda after, before: jnp.where(finite, after, before), advanced(), state)
+        return jax.tree.map(
+            lambda after, before: jnp.where(finite, after, before), advanced(), state
+        )
 
-    return jax.lax.platform_dependent(cpu=lambda: jax.lax.cond(finite, advanced, lambda: state), default=select)
+    return jax.lax.platform_dependent(
+        cpu=lambda: jax.lax.cond(finite, advanced, lambda: state), default=select
+    )
 
 
 @jax.jit
@@ -86,7 +111,8 @@ def copied(params: Params) -> Params:
 def norms(after: Params, before: Params) -> Metrics:
     """The "param_norm" of the weights after a step, and "update_norm", how far they moved in it.
 
-    Beside the train step, for the steps that are logged: a step that gives them keeps the old weights until the new ones are made, 4 % of a small one
+    Beside the train step, for the steps that are logged: a step that gives them keeps the old
+        weights until the new ones are made, 4 % of a small one
     on CPU. A skipped step that is logged out of turn has neither.
     """
     moved = jax.tree.map(jnp.subtract, after, before)
@@ -94,12 +120,15 @@ def norms(after: Params, before: Params) -> Metrics:
 
 
 def make_pooled(
-    objective: Objective, make_views: Callable[[Batch], Views], same_encoder: Mapping[str, Sequence[str]]
+    objective: Objective,
+    make_views: Callable[[Batch], Views],
+    same_encoder: Mapping[str, Sequence[str]],
 ) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
-    """The pure function (state, batch) -> {"pooled/<source>": features [m, d]} in evaluation mode of at most 256 samples, spread over the batch.
+    """The pure function (state, batch) -> {"pooled/<source>": features [m, d]} in evaluation mode
+    of at most 256 samples, spread over the batch.
 
-    Beside the train step, for the steps that are logged, as `norms` are: the watch on collapse takes them apart on the host. Sources without an
-    encoder have none.
+    Beside the train step, for the steps that are logged, as `norms` are: the watch on collapse
+    takes them apart on the host. Sources without an encoder have none.
 
     Args:
         make_views: batch -> Views without augmentation.
@@ -109,9 +138,18 @@ def make_pooled(
     def pooled(state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         weights = state["params"], state["carry"]
         encoded = {found["source"] for found in objective.encoders(*weights).values()}
-        shown = {source: {"pixels": _thinned(fields["pixels"])} for source, fields in batch.items() if encoded & set(same_encoder[source])}
+        shown = {
+            source: {"pixels": _thinned(fields["pixels"])}
+            for source, fields in batch.items()
+            if encoded & set(same_encoder[source])
+        }
         views = make_views(shown)
-        return {f"pooled/{source}": features_of(objective, *weights, views, source, same_encoder[source])["pooled"] for source in shown}
+        return {
+            f"pooled/{source}": features_of(
+                objective, *weights, views, source, same_encoder[source]
+            )["pooled"]
+            for source in shown
+        }
 
     return pooled
 
@@ -121,8 +159,17 @@ def _thinned(rows: jax.Array) -> jax.Array:
     return rows[:: -(-len(rows) // _WATCHED)]
 
 
-def _accumulate(gradient: Callable, state: TrainState, batch: Batch, key: jax.Array, progress: jax.Array, accum: int):
-    """Loss, metrics and gradients averaged over `accum` microbatches, the carry threaded through them in order."""
+def _accumulate(
+    gradient: Callable,
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    progress: jax.Array,
+    accum: int,
+):
+    """Loss, metrics and gradients averaged over `accum` microbatches, the carry threaded through
+    them in order.
+    """
     params = state["params"]
     if accum == 1:
         (loss, (carry, metrics)), grads = gradient(params, state["carry"], batch, key, progress)
@@ -144,6 +191,8 @@ def _accumulate(gradient: Callable, state: TrainState, batch: Batch, key: jax.Ar
         carry, new = micro(carry, part)
         return (carry, jax.tree.map(jnp.add, sums, new)), None
 
-    (carry, sums), _ = jax.lax.scan(add, (state["carry"], zeros), (parts, jax.random.split(key, accum)))
+    (carry, sums), _ = jax.lax.scan(
+        add, (state["carry"], zeros), (parts, jax.random.split(key, accum))
+    )
     loss, metrics, grads = jax.tree.map(lambda x: x / accum, sums)
     return loss, metrics, carry, grads

@@ -1,4 +1,6 @@
-"""Starting weights from another run: `run.init_from` names its workdir, a table says which weight of its encoder goes where."""
+"""Starting weights from another run: `run.init_from` names its workdir, a table says which weight
+of its encoder goes where.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import numpy as np
 from eo_jax import build, rules
 from eo_jax.checkpoint import load
 
-# Path of a weight of the new run -> path in {"params": weights, "statistics": running statistics} of the encoder it starts from.
+# Path of a weight of the new run -> path in {"params": weights, "statistics": running statistics}
+# of the encoder it starts from.
 _RULES = (
     (r"^params/encoder/(.+)$", r"params/\1"),
     (r"^carry/encoder/(.+)$", r"statistics/\1"),
@@ -23,14 +26,17 @@ _RULES = (
 
 
 def warm_started(state: dict[str, Any], experiment: build.Experiment) -> dict[str, Any]:
-    """A train state whose weights come from the run that `config.run.init_from` names, where a rule says so; the others stay as they are.
+    """A train state whose weights come from the run that `config.run.init_from` names, where a rule
+    says so; the others stay as they are.
 
     Args:
         state: of step 0.
-        experiment: of the new run; `run.init_encoder` chooses the encoder, "" the objective's first; `run.init_rules` the table, () the one above.
+        experiment: of the new run; `run.init_encoder` chooses the encoder, "" the objective's
+            first; `run.init_rules` the table, () the one above.
 
     Raises:
-        ValueError: another sensor, a weight that the rules ask for and that is absent or of another shape, a rule that no weight reaches.
+        ValueError: another sensor, a weight that the rules ask for and that is absent or of another
+            shape, a rule that no weight reaches.
     """
     workdir, table = Path(experiment.run.init_from), experiment.run.init_rules
     encoder = _encoder_of(workdir, experiment)
@@ -48,19 +54,33 @@ def _encoder_of(workdir: Path, experiment: build.Experiment) -> dict[str, np.nda
     if name not in encoders:
         raise ValueError(f"config.run.init_encoder: {name!r}; {workdir} has {', '.join(encoders)}")
     weights = encoders[name]
-    sensor, sensors = other.encoders[weights["source"]].sensor, {encoder.sensor.id for encoder in experiment.encoders.values()}
+    sensor, sensors = (
+        other.encoders[weights["source"]].sensor,
+        {encoder.sensor.id for encoder in experiment.encoders.values()},
+    )
     if sensor.id not in sensors:
         raise ValueError(
-            f"config.run.init_from: {workdir} trained encoder {name!r} on sensor {sensor.id!r}, this run has {', '.join(sorted(sensors))}; weights "
+            f"config.run.init_from: {workdir} trained encoder {name!r} on sensor {sensor.id!r}, "
+            f"this run has {', '.join(sorted(sensors))}; weights "
             f"belong to bands in their order"
         )
     return dict(rules.paths({"params": weights["params"], "statistics": weights["statistics"]}))
 
 
-def _taken(wanted: dict[str, Any], encoder: dict[str, np.ndarray], table: rules.Rules, workdir: Path) -> dict[str, Any]:
-    where = rules.match_some(tuple((pattern, (pattern, path)) for pattern, path in table), wanted, "config.run.init_rules", None)
+def _taken(
+    wanted: dict[str, Any], encoder: dict[str, np.ndarray], table: rules.Rules, workdir: Path
+) -> dict[str, Any]:
+    where = rules.match_some(
+        tuple((pattern, (pattern, path)) for pattern, path in table),
+        wanted,
+        "config.run.init_rules",
+        None,
+    )
     if not table:
-        raise ValueError("config.run.init_rules: this objective has no single encoder, so the table of config.run.init_rules has to be given")
+        raise ValueError(
+            "config.run.init_rules: this objective has no single encoder, so the table of "
+            "config.run.init_rules has to be given"
+        )
 
     def take(keys: tuple, leaf: jax.Array, rule: tuple[str, str] | None) -> jax.Array:
         if rule is None:
@@ -70,10 +90,18 @@ def _taken(wanted: dict[str, Any], encoder: dict[str, np.ndarray], table: rules.
         array = encoder.get(source)
         if array is None or array.shape != leaf.shape:
             there = "absent" if array is None else f"of shape {array.shape}"
-            raise ValueError(f"config.run.init_rules: {path} {leaf.shape} starts from {source}, which is {there} in {workdir}")
+            raise ValueError(
+                f"config.run.init_rules: {path} {leaf.shape} starts from {source}, which is "
+                f"{there} in {workdir}"
+            )
         # Over NaN, so that what is not written would be seen at the first step.
         return jnp.full_like(leaf, jnp.nan).at[...].set(array)
 
     flat = jax.tree.structure(wanted).flatten_up_to(where)
-    leaves = [take(keys, leaf, rule) for (keys, leaf), rule in zip(jax.tree_util.tree_flatten_with_path(wanted)[0], flat, strict=True)]
+    leaves = [
+        take(keys, leaf, rule)
+        for (keys, leaf), rule in zip(
+            jax.tree_util.tree_flatten_with_path(wanted)[0], flat, strict=True
+        )
+    ]
     return jax.tree.unflatten(jax.tree.structure(wanted), leaves)

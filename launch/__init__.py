@@ -1,1 +1,3 @@
-"""Commands and examples that start others: the demo, and clusters. Environment only, no hyper-parameters."""
+"""Commands and examples that start others: the demo, and clusters. Environment only, no
+hyper-parameters.
+"""

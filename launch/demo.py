@@ -30,7 +30,11 @@ def main() -> int:
         description="Simulate (or take --data), convert, pretrain, evaluate, export, report.",
         epilog="example: python -m launch.demo --data ~/enmap_tiles",
     )
-    parser.add_argument("--data", type=Path, help="folder of EnMAP L2A GeoTIFF tiles; the default is a simulated archive")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder of EnMAP L2A GeoTIFF tiles; the default is a simulated archive",
+    )
     arguments = parser.parse_args()
     if arguments.data:
         name, config, overrides = _own_tiles(arguments.data)
@@ -48,20 +52,46 @@ def main() -> int:
 def _simulated() -> tuple[str, str, list[str]]:
     """(name of the run, config, overrides) after simulating and converting an archive."""
     _run("data_prep", "simulate", "--output", "archives/demo")
-    _run("data_prep", "convert", "spectral-earth", "--input", "archives/demo", "--output", "stores/demo", "--labels", "landuse")
+    _run(
+        "data_prep",
+        "convert",
+        "spectral-earth",
+        "--input",
+        "archives/demo",
+        "--output",
+        "stores/demo",
+        "--labels",
+        "landuse",
+    )
     return "demo", "configs/mae_demo.py", []
 
 
 def _own_tiles(data: Path) -> tuple[str, str, list[str]]:
-    """The same for a user's tiles: the crop is the smallest tile's side, the probe runs where the tiles have labels."""
+    """The same for a user's tiles: the crop is the smallest tile's side, the probe runs where the
+    tiles have labels.
+    """
     name = f"demo_{data.resolve().name}"
     store_path = f"stores/{name}"
-    _run("data_prep", "convert", "enmap-tiles", "--input", str(data), "--output", store_path, "--val-share", "0.2")
+    _run(
+        "data_prep",
+        "convert",
+        "enmap-tiles",
+        "--input",
+        str(data),
+        "--output",
+        store_path,
+        "--val-share",
+        "0.2",
+    )
     store = open_store(store_path)
     crop = min(int(store.index["shape"][:, 1:].min()) // _PATCH * _PATCH, _CROP)
     variant = "tiles,probe" if "landcover" in store.manifest["labels"] else "tiles"
     sizes = [f"--config.data.crop={crop}", f'--config.augment.crops["global"].size={crop}']
-    return name, f"configs/mae_demo.py:{variant}", [f"--config.data.sources.enmap.store={store_path}", *sizes]
+    return (
+        name,
+        f"configs/mae_demo.py:{variant}",
+        [f"--config.data.sources.enmap.store={store_path}", *sizes],
+    )
 
 
 def _run(module: str, *arguments: str) -> None:

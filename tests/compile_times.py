@@ -1,6 +1,8 @@
-"""A pytest plugin: at its end, a run prints its ten slowest compiles, as `--durations=10` does the tests. It is a report, no test.
+"""A pytest plugin: at its end, a run prints its ten slowest compiles, as `--durations=10` does the
+tests. It is a report, no test.
 
-Compiled functions that JAX's cache holds already take no time to speak of, so a run in a new folder tells. Processes that tests start do not count.
+Compiled functions that JAX's cache holds already take no time to speak of, so a run in a new folder
+tells. Processes that tests start do not count.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object, error: object) -> None:
-    _keep([tuple(compile) for compile in getattr(node, "workeroutput", {}).get("compiles", [])])  # a worker that crashed has none
+    _keep(
+        [tuple(compile) for compile in getattr(node, "workeroutput", {}).get("compiles", [])]
+    )  # a worker that crashed has none
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,4 +1,6 @@
-"""Fixtures that several test files use; and JAX on the CPU, with compiled functions kept from run to run."""
+"""Fixtures that several test files use; and JAX on the CPU, with compiled functions kept from run
+to run.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,20 @@ import compile_times
 import jax
 import pytest
 
-# In the environment for the commands that tests start; in the config because jaxtyping's pytest plugin has imported jax already.
+# In the environment for the commands that tests start; in the config because jaxtyping's pytest
+# plugin has imported jax already.
 _JAX = {
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".cache" / "jax"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # small ones, too: the commands that tests start compile the same again
+    # small ones, too: the commands that tests start compile the same again
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }
 for _name, _default in _JAX.items():
     _value = os.environ.setdefault(_name, _default)
     jax.config.update(_name.lower(), float(_value) if _name.endswith("SECS") else _value)
 
-# Tracing makes so many objects that looking for dead cycles as often as Python does by itself takes a quarter of its time.
+# Tracing makes so many objects that looking for dead cycles as often as Python does by itself takes
+# a quarter of its time.
 gc.set_threshold(50_000, 20, 20)
 
 
@@ -31,7 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def sample_data() -> Path:
     """The folder of real sample data, which is not part of the repository."""
-    folder = Path(os.environ.get("EO_JAX_SAMPLE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = Path(
+        os.environ.get("EO_JAX_SAMPLE_DATA", Path(__file__).parents[2] / "shared" / "data")
+    )
     if not folder.is_dir():
         pytest.skip(f"no sample data in {folder}; set EO_JAX_SAMPLE_DATA to their folder")
     return folder

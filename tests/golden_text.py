@@ -1,4 +1,5 @@
-"""Every weight of every listed config as text: path, dtype, shape, partition, share of the weight decay, share of the learning rate.
+"""Every weight of every listed config as text: path, dtype, shape, partition, share of the weight
+decay, share of the learning rate.
 
 python -m tests.golden_text        # rewrites tests/golden after a change that is meant
 """
@@ -46,14 +47,28 @@ def text(config: Any) -> str:
     experiment = build.experiment(config)
     params, _ = jax.eval_shape(experiment.objective.init, jax.random.key(0))
     placed = sharding.state_sharding(experiment.sharding, params, MESH)
-    decay, lr = optim.decay_shares(experiment.optim, params), optim.lr_scales(experiment.optim, params)
+    decay, lr = (
+        optim.decay_shares(experiment.optim, params),
+        optim.lr_scales(experiment.optim, params),
+    )
     leaves = [*rules.paths(params)], *map(jax.tree.leaves, (placed, decay, lr))
-    return "".join(_line(path, leaf, *values) for (path, leaf), *values in zip(*leaves, strict=True))
+    return "".join(
+        _line(path, leaf, *values) for (path, leaf), *values in zip(*leaves, strict=True)
+    )
 
 
-def _line(path: str, leaf: jax.ShapeDtypeStruct, placed: jax.sharding.NamedSharding, decay: float, lr: float | np.ndarray) -> str:
+def _line(
+    path: str,
+    leaf: jax.ShapeDtypeStruct,
+    placed: jax.sharding.NamedSharding,
+    decay: float,
+    lr: float | np.ndarray,
+) -> str:
     axes = ",".join(str(axis or "-") for axis in placed.spec)
-    return f"{path}  {leaf.dtype.name}{list(leaf.shape)}  [{axes}]  decay {decay:g}  lr {_in_words(lr)}\n"
+    return (
+        f"{path}  {leaf.dtype.name}{list(leaf.shape)}  [{axes}]  decay {decay:g}  lr "
+        f"{_in_words(lr)}\n"
+    )
 
 
 def _in_words(lr: float | np.ndarray) -> str:
@@ -64,7 +79,10 @@ def _in_words(lr: float | np.ndarray) -> str:
 def write_all() -> None:
     """Writes every golden file and removes those that no config stands behind."""
     FOLDER.mkdir(exist_ok=True)
-    texts = {file_of(name, variant): text(load(name)["get_config"](variant)) for name, variant in listed()}
+    texts = {
+        file_of(name, variant): text(load(name)["get_config"](variant))
+        for name, variant in listed()
+    }
     for stale in set(FOLDER.glob("*.txt")) - set(texts):
         stale.unlink()
     for path, content in texts.items():

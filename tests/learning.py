@@ -1,4 +1,6 @@
-"""Whether an objective learns: simulated places whose class is in spatial structure, training on them, and a linear probe beside two baselines."""
+"""Whether an objective learns: simulated places whose class is in spatial structure, training on
+them, and a linear probe beside two baselines.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ from eo_jax.sensors import Sensor
 from eo_jax.step import TrainState, init_state, make_train_step
 
 SEEDS = (0, 1, 2)
-TRAIN, PROBE, TEST, PER_CLASS = 1536, 500, 500, 10  # places trained on, those of them that the probe is fitted on, scored, labelled of each class
+TRAIN, PROBE, TEST, PER_CLASS = (
+    1536,
+    500,
+    500,
+    10,
+)  # places trained on, those of them that the probe is fitted on, scored, labelled of each class
 STEPS, ROWS = 200, 48
 SIDE, GLOBAL, LOCAL = 24, 16, 8  # pixels of a patch, of a global view, of a local one
 POINTS = 3.0  # of accuracy that features have to be better by
@@ -33,7 +40,8 @@ _STATISTICS_BATCHES = 30  # as in `eo_jax.evaluators.base`
 
 ARRANGEMENTS = ("rows", "columns", "grid")
 CLASSES = 2 * len(ARRANGEMENTS)
-# Reflectance in DN of vegetation, soil, built-up ground and water in the 12 bands of Sentinel-2 L2A, roughly.
+# Reflectance in DN of vegetation, soil, built-up ground and water in the 12 bands of Sentinel-2
+# L2A, roughly.
 _COVERS = np.array(
     [
         [250, 300, 600, 400, 900, 2300, 2900, 3000, 3200, 3200, 1700, 800],
@@ -47,7 +55,8 @@ _INFRARED = np.arange(12) >= 5
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Places:
-    """The same places as two sensors see them, in the layout of a Batch, and their classes 1 to CLASSES.
+    """The same places as two sensors see them, in the layout of a Batch, and their classes 1 to
+    CLASSES.
 
     Attributes:
         s2: uint16 [b, 1, 12, h, w] in DN.
@@ -71,25 +80,37 @@ class Places:
 def places(number: int, seed: int) -> Places:
     """`number` places, evenly of all classes, in random order.
 
-    A class is an arrangement of light and dark ground, and whether infrared bands (and VH) are light where the visible ones (and VV) are, or dark.
-    Spectrum, brightness, contrast and width of the pattern are drawn without regard to the class, and the pattern of each place has mean 0 and
-    standard deviation 1. So the mean and the standard deviation of its bands say next to nothing about the class.
+    A class is an arrangement of light and dark ground, and whether infrared bands (and VH) are
+    light where the visible ones (and VV) are, or dark. Spectrum, brightness, contrast and width of
+    the pattern are drawn without regard to the class, and the pattern of each place has mean 0 and
+    standard deviation 1. So the mean and the standard deviation of its bands say next to nothing
+    about the class.
     """
     rng = np.random.default_rng(seed)
     kind = rng.permutation(np.arange(number) % CLASSES)
     pattern = rng.choice([-1.0, 1.0], (number, 1, 1)) * _arranged(rng, kind % len(ARRANGEMENTS))
     infrared = np.where(kind < len(ARRANGEMENTS), 1.0, -1.0)
-    return Places(_optical(rng, pattern, infrared), _radar(rng, pattern, infrared), (kind + 1).astype(np.int32))
+    return Places(
+        _optical(rng, pattern, infrared),
+        _radar(rng, pattern, infrared),
+        (kind + 1).astype(np.int32),
+    )
 
 
 def _arranged(rng: np.random.Generator, arrangement: np.ndarray) -> np.ndarray:
-    """[b, h, w]: strips across, strips down or a chequer, by number, of random width and place and nearly straight."""
+    """[b, h, w]: strips across, strips down or a chequer, by number, of random width and place and
+    nearly straight.
+    """
     draw = lambda low, high: rng.uniform(low, high, (len(arrangement), 1, 1))  # noqa: E731
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     tilt = draw(-0.15, 0.15)
-    wave = lambda along, across: np.sin(2 * np.pi * (along + tilt * across) / draw(4, 8) + draw(0, 2 * np.pi))  # noqa: E731
+    wave = lambda along, across: np.sin(
+        2 * np.pi * (along + tilt * across) / draw(4, 8) + draw(0, 2 * np.pi)
+    )  # noqa: E731
     rows, columns = wave(y, x), wave(x, -y)
-    return _standardised(np.tanh(3 * np.choose(arrangement[:, None, None], [rows, columns, rows * columns])))
+    return _standardised(
+        np.tanh(3 * np.choose(arrangement[:, None, None], [rows, columns, rows * columns]))
+    )
 
 
 def _standardised(field: np.ndarray) -> np.ndarray:
@@ -101,8 +122,13 @@ def _standardised(field: np.ndarray) -> np.ndarray:
 def _slope(rng: np.random.Generator, number: int) -> np.ndarray:
     """[b, h, w]: light that changes over the whole patch, in any direction."""
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
-    angle, phase, length = (rng.uniform(*span, (number, 1, 1)) for span in ((0, 2 * np.pi), (0, 2 * np.pi), (SIDE, 2 * SIDE)))
-    return _standardised(np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / length + phase))
+    angle, phase, length = (
+        rng.uniform(*span, (number, 1, 1))
+        for span in ((0, 2 * np.pi), (0, 2 * np.pi), (SIDE, 2 * SIDE))
+    )
+    return _standardised(
+        np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / length + phase)
+    )
 
 
 def _optical(rng: np.random.Generator, pattern: np.ndarray, infrared: np.ndarray) -> np.ndarray:
@@ -110,7 +136,10 @@ def _optical(rng: np.random.Generator, pattern: np.ndarray, infrared: np.ndarray
     draw = lambda low, high: rng.uniform(low, high, (len(pattern), 1, 1, 1))  # noqa: E731
     ground = (rng.dirichlet(np.full(len(_COVERS), 20.0), len(pattern)) @ _COVERS)[:, :, None, None]
     sign = np.where(_INFRARED, infrared[:, None], 1.0)[:, :, None, None]
-    relief = draw(0.2, 0.4) * sign * pattern[:, None] + draw(0.05, 0.2) * _slope(rng, len(pattern))[:, None]
+    relief = (
+        draw(0.2, 0.4) * sign * pattern[:, None]
+        + draw(0.05, 0.2) * _slope(rng, len(pattern))[:, None]
+    )
     clutter = 0.55 * rng.standard_normal((len(pattern), len(_INFRARED), SIDE, SIDE))
     values = draw(0.9, 1.1) * ground * (1 + relief + clutter)
     return np.clip(values.round(), 1, 10_000).astype(np.uint16)[:, None]
@@ -127,15 +156,24 @@ def _radar(rng: np.random.Generator, pattern: np.ndarray, infrared: np.ndarray) 
 
 def labelled_rows(known: Places) -> np.ndarray:
     """The support: the first PER_CLASS places of each class."""
-    return np.concatenate([np.flatnonzero(known.label == code)[:PER_CLASS] for code in range(1, CLASSES + 1)])
+    return np.concatenate(
+        [np.flatnonzero(known.label == code)[:PER_CLASS] for code in range(1, CLASSES + 1)]
+    )
 
 
-def batches(known: Places, sources: Sequence[str], labelled: Sequence[str], seed: int) -> Iterator[Batch]:
-    """Endless random rows, the same for all sources but the labelled ones, whose rows are of the support."""
+def batches(
+    known: Places, sources: Sequence[str], labelled: Sequence[str], seed: int
+) -> Iterator[Batch]:
+    """Endless random rows, the same for all sources but the labelled ones, whose rows are of the
+    support.
+    """
     rng, support = np.random.default_rng(seed), labelled_rows(known)
     while True:
         rows, few = rng.choice(len(known.label), ROWS, replace=False), rng.choice(support, ROWS)
-        batch = {source: {"pixels": known.of(source)[few if source in labelled else rows]} for source in sources}
+        batch = {
+            source: {"pixels": known.of(source)[few if source in labelled else rows]}
+            for source in sources
+        }
         for source in labelled:
             batch[source]["label"] = known.label[few][:, None]
         yield batch
@@ -150,12 +188,14 @@ _TRUNKS = {"vit": {"size": "nano", "depth": 2, "remat": "cheap"}, "resnet": {"bl
 _OPTIM = {"lr": 1e-3, "warmup_steps": 20, "weight_decay": 0.05}
 # It begins slowly: there is nothing but a teacher, which is random at first.
 _LR = {"data2vec": 3e-3}
-# Without negatives or a term against collapse, the predictor has to keep up with the encoder. With a rate of 3e-3 for all instead, BYOL's ViT was
-# 4 points ahead in one run and 1 behind in another, whose sums were in another order. Of five settings tried after that, on these seeds, all were 5
+# Without negatives or a term against collapse, the predictor has to keep up with the encoder. With
+# a rate of 3e-3 for all instead, BYOL's ViT was 4 points ahead in one run and 1 behind in another,
+# whose sums were in another order. Of five settings tried after that, on these seeds, all were 5
 # points ahead or more; this one differs least from the others' settings.
 _LR_RULES = dict.fromkeys(("simsiam", "byol"), (("predictor/", 10.0), (".*", 1.0)))
 _HEAD, _PREDICTOR = {"projector": (128, 64)}, {"predictor": (128, 64)}
-# {objective: what is not as in `tiny_objectives`, if anything}, the same for all seeds. Teachers follow faster than in runs of many epochs.
+# {objective: what is not as in `tiny_objectives`, if anything}, the same for all seeds. Teachers
+# follow faster than in runs of many epochs.
 _SECTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 64, "decoder_heads": 4, "mask_ratio": 0.7},
     "data2vec": {"mask_ratio": 0.3},
@@ -183,10 +223,19 @@ def config_of(name: str, backbone: str = "vit") -> ml_collections.ConfigDict:
     for crop_set, crop in config.augment.crops.items():
         crop.update({**_CROP, **distorted, **shapes[crop_set]})
     if "s1" in config.data.sources:
-        config.augment.crops["s1/global"] = {**config.augment.crops["global"].to_dict(), "gain": (1.0, 1.0)}
+        config.augment.crops["s1/global"] = {
+            **config.augment.crops["global"].to_dict(),
+            "gain": (1.0, 1.0),
+        }
     config.model.trunk.update(_TRUNKS[backbone])
     config.objective.update(_SECTIONS.get(name, {}))
-    config.optim.update({**_OPTIM, "lr": _LR.get(name, _OPTIM["lr"]), "lr_rules": _LR_RULES.get(name, config.optim.lr_rules)})
+    config.optim.update(
+        {
+            **_OPTIM,
+            "lr": _LR.get(name, _OPTIM["lr"]),
+            "lr_rules": _LR_RULES.get(name, config.optim.lr_rules),
+        }
+    )
     config.run.steps = STEPS
     return build.complete(config)
 
@@ -199,7 +248,10 @@ class Learner:
         self.objective = self.experiment.objective
         shapes = jax.eval_shape(self.objective.init, jax.random.key(0))[0]
         self._optimizer = optim.make_optimizer(self.experiment.optim, shapes, STEPS)
-        numbers = {source: _statistics(encoder.sensor, places(TRAIN, 0).of(source)) for source, encoder in self.experiment.encoders.items()}
+        numbers = {
+            source: _statistics(encoder.sensor, places(TRAIN, 0).of(source))
+            for source, encoder in self.experiment.encoders.items()
+        }
         self._recipe = build.recipe(self.experiment, numbers)
         self._start, self._step = jax.jit(self._init), jax.jit(self._train_step, donate_argnums=0)
         self._moved, self._pooled = jax.jit(self._moved_carry), jax.jit(self._features)
@@ -213,7 +265,9 @@ class Learner:
         return state
 
     def untrained(self, known: Places, seed: int) -> TrainState:
-        """Step 0, with BatchNorm statistics from data: without those a random network would be judged by a detail."""
+        """Step 0, with BatchNorm statistics from data: without those a random network would be
+        judged by a detail.
+        """
         state, batch = self._start(seed), self._batches(known, seed)
         if jax.tree.leaves(self._encoder(state["params"], state["carry"])["statistics"]):
             for _ in range(_STATISTICS_BATCHES):
@@ -221,10 +275,14 @@ class Learner:
         return state
 
     def features(self, state: TrainState, known: Places) -> np.ndarray:
-        """Pooled features [b, d] of whole patches, by the encoder that the objective names first."""
+        """Pooled features [b, d] of whole patches, by the encoder that the objective names
+        first.
+        """
         pixels = known.of(self._encoder(state["params"], state["carry"])["source"])
         cut = range(0, len(pixels), 100)
-        return np.concatenate([self._pooled(state["params"], state["carry"], pixels[i : i + 100]) for i in cut])
+        return np.concatenate(
+            [self._pooled(state["params"], state["carry"], pixels[i : i + 100]) for i in cut]
+        )
 
     def _batches(self, known: Places, seed: int) -> Iterator[Batch]:
         return batches(known, list(self.experiment.encoders), self.objective.labelled, seed)
@@ -233,11 +291,15 @@ class Learner:
         return init_state(self.objective, self._optimizer, seed)
 
     def _train_step(self, state: TrainState, batch: Batch, seed: jax.Array):
-        return make_train_step(self.objective, self._optimizer, self._recipe.train, seed=seed, steps=STEPS, accum=1)(state, batch)
+        return make_train_step(
+            self.objective, self._optimizer, self._recipe.train, seed=seed, steps=STEPS, accum=1
+        )(state, batch)
 
     def _moved_carry(self, params: Params, carry: Carry, batch: Batch) -> Carry:
         key = jax.random.key(0)
-        return self.objective.loss(params, carry, self._recipe.train(batch, key), key, jnp.zeros(()))[1][0]
+        return self.objective.loss(
+            params, carry, self._recipe.train(batch, key), key, jnp.zeros(())
+        )[1][0]
 
     def _encoder(self, params: Params, carry: Carry) -> dict[str, Any]:
         return next(iter(self.objective.encoders(params, carry).values()))
@@ -246,12 +308,18 @@ class Learner:
         weights = self._encoder(params, carry)
         name = f"{weights['source']}/global"
         views = self._recipe.evaluate({weights["source"]: {"pixels": pixels}})
-        return self.objective.features(weights, views[name][:, 0], views[f"{name}/valid"][:, 0])["pooled"]
+        return self.objective.features(weights, views[name][:, 0], views[f"{name}/valid"][:, 0])[
+            "pooled"
+        ]
 
 
 def _statistics(sensor: Sensor, pixels: np.ndarray) -> Normalisation:
     axes = (0, 1, 3, 4)
-    return normalisation("store", sensor, {"mean": pixels.mean(axes, np.float64), "std": pixels.std(axes, np.float64)})
+    return normalisation(
+        "store",
+        sensor,
+        {"mean": pixels.mean(axes, np.float64), "std": pixels.std(axes, np.float64)},
+    )
 
 
 # --- the probe
@@ -259,7 +327,9 @@ def _statistics(sensor: Sensor, pixels: np.ndarray) -> Normalisation:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Percent of test places that a linear probe gets right, on features of the trained and of the untrained encoder and on `moments`."""
+    """Percent of test places that a linear probe gets right, on features of the trained and of the
+    untrained encoder and on `moments`.
+    """
 
     trained: float
     untrained: float
@@ -278,11 +348,20 @@ def scores(learner: Learner, seed: int) -> Scores:
     """Of an objective trained with this seed: data, weights and augmentation are drawn by it."""
     known = places(TRAIN, 2 * seed + 1)
     probed = lambda state: probe(lambda where: learner.features(state, where), seed)  # noqa: E731
-    return Scores(probed(learner.trained(known, seed)), probed(learner.untrained(known, seed)), probe(moments, seed))
+    return Scores(
+        probed(learner.trained(known, seed)),
+        probed(learner.untrained(known, seed)),
+        probe(moments, seed),
+    )
 
 
-def probe(features: Callable[[Places], np.ndarray], seed: int, labelled: Callable[[Places], np.ndarray] = lambda known: np.arange(PROBE)) -> float:
-    """Percent right of a logistic regression as `eo_jax.evaluators.linear_probe` has it, on places that nothing was trained on.
+def probe(
+    features: Callable[[Places], np.ndarray],
+    seed: int,
+    labelled: Callable[[Places], np.ndarray] = lambda known: np.arange(PROBE),
+) -> float:
+    """Percent right of a logistic regression as `eo_jax.evaluators.linear_probe` has it, on places
+    that nothing was trained on.
 
     Args:
         labelled: rows of the places trained on that the probe is fitted on.

@@ -1,6 +1,8 @@
-"""A toy run of two entries: "pair", two dates of a source with its follower, and "single", another source; a record of that may be bad.
+"""A toy run of two entries: "pair", two dates of a source with its follower, and "single", another
+source; a record of that may be bad.
 
-As a command it trains until a step and then kills itself, with the next batches and a save under way:
+As a command it trains until a step and then kills itself, with the next batches and a save under
+way:
 
     python tests/mixed_run.py CONFIG.json WORKDIR KILL_AT
 """
@@ -35,16 +37,31 @@ class Mixed(Toy):
 
     def loss(self, params, carry, views, key, progress):
         shown = [view for name, view in sorted(views.items()) if name.endswith("/global")]
-        return super().loss(params, carry, {"enmap/global": jnp.stack(shown).mean(0)}, key, progress)
+        return super().loss(
+            params, carry, {"enmap/global": jnp.stack(shown).mean(0)}, key, progress
+        )
 
 
 def config_of(store: Path, follower: Path, single: Path, **values) -> dict:
     """The config of the run; `values` as in `tiny_run.config_of`."""
-    small = {"run.steps": 20, "run.save_every": SAVE_EVERY, "data.threads": 3, "data.prefetch": 2, "sharding.rules": ((".*", ()),)}
+    small = {
+        "run.steps": 20,
+        "run.save_every": SAVE_EVERY,
+        "data.threads": 3,
+        "data.prefetch": 2,
+        "sharding.rules": ((".*", ()),),
+    }
     config = tiny_run.config_of(store, **small | values) | {"evals": {}}
     source = config["data"]["sources"]["enmap"] | {"dates": 2}
-    sources = {"s2": source, "s1": source | {"store": str(follower), "follows": "s2"}, "x": source | {"store": str(single), "dates": 1}}
-    entries = {"pair": {"sources": ("s1", "s2"), "weight": 2.0}, "single": {"sources": ("x",), "weight": 1.0}}
+    sources = {
+        "s2": source,
+        "s1": source | {"store": str(follower), "follows": "s2"},
+        "x": source | {"store": str(single), "dates": 1},
+    }
+    entries = {
+        "pair": {"sources": ("s1", "s2"), "weight": 2.0},
+        "single": {"sources": ("x",), "weight": 1.0},
+    }
     config["data"] |= {"sources": sources, "entries": entries}
     return config
 
@@ -56,8 +73,19 @@ def training_the_mixture() -> Iterator[None]:
 
     def experiment(config: dict) -> build.Experiment:
         data = build.fixed(config, "data")
-        made = inner(config | {"data": config["data"] | {"sources": {"enmap": config["data"]["sources"]["s2"]}, "entries": {}}})
-        return dataclasses.replace(made, data=data, objective=Mixed(202), encoders=dict.fromkeys(data.sources, made.encoders["enmap"]))
+        made = inner(
+            config
+            | {
+                "data": config["data"]
+                | {"sources": {"enmap": config["data"]["sources"]["s2"]}, "entries": {}}
+            }
+        )
+        return dataclasses.replace(
+            made,
+            data=data,
+            objective=Mixed(202),
+            encoders=dict.fromkeys(data.sources, made.encoders["enmap"]),
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "experiment", experiment)
@@ -71,7 +99,9 @@ def main(config: Path, workdir: Path, kill_at: int) -> None:
     def killing(writer: metrics.Writer, step: int, values: dict) -> None:
         write(writer, step, values)
         while step == kill_at:
-            if any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):  # there is something to resume
+            if any(
+                path.name.isdigit() for path in workdir.glob("checkpoints/*")
+            ):  # there is something to resume
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.01)
 

@@ -1,4 +1,6 @@
-"""A server on loopback that speaks as much HTTP, S3 and GCS as reading takes, and fails on request; and what tests ask of it."""
+"""A server on loopback that speaks as much HTTP, S3 and GCS as reading takes, and fails on request;
+and what tests ask of it.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,17 @@ _GCS = re.compile(r"/storage/v1/b/([^/]+)/o/([^/]+)")
 
 
 class Request(NamedTuple):
-    """What was asked for: path below the served folder, and the Range header, "" where there was none."""
+    """What was asked for: path below the served folder, and the Range header, "" where there was
+    none.
+    """
 
     file: str
     range: str
 
 
 class ObjectServer:
-    """Serves FOLDER/BUCKET/... as http://host/BUCKET/..., as S3 objects and as GCS objects; a context manager.
+    """Serves FOLDER/BUCKET/... as http://host/BUCKET/..., as S3 objects and as GCS objects; a
+    context manager.
 
     Attributes:
         requests: what was asked for, in order.
@@ -47,11 +52,15 @@ class ObjectServer:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def fail(self, fault: str, times: int = 1, on: str = "") -> None:
-        """The next requests of files whose path contains `on` fail: "403", "503" ..., "reset", "truncated", "flipped" or "hang"."""
+        """The next requests of files whose path contains `on` fail: "403", "503" ..., "reset",
+        "truncated", "flipped" or "hang".
+        """
         self._faults += [(fault, on)] * times
 
     def begin(self, request: Request, has_body: bool) -> str:
-        """Notes a request; returns its fault, "" for none. Only an answer that has a body can come truncated or flipped."""
+        """Notes a request; returns its fault, "" for none. Only an answer that has a body can come
+        truncated or flipped.
+        """
         with self._lock:
             self.requests.append(request)
             self._open += 1
@@ -94,7 +103,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         gcs = _GCS.fullmatch(asked)
         file = urllib.parse.unquote("/".join(gcs.groups()) if gcs else asked.lstrip("/"))
         path = self.owner.folder / file
-        fault = self.owner.begin(Request(file, self.headers.get("Range", "")), path.is_file() and self._span()[0] < path.stat().st_size)
+        fault = self.owner.begin(
+            Request(file, self.headers.get("Range", "")),
+            path.is_file() and self._span()[0] < path.stat().st_size,
+        )
         try:
             time.sleep(self.owner.latency)
             self._answer(path, fault)
@@ -105,7 +117,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "hang":
             time.sleep(1)
         elif fault == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing sends RST
+            self.connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # closing sends RST
         elif fault.isdigit():
             return self._send(int(fault), b"a fault")
         elif file.is_file():
@@ -124,7 +138,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "flipped":
             body[len(body) // 2] ^= 1
         sent = len(body) // 2 if fault == "truncated" else len(body)
-        self._send(206 if "Range" in self.headers else 200, bytes(body), sent, f"bytes {first}-{last}/{len(data)}")
+        self._send(
+            206 if "Range" in self.headers else 200,
+            bytes(body),
+            sent,
+            f"bytes {first}-{last}/{len(data)}",
+        )
 
     def _span(self) -> tuple[int, int]:
         """First and last byte that are asked for."""
@@ -159,5 +178,9 @@ def assert_same_samples(found: Store, expected: Store) -> None:
 
 def spans(server: ObjectServer) -> list[int]:
     """Bytes of each range that was asked for."""
-    edges = [request.range.removeprefix("bytes=").split("-") for request in server.requests if request.range]
+    edges = [
+        request.range.removeprefix("bytes=").split("-")
+        for request in server.requests
+        if request.range
+    ]
     return [int(last) - int(first) + 1 for first, last in edges]

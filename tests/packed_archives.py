@@ -27,7 +27,9 @@ PARTS = ("aa", "ab", "ac", "ad")
 
 def tar_of(files: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=kind, encoding="utf-8", errors="surrogateescape") as tar:
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=kind, encoding="utf-8", errors="surrogateescape"
+    ) as tar:
         for name, data in files.items():
             add(tar, name, data=data)
     return buffer.getvalue()
@@ -45,7 +47,9 @@ def zip_of(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
         for name, data in files.items():
-            file.writestr(zipfile.ZipInfo(name, (2020, 9, 13, 12, 26, 40)), data, zipfile.ZIP_DEFLATED)
+            file.writestr(
+                zipfile.ZipInfo(name, (2020, 9, 13, 12, 26, 40)), data, zipfile.ZIP_DEFLATED
+            )
     return buffer.getvalue()
 
 

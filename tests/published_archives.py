@@ -1,7 +1,8 @@
-"""Small archives in the published layouts, of images as large as the configs crop: real pixels, cut, turned and mirrored, where there are any.
+"""Small archives in the published layouts, of images as large as the configs crop: real pixels,
+cut, turned and mirrored, where there are any.
 
-`write(reader, root, request)` makes the one that a reader's command converts. Archives of which nobody may pass a sample on, or none was at hand
-(SSL4EO-L, GeoNRW, SUN RGB-D), have smooth noise.
+`write(reader, root, request)` makes the one that a reader's command converts. Archives of which
+nobody may pass a sample on, or none was at hand (SSL4EO-L, GeoNRW, SUN RGB-D), have smooth noise.
 """
 
 from __future__ import annotations
@@ -44,18 +45,28 @@ def _salinas_a(root: Path, real: Path) -> None:
 
 
 def _spectral_earth(root: Path, real: Path) -> None:
-    """The tiles of Potsdam as places; every other one has a second date, which is the first mirrored."""
+    """The tiles of Potsdam as places; every other one has a second date, which is the first
+    mirrored.
+    """
     kept = [number - 1 for number in ENMAP.band_numbers]
-    for number, path in enumerate(sorted((real / "enmap" / "potsdam_l2a_tiles" / "images").glob("*.tif")), start=1):
+    for number, path in enumerate(
+        sorted((real / "enmap" / "potsdam_l2a_tiles" / "images").glob("*.tif")), start=1
+    ):
         cube = tiny_archives.read(path)[kept].astype(np.int16)
         for scene, view in enumerate((cube, cube[:, :, ::-1])[: 1 + number % 2], start=1):
             tiny_archives.write(root / "enmap" / f"{number:07d}" / f"{scene:05d}.tif", view)
 
 
 def _ssl4eo_s12(root: Path, real: Path) -> None:
-    """Four windows of the real place, mirrored for four more; its two dates, turned for two more."""
+    """Four windows of the real place, mirrored for four more; its two dates, turned for
+    two more.
+    """
     for product in ssl4eo_s12.BANDS:
-        scenes = sorted(path for path in (real / "sentinel" / "SSL4EO-S12_real" / product / "0000200").iterdir() if path.is_dir())
+        scenes = sorted(
+            path
+            for path in (real / "sentinel" / "SSL4EO-S12_real" / product / "0000200").iterdir()
+            if path.is_dir()
+        )
         for place in range(PLACES):
             for season, day in enumerate(DAYS):
                 folder = root / product / f"{place:07d}" / _scene(product, day)
@@ -72,36 +83,55 @@ def _write_scene(folder: Path, product: str, scene: Path, place: int, turned: in
     size, step = 96, 168  # pixels of 10 m: whole pixels of 60 m
     for band in ssl4eo_s12.BANDS[product]:
         factor = 1 if product == "s1" else ssl4eo_s12.PIXELS.get(band, 2)
-        row, column, length = (pixels // factor for pixels in (place // 2 % 2 * step, place % 2 * step, size))
-        window = tiny_archives.read(scene / f"{band}.tif")[:, row : row + length, column : column + length]
+        row, column, length = (
+            pixels // factor for pixels in (place // 2 % 2 * step, place % 2 * step, size)
+        )
+        window = tiny_archives.read(scene / f"{band}.tif")[
+            :, row : row + length, column : column + length
+        ]
         view = np.rot90(window[:, :, :: 1 - 2 * (place // 4)], 2 * turned, (1, 2))
-        tiny_archives.write(folder / f"{band}.tif", view, crs="EPSG:4326", transform=ssl4eo_s12.transform(factor))
+        tiny_archives.write(
+            folder / f"{band}.tif", view, crs="EPSG:4326", transform=ssl4eo_s12.transform(factor)
+        )
 
 
 def _bigearthnet(root: Path, real: Path) -> None:
     """The real patch in its eight orientations, as eight patches to train on."""
-    (patch,) = (real / "sentinel" / "BigEarthNet_v2" / "BigEarthNet-S2" / bigearthnet.TILE).iterdir()
+    (patch,) = (
+        real / "sentinel" / "BigEarthNet_v2" / "BigEarthNet-S2" / bigearthnet.TILE
+    ).iterdir()
     lines = []
     for number in range(PLACES):
         place = f"{number}_{number}"
         name = f"{bigearthnet.TILE}_{place}"
         for band in bigearthnet.S2:
-            view = list(_orientations(tiny_archives.read(patch / f"{patch.name}_{band}.tif")))[number]
+            view = list(_orientations(tiny_archives.read(patch / f"{patch.name}_{band}.tif")))[
+                number
+            ]
             grid = bigearthnet.grid(bigearthnet.PIXELS.get(band, 2), place)
-            tiny_archives.write(root / "BigEarthNet-S2" / bigearthnet.TILE / name / f"{name}_{band}.tif", view, nodata=0, **grid)
+            tiny_archives.write(
+                root / "BigEarthNet-S2" / bigearthnet.TILE / name / f"{name}_{band}.tif",
+                view,
+                nodata=0,
+                **grid,
+            )
         lines.append(f'{name},"Arable land",train,Austria,{bigearthnet.SCENE}_33UUP_{place}\n')
     (root / "metadata.csv").write_text("patch_id,labels,split,country,s1_name\n" + "".join(lines))
 
 
 def _eurosat(root: Path, real: Path) -> None:
-    """The two real chips in their eight orientations: six of each to train on, one each to validate and to test on."""
+    """The two real chips in their eight orientations: six of each to train on, one each to validate
+    and to test on.
+    """
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for kind in ("AnnualCrop", "SeaLake"):
         (chip,) = (real / "sentinel" / "EuroSAT_MS" / kind).glob("*.tif")
         for number, view in enumerate(_orientations(tiny_archives.read(chip)), start=1):
             name = f"{kind}_{number}"
             tiny_archives.write(root / eurosat.FOLDER / kind / f"{name}.tif", view)
-            lists["train" if number < 7 else "val" if number == 7 else "test"].append(f"{name}.jpg\n")
+            lists["train" if number < 7 else "val" if number == 7 else "test"].append(
+                f"{name}.jpg\n"
+            )
     for split, lines in lists.items():
         (root / f"eurosat-{split}.txt").write_text("".join(lines))
 
@@ -120,17 +150,30 @@ def _ssl4eo_l(root: Path) -> None:
     for place in range(PLACES):
         for day in DAYS[:2]:
             image = _smooth((7, 264, 264), seed=10 * place + int(day[5]))
-            tiny_archives.write(ssl4eo_l.path(root, "oli_sr", f"{place:07d}", f"LC08_223084_{day}"), image, **ssl4eo_l.GRID)
+            tiny_archives.write(
+                ssl4eo_l.path(root, "oli_sr", f"{place:07d}", f"LC08_223084_{day}"),
+                image,
+                **ssl4eo_l.GRID,
+            )
 
 
 def _geonrw(root: Path) -> None:
     """One city to train on, and the three that are held out."""
-    sizes = {"aachen/287_5623": (500, 1000), "duesseldorf/344_5678": (250, 250), "herne/371_5710": (250, 250), "neuss/339_5674": (250, 250)}
+    sizes = {
+        "aachen/287_5623": (500, 1000),
+        "duesseldorf/344_5678": (250, 250),
+        "herne/371_5710": (250, 250),
+        "neuss/339_5674": (250, 250),
+    }
     for tile, shape in sizes.items():
         grid = {**geonrw.GRID, "driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
         tiny_archives.write(root / f"{tile}_rgb.jp2", _smooth((3, *shape), seed=0), **grid)
-        tiny_archives.write(root / f"{tile}_dem.tif", _smooth((1, *shape), seed=1).astype(np.float32), **geonrw.GRID)
-        tiny_archives.write(root / f"{tile}_seg.tif", _smooth((1, *shape), seed=2) // 24, **geonrw.GRID)
+        tiny_archives.write(
+            root / f"{tile}_dem.tif", _smooth((1, *shape), seed=1).astype(np.float32), **geonrw.GRID
+        )
+        tiny_archives.write(
+            root / f"{tile}_seg.tif", _smooth((1, *shape), seed=2) // 24, **geonrw.GRID
+        )
 
 
 def _sunrgbd(root: Path) -> None:
@@ -143,7 +186,9 @@ def _sunrgbd(root: Path) -> None:
         picture = _smooth((8, 72, 96), seed=int(name)).transpose(1, 2, 0)
         Image.fromarray(picture[..., :3]).save(root / "RGB" / f"{name}.jpg")
         Image.fromarray(picture[..., 3:6]).save(root / "HHA" / f"{name}.png")
-        Image.fromarray(picture[..., 6].astype(np.uint16) * 200).save(root / "Depth" / f"{name}.png")
+        Image.fromarray(picture[..., 6].astype(np.uint16) * 200).save(
+            root / "Depth" / f"{name}.png"
+        )
         Image.fromarray(picture[..., 7] // 7).save(root / "Label" / f"{name}.png")
 
 

@@ -1,4 +1,6 @@
-"""The papers' formulas as plain numpy loops in float64, to compare the jax code with. Slow on purpose: each line is one line of a paper."""
+"""The papers' formulas as plain numpy loops in float64, to compare the jax code with. Slow on
+purpose: each line is one line of a paper.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,18 @@ from scipy.special import erf
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference as a share of the largest expected magnitude; NaN where either holds one."""
+    """Largest difference as a share of the largest expected magnitude; NaN where either
+    holds one.
+    """
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     assert found.shape == expected.shape, f"{found.shape} found, {expected.shape} expected"
     return float(np.max(np.abs(found - expected)) / max(float(np.max(np.abs(expected))), 1e-12))
 
 
 def random_weights(shapes, seed: int):
-    """Arrays for a nested dict of shapes, none at its initial value: kernels as Xavier would scale them, scales and variances near 1."""
+    """Arrays for a nested dict of shapes, none at its initial value: kernels as Xavier would scale
+    them, scales and variances near 1.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -26,7 +32,11 @@ def random_weights(shapes, seed: int):
         return rng.normal(0, spread, shape).astype(np.float32)
 
     def walk(tree, path: str):
-        return {name: walk(value, f"{path}/{name}") for name, value in tree.items()} if isinstance(tree, dict) else draw(path, tree.shape)
+        return (
+            {name: walk(value, f"{path}/{name}") for name, value in tree.items()}
+            if isinstance(tree, dict)
+            else draw(path, tree.shape)
+        )
 
     return walk(shapes, "")
 
@@ -40,12 +50,21 @@ def patchify(image: np.ndarray, patch: int) -> np.ndarray:
     tokens = []
     for top in range(0, height, patch):
         for left in range(0, width, patch):
-            tokens.append([image[top + py, left + px, c] for py in range(patch) for px in range(patch) for c in range(bands)])
+            tokens.append(
+                [
+                    image[top + py, left + px, c]
+                    for py in range(patch)
+                    for px in range(patch)
+                    for c in range(bands)
+                ]
+            )
     return np.array(tokens)
 
 
 def norm_pix(tokens: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Each token [n, p] minus its mean, over sqrt(unbiased variance + 1e-6), moments over counted values. One value alone has variance 0."""
+    """Each token [n, p] minus its mean, over sqrt(unbiased variance + 1e-6), moments over counted
+    values. One value alone has variance 0.
+    """
     out = np.zeros(tokens.shape)
     for i, (token, count) in enumerate(zip(tokens.astype(np.float64), counted, strict=True)):
         values = token[count]
@@ -58,17 +77,23 @@ def norm_pix(tokens: np.ndarray, counted: np.ndarray) -> np.ndarray:
 
 
 def masked_error(predicted: np.ndarray, target: np.ndarray, counted: np.ndarray) -> float:
-    """Mean over counted values of each masked token of [b, h, ...], then mean over the masked tokens that have any; 0 where none has."""
+    """Mean over counted values of each masked token of [b, h, ...], then mean over the masked
+    tokens that have any; 0 where none has.
+    """
     errors = []
     for b, n in np.ndindex(target.shape[:2]):
         if counted[b, n].any():
-            difference = predicted[b, n][counted[b, n]].astype(np.float64) - target[b, n][counted[b, n]]
+            difference = (
+                predicted[b, n][counted[b, n]].astype(np.float64) - target[b, n][counted[b, n]]
+            )
             errors.append(np.mean(difference**2))
     return float(np.mean(errors)) if errors else 0.0
 
 
 def sincos_2d(width: int, rows: int, columns: int) -> np.ndarray:
-    """MAE's positions [rows * columns, width]: half the width for the column, half for the row, sines before cosines in each."""
+    """MAE's positions [rows * columns, width]: half the width for the column, half for the row,
+    sines before cosines in each.
+    """
     out = np.zeros((rows * columns, width))
     quarter = width // 4
     for row in range(rows):
@@ -82,8 +107,11 @@ def sincos_2d(width: int, rows: int, columns: int) -> np.ndarray:
     return out
 
 
-def mae_decoder(weights: dict, tokens: np.ndarray, ids: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Decoder with one block for one sample: tokens [1 + k, d], class token first, and their places ids [k] -> pixels [n, p].
+def mae_decoder(
+    weights: dict, tokens: np.ndarray, ids: np.ndarray, rows: int, columns: int
+) -> np.ndarray:
+    """Decoder with one block for one sample: tokens [1 + k, d], class token first, and their places
+    ids [k] -> pixels [n, p].
 
     `weights` is the decoder's own tree, its one block stacked along a leading axis.
     """
@@ -101,7 +129,9 @@ def mae_decoder(weights: dict, tokens: np.ndarray, ids: np.ndarray, rows: int, c
 
 
 def transformer_block(weights: dict, x: np.ndarray) -> np.ndarray:
-    """Pre-norm block on one sample [n, d]; weights as eo_jax keeps them: qkv [d, 3, heads, head_dim]."""
+    """Pre-norm block on one sample [n, d]; weights as eo_jax keeps them: qkv [d, 3, heads,
+    head_dim].
+    """
     x = x + _attention(weights["attention"], _layer_norm(weights["norm1"], x))
     hidden = _dense(weights["mlp"]["fc1"], _layer_norm(weights["norm2"], x))
     hidden = hidden * 0.5 * (1 + erf(hidden / math.sqrt(2)))
@@ -129,14 +159,18 @@ def _layer_norm(weights: dict, x: np.ndarray) -> np.ndarray:
 
 
 def _first(tree):
-    return {name: _first(value) for name, value in tree.items()} if isinstance(tree, dict) else tree[0]
+    return (
+        {name: _first(value) for name, value in tree.items()} if isinstance(tree, dict) else tree[0]
+    )
 
 
 # --- augmentation
 
 
 def resize_bilinear(image: np.ndarray, out: int) -> np.ndarray:
-    """[c, h, w] -> [c, out, out]: bilinear, half-pixel centres, positions clamped to the image, no anti-aliasing."""
+    """[c, h, w] -> [c, out, out]: bilinear, half-pixel centres, positions clamped to the image, no
+    anti-aliasing.
+    """
     bands, height, width = image.shape
     resized = np.zeros((bands, out, out))
     for i in range(out):
@@ -155,10 +189,16 @@ def _neighbours(index: int, size: int, out: int) -> tuple[int, int, float]:
     return first, min(first + 1, size - 1), position - first
 
 
-def crop_resize_flip(image: np.ndarray, box: tuple[int, int, int, int], flips: tuple[bool, bool, bool], out: int) -> np.ndarray:
-    """One image [c, h, w]: cut out (top, left, rows, columns), resize, flip up-down, left-right, then about the main diagonal; [out, out, c]."""
+def crop_resize_flip(
+    image: np.ndarray, box: tuple[int, int, int, int], flips: tuple[bool, bool, bool], out: int
+) -> np.ndarray:
+    """One image [c, h, w]: cut out (top, left, rows, columns), resize, flip up-down, left-right,
+    then about the main diagonal; [out, out, c].
+    """
     top, left, rows, columns = box
-    resized = resize_bilinear(image[:, top : top + rows, left : left + columns].astype(np.float64), out)
+    resized = resize_bilinear(
+        image[:, top : top + rows, left : left + columns].astype(np.float64), out
+    )
     if flips[0]:
         resized = resized[:, ::-1]
     if flips[1]:
@@ -168,26 +208,41 @@ def crop_resize_flip(image: np.ndarray, box: tuple[int, int, int, int], flips: t
     return resized.transpose(1, 2, 0)
 
 
-def resize_where_valid(image: np.ndarray, valid: np.ndarray, out: int) -> tuple[np.ndarray, np.ndarray]:
-    """[c, h, w] -> values and validity [out, out, c]: interpolation over valid pixels only, valid where they carry at least 0.999 of the weight."""
+def resize_where_valid(
+    image: np.ndarray, valid: np.ndarray, out: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """[c, h, w] -> values and validity [out, out, c]: interpolation over valid pixels only, valid
+    where they carry at least 0.999 of the weight.
+    """
     weight = resize_bilinear(valid.astype(np.float64), out).transpose(1, 2, 0)
     weighted = resize_bilinear(np.where(valid, image, 0.0), out).transpose(1, 2, 0)
     counted = weight >= 0.999
     return np.where(counted, weighted / np.where(counted, weight, 1.0), 0.0), counted
 
 
-def random_resized_crops(rng: np.random.Generator, count: int, height: int, width: int, scale: tuple, ratio: tuple) -> np.ndarray:
-    """(top, left, rows, columns) [count, 4] as torchvision's RandomResizedCrop draws them: ten attempts, then the largest central box."""
+def random_resized_crops(
+    rng: np.random.Generator, count: int, height: int, width: int, scale: tuple, ratio: tuple
+) -> np.ndarray:
+    """(top, left, rows, columns) [count, 4] as torchvision's RandomResizedCrop draws them: ten
+    attempts, then the largest central box.
+    """
     return np.array([_random_resized_crop(rng, height, width, scale, ratio) for _ in range(count)])
 
 
-def _random_resized_crop(rng: np.random.Generator, height: int, width: int, scale: tuple, ratio: tuple) -> tuple[int, int, int, int]:
+def _random_resized_crop(
+    rng: np.random.Generator, height: int, width: int, scale: tuple, ratio: tuple
+) -> tuple[int, int, int, int]:
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         columns, rows = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < columns <= width and 0 < rows <= height:
-            return int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1)), rows, columns
+            return (
+                int(rng.integers(0, height - rows + 1)),
+                int(rng.integers(0, width - columns + 1)),
+                rows,
+                columns,
+            )
     rows, columns = height, width
     if width / height < ratio[0]:
         rows = round(width / ratio[0])

@@ -1,4 +1,6 @@
-"""Optimizers and learning-rate schedules in numpy float64, one weight at a time, to compare `eo_jax.optim` with."""
+"""Optimizers and learning-rate schedules in numpy float64, one weight at a time, to compare
+`eo_jax.optim` with.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ import numpy as np
 
 
 def sgd(weight, gradients, rates, momentum, decay):
-    """PyTorch's SGD, dampening 0: the decay is part of the gradient; the learning rate is outside the buffer."""
+    """PyTorch's SGD, dampening 0: the decay is part of the gradient; the learning rate is outside
+    the buffer.
+    """
     buffer = np.zeros_like(weight)
     for gradient, rate in zip(gradients, rates, strict=True):
         buffer = momentum * buffer + gradient + decay * weight
@@ -17,7 +21,8 @@ def sgd(weight, gradients, rates, momentum, decay):
 
 
 def lars(weight, gradients, rates, momentum, decay, trust):
-    """LARS as in Barlow Twins' released code: the ratio has the norm of gradient plus decay below; the learning rate is outside the buffer.
+    """LARS as in Barlow Twins' released code: the ratio has the norm of gradient plus decay below;
+    the learning rate is outside the buffer.
 
     Vectors have neither ratio nor decay.
     """
@@ -33,7 +38,9 @@ def lars(weight, gradients, rates, momentum, decay, trust):
 
 
 def lars_of_the_paper(weight, gradients, rates, momentum, decay, trust):
-    """You et al. 2017 (arXiv 1708.03888), algorithm 1: the ratio has the sum of both norms below; the learning rate is inside the buffer."""
+    """You et al. 2017 (arXiv 1708.03888), algorithm 1: the ratio has the sum of both norms below;
+    the learning rate is inside the buffer.
+    """
     buffer = np.zeros_like(weight)
     for gradient, rate in zip(gradients, rates, strict=True):
         size = np.linalg.norm(weight)

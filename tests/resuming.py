@@ -1,4 +1,6 @@
-"""An objective trained in one go, and the same with a checkpoint in between: what has to be equal to the bit."""
+"""An objective trained in one go, and the same with a checkpoint in between: what has to be equal
+to the bit.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,19 @@ from eo_jax.checkpoint import Checkpoints, leaf_hashes
 from eo_jax.step import TrainState, init_state, make_train_step
 
 
-def hashes_after_resume(experiment: build.Experiment, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Hashes of every array after four steps: restored from a checkpoint after two, and in one go."""
+def hashes_after_resume(
+    experiment: build.Experiment, folder: Path
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Hashes of every array after four steps: restored from a checkpoint after two, and in
+    one go.
+    """
     objective = experiment.objective
-    optimizer = optim.make_optimizer(experiment.optim, jax.eval_shape(objective.init, jax.random.key(0))[0], 10)
-    step = jax.jit(make_train_step(objective, optimizer, lambda views, key: views, seed=0, steps=10, accum=1))
+    optimizer = optim.make_optimizer(
+        experiment.optim, jax.eval_shape(objective.init, jax.random.key(0))[0], 10
+    )
+    step = jax.jit(
+        make_train_step(objective, optimizer, lambda views, key: views, seed=0, steps=10, accum=1)
+    )
 
     def trained(state: TrainState, steps: range) -> TrainState:
         for n in steps:
@@ -30,6 +40,8 @@ def hashes_after_resume(experiment: build.Experiment, folder: Path) -> tuple[dic
     checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save(2, half, next_batch=2, config={})
     checkpoints.wait()
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), half)
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), half
+    )
     restored, _ = Checkpoints(folder).restore(like)
     return leaf_hashes(trained(restored, range(2, 4))), leaf_hashes(trained(half, range(2, 4)))

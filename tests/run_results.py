@@ -12,7 +12,14 @@ from eo_jax import checkpoint, cli, metrics
 def numbers(workdir: Path) -> list[dict]:
     """The lines of metrics.jsonl without what depends on the clock."""
     clock = ("samples_per_s", "flops_per_s", "mfu")
-    return [{key: value for key, value in line.items() if key not in clock and not key.startswith("time/")} for line in metrics.read_metrics(workdir)]
+    return [
+        {
+            key: value
+            for key, value in line.items()
+            if key not in clock and not key.startswith("time/")
+        }
+        for line in metrics.read_metrics(workdir)
+    ]
 
 
 def steps(workdir: Path) -> list[int]:

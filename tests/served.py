@@ -1,4 +1,6 @@
-"""Stores of every format, served over http, s3 and gs: fixtures of the tests of what reads over a network."""
+"""Stores of every format, served over http, s3 and gs: fixtures of the tests of what reads over a
+network.
+"""
 
 from __future__ import annotations
 

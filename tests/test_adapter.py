@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.models.spectral_adapter` against PyTorch's Conv3d and BatchNorm3d, on no-data, and on visible tokens only."""
+"""Tests of `eo_jax.models.spectral_adapter` against PyTorch's Conv3d and BatchNorm3d, on no-data,
+and on visible tokens only.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from torch_twin import spectral_adapter as torch_adapter  # noqa: E402  torch ma
 
 SENSOR_BANDS = {"EnMAP": 202, "DESIS": 235, "EO-1": 198, "Hyperview": 150}
 NETWORK = Network(lambda rngs: SpectralAdapter(jnp.dtype("float32"), rngs=rngs))
-# Our names of the three stages, and the places of their convolution and BatchNorm in SpectralEarth's Sequential.
+# Our names of the three stages, and the places of their convolution and BatchNorm in
+# SpectralEarth's Sequential.
 STAGES = (("conv0", "norm0", 0, 1), ("conv1", "norm1", 3, 4), ("conv2", "norm2", 6, 7))
 
 
@@ -33,13 +36,19 @@ def adapt(params, running, pixels, valid, mode):
 
 @pytest.fixture(scope="module")
 def twin():
-    """A torch adapter whose every number, running statistics included, is away from its initial value."""
+    """A torch adapter whose every number, running statistics included, is away from its initial
+    value.
+    """
     generator = torch.Generator().manual_seed(0)
     adapter = torch_adapter()
     for name, tensor in adapter.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             noise = torch.randn(tensor.shape, generator=generator)
-            tensor.copy_(1 + 0.2 * noise.abs() if tensor.ndim == 1 and not name.endswith(("bias", "mean")) else 0.3 * noise)
+            tensor.copy_(
+                1 + 0.2 * noise.abs()
+                if tensor.ndim == 1 and not name.endswith(("bias", "mean"))
+                else 0.3 * noise
+            )
     return adapter
 
 
@@ -49,9 +58,18 @@ def copied(adapter) -> tuple[dict, dict]:
     for conv, norm, at, norm_at in STAGES:
         convolution, batch_norm = adapter[at], adapter[norm_at]
         kernel = convolution.weight.detach().numpy()[..., 0, 0]  # [out, in, k]
-        params[conv] = {"kernel": kernel.transpose(2, 1, 0).copy(), "bias": convolution.bias.detach().numpy().copy()}
-        params[norm] = {"scale": batch_norm.weight.detach().numpy().copy(), "bias": batch_norm.bias.detach().numpy().copy()}
-        running[norm] = {"mean": batch_norm.running_mean.numpy().copy(), "var": batch_norm.running_var.numpy().copy()}
+        params[conv] = {
+            "kernel": kernel.transpose(2, 1, 0).copy(),
+            "bias": convolution.bias.detach().numpy().copy(),
+        }
+        params[norm] = {
+            "scale": batch_norm.weight.detach().numpy().copy(),
+            "bias": batch_norm.bias.detach().numpy().copy(),
+        }
+        running[norm] = {
+            "mean": batch_norm.running_mean.numpy().copy(),
+            "var": batch_norm.running_var.numpy().copy(),
+        }
     return params, running
 
 
@@ -97,7 +115,13 @@ def test_batch_statistics_give_torchs_values_and_move_as_torchs(twin, bands):
 def test_gradients_through_batch_statistics_are_torchs(twin):
     pixels, weights = spectra(2, 3, 4, 202), spectra(2, 3, 4, 128, seed=1)
     params, running = copied(twin)
-    gradients = jax.jit(jax.grad(lambda p: jnp.sum(weights * adapt(p, running, pixels, np.ones((2, 3, 4), bool), TRAIN)[0])))(params)
+    gradients = jax.jit(
+        jax.grad(
+            lambda p: jnp.sum(
+                weights * adapt(p, running, pixels, np.ones((2, 3, 4), bool), TRAIN)[0]
+            )
+        )
+    )(params)
     training = clone(twin).train()
     cube = torch.from_numpy(pixels).permute(0, 3, 1, 2)[:, None]
     (training(cube)[:, :, 0].permute(0, 2, 3, 1) * torch.from_numpy(weights)).sum().backward()
@@ -118,18 +142,30 @@ def test_invalid_pixels_take_no_part_in_batch_statistics(twin):
     assert relative_error(np.asarray(found)[valid], alone) < 1e-5
     for norm in after:
         for name in after[norm]:
-            assert relative_error(after[norm][name], after_alone[norm][name]) < 1e-5, f"{norm}.{name}"
+            assert relative_error(after[norm][name], after_alone[norm][name]) < 1e-5, (
+                f"{norm}.{name}"
+            )
 
 
 def test_a_batch_without_a_valid_pixel_stays_finite(twin):
     params, running = copied(twin)
-    found, after = adapt(params, running, np.zeros((1, 4, 6, 202), np.float32), np.zeros((1, 4, 6), bool), TRAIN)
+    found, after = adapt(
+        params, running, np.zeros((1, 4, 6, 202), np.float32), np.zeros((1, 4, 6), bool), TRAIN
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, after)))
 
 
 def test_the_encoder_on_visible_tokens_is_the_adapter_on_all_pixels_then_those_tokens():
-    encoder = make_encoder(spectral_adapter.Config(patch=4), vit.Config(size="tiny", depth=1), ENMAP, jnp.dtype("float32"))
-    params, running = (random_weights(shapes, seed=2) for shapes in jax.eval_shape(encoder.network.init, jax.random.key(0)))
+    encoder = make_encoder(
+        spectral_adapter.Config(patch=4),
+        vit.Config(size="tiny", depth=1),
+        ENMAP,
+        jnp.dtype("float32"),
+    )
+    params, running = (
+        random_weights(shapes, seed=2)
+        for shapes in jax.eval_shape(encoder.network.init, jax.random.key(0))
+    )
     view, valid = jnp.asarray(spectra(2, 16, 12, 202)), jnp.ones((2, 16, 12, 1), bool)
     ids = jnp.array([[3, 0, 9, 11], [10, 7, 8, 2]])
     positions = jnp.asarray(sincos_2d(192, 4, 3), jnp.float32)
@@ -140,7 +176,9 @@ def test_the_encoder_on_visible_tokens_is_the_adapter_on_all_pixels_then_those_t
 
     @jax.jit
     def both(params, running):
-        visible_only, _ = encoder.network.apply(params, running, lambda module: module.tokens(view, valid, ids, EVALUATE))
+        visible_only, _ = encoder.network.apply(
+            params, running, lambda module: module.tokens(view, valid, ids, EVALUATE)
+        )
         return visible_only, encoder.network.apply(params, running, adapt_all_then_take)[0]
 
     found, expected = both(params, running)
@@ -150,12 +188,22 @@ def test_the_encoder_on_visible_tokens_is_the_adapter_on_all_pixels_then_those_t
 
 @pytest.mark.parametrize("bands", [3, 74])
 def test_too_few_bands_are_refused_by_name_and_number(bands):
-    sensor = dataclasses.replace(ENMAP, id="narrow", title="A narrow sensor", bands=ENMAP.bands[:bands])
+    sensor = dataclasses.replace(
+        ENMAP, id="narrow", title="A narrow sensor", bands=ENMAP.bands[:bands]
+    )
     with pytest.raises(ValueError, match=rf"(?s)(?=.*\b{bands}\b)(?=.*\b75\b)"):
-        make_encoder(spectral_adapter.Config(patch=4), vit.Config(size="tiny", depth=1), sensor, jnp.dtype("float32"))
+        make_encoder(
+            spectral_adapter.Config(patch=4),
+            vit.Config(size="tiny", depth=1),
+            sensor,
+            jnp.dtype("float32"),
+        )
 
 
-@pytest.mark.parametrize(("bands", "lengths"), [(202, (40, 8, 2)), (235, (47, 9, 3)), (198, (39, 7, 2)), (150, (30, 6, 2)), (75, (15, 3, 1))])
+@pytest.mark.parametrize(
+    ("bands", "lengths"),
+    [(202, (40, 8, 2)), (235, (47, 9, 3)), (198, (39, 7, 2)), (150, (30, 6, 2)), (75, (15, 3, 1))],
+)
 def test_spectral_lengths_are_the_published_ones(bands, lengths):
     assert spectral_adapter.spectral_lengths(bands) == lengths
 

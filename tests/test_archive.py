@@ -15,12 +15,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed_archives import FILES, HIDDEN, PARTS, add, contents, extracted, in_parts, one, packed, tar_of, zip_of
+from packed_archives import (
+    FILES,
+    HIDDEN,
+    PARTS,
+    add,
+    contents,
+    extracted,
+    in_parts,
+    one,
+    packed,
+    tar_of,
+    zip_of,
+)
 
 from data_prep.archive import ArchiveError, access, open_archive, tar_index
 from data_prep.archive.containers import group_parts
 
-# ------------------------------------------------------------------ the archives as their publishers pack them
+# ------------------------------------------------------- the archives as their publishers pack them
 
 
 @pytest.mark.parametrize(
@@ -35,10 +47,17 @@ from data_prep.archive.containers import group_parts
 )
 def test_published_containers_read_as_the_standard_library_reads_them(sample_data, tmp_path, path):
     path = sample_data / "torchgeo_fixtures_SYNTHETIC" / path
-    whole = io.BytesIO(b"".join(part.read_bytes() for part in sorted(path.parent.glob(f"{path.name.removesuffix('aa')}*"))))
+    whole = io.BytesIO(
+        b"".join(
+            part.read_bytes()
+            for part in sorted(path.parent.glob(f"{path.name.removesuffix('aa')}*"))
+        )
+    )
     if path.suffix == ".zip":
         with zipfile.ZipFile(whole) as file:
-            expected = {info.filename: file.read(info) for info in file.infolist() if not info.is_dir()}
+            expected = {
+                info.filename: file.read(info) for info in file.infolist() if not info.is_dir()
+            }
     else:
         with tarfile.open(fileobj=whole) as tar:
             expected = {info.name: tar.extractfile(info).read() for info in tar if info.isfile()}
@@ -46,7 +65,9 @@ def test_published_containers_read_as_the_standard_library_reads_them(sample_dat
     assert contents(open_archive(path, tmp_path)) == expected
 
 
-def test_a_published_folder_reads_the_same_with_and_without_its_extracted_files(sample_data, tmp_path):
+def test_a_published_folder_reads_the_same_with_and_without_its_extracted_files(
+    sample_data, tmp_path
+):
     folder = sample_data / "torchgeo_fixtures_SYNTHETIC" / "ssl4eo" / "l"
     for part in folder.glob("*.tar.gz*"):
         (tmp_path / part.name).symlink_to(part)
@@ -57,13 +78,28 @@ def test_a_published_folder_reads_the_same_with_and_without_its_extracted_files(
         (tmp_path / part.name).write_bytes(part.read_bytes())
     packed, both = open_archive(tmp_path), open_archive(folder)
     assert len(packed.entries()) == 40 and contents(packed) == contents(both)
-    assert packed.folders() == both.folders() and packed.folders("ssl4eo_l_tm_toa") == ["0000002", "0000005"]
+    assert packed.folders() == both.folders() and packed.folders("ssl4eo_l_tm_toa") == [
+        "0000002",
+        "0000005",
+    ]
 
 
 # ------------------------------------------------------------------ all kinds look the same
 
 
-@pytest.fixture(params=["folder", "tar", "gnu tar", "tar.gz", "tgz", "zip", "tar parts", "tar.gz parts", "zip parts"])
+@pytest.fixture(
+    params=[
+        "folder",
+        "tar",
+        "gnu tar",
+        "tar.gz",
+        "tgz",
+        "zip",
+        "tar parts",
+        "tar.gz parts",
+        "zip parts",
+    ]
+)
 def root(request, tmp_path: Path) -> Path:
     """A folder that holds FILES and hidden files below `set`, extracted or in a container."""
     files, kind, folder = FILES | dict.fromkeys(HIDDEN, b"hidden"), request.param, tmp_path / "set"
@@ -83,17 +119,31 @@ def test_every_kind_gives_the_same_names_and_bytes(root):
     archive = open_archive(root)
     assert contents(archive) == {f"set/{name}": data for name, data in FILES.items()}
     assert list(archive.entries()) == sorted(archive.entries())
-    assert {name: entry.size for name, entry in archive.entries().items()} == {f"set/{name}": len(data) for name, data in FILES.items()}
-    assert archive.names((".tif",)) == sorted(f"set/{name}" for name in FILES if name.lower().endswith(".tif"))
-    assert archive.exists("set/empty.txt") and not archive.exists("set/a") and not archive.exists("set/a/.DS_Store")
-    assert archive.folders() == ["set"] and archive.folders("set") == ["a", "a-b", "b"] and archive.folders("set/a") == ["0001", "0002"]
+    assert {name: entry.size for name, entry in archive.entries().items()} == {
+        f"set/{name}": len(data) for name, data in FILES.items()
+    }
+    assert archive.names((".tif",)) == sorted(
+        f"set/{name}" for name in FILES if name.lower().endswith(".tif")
+    )
+    assert (
+        archive.exists("set/empty.txt")
+        and not archive.exists("set/a")
+        and not archive.exists("set/a/.DS_Store")
+    )
+    assert (
+        archive.folders() == ["set"]
+        and archive.folders("set") == ["a", "a-b", "b"]
+        and archive.folders("set/a") == ["0001", "0002"]
+    )
     assert all(archive.entry(name) == entry for name, entry in archive.entries().items())
 
 
 def test_every_kind_gives_a_local_path(root):
     archive, name = open_archive(root), "set/a/0001/all_bands.tif"
     with archive.local(name) as first, archive.local("set/a-b/x.tif") as other:
-        assert first.read_bytes() == FILES["a/0001/all_bands.tif"] and other.read_bytes() == b"beside"
+        assert (
+            first.read_bytes() == FILES["a/0001/all_bands.tif"] and other.read_bytes() == b"beside"
+        )
         assert first.suffix == ".tif"
     with archive.local(name) as again:
         assert again == first  # consecutive windows do not unpack anew
@@ -107,8 +157,13 @@ def test_every_kind_works_in_a_spawned_process(root, tmp_path_factory):
     archive.read("set/a/0001/all_bands.tif")  # handles are open
     assert contents(pickle.loads(pickle.dumps(archive))) == contents(archive)
     if (root / "set" / "x.tar.gz").exists():  # one start of a process is slow enough
-        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            assert pool.submit(archive.read, "set/a/0001/all_bands.tif").result() == FILES["a/0001/all_bands.tif"]
+        with concurrent.futures.ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn")
+        ) as pool:
+            assert (
+                pool.submit(archive.read, "set/a/0001/all_bands.tif").result()
+                == FILES["a/0001/all_bands.tif"]
+            )
 
 
 def test_every_kind_says_what_is_not_there(root):
@@ -160,7 +215,10 @@ def test_a_name_twice_in_one_container_is_an_error(tmp_path, again):
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         add(tar, "a.tif", data=b"1")
         add(tar, again, data=b"2")
-    for archive in (one(tmp_path, "x.tar", buffer.getvalue()), one(tmp_path, "x.zip", pairs.getvalue())):
+    for archive in (
+        one(tmp_path, "x.tar", buffer.getvalue()),
+        one(tmp_path, "x.zip", pairs.getvalue()),
+    ):
         with pytest.raises(ArchiveError, match=r"there twice|leads out"):
             archive.entries()
 
@@ -176,19 +234,38 @@ def test_a_whole_file_is_preferred_to_its_parts_but_not_when_it_is_incomplete(tm
 
 
 @pytest.mark.parametrize(
-    "names", [PARTS, (".aa", ".ab"), (".partaa", ".partab"), ("_00", "_01"), (".001", ".002"), (".part1", ".part2"), (".part-9", ".part-10")]
+    "names",
+    [
+        PARTS,
+        (".aa", ".ab"),
+        (".partaa", ".partab"),
+        ("_00", "_01"),
+        (".001", ".002"),
+        (".part1", ".part2"),
+        (".part-9", ".part-10"),
+    ],
 )
 def test_the_usual_ways_to_number_parts(tmp_path, names):
     if names[0] == ".part-9":
         names = tuple(f".part-{number}" for number in range(1, 12))  # 10 after 9, not after 1
     in_parts(tmp_path / "x.tar.gz", packed("tar.gz"), names)
-    assert contents(open_archive(tmp_path)) == contents(open_archive(Path(f"{tmp_path / 'x.tar.gz'}{names[0]}"))) == FILES
+    assert (
+        contents(open_archive(tmp_path))
+        == contents(open_archive(Path(f"{tmp_path / 'x.tar.gz'}{names[0]}")))
+        == FILES
+    )
     with pytest.raises(ArchiveError, match=f"give x.tar.gz{names[0]}, or the folder"):
         open_archive(Path(f"{tmp_path / 'x.tar.gz'}{names[1]}"))
 
 
 @pytest.mark.parametrize(
-    ("there", "message"), [("ab ac", "part 1 is missing"), ("aa ac ad", "part 2 is missing"), ("aa ab ac", "truncated"), ("aa 01", "two kinds")]
+    ("there", "message"),
+    [
+        ("ab ac", "part 1 is missing"),
+        ("aa ac ad", "part 2 is missing"),
+        ("aa ab ac", "truncated"),
+        ("aa 01", "two kinds"),
+    ],
 )
 def test_a_missing_part_is_an_error(tmp_path, there, message):
     in_parts(tmp_path / "x.tar.gz", packed("tar.gz"), PARTS)
@@ -200,12 +277,24 @@ def test_a_missing_part_is_an_error(tmp_path, there, message):
 
 
 def test_names_that_only_look_like_containers():
-    names = ("x.zarr.zip", "x.tar.gz.md5", "x.zip.txt", "x.tif", "tar", "x.tar.xz", "x.tar.gz.sha256", "zip.tif", "x.part.zip.csv")
+    names = (
+        "x.zarr.zip",
+        "x.tar.gz.md5",
+        "x.zip.txt",
+        "x.tif",
+        "tar",
+        "x.tar.xz",
+        "x.tar.gz.sha256",
+        "zip.tif",
+        "x.part.zip.csv",
+    )
     assert group_parts(dict.fromkeys(names, 1)) == {}
 
 
 def test_a_zarr_store_in_a_zip_and_a_single_file_are_left_to_their_readers(tmp_path):
-    assert contents(one(tmp_path, "cube.zarr.zip", zip_of(FILES))) == {"cube.zarr.zip": zip_of(FILES)}
+    assert contents(one(tmp_path, "cube.zarr.zip", zip_of(FILES))) == {
+        "cube.zarr.zip": zip_of(FILES)
+    }
     archive = one(tmp_path, "scene.mat", b"MATLAB")
     assert contents(archive) == {"scene.mat": b"MATLAB"}
     assert list(open_archive(tmp_path).entries()) == ["cube.zarr.zip", "scene.mat"]
@@ -213,7 +302,9 @@ def test_a_zarr_store_in_a_zip_and_a_single_file_are_left_to_their_readers(tmp_p
         archive.read("cube.zarr.zip")
 
 
-@pytest.mark.parametrize("name", ["x.tar.zst", "x.tar.xz", "x.tar.bz2", "x.7z", "x.rar", "x.tar.xz.partaa"])
+@pytest.mark.parametrize(
+    "name", ["x.tar.zst", "x.tar.xz", "x.tar.bz2", "x.7z", "x.rar", "x.tar.xz.partaa"]
+)
 def test_containers_that_cannot_be_read_in_place(tmp_path, name):
     with pytest.raises(ArchiveError, match=f"{name}: .*extract it with"):
         one(tmp_path, name, b"?")
@@ -224,12 +315,20 @@ def test_containers_that_cannot_be_read_in_place(tmp_path, name):
 
 
 def test_a_gzip_named_tar_and_a_tar_named_tar_gz(tmp_path):
-    assert contents(one(tmp_path, "x.tar", packed("tar.gz"))) == contents(one(tmp_path, "y.tar.gz", packed("tar"))) == FILES
+    assert (
+        contents(one(tmp_path, "x.tar", packed("tar.gz")))
+        == contents(one(tmp_path, "y.tar.gz", packed("tar")))
+        == FILES
+    )
 
 
 def test_paths_that_are_no_archive(tmp_path):
     os.mkfifo(tmp_path / "fifo.tar")
-    for path, message in ((Path("/vsizip/x.zip"), "GDAL"), (tmp_path / "none", "no such folder"), (tmp_path / "fifo.tar", "is a FIFO")):
+    for path, message in (
+        (Path("/vsizip/x.zip"), "GDAL"),
+        (tmp_path / "none", "no such folder"),
+        (tmp_path / "fifo.tar", "is a FIFO"),
+    ):
         with pytest.raises(ArchiveError, match=message):
             open_archive(path)
 
@@ -239,10 +338,15 @@ def test_paths_that_are_no_archive(tmp_path):
 
 @pytest.fixture
 def far_apart(tmp_path, monkeypatch) -> dict[str, bytes]:
-    """Files of a tar.gz with seek points between them: what the 4 MB between points are for a real archive are 64 KB here."""
+    """Files of a tar.gz with seek points between them: what the 4 MB between points are for a real
+    archive are 64 KB here.
+    """
     monkeypatch.setattr(tar_index, "SPACING", 2**16)
     monkeypatch.setattr(tar_index, "STEP", 2**18)
-    files = {f"{number:02}.tif": np.random.default_rng(number).bytes(50_000 + number) for number in range(20)}
+    files = {
+        f"{number:02}.tif": np.random.default_rng(number).bytes(50_000 + number)
+        for number in range(20)
+    }
     (tmp_path / "x.tar.gz").write_bytes(packed("tar.gz", files))
     return files
 
@@ -265,7 +369,10 @@ def test_many_containers_hold_neither_files_nor_seek_points(tmp_path, monkeypatc
     archive = open_archive(tmp_path, tmp_path / ".index")
     assert contents(archive) == contents(archive) == files
     assert len(os.listdir("/dev/fd")) == before
-    assert sum("_stream" in container.__dict__ for _, container in archive._containers) <= access.OPENED
+    assert (
+        sum("_stream" in container.__dict__ for _, container in archive._containers)
+        <= access.OPENED
+    )
 
 
 def test_the_pass_over_a_tar_gz_is_made_once(far_apart, tmp_path, monkeypatch):
@@ -284,7 +391,15 @@ def test_the_index_is_the_same_bytes_every_time_and_nothing_else_is_left(far_apa
     assert one.name == two.name and one.read_bytes() == two.read_bytes()
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: b"{}\n", lambda data: data[:500] + b"?" + data[501:]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: b"",
+        lambda data: b"{}\n",
+        lambda data: data[:500] + b"?" + data[501:],
+    ],
+)
 def test_a_damaged_index_is_made_again(far_apart, tmp_path, damage):
     open_archive(tmp_path / "x.tar.gz", tmp_path / "index").entries()
     (index,) = (tmp_path / "index").iterdir()
@@ -312,9 +427,16 @@ def test_a_tar_gz_that_was_damaged_after_the_pass_is_found_out(far_apart, tmp_pa
 
 
 def test_tar_extensions_read_as_tarfile_reads_them(tmp_path):
-    """Names and sizes from PAX headers of one file and of all, GNU long names, ustar prefixes, old directories."""
+    """Names and sizes from PAX headers of one file and of all, GNU long names, ustar prefixes, old
+    directories.
+    """
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "of all files", "mtime": "7"}) as tar:
+    with tarfile.open(
+        fileobj=buffer,
+        mode="w",
+        format=tarfile.PAX_FORMAT,
+        pax_headers={"comment": "of all files", "mtime": "7"},
+    ) as tar:
         add(tar, "short", data=b"1", pax_headers={"path": "from/pax", "mtime": "1600000000.5"})
         add(tar, "x/", type=tarfile.AREGTYPE)
         add(tar, "x", type=tarfile.DIRTYPE)
@@ -325,8 +447,14 @@ def test_tar_extensions_read_as_tarfile_reads_them(tmp_path):
         add(tar, "g" * 300, data=b"4")
     archive = one(tmp_path, "x.tar", buffer.getvalue())
     with tarfile.open(tmp_path / "x.tar") as tar:
-        expected = {info.name: (tar.extractfile(info).read(), int(info.mtime) * 10**9) for info in tar if info.isfile()}
-    assert {name: (archive.read(name), entry.stamp) for name, entry in archive.entries().items()} == expected
+        expected = {
+            info.name: (tar.extractfile(info).read(), int(info.mtime) * 10**9)
+            for info in tar
+            if info.isfile()
+        }
+    assert {
+        name: (archive.read(name), entry.stamp) for name, entry in archive.entries().items()
+    } == expected
     assert set(expected) == {"from/pax", "c", f"{'u' * 90}/{'v' * 90}", "g" * 300}
 
 
@@ -357,6 +485,11 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tar_index.Tar, "chunks", full)
-    with pytest.raises(ArchiveError, match=r"a.tif: cannot be unpacked to .*No space left on device.*TMPDIR"), archive.local("a.tif"):
+    with (
+        pytest.raises(
+            ArchiveError, match=r"a.tif: cannot be unpacked to .*No space left on device.*TMPDIR"
+        ),
+        archive.local("a.tif"),
+    ):
         pass
     assert not list((tmp_path / "spool").iterdir())

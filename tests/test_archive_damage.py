@@ -64,12 +64,16 @@ BAD_NAMES = {
 @pytest.mark.parametrize("name", BAD_NAMES)
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
 def test_names_that_escape_or_break_lists(tmp_path, kind, name):
-    text = refused(one(tmp_path, f"x.{kind}", packed(kind, {"good.tif": b"", name: b"x"})), BAD_NAMES[name])
+    text = refused(
+        one(tmp_path, f"x.{kind}", packed(kind, {"good.tif": b"", name: b"x"})), BAD_NAMES[name]
+    )
     assert text.startswith(f"x.{kind}: ") and len(text) < 500
 
 
 def test_a_name_that_is_not_utf_8(tmp_path):
-    refused(one(tmp_path, "x.tar", tar_of({"caf\udce9.tif": b"x"}, tarfile.GNU_FORMAT)), "not UTF-8")
+    refused(
+        one(tmp_path, "x.tar", tar_of({"caf\udce9.tif": b"x"}, tarfile.GNU_FORMAT)), "not UTF-8"
+    )
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "caf\udce9.tif").write_bytes(b"x")
     refused(open_archive(tmp_path / "folder"), "not UTF-8")
@@ -113,7 +117,10 @@ def test_zip_members_that_are_no_files(tmp_path, kind):
     def change(file: zipfile.ZipFile) -> None:
         file.getinfo("a.tif").external_attr = (kind | 0o777) << 16
 
-    refused(one(tmp_path, "x.zip", zipped({"a.tif": b"/etc/passwd"}, change)), r"^x.zip/a.tif: is a link or device")
+    refused(
+        one(tmp_path, "x.zip", zipped({"a.tif": b"/etc/passwd"}, change)),
+        r"^x.zip/a.tif: is a link or device",
+    )
 
 
 def test_special_files_of_a_folder_are_never_opened(tmp_path, monkeypatch):
@@ -130,7 +137,9 @@ def test_special_files_of_a_folder_are_never_opened(tmp_path, monkeypatch):
 
 def test_a_file_exchanged_for_a_fifo_while_it_is_opened_does_not_hang(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "fifo")
-    monkeypatch.setattr(containers, "regular_status", lambda path, name: None)  # it was a file when it was looked at
+    monkeypatch.setattr(
+        containers, "regular_status", lambda path, name: None
+    )  # it was a file when it was looked at
     with pytest.raises(ArchiveError, match="is a FIFO"):
         containers.open_regular(tmp_path / "fifo", "fifo")
 
@@ -147,7 +156,9 @@ def linked(tmp_path) -> Path:
 @pytest.mark.parametrize("target", ["../outside/x.tif", "../outside", "/etc/passwd", "/etc"])
 def test_links_out_of_the_folder(linked, target):
     (linked / "link").symlink_to(target)
-    assert "--input" in refused(open_archive(linked), r"^link: is a link to /.*outside of the archive")
+    assert "--input" in refused(
+        open_archive(linked), r"^link: is a link to /.*outside of the archive"
+    )
     with pytest.raises(ArchiveError, match="outside of the archive"):
         open_archive(linked).read("link")
     with pytest.raises(ArchiveError, match="outside of the archive"):
@@ -157,7 +168,10 @@ def test_links_out_of_the_folder(linked, target):
 def test_links_within_the_folder(linked, tmp_path):
     (linked / "b.tif").symlink_to("a/x.tif")
     (tmp_path / "elsewhere").symlink_to(linked)
-    assert contents(open_archive(tmp_path / "elsewhere")) == {"a/x.tif": b"inside", "b.tif": b"inside"}
+    assert contents(open_archive(tmp_path / "elsewhere")) == {
+        "a/x.tif": b"inside",
+        "b.tif": b"inside",
+    }
     (linked / "a" / "loop").symlink_to("../a")
     refused(open_archive(linked), r"^a/loop: is a link to the folder .*read twice")
     (linked / "a" / "loop").unlink()
@@ -170,7 +184,11 @@ def test_links_within_the_folder(linked, tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "zip"])
 def test_files_that_vanish(tmp_path, kind):
-    path = extracted(tmp_path, {"a.tif": b"x"}) / "a.tif" if kind == "folder" else tmp_path / f"x.{kind}"
+    path = (
+        extracted(tmp_path, {"a.tif": b"x"}) / "a.tif"
+        if kind == "folder"
+        else tmp_path / f"x.{kind}"
+    )
     if kind != "folder":
         path.write_bytes(packed(kind, {"a.tif": b"x"}))
     archive, again = open_archive(tmp_path), open_archive(tmp_path)
@@ -192,7 +210,10 @@ def test_a_file_that_grows_and_a_tar_that_shrinks(tmp_path, monkeypatch):
         archive.read("b.tif")
     (tmp_path / "a.tif").write_bytes(b"123456789")
     archive = open_archive(tmp_path / "a.tif")
-    with monkeypatch.context() as patch, pytest.raises(ArchiveError, match="changed while it was read"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ArchiveError, match="changed while it was read"),
+    ):
         patch.setattr(os, "fstat", lambda number: status)
         archive.read("a.tif")
 
@@ -202,7 +223,9 @@ def test_a_file_that_grows_and_a_tar_that_shrinks(tmp_path, monkeypatch):
 
 def test_every_truncation_of_a_tar_and_a_tar_gz_is_found(tmp_path):
     files = {"a.tif": b"x" * 700, "b.tif": b"y" * 100}
-    end = len(made(lambda tar: [add(tar, name, data=data) for name, data in files.items()]).rstrip(b"\0"))
+    end = len(
+        made(lambda tar: [add(tar, name, data=data) for name, data in files.items()]).rstrip(b"\0")
+    )
     data = tar_of(files, tarfile.GNU_FORMAT)
     for cut in (0, 100, 512, 1024, 1536, 2048, end, -(-end // 512) * 512):
         refused(one(tmp_path, "x.tar", data[:cut]), "without the end mark|no tar header")
@@ -223,10 +246,14 @@ def test_a_damaged_header_does_not_end_the_list(tmp_path):
 def test_impossible_sizes(tmp_path, size):
     info = tarfile.TarInfo("a.tif")
     info.size = size
-    refused(one(tmp_path, "x.tar", info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)), "download it again")
+    refused(
+        one(tmp_path, "x.tar", info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)), "download it again"
+    )
 
 
-@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize(
+    "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+)
 def test_a_huge_extended_header_takes_no_memory(tmp_path, kind):
     info = tarfile.TarInfo("a.tif")
     info.size, info.type = 10 * 2**30, kind
@@ -239,14 +266,28 @@ def test_a_huge_extended_header_takes_no_memory(tmp_path, kind):
     tracemalloc.stop()
 
 
-BAD_RECORDS = (b"99 path=x\n", b"9 path=xx", b"x path=x\n", b"0 path=x\n", b"2 path=x\n", b"9 size=-\n", b"15 mtime=1e999\n", b"9" * 99)
+BAD_RECORDS = (
+    b"99 path=x\n",
+    b"9 path=xx",
+    b"x path=x\n",
+    b"0 path=x\n",
+    b"2 path=x\n",
+    b"9 size=-\n",
+    b"15 mtime=1e999\n",
+    b"9" * 99,
+)
 
 
 @pytest.mark.parametrize("records", BAD_RECORDS)
 def test_damaged_pax_records(tmp_path, records):
     info = tarfile.TarInfo("pax")
     info.size, info.type = len(records), tarfile.XHDTYPE
-    data = info.tobuf(tarfile.GNU_FORMAT) + records + bytes(512 - len(records)) + tar_of({"a.tif": b"x"})
+    data = (
+        info.tobuf(tarfile.GNU_FORMAT)
+        + records
+        + bytes(512 - len(records))
+        + tar_of({"a.tif": b"x"})
+    )
     refused(one(tmp_path, "x.tar", data), "PAX record")
 
 
@@ -254,7 +295,9 @@ def test_very_many_extended_headers_before_one_file(tmp_path):
     """tarfile calls itself for each."""
     info = tarfile.TarInfo("pax")
     info.type = tarfile.XHDTYPE
-    assert contents(one(tmp_path, "x.tar", info.tobuf(tarfile.GNU_FORMAT) * 5000 + tar_of({"a.tif": b"x"}))) == {"a.tif": b"x"}
+    assert contents(
+        one(tmp_path, "x.tar", info.tobuf(tarfile.GNU_FORMAT) * 5000 + tar_of({"a.tif": b"x"}))
+    ) == {"a.tif": b"x"}
 
 
 def test_a_gzip_bomb_is_listed_and_refused_in_little_memory(tmp_path):
@@ -296,19 +339,28 @@ def lie(**fields: int):
     ],
 )
 def test_zip_files_that_lie(tmp_path, change, message):
-    assert "x.zip/" in refused(one(tmp_path, "x.zip", zipped({"a.tif": b"x" * 100, "b.tif": b"y" * 100}, change)), message)
+    assert "x.zip/" in refused(
+        one(tmp_path, "x.zip", zipped({"a.tif": b"x" * 100, "b.tif": b"y" * 100}, change)), message
+    )
 
 
-@pytest.mark.parametrize(("size", "message"), [(99, "CRC"), (101, "early|CRC"), (5000, "early|CRC")])
+@pytest.mark.parametrize(
+    ("size", "message"), [(99, "CRC"), (101, "early|CRC"), (5000, "early|CRC")]
+)
 def test_a_zip_member_of_another_size_than_declared(tmp_path, size, message):
-    archive = one(tmp_path, "x.zip", zipped({"a.tif": b"x", "b.tif": b"y" * 100}, lie(file_size=size)))
+    archive = one(
+        tmp_path, "x.zip", zipped({"a.tif": b"x", "b.tif": b"y" * 100}, lie(file_size=size))
+    )
     with pytest.raises(ArchiveError, match=message):
         archive.read("b.tif")
 
 
 def test_a_zip_list_too_large_to_be_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(zip_index, "MAX_DIRECTORY", 70_000)
-    refused(one(tmp_path, "x.zip", zipped({f"{number:0100}": b"" for number in range(500)})), "list of members has .* at most 70,000")
+    refused(
+        one(tmp_path, "x.zip", zipped({f"{number:0100}": b"" for number in range(500)})),
+        "list of members has .* at most 70,000",
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "zip"])

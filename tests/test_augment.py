@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.augment`: geometry and normalisation against loops and torch, boxes against torchvision's procedure."""
+"""Tests of `eo_jax.augment`: geometry and normalisation against loops and torch, boxes against
+torchvision's procedure.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from eo_jax.sensors import ENMAP, ENMAP_PRODUCT, get_sensor
 
 NODATA = -32768
 MEAN, STD = np.array([1000.0, 1500.0, 2200.0]), np.array([300.0, 450.0, 700.0])
-SENSOR = dataclasses.replace(ENMAP, id="three", bands=ENMAP.bands[:3], mean=tuple(MEAN), std=tuple(STD), nodata=NODATA)
+SENSOR = dataclasses.replace(
+    ENMAP, id="three", bands=ENMAP.bands[:3], mean=tuple(MEAN), std=tuple(STD), nodata=NODATA
+)
 SIDE = 16
 
 draw_boxes = jax.jit(geometry.random_boxes, static_argnums=(1, 2, 3, 4, 5))
@@ -30,7 +34,9 @@ def crop_resize_flip(images, boxes, flips, out: int, interpolation: str = "bilin
     def one(image, box, flip):
         rows = geometry.resampling_matrix(box[0], box[2], image.shape[1], out, interpolation)
         columns = geometry.resampling_matrix(box[1], box[3], image.shape[2], out, interpolation)
-        return geometry.flip_diagonal(geometry.resample(image, *geometry.flip_axes(rows, columns, flip)), flip)
+        return geometry.flip_diagonal(
+            geometry.resample(image, *geometry.flip_axes(rows, columns, flip)), flip
+        )
 
     return jax.vmap(one)(images, boxes, flips)
 
@@ -38,7 +44,9 @@ def crop_resize_flip(images, boxes, flips, out: int, interpolation: str = "bilin
 # --- crop, resize, flip
 
 
-BOXES = np.array([[0, 0, 13, 17], [2, 3, 7, 11], [12, 16, 1, 1], [5, 0, 1, 17], [0, 9, 13, 1], [6, 8, 4, 9]])
+BOXES = np.array(
+    [[0, 0, 13, 17], [2, 3, 7, 11], [12, 16, 1, 1], [5, 0, 1, 17], [0, 9, 13, 1], [6, 8, 4, 9]]
+)
 FLIPS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 1], [1, 1, 0], [1, 1, 1], [0, 0, 1]], bool)
 
 
@@ -63,7 +71,9 @@ def test_resizing_is_torchs_interpolation(images, out, mode):
     found = np.asarray(crop_resize_flip(images, BOXES, np.zeros_like(FLIPS), out, mode))
     for i, (top, left, rows, columns) in enumerate(BOXES):
         box = torch.from_numpy(images[i : i + 1, :, top : top + rows, left : left + columns].copy())
-        expected = torch.nn.functional.interpolate(box, size=(out, out), mode=mode, align_corners=False)[0]
+        expected = torch.nn.functional.interpolate(
+            box, size=(out, out), mode=mode, align_corners=False
+        )[0]
         assert np.abs(found[i] - expected.permute(1, 2, 0).numpy()).max() < 1e-4 * np.ptp(images[i])
 
 
@@ -72,10 +82,15 @@ def test_pixels_outside_the_box_take_no_part(images, mode):
     box, flips = np.array([[2, 3, 7, 11]]), np.zeros((1, 3), bool)
     outside = np.full_like(images[:1], 1e6)
     outside[:, :, 2:9, 3:14] = images[:1, :, 2:9, 3:14]
-    np.testing.assert_array_equal(crop_resize_flip(outside, box, flips, 9, mode), crop_resize_flip(images[:1], box, flips, 9, mode))
+    np.testing.assert_array_equal(
+        crop_resize_flip(outside, box, flips, 9, mode),
+        crop_resize_flip(images[:1], box, flips, 9, mode),
+    )
 
 
-@pytest.mark.parametrize(("length", "out"), [(7, 7), (12, 4), (5, 13), (1, 3), (264, 224), (97, 96)])
+@pytest.mark.parametrize(
+    ("length", "out"), [(7, 7), (12, 4), (5, 13), (1, 3), (264, 224), (97, 96)]
+)
 def test_nearest_pixels_are_those_that_the_centres_lie_in(length, out):
     centres = (np.arange(out) + 0.5) * length / out
     found = np.asarray(geometry.nearest_pixels(jnp.asarray(3), jnp.asarray(length), out))
@@ -104,7 +119,11 @@ def test_the_whole_box_at_its_own_size_is_a_pure_flip_bit_for_bit(flips, symmetr
 # --- boxes
 
 
-@pytest.fixture(scope="module", params=[(64, 64, (0.2, 1.0), (3 / 4, 4 / 3)), (40, 64, (0.08, 0.7), (0.5, 1.5))], ids=["square", "wide"])
+@pytest.fixture(
+    scope="module",
+    params=[(64, 64, (0.2, 1.0), (3 / 4, 4 / 3)), (40, 64, (0.08, 0.7), (0.5, 1.5))],
+    ids=["square", "wide"],
+)
 def drawn(request) -> tuple[np.ndarray, tuple]:
     """4000 boxes, and (height, width, scale, ratio)."""
     return np.asarray(draw_boxes(jax.random.key(1), 4000, *request.param)), request.param
@@ -116,7 +135,8 @@ def test_boxes_keep_to_the_image_and_to_their_ranges(drawn):
     assert boxes.shape == (4000, 4)
     assert (top >= 0).all() and (left >= 0).all() and (rows >= 1).all() and (columns >= 1).all()
     assert (top + rows <= height).all() and (left + columns <= width).all()
-    # Sides are rounded to whole pixels, so a box is in range where one within half a pixel of it is.
+    # Sides are rounded to whole pixels, so a box is in range where one within half a pixel of it
+    # is.
     assert ((rows + 0.5) * (columns + 0.5) >= scale[0] * height * width).all()
     assert ((rows - 0.5) * (columns - 0.5) <= scale[1] * height * width).all()
     assert ((columns + 0.5) / (rows - 0.5) >= ratio[0]).all()
@@ -138,11 +158,15 @@ def test_boxes_are_distributed_as_torchvisions(drawn):
 def test_boxes_are_a_function_of_the_key(drawn):
     boxes, arguments = drawn
     np.testing.assert_array_equal(draw_boxes(jax.random.key(1), 4000, *arguments), boxes)
-    assert (np.asarray(draw_boxes(jax.random.key(5), 4000, *arguments)) != boxes).any(axis=1).mean() > 0.9
+    assert (np.asarray(draw_boxes(jax.random.key(5), 4000, *arguments)) != boxes).any(
+        axis=1
+    ).mean() > 0.9
     assert len(np.unique(boxes, axis=0)) > 2000
 
 
-@pytest.mark.parametrize(("height", "width", "expected"), [(16, 128, (0, 53, 16, 21)), (128, 16, (53, 0, 21, 16))])
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(16, 128, (0, 53, 16, 21)), (128, 16, (53, 0, 21, 16))]
+)
 def test_where_no_box_fits_it_is_the_largest_central_one(height, width, expected):
     boxes = draw_boxes(jax.random.key(3), 5, height, width, (1.0, 1.0), (3 / 4, 4 / 3))
     np.testing.assert_array_equal(boxes, [expected] * 5)
@@ -154,7 +178,9 @@ def test_where_no_box_fits_it_is_the_largest_central_one(height, width, expected
 def normalised(pixels: np.ndarray, gain: np.ndarray, nodata: int) -> tuple[jax.Array, jax.Array]:
     """(normalised, valid) of digital numbers [b, c, h, w], a gain each."""
     valid = radiometry.valid_values(jnp.asarray(pixels), nodata)
-    x = radiometry.brighten(jnp.asarray(pixels, jnp.float32), jnp.asarray(gain)[:, None, None, None], SENSOR)
+    x = radiometry.brighten(
+        jnp.asarray(pixels, jnp.float32), jnp.asarray(gain)[:, None, None, None], SENSOR
+    )
     return radiometry.normalise(x, valid, MEAN, STD), valid
 
 
@@ -168,7 +194,9 @@ def test_normalise_in_the_archives_dtype(dtype):
     np.testing.assert_array_equal(valid, pixels != nodata)
     scaled = gain[:, None, None, None] * pixels.astype(float)
     assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, np.where(valid, (scaled - MEAN[:, None, None]) / STD[:, None, None], 0), rtol=1e-6)
+    np.testing.assert_allclose(
+        found, np.where(valid, (scaled - MEAN[:, None, None]) / STD[:, None, None], 0), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("value", [NODATA, np.nan, np.inf, -np.inf])
@@ -182,7 +210,9 @@ def test_values_that_are_no_data(value, gain):
 
 
 def test_a_gain_acts_on_physical_values():
-    """Of a sensor with an offset: twice the light is twice the reflectance, not twice the digital number."""
+    """Of a sensor with an offset: twice the light is twice the reflectance, not twice the digital
+    number.
+    """
     sensor = get_sensor("sentinel2_l2a_offset")
     dn = np.random.default_rng(0).integers(900, 9000, (2, 12, 4, 4)).astype(np.float32)
     found = radiometry.brighten(jnp.asarray(dn), jnp.float32([[[[2.0]]], [[[0.5]]]]), sensor)

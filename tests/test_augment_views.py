@@ -1,4 +1,6 @@
-"""Tests of recipes: which views a batch gives, that no-data never leaks into them, and what is drawn how often."""
+"""Tests of recipes: which views a batch gives, that no-data never leaks into them, and what is
+drawn how often.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,22 @@ import pytest
 import reference
 import scipy.ndimage
 import scipy.stats
-from view_recipes import MEAN, NODATA, SENSOR, SIDE, STD, UPRIGHT, WHOLE, batch, digital_numbers, normalised, recipe, recipe_of, trained, with_holes
+from view_recipes import (
+    MEAN,
+    NODATA,
+    SENSOR,
+    SIDE,
+    STD,
+    UPRIGHT,
+    WHOLE,
+    batch,
+    digital_numbers,
+    normalised,
+    recipe,
+    recipe_of,
+    trained,
+    with_holes,
+)
 
 from eo_jax.augment import geometry
 from eo_jax.augment.crops import CropSet
@@ -51,14 +68,22 @@ def has_odds(happened: np.ndarray, odds: float) -> bool:
 
 def test_views_have_the_names_shapes_and_types_of_the_schema():
     labelled = batch(digital_numbers(2, 3), label=np.zeros((2, 3, SIDE, SIDE), np.uint8))
-    made = recipe_of((("three", SENSOR),), (("global", CropSet(views=2, size=12)), ("local", CropSet(views=5, size=6, dates="random"))))
+    made = recipe_of(
+        (("three", SENSOR),),
+        (
+            ("global", CropSet(views=2, size=12)),
+            ("local", CropSet(views=5, size=6, dates="random")),
+        ),
+    )
     shapes = lambda views: {name: (array.shape, array.dtype.name) for name, array in views.items()}  # noqa: E731
     entries = lambda name, v, side: {  # noqa: E731
         f"three/{name}": ((2, v, side, side, 3), "float32"),
         f"three/{name}/valid": ((2, v, side, side, 3), "bool"),
         f"three/{name}/label": ((2, v, side, side), "uint8"),
     }
-    assert shapes(jax.eval_shape(made.train, labelled, jax.random.key(0))) == entries("global", 2, 12) | entries("local", 5, 6)
+    assert shapes(jax.eval_shape(made.train, labelled, jax.random.key(0))) == entries(
+        "global", 2, 12
+    ) | entries("local", 5, 6)
     assert shapes(jax.eval_shape(made.evaluate, labelled)) == entries("global", 1, 12)
 
 
@@ -66,13 +91,19 @@ def test_evaluation_at_the_patchs_own_size_is_normalisation_alone():
     pixels = with_holes()
     value, valid = both(recipe(size=SIDE).evaluate(batch(pixels)))
     np.testing.assert_array_equal(valid, (pixels[:, 0] != NODATA).transpose(0, 2, 3, 1))
-    np.testing.assert_allclose(value, normalised(pixels).transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        value, normalised(pixels).transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_evaluation_knows_nothing_random_and_shows_the_first_date():
     pixels = np.concatenate([with_holes(), digital_numbers()], axis=1)
     plain, varied = recipe(size=24, interpolation="bicubic"), recipe(**ALL, dates="each")
-    jax.tree.map(np.testing.assert_array_equal, varied.evaluate(batch(pixels)), plain.evaluate(batch(with_holes())))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        varied.evaluate(batch(pixels)),
+        plain.evaluate(batch(with_holes())),
+    )
 
 
 @pytest.mark.parametrize("side", [1, 9])
@@ -80,8 +111,12 @@ def test_pixels_and_small_windows_are_shown_as_they_are(side):
     """The recipe for hyperspectral pixels: noise, gain and band drop suffice."""
     pixels = digital_numbers(4)[..., :side, :side]
     plain = {"size": side, "scale": (1.0, 1.0), "flips": "none"}
-    np.testing.assert_allclose(trained(pixels, **plain)[:, 0], pixels[:, 0].transpose(0, 2, 3, 1), rtol=1e-4)
-    varied = trained(pixels, **plain, gain=(0.9, 1.1), noise_std=0.01, band_drop_odds=1.0, band_drop=(1, 1))
+    np.testing.assert_allclose(
+        trained(pixels, **plain)[:, 0], pixels[:, 0].transpose(0, 2, 3, 1), rtol=1e-4
+    )
+    varied = trained(
+        pixels, **plain, gain=(0.9, 1.1), noise_std=0.01, band_drop_odds=1.0, band_drop=(1, 1)
+    )
     dropped = (np.abs(varied[:, 0] - MEAN) < 1e-2).all((1, 2))
     np.testing.assert_array_equal(dropped.sum(1), 1)
 
@@ -109,7 +144,9 @@ def test_how_no_data_is_written_changes_nothing(fields, code):
     train = recipe_of((("three", sensor),), (("global", CropSet(**fields)),)).train
     expected = recipe(**fields).train(batch(pixels), jax.random.key(8))
     jax.tree.map(np.testing.assert_array_equal, train(batch(coded), jax.random.key(8)), expected)
-    assert (np.asarray(expected["three/global"])[~np.asarray(expected["three/global/valid"])] == 0).all()
+    assert (
+        np.asarray(expected["three/global"])[~np.asarray(expected["three/global/valid"])] == 0
+    ).all()
     assert 0.05 < np.asarray(expected["three/global/valid"]).mean() < 0.95
 
 
@@ -133,7 +170,11 @@ def test_bilinear_views_never_leave_the_range_of_the_data():
 def test_bicubic_views_are_valid_where_next_to_all_of_the_kernels_weight_is():
     pixels = with_holes(1)
     _, valid = both(recipe(size=24, interpolation="bicubic").evaluate(batch(pixels)))
-    share = np.abs(np.asarray(geometry.resampling_matrix(jnp.asarray(0), jnp.asarray(SIDE), SIDE, 24, "bicubic")))
+    share = np.abs(
+        np.asarray(
+            geometry.resampling_matrix(jnp.asarray(0), jnp.asarray(SIDE), SIDE, 24, "bicubic")
+        )
+    )
     share = share / share.sum(1, keepdims=True)
     expected = np.einsum("ih,chw,jw->ijc", share, pixels[0, 0] != NODATA, share) >= 0.999
     np.testing.assert_array_equal(valid[0], expected)
@@ -144,14 +185,20 @@ def test_blur_weighs_valid_neighbours_only_and_keeps_what_is_valid():
     made = trained(pixels, **UPRIGHT, blur_odds=1.0, blur_sigma=(1.2, 1.2), blur_kernel=7)[:, 0]
     valid = (pixels[:, 0] != NODATA).transpose(0, 2, 3, 1)
     np.testing.assert_array_equal(np.isfinite(made), valid)
-    blurred = lambda image: scipy.ndimage.gaussian_filter(image.astype(float), 1.2, mode="mirror", radius=3, axes=(1, 2))  # noqa: E731
+    blurred = lambda image: scipy.ndimage.gaussian_filter(
+        image.astype(float), 1.2, mode="mirror", radius=3, axes=(1, 2)
+    )  # noqa: E731
     data = np.where(valid, pixels[:, 0].transpose(0, 2, 3, 1), 0)
-    np.testing.assert_allclose(made[valid], (blurred(data) / np.maximum(blurred(valid), 1e-9))[valid], rtol=1e-4)
+    np.testing.assert_allclose(
+        made[valid], (blurred(data) / np.maximum(blurred(valid), 1e-9))[valid], rtol=1e-4
+    )
 
 
 def test_sources_that_cannot_lack_data_are_valid_everywhere_and_cropped_the_same():
     pixels = digital_numbers().astype(np.uint16)
-    sure = recipe_of((("three", dataclasses.replace(SENSOR, nodata=None)),), (("global", CropSet(**ALL)),)).train(batch(pixels), jax.random.key(0))
+    sure = recipe_of(
+        (("three", dataclasses.replace(SENSOR, nodata=None)),), (("global", CropSet(**ALL)),)
+    ).train(batch(pixels), jax.random.key(0))
     unsure = recipe(**ALL).train(batch(pixels), jax.random.key(0))
     assert sure["three/global/valid"].all() and unsure["three/global/valid"].all()
     np.testing.assert_allclose(sure["three/global"], unsure["three/global"], atol=1e-4)
@@ -161,21 +208,30 @@ def test_sources_that_cannot_lack_data_are_valid_everywhere_and_cropped_the_same
 
 
 def test_the_first_view_is_drawn_as_it_always_was():
-    """What the demo's figures rest on: keys of box and flips, in a split of the key of the source."""
+    """What the demo's figures rest on: keys of box and flips, in a split of the key of the
+    source.
+    """
     pixels, key = digital_numbers(3), jax.random.key(5)
     value, _ = both(recipe(size=12).train(batch(pixels), key))
     box_key, flip_key, _ = jax.random.split(jax.random.fold_in(key, 0), 3)
     boxes = np.asarray(geometry.random_boxes(box_key, 3, SIDE, SIDE, (0.4, 1.0), (3 / 4, 4 / 3)))
     flips = np.asarray(jax.random.bernoulli(flip_key, np.array([0.5, 0.5, 0.0]), (3, 3)))
     for i, image in enumerate(normalised(pixels)):
-        assert np.abs(value[i] - reference.crop_resize_flip(image, boxes[i], flips[i], 12)).max() < 1e-4 * np.ptp(image)
+        assert np.abs(
+            value[i] - reference.crop_resize_flip(image, boxes[i], flips[i], 12)
+        ).max() < 1e-4 * np.ptp(image)
 
 
 def test_training_is_a_function_of_the_key():
     pixels, train = digital_numbers(40), recipe(**ALL).train
     first = train(batch(pixels), jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, train(batch(pixels), jax.random.key(0)), first)
-    assert np.abs(train(batch(pixels), jax.random.key(1))["three/global"] - first["three/global"]).max() > 0.1
+    assert (
+        np.abs(
+            train(batch(pixels), jax.random.key(1))["three/global"] - first["three/global"]
+        ).max()
+        > 0.1
+    )
 
 
 def test_views_of_a_row_are_drawn_independently():
@@ -188,8 +244,13 @@ SYMMETRIES = {
     "none": [lambda image: image],
     "left_right": [lambda image: image, lambda image: image[:, ::-1]],
 }
-SYMMETRIES["both"] = SYMMETRIES["left_right"] + [lambda image: image[::-1], lambda image: image[::-1, ::-1]]
-SYMMETRIES["d4"] = SYMMETRIES["both"] + [lambda image, turn=turn: turn(image).swapaxes(0, 1) for turn in SYMMETRIES["both"]]
+SYMMETRIES["both"] = SYMMETRIES["left_right"] + [
+    lambda image: image[::-1],
+    lambda image: image[::-1, ::-1],
+]
+SYMMETRIES["d4"] = SYMMETRIES["both"] + [
+    lambda image, turn=turn: turn(image).swapaxes(0, 1) for turn in SYMMETRIES["both"]
+]
 
 
 @pytest.mark.parametrize("flips", SYMMETRIES)
@@ -208,7 +269,10 @@ def test_a_factor_on_physical_values_is_drawn_evenly_for_each_view(field):
     pixels[:, :, :, 3, 4] = NODATA
     factors = trained(pixels, 11, size=8, views=2, **{field: (0.5, 1.5)}).reshape(400, -1) / 2000
     assert (np.nanmax(factors, axis=1) - np.nanmin(factors, axis=1) < 1e-5).all()
-    assert scipy.stats.kstest(np.nanmean(factors, axis=1), scipy.stats.uniform(0.5, 1.0).cdf).pvalue > 1e-3
+    assert (
+        scipy.stats.kstest(np.nanmean(factors, axis=1), scipy.stats.uniform(0.5, 1.0).cdf).pvalue
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +295,9 @@ def test_odds_hold_for_each_view(name, fields):
 
 def test_brightness_and_contrast_come_together():
     pixels = digital_numbers(300)
-    made = trained(pixels, **UPRIGHT, jitter_odds=0.5, brightness=(0.5, 0.5), contrast=(0.5, 0.5))[:, 0]
+    made = trained(pixels, **UPRIGHT, jitter_odds=0.5, brightness=(0.5, 0.5), contrast=(0.5, 0.5))[
+        :, 0
+    ]
     spread = made.std((1, 2)) / pixels[:, 0].std((2, 3))
     both_ways = np.isclose(spread, 0.25, rtol=1e-3).all(1)
     assert (both_ways | np.isclose(spread, 1, rtol=1e-3).all(1)).all()
@@ -256,7 +322,11 @@ def test_how_many_bands_are_dropped_is_drawn_from_the_range():
     ],
 )
 def test_what_is_switched_off_is_not_even_compiled(off):
-    lowered = lambda **fields: recipe(views=2, size=12, **fields).train.lower(batch(digital_numbers()), jax.random.key(0)).as_text()  # noqa: E731
+    lowered = lambda **fields: (
+        recipe(views=2, size=12, **fields)
+        .train.lower(batch(digital_numbers()), jax.random.key(0))
+        .as_text()
+    )  # noqa: E731
     assert lowered(**off) == lowered()
 
 
@@ -264,12 +334,23 @@ def test_what_is_switched_off_is_not_even_compiled(off):
 
 
 def test_values_change_in_the_published_order():
-    """Brightness on reflectance (DN + 1000 here), grey, blur, solarise: blur lies in the crop, and must come out as if it did not."""
+    """Brightness on reflectance (DN + 1000 here), grey, blur, solarise: blur lies in the crop, and
+    must come out as if it did not.
+    """
     sensor = dataclasses.replace(SENSOR, offset=-0.1, nodata=None)
-    fields = {"brightness": (1.3, 1.3), "grey_odds": 1.0, "blur_odds": 1.0, "blur_sigma": (0.9, 0.9), "blur_kernel": 5, "solarise_odds": 1.0}
+    fields = {
+        "brightness": (1.3, 1.3),
+        "grey_odds": 1.0,
+        "blur_odds": 1.0,
+        "blur_sigma": (0.9, 0.9),
+        "blur_kernel": 5,
+        "solarise_odds": 1.0,
+    }
     crop = CropSet(**UPRIGHT, **fields, solarise_threshold=0.2)
     pixels = digital_numbers()
-    made = recipe_of((("three", sensor),), (("global", crop),)).train(batch(pixels), jax.random.key(0))["three/global"][:, 0]
+    made = recipe_of((("three", sensor),), (("global", crop),)).train(
+        batch(pixels), jax.random.key(0)
+    )["three/global"][:, 0]
     bright = (pixels[:, 0].transpose(0, 2, 3, 1) * 1e-4 - 0.1) * 1.3
     z = ((bright + 0.1) * 1e4 - MEAN) / STD
     grey = np.broadcast_to(z.mean(-1, keepdims=True), z.shape)
@@ -291,7 +372,9 @@ def test_contrast_is_about_the_mean_of_the_view():
 def test_all_202_bands_at_once():
     pixels = np.random.default_rng(0).integers(200, 5000, (2, 1, 202, SIDE, SIDE)).astype(np.int16)
     pixels[0, 0, :, 4:7] = pixels[1, 0, 30] = NODATA
-    made = recipe_of((("enmap", ENMAP),), (("global", CropSet(**ALL)),)).train({"enmap": {"pixels": jnp.asarray(pixels)}}, jax.random.key(0))
+    made = recipe_of((("enmap", ENMAP),), (("global", CropSet(**ALL)),)).train(
+        {"enmap": {"pixels": jnp.asarray(pixels)}}, jax.random.key(0)
+    )
     value, valid = np.asarray(made["enmap/global"]), np.asarray(made["enmap/global/valid"])
     assert value.shape == valid.shape == (2, 2, 24, 24, 202)
     assert np.isfinite(value).all() and (value[~valid] == 0).all()

@@ -1,4 +1,6 @@
-"""The table of objectives: what is kept of an earlier run, what counts as missed, what is refused."""
+"""The table of objectives: what is kept of an earlier run, what counts as missed, what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,27 @@ import pytest
 
 from benchmarks import objectives
 
-GOOD = {"loss": 1e-7, "gradient": 1e-6, "eight_devices": 1e-15, "resume": True, "over_untrained": 9.0, "over_moments": 50.0}
-PARITY, TRAINED, LEARNT = [{key: GOOD[key] for key in keys} for keys in (("loss", "gradient"), ("eight_devices", "resume"), tuple(GOOD)[4:])]
+GOOD = {
+    "loss": 1e-7,
+    "gradient": 1e-6,
+    "eight_devices": 1e-15,
+    "resume": True,
+    "over_untrained": 9.0,
+    "over_moments": 50.0,
+}
+PARITY, TRAINED, LEARNT = [
+    {key: GOOD[key] for key in keys}
+    for keys in (("loss", "gradient"), ("eight_devices", "resume"), tuple(GOOD)[4:])
+]
 
 
 @pytest.fixture
 def found(monkeypatch):
     """What is measured in place of the real thing, which takes minutes."""
     figures = {"parity": dict(PARITY), "trained": dict(TRAINED), "learnt": dict(LEARNT)}
-    monkeypatch.setattr(objectives, "workers", lambda jobs: ThreadPoolExecutor(1))  # in this process, where the patches are
+    monkeypatch.setattr(
+        objectives, "workers", lambda jobs: ThreadPoolExecutor(1)
+    )  # in this process, where the patches are
     monkeypatch.setattr(objectives, "loss_parity", lambda objective: figures["parity"])
     monkeypatch.setattr(objectives, "trained_alike", lambda objective, backbone: figures["trained"])
     monkeypatch.setattr(objectives, "learns", lambda objective, backbone: figures["learnt"])
@@ -35,8 +49,16 @@ def test_a_row_measured_again_replaces_its_old_one_and_the_others_stay(found, tm
     found["learnt"]["over_untrained"] = 12.5
     assert objectives.main(["--objectives", "mae", "--backbones", "vit", "--json", str(path)]) == 0
     rows = rows_of(path)
-    assert list(rows) == [("mae", "vit"), ("mae", "resnet"), ("simclr", "vit"), ("simclr", "resnet")]  # the order of the objectives
-    assert rows["mae", "vit"]["over_untrained"] == 12.5 and rows["simclr", "vit"]["over_untrained"] == 9.0
+    assert list(rows) == [
+        ("mae", "vit"),
+        ("mae", "resnet"),
+        ("simclr", "vit"),
+        ("simclr", "resnet"),
+    ]  # the order of the objectives
+    assert (
+        rows["mae", "vit"]["over_untrained"] == 12.5
+        and rows["simclr", "vit"]["over_untrained"] == 9.0
+    )
     assert rows["mae", "resnet"]["eight_devices"] is None  # it has no such backbone
     assert capsys.readouterr().out.count("12.5") == 1
 
@@ -71,13 +93,28 @@ def test_a_figure_beyond_its_limit_is_missed(found, capsys, part, figure, value)
 
 def test_speeds_come_from_the_file_of_the_step_benchmark(found, tmp_path):
     steps, path = tmp_path / "step.json", tmp_path / "table.json"
-    of_ours = [{"objective": "dino", "backbone": name, "samples_per_s": rate} for name, rate in (("vit_s", 9.5), ("resnet50", 2.75))]
-    peers = [{"objective": "dino", "backbone": "vit_s", "contender": way, "ours_to_it": ratio} for way, ratio in (("eager", 1.1), ("compiled", 3.0))]
+    of_ours = [
+        {"objective": "dino", "backbone": name, "samples_per_s": rate}
+        for name, rate in (("vit_s", 9.5), ("resnet50", 2.75))
+    ]
+    peers = [
+        {"objective": "dino", "backbone": "vit_s", "contender": way, "ours_to_it": ratio}
+        for way, ratio in (("eager", 1.1), ("compiled", 3.0))
+    ]
     steps.write_text(json.dumps({"steps_of_ours": of_ours, "peers": peers}))
-    assert objectives.main(["--objectives", "dino", "--step-json", str(steps), "--json", str(path)]) == 0
+    assert (
+        objectives.main(["--objectives", "dino", "--step-json", str(steps), "--json", str(path)])
+        == 0
+    )
     rows = rows_of(path)
-    assert (rows["dino", "vit"]["samples_per_s"], rows["dino", "vit"]["ours_to_pytorch"]) == (9.5, 1.1)
-    assert (rows["dino", "resnet"]["samples_per_s"], rows["dino", "resnet"]["ours_to_pytorch"]) == (2.75, None)
+    assert (rows["dino", "vit"]["samples_per_s"], rows["dino", "vit"]["ours_to_pytorch"]) == (
+        9.5,
+        1.1,
+    )
+    assert (rows["dino", "resnet"]["samples_per_s"], rows["dino", "resnet"]["ours_to_pytorch"]) == (
+        2.75,
+        None,
+    )
     assert objectives.main(["--objectives", "dino,mae", "--json", str(path)]) == 0
     assert rows_of(path)["dino", "vit"]["samples_per_s"] == 9.5  # stays without the file
 
@@ -86,10 +123,16 @@ def test_rows_without_learning_do_not_replace_those_with(found, tmp_path, capsys
     path = tmp_path / "table.json"
     assert objectives.main(["--objectives", "dino", "--json", str(path)]) == 0
     assert objectives.main(["--objectives", "dino", "--fast", "--json", str(path)]) == 1
-    assert "--fast" in capsys.readouterr().err and rows_of(path)["dino", "vit"]["over_untrained"] == 9.0
+    assert (
+        "--fast" in capsys.readouterr().err
+        and rows_of(path)["dino", "vit"]["over_untrained"] == 9.0
+    )
 
 
-@pytest.mark.parametrize("content", ["{", "{}x", '[{"objective": "mae"}]', '[{"objective": "mae", "backbone": "vit"}]', "3"])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "{}x", '[{"objective": "mae"}]', '[{"objective": "mae", "backbone": "vit"}]', "3"],
+)
 def test_a_file_that_is_no_table_is_refused_and_left_alone(found, tmp_path, capsys, content):
     path = tmp_path / "other.json"
     path.write_text(content)
@@ -114,9 +157,14 @@ def end_of_process(*row):
 @pytest.mark.slow
 def test_rows_at_a_time_share_the_cores_and_a_process_that_ends_is_told(monkeypatch, capsys):
     with objectives.workers(2) as executor:
-        shares = [set(done.result()) for done in [executor.submit(os.sched_getaffinity, 0) for _ in range(20)]]
+        shares = [
+            set(done.result())
+            for done in [executor.submit(os.sched_getaffinity, 0) for _ in range(20)]
+        ]
     cores = os.sched_getaffinity(0)
-    assert set().union(*shares) <= cores and all(len(share) <= max(1, (len(cores) + 1) // 2) for share in shares)
+    assert set().union(*shares) <= cores and all(
+        len(share) <= max(1, (len(cores) + 1) // 2) for share in shares
+    )
     monkeypatch.setattr(objectives, "measure_row", end_of_process)
     assert objectives.main(["--objectives", "mae", "--jobs", "2"]) == 1
     assert "terminated abruptly" in (told := capsys.readouterr().err) and "Fewer --jobs" in told

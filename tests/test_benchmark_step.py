@@ -1,4 +1,6 @@
-"""The benchmark of the train step: its command at toy size, and PyTorch twins that compute what ours computes."""
+"""The benchmark of the train step: its command at toy size, and PyTorch twins that compute what
+ours computes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ import pytest
 from tiny_objectives import OBJECTIVES
 
 from benchmarks import step, step_race
-from benchmarks.step_workloads import BACKBONES, WORKLOADS, Step, Workload, batch_of, config_of, recipe_of
+from benchmarks.step_workloads import (
+    BACKBONES,
+    WORKLOADS,
+    Step,
+    Workload,
+    batch_of,
+    config_of,
+    recipe_of,
+)
 from eo_jax import build
 
 STEPS = 3
@@ -38,12 +48,18 @@ MAE = {"mask_ratio": 0.75, "decoder_depth": 2, "decoder_width": 32, "decoder_hea
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-    """Workloads and backbones of seconds under the same names, and the compilation cache as it was."""
+    """Workloads and backbones of seconds under the same names, and the compilation cache
+    as it was.
+    """
     toys = {name: toy(PUBLISHED[0][name], head) for name, head in HEADS.items()}
-    toys["mae"] = Workload("enmap", 32, {"name": "spectral_adapter", "patch": 8}, {"global": {"size": 32}}, MAE)
+    toys["mae"] = Workload(
+        "enmap", 32, {"name": "spectral_adapter", "patch": 8}, {"global": {"size": 32}}, MAE
+    )
     replace(monkeypatch, WORKLOADS, toys)
     sizes = {"vit_s": ("nano", 2), "vit_l": ("tiny", 4)}
-    trunks = {name: {"name": "vit", "size": size, "depth": depth} for name, (size, depth) in sizes.items()}
+    trunks = {
+        name: {"name": "vit", "size": size, "depth": depth} for name, (size, depth) in sizes.items()
+    }
     replace(monkeypatch, BACKBONES, trunks | {"resnet50": {"name": "resnet", "depth": 18}})
     cached = jax.config.jax_enable_compilation_cache
     yield
@@ -58,8 +74,13 @@ def replace(monkeypatch, table: dict, contents: dict) -> None:
 
 def toy(work: Workload, section: dict) -> Workload:
     """The same with small views and these settings of the objective."""
-    crops = {name: {"views": crop.get("views", 1), "size": 8 if name == "local" else 16} for name, crop in work.crops.items()}
-    return dataclasses.replace(work, side=16, stem={"name": "patch_embed", "patch": 4}, crops=crops, section=section)
+    crops = {
+        name: {"views": crop.get("views", 1), "size": 8 if name == "local" else 16}
+        for name, crop in work.crops.items()
+    }
+    return dataclasses.replace(
+        work, side=16, stem={"name": "patch_embed", "patch": 4}, crops=crops, section=section
+    )
 
 
 def experiment_of(objective: str, backbone: str, batch: int) -> build.Experiment:
@@ -88,23 +109,32 @@ def test_there_is_a_workload_for_every_objective(objective, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mae", *HEADS])
 def test_twin_has_our_first_loss_and_learns_as_we_do(objective):
-    masks = objective in ("mae", "data2vec")  # ours hides other tokens at each step, the twin does not
+    masks = objective in (
+        "mae",
+        "data2vec",
+    )  # ours hides other tokens at each step, the twin does not
     theirs, mine = losses_of_both(objective, "vit_s", 1 if masks else 1 + STEPS)
     np.testing.assert_allclose(theirs[0], mine[0], rtol=1e-4)
     np.testing.assert_allclose(theirs, mine, rtol=1e-3)
-    assert masks or abs(mine[-1] - mine[0]) > 5 * abs(mine[-1] - theirs[-1])  # they changed by far more than they differ
+    assert masks or abs(mine[-1] - mine[0]) > 5 * abs(
+        mine[-1] - theirs[-1]
+    )  # they changed by far more than they differ
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", sorted(HEADS.keys() - {"data2vec"}))
 def test_twin_of_a_resnet_has_our_first_loss_and_steps_as_we_do(objective):
-    """One step: BatchNorm of single cells then blows rounding up, which AdamW's first steps turn into signs."""
+    """One step: BatchNorm of single cells then blows rounding up, which AdamW's first steps turn
+    into signs.
+    """
     theirs, mine = losses_of_both(objective, "resnet50", 2, batch=16)
     np.testing.assert_allclose(theirs[0], mine[0], rtol=1e-4)
     assert abs(mine[1] - mine[0]) > 5 * abs(mine[1] - theirs[1])
 
 
-def losses_of_both(objective: str, backbone: str, steps: int, batch: int = 8) -> tuple[list[float], list[float]]:
+def losses_of_both(
+    objective: str, backbone: str, steps: int, batch: int = 8
+) -> tuple[list[float], list[float]]:
     experiment, shown, ours = start(objective, backbone, batch)
     twin = step_race.twin_of(experiment, "eager", ours.state, shown)
     return [twin.run(1) for _ in range(steps)], [ours.run(1) for _ in range(steps)]
@@ -133,14 +163,38 @@ def test_weights_of_another_network_are_refused():
 @pytest.mark.slow
 def test_command(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
-    monkeypatch.setattr(step, "GOALS", {"cpu": {("barlow_twins", "eager"): 1e9}})  # nobody is so much faster
+    monkeypatch.setattr(
+        step, "GOALS", {"cpu": {("barlow_twins", "eager"): 1e9}}
+    )  # nobody is so much faster
     monkeypatch.setattr(step, "scan_check", lambda batch: {"vit_s": 2.0, "vit_l": 2.5})
     path = tmp_path / "step.json"
-    assert step.main(["--objectives", "barlow_twins", "--backbones", "vit_s", "--batch", "4", "--steps", "1", "--json", str(path)]) == 3
+    assert (
+        step.main(
+            [
+                "--objectives",
+                "barlow_twins",
+                "--backbones",
+                "vit_s",
+                "--batch",
+                "4",
+                "--steps",
+                "1",
+                "--json",
+                str(path),
+            ]
+        )
+        == 3
+    )
     found = json.loads(path.read_text())
     assert set(found["products"]) == {"XLA", "PyTorch"} and min(found["products"].values()) > 1e8
     (row,) = found["steps_of_ours"]
-    assert min(row[key] for key in ("samples_per_s", "flops_per_s", "compile_s", "memory_mb", "watch_to_step")) > 0
+    assert (
+        min(
+            row[key]
+            for key in ("samples_per_s", "flops_per_s", "compile_s", "memory_mb", "watch_to_step")
+        )
+        > 0
+    )
     ours, twin = found["peers"]
     assert (ours["contender"], twin["contender"]) == ("ours", "eager")
     assert twin["ours_to_it"] == pytest.approx(ours["samples_per_s"] / twin["samples_per_s"])

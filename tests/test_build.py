@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.build`: every mistake in a config is a readable error, before a device is touched."""
+"""Tests of `eo_jax.build`: every mistake in a config is a readable error, before a device is
+touched.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,16 @@ from eo_jax.objectives import base, mae
 def raw() -> dict:
     """The least that a config has to say, before defaults are added."""
     return {
-        "data": {"sources": {"enmap": {"store": "stores/x", "sensor": "enmap"}}, "batch_size": 8, "crop": 32},
+        "data": {
+            "sources": {"enmap": {"store": "stores/x", "sensor": "enmap"}},
+            "batch_size": 8,
+            "crop": 32,
+        },
         "augment": {"crops": {"global": {"size": 32}}},
-        "model": {"stems": {"enmap": {"name": "spectral_adapter", "patch": 8}}, "trunk": {"name": "vit", "size": "tiny", "depth": 1}},
+        "model": {
+            "stems": {"enmap": {"name": "spectral_adapter", "patch": 8}},
+            "trunk": {"name": "vit", "size": "tiny", "depth": 1},
+        },
         "objective": {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
     }
 
@@ -66,30 +75,57 @@ def no_device(monkeypatch):
     ],
 )
 def test_an_unknown_key_of_any_section_names_itself_and_the_nearest(no_device, path, meant):
-    values = raw() | {"optim": {}, "sharding": {}, "run": {}, "evals": {"reconstruction": {}, "linear_probe": {"label": "landuse"}}}
+    values = raw() | {
+        "optim": {},
+        "sharding": {},
+        "run": {},
+        "evals": {"reconstruction": {}, "linear_probe": {"label": "landuse"}},
+    }
     *folders, key = path.split(".")
     section = values
     for folder in folders:
         section = section[folder]
     section[key] = 1
-    with pytest.raises(ValueError, match=rf"config\.{path}: unknown key; .* Did you mean '{meant}'\?"):
+    with pytest.raises(
+        ValueError, match=rf"config\.{path}: unknown key; .* Did you mean '{meant}'\?"
+    ):
         build.complete(ml_collections.ConfigDict(values))
 
 
 def test_an_unknown_section_names_the_nearest(no_device):
-    with pytest.raises(ValueError, match=r"config\.optimm: unknown section; .* Did you mean 'optim'\?"):
+    with pytest.raises(
+        ValueError, match=r"config\.optimm: unknown section; .* Did you mean 'optim'\?"
+    ):
         build.complete(ml_collections.ConfigDict(raw() | {"optimm": {}}))
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"objective": {"mask_ratio": 0.5}}, r"config\.objective: `name` must be given; one of .*mae"),
-        ({"objective": {"name": "mea"}}, r"no objectives named 'mea'; there are .*mae.* Did you mean 'mae'\?"),
-        ({"model": raw()["model"] | {"trunk": {"name": "vti"}}}, r"no models named 'vti'; .* Did you mean 'vit'\?"),
-        ({"model": raw()["model"] | {"head": {}}}, r"config\.model: has .*head.*; expected stems, trunk, trunks and dtype"),
-        ({"evals": {"reconstructions": {}}}, r"no evaluators named 'reconstructions'; .* Did you mean 'reconstruction'\?"),
-        ({"data": {"sources": {"enmap": {"sensor": "enmap"}}}}, r"config\.data\.sources\.enmap: store must be given"),
+        (
+            {"objective": {"mask_ratio": 0.5}},
+            r"config\.objective: `name` must be given; one of .*mae",
+        ),
+        (
+            {"objective": {"name": "mea"}},
+            r"no objectives named 'mea'; there are .*mae.* Did you mean 'mae'\?",
+        ),
+        (
+            {"model": raw()["model"] | {"trunk": {"name": "vti"}}},
+            r"no models named 'vti'; .* Did you mean 'vit'\?",
+        ),
+        (
+            {"model": raw()["model"] | {"head": {}}},
+            r"config\.model: has .*head.*; expected stems, trunk, trunks and dtype",
+        ),
+        (
+            {"evals": {"reconstructions": {}}},
+            r"no evaluators named 'reconstructions'; .* Did you mean 'reconstruction'\?",
+        ),
+        (
+            {"data": {"sources": {"enmap": {"sensor": "enmap"}}}},
+            r"config\.data\.sources\.enmap: store must be given",
+        ),
     ],
 )
 def test_a_section_that_names_nothing_or_something_unknown(no_device, section, message):
@@ -99,7 +135,10 @@ def test_a_section_that_names_nothing_or_something_unknown(no_device, section, m
 
 def test_modules_without_a_config_of_their_own_cannot_be_named():
     assert set(build.modules("objectives")) >= {"mae"} and "base" not in build.modules("objectives")
-    assert set(build.modules("models")) >= {"vit", "spectral_adapter"} and not {"functional", "encoder"} & set(build.modules("models"))
+    assert set(build.modules("models")) >= {"vit", "spectral_adapter"} and not {
+        "functional",
+        "encoder",
+    } & set(build.modules("models"))
 
 
 # --- wrong values
@@ -111,22 +150,61 @@ def test_modules_without_a_config_of_their_own_cannot_be_named():
         ("model.stems.enmap.patch", 5, r"patch: 5; expected 4, 8 or 16"),
         ("model.trunk.size", "tony", r"config\.model\.trunk\.size: 'tony'; expected one of tiny"),
         ("model.trunk.depth", -1, r"config\.model\.trunk\.depth: -1"),
-        ("model.trunk.remat", "full", r"config\.model\.trunk\.remat: 'full'; expected one of none, cheap, block"),
-        ("model.dtype", "float16", r"config\.model\.dtype: 'float16'; expected auto, float32 or bfloat16"),
-        ("augment.crops.global.flips", "up", r"config\.augment\.crops\.global\.flips: 'up'; expected one of none, left_right, both, d4"),
-        ("augment.crops.global.size", 36, r"config\.augment\.crops\.global\.size: 36 is no multiple of the patch of source 'enmap', 8"),
-        ("augment.statistics", "imagenet", r"config\.augment\.statistics: 'imagenet'; expected one of published, store"),
-        ("augment.crops.global.scale", (0.5, 0.2), r"config\.augment\.crops\.global\.scale: \(0\.5, 0\.2\); expected 0 < low <= high <= 1"),
+        (
+            "model.trunk.remat",
+            "full",
+            r"config\.model\.trunk\.remat: 'full'; expected one of none, cheap, block",
+        ),
+        (
+            "model.dtype",
+            "float16",
+            r"config\.model\.dtype: 'float16'; expected auto, float32 or bfloat16",
+        ),
+        (
+            "augment.crops.global.flips",
+            "up",
+            r"config\.augment\.crops\.global\.flips: 'up'; expected one of none, left_right, both, "
+            r"d4",
+        ),
+        (
+            "augment.crops.global.size",
+            36,
+            r"config\.augment\.crops\.global\.size: 36 is no multiple of the patch of source "
+            r"'enmap', 8",
+        ),
+        (
+            "augment.statistics",
+            "imagenet",
+            r"config\.augment\.statistics: 'imagenet'; expected one of published, store",
+        ),
+        (
+            "augment.crops.global.scale",
+            (0.5, 0.2),
+            r"config\.augment\.crops\.global\.scale: \(0\.5, 0\.2\); expected 0 < low <= high <= 1",
+        ),
         ("objective.mask_ratio", 1.0, r"config\.objective\.mask_ratio: 1\.0"),
-        ("objective.decoder_heads", 3, r"config\.objective\.decoder_width: 32; expected a multiple of 4 and of decoder_heads 3"),
-        ("data.sources.enmap.sensor", "enmpa", r"no sensor 'enmpa' in the table; .* Did you mean 'enmap'\?"),
+        (
+            "objective.decoder_heads",
+            3,
+            r"config\.objective\.decoder_width: 32; expected a multiple of 4 and of decoder_heads "
+            r"3",
+        ),
+        (
+            "data.sources.enmap.sensor",
+            "enmpa",
+            r"no sensor 'enmpa' in the table; .* Did you mean 'enmap'\?",
+        ),
         ("data.sources.enmap.missing", "skip", r"missing: 'skip'; expected 'repeat' or 'drop'"),
         ("data.batch_size", 0, r"config\.data\.batch_size: 0; expected at least 1"),
         ("data.crop", 0, r"config\.data\.crop: 0; expected at least 1"),
         ("optim.accum", 0, r"config\.optim\.accum: 0; expected at least 1"),
         ("sharding.fsdp", 0, r"config\.sharding\.fsdp: 0; expected at least 1"),
         ("run.steps", 0, r"config\.run\.steps: 0; expected at least 1"),
-        ("run.writers", ("wandb",), r"config\.run\.writers: \('wandb',\); expected \('tensorboard',\) or \(\)"),
+        (
+            "run.writers",
+            ("wandb",),
+            r"config\.run\.writers: \('wandb',\); expected \('tensorboard',\) or \(\)",
+        ),
     ],
 )
 def test_a_wrong_value_names_its_key_what_was_found_and_what_was_expected(key, value, message):
@@ -137,7 +215,11 @@ def test_a_wrong_value_names_its_key_what_was_found_and_what_was_expected(key, v
 def test_every_source_needs_a_stem():
     config = completed()
     config.data.sources.other = config.data.sources.enmap
-    with pytest.raises(ValueError, match=r"config\.model\.stems: \['enmap'\], but config\.data\.sources: \['enmap', 'other'\]; one stem a source"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.model\.stems: \['enmap'\], but config\.data\.sources: \['enmap', "
+        r"'other'\]; one stem a source",
+    ):
         build.experiment(config)
 
 
@@ -156,7 +238,9 @@ def toy_instead_of_mae(monkeypatch, **attributes) -> None:
 def test_views_that_the_recipe_does_not_give_are_refused(monkeypatch):
     toy_instead_of_mae(monkeypatch, crop_sets={"global": 2, "local": 8})
     with pytest.raises(
-        ValueError, match=r"config\.augment\.crops\.global\.views: objective 'mae' needs 2 view\(s\) 'global' of source 'enmap', there are 1"
+        ValueError,
+        match=r"config\.augment\.crops\.global\.views: objective 'mae' needs 2 view\(s\) 'global' "
+        r"of source 'enmap', there are 1",
     ):
         build.experiment(completed())
 
@@ -164,13 +248,18 @@ def test_views_that_the_recipe_does_not_give_are_refused(monkeypatch):
 def test_accumulation_is_refused_where_samples_of_a_batch_are_compared(monkeypatch):
     toy_instead_of_mae(monkeypatch, couples_batch=True)
     assert build.experiment(completed()).objective.couples_batch
-    with pytest.raises(ValueError, match=r"config\.optim\.accum: objective 'mae' compares the samples of a batch.*use accum=1"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.optim\.accum: objective 'mae' compares the samples of a batch.*use accum=1",
+    ):
         build.experiment(completed(**{"optim.accum": 2}))
 
 
 def contract() -> dict[str, inspect.Signature]:
     members = inspect.getmembers(base.Objective, inspect.isfunction)
-    return {name: inspect.signature(function) for name, function in members if not name.startswith("_")}
+    return {
+        name: inspect.signature(function) for name, function in members if not name.startswith("_")
+    }
 
 
 @pytest.mark.parametrize("name", sorted(build.modules("objectives")))
@@ -178,21 +267,33 @@ def test_every_objective_keeps_the_contract(name):
     """Names and parameters: a check of `isinstance` alone sees neither."""
     objective = experiment_of(name).objective
     assert isinstance(objective, base.Objective)
-    assert isinstance(objective.couples_batch, bool) and set(objective.labelled) == ({LABELLED[name]} if name in LABELLED else set())
-    assert objective.crop_sets["global"] >= 1 and all(count >= 0 for count in objective.crop_sets.values())
+    assert isinstance(objective.couples_batch, bool) and set(objective.labelled) == (
+        {LABELLED[name]} if name in LABELLED else set()
+    )
+    assert objective.crop_sets["global"] >= 1 and all(
+        count >= 0 for count in objective.crop_sets.values()
+    )
     for method, signature in contract().items():
-        assert list(inspect.signature(getattr(type(objective), method)).parameters) == list(signature.parameters), method
+        assert list(inspect.signature(getattr(type(objective), method)).parameters) == list(
+            signature.parameters
+        ), method
 
 
 @pytest.mark.parametrize("name", sorted(build.modules("objectives")))
 def test_every_setting_of_a_config_is_documented(name):
     config_class = build.module("objectives", name).Config
-    undocumented = [field.name for field in dataclasses.fields(config_class) if field.name not in config_class.__doc__]
+    undocumented = [
+        field.name
+        for field in dataclasses.fields(config_class)
+        if field.name not in config_class.__doc__
+    ]
     assert not undocumented
 
 
 def test_a_completed_config_survives_json():
-    """As checkpoints keep it: tuples come back as lists, and the same experiment has to come out."""
+    """As checkpoints keep it: tuples come back as lists, and the same experiment has to
+    come out.
+    """
     config = golden_text.load("mae_demo")["get_config"]("smoke")
     again = json.loads(json.dumps(config.to_dict()))
     for section in ("data", "augment", "optim", "sharding", "run"):

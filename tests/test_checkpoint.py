@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.checkpoint`: what was saved comes back bit for bit, and what cannot come back says so in one line."""
+"""Tests of `eo_jax.checkpoint`: what was saved comes back bit for bit, and what cannot come back
+says so in one line.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ import pytest
 from eo_jax import checkpoint, cli
 from eo_jax.checkpoint import Checkpoints, leaf_hashes, state_hash
 
-CONFIG = {"optim": {"lr": 1e-3, "decay_rules": (("bias$", 0.0), (".*", 1.0))}, "run": {"writers": ()}}
+CONFIG = {
+    "optim": {"lr": 1e-3, "decay_rules": (("bias$", 0.0), (".*", 1.0))},
+    "run": {"writers": ()},
+}
 
 
 def state_of(seed: int = 0) -> dict:
@@ -25,12 +30,17 @@ def state_of(seed: int = 0) -> dict:
         "step": jnp.asarray(5, jnp.int32),
         "params": {"kernel": jnp.asarray(values), "bias": jnp.zeros(4)},
         "carry": {"encoder": {}},
-        "optimizer": ({"mu": jnp.asarray(values, jnp.bfloat16)}, {"count": jnp.asarray(5, jnp.int32)}),
+        "optimizer": (
+            {"mu": jnp.asarray(values, jnp.bfloat16)},
+            {"count": jnp.asarray(5, jnp.int32)},
+        ),
     }
 
 
 def like(state: dict) -> dict:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )
 
 
 @pytest.fixture
@@ -49,7 +59,10 @@ def test_state_data_position_and_config_come_back(saved):
     assert (checkpoints.latest(), next_batch) == (5, 5)
     assert leaf_hashes(state) == leaf_hashes(state_of())
     assert jax.tree.structure(state) == jax.tree.structure(state_of())
-    assert checkpoints.config() == {"optim": {"lr": 1e-3, "decay_rules": [["bias$", 0.0], [".*", 1.0]]}, "run": {"writers": []}}
+    assert checkpoints.config() == {
+        "optim": {"lr": 1e-3, "decay_rules": [["bias$", 0.0], [".*", 1.0]]},
+        "run": {"writers": []},
+    }
 
 
 def test_bad_records_come_back_and_older_checkpoints_have_none(saved):
@@ -58,7 +71,11 @@ def test_bad_records_come_back_and_older_checkpoints_have_none(saved):
     checkpoints.save(8, state_of(), next_batch=8, config=CONFIG, bad_records={"s2": [17, 403]})
     checkpoints.wait()
     assert checkpoints.bad_records() == {"s2": [17, 403]}
-    (data,) = (path for path in (saved / "checkpoints" / "8" / "data").iterdir() if path.read_text().startswith('{"next_batch"'))
+    (data,) = (
+        path
+        for path in (saved / "checkpoints" / "8" / "data").iterdir()
+        if path.read_text().startswith('{"next_batch"')
+    )
     data.write_text('{"next_batch": 8}')
     assert Checkpoints(saved).bad_records() == {}
 
@@ -71,7 +88,9 @@ def test_load_needs_neither_model_nor_mesh(saved):
 
 
 def test_a_save_holds_what_was_there_although_the_next_step_reuses_the_memory(tmp_path):
-    state = jax.tree.map(lambda leaf: jnp.zeros((256, 1024)) + leaf.sum(), {"params": state_of()["params"]})
+    state = jax.tree.map(
+        lambda leaf: jnp.zeros((256, 1024)) + leaf.sum(), {"params": state_of()["params"]}
+    )
     before = leaf_hashes(state)
     advance = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -97,14 +116,22 @@ def test_reading_leaves_a_save_in_progress_alone_and_does_not_list_it(saved):
 
 
 def test_a_folder_without_checkpoints_says_how_to_make_one(tmp_path):
-    with pytest.raises(ValueError, match=r"no checkpoint there; train first: python -m eo_jax\.train --config=\.\.\. --workdir="):
+    with pytest.raises(
+        ValueError,
+        match=r"no checkpoint there; train first: python -m eo_jax\.train --config=\.\.\. "
+        r"--workdir=",
+    ):
         checkpoint.load(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def truncate(workdir, part: str) -> None:
     """Halves every file of a part of checkpoint 5, as a full disk or a broken copy leaves it."""
-    files = [path for path in (workdir / "checkpoints" / "5" / part).rglob("*") if path.is_file() and path.stat().st_size > 1]
+    files = [
+        path
+        for path in (workdir / "checkpoints" / "5" / part).rglob("*")
+        if path.is_file() and path.stat().st_size > 1
+    ]
     assert files
     for path in files:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -121,7 +148,11 @@ def truncate(workdir, part: str) -> None:
 )
 def test_a_truncated_checkpoint_is_one_line_with_the_way_out(saved, part, read):
     truncate(saved, part)
-    with pytest.raises(OSError, match=r"checkpoints/5.*: checkpoint cannot be restored \(.*\); delete that folder to go back") as error:
+    with pytest.raises(
+        OSError,
+        match=r"checkpoints/5.*: checkpoint cannot be restored \(.*\); delete that folder to go "
+        r"back",
+    ) as error:
         read(Checkpoints(saved, keep=2))
     assert len(str(error.value).splitlines()) == 1
 
@@ -139,7 +170,10 @@ def test_a_full_disk_is_one_line_with_the_way_out(tmp_path, monkeypatch, method)
 
     checkpoints = Checkpoints(tmp_path, keep=1)
     monkeypatch.setattr(ocp.CheckpointManager, method, full)
-    message = r"checkpoints.*: checkpoint cannot be saved \(.*No space left on device\); free space on that disk, then run the same command again"
+    message = (
+        r"checkpoints.*: checkpoint cannot be saved \(.*No space left on device\); free space on "
+        r"that disk, then run the same command again"
+    )
     with pytest.raises(OSError, match=message):
         checkpoints.save(1, state_of(), next_batch=1, config={})
         checkpoints.wait()
@@ -163,5 +197,11 @@ def test_the_hash_command_prints_every_leaf_and_the_whole(saved, monkeypatch, ca
         cli.run(checkpoint.main)
     *leaves, whole = capsys.readouterr().out.splitlines()
     assert stopped.value.code == 0
-    assert [line.split()[1] for line in leaves] == ["optimizer/0/mu", "optimizer/1/count", "params/bias", "params/kernel", "step"]
+    assert [line.split()[1] for line in leaves] == [
+        "optimizer/0/mu",
+        "optimizer/1/count",
+        "params/bias",
+        "params/kernel",
+        "step",
+    ]
     assert whole.split()[1:] == ["whole", "state,", "step", "5"] and len(whole.split()[0]) == 64

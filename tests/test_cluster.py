@@ -1,4 +1,6 @@
-"""Conversion on a Dask cluster: a real scheduler and real worker processes, one of them killed in the middle."""
+"""Conversion on a Dask cluster: a real scheduler and real worker processes, one of them killed in
+the middle.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,29 @@ OPTIONS = ("--labels", "landuse", "--shard-mb", "0.5")  # one patch a shard
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[distributed.LocalCluster]:
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(tmp_path / "dask"), protocol="tcp://"
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        local_directory=str(tmp_path / "dask"),
+        protocol="tcp://",
     ) as cluster:
         yield cluster
 
 
 def convert(archive: Path, store: Path, *more: str) -> int:
-    return main(["convert", "spectral-earth", "--input", str(archive), "--output", str(store), *OPTIONS, *more])
+    return main(
+        [
+            "convert",
+            "spectral-earth",
+            "--input",
+            str(archive),
+            "--output",
+            str(store),
+            *OPTIONS,
+            *more,
+        ]
+    )
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -47,7 +65,18 @@ def test_a_killed_worker_changes_no_byte(cluster: distributed.LocalCluster, tmp_
     with distributed.Client(cluster) as client:
         client.run(slow_down)
         victim = sorted(worker.pid for worker in cluster.workers.values())[0]
-    command = [sys.executable, "-m", "data_prep", "convert", "spectral-earth", "--input", str(archive), "--output", str(tmp_path / "store"), *OPTIONS]
+    command = [
+        sys.executable,
+        "-m",
+        "data_prep",
+        "convert",
+        "spectral-earth",
+        "--input",
+        str(archive),
+        "--output",
+        str(tmp_path / "store"),
+        *OPTIONS,
+    ]
     command += ["--executor", "dask", "--scheduler", cluster.scheduler_address]
     process = subprocess.Popen(command, cwd=REPOSITORY)
     wait_for(lambda: list((tmp_path / "store").glob(".partial/0*.json")))
@@ -72,10 +101,22 @@ def slow_down() -> None:
     shards.read_item = slow
 
 
-def test_an_error_of_the_data_is_told_as_ever(cluster: distributed.LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_error_of_the_data_is_told_as_ever(
+    cluster: distributed.LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     archive = tiny_archives.spectral_earth(tmp_path / "archive", "landuse")
     (archive / "enmap" / "0000007" / "00004.tif").write_bytes(b"no GeoTIFF")
-    assert convert(archive, tmp_path / "store", "--executor", "dask", "--scheduler", cluster.scheduler_address) == 1
+    assert (
+        convert(
+            archive,
+            tmp_path / "store",
+            "--executor",
+            "dask",
+            "--scheduler",
+            cluster.scheduler_address,
+        )
+        == 1
+    )
     message = capsys.readouterr().err
     assert "0000007/00004.tif" in message and "cannot be read as GeoTIFF" in message
     assert not (tmp_path / "store" / "manifest.json").exists()
@@ -88,7 +129,9 @@ def test_no_scheduler_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("options", [("--executor", "dask"), ("--scheduler", "tcp://127.0.0.1:9")])
-def test_executor_and_scheduler_go_together(tmp_path: Path, capsys: pytest.CaptureFixture, options: tuple[str, ...]) -> None:
+def test_executor_and_scheduler_go_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture, options: tuple[str, ...]
+) -> None:
     archive = tiny_archives.spectral_earth(tmp_path / "archive", "landuse")
     assert convert(archive, tmp_path / "store", *options) == 1
     assert "--executor dask and --scheduler ADDRESS go together" in capsys.readouterr().err
@@ -97,10 +140,22 @@ def test_executor_and_scheduler_go_together(tmp_path: Path, capsys: pytest.Captu
 def test_the_examples_name_commands_that_are_there() -> None:
     """The modules and options in the SLURM and Kubernetes examples exist, and both files parse."""
     subprocess.run(["bash", "-n", str(REPOSITORY / "launch" / "convert_slurm.sbatch")], check=True)
-    documents = list(yaml.safe_load_all((REPOSITORY / "launch" / "convert_kubernetes.yaml").read_text()))
-    assert [document["kind"] for document in documents] == ["Service", "Deployment", "Deployment", "Job"]
-    commands = [document["spec"]["template"]["spec"]["containers"][0]["command"] for document in documents[1:]]
+    documents = list(
+        yaml.safe_load_all((REPOSITORY / "launch" / "convert_kubernetes.yaml").read_text())
+    )
+    assert [document["kind"] for document in documents] == [
+        "Service",
+        "Deployment",
+        "Deployment",
+        "Job",
+    ]
+    commands = [
+        document["spec"]["template"]["spec"]["containers"][0]["command"]
+        for document in documents[1:]
+    ]
     for command in commands[:2]:
-        shown = subprocess.run([sys.executable, "-m", command[2], "--help"], capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(
+            [sys.executable, "-m", command[2], "--help"], capture_output=True, text=True, check=True
+        ).stdout
         assert all(word.split("=")[0] in shown for word in command if word.startswith("--"))
     assert commands[2][1:4] == ["-m", "data_prep", "convert"]

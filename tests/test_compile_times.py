@@ -1,4 +1,6 @@
-"""Test of `compile_times`: what a worker compiled is printed at the end, with the test that it was for."""
+"""Test of `compile_times`: what a worker compiled is printed at the end, with the test that it was
+for.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def test_compiles_of_workers_are_printed_with_their_tests(monkeypatch):
     monkeypatch.setattr(compile_times, "_slowest", [])
     compile_times.pytest_testnodedown(worker, None)
     printed = []
-    compile_times.pytest_terminal_summary(SimpleNamespace(section=printed.append, line=printed.append))
+    compile_times.pytest_terminal_summary(
+        SimpleNamespace(section=printed.append, line=printed.append)
+    )
     assert printed[0] == "slowest 10 compiles"
     (seconds, _, rest) = next(line for line in printed if "doubled" in line).partition("s ")
     assert float(seconds) >= 0 and rest == "jit(doubled) tests/test_toy.py::test_it[2 views]"

@@ -1,4 +1,6 @@
-"""Tests of the files in configs/: each opens with its command, lists its variants, and every variant builds with all defaults filled in."""
+"""Tests of the files in configs/: each opens with its command, lists its variants, and every
+variant builds with all defaults filled in.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ def test_the_docstring_opens_with_the_command(name):
 
 
 EXAMPLES = ("mae_demo", "mae_potsdam", "mae_sensors")  # of no paper
-WITHOUT_CODE = ("barlow_pixels", "semi_supervised_pixels", "supervised_pixels")  # papers whose code was never released
+WITHOUT_CODE = (
+    "barlow_pixels",
+    "semi_supervised_pixels",
+    "supervised_pixels",
+)  # papers whose code was never released
 
 
 @pytest.mark.parametrize("name", [name for name in golden_text.names() if name not in EXAMPLES])
@@ -36,14 +42,29 @@ def test_the_docstring_says_what_to_compare_with_and_where_it_departs(name):
 def test_every_variant_builds_with_every_default_filled_in(name, variant):
     config = golden_text.load(name)["get_config"](variant)
     experiment = build.experiment(config)
-    assert set(config) == {"data", "augment", "model", "objective", "optim", "sharding", "run", "evals"}
+    assert set(config) == {
+        "data",
+        "augment",
+        "model",
+        "objective",
+        "optim",
+        "sharding",
+        "run",
+        "evals",
+    }
     for section in ("data", "augment", "optim", "sharding", "run"):
-        assert set(config[section]) == {field.name for field in dataclasses.fields(getattr(experiment, section))}
+        assert set(config[section]) == {
+            field.name for field in dataclasses.fields(getattr(experiment, section))
+        }
     for evaluator, section in config.evals.items():
-        assert set(section) == {"sources"} | {field.name for field in dataclasses.fields(build.module("evaluators", evaluator).Config)}
+        assert set(section) == {"sources"} | {
+            field.name for field in dataclasses.fields(build.module("evaluators", evaluator).Config)
+        }
 
 
-@pytest.mark.parametrize(("name", "variant"), [entry for entry in golden_text.listed() if entry[1] != "smoke"])
+@pytest.mark.parametrize(
+    ("name", "variant"), [entry for entry in golden_text.listed() if entry[1] != "smoke"]
+)
 def test_every_run_that_is_published_logs_rankme_of_each_encoder_that_it_trains(name, variant):
     config = golden_text.load(name)["get_config"](variant)
     encoders = [source for source, stem in config.model.stems.items() if not isinstance(stem, str)]
@@ -62,7 +83,9 @@ def test_variants_differ_and_one_of_them_is_for_laptops(name):
 
 @pytest.mark.parametrize("name", golden_text.names())
 def test_an_unknown_variant_is_an_error_that_lists_those_there_are(name):
-    with pytest.raises(ValueError, match=rf"configs/{name}\.py: no variant 'no_such'; there are .*smoke"):
+    with pytest.raises(
+        ValueError, match=rf"configs/{name}\.py: no variant 'no_such'; there are .*smoke"
+    ):
         golden_text.load(name)["get_config"]("no_such")
 
 
@@ -71,7 +94,12 @@ def test_a_default_that_the_file_does_not_mention_is_overridden_on_the_command_l
     monkeypatch.chdir(golden_text.ROOT)
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values)
-    command = ["train", "--config=configs/mae_demo.py:smoke", "--config.optim.beta1=0.8", "--config.evals.reconstruction.every=2"]
+    command = [
+        "train",
+        "--config=configs/mae_demo.py:smoke",
+        "--config.optim.beta1=0.8",
+        "--config.evals.reconstruction.every=2",
+    ]
     command.append('--config.augment.crops["global"].blur_odds=0.5')  # one number for a tuple
     monkeypatch.setattr(sys, "argv", command)  # ml_collections looks for overrides there
     values(command)
@@ -81,9 +109,17 @@ def test_a_default_that_the_file_does_not_mention_is_overridden_on_the_command_l
 
 
 @pytest.mark.parametrize(
-    ("method", "own"), [("moco_rn50", "no_crop"), ("barlow_rn18", "crop_0_8"), ("simsiam_rn18", "crop_0_8"), ("swav_rn18", "crop_0_8")]
+    ("method", "own"),
+    [
+        ("moco_rn50", "no_crop"),
+        ("barlow_rn18", "crop_0_8"),
+        ("simsiam_rn18", "crop_0_8"),
+        ("swav_rn18", "crop_0_8"),
+    ],
 )
-def test_every_augmentation_of_the_review_s_study_is_in_the_sweep_and_a_variant_that_differs_in_it_alone(method, own):
+def test_every_augmentation_of_the_review_is_in_the_sweep_and_a_variant_differs_in_it_alone(
+    method, own
+):
     module = golden_text.load("review_bigearthnet")
     sweep = re.search(r"^ *for look in (.+); do$", module["__doc__"], re.MULTILINE).group(1).split()
     assert sorted(sweep) == sorted(module["STUDY"])

@@ -1,4 +1,6 @@
-"""The converter: the same bytes whatever happens on the way, and one clear line where it cannot go on."""
+"""The converter: the same bytes whatever happens on the way, and one clear line where it cannot go
+on.
+"""
 
 from __future__ import annotations
 
@@ -56,12 +58,18 @@ def fails(capsys: pytest.CaptureFixture, status: int, *words: str) -> None:
 # ------------------------------------------------------------------ what a store holds
 
 
-def test_store_holds_the_archive(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_store_holds_the_archive(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert run_earth(archive, tmp_path / "store", "--labels", "landuse", "--val", "0000007/*") == 0
     store = open_store(tmp_path / "store")
-    assert [sample.id for sample in store] == [f"{place}/{scene}" for place, scenes in tiny_archives.LOCATIONS.items() for scene in scenes]
+    assert [sample.id for sample in store] == [
+        f"{place}/{scene}" for place, scenes in tiny_archives.LOCATIONS.items() for scene in scenes
+    ]
     for sample in store:
-        np.testing.assert_array_equal(sample.pixels, tiny_archives.read(archive / "enmap" / f"{sample.id}.tif"))
+        np.testing.assert_array_equal(
+            sample.pixels, tiny_archives.read(archive / "enmap" / f"{sample.id}.tif")
+        )
     assert store.index["split"].tolist() == ["train"] * 3 + ["val"] * 2 + ["train"] * 2
     assert store.manifest["splits"] == {"train": 5, "val": 2} and store.manifest["groups"] == 5
     assert len(store.manifest["shards"]) == 4
@@ -71,7 +79,9 @@ def test_store_holds_the_archive(archive: Path, tmp_path: Path, capsys: pytest.C
 def test_statistics_are_those_of_the_train_split(archive: Path, tmp_path: Path) -> None:
     run_earth(archive, tmp_path / "store", "--val", "0000007/*")
     store = open_store(tmp_path / "store")
-    cubes = np.stack([store[i].pixels for i in np.flatnonzero(store.index["split"] == "train")]).astype(float)
+    cubes = np.stack(
+        [store[i].pixels for i in np.flatnonzero(store.index["split"] == "train")]
+    ).astype(float)
     cubes[cubes == -32768] = np.nan
     moments = store.manifest["statistics"]["enmap"]
     expected = {"mean": np.nanmean, "std": np.nanstd, "min": np.nanmin, "max": np.nanmax}
@@ -86,18 +96,35 @@ def test_label_classes_are_counted(archive: Path, tmp_path: Path) -> None:
     maps = np.stack([tiny_archives.read(path) for path in (archive / "landuse").rglob("*.tif")])
     values, counts = np.unique(maps, return_counts=True)
     about = open_store(tmp_path / "store").manifest["labels"]["landuse"]
-    assert about == {"dtype": "uint8", "shape": "map", "values": {str(value): int(count) for value, count in zip(values, counts, strict=True)}}
+    assert about == {
+        "dtype": "uint8",
+        "shape": "map",
+        "values": {str(value): int(count) for value, count in zip(values, counts, strict=True)},
+    }
 
 
 def test_labels_of_two_types(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tiny_archives.write(archive / "landuse" / "0000010" / "00001.tif", np.ones((1, 32, 32), np.uint16))
-    fails(capsys, run_earth(archive, tmp_path / "store", "--labels", "landuse"), "'landuse'", "uint8", "uint16")
+    tiny_archives.write(
+        archive / "landuse" / "0000010" / "00001.tif", np.ones((1, 32, 32), np.uint16)
+    )
+    fails(
+        capsys,
+        run_earth(archive, tmp_path / "store", "--labels", "landuse"),
+        "'landuse'",
+        "uint8",
+        "uint16",
+    )
 
 
 def test_exact_sums_do_not_depend_on_order() -> None:
     rng = np.random.default_rng(0)
-    parts = [BandSums.of(rng.normal(1000, 300, (3, 8, 8)).astype(np.float32), np.zeros((3, 8, 8), bool)) for _ in range(20)]
-    forward, backward = (BandSums.of(np.ones((3, 8, 8), np.float32), np.zeros((3, 8, 8), bool)) for _ in range(2))
+    parts = [
+        BandSums.of(rng.normal(1000, 300, (3, 8, 8)).astype(np.float32), np.zeros((3, 8, 8), bool))
+        for _ in range(20)
+    ]
+    forward, backward = (
+        BandSums.of(np.ones((3, 8, 8), np.float32), np.zeros((3, 8, 8), bool)) for _ in range(2)
+    )
     for one, other in zip(parts, reversed(parts), strict=True):
         forward.add(one)
         backward.add(other)
@@ -109,16 +136,35 @@ def test_manifest_names_no_machine(archive: Path, tmp_path: Path) -> None:
     run_earth(archive, tmp_path / "store", "--labels", "landuse")
     text = (tmp_path / "store" / "manifest.json").read_text()
     assert str(tmp_path) not in text and "workers" not in text
-    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["index.npz", "manifest.json", "shards"]
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [
+        "index.npz",
+        "manifest.json",
+        "shards",
+    ]
 
 
 def test_potsdam(sample_data: Path, tmp_path: Path) -> None:
     root = sample_data / "enmap" / "potsdam_l2a_tiles"
-    assert run("enmap-tiles", "--input", root, "--output", tmp_path / "store", "--val-share", "0.3", "--workers", "1") == 0
+    assert (
+        run(
+            "enmap-tiles",
+            "--input",
+            root,
+            "--output",
+            tmp_path / "store",
+            "--val-share",
+            "0.3",
+            "--workers",
+            "1",
+        )
+        == 0
+    )
     for sample in open_store(tmp_path / "store"):
         original = tiny_archives.read(root / "images" / f"{sample.id}.tif")
         numbers = open_store(tmp_path / "store").manifest["sensors"]["enmap"]["bands"]["name"]
-        np.testing.assert_array_equal(sample.pixels, original[[int(name[1:]) - 1 for name in numbers]])
+        np.testing.assert_array_equal(
+            sample.pixels, original[[int(name[1:]) - 1 for name in numbers]]
+        )
 
 
 def test_codec_halves_real_tiles(sample_data: Path) -> None:
@@ -128,17 +174,22 @@ def test_codec_halves_real_tiles(sample_data: Path) -> None:
     assert ratios["raw copy (the floor)"] == 1.0
 
 
-# ------------------------------------------------------------------ the same bytes, whatever happens
+# ----------------------------------------------------------------- the same bytes, whatever happens
 
 
-def test_rerun_says_up_to_date(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_rerun_says_up_to_date(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     run_earth(archive, tmp_path / "store")
     before = tiny_archives.files(tmp_path / "store")
     (tmp_path / "store" / ".partial").mkdir()  # as a kill after the last step leaves it
     capsys.readouterr()
     assert run_earth(archive, tmp_path / "store") == 0
     assert "up to date" in capsys.readouterr().out
-    assert tiny_archives.files(tmp_path / "store") == before and not (tmp_path / "store" / ".partial").exists()
+    assert (
+        tiny_archives.files(tmp_path / "store") == before
+        and not (tmp_path / "store" / ".partial").exists()
+    )
 
 
 def test_a_place_and_name_of_no_importance(archive: Path, tmp_path: Path) -> None:
@@ -151,33 +202,80 @@ def test_a_place_and_name_of_no_importance(archive: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_and_rerun_give_the_same_bytes(archive: Path, tmp_path: Path, workers: int) -> None:
-    command = [*COMMAND, "spectral-earth", "--input", str(archive), "--labels", "landuse", *SMALL, "--workers", str(workers), "--output"]
+    command = [
+        *COMMAND,
+        "spectral-earth",
+        "--input",
+        str(archive),
+        "--labels",
+        "landuse",
+        *SMALL,
+        "--workers",
+        str(workers),
+        "--output",
+    ]
     run_earth(archive, tmp_path / "whole", "--labels", "landuse")
-    process = subprocess.Popen([*command, str(tmp_path / "killed")], cwd=REPOSITORY, env=slowed(tmp_path))
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "killed")], cwd=REPOSITORY, env=slowed(tmp_path)
+    )
     wait_for(lambda: list((tmp_path / "killed").glob(".partial/0*.json")))
     process.kill()
     process.wait()
     assert not (tmp_path / "killed" / "manifest.json").exists()
     (tmp_path / "killed" / "shards" / ".00003.array_record.partial").write_bytes(b"half a shard")
     time.sleep(0.5)  # workers see that their parent is gone
-    done = [tmp_path / "killed" / "shards" / f"{note.stem}.array_record" for note in (tmp_path / "killed").glob(".partial/0*.json")]
+    done = [
+        tmp_path / "killed" / "shards" / f"{note.stem}.array_record"
+        for note in (tmp_path / "killed").glob(".partial/0*.json")
+    ]
     made = {shard: shard.stat().st_mtime_ns for shard in done}
     assert 0 < len(made) < 4
-    subprocess.run([*command, str(tmp_path / "killed")], cwd=REPOSITORY, env=environment(), check=True, capture_output=True)
+    subprocess.run(
+        [*command, str(tmp_path / "killed")],
+        cwd=REPOSITORY,
+        env=environment(),
+        check=True,
+        capture_output=True,
+    )
     assert tiny_archives.files(tmp_path / "killed") == tiny_archives.files(tmp_path / "whole")
     assert {shard: shard.stat().st_mtime_ns for shard in done} == made  # what was finished is kept
 
 
-@pytest.mark.parametrize(("sent", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)])
-def test_interrupt_says_how_to_go_on(archive: Path, tmp_path: Path, sent: signal.Signals, workers: int) -> None:
-    command = [*COMMAND, "spectral-earth", "--input", str(archive), *SMALL, "--workers", str(workers), "--output"]
-    process = subprocess.Popen([*command, str(tmp_path / "store")], cwd=REPOSITORY, env=slowed(tmp_path), stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    ("sent", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)]
+)
+def test_interrupt_says_how_to_go_on(
+    archive: Path, tmp_path: Path, sent: signal.Signals, workers: int
+) -> None:
+    command = [
+        *COMMAND,
+        "spectral-earth",
+        "--input",
+        str(archive),
+        *SMALL,
+        "--workers",
+        str(workers),
+        "--output",
+    ]
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "store")],
+        cwd=REPOSITORY,
+        env=slowed(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for(lambda: list((tmp_path / "store").glob(".partial/0*.json")))
     process.send_signal(sent)
     assert "same convert command resumes" in process.communicate()[1]
     assert process.returncode == 130
     assert not list((tmp_path / "store").rglob(".*.partial"))
-    subprocess.run([*command, str(tmp_path / "store")], cwd=REPOSITORY, env=environment(), check=True, capture_output=True)
+    subprocess.run(
+        [*command, str(tmp_path / "store")],
+        cwd=REPOSITORY,
+        env=environment(),
+        check=True,
+        capture_output=True,
+    )
     run_earth(archive, tmp_path / "whole")
     assert tiny_archives.files(tmp_path / "store") == tiny_archives.files(tmp_path / "whole")
 
@@ -186,17 +284,22 @@ def test_killed_parent_leaves_no_worker(tmp_path: Path) -> None:
     script = tmp_path / "sleepers.py"
     script.write_text(
         "import os, sys, time\nfrom data_prep import parallel\n"
-        "def task(i):\n    open(f'{sys.argv[1]}/{os.getpid()}.pid', 'w').close()\n    time.sleep(60)\n"
+        "def task(i):\n    open(f'{sys.argv[1]}/{os.getpid()}.pid', 'w').close()\n    "
+        "time.sleep(60)\n"
         "if __name__ == '__main__':\n    list(parallel.run(task, range(4), 2))\n"
     )
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], cwd=REPOSITORY, env=environment())
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], cwd=REPOSITORY, env=environment()
+    )
     wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     process.kill()
     process.wait()
     wait_for(lambda: not any(is_alive(int(path.stem)) for path in tmp_path.glob("*.pid")))
 
 
-def test_damaged_shard_of_an_unfinished_store_is_made_again(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_shard_of_an_unfinished_store_is_made_again(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_earth(archive, tmp_path / "whole")
     stop_before_the_end(monkeypatch)
     with pytest.raises(SystemExit):
@@ -208,7 +311,9 @@ def test_damaged_shard_of_an_unfinished_store_is_made_again(archive: Path, tmp_p
     assert tiny_archives.files(tmp_path / "store") == tiny_archives.files(tmp_path / "whole")
 
 
-def test_finished_shards_are_not_made_again(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_shards_are_not_made_again(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop_before_the_end(monkeypatch)
     with pytest.raises(SystemExit):
         run_earth(archive, tmp_path / "store")
@@ -256,31 +361,55 @@ def is_alive(process: int) -> bool:
 # ------------------------------------------------------------------ other input or options
 
 
-def test_finished_store_of_other_options(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_finished_store_of_other_options(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     run_earth(archive, tmp_path / "store")
     before = tiny_archives.files(tmp_path / "store")
     capsys.readouterr()
-    fails(capsys, run_earth(archive, tmp_path / "store", "--val", "0000001/*"), str(tmp_path / "store"), "set of options (val: [] there", "--output")
+    fails(
+        capsys,
+        run_earth(archive, tmp_path / "store", "--val", "0000001/*"),
+        str(tmp_path / "store"),
+        "set of options (val: [] there",
+        "--output",
+    )
     (archive / "enmap" / "0000001" / "00002.tif").unlink()
     fails(capsys, run_earth(archive, tmp_path / "store"), "list of files")
     assert tiny_archives.files(tmp_path / "store") == before
 
 
-def test_unfinished_store_of_other_options(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_unfinished_store_of_other_options(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     stop_before_the_end(monkeypatch)
     with pytest.raises(SystemExit):
         run_earth(archive, tmp_path / "store")
     monkeypatch.undo()
     capsys.readouterr()
-    fails(capsys, run_earth(archive, tmp_path / "store", "--shard-mb", "2"), "begun with another", "(shard_mb: 1.0 there, 2.0 here)", "--output")
+    fails(
+        capsys,
+        run_earth(archive, tmp_path / "store", "--shard-mb", "2"),
+        "begun with another",
+        "(shard_mb: 1.0 there, 2.0 here)",
+        "--output",
+    )
     os.utime(archive / "enmap" / "0000001" / "00002.tif", ns=(1, 1))
     fails(capsys, run_earth(archive, tmp_path / "store"), "version of the files")
 
 
-def test_folder_of_something_else(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_folder_of_something_else(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("precious")
-    fails(capsys, run_earth(archive, tmp_path / "home"), str(tmp_path / "home"), "neither a store", "--output")
+    fails(
+        capsys,
+        run_earth(archive, tmp_path / "home"),
+        str(tmp_path / "home"),
+        "neither a store",
+        "--output",
+    )
     assert tiny_archives.files(tmp_path / "home") == {"thesis.txt": b"precious"}
 
 
@@ -300,9 +429,16 @@ def spoil(archive: Path) -> None:
     tiny_archives.write(third, tiny_archives.pixels(0, 201))
 
 
-def test_bad_file_stops_and_leaves_no_store(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_bad_file_stops_and_leaves_no_store(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     tiny_archives.write(archive / "enmap" / "0000007" / "00003.tif", tiny_archives.pixels(0, 201))
-    fails(capsys, run_earth(archive, tmp_path / "store"), str(archive / "enmap/0000007/00003.tif"), "201 bands")
+    fails(
+        capsys,
+        run_earth(archive, tmp_path / "store"),
+        str(archive / "enmap/0000007/00003.tif"),
+        "201 bands",
+    )
     assert not (tmp_path / "store" / "manifest.json").exists()
     assert not list((tmp_path / "store").rglob(".*.partial"))
 
@@ -327,15 +463,25 @@ def test_skip_bad_with_an_empty_shard(archive: Path, tmp_path: Path) -> None:
         (archive / "enmap" / f"{name}.tif").write_bytes(b"II*\0")
     assert run_earth(archive, tmp_path / "store", "--skip-bad") == 0
     store = open_store(tmp_path / "store")
-    assert [shard["file"] for shard in store.manifest["shards"]] == [f"shards/0000{n}.array_record" for n in (0, 1, 3)]
+    assert [shard["file"] for shard in store.manifest["shards"]] == [
+        f"shards/0000{n}.array_record" for n in (0, 1, 3)
+    ]
     assert [sample.id for sample in store][-1] == "0000011/00009"
-    assert sorted(path.name for path in (tmp_path / "store" / "shards").iterdir()) == [f"0000{n}.array_record" for n in (0, 1, 3)]
+    assert sorted(path.name for path in (tmp_path / "store" / "shards").iterdir()) == [
+        f"0000{n}.array_record" for n in (0, 1, 3)
+    ]
 
 
 def test_all_bad(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for path in (archive / "enmap").rglob("*.tif"):
         path.write_bytes(b"II*\0")
-    fails(capsys, run_earth(archive, tmp_path / "store", "--skip-bad"), "0000001/00001.tif", "7 images", "every one is bad")
+    fails(
+        capsys,
+        run_earth(archive, tmp_path / "store", "--skip-bad"),
+        "0000001/00001.tif",
+        "7 images",
+        "every one is bad",
+    )
 
 
 @pytest.mark.parametrize(
@@ -345,36 +491,67 @@ def test_all_bad(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
         (("--val", "0000001/*", "--val-share", "0.5"), ("--val and --val-share",)),
         (("--val", "0000001/00001"), ("1 places on both sides", "'0000001'", "0000001/*")),
         (("--val", "*"), ("every one of the 5 places goes to 'val'",)),
-        (("--val", "0000001/*", "--split", "blocks:9"), ("--val names places, --split blocks:KM draws them",)),
+        (
+            ("--val", "0000001/*", "--split", "blocks:9"),
+            ("--val names places, --split blocks:KM draws them",),
+        ),
         (("--dtype", "uint8"), ("nobody published a formula for enmap",)),
         (("--memory", "0.1"), ("--memory 0.1: one worker needs",)),
     ],
 )
-def test_contradicting_options(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture, options: tuple, words: tuple) -> None:
+def test_contradicting_options(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture, options: tuple, words: tuple
+) -> None:
     fails(capsys, run_earth(archive, tmp_path / "store", *options), *words)
     assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(("share", "places"), [("0.000001", 1), ("0.999999", 4)])
-def test_a_share_leaves_no_side_empty(archive: Path, tmp_path: Path, share: str, places: int) -> None:
+def test_a_share_leaves_no_side_empty(
+    archive: Path, tmp_path: Path, share: str, places: int
+) -> None:
     assert run_earth(archive, tmp_path / "store", "--val-share", share) == 0
     index = open_store(tmp_path / "store").index
     assert len(set(index["group"][index["split"] == "val"])) == places
 
 
-def test_options_against_the_archives_lists(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_options_against_the_archives_lists(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (archive / "splits").mkdir()
-    names = sorted(path.relative_to(archive / "enmap").as_posix() for path in (archive / "enmap").rglob("*.tif"))
+    names = sorted(
+        path.relative_to(archive / "enmap").as_posix()
+        for path in (archive / "enmap").rglob("*.tif")
+    )
     (archive / "splits" / "train.txt").write_text("\n".join(names))
-    fails(capsys, run_earth(archive, tmp_path / "store", "--val-share", "0.5"), "its own split", "--val-share", "--split blocks:KM")
+    fails(
+        capsys,
+        run_earth(archive, tmp_path / "store", "--val-share", "0.5"),
+        "its own split",
+        "--val-share",
+        "--split blocks:KM",
+    )
 
 
 def test_no_such_input(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    fails(capsys, run_earth(tmp_path / "nowhere", tmp_path / "store"), str(tmp_path / "nowhere"), "no such folder")
+    fails(
+        capsys,
+        run_earth(tmp_path / "nowhere", tmp_path / "store"),
+        str(tmp_path / "nowhere"),
+        "no such folder",
+    )
 
 
 @pytest.mark.parametrize(
-    "options", [("--val-share", "1"), ("--shard-mb", "0"), ("--workers", "-1"), ("--worker", "x"), ("--labels",), ("--trust-product-order",)]
+    "options",
+    [
+        ("--val-share", "1"),
+        ("--shard-mb", "0"),
+        ("--workers", "-1"),
+        ("--worker", "x"),
+        ("--labels",),
+        ("--trust-product-order",),
+    ],
 )
 def test_usage_errors_exit_with_2(tmp_path: Path, options: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -383,7 +560,11 @@ def test_usage_errors_exit_with_2(tmp_path: Path, options: tuple[str, ...]) -> N
 
 
 def test_share_keeps_places_together_and_where_they_are() -> None:
-    items = [Item(f"{place}/{date}", str(place), (File("image", ""),)) for place in range(2000) for date in range(2)]
+    items = [
+        Item(f"{place}/{date}", str(place), (File("image", ""),))
+        for place in range(2000)
+        for date in range(2)
+    ]
     few = {item.id: item.split for item in splits.assign(items[:1000], (), 0.2)}
     many = {item.id: item.split for item in splits.assign(items, (), 0.2)}
     assert few.items() <= many.items()
@@ -391,7 +572,9 @@ def test_share_keeps_places_together_and_where_they_are() -> None:
     assert sum(split == "val" for split in many.values()) / 4000 == pytest.approx(0.2, abs=0.03)
 
 
-def test_dry_run_writes_nothing(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_dry_run_writes_nothing(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert run_earth(archive, tmp_path / "store", "--dry-run", "--val-share", "0.5") == 0
     said = capsys.readouterr().out
     assert "7 samples of 5 places" in said and "4 shards" in said and "nothing was written" in said
@@ -406,9 +589,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 640 KB: too small for the store of the archive."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", folder], capture_output=True
+    )
     if mounted.returncode:
-        pytest.skip("may not mount a small disk here; test_no_room_for_a_shard covers the same message")
+        pytest.skip(
+            "may not mount a small disk here; test_no_room_for_a_shard covers the same message"
+        )
     try:
         yield folder
     finally:
@@ -416,29 +603,55 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_full_disk(archive: Path, small_disk: Path, capsys: pytest.CaptureFixture, workers: int) -> None:
-    fails(capsys, run_earth(archive, small_disk / "store", "--workers", workers), str(small_disk / "store"), "cannot be written", "Free space")
+def test_full_disk(
+    archive: Path, small_disk: Path, capsys: pytest.CaptureFixture, workers: int
+) -> None:
+    fails(
+        capsys,
+        run_earth(archive, small_disk / "store", "--workers", workers),
+        str(small_disk / "store"),
+        "cannot be written",
+        "Free space",
+    )
     assert not list((small_disk / "store").rglob(".*.partial"))
     assert not (small_disk / "store" / "manifest.json").exists()
 
 
 def test_no_room_for_a_shard(archive: Path, tmp_path: Path) -> None:
     """A limit on the size of a file, which any user may set, stands in for a full disk."""
-    command = [*COMMAND, "spectral-earth", "--input", str(archive), *SMALL, "--output", str(tmp_path / "store")]
+    command = [
+        *COMMAND,
+        "spectral-earth",
+        "--input",
+        str(archive),
+        *SMALL,
+        "--output",
+        str(tmp_path / "store"),
+    ]
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # noqa: E731
-    result = subprocess.run(command, cwd=REPOSITORY, env=environment(), preexec_fn=limit, capture_output=True, text=True)
+    result = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(), preexec_fn=limit, capture_output=True, text=True
+    )
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ") and str(tmp_path / "store") in line and "Free space" in line
     assert not list((tmp_path / "store").rglob(".*.partial"))
 
 
-def test_no_room_for_the_manifest(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_no_room_for_the_manifest(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(stores_module, "finish_store", full)
-    fails(capsys, run_earth(archive, tmp_path / "store"), str(tmp_path / "store"), "No space left", "Free space")
+    fails(
+        capsys,
+        run_earth(archive, tmp_path / "store"),
+        str(tmp_path / "store"),
+        "No space left",
+        "Free space",
+    )
     monkeypatch.undo()
     assert run_earth(archive, tmp_path / "store") == 0
 
@@ -449,17 +662,34 @@ def test_no_room_for_the_manifest(archive: Path, tmp_path: Path, monkeypatch: py
 def test_commands_do_not_import_jax(archive: Path, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom data_prep.__main__ import main\n"
-        f"assert main(['convert', 'spectral-earth', '--input', {str(archive)!r}, '--output', {str(tmp_path / 'store')!r}, '--workers', '1']) == 0\n"
+        f"assert main(['convert', 'spectral-earth', '--input', {str(archive)!r}, '--output', "
+        f"{str(tmp_path / 'store')!r}, '--workers', '1']) == 0\n"
         f"assert main(['verify', {str(tmp_path / 'store')!r}, '--workers', '1']) == 0\n"
-        f"assert main(['inspect', {str(tmp_path / 'store')!r}, '--output', {str(tmp_path)!r}]) == 0\n"
+        f"assert main(['inspect', {str(tmp_path / 'store')!r}, '--output', {str(tmp_path)!r}]) == "
+        "0\n"
         "assert 'jax' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, env=environment(), check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        env=environment(),
+        check=True,
+        capture_output=True,
+    )
 
 
 def test_help_of_the_commands_loads_no_gdal() -> None:
-    script = "import sys, data_prep.__main__\ntry:\n    data_prep.__main__.main(['--help'])\nfinally:\n    assert 'rasterio' not in sys.modules\n"
-    result = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    script = (
+        "import sys, data_prep.__main__\ntry:\n    data_prep.__main__.main(['--help'])\nfinally:\n "
+        "   assert 'rasterio' not in sys.modules\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0
     assert "example: python -m data_prep convert" in result.stdout
 

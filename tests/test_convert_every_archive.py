@@ -1,4 +1,6 @@
-"""Every reader, from a tiny archive in its published layout to a verified store, out of a folder and out of a tar, in every store format."""
+"""Every reader, from a tiny archive in its published layout to a verified store, out of a folder
+and out of a tar, in every store format.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,25 @@ from eo_jax.schema import Sample
 def convert(name: str, source: Path, store: Path, options: dict, *more: str) -> None:
     """Runs the command, as a user would."""
     given = [word for key, value in options.items() for word in _words(key, value)]
-    assert __main__.main(["convert", name, "--input", str(source), "--output", str(store), "--workers", "1", "--shard-mb", "0.1", *given, *more]) == 0
+    assert (
+        __main__.main(
+            [
+                "convert",
+                name,
+                "--input",
+                str(source),
+                "--output",
+                str(store),
+                "--workers",
+                "1",
+                "--shard-mb",
+                "0.1",
+                *given,
+                *more,
+            ]
+        )
+        == 0
+    )
 
 
 def _words(key: str, value: object) -> list[str]:
@@ -88,7 +108,9 @@ def test_a_tar_gives_the_samples_of_the_folder(name: str, suffix: str, tmp_path:
 def _cut_in_parts(path: Path) -> None:
     data, size = path.read_bytes(), path.stat().st_size // 3 + 1
     for number, letter in enumerate("abc"):
-        path.with_name(f"{path.name}.parta{letter}").write_bytes(data[number * size : (number + 1) * size])
+        path.with_name(f"{path.name}.parta{letter}").write_bytes(
+            data[number * size : (number + 1) * size]
+        )
     path.unlink()
 
 
@@ -99,5 +121,7 @@ def test_zarr_stores_hold_the_same_samples(name: str, store_format: str, tmp_pat
     convert(name, tmp_path / "archive", tmp_path / "plain", options)
     convert(name, tmp_path / "archive", tmp_path / "zarr", options, "--format", store_format)
     assert verify(tmp_path / "zarr") == []
-    for found, sample in zip(open_store(tmp_path / "zarr"), open_store(tmp_path / "plain"), strict=True):
+    for found, sample in zip(
+        open_store(tmp_path / "zarr"), open_store(tmp_path / "plain"), strict=True
+    ):
         assert_same(found, sample)

@@ -1,4 +1,6 @@
-"""Every archive of which there are real files or foreign fixtures: convert, verify, and every pixel as rasterio, scipy or h5py reads it."""
+"""Every archive of which there are real files or foreign fixtures: convert, verify, and every pixel
+as rasterio, scipy or h5py reads it.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +43,39 @@ ARCHIVES = [
 
 def convert(name: str, source: Path, store: Path, *options: str) -> Store:
     """Runs the command and `verify`, and opens the store."""
-    assert __main__.main(["convert", name, "--input", str(source), "--output", str(store), "--workers", "1", *options]) == 0
+    assert (
+        __main__.main(
+            [
+                "convert",
+                name,
+                "--input",
+                str(source),
+                "--output",
+                str(store),
+                "--workers",
+                "1",
+                *options,
+            ]
+        )
+        == 0
+    )
     assert verify(store) == []
     return open_store(store)
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "options", "samples"), ARCHIVES, ids=[" ".join((row[0], row[1].rpartition("/")[2], *row[2])) for row in ARCHIVES]
+    ("name", "source", "options", "samples"),
+    ARCHIVES,
+    ids=[" ".join((row[0], row[1].rpartition("/")[2], *row[2])) for row in ARCHIVES],
 )
-def test_convert_then_verify(sample_data: Path, tmp_path: Path, name: str, source: str, options: tuple[str, ...], samples: int) -> None:
+def test_convert_then_verify(
+    sample_data: Path,
+    tmp_path: Path,
+    name: str,
+    source: str,
+    options: tuple[str, ...],
+    samples: int,
+) -> None:
     assert len(convert(name, sample_data / source, tmp_path / "store", *options)) == samples
 
 
@@ -67,7 +93,9 @@ def test_ten_potsdam_tiles(sample_data: Path, tmp_path: Path) -> None:
     store = convert("enmap-tiles", root, tmp_path / "store")
     assert len(store) == 10
     for sample in store:
-        np.testing.assert_array_equal(sample.pixels, tiff(root / "images" / f"{sample.id}.tif")[kept])
+        np.testing.assert_array_equal(
+            sample.pixels, tiff(root / "images" / f"{sample.id}.tif")[kept]
+        )
 
 
 def test_ssl4eo_s12_native_grids(sample_data: Path, tmp_path: Path) -> None:
@@ -100,57 +128,118 @@ def test_eurosat_chips(sample_data: Path, tmp_path: Path) -> None:
 
 def test_salinas_a(sample_data: Path, tmp_path: Path) -> None:
     root = sample_data / "hyperspectral" / "salinas_a"
-    options = ("--image", "SalinasA_corrected.mat", "--ground-truth", "SalinasA_gt.mat", "--sensor", "aviris_salinas")
+    options = (
+        "--image",
+        "SalinasA_corrected.mat",
+        "--ground-truth",
+        "SalinasA_gt.mat",
+        "--sensor",
+        "aviris_salinas",
+    )
     (sample,) = convert("hsi-scene", root, tmp_path / "store", *options)
     cube = scipy.io.loadmat(root / "SalinasA_corrected.mat")["salinasA_corrected"]
     truth = scipy.io.loadmat(root / "SalinasA_gt.mat")["salinasA_gt"]
     np.testing.assert_array_equal(sample.pixels, np.moveaxis(cube, 2, 0))
     np.testing.assert_array_equal(sample.labels["landcover"], truth)
-    assert [int((sample.labels["landcover"] == code).sum()) for code in (1, 10, 11, 12, 13, 14)] == [391, 1343, 616, 1525, 674, 799]  # as published
+    assert [
+        int((sample.labels["landcover"] == code).sum()) for code in (1, 10, 11, 12, 13, 14)
+    ] == [391, 1343, 616, 1525, 674, 799]  # as published
 
 
 def test_jasper_ridge(sample_data: Path, tmp_path: Path) -> None:
     root = sample_data / "hyperspectral" / "jasper_ridge"
-    (sample,) = convert("hsi-scene", root, tmp_path / "store", "--image", "jasperRidge2_R198.mat", "--sensor", "aviris_jasper_ridge")
-    columns = scipy.io.loadmat(root / "jasperRidge2_R198.mat")["Y"]  # pixels in MATLAB's order, column by column
+    (sample,) = convert(
+        "hsi-scene",
+        root,
+        tmp_path / "store",
+        "--image",
+        "jasperRidge2_R198.mat",
+        "--sensor",
+        "aviris_jasper_ridge",
+    )
+    columns = scipy.io.loadmat(root / "jasperRidge2_R198.mat")[
+        "Y"
+    ]  # pixels in MATLAB's order, column by column
     np.testing.assert_array_equal(sample.pixels, columns.reshape(198, 100, 100).transpose(0, 2, 1))
 
 
 def test_pavia_centre_in_matlab_7_3(sample_data: Path, tmp_path: Path) -> None:
-    """A scene that somebody scaled to fractions needs the user's own row, and comes out of HDF5 with its axes reversed."""
+    """A scene that somebody scaled to fractions needs the user's own row, and comes out of HDF5
+    with its axes reversed.
+    """
     root = sample_data / "hyperspectral" / "pavia_centre_crop"
-    row = dataclasses.replace(get_sensor("rosis_pavia_centre"), id="pavia_scaled", dtype="float64", units="fraction of the largest value")
+    row = dataclasses.replace(
+        get_sensor("rosis_pavia_centre"),
+        id="pavia_scaled",
+        dtype="float64",
+        units="fraction of the largest value",
+    )
     (tmp_path / "row.json").write_text(json.dumps(row.row()))
     options = ("--image", "pavia.mat", "--sensor", str(tmp_path / "row.json"))
     with h5py.File(root / "pavia.mat") as file:
-        name = next(key for key, value in file.items() if isinstance(value, h5py.Dataset) and value.ndim == 3)
+        name = next(
+            key
+            for key, value in file.items()
+            if isinstance(value, h5py.Dataset) and value.ndim == 3
+        )
         cube = file[name][()]
     (sample,) = convert("hsi-scene", root, tmp_path / "store", *options, "--variable", name)
     np.testing.assert_array_equal(sample.pixels, cube.transpose(0, 2, 1))
 
 
 def test_houston_ground_truth_is_whole(sample_data: Path, tmp_path: Path) -> None:
-    """The scene itself is not among the files; its ground truth is, and goes with any image of that size."""
+    """The scene itself is not among the files; its ground truth is, and goes with any image of that
+    size.
+    """
     truth = scipy.io.loadmat(sample_data / "hyperspectral" / "houston2013" / "Houston_gt.mat")
     name = next(key for key in truth if not key.startswith("__"))
     image = np.arange(349 * 1905, dtype=np.uint16).reshape(349, 1905, 1).repeat(2, 2)
     scipy.io.savemat(tmp_path / "image.mat", {"image": image}, do_compression=True)
     scipy.io.savemat(tmp_path / "gt.mat", {"gt": truth[name]}, do_compression=True)
-    row = Sensor("two", "two bands", (Band("1", 1, None, None), Band("2", 2, None, None)), None, "uint16", 1.0, "digital number", None)
+    row = Sensor(
+        "two",
+        "two bands",
+        (Band("1", 1, None, None), Band("2", 2, None, None)),
+        None,
+        "uint16",
+        1.0,
+        "digital number",
+        None,
+    )
     (tmp_path / "row.json").write_text(json.dumps(row.row()))
-    options = ("--image", "image.mat", "--ground-truth", "gt.mat", "--sensor", str(tmp_path / "row.json"), "--patch-size", "64")
+    options = (
+        "--image",
+        "image.mat",
+        "--ground-truth",
+        "gt.mat",
+        "--sensor",
+        str(tmp_path / "row.json"),
+        "--patch-size",
+        "64",
+    )
     store = convert("hsi-scene", tmp_path, tmp_path / "store", *options)
-    assert sum(store.manifest["labels"]["landcover"]["values"][str(code)] for code in range(1, 16)) == 15029
+    assert (
+        sum(store.manifest["labels"]["landcover"]["values"][str(code)] for code in range(1, 16))
+        == 15029
+    )
 
 
 @pytest.mark.parametrize(
-    ("image", "sensor"), [("HyMap02_Berlin_Urban_Gradient_2009", "hymap_berlin"), ("EnMAP_BerlinUrbanGradient", "enmap_simulated_berlin")]
+    ("image", "sensor"),
+    [
+        ("HyMap02_Berlin_Urban_Gradient_2009", "hymap_berlin"),
+        ("EnMAP_BerlinUrbanGradient", "enmap_simulated_berlin"),
+    ],
 )
 def test_berlin(sample_data: Path, tmp_path: Path, image: str, sensor: str) -> None:
-    """ENVI pairs, one of them compressed with gzip; GDAL would write a file beside it, so it is compared on a copy."""
+    """ENVI pairs, one of them compressed with gzip; GDAL would write a file beside it, so it is
+    compared on a copy.
+    """
     root = sample_data / "hyperspectral" / "berlin_urban_gradient"
     before = sorted(root.iterdir())
-    (sample,) = convert("hsi-scene", root, tmp_path / "store", "--image", f"{image}.hdr", "--sensor", sensor)
+    (sample,) = convert(
+        "hsi-scene", root, tmp_path / "store", "--image", f"{image}.hdr", "--sensor", sensor
+    )
     assert sorted(root.iterdir()) == before
     for suffix in ("hdr", "bsq"):
         (tmp_path / f"{image}.{suffix}").write_bytes((root / f"{image}.{suffix}").read_bytes())
@@ -160,9 +249,16 @@ def test_berlin(sample_data: Path, tmp_path: Path, image: str, sensor: str) -> N
 def test_landsat_with_a_band_table_of_the_user(sample_data: Path, tmp_path: Path) -> None:
     source = sample_data / "landsat" / "L7_ETM_olinda"
     names = ("B1", "B2", "B3", "B4", "B5", "B7")
-    bands = tuple(dataclasses.replace(band, number=i + 1) for i, band in enumerate(get_sensor("landsat7_etm_sr").bands))
-    row = Sensor("olinda", "Landsat 7 ETM+ level 1", bands, 28.5, "uint8", 1.0, "digital number", None)
+    bands = tuple(
+        dataclasses.replace(band, number=i + 1)
+        for i, band in enumerate(get_sensor("landsat7_etm_sr").bands)
+    )
+    row = Sensor(
+        "olinda", "Landsat 7 ETM+ level 1", bands, 28.5, "uint8", 1.0, "digital number", None
+    )
     assert len(bands) == len(names)
     (tmp_path / "row.json").write_text(json.dumps(row.row()))
-    (sample,) = convert("geotiff", source, tmp_path / "store", "--sensor", str(tmp_path / "row.json"))
+    (sample,) = convert(
+        "geotiff", source, tmp_path / "store", "--sensor", str(tmp_path / "row.json")
+    )
     np.testing.assert_array_equal(sample.pixels, tiff(source / "L7_ETMs.tif"))

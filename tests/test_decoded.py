@@ -1,4 +1,6 @@
-"""Samples held in memory: the same batches, decoded once, shared, and refused where they do not fit."""
+"""Samples held in memory: the same batches, decoded once, shared, and refused where they do not
+fit.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,15 @@ from eo_jax.data.stores import FORMATS
 
 
 def pipeline(path: Path, cache: str = "memory", rows: int = 4, **changes: Any) -> Pipeline:
-    about = {name: changes.pop(name) for name in ("on_error", "max_bad", "threads") if name in changes}
-    return Pipeline(Config({"enmap": SourceConfig(str(path), "enmap", cache=cache, **changes)}, rows, CROP, **about), 0)
+    about = {
+        name: changes.pop(name) for name in ("on_error", "max_bad", "threads") if name in changes
+    }
+    return Pipeline(
+        Config(
+            {"enmap": SourceConfig(str(path), "enmap", cache=cache, **changes)}, rows, CROP, **about
+        ),
+        0,
+    )
 
 
 @pytest.fixture
@@ -29,7 +38,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of each sample that is decoded into memory."""
     found: list[int] = []
     inner = decoded.read_arrays
-    monkeypatch.setattr(decoded, "read_arrays", lambda store, i, bands: found.append(i) or inner(store, i, bands))
+    monkeypatch.setattr(
+        decoded, "read_arrays", lambda store, i, bands: found.append(i) or inner(store, i, bands)
+    )
     return found
 
 
@@ -37,15 +48,22 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("bands", [(), ("B2", "B7")])
 def test_batches_are_the_same_from_memory(tmp_path: Path, format: str, bands: tuple[str, ...]):
     path = write_tiny_store(tmp_path / "store", size=8, format=format)
-    runs = [pipeline(path, cache, dates=2, label="landuse", bands=bands) for cache in ("none", "memory")]
+    runs = [
+        pipeline(path, cache, dates=2, label="landuse", bands=bands) for cache in ("none", "memory")
+    ]
     for stored, held in zip(*(run.batches(0, 5) for run in runs), strict=True):
         assert_same(held, stored)
-    sources = [Source("enmap", SourceConfig(str(path), "enmap", cache=cache, bands=bands), CROP) for cache in ("none", "memory")]
+    sources = [
+        Source("enmap", SourceConfig(str(path), "enmap", cache=cache, bands=bands), CROP)
+        for cache in ("none", "memory")
+    ]
     for stored, held in zip(*(in_order(source, 4, "landuse") for source in sources), strict=True):
         assert_same(held, stored)
 
 
-def test_each_sample_is_decoded_once_by_all_threads_and_sources(tmp_path: Path, decodings: list[int], monkeypatch: pytest.MonkeyPatch):
+def test_each_sample_is_decoded_once_by_all_threads_and_sources(
+    tmp_path: Path, decodings: list[int], monkeypatch: pytest.MonkeyPatch
+):
     path = write_store(tmp_path / "store", [sample(i, i) for i in range(6)])
     monkeypatch.setattr(Store, "read_into", None)
     held = SourceConfig(str(path), "enmap", cache="memory")
@@ -64,24 +82,31 @@ def test_memory_is_given_back_with_the_last_source(tmp_path: Path, decodings: li
 
 
 def test_what_is_held_cannot_be_written_to(tmp_path: Path):
-    source = Source("enmap", SourceConfig(str(write_tiny_store(tmp_path / "store", size=8)), "enmap", cache="memory"), CROP)
+    source = Source(
+        "enmap",
+        SourceConfig(str(write_tiny_store(tmp_path / "store", size=8)), "enmap", cache="memory"),
+        CROP,
+    )
     pixels, labels = source.arrays(0)
     for array in (pixels, labels["landuse"]):
         with pytest.raises(ValueError, match="read-only"):
             array[:] = 0
 
 
-# ------------------------------------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 BYTES = 202 * 10 * 8 * 2  # of a sample
 
 
-def test_more_than_half_of_the_free_memory_is_refused_before_anything_is_decoded(tmp_path: Path, decodings: list[int], monkeypatch):
+def test_more_than_half_of_the_free_memory_is_refused_before_anything_is_decoded(
+    tmp_path: Path, decodings: list[int], monkeypatch
+):
     path = write_store(tmp_path / "store", [sample(i, i) for i in range(3)])
     monkeypatch.setattr(decoded, "free_memory", lambda: 2 * 3 * BYTES - 2)
     message = (
-        rf"sources\.enmap\.cache: 'memory' needs {3 * BYTES:,} bytes .*{path}.* at most {3 * BYTES - 1:,}, half of the free memory; use cache='none'"
+        rf"sources\.enmap\.cache: 'memory' needs {3 * BYTES:,} bytes .*{path}.* at most "
+        rf"{3 * BYTES - 1:,}, half of the free memory; use cache='none'"
     )
     with pytest.raises(ValueError, match=message):
         pipeline(path)
@@ -91,7 +116,9 @@ def test_more_than_half_of_the_free_memory_is_refused_before_anything_is_decoded
     pipeline(path)
 
 
-def test_what_other_sources_are_still_to_decode_counts_and_what_is_shared_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_other_sources_are_still_to_decode_counts_and_what_is_shared_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     stores = [write_store(tmp_path / f"store{i}", [sample(i)]) for i in range(2)]
     monkeypatch.setattr(decoded, "free_memory", lambda: 2 * BYTES)
     held = [pipeline(stores[0]), pipeline(stores[0])]
@@ -112,7 +139,7 @@ def test_free_memory_is_some():
     assert 2**20 < decoded.free_memory() < 2**50
 
 
-# ------------------------------------------------------------------------------------------------------------------ bad records
+# -------------------------------------------------------------------------------------- bad records
 
 
 def test_bad_records_are_skipped_and_counted_as_from_the_store(tmp_path: Path):
@@ -120,7 +147,10 @@ def test_bad_records_are_skipped_and_counted_as_from_the_store(tmp_path: Path):
     damage(path, 5)
     runs = [pipeline(path, cache, on_error="skip", max_bad=0.2) for cache in ("none", "memory")]
     said: list[list[str]] = [[], []]
-    for stored, held in zip(*(run.batches(0, 6, lines.append) for run, lines in zip(runs, said, strict=True)), strict=True):
+    for stored, held in zip(
+        *(run.batches(0, 6, lines.append) for run, lines in zip(runs, said, strict=True)),
+        strict=True,
+    ):
         assert_same(held, stored)
     assert said[0] == said[1] and len(said[0]) == 1 and "(id id5)" in said[0][0]
 

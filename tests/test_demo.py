@@ -1,4 +1,6 @@
-"""Tests of `launch.demo`: which commands run in which order, with what, for a simulated archive and a user's tiles; and what is said at the end."""
+"""Tests of `launch.demo`: which commands run in which order, with what, for a simulated archive and
+a user's tiles; and what is said at the end.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 from launch import demo
 
-SCORES = {"rmse": 0.02, "mean_visible_rmse": 0.05, "nearest_token_rmse": 0.04, "ratio_to_mean_visible": 0.4, "ratio_to_nearest_token": 0.5}
+SCORES = {
+    "rmse": 0.02,
+    "mean_visible_rmse": 0.05,
+    "nearest_token_rmse": 0.04,
+    "ratio_to_mean_visible": 0.4,
+    "ratio_to_nearest_token": 0.5,
+}
 METRICS = [
     {"step": 1, "loss": 1.0},
     {"step": 2, "loss": 0.25},
@@ -29,15 +37,23 @@ METRICS = [
 
 @pytest.fixture
 def commands(monkeypatch, tmp_path):
-    """Commands are recorded, not run; training leaves its metrics. Everything happens in an empty folder."""
+    """Commands are recorded, not run; training leaves its metrics. Everything happens in an empty
+    folder.
+    """
     recorded: list[list[str]] = []
 
     def run(command: list[str], **_) -> subprocess.CompletedProcess:
         recorded.append(command)
         if command[2] == "eo_jax.train":
-            workdir = Path(next(argument for argument in command if argument.startswith("--workdir=")).removeprefix("--workdir="))
+            workdir = Path(
+                next(
+                    argument for argument in command if argument.startswith("--workdir=")
+                ).removeprefix("--workdir=")
+            )
             workdir.mkdir(parents=True)
-            (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in METRICS))
+            (workdir / "metrics.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in METRICS)
+            )
         return subprocess.CompletedProcess(command, failing.get(command[2], 0))
 
     failing: dict[str, int] = {}
@@ -52,17 +68,27 @@ def start(monkeypatch, *arguments: str) -> int:
 
 
 def modules(recorded: list[list[str]]) -> list[str]:
-    return [" ".join(part for part in command[2:4] if not part.startswith("-")) for command in recorded]
+    return [
+        " ".join(part for part in command[2:4] if not part.startswith("-")) for command in recorded
+    ]
 
 
 def test_the_simulated_demo_runs_every_step_in_order_and_shows_each(commands, monkeypatch, capsys):
     recorded, _ = commands
     assert start(monkeypatch) == 0
-    assert modules(recorded) == ["data_prep simulate", "data_prep convert", "eo_jax.train", "eo_jax.export", "eo_jax.report"]
+    assert modules(recorded) == [
+        "data_prep simulate",
+        "data_prep convert",
+        "eo_jax.train",
+        "eo_jax.export",
+        "eo_jax.report",
+    ]
     assert all(command[:2] == [sys.executable, "-m"] for command in recorded)
     shown = [line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
     assert shown == [" ".join(["python", *command[1:]]) for command in recorded]
-    archive, store = (recorded[1][recorded[1].index(option) + 1] for option in ("--input", "--output"))
+    archive, store = (
+        recorded[1][recorded[1].index(option) + 1] for option in ("--input", "--output")
+    )
     assert recorded[0][recorded[0].index("--output") + 1] == archive
     assert golden_text.load("mae_demo")["get_config"]().data.sources.enmap.store == store
 
@@ -94,9 +120,17 @@ def test_a_command_that_fails_ends_the_demo_with_its_code(commands, monkeypatch,
 def write_tiles(path: Path, sizes: list[int], labels: list[str]) -> None:
     """The store that a user's tiles of these sizes convert to."""
     sample = lambda i, size: Sample(  # noqa: E731
-        pixels=np.ones((202, size, size), np.int16), sensor=ENMAP.id, id=f"tile{i}", group=f"tile{i}", labels={}
+        pixels=np.ones((202, size, size), np.int16),
+        sensor=ENMAP.id,
+        id=f"tile{i}",
+        group=f"tile{i}",
+        labels={},
     )
-    write_store(path, [sample(i, size) for i, size in enumerate(sizes)], about={"labels": {name: {} for name in labels}})
+    write_store(
+        path,
+        [sample(i, size) for i, size in enumerate(sizes)],
+        about={"labels": {name: {} for name in labels}},
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,15 +142,26 @@ def write_tiles(path: Path, sizes: list[int], labels: list[str]) -> None:
         ([32, 32], ["landuse"], "tiles", 32),
     ],
 )
-def test_a_users_tiles_set_variant_and_crop(commands, monkeypatch, tmp_path, sizes, labels, variant, crop):
+def test_a_users_tiles_set_variant_and_crop(
+    commands, monkeypatch, tmp_path, sizes, labels, variant, crop
+):
     recorded, _ = commands
     write_tiles(tmp_path / "stores" / "demo_my tiles", sizes, labels)
     assert start(monkeypatch, "--data", str(tmp_path / "my tiles")) == 0
-    assert modules(recorded) == ["data_prep convert", "eo_jax.train", "eo_jax.export", "eo_jax.report"]
+    assert modules(recorded) == [
+        "data_prep convert",
+        "eo_jax.train",
+        "eo_jax.export",
+        "eo_jax.report",
+    ]
     convert, training = recorded[0], recorded[1]
     assert convert[4:7] == ["enmap-tiles", "--input", str(tmp_path / "my tiles")]
     store = convert[convert.index("--output") + 1]
-    expected = {"config": f"configs/mae_demo.py:{variant}", "workdir": "runs/demo_my tiles", "config.data.sources.enmap.store": store}
+    expected = {
+        "config": f"configs/mae_demo.py:{variant}",
+        "workdir": "runs/demo_my tiles",
+        "config.data.sources.enmap.store": store,
+    }
     expected |= {"config.data.crop": str(crop), 'config.augment.crops["global"].size': str(crop)}
     assert dict(argument.removeprefix("--").split("=", 1) for argument in training[3:]) == expected
 
@@ -126,9 +171,17 @@ def test_the_overrides_fit_the_config_and_the_store(commands, monkeypatch, tmp_p
     write_tiles(tmp_path / "stores" / "demo_tiles", [31, 50], [])
     _, config_file, overrides = demo._own_tiles(tmp_path / "tiles")
     config = golden_text.load("mae_demo")["get_config"](config_file.split(":")[1])
-    values = dict(override.removeprefix("--config.").replace('["global"]', ".global").split("=", 1) for override in overrides)
-    config.update_from_flattened_dict({key: int(value) if value.isdigit() else value for key, value in values.items()})
+    values = dict(
+        override.removeprefix("--config.").replace('["global"]', ".global").split("=", 1)
+        for override in overrides
+    )
+    config.update_from_flattened_dict(
+        {key: int(value) if value.isdigit() else value for key, value in values.items()}
+    )
     experiment = build.experiment(config)
     source = dataclasses.replace(experiment.data, batch_size=1).sources["enmap"]
     assert len(open_store(source.store)) == 2
-    assert build.pipeline.Pipeline(experiment.data, 0).batch(0)["enmap"]["pixels"].shape[-2:] == (28, 28)
+    assert build.pipeline.Pipeline(experiment.data, 0).batch(0)["enmap"]["pixels"].shape[-2:] == (
+        28,
+        28,
+    )

@@ -19,7 +19,11 @@ QUIRKS = re.findall(r"^\| (.+) \| `(test_\w+\.py)::(test_\w+)` \|$", ARCHIVES, r
 
 def functions_of(file: str) -> set[str]:
     """Names of the test functions of a file."""
-    return {node.name for node in ast.parse((ROOT / "tests" / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+    return {
+        node.name
+        for node in ast.parse((ROOT / "tests" / file).read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
 
 
 @pytest.mark.parametrize(("quirk", "file", "name"), QUIRKS, ids=[name for _, _, name in QUIRKS])
@@ -32,13 +36,22 @@ def test_the_table_of_quirks_is_read() -> None:
 
 
 def test_every_reader_is_in_the_table_of_archives() -> None:
-    commands = {match.split()[0] for match in re.findall(r"^\|[^|]+\| `([^`]+)` \|", ARCHIVES, re.MULTILINE)}
+    commands = {
+        match.split()[0] for match in re.findall(r"^\|[^|]+\| `([^`]+)` \|", ARCHIVES, re.MULTILINE)
+    }
     assert set(readers.names()) <= commands
 
 
 def test_the_table_of_objectives_shows_what_the_benchmark_wrote() -> None:
     written = json.loads((ROOT / "benchmarks" / "results" / "cpu" / "objectives.json").read_text())
     lines = (ROOT / "docs" / "objectives.md").read_text().splitlines()
-    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if re.match(r"\| \w+ \| (vit|resnet) \|", line)]
-    assert shown == [objectives.cells(row) for row in written] and len(shown) == 2 * len({row[0] for row in shown}) >= 30
+    shown = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if re.match(r"\| \w+ \| (vit|resnet) \|", line)
+    ]
+    assert (
+        shown == [objectives.cells(row) for row in written]
+        and len(shown) == 2 * len({row[0] for row in shown}) >= 30
+    )
     assert not [line for row in written for line in objectives.missed(row)]

@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.doctor`: from rates to the right verdict and advice, and one real measurement."""
+"""Tests of `eo_jax.doctor`: from rates to the right verdict and advice, and one real
+measurement.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ from tiny_run import CONFIG, overrides
 from eo_jax import cli, doctor
 from eo_jax.doctor import Rates, Setup
 
-LAPTOP = Setup(on_cpu=True, threads=2, crop=32, size=32, stores={"enmap": ("zarr-raw", 32)}, dtype="float32", mfu=None)
+LAPTOP = Setup(
+    on_cpu=True,
+    threads=2,
+    crop=32,
+    size=32,
+    stores={"enmap": ("zarr-raw", 32)},
+    dtype="float32",
+    mfu=None,
+)
 GPU = dataclasses.replace(LAPTOP, on_cpu=False, dtype="bfloat16", mfu=0.45)
 PACKED = {"enmap": ("array-record", 128)}
 
@@ -44,14 +54,22 @@ def test_what_a_run_is_bound_by(rates, bound):
 
 
 def test_verdicts_have_the_figures():
-    assert "the step could take 100 batches/s, the loader gives 10; the device waits 90% of the time" in doctor.verdict(Rates(10, 100, 10))
-    assert "4.0 times what the step takes; it could be 75% slower before that mattered" in doctor.verdict(Rates(40, 10, 10))
+    assert (
+        "the step could take 100 batches/s, the loader gives 10; the device waits 90% of the time"
+        in doctor.verdict(Rates(10, 100, 10))
+    )
+    assert (
+        "4.0 times what the step takes; it could be 75% slower before that mattered"
+        in doctor.verdict(Rates(40, 10, 10))
+    )
     assert "0.90 times what the step takes" in doctor.verdict(Rates(9, 10, 9))
 
 
 def test_taking_turns_is_told_from_less_than_that():
     assert doctor.verdict(Rates(10, 10, 5)).endswith("hold each other up, as if they took turns")
-    assert doctor.verdict(Rates(10, 10, 3)).endswith("hold each other up, slower than if they took turns")
+    assert doctor.verdict(Rates(10, 10, 3)).endswith(
+        "hold each other up, slower than if they took turns"
+    )
 
 
 # --- advice
@@ -62,14 +80,26 @@ def data_bound(more_threads: float, **setup) -> list[str]:
 
 
 def test_more_threads_are_advised_as_far_as_they_were_measured_to_help():
-    assert data_bound(20)[0] == "config.data.threads=4: the loader ran at 2.00 times the rate, 50% of what the step takes"
-    assert data_bound(44)[0] == "config.data.threads=4: the loader ran at 4.40 times the rate, enough for the step"
-    assert data_bound(11)[0].startswith("more threads do not help: with config.data.threads=4 the loader ran at 1.10 times the rate")
+    assert (
+        data_bound(20)[0]
+        == "config.data.threads=4: the loader ran at 2.00 times the rate, 50% of what the step "
+        "takes"
+    )
+    assert (
+        data_bound(44)[0]
+        == "config.data.threads=4: the loader ran at 4.40 times the rate, enough for the step"
+    )
+    assert data_bound(11)[0].startswith(
+        "more threads do not help: with config.data.threads=4 the loader ran at 1.10 times the rate"
+    )
 
 
 def test_a_store_that_has_to_be_decoded_is_named_with_what_the_crop_keeps():
     line = data_bound(10, stores={"s1": ("zarr-raw", 128), **PACKED})[1]
-    assert line.startswith("source 'enmap' is stored as array-record: whole patches are decoded, of which a crop of 32 px keeps 6.2%.")
+    assert line.startswith(
+        "source 'enmap' is stored as array-record: whole patches are decoded, of which a crop of "
+        "32 px keeps 6.2%."
+    )
     assert "--format zarr-raw" in line
     (line,) = data_bound(10, stores={"enmap": ("zarr", 32)})[1:]
     assert line.startswith("source 'enmap' is stored as zarr: whole patches are decoded. Convert")
@@ -77,11 +107,16 @@ def test_a_store_that_has_to_be_decoded_is_named_with_what_the_crop_keeps():
 
 def test_a_crop_larger_than_the_views_is_named():
     (line,) = data_bound(10, crop=96)[1:]
-    assert line == "config.data.crop=32: the views are 32 px, a crop of 96 px moves 9.0 times their pixels"
+    assert (
+        line
+        == "config.data.crop=32: the views are 32 px, a crop of 96 px moves 9.0 times their pixels"
+    )
 
 
 def test_where_nothing_is_left_to_save_it_says_so():
-    assert data_bound(10)[1:] == ["stores and crop are as cheap as they get; a faster disk, or more cores"]
+    assert data_bound(10)[1:] == [
+        "stores and crop are as cheap as they get; a faster disk, or more cores"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -89,21 +124,32 @@ def test_where_nothing_is_left_to_save_it_says_so():
     [
         (LAPTOP, ["an accelerator"]),
         (GPU, ["MFU of the step alone is 45.0%"]),
-        (dataclasses.replace(GPU, mfu=0.1), ["MFU of the step alone is 10.0%", "larger config.data.batch_size"]),
+        (
+            dataclasses.replace(GPU, mfu=0.1),
+            ["MFU of the step alone is 10.0%", "larger config.data.batch_size"],
+        ),
         (dataclasses.replace(GPU, dtype="float32"), ["MFU", "config.model.dtype=bfloat16"]),
         (dataclasses.replace(GPU, mfu=None), ["larger config.data.batch_size"]),
     ],
 )
 def test_compute_bound_advice_fits_the_device(setup, words):
     lines = doctor.advice(Rates(40, 10, 10), setup)
-    assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines, strict=True))
+    assert len(lines) == len(words) and all(
+        word in line for word, line in zip(words, lines, strict=True)
+    )
 
 
 def test_contention_is_the_cores_on_a_cpu_and_the_transfer_elsewhere():
     rates = Rates(10, 10, 5)
     cores = doctor.advice(rates, dataclasses.replace(LAPTOP, stores=PACKED))
-    assert "share the cores" in cores[0] and cores[1].startswith("config.data.threads=1: fewer") and "--format zarr-raw" in cores[2]
-    assert not any("threads=0" in line for line in doctor.advice(rates, dataclasses.replace(LAPTOP, threads=1)))
+    assert (
+        "share the cores" in cores[0]
+        and cores[1].startswith("config.data.threads=1: fewer")
+        and "--format zarr-raw" in cores[2]
+    )
+    assert not any(
+        "threads=0" in line for line in doctor.advice(rates, dataclasses.replace(LAPTOP, threads=1))
+    )
     assert "config.sharding.prefetch" in doctor.advice(rates, GPU)[0]
 
 
@@ -115,7 +161,9 @@ def test_a_mixture_is_measured_in_its_proportions(tiny_store):
     with mixed_run.training_the_mixture():
         rates, setup, batch_bytes = doctor.examine(config, 0.1, said.append)
     patch = 4 * 202 * 8 * 8 * 2
-    assert batch_bytes / patch == pytest.approx(2 / 3 * 4 + 1 / 3 * 1, rel=0.01)  # two dates of two sources, or one of one
+    assert batch_bytes / patch == pytest.approx(
+        2 / 3 * 4 + 1 / 3 * 1, rel=0.01
+    )  # two dates of two sources, or one of one
     assert min(rates.loader, rates.step, rates.together) > 0
     assert setup.stores.keys() == {"s1", "s2", "x"}
 
@@ -135,7 +183,10 @@ def test_one_store_is_that_of_every_source_and_a_named_one_goes_before_it():
 
 @pytest.mark.parametrize("item", ["s3=a", "s1", "s1=", "=a"])
 def test_a_store_of_no_source_is_refused(item):
-    with pytest.raises(ValueError, match=re.escape(f"--store={item}: expected SOURCE=PATH with SOURCE one of s1, s2")):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(f"--store={item}: expected SOURCE=PATH with SOURCE one of s1, s2"),
+    ):
         doctor.point_at(sources(), [], [item])
 
 
@@ -144,7 +195,9 @@ def test_a_store_of_no_source_is_refused(item):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs `python -m eo_jax.doctor` with these arguments, in this process; gives exit code, output and errors."""
+    """Runs `python -m eo_jax.doctor` with these arguments, in this process; gives exit code, output
+    and errors.
+    """
     monkeypatch.chdir(golden_text.ROOT)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -157,9 +210,14 @@ def command(monkeypatch, capsys):
 
 
 def test_it_measures_and_gives_a_verdict(command, tiny_store):
-    code, output, error = command(str(tiny_store), f"--config={CONFIG}", "--seconds=0.1", *overrides())
+    code, output, error = command(
+        str(tiny_store), f"--config={CONFIG}", "--seconds=0.1", *overrides()
+    )
     assert (code, error) == (0, "")
-    assert all(re.search(rf"{title} +│ +\d+\.\d\d │", output) for title in ("loader alone, threads=2", "step alone", "both, as in training"))
+    assert all(
+        re.search(rf"{title} +│ +\d+\.\d\d │", output)
+        for title in ("loader alone, threads=2", "step alone", "both, as in training")
+    )
     ending = output.rpartition("┘\n")[2].splitlines()
     assert ending[0].startswith(("data-bound: ", "compute-bound: ", "balanced: ", "contention: "))
     assert len(ending) > 1 and all(line.startswith("  - ") for line in ending[1:])
@@ -169,7 +227,10 @@ def test_it_measures_and_gives_a_verdict(command, tiny_store):
     ("arguments", "message"),
     [
         ((), "--config=configs/FILE.py[:variant] must be given"),
-        (("a", "b", f"--config={CONFIG}"), "2 stores (a, b), expected one, for all sources; give more as --store=SOURCE=PATH"),
+        (
+            ("a", "b", f"--config={CONFIG}"),
+            "2 stores (a, b), expected one, for all sources; give more as --store=SOURCE=PATH",
+        ),
         (("no/such", f"--config={CONFIG}"), "no/such: no such store"),
         (("--config=configs/none.py",), "configs/none.py"),
         (("--config=configs/mae_demo.py:none",), "configs/mae_demo.py: no variant 'none'"),

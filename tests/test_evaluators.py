@@ -1,4 +1,6 @@
-"""The evaluators' arithmetic against loops that say what is meant, and what they leave out: padding, no-data and unlabelled pixels."""
+"""The evaluators' arithmetic against loops that say what is meant, and what they leave out:
+padding, no-data and unlabelled pixels.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,16 @@ BANDS, PATCH = 3, 2
 TO_UNITS = np.array([0.5, 1.0, 4.0])
 
 
-def preview(seed: int = 0, batch: int = 3, rows: int = 3, columns: int = 4, hidden: int = 8) -> dict[str, np.ndarray]:
-    """A random preview of images of `rows` x `columns` tokens, `hidden` of them masked; a fifth of the values is invalid."""
+def preview(
+    seed: int = 0, batch: int = 3, rows: int = 3, columns: int = 4, hidden: int = 8
+) -> dict[str, np.ndarray]:
+    """A random preview of images of `rows` x `columns` tokens, `hidden` of them masked; a fifth of
+    the values is invalid.
+    """
     rng = np.random.default_rng(seed)
-    tokens = rng.permuted(np.tile(np.arange(rows * columns) < hidden, (batch, 1)), axis=1).reshape(batch, rows, columns)
+    tokens = rng.permuted(np.tile(np.arange(rows * columns) < hidden, (batch, 1)), axis=1).reshape(
+        batch, rows, columns
+    )
     shape = (batch, rows * PATCH, columns * PATCH, BANDS)
     valid = rng.random(shape) > 0.2
     return {
@@ -41,7 +49,7 @@ def preview(seed: int = 0, batch: int = 3, rows: int = 3, columns: int = 4, hidd
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------- collapse
+# ----------------------------------------------------------------------------------------- collapse
 
 
 def with_singular_values(values: list[float], samples: int = 40, width: int = 12) -> np.ndarray:
@@ -51,7 +59,14 @@ def with_singular_values(values: list[float], samples: int = 40, width: int = 12
     return left * np.array(values) @ right.T
 
 
-@pytest.mark.parametrize(("values", "rank"), [([3.0] * 5, 5.0), ([7.0], 1.0), ([3.0, 1.0], np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)))])
+@pytest.mark.parametrize(
+    ("values", "rank"),
+    [
+        ([3.0] * 5, 5.0),
+        ([7.0], 1.0),
+        ([3.0, 1.0], np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))),
+    ],
+)
 def test_rankme_is_the_number_of_directions_that_are_used_alike(values, rank):
     features = with_singular_values(values)
     assert rankme(features) == pytest.approx(rank, rel=1e-3)
@@ -69,18 +84,24 @@ def test_the_watch_on_collapse_counts_no_padding_and_tells_a_collapsed_encoder()
     )
     evaluate = collapse.Evaluator(collapse.Config(), run)
     healthy, collapsed = evaluate(True), evaluate(False)
-    assert healthy["rankme"] == pytest.approx(5, rel=1e-3) and healthy["rank_share"] == pytest.approx(5 / 12, rel=1e-3)
+    assert healthy["rankme"] == pytest.approx(5, rel=1e-3) and healthy[
+        "rank_share"
+    ] == pytest.approx(5 / 12, rel=1e-3)
     assert healthy["feature_std"] > 0.5
-    assert collapsed["rankme"] == pytest.approx(1, rel=1e-3) and collapsed["feature_std"] == pytest.approx(0, abs=1e-6)
+    assert collapsed["rankme"] == pytest.approx(1, rel=1e-3) and collapsed[
+        "feature_std"
+    ] == pytest.approx(0, abs=1e-6)
 
 
-# ---------------------------------------------------------------------------------------------------------------- sources
+# ------------------------------------------------------------------------------------------ sources
 
 
 def context_of(experiment: build.Experiment, source: str) -> Context:
     """What evaluators see of a source, by the published statistics of its sensor."""
     sensors = {name: encoder.sensor for name, encoder in experiment.encoders.items()}
-    numbers = {name: views.normalisation("published", sensor, None) for name, sensor in sensors.items()}
+    numbers = {
+        name: views.normalisation("published", sensor, None) for name, sensor in sensors.items()
+    }
     return build.context(experiment, numbers, sharding.make_mesh(sharding.Config()), source)
 
 
@@ -93,10 +114,14 @@ def batch_of(experiment: build.Experiment, source: str) -> dict:
 def test_each_source_is_evaluated_with_its_own_encoder():
     experiment = experiment_of("decur")
     params, carry = compiled(experiment.objective)[0](jax.random.key(0))
-    params["encoders"]["s1"] = jax.tree.map(jnp.zeros_like, params["encoders"]["s1"])  # one of the two is dead
+    params["encoders"]["s1"] = jax.tree.map(
+        jnp.zeros_like, params["encoders"]["s1"]
+    )  # one of the two is dead
     spread = {}
     for source in ("s2", "s1"):
-        pooled = context_of(experiment, source).features((params, carry), batch_of(experiment, source))["pooled"]
+        pooled = context_of(experiment, source).features(
+            (params, carry), batch_of(experiment, source)
+        )["pooled"]
         spread[source] = pooled.std(0).max()
     assert spread["s2"] > 0.01 and spread["s1"] == 0
 
@@ -105,18 +130,31 @@ def test_a_source_that_shares_a_stem_is_evaluated_with_the_encoder_it_shares():
     experiment = experiment_of("semi_supervised")
     weights = compiled(experiment.objective)[0](jax.random.key(0))
     pixels = batch_of(experiment, "s2")["s2"]
-    first, shared = (context_of(experiment, source).features(weights, {source: pixels})["pooled"] for source in ("s2", "support"))
+    first, shared = (
+        context_of(experiment, source).features(weights, {source: pixels})["pooled"]
+        for source in ("s2", "support")
+    )
     np.testing.assert_array_equal(shared, first)
 
 
 def test_an_evaluator_runs_on_the_first_source_or_on_each_that_is_named():
     config = config_of("decur")
     with config.unlocked():
-        config.evals = {"collapse": {"sources": ("s2", "s1"), "every": 3}, "knn": {"label": "class"}}
+        config.evals = {
+            "collapse": {"sources": ("s2", "s1"), "every": 3},
+            "knn": {"label": "class"},
+        }
     config = build.complete(config)
     asked = []
-    found = build.evaluators(config, lambda source: asked.append(source) or SimpleNamespace(source=source, check=lambda *_: None))
-    assert {name: (every, evaluator.context.source) for name, (every, evaluator) in found.items()} == {
+    found = build.evaluators(
+        config,
+        lambda source: (
+            asked.append(source) or SimpleNamespace(source=source, check=lambda *_: None)
+        ),
+    )
+    assert {
+        name: (every, evaluator.context.source) for name, (every, evaluator) in found.items()
+    } == {
         "collapse/s2": (3, "s2"),
         "collapse/s1": (3, "s1"),
         "knn": (0, ""),
@@ -128,25 +166,38 @@ def test_an_evaluator_of_a_source_that_is_not_there_is_an_error():
     config = config_of("decur")
     with config.unlocked():
         config.evals = {"collapse": {"sources": ("s2", "s11")}}
-    with pytest.raises(ValueError, match=r"config\.evals\.collapse\.sources: 's11'; there are s1, s2\. Did you mean 's1'\?"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.evals\.collapse\.sources: 's11'; there are s1, s2\. Did you mean 's1'\?",
+    ):
         build.complete(config)
 
 
-# ---------------------------------------------------------------------------------------------------------------- mistakes, before a run
+# --------------------------------------------------------------------------- mistakes, before a run
 
 
 def evaluators_of(store: Path, evals: dict, **values) -> dict:
-    """Those of the smallest run on a store, whose label is "landuse" and whose splits are train and val."""
+    """Those of the smallest run on a store, whose label is "landuse" and whose splits are train and
+    val.
+    """
     config = tiny_run.config_of(store, **values) | {"evals": evals}
     experiment = build.experiment(config)
     numbers = build.normalisation(experiment, Pipeline(experiment.data, 0))
-    return build.evaluators(config, functools.partial(build.context, experiment, numbers, sharding.make_mesh(sharding.Config())))
+    return build.evaluators(
+        config,
+        functools.partial(
+            build.context, experiment, numbers, sharding.make_mesh(sharding.Config())
+        ),
+    )
 
 
 @pytest.mark.parametrize(
     ("evals", "message"),
     [
-        ({"linear_probe": {"label": "landcover"}}, r"config\.evals\.linear_probe: .*no label 'landcover'; there is landuse"),
+        (
+            {"linear_probe": {"label": "landcover"}},
+            r"config\.evals\.linear_probe: .*no label 'landcover'; there is landuse",
+        ),
         ({"knn": {"label": "landuse", "test_split": "test"}}, r"config\.evals\.knn: .*test"),
         ({"collapse": {"split": "validation"}}, r"config\.evals\.collapse: .*validation"),
     ],
@@ -158,43 +209,61 @@ def test_a_split_or_label_that_is_not_there_is_an_error_before_a_run(tiny_store,
 
 def test_a_reconstruction_with_moments_of_what_is_hidden_is_not_judged(tiny_store):
     assert evaluators_of(tiny_store, {"reconstruction": {}})
-    with pytest.raises(ValueError, match=r"config\.evals\.reconstruction: with norm_pix_loss .* set config\.objective\.norm_pix_loss=False"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.evals\.reconstruction: with norm_pix_loss .* set "
+        r"config\.objective\.norm_pix_loss=False",
+    ):
         evaluators_of(tiny_store, {"reconstruction": {}}, **{"objective.norm_pix_loss": True})
 
 
 def test_an_objective_that_reconstructs_nothing_is_not_judged_by_it():
     run = SimpleNamespace(check=lambda *_: None, shown=set(), **vars(context({}, [])))
-    with pytest.raises(ValueError, match=r"config\.evals\.reconstruction: the objective shows nothing, no reconstruction; use mae"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.evals\.reconstruction: the objective shows nothing, no reconstruction; use "
+        r"mae",
+    ):
         reconstruction.Evaluator(reconstruction.Config(), run).check()
 
 
-# ---------------------------------------------------------------------------------------------------------------- reconstruction
+# ----------------------------------------------------------------------------------- reconstruction
 
 
 def visible_mean(view: np.ndarray, valid: np.ndarray, masked: np.ndarray) -> list[float]:
     """Mean of each band over the visible valid pixels of one image; 0 where there is none."""
     means = []
     for band in range(view.shape[-1]):
-        values = [view[y, x, band] for y, x in np.ndindex(masked.shape) if valid[y, x, band] and not masked[y, x]]
+        values = [
+            view[y, x, band]
+            for y, x in np.ndindex(masked.shape)
+            if valid[y, x, band] and not masked[y, x]
+        ]
         means.append(float(np.mean(values, dtype=np.float64)) if values else 0.0)
     return means
 
 
 def nearest_token(masked: np.ndarray, row: int, column: int) -> tuple[int, int]:
-    """Row and column of the visible token nearest to one, the first in row order where several are."""
+    """Row and column of the visible token nearest to one, the first in row order where
+    several are.
+    """
     tokens = masked[::PATCH, ::PATCH]
     visible = [(r, c) for r, c in np.ndindex(tokens.shape) if not tokens[r, c]]
     return min(visible, key=lambda token: ((token[0] - row) ** 2 + (token[1] - column) ** 2, token))
 
 
-def errors_of_image(view: np.ndarray, valid: np.ndarray, masked: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, int]:
+def errors_of_image(
+    view: np.ndarray, valid: np.ndarray, masked: np.ndarray, guess: np.ndarray
+) -> tuple[np.ndarray, int]:
     sums, count, means = np.zeros(3), 0, visible_mean(view, valid, masked)
     for y, x, band in np.ndindex(view.shape):
         if not (masked[y, x] and valid[y, x, band]):
             continue
         row, column = nearest_token(masked, y // PATCH, x // PATCH)
         near = row * PATCH + y % PATCH, column * PATCH + x % PATCH, band
-        guesses = np.array([guess[y, x, band], means[band], view[near] if valid[near] else means[band]])
+        guesses = np.array(
+            [guess[y, x, band], means[band], view[near] if valid[near] else means[band]]
+        )
         sums += ((guesses - view[y, x, band]) * TO_UNITS[band]) ** 2
         count += 1
     return sums, count
@@ -203,7 +272,12 @@ def errors_of_image(view: np.ndarray, valid: np.ndarray, masked: np.ndarray, gue
 @pytest.mark.parametrize("hidden", [1, 8, 11])
 def test_squared_errors_are_those_of_a_plain_loop(hidden: int):
     arrays = preview(hidden, hidden=hidden)
-    images = [errors_of_image(*(arrays[name][i] for name in ("view", "valid", "masked", "reconstruction"))) for i in range(3)]
+    images = [
+        errors_of_image(
+            *(arrays[name][i] for name in ("view", "valid", "masked", "reconstruction"))
+        )
+        for i in range(3)
+    ]
     sums, count = squared_errors(arrays, PATCH, TO_UNITS)
     np.testing.assert_allclose(sums, sum(image for image, _ in images), rtol=1e-6)
     assert count == sum(values for _, values in images)
@@ -212,23 +286,38 @@ def test_squared_errors_are_those_of_a_plain_loop(hidden: int):
 def test_validity_may_be_shared_by_the_bands():
     shared = {**preview(), "valid": preview()["valid"][..., :1]}
     spread = {**shared, "valid": np.repeat(shared["valid"], BANDS, -1)}
-    np.testing.assert_array_equal(squared_errors(shared, PATCH, TO_UNITS)[0], squared_errors(spread, PATCH, TO_UNITS)[0])
+    np.testing.assert_array_equal(
+        squared_errors(shared, PATCH, TO_UNITS)[0], squared_errors(spread, PATCH, TO_UNITS)[0]
+    )
     assert squared_errors(shared, PATCH, TO_UNITS)[1] == squared_errors(spread, PATCH, TO_UNITS)[1]
 
 
 def test_the_nearest_token_of_ties_is_the_first_in_row_order():
-    """One row of five tokens that hold 1 2 3 4 5: tokens 2 and 4 are visible, 3 lies between them."""
-    view = np.repeat(np.arange(1.0, 6.0, dtype=np.float32), PATCH)[None, None, :, None].repeat(PATCH, 1)
+    """One row of five tokens that hold 1 2 3 4 5: tokens 2 and 4 are visible, 3 lies
+    between them.
+    """
+    view = np.repeat(np.arange(1.0, 6.0, dtype=np.float32), PATCH)[None, None, :, None].repeat(
+        PATCH, 1
+    )
     masked = ~np.isin(view[..., 0], [2, 4])
-    arrays = {"view": view, "valid": np.ones_like(view, bool), "masked": masked, "reconstruction": view + 10}
+    arrays = {
+        "view": view,
+        "valid": np.ones_like(view, bool),
+        "masked": masked,
+        "reconstruction": view + 10,
+    }
     sums, count = squared_errors(arrays, PATCH, np.array([1.0]))
     assert count == 3 * PATCH * PATCH
-    assert sums / PATCH**2 == pytest.approx([3 * 10**2, (1 - 3) ** 2 + 0 + (5 - 3) ** 2, 1 + 1 + 1])  # 1 from 2, 3 from 2, 5 from 4
+    assert sums / PATCH**2 == pytest.approx(
+        [3 * 10**2, (1 - 3) ** 2 + 0 + (5 - 3) ** 2, 1 + 1 + 1]
+    )  # 1 from 2, 3 from 2, 5 from 4
 
 
 def test_a_perfect_reconstruction_has_no_error():
     arrays = preview()
-    arrays["reconstruction"] = np.where(arrays["valid"] & arrays["masked"][..., None], arrays["view"], np.nan)
+    arrays["reconstruction"] = np.where(
+        arrays["valid"] & arrays["masked"][..., None], arrays["view"], np.nan
+    )
     sums, _ = squared_errors(arrays, PATCH, TO_UNITS)
     assert sums[0] == 0 and (sums[1:] > 0).all()
 
@@ -238,10 +327,14 @@ def test_only_masked_valid_values_count():
     unseen = ~changed["valid"] | ~changed["masked"][..., None]
     changed["reconstruction"] = np.where(unseen, 1e6, changed["reconstruction"])
     changed["view"] = np.where(changed["valid"], changed["view"], -1e6)
-    np.testing.assert_array_equal(squared_errors(changed, PATCH, TO_UNITS)[0], squared_errors(preview(), PATCH, TO_UNITS)[0])
+    np.testing.assert_array_equal(
+        squared_errors(changed, PATCH, TO_UNITS)[0], squared_errors(preview(), PATCH, TO_UNITS)[0]
+    )
 
 
-def context(previews: dict[int, dict[str, np.ndarray]], positions: list[list[int]]) -> SimpleNamespace:
+def context(
+    previews: dict[int, dict[str, np.ndarray]], positions: list[list[int]]
+) -> SimpleNamespace:
     """A run of one batch a list of positions, with the same preview arrays for mask n in each."""
     return SimpleNamespace(
         source="enmap",
@@ -255,11 +348,17 @@ def context(previews: dict[int, dict[str, np.ndarray]], positions: list[list[int
 
 def test_the_evaluator_gives_root_mean_squares_in_units_over_samples_and_masks():
     previews = {number: preview(number) for number in range(2)}
-    found = reconstruction.Evaluator(reconstruction.Config(masks=2), context(previews, [[0, 1, 2], [3, 4, 5]]))(({}, {}))
+    found = reconstruction.Evaluator(
+        reconstruction.Config(masks=2), context(previews, [[0, 1, 2], [3, 4, 5]])
+    )(({}, {}))
     units = np.array([1.0, 2.0, 8.0])
     totals = [squared_errors(previews[number], PATCH, units) for number in range(2)]
     expected = np.sqrt(sum(sums for sums, _ in totals) / sum(count for _, count in totals))
-    assert [found["rmse"], found["mean_visible_rmse"], found["nearest_token_rmse"]] == pytest.approx(expected)
+    assert [
+        found["rmse"],
+        found["mean_visible_rmse"],
+        found["nearest_token_rmse"],
+    ] == pytest.approx(expected)
     assert found["ratio_to_mean_visible"] == pytest.approx(expected[0] / expected[1])
     assert found["ratio_to_nearest_token"] == pytest.approx(expected[0] / expected[2])
 
@@ -271,7 +370,7 @@ def test_the_evaluator_leaves_out_padding():
     assert padded == reconstruction.Evaluator(config, context({0: first}, [[5]]))(({}, {}))
 
 
-# ------------------------------------------------------------------------------------------------------------------- linear probe
+# ------------------------------------------------------------------------------------- linear probe
 
 
 def majority_of_token(pixels: list[int]) -> int:
@@ -301,21 +400,35 @@ def test_classes_beyond_int32_survive():
 
 
 def test_tokens_without_a_label_are_unlabelled():
-    assert token_majority(np.zeros((2, 4, 4), np.uint8), (2, 2)).tolist() == np.zeros((2, 2, 2)).tolist()
+    assert (
+        token_majority(np.zeros((2, 4, 4), np.uint8), (2, 2)).tolist()
+        == np.zeros((2, 2, 2)).tolist()
+    )
 
 
-def probed(label: np.ndarray, position: list[int], dense: np.ndarray, pooled: np.ndarray | None = None) -> SimpleNamespace:
-    """A run whose only batch has these features; weights are multiplied in, so that untrained ones (0) show nothing."""
+def probed(
+    label: np.ndarray, position: list[int], dense: np.ndarray, pooled: np.ndarray | None = None
+) -> SimpleNamespace:
+    """A run whose only batch has these features; weights are multiplied in, so that untrained ones
+    (0) show nothing.
+    """
     return SimpleNamespace(
         source="enmap",
-        batches=lambda split, name: iter([{"enmap": {"position": np.array(position), "label": label}}]),
-        features=lambda weights, batch: {"dense": weights * dense, "pooled": None if pooled is None else weights * pooled},
+        batches=lambda split, name: iter(
+            [{"enmap": {"position": np.array(position), "label": label}}]
+        ),
+        features=lambda weights, batch: {
+            "dense": weights * dense,
+            "pooled": None if pooled is None else weights * pooled,
+        },
         untrained=lambda: 0.0,
     )
 
 
 def labels_and_features() -> tuple[np.ndarray, np.ndarray]:
-    """A map [4, 8, 8] of classes 1 to 3 in tokens of 2 x 2 pixels, and features [4, 4, 4, 3] that tell them apart."""
+    """A map [4, 8, 8] of classes 1 to 3 in tokens of 2 x 2 pixels, and features [4, 4, 4, 3] that
+    tell them apart.
+    """
     classes = np.random.default_rng(0).integers(1, 4, (4, 4, 4))
     return classes.repeat(2, 1).repeat(2, 2), np.eye(4)[classes][..., 1:]
 
@@ -325,14 +438,24 @@ def test_the_probe_finds_classes_that_the_features_show_and_the_untrained_encode
     found = linear_probe.Evaluator(linear_probe.Config(), probed(label, [0, 1, 2, 3], dense))(1.0)
     commonest = np.unique(label, return_counts=True)[1].max() / label.size
     perfect = {"accuracy": 1.0, "average_accuracy": 1.0, "kappa": 1.0}
-    assert found == perfect | {"untrained_accuracy": pytest.approx(commonest), "gain": pytest.approx(1 - commonest), "test_classes": 3}
+    assert found == perfect | {
+        "untrained_accuracy": pytest.approx(commonest),
+        "gain": pytest.approx(1 - commonest),
+        "test_classes": 3,
+    }
 
 
 def test_overall_and_average_accuracy_and_kappa_are_those_of_a_confusion_matrix_by_hand():
     truth, predicted = np.repeat([1, 2], [8, 2]), np.array([1, 1, 1, 1, 1, 1, 2, 2, 2, 1])
     found = labelled.scores(predicted, truth)
     chance = 0.8 * 0.7 + 0.2 * 0.3
-    assert found == pytest.approx({"accuracy": 0.7, "average_accuracy": (6 / 8 + 1 / 2) / 2, "kappa": (0.7 - chance) / (1 - chance)})
+    assert found == pytest.approx(
+        {
+            "accuracy": 0.7,
+            "average_accuracy": (6 / 8 + 1 / 2) / 2,
+            "kappa": (0.7 - chance) / (1 - chance),
+        }
+    )
 
 
 def test_unlabelled_tokens_and_padding_are_neither_fitted_nor_scored():
@@ -342,7 +465,9 @@ def test_unlabelled_tokens_and_padding_are_neither_fitted_nor_scored():
     label[3], dense[3] = label[2] % 3 + 1, dense[2]  # padding with wrong labels
     found = linear_probe.Evaluator(linear_probe.Config(), probed(label, [0, 1, 2, -1], dense))(1.0)
     assert found["accuracy"] == 1.0
-    x, y = labelled._pair({"dense": dense, "pooled": None}, label, np.array([True, True, True, False]))
+    x, y = labelled._pair(
+        {"dense": dense, "pooled": None}, label, np.array([True, True, True, False])
+    )
     assert len(x) == len(y) == 3 * 16 - 8 and 0 not in y
 
 
@@ -350,7 +475,9 @@ def test_a_label_of_the_whole_patch_is_probed_on_pooled_features():
     kinds = np.array([1, 2, 1, 2, 0, 1])
     pooled = np.stack([kinds == 1, kinds == 2], -1) * 1.0
     pooled[4:] = [[1.0, 0.0], [0.0, 1.0]]  # unlabelled, and padding that contradicts
-    found = linear_probe.Evaluator(linear_probe.Config(), probed(kinds, [0, 1, 2, 3, 4, -1], np.zeros((6, 1, 1, 2)), pooled))(1.0)
+    found = linear_probe.Evaluator(
+        linear_probe.Config(), probed(kinds, [0, 1, 2, 3, 4, -1], np.zeros((6, 1, 1, 2)), pooled)
+    )(1.0)
     assert found["accuracy"] == 1.0
 
 
@@ -359,7 +486,9 @@ def test_few_samples_are_spread_over_the_split():
     label, dense = np.ones((4, 4, 4), int), np.zeros((4, 4, 4, 2))
     label[2:] = 2
     dense[np.arange(4), ..., label[:, 0, 0] - 1] = 1
-    found = linear_probe.Evaluator(linear_probe.Config(max_samples=4), probed(label, [0, 1, 2, 3], dense))(1.0)
+    found = linear_probe.Evaluator(
+        linear_probe.Config(max_samples=4), probed(label, [0, 1, 2, 3], dense)
+    )(1.0)
     assert found["accuracy"] == 1.0
 
 
@@ -374,6 +503,8 @@ def test_one_class_to_fit_is_an_error_that_names_label_and_split(code: int):
     label, dense = labels_and_features()
     run = probed(label, [0, 1, 2, 3], dense)
     splits = {"train": np.full_like(label, code), "val": label}
-    run.batches = lambda split, name: iter([{"enmap": {"position": np.arange(4), "label": splits[split]}}])
+    run.batches = lambda split, name: iter(
+        [{"enmap": {"position": np.arange(4), "label": splits[split]}}]
+    )
     with pytest.raises(ValueError, match="'landuse' has fewer than two classes in split 'train'"):
         linear_probe.Evaluator(linear_probe.Config(), run)(1.0)

@@ -1,4 +1,5 @@
-"""Tests of `eo_jax.export`: exported weights load strictly into a PyTorch ViT, which then gives the same tokens; what has no layout is refused.
+"""Tests of `eo_jax.export`: exported weights load strictly into a PyTorch ViT, which then gives the
+same tokens; what has no layout is refused.
 
 The layouts of ResNet and MiT are tested with their models.
 """
@@ -16,7 +17,16 @@ from reference import random_weights, relative_error, sincos_2d
 from eo_jax.export.contract import make_contract, to_header
 from eo_jax.export.layouts import LAYOUTS
 from eo_jax.export.to_torch import to_torch
-from eo_jax.models import conv_stem, mit, overlap_embed, patch_embed, resnet, spectral_adapter, spectral_image, vit
+from eo_jax.models import (
+    conv_stem,
+    mit,
+    overlap_embed,
+    patch_embed,
+    resnet,
+    spectral_adapter,
+    spectral_image,
+    vit,
+)
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE
 from eo_jax.sensors import ENMAP, get_sensor
@@ -25,13 +35,28 @@ torch = pytest.importorskip("torch")
 from torch_twin import SIZES, SpecViT, VisionTransformer, load  # noqa: E402  torch may be absent
 
 TILE, DEPTH = 32, 2
-PARAMETERS = {"tiny": 5_985_344, "small": 22_531_328, "base": 87_473_792, "large": 305_516_416, "huge": 633_672_832, "giant": 1_138_043_264}
+PARAMETERS = {
+    "tiny": 5_985_344,
+    "small": 22_531_328,
+    "base": 87_473_792,
+    "large": 305_516_416,
+    "huge": 633_672_832,
+    "giant": 1_138_043_264,
+}
 
 
 def weighted(patch: int) -> tuple[Encoder, dict, dict]:
     """A small encoder, weights and running statistics, none of them at its initial value."""
-    encoder = make_encoder(spectral_adapter.Config(patch=patch), vit.Config(size="tiny", depth=DEPTH), ENMAP, jnp.dtype("float32"))
-    params, statistics = (random_weights(shapes, seed=patch) for shapes in jax.eval_shape(encoder.network.init, jax.random.key(0)))
+    encoder = make_encoder(
+        spectral_adapter.Config(patch=patch),
+        vit.Config(size="tiny", depth=DEPTH),
+        ENMAP,
+        jnp.dtype("float32"),
+    )
+    params, statistics = (
+        random_weights(shapes, seed=patch)
+        for shapes in jax.eval_shape(encoder.network.init, jax.random.key(0))
+    )
     return encoder, params, statistics
 
 
@@ -42,7 +67,9 @@ def spec_vit(patch: int) -> SpecViT:
 
 @pytest.fixture(scope="module")
 def enmap_pixels(sample_data) -> tuple[np.ndarray, np.ndarray]:
-    """Two real tiles over Potsdam, normalised: view [2, 32, 32, 202] and validity [2, 32, 32, 202]."""
+    """Two real tiles over Potsdam, normalised: view [2, 32, 32, 202] and validity [2, 32,
+    32, 202].
+    """
     rasterio = pytest.importorskip("rasterio")
     paths = sorted((sample_data / "enmap" / "potsdam_l2a_tiles" / "images").glob("*.tif"))[:2]
     if not paths:
@@ -60,7 +87,11 @@ def test_pytorch_gives_the_same_tokens_for_real_pixels(enmap_pixels, patch):
     view, valid = enmap_pixels
     assert valid.all() and view.std() > 0.1
     encoder, params, statistics = weighted(patch)
-    apply = jax.jit(lambda p, s: encoder.network.apply(p, s, lambda m: m.tokens(jnp.asarray(view), jnp.asarray(valid), None, EVALUATE))[0])
+    apply = jax.jit(
+        lambda p, s: encoder.network.apply(
+            p, s, lambda m: m.tokens(jnp.asarray(view), jnp.asarray(valid), None, EVALUATE)
+        )[0]
+    )
     expected = np.asarray(apply(params, statistics))
     twin = load(spec_vit(patch), to_torch(encoder, params, statistics, TILE))
     with torch.no_grad():
@@ -73,7 +104,10 @@ def test_pytorch_gives_the_same_tokens_for_real_pixels(enmap_pixels, patch):
 @pytest.mark.parametrize("patch", [4, 8])
 def test_the_state_dict_is_that_of_specvit(patch):
     exported = to_torch(*weighted(patch), TILE)
-    expected = {name: (tuple(tensor.shape), tensor.numpy().dtype) for name, tensor in spec_vit(patch).state_dict().items()}
+    expected = {
+        name: (tuple(tensor.shape), tensor.numpy().dtype)
+        for name, tensor in spec_vit(patch).state_dict().items()
+    }
     assert {name: (array.shape, array.dtype) for name, array in exported.items()} == expected
     assert len(exported) == 171 - 12 * (12 - DEPTH)  # SpecViT-S has 171 tensors and 12 blocks
     assert all(np.isfinite(array).all() for array in exported.values())
@@ -83,7 +117,11 @@ def test_every_weight_is_exported_and_none_twice():
     encoder, params, statistics = weighted(4)
     exported = to_torch(encoder, params, statistics, TILE)
     ours = [leaf.ravel() for leaf in jax.tree.leaves((params, statistics))]
-    theirs = [array.ravel() for name, array in exported.items() if not name.endswith(("pos_embed", "num_batches_tracked"))]
+    theirs = [
+        array.ravel()
+        for name, array in exported.items()
+        if not name.endswith(("pos_embed", "num_batches_tracked"))
+    ]
     np.testing.assert_array_equal(np.sort(np.concatenate(theirs)), np.sort(np.concatenate(ours)))
 
 
@@ -106,7 +144,9 @@ def test_weights_that_do_not_fit_are_refused(break_it):
         trunk["register_tokens"] = np.zeros((1, 4, 192), np.float32)
     else:
         trunk["cls_token"] = np.zeros((1, 1, 96), np.float32)
-    with pytest.raises(ValueError, match="register_tokens" if break_it == "foreign" else "cls_token"):
+    with pytest.raises(
+        ValueError, match="register_tokens" if break_it == "foreign" else "cls_token"
+    ):
         to_torch(encoder, {**params, "trunk": trunk}, statistics, TILE)
 
 
@@ -119,7 +159,9 @@ def test_the_twin_has_the_published_number_of_parameters(size):
 
 @pytest.mark.parametrize("size", PARAMETERS)
 def test_the_encoder_has_the_published_number_of_parameters(size):
-    encoder = make_encoder(spectral_adapter.Config(patch=4), vit.Config(size=size), ENMAP, jnp.dtype("float32"))
+    encoder = make_encoder(
+        spectral_adapter.Config(patch=4), vit.Config(size=size), ENMAP, jnp.dtype("float32")
+    )
     params, _ = jax.eval_shape(encoder.network.init, jax.random.key(0))
     positions = 1025 * SIZES[size][0]  # parameters in PyTorch, fixed numbers here
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[size] - positions
@@ -129,16 +171,25 @@ def test_the_encoder_has_the_published_number_of_parameters(size):
 
 
 def made(stem, trunk, sensor=ENMAP) -> Encoder:
-    return make_encoder(stem, trunk, get_sensor(sensor) if isinstance(sensor, str) else sensor, jnp.dtype("float32"))
+    return make_encoder(
+        stem, trunk, get_sensor(sensor) if isinstance(sensor, str) else sensor, jnp.dtype("float32")
+    )
 
 
 @pytest.mark.parametrize("patch", [8, 16])
 def test_a_plain_vit_is_timms(patch):
-    encoder = made(patch_embed.Config(patch=patch), vit.Config(size="tiny", depth=DEPTH), "sentinel2_l1c")
+    encoder = made(
+        patch_embed.Config(patch=patch), vit.Config(size="tiny", depth=DEPTH), "sentinel2_l1c"
+    )
     params = random_weights(jax.eval_shape(encoder.network.init, jax.random.key(0))[0], seed=patch)
-    view, valid = np.random.default_rng(0).normal(size=(2, TILE, TILE, 13)).astype(np.float32), np.ones((2, TILE, TILE, 1), bool)
+    view, valid = (
+        np.random.default_rng(0).normal(size=(2, TILE, TILE, 13)).astype(np.float32),
+        np.ones((2, TILE, TILE, 1), bool),
+    )
     exported = to_torch(encoder, params, {}, TILE)
-    assert len(exported) == 150 - 12 * (12 - DEPTH)  # vit_small_patch16_224 has 150 tensors and 12 blocks
+    assert len(exported) == 150 - 12 * (
+        12 - DEPTH
+    )  # vit_small_patch16_224 has 150 tensors and 12 blocks
     width, _, heads = SIZES["tiny"]
     twin = load(VisionTransformer(13, width, DEPTH, heads, patch, TILE).eval(), exported)
     with torch.no_grad():
@@ -151,7 +202,10 @@ def test_a_plain_vit_is_timms(patch):
 WITHOUT_LAYOUT = {
     "registers": (patch_embed.Config(), vit.Config(size="tiny", registers=4)),
     "layer_scale": (patch_embed.Config(), vit.Config(size="tiny", layer_scale=1e-4)),
-    "relative": (spectral_adapter.Config(), vit.Config(size="tiny", positions="relative", relative_grid=8)),
+    "relative": (
+        spectral_adapter.Config(),
+        vit.Config(size="tiny", positions="relative", relative_grid=8),
+    ),
     "spectral_image": (spectral_image.Config(), resnet.Config(first="plain")),
     "conv_stem": (conv_stem.Config(), resnet.Config(first="strided")),
 }
@@ -162,25 +216,35 @@ def test_an_encoder_without_a_layout_is_refused_with_the_list_of_layouts(named):
     encoder = made(*WITHOUT_LAYOUT[named])
     with pytest.raises(ValueError, match=named) as refused:
         to_torch(encoder, {}, {}, TILE)
-    assert all(layout.name in str(refused.value) and layout.stem in str(refused.value) for layout in LAYOUTS)
+    assert all(
+        layout.name in str(refused.value) and layout.stem in str(refused.value)
+        for layout in LAYOUTS
+    )
 
 
 CONTRACTS = {
     "SpecViT": (spectral_adapter.Config(), vit.Config(size="tiny"), "token 0"),
-    "VisionTransformer": (patch_embed.Config(), vit.Config(size="tiny", pool="mean"), "without token 0"),
+    "VisionTransformer": (
+        patch_embed.Config(),
+        vit.Config(size="tiny", pool="mean"),
+        "without token 0",
+    ),
     "SpecResNet": (spectral_image.Config(), resnet.Config(first="strided"), "rows and columns"),
     "torchvision ResNet": (conv_stem.Config(), resnet.Config(depth=18), "rows and columns"),
     "MixVisionTransformer": (overlap_embed.Config(width=32), mit.Config(), "rows and columns"),
 }
-FINGERPRINT = {"sensor": {"title": "EnMAP"}, "normalisation": {"mean": [1.0], "std": [2.0], "source": "store"}} | dict.fromkeys(
-    ("store", "content_sha256", "split", "places", "samples"), "x"
-)
+FINGERPRINT = {
+    "sensor": {"title": "EnMAP"},
+    "normalisation": {"mean": [1.0], "std": [2.0], "source": "store"},
+} | dict.fromkeys(("store", "content_sha256", "split", "places", "samples"), "x")
 
 
 @pytest.mark.parametrize("layout", CONTRACTS)
 def test_the_contract_names_layout_encoder_and_pooling(layout):
     stem, trunk, pooling = CONTRACTS[layout]
-    contract = make_contract("enmap.teacher", made(stem, trunk), 128, FINGERPRINT, {"objective": {"name": "dino"}}, 7)
+    contract = make_contract(
+        "enmap.teacher", made(stem, trunk), 128, FINGERPRINT, {"objective": {"name": "dino"}}, 7
+    )
     assert layout in contract["layout"] and pooling in contract["pooling"]
     assert contract["encoder"] == "enmap.teacher"
     assert contract["trunk"]["name"] == type(trunk).__module__.split(".")[-1]

@@ -24,7 +24,13 @@ def with_teacher(monkeypatch):
         found = plain(self, params, carry)
         enmap = found["enmap"]
         return found | {
-            "enmap.teacher": {**enmap, "params": {**enmap["params"], "trunk": {**enmap["params"]["trunk"], "cls_token": 7 * np.ones((1, 1, 192))}}}
+            "enmap.teacher": {
+                **enmap,
+                "params": {
+                    **enmap["params"],
+                    "trunk": {**enmap["params"]["trunk"], "cls_token": 7 * np.ones((1, 1, 192))},
+                },
+            }
         }
 
     monkeypatch.setattr(MAE, "encoders", encoders)
@@ -35,14 +41,19 @@ def run(monkeypatch, *arguments: str) -> int:
     return export.main()
 
 
-def test_the_default_is_the_first_encoder_and_another_is_chosen_by_name(tiny_run, tmp_path, monkeypatch, with_teacher):
+def test_the_default_is_the_first_encoder_and_another_is_chosen_by_name(
+    tiny_run, tmp_path, monkeypatch, with_teacher
+):
     for arguments, expected in (([], "enmap"), (["--encoder=enmap.teacher"], "enmap.teacher")):
         output = tmp_path / f"{expected}.safetensors"
         assert run(monkeypatch, f"--workdir={tiny_run}", f"--output={output}", *arguments) == 0
         with safe_open(output, "np") as file:
             contract = json.loads(file.metadata()["eo_jax"])
             cls_token = file.get_tensor("vit_core.cls_token")
-        assert (contract["encoder"], (cls_token == 7).all()) == (expected, expected == "enmap.teacher")
+        assert (contract["encoder"], (cls_token == 7).all()) == (
+            expected,
+            expected == "enmap.teacher",
+        )
         assert contract["image_size"] == 16
 
 
@@ -55,4 +66,6 @@ def test_the_weights_are_those_of_the_checkpoint(tiny_run):
     config, _, params, carry = load(tiny_run)
     tensors, _ = export.encoder_of(tiny_run, None)
     ours = build.experiment(config).objective.encoders(params, carry)["enmap"]["params"]
-    np.testing.assert_array_equal(tensors["vit_core.norm.weight"], np.asarray(ours["trunk"]["norm"]["scale"]))
+    np.testing.assert_array_equal(
+        tensors["vit_core.norm.weight"], np.asarray(ours["trunk"]["norm"]["scale"])
+    )

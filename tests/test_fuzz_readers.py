@@ -1,4 +1,6 @@
-"""Every reader on archives that were damaged in every way: a good sample or one clear error, never a crash, a hang or unbounded memory."""
+"""Every reader on archives that were damaged in every way: a good sample or one clear error, never
+a crash, a hang or unbounded memory.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ from eo_jax.data import record
 
 SECONDS = 20
 MOST_BYTES = 1_500_000_000
-BOMB = b'<?xml version="1.0"?><!DOCTYPE b [<!ENTITY a "xxxxxxxxxx"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c SYSTEM "file:///etc/passwd">]><b>&b;&c;</b>'
+BOMB = (
+    b'<?xml version="1.0"?><!DOCTYPE b [<!ENTITY a "xxxxxxxxxx"><!ENTITY b '
+    b'"&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c SYSTEM "file:///etc/passwd">]><b>&b;&c;</b>'
+)
 
 Damage = Callable[[np.random.Generator, Path, list[Path]], None]
 
@@ -97,16 +102,32 @@ def entity_bomb(rng: np.random.Generator, root: Path, files: list[Path]) -> None
 
 
 def edit_text(rng: np.random.Generator, root: Path, files: list[Path]) -> None:
-    path = pick(rng, [path for path in files if path.suffix.lower() in (".txt", ".csv", ".json", ".hdr", ".xml")] or files)
+    path = pick(
+        rng,
+        [path for path in files if path.suffix.lower() in (".txt", ".csv", ".json", ".hdr", ".xml")]
+        or files,
+    )
     lines = path.read_bytes().split(b"\n")
     line = lines[rng.integers(len(lines))]
-    new = [b"", line, line + line, b"\xff\xfe\x00", b"../../etc/passwd", b"9" * 400, line[::-1], b"nan", b'{"a": [[[[' * 50][rng.integers(9)]
+    new = [
+        b"",
+        line,
+        line + line,
+        b"\xff\xfe\x00",
+        b"../../etc/passwd",
+        b"9" * 400,
+        line[::-1],
+        b"nan",
+        b'{"a": [[[[' * 50,
+    ][rng.integers(9)]
     lines.insert(rng.integers(len(lines) + 1), new)
     path.write_bytes(b"\n".join(lines))
 
 
 def rewrite_tiff(rng: np.random.Generator, root: Path, files: list[Path]) -> None:
-    """Another dtype, size, number of bands, CRS, no-data value, or NaN and infinity: a good GeoTIFF that does not belong there."""
+    """Another dtype, size, number of bands, CRS, no-data value, or NaN and infinity: a good GeoTIFF
+    that does not belong there.
+    """
     tiffs = [path for path in files if path.suffix.lower() in (".tif", ".tiff")]
     if not tiffs:
         return flip_bits(rng, root, files)
@@ -131,15 +152,39 @@ def rewrite_tiff(rng: np.random.Generator, root: Path, files: list[Path]) -> Non
         cube = cube.astype(np.float32)
         cube[..., 0] = rng.choice([np.nan, np.inf, -np.inf])
     count, height, width = cube.shape
-    profile = {"crs": profile["crs"], "transform": profile["transform"], "nodata": profile["nodata"]}
+    profile = {
+        "crs": profile["crs"],
+        "transform": profile["transform"],
+        "nodata": profile["nodata"],
+    }
     with (
         contextlib.suppress(ValueError, rasterio.errors.RasterioError),
-        rasterio.open(path, "w", driver="GTiff", count=count, height=height, width=width, dtype=cube.dtype.name, **profile) as file,
+        rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            count=count,
+            height=height,
+            width=width,
+            dtype=cube.dtype.name,
+            **profile,
+        ) as file,
     ):
         file.write(cube)
 
 
-DAMAGES: list[Damage] = [truncate, flip_bits, damage_head, random_bytes, delete, swap, copy_beside, link_outside, fifo, folder_for_file]
+DAMAGES: list[Damage] = [
+    truncate,
+    flip_bits,
+    damage_head,
+    random_bytes,
+    delete,
+    swap,
+    copy_beside,
+    link_outside,
+    fifo,
+    folder_for_file,
+]
 DAMAGES += [entity_bomb, edit_text, rewrite_tiff]
 
 
@@ -160,7 +205,9 @@ def no_hang() -> Iterator[None]:
 
 
 def read_or_explain(name: str, root: Path, options: dict) -> None:
-    """Reads all that can be read; whatever comes must be a whole Sample, whatever is raised an ArchiveError of one line."""
+    """Reads all that can be read; whatever comes must be a whole Sample, whatever is raised an
+    ArchiveError of one line.
+    """
     try:
         reader = layouts.make_reader(name, root, **options)
         items = reader.items()
@@ -200,7 +247,9 @@ def damaged(original: tuple[Path, dict], name: str, seed: int, damages: list[Dam
         root = Path(folder) / "archive"
         shutil.copytree(original[0], root)
         for damage in damages:
-            files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+            files = sorted(
+                path for path in root.rglob("*") if path.is_file() and not path.is_symlink()
+            )
             if files:
                 damage(rng, root, files)
         with no_hang():
@@ -208,7 +257,9 @@ def damaged(original: tuple[Path, dict], name: str, seed: int, damages: list[Dam
 
 
 some_damages = st.lists(st.sampled_from(DAMAGES), min_size=1, max_size=3)
-cases = given(name=st.sampled_from(readers.names()), seed=st.integers(0, 2**32 - 1), damages=some_damages)
+cases = given(
+    name=st.sampled_from(readers.names()), seed=st.integers(0, 2**32 - 1), damages=some_damages
+)
 quiet = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
@@ -216,7 +267,9 @@ quiet = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 @cases
 def test_damaged_archives(originals: dict, name: str, seed: int, damages: list[Damage]) -> None:
     damaged(originals[name], name, seed, damages)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 4 * MOST_BYTES  # of the whole test process
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 4 * MOST_BYTES
+    )  # of the whole test process
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""No weight of a listed config changes name, shape, partition, decay or learning rate unnoticed; every config file lowers for eight devices."""
+"""No weight of a listed config changes name, shape, partition, decay or learning rate unnoticed;
+every config file lowers for eight devices.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,21 @@ def test_weights_are_as_recorded(name, variant):
     recorded = path.read_text() if path.exists() else ""
     found = golden_text.text(golden_text.load(name)["get_config"](variant))
     if found != recorded:
-        changes = difflib.unified_diff(recorded.splitlines(), found.splitlines(), path.name, "now", n=0, lineterm="")
-        pytest.fail("\n".join([*changes, "", "If the change is meant: make golden, and commit tests/golden."]), pytrace=False)
+        changes = difflib.unified_diff(
+            recorded.splitlines(), found.splitlines(), path.name, "now", n=0, lineterm=""
+        )
+        pytest.fail(
+            "\n".join(
+                [*changes, "", "If the change is meant: make golden, and commit tests/golden."]
+            ),
+            pytrace=False,
+        )
 
 
 def test_no_golden_file_is_left_of_a_config_that_is_gone():
-    assert set(golden_text.FOLDER.iterdir()) == {golden_text.file_of(*entry) for entry in golden_text.listed()}
+    assert set(golden_text.FOLDER.iterdir()) == {
+        golden_text.file_of(*entry) for entry in golden_text.listed()
+    }
 
 
 def test_the_text_sees_a_change_of_shape_decay_learning_rate_and_partition():
@@ -32,18 +43,30 @@ def test_the_text_sees_a_change_of_shape_decay_learning_rate_and_partition():
     config.model.trunk.size = "small"
     after = golden_text.text(config).splitlines()
     of = lambda lines, path: next(line for line in lines if line.startswith(path + " "))  # noqa: E731
-    assert of(before, "encoder/trunk/cls_token") == "encoder/trunk/cls_token  float32[1, 1, 192]  []  decay 1  lr 1"
-    assert of(after, "encoder/trunk/cls_token") == "encoder/trunk/cls_token  float32[1, 1, 384]  []  decay 0.5  lr 1"
+    assert (
+        of(before, "encoder/trunk/cls_token")
+        == "encoder/trunk/cls_token  float32[1, 1, 192]  []  decay 1  lr 1"
+    )
+    assert (
+        of(after, "encoder/trunk/cls_token")
+        == "encoder/trunk/cls_token  float32[1, 1, 384]  []  decay 0.5  lr 1"
+    )
     assert of(after, "decoder/mask_token").endswith("decay 1  lr 0.25")
-    assert "[fsdp,-]" in of(before, "decoder/predict/kernel") and "[-,fsdp]" in of(after, "decoder/predict/kernel")
+    assert "[fsdp,-]" in of(before, "decoder/predict/kernel") and "[-,fsdp]" in of(
+        after, "decoder/predict/kernel"
+    )
 
 
 def test_the_smallest_variant_of_every_config_lowers_for_eight_devices():
     targets = [f"{name}:smoke" for name in golden_text.names()]
-    assert run_script("lower.py", *targets) == {target: "1 module for 8 devices" for target in targets}
+    assert run_script("lower.py", *targets) == {
+        target: "1 module for 8 devices" for target in targets
+    }
 
 
 @pytest.mark.slow
 def test_every_variant_lowers_for_eight_devices():
     targets = [f"{name}:{variant}" for name, variant in golden_text.listed() if variant != "smoke"]
-    assert run_script("lower.py", *targets) == {target: "1 module for 8 devices" for target in targets}
+    assert run_script("lower.py", *targets) == {
+        target: "1 module for 8 devices" for target in targets
+    }

@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.goodput`: every moment is counted once, and waiting costs nothing while the device computes."""
+"""Tests of `eo_jax.goodput`: every moment is counted once, and waiting costs nothing while the
+device computes.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +40,30 @@ def watch(monkeypatch):
 
 def seconds(taken: dict[str, float]) -> dict[str, float]:
     """{phase: seconds} of what `take` gave."""
-    return {name.removeprefix("time/"): share * taken["time/wall_s"] for name, share in taken.items() if name != "time/wall_s"}
+    return {
+        name.removeprefix("time/"): share * taken["time/wall_s"]
+        for name, share in taken.items()
+        if name != "time/wall_s"
+    }
 
 
 def test_phases_sum_to_the_wall_time(watch):
     clock = goodput.Clock()
     watch.now += 3 * SECOND
-    for phase, spent in (("compile", 7), ("step", 0.25), ("data", 1 / 3), ("other", 0), ("step", 2), ("checkpoint", 1)):
+    for phase, spent in (
+        ("compile", 7),
+        ("step", 0.25),
+        ("data", 1 / 3),
+        ("other", 0),
+        ("step", 2),
+        ("checkpoint", 1),
+    ):
         watch.spend(clock, phase, spent)
     taken = clock.take()
     assert taken["time/wall_s"] == pytest.approx(13.25 + 1 / 3, rel=1e-9)
-    assert seconds(taken) == pytest.approx({"start": 3, "compile": 7, "step": 2.25, "data": 1 / 3, "checkpoint": 1}, rel=1e-8)
+    assert seconds(taken) == pytest.approx(
+        {"start": 3, "compile": 7, "step": 2.25, "data": 1 / 3, "checkpoint": 1}, rel=1e-8
+    )
     assert sum(taken.values()) - taken["time/wall_s"] == pytest.approx(1, abs=1e-12)
 
 

@@ -1,4 +1,6 @@
-"""Heads: several views at once are the same as one after the other, with statistics, running statistics and gradients of their own."""
+"""Heads: several views at once are the same as one after the other, with statistics, running
+statistics and gradients of their own.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,18 @@ VIEWS, ROWS = 3, 6
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("hidden_norm", ["batch", "none"])
 def test_views_at_once_are_views_one_after_the_other(end: str, hidden_norm: str):
-    network = Network(lambda rngs: MLP((5, 7, 7, 4), jnp.dtype("float32"), hidden_norm=hidden_norm, end=end, rngs=rngs))
+    network = Network(
+        lambda rngs: MLP(
+            (5, 7, 7, 4), jnp.dtype("float32"), hidden_norm=hidden_norm, end=end, rngs=rngs
+        )
+    )
     params, fresh = network.init(jax.random.key(0))
     # Views differ in mean and spread, so statistics of them together would show.
-    x = jax.random.normal(jax.random.key(1), (VIEWS, ROWS, 5)) * jnp.array([1.0, 5.0, 0.2])[:, None, None] + jnp.arange(3.0)[:, None, None]
+    x = (
+        jax.random.normal(jax.random.key(1), (VIEWS, ROWS, 5))
+        * jnp.array([1.0, 5.0, 0.2])[:, None, None]
+        + jnp.arange(3.0)[:, None, None]
+    )
 
     def at_once(params):
         found, statistics = network.apply(params, fresh, lambda head: head(x, Mode("batch")))
@@ -29,21 +39,35 @@ def test_views_at_once_are_views_one_after_the_other(end: str, hidden_norm: str)
     def in_turn(params):
         found, statistics = [], fresh
         for view in x:
-            output, statistics = network.apply(params, statistics, lambda head, view=view: head(view, Mode("batch")))
+            output, statistics = network.apply(
+                params, statistics, lambda head, view=view: head(view, Mode("batch"))
+            )
             found.append(output)
         return sum(jnp.cos(output).sum() for output in found), (jnp.stack(found), statistics)
 
     (_, one), gradients_at_once = jax.value_and_grad(at_once, has_aux=True)(params)
     (_, other), gradients_in_turn = jax.value_and_grad(in_turn, has_aux=True)(params)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max()))  # noqa: E731
+    close = lambda a, b: np.testing.assert_allclose(
+        a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max())
+    )  # noqa: E731
     jax.tree.map(close, (one, gradients_at_once), (other, gradients_in_turn))
     assert bool(jax.tree.leaves(fresh)) == (hidden_norm == "batch" or "norm" in end)
 
 
-@pytest.mark.parametrize("counted", [None, np.array([False, True, False])], ids=["a batch of one", "one counted of three"])
+@pytest.mark.parametrize(
+    "counted",
+    [None, np.array([False, True, False])],
+    ids=["a batch of one", "one counted of three"],
+)
 def test_batchnorm_of_one_value_is_its_bias_not_a_guess(counted):
-    """It has no spread: divided by two, the mean would be half the value, and what is left of it a root of two."""
-    x = jnp.array([[5.0, -3.0]]) if counted is None else jnp.array([[9.0, 9.0], [5.0, -3.0], [9.0, 9.0]])
+    """It has no spread: divided by two, the mean would be half the value, and what is left of it a
+    root of two.
+    """
+    x = (
+        jnp.array([[5.0, -3.0]])
+        if counted is None
+        else jnp.array([[9.0, 9.0], [5.0, -3.0], [9.0, 9.0]])
+    )
     norm = BatchNorm(2)
     found = norm(x, None if counted is None else jnp.asarray(counted), Mode("batch"))
     np.testing.assert_allclose(found[0 if counted is None else 1], 0, atol=1e-6)

@@ -1,4 +1,6 @@
-"""Scenes in ENVI and .mat files from strangers: what a header says is demanded, and files that lie about themselves are refused."""
+"""Scenes in ENVI and .mat files from strangers: what a header says is demanded, and files that lie
+about themselves are refused.
+"""
 
 from __future__ import annotations
 
@@ -56,16 +58,29 @@ NM = [400.0, 410.0, 420.0, 430.0, 440.0]
     [
         ({"wavelength": "{400, 410,\n 420, 430, 440}", "wavelength_units": "Nanometers"}, NM),
         ({"wavelength": "{0.4, 0.41, 0.42, 0.43, 0.44}", "wavelength_units": "Micrometers"}, NM),
-        ({"band_names": "{a (400 Nanometers), b (410 Nanometers), c (420 Nanometers), d (430 Nanometers), e (440 Nanometers)}"}, NM),
+        (
+            {
+                "band_names": "{a (400 Nanometers), b (410 Nanometers), c (420 Nanometers), d (430 "
+                "Nanometers), e (440 Nanometers)}"
+            },
+            NM,
+        ),
         ({"band_names": "{a, b, c, d, e}"}, None),
         ({}, None),
     ],
 )
 def test_envi_wavelengths(tmp_path: Path, fields: dict, wavelengths: list[float] | None) -> None:
     write_envi(tmp_path / "a", **fields)
-    for centres in ([None] * BANDS, NM):  # in a table without wavelengths they are the file's own; one that has them must agree
+    for centres in (
+        [None] * BANDS,
+        NM,
+    ):  # in a table without wavelengths they are the file's own; one that has them must agree
         (sample,) = read_all(HSI, tmp_path / "a", **envi(tmp_path, centre_nm=centres))
-        assert sample.wavelengths_nm is None if wavelengths is None else sample.wavelengths_nm.tolist() == pytest.approx(wavelengths)
+        assert (
+            sample.wavelengths_nm is None
+            if wavelengths is None
+            else sample.wavelengths_nm.tolist() == pytest.approx(wavelengths)
+        )
 
 
 @pytest.mark.parametrize(
@@ -104,13 +119,24 @@ def test_envi_headers_that_cannot_be(tmp_path: Path, fields: dict, words: tuple[
 
 
 def test_envi_wavelengths_of_another_sensor(tmp_path: Path) -> None:
-    write_envi(tmp_path / "a", wavelength="{400, 410, 420, 440, 430}", wavelength_units="Nanometers")
-    reject(HSI, tmp_path / "a", "scene.hdr", "band 4 has 440 nm", "expected 430", **envi(tmp_path, centre_nm=NM))
+    write_envi(
+        tmp_path / "a", wavelength="{400, 410, 420, 440, 430}", wavelength_units="Nanometers"
+    )
+    reject(
+        HSI,
+        tmp_path / "a",
+        "scene.hdr",
+        "band 4 has 440 nm",
+        "expected 430",
+        **envi(tmp_path, centre_nm=NM),
+    )
 
 
 def test_envi_scale_and_no_data_of_the_table(tmp_path: Path) -> None:
     write_envi(tmp_path / "a", data_ignore_value=7, reflectance_scale_factor=10000)
-    (sample,) = read_all(HSI, tmp_path / "a", **envi(tmp_path, nodata=7, scale=1e-4, units="reflectance"))
+    (sample,) = read_all(
+        HSI, tmp_path / "a", **envi(tmp_path, nodata=7, scale=1e-4, units="reflectance")
+    )
     np.testing.assert_array_equal(sample.pixels, CUBE)
 
 
@@ -138,10 +164,18 @@ def test_envi_bomb_is_unpacked_to_the_size_of_its_header_at_most(tmp_path: Path)
 # ------------------------------------------------------------------ .mat files from strangers
 
 
-def element(shape: tuple[int, ...], values: bytes, name: bytes = b"scene", claimed: int | None = None) -> bytes:
+def element(
+    shape: tuple[int, ...], values: bytes, name: bytes = b"scene", claimed: int | None = None
+) -> bytes:
     """A uint16 variable of MATLAB 5, which may claim to have more bytes than it has."""
     dims = struct.pack(f"<II{len(shape)}i", 5, 4 * len(shape), *shape) + bytes(-4 * len(shape) % 8)
-    body = struct.pack("<IIII", 6, 8, 11, 0) + dims + struct.pack("<II", 1, len(name)) + name + bytes(-len(name) % 8)
+    body = (
+        struct.pack("<IIII", 6, 8, 11, 0)
+        + dims
+        + struct.pack("<II", 1, len(name))
+        + name
+        + bytes(-len(name) % 8)
+    )
     body += struct.pack("<II", 4, len(values) if claimed is None else claimed) + values
     return struct.pack("<II", 14, len(body)) + body
 
@@ -150,7 +184,11 @@ def mat_5(path: Path, *elements: bytes) -> Path:
     """A file of compressed variables."""
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = [zlib.compress(plain, 1) for plain in elements]
-    path.write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + b"".join(struct.pack("<II", 15, len(one)) + one for one in packed))
+    path.write_bytes(
+        b"MATLAB 5.0".ljust(124)
+        + b"\0\1IM"
+        + b"".join(struct.pack("<II", 15, len(one)) + one for one in packed)
+    )
     return path
 
 
@@ -159,7 +197,10 @@ def mat_5(path: Path, *elements: bytes) -> Path:
     [
         ([element((4, 5, 6), bytes(240))], ("6 bands",)),
         ([element((40000, 40000, 5), bytes(8))], ("claims 8,000 MB",)),
-        ([element((13, 18, 5), bytes(100_000_000), claimed=2**31)], ("its shape (13, 18, 5) needs 2340",)),
+        (
+            [element((13, 18, 5), bytes(100_000_000), claimed=2**31)],
+            ("its shape (13, 18, 5) needs 2340",),
+        ),
         ([element((13, 18, 5), bytes(8), claimed=2**31)], ("its shape (13, 18, 5) needs 2340",)),
         ([element((13, 18, 5), bytes(2340), name=b"x" * 50_000)], ("cannot be read as .mat",)),
         ([], ("no numeric arrays",)),
@@ -182,7 +223,14 @@ def test_damaged_numbers_are_seen_by_their_checksum(tmp_path: Path) -> None:
         path.write_bytes(data)
 
 
-@pytest.mark.parametrize(("rows", "words"), [(12, "nRow x nCol is 12 x 18"), (13.5, "nRow is not one whole number"), (np.nan, "nRow is not")])
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (12, "nRow x nCol is 12 x 18"),
+        (13.5, "nRow is not one whole number"),
+        (np.nan, "nRow is not"),
+    ],
+)
 def test_matrix_of_spectra_that_does_not_fit(tmp_path: Path, rows: float, words: str) -> None:
     path = save(tmp_path / "a" / "scene.mat", Y=CUBE.reshape(BANDS, -1), nRow=rows, nCol=18)
     reject(HSI, path.parent, "scene.mat", words, **own(tmp_path))
@@ -191,7 +239,14 @@ def test_matrix_of_spectra_that_does_not_fit(tmp_path: Path, rows: float, words:
 def test_other_variables_are_not_looked_into(tmp_path: Path) -> None:
     objects = np.empty((2, 2, 2), object)
     objects[:] = "text"
-    path = save(tmp_path / "a" / "scene.mat", cells=objects, info={"a": 1}, text="text", scene=CUBE.transpose(1, 2, 0), empty=np.zeros((0, 3, 3)))
+    path = save(
+        tmp_path / "a" / "scene.mat",
+        cells=objects,
+        info={"a": 1},
+        text="text",
+        scene=CUBE.transpose(1, 2, 0),
+        empty=np.zeros((0, 3, 3)),
+    )
     np.testing.assert_array_equal(read_all(HSI, path.parent, **own(tmp_path))[0].pixels, CUBE)
     assert matfile.shapes("scene.mat", path) == {"scene": (13, 18, 5)}
 
@@ -223,17 +278,31 @@ def test_matlab_7_3_that_claims_too_much(tmp_path: Path) -> None:
     path = save_7_3(tmp_path / "a" / "scene.mat", CUBE[:1, :2, :2])
     with h5py.File(path, "r+") as file:
         del file["scene"]
-        file.create_dataset("scene", (5, 40000, 40000), "u2", chunks=(1, 100, 100)).attrs["MATLAB_class"] = np.bytes_(b"uint16")
+        file.create_dataset("scene", (5, 40000, 40000), "u2", chunks=(1, 100, 100)).attrs[
+            "MATLAB_class"
+        ] = np.bytes_(b"uint16")
     reject(HSI, path.parent, "scene.mat", "claims 8,000 MB", **own(tmp_path), patch_size=1)
 
 
 @pytest.mark.parametrize("size", [2_349, 500_000, 100_000_000])
 def test_matlab_7_3_bomb_in_a_chunk(tmp_path: Path, size: int) -> None:
-    path = save_7_3(tmp_path / "a" / "scene.mat", CUBE.transpose(0, 2, 1), compression="gzip", chunks=(5, 18, 13))
+    path = save_7_3(
+        tmp_path / "a" / "scene.mat",
+        CUBE.transpose(0, 2, 1),
+        compression="gzip",
+        chunks=(5, 18, 13),
+    )
     with h5py.File(path, "r+") as file:
         file["scene"].id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(size), 9))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    reject(HSI, path.parent, "scene.mat", "the chunk of scene at [0, 0, 0]", "expected 2340", **own(tmp_path))
+    reject(
+        HSI,
+        path.parent,
+        "scene.mat",
+        "the chunk of scene at [0, 0, 0]",
+        "expected 2340",
+        **own(tmp_path),
+    )
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
 
@@ -259,15 +328,28 @@ def test_matlab_7_3_with_more_chunks_than_fit_the_memory(tmp_path: Path) -> None
     path = save_7_3(tmp_path / "a" / "scene.mat", CUBE[:1, :2, :2])
     with h5py.File(path, "r+") as file:
         del file["scene"]
-        file.create_dataset("scene", (5, 1000, 1000), "u1", chunks=(1, 1, 1)).attrs["MATLAB_class"] = np.bytes_(b"uint8")
+        file.create_dataset("scene", (5, 1000, 1000), "u1", chunks=(1, 1, 1)).attrs[
+            "MATLAB_class"
+        ] = np.bytes_(b"uint8")
     reject(HSI, path.parent, "scene.mat", "5,000,000 chunks", **own(tmp_path, dtype="uint8"))
 
 
-@pytest.mark.parametrize("layout", [{"fletcher32": True}, {"compression": "gzip", "shuffle": True, "fletcher32": True}, {"chunks": True}])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"fletcher32": True},
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"chunks": True},
+    ],
+)
 def test_matlab_7_3_as_hdf5_packs_it(tmp_path: Path, layout: dict) -> None:
-    noise = np.random.default_rng(0).integers(0, 2**16, (5, 200, 130), np.uint16)  # which deflate cannot make smaller
+    noise = np.random.default_rng(0).integers(
+        0, 2**16, (5, 200, 130), np.uint16
+    )  # which deflate cannot make smaller
     path = save_7_3(tmp_path / "a" / "scene.mat", noise, **layout)
-    np.testing.assert_array_equal(read_all(HSI, path.parent, **own(tmp_path))[0].pixels, noise.transpose(0, 2, 1))
+    np.testing.assert_array_equal(
+        read_all(HSI, path.parent, **own(tmp_path))[0].pixels, noise.transpose(0, 2, 1)
+    )
 
 
 def test_old_and_foreign_files(tmp_path: Path) -> None:
@@ -284,12 +366,28 @@ def test_old_and_foreign_files(tmp_path: Path) -> None:
 def test_damage_gives_an_error_or_a_sample(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "a"
     if kind == "envi":
-        place = {"map_info": "{UTM, 1, 1, 383472.37, 5818302.35, 30, 30, 33, North, WGS-84, units=Meters}"}
-        path, options = write_envi(folder, wavelength="{400, 410, 420, 430, 440}", wavelength_units="nm", **place), envi(tmp_path)
+        place = {
+            "map_info": "{UTM, 1, 1, 383472.37, 5818302.35, 30, 30, 33, North, WGS-84, "
+            "units=Meters}"
+        }
+        path, options = (
+            write_envi(
+                folder, wavelength="{400, 410, 420, 430, 440}", wavelength_units="nm", **place
+            ),
+            envi(tmp_path),
+        )
     elif kind == "7.3":
-        path, options = save_7_3(folder / "scene.mat", CUBE.transpose(0, 2, 1), compression="gzip", chunks=(5, 6, 5)), own(tmp_path)
+        path, options = (
+            save_7_3(
+                folder / "scene.mat", CUBE.transpose(0, 2, 1), compression="gzip", chunks=(5, 6, 5)
+            ),
+            own(tmp_path),
+        )
     else:
-        path, options = save(folder / "scene.mat", kind == "5", scene=CUBE.transpose(1, 2, 0)), own(tmp_path)
+        path, options = (
+            save(folder / "scene.mat", kind == "5", scene=CUBE.transpose(1, 2, 0)),
+            own(tmp_path),
+        )
     data, rng = path.read_bytes(), np.random.default_rng(0)
     for case in range(80):
         damaged = bytearray(data)

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("eo_jax", "data_prep", "configs", "launch", "benchmarks")
 
-# What modules of eo_jax may import of eo_jax, by the longest prefix of their name; a prefix covers what is below it.
+# What modules of eo_jax may import of eo_jax, by the longest prefix of their name; a prefix covers
+# what is below it.
 NOUNS = ("schema", "sensors")
 MAY_IMPORT = {
     "schema": (),
@@ -38,7 +39,14 @@ ONLY_IN = {
     "optax": ("eo_jax.optim", "eo_jax.step", "eo_jax.updates"),
     "torch": ("eo_jax.export",),
 }
-DATA_PREP_MAY_IMPORT = ("eo_jax.sensors", "eo_jax.data", "eo_jax.schema", "eo_jax.pictures", "eo_jax.report_style", "data_prep")
+DATA_PREP_MAY_IMPORT = (
+    "eo_jax.sensors",
+    "eo_jax.data",
+    "eo_jax.schema",
+    "eo_jax.pictures",
+    "eo_jax.report_style",
+    "data_prep",
+)
 
 
 @functools.cache
@@ -53,14 +61,19 @@ def modules() -> dict[str, Path]:
 
 
 def imports_of(source: str) -> set[str]:
-    """Dotted names that a source imports, anywhere in it; `from a import b` is a.b where that is a module of the project, else a."""
+    """Dotted names that a source imports, anywhere in it; `from a import b` is a.b where that is a
+    module of the project, else a.
+    """
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
-            found |= {name if (name := f"{node.module}.{alias.name}") in modules() else node.module for alias in node.names}
+            found |= {
+                name if (name := f"{node.module}.{alias.name}") in modules() else node.module
+                for alias in node.names
+            }
     return found
 
 
@@ -84,7 +97,7 @@ def own(names: frozenset[str]) -> set[str]:
 
 
 def everything_imported_by(starts: list[str]) -> dict[str, str]:
-    """{module of the project: one that imports it} for all that the starts import, directly or not."""
+    """{module: one that imports it} for every module that the starts import, also indirectly."""
     reached, waiting = {start: start for start in starts}, list(starts)
     while waiting:
         module = waiting.pop()
@@ -96,17 +109,28 @@ def everything_imported_by(starts: list[str]) -> dict[str, str]:
 
 
 def test_the_scan_sees_every_form_of_import():
-    source = "import jax.numpy as jnp\nfrom eo_jax import rules\nfrom eo_jax.schema import Sample\ndef f():\n    if 1:\n        import torch, os\n"
+    source = (
+        "import jax.numpy as jnp\nfrom eo_jax import rules\nfrom eo_jax.schema import Sample\ndef "
+        "f():\n    if 1:\n        import torch, os\n"
+    )
     assert imports_of(source) == {"jax.numpy", "eo_jax.rules", "eo_jax.schema", "torch", "os"}
     assert within("jax.numpy", ("jax",)) and not within("jaxtyping", ("jax",))
-    assert {"eo_jax.train", "eo_jax.data", "eo_jax.data.stores", "data_prep.convert"} <= modules().keys()
+    assert {
+        "eo_jax.train",
+        "eo_jax.data",
+        "eo_jax.data.stores",
+        "data_prep.convert",
+    } <= modules().keys()
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)
 def test_directions_within_eo_jax(part: str):
     members, allowed = below(f"eo_jax.{part}"), tuple(f"eo_jax.{name}" for name in MAY_IMPORT[part])
     assert members
-    wrong = {module: sorted(name for name in own(imports(module)) if not within(name, allowed)) for module in members}
+    wrong = {
+        module: sorted(name for name in own(imports(module)) if not within(name, allowed))
+        for module in members
+    }
     assert {module: names for module, names in wrong.items() if names} == {}
 
 
@@ -118,12 +142,20 @@ def test_nobody_imports_what_imports_everything(command: str):
 
 def test_eo_jax_does_not_import_what_stands_beside_it():
     beside = tuple(package for package in PACKAGES if package not in ("eo_jax", "configs"))
-    assert [module for module in below("eo_jax") if any(within(name, (*beside, "tests")) for name in imports(module))] == []
+    assert [
+        module
+        for module in below("eo_jax")
+        if any(within(name, (*beside, "tests")) for name in imports(module))
+    ] == []
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_libraries_are_imported_in_one_place(library: str):
-    users = [module for module in below("eo_jax", "data_prep", "configs") if any(within(name, (library,)) for name in imports(module))]
+    users = [
+        module
+        for module in below("eo_jax", "data_prep", "configs")
+        if any(within(name, (library,)) for name in imports(module))
+    ]
     assert users
     assert [module for module in users if not within(module, ONLY_IN[library])] == []
 
@@ -132,17 +164,30 @@ def test_libraries_are_imported_in_one_place(library: str):
 def test_data_needs_no_jax(part: str):
     """Neither these modules nor any module of the project that they import, directly or not."""
     reached = everything_imported_by(below(part))
-    users = {module: by for module, by in reached.items() if any(within(name, ("jax", "flax")) for name in imports(module))}
+    users = {
+        module: by
+        for module, by in reached.items()
+        if any(within(name, ("jax", "flax")) for name in imports(module))
+    }
     assert users == {}
 
 
 def test_data_prep_imports_only_what_describes_and_stores_data():
-    wrong = {module: sorted(name for name in own(imports(module)) if not within(name, DATA_PREP_MAY_IMPORT)) for module in below("data_prep")}
+    wrong = {
+        module: sorted(
+            name for name in own(imports(module)) if not within(name, DATA_PREP_MAY_IMPORT)
+        )
+        for module in below("data_prep")
+    }
     assert {module: names for module, names in wrong.items() if names} == {}
 
 
 def test_no_module_imports_itself_in_a_circle():
     for module in modules():
         # A package's __init__ may gather its own modules; Python runs it before them anyway.
-        targets = [name for name in own(imports(module)) & modules().keys() if name != module and not within(module, (name,))]
+        targets = [
+            name
+            for name in own(imports(module)) & modules().keys()
+            if name != module and not within(module, (name,))
+        ]
         assert module not in everything_imported_by(targets), f"{module} imports itself in a circle"

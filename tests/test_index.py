@@ -21,17 +21,35 @@ from eo_jax.data.stores import StoreError
 from eo_jax.schema import Sample
 
 # Group and split of each sample, in store order; the dates of a place need not be neighbours.
-LISTING = (("b", "train"), ("a", "train"), ("b", "train"), ("c", "val"), ("d", "train"), ("b", "train"), ("d", "train"), ("c", "val"))
+LISTING = (
+    ("b", "train"),
+    ("a", "train"),
+    ("b", "train"),
+    ("c", "val"),
+    ("d", "train"),
+    ("b", "train"),
+    ("d", "train"),
+    ("c", "val"),
+)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     pixels = np.zeros((1, 1, 1), np.int16)
-    samples = [Sample(pixels=pixels, sensor="enmap", id=f"{i}", group=group) for i, (group, _) in enumerate(LISTING)]
-    return open_store(write_store(tmp_path_factory.mktemp("index") / "store", samples, [split for _, split in LISTING]))
+    samples = [
+        Sample(pixels=pixels, sensor="enmap", id=f"{i}", group=group)
+        for i, (group, _) in enumerate(LISTING)
+    ]
+    return open_store(
+        write_store(
+            tmp_path_factory.mktemp("index") / "store", samples, [split for _, split in LISTING]
+        )
+    )
 
 
-def members(store: Store, split: str, dates: int = 1, missing: str = "repeat") -> tuple[list[list[int]], int]:
+def members(
+    store: Store, split: str, dates: int = 1, missing: str = "repeat"
+) -> tuple[list[list[int]], int]:
     """Sample numbers of each place, and how many places were dropped."""
     groups = group_samples(store, split, dates, missing, "enmap")
     return [groups.samples(place).tolist() for place in range(len(groups))], groups.dropped
@@ -47,28 +65,40 @@ def test_places_hold_the_samples_of_their_group_in_store_order(store: Store):
     ("dates", "kept", "dropped"),
     [(1, [[1], [0, 2, 5], [4, 6]], 0), (2, [[0, 2, 5], [4, 6]], 1), (3, [[0, 2, 5]], 2)],
 )
-def test_drop_leaves_out_places_with_too_few_dates_and_counts_them(store: Store, dates: int, kept: list, dropped: int):
+def test_drop_leaves_out_places_with_too_few_dates_and_counts_them(
+    store: Store, dates: int, kept: list, dropped: int
+):
     assert members(store, "train", dates, "drop") == (kept, dropped)
     assert members(store, "train", dates, "repeat") == ([[1], [0, 2, 5], [4, 6]], 0)
     assert group_samples(store, "train", dates, "drop", "enmap").short_of(dates) == 0
-    assert group_samples(store, "train", dates, "repeat", "enmap").short_of(dates) == dropped  # whose dates repeat
+    assert (
+        group_samples(store, "train", dates, "repeat", "enmap").short_of(dates) == dropped
+    )  # whose dates repeat
 
 
 def test_many_dates_keep_store_order_too(tmp_path: Path):
     """An unstable sort would only show where there are many."""
     pixels = np.zeros((1, 1, 1), np.int16)
-    samples = [Sample(pixels=pixels, sensor="enmap", id=f"{i}", group=str(i * i % 3)) for i in range(300)]
+    samples = [
+        Sample(pixels=pixels, sensor="enmap", id=f"{i}", group=str(i * i % 3)) for i in range(300)
+    ]
     groups, _ = members(open_store(write_store(tmp_path / "store", samples)), "train")
     assert groups == [list(range(0, 300, 3)), [i for i in range(300) if i % 3]]
 
 
 def test_nothing_left_after_dropping(store: Store):
-    with pytest.raises(ValueError, match=rf"{store.path}: no place of split 'val' has 3 dates; use missing='repeat' or fewer dates"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{store.path}: no place of split 'val' has 3 dates; use missing='repeat' or fewer "
+        r"dates",
+    ):
         group_samples(store, "val", 3, "drop", "enmap")
 
 
 def test_an_empty_split_names_the_store_and_the_splits_it_has(store: Store):
-    with pytest.raises(ValueError, match=rf"{store.path}: split 'test' is empty; the store has train, val\..*--val"):
+    with pytest.raises(
+        ValueError, match=rf"{store.path}: split 'test' is empty; the store has train, val\..*--val"
+    ):
         group_samples(store, "test", 1, "repeat", "enmap")
 
 
@@ -77,10 +107,12 @@ def test_an_empty_store_has_no_sensor(tmp_path: Path):
         group_samples(open_store(write_store(tmp_path / "store", [])), "all", 1, "repeat", "enmap")
 
 
-# -------------------------------------------------------------------------------------------------------------------------- codes
+# -------------------------------------------------------------------------------------------- codes
 
 
-def change_index(path: Path, change: Callable[[dict[str, np.ndarray]], None], save: Callable = np.savez) -> None:
+def change_index(
+    path: Path, change: Callable[[dict[str, np.ndarray]], None], save: Callable = np.savez
+) -> None:
     """Changes the columns of an index, and signs index and manifest again."""
     with np.load(path / "index.npz") as archive:
         columns = dict(archive)
@@ -92,7 +124,9 @@ def change_index(path: Path, change: Callable[[dict[str, np.ndarray]], None], sa
 
 def sign_index(path: Path, data: bytes) -> None:
     stores.write_atomically(path / "index.npz", data)  # by rename: stores that are open keep theirs
-    manifest = json.loads((path / "manifest.json").read_bytes()) | {"index_sha256": hashlib.sha256(data).hexdigest()}
+    manifest = json.loads((path / "manifest.json").read_bytes()) | {
+        "index_sha256": hashlib.sha256(data).hexdigest()
+    }
     manifest["content_sha256"] = stores.content_sha256(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
 
@@ -102,15 +136,26 @@ def without_codes(columns: dict[str, np.ndarray]) -> None:
     del columns["group_code"], columns["kind_code"]
 
 
-SEEN = st.tuples(st.sampled_from(["b", "a", "", "ä", "aa", "B"]), st.sampled_from(["train", "val", "pixel"]), st.sampled_from(["s1", "s2"]))
+SEEN = st.tuples(
+    st.sampled_from(["b", "a", "", "ä", "aa", "B"]),
+    st.sampled_from(["train", "val", "pixel"]),
+    st.sampled_from(["s1", "s2"]),
+)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(SEEN, min_size=1, max_size=14), st.integers(1, 3))
-def test_an_index_without_codes_gives_the_same_groups(tmp_path_factory: pytest.TempPathFactory, listing: list[tuple[str, str, str]], dates: int):
+def test_an_index_without_codes_gives_the_same_groups(
+    tmp_path_factory: pytest.TempPathFactory, listing: list[tuple[str, str, str]], dates: int
+):
     pixels = np.zeros((1, 1, 1), np.int16)
-    samples = [Sample(pixels=pixels, sensor=sensor, id=f"{i}", group=group) for i, (group, _, sensor) in enumerate(listing)]
-    path = write_store(tmp_path_factory.mktemp("codes") / "store", samples, [split for _, split, _ in listing])
+    samples = [
+        Sample(pixels=pixels, sensor=sensor, id=f"{i}", group=group)
+        for i, (group, _, sensor) in enumerate(listing)
+    ]
+    path = write_store(
+        tmp_path_factory.mktemp("codes") / "store", samples, [split for _, split, _ in listing]
+    )
     new = open_store(path)
     change_index(path, without_codes)
     old = open_store(path)
@@ -120,24 +165,39 @@ def test_an_index_without_codes_gives_the_same_groups(tmp_path_factory: pytest.T
 
 
 def all_groups(store: Store, dates: int) -> list:
-    """What every split and sensor gives, places of both sensors, too; the message where it is refused."""
+    """What every split and sensor gives, places of both sensors, too; the message where it is
+    refused.
+    """
     found = []
     for split in ("train", "val", "all"):
         try:
-            one, other = (group_samples(store, split, dates, "drop", sensor) for sensor in ("s1", "s2"))
+            one, other = (
+                group_samples(store, split, dates, "drop", sensor) for sensor in ("s1", "s2")
+            )
             both = common_places([(store, one), (store, other)])
         except ValueError as error:
             found.append(str(error))
             continue
-        found += [(groups.members.tolist(), groups.starts.tolist(), groups.dropped) for groups in (one, other, *both)]
+        found += [
+            (groups.members.tolist(), groups.starts.tolist(), groups.dropped)
+            for groups in (one, other, *both)
+        ]
     return found
 
 
 @pytest.mark.parametrize("format", ["zarr", "zarr-raw"])
 def test_a_zarr_store_without_codes_gives_the_same_pixels(tmp_path: Path, format: str):
-    kinds = [("enmap", np.int16, 2), ("s1", np.float32, 1), ("enmap", np.int16, 3), ("enmap", np.uint8, 2)]
+    kinds = [
+        ("enmap", np.int16, 2),
+        ("s1", np.float32, 1),
+        ("enmap", np.int16, 3),
+        ("enmap", np.uint8, 2),
+    ]
     order = [0, 1, 0, 2, 0, 3, 1, 1, 0, 2, 3, 0]
-    samples = [Sample(np.full((c, 2, 2), i, dtype), sensor, f"{i}", "g") for i, (sensor, dtype, c) in enumerate(kinds[k] for k in order)]
+    samples = [
+        Sample(np.full((c, 2, 2), i, dtype), sensor, f"{i}", "g")
+        for i, (sensor, dtype, c) in enumerate(kinds[k] for k in order)
+    ]
     path = write_store(tmp_path / "store", samples, format=format)
     new = open_store(path)
     assert new.index["kind_code"].tolist() == order
@@ -153,11 +213,21 @@ def test_a_zarr_store_without_codes_gives_the_same_pixels(tmp_path: Path, format
 
 
 @pytest.mark.parametrize("column", ["group_code", "kind_code"])
-@pytest.mark.parametrize("wrong", [np.arange(8) - 1, np.arange(8) + 1, np.arange(7), np.zeros((8, 1)), np.full(8, 2**31 - 1)], ids=str)
-def test_codes_that_cannot_be_are_refused(store: Store, tmp_path: Path, column: str, wrong: np.ndarray):
+@pytest.mark.parametrize(
+    "wrong",
+    [np.arange(8) - 1, np.arange(8) + 1, np.arange(7), np.zeros((8, 1)), np.full(8, 2**31 - 1)],
+    ids=str,
+)
+def test_codes_that_cannot_be_are_refused(
+    store: Store, tmp_path: Path, column: str, wrong: np.ndarray
+):
     path = shutil.copytree(store.path, tmp_path / "store")
     change_index(path, lambda columns: columns.update({column: wrong.astype(np.int32)}))
-    with pytest.raises(StoreError, match=rf"index.npz: not an index \({column}: .*expected int32 \[8\] from 0 to 7\); convert the archive again"):
+    with pytest.raises(
+        StoreError,
+        match=rf"index.npz: not an index \({column}: .*expected int32 \[8\] from 0 to 7\); convert "
+        r"the archive again",
+    ):
         open_store(path)
 
 
@@ -169,18 +239,26 @@ def test_codes_of_another_dtype_are_refused(store: Store, tmp_path: Path):
 
 
 def test_an_index_that_numpy_would_not_have_written_is_refused(store: Store, tmp_path: Path):
-    """Its SHA-256 is right: whoever made the manifest made it so. Nothing is unpickled, and nothing unpacked."""
+    """Its SHA-256 is right: whoever made the manifest made it so. Nothing is unpickled, and nothing
+    unpacked.
+    """
     for number, (change, save, message) in enumerate(
         (
             (lambda columns: None, np.savez_compressed, "is compressed"),
-            (lambda columns: columns.update(shape=np.asfortranarray(columns["shape"])), np.savez, "Fortran order"),
+            (
+                lambda columns: columns.update(shape=np.asfortranarray(columns["shape"])),
+                np.savez,
+                "Fortran order",
+            ),
             (lambda columns: columns.update(id=columns["id"].astype(object)), np.savez, "OBJECT"),
             (lambda columns: columns.pop("time"), np.savez, "time"),
         )
     ):
         path = shutil.copytree(store.path, tmp_path / f"{number}")
         change_index(path, change, save)
-        with pytest.raises(StoreError, match=rf"index.npz: not an index \(.*{message}.*convert the archive again"):
+        with pytest.raises(
+            StoreError, match=rf"index.npz: not an index \(.*{message}.*convert the archive again"
+        ):
             open_store(path)
 
 
@@ -199,7 +277,7 @@ def test_a_column_that_claims_more_than_the_file_has_is_refused(store: Store, tm
             open_store(path)
 
 
-# -------------------------------------------------------------------------------------------------------------------------- order
+# -------------------------------------------------------------------------------------------- order
 
 
 def epoch(count: int, seed: int, number: int) -> list[int]:

@@ -1,4 +1,6 @@
-"""`inspect` says what is in a store of any sensor, and draws it: two pictures, or one page that needs nothing else."""
+"""`inspect` says what is in a store of any sensor, and draws it: two pictures, or one page that
+needs nothing else.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,17 @@ from eo_jax.data import Store, open_store
 from eo_jax.schema import Sample
 from eo_jax.sensors import SENSORS, Band, Sensor, get_sensor
 
-DRONE = Sensor("drone", "Camera <one> & only", tuple(Band(f"b{n}", n, None, None) for n in range(1, 31)), None, "int16", 2.0, "counts", None, 5.0)
+DRONE = Sensor(
+    "drone",
+    "Camera <one> & only",
+    tuple(Band(f"b{n}", n, None, None) for n in range(1, 31)),
+    None,
+    "int16",
+    2.0,
+    "counts",
+    None,
+    5.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,30 +42,63 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inspect")
     tiny_archives.spectral_earth(folder / "archive", "landuse")
     options = ("--labels", "landuse", "--val", "0000007/*", "--workers", "1")
-    assert main(["convert", "spectral-earth", "--input", str(folder / "archive"), "--output", str(folder / "store"), *options]) == 0
+    assert (
+        main(
+            [
+                "convert",
+                "spectral-earth",
+                "--input",
+                str(folder / "archive"),
+                "--output",
+                str(folder / "store"),
+                *options,
+            ]
+        )
+        == 0
+    )
     return folder / "store"
 
 
 def store_of(path: Path, sensor: Sensor, cubes: Sequence[np.ndarray], **fields) -> Store:
     """A store of cubes of one sensor, as `convert` describes it."""
-    samples = [Sample(pixels=cube, sensor=sensor.id, id=f"<{n}>", group=f"{n}", **fields) for n, cube in enumerate(cubes)]
+    samples = [
+        Sample(pixels=cube, sensor=sensor.id, id=f"<{n}>", group=f"{n}", **fields)
+        for n, cube in enumerate(cubes)
+    ]
     contents = Contents()
     for sample in samples:
         contents.add_sample(sample, "train", sensor.missing(sample.pixels))
-    archive = {"name": "An <archive>", "reader": "test", "licence": "free & open", "options": {"labels": []}, "files": 3}
-    about = {"archive": archive, "sensors": {sensor.id: sensor.row()}, "splits": {"train": len(samples)}, "groups": len(samples), **contents.about()}
+    archive = {
+        "name": "An <archive>",
+        "reader": "test",
+        "licence": "free & open",
+        "options": {"labels": []},
+        "files": 3,
+    }
+    about = {
+        "archive": archive,
+        "sensors": {sensor.id: sensor.row()},
+        "splits": {"train": len(samples)},
+        "groups": len(samples),
+        **contents.about(),
+    }
     return open_store(write_store(path, samples, about=about))
 
 
 def cubes_of(sensor: Sensor, count: int = 2, size: int = 8) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    return [rng.integers(1, 100, (len(sensor.bands), size, size)).astype(sensor.dtype) for _ in range(count)]
+    return [
+        rng.integers(1, 100, (len(sensor.bands), size, size)).astype(sensor.dtype)
+        for _ in range(count)
+    ]
 
 
 # ------------------------------------------------------------------ the terminal
 
 
-def test_tables_say_what_is_in_it(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_say_what_is_in_it(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     assert main(["inspect", str(store), "--output", str(tmp_path)]) == 0
     said = capsys.readouterr().out
@@ -89,9 +134,18 @@ def test_regions_are_means_of_their_bands(store: Path) -> None:
 
 
 def test_bands_have_their_own_scale_and_unit() -> None:
-    bands = (Band("red", 1, 660.0, 30.0), Band("heat", 2, 11000.0, 1000.0, kind="thermal", scale=0.1, offset=100.0, units="K"))
+    bands = (
+        Band("red", 1, 660.0, 30.0),
+        Band("heat", 2, 11000.0, 1000.0, kind="thermal", scale=0.1, offset=100.0, units="K"),
+    )
     sensor = Sensor("two", "Two", bands, 30.0, "uint8", 0.01, "reflectance", None)
-    moments = {"mean": [20, 1000], "std": [2, 30], "min": [10, None], "max": [30, 1100], "nodata_share": [0, 0.25]}
+    moments = {
+        "mean": [20, 1000],
+        "std": [2, 30],
+        "min": [10, None],
+        "max": [30, 1100],
+        "nodata_share": [0, 0.25],
+    }
     table = summary.band_rows(sensor, moments)
     assert table.rows[0] == ("red", "660", "0.2", "0.02", "0.1", "0.3", "0.00%", "")
     assert table.rows[1] == ("heat", "11000", "200", "3", "-", "210", "25.00%", "K")
@@ -109,8 +163,13 @@ def test_band_without_data_is_no_obstacle(tmp_path: Path) -> None:
 
 
 def test_classes_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    labels = {"cover": np.arange(64, dtype=np.uint8).reshape(8, 8) % 12, "height": np.array(1.5, np.float32)}
-    cover, height = summary.label_rows(store_of(tmp_path / "store", DRONE, cubes_of(DRONE), labels=labels))
+    labels = {
+        "cover": np.arange(64, dtype=np.uint8).reshape(8, 8) % 12,
+        "height": np.array(1.5, np.float32),
+    }
+    cover, height = summary.label_rows(
+        store_of(tmp_path / "store", DRONE, cubes_of(DRONE), labels=labels)
+    )
     assert [row[0] for row in cover.rows] == [str(value) for value in range(12)]
     assert height.rows == [("fractions, or more than 256 values", "", "")]
 
@@ -150,14 +209,21 @@ def test_radar_shows_both_polarisations_and_their_ratio(tmp_path: Path) -> None:
 def test_one_band_is_grey_and_no_data_is_striped(tmp_path: Path) -> None:
     cube = np.arange(64, dtype=np.float32).reshape(1, 8, 8)
     cube[0, 0, :4] = np.nan
-    (shown,) = looks.examples(store_of(tmp_path / "store", get_sensor("geonrw_dem"), [cube]), 1)["geonrw_dem"]
+    (shown,) = looks.examples(store_of(tmp_path / "store", get_sensor("geonrw_dem"), [cube]), 1)[
+        "geonrw_dem"
+    ]
     assert (shown.rgb[..., 0] == shown.rgb[..., 1]).all()
     assert shown.rgb[0, :4, 0].tolist() == [205, 205, 165, 165]
     assert shown.rgb[1:, :, 0].ravel().tolist() == sorted(shown.rgb[1:, :, 0].ravel().tolist())
 
 
 def test_large_samples_are_thinned_out(tmp_path: Path) -> None:
-    (shown,) = looks.examples(store_of(tmp_path / "store", get_sensor("geonrw_dem"), cubes_of(get_sensor("geonrw_dem"), 1, 600)), 1)["geonrw_dem"]
+    (shown,) = looks.examples(
+        store_of(
+            tmp_path / "store", get_sensor("geonrw_dem"), cubes_of(get_sensor("geonrw_dem"), 1, 600)
+        ),
+        1,
+    )["geonrw_dem"]
     assert shown.rgb.shape == (200, 200, 3)
 
 
@@ -178,12 +244,18 @@ def test_pictures_are_the_same_every_time(store: Path) -> None:
 
 def test_quicklook_shows_as_many_as_asked(store: Path) -> None:
     opened = open_store(store)
-    heights = [Image.open(io.BytesIO(inspect.quicklook(opened, count))).height for count in (1, 4, 5, 100)]
-    assert heights[0] == heights[1] < heights[2] == heights[3]  # seven samples fit into two rows of four
+    heights = [
+        Image.open(io.BytesIO(inspect.quicklook(opened, count))).height for count in (1, 4, 5, 100)
+    ]
+    assert (
+        heights[0] == heights[1] < heights[2] == heights[3]
+    )  # seven samples fit into two rows of four
 
 
 def test_spectrum_breaks_over_the_removed_windows(store: Path) -> None:
-    picture = np.array(Image.open(io.BytesIO(inspect.images(open_store(store), 1)["spectra.png"])).convert("RGB")).astype(int)
+    picture = np.array(
+        Image.open(io.BytesIO(inspect.images(open_store(store), 1)["spectra.png"])).convert("RGB")
+    ).astype(int)
     blue = (picture[..., 2] - picture[..., 0] > 100).any(0)
     runs = np.flatnonzero(np.diff(np.flatnonzero(blue)) > 20)
     assert len(runs) == 2  # around 1400 and 1900 nm
@@ -202,12 +274,22 @@ def test_bands_without_wavelengths_are_drawn_by_number(tmp_path: Path) -> None:
 
 
 def test_dates_are_counted_by_month(tmp_path: Path) -> None:
-    samples = [Sample(pixels=np.ones((30, 2, 2), np.int16), sensor="drone", id=f"{n}", group="g", time=time) for n, time in enumerate(TIMES)]
+    samples = [
+        Sample(
+            pixels=np.ones((30, 2, 2), np.int16), sensor="drone", id=f"{n}", group="g", time=time
+        )
+        for n, time in enumerate(TIMES)
+    ]
     figure = looks.draw_dates(open_store(write_store(tmp_path / "store", samples)))
     assert [bar.get_height() for bar in figure.axes[0].patches] == [2, 0, 1]
 
 
-TIMES = [1_590_969_600, 1_593_561_599, 1_596_240_000, None]  # 1 June, 30 June 23:59:59 and 1 August 2020
+TIMES = [
+    1_590_969_600,
+    1_593_561_599,
+    1_596_240_000,
+    None,
+]  # 1 June, 30 June 23:59:59 and 1 August 2020
 
 
 # ------------------------------------------------------------------ the page
@@ -227,7 +309,11 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
         self.tags.append(tag)
-        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href", "srcset", "action", "data")]
+        self.links += [
+            value
+            for name, value in attributes
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data")
+        ]
         if tag not in self.void:
             self.open.append(tag)
 
@@ -277,14 +363,27 @@ def test_page_escapes_what_archives_say(tmp_path: Path) -> None:
     assert "<archive>" not in text and "An &lt;archive&gt;" in text
     assert "<one>" not in text and "Camera &lt;one&gt; &amp; only" in text
     assert "&lt;0&gt;" in text
-    for words in ("No sample says where it is.", "spread evenly: no true colour is known", "digital number x 2 + 5"):
+    for words in (
+        "No sample says where it is.",
+        "spread evenly: no true colour is known",
+        "digital number x 2 + 5",
+    ):
         assert words in text
 
 
 def test_page_of_a_store_without_training_samples(tmp_path: Path) -> None:
     samples = [Sample(pixels=np.ones((30, 2, 2), np.int16), sensor="drone", id="a", group="a")]
-    about = {"archive": {"name": "a", "reader": "b"}, "sensors": {"drone": DRONE.row()}, "splits": {"test": 1}, "groups": 1}
-    opened = open_store(write_store(tmp_path / "store", samples, ["test"], {**about, "statistics": {}, "labels": {}}))
+    about = {
+        "archive": {"name": "a", "reader": "b"},
+        "sensors": {"drone": DRONE.row()},
+        "splits": {"test": 1},
+        "groups": 1,
+    }
+    opened = open_store(
+        write_store(
+            tmp_path / "store", samples, ["test"], {**about, "statistics": {}, "labels": {}}
+        )
+    )
     assert inspect.images(opened, 1).keys() == {"quicklook.png"}
     assert "There is no sample in the train split." in inspect_page.render(opened, 1)
 
@@ -292,12 +391,56 @@ def test_page_of_a_store_without_training_samples(tmp_path: Path) -> None:
 def test_page_of_many_sensors_and_nested_archives(store: Path, tmp_path: Path) -> None:
     drone_layout.write(tmp_path / "archive")
     options = drone_layout.OPTIONS
-    words = ["--sensor", options["sensor"], "--labels", "weeds", "--time-regex", options["time_regex"], "--group-regex", options["group_regex"]]
-    assert main(["convert", "geotiff", "--input", str(tmp_path / "archive"), "--output", str(tmp_path / "drone"), "--workers", "1", *words]) == 0
-    assert main(["merge", str(store), str(tmp_path / "drone"), "--output", str(tmp_path / "both"), "--workers", "1"]) == 0
+    words = [
+        "--sensor",
+        options["sensor"],
+        "--labels",
+        "weeds",
+        "--time-regex",
+        options["time_regex"],
+        "--group-regex",
+        options["group_regex"],
+    ]
+    assert (
+        main(
+            [
+                "convert",
+                "geotiff",
+                "--input",
+                str(tmp_path / "archive"),
+                "--output",
+                str(tmp_path / "drone"),
+                "--workers",
+                "1",
+                *words,
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "merge",
+                str(store),
+                str(tmp_path / "drone"),
+                "--output",
+                str(tmp_path / "both"),
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     text = inspect_page.render(open_store(tmp_path / "both"), 4)
     assert_self_contained(text)
-    for words in ("sources 1", "sources 2", "SpectralEarth + GeoTIFFs", "Drone camera, four bands", "Samples over time", "Longitude and latitude"):
+    for words in (
+        "sources 1",
+        "sources 2",
+        "SpectralEarth + GeoTIFFs",
+        "Drone camera, four bands",
+        "Samples over time",
+        "Longitude and latitude",
+    ):
         assert words in text
 
 
@@ -310,11 +453,32 @@ def test_no_store(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("html", [[], ["--html"]])
-@pytest.mark.parametrize("field", ["archive", "sensors", "statistics", "labels", "splits", "groups"])
-def test_manifest_without_what_is_shown(field: str, html: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    about = {"archive": {"name": "a", "reader": "b"}, "sensors": {"drone": DRONE.row()}, "splits": {}, "groups": 1, "statistics": {}, "labels": {}}
+@pytest.mark.parametrize(
+    "field", ["archive", "sensors", "statistics", "labels", "splits", "groups"]
+)
+def test_manifest_without_what_is_shown(
+    field: str, html: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    about = {
+        "archive": {"name": "a", "reader": "b"},
+        "sensors": {"drone": DRONE.row()},
+        "splits": {},
+        "groups": 1,
+        "statistics": {},
+        "labels": {},
+    }
     del about[field]
-    write_store(tmp_path / "store", [Sample(pixels=np.ones((30, 2, 2), np.int16), sensor="drone", id="a", group="a")], about=about)
-    assert main(["inspect", str(tmp_path / "store"), "--output", str(tmp_path / "look"), *html]) == 1
+    write_store(
+        tmp_path / "store",
+        [Sample(pixels=np.ones((30, 2, 2), np.int16), sensor="drone", id="a", group="a")],
+        about=about,
+    )
+    assert (
+        main(["inspect", str(tmp_path / "store"), "--output", str(tmp_path / "look"), *html]) == 1
+    )
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and f"manifest.json: manifest has no {field!r}" in line and "convert again" in line
+    assert (
+        line.startswith("error: ")
+        and f"manifest.json: manifest has no {field!r}" in line
+        and "convert again" in line
+    )

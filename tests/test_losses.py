@@ -1,4 +1,6 @@
-"""Tests of the loss functions in `eo_jax.objectives`: values and gradients against the papers in float64, on nasty inputs too."""
+"""Tests of the loss functions in `eo_jax.objectives`: values and gradients against the papers in
+float64, on nasty inputs too.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ from loss_cases import (
 from eo_jax.models.heads import cosines
 
 VALUE, GRADIENT = 1e-5, 1e-4  # relative tolerances
-LEAST = np.array([0.1, 0.01])  # units of values and of gradients that are smaller than that, for each term of a loss
+LEAST = np.array(
+    [0.1, 0.01]
+)  # units of values and of gradients that are smaller than that, for each term of a loss
 RESOLUTION = 2.0**-24  # half a unit in the last place of float32
 
 
@@ -50,9 +54,14 @@ def test_values_and_gradients_are_those_of_the_paper(loss, nasty):
 
 
 def test_koleo_of_equal_rows_is_large_and_finite_and_has_no_gradient():
-    loss, rows = loss_named("dino.koleo"), np.broadcast_to(rounded(np.array([0.3, -0.4, 0.5, 0.1])), (5, 4)).copy()
+    loss, rows = (
+        loss_named("dino.koleo"),
+        np.broadcast_to(rounded(np.array([0.3, -0.4, 0.5, 0.1])), (5, 4)).copy(),
+    )
     value, gradients = found(loss, [rows])
-    assert value == pytest.approx(-np.log(1e-8), rel=1e-5) and value == pytest.approx(float(expected(loss, [rows])), rel=1e-5)
+    assert value == pytest.approx(-np.log(1e-8), rel=1e-5) and value == pytest.approx(
+        float(expected(loss, [rows])), rel=1e-5
+    )
     assert not gradients[0].any()
 
 
@@ -60,9 +69,15 @@ def test_koleo_of_equal_rows_is_large_and_finite_and_has_no_gradient():
 def test_large_inputs_are_as_exact_as_float32_can_be(loss):
     arguments = large(loss)
     value, gradients = found(loss, arguments)
-    # The losses are sums of target times something positive, so what a target is off by, as a share of it, bounds the share of the sum.
+    # The losses are sums of target times something positive, so what a target is off by, as a share
+    # of it, bounds the share of the sum.
     share = 8 * RESOLUTION * loss.exponent(arguments)
-    assert_near(value, expected(loss, arguments), VALUE + share, floor=8 * RESOLUTION * loss.largest(arguments))
+    assert_near(
+        value,
+        expected(loss, arguments),
+        VALUE + share,
+        floor=8 * RESOLUTION * loss.largest(arguments),
+    )
     for i in loss.moves:
         assert_near(gradients[i], central_differences(loss, arguments, i), GRADIENT + share)
 
@@ -71,14 +86,22 @@ def test_large_inputs_are_as_exact_as_float32_can_be(loss):
 def test_large_logits_are_as_exact_as_float32_can_be(loss):
     arguments = cold(loss)
     value, gradients = found(loss, arguments)
-    assert_near(value, expected(loss, arguments), VALUE, floor=8 * RESOLUTION * loss.largest(arguments))
-    # A softmax of such logits is 0 or 1 but where two of them lie together, and there its slope is 1 / temperature.
-    assert all(np.abs(gradient).max(initial=0) <= 10 / arguments[loss.temperature] for gradient in gradients.values())
+    assert_near(
+        value, expected(loss, arguments), VALUE, floor=8 * RESOLUTION * loss.largest(arguments)
+    )
+    # A softmax of such logits is 0 or 1 but where two of them lie together, and there its slope is
+    # 1 / temperature.
+    assert all(
+        np.abs(gradient).max(initial=0) <= 10 / arguments[loss.temperature]
+        for gradient in gradients.values()
+    )
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_bfloat16_inputs_are_cast_before_any_mathematics(loss):
-    arguments = [rounded(x, ml_dtypes.bfloat16) if isinstance(x, np.ndarray) else x for x in drawn(loss)]
+    arguments = [
+        rounded(x, ml_dtypes.bfloat16) if isinstance(x, np.ndarray) else x for x in drawn(loss)
+    ]
     value, gradients = found(loss, arguments, jnp.bfloat16)
     assert_near(value, expected(loss, arguments), VALUE)
     for i in loss.moves:  # a gradient has the type of its argument, whose resolution is 2^-8
@@ -88,20 +111,27 @@ def test_bfloat16_inputs_are_cast_before_any_mathematics(loss):
 @pytest.mark.parametrize("loss", [*LOSSES, MASKED_ERROR], ids=str)
 def test_products_keep_float32_on_matrix_units(loss):
     """By default these take fewer bits, which no test on a CPU would see."""
-    arguments = [jnp.asarray(x, jnp.float32) if getattr(x, "dtype", None) == np.float64 else x for x in drawn(loss)]
+    arguments = [
+        jnp.asarray(x, jnp.float32) if getattr(x, "dtype", None) == np.float64 else x
+        for x in drawn(loss)
+    ]
     assert precisions_of(loss.function, arguments) <= {EXACT}
 
 
 def test_cosines_with_prototypes_keep_float32_on_matrix_units():
     assert precisions_of(cosines, [jnp.ones((3, 4)), jnp.ones((4, 5))]) == {EXACT}
-    assert precisions_of(lambda x: x @ x.T, [jnp.ones((3, 4))]) == {None}  # what is found where nobody took care
+    assert precisions_of(lambda x: x @ x.T, [jnp.ones((3, 4))]) == {
+        None
+    }  # what is found where nobody took care
 
 
 EXACT = (jax.lax.Precision.HIGHEST,) * 2
 
 
 def precisions_of(function: Callable, arguments: list) -> set:
-    """The precisions of all matrix products of a function of arrays and numbers, with those of its inner functions."""
+    """The precisions of all matrix products of a function of arrays and numbers, with those of its
+    inner functions.
+    """
     numbers = tuple(i for i, x in enumerate(arguments) if not hasattr(x, "dtype"))
     return set(_precisions(jax.make_jaxpr(function, static_argnums=numbers)(*arguments).jaxpr))
 
@@ -118,7 +148,9 @@ def _precisions(jaxpr: Any) -> Iterator:
 # --- inputs that are nasty for one loss only
 
 
-@pytest.mark.parametrize("name", ["barlow_twins.barlow_loss", "vicreg.vicreg_loss", "decur.decur_loss"])
+@pytest.mark.parametrize(
+    "name", ["barlow_twins.barlow_loss", "vicreg.vicreg_loss", "decur.decur_loss"]
+)
 def test_columns_far_from_zero_keep_their_variance(name):
     loss = loss_named(name)
     arguments = changed(loss, lambda x: x + 100 * (np.arange(x.shape[-1]) % 2))
@@ -133,7 +165,9 @@ def test_koleo_of_equal_rows_is_finite_and_pushes_finitely():
     x[1] = x[0]
     value, _ = found(loss, [x])
     assert_near(value, expected(loss, [x]), VALUE)
-    assert value > 2 / 5 * 18.4 - 1  # two rows at distance 0, -log 1e-8 each; the other three are less than e apart
+    assert (
+        value > 2 / 5 * 18.4 - 1
+    )  # two rows at distance 0, -log 1e-8 each; the other three are less than e apart
     x[2] = x[3] = 0
     found(loss, [x])  # wants all of it finite
 
@@ -142,15 +176,25 @@ def test_sinkhorn_with_a_prototype_that_nobody_uses():
     loss = loss_named("swav.sinkhorn")
     scores, epsilon, iterations = drawn(loss)
     scores[:, 1] = -1.0
-    assert_near(found(loss, [scores, epsilon, iterations])[0], expected(loss, [scores, epsilon, iterations]), VALUE)
+    assert_near(
+        found(loss, [scores, epsilon, iterations])[0],
+        expected(loss, [scores, epsilon, iterations]),
+        VALUE,
+    )
 
 
-@pytest.mark.parametrize(("where", "score"), [((slice(None), 1), -1e4), (0, 1e4), ((0, 2), 1e4)], ids=["prototype", "sample", "pair"])
+@pytest.mark.parametrize(
+    ("where", "score"),
+    [((slice(None), 1), -1e4), (0, 1e4), ((0, 2), 1e4)],
+    ids=["prototype", "sample", "pair"],
+)
 def test_sinkhorn_serves_every_sample_whatever_the_scores(where, score):
     loss = loss_named("swav.sinkhorn")
     scores, epsilon, iterations = drawn(loss)
     scores[where] = score
-    np.testing.assert_allclose(found(loss, [scores, epsilon, iterations])[0].sum(axis=1), 1.0, atol=VALUE)
+    np.testing.assert_allclose(
+        found(loss, [scores, epsilon, iterations])[0].sum(axis=1), 1.0, atol=VALUE
+    )
 
 
 def test_soft_labels_at_a_support_row_are_its_label():
@@ -172,7 +216,10 @@ def test_view_assignment_of_certain_predictions_is_less_the_entropy_of_their_mea
 
 def test_view_assignment_with_a_class_that_no_support_row_has():
     loss = loss_named("semi_supervised.view_assignment_loss")
-    arguments = [np.insert(p[:, :3] / p[:, :3].sum(axis=1, keepdims=True), 1, 0.0, axis=1) for p in drawn(loss)[:2]]
+    arguments = [
+        np.insert(p[:, :3] / p[:, :3].sum(axis=1, keepdims=True), 1, 0.0, axis=1)
+        for p in drawn(loss)[:2]
+    ]
     arguments = [*map(rounded, arguments), 0.25]
     value, gradients = found(loss, arguments)
     assert_near(value, expected(loss, arguments), VALUE)
@@ -185,7 +232,9 @@ def test_certain_views_that_disagree_have_a_finite_loss():
     assert value > 1
 
 
-@pytest.mark.parametrize(("name", "missing"), [("supervised.cross_entropy", 0), ("supervised.regression", np.nan)])
+@pytest.mark.parametrize(
+    ("name", "missing"), [("supervised.cross_entropy", 0), ("supervised.regression", np.nan)]
+)
 def test_without_any_label_the_loss_and_its_gradient_are_zero(name, missing):
     loss = loss_named(name)
     predicted, label = drawn(loss)
@@ -201,8 +250,12 @@ def test_reference_contrastive_losses_of_orthogonal_pairs():
     eye = np.eye(2)
     assert reference_losses.nt_xent(eye, 5 * eye, 1.0) == pytest.approx(np.log(np.e + 2) - 1)
     assert reference_losses.clip_loss(eye, 5 * eye, 1.0) == pytest.approx(np.log(np.e + 1) - 1)
-    assert reference_losses.moco_loss(eye, 5 * eye, -eye, 1.0) == pytest.approx(np.log(np.e + 1 + 1 / np.e) - 1)
-    assert reference_losses.moco_v3_loss(eye, eye, eye, 5 * eye, 1.0) == pytest.approx(4 * (np.log(np.e + 1) - 1))
+    assert reference_losses.moco_loss(eye, 5 * eye, -eye, 1.0) == pytest.approx(
+        np.log(np.e + 1 + 1 / np.e) - 1
+    )
+    assert reference_losses.moco_v3_loss(eye, eye, eye, 5 * eye, 1.0) == pytest.approx(
+        4 * (np.log(np.e + 1) - 1)
+    )
 
 
 def test_reference_redundancy_losses_of_decorrelated_columns():
@@ -229,5 +282,9 @@ def test_reference_self_distillation_losses():
     assert reference_losses.simsiam_loss(x, -x, -2 * x, 3 * x) == pytest.approx(-1)
     assert reference_losses.koleo(3 * np.eye(4)) == pytest.approx(-np.log(np.sqrt(2)))
     zero = np.zeros((3, 5, 4))
-    assert reference_losses.dino_loss(zero, zero[:2], np.arange(4.0), 0.1, 0.04) == pytest.approx(np.log(4))
-    assert reference_losses.view_assignment_loss(np.eye(4), np.eye(4), 0.25) == pytest.approx(-np.log(4))
+    assert reference_losses.dino_loss(zero, zero[:2], np.arange(4.0), 0.1, 0.04) == pytest.approx(
+        np.log(4)
+    )
+    assert reference_losses.view_assignment_loss(np.eye(4), np.eye(4), 0.25) == pytest.approx(
+        -np.log(4)
+    )

@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.objectives.mae`, masking and positions against loops over the paper's formulas (He et al. 2022; SpectralEarth's recipe)."""
+"""Tests of `eo_jax.objectives.mae`, masking and positions against loops over the paper's formulas
+(He et al. 2022; SpectralEarth's recipe).
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,15 @@ from eo_jax.sensors import ENMAP
 
 BANDS, SIZE, PATCH, ROWS = 75, 16, 4, 4  # the fewest bands that the adapter takes
 TOKENS, VALUES = ROWS * ROWS, PATCH * PATCH * BANDS
-SENSOR = dataclasses.replace(ENMAP, id="short", bands=ENMAP.bands[:BANDS], mean=ENMAP.mean[:BANDS], std=ENMAP.std[:BANDS])
-ENCODER = make_encoder(spectral_adapter.Config(patch=PATCH), vit.Config(size="tiny", depth=1), SENSOR, jnp.dtype("float32"))
+SENSOR = dataclasses.replace(
+    ENMAP, id="short", bands=ENMAP.bands[:BANDS], mean=ENMAP.mean[:BANDS], std=ENMAP.std[:BANDS]
+)
+ENCODER = make_encoder(
+    spectral_adapter.Config(patch=PATCH),
+    vit.Config(size="tiny", depth=1),
+    SENSOR,
+    jnp.dtype("float32"),
+)
 KEY, PROGRESS = jax.random.key(7), jnp.float32(0.5)
 
 
@@ -40,9 +49,13 @@ class Setup:
 
 @functools.cache
 def setup(norm_pix: bool) -> Setup:
-    config = mae.Config(mask_ratio=0.75, norm_pix_loss=norm_pix, decoder_width=32, decoder_depth=1, decoder_heads=4)
+    config = mae.Config(
+        mask_ratio=0.75, norm_pix_loss=norm_pix, decoder_width=32, decoder_depth=1, decoder_heads=4
+    )
     objective = config.build({"short": ENCODER})
-    params, carry = (random_weights(shapes, seed=3) for shapes in jax.eval_shape(objective.init, KEY))
+    params, carry = (
+        random_weights(shapes, seed=3) for shapes in jax.eval_shape(objective.init, KEY)
+    )
     loss_and_gradients = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
     return Setup(objective, params, carry, loss_and_gradients, jax.jit(objective.preview))
 
@@ -50,17 +63,27 @@ def setup(norm_pix: bool) -> Setup:
 def masked_tokens(view: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """bool [b, n]: evaluation draws the same mask from the same key, with or without norm_pix."""
     mae_setup = setup(False)
-    pixels = np.asarray(mae_setup.preview(mae_setup.params, mae_setup.carry, as_views(view, valid), KEY)["masked"])
+    pixels = np.asarray(
+        mae_setup.preview(mae_setup.params, mae_setup.carry, as_views(view, valid), KEY)["masked"]
+    )
     return tokens_of(pixels[..., None]).all(axis=-1)
 
 
 def as_views(view: np.ndarray, valid: np.ndarray) -> dict:
-    return {"short/global": jnp.asarray(view)[:, None], "short/global/valid": jnp.asarray(valid)[:, None]}
+    return {
+        "short/global": jnp.asarray(view)[:, None],
+        "short/global/valid": jnp.asarray(valid)[:, None],
+    }
 
 
 def predicting(params: dict, pixels: np.ndarray) -> dict:
-    """The same weights, but for a last layer that predicts `pixels` [p] for every token whatever it sees."""
-    predict = {"kernel": np.zeros_like(params["decoder"]["predict"]["kernel"]), "bias": pixels.astype(np.float32)}
+    """The same weights, but for a last layer that predicts `pixels` [p] for every token whatever it
+    sees.
+    """
+    predict = {
+        "kernel": np.zeros_like(params["decoder"]["predict"]["kernel"]),
+        "bias": pixels.astype(np.float32),
+    }
     return {**params, "decoder": {**params["decoder"], "predict": predict}}
 
 
@@ -148,12 +171,20 @@ def test_the_loss_is_the_papers(inputs, norm_pix):
     mae_setup, (view, valid) = setup(norm_pix), make(inputs)
     pixels = np.random.default_rng(5).normal(size=VALUES)
     params = predicting(mae_setup.params, pixels)
-    (found, _), _ = mae_setup.loss_and_gradients(params, mae_setup.carry, as_views(view, valid), KEY, PROGRESS)
+    (found, _), _ = mae_setup.loss_and_gradients(
+        params, mae_setup.carry, as_views(view, valid), KEY, PROGRESS
+    )
     tokens, counted = tokens_of(view), tokens_of(valid)
-    target = np.stack([reference.norm_pix(*pair) for pair in zip(tokens, counted, strict=True)]) if norm_pix else tokens
+    target = (
+        np.stack([reference.norm_pix(*pair) for pair in zip(tokens, counted, strict=True)])
+        if norm_pix
+        else tokens
+    )
     masked = masked_tokens(view, valid)
     hidden = lambda x: x[masked].reshape(2, -1, VALUES)  # noqa: E731
-    expected = reference.masked_error(hidden(np.broadcast_to(pixels, tokens.shape)), hidden(target), hidden(counted))
+    expected = reference.masked_error(
+        hidden(np.broadcast_to(pixels, tokens.shape)), hidden(target), hidden(counted)
+    )
     assert float(found) == pytest.approx(expected, rel=1e-5, abs=1e-12)
 
 
@@ -161,7 +192,9 @@ def test_the_loss_is_the_papers(inputs, norm_pix):
 @pytest.mark.parametrize("inputs", INPUTS)
 def test_loss_and_gradients_are_finite(inputs, norm_pix):
     mae_setup, (view, valid) = setup(norm_pix), make(inputs)
-    (loss, (carry, _)), gradients = mae_setup.loss_and_gradients(mae_setup.params, mae_setup.carry, as_views(view, valid), KEY, PROGRESS)
+    (loss, (carry, _)), gradients = mae_setup.loss_and_gradients(
+        mae_setup.params, mae_setup.carry, as_views(view, valid), KEY, PROGRESS
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, carry, gradients)))
 
 
@@ -172,13 +205,21 @@ def test_masked_error_and_its_gradient(inputs):
     rng = np.random.default_rng(1)
     predicted = (target + rng.normal(size=target.shape) * (1 + np.abs(target))).astype(np.float32)
     found, gradient = masked_error_and_gradient(predicted, target, counted)
-    assert float(found) == pytest.approx(reference.masked_error(predicted, target, counted), rel=1e-5)
+    assert float(found) == pytest.approx(
+        reference.masked_error(predicted, target, counted), rel=1e-5
+    )
     direction = rng.normal(size=predicted.shape)
-    slope = central_difference(lambda x: reference.masked_error(x, target, counted), predicted, direction)
-    assert float(np.sum(np.asarray(gradient, np.float64) * direction)) == pytest.approx(slope, rel=1e-4, abs=1e-9)
+    slope = central_difference(
+        lambda x: reference.masked_error(x, target, counted), predicted, direction
+    )
+    assert float(np.sum(np.asarray(gradient, np.float64) * direction)) == pytest.approx(
+        slope, rel=1e-4, abs=1e-9
+    )
 
 
-def masked_error_and_gradient(predicted: np.ndarray, target: np.ndarray, counted: np.ndarray) -> tuple[jax.Array, np.ndarray]:
+def masked_error_and_gradient(
+    predicted: np.ndarray, target: np.ndarray, counted: np.ndarray
+) -> tuple[jax.Array, np.ndarray]:
     """Of tokens as flat vectors, as the references have them: one band of many pixels."""
     loss, gradient = loss_and_gradient(*(x[..., None, None] for x in (predicted, target, counted)))
     return loss, np.asarray(gradient)[..., 0, 0]
@@ -203,7 +244,9 @@ def test_masked_errors_gradient_value_by_value():
     for index in np.ndindex(*predicted.shape):
         direction = np.zeros(predicted.shape)
         direction[index] = 1
-        expected[index] = central_difference(lambda x: reference.masked_error(x, target, counted), predicted, direction)
+        expected[index] = central_difference(
+            lambda x: reference.masked_error(x, target, counted), predicted, direction
+        )
     assert relative_error(gradient, expected) < 1e-4
 
 
@@ -213,7 +256,9 @@ def test_pixels_valid_in_all_bands_or_none_count_as_those_of_each_band(norm_pix)
     valid = np.random.default_rng(3).random((2, SIZE, SIZE, 1)) < 0.6
     view = np.where(valid, view, 0)
     (found, _), (expected, _) = (
-        mae_setup.loss_and_gradients(mae_setup.params, mae_setup.carry, as_views(view, m), KEY, PROGRESS)[0]
+        mae_setup.loss_and_gradients(
+            mae_setup.params, mae_setup.carry, as_views(view, m), KEY, PROGRESS
+        )[0]
         for m in (valid, np.broadcast_to(valid, view.shape))
     )
     assert float(found) == pytest.approx(float(expected), rel=1e-6)
@@ -232,10 +277,18 @@ def test_the_decoder_is_the_papers():
     mae_setup, (view, valid) = setup(False), make(random_image)
     masked = masked_tokens(view, valid)
     ids = np.stack([np.flatnonzero(~row) for row in masked])
-    found = tokens_of(np.asarray(mae_setup.preview(mae_setup.params, mae_setup.carry, as_views(view, valid), KEY)["reconstruction"]))
+    found = tokens_of(
+        np.asarray(
+            mae_setup.preview(mae_setup.params, mae_setup.carry, as_views(view, valid), KEY)[
+                "reconstruction"
+            ]
+        )
+    )
     tokens = encode(mae_setup.params["encoder"], mae_setup.carry["encoder"], view, valid, ids)
     for b in range(2):
-        expected = reference.mae_decoder(mae_setup.params["decoder"], np.asarray(tokens[b], np.float64), ids[b], ROWS, ROWS)
+        expected = reference.mae_decoder(
+            mae_setup.params["decoder"], np.asarray(tokens[b], np.float64), ids[b], ROWS, ROWS
+        )
         assert relative_error(found[b][masked[b]], expected[masked[b]]) < 1e-4
 
 
@@ -244,7 +297,9 @@ def test_the_decoder_is_the_papers():
 
 @jax.jit
 def encode(params, statistics, view, valid, ids):
-    return ENCODER.network.apply(params, statistics, lambda module: module.tokens(view, valid, ids, EVALUATE))[0]
+    return ENCODER.network.apply(
+        params, statistics, lambda module: module.tokens(view, valid, ids, EVALUATE)
+    )[0]
 
 
 def test_a_hidden_token_does_not_reach_the_encoder():
@@ -256,8 +311,15 @@ def test_a_hidden_token_does_not_reach_the_encoder():
     hidden[np.arange(2)[:, None], ids] = 0
     on_hidden = np.asarray(unpatchify(jnp.asarray(hidden), ROWS, ROWS, PATCH))
     before = encode(params, statistics, view, valid, ids)
-    np.testing.assert_array_equal(encode(params, statistics, view + 100 * noise * on_hidden, valid, ids), before)
-    assert relative_error(encode(params, statistics, view + noise * (1 - on_hidden), valid, ids), before) > 0.01
+    np.testing.assert_array_equal(
+        encode(params, statistics, view + 100 * noise * on_hidden, valid, ids), before
+    )
+    assert (
+        relative_error(
+            encode(params, statistics, view + noise * (1 - on_hidden), valid, ids), before
+        )
+        > 0.01
+    )
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
@@ -266,8 +328,16 @@ def test_pixels_without_data_change_neither_loss_nor_gradient(norm_pix):
     valid[:, 2::3, 1::5] = False  # pixels within tokens that have data
     view = np.where(valid, view, 0).astype(np.float32)
     noise = np.random.default_rng(9).normal(size=view.shape).astype(np.float32)
-    before = mae_setup.loss_and_gradients(mae_setup.params, mae_setup.carry, as_views(view, valid), KEY, PROGRESS)
-    after = mae_setup.loss_and_gradients(mae_setup.params, mae_setup.carry, as_views(np.where(valid, view, 50 * noise), valid), KEY, PROGRESS)
+    before = mae_setup.loss_and_gradients(
+        mae_setup.params, mae_setup.carry, as_views(view, valid), KEY, PROGRESS
+    )
+    after = mae_setup.loss_and_gradients(
+        mae_setup.params,
+        mae_setup.carry,
+        as_views(np.where(valid, view, 50 * noise), valid),
+        KEY,
+        PROGRESS,
+    )
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
@@ -279,7 +349,9 @@ def test_tokens_run_row_by_row_and_pixels_inside_them_too():
     found = patchify(jnp.asarray(image), 4)
     assert found.shape == (2, 6, 16, 3)
     for b in range(2):
-        np.testing.assert_array_equal(np.asarray(found[b]).reshape(6, 48), reference.patchify(image[b], 4))
+        np.testing.assert_array_equal(
+            np.asarray(found[b]).reshape(6, 48), reference.patchify(image[b], 4)
+        )
     np.testing.assert_array_equal(unpatchify(found, 2, 3, 4), image)
 
 
@@ -297,7 +369,10 @@ def test_the_published_recipe_keeps_102_of_1024_tokens():
     assert visible_count(1024, 0.9) == 102
 
 
-@pytest.mark.parametrize(("tokens", "ratio", "visible"), [(196, 0.75, 49), (1024, 0.75, 256), (16, 0.9, 1), (64, 0.6, 25), (100, 0.9, 10)])
+@pytest.mark.parametrize(
+    ("tokens", "ratio", "visible"),
+    [(196, 0.75, 49), (1024, 0.75, 256), (16, 0.9, 1), (64, 0.6, 25), (100, 0.9, 10)],
+)
 def test_the_number_of_visible_tokens(tokens, ratio, visible):
     assert visible_count(tokens, ratio) == visible
 
@@ -319,7 +394,9 @@ def visible_sets(visible: jax.Array) -> np.ndarray:
 def test_every_token_is_visible_or_masked():
     visible, masked = draw_split(KEY, jnp.ones((50, 16), bool), 4)
     assert visible.shape == (50, 4) and masked.shape == (50, 12)
-    np.testing.assert_array_equal(np.sort(np.concatenate([visible, masked], axis=1)), np.broadcast_to(np.arange(16), (50, 16)))
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([visible, masked], axis=1)), np.broadcast_to(np.arange(16), (50, 16))
+    )
 
 
 def test_every_set_of_tokens_is_equally_often_visible():

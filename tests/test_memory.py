@@ -30,7 +30,9 @@ def test_a_worker_takes_its_share_and_no_more() -> None:
         list(parallel.run(allocate, [1 << 31], 1, SHARE))
 
 
-def test_a_file_that_takes_too_much_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_takes_too_much_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = make_reader("spectral-earth", tiny_archives.spectral_earth(tmp_path))
     item = reader.items()[0]
 
@@ -42,7 +44,9 @@ def test_a_file_that_takes_too_much_is_named(tmp_path: Path, monkeypatch: pytest
         shards.read_item(reader, item, Files(reader.archive, item), None)
 
 
-def test_there_are_fewer_workers_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_fewer_workers_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive, asked = tiny_archives.spectral_earth(tmp_path / "archive"), []
 
     def here(function, tasks, workers, bytes_a_worker=None):
@@ -50,7 +54,18 @@ def test_there_are_fewer_workers_where_memory_is_short(tmp_path: Path, monkeypat
         return map(function, tasks)
 
     monkeypatch.setattr(convert.parallel, "run", here)
-    command = ["convert", "spectral-earth", "--input", str(archive), "--output", str(tmp_path / "store"), "--workers", "16", "--memory", "1.5"]
+    command = [
+        "convert",
+        "spectral-earth",
+        "--input",
+        str(archive),
+        "--output",
+        str(tmp_path / "store"),
+        "--workers",
+        "16",
+        "--memory",
+        "1.5",
+    ]
     assert main(command) == 0
     ((workers, share),) = asked
     assert 1 < workers < 16 and workers * share <= 1.5e9

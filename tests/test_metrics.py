@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.metrics`: what is timed and what is not, and lines that any JSON reader reads."""
+"""Tests of `eo_jax.metrics`: what is timed and what is not, and lines that any JSON reader
+reads.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def test_pauses_and_what_came_before_the_last_call_do_not_count(clock):
     assert throughput.take()["samples_per_s"] == 2.0
 
 
-def test_utilisation_is_a_share_of_the_data_sheet_and_absent_where_there_is_none(clock, monkeypatch):
+def test_utilisation_is_a_share_of_the_data_sheet_and_absent_where_there_is_none(
+    clock, monkeypatch
+):
     class Device:
         device_kind = "NVIDIA H100 80GB HBM3"
 
@@ -72,7 +76,14 @@ def test_utilisation_is_a_share_of_the_data_sheet_and_absent_where_there_is_none
 
 
 @pytest.mark.parametrize(
-    ("kind", "teraflops"), [("TPU v5 lite", 197), ("TPU v5", 459), ("TPU v5p", 459), ("TPU v4", 275), ("NVIDIA A100-SXM4-80GB", 312)]
+    ("kind", "teraflops"),
+    [
+        ("TPU v5 lite", 197),
+        ("TPU v5", 459),
+        ("TPU v5p", 459),
+        ("TPU v4", 275),
+        ("NVIDIA A100-SXM4-80GB", 312),
+    ],
 )
 def test_the_peak_of_a_device_is_that_of_its_own_row(monkeypatch, kind, teraflops):
     monkeypatch.setattr(metrics.jax, "devices", lambda: [type("Device", (), {"device_kind": kind})])
@@ -123,13 +134,22 @@ def test_resuming_cuts_what_was_logged_after_the_checkpoint_and_goes_on(tmp_path
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "lo')
     lines = written(tmp_path, (4, {"loss": 2.0}), first_step=3)
-    assert [(json.loads(line)["step"], json.loads(line)["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+    assert [(json.loads(line)["step"], json.loads(line)["loss"]) for line in lines] == [
+        (1, 1.0),
+        (2, 1.0),
+        (3, 1.0),
+        (4, 2.0),
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_tensorboard_that_is_not_installed_says_how_to(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ValueError, match=r"config\.run\.writers: 'tensorboard' needs tensorboardX: pip install 'eo_jax\[log\]'"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.run\.writers: 'tensorboard' needs tensorboardX: pip install "
+        r"'eo_jax\[log\]'",
+    ):
         metrics.Writer(tmp_path, 0, ("tensorboard",))
 
 
@@ -144,15 +164,35 @@ def test_a_plain_line_has_the_numbers_and_the_time_left(clock, capsys):
     display.log(30, {"loss": float("nan"), "lr": 1e-3, "grad_norm": 2.0, "skipped": 1.0})
     display.close()
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "step     20/40  loss 0.1234  lr 1.00e-03  grad 2.000  12.3 samples/s  5.6 GFLOP/s  MFU 32.1%  left 0:40"
+    assert (
+        first
+        == "step     20/40  loss 0.1234  lr 1.00e-03  grad 2.000  12.3 samples/s  5.6 GFLOP/s  MFU "
+        "32.1%  left 0:40"
+    )
     assert second.endswith("loss nan  lr 1.00e-03  grad 2.000  NOT FINITE: step skipped  left 0:10")
 
 
 def test_features_become_their_rankme_and_are_shown_by_source(capsys):
     features = np.eye(6, 4)[:, :3] * [2.0, 2.0, 2.0]
-    values = {"loss": np.float32(1), "lr": np.float32(0), "grad_norm": np.float32(1), "pooled/s1": features, "pooled/s2": np.full((4, 3), np.nan)}
-    found = metrics.as_numbers(values | {"feature_rank/s1": np.float32(2.5), "accuracy": np.float32(0.5)})
-    assert found.keys() == {"loss", "lr", "grad_norm", "feature_rank/s1", "accuracy", "rankme/s1", "rankme/s2"}
+    values = {
+        "loss": np.float32(1),
+        "lr": np.float32(0),
+        "grad_norm": np.float32(1),
+        "pooled/s1": features,
+        "pooled/s2": np.full((4, 3), np.nan),
+    }
+    found = metrics.as_numbers(
+        values | {"feature_rank/s1": np.float32(2.5), "accuracy": np.float32(0.5)}
+    )
+    assert found.keys() == {
+        "loss",
+        "lr",
+        "grad_norm",
+        "feature_rank/s1",
+        "accuracy",
+        "rankme/s1",
+        "rankme/s2",
+    }
     assert all(type(value) is float for value in found.values())
     assert found["rankme/s1"] == pytest.approx(3, rel=1e-4) and np.isnan(found["rankme/s2"])
     metrics.Display(0, 10).log(1, found)
@@ -161,9 +201,20 @@ def test_features_become_their_rankme_and_are_shown_by_source(capsys):
 
 def test_a_collapsed_run_says_so_but_not_a_fresh_one(capsys):
     display = metrics.Display(0, 100)
-    line = {"loss": 1.0, "lr": 1e-3, "grad_norm": 0.1, "feature_std/s1": 0.001, "feature_std/s2": 0.8}
+    line = {
+        "loss": 1.0,
+        "lr": 1e-3,
+        "grad_norm": 0.1,
+        "feature_std/s1": 0.001,
+        "feature_std/s2": 0.8,
+    }
     fine = line | {"feature_std/s1": 0.5}
-    for step, values in ((1, line), (50, line), (51, fine), (52, fine | {"embedding_std/s2": 0.01})):
+    for step, values in (
+        (1, line),
+        (50, line),
+        (51, fine),
+        (52, fine | {"embedding_std/s2": 0.01}),
+    ):
         display.log(step, values | metrics.collapse(step, 100, values))
     first, second, third, last = capsys.readouterr().out.splitlines()
     assert "COLLAPSED: feature_std/s1 below 0.02" in second and "COLLAPSED" not in first + third

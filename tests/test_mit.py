@@ -1,4 +1,6 @@
-"""Tests of the mix transformer against PyTorch: features, sizes, multiply-adds; and of drop path."""
+"""Tests of the mix transformer against PyTorch: features, sizes, multiply-adds; and of
+drop path.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def encoder_of(size: str, **fields) -> Encoder:
 def weighted(**fields) -> tuple[Encoder, dict]:
     """A MiT-B0 and its weights, none at its initial value."""
     encoder = encoder_of("b0", **fields)
-    return encoder, random_weights(jax.eval_shape(encoder.network.init, jax.random.key(0))[0], seed=1)
+    return encoder, random_weights(
+        jax.eval_shape(encoder.network.init, jax.random.key(0))[0], seed=1
+    )
 
 
 def images(*shape: int) -> np.ndarray:
@@ -49,7 +53,9 @@ def test_torch_gives_the_same_features(shape):
     encoder, params = weighted()
     view = images(*shape)
     exported = to_torch(encoder, params, {}, 64)
-    expected = torch_twin.features(torch_twin.load(torch_twin.MixTransformer("b0", 3), exported), view)
+    expected = torch_twin.features(
+        torch_twin.load(torch_twin.MixTransformer("b0", 3), exported), view
+    )
     found = forward(encoder, params, view, None)
     assert found.shape == (shape[0], -(-shape[1] // 32), -(-shape[2] // 32), 256)
     assert relative_error(found, expected) < 1e-4
@@ -62,7 +68,9 @@ def test_every_size_has_the_weights_and_multiply_adds_of_pytorchs(size):
     params, _ = jax.eval_shape(encoder.network.init, jax.random.key(0))
     with torch.device("meta"):
         twin = torch_twin.MixTransformer(size, 3)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(parameter.numel() for parameter in twin.parameters())
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(
+        parameter.numel() for parameter in twin.parameters()
+    )
     assert encoder.multiply_adds(120) == torch_twin.multiply_adds(twin, 3, 120, 120)
 
 
@@ -74,8 +82,12 @@ def test_drop_path_needs_a_key_and_differs_between_samples():
     np.testing.assert_array_equal(kept, np.asarray(forward(weighted()[0], params, view, None)))
     np.testing.assert_allclose(kept, np.broadcast_to(kept[:1], kept.shape), rtol=1e-4, atol=1e-5)
     assert len(np.unique(dropped[:, 0, 0, 0])) > 1
-    np.testing.assert_array_equal(dropped, np.asarray(forward(encoder, params, view, jax.random.key(0))))
-    assert np.abs(dropped - np.asarray(forward(encoder, params, view, jax.random.key(1)))).max() > 0.01
+    np.testing.assert_array_equal(
+        dropped, np.asarray(forward(encoder, params, view, jax.random.key(0)))
+    )
+    assert (
+        np.abs(dropped - np.asarray(forward(encoder, params, view, jax.random.key(1)))).max() > 0.01
+    )
 
 
 def test_drop_path_grows_from_the_first_block_of_the_first_stage_to_the_last_of_the_last():
@@ -91,7 +103,9 @@ def test_drop_path_grows_from_the_first_block_of_the_first_stage_to_the_last_of_
 def test_recomputation_is_asked_for_in_every_stage():
     def checkpoints(remat: str) -> int:
         encoder, params = weighted(remat=remat)
-        return str(jax.make_jaxpr(lambda p: forward(encoder, p, images(1, 32, 32, 3), None))(params)).count("remat")
+        return str(
+            jax.make_jaxpr(lambda p: forward(encoder, p, images(1, 32, 32, 3), None))(params)
+        ).count("remat")
 
     assert (checkpoints("none"), checkpoints("block")) == (0, 4)  # one a scan
 
@@ -107,7 +121,10 @@ def test_views_too_small_for_the_reduction_are_refused():
         forward(encoder, params, images(1, 28, 64, 3), None)
 
 
-@pytest.mark.parametrize(("fields", "named"), [({"size": "b6"}, "size"), ({"drop_path": 1.0}, "drop_path"), ({"remat": "all"}, "remat")])
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [({"size": "b6"}, "size"), ({"drop_path": 1.0}, "drop_path"), ({"remat": "all"}, "remat")],
+)
 def test_a_wrong_option_is_refused_by_name(fields, named):
     with pytest.raises(ValueError, match=rf"config\.model\.trunk\.{named}"):
         mit.Config(**fields)

@@ -1,4 +1,6 @@
-"""Mixtures draw one entry a step, in proportion and without memory; sources that follow one another show the same places."""
+"""Mixtures draw one entry a step, in proportion and without memory; sources that follow one another
+show the same places.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def mixture(weights: dict[str, float], seed: int = 0) -> Mixture:
     return Mixture({name: EntryConfig((name,), weight) for name, weight in weights.items()}, seed)
 
 
-# ------------------------------------------------------------------------------------------------------------------ proportions
+# -------------------------------------------------------------------------------------- proportions
 
 
 @settings(max_examples=30, deadline=None)
@@ -38,12 +40,17 @@ def mixture(weights: dict[str, float], seed: int = 0) -> Mixture:
     seed=st.integers(0, 2**32),
     block=st.sampled_from([0, 1, 10**6]),
 )
-def test_a_block_has_every_entry_as_often_as_its_weight_says(weights: list[float], seed: int, block: int):
+def test_a_block_has_every_entry_as_often_as_its_weight_says(
+    weights: list[float], seed: int, block: int
+):
     mixed = mixture({f"e{i}": weight for i, weight in enumerate(weights)}, seed)
     drawn = Counter(mixed.entry(n) for n in range(block * BLOCK, (block + 1) * BLOCK))
     exact = {f"e{i}": BLOCK * weight / sum(weights) for i, weight in enumerate(weights)}
-    assert drawn.keys() == exact.keys() and all(abs(drawn[name] - exact[name]) < 1 for name in exact)
-    # Largest remainder: whoever was rounded up had at least the remainder of whoever was rounded down.
+    assert drawn.keys() == exact.keys() and all(
+        abs(drawn[name] - exact[name]) < 1 for name in exact
+    )
+    # Largest remainder: whoever was rounded up had at least the remainder of whoever was rounded
+    # down.
     up = [share % 1 for name, share in exact.items() if drawn[name] > share]
     down = [share % 1 for name, share in exact.items() if drawn[name] < share]
     assert min(up, default=1) >= max(down, default=0) - 1e-9
@@ -59,7 +66,12 @@ def test_what_came_before_a_step_is_what_was_drawn_before_it():
 
 def test_blocks_and_seeds_have_orders_of_their_own():
     orders = {
-        tuple(mixture({"a": 1, "b": 1}, seed).entry(n) for n in range(block * BLOCK, (block + 1) * BLOCK)) for seed in (0, 1) for block in (0, 1)
+        tuple(
+            mixture({"a": 1, "b": 1}, seed).entry(n)
+            for n in range(block * BLOCK, (block + 1) * BLOCK)
+        )
+        for seed in (0, 1)
+        for block in (0, 1)
     }
     assert len(orders) == 4
 
@@ -74,26 +86,34 @@ def test_two_days_of_steps_and_any_number_take_neither_time_nor_memory():
     mixed = mixture(weights)
     tracemalloc.start()
     far = {n: (mixed.entry(n), mixed.before(n)) for n in (0, 10**3, 10**6, 10**9, 10**9 + 1)}
-    days = Counter(mixed.entry(n) for n in range(0, 2 * 86_400 * 10, 97))  # ten steps a second, sampled
+    days = Counter(
+        mixed.entry(n) for n in range(0, 2 * 86_400 * 10, 97)
+    )  # ten steps a second, sampled
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**20
     for n in (10**3, 10**6, 10**9):
         assert sum(far[n][1].values()) == n
-        assert {name: count / n for name, count in far[n][1].items()} == pytest.approx(weights, abs=1e-3)
+        assert {name: count / n for name, count in far[n][1].items()} == pytest.approx(
+            weights, abs=1e-3
+        )
     entry, before = far[10**9]
     assert far[10**9 + 1][1] == before | {entry: before[entry] + 1}
     assert {name: days[name] / days.total() for name in weights} == pytest.approx(weights, abs=0.02)
 
 
-# --------------------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 
 DATES = (1, 2, 3, 1, 2, 3, 1)  # of each place
 
 
-def samples(first: int, dates: tuple[int, ...], height: int = HEIGHT, names: str = "abcdefghij") -> list:
+def samples(
+    first: int, dates: tuple[int, ...], height: int = HEIGHT, names: str = "abcdefghij"
+) -> list:
     """Samples from number `first` on, `dates[k]` of place k."""
-    places = itertools.chain.from_iterable([names[place]] * count for place, count in enumerate(dates))
+    places = itertools.chain.from_iterable(
+        [names[place]] * count for place, count in enumerate(dates)
+    )
     return [sample(first + i, place, traced(first + i, height)) for i, place in enumerate(places)]
 
 
@@ -104,16 +124,29 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Places b to g and three that the first store has not, from sample 16 on; b has three dates."""
-    return write_store(tmp_path_factory.mktemp("mixture") / "s1", samples(16, (3, 2, 1, 2, 1, 2, 1, 1, 1), names="bcdefghij"))
+    """Places b to g and three that the first store has not, from sample 16 on; b has three
+    dates.
+    """
+    return write_store(
+        tmp_path_factory.mktemp("mixture") / "s1",
+        samples(16, (3, 2, 1, 2, 1, 2, 1, 1, 1), names="bcdefghij"),
+    )
 
 
 def entries(**about: tuple[float, str]) -> dict[str, EntryConfig]:
     """{name: (weight, names of the sources with blanks between)}."""
-    return {name: EntryConfig(tuple(sources.split()), weight) for name, (weight, sources) in about.items()}
+    return {
+        name: EntryConfig(tuple(sources.split()), weight)
+        for name, (weight, sources) in about.items()
+    }
 
 
-def pipeline(sources: dict[str, SourceConfig], entries: dict[str, EntryConfig], batch_size: int = 4, seed: int = 3) -> Pipeline:
+def pipeline(
+    sources: dict[str, SourceConfig],
+    entries: dict[str, EntryConfig],
+    batch_size: int = 4,
+    seed: int = 3,
+) -> Pipeline:
     return Pipeline(Config(sources, batch_size, CROP, entries=entries), seed)
 
 
@@ -131,15 +164,24 @@ def test_one_entry_of_all_sources_is_no_mixture(path: Path, other: Path):
 
 
 def test_a_batch_has_the_sources_of_its_entry(path: Path, other: Path):
-    mixed = pipeline({"s2": source(path), "s1": source(other)}, entries(one=(2, "s2"), two=(1, "s1 s2")))
+    mixed = pipeline(
+        {"s2": source(path), "s1": source(other)}, entries(one=(2, "s2"), two=(1, "s1 s2"))
+    )
     seen = {(mixed.mixture.entry(n), *sorted(mixed.batch(n))) for n in range(12)}
     assert seen == {("one", "s2"), ("two", "s1", "s2")}
-    assert {entry: sorted(mixed.empty(entry)) for entry in ("one", "two")} == {"one": ["s2"], "two": ["s1", "s2"]}
+    assert {entry: sorted(mixed.empty(entry)) for entry in ("one", "two")} == {
+        "one": ["s2"],
+        "two": ["s1", "s2"],
+    }
 
 
 def test_epochs_stay_whole_whatever_is_drawn_between(path: Path, other: Path):
     """s2 is in two entries, and counts its batches in both."""
-    mixed = pipeline({"s2": source(path), "s1": source(other)}, entries(one=(2, "s2"), two=(1, "s1 s2")), batch_size=7)
+    mixed = pipeline(
+        {"s2": source(path), "s1": source(other)},
+        entries(one=(2, "s2"), two=(1, "s1 s2")),
+        batch_size=7,
+    )
     batches = [mixed.batch(n) for n in range(12)]
     place = np.repeat(np.arange(len(DATES)), DATES)
     for name, places in (("s2", 7), ("s1", 9)):
@@ -148,52 +190,83 @@ def test_epochs_stay_whole_whatever_is_drawn_between(path: Path, other: Path):
         assert len(mixed.sources[name].groups) == places
     for batch in batches:
         if "s2" in batch:
-            assert sorted(place[origin(row[0])[0]] for row in batch["s2"]["pixels"]) == list(range(7))
+            assert sorted(place[origin(row[0])[0]] for row in batch["s2"]["pixels"]) == list(
+                range(7)
+            )
 
 
 def test_a_source_draws_in_a_mixture_as_it_does_alone(path: Path, other: Path):
-    """The k-th batch of an entry has the places of the k-th batch of its source alone; crops are those of the step."""
-    mixed = pipeline({"s2": source(path), "s1": source(other)}, entries(one=(2, "s2"), two=(1, "s1")))
+    """The k-th batch of an entry has the places of the k-th batch of its source alone; crops are
+    those of the step.
+    """
+    mixed = pipeline(
+        {"s2": source(path), "s1": source(other)}, entries(one=(2, "s2"), two=(1, "s1"))
+    )
     alone = pipeline({"s1": source(other)}, {})
     steps = [n for n in range(20) if mixed.mixture.entry(n) == "two"]
-    shown = lambda pipe, n: [pipe.sources["s1"].store.index["group"][origin(row[0])[0] - 16] for row in pipe.batch(n)["s1"]["pixels"]]  # noqa: E731
+    shown = lambda pipe, n: [
+        pipe.sources["s1"].store.index["group"][origin(row[0])[0] - 16]
+        for row in pipe.batch(n)["s1"]["pixels"]
+    ]  # noqa: E731
     assert len(steps) > 3
     for k, n in enumerate(steps):
         assert shown(mixed, n) == shown(alone, k)
 
 
 def test_positions_far_away_take_no_lists(path: Path, other: Path):
-    mixed = pipeline({"s2": source(path), "s1": source(other)}, entries(one=(0.7, "s2"), two=(0.3, "s1 s2")))
+    mixed = pipeline(
+        {"s2": source(path), "s1": source(other)}, entries(one=(0.7, "s2"), two=(0.3, "s1 s2"))
+    )
     mixed.batch(0)
     tracemalloc.start()
     for n in (10**3, 10**6, 10**9):
         batch, before = mixed.batch(n), mixed.mixture.before(n)
         assert batch["s2"]["position"][0] == 4 * n  # it is in every entry
-        assert mixed.mixture.occurrences("s1", n) == before["two"] == pytest.approx(0.3 * n, abs=0.001 * n)
+        assert (
+            mixed.mixture.occurrences("s1", n)
+            == before["two"]
+            == pytest.approx(0.3 * n, abs=0.001 * n)
+        )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**21
 
 
 def test_the_log_says_which_entry_and_how_much_of_each_so_far(path: Path, other: Path):
-    mixed = pipeline({"s2": source(path), "s1": source(other)}, entries(one=(2, "s2"), two=(1, "s1")))
+    mixed = pipeline(
+        {"s2": source(path), "s1": source(other)}, entries(one=(2, "s2"), two=(1, "s1"))
+    )
     drawn = [mixed.mixture.entry(n) for n in range(7)]
-    assert mixed.counts(7) == {"entry": drawn[6], "mixture/one": drawn.count("one") / 7, "mixture/two": drawn.count("two") / 7}
+    assert mixed.counts(7) == {
+        "entry": drawn[6],
+        "mixture/one": drawn.count("one") / 7,
+        "mixture/two": drawn.count("two") / 7,
+    }
 
 
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"a": (1, "s2"), "b": (1, "s3")}, r"config\.data\.entries\.b\.sources: 's3' is no source; there are s1, s2"),
+        (
+            {"a": (1, "s2"), "b": (1, "s3")},
+            r"config\.data\.entries\.b\.sources: 's3' is no source; there are s1, s2",
+        ),
         ({"a": (1, "s2")}, r"config\.data\.entries: source 's1' is in no entry"),
-        ({"a": (0, "s2 s1")}, r"config\.data\.entries\.\*\.weight: 0; expected a finite number above 0"),
+        (
+            {"a": (0, "s2 s1")},
+            r"config\.data\.entries\.\*\.weight: 0; expected a finite number above 0",
+        ),
         ({"a": (-1, "s2 s1")}, r"config\.data\.entries\.\*\.weight: -1; expected"),
         ({"a": (float("nan"), "s2 s1")}, r"config\.data\.entries\.\*\.weight: nan; expected"),
         ({"a": (1, "")}, r"config\.data\.entries\.\*\.sources: \(\); expected different names"),
-        ({"a": (1, "s2 s1 s2")}, r"config\.data\.entries\.\*\.sources: \('s2', 's1', 's2'\); expected different names"),
+        (
+            {"a": (1, "s2 s1 s2")},
+            r"config\.data\.entries\.\*\.sources: \('s2', 's1', 's2'\); expected different names",
+        ),
         (
             {"a": (1, "s2"), "b": (1e-4, "s1")},
-            r"config\.data\.entries\.b\.weight: 0\.0001 is less than one of 1000 steps; .* for certain is 0\.001001",
+            r"config\.data\.entries\.b\.weight: 0\.0001 is less than one of 1000 steps; .* for "
+            r"certain is 0\.001001",
         ),
     ],
 )
@@ -207,30 +280,48 @@ def test_the_smallest_weight_that_the_message_names_is_drawn():
 
 
 def test_a_name_is_no_list_of_sources():
-    with pytest.raises(ValueError, match=r"sources: 's2'; expected different names of sources, as in \('s1', 's2'\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"sources: 's2'; expected different names of sources, as in \('s1', 's2'\)",
+    ):
         EntryConfig("s2")
 
 
 def test_entries_of_a_config_are_checked_and_completed_by_name():
     data = {
-        "sources": {"s1": {"store": "a", "sensor": "enmap"}, "s2": {"store": "b", "sensor": "enmap"}},
+        "sources": {
+            "s1": {"store": "a", "sensor": "enmap"},
+            "s2": {"store": "b", "sensor": "enmap"},
+        },
         "entries": {"both": {"sources": ["s1", "s2"]}},
     }
     config = build.fixed({"data": data}, "data")
     assert config.entries == {"both": EntryConfig(("s1", "s2"), 1.0)}
-    assert build.fixed(json.loads(json.dumps({"data": dataclasses.asdict(config)})), "data") == config
-    with pytest.raises(ValueError, match=r"config\.data\.entries\.both\.wieght: unknown key; .* Did you mean 'weight'\?"):
-        build.fixed({"data": data | {"entries": {"both": {"sources": ("s1", "s2"), "wieght": 2}}}}, "data")
+    assert (
+        build.fixed(json.loads(json.dumps({"data": dataclasses.asdict(config)})), "data") == config
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"config\.data\.entries\.both\.wieght: unknown key; .* Did you mean 'weight'\?",
+    ):
+        build.fixed(
+            {"data": data | {"entries": {"both": {"sources": ("s1", "s2"), "wieght": 2}}}}, "data"
+        )
 
 
-# ------------------------------------------------------------------------------------------------------------ several of a place
+# ------------------------------------------------------------------------------- several of a place
 
 
-def pairs(mixed: Pipeline, batches: int) -> list[tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]]:
+def pairs(
+    mixed: Pipeline, batches: int
+) -> list[tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]]:
     """(origins of all dates of s2, origins of all dates of s1) of every row."""
     found = []
     for n in range(batches):
-        two, one = ([[origin(date) for date in row] for row in mixed.batch(n)[name]["pixels"]] for name in ("s2", "s1"))
+        two, one = (
+            [[origin(date) for date in row] for row in mixed.batch(n)[name]["pixels"]]
+            for name in ("s2", "s1")
+        )
         found += zip(two, one, strict=True)
     return found
 
@@ -240,7 +331,13 @@ def test_a_follower_shows_the_same_place_and_the_same_window(path: Path, other: 
     stores = {name: mixed.sources[name].store.index["group"] for name in ("s1", "s2")}
     dates = set()
     for two, one in pairs(mixed, 30):
-        assert len({stores["s2"][number] for number, *_ in two} | {stores["s1"][number - 16] for number, *_ in one}) == 1
+        assert (
+            len(
+                {stores["s2"][number] for number, *_ in two}
+                | {stores["s1"][number - 16] for number, *_ in one}
+            )
+            == 1
+        )
         assert len({(top, left) for _, top, left in two + one}) == 1
         dates.add((tuple(number for number, *_ in two), tuple(number for number, *_ in one)))
     of_b = {found for found in dates if found[0][0] in (1, 2)}  # two dates in s2, three in s1
@@ -258,12 +355,21 @@ def test_a_leader_draws_the_dates_and_crops_that_it_draws_alone(path: Path):
 
 
 def test_places_that_one_of_them_has_not_seen_are_dropped_and_counted(path: Path, other: Path):
-    sources = {"s2": source(path), "s1": source(other, follows="s2"), "third": source(other, dates=2, missing="drop", follows="s2")}
+    sources = {
+        "s2": source(path),
+        "s1": source(other, follows="s2"),
+        "third": source(other, dates=2, missing="drop", follows="s2"),
+    }
     opened = pipeline(sources, {}).sources
     # Of a to g the other store has b to g, and two dates of b, c, e and g.
     for name, dropped in (("s2", 3), ("s1", 5), ("third", 5)):
         groups = opened[name].groups
-        assert opened[name].store.index["group"][groups.first()].tolist() == ["placeb", "placec", "placee", "placeg"]
+        assert opened[name].store.index["group"][groups.first()].tolist() == [
+            "placeb",
+            "placec",
+            "placee",
+            "placeg",
+        ]
         assert groups.dropped == dropped
 
 
@@ -285,36 +391,65 @@ def test_followers_and_entries_go_together(path: Path, other: Path):
         if "s1" in batch:
             np.testing.assert_array_equal(batch["s1"]["position"], batch["s2"]["position"])
     place = mixed.sources["s2"].store.index["group"]
-    assert set(Counter(place[number] for number in shown).values()) == {8}  # whole epochs over both entries
+    assert set(Counter(place[number] for number in shown).values()) == {
+        8
+    }  # whole epochs over both entries
 
 
 @pytest.mark.parametrize(
     ("follows", "about", "message"),
     [
-        ({"s1": "s3"}, {}, r"config\.data\.sources\.s1\.follows: 's3'; expected a source that follows none itself, of which there are s2, s4"),
-        ({"s1": "s1"}, {}, r"config\.data\.sources\.s1\.follows: 's1'; expected a source that follows none itself, of which there are s2, s4"),
+        (
+            {"s1": "s3"},
+            {},
+            r"config\.data\.sources\.s1\.follows: 's3'; expected a source that follows none "
+            r"itself, of which there are s2, s4",
+        ),
+        (
+            {"s1": "s1"},
+            {},
+            r"config\.data\.sources\.s1\.follows: 's1'; expected a source that follows none "
+            r"itself, of which there are s2, s4",
+        ),
         (
             {"s1": "s2", "s4": "s1"},
             {},
-            r"config\.data\.sources\.s4\.follows: 's1'; expected a source that follows none itself, of which there are s2",
+            r"config\.data\.sources\.s4\.follows: 's1'; expected a source that follows none "
+            r"itself, of which there are s2",
         ),
-        ({"s1": "s2"}, {"a": (1, "s2 s4"), "b": (1, "s1")}, r"config\.data\.entries\.b\.sources: 's1' follows 's2', which is not there"),
+        (
+            {"s1": "s2"},
+            {"a": (1, "s2 s4"), "b": (1, "s1")},
+            r"config\.data\.entries\.b\.sources: 's1' follows 's2', which is not there",
+        ),
     ],
 )
-def test_followers_that_make_no_sense_are_refused(path: Path, follows: dict, about: dict, message: str):
+def test_followers_that_make_no_sense_are_refused(
+    path: Path, follows: dict, about: dict, message: str
+):
     sources = {name: source(path, follows=follows.get(name, "")) for name in ("s1", "s2", "s4")}
     with pytest.raises(ValueError, match=message):
         Config(sources, entries=entries(**about))
 
 
 def test_patches_of_another_size_are_refused_by_name(path: Path, tmp_path: Path):
-    small = write_store(tmp_path / "small", [sample(20, "a"), sample(21, "b"), sample(22, "b", traced(22, HEIGHT - 1))])
-    message = rf"{small}: id22 is {HEIGHT - 1} x {WIDTH} pixels, the same place in {path} is {HEIGHT} x {WIDTH}; .* convert both to one grid"
+    small = write_store(
+        tmp_path / "small",
+        [sample(20, "a"), sample(21, "b"), sample(22, "b", traced(22, HEIGHT - 1))],
+    )
+    message = (
+        rf"{small}: id22 is {HEIGHT - 1} x {WIDTH} pixels, the same place in {path} is {HEIGHT} x "
+        rf"{WIDTH}; .* convert both to one grid"
+    )
     with pytest.raises(ValueError, match=message):
         pipeline({"s2": source(path), "s1": source(small, follows="s2")}, {})
 
 
 def test_stores_without_a_common_place_are_refused_with_what_they_have(path: Path, tmp_path: Path):
     elsewhere = write_store(tmp_path / "elsewhere", [sample(20, "x")])
-    with pytest.raises(ValueError, match=rf"no place .* is in all of these.*: {path} has placea, \.\.\.; {elsewhere} has placex, "):
+    with pytest.raises(
+        ValueError,
+        match=rf"no place .* is in all of these.*: {path} has placea, \.\.\.; {elsewhere} has "
+        r"placex, ",
+    ):
         pipeline({"s2": source(path), "s1": source(elsewhere, follows="s2")}, {})

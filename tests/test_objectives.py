@@ -1,4 +1,6 @@
-"""What every objective has to be: a finite loss that trains every weight, a carry that keeps its shape, features and errors that help."""
+"""What every objective has to be: a finite loss that trains every weight, a carry that keeps its
+shape, features and errors that help.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,19 @@ import pytest
 import reference_losses
 from multidevice.start import run_script
 from resuming import hashes_after_resume
-from tiny_objectives import CLASSES, LABELLED, OBJECTIVES, SIZE, TOKENS_ONLY, backbones_of, compiled, config_of, experiment_of, loss_of, views_of
+from tiny_objectives import (
+    CLASSES,
+    LABELLED,
+    OBJECTIVES,
+    SIZE,
+    TOKENS_ONLY,
+    backbones_of,
+    compiled,
+    config_of,
+    experiment_of,
+    loss_of,
+    views_of,
+)
 
 from eo_jax import build, rules
 from eo_jax.models.functional import Mode
@@ -19,11 +33,20 @@ from eo_jax.objectives import dino, semi_supervised
 from eo_jax.objectives.base import Objective
 from eo_jax.objectives.joint import agreement, nearest_is, share_used, watch_pair
 
-# A teacher with local crops, a queue, tokens that are hidden. The others take as long each, and are slow together.
+# A teacher with local crops, a queue, tokens that are hidden. The others take as long each, and are
+# slow together.
 QUICK = ["dino", "moco", "data2vec"]
 CASES = [(name, backbone) for name in OBJECTIVES for backbone in backbones_of(name)]
-OTHERS, RESNETS = [name for name in OBJECTIVES if name not in QUICK], [f"{name}/{backbone}" for name, backbone in CASES if backbone == "resnet"]
-SLOW = [pytest.param(*case, marks=pytest.mark.slow) if case[1] == "resnet" and case[0] != "moco" else case for case in CASES]
+OTHERS, RESNETS = (
+    [name for name in OBJECTIVES if name not in QUICK],
+    [f"{name}/{backbone}" for name, backbone in CASES if backbone == "resnet"],
+)
+SLOW = [
+    pytest.param(*case, marks=pytest.mark.slow)
+    if case[1] == "resnet" and case[0] != "moco"
+    else case
+    for case in CASES
+]
 
 
 def test_every_module_of_the_folder_is_tested():
@@ -38,7 +61,11 @@ def test_the_loss_is_finite_and_trains_every_weight(name, backbone):
     assert loss.dtype == jnp.float32 and loss.shape == () and np.isfinite(loss)
     assert all(np.isfinite(value) and np.shape(value) == () for value in metrics.values()), metrics
     assert set(metrics) == _logged_by(name)
-    dead = [path for path, leaf in rules.paths(gradients) if not np.isfinite(leaf).all() or not np.abs(leaf).any()]
+    dead = [
+        path
+        for path, leaf in rules.paths(gradients)
+        if not np.isfinite(leaf).all() or not np.abs(leaf).any()
+    ]
     assert not [path for path in dead if not _may_be_still(path)], dead
     shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
     assert shapes(moved) == shapes(carry)
@@ -62,15 +89,21 @@ OWN = {
 
 
 def _logged_by(name: str) -> set[str]:
-    """A head that makes the same of all samples gives features no gradient, so what the loss compares is watched beside them."""
-    watched = {"feature_std", "feature_rank"} | (set() if name in (*TOKENS_ONLY, "supervised") else {"embedding_std"})
+    """A head that makes the same of all samples gives features no gradient, so what the loss
+    compares is watched beside them.
+    """
+    watched = {"feature_std", "feature_rank"} | (
+        set() if name in (*TOKENS_ONLY, "supervised") else {"embedding_std"}
+    )
     if name in ("decur", "clip"):
         watched = {f"{metric}/{source}" for metric in watched for source in ("s2", "s1")}
     return watched | OWN.get(name, set())
 
 
 def _may_be_still(path: str) -> bool:
-    """Biases that a normalisation behind them takes out again, and the key's bias, which the softmax over keys does not see."""
+    """Biases that a normalisation behind them takes out again, and the key's bias, which the
+    softmax over keys does not see.
+    """
     return path.endswith(("conv0/bias", "conv1/bias", "conv2/bias"))
 
 
@@ -93,7 +126,12 @@ def test_encoders_give_features_in_evaluation_mode(name):
 def _features(objective, weights, view):
     arrays = {key: value for key, value in weights.items() if key != "source"}
     valid = jax.ShapeDtypeStruct(view.shape, bool)
-    return jax.eval_shape(lambda w, x, v: objective.features({**w, "source": weights["source"]}, x, v), arrays, view, valid)
+    return jax.eval_shape(
+        lambda w, x, v: objective.features({**w, "source": weights["source"]}, x, v),
+        arrays,
+        view,
+        valid,
+    )
 
 
 @pytest.mark.parametrize("name", ["dino", "moco", "moco_v3", "byol", "data2vec"])
@@ -106,7 +144,11 @@ def test_a_teacher_starts_as_a_copy_and_follows_the_student(name):
     share = float(objective.momentum(jnp.asarray(0.25)))
     assert 0.5 < share < 1
     followed = objective.ema_update(moved, carry, jnp.asarray(0.25))["teacher"]["params"]
-    jax.tree.map(lambda old, new: np.testing.assert_allclose(new, old + (1 - share), atol=1e-6), teacher, followed)
+    jax.tree.map(
+        lambda old, new: np.testing.assert_allclose(new, old + (1 - share), atol=1e-6),
+        teacher,
+        followed,
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,17 +162,30 @@ def test_a_teacher_starts_as_a_copy_and_follows_the_student(name):
     ],
 )
 def test_momenta_of_teachers_rise_over_the_whole_run_as_published(name, start, middle, end):
-    """Half a cosine (DINO, BYOL, MoCo-v3), a straight line (data2vec) or none; a schedule that ends early freezes the teacher."""
+    """Half a cosine (DINO, BYOL, MoCo-v3), a straight line (data2vec) or none; a schedule that ends
+    early freezes the teacher.
+    """
     momentum = experiment_of(name).objective.momentum
     found = [float(momentum(jnp.asarray(progress))) for progress in (0.0, 0.5, 1.0)]
     np.testing.assert_allclose(found, [start, middle, end], atol=1e-6)
     quarter = float(momentum(jnp.asarray(0.25)))
-    assert quarter == pytest.approx(start + (end - start) * (0.25 if name == "data2vec" else (1 - np.cos(np.pi / 4)) / 2), abs=1e-6)
+    assert quarter == pytest.approx(
+        start + (end - start) * (0.25 if name == "data2vec" else (1 - np.cos(np.pi / 4)) / 2),
+        abs=1e-6,
+    )
 
 
 def test_dinos_loss_has_its_centre_its_temperature_and_koleo():
     config = config_of("dino")
-    config.objective.update({"warmup_temperature": 0.04, "teacher_temperature": 0.07, "warmup": 0.5, "koleo": 0.3, "centre_momentum": 0.8})
+    config.objective.update(
+        {
+            "warmup_temperature": 0.04,
+            "teacher_temperature": 0.07,
+            "warmup": 0.5,
+            "koleo": 0.3,
+            "centre_momentum": 0.8,
+        }
+    )
     experiment = build.experiment(config)
     objective, views, key = experiment.objective, views_of(experiment), jax.random.key(1)
     params, carry = jax.jit(objective.init)(jax.random.key(0))
@@ -140,26 +195,43 @@ def test_dinos_loss_has_its_centre_its_temperature_and_koleo():
     def compared(params, carry):
         targets, _ = objective._targets(carry, views)
         features, _ = objective.pooled_crops(params, carry, views, key)
-        return features, targets, objective.head("projector", params, carry, features, Mode("batch"))[0]
+        return (
+            features,
+            targets,
+            objective.head("projector", params, carry, features, Mode("batch"))[0],
+        )
 
     features, targets, student = (np.asarray(x, np.float64) for x in compared(params, carry))
-    centre, apart = np.asarray(carry["centre"], np.float64), sum(reference_losses.koleo(crop) for crop in features[:2])
+    centre, apart = (
+        np.asarray(carry["centre"], np.float64),
+        sum(reference_losses.koleo(crop) for crop in features[:2]),
+    )
     assert len(student) == 5
     loss_at = jax.jit(objective.loss)
     for progress, warm in ((0.0, 0.04), (0.25, 0.055), (0.8, 0.07)):
         loss, (moved, _) = loss_at(params, carry, views, key, jnp.asarray(progress))
-        assert loss == pytest.approx(reference_losses.dino_loss(student, targets, centre, 0.1, warm) + 0.3 * apart, rel=1e-5), progress
-    np.testing.assert_allclose(moved["centre"], reference_losses.new_centre(centre, targets, 0.8), rtol=1e-5, atol=1e-6)
+        assert loss == pytest.approx(
+            reference_losses.dino_loss(student, targets, centre, 0.1, warm) + 0.3 * apart, rel=1e-5
+        ), progress
+    np.testing.assert_allclose(
+        moved["centre"], reference_losses.new_centre(centre, targets, 0.8), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_swavs_assignments_are_balanced_over_a_full_queue_from_its_start_on():
-    """Two batches fill it. Then it holds their embeddings of both views, of unit length, and newer ones replace the oldest."""
+    """Two batches fill it. Then it holds their embeddings of both views, of unit length, and newer
+    ones replace the oldest.
+    """
     config = config_of("swav")
     config.objective.update({"queue_start": 0.5, "iterations": 3})
     experiment = build.experiment(config)
     objective, settings, empty = experiment.objective, (0.1, 0.05, 3), np.zeros((2, 0, 10))
     params, carry = jax.jit(objective.init)(jax.random.key(0))
-    loss_at = jax.jit(lambda carry, views, progress: objective.loss(params, carry, views, jax.random.key(1), progress))
+    loss_at = jax.jit(
+        lambda carry, views, progress: objective.loss(
+            params, carry, views, jax.random.key(1), progress
+        )
+    )
 
     @jax.jit
     def scored(carry, views):
@@ -168,34 +240,52 @@ def test_swavs_assignments_are_balanced_over_a_full_queue_from_its_start_on():
         embedded = objective.head("projector", params, carry, rows, Mode("batch"))[0]
         scores = objective.head("prototypes", params, carry, embedded, Mode("batch"))[0]
         of_views = lambda x: x.reshape(8, 5, -1).swapaxes(0, 1)  # noqa: E731
-        return of_views(embedded), of_views(scores), objective.head("prototypes", params, carry, carry["queue"]["rows"], Mode("batch"))[0]
+        return (
+            of_views(embedded),
+            of_views(scores),
+            objective.head("prototypes", params, carry, carry["queue"]["rows"], Mode("batch"))[0],
+        )
 
     for step in range(3):
         views = views_of(experiment, seed=step)
         embedded, scores, queued = (np.asarray(x, np.float64) for x in scored(carry, views))
         before, after = (loss_at(carry, views, jnp.asarray(progress)) for progress in (0.3, 0.5))
-        assert before[0] == pytest.approx(reference_losses.swav_loss(scores, empty, *settings), rel=1e-5), step
+        assert before[0] == pytest.approx(
+            reference_losses.swav_loss(scores, empty, *settings), rel=1e-5
+        ), step
         kept = queued.swapaxes(0, 1) if step == 2 else empty
-        assert after[0] == pytest.approx(reference_losses.swav_loss(scores, kept, *settings), rel=1e-5), step
+        assert after[0] == pytest.approx(
+            reference_losses.swav_loss(scores, kept, *settings), rel=1e-5
+        ), step
         carry = after[1][0]
         newest = carry["queue"]["rows"][8 * step % 16 :][:8]
-        np.testing.assert_allclose(newest, reference_losses.normalise(embedded[:2]).swapaxes(0, 1), atol=1e-5)
+        np.testing.assert_allclose(
+            newest, reference_losses.normalise(embedded[:2]).swapaxes(0, 1), atol=1e-5
+        )
     assert (int(carry["queue"]["held"]), int(carry["queue"]["next"])) == (16, 8)
     assert abs(before[0] - after[0]) > 1e-3
 
 
 def test_the_temperature_of_dinos_teacher_rises_in_the_warm_up_and_stays():
     config = config_of("dino")
-    config.objective.update({"warmup_temperature": 0.04, "teacher_temperature": 0.07, "warmup": 0.2})
+    config.objective.update(
+        {"warmup_temperature": 0.04, "teacher_temperature": 0.07, "warmup": 0.2}
+    )
     objective = build.experiment(config).objective
-    found = [float(objective._teacher_temperature(jnp.asarray(progress))) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    found = [
+        float(objective._teacher_temperature(jnp.asarray(progress)))
+        for progress in (0.0, 0.1, 0.2, 0.6, 1.0)
+    ]
     np.testing.assert_allclose(found, [0.04, 0.055, 0.07, 0.07, 0.07], atol=1e-6)
 
 
-@pytest.mark.parametrize(("key_norm", "by_groups"), [("ghost", True), ("global", False), ("ema", False)])
+@pytest.mark.parametrize(
+    ("key_norm", "by_groups"), [("ghost", True), ("global", False), ("ema", False)]
+)
 def test_the_statistics_of_mocos_keys_are_those_that_are_named(key_norm, by_groups):
-    """Groups are drawn by the key of the step, so it changes the loss; "ema" takes running statistics that follow the queries', with the momentum
-    of the weights, and that the keys do not move.
+    """Groups are drawn by the key of the step, so it changes the loss; "ema" takes running
+    statistics that follow the queries', with the momentum of the weights, and that the keys do not
+    move.
     """
     config = config_of("moco")
     config.objective.key_norm = key_norm
@@ -203,12 +293,19 @@ def test_the_statistics_of_mocos_keys_are_those_that_are_named(key_norm, by_grou
     views, objective = views_of(experiment), experiment.objective
     params, carry = jax.jit(objective.init)(jax.random.key(0))
     loss = jax.jit(objective.loss)
-    (one, (moved, _)), (two, _) = (loss(params, carry, views, jax.random.key(seed), jnp.zeros(())) for seed in (1, 2))
+    (one, (moved, _)), (two, _) = (
+        loss(params, carry, views, jax.random.key(seed), jnp.zeros(())) for seed in (1, 2)
+    )
     assert np.isfinite(one) and (abs(one - two) > 1e-4) == by_groups
-    followed = objective.ema_update(params, moved, jnp.zeros(()))["teacher"]["statistics"]["projector"]
+    followed = objective.ema_update(params, moved, jnp.zeros(()))["teacher"]["statistics"][
+        "projector"
+    ]
     before, queries = carry["teacher"]["statistics"]["projector"], moved["projector"]
     average = jax.tree.map(lambda kept, new: 0.999 * kept + 0.001 * new, before, queries)
-    same = all(np.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(jax.tree.leaves(followed), jax.tree.leaves(average), strict=True))
+    same = all(
+        np.allclose(a, b, rtol=1e-6, atol=1e-9)
+        for a, b in zip(jax.tree.leaves(followed), jax.tree.leaves(average), strict=True)
+    )
     assert same == (key_norm == "ema")
 
 
@@ -222,23 +319,36 @@ def test_byols_agreement_is_the_mean_cosine_of_prediction_and_target_both_ways()
     experiment = experiment_of("byol")
     views = views_of(experiment)
     params, carry, ((_, (_, metrics)), _) = loss_of(experiment, views)
-    _, predicted, targets, _ = jax.jit(experiment.objective.predict_pair)(params, carry, views, jax.random.key(1))
-    assert metrics["teacher_agreement"] == pytest.approx(float(agreement(predicted, targets[::-1])["teacher_agreement"]), rel=1e-4)
+    _, predicted, targets, _ = jax.jit(experiment.objective.predict_pair)(
+        params, carry, views, jax.random.key(1)
+    )
+    assert metrics["teacher_agreement"] == pytest.approx(
+        float(agreement(predicted, targets[::-1])["teacher_agreement"]), rel=1e-4
+    )
 
 
 def test_dinos_agreement_is_of_prototypes_and_their_use_a_share_of_what_could_be():
     teacher = jnp.asarray([[[9.0, 0, 0, 0], [0, 9, 0, 0]], [[9, 0, 0, 0], [0, 0, 9, 0]]])
     student = jnp.asarray([[[0.0, 0, 0, 1], [0, 0, 0, 1]], [[1, 0, 0, 0], [0, 0, 1, 0]]])
-    assert {name: float(value) for name, value in dino.agreement(student, teacher).items()} == {"teacher_agreement": 0.5, "prototypes_used": 0.75}
+    assert {name: float(value) for name, value in dino.agreement(student, teacher).items()} == {
+        "teacher_agreement": 0.5,
+        "prototypes_used": 0.75,
+    }
 
 
-@pytest.mark.parametrize(("chosen", "number", "share"), [([0, 0, 0], 5, 1 / 3), ([0, 1, 4], 5, 1), ([1, 1, 0, 1], 2, 1), ([1, 1, 1, 1], 2, 0.5)])
+@pytest.mark.parametrize(
+    ("chosen", "number", "share"),
+    [([0, 0, 0], 5, 1 / 3), ([0, 1, 4], 5, 1), ([1, 1, 0, 1], 2, 1), ([1, 1, 1, 1], 2, 0.5)],
+)
 def test_prototypes_that_are_used_count_once(chosen, number, share):
     assert float(share_used(jnp.asarray(chosen), number)) == pytest.approx(share)
 
 
 def test_classes_that_are_assigned_count_over_both_views():
-    p1, p2 = jnp.asarray([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1]]), jnp.asarray([[0.6, 0.3, 0.1], [0.1, 0.7, 0.2]])
+    p1, p2 = (
+        jnp.asarray([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1]]),
+        jnp.asarray([[0.6, 0.3, 0.1], [0.1, 0.7, 0.2]]),
+    )
     found = {name: float(value) for name, value in semi_supervised.assignments(p1, p2).items()}
     assert found == {"view_agreement": 0.5, "classes_used": pytest.approx(2 / 3)}
 
@@ -259,22 +369,39 @@ def test_mocos_accuracies_are_against_the_queue_and_in_the_batch():
     @jax.jit
     def queries(params, carry):
         mode = Mode("batch", jax.nn.one_hot(jnp.arange(8) // 4, 2, axis=0))
-        return experiment.objective.embed(params, carry, views["s2/global"][:, 0], views["s2/global/valid"][:, 0], mode)[1]
+        return experiment.objective.embed(
+            params, carry, views["s2/global"][:, 0], views["s2/global/valid"][:, 0], mode
+        )[1]
 
     cosines = reference_losses.normalise(np.asarray(queries(params, carry), np.float64))
-    own, of_batch, of_queue = (cosines * keys).sum(1), cosines @ keys.T, cosines @ np.asarray(carry["queue"]["rows"]).T
+    own, of_batch, of_queue = (
+        (cosines * keys).sum(1),
+        cosines @ keys.T,
+        cosines @ np.asarray(carry["queue"]["rows"]).T,
+    )
     assert metrics["queue_accuracy"] == pytest.approx(np.mean(own > of_queue.max(1)))
     assert metrics["batch_accuracy"] == pytest.approx(np.mean(of_batch.argmax(1) == np.arange(8)))
 
 
-@pytest.mark.parametrize("name", [name if name in (*QUICK, "decur") else pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in (*QUICK, "decur") else pytest.param(name, marks=pytest.mark.slow)
+        for name in OBJECTIVES
+    ],
+)
 def test_in_bfloat16_weights_carry_loss_and_metrics_stay_float32(name):
     config = config_of(name)
     config.model.dtype = "bfloat16"
     experiment = build.experiment(config)
     shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))
-    loss, (carry, metrics) = jax.eval_shape(experiment.objective.loss, *shapes, views_of(experiment), jax.random.key(1), jnp.zeros(()))
-    assert {leaf.dtype for leaf in jax.tree.leaves((shapes, loss, carry, metrics))} <= {jnp.dtype("float32"), jnp.dtype("int32")}
+    loss, (carry, metrics) = jax.eval_shape(
+        experiment.objective.loss, *shapes, views_of(experiment), jax.random.key(1), jnp.zeros(())
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves((shapes, loss, carry, metrics))} <= {
+        jnp.dtype("float32"),
+        jnp.dtype("int32"),
+    }
 
 
 def test_which_methods_compare_the_samples_of_a_batch():
@@ -298,8 +425,16 @@ def test_blocks_are_dropped_under_a_mask_too():
         config.model.trunk.drop_path = rate
         experiment = build.experiment(config)
         shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))
-        traced.append(str(jax.make_jaxpr(experiment.objective.loss)(*shapes, views_of(experiment), jax.random.key(1), jnp.zeros(()))))
-    assert traced[0].count("bernoulli") + traced[0].count("random_bits") < traced[1].count("bernoulli") + traced[1].count("random_bits")
+        traced.append(
+            str(
+                jax.make_jaxpr(experiment.objective.loss)(
+                    *shapes, views_of(experiment), jax.random.key(1), jnp.zeros(())
+                )
+            )
+        )
+    assert traced[0].count("bernoulli") + traced[0].count("random_bits") < traced[1].count(
+        "bernoulli"
+    ) + traced[1].count("random_bits")
 
 
 def test_groups_of_a_network_without_batch_norm_are_no_matter():
@@ -319,7 +454,9 @@ def test_the_queue_forgets_its_oldest_keys_first_and_holds_unit_vectors():
     params, carry = init(jax.random.key(0))
     before = np.array(carry["queue"]["rows"])
     for turn in range(1, 6):
-        (_, (carry, _)), _ = value_and_gradients(params, carry, views, jax.random.key(turn), jnp.zeros(()))
+        (_, (carry, _)), _ = value_and_gradients(
+            params, carry, views, jax.random.key(turn), jnp.zeros(())
+        )
         if turn < 4:
             np.testing.assert_array_equal(carry["queue"]["rows"][8 * turn :], before[8 * turn :])
     assert int(carry["queue"]["next"]) == 8
@@ -337,7 +474,9 @@ def test_ghost_groups_have_statistics_of_their_own():
     @functools.partial(jax.jit, static_argnums=1)
     def pooled(pixels, groups):
         members = jax.nn.one_hot(jnp.arange(8) * groups // 8, groups, axis=0)
-        return encoder.forward(params["encoder"], carry["encoder"], pixels, valid, Mode("batch", members))[0]["pooled"]
+        return encoder.forward(
+            params["encoder"], carry["encoder"], pixels, valid, Mode("batch", members)
+        )[0]["pooled"]
 
     other = jnp.concatenate([view[:4], 3 * view[4:]])
     np.testing.assert_allclose(pooled(view, 2)[:4], pooled(other, 2)[:4], atol=1e-5)
@@ -348,7 +487,9 @@ def test_ghost_groups_have_statistics_of_their_own():
 def test_no_data_changes_nothing(name):
     experiment = experiment_of(name)
     views = views_of(experiment)
-    data = lambda name, value: jnp.where(views[f"{name}/valid"], value, 777.0) if f"{name}/valid" in views else value  # noqa: E731
+    data = lambda name, value: (
+        jnp.where(views[f"{name}/valid"], value, 777.0) if f"{name}/valid" in views else value
+    )  # noqa: E731
     polluted = {name: data(name, value) for name, value in views.items()}
     _, _, ((clean, _), _) = loss_of(experiment, views)
     _, _, ((dirty, _), _) = loss_of(experiment, polluted)
@@ -358,42 +499,158 @@ def test_no_data_changes_nothing(name):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("dino", {"augment.crops.global.views": 1}, r"crops\.global\.views: objective 'dino' needs 2 view\(s\) 'global' of source 's2', there are 1"),
-        ("dino", {"augment.crops.global.views": 3}, r"crops\.global\.views: objective 'dino' needs 2 view\(s\) 'global' of source 's2', there are 3"),
-        ("mae", {"augment.crops.global.views": 2}, r"crops\.global\.views: objective 'mae' needs 1 view\(s\) 'global' of source 's2', there are 2"),
-        ("simclr", {"augment.crops.local": {"size": 8}}, r"crops: gives s2/local, but objective 'simclr' takes views global alone"),
-        ("dino", {"augment.crops.locals": {"size": 8}}, r"crops: gives s2/locals, but objective 'dino' takes views global, local alone"),
-        ("byol", {"augment.crops.global.dates": "each"}, r"dates of 's2/global' are 'each', but one date is read; .*s2\.dates"),
-        ("barlow_twins", {"data.batch_size": 1}, r"config\.data\.batch_size: 1 at once .*at least 2"),
+        (
+            "dino",
+            {"augment.crops.global.views": 1},
+            r"crops\.global\.views: objective 'dino' needs 2 view\(s\) 'global' of source 's2', "
+            r"there are 1",
+        ),
+        (
+            "dino",
+            {"augment.crops.global.views": 3},
+            r"crops\.global\.views: objective 'dino' needs 2 view\(s\) 'global' of source 's2', "
+            r"there are 3",
+        ),
+        (
+            "mae",
+            {"augment.crops.global.views": 2},
+            r"crops\.global\.views: objective 'mae' needs 1 view\(s\) 'global' of source 's2', "
+            r"there are 2",
+        ),
+        (
+            "simclr",
+            {"augment.crops.local": {"size": 8}},
+            r"crops: gives s2/local, but objective 'simclr' takes views global alone",
+        ),
+        (
+            "dino",
+            {"augment.crops.locals": {"size": 8}},
+            r"crops: gives s2/locals, but objective 'dino' takes views global, local alone",
+        ),
+        (
+            "byol",
+            {"augment.crops.global.dates": "each"},
+            r"dates of 's2/global' are 'each', but one date is read; .*s2\.dates",
+        ),
+        (
+            "barlow_twins",
+            {"data.batch_size": 1},
+            r"config\.data\.batch_size: 1 at once .*at least 2",
+        ),
         ("decur", {"data.batch_size": 1}, r"config\.data\.batch_size: 1 at once .*at least 2"),
-        ("byol", {"optim.accum": 8}, r"config\.data\.batch_size: 1 at once \(batch_size / optim\.accum\).*at least 2"),
-        ("moco", {"objective.queue": 33}, r"config\.objective\.queue: 33 is no multiple of config\.data\.batch_size, 8"),
-        ("moco", {"objective.bn_group": 3}, r"config\.objective\.bn_group: groups of 3 rows do not divide config\.data\.batch_size, 8"),
-        ("moco", {"objective.bn_group": 0}, r"config\.objective\.bn_group: groups of 0 rows .* at least 2 and fewer than all"),
-        ("moco", {"objective.bn_group": 1}, r"config\.objective\.bn_group: groups of 1 rows .* at least 2 and fewer than all"),
-        ("moco", {"objective.bn_group": 8}, r"config\.objective\.bn_group: groups of 8 rows .*key_norm='global' takes"),
-        ("moco", {"objective.key_norm": "shuffle"}, r"config\.objective\.key_norm: 'shuffle'; expected one of ghost, global, ema"),
+        (
+            "byol",
+            {"optim.accum": 8},
+            r"config\.data\.batch_size: 1 at once \(batch_size / optim\.accum\).*at least 2",
+        ),
+        (
+            "moco",
+            {"objective.queue": 33},
+            r"config\.objective\.queue: 33 is no multiple of config\.data\.batch_size, 8",
+        ),
+        (
+            "moco",
+            {"objective.bn_group": 3},
+            r"config\.objective\.bn_group: groups of 3 rows do not divide "
+            r"config\.data\.batch_size, 8",
+        ),
+        (
+            "moco",
+            {"objective.bn_group": 0},
+            r"config\.objective\.bn_group: groups of 0 rows .* at least 2 and fewer than all",
+        ),
+        (
+            "moco",
+            {"objective.bn_group": 1},
+            r"config\.objective\.bn_group: groups of 1 rows .* at least 2 and fewer than all",
+        ),
+        (
+            "moco",
+            {"objective.bn_group": 8},
+            r"config\.objective\.bn_group: groups of 8 rows .*key_norm='global' takes",
+        ),
+        (
+            "moco",
+            {"objective.key_norm": "shuffle"},
+            r"config\.objective\.key_norm: 'shuffle'; expected one of ghost, global, ema",
+        ),
         ("moco", {"objective.queue": 0}, r"config\.objective\.queue: 0; expected more than 0"),
-        ("moco", {"objective.temperature": 0}, r"config\.objective\.temperature: 0\.0; expected more than 0"),
-        ("moco_v3", {"objective.temperature": -0.1}, r"config\.objective\.temperature: -0\.1; expected more than 0"),
-        ("byol", {"objective.momentum": 1.5}, r"config\.objective\.momentum: 1\.5; expected a share"),
-        ("dino", {"objective.centre_momentum": 2}, r"config\.objective\.centre_momentum: 2\.0; expected a share"),
-        ("dino", {"objective.prototypes": 0}, r"config\.objective\.prototypes: 0; expected more than 0"),
-        ("swav", {"objective.queue": 12}, r"config\.objective\.queue: 12 is no multiple of config\.data\.batch_size, 8"),
-        ("swav", {"objective.queue": -8}, r"config\.objective\.queue: -8; expected embeddings, or 0"),
-        ("semi_supervised", {"objective.smoothing": 1.5}, r"config\.objective\.smoothing: 1\.5; expected a share"),
-        ("swav", {"optim.accum": 2}, r"config\.optim\.accum: objective 'swav' compares the samples"),
-        ("moco", {"optim.accum": 2}, r"config\.optim\.accum: objective 'moco' compares the samples"),
-        ("supervised", {"data.sources.s2.label": ""}, r"config\.data\.sources\.s2\.label: objective 'supervised' learns from labels"),
-        ("semi_supervised", {"data.sources.support.label": ""}, r"config\.data\.sources\.support\.label: objective 'semi_supervised'"),
+        (
+            "moco",
+            {"objective.temperature": 0},
+            r"config\.objective\.temperature: 0\.0; expected more than 0",
+        ),
+        (
+            "moco_v3",
+            {"objective.temperature": -0.1},
+            r"config\.objective\.temperature: -0\.1; expected more than 0",
+        ),
+        (
+            "byol",
+            {"objective.momentum": 1.5},
+            r"config\.objective\.momentum: 1\.5; expected a share",
+        ),
+        (
+            "dino",
+            {"objective.centre_momentum": 2},
+            r"config\.objective\.centre_momentum: 2\.0; expected a share",
+        ),
+        (
+            "dino",
+            {"objective.prototypes": 0},
+            r"config\.objective\.prototypes: 0; expected more than 0",
+        ),
+        (
+            "swav",
+            {"objective.queue": 12},
+            r"config\.objective\.queue: 12 is no multiple of config\.data\.batch_size, 8",
+        ),
+        (
+            "swav",
+            {"objective.queue": -8},
+            r"config\.objective\.queue: -8; expected embeddings, or 0",
+        ),
+        (
+            "semi_supervised",
+            {"objective.smoothing": 1.5},
+            r"config\.objective\.smoothing: 1\.5; expected a share",
+        ),
+        (
+            "swav",
+            {"optim.accum": 2},
+            r"config\.optim\.accum: objective 'swav' compares the samples",
+        ),
+        (
+            "moco",
+            {"optim.accum": 2},
+            r"config\.optim\.accum: objective 'moco' compares the samples",
+        ),
+        (
+            "supervised",
+            {"data.sources.s2.label": ""},
+            r"config\.data\.sources\.s2\.label: objective 'supervised' learns from labels",
+        ),
+        (
+            "semi_supervised",
+            {"data.sources.support.label": ""},
+            r"config\.data\.sources\.support\.label: objective 'semi_supervised'",
+        ),
         ("semi_supervised", {"objective.support": "labels"}, r"needs the labelled source 'labels'"),
         (
             "semi_supervised",
             {"data.sources.support.sensor": "sentinel1_grd"},
             r"stems\.support: sensor 'sentinel1_grd' cannot use the stem",
         ),
-        ("decur", {"objective.common": 16}, r"config\.objective\.common: 16; expected some, and fewer than the embedding's 16"),
-        ("data2vec", {"objective.targets": 3}, r"config\.objective\.targets: 3; expected 1 to 1, the blocks of the trunk"),
+        (
+            "decur",
+            {"objective.common": 16},
+            r"config\.objective\.common: 16; expected some, and fewer than the embedding's 16",
+        ),
+        (
+            "data2vec",
+            {"objective.targets": 3},
+            r"config\.objective\.targets: 3; expected 1 to 1, the blocks of the trunk",
+        ),
         ("mae", {"model.trunk.depth": -1}, r"config\.model\.trunk\.depth"),
     ],
 )
@@ -432,9 +689,15 @@ def test_a_mixture_feeds_sources_that_share_a_stem_in_turn():
     of = lambda source: {key: value for key, value in views.items() if key.startswith(source)}  # noqa: E731
     params, carry = jax.jit(experiment.objective.init)(jax.random.key(0))
     loss = jax.jit(experiment.objective.loss)
-    losses = [float(loss(params, carry, of(source), jax.random.key(1), jnp.zeros(()))[0]) for source in ("s2", "other")]
+    losses = [
+        float(loss(params, carry, of(source), jax.random.key(1), jnp.zeros(()))[0])
+        for source in ("s2", "other")
+    ]
     assert np.isfinite(losses).all() and losses[0] != losses[1]
-    with pytest.raises(ValueError, match=r"a batch of (s2, other|other, s2); this objective takes one source at a time"):
+    with pytest.raises(
+        ValueError,
+        match=r"a batch of (s2, other|other, s2); this objective takes one source at a time",
+    ):
         loss(params, carry, views, jax.random.key(1), jnp.zeros(()))
 
 
@@ -454,23 +717,45 @@ def test_pooled_features_alone_are_those_beside_dense_ones(backbone, more):
     encoder, views = experiment.encoders["s2"], views_of(experiment)
     view, valid = (views[name][:, 0] for name in ("s2/global", "s2/global/valid"))
     weights = jax.jit(encoder.network.init)(jax.random.key(0))
-    alone, moved = jax.jit(lambda *weights: encoder.pooled(*weights, view, valid, Mode("batch")))(*weights)
-    beside, moved_by_all = jax.jit(lambda *weights: encoder.forward(*weights, view, valid, Mode("batch")))(*weights)
+    alone, moved = jax.jit(lambda *weights: encoder.pooled(*weights, view, valid, Mode("batch")))(
+        *weights
+    )
+    beside, moved_by_all = jax.jit(
+        lambda *weights: encoder.forward(*weights, view, valid, Mode("batch"))
+    )(*weights)
     np.testing.assert_allclose(alone, beside["pooled"], rtol=1e-4, atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, moved, moved_by_all)
-    left_out = 10 * 16 * 192**2 + 2 * 16 * 17 * 192 if backbone == "vit" and not more else 0  # the patch tokens of the last block
+    left_out = (
+        10 * 16 * 192**2 + 2 * 16 * 17 * 192 if backbone == "vit" and not more else 0
+    )  # the patch tokens of the last block
     assert encoder.multiply_adds(SIZE) - encoder.pooled_multiply_adds(SIZE) == left_out
 
 
 @pytest.mark.parametrize(
-    ("name", "alone"), [("barlow_twins", True), ("decur", True), ("data2vec", False), ("supervised", False), ("semi_supervised", True)]
+    ("name", "alone"),
+    [
+        ("barlow_twins", True),
+        ("decur", True),
+        ("data2vec", False),
+        ("supervised", False),
+        ("semi_supervised", True),
+    ],
 )
 def test_flop_are_counted_of_what_is_made(name, alone):
     """Views of those that need no tokens but the class token cost less."""
     experiment = experiment_of(name)
-    of = lambda encoder: encoder.pooled_multiply_adds(SIZE) if alone else encoder.multiply_adds(SIZE)  # noqa: E731
-    views = {source: number for (source, _), (number, _) in ((view.split("/"), shown) for view, shown in experiment.views.items())}
-    assert experiment.multiply_adds() == sum(number * of(experiment.encoders[source]) for source, number in views.items())
+    of = lambda encoder: (
+        encoder.pooled_multiply_adds(SIZE) if alone else encoder.multiply_adds(SIZE)
+    )  # noqa: E731
+    views = {
+        source: number
+        for (source, _), (number, _) in (
+            (view.split("/"), shown) for view, shown in experiment.views.items()
+        )
+    }
+    assert experiment.multiply_adds() == sum(
+        number * of(experiment.encoders[source]) for source, number in views.items()
+    )
 
 
 def test_labels_of_every_labelled_objective_are_named():
@@ -479,7 +764,9 @@ def test_labels_of_every_labelled_objective_are_named():
 
 
 @pytest.mark.parametrize(
-    "cases", [QUICK, *(pytest.param(cases, marks=pytest.mark.slow) for cases in (OTHERS, RESNETS))], ids=["quick", "others", "resnet"]
+    "cases",
+    [QUICK, *(pytest.param(cases, marks=pytest.mark.slow) for cases in (OTHERS, RESNETS))],
+    ids=["quick", "others", "resnet"],
 )
 def test_eight_devices_train_as_one_does(cases):
     found = run_script("objectives.py", *cases)
@@ -488,7 +775,13 @@ def test_eight_devices_train_as_one_does(cases):
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone"), [case if case[0] in QUICK and case[1] == "vit" else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+    ("name", "backbone"),
+    [
+        case
+        if case[0] in QUICK and case[1] == "vit"
+        else pytest.param(*case, marks=pytest.mark.slow)
+        for case in CASES
+    ],
 )
 def test_resume_is_bit_exact(name, backbone, tmp_path):
     resumed, straight = hashes_after_resume(experiment_of(name, backbone), tmp_path)

@@ -1,4 +1,6 @@
-"""Large stores: an index of many records costs no memory of its own, and the benchmark of opening says what it measured."""
+"""Large stores: an index of many records costs no memory of its own, and the benchmark of opening
+says what it measured.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,14 @@ def test_opening_a_store_copies_no_column_of_its_index(path: Path):
 
 @pytest.mark.parametrize("format", opening.FORMATS)
 def test_drawing_keeps_nothing(tmp_path: Path, format: str):
-    """A hundred bytes a batch would be a gigabyte after some weeks of training. What is lost is lost in every window; a table that is
-    enlarged once, for all that the process keeps, is not.
+    """A hundred bytes a batch would be a gigabyte after some weeks of training. What is lost is
+    lost in every window; a table that is enlarged once, for all that the process keeps, is not.
     """
     path = tmp_path / "store"
     opening.write_store(path, format, 2000)  # so few that the first batches have opened every file
-    pipeline = opening.Pipeline(dataclasses.replace(opening.pipeline_config(path, "pair"), batch_size=16), seed=0)
+    pipeline = opening.Pipeline(
+        dataclasses.replace(opening.pipeline_config(path, "pair"), batch_size=16), seed=0
+    )
     tracemalloc.start()
     try:
         held = [_held_after(pipeline, range(first, first + 60)) for first in range(0, 240, 60)]
@@ -76,16 +80,30 @@ def test_the_store_of_the_benchmark_reads_as_its_index_says(path: Path):
     assert set(counts.tolist()) == {opening.DATES * 2}
     for i in (0, 1, 999, 1000, RECORDS - 1):
         pixels = store[i].pixels
-        assert (pixels.shape, pixels.dtype.name) == (tuple(store.index["shape"][i]), store.index["dtype"][i])
+        assert (pixels.shape, pixels.dtype.name) == (
+            tuple(store.index["shape"][i]),
+            store.index["dtype"][i],
+        )
         assert (pixels == i % opening.PER_SHARD).all()
 
 
-def test_the_benchmark_prints_goals_and_writes_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def test_the_benchmark_prints_goals_and_writes_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
     monkeypatch.setattr(opening, "TURNS", 1)
     monkeypatch.setattr(opening, "_in_new_process", lambda measure, *arguments: measure(*arguments))
     work = tmp_path / "work"
     work.mkdir()
-    arguments = ["--records", "4000", "--batches", "20", "--work", str(work), "--json", str(tmp_path / "figures.json")]
+    arguments = [
+        "--records",
+        "4000",
+        "--batches",
+        "20",
+        "--work",
+        str(work),
+        "--json",
+        str(tmp_path / "figures.json"),
+    ]
     code = opening.main(arguments)
     figures, printed = json.loads((tmp_path / "figures.json").read_text()), capsys.readouterr().out
     goals = figures["goals"]
@@ -98,7 +116,9 @@ def test_the_benchmark_prints_goals_and_writes_figures(tmp_path: Path, monkeypat
     assert list(work.iterdir()) == []
 
 
-def test_the_benchmark_refuses_what_is_no_whole_shard_and_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_the_benchmark_refuses_what_is_no_whole_shard_and_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+):
     with pytest.raises(SystemExit):
         opening.main(["--records", "1500"])
     assert "expected a multiple of 1000" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""The pipeline: row r of global batch n is a function of (seed, n, r), whoever reads it, in how many threads, from wherever it starts."""
+"""The pipeline: row r of global batch n is a function of (seed, n, r), whoever reads it, in how
+many threads, from wherever it starts.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,27 @@ DATES = (1, 2, 3, 1, 2, 3, 1)  # of each place
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     places = itertools.chain.from_iterable([place] * dates for place, dates in enumerate(DATES))
-    return write_store(tmp_path_factory.mktemp("pipeline") / "store", [sample(i, place) for i, place in enumerate(places)])
+    return write_store(
+        tmp_path_factory.mktemp("pipeline") / "store",
+        [sample(i, place) for i, place in enumerate(places)],
+    )
 
 
-def config(path: Path, batch_size: int = 4, crop: int = CROP, threads: int = 2, prefetch: int = 2, **source: Any) -> Config:
-    return Config({"enmap": SourceConfig(str(path), **{"sensor": "enmap", **source})}, batch_size, crop, threads, prefetch)
+def config(
+    path: Path,
+    batch_size: int = 4,
+    crop: int = CROP,
+    threads: int = 2,
+    prefetch: int = 2,
+    **source: Any,
+) -> Config:
+    return Config(
+        {"enmap": SourceConfig(str(path), **{"sensor": "enmap", **source})},
+        batch_size,
+        crop,
+        threads,
+        prefetch,
+    )
 
 
 def places_drawn(pipeline: Pipeline, first: int, last: int) -> list[int]:
@@ -47,7 +65,7 @@ def places_drawn(pipeline: Pipeline, first: int, last: int) -> list[int]:
     return [int(place[origin(row[0])[0]]) for row in rows]
 
 
-# ------------------------------------------------------------------------------------------------------------------ determinism
+# -------------------------------------------------------------------------------------- determinism
 
 
 def test_a_batch_has_the_shapes_and_types_of_the_schema(path: Path):
@@ -64,12 +82,16 @@ def test_a_batch_has_the_shapes_and_types_of_the_schema(path: Path):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_read_contiguous_blocks_of_the_same_batch(path: Path, processes: int):
     one = Pipeline(config(path, dates=2), 7)
-    blocks = [Pipeline(config(path, dates=2), 7, process, processes) for process in range(processes)]
+    blocks = [
+        Pipeline(config(path, dates=2), 7, process, processes) for process in range(processes)
+    ]
     for n in (0, 1, 5):
         assert_same(joined([block.batch(n) for block in blocks]), one.batch(n))
 
 
-@pytest.mark.parametrize(("threads", "prefetch"), [(0, 1), (1, 1), (2, 1), (2, 2), (2, 3), (4, 1), (4, 4)])
+@pytest.mark.parametrize(
+    ("threads", "prefetch"), [(0, 1), (1, 1), (2, 1), (2, 2), (2, 3), (4, 1), (4, 4)]
+)
 def test_threads_and_prefetch_change_nothing(path: Path, threads: int, prefetch: int):
     pipeline = Pipeline(config(path, threads=threads, prefetch=prefetch, dates=2), 7)
     batches = list(pipeline.batches(0, 6))
@@ -95,7 +117,9 @@ def test_nothing_left_to_read(path: Path):
 
 
 def test_seeds_change_the_order(path: Path):
-    orders = {tuple(places_drawn(Pipeline(config(path, batch_size=7), seed), 0, 1)) for seed in range(4)}
+    orders = {
+        tuple(places_drawn(Pipeline(config(path, batch_size=7), seed), 0, 1)) for seed in range(4)
+    }
     assert len(orders) == 4
 
 
@@ -111,7 +135,9 @@ def test_rows_batches_and_seeds_draw_crops_of_their_own(tmp_path: Path):
 
 
 def test_every_epoch_draws_every_place_once_and_epochs_differ(path: Path):
-    drawn = places_drawn(Pipeline(config(path), 3), 0, 7)  # 28 rows are 4 epochs of 7 places; epochs end within batches
+    drawn = places_drawn(
+        Pipeline(config(path), 3), 0, 7
+    )  # 28 rows are 4 epochs of 7 places; epochs end within batches
     epochs = [drawn[i : i + 7] for i in range(0, 28, 7)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(7))] * 4
     assert len(set(map(tuple, epochs))) == 4
@@ -129,7 +155,10 @@ def test_held_batches_stay_as_they_were(path: Path):
 def test_batches_held_on_the_device_stay_as_they_were(path: Path):
     """JAX on CPU takes the buffers as they are."""
     batches = Pipeline(config(path), 0).batches(0, 12)
-    placed = [jax.device_put(batch["enmap"]["pixels"]) for batch, _ in zip(batches, range(6), strict=False)]
+    placed = [
+        jax.device_put(batch["enmap"]["pixels"])
+        for batch, _ in zip(batches, range(6), strict=False)
+    ]
     for batch in batches:
         batch["enmap"]["pixels"][:] = -1
     again = Pipeline(config(path), 0)
@@ -140,12 +169,17 @@ def test_batches_held_on_the_device_stay_as_they_were(path: Path):
 @pytest.mark.parametrize(("threads", "prefetch"), [(1, 1), (2, 2), (4, 2)])
 def test_buffers_are_used_again_and_bounded(path: Path, threads: int, prefetch: int):
     batches = Pipeline(config(path, threads=threads, prefetch=prefetch), 0).batches(0, 60)
-    assert len({batch["enmap"]["pixels"].ctypes.data for batch in batches}) <= threads + prefetch + 2
+    assert (
+        len({batch["enmap"]["pixels"].ctypes.data for batch in batches}) <= threads + prefetch + 2
+    )
 
 
 def test_two_sources_are_read_side_by_side(path: Path, tmp_path: Path):
     other = write_store(tmp_path / "other", [sample(20, 0), sample(21, 1)])
-    sources = {"one": SourceConfig(str(path), "enmap"), "two": SourceConfig(str(other), "enmap", dates=2)}
+    sources = {
+        "one": SourceConfig(str(path), "enmap"),
+        "two": SourceConfig(str(other), "enmap", dates=2),
+    }
     batch = Pipeline(Config(sources, 4, CROP), 0).batch(0)
     alone = Pipeline(Config({"two": sources["two"]}, 4, CROP), 0).batch(0)
     assert_same({"two": batch["two"]}, alone)
@@ -153,7 +187,7 @@ def test_two_sources_are_read_side_by_side(path: Path, tmp_path: Path):
     assert {origin(row[0])[0] for row in batch["one"]["pixels"]} <= set(range(13))
 
 
-# ------------------------------------------------------------------------------------------------------------------------ formats
+# ------------------------------------------------------------------------------------------ formats
 
 
 @pytest.fixture(scope="module")
@@ -167,14 +201,24 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @given(
     format=st.sampled_from(FORMATS),
     processes=st.sampled_from([1, 2, 4]),
-    about=st.fixed_dictionaries({"threads": st.integers(0, 4), "prefetch": st.integers(1, 3), "dates": st.integers(1, 3)}),
+    about=st.fixed_dictionaries(
+        {"threads": st.integers(0, 4), "prefetch": st.integers(1, 3), "dates": st.integers(1, 3)}
+    ),
     seed=st.integers(0, 2**32),
     first=st.integers(0, 1000),
 )
-def test_any_format_processes_and_threads_give_the_same_batches(stores, format, processes, about, seed, first):
+def test_any_format_processes_and_threads_give_the_same_batches(
+    stores, format, processes, about, seed, first
+):
     expected = Pipeline(config(stores["array-record"], dates=about["dates"], label="landuse"), seed)
-    pipelines = [Pipeline(config(stores[format], **about, label="landuse"), seed, process, processes) for process in range(processes)]
-    for n, parts in enumerate(zip(*(pipeline.batches(first, first + 2) for pipeline in pipelines), strict=True), start=first):
+    pipelines = [
+        Pipeline(config(stores[format], **about, label="landuse"), seed, process, processes)
+        for process in range(processes)
+    ]
+    for n, parts in enumerate(
+        zip(*(pipeline.batches(first, first + 2) for pipeline in pipelines), strict=True),
+        start=first,
+    ):
         assert_same(joined(parts), expected.batch(n))
 
 
@@ -193,9 +237,13 @@ def test_a_batch_holds_what_the_samples_hold(stores, format: str):
 
 @pytest.mark.parametrize("format", ["zarr", "zarr-raw"])
 def test_records_are_read_only_for_labels(stores, format: str, monkeypatch: pytest.MonkeyPatch):
-    without, labelled = (Pipeline(config(stores[format], label=label), 0) for label in ("", "landuse"))
+    without, labelled = (
+        Pipeline(config(stores[format], label=label), 0) for label in ("", "landuse")
+    )
     read = []
-    monkeypatch.setattr(Store, "read", lambda store, i, inner=Store.read: read.append(i) or inner(store, i))
+    monkeypatch.setattr(
+        Store, "read", lambda store, i, inner=Store.read: read.append(i) or inner(store, i)
+    )
     without.batch(0)
     assert not read
     labelled.batch(0)
@@ -204,7 +252,9 @@ def test_records_are_read_only_for_labels(stores, format: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_decoding_allocates_no_samples(tmp_path: Path, format: str):
-    path = write_store(tmp_path / "store", [sample(i, i, traced(i, 64, 64)) for i in range(4)], format=format)
+    path = write_store(
+        tmp_path / "store", [sample(i, i, traced(i, 64, 64)) for i in range(4)], format=format
+    )
     pipeline = Pipeline(config(path, crop=48), 0)
     for n in range(2):
         pipeline.batch(n)
@@ -220,7 +270,11 @@ def test_a_damaged_chunk_stops_the_run_by_name(tmp_path: Path, format: str):
     path = write_store(tmp_path / "store", [sample(i, i) for i in range(2)], format=format)
     shard = path / "pixels/enmap-int16-202x10x8/c/0/0/0/0"
     tiny_archives.flip(shard, 100)
-    with pytest.raises(RecordError, match=rf"record 0 \(id id0\): pixels cannot be read from {shard} \(a checksum does not match\)"):
+    with pytest.raises(
+        RecordError,
+        match=rf"record 0 \(id id0\): pixels cannot be read from {shard} \(a checksum does not "
+        r"match\)",
+    ):
         Pipeline(config(path), 0).batch(0)
 
 
@@ -238,7 +292,9 @@ def test_a_file_that_shrank_is_an_error_and_not_the_end_of_the_process(tmp_path:
 def test_reading_into_an_array_of_another_shape_is_refused(stores, format: str):
     store = open_store(stores[format])
     for shape in ((202, 12, 11), (1, 12, 12), (202, 12, 12, 1)):
-        with pytest.raises(ValueError, match=r"its part has shape \(202, 12, 12\), the array to read into"):
+        with pytest.raises(
+            ValueError, match=r"its part has shape \(202, 12, 12\), the array to read into"
+        ):
             store.read_into(0, np.empty(shape, np.int16))
 
 
@@ -255,7 +311,7 @@ def test_a_pickled_store_reads_into_the_same_way(stores, format: str):
     np.testing.assert_array_equal(found, store[3].pixels[:, 2:7, 5:12])
 
 
-# ---------------------------------------------------------------------------------------------------------------------------- size
+# --------------------------------------------------------------------------------------------- size
 
 
 def test_the_order_of_a_million_places_takes_no_memory_and_no_time_to_reach():
@@ -268,13 +324,19 @@ def test_the_order_of_a_million_places_takes_no_memory_and_no_time_to_reach():
     assert [order[10**12 + i] for i in range(0, 10_000, 997)] == far[::997]
 
 
-# ---------------------------------------------------------------------------------------------------------------- dates and crops
+# ---------------------------------------------------------------------------------- dates and crops
 
 
-def numbers_and_offsets(path: Path, batches: int, **source: Any) -> list[tuple[list[int], set[tuple[int, int]]]]:
+def numbers_and_offsets(
+    path: Path, batches: int, **source: Any
+) -> list[tuple[list[int], set[tuple[int, int]]]]:
     """(sample of every date, offsets of the crops) of every row."""
     pipeline = Pipeline(config(path, batch_size=7, **source), 0)
-    rows = [[origin(date) for date in row] for n in range(batches) for row in pipeline.batch(n)["enmap"]["pixels"]]
+    rows = [
+        [origin(date) for date in row]
+        for n in range(batches)
+        for row in pipeline.batch(n)["enmap"]["pixels"]
+    ]
     return [([number for number, *_ in row], {(top, left) for _, top, left in row}) for row in rows]
 
 
@@ -286,14 +348,20 @@ def test_two_dates_are_distinct_where_there_are_two_and_share_one_crop(path: Pat
         assert set(numbers) <= place and len(set(numbers)) == min(2, len(place))
         assert len(offsets) == 1
         pairs.add(tuple(numbers))
-    # Every ordered pair of distinct dates is drawn: 3 single places, 2 places of two dates, 2 of three.
+    # Every ordered pair of distinct dates is drawn: 3 single places, 2 places of two dates, 2 of
+    # three.
     assert len(pairs) == 3 * 1 + 2 * 2 + 2 * 6
 
 
 def test_drop_draws_only_places_with_enough_dates(path: Path):
     rows = numbers_and_offsets(path, 2, dates=3, missing="drop")
     assert {tuple(sorted(numbers)) for numbers, _ in rows} == {(3, 4, 5), (9, 10, 11)}
-    assert Source("enmap", SourceConfig(str(path), "enmap", dates=3, missing="drop"), CROP).groups.dropped == 5
+    assert (
+        Source(
+            "enmap", SourceConfig(str(path), "enmap", dates=3, missing="drop"), CROP
+        ).groups.dropped
+        == 5
+    )
 
 
 def test_crops_reach_every_offset_and_no_other(path: Path):
@@ -307,7 +375,9 @@ def test_a_crop_of_the_whole_sample(tmp_path: Path):
 
 
 def test_dates_of_different_sizes_share_a_crop_that_fits_both(tmp_path: Path):
-    path = write_store(tmp_path / "store", [sample(0, pixels=traced(0, 14, 7)), sample(1, pixels=traced(1, 7, 14))])
+    path = write_store(
+        tmp_path / "store", [sample(0, pixels=traced(0, 14, 7)), sample(1, pixels=traced(1, 7, 14))]
+    )
     for numbers, offsets in numbers_and_offsets(path, 4, dates=2):
         assert sorted(numbers) == [0, 1]
         assert offsets <= set(itertools.product(range(2), range(2))) and len(offsets) == 1
@@ -318,8 +388,12 @@ def test_time_and_place_and_their_absence(tmp_path: Path):
     fields = Pipeline(config(write_store(tmp_path / "store", samples)), 0).batch(0)["enmap"]
     present = np.array([origin(row[0])[0] == 0 for row in fields["pixels"]])
     assert present.sum() == 2
-    assert (fields["time"][present] == 1_650_000_000).all() and (fields["time"][~present] == TIME_ABSENT).all()
-    assert (fields["lonlat"][present] == [13.5, 52.25]).all() and np.isnan(fields["lonlat"][~present]).all()
+    assert (fields["time"][present] == 1_650_000_000).all() and (
+        fields["time"][~present] == TIME_ABSENT
+    ).all()
+    assert (fields["lonlat"][present] == [13.5, 52.25]).all() and np.isnan(
+        fields["lonlat"][~present]
+    ).all()
 
 
 def test_a_store_of_int16_and_float32_is_read_as_float32(tmp_path: Path):
@@ -327,10 +401,12 @@ def test_a_store_of_int16_and_float32_is_read_as_float32(tmp_path: Path):
     path = write_store(tmp_path / "store", [sample(0, 0), sample(1, 1, exact)])
     fields = Pipeline(config(path, crop=8), 0).batch(0)["enmap"]
     assert fields["pixels"].dtype == np.float32
-    assert {float(row[0, 0, 0, 0]) % 20 - int(row[0, 0, 0, 0]) % 20 for row in fields["pixels"]} == {0.0, 0.25}
+    assert {
+        float(row[0, 0, 0, 0]) % 20 - int(row[0, 0, 0, 0]) % 20 for row in fields["pixels"]
+    } == {0.0, 0.25}
 
 
-# -------------------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -338,41 +414,64 @@ def test_a_store_of_int16_and_float32_is_read_as_float32(tmp_path: Path):
     [
         ({"sensor": "enmap_l2a_224"}, "no sample of sensor 'enmap_l2a_224'; the store has enmap"),
         ({"sensor": "enmpa"}, "no sensor 'enmpa'.*Did you mean 'enmap'"),
-        ({"crop": 9}, r"first: id0 has shape \[202, 10, 8\], expected at least 9 x 9 pixels \(config.data.crop\)"),
+        (
+            {"crop": 9},
+            r"first: id0 has shape \[202, 10, 8\], expected at least 9 x 9 pixels "
+            r"\(config.data.crop\)",
+        ),
         ({"split": "val"}, "split 'val' is empty"),
-        ({"missing": "ignore"}, "config.data.sources.*missing: 'ignore'; expected 'repeat' or 'drop'"),
+        (
+            {"missing": "ignore"},
+            "config.data.sources.*missing: 'ignore'; expected 'repeat' or 'drop'",
+        ),
         ({"crop": 0}, "config.data.crop: 0; expected at least 1"),
         ({"batch_size": 0}, "config.data.batch_size: 0; expected at least 1"),
         ({"dates": 0}, "config.data.sources.*dates: 0; expected at least 1"),
     ],
 )
-def test_what_cannot_be_read_is_refused_before_the_first_read(path: Path, changes: dict, message: str):
+def test_what_cannot_be_read_is_refused_before_the_first_read(
+    path: Path, changes: dict, message: str
+):
     with pytest.raises(ValueError, match=message):
         Pipeline(config(path, **changes), 0)
 
 
 def test_samples_of_another_number_of_bands_are_named(tmp_path: Path):
     path = write_store(tmp_path / "store", [sample(0, 0), sample(1, 1, traced(1)[:-1])])
-    with pytest.raises(ValueError, match=rf"{path}: 1 samples do not fit.*first: id1 has shape \[201, 10, 8\], expected 202 bands"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{path}: 1 samples do not fit.*first: id1 has shape \[201, 10, 8\], expected 202 "
+        r"bands",
+    ):
         Pipeline(config(path), 0)
 
 
 def test_samples_of_another_split_need_not_fit(tmp_path: Path):
-    path = write_store(tmp_path / "store", [sample(0, 0), sample(1, 1, traced(1, 3, 3))], ["train", "val"])
+    path = write_store(
+        tmp_path / "store", [sample(0, 0), sample(1, 1, traced(1, 3, 3))], ["train", "val"]
+    )
     Pipeline(config(path), 0)
     with pytest.raises(ValueError, match="first: id1"):
         Pipeline(config(path, split="all"), 0)
 
 
 def test_a_batch_that_does_not_divide_over_processes(path: Path):
-    with pytest.raises(ValueError, match=r"config\.data\.batch_size: 4 does not divide over 3 processes"):
+    with pytest.raises(
+        ValueError, match=r"config\.data\.batch_size: 4 does not divide over 3 processes"
+    ):
         Pipeline(config(path), 0, 0, 3)
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_a_damaged_record_stops_the_run_by_name_after_the_batches_before_it(tmp_path: Path, threads: int):
+def test_a_damaged_record_stops_the_run_by_name_after_the_batches_before_it(
+    tmp_path: Path, threads: int
+):
     path = write_store(tmp_path / "store", [sample(i, i) for i in range(8)])
-    drawn = [origin(row[0])[0] for n in range(4) for row in Pipeline(config(path, batch_size=2), 0).batch(n)["enmap"]["pixels"]]
+    drawn = [
+        origin(row[0])[0]
+        for n in range(4)
+        for row in Pipeline(config(path, batch_size=2), 0).batch(n)["enmap"]["pixels"]
+    ]
     bad = drawn[5]  # in batch 2 of 0 to 3
     data, shard = open_store(path).read(bad), path / f"shards/0000{bad // 5}.array_record"
     tiny_archives.flip(shard, shard.read_bytes().index(data) + len(data) // 2)
@@ -382,12 +481,16 @@ def test_a_damaged_record_stops_the_run_by_name_after_the_batches_before_it(tmp_
         next(batches)
 
 
-# ------------------------------------------------------------------------------------------------------------------------ in order
+# ----------------------------------------------------------------------------------------- in order
 
 
 def labelled(number: int, place: int = 0) -> Sample:
     """A sample with a map that holds 20 row + column, and a label of the whole patch."""
-    return sample(number, place, labels={"where": (traced(number)[0] % 1000).astype(np.uint8), "kind": np.array(number % 3)})
+    return sample(
+        number,
+        place,
+        labels={"where": (traced(number)[0] % 1000).astype(np.uint8), "kind": np.array(number % 3)},
+    )
 
 
 def source(path: Path, **changes: Any) -> Source:
@@ -398,51 +501,96 @@ def test_in_order_visits_every_sample_once_and_marks_the_padding(path: Path):
     batches = [batch["enmap"] for batch in in_order(source(path), 5)]
     assert [batch["pixels"].shape for batch in batches] == [(5, 1, 202, CROP, CROP)] * 3
     assert np.concatenate([batch["position"] for batch in batches]).tolist() == [*range(13), -1, -1]
-    assert [origin(row[0])[0] for batch in batches for row in batch["pixels"]] == [*range(13), 12, 12]
+    assert [origin(row[0])[0] for batch in batches for row in batch["pixels"]] == [
+        *range(13),
+        12,
+        12,
+    ]
 
 
 def test_in_order_crops_at_the_centre_and_the_label_with_the_pixels(tmp_path: Path):
     path = write_store(tmp_path / "store", [labelled(i) for i in range(3)])
     for batch in in_order(source(path), 2, "where"):
         fields = batch["enmap"]
-        assert {origin(row[0])[1:] for row in fields["pixels"]} == {((HEIGHT - CROP) // 2, (WIDTH - CROP) // 2)}
+        assert {origin(row[0])[1:] for row in fields["pixels"]} == {
+            ((HEIGHT - CROP) // 2, (WIDTH - CROP) // 2)
+        }
         np.testing.assert_array_equal(fields["label"], fields["pixels"][:, 0, 0] % 1000)
 
 
 def test_in_order_gives_labels_of_whole_samples_as_they_are(tmp_path: Path):
     path = write_store(tmp_path / "store", [labelled(i) for i in range(5)])
-    labels = np.concatenate([batch["enmap"]["label"] for batch in in_order(source(path), 2, "kind")])
+    labels = np.concatenate(
+        [batch["enmap"]["label"] for batch in in_order(source(path), 2, "kind")]
+    )
     assert labels.tolist() == [0, 1, 2, 0, 1, 1]  # the last one is padding
 
 
 def test_in_order_cuts_large_samples_into_crops_side_by_side(tmp_path: Path):
-    large = [sample(i, pixels=traced(i, 14, 12 + i), labels={"where": traced(i, 14, 12 + i)[0]}) for i in range(2)]
-    batches = [batch["enmap"] for batch in in_order(source(write_store(tmp_path / "store", large)), 3, "where")]
-    rows, labels = (np.concatenate([batch[field] for batch in batches]) for field in ("pixels", "label"))
-    corners = [(0, 1, 0), (0, 1, 6), (0, 7, 0), (0, 7, 6), (1, 1, 0), (1, 1, 6), (1, 7, 0), (1, 7, 6)]
+    large = [
+        sample(i, pixels=traced(i, 14, 12 + i), labels={"where": traced(i, 14, 12 + i)[0]})
+        for i in range(2)
+    ]
+    batches = [
+        batch["enmap"]
+        for batch in in_order(source(write_store(tmp_path / "store", large)), 3, "where")
+    ]
+    rows, labels = (
+        np.concatenate([batch[field] for batch in batches]) for field in ("pixels", "label")
+    )
+    corners = [
+        (0, 1, 0),
+        (0, 1, 6),
+        (0, 7, 0),
+        (0, 7, 6),
+        (1, 1, 0),
+        (1, 1, 6),
+        (1, 7, 0),
+        (1, 7, 6),
+    ]
     assert [origin(row[0]) for row in rows] == [*corners, corners[-1]]
-    assert np.concatenate([batch["position"] for batch in batches]).tolist() == [0] * 4 + [1] * 4 + [-1]
+    assert np.concatenate([batch["position"] for batch in batches]).tolist() == [0] * 4 + [
+        1
+    ] * 4 + [-1]
     np.testing.assert_array_equal(labels, rows[:, 0, 0])
 
 
 def test_in_order_reads_one_split(tmp_path: Path):
     path = write_tiny_store(tmp_path / "store", size=8)
     splits = open_store(path).index["split"]
-    positions = np.concatenate([batch["enmap"]["position"] for batch in in_order(source(path, split="val"), 4)])
+    positions = np.concatenate(
+        [batch["enmap"]["position"] for batch in in_order(source(path, split="val"), 4)]
+    )
     assert positions[positions >= 0].tolist() == np.flatnonzero(splits == "val").tolist()
 
 
 def test_a_missing_label_is_named(tmp_path: Path):
-    path = write_store(tmp_path / "store", [labelled(0), dataclasses.replace(labelled(1), labels={"kind": np.array(0)})])
-    with pytest.raises(ValueError, match=r"sample id1: no label 'where'; it has kind\. Convert with --labels where"):
+    path = write_store(
+        tmp_path / "store",
+        [labelled(0), dataclasses.replace(labelled(1), labels={"kind": np.array(0)})],
+    )
+    with pytest.raises(
+        ValueError, match=r"sample id1: no label 'where'; it has kind\. Convert with --labels where"
+    ):
         list(in_order(source(path), 2, "where"))
 
 
-# ----------------------------------------------------------------------------------------------------------------------- no jax
+# ------------------------------------------------------------------------------------------- no jax
 
 
 def test_reading_a_store_never_imports_jax(path: Path):
-    """So that a PyTorch user's workers need no jax. (Grain, which the pipeline uses, imports it itself.)"""
-    code = f"import sys; from eo_jax.data import open_store; print(len(list(open_store({str(path)!r}))), 'jax' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True)
+    """So that a PyTorch user's workers need no jax. (Grain, which the pipeline uses, imports it
+    itself.)
+    """
+    code = (
+        "import sys; from eo_jax.data import open_store; "
+        f"print(len(list(open_store({str(path)!r}))), 'jax' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        check=True,
+    )
     assert done.stdout.split() == ["13", "False"]

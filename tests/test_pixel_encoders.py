@@ -1,4 +1,6 @@
-"""Tests of the encoders for pixels and small windows: `spectral_conv` against PyTorch, `spectrum` against its tokens taken by loops."""
+"""Tests of the encoders for pixels and small windows: `spectral_conv` against PyTorch, `spectrum`
+against its tokens taken by loops.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ CONVOLUTIONS = {
     "window": spectral_conv.Config(window=5, dims=3, width=16, layers=3, kernel=5),
     "wide window": spectral_conv.Config(window=7, dims=3, width=8, layers=2, kernel=3),
 }
-TRUNKS = CONVOLUTIONS | {"spectrum": spectrum.Config(group=4, depth=1), "spectrum of a window": spectrum.Config(window=3, group=5, depth=1)}
+TRUNKS = CONVOLUTIONS | {
+    "spectrum": spectrum.Config(group=4, depth=1),
+    "spectrum of a window": spectrum.Config(window=3, group=5, depth=1),
+}
 
 
 @functools.cache
@@ -35,7 +40,10 @@ def encoder(trunk, dtype: str = "float32") -> Encoder:
 @functools.cache
 def weights(trunk):
     """(params, running statistics) away from their initial values."""
-    return tuple(random_weights(shapes, seed=1) for shapes in jax.eval_shape(encoder(trunk).network.init, jax.random.key(0)))
+    return tuple(
+        random_weights(shapes, seed=1)
+        for shapes in jax.eval_shape(encoder(trunk).network.init, jax.random.key(0))
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("trunk", "dtype", "mode"))
@@ -46,7 +54,9 @@ def forward(trunk, params, running, view, valid, mode: Mode = EVALUATE, dtype: s
 def windows(trunk, samples: int = 6, across: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """(view [b, w, across * w, c], all of it valid)"""
     shape = (samples, trunk.window, across * trunk.window, BANDS)
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32), np.ones((*shape[:3], 1), bool)
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32), np.ones(
+        (*shape[:3], 1), bool
+    )
 
 
 # --- what every one of them keeps to
@@ -56,7 +66,12 @@ def windows(trunk, samples: int = 6, across: int = 1) -> tuple[np.ndarray, np.nd
 def test_a_window_becomes_one_feature_in_the_compute_type(trunk):
     view, valid = windows(trunk)
     found, _ = forward(trunk, *weights(trunk), view, valid, TRAIN, "bfloat16")
-    assert found["pooled"].shape == (6, trunk.width) and found["dense"].shape == (6, 1, 1, trunk.width)
+    assert found["pooled"].shape == (6, trunk.width) and found["dense"].shape == (
+        6,
+        1,
+        1,
+        trunk.width,
+    )
     assert found["pooled"].dtype == found["dense"].dtype == jnp.bfloat16
     precise, _ = forward(trunk, *weights(trunk), view, valid, TRAIN)
     assert relative_error(found["pooled"], precise["pooled"]) < 0.08
@@ -78,14 +93,28 @@ def test_every_weight_is_trained(trunk):
     view, valid = windows(trunk)
     params, running = weights(trunk)
     target = np.random.default_rng(1).normal(size=(6, trunk.width)).astype(np.float32)
-    gradients = jax.jit(jax.grad(lambda p: jnp.sum(target * forward(trunk, p, running, view, valid, TRAIN)[0]["pooled"])))(params)
-    assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+    gradients = jax.jit(
+        jax.grad(
+            lambda p: jnp.sum(target * forward(trunk, p, running, view, valid, TRAIN)[0]["pooled"])
+        )
+    )(params)
+    assert all(
+        np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients)
+    )
 
 
-@pytest.mark.parametrize("trunk", [t for t in TRUNKS.values() if t.window > 1], ids=[name for name, t in TRUNKS.items() if t.window > 1])
+@pytest.mark.parametrize(
+    "trunk",
+    [t for t in TRUNKS.values() if t.window > 1],
+    ids=[name for name, t in TRUNKS.items() if t.window > 1],
+)
 def test_a_view_of_broken_windows_is_refused(trunk):
     view, valid = windows(trunk)
-    with pytest.raises(ValueError, match=rf"trunk\.window: {trunk.window}, but a view has {trunk.window} x {trunk.window - 1} pixels"):
+    with pytest.raises(
+        ValueError,
+        match=rf"trunk\.window: {trunk.window}, but a view has {trunk.window} x {trunk.window - 1} "
+        r"pixels",
+    ):
         forward(trunk, *weights(trunk), view[:, :, 1:], valid[:, :, 1:])
 
 
@@ -93,7 +122,9 @@ def test_a_view_of_broken_windows_is_refused(trunk):
 
 
 def copied(trunk: spectral_conv.Config):
-    """Our weights in PyTorch's Conv3d, BatchNorm3d, Linear and BatchNorm1d: [r, 1, s, y, x] -> [r, d]."""
+    """Our weights in PyTorch's Conv3d, BatchNorm3d, Linear and BatchNorm1d: [r, 1, s, y, x] -> [r,
+    d].
+    """
     torch = pytest.importorskip("torch")
     params, running = (tree["trunk"] for tree in weights(trunk))
     tensor = lambda array: torch.from_numpy(np.array(array, order="C"))  # noqa: E731
@@ -102,19 +133,32 @@ def copied(trunk: spectral_conv.Config):
         layer = make(len(params[name]["scale"]))
         layer.load_state_dict(
             {"weight": tensor(params[name]["scale"]), "bias": tensor(params[name]["bias"])}
-            | {"running_mean": tensor(running[name]["mean"]), "running_var": tensor(running[name]["var"]), "num_batches_tracked": torch.tensor(0)}
+            | {
+                "running_mean": tensor(running[name]["mean"]),
+                "running_var": tensor(running[name]["var"]),
+                "num_batches_tracked": torch.tensor(0),
+            }
         )
         return layer
 
     layers: list[torch.nn.Module] = []
     for i in range(trunk.layers):
         kernel = params[f"conv{i}"]["kernel"].transpose(4, 3, 0, 1, 2)
-        convolution = torch.nn.Conv3d(*kernel.shape[1::-1], kernel.shape[2:], (2, 1, 1), (trunk.kernel // 2, 0, 0), bias=False)
+        convolution = torch.nn.Conv3d(
+            *kernel.shape[1::-1], kernel.shape[2:], (2, 1, 1), (trunk.kernel // 2, 0, 0), bias=False
+        )
         convolution.weight.data = tensor(kernel)
         layers += [convolution, norm(torch.nn.BatchNorm3d, f"norm{i}"), torch.nn.ReLU()]
     dense = torch.nn.Linear(*params["embed"]["kernel"].shape)
-    dense.weight.data, dense.bias.data = tensor(params["embed"]["kernel"].T), tensor(params["embed"]["bias"])
-    return torch, torch.nn.Sequential(*layers), torch.nn.Sequential(dense, norm(torch.nn.BatchNorm1d, "embed_norm"), torch.nn.ReLU())
+    dense.weight.data, dense.bias.data = (
+        tensor(params["embed"]["kernel"].T),
+        tensor(params["embed"]["bias"]),
+    )
+    return (
+        torch,
+        torch.nn.Sequential(*layers),
+        torch.nn.Sequential(dense, norm(torch.nn.BatchNorm1d, "embed_norm"), torch.nn.ReLU()),
+    )
 
 
 def as_cubes(trunk: spectral_conv.Config, view: np.ndarray) -> np.ndarray:
@@ -131,10 +175,16 @@ def test_features_and_running_statistics_are_torchs(trunk, mode):
     for part in (convolutions, head):
         part.train(mode is TRAIN)
     with torch.no_grad():
-        features = head(convolutions(torch.from_numpy(as_cubes(trunk, view))).permute(0, 2, 3, 4, 1).flatten(1)).numpy()
+        features = head(
+            convolutions(torch.from_numpy(as_cubes(trunk, view))).permute(0, 2, 3, 4, 1).flatten(1)
+        ).numpy()
     found, after = forward(trunk, *weights(trunk), view, valid, mode)
-    assert relative_error(found["pooled"], features.reshape(len(view), -1, trunk.width).mean(1)) < 1e-5
-    norms = {f"norm{i}": convolutions[3 * i + 1] for i in range(trunk.layers)} | {"embed_norm": head[1]}
+    assert (
+        relative_error(found["pooled"], features.reshape(len(view), -1, trunk.width).mean(1)) < 1e-5
+    )
+    norms = {f"norm{i}": convolutions[3 * i + 1] for i in range(trunk.layers)} | {
+        "embed_norm": head[1]
+    }
     for name, norm in norms.items():
         assert relative_error(after["trunk"][name]["mean"], norm.running_mean.numpy()) < 1e-5, name
         assert relative_error(after["trunk"][name]["var"], norm.running_var.numpy()) < 1e-5, name
@@ -156,16 +206,25 @@ def test_multiply_adds_are_those_of_torchs_layers(trunk):
 
 
 def test_pixels_without_data_are_no_part_of_a_windows_mean_nor_of_the_statistics():
-    trunk, alone = CONVOLUTIONS["mean of a window"], dataclasses.replace(CONVOLUTIONS["mean of a window"], window=1)
+    trunk, alone = (
+        CONVOLUTIONS["mean of a window"],
+        dataclasses.replace(CONVOLUTIONS["mean of a window"], window=1),
+    )
     view, _ = windows(trunk)
     valid = np.random.default_rng(1).random((6, 3, 3, 1)) < 0.6
-    found, after = forward(trunk, *weights(trunk), np.where(valid, view, 1e3).astype(np.float32), valid, TRAIN)
+    found, after = forward(
+        trunk, *weights(trunk), np.where(valid, view, 1e3).astype(np.float32), valid, TRAIN
+    )
     pixels = view[valid[..., 0]][:, None, None]
-    each, after_alone = forward(alone, *weights(trunk), pixels, np.ones((len(pixels), 1, 1, 1), bool), TRAIN)
+    each, after_alone = forward(
+        alone, *weights(trunk), pixels, np.ones((len(pixels), 1, 1, 1), bool), TRAIN
+    )
     owners = np.nonzero(valid[..., 0])[0]
     expected = np.stack([np.asarray(each["pooled"])[owners == i].mean(0) for i in range(6)])
     assert relative_error(found["pooled"], expected) < 1e-5
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after, after_alone)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after, after_alone
+    )
 
 
 def test_windows_without_data_are_no_part_of_the_statistics():
@@ -175,22 +234,31 @@ def test_windows_without_data_are_no_part_of_the_statistics():
     found, after = forward(trunk, *weights(trunk), view, valid, TRAIN)
     alone, after_alone = forward(trunk, *weights(trunk), view[:4], valid[:4], TRAIN)
     assert relative_error(found["pooled"][:4], alone["pooled"]) < 1e-5
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after, after_alone)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after, after_alone
+    )
 
 
 @pytest.mark.parametrize("trunk", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_groups_of_rows_have_statistics_of_their_own(trunk):
     view, valid = windows(trunk)
     members = jax.nn.one_hot(jnp.arange(6) // 3, 2, axis=0)
-    found, _ = encoder(trunk).forward(*weights(trunk), jnp.asarray(view), jnp.asarray(valid), Mode("batch", members))
-    halves = [forward(trunk, *weights(trunk), view[rows], valid[rows], TRAIN)[0]["pooled"] for rows in (slice(3), slice(3, 6))]
+    found, _ = encoder(trunk).forward(
+        *weights(trunk), jnp.asarray(view), jnp.asarray(valid), Mode("batch", members)
+    )
+    halves = [
+        forward(trunk, *weights(trunk), view[rows], valid[rows], TRAIN)[0]["pooled"]
+        for rows in (slice(3), slice(3, 6))
+    ]
     assert relative_error(found["pooled"], np.concatenate(halves)) < 1e-5
 
 
 # --- the transformer over the spectrum
 
 
-@pytest.mark.parametrize("trunk", [t for t in TRUNKS.values() if isinstance(t, spectrum.Config)], ids=["pixel", "window"])
+@pytest.mark.parametrize(
+    "trunk", [t for t in TRUNKS.values() if isinstance(t, spectrum.Config)], ids=["pixel", "window"]
+)
 def test_tokens_are_groups_of_neighbouring_bands(trunk):
     view, valid = windows(trunk)
     params, running = weights(trunk)
@@ -201,11 +269,17 @@ def test_tokens_are_groups_of_neighbouring_bands(trunk):
             places = np.ndindex(trunk.window, trunk.window, trunk.group)
             values = [window[y, x, first + g] if first + g < BANDS else 0.0 for y, x, g in places]
             tokens.append(np.array(values) @ embed["kernel"] + embed["bias"])
-    tokens = np.array(tokens).reshape(len(view), -1, trunk.width) + sincos_2d(trunk.width, 1, -(-BANDS // trunk.group))
+    tokens = np.array(tokens).reshape(len(view), -1, trunk.width) + sincos_2d(
+        trunk.width, 1, -(-BANDS // trunk.group)
+    )
     assert tokens.shape[1] == trunk.tokens(BANDS)
-    inside = lambda module: module.trunk.trunk(jnp.asarray(tokens, jnp.float32), (1, tokens.shape[1]), EVALUATE)[:, 1:].mean(1)  # noqa: E731
+    inside = lambda module: module.trunk.trunk(
+        jnp.asarray(tokens, jnp.float32), (1, tokens.shape[1]), EVALUATE
+    )[:, 1:].mean(1)  # noqa: E731
     expected, _ = encoder(trunk).network.apply(params, running, inside)
-    assert relative_error(forward(trunk, params, running, view, valid)[0]["pooled"], expected) < 1e-5
+    assert (
+        relative_error(forward(trunk, params, running, view, valid)[0]["pooled"], expected) < 1e-5
+    )
 
 
 def test_multiply_adds_of_a_spectrum_are_those_of_its_tokens():
@@ -219,11 +293,23 @@ def test_multiply_adds_of_a_spectrum_are_those_of_its_tokens():
 @pytest.mark.parametrize(
     ("make", "fields", "message"),
     [
-        (spectral_conv.Config, {"window": 4}, r"window: 4; expected an odd number of pixels from 1 to 15"),
-        (spectrum.Config, {"window": 17}, r"window: 17; expected an odd number of pixels from 1 to 15"),
+        (
+            spectral_conv.Config,
+            {"window": 4},
+            r"window: 4; expected an odd number of pixels from 1 to 15",
+        ),
+        (
+            spectrum.Config,
+            {"window": 17},
+            r"window: 17; expected an odd number of pixels from 1 to 15",
+        ),
         (spectral_conv.Config, {"dims": 2}, r"dims: 2; expected 1 or 3"),
         (spectral_conv.Config, {"layers": 0}, r"layers: 0; expected at least 1"),
-        (spectral_conv.Config, {"width": 100}, r"width: 100; expected a multiple of 8, for 4 layers"),
+        (
+            spectral_conv.Config,
+            {"width": 100},
+            r"width: 100; expected a multiple of 8, for 4 layers",
+        ),
         (spectral_conv.Config, {"kernel": 4}, r"kernel: 4; expected an odd number of bands"),
         (spectrum.Config, {"group": 0}, r"group: 0; expected at least 1 band"),
         (spectrum.Config, {"size": "pico"}, r"size: 'pico'; expected one of tiny"),

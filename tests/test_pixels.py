@@ -1,4 +1,6 @@
-"""Single pixels as rows: which are drawn, in what order, what a window shows at the border, and what evaluation sees of them."""
+"""Single pixels as rows: which are drawn, in what order, what a window shows at the border, and
+what evaluation sees of them.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,16 @@ from eo_jax.objectives.joint import centre_label
 from eo_jax.sensors import ENMAP
 
 HEIGHT, WIDTH, SCENES = 9, 7, 2
-SHAPES = {"where": {"dtype": "uint8", "shape": "map"}, "where.split": {"dtype": "uint8", "shape": "map"}, "kind": {"dtype": "int64", "shape": []}}
+SHAPES = {
+    "where": {"dtype": "uint8", "shape": "map"},
+    "where.split": {"dtype": "uint8", "shape": "map"},
+    "kind": {"dtype": "int64", "shape": []},
+}
 RANDOM = np.random.default_rng(0)
 CLASSES = RANDOM.integers(0, 4, (SCENES, HEIGHT, WIDTH)).astype(np.uint8)  # 0 is unlabelled
-SPLITS = RANDOM.integers(0, 4, (SCENES, HEIGHT, WIDTH)).astype(np.uint8)  # 0 none, 1 train, 2 val, 3 test
+SPLITS = RANDOM.integers(0, 4, (SCENES, HEIGHT, WIDTH)).astype(
+    np.uint8
+)  # 0 none, 1 train, 2 val, 3 test
 
 
 def scene(number: int) -> Any:
@@ -39,22 +47,38 @@ def scene(number: int) -> Any:
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two scenes whose pixels say where they come from, with labels split by pixel."""
     scenes = [scene(number) for number in range(SCENES)]
-    return write_store(tmp_path_factory.mktemp("pixels") / "store", scenes, ["pixel"] * SCENES, {"labels": SHAPES})
+    return write_store(
+        tmp_path_factory.mktemp("pixels") / "store", scenes, ["pixel"] * SCENES, {"labels": SHAPES}
+    )
 
 
 def of_pixels(path: Path, **changes: Any) -> SourceConfig:
-    return SourceConfig(str(path), **{"sensor": "enmap", "draw": "pixel", "cache": "memory", **changes})
+    return SourceConfig(
+        str(path), **{"sensor": "enmap", "draw": "pixel", "cache": "memory", **changes}
+    )
 
 
-def pipeline(path: Path, rows: int = 8, crop: int = 1, seed: int = 0, process: int = 0, processes: int = 1, **changes: Any) -> Pipeline:
-    return Pipeline(Config({"scene": of_pixels(path, **changes)}, rows, crop), seed, process, processes)
+def pipeline(
+    path: Path,
+    rows: int = 8,
+    crop: int = 1,
+    seed: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    **changes: Any,
+) -> Pipeline:
+    return Pipeline(
+        Config({"scene": of_pixels(path, **changes)}, rows, crop), seed, process, processes
+    )
 
 
 def centres(fields: dict[str, np.ndarray]) -> list[tuple[int, int, int]]:
     """(scene, row, column) of the pixel in the middle of each window."""
     middle = fields["pixels"].shape[-1] // 2
     numbers, rest = np.divmod(fields["pixels"][:, 0, 0, middle, middle].astype(int), 1000)
-    return list(zip(numbers.tolist(), *(part.tolist() for part in np.divmod(rest, 20)), strict=True))
+    return list(
+        zip(numbers.tolist(), *(part.tolist() for part in np.divmod(rest, 20)), strict=True)
+    )
 
 
 def drawn(run: Pipeline, first: int, last: int) -> list[tuple[int, int, int]]:
@@ -65,7 +89,7 @@ def labelled(split: int) -> list[tuple[int, int, int]]:
     return list(map(tuple, np.argwhere((CLASSES > 0) & (split == SPLITS)).tolist()))
 
 
-# ------------------------------------------------------------------------------------------------------------------ what is drawn
+# ------------------------------------------------------------------------------------ what is drawn
 
 
 @pytest.mark.parametrize(("split", "code"), [("train", 1), ("val", 2), ("test", 3)])
@@ -87,7 +111,10 @@ def test_without_a_label_every_pixel_with_data_in_any_band_is_drawn(tmp_path: Pa
 
 
 def test_pixels_of_the_test_map_are_drawn_where_no_label_is_read(path: Path):
-    assert len(set(drawn(pipeline(path, rows=SCENES * HEIGHT * WIDTH), 0, 1))) == SCENES * HEIGHT * WIDTH
+    assert (
+        len(set(drawn(pipeline(path, rows=SCENES * HEIGHT * WIDTH), 0, 1)))
+        == SCENES * HEIGHT * WIDTH
+    )
 
 
 @pytest.mark.parametrize("crop", [1, 3, 5, 7])
@@ -95,8 +122,14 @@ def test_pixels_of_the_test_map_are_drawn_where_no_label_is_read(path: Path):
 def test_a_window_is_what_numpy_pads_by_reflection(path: Path, crop: int, label: str):
     fields = pipeline(path, rows=126, crop=crop, label=label).batch(0)["scene"]
     half = crop // 2
-    padded = np.pad(np.stack([traced(i, HEIGHT, WIDTH) for i in range(SCENES)]), ((0, 0), (0, 0), (half, half), (half, half)), "reflect")
-    known = np.pad(np.where(SPLITS == 1, CLASSES, 0), ((0, 0), (half, half), (half, half)), "reflect")
+    padded = np.pad(
+        np.stack([traced(i, HEIGHT, WIDTH) for i in range(SCENES)]),
+        ((0, 0), (0, 0), (half, half), (half, half)),
+        "reflect",
+    )
+    known = np.pad(
+        np.where(SPLITS == 1, CLASSES, 0), ((0, 0), (half, half), (half, half)), "reflect"
+    )
     for row, (number, top, left) in enumerate(centres(fields)):
         window = slice(top, top + crop), slice(left, left + crop)
         np.testing.assert_array_equal(fields["pixels"][row, 0], padded[number, :, *window])
@@ -107,25 +140,36 @@ def test_a_window_is_what_numpy_pads_by_reflection(path: Path, crop: int, label:
 def test_time_and_place_are_those_of_the_scene(tmp_path: Path):
     path = write_store(tmp_path / "store", [sample(0, time=1_650_000_000, lonlat=(13.5, 52.25))])
     fields = pipeline(path, rows=2).batch(3)["scene"]
-    assert fields["time"].tolist() == [[1_650_000_000]] * 2 and fields["lonlat"].tolist() == [[13.5, 52.25]] * 2
+    assert (
+        fields["time"].tolist() == [[1_650_000_000]] * 2
+        and fields["lonlat"].tolist() == [[13.5, 52.25]] * 2
+    )
     assert fields["position"].tolist() == [6, 7]
 
 
-@pytest.mark.parametrize("changes", [{}, {"label": "where"}, {"label": "where", "labels_per_class": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"label": "where"}, {"label": "where", "labels_per_class": 2}]
+)
 def test_a_row_is_a_function_of_seed_batch_and_row(path: Path, changes: dict):
     whole = pipeline(path, crop=3, seed=5, **changes)
-    halves = [pipeline(path, crop=3, seed=5, process=process, processes=2, **changes) for process in range(2)]
+    halves = [
+        pipeline(path, crop=3, seed=5, process=process, processes=2, **changes)
+        for process in range(2)
+    ]
     for n, batch in enumerate(pipeline(path, crop=3, seed=5, **changes).batches(7, 10), start=7):
         assert_same(batch, whole.batch(n))
         assert_same(joined([half.batch(n) for half in halves]), batch)
     assert drawn(whole, 0, 2) != drawn(pipeline(path, crop=3, seed=6, **changes), 0, 2)
 
 
-# ------------------------------------------------------------------------------------------------------------------ few labels
+# --------------------------------------------------------------------------------------- few labels
 
 
 def test_so_many_labels_of_each_class_are_drawn_by_the_seed(path: Path):
-    chosen = {seed: set(drawn(pipeline(path, rows=6, seed=seed, label="where", labels_per_class=2), 0, 5)) for seed in (0, 1, 2)}
+    chosen = {
+        seed: set(drawn(pipeline(path, rows=6, seed=seed, label="where", labels_per_class=2), 0, 5))
+        for seed in (0, 1, 2)
+    }
     for places in chosen.values():
         assert places <= set(labelled(1))
         assert sorted(CLASSES[place] for place in places) == [1, 1, 2, 2, 3, 3]
@@ -148,51 +192,86 @@ def test_labels_that_were_not_chosen_are_not_seen_in_windows_either(path: Path):
     fields = run.batch(0)["scene"]
     chosen = set(centres(fields))
     shown = {
-        tuple(place) for row in fields["pixels"][:, 0, 0][fields["label"][:, 0] > 0].tolist() for place in [(row // 1000, *divmod(row % 1000, 20))]
+        tuple(place)
+        for row in fields["pixels"][:, 0, 0][fields["label"][:, 0] > 0].tolist()
+        for place in [(row // 1000, *divmod(row % 1000, 20))]
     }
     assert len(chosen) == 3 and shown == chosen
 
 
 def test_a_class_with_too_few_labels_is_named(path: Path):
-    with pytest.raises(ValueError, match=r"sources\.scene\.labels_per_class: 40, but class \d has \d+ labelled in this split"):
+    with pytest.raises(
+        ValueError,
+        match=r"sources\.scene\.labels_per_class: 40, but class \d has \d+ labelled in this split",
+    ):
         pipeline(path, label="where", labels_per_class=40)
 
 
-# ------------------------------------------------------------------------------------------------------------------ other sources
+# ------------------------------------------------------------------------------------ other sources
 
 
 def test_a_follower_shows_the_window_around_the_same_pixel_of_the_same_place(tmp_path: Path):
-    scenes = [dataclasses.replace(scene(number), group=f"place{1 - number}") for number in range(SCENES)]
-    one = write_store(tmp_path / "one", [scene(number) for number in range(SCENES)], about={"labels": SHAPES})
-    other = write_store(tmp_path / "other", scenes, about={"labels": SHAPES})  # its scene 0 is place 1
-    sources = {"hsi": of_pixels(one, label="where"), "lidar": of_pixels(other, follows="hsi", label="where")}
+    scenes = [
+        dataclasses.replace(scene(number), group=f"place{1 - number}") for number in range(SCENES)
+    ]
+    one = write_store(
+        tmp_path / "one", [scene(number) for number in range(SCENES)], about={"labels": SHAPES}
+    )
+    other = write_store(
+        tmp_path / "other", scenes, about={"labels": SHAPES}
+    )  # its scene 0 is place 1
+    sources = {
+        "hsi": of_pixels(one, label="where"),
+        "lidar": of_pixels(other, follows="hsi", label="where"),
+    }
     batch = Pipeline(Config(sources, 50, 3), 0).batch(0)
     leader, follower = (centres(batch[name]) for name in ("hsi", "lidar"))
-    assert follower == [(1 - number, row, column) for number, row, column in leader] and {number for number, *_ in leader} == {0, 1}
-    assert [CLASSES[place] * (SPLITS[place] == 1) for place in follower] == batch["lidar"]["label"][:, 0, 1, 1].tolist()
+    assert follower == [(1 - number, row, column) for number, row, column in leader] and {
+        number for number, *_ in leader
+    } == {0, 1}
+    assert [CLASSES[place] * (SPLITS[place] == 1) for place in follower] == batch["lidar"]["label"][
+        :, 0, 1, 1
+    ].tolist()
 
 
 def test_pixels_and_patches_are_read_side_by_side(path: Path):
     sources = {"pixels": of_pixels(path), "patches": SourceConfig(str(path), "enmap")}
     batch = Pipeline(Config(sources, 4, 3), 0).batch(0)
-    assert_same({"patches": batch["patches"]}, Pipeline(Config({"patches": sources["patches"]}, 4, 3), 0).batch(0))
-    assert_same({"pixels": batch["pixels"]}, Pipeline(Config({"pixels": sources["pixels"]}, 4, 3), 0).batch(0))
+    assert_same(
+        {"patches": batch["patches"]},
+        Pipeline(Config({"patches": sources["patches"]}, 4, 3), 0).batch(0),
+    )
+    assert_same(
+        {"pixels": batch["pixels"]},
+        Pipeline(Config({"pixels": sources["pixels"]}, 4, 3), 0).batch(0),
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------ evaluation
+# --------------------------------------------------------------------------------------- evaluation
 
 
 def context(path: Path, crop: int = 3, **changes: Any) -> Context:
     """What evaluators get, as far as data goes."""
     data = Config({"scene": of_pixels(path, **changes)}, 8, crop)
-    blank = dict.fromkeys(("mean", "std", "objective", "train_views", "evaluate_views", "place", "gathered"))
-    return Context(source="scene", same_encoder=("scene",), sensor=ENMAP, patch=1, data=data, seed=0, **blank)
+    blank = dict.fromkeys(
+        ("mean", "std", "objective", "train_views", "evaluate_views", "place", "gathered")
+    )
+    return Context(
+        source="scene", same_encoder=("scene",), sensor=ENMAP, patch=1, data=data, seed=0, **blank
+    )
 
 
-@pytest.mark.parametrize("changes", [{}, {"label": "where"}, {"label": "where", "labels_per_class": 1}])
-def test_evaluation_sees_every_labelled_pixel_of_a_split_once_with_the_class_of_its_centre(path: Path, changes: dict):
+@pytest.mark.parametrize(
+    "changes", [{}, {"label": "where"}, {"label": "where", "labels_per_class": 1}]
+)
+def test_evaluation_sees_every_labelled_pixel_of_a_split_once_with_the_class_of_its_centre(
+    path: Path, changes: dict
+):
     batches = [batch["scene"] for batch in context(path, **changes).batches("test", "where")]
-    assert all(batch["pixels"].shape == (8, 1, 202, 3, 3) and batch["label"].shape == (8,) for batch in batches)
+    assert all(
+        batch["pixels"].shape == (8, 1, 202, 3, 3) and batch["label"].shape == (8,)
+        for batch in batches
+    )
     real = np.concatenate([batch["position"] for batch in batches]) >= 0
     places = [place for batch in batches for place in centres(batch)]
     labels = np.concatenate([batch["label"] for batch in batches])
@@ -200,22 +279,41 @@ def test_evaluation_sees_every_labelled_pixel_of_a_split_once_with_the_class_of_
     assert labels.tolist() == [CLASSES[place] for place in places]
 
 
-def test_evaluation_of_a_split_that_no_pixel_is_in_is_refused_before_a_run(path: Path, tmp_path: Path):
+def test_evaluation_of_a_split_that_no_pixel_is_in_is_refused_before_a_run(
+    path: Path, tmp_path: Path
+):
     context(path).check("knn", ("train", "test"), "where")
-    with pytest.raises(ValueError, match=r"config\.evals\.knn: .*split 'tset' is empty; the store has test, train, val\."):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.evals\.knn: .*split 'tset' is empty; the store has test, train, val\.",
+    ):
         context(path).check("knn", ("train", "tset"), "where")
     trained = np.where(SPLITS == 3, 1, SPLITS)  # no scene has a pixel of the test split
-    scenes = [dataclasses.replace(scene(number), labels={"where": CLASSES[number], "where.split": trained[number]}) for number in range(SCENES)]
+    scenes = [
+        dataclasses.replace(
+            scene(number), labels={"where": CLASSES[number], "where.split": trained[number]}
+        )
+        for number in range(SCENES)
+    ]
     store = write_store(tmp_path / "untested", scenes, ["pixel"] * SCENES, {"labels": SHAPES})
-    with pytest.raises(ValueError, match=r"config\.evals\.knn: .*no pixel of split 'test' has label 'where'"):
+    with pytest.raises(
+        ValueError, match=r"config\.evals\.knn: .*no pixel of split 'test' has label 'where'"
+    ):
         context(store).check("knn", ("train", "test"), "where")
 
 
 def test_evaluation_without_a_label_sees_what_may_be_drawn(path: Path):
-    count = lambda source: sum((batch["scene"]["position"] >= 0).sum() for batch in in_order(source, 8))  # noqa: E731
+    count = lambda source: sum(
+        (batch["scene"]["position"] >= 0).sum() for batch in in_order(source, 8)
+    )  # noqa: E731
     assert count(open_source("scene", of_pixels(path), 1, 0)) == SCENES * HEIGHT * WIDTH
-    assert count(open_source("scene", of_pixels(path, label="where", labels_per_class=1), 1, 0)) == len(labelled(1))
-    assert all("label" not in batch["scene"] for batch in in_order(open_source("scene", of_pixels(path, label="where"), 1, 0), 8))
+    assert count(
+        open_source("scene", of_pixels(path, label="where", labels_per_class=1), 1, 0)
+    ) == len(labelled(1))
+    assert all(
+        "label" not in batch["scene"]
+        for batch in in_order(open_source("scene", of_pixels(path, label="where"), 1, 0), 8)
+    )
 
 
 def test_classifiers_are_fitted_on_the_pixels_that_training_sees(path: Path):
@@ -225,7 +323,9 @@ def test_classifiers_are_fitted_on_the_pixels_that_training_sees(path: Path):
     classes = np.concatenate([batch["label"] for batch in batches])[:count]
     run = SimpleNamespace(seed=3)
     x, y = training_part(run, places, classes, 2, "config.evals.knn.labels_per_class")
-    assert set(map(tuple, x.tolist())) == set(drawn(pipeline(path, rows=6, seed=3, label="where", labels_per_class=2), 0, 1))
+    assert set(map(tuple, x.tolist())) == set(
+        drawn(pipeline(path, rows=6, seed=3, label="where", labels_per_class=2), 0, 1)
+    )
     assert y.tolist() == [CLASSES[tuple(place)] for place in x]
     assert training_part(run, places, classes, 0, "")[0] is places
     with pytest.raises(ValueError, match=r"config\.evals\.knn\.labels_per_class: 50, but class"):
@@ -243,11 +343,14 @@ def test_classification_of_a_window_learns_the_class_of_its_centre():
     views = tiny_objectives.views_of(experiment)
     label = views["s2/global/label"]
     around = jnp.zeros((*label.shape, 3, 3), label.dtype).at[..., 1, 1].set(label)
-    (loss, _), (windows, _) = (tiny_objectives.loss_of(experiment, views | {"s2/global/label": shown})[2][0] for shown in (label, around))
+    (loss, _), (windows, _) = (
+        tiny_objectives.loss_of(experiment, views | {"s2/global/label": shown})[2][0]
+        for shown in (label, around)
+    )
     assert loss == windows
 
 
-# ------------------------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -257,17 +360,36 @@ def test_classification_of_a_window_learns_the_class_of_its_centre():
         ({"cache": "none"}, r"sources\.\*\.cache: 'none' with draw='pixel'; expected 'memory'"),
         ({"cache": "disk"}, r"sources\.\*\.cache: 'disk'; expected 'none' or 'memory'"),
         ({"dates": 2}, r"sources\.\*\.dates: 2 with draw='pixel'; expected 1"),
-        ({"labels_per_class": 5}, r"labels_per_class: 5 with draw='pixel'; expected a `label` beside it"),
+        (
+            {"labels_per_class": 5},
+            r"labels_per_class: 5 with draw='pixel'; expected a `label` beside it",
+        ),
         ({"labels_per_class": -1}, r"labels_per_class: -1; expected at least 1, or 0"),
-        ({"labels_per_class": 5, "label": "where", "draw": "patch"}, r"labels_per_class: 5 with draw='patch'; expected draw='pixel'"),
-        ({"labels_per_class": 5, "label": "where", "follows": "other"}, "labels_per_class: 5 .*expected 0 for a source that follows another"),
-        ({"crop": 4}, r"config\.data\.crop: 4; expected an odd number, the side of the window around a pixel of source 'scene'"),
+        (
+            {"labels_per_class": 5, "label": "where", "draw": "patch"},
+            r"labels_per_class: 5 with draw='patch'; expected draw='pixel'",
+        ),
+        (
+            {"labels_per_class": 5, "label": "where", "follows": "other"},
+            "labels_per_class: 5 .*expected 0 for a source that follows another",
+        ),
+        (
+            {"crop": 4},
+            r"config\.data\.crop: 4; expected an odd number, the side of the window around a pixel "
+            r"of source 'scene'",
+        ),
         ({"crop": 9}, r"first: id0 has shape \[202, 9, 7\], expected at least 9 x 9 pixels"),
-        ({"label": "kind"}, r"label 'kind' of id0 belongs to the whole patch; source 'scene' draws pixels, so it needs a map"),
+        (
+            {"label": "kind"},
+            r"label 'kind' of id0 belongs to the whole patch; source 'scene' draws pixels, so it "
+            r"needs a map",
+        ),
         ({"label": "what"}, "no label 'what'"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_before_the_first_batch(path: Path, changes: dict, message: str):
+def test_what_cannot_be_drawn_is_refused_before_the_first_batch(
+    path: Path, changes: dict, message: str
+):
     with pytest.raises(ValueError, match=message):
         pipeline(path, **changes)
 
@@ -281,7 +403,10 @@ def test_a_split_without_a_labelled_pixel_is_named(tmp_path: Path):
 
 def test_who_follows_draws_what_its_leader_draws(path: Path):
     sources = {"hsi": of_pixels(path), "lidar": SourceConfig(str(path), "enmap", follows="hsi")}
-    with pytest.raises(ValueError, match=r"sources\.lidar\.draw: 'patch', but it follows 'hsi', which draws 'pixel'"):
+    with pytest.raises(
+        ValueError,
+        match=r"sources\.lidar\.draw: 'patch', but it follows 'hsi', which draws 'pixel'",
+    ):
         Config(sources, 4, 1)
 
 

@@ -1,4 +1,6 @@
-"""The promise on real data: MAE on eight EnMAP tiles reconstructs two held-out ones better than the mean of their visible pixels."""
+"""The promise on real data: MAE on eight EnMAP tiles reconstructs two held-out ones better than the
+mean of their visible pixels.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,31 @@ from eo_jax.train import train
 def store(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("potsdam") / "store"
     tiles = sample_data / "enmap" / "potsdam_l2a_tiles"
-    assert data_prep(["convert", "enmap-tiles", "--input", str(tiles), "--output", str(path), "--val", "*_64_32", "--val", "*_96_96"]) == 0
+    assert (
+        data_prep(
+            [
+                "convert",
+                "enmap-tiles",
+                "--input",
+                str(tiles),
+                "--output",
+                str(path),
+                "--val",
+                "*_64_32",
+                "--val",
+                "*_96_96",
+            ]
+        )
+        == 0
+    )
     return path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_held_out_tiles_are_reconstructed_better_than_by_their_mean(store: Path, tmp_path: Path, seed: int):
+def test_held_out_tiles_are_reconstructed_better_than_by_their_mean(
+    store: Path, tmp_path: Path, seed: int
+):
     config = importlib.import_module("configs.mae_potsdam").get_config()
     config.data.sources.enmap.store = str(store)
     config.run.seed = seed

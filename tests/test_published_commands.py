@@ -1,4 +1,6 @@
-"""Every config as its head says to run it: its commands, from an archive in the published layout to weights for PyTorch; only the model is small."""
+"""Every config as its head says to run it: its commands, from an archive in the published layout to
+weights for PyTorch; only the model is small.
+"""
 
 from __future__ import annotations
 
@@ -54,20 +56,38 @@ def test_from_archive_to_weights(name: str, tmp_path: Path, request: pytest.Fixt
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) >= STEPS and np.isfinite(losses).all()
     evals = json.loads((workdir / "config.json").read_text())["evals"]
-    watched = [f"collapse/{source}" for source in evals["collapse"]["sources"]] or ["collapse"] if "collapse" in evals else []
+    watched = (
+        [f"collapse/{source}" for source in evals["collapse"]["sources"]] or ["collapse"]
+        if "collapse" in evals
+        else []
+    )
     sources = set(json.loads((workdir / "config.json").read_text())["data"]["sources"])
-    logged = [{key.removeprefix("rankme/") for key in row if key.startswith("rankme/")} for row in rows if "loss" in row]
-    assert all(logged) and set().union(*logged) == sources  # of a mixture each line has those of its entry
+    logged = [
+        {key.removeprefix("rankme/") for key in row if key.startswith("rankme/")}
+        for row in rows
+        if "loss" in row
+    ]
+    assert (
+        all(logged) and set().union(*logged) == sources
+    )  # of a mixture each line has those of its entry
     ranks = {key: value for row in rows for key, value in row.items() if key.endswith("/rankme")}
     assert set(ranks) == {f"eval/{name}/rankme" for name in watched}
     assert all(rank >= 1 for rank in ranks.values())
-    export = ["python", "-m", "eo_jax.export", f"--workdir={workdir}", "--output=encoder.safetensors"]
+    export = [
+        "python",
+        "-m",
+        "eo_jax.export",
+        f"--workdir={workdir}",
+        "--output=encoder.safetensors",
+    ]
     if name in NO_LAYOUT:
         with pytest.raises(AssertionError, match="error: export: no PyTorch layout for config"):
             run(tmp_path, export)
         return
     run(tmp_path, export)
-    assert all(np.isfinite(tensor).all() for tensor in load_file(tmp_path / "encoder.safetensors").values())
+    assert all(
+        np.isfinite(tensor).all() for tensor in load_file(tmp_path / "encoder.safetensors").values()
+    )
     with safe_open(tmp_path / "encoder.safetensors", "np") as file:
         contract = json.loads(file.metadata()["eo_jax"])
     stores = [open_store(path) for path in (tmp_path / "stores").iterdir()]
@@ -77,8 +97,17 @@ def test_from_archive_to_weights(name: str, tmp_path: Path, request: pytest.Fixt
 def run(folder: Path, command: list[str]) -> None:
     """In a folder as a user's, with the repository's code."""
     paths = {"PYTHONPATH": str(golden_text.ROOT)}
-    done = subprocess.run([sys.executable, *command[1:]], cwd=folder, env=os.environ | paths, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    done = subprocess.run(
+        [sys.executable, *command[1:]],
+        cwd=folder,
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (
+        f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    )
 
 
 def _with_archive(command: list[str], folder: Path, request: pytest.FixtureRequest) -> list[str]:
@@ -87,7 +116,10 @@ def _with_archive(command: list[str], folder: Path, request: pytest.FixtureReque
         return command
     archive = folder / "archive"
     published_archives.write(command[4], archive, request)
-    return [str(archive) if before == "--input" else word for before, word in zip(["", *command], command, strict=False)]
+    return [
+        str(archive) if before == "--input" else word
+        for before, word in zip(["", *command], command, strict=False)
+    ]
 
 
 def _small(name: str, word: str) -> str:

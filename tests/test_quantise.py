@@ -1,4 +1,6 @@
-"""--dtype uint8: the published formulas, clipped where the original code wraps, and written into the manifest."""
+"""--dtype uint8: the published formulas, clipped where the original code wraps, and written into
+the manifest.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from eo_jax.sensors import ENMAP, get_sensor
 
 
 def uint8_of(sensor: str, pixels: np.ndarray) -> Sample:
-    return quantise.make("uint8", [get_sensor(sensor)]).apply(Sample(pixels, sensor, "a", "a"), "a.tif")
+    return quantise.make("uint8", [get_sensor(sensor)]).apply(
+        Sample(pixels, sensor, "a", "a"), "a.tif"
+    )
 
 
 @given(hnp.arrays(np.uint16, (13, 2, 2), elements=st.integers(0, 65535)))
@@ -25,7 +29,9 @@ def test_sentinel2_as_published(pixels: np.ndarray) -> None:
 
 
 def test_bright_pixels_are_clipped_and_do_not_wrap() -> None:
-    """SSL4EO-S12's own code casts without clipping: 10,040 / 10000 x 255 = 256.02 becomes 0 there."""
+    """SSL4EO-S12's own code casts without clipping: 10,040 / 10000 x 255 = 256.02 becomes
+    0 there.
+    """
     pixels = np.full((12, 1, 1), 10_040, np.uint16)
     assert (pixels / 10000 * 255).astype(int).astype(np.uint8).max() == 0
     assert (uint8_of("sentinel2_l2a", pixels).pixels == 255).all()
@@ -36,7 +42,9 @@ def test_sentinel1_as_published() -> None:
     pixels = np.linspace(-60, 30, 200, dtype=np.float32).reshape(2, 10, 10)
     for band in range(2):
         mean, std = sensor.mean[band], sensor.std[band]
-        published = (np.clip((pixels[band].astype(np.float64) - (mean - 2 * std)) / (4 * std), 0, 1) * 255).astype(np.uint8)
+        published = (
+            np.clip((pixels[band].astype(np.float64) - (mean - 2 * std)) / (4 * std), 0, 1) * 255
+        ).astype(np.uint8)
         np.testing.assert_array_equal(uint8_of("sentinel1_grd", pixels).pixels[band], published)
 
 

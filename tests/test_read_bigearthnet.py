@@ -1,4 +1,6 @@
-"""BigEarthNet, both versions: bands as their files have them, labels and splits by the published lists, S1 and S2 of a place in one group."""
+"""BigEarthNet, both versions: bands as their files have them, labels and splits by the published
+lists, S1 and S2 of a place in one group.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ NAMES = {clc_labels.NAMES_19: "multilabel", clc_labels.NAMES_43: "multilabel_43"
 
 
 def test_real_patches_as_rasterio_reads_them(sample_data: Path) -> None:
-    """Three files of three patches: an S1 patch and an S2 patch that are no pair, and the map of another."""
+    """Three files of three patches: an S1 patch and an S2 patch that are no pair, and the map of
+    another.
+    """
     root = sample_data / "sentinel" / "BigEarthNet_v2"
     radar, optical = read_all(BEN, root, resample="nearest")
     folders = {patch.name: patch for patch in root.glob("BigEarthNet-S?/*/*")}
@@ -25,13 +29,23 @@ def test_real_patches_as_rasterio_reads_them(sample_data: Path) -> None:
         patch = sample.id.split("/")[1]
         bands = bigearthnet.S2 if len(sample.pixels) == 12 else bigearthnet.S1
         for band, plane in zip(bands, sample.pixels, strict=True):
-            original, factor = tiny_archives.read(folders[patch] / f"{patch}_{band}.tif")[0], bigearthnet.PIXELS.get(band, 2)
+            original, factor = (
+                tiny_archives.read(folders[patch] / f"{patch}_{band}.tif")[0],
+                bigearthnet.PIXELS.get(band, 2),
+            )
             assert plane.dtype == original.dtype
-            np.testing.assert_array_equal(plane, np.kron(original, np.ones((factor, factor), original.dtype)))
+            np.testing.assert_array_equal(
+                plane, np.kron(original, np.ones((factor, factor), original.dtype))
+            )
     assert (radar.group, optical.group) == ("33UUP_70_48", "33UUP_75_43")
     assert (radar.pixels.shape, optical.pixels.shape) == ((2, 120, 120), (12, 120, 120))
     assert optical.lonlat == pytest.approx((13.52, 48.28), abs=0.01)
-    assert (optical.time, optical.gsd_m, optical.crs, optical.labels) == (1497348631, 10.0, "EPSG:32633", {})  # 2017-06-13T10:10:31Z
+    assert (optical.time, optical.gsd_m, optical.crs, optical.labels) == (
+        1497348631,
+        10.0,
+        "EPSG:32633",
+        {},
+    )  # 2017-06-13T10:10:31Z
     assert (optical.product, radar.product) == (bigearthnet.TILE, bigearthnet.SCENE)
 
 
@@ -39,14 +53,20 @@ def test_labels_splits_and_pairs_of_version_2(tmp_path: Path) -> None:
     options = write(BEN, tmp_path)
     reader = make_reader(BEN, tmp_path, **options)
     items = reader.items()
-    assert {item.group: item.split for item in items} == {"33UUP_26_57": "train", "33UUP_75_43": "val", "33UUP_8_9": "test"}
+    assert {item.group: item.split for item in items} == {
+        "33UUP_26_57": "train",
+        "33UUP_75_43": "val",
+        "33UUP_8_9": "test",
+    }
     for item in items:
         sample, place = read_item(reader, item), item.group.removeprefix("33UUP_")
         expected = [clc_labels.NAMES_19.index(name) for name in bigearthnet.LABELS[place]]
         assert sample.labels["multilabel"].dtype == np.uint8
         assert sorted(np.flatnonzero(sample.labels["multilabel"])) == sorted(expected)
         patch = f"{bigearthnet.TILE}_{place}"  # S1 patches have the map of their S2 patch
-        original = tiny_archives.read(tmp_path / "Reference_Maps" / bigearthnet.TILE / patch / f"{patch}_reference_map.tif")[0]
+        original = tiny_archives.read(
+            tmp_path / "Reference_Maps" / bigearthnet.TILE / patch / f"{patch}_reference_map.tif"
+        )[0]
         np.testing.assert_array_equal(sample.labels["landcover"], original)
 
 
@@ -67,7 +87,9 @@ def test_metadata_pair_patches_that_are_named_otherwise(tmp_path: Path) -> None:
     write(BEN, tmp_path)
     metadata = tmp_path / "metadata.csv"
     one, two = (f"{bigearthnet.SCENE}_33UUP_{place}" for place in ("26_57", "75_43"))
-    metadata.write_text(metadata.read_text().replace(one, "x").replace(two, one).replace("x\n", f"{two}\n"))
+    metadata.write_text(
+        metadata.read_text().replace(one, "x").replace(two, one).replace("x\n", f"{two}\n")
+    )
     groups = {item.id.split("/")[1]: item.group for item in make_reader(BEN, tmp_path).items()}
     assert (groups[one], groups[two]) == ("33UUP_75_43", "33UUP_26_57")
 
@@ -85,7 +107,12 @@ def test_no_data_of_bigearthnet_is_0_and_stays_so(tmp_path: Path) -> None:
     assert {row.id: row.nodata for row in reader.sensors}[sample.sensor] == 0
     assert set(np.unique(sample.pixels[10]).tolist()) == {0, 500}
     for path in folder.glob("*.tif"):
-        tiny_archives.write(path, tiny_archives.read(path) * 0, nodata=0, **bigearthnet.grid(12 // tiny_archives.read(path).shape[1], "8_9"))
+        tiny_archives.write(
+            path,
+            tiny_archives.read(path) * 0,
+            nodata=0,
+            **bigearthnet.grid(12 // tiny_archives.read(path).shape[1], "8_9"),
+        )
     reject(BEN, tmp_path, patch, "every pixel of every band is no-data", products=("s2",))
 
 
@@ -94,19 +121,64 @@ def test_version_1(tmp_path: Path) -> None:
     samples = read_all(BEN, tmp_path, labels=("multilabel",))
     items = make_reader(BEN, tmp_path).items()
     assert [item.split for item in items] == ["train", "train", "test", "test"]
-    assert [sample.group for sample in samples] == [f"{bigearthnet.V1_S2}_4_55"] * 2 + [f"{bigearthnet.V1_S2}_5_6"] * 2
-    names_19, names_43 = ([name for name, has in zip(names, samples[0].labels[label], strict=True) if has] for names, label in NAMES.items())
+    assert [sample.group for sample in samples] == [f"{bigearthnet.V1_S2}_4_55"] * 2 + [
+        f"{bigearthnet.V1_S2}_5_6"
+    ] * 2
+    names_19, names_43 = (
+        [name for name, has in zip(names, samples[0].labels[label], strict=True) if has]
+        for names, label in NAMES.items()
+    )
     assert names_19 == ["Pastures", "Marine waters"]
     assert names_43 == ["Airports", "Pastures", "Sea and ocean"]
     assert samples[2].labels["multilabel"].tolist() == [0] * 19  # airports are none of the 19
-    assert [sample.time for sample in samples[:2]] == [1497682044, 1497699201]  # 06:47:24 of S1, 11:33:21 of S2
+    assert [sample.time for sample in samples[:2]] == [
+        1497682044,
+        1497699201,
+    ]  # 06:47:24 of S1, 11:33:21 of S2
 
 
 def test_every_class_of_43_goes_where_bigearthnet_puts_it() -> None:
     """The mapping of BigEarthNet-19, class of 43 -> class of 19."""
-    published = {0: 0, 1: 0, 2: 1, 11: 2, 12: 2, 13: 2, 14: 3, 15: 3, 16: 3, 18: 3, 17: 4, 19: 5, 20: 6, 21: 7, 22: 8, 23: 9, 24: 10, 25: 11, 31: 11}
-    published |= {26: 12, 27: 12, 28: 13, 29: 14, 33: 15, 34: 15, 35: 16, 36: 16, 38: 17, 39: 17, 40: 18, 41: 18, 42: 18}
-    assert (len(clc_labels.NAMES_43), len(clc_labels.NAMES_19)) == (len(corine.CODES), len(corine.CLASSES_19))
+    published = {
+        0: 0,
+        1: 0,
+        2: 1,
+        11: 2,
+        12: 2,
+        13: 2,
+        14: 3,
+        15: 3,
+        16: 3,
+        18: 3,
+        17: 4,
+        19: 5,
+        20: 6,
+        21: 7,
+        22: 8,
+        23: 9,
+        24: 10,
+        25: 11,
+        31: 11,
+    }
+    published |= {
+        26: 12,
+        27: 12,
+        28: 13,
+        29: 14,
+        33: 15,
+        34: 15,
+        35: 16,
+        36: 16,
+        38: 17,
+        39: 17,
+        40: 18,
+        41: 18,
+        42: 18,
+    }
+    assert (len(clc_labels.NAMES_43), len(clc_labels.NAMES_19)) == (
+        len(corine.CODES),
+        len(corine.CLASSES_19),
+    )
     for index, name in enumerate(clc_labels.NAMES_43):
         found = np.flatnonzero(clc_labels.labels_of_43("x", [name])["multilabel"]).tolist()
         assert found == ([published[index]] if index in published else []), name
@@ -115,7 +187,11 @@ def test_every_class_of_43_goes_where_bigearthnet_puts_it() -> None:
 def test_native_grids_have_the_map_on_10_m_only(tmp_path: Path) -> None:
     samples = read_all(BEN, tmp_path, resample="native", products=("s2",), **write(BEN, tmp_path))
     assert [sample.pixels.shape for sample in samples[:3]] == [(4, 12, 12), (6, 6, 6), (2, 2, 2)]
-    assert [sorted(sample.labels) for sample in samples[:3]] == [["landcover", "multilabel"], ["multilabel"], ["multilabel"]]
+    assert [sorted(sample.labels) for sample in samples[:3]] == [
+        ["landcover", "multilabel"],
+        ["multilabel"],
+        ["multilabel"],
+    ]
     assert samples[0].sensor == "sentinel2_l2a_bigearthnet_10m"
 
 
@@ -127,7 +203,11 @@ def replace(path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("Arable land;Urban fabric", "['Arable land' 'Urban fabric']", ("semicolons", "read_parquet")),
+        (
+            "Arable land;Urban fabric",
+            "['Arable land' 'Urban fabric']",
+            ("semicolons", "read_parquet"),
+        ),
         ("Marine waters", "Marine water", ("'Marine water'", "BigEarthNet's 19")),
         ("validation", "dev", ("'dev'", "train, validation")),
         ("s1_name", "s1", ("no column s1_name",)),
@@ -147,7 +227,15 @@ def test_metadata_as_parquet_only(tmp_path: Path) -> None:
     options = write(BEN, tmp_path)
     (tmp_path / "metadata.csv").rename(tmp_path / "metadata.parquet")
     reject(BEN, tmp_path, "metadata.parquet", "python -c", "to_csv", "--splits none")
-    reject(BEN, tmp_path, "metadata.csv", "--splits none", "--labels multilabel", splits="none", **options)
+    reject(
+        BEN,
+        tmp_path,
+        "metadata.csv",
+        "--splits none",
+        "--labels multilabel",
+        splits="none",
+        **options,
+    )
     assert len(read_all(BEN, tmp_path, splits="none")) == 6
 
 
@@ -159,8 +247,14 @@ def test_metadata_as_parquet_only(tmp_path: Path) -> None:
         ('{"labels": []}', ("no 'corresponding_s2_patch'",)),
         ('{"labels": [], "corresponding_s2_patch": 5}', ("is '5'",)),
         ('{"labels": [], "corresponding_s2_patch": "../x"}', ("'../x'", "expected a name such as")),
-        ('{"labels": "Pastures", "corresponding_s2_patch": "S2A_MSIL2A_20170617T113321_4_55"}', ("labels is 'Pastures'",)),
-        ('{"labels": ["Pasture"], "corresponding_s2_patch": "S2A_MSIL2A_20170617T113321_4_55"}', ("'Pasture'", "BigEarthNet's 43")),
+        (
+            '{"labels": "Pastures", "corresponding_s2_patch": "S2A_MSIL2A_20170617T113321_4_55"}',
+            ("labels is 'Pastures'",),
+        ),
+        (
+            '{"labels": ["Pasture"], "corresponding_s2_patch": "S2A_MSIL2A_20170617T113321_4_55"}',
+            ("'Pasture'", "BigEarthNet's 43"),
+        ),
     ],
     ids=["no json", "deep", "no pair", "a number", "a path", "no list", "no class"],
 )
@@ -168,7 +262,14 @@ def test_wrong_json_of_version_1(tmp_path: Path, text: str, words: tuple[str, ..
     bigearthnet.write_v1(tmp_path)
     name = f"{bigearthnet.V1_S1}_4_55"
     (tmp_path / "BigEarthNet-S1-v1.0" / name / f"{name}_labels_metadata.json").write_text(text)
-    reject(BEN, tmp_path, f"{name}_labels_metadata.json", *words, labels=("multilabel",), products=("s1",))
+    reject(
+        BEN,
+        tmp_path,
+        f"{name}_labels_metadata.json",
+        *words,
+        labels=("multilabel",),
+        products=("s1",),
+    )
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
@@ -192,7 +293,12 @@ def test_version_1_has_no_maps_and_a_patch_is_in_one_list(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["x.tif", f"{bigearthnet.TILE}/{bigearthnet.TILE}_1_1/x_B01.tif", f"{bigearthnet.TILE}_1_1/{bigearthnet.TILE}_1_1_B01.tif"]
+    "name",
+    [
+        "x.tif",
+        f"{bigearthnet.TILE}/{bigearthnet.TILE}_1_1/x_B01.tif",
+        f"{bigearthnet.TILE}_1_1/{bigearthnet.TILE}_1_1_B01.tif",
+    ],
 )
 def test_file_that_lies_elsewhere(tmp_path: Path, name: str) -> None:
     write(BEN, tmp_path)

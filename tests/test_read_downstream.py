@@ -1,4 +1,6 @@
-"""SpectralEarth's downstream tasks and HYPERVIEW: pixels and codes as the files have them, and the published labels beside them."""
+"""SpectralEarth's downstream tasks and HYPERVIEW: pixels and codes as the files have them, and the
+published labels beside them.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,22 @@ def test_cubes_and_codes_are_those_of_the_files(tmp_path: Path) -> None:
     assert len(samples) == 5
     for sample in samples:
         np.testing.assert_array_equal(sample.pixels, tiff(tmp_path, "enmap_cdl/enmap", sample.id))
-        np.testing.assert_array_equal(sample.labels["cdl"], tiff(tmp_path, "enmap_cdl/cdl", sample.id)[0])
-        assert (sample.sensor, sample.pixels.dtype, sample.group) == ("enmap", np.int16, sample.id.split("/")[0])
+        np.testing.assert_array_equal(
+            sample.labels["cdl"], tiff(tmp_path, "enmap_cdl/cdl", sample.id)[0]
+        )
+        assert (sample.sensor, sample.pixels.dtype, sample.group) == (
+            "enmap",
+            np.int16,
+            sample.id.split("/")[0],
+        )
 
 
 def test_class_is_the_position_in_the_published_list(tmp_path: Path) -> None:
     write_task(tmp_path, "enmap_cdl", codes=(0, 1, 45, 210, 121, 255))
     sample = read_all(DOWNSTREAM, tmp_path, **CDL)[0]
-    np.testing.assert_array_equal(sample.labels["class"].ravel()[:6], [14, 0, 6, 13, 14, 14])  # 14: the background, to be ignored
+    np.testing.assert_array_equal(
+        sample.labels["class"].ravel()[:6], [14, 0, 6, 13, 14, 14]
+    )  # 14: the background, to be ignored
     assert sample.labels["class"].dtype == np.uint8
 
 
@@ -59,20 +69,38 @@ def test_eurocrops_codes_exceed_int32_and_stay_exact(tmp_path: Path, dtype: str)
 
 def test_eurocrops_codes_in_float32_are_an_error(tmp_path: Path) -> None:
     """float32 has 24 bits, so 3301090205 and 3301090303 would both come back as 3301090304."""
-    write_task(tmp_path, "enmap_eurocrops", codes=TASKS["enmap_eurocrops"].codes, mask_dtype="float32")
-    reject(DOWNSTREAM, tmp_path, "enmap_eurocrops/eurocrops/0000010/00001.tif", "too large", task="enmap_eurocrops")
+    write_task(
+        tmp_path, "enmap_eurocrops", codes=TASKS["enmap_eurocrops"].codes, mask_dtype="float32"
+    )
+    reject(
+        DOWNSTREAM,
+        tmp_path,
+        "enmap_eurocrops/eurocrops/0000010/00001.tif",
+        "too large",
+        task="enmap_eurocrops",
+    )
 
 
 def test_published_numbers_of_classes() -> None:
-    counts = {"enmap_cdl": 14, "enmap_nlcd": 15, "enmap_corine": 0, "enmap_bdforet": 12, "enmap_bnetd": 10}
+    counts = {
+        "enmap_cdl": 14,
+        "enmap_nlcd": 15,
+        "enmap_corine": 0,
+        "enmap_bdforet": 12,
+        "enmap_bnetd": 10,
+    }
     counts |= {"enmap_eurocrops": 15, "enmap_treemap": 24, "desis_cdl": 14, "eo1_cdl": 14}
     assert {name: len(set(task.codes)) for name, task in TASKS.items()} == counts
 
 
 def test_corine_19_drops_what_has_no_class(tmp_path: Path) -> None:
-    write_task(tmp_path, "enmap_corine", codes=(111, 112, 333, 523, 122, 335, 0), mask_dtype="uint16")
+    write_task(
+        tmp_path, "enmap_corine", codes=(111, 112, 333, 523, 122, 335, 0), mask_dtype="uint16"
+    )
     sample = read_all(DOWNSTREAM, tmp_path, task="enmap_corine")[0]
-    np.testing.assert_array_equal(np.flatnonzero(sample.labels["multilabel"]), [0, 11, 18])  # urban fabric, sparsely vegetated, marine waters
+    np.testing.assert_array_equal(
+        np.flatnonzero(sample.labels["multilabel"]), [0, 11, 18]
+    )  # urban fabric, sparsely vegetated, marine waters
     assert (sample.labels["multilabel"].dtype, len(sample.labels["multilabel"])) == (np.uint8, 19)
     assert set(np.unique(sample.labels["corine"])) == {0, 111, 112, 122, 333, 335, 523}
     assert "class" not in sample.labels
@@ -87,8 +115,42 @@ def test_corine_43(tmp_path: Path) -> None:
 
 def test_corine_mapping_is_that_of_spectral_earth() -> None:
     """By position in the 43, as SpectralEarth has it."""
-    published = {0: 0, 1: 0, 2: 1, 11: 2, 12: 2, 13: 2, 14: 3, 15: 3, 16: 3, 18: 3, 17: 4, 19: 5, 20: 6, 21: 7, 22: 8, 23: 9, 24: 10, 25: 11, 31: 11}
-    published |= {26: 12, 27: 12, 28: 13, 29: 14, 33: 15, 34: 15, 35: 16, 36: 16, 38: 17, 39: 17, 40: 18, 41: 18, 42: 18}
+    published = {
+        0: 0,
+        1: 0,
+        2: 1,
+        11: 2,
+        12: 2,
+        13: 2,
+        14: 3,
+        15: 3,
+        16: 3,
+        18: 3,
+        17: 4,
+        19: 5,
+        20: 6,
+        21: 7,
+        22: 8,
+        23: 9,
+        24: 10,
+        25: 11,
+        31: 11,
+    }
+    published |= {
+        26: 12,
+        27: 12,
+        28: 13,
+        29: 14,
+        33: 15,
+        34: 15,
+        35: 16,
+        36: 16,
+        38: 17,
+        39: 17,
+        40: 18,
+        41: 18,
+        42: 18,
+    }
     for position, code in enumerate(corine.CODES):
         found = np.flatnonzero(corine.classes_present(np.array([[code]]), "19")).tolist()
         assert found == ([published[position]] if position in published else [])
@@ -139,24 +201,35 @@ def test_without_lists_there_is_no_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
 @pytest.mark.parametrize(("task", "sensor"), [("desis_cdl", "desis"), ("eo1_cdl", "eo1_hyperion")])
-def test_desis_and_eo1_keep_the_dtype_they_are_found_in(tmp_path: Path, task: str, sensor: str, dtype: str) -> None:
+def test_desis_and_eo1_keep_the_dtype_they_are_found_in(
+    tmp_path: Path, task: str, sensor: str, dtype: str
+) -> None:
     write_task(tmp_path, task, codes=(0, 1), dtype=dtype)
     rows = {row.id: row for row in make_reader(DOWNSTREAM, tmp_path, task=task).sensors}
     for sample in read_all(DOWNSTREAM, tmp_path, task=task):
         folder = task.split("_")[0]
         np.testing.assert_array_equal(sample.pixels, tiff(tmp_path, f"{task}/{folder}", sample.id))
         assert sample.pixels.dtype == rows[sample.sensor].dtype == dtype
-        assert sample.sensor == (sensor if get_sensor(sensor).dtype == dtype else f"{sensor}_{dtype}")
+        assert sample.sensor == (
+            sensor if get_sensor(sensor).dtype == dtype else f"{sensor}_{dtype}"
+        )
         assert len(sample.pixels) == BANDS[folder]
 
 
 def test_derived_rows_have_no_nodata_that_their_dtype_cannot_hold() -> None:
     rows = stored_as(ENMAP, "uint16", "float32")
-    assert [rows[dtype].nodata for dtype in ("int16", "uint16", "float32")] == [-32768, None, -32768]
+    assert [rows[dtype].nodata for dtype in ("int16", "uint16", "float32")] == [
+        -32768,
+        None,
+        -32768,
+    ]
     assert (rows["int16"], rows["uint16"].id) == (ENMAP, "enmap_uint16")
 
 
-@pytest.mark.parametrize(("task", "bands"), [("enmap_cdl", 224), ("enmap_cdl", 201), ("desis_cdl", 202), ("eo1_cdl", 242)])
+@pytest.mark.parametrize(
+    ("task", "bands"),
+    [("enmap_cdl", 224), ("enmap_cdl", 201), ("desis_cdl", 202), ("eo1_cdl", 242)],
+)
 def test_band_count_of_another_sensor(tmp_path: Path, task: str, bands: int) -> None:
     write_task(tmp_path, task, codes=(1,))
     name = f"{task}/{task.split('_')[0]}/0000012/00002.tif"
@@ -168,7 +241,9 @@ def test_wavelengths_of_other_bands(tmp_path: Path) -> None:
     options = write(DOWNSTREAM, tmp_path)
     path = tmp_path / "enmap_cdl" / "enmap" / "0000010" / "00001.tif"
     tiny_archives.tag(path, ENMAP.centres_nm)
-    np.testing.assert_allclose(read_all(DOWNSTREAM, tmp_path, **options)[0].wavelengths_nm, ENMAP.centres_nm, atol=0.01)
+    np.testing.assert_allclose(
+        read_all(DOWNSTREAM, tmp_path, **options)[0].wavelengths_nm, ENMAP.centres_nm, atol=0.01
+    )
     tiny_archives.tag(path, ENMAP.centres_nm[::-1])
     reject(DOWNSTREAM, tmp_path, "0000010/00001.tif", "another order", **options)
 
@@ -195,7 +270,9 @@ def test_task_must_be_named(tmp_path: Path) -> None:
 
 def test_image_elsewhere(tmp_path: Path) -> None:
     options = write(DOWNSTREAM, tmp_path)
-    (tmp_path / "enmap_cdl" / "enmap" / "0000014" / "00001.tif").rename(tmp_path / "enmap_cdl" / "enmap" / "00001.tif")
+    (tmp_path / "enmap_cdl" / "enmap" / "0000014" / "00001.tif").rename(
+        tmp_path / "enmap_cdl" / "enmap" / "00001.tif"
+    )
     (tmp_path / "splits" / "enmap_cdl" / "test.txt").write_text("00001.tif\n")
     reject(DOWNSTREAM, tmp_path, "enmap_cdl/enmap/00001.tif", "lies elsewhere", **options)
 
@@ -206,7 +283,9 @@ def test_image_elsewhere(tmp_path: Path) -> None:
 def test_hyperview_keeps_native_sizes_and_values(tmp_path: Path) -> None:
     write("hyperview", tmp_path)
     samples = read_all("hyperview", tmp_path)
-    assert len({sample.pixels.shape for sample in samples}) > 1  # ragged: SpectralEarth's resizing to 128 x 128 is not done here
+    assert (
+        len({sample.pixels.shape for sample in samples}) > 1
+    )  # ragged: SpectralEarth's resizing to 128 x 128 is not done here
     for sample in samples:
         with np.load(tmp_path / "images" / f"{int(sample.id)}.npz") as file:
             np.testing.assert_array_equal(sample.pixels, file["data"])
@@ -216,7 +295,10 @@ def test_hyperview_keeps_native_sizes_and_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
 def test_hyperview_keeps_the_dtype_it_is_found_in(tmp_path: Path, dtype: str) -> None:
     write("hyperview", tmp_path)
-    np.savez(tmp_path / "images" / "0.npz", data=hyperview.cube(0).astype(np.dtype(dtype).newbyteorder(">")))
+    np.savez(
+        tmp_path / "images" / "0.npz",
+        data=hyperview.cube(0).astype(np.dtype(dtype).newbyteorder(">")),
+    )
     sample = read_all("hyperview", tmp_path)[0]
     row = next(row for row in make_reader("hyperview", tmp_path).sensors if row.id == sample.sensor)
     assert (sample.pixels.dtype, sample.pixels.dtype.byteorder) == (row.dtype, "=")
@@ -225,9 +307,13 @@ def test_hyperview_keeps_the_dtype_it_is_found_in(tmp_path: Path, dtype: str) ->
 
 def test_hyperview_targets_are_in_published_order(tmp_path: Path) -> None:
     write("hyperview", tmp_path)
-    (tmp_path / "val.csv").write_text("pH,Mg,date,K,sample_index,P\n0.75,-0.5,2020-08-25,0.25,599,-1.5\n")
+    (tmp_path / "val.csv").write_text(
+        "pH,Mg,date,K,sample_index,P\n0.75,-0.5,2020-08-25,0.25,599,-1.5\n"
+    )
     sample = next(sample for sample in read_all("hyperview", tmp_path) if sample.id == "00599")
-    np.testing.assert_array_equal(sample.labels["targets"], np.array([-1.5, 0.25, -0.5, 0.75], np.float32))
+    np.testing.assert_array_equal(
+        sample.labels["targets"], np.array([-1.5, 0.25, -0.5, 0.75], np.float32)
+    )
     assert sample.labels["targets"].dtype == np.float32
 
 
@@ -245,7 +331,9 @@ def test_hyperview_lists_and_their_splits(tmp_path: Path, folder: str) -> None:
     for split in hyperview.SPLITS:
         (tmp_path / f"{split}.csv").rename(tmp_path / folder / f"{split}.csv")
     items = make_reader("hyperview", tmp_path).items()
-    assert {int(item.id): item.split for item in items} == {index: split for split, indices in hyperview.SPLITS.items() for index in indices}
+    assert {int(item.id): item.split for item in items} == {
+        index: split for split, indices in hyperview.SPLITS.items() for index in indices
+    }
 
 
 def test_hyperview_file_and_row_belong_together(tmp_path: Path) -> None:
@@ -315,7 +403,12 @@ def test_hyperview_files_with_other_names(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ .npz files from strangers
 
 
-def npz(header: str | None = None, body: bytes = b"", compression: int = zipfile.ZIP_DEFLATED, array: np.ndarray | None = None) -> bytes:
+def npz(
+    header: str | None = None,
+    body: bytes = b"",
+    compression: int = zipfile.ZIP_DEFLATED,
+    array: np.ndarray | None = None,
+) -> bytes:
     """A .npz with one member `data`, of a header as given or of an array."""
     buffer, member = io.BytesIO(), io.BytesIO()
     if array is not None:
@@ -332,9 +425,22 @@ def npz(header: str | None = None, body: bytes = b"", compression: int = zipfile
     [
         (npz(array=np.array([{"a": 1}], object)), "never read"),
         (npz("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }\n"), "MB"),
-        (npz("{'descr': '<f4', 'fortran_order': False, 'shape': (10, 10), }\n", b"\0" * 16), "expected"),
-        (npz("{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -2), }\n", b"\0" * 16), "cannot be read"),
-        (npz("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), 'x': __import__('os').getcwd()}\n", b"\0" * 16), "cannot be read"),
+        (
+            npz("{'descr': '<f4', 'fortran_order': False, 'shape': (10, 10), }\n", b"\0" * 16),
+            "expected",
+        ),
+        (
+            npz("{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -2), }\n", b"\0" * 16),
+            "cannot be read",
+        ),
+        (
+            npz(
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), 'x': "
+                "__import__('os').getcwd()}\n",
+                b"\0" * 16,
+            ),
+            "cannot be read",
+        ),
         (npz("(" * 9000), "cannot be read"),
         (npz("-" * 9000 + "1"), "cannot be read"),
         (npz("{[]: 1}"), "cannot be read"),
@@ -343,7 +449,20 @@ def npz(header: str | None = None, body: bytes = b"", compression: int = zipfile
         (b"", "cannot be read"),
         (b"PK\x03\x04", "cannot be read"),
     ],
-    ids=["object", "bomb", "short", "negative", "call", "deep", "unary", "unhashable", "cut", "lzma", "empty", "no zip"],
+    ids=[
+        "object",
+        "bomb",
+        "short",
+        "negative",
+        "call",
+        "deep",
+        "unary",
+        "unhashable",
+        "cut",
+        "lzma",
+        "empty",
+        "no zip",
+    ],
 )
 def test_npz_that_is_hostile(data: bytes, word: str) -> None:
     with pytest.raises(ArchiveError, match=word) as caught:
@@ -368,4 +487,6 @@ def test_npz_flipped_bits_and_cuts_give_an_error_or_arrays() -> None:
 
 def test_npz_arrays_of_either_order() -> None:
     array = np.asfortranarray(np.arange(60, dtype=">i2").reshape(3, 4, 5))
-    np.testing.assert_array_equal(npyzip.read_npz("a.npz", npz(array=array), ("data",))["data"], array)
+    np.testing.assert_array_equal(
+        npyzip.read_npz("a.npz", npz(array=array), ("data",))["data"], array
+    )

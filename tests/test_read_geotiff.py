@@ -1,4 +1,6 @@
-"""The reader of any GeoTIFFs: what the band table says is demanded, place and time come from names, and nothing is guessed."""
+"""The reader of any GeoTIFFs: what the band table says is demanded, place and time come from names,
+and nothing is guessed.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +31,32 @@ def flight(root: Path, name: str = "flight.tif", **changes) -> Path:
 
 def test_real_landsat_scene_as_rasterio_reads_it(sample_data: Path, tmp_path: Path) -> None:
     (source,) = (sample_data / "landsat" / "L7_ETM_olinda").glob("*.tif")
-    row = {"id": "etm", "title": "ETM+ without the thermal bands", "gsd_m": 28.5, "dtype": "uint8", "scale": 1.0, "units": "digital number"}
-    bands = {"name": ["B1", "B2", "B3", "B4", "B5", "B7"], "number": [1, 2, 3, 4, 5, 6], "centre_nm": [None] * 6, "fwhm_nm": [None] * 6}
+    row = {
+        "id": "etm",
+        "title": "ETM+ without the thermal bands",
+        "gsd_m": 28.5,
+        "dtype": "uint8",
+        "scale": 1.0,
+        "units": "digital number",
+    }
+    bands = {
+        "name": ["B1", "B2", "B3", "B4", "B5", "B7"],
+        "number": [1, 2, 3, 4, 5, 6],
+        "centre_nm": [None] * 6,
+        "fwhm_nm": [None] * 6,
+    }
     (tmp_path / "bands.json").write_text(json.dumps({**row, "nodata": None, "bands": bands}))
     whole = tiny_archives.read(source)
     (sample,) = read_all("geotiff", source.parent, sensor=str(tmp_path / "bands.json"))
     np.testing.assert_array_equal(sample.pixels, whole)
     assert (sample.sensor, sample.crs, sample.wavelengths_nm) == ("etm", "EPSG:31985", None)
     assert sample.gsd_m == pytest.approx(28.5)
-    patches = read_all("geotiff", source.parent, sensor=str(tmp_path / "bands.json"), patch_size=100)
-    assert [patch.id.split("/")[1] for patch in patches] == [f"{row:05}_{column:05}" for row in (0, 100, 200) for column in (0, 100, 200)]
+    patches = read_all(
+        "geotiff", source.parent, sensor=str(tmp_path / "bands.json"), patch_size=100
+    )
+    assert [patch.id.split("/")[1] for patch in patches] == [
+        f"{row:05}_{column:05}" for row in (0, 100, 200) for column in (0, 100, 200)
+    ]
     np.testing.assert_array_equal(patches[5].pixels, whole[:, 100:200, 200:300])
     assert patches[5].affine[2] == pytest.approx(sample.affine[2] + 200 * 28.5)
 
@@ -51,19 +69,32 @@ def test_patches_of_the_tiny_archive(tmp_path: Path) -> None:
         sample = samples[f"{name.removesuffix('.tif')}/00008_00008"]
         np.testing.assert_array_equal(sample.pixels, layout.pixels(seed)[:, 8:16, 8:16])
         for label in ("labels", "weeds"):
-            np.testing.assert_array_equal(sample.labels[label], tiny_archives.read(tmp_path / label / name)[0, 8:16, 8:16])
-        day = datetime.datetime.strptime(layout.DAYS[seed % 2], "%Y%m%d").replace(tzinfo=datetime.UTC)
-        assert (sample.time, sample.group) == (int(day.timestamp()), f"{name.split('/')[0]}/00008_00008")
+            np.testing.assert_array_equal(
+                sample.labels[label], tiny_archives.read(tmp_path / label / name)[0, 8:16, 8:16]
+            )
+        day = datetime.datetime.strptime(layout.DAYS[seed % 2], "%Y%m%d").replace(
+            tzinfo=datetime.UTC
+        )
+        assert (sample.time, sample.group) == (
+            int(day.timestamp()),
+            f"{name.split('/')[0]}/00008_00008",
+        )
 
 
 def test_label_maps_are_read_by_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a map may be larger than what is read at once, as its image may, and a patch costs no more in a large file."""
+    """So a map may be larger than what is read at once, as its image may, and a patch costs no more
+    in a large file.
+    """
     blocks = {"tiled": True, "blockxsize": 16, "blockysize": 16}
     classes = np.random.default_rng(0).integers(0, 5, (1, 64, 64)).astype(np.uint8)
     tiny_archives.write(tmp_path / "images" / "a.tif", layout.pixels(0, 64, 64), **blocks)
     tiny_archives.write(tmp_path / "labels" / "a.tif", classes, **blocks)
-    monkeypatch.setattr(geotiff.geotiff, "MAX_BYTES", 16 * 16 * 4 * 2)  # of a block of the image; the map has 4096
-    samples = {sample.id: sample for sample in read_all("geotiff", tmp_path, **DRONE, patch_size=16)}
+    monkeypatch.setattr(
+        geotiff.geotiff, "MAX_BYTES", 16 * 16 * 4 * 2
+    )  # of a block of the image; the map has 4096
+    samples = {
+        sample.id: sample for sample in read_all("geotiff", tmp_path, **DRONE, patch_size=16)
+    }
     assert len(samples) == 16
     np.testing.assert_array_equal(samples["a/00016_00048"].labels["labels"], classes[0, 16:32, 48:])
 
@@ -86,8 +117,12 @@ def test_without_options_a_file_is_a_place_and_has_no_time(tmp_path: Path) -> No
 def test_the_pattern_picks_files(tmp_path: Path) -> None:
     flight(tmp_path, "a/one_SR.tif")
     tiny_archives.write(tmp_path / "a/one_quality.tif", layout.pixels(0)[:1])
-    assert [sample.id for sample in read_all("geotiff", tmp_path, **DRONE, pattern="*_SR.tif")] == ["a/one_SR"]
-    reject("geotiff", tmp_path, "none of its 2 GeoTIFFs", "'*_TOA.tif'", **DRONE, pattern="*_TOA.tif")
+    assert [sample.id for sample in read_all("geotiff", tmp_path, **DRONE, pattern="*_SR.tif")] == [
+        "a/one_SR"
+    ]
+    reject(
+        "geotiff", tmp_path, "none of its 2 GeoTIFFs", "'*_TOA.tif'", **DRONE, pattern="*_TOA.tif"
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +143,12 @@ def test_times(tmp_path: Path, name: str, regex: str, form: str, time: str) -> N
 
 def test_wavelength_tags_are_kept(tmp_path: Path) -> None:
     tiny_archives.tag(flight(tmp_path), np.array([550.2, 660, 735, 790]))
-    assert read_all("geotiff", tmp_path, **DRONE)[0].wavelengths_nm.tolist() == [550.2, 660, 735, 790]
+    assert read_all("geotiff", tmp_path, **DRONE)[0].wavelengths_nm.tolist() == [
+        550.2,
+        660,
+        735,
+        790,
+    ]
 
 
 def test_what_has_no_data_is_left_out(tmp_path: Path) -> None:
@@ -145,7 +185,9 @@ def test_the_help_shows_a_band_table_that_works(tmp_path: Path) -> None:
     ],
     ids=["few bands", "many bands", "signed", "float", "other no-data"],
 )
-def test_pixels_that_are_not_those_of_the_table(tmp_path: Path, cube: np.ndarray, changes: dict, words: tuple[str, ...]) -> None:
+def test_pixels_that_are_not_those_of_the_table(
+    tmp_path: Path, cube: np.ndarray, changes: dict, words: tuple[str, ...]
+) -> None:
     tiny_archives.write(tmp_path / "a.tif", cube, **changes)
     reject("geotiff", tmp_path, "a.tif", *words, **DRONE)
 
@@ -167,12 +209,17 @@ def test_bands_in_another_order(tmp_path: Path) -> None:
         ({"group_regex": r"^(?P<group>\d+)/"}, ("flight.tif", "--group-regex", "finds nothing")),
         ({"time_regex": r"(?P<time>\d{8})"}, ("flight.tif", "--time-regex", "finds nothing")),
         ({"time_regex": r"^(?P<time>[a-z]+)"}, ("flight.tif", "'flight'", "--time-format")),
-        ({"time_regex": r"^(?P<time>[a-z]+)", "time_format": "%Y"}, ("flight.tif", "'flight'", "'%Y'")),
+        (
+            {"time_regex": r"^(?P<time>[a-z]+)", "time_format": "%Y"},
+            ("flight.tif", "'flight'", "'%Y'"),
+        ),
         ({"patch_size": 17}, ("flight.tif", "16 x 20 pixels", "--patch-size")),
         ({"labels": ("weeds",)}, ("weeds", "no such label folder")),
     ],
 )
-def test_files_that_do_not_fit_the_options(tmp_path: Path, options: dict, words: tuple[str, ...]) -> None:
+def test_files_that_do_not_fit_the_options(
+    tmp_path: Path, options: dict, words: tuple[str, ...]
+) -> None:
     flight(tmp_path)
     reject("geotiff", tmp_path, *words, **DRONE, **options)
 

@@ -1,4 +1,6 @@
-"""OSCD, GeoNRW and SUN RGB-D: tiles that two dates or two sensors share, in formats from GeoTIFF to JPEG."""
+"""OSCD, GeoNRW and SUN RGB-D: tiles that two dates or two sensors share, in formats from GeoTIFF to
+JPEG.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def test_oscd_tiles_of_all_bands_and_dates(tmp_path: Path) -> None:
     for item, sample in zip(items_of("oscd", tmp_path, **options), samples, strict=True):
         city, date, _ = sample.id.split("/")
         folder = tmp_path / IMAGES / city / f"imgs_{date}_rect"
-        expected = np.concatenate([tiny_archives.read(folder / f"{band}.tif") for band in oscd.NAMES])
+        expected = np.concatenate(
+            [tiny_archives.read(folder / f"{band}.tif") for band in oscd.NAMES]
+        )
         np.testing.assert_array_equal(sample.pixels, window(expected, item, 16))
         assert (sample.sensor, sample.pixels.dtype) == ("sentinel2_l1c", np.uint16)
 
@@ -56,7 +60,9 @@ def test_oscd_b8a_comes_after_b8_as_in_the_sensor_table(tmp_path: Path) -> None:
 def test_oscd_two_dates_share_a_group_and_the_map_of_changes(tmp_path: Path) -> None:
     options = write("oscd", tmp_path)
     groups: dict[str, list] = {}
-    for item, sample in zip(items_of("oscd", tmp_path, **options), read_all("oscd", tmp_path, **options), strict=True):
+    for item, sample in zip(
+        items_of("oscd", tmp_path, **options), read_all("oscd", tmp_path, **options), strict=True
+    ):
         groups.setdefault(sample.group, []).append((item, sample))
     for pairs in groups.values():
         (item, before), (_, after) = pairs
@@ -66,13 +72,18 @@ def test_oscd_two_dates_share_a_group_and_the_map_of_changes(tmp_path: Path) -> 
         assert set(np.unique(expected)) == {1, 2}
         np.testing.assert_array_equal(before.labels["change"], expected)
         np.testing.assert_array_equal(after.labels["change"], expected)
-        assert (before.time, after.time) == (1457308800, 1517961600)  # 2016-03-07 and 2018-02-07, 00:00 UTC
+        assert (before.time, after.time) == (
+            1457308800,
+            1517961600,
+        )  # 2016-03-07 and 2018-02-07, 00:00 UTC
         assert (before.affine, before.lonlat) == (after.affine, after.lonlat)
 
 
 def test_oscd_only_full_tiles(tmp_path: Path) -> None:
     options = write("oscd", tmp_path)
-    found = {item.group for item in items_of("oscd", tmp_path, **options)}  # beirut has 35 x 40 pixels, paris 16 x 33, rio 20 x 16
+    found = {
+        item.group for item in items_of("oscd", tmp_path, **options)
+    }  # beirut has 35 x 40 pixels, paris 16 x 33, rio 20 x 16
     assert found == {
         *(f"beirut/{row}_{column}" for row in ("00000", "00016") for column in ("00000", "00016")),
         *("paris/00000_00000", "paris/00000_00016", "rio/00000_00000"),
@@ -81,13 +92,19 @@ def test_oscd_only_full_tiles(tmp_path: Path) -> None:
 
 def test_oscd_tile_knows_its_place(tmp_path: Path) -> None:
     options = write("oscd", tmp_path)
-    sample = next(sample for sample in read_all("oscd", tmp_path, **options) if sample.group == "beirut/00016_00000")
+    sample = next(
+        sample
+        for sample in read_all("oscd", tmp_path, **options)
+        if sample.group == "beirut/00016_00000"
+    )
     assert sample.affine == (30.0, 0.0, 366015.0, 0.0, -30.0, 5809965.0 - 16 * 30)
 
 
 def test_oscd_splits_are_those_of_the_lists(tmp_path: Path) -> None:
     options = write("oscd", tmp_path)
-    splits = {item.group.split("/")[0]: item.split for item in items_of("oscd", tmp_path, **options)}
+    splits = {
+        item.group.split("/")[0]: item.split for item in items_of("oscd", tmp_path, **options)
+    }
     assert splits == {"beirut": "train", "paris": "train", "rio": "test"}
 
 
@@ -95,7 +112,9 @@ def test_oscd_folder_names_of_another_copy(tmp_path: Path) -> None:
     options = write("oscd", tmp_path)
     expected = [item.id for item in items_of("oscd", tmp_path, **options)]
     for ending in ("Images", "Train Labels", "Test Labels"):
-        (tmp_path / f"{oscd.TITLE}{ending}").rename(tmp_path / f"onera_dataset__{ending.lower().replace(' ', '_')}")
+        (tmp_path / f"{oscd.TITLE}{ending}").rename(
+            tmp_path / f"onera_dataset__{ending.lower().replace(' ', '_')}"
+        )
     assert [item.id for item in items_of("oscd", tmp_path, **options)] == expected
 
 
@@ -103,7 +122,12 @@ def test_oscd_out_of_its_three_zip_files(tmp_path: Path) -> None:
     options = write("oscd", tmp_path / "a")
     expected = read_all("oscd", tmp_path / "a", **options)
     for ending in ("Images", "Train Labels", "Test Labels"):
-        shutil.make_archive(str(tmp_path / "b" / f"{oscd.TITLE}{ending}"), "zip", tmp_path / "a", f"{oscd.TITLE}{ending}")
+        shutil.make_archive(
+            str(tmp_path / "b" / f"{oscd.TITLE}{ending}"),
+            "zip",
+            tmp_path / "a",
+            f"{oscd.TITLE}{ending}",
+        )
     for found, sample in zip(read_all("oscd", tmp_path / "b", **options), expected, strict=True):
         np.testing.assert_array_equal(found.pixels, sample.pixels)
 
@@ -124,17 +148,30 @@ def test_oscd_band_missing_unknown_or_of_another_size(tmp_path: Path, band: str)
 def test_oscd_second_date_of_another_size(tmp_path: Path) -> None:
     options = write("oscd", tmp_path)
     for band in oscd.NAMES:
-        tiny_archives.write(tmp_path / IMAGES / "paris" / "imgs_2_rect" / f"{band}.tif", np.ones((1, 15, 33), np.uint16))
+        tiny_archives.write(
+            tmp_path / IMAGES / "paris" / "imgs_2_rect" / f"{band}.tif",
+            np.ones((1, 15, 33), np.uint16),
+        )
     reject("oscd", tmp_path, "paris-cm.tif", "15 x 33", **options)
 
 
 def test_oscd_wrong_dtype(tmp_path: Path) -> None:
     options = write("oscd", tmp_path)
-    tiny_archives.write(tmp_path / IMAGES / "rio" / "imgs_1_rect" / "B05.tif", np.ones((1, 20, 16), np.uint8))
+    tiny_archives.write(
+        tmp_path / IMAGES / "rio" / "imgs_1_rect" / "B05.tif", np.ones((1, 20, 16), np.uint8)
+    )
     reject("oscd", tmp_path, "rio/imgs_1_rect/B05.tif", "uint8", "uint16", **options)
 
 
-@pytest.mark.parametrize("text", ["", "date_1: 20160307\n", "date_1: 20160307\ndate_2: 20181301\n", "date_1: 2016\ndate_2: 20180207\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "date_1: 20160307\n",
+        "date_1: 20160307\ndate_2: 20181301\n",
+        "date_1: 2016\ndate_2: 20180207\n",
+    ],
+)
 def test_oscd_dates_that_are_none(tmp_path: Path, text: str) -> None:
     options = write("oscd", tmp_path)
     (tmp_path / IMAGES / "beirut" / "dates.txt").write_text(text)
@@ -159,12 +196,17 @@ def test_oscd_city_in_both_label_folders(tmp_path: Path) -> None:
     options = write("oscd", tmp_path)
     for split in oscd.CITIES:
         (tmp_path / IMAGES / f"{split}.txt").unlink()
-    shutil.copytree(tmp_path / f"{oscd.TITLE}Train Labels" / "paris", tmp_path / f"{oscd.TITLE}Test Labels" / "paris")
+    shutil.copytree(
+        tmp_path / f"{oscd.TITLE}Train Labels" / "paris",
+        tmp_path / f"{oscd.TITLE}Test Labels" / "paris",
+    )
     reject("oscd", tmp_path, "paris", "both", **options)
 
 
 @pytest.mark.parametrize("name", ["oscd", "geonrw"])
-@pytest.mark.parametrize(("size", "words"), [(0, ("--patch-size", "1 or more")), (64, ("no full tile of 64 x 64",))])
+@pytest.mark.parametrize(
+    ("size", "words"), [(0, ("--patch-size", "1 or more")), (64, ("no full tile of 64 x 64",))]
+)
 def test_tiles_that_are_none(tmp_path: Path, name: str, size: int, words: tuple[str, ...]) -> None:
     write(name, tmp_path)
     reject(name, tmp_path, *words, patch_size=size)
@@ -181,8 +223,14 @@ def test_geonrw_photographs_elevation_and_map(tmp_path: Path) -> None:
         ending = "jp2" if kind == "rgb" and f"{city}/{tile}" != geonrw.AS_TIFF else "tif"
         expected = tiny_archives.read(tmp_path / f"{city}/{tile}_{kind}.{ending}")
         np.testing.assert_array_equal(sample.pixels, window(expected, item, 16))
-        np.testing.assert_array_equal(sample.labels["landcover"], window(tiny_archives.read(tmp_path / f"{city}/{tile}_seg.tif")[0], item, 16))
-        assert (sample.sensor, sample.pixels.dtype) == {"rgb": ("geonrw_rgb", np.uint8), "dem": ("geonrw_dem", np.float32)}[kind]
+        np.testing.assert_array_equal(
+            sample.labels["landcover"],
+            window(tiny_archives.read(tmp_path / f"{city}/{tile}_seg.tif")[0], item, 16),
+        )
+        assert (sample.sensor, sample.pixels.dtype) == {
+            "rgb": ("geonrw_rgb", np.uint8),
+            "dem": ("geonrw_dem", np.float32),
+        }[kind]
 
 
 def test_geonrw_pairs_share_a_group_and_a_place(tmp_path: Path) -> None:
@@ -195,12 +243,20 @@ def test_geonrw_pairs_share_a_group_and_a_place(tmp_path: Path) -> None:
         assert set(pair) == {"geonrw_rgb", "geonrw_dem"}
         assert pair["geonrw_rgb"].affine == pair["geonrw_dem"].affine
     sample = groups["aachen/287_5623/00016_00000"]["geonrw_rgb"]
-    assert (sample.crs, sample.gsd_m, sample.affine) == ("EPSG:25832", 1.0, (1.0, 0.0, 287000.0, 0.0, -1.0, 5624000.0 - 16))
+    assert (sample.crs, sample.gsd_m, sample.affine) == (
+        "EPSG:25832",
+        1.0,
+        (1.0, 0.0, 287000.0, 0.0, -1.0, 5624000.0 - 16),
+    )
 
 
 def test_geonrw_channels_are_red_green_blue(tmp_path: Path) -> None:
     options = write("geonrw", tmp_path)
-    sample = next(sample for sample in read_all("geonrw", tmp_path, **options) if sample.sensor == "geonrw_rgb")
+    sample = next(
+        sample
+        for sample in read_all("geonrw", tmp_path, **options)
+        if sample.sensor == "geonrw_rgb"
+    )
     np.testing.assert_allclose(sample.pixels.mean((1, 2)), [30, 110, 190], atol=8)
 
 
@@ -218,21 +274,29 @@ def test_geonrw_grids_must_agree(tmp_path: Path, kind: str) -> None:
     cube = tiny_archives.read(path)
     tiny_archives.write(path, cube[:, :31], **geonrw.GRID)
     reject("geonrw", tmp_path, "288_5623_seg.tif", f"288_5623_{kind}.tif", "31 x 32", **options)
-    tiny_archives.write(path, cube, crs=geonrw.GRID["crs"], transform=rasterio.Affine(1, 0, 287001, 0, -1, 5624000))
+    tiny_archives.write(
+        path, cube, crs=geonrw.GRID["crs"], transform=rasterio.Affine(1, 0, 287001, 0, -1, 5624000)
+    )
     reject("geonrw", tmp_path, "288_5623_seg.tif", "transform", "287001", **options)
 
 
 def test_geonrw_wrong_bands_and_dtypes(tmp_path: Path) -> None:
     options = write("geonrw", tmp_path)
-    tiny_archives.write(tmp_path / "aachen/288_5623_rgb.tif", np.zeros((4, 32, 32), np.uint8), **geonrw.GRID)
+    tiny_archives.write(
+        tmp_path / "aachen/288_5623_rgb.tif", np.zeros((4, 32, 32), np.uint8), **geonrw.GRID
+    )
     reject("geonrw", tmp_path, "288_5623_rgb.tif", "4 bands", **options)
-    tiny_archives.write(tmp_path / "aachen/287_5623_dem.tif", np.zeros((1, 33, 40), np.float64), **geonrw.GRID)
+    tiny_archives.write(
+        tmp_path / "aachen/287_5623_dem.tif", np.zeros((1, 33, 40), np.float64), **geonrw.GRID
+    )
     reject("geonrw", tmp_path, "287_5623_dem.tif", "float64", "float32", **options)
 
 
 def test_geonrw_names_that_are_none_or_twice(tmp_path: Path) -> None:
     options = write("geonrw", tmp_path)
-    shutil.copy(tmp_path / "aachen/287_5623_dem.tif", tmp_path / "aachen/287_5623_sar.tif")  # which is left out
+    shutil.copy(
+        tmp_path / "aachen/287_5623_dem.tif", tmp_path / "aachen/287_5623_sar.tif"
+    )  # which is left out
     assert len(items_of("geonrw", tmp_path, **options)) == 24
     shutil.copy(tmp_path / "aachen/288_5623_rgb.tif", tmp_path / "aachen/287_5623_rgb.tif")
     reject("geonrw", tmp_path, "aachen/287_5623_rgb.tif", "aachen/287_5623_rgb.jp2", **options)
@@ -247,9 +311,16 @@ def test_geonrw_jpeg2000_that_is_damaged_or_something_else(tmp_path: Path) -> No
     options = write("geonrw", tmp_path)
     path = tmp_path / "herne/371_5710_rgb.jp2"
     data = path.read_bytes()
-    for damaged in (b"", data[:40], data[: len(data) // 2], (tmp_path / "aachen/288_5623_rgb.tif").read_bytes()):
+    for damaged in (
+        b"",
+        data[:40],
+        data[: len(data) // 2],
+        (tmp_path / "aachen/288_5623_rgb.tif").read_bytes(),
+    ):
         path.write_bytes(damaged)
-        reject("geonrw", tmp_path, "herne/371_5710_rgb.jp2", "cannot be read as JPEG 2000", **options)
+        reject(
+            "geonrw", tmp_path, "herne/371_5710_rgb.jp2", "cannot be read as JPEG 2000", **options
+        )
 
 
 # ------------------------------------------------------------------ SUN RGB-D
@@ -264,26 +335,44 @@ def picture(path: Path) -> np.ndarray:
 
 def test_sunrgbd_pictures_as_pillow_reads_them(tmp_path: Path) -> None:
     write("sunrgbd", tmp_path)
-    expected = {"rgb": ("RGB", "jpg", "sunrgbd_rgb"), "hha": ("HHA", "png", "sunrgbd_hha"), "depth": ("Depth", "png", "sunrgbd_depth")}
+    expected = {
+        "rgb": ("RGB", "jpg", "sunrgbd_rgb"),
+        "hha": ("HHA", "png", "sunrgbd_hha"),
+        "depth": ("Depth", "png", "sunrgbd_depth"),
+    }
     for sample in read_all("sunrgbd", tmp_path):
         name, kind = sample.id.split("/")
         folder, ending, sensor = expected[kind]
-        np.testing.assert_array_equal(sample.pixels, picture(tmp_path / folder / f"{name}.{ending}"))
-        np.testing.assert_array_equal(sample.labels["segmentation"], picture(tmp_path / "Label" / f"{name}.png")[0])
+        np.testing.assert_array_equal(
+            sample.pixels, picture(tmp_path / folder / f"{name}.{ending}")
+        )
+        np.testing.assert_array_equal(
+            sample.labels["segmentation"], picture(tmp_path / "Label" / f"{name}.png")[0]
+        )
         assert (sample.sensor, sample.group) == (sensor, name)
-        assert (sample.time, sample.lonlat, sample.crs, sample.affine, sample.wavelengths_nm) == (None,) * 5
+        assert (sample.time, sample.lonlat, sample.crs, sample.affine, sample.wavelengths_nm) == (
+            None,
+        ) * 5
 
 
 def test_sunrgbd_depth_stays_16_bit(tmp_path: Path) -> None:
     write("sunrgbd", tmp_path)
-    depths = [sample.pixels for sample in read_all("sunrgbd", tmp_path) if sample.sensor == "sunrgbd_depth"]
+    depths = [
+        sample.pixels
+        for sample in read_all("sunrgbd", tmp_path)
+        if sample.sensor == "sunrgbd_depth"
+    ]
     assert {depth.dtype.name for depth in depths} == {"uint16"}
     assert max(depth.max() for depth in depths) > 50_000
 
 
-def test_sunrgbd_hha_channels_are_in_file_order_not_reversed_as_opencv_has_them(tmp_path: Path) -> None:
+def test_sunrgbd_hha_channels_are_in_file_order_not_reversed_as_opencv_has_them(
+    tmp_path: Path,
+) -> None:
     write("sunrgbd", tmp_path)
-    sample = next(sample for sample in read_all("sunrgbd", tmp_path) if sample.sensor == "sunrgbd_hha")
+    sample = next(
+        sample for sample in read_all("sunrgbd", tmp_path) if sample.sensor == "sunrgbd_hha"
+    )
     np.testing.assert_allclose(sample.pixels.mean((1, 2)), [25, 125, 225], atol=5)
 
 
@@ -323,7 +412,9 @@ def test_sunrgbd_without_labels_or_depth(tmp_path: Path) -> None:
     reject("sunrgbd", tmp_path, "RGB/2.jpg", "9 x 9", "24 x 32")
 
 
-@pytest.mark.parametrize(("folder", "ending"), [("HHA", "png"), ("Depth", "png"), ("Label", "png"), ("RGB", "jpg")])
+@pytest.mark.parametrize(
+    ("folder", "ending"), [("HHA", "png"), ("Depth", "png"), ("Label", "png"), ("RGB", "jpg")]
+)
 def test_sunrgbd_picture_missing(tmp_path: Path, folder: str, ending: str) -> None:
     write("sunrgbd", tmp_path)
     (tmp_path / folder / f"10.{ending}").unlink()
@@ -371,7 +462,9 @@ def test_sunrgbd_other_formats_behind_the_name(tmp_path: Path) -> None:
 def test_sunrgbd_picture_that_claims_too_much(tmp_path: Path) -> None:
     write("sunrgbd", tmp_path)
     data = bytearray((tmp_path / "HHA" / "1.png").read_bytes())
-    data[16:24] = struct.pack(">II", 60_000, 60_000)  # width and height in the header, and its checksum
+    data[16:24] = struct.pack(
+        ">II", 60_000, 60_000
+    )  # width and height in the header, and its checksum
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     (tmp_path / "HHA" / "1.png").write_bytes(data)
     reject("sunrgbd", tmp_path, "HHA/1.png", "too large")

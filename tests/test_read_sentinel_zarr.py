@@ -1,4 +1,6 @@
-"""SSL4EO-S12 v1.1: what zarr-python reads from its files, and none of what hostile files would do to zarr-python."""
+"""SSL4EO-S12 v1.1: what zarr-python reads from its files, and none of what hostile files would do
+to zarr-python.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def zarr_python(path: Path, key: str) -> np.ndarray:
 
 
 def one_file(root: Path, **changes: Any) -> Path:
-    """An archive of one file of Sentinel-2 L2A; `changes` replace its arrays, or with None remove them."""
+    """An archive of one file of Sentinel-2 L2A; `changes` replace its arrays, or with None remove
+    them.
+    """
     path = path_of(root, "train", "S2L2A")
     found = {**arrays("S2L2A", PLACES["train"]), **changes}
     write_file(path, {key: values for key, values in found.items() if values is not None})
@@ -56,7 +60,12 @@ def rewrite(path: Path, edit: Callable[[dict[str, bytes]], None]) -> None:
 
 
 def edit_json(path: Path, member: str, **fields: Any) -> None:
-    rewrite(path, lambda members: members.update({member: json.dumps({**json.loads(members[member]), **fields}).encode()}))
+    rewrite(
+        path,
+        lambda members: members.update(
+            {member: json.dumps({**json.loads(members[member]), **fields}).encode()}
+        ),
+    )
 
 
 # ------------------------------------------------------------------ the archive
@@ -82,25 +91,43 @@ def test_cloud_masks_of_sentinel_2(tmp_path: Path) -> None:
     write(V1_1, tmp_path)
     masks = zarr_python(path_of(tmp_path, "val", "S2L1C"), "cloud_mask")
     samples = {sample.id: sample for sample in read_all(V1_1, tmp_path)}
-    np.testing.assert_array_equal(samples["val/000001/S2L1C/2/0012333"].masks["cloud_mask"], masks[1, 2])
+    np.testing.assert_array_equal(
+        samples["val/000001/S2L1C/2/0012333"].masks["cloud_mask"], masks[1, 2]
+    )
     assert samples["val/000001/S1GRD/2/0012333"].masks == {}
 
 
 def test_place_and_grid(tmp_path: Path) -> None:
     write(V1_1, tmp_path)
-    sample = next(sample for sample in read_all(V1_1, tmp_path) if sample.id == "train/000001/S2L1C/0/0060573")
+    sample = next(
+        sample for sample in read_all(V1_1, tmp_path) if sample.id == "train/000001/S2L1C/0/0060573"
+    )
     assert (sample.crs, sample.gsd_m, sample.lonlat) == ("EPSG:32751", 10.0, (119.0, 41.0))
-    assert sample.affine == (10.0, 0.0, 715895.0, 0.0, -10.0, 4729005.0)  # the centre of the first pixel is 715900, 4729000
+    assert sample.affine == (
+        10.0,
+        0.0,
+        715895.0,
+        0.0,
+        -10.0,
+        4729005.0,
+    )  # the centre of the first pixel is 715900, 4729000
 
 
 def test_ssl4eo_s12_v1_1_carries_the_offset_of_1000(tmp_path: Path) -> None:
     """The same reflectance is 1000 more in v1.1 than in v1.0, and the sensor rows know it."""
     write(V1_1, tmp_path)
     sensors = {row.id for row in make_reader(V1_1, tmp_path).sensors}
-    for v1_1, v1_0 in (("sentinel2_l1c_offset", "sentinel2_l1c"), ("sentinel2_l2a_offset", "sentinel2_l2a")):
+    for v1_1, v1_0 in (
+        ("sentinel2_l1c_offset", "sentinel2_l1c"),
+        ("sentinel2_l2a_offset", "sentinel2_l2a"),
+    ):
         new, old = get_sensor(v1_1), get_sensor(v1_0)
         digital = np.arange(0, 12000, 500)
-        np.testing.assert_allclose((digital[:, None] + 1000) * new.scales + new.offsets, digital[:, None] * old.scales + old.offsets, atol=1e-12)
+        np.testing.assert_allclose(
+            (digital[:, None] + 1000) * new.scales + new.offsets,
+            digital[:, None] * old.scales + old.offsets,
+            atol=1e-12,
+        )
         assert v1_1 in sensors
         assert v1_0 not in sensors
     sample = next(sample for sample in read_all(V1_1, tmp_path, products=("S2L1C",)))
@@ -114,8 +141,12 @@ def test_splits_and_products(tmp_path: Path) -> None:
     (tmp_path / "splits" / "ssl4eos12_val.txt").unlink()
     reject(V1_1, tmp_path, "in no split list")
     (tmp_path / "splits" / "ssl4eos12_train.txt").unlink()
-    assert splits == {item.group: item.split for item in make_reader(V1_1, tmp_path).items()}  # by folder
-    assert {item.id.split("/")[2] for item in make_reader(V1_1, tmp_path, products=("S1GRD",)).items()} == {"S1GRD"}
+    assert splits == {
+        item.group: item.split for item in make_reader(V1_1, tmp_path).items()
+    }  # by folder
+    assert {
+        item.id.split("/")[2] for item in make_reader(V1_1, tmp_path, products=("S1GRD",)).items()
+    } == {"S1GRD"}
     for path in (tmp_path / "val").rglob("*.zip"):
         path.unlink()
     for path in (tmp_path / "train" / "S1GRD").rglob("*.zip"):
@@ -125,16 +156,31 @@ def test_splits_and_products(tmp_path: Path) -> None:
 
 def test_products_must_hold_the_same_places(tmp_path: Path) -> None:
     write(V1_1, tmp_path)
-    write_file(path_of(tmp_path, "train", "S2L2A"), arrays("S2L2A", ("0080717", "0179869", "0060573")))
+    write_file(
+        path_of(tmp_path, "train", "S2L2A"), arrays("S2L2A", ("0080717", "0179869", "0060573"))
+    )
     reject(V1_1, tmp_path, NAME, "same places")
 
 
 def test_without_names_places_are_numbered(tmp_path: Path) -> None:
-    one_file(tmp_path, sample=None, file_id=None, crs=None, center_lat=None, time_=None, cloud_mask=None)
+    one_file(
+        tmp_path, sample=None, file_id=None, crs=None, center_lat=None, time_=None, cloud_mask=None
+    )
     samples = read_all(V1_1, tmp_path)
-    assert [sample.group for sample in samples[:3]] == ["train_000001_00", "train_000001_01", "train_000001_02"]
+    assert [sample.group for sample in samples[:3]] == [
+        "train_000001_00",
+        "train_000001_01",
+        "train_000001_02",
+    ]
     first = samples[0]
-    assert (first.product, first.crs, first.affine, first.lonlat, first.time, first.masks) == (None, None, None, None, None, {})
+    assert (first.product, first.crs, first.affine, first.lonlat, first.time, first.masks) == (
+        None,
+        None,
+        None,
+        None,
+        None,
+        {},
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,9 +200,16 @@ def test_times(tmp_path: Path, values: Any, attributes: dict, expected: int | No
     assert {sample.time for sample in read_all(V1_1, tmp_path)} == {expected}
 
 
-@pytest.mark.parametrize("units", [None, 5, "fortnights since 1970-01-01", "seconds since then", "seconds since 2020-13-45"])
+@pytest.mark.parametrize(
+    "units",
+    [None, 5, "fortnights since 1970-01-01", "seconds since then", "seconds since 2020-13-45"],
+)
 def test_units_of_time_that_say_nothing(tmp_path: Path, units: Any) -> None:
-    write_file(path_of(tmp_path, "train", "S2L2A"), arrays("S2L2A", PLACES["train"]), {} if units is None else {"units": units})
+    write_file(
+        path_of(tmp_path, "train", "S2L2A"),
+        arrays("S2L2A", PLACES["train"]),
+        {} if units is None else {"units": units},
+    )
     reject(V1_1, tmp_path, f"{NAME}/time_", "units")
 
 
@@ -206,15 +259,31 @@ def test_files_that_lie_elsewhere(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ chunks
 
-CODECS = [None, numcodecs.Blosc(cname="zstd", shuffle=2), numcodecs.Zlib(), numcodecs.GZip(), numcodecs.LZ4(), numcodecs.Zstd()]
+CODECS = [
+    None,
+    numcodecs.Blosc(cname="zstd", shuffle=2),
+    numcodecs.Zlib(),
+    numcodecs.GZip(),
+    numcodecs.LZ4(),
+    numcodecs.Zstd(),
+]
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.codec_id if codec else "raw")
 @pytest.mark.parametrize("chunks", [(2, 1, 2, 3, 4), (1, 2, 3, 7, 5), (3, 4, 3, 7, 5)], ids=str)
-def test_any_chunks_and_codecs_as_zarr_python(tmp_path: Path, codec: Any, chunks: tuple[int, ...]) -> None:
+def test_any_chunks_and_codecs_as_zarr_python(
+    tmp_path: Path, codec: Any, chunks: tuple[int, ...]
+) -> None:
     values = np.random.default_rng(0).integers(-3000, 3000, (3, 4, 3, 7, 5)).astype(">i2")
     path = tmp_path / "x.zarr.zip"
-    write_file(path, {"bands": values}, chunks=chunks, compressors=codec, order="F", chunk_key_encoding={"name": "v2", "separator": "/"})
+    write_file(
+        path,
+        {"bands": values},
+        chunks=chunks,
+        compressors=codec,
+        order="F",
+        chunk_key_encoding={"name": "v2", "separator": "/"},
+    )
     np.testing.assert_array_equal(zarr_python(path, "bands"), values)
     for index in ((0, 0), (2, 3), (1,), ()):
         found = zarr_zip.part(source_of(path), "bands", index)
@@ -227,15 +296,25 @@ def test_chunks_that_are_not_there_are_no_black_pixels(tmp_path: Path) -> None:
     reject(V1_1, tmp_path, f"{NAME}/bands/0.2.0.0.0", "is not there")
 
 
-def test_a_chunk_that_samples_share_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_that_samples_share_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one_file(tmp_path)
     reader, decoded = make_reader(V1_1, tmp_path), []
     items = reader.items()
     original = zarr_zip._decompressed
-    monkeypatch.setattr(zarr_zip, "_decompressed", lambda array, data: decoded.append(array.key) or original(array, data))
+    monkeypatch.setattr(
+        zarr_zip,
+        "_decompressed",
+        lambda array, data: decoded.append(array.key) or original(array, data),
+    )
     for item in items:
         read_item(reader, item)
-    assert (decoded.count("bands"), decoded.count("cloud_mask"), decoded.count("x_")) == (DATES, DATES, 1)
+    assert (decoded.count("bands"), decoded.count("cloud_mask"), decoded.count("x_")) == (
+        DATES,
+        DATES,
+        1,
+    )
 
 
 def test_metadata_written_twice_count_as_last_written(tmp_path: Path) -> None:
@@ -261,8 +340,19 @@ class Touch:
 
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     path = one_file(tmp_path)
-    edit_json(path, "bands/.zarray", dtype="|O", filters=[{"id": "pickle", "protocol": 4}], compressor=None)
-    rewrite(path, lambda members: members.update({"bands/0.0.0.0.0": pickle.dumps([Touch(tmp_path / "executed")])}))
+    edit_json(
+        path,
+        "bands/.zarray",
+        dtype="|O",
+        filters=[{"id": "pickle", "protocol": 4}],
+        compressor=None,
+    )
+    rewrite(
+        path,
+        lambda members: members.update(
+            {"bands/0.0.0.0.0": pickle.dumps([Touch(tmp_path / "executed")])}
+        ),
+    )
     reject(V1_1, tmp_path, f"{NAME}/bands", "filters", "pickle")
     edit_json(path, "bands/.zarray", filters=None)
     reject(V1_1, tmp_path, f"{NAME}/bands", "objects are never read")
@@ -311,7 +401,12 @@ def test_decompression_bombs_are_not_unpacked(tmp_path: Path, codec: str) -> Non
     path = one_file(tmp_path)
     edit_json(path, "bands/.zarray", compressor={"id": codec})
     data = bomb_of(codec)
-    rewrite(path, lambda members: members.update({name: data for name in members if name.startswith("bands/0")}))
+    rewrite(
+        path,
+        lambda members: members.update(
+            {name: data for name in members if name.startswith("bands/0")}
+        ),
+    )
     tracemalloc.start()
     reject(V1_1, tmp_path, f"{NAME}/bands/0.0.0.0.0", "expected")
     peak = tracemalloc.get_traced_memory()[1]
@@ -319,7 +414,16 @@ def test_decompression_bombs_are_not_unpacked(tmp_path: Path, codec: str) -> Non
     assert peak < 10_000_000
 
 
-@pytest.mark.parametrize(("codec", "data"), [("blosc", b"abc"), ("lz4", b""), ("zstd", b"\x28\xb5\x2f\xfd\x00"), ("zlib", b"abc"), (None, b"abc")])
+@pytest.mark.parametrize(
+    ("codec", "data"),
+    [
+        ("blosc", b"abc"),
+        ("lz4", b""),
+        ("zstd", b"\x28\xb5\x2f\xfd\x00"),
+        ("zlib", b"abc"),
+        (None, b"abc"),
+    ],
+)
 def test_chunks_that_are_damaged(tmp_path: Path, codec: str | None, data: bytes) -> None:
     path = one_file(tmp_path)
     edit_json(path, "bands/.zarray", compressor=codec and {"id": codec})

@@ -1,4 +1,6 @@
-"""The record: what goes in comes out, bit for bit, and anything but an intact record is an error that names it."""
+"""The record: what goes in comes out, bit for bit, and anything but an intact record is an error
+that names it.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,23 @@ from eo_jax.data import record
 from eo_jax.data.record import RecordError
 from eo_jax.schema import Sample
 
-DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64")
+DTYPES = (
+    "bool",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+)
 NAME = "store/shards/00000.array_record record 3 (id a/b)"
-QUICK = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(
+    max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 def sample(pixels: np.ndarray, **fields) -> Sample:
@@ -28,7 +44,9 @@ def sample(pixels: np.ndarray, **fields) -> Sample:
 
 
 def cube(dtype: str = "int16", shape: tuple[int, ...] = (3, 4, 5)) -> np.ndarray:
-    """Values over the whole range of a dtype: random bits, so floats hold NaN and infinities too."""
+    """Values over the whole range of a dtype: random bits, so floats hold NaN and
+    infinities too.
+    """
     values = np.random.default_rng(0).integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8)
     return (values % 2).astype(bool)[..., 0] if dtype == "bool" else values.view(dtype)[..., 0]
 
@@ -44,7 +62,11 @@ def full() -> Sample:
         affine=(30.0, 0.0, 366015.0, 0.0, -30.0, 5809965.0),
         gsd_m=30.0,
         wavelengths_nm=np.array([418.42, 1 / 3, 2445.3]),
-        labels={"landuse": cube("uint8", (4, 5)), "mixture": cube("float32", (6,)), "crop": np.array(3_301_090_205)},
+        labels={
+            "landuse": cube("uint8", (4, 5)),
+            "mixture": cube("float32", (6,)),
+            "crop": np.array(3_301_090_205),
+        },
         masks={"cloud": cube("bool", (4, 5)), "landuse": cube("uint8", (4, 5))},
     )
 
@@ -64,24 +86,36 @@ def assert_equal_samples(found: Sample, expected: Sample) -> None:
         assert getattr(found, field) == getattr(expected, field), field
 
 
-# ------------------------------------------------------------------------------------------------------------------- round trip
+# --------------------------------------------------------------------------------------- round trip
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_comes_back_bit_for_bit(dtype: str):
-    expected = sample(cube(dtype), labels={"map": cube(dtype, (4, 5))}, masks={"mask": cube(dtype, (4, 5))})
+    expected = sample(
+        cube(dtype), labels={"map": cube(dtype, (4, 5))}, masks={"mask": cube(dtype, (4, 5))}
+    )
     assert_equal_samples(record.decode(record.encode(expected), NAME), expected)
 
 
 @QUICK
-@given(st.sampled_from(DTYPES).flatmap(lambda dtype: arrays_of.arrays(dtype, arrays_of.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6))))
+@given(
+    st.sampled_from(DTYPES).flatmap(
+        lambda dtype: arrays_of.arrays(
+            dtype, arrays_of.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6)
+        )
+    )
+)
 def test_every_shape_comes_back_bit_for_bit(array: np.ndarray):
     expected = sample(cube(), labels={"any": array})
     assert_equal_samples(record.decode(record.encode(expected), NAME), expected)
 
 
 @QUICK
-@given(arrays_of.arrays(np.int16, arrays_of.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=5)))
+@given(
+    arrays_of.arrays(
+        np.int16, arrays_of.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=5)
+    )
+)
 def test_every_int16_cube_comes_back(pixels: np.ndarray):
     assert_equal_samples(record.decode(record.encode(sample(pixels)), NAME), sample(pixels))
 
@@ -128,28 +162,44 @@ def test_encoding_leaves_the_sample_alone_and_decoding_gives_arrays_of_its_own()
 
 
 def test_equal_samples_give_equal_bytes():
-    turned = dataclasses.replace(full(), labels=dict(reversed(full().labels.items())), masks=dict(reversed(full().masks.items())))
+    turned = dataclasses.replace(
+        full(),
+        labels=dict(reversed(full().labels.items())),
+        masks=dict(reversed(full().masks.items())),
+    )
     assert record.encode(full()) == record.encode(full()) == record.encode(turned)
 
 
 def test_smooth_spectra_compress():
-    bands = 1000 + 5 * np.arange(202)[:, None, None] + np.random.default_rng(0).integers(0, 64, (32, 32))
+    bands = (
+        1000
+        + 5 * np.arange(202)[:, None, None]
+        + np.random.default_rng(0).integers(0, 64, (32, 32))
+    )
     assert bands.astype(np.int16).nbytes > 20 * len(record.encode(sample(bands.astype(np.int16))))
 
 
-@pytest.mark.parametrize("array", [cube().astype("complex64"), cube().astype("U4"), cube().astype(object)], ids=["complex", "text", "object"])
+@pytest.mark.parametrize(
+    "array",
+    [cube().astype("complex64"), cube().astype("U4"), cube().astype(object)],
+    ids=["complex", "text", "object"],
+)
 def test_other_dtypes_are_refused(array: np.ndarray):
-    with pytest.raises(ValueError, match=r"sample a/b: labels/x has dtype .*expected one of bool, uint8"):
+    with pytest.raises(
+        ValueError, match=r"sample a/b: labels/x has dtype .*expected one of bool, uint8"
+    ):
         record.encode(sample(cube(), labels={"x": array}))
 
 
 def test_an_array_too_large_for_the_format_is_refused():
     enormous = np.broadcast_to(np.int16(0), (2, 2**15, 2**15))
-    with pytest.raises(ValueError, match=r"sample a/b: pixels has 4294967296 bytes.*cut it into tiles"):
+    with pytest.raises(
+        ValueError, match=r"sample a/b: pixels has 4294967296 bytes.*cut it into tiles"
+    ):
         record.encode(sample(enormous))
 
 
-# ----------------------------------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 def tiny() -> bytes:
@@ -183,11 +233,13 @@ def test_bytes_behind_the_record_are_found():
 def test_another_format_version_says_so():
     data = bytearray(tiny())
     struct.pack_into("<H", data, 4, 2)
-    with pytest.raises(RecordError, match="record format 2, this eo_jax reads 1; convert the archive again"):
+    with pytest.raises(
+        RecordError, match="record format 2, this eo_jax reads 1; convert the archive again"
+    ):
         record.decode(sealed(bytes(data[:-4])), NAME)
 
 
-# ------------------------------------------------------------------------- hostile records: the checksum is right, the header lies
+# ------------------------------------------ hostile records: the checksum is right, the header lies
 
 
 def sealed(body: bytes) -> bytes:
@@ -216,7 +268,16 @@ def with_pixels(payload: bytes | None = None, **changes) -> bytes:
 def with_extra(**changes) -> bytes:
     """A record with a second, empty array, whose entry is changed."""
     header, payload = opened()
-    header["arrays"].append({"name": "labels/x", "dtype": "uint8", "shape": [0], "filter": "none", "bytes": 0, **changes})
+    header["arrays"].append(
+        {
+            "name": "labels/x",
+            "dtype": "uint8",
+            "shape": [0],
+            "filter": "none",
+            "bytes": 0,
+            **changes,
+        }
+    )
     return forged(json.dumps(header).encode(), payload)
 
 
@@ -297,4 +358,6 @@ def test_an_honest_forgery_is_read():
     assert record.decode(with_pixels(), NAME).pixels.ravel().tolist() == [0, 1, 2, 3]
     assert record.decode(with_header(time=5), NAME).time == 5
     assert record.decode(with_extra(), NAME).labels["x"].shape == (0,)
-    assert record.decode(with_pixels(chunk(np.zeros((2, 2, 2**18), np.int16)), shape=[2, 2, 2**18]), NAME).pixels.shape == (2, 2, 2**18)
+    assert record.decode(
+        with_pixels(chunk(np.zeros((2, 2, 2**18), np.int16)), shape=[2, 2, 2**18]), NAME
+    ).pixels.shape == (2, 2, 2**18)

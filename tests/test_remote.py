@@ -1,7 +1,9 @@
-"""Stores over the network: the same samples and batches as from a disk, whatever the network does, or an error that says so.
+"""Stores over the network: the same samples and batches as from a disk, whatever the network does,
+or an error that says so.
 
-s3:// is read from moto's S3, and, like http:// and gs://, from a small server that fails on request. No Google server is asked: what gs:// becomes is
-what tensorstore's driver sends to the address in TENSORSTORE_GCS_HTTP_URL.
+s3:// is read from moto's S3, and, like http:// and gs://, from a small server that fails on
+request. No Google server is asked: what gs:// becomes is what tensorstore's driver sends to the
+address in TENSORSTORE_GCS_HTTP_URL.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ PIXELS = "/c/1/0/0/0"  # of the second shard
 
 def batches(store: str | Path) -> list[dict[str, np.ndarray]]:
     source = SourceConfig(str(store), "enmap", label="landuse", dates=2)
-    return [batch["enmap"] for batch in Pipeline(Config({"enmap": source}, batch_size=4, crop=6), seed=3).batches(0, 4)]
+    return [
+        batch["enmap"]
+        for batch in Pipeline(Config({"enmap": source}, batch_size=4, crop=6), seed=3).batches(0, 4)
+    ]
 
 
 def assert_same_batches(found: str, expected: Path) -> None:
@@ -50,7 +55,7 @@ def assert_same_batches(found: str, expected: Path) -> None:
             np.testing.assert_array_equal(one[field], other[field], strict=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- the same data
+# ------------------------------------------------------------------------------------ the same data
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,13 @@ def moto(folder: Path) -> Iterator[str]:
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
     client.create_bucket(Bucket="bucket")
     for file in (folder / "bucket").rglob("*"):
         if file.is_file():
@@ -72,23 +83,32 @@ def moto(folder: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_s3_gives_the_same_samples_and_batches(moto: str, folder: Path, format: str, monkeypatch: pytest.MonkeyPatch):
+def test_s3_gives_the_same_samples_and_batches(
+    moto: str, folder: Path, format: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
     there, here = f"s3://bucket/deep/{format}", folder / "bucket" / format
     assert_same_samples(open_store(there), open_store(here))
     assert_same_batches(there, here)
 
 
-def test_a_wrong_bucket_is_said_to_be_absent(moto: str, slept: list[float], monkeypatch: pytest.MonkeyPatch):
+def test_a_wrong_bucket_is_said_to_be_absent(
+    moto: str, slept: list[float], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
-    with pytest.raises(StoreError, match=r"s3://other/deep/zarr/manifest.json: there is no such file; check bucket and path"):
+    with pytest.raises(
+        StoreError,
+        match=r"s3://other/deep/zarr/manifest.json: there is no such file; check bucket and path",
+    ):
         open_store("s3://other/deep/zarr")
     assert slept == []
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_gives_the_same_samples_and_batches(server: ObjectServer, folder: Path, scheme: str, format: str):
+def test_every_scheme_gives_the_same_samples_and_batches(
+    server: ObjectServer, folder: Path, scheme: str, format: str
+):
     there, here = url_of(server, scheme, format), folder / "bucket" / format
     assert_same_samples(open_store(f"{there}/"), open_store(here))
     assert_same_batches(there, here)
@@ -101,11 +121,15 @@ def test_public_buckets_need_no_credentials(server: ObjectServer, monkeypatch: p
 
 
 @pytest.mark.parametrize("format", ["zarr", "zarr-raw"])
-@pytest.mark.parametrize("bands", [slice(None), slice(40, 45), [201, 3, 3, 100], np.array([5]), []], ids=str)
+@pytest.mark.parametrize(
+    "bands", [slice(None), slice(40, 45), [201, 3, 3, 100], np.array([5]), []], ids=str
+)
 def test_parts_of_pixels(server: ObjectServer, folder: Path, format: str, bands):
     there, here = open_store(url_of(server, "http", format)), open_store(folder / "bucket" / format)
     for rows, columns in ((slice(None), slice(None)), (slice(1, 5), slice(2, 7))):
-        np.testing.assert_array_equal(there.pixels(7, bands, rows, columns), here.pixels(7, bands, rows, columns), strict=True)
+        np.testing.assert_array_equal(
+            there.pixels(7, bands, rows, columns), here.pixels(7, bands, rows, columns), strict=True
+        )
     out = np.empty((202, 4, 5), np.float32)  # another dtype than the archive's
     there.read_into(7, out, slice(1, 5), slice(2, 7))
     np.testing.assert_array_equal(out, here.pixels(7, rows=slice(1, 5), columns=slice(2, 7)))
@@ -128,7 +152,10 @@ def test_only_wanted_chunks_are_read_and_neighbours_with_one_request(server: Obj
 
 
 def test_requests_of_announced_samples_run_side_by_side(server: ObjectServer, folder: Path):
-    there, here = open_store(url_of(server, "s3", "zarr-raw")), open_store(folder / "bucket" / "zarr-raw")
+    there, here = (
+        open_store(url_of(server, "s3", "zarr-raw")),
+        open_store(folder / "bucket" / "zarr-raw"),
+    )
     server.latency = 0.05
     server.most_at_once = 0
     numbers = [*range(12), 3]
@@ -145,7 +172,10 @@ def test_a_store_crosses_to_another_process(server: ObjectServer, folder: Path):
 
 def test_many_threads(server: ObjectServer, folder: Path):
     for format in FORMATS:
-        there, here = open_store(url_of(server, "http", format)), open_store(folder / "bucket" / format)
+        there, here = (
+            open_store(url_of(server, "http", format)),
+            open_store(folder / "bucket" / format),
+        )
         server.fail("503", times=4, on=f"{format}/")  # one more would be too many for one request
         with ThreadPoolExecutor(8) as pool:
             for i, sample in enumerate(pool.map(there.__getitem__, range(12))):
@@ -153,22 +183,42 @@ def test_many_threads(server: ObjectServer, folder: Path):
 
 
 def test_local_stores_do_without_tensorstore(folder: Path):
-    code = "import sys; from eo_jax.data import open_store; open_store(sys.argv[1])[0]; assert 'tensorstore' not in sys.modules"
+    code = (
+        "import sys; from eo_jax.data import open_store; open_store(sys.argv[1])[0]; assert "
+        "'tensorstore' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code, str(folder / "bucket" / "zarr")], check=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- what may pass
+# ------------------------------------------------------------------------------------ what may pass
 
 
-READ_FILES = {"manifest.json": "zarr", "index.npz": "zarr", PIXELS: "zarr", f"x8{PIXELS}": "zarr-raw", SHARD: "array-record"}
+READ_FILES = {
+    "manifest.json": "zarr",
+    "index.npz": "zarr",
+    PIXELS: "zarr",
+    f"x8{PIXELS}": "zarr-raw",
+    SHARD: "array-record",
+}
 MAY_PASS = ("503", "429", "500", "reset", "truncated", "flipped")
 
 
-@pytest.mark.parametrize("on, fault", [pair for pair in itertools.product(READ_FILES, MAY_PASS) if pair != ("manifest.json", "flipped")])
-def test_two_failures_are_outlasted(server: ObjectServer, folder: Path, slept: list[float], on: str, fault: str):
+@pytest.mark.parametrize(
+    "on, fault",
+    [
+        pair
+        for pair in itertools.product(READ_FILES, MAY_PASS)
+        if pair != ("manifest.json", "flipped")
+    ],
+)
+def test_two_failures_are_outlasted(
+    server: ObjectServer, folder: Path, slept: list[float], on: str, fault: str
+):
     format = READ_FILES[on]
     server.fail(fault, times=2, on=on)
-    assert_same_samples(open_store(url_of(server, "http", format)), open_store(folder / "bucket" / format))
+    assert_same_samples(
+        open_store(url_of(server, "http", format)), open_store(folder / "bucket" / format)
+    )
     # A connection that was used before and is then reset, the transport opens anew by itself.
     assert slept == [0.2, 0.4] or fault == "reset"
 
@@ -189,11 +239,15 @@ def test_delays_double_up_to_the_most():
     assert Retries(attempts=9).delays() == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10]
 
 
-def test_no_answer_counts_as_a_failure(server: ObjectServer, folder: Path, monkeypatch: pytest.MonkeyPatch, slept: list[float]):
+def test_no_answer_counts_as_a_failure(
+    server: ObjectServer, folder: Path, monkeypatch: pytest.MonkeyPatch, slept: list[float]
+):
     store = open_store(url_of(server, "http", "zarr-raw"))
     monkeypatch.setattr(remote, "RETRIES", Retries(attempts=2, timeout_s=0.2, sleep=slept.append))
     server.fail("hang", on=PIXELS)
-    np.testing.assert_array_equal(store.pixels(7), open_store(folder / "bucket" / "zarr-raw").pixels(7))
+    np.testing.assert_array_equal(
+        store.pixels(7), open_store(folder / "bucket" / "zarr-raw").pixels(7)
+    )
     assert slept == [0.2]
     server.fail("hang", times=2, on=PIXELS)
     with pytest.raises(RemoteError, match=r"in 2 attempts; the last: no answer in 0\.2 seconds"):
@@ -201,7 +255,9 @@ def test_no_answer_counts_as_a_failure(server: ObjectServer, folder: Path, monke
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_always_comes_damaged_is_a_bad_record(server: ObjectServer, slept: list[float], format: str):
+def test_what_always_comes_damaged_is_a_bad_record(
+    server: ObjectServer, slept: list[float], format: str
+):
     store = open_store(url_of(server, "http", format))
     server.fail("flipped", times=99, on="/1/0/0/0" if "zarr" in format else SHARD)
     with pytest.raises(RecordError, match=r"(checksum|SHA-256).* in 5 attempts"):
@@ -212,22 +268,33 @@ def test_what_always_comes_damaged_is_a_bad_record(server: ObjectServer, slept: 
 
 def test_a_manifest_that_comes_damaged_is_refused(server: ObjectServer):
     server.fail("flipped", on="manifest.json")
-    with pytest.raises(StoreError, match=r"manifest\.json: (not a manifest|content_sha256|store_format)"):
+    with pytest.raises(
+        StoreError, match=r"manifest\.json: (not a manifest|content_sha256|store_format)"
+    ):
         open_store(url_of(server, "http", "zarr"))
 
 
 def test_nobody_listens(slept: list[float]):
-    with pytest.raises(RemoteError, match=r"http://127\.0\.0\.1:1/x/manifest.json: cannot be read in 5 attempts; the last: .*[Cc]onnect"):
+    with pytest.raises(
+        RemoteError,
+        match=r"http://127\.0\.0\.1:1/x/manifest.json: cannot be read in 5 attempts; the last: "
+        r".*[Cc]onnect",
+    ):
         open_store("http://127.0.0.1:1/x")
     assert len(slept) == 4
 
 
-# ---------------------------------------------------------------------------------------------------------------------- what does not
+# ------------------------------------------------------------------------------------ what does not
 
 
-@pytest.mark.parametrize("status, says", [("403", "check credentials"), ("401", "check credentials"), ("404", "no such file")])
+@pytest.mark.parametrize(
+    "status, says",
+    [("403", "check credentials"), ("401", "check credentials"), ("404", "no such file")],
+)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_refusals_are_final(server: ObjectServer, scheme: str, status: str, says: str, slept: list[float]):
+def test_refusals_are_final(
+    server: ObjectServer, scheme: str, status: str, says: str, slept: list[float]
+):
     store = open_store(url_of(server, scheme, "zarr-raw"))
     server.requests.clear()
     server.fail(status, on=PIXELS)
@@ -241,7 +308,10 @@ def test_a_shorter_file_than_the_manifest_says(folder: Path, tmp_path: Path, for
     store = Path(shutil.copytree(folder / "bucket" / format, tmp_path / "bucket" / "x"))
     for file in [*store.glob("pixels/*/c/1/0/0/0"), store / f"{SHARD}.array_record"]:
         os.truncate(file, file.stat().st_size // 2)
-    with ObjectServer(tmp_path) as server, pytest.raises(RecordError, match=r"bytes from byte \d+ are not there, in 5 attempts"):
+    with (
+        ObjectServer(tmp_path) as server,
+        pytest.raises(RecordError, match=r"bytes from byte \d+ are not there, in 5 attempts"),
+    ):
         open_store(f"{server.url}/bucket/x").pixels(9)
 
 
@@ -263,10 +333,16 @@ def change_manifest(store: Path, change) -> None:
         ("sha256", "../../../x", "convert the archive again"),
     ],
 )
-def test_a_hostile_manifest(folder: Path, tmp_path: Path, cache: Path, field: str, value, says: str):
+def test_a_hostile_manifest(
+    folder: Path, tmp_path: Path, cache: Path, field: str, value, says: str
+):
     store = Path(shutil.copytree(folder / "bucket" / "array-record", tmp_path / "bucket" / "x"))
     change_manifest(store, lambda manifest: manifest["shards"][1].update({field: value}))
-    with ObjectServer(tmp_path) as server, pytest.raises(StoreError, match=says), warnings.catch_warnings():
+    with (
+        ObjectServer(tmp_path) as server,
+        pytest.raises(StoreError, match=says),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         open_store(f"{server.url}/bucket/x").read(7)
     assert not list(cache.rglob("*.partial"))
@@ -289,17 +365,23 @@ def test_small_files_are_bounded(server: ObjectServer, monkeypatch: pytest.Monke
     monkeypatch.setattr(remote, "_SMALL_BYTES", 100)
     with pytest.raises(StoreError, match=r"manifest.json: more than 100 bytes"):
         open_store(url_of(server, "http", "zarr"))
-    assert "bytes=100-100" in [request.range for request in server.requests]  # a request of the test before may still arrive
+    assert "bytes=100-100" in [
+        request.range for request in server.requests
+    ]  # a request of the test before may still arrive
 
 
-def test_a_store_that_changed_since_the_run_began_is_refused(server: ObjectServer, folder: Path, tmp_path: Path):
+def test_a_store_that_changed_since_the_run_began_is_refused(
+    server: ObjectServer, folder: Path, tmp_path: Path
+):
     def fingerprint(store: Store) -> dict:
         return {"enmap": {"store": store.path.name, "content_sha256": store.content_hash}}
 
     shutil.copytree(folder / "bucket" / "zarr", folder / "bucket" / "changing")
     url = url_of(server, "s3", "changing")
     (tmp_path / "data.json").write_text(json.dumps(fingerprint(open_store(url))))
-    run.check_same_data(tmp_path, fingerprint(open_store(folder / "bucket" / "changing")))  # where it lies may change
+    run.check_same_data(
+        tmp_path, fingerprint(open_store(folder / "bucket" / "changing"))
+    )  # where it lies may change
     shutil.rmtree(folder / "bucket" / "changing")
     write_tiny_store(folder / "bucket" / "changing", size=8, seed=1)
     with pytest.raises(ValueError, match="store changing now holds"):
@@ -311,7 +393,10 @@ def test_a_store_that_changed_since_the_run_began_is_refused(server: ObjectServe
     [
         ("s3://", "names no bucket"),
         ("gs:///x", "names no bucket"),
-        ("az://bucket/x?signature=secret", "expected s3://, gs://, http://, https:// or a local folder"),
+        (
+            "az://bucket/x?signature=secret",
+            "expected s3://, gs://, http://, https:// or a local folder",
+        ),
         ("http:///x", "expected http://host/path"),
         ("https://me:secret@host/x", "without user name"),
     ],
@@ -326,20 +411,36 @@ def test_urls_that_cannot_be_stores(url: str, says: str):
 def test_data_prep_says_that_it_reads_local_stores(command: str, capfd: pytest.CaptureFixture):
     assert data_prep([command, "s3://bucket/zarr"]) == 1
     said = capfd.readouterr()
-    assert "s3:/bucket/zarr: this needs a store in a local folder; copy it first" in said.out + said.err
+    assert (
+        "s3:/bucket/zarr: this needs a store in a local folder; copy it first"
+        in said.out + said.err
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------- URLs
+# --------------------------------------------------------------------------------------------- URLs
 
 
 def test_what_tensorstore_is_asked_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    gcs = {"driver": "gcs", "bucket": "b", "path": "deep/er/", "context": {"gcs_request_retries": {"max_retries": 0}}}
+    gcs = {
+        "driver": "gcs",
+        "bucket": "b",
+        "path": "deep/er/",
+        "context": {"gcs_request_retries": {"max_retries": 0}},
+    }
     assert remote.spec("gs://b/deep/er") == remote.spec("gs://b/deep/er/") == gcs
-    s3 = {"driver": "s3", "bucket": "b", "path": "", "context": {"s3_request_retries": {"max_retries": 0}}}
+    s3 = {
+        "driver": "s3",
+        "bucket": "b",
+        "path": "",
+        "context": {"s3_request_retries": {"max_retries": 0}},
+    }
     assert remote.spec("s3://b") == remote.spec("s3://b/") == s3
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
-    assert remote.spec("s3://b") == s3 | {"endpoint": "http://minio:9000", "aws_region": "us-east-1"}
+    assert remote.spec("s3://b") == s3 | {
+        "endpoint": "http://minio:9000",
+        "aws_region": "us-east-1",
+    }
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
     assert remote.spec("s3://b")["aws_region"] == "eu-central-1"
     assert remote.spec("https://h:8/a/b?sig=x")["base_url"] == "https://h:8/a/b/?sig=x"
@@ -357,4 +458,7 @@ def test_names_of_urls():
     file = RemotePath("https://host/store/?signature=secret") / "shards/00000.array_record"
     assert str(file) == "https://host/store/shards/00000.array_record"
     assert str(RemotePath("s3://bucket/store/")) == "s3://bucket/store"
-    assert (RemotePath("s3://bucket/store/").name, RemotePath("gs://bucket").name) == ("store", "bucket")
+    assert (RemotePath("s3://bucket/store/").name, RemotePath("gs://bucket").name) == (
+        "store",
+        "bucket",
+    )

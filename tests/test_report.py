@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.report`: the page of a real run has its numbers and pictures and needs nothing else."""
+"""Tests of `eo_jax.report`: the page of a real run has its numbers and pictures and needs nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         values = dict(attributes)
-        self.loads += [values[name] for name in ("src", "srcset", "data", "poster", "xlink:href") if values.get(name)]
+        self.loads += [
+            values[name]
+            for name in ("src", "srcset", "data", "poster", "xlink:href")
+            if values.get(name)
+        ]
         self.links += [values["href"]] if values.get("href") else []
 
 
@@ -45,13 +51,21 @@ def test_the_page_has_the_numbers_of_the_run(page):
     lines = metrics.read_metrics(workdir)
     scores = next(line for line in lines if "eval/reconstruction/rmse" in line)
     assert f"{lines[0]['loss']:.4f} to {lines[-2]['loss']:.4f}" in text
-    assert f"{scores['eval/reconstruction/rmse']:.4f}" in text and f"{scores['eval/reconstruction/nearest_token_rmse']:.4f}" in text
-    assert "step 30" in text and json.loads((workdir / "data.json").read_text())["enmap"]["content_sha256"] in text
+    assert (
+        f"{scores['eval/reconstruction/rmse']:.4f}" in text
+        and f"{scores['eval/reconstruction/nearest_token_rmse']:.4f}" in text
+    )
+    assert (
+        "step 30" in text
+        and json.loads((workdir / "data.json").read_text())["enmap"]["content_sha256"] in text
+    )
 
 
 def test_the_page_has_pictures_of_held_out_samples(page):
     text = page[1]
-    pictures = [source for source in Page(text).loads if source.startswith("data:image/png;base64,")]
+    pictures = [
+        source for source in Page(text).loads if source.startswith("data:image/png;base64,")
+    ]
     assert len(pictures) >= 4 * 3  # four samples: original, what the encoder saw, reconstruction
     assert {f"000000{place}/" in text for place in (2, 5)} == {True}
     assert not re.search(r"000000[0134]/0000", text), "pictures come from the validation split"
@@ -59,7 +73,9 @@ def test_the_page_has_pictures_of_held_out_samples(page):
 
 def test_the_page_needs_nothing_else(page):
     found = Page(page[1])
-    assert all(source.startswith(("data:", "#")) for source in found.loads)  # "#": glyphs inside the same drawing
+    assert all(
+        source.startswith(("data:", "#")) for source in found.loads
+    )  # "#": glyphs inside the same drawing
     assert found.links == ["encoder.safetensors"]
     assert not {"script", "link", "iframe", "object", "base"} & set(found.tags)
     assert not re.search(r"url\((?!['\"]?(data:|#))|@import", page[1])
@@ -73,9 +89,15 @@ def test_the_same_run_gives_the_same_page(page, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--split=tset"], "split 'tset' is empty; the store has train, val"), ([], "no checkpoint there")]
+    ("arguments", "message"),
+    [
+        (["--split=tset"], "split 'tset' is empty; the store has train, val"),
+        ([], "no checkpoint there"),
+    ],
 )
-def test_what_is_missing_is_said_in_one_line(page, tmp_path, monkeypatch, capsys, arguments, message):
+def test_what_is_missing_is_said_in_one_line(
+    page, tmp_path, monkeypatch, capsys, arguments, message
+):
     workdir = page[0] if arguments else tmp_path
     monkeypatch.setattr(sys, "argv", ["report", f"--workdir={workdir}", *arguments])
     with pytest.raises(SystemExit) as stopped:
@@ -88,7 +110,13 @@ def test_what_is_missing_is_said_in_one_line(page, tmp_path, monkeypatch, capsys
 
 
 def test_the_headline_takes_the_last_of_each_score():
-    scores = {"rmse": 0.5, "mean_visible_rmse": 1.0, "nearest_token_rmse": 0.8, "ratio_to_mean_visible": 0.5, "ratio_to_nearest_token": 0.625}
+    scores = {
+        "rmse": 0.5,
+        "mean_visible_rmse": 1.0,
+        "nearest_token_rmse": 0.8,
+        "ratio_to_mean_visible": 0.5,
+        "ratio_to_nearest_token": 0.625,
+    }
     named = {f"eval/reconstruction/{name}": value for name, value in scores.items()}
     probe = {"accuracy": 0.9, "untrained_accuracy": 0.7, "gain": 0.2}
     lines = [
@@ -109,15 +137,28 @@ def test_the_headline_takes_the_last_of_each_score():
 
 
 def test_a_collapsed_run_has_a_card_that_says_since_when():
-    lines = [{"step": step, "loss": 1.0, **({"collapsed": "feature_std"} if step in (20, 30) else {})} for step in (10, 20, 30)]
-    assert [card[:2] for card in report.headline(lines)] == [("Loss", "1.0000 to 1.0000"), ("Collapsed", "step 20 to 30")]
+    lines = [
+        {"step": step, "loss": 1.0, **({"collapsed": "feature_std"} if step in (20, 30) else {})}
+        for step in (10, 20, 30)
+    ]
+    assert [card[:2] for card in report.headline(lines)] == [
+        ("Loss", "1.0000 to 1.0000"),
+        ("Collapsed", "step 20 to 30"),
+    ]
     assert "(feature_std)" in report.headline(lines)[1][2]
 
 
 def test_each_source_that_is_probed_has_a_card():
     probe = {"accuracy": 0.9, "untrained_accuracy": 0.7, "gain": 0.2, "test_classes": 3}
-    line = {f"eval/linear_probe/{source}/{name}": value for source in ("s1", "l1c") for name, value in probe.items()}
-    assert [card[:2] for card in report.headline([{"step": 1, **line}])] == [("Linear probe of l1c", "90.0%"), ("Linear probe of s1", "90.0%")]
+    line = {
+        f"eval/linear_probe/{source}/{name}": value
+        for source in ("s1", "l1c")
+        for name, value in probe.items()
+    }
+    assert [card[:2] for card in report.headline([{"step": 1, **line}])] == [
+        ("Linear probe of l1c", "90.0%"),
+        ("Linear probe of s1", "90.0%"),
+    ]
 
 
 def test_a_run_that_logged_nothing_has_no_headline():
@@ -132,13 +173,22 @@ def test_a_probe_that_could_not_be_scored_says_so():
 
 def test_scores_of_a_run_that_diverged_are_left_out():
     """NaN is null in metrics.jsonl."""
-    names = ("rmse", "mean_visible_rmse", "nearest_token_rmse", "ratio_to_mean_visible", "ratio_to_nearest_token")
+    names = (
+        "rmse",
+        "mean_visible_rmse",
+        "nearest_token_rmse",
+        "ratio_to_mean_visible",
+        "ratio_to_nearest_token",
+    )
     line = {"step": 1, "loss": 1.0, **{f"eval/reconstruction/{name}": None for name in names}}
     assert [label for label, _, _ in report.headline([line])] == ["Loss"]
 
 
 def test_where_the_time_went_is_a_card_of_its_own(page):
-    lines = [{"step": 1, "time/compile": 1.0, "time/wall_s": 1.0}, {"step": 2, "time/step": 1.0, "time/wall_s": 3.0}]
+    lines = [
+        {"step": 1, "time/compile": 1.0, "time/wall_s": 1.0},
+        {"step": 2, "time/step": 1.0, "time/wall_s": 3.0},
+    ]
     assert report.time_spent(lines) == [("Time in training steps", "75%", "step 75%, compile 25%")]
     assert report.time_spent([{"step": 1, "loss": 1.0}]) == []
     assert report.time_spent(metrics.read_metrics(page[0]))[0][2] in page[1]

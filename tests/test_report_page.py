@@ -1,4 +1,6 @@
-"""The report page and its pictures: self-contained, safe, true to the arrays, and standing up to runs that went wrong."""
+"""The report page and its pictures: self-contained, safe, true to the arrays, and standing up to
+runs that went wrong.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.tags.append(tag)
-        self.links += [value for name, value in attrs.items() if name in ("src", "href", "xlink:href")]
+        self.links += [
+            value for name, value in attrs.items() if name in ("src", "href", "xlink:href")
+        ]
         if tag not in VOID:
             self.open.append(tag)
         if tag == "img":
@@ -58,13 +62,26 @@ def make_patch(title="tile", size=32, token=8, seed=0) -> PatchView:
     rng = np.random.default_rng(seed)
     original = rng.uniform(0.02, 0.5, (size, size, len(ENMAP.bands))).astype(np.float32)
     grid = size // token
-    masked = np.kron(rng.permutation(grid * grid).reshape(grid, grid) % 4 > 0, np.ones((token, token), bool))
+    masked = np.kron(
+        rng.permutation(grid * grid).reshape(grid, grid) % 4 > 0, np.ones((token, token), bool)
+    )
     tokens = rng.normal(size=(grid, grid, 16)).astype(np.float32)
-    return PatchView(title, original, np.full_like(original, 0.26), masked, np.ones((size, size), bool), tokens)
+    return PatchView(
+        title, original, np.full_like(original, 0.26), masked, np.ones((size, size), bool), tokens
+    )
 
 
 def make_report(**changes) -> Report:
-    metrics = [{"step": step, "loss": 2.0 - step / 100, "lr": 1e-4, "samples_per_s": 400.0, "grad_norm": 1.0} for step in range(0, 100, 10)]
+    metrics = [
+        {
+            "step": step,
+            "loss": 2.0 - step / 100,
+            "lr": 1e-4,
+            "samples_per_s": 400.0,
+            "grad_norm": 1.0,
+        }
+        for step in range(0, 100, 10)
+    ]
     metrics[-1] |= {"eval/knn/accuracy": 0.625, "eval/collapse/rankme": 12.5}
     report = Report(
         title="EnMAP MAE",
@@ -85,7 +102,9 @@ def make_report(**changes) -> Report:
 def test_page_is_whole_loads_nothing_and_is_the_same_every_time():
     text = render(make_report(patches=[make_patch("a", 32), make_patch("b", 128, 16)]))
     page = Page(text)
-    assert [link for link in page.links if not link.startswith(("data:image/png;base64,", "#"))] == ["encoder.safetensors"]
+    assert [
+        link for link in page.links if not link.startswith(("data:image/png;base64,", "#"))
+    ] == ["encoder.safetensors"]
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert "url(http" not in text and "@import" not in text
     assert all(page.images), "a picture without an alt text"
@@ -94,24 +113,68 @@ def test_page_is_whole_loads_nothing_and_is_the_same_every_time():
 
 def test_sections_come_in_reading_order():
     text = Page(render(make_report())).text
-    words = ["Method mae", "mean of the", "Training", "rankme", "True colour", "mask_ratio", "Versions", "Data fingerprint"]
+    words = [
+        "Method mae",
+        "mean of the",
+        "Training",
+        "rankme",
+        "True colour",
+        "mask_ratio",
+        "Versions",
+        "Data fingerprint",
+    ]
     places = [text.index(word) for word in words]
     assert places == sorted(places)
 
 
 def test_metrics_of_several_sources_have_a_curve_each():
-    lines = [{"step": step, "loss": 1.0, "rankme/s1": 5.0, "rankme/s2": 7.0, "feature_std": 0.5, "losses": 3.0} for step in range(5)]
+    lines = [
+        {
+            "step": step,
+            "loss": 1.0,
+            "rankme/s1": 5.0,
+            "rankme/s2": 7.0,
+            "feature_std": 0.5,
+            "losses": 3.0,
+        }
+        for step in range(5)
+    ]
     text = render(make_report(metrics=lines))
-    assert all(text.count(title) for title in ("RankMe of features: s1", "RankMe of features: s2", "Spread of features; 0 is collapse"))
-    assert text.count("<figure") - render(make_report(metrics=[{"step": step, "loss": 1.0} for step in range(5)])).count("<figure") == 3
+    assert all(
+        text.count(title)
+        for title in (
+            "RankMe of features: s1",
+            "RankMe of features: s2",
+            "Spread of features; 0 is collapse",
+        )
+    )
+    assert (
+        text.count("<figure")
+        - render(make_report(metrics=[{"step": step, "loss": 1.0} for step in range(5)])).count(
+            "<figure"
+        )
+        == 3
+    )
 
 
 def test_no_string_of_a_run_becomes_markup():
     evil = '"><script>alert(1)</script>'
     metrics = [{"step": 0, "loss": 1.0, f"eval/{evil}/{evil}": 0.5}]
     names = {evil: evil, "nested": {evil: evil}}
-    report = make_report(title=evil, headline=[(evil, evil, evil)], metrics=metrics, patches=[make_patch(evil)])
-    page = Page(render(dataclasses.replace(report, config=names, versions=names, fingerprint=names, links={evil: "javascript:alert(1)"})))
+    report = make_report(
+        title=evil, headline=[(evil, evil, evil)], metrics=metrics, patches=[make_patch(evil)]
+    )
+    page = Page(
+        render(
+            dataclasses.replace(
+                report,
+                config=names,
+                versions=names,
+                fingerprint=names,
+                links={evil: "javascript:alert(1)"},
+            )
+        )
+    )
     assert "script" not in page.tags
     assert not any(link.startswith("javascript:") for link in page.links)
     assert page.text.count(evil) >= 12  # shown, as text
@@ -123,9 +186,15 @@ def test_no_string_of_a_run_becomes_markup():
         ({"patches": []}, "No patches were drawn"),
         ({"metrics": []}, "No training metrics were logged"),
         ({"metrics": [{"step": 0, "loss": 1.0}]}, "No evaluator ran"),
-        ({"metrics": [{"step": 5, "loss": float("nan"), "eval/knn/accuracy": float("nan")}]}, "5 NaN"),
+        (
+            {"metrics": [{"step": 5, "loss": float("nan"), "eval/knn/accuracy": float("nan")}]},
+            "5 NaN",
+        ),
         ({"metrics": [{"step": 0, "loss": 1.0, "mfu": None}]}, "steps 0 to 0"),
-        ({"links": {}, "headline": [], "config": {}, "versions": {}, "fingerprint": {}}, "Nothing recorded"),
+        (
+            {"links": {}, "headline": [], "config": {}, "versions": {}, "fingerprint": {}},
+            "Nothing recorded",
+        ),
     ],
 )
 def test_page_of_a_run_with_little_to_show(changes, expected):
@@ -135,7 +204,12 @@ def test_page_of_a_run_with_little_to_show(changes, expected):
 def test_diverged_or_empty_patches_are_drawn():
     whole = make_patch()
     patches = [
-        dataclasses.replace(whole, title="diverged", reconstruction=whole.original * np.nan, tokens=whole.tokens * np.nan),
+        dataclasses.replace(
+            whole,
+            title="diverged",
+            reconstruction=whole.original * np.nan,
+            tokens=whole.tokens * np.nan,
+        ),
         dataclasses.replace(whole, title="no data", valid=np.zeros((32, 32), bool), tokens=None),
         dataclasses.replace(whole, title="all visible", masked=np.zeros((32, 32), bool)),
     ]
@@ -146,9 +220,18 @@ def test_diverged_or_empty_patches_are_drawn():
 
 def test_reconstruction_picture_holds_the_prediction_only_where_the_encoder_saw_nothing():
     patch = make_patch()
-    images = {alt: image[::8, ::8] for alt, image in Page(render(make_report(patches=[patch]))).images.items()}
-    original, shown = images["Original of tile in true colour"], images["Encoder input of tile in true colour"]
-    mixed, alone = images["Reconstruction of tile in true colour"], images["Prediction alone of tile in true colour"]
+    images = {
+        alt: image[::8, ::8]
+        for alt, image in Page(render(make_report(patches=[patch]))).images.items()
+    }
+    original, shown = (
+        images["Original of tile in true colour"],
+        images["Encoder input of tile in true colour"],
+    )
+    mixed, alone = (
+        images["Reconstruction of tile in true colour"],
+        images["Prediction alone of tile in true colour"],
+    )
     assert (mixed[patch.masked] == alone[patch.masked]).all()
     assert (mixed[~patch.masked] == original[~patch.masked]).all()
     assert (shown[patch.masked] == pictures.HIDDEN).all()
@@ -161,27 +244,39 @@ def test_rmse_and_error_scale_ignore_visible_and_invalid_pixels():
     patch = make_patch()
     valid = patch.valid.copy()
     valid[:, :16] = False
-    wrong = patch.original + np.where((patch.masked & valid)[..., None], np.float32(0.25), np.float32(100))
-    text = Page(render(make_report(patches=[dataclasses.replace(patch, reconstruction=wrong, valid=valid)]))).text
+    wrong = patch.original + np.where(
+        (patch.masked & valid)[..., None], np.float32(0.25), np.float32(100)
+    )
+    text = Page(
+        render(make_report(patches=[dataclasses.replace(patch, reconstruction=wrong, valid=valid)]))
+    ).text
     assert "RMSE 0.25 in masked pixels" in text
     assert "one scale for all patches: 0 0.25." in text
 
 
 def test_a_resumed_run_shows_the_last_value_of_a_step():
-    metrics = [{"step": 10, "loss": 1.0, "eval/knn/accuracy": 0.111}, {"step": 10, "loss": 1.0, "eval/knn/accuracy": 0.222}]
+    metrics = [
+        {"step": 10, "loss": 1.0, "eval/knn/accuracy": 0.111},
+        {"step": 10, "loss": 1.0, "eval/knn/accuracy": 0.222},
+    ]
     text = Page(render(make_report(metrics=metrics, patches=[]))).text
     assert "0.222" in text and "0.111" not in text
 
 
 def test_skipped_updates_are_counted():
     metrics = [{"step": step, "loss": 1.0, "skipped": int(step in (3, 7))} for step in range(9)]
-    assert "loss or gradient was not finite: 2." in Page(render(make_report(metrics=metrics, patches=[]))).text
+    assert (
+        "loss or gradient was not finite: 2."
+        in Page(render(make_report(metrics=metrics, patches=[]))).text
+    )
     quiet = [{**line, "skipped": 0} for line in metrics]
     assert "not finite" not in Page(render(make_report(metrics=quiet, patches=[]))).text
 
 
 def test_size_stays_within_an_attachment():
-    patches = [make_patch(str(seed), 128, 16, seed) for seed in range(4)]  # noise, the worst case for PNG
+    patches = [
+        make_patch(str(seed), 128, 16, seed) for seed in range(4)
+    ]  # noise, the worst case for PNG
     assert len(render(make_report(patches=patches)).encode()) < 5e6
 
 
@@ -230,7 +325,9 @@ def test_token_colours_mean_the_same_in_every_patch():
     assert (first.shape, second.shape) == ((4, 4, 3), (2, 6, 3))
     assert second[1, 2].tolist() == first[3, 0].tolist()
     swapped = pictures.pca_rgb([b, a])
-    assert np.abs(swapped[1].astype(int) - first).max() <= 1  # no sign flips with the order of the rows
+    assert (
+        np.abs(swapped[1].astype(int) - first).max() <= 1
+    )  # no sign flips with the order of the rows
 
 
 def test_first_component_is_red_and_points_to_its_largest_loading():
@@ -241,7 +338,9 @@ def test_first_component_is_red_and_points_to_its_largest_loading():
 
 
 def test_collapsed_or_broken_tokens_are_grey():
-    collapsed = np.full((4, 4, 8), 0.7) + np.random.default_rng(0).normal(scale=1e-8, size=(4, 4, 8))
+    collapsed = np.full((4, 4, 8), 0.7) + np.random.default_rng(0).normal(
+        scale=1e-8, size=(4, 4, 8)
+    )
     assert len(np.unique(pictures.pca_rgb([collapsed])[0])) == 1
     broken = np.random.default_rng(0).normal(size=(4, 4, 8))
     broken[2, 2, 3] = np.nan

@@ -1,4 +1,6 @@
-"""Tests of ResNet and SpecResNet against PyTorch: features, running statistics, sizes, multiply-adds; and of no-data and recomputation."""
+"""Tests of ResNet and SpecResNet against PyTorch: features, running statistics, sizes,
+multiply-adds; and of no-data and recomputation.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def encoder_of(trunk: resnet.Config, sensor=S2) -> Encoder:
 
 
 def drawn(network: Network, seed: int) -> tuple[dict, dict]:
-    """(weights, running statistics), none at its initial value, and so that 50 layers keep their scale."""
+    """(weights, running statistics), none at its initial value, and so that 50 layers keep their
+    scale.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -68,7 +72,11 @@ def forward(encoder: Encoder, params, statistics, view, valid, mode: Mode):
 
 
 def twin_of(trunk: resnet.Config, sensor=S2):
-    return torch_twin.SpecResNet() if trunk.first == "strided" else torch_twin.ResNet(trunk.depth, len(sensor.bands))
+    return (
+        torch_twin.SpecResNet()
+        if trunk.first == "strided"
+        else torch_twin.ResNet(trunk.depth, len(sensor.bands))
+    )
 
 
 CASES = {
@@ -88,29 +96,46 @@ def test_running_statistics_give_torchs_features(trunk, shape):
     found, after = forward(encoder, params, statistics, view, everywhere(view), EVALUATE)
     expected = torch_twin.features(twin, view)
     assert relative_error(found, expected) < 1e-4
-    assert np.abs(expected[0] - expected[1]).max() > 0.01 * np.abs(expected).max()  # the pixels matter
+    assert (
+        np.abs(expected[0] - expected[1]).max() > 0.01 * np.abs(expected).max()
+    )  # the pixels matter
     jax.tree.map(np.testing.assert_array_equal, after, statistics)
 
 
-@pytest.mark.parametrize("trunk", [resnet.Config(depth=18), STRIDED], ids=["resnet18", "spec_resnet50"])
+@pytest.mark.parametrize(
+    "trunk", [resnet.Config(depth=18), STRIDED], ids=["resnet18", "spec_resnet50"]
+)
 def test_running_statistics_move_as_torchs_by_a_batch(trunk):
-    """Those of the last blocks have all before them in them, and are means: rounding in features grows over 50 fresh layers, in PyTorch too."""
+    """Those of the last blocks have all before them in them, and are means: rounding in features
+    grows over 50 fresh layers, in PyTorch too.
+    """
     encoder, params, statistics = weighted(trunk, ENMAP if trunk == STRIDED else S2)
     view = images(4, 64, 64, 13) if trunk != STRIDED else images(4, 32, 32, 202)
     twin = torch_twin.load(twin_of(trunk), to_torch(encoder, params, statistics, 64)).train()
     _, after = forward(encoder, params, statistics, view, everywhere(view), TRAIN)
     torch_twin.features(twin, view)
     exported = to_torch(encoder, params, after, 64)
-    moved = {name: tensor.numpy() for name, tensor in twin.state_dict().items() if "running" in name}
-    assert len(moved) == 2 * len([name for name in exported if name.endswith("num_batches_tracked")])
+    moved = {
+        name: tensor.numpy() for name, tensor in twin.state_dict().items() if "running" in name
+    }
+    assert len(moved) == 2 * len(
+        [name for name in exported if name.endswith("num_batches_tracked")]
+    )
     for name, expected in moved.items():
         assert relative_error(exported[name], expected) < 1e-4, name
 
 
-@pytest.mark.parametrize(("trunk", "tensors"), [(resnet.Config(depth=18), 120), (PLAIN, 318), (STRIDED, 333)], ids=["18", "50", "spec50"])
+@pytest.mark.parametrize(
+    ("trunk", "tensors"),
+    [(resnet.Config(depth=18), 120), (PLAIN, 318), (STRIDED, 333)],
+    ids=["18", "50", "spec50"],
+)
 def test_the_state_dict_is_the_published_one(trunk, tensors):
     exported = to_torch(*weighted(trunk, ENMAP if trunk == STRIDED else S2), 64)
-    expected = {name: (tuple(tensor.shape), tensor.numpy().dtype) for name, tensor in twin_of(trunk).state_dict().items()}
+    expected = {
+        name: (tuple(tensor.shape), tensor.numpy().dtype)
+        for name, tensor in twin_of(trunk).state_dict().items()
+    }
     assert {name: (array.shape, array.dtype) for name, array in exported.items()} == expected
     assert len(exported) == tensors
 
@@ -121,7 +146,9 @@ PARAMETERS = {18: 11_176_512, 34: 21_284_672, 50: 23_508_032, 101: 42_500_160}
 
 @pytest.mark.parametrize("depth", PARAMETERS)
 def test_a_resnet_has_the_published_number_of_parameters(depth):
-    params, _ = jax.eval_shape(encoder_of(resnet.Config(depth=depth), RGB).network.init, jax.random.key(0))
+    params, _ = jax.eval_shape(
+        encoder_of(resnet.Config(depth=depth), RGB).network.init, jax.random.key(0)
+    )
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[depth]
 
 
@@ -137,29 +164,41 @@ def test_multiply_adds_of_resnet50_are_the_published_number():
     assert round(with_classifier / 1e9, 2) == 4.09
 
 
-@pytest.mark.parametrize(("trunk", "size"), [(resnet.Config(depth=18), 224), (PLAIN, 120), (STRIDED, 128), (STRIDED, 72)])
+@pytest.mark.parametrize(
+    ("trunk", "size"), [(resnet.Config(depth=18), 224), (PLAIN, 120), (STRIDED, 128), (STRIDED, 72)]
+)
 def test_multiply_adds_are_what_pytorch_counts(trunk, size):
     sensor = ENMAP if trunk == STRIDED else S2
     with torch.device("meta"):
         twin = twin_of(trunk, sensor).eval()
-    assert encoder_of(trunk, sensor).multiply_adds(size) == torch_twin.multiply_adds(twin, len(sensor.bands), size, size)
+    assert encoder_of(trunk, sensor).multiply_adds(size) == torch_twin.multiply_adds(
+        twin, len(sensor.bands), size, size
+    )
 
 
 # --- no data
 
 
-@pytest.mark.parametrize(("stride", "height", "width"), [(1, 3, 4), (2, 6, 4), (2, 5, 7), (4, 9, 3)])
+@pytest.mark.parametrize(
+    ("stride", "height", "width"), [(1, 3, 4), (2, 6, 4), (2, 5, 7), (4, 9, 3)]
+)
 def test_a_cell_has_data_where_any_of_its_pixels_has(stride, height, width):
     counted = np.random.default_rng(0).random((2, height, width)) < 0.2
     found = np.asarray(counted_cells(jnp.asarray(counted), stride))
     rows, columns = -(-height // stride), -(-width // stride)
     assert found.shape == (2, rows, columns)
     for b, i, j in np.ndindex(found.shape):
-        assert found[b, i, j] == counted[b, i * stride : (i + 1) * stride, j * stride : (j + 1) * stride].any()
+        assert (
+            found[b, i, j]
+            == counted[b, i * stride : (i + 1) * stride, j * stride : (j + 1) * stride].any()
+        )
 
 
 TINY = [
-    [BlockShape(13, (Convolution(1, 1, 4), Convolution(3, 1, 4), Convolution(1, 1, 8))), BlockShape(8, (Convolution(3, 1, 8), Convolution(3, 1, 8)))],
+    [
+        BlockShape(13, (Convolution(1, 1, 4), Convolution(3, 1, 4), Convolution(1, 1, 8))),
+        BlockShape(8, (Convolution(3, 1, 8), Convolution(3, 1, 8))),
+    ],
     [BlockShape(8, (Convolution(3, 2, 12), Convolution(3, 1, 12)))],
 ]
 
@@ -170,7 +209,11 @@ def tiny(remat: str = "none", dtype: str = "float32") -> Network:
 
 def run(network: Network, view: np.ndarray, counted: np.ndarray, mode: Mode):
     """(output, running statistics after it)"""
-    apply = jax.jit(lambda params, statistics, x, marks: network.apply(params, statistics, lambda module: module(x, marks, mode)))
+    apply = jax.jit(
+        lambda params, statistics, x, marks: network.apply(
+            params, statistics, lambda module: module(x, marks, mode)
+        )
+    )
     return apply(*drawn(network, 0), view, counted)
 
 
@@ -209,7 +252,12 @@ def test_stages_that_are_left_out_leave_features_larger_and_narrower(trunk, widt
     encoder = encoder_of(trunk, ENMAP if trunk.first == "strided" else S2)
     shapes = jax.eval_shape(encoder.network.init, jax.random.key(0))
     view = jax.ShapeDtypeStruct((2, 36, 36, len(encoder.sensor.bands)), jnp.float32)
-    found, _ = jax.eval_shape(lambda *given: encoder.forward(*given, EVALUATE), *shapes, view, jax.ShapeDtypeStruct(view.shape, bool))
+    found, _ = jax.eval_shape(
+        lambda *given: encoder.forward(*given, EVALUATE),
+        *shapes,
+        view,
+        jax.ShapeDtypeStruct(view.shape, bool),
+    )
     assert found["dense"].shape == (2, side, side, width) and encoder.width == width
     assert side == -(-36 // encoder.patch)
     assert sum("conv1" in path for path, _ in rules.paths(shapes[0]["trunk"])) == sum(trunk.blocks)
@@ -227,18 +275,25 @@ def test_a_resnet_of_other_blocks_has_no_layout_of_pytorch():
 
 
 def test_recomputation_changes_neither_features_nor_gradients_nor_statistics():
-    view, counted = jnp.asarray(images(3, 8, 8, 13)), jnp.asarray(np.random.default_rng(1).random((3, 8, 8)) < 0.8)
+    view, counted = (
+        jnp.asarray(images(3, 8, 8, 13)),
+        jnp.asarray(np.random.default_rng(1).random((3, 8, 8)) < 0.8),
+    )
     params, statistics = jax.tree.map(jnp.asarray, drawn(tiny(), 0))
 
     def trace(network: Network):
         def loss(params):
-            found, moved = network.apply(params, statistics, lambda module: module(view, counted, TRAIN))
+            found, moved = network.apply(
+                params, statistics, lambda module: module(view, counted, TRAIN)
+            )
             return jnp.square(found).mean(), (found, moved)
 
         return jax.jit(jax.grad(loss, has_aux=True)).trace(params)
 
     plain, recomputed = trace(tiny("none")), trace(tiny("block"))
-    assert "remat" not in str(plain.jaxpr) and str(recomputed.jaxpr).count("remat") >= 3  # one a block
+    assert (
+        "remat" not in str(plain.jaxpr) and str(recomputed.jaxpr).count("remat") >= 3
+    )  # one a block
     expected, found = (traced.lower().compile()(params) for traced in (plain, recomputed))
     assert max(jax.tree.leaves(jax.tree.map(relative_error, found, expected))) < 1e-5
 
@@ -259,7 +314,9 @@ def test_fresh_convolutions_are_kaiming_normal_by_fan_out():
     kernel = np.asarray(params["conv2"]["kernel"])
     assert abs(kernel.std() / np.sqrt(2 / (9 * 128)) - 1) < 0.02
     assert abs(kernel.mean()) < 0.001
-    assert (np.asarray(params["norm2"]["scale"]) == 1).all() and (np.asarray(statistics["norm2"]["var"]) == 1).all()
+    assert (np.asarray(params["norm2"]["scale"]) == 1).all() and (
+        np.asarray(statistics["norm2"]["var"]) == 1
+    ).all()
 
 
 @pytest.mark.parametrize(
@@ -280,6 +337,8 @@ def test_a_wrong_option_is_refused_by_name(fields, named):
 
 
 def test_a_sensor_with_too_few_bands_for_the_adapter_is_refused():
-    sensor = dataclasses.replace(ENMAP, id="narrow", title="A narrow sensor", bands=ENMAP.bands[:74])
+    sensor = dataclasses.replace(
+        ENMAP, id="narrow", title="A narrow sensor", bands=ENMAP.bands[:74]
+    )
     with pytest.raises(ValueError, match=r"(?s)(?=.*\b74\b)(?=.*\b75\b)(?=.*narrow)"):
         make_encoder(spectral_image.Config(), STRIDED, sensor, jnp.dtype("float32"))

@@ -19,12 +19,20 @@ def test_paths_are_in_tree_order_with_their_leaves():
 
 
 def test_first_match_wins():
-    matched = rules.match([("bias|token", "none"), ("^encoder", "slow"), (".*", "fast")], TREE, "lr")
-    assert matched == {"encoder": {"cls_token": "none", "blocks": [{"bias": "none", "kernel": "slow"}]}, "head": {"kernel": "fast"}}
+    matched = rules.match(
+        [("bias|token", "none"), ("^encoder", "slow"), (".*", "fast")], TREE, "lr"
+    )
+    assert matched == {
+        "encoder": {"cls_token": "none", "blocks": [{"bias": "none", "kernel": "slow"}]},
+        "head": {"kernel": "fast"},
+    }
 
 
 def test_a_pattern_may_match_anywhere_in_the_path_and_anchors_hold():
-    assert rules.match([("^kernel", 1), (".*", 2)], {"kernel": 0, "head": {"kernel": 0}}, "t") == {"kernel": 1, "head": {"kernel": 2}}
+    assert rules.match([("^kernel", 1), (".*", 2)], {"kernel": 0, "head": {"kernel": 0}}, "t") == {
+        "kernel": 1,
+        "head": {"kernel": 2},
+    }
 
 
 def test_values_need_not_be_leaves():
@@ -50,7 +58,7 @@ def test_an_unmatched_leaf_is_an_error():
         rules.match([("encoder", 0)], TREE, "sharding")
 
 
-def test_leaves_that_no_rule_matches_may_have_a_value_of_their_own_but_an_unused_rule_is_still_an_error():
+def test_unmatched_leaves_may_have_a_default_but_an_unused_rule_is_still_an_error():
     assert rules.match_some([("head", 1)], TREE, "t", None) == {
         "encoder": {"cls_token": None, "blocks": [{"bias": None, "kernel": None}]},
         "head": {"kernel": 1},
@@ -67,7 +75,12 @@ def test_a_broken_pattern_is_named():
 
 @pytest.mark.parametrize(
     ("path", "stacked"),
-    [("trunk/blocks/layers/mlp/kernel", True), ("layers/kernel", True), ("trunk/sublayers/kernel", False), ("trunk/layers", False)],
+    [
+        ("trunk/blocks/layers/mlp/kernel", True),
+        ("layers/kernel", True),
+        ("trunk/sublayers/kernel", False),
+        ("trunk/layers", False),
+    ],
 )
 def test_weights_below_layers_are_stacked(path: str, stacked: bool):
     assert rules.is_stacked(path) == stacked

@@ -1,4 +1,6 @@
-"""EnMAP against published facts, the checks that refuse files in another order or unit, and tables that users write."""
+"""EnMAP against published facts, the checks that refuse files in another order or unit, and tables
+that users write.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ import rasterio
 
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT, SENSORS, Sensor, check_wavelengths, get_sensor
 
-# Index in the SpectralEarth cube, product band, centre in nm and FWHM in nm, as recipes publish them.
+# Index in the SpectralEarth cube, product band, centre in nm and FWHM in nm, as recipes publish
+# them.
 PUBLISHED = (
     (0, 1, 418.4, 7.00),
     (1, 2, 424.0, 6.67),
@@ -59,10 +62,14 @@ def test_the_published_mean_is_smooth_over_each_camera_in_this_order_only():
     def curvature(numbers: np.ndarray) -> float:
         spectrum = dict(zip(numbers.tolist(), ENMAP.mean, strict=True))
         cameras = (range(76, 92), range(92, 105))
-        return sum(np.abs(np.diff([spectrum[number] for number in camera], 2)).sum() for camera in cameras)
+        return sum(
+            np.abs(np.diff([spectrum[number] for number in camera], 2)).sum() for camera in cameras
+        )
 
     ours = np.array(ENMAP.band_numbers)
-    assert curvature(np.sort(ours)) > 1.9 * curvature(ours)  # 5492 if the cube were in product order, 2720 as it is
+    assert curvature(np.sort(ours)) > 1.9 * curvature(
+        ours
+    )  # 5492 if the cube were in product order, 2720 as it is
 
 
 @pytest.mark.parametrize(("index", "number", "centre", "fwhm"), PUBLISHED)
@@ -74,7 +81,9 @@ def test_published_row(index: int, number: int, centre: float, fwhm: float):
 
 
 @pytest.mark.parametrize(("number", "fwhm"), [(81, 10.25), (93, 9.32), (91, 10.64), (101, 10.27)])
-def test_widths_in_the_overlap_belong_to_the_camera_and_not_to_the_nearest_centre(number: int, fwhm: float):
+def test_widths_in_the_overlap_belong_to_the_camera_and_not_to_the_nearest_centre(
+    number: int, fwhm: float
+):
     assert ENMAP_PRODUCT.bands[number - 1].fwhm_nm == fwhm
 
 
@@ -84,14 +93,21 @@ def test_centres_and_widths_are_those_of_real_product_files(sample_data: Path):
     for path in paths:
         with rasterio.open(path) as file:
             tags = [file.tags(band) for band in range(1, file.count + 1)]
-        check_wavelengths(ENMAP_PRODUCT, np.array([float(tag["wavelength"]) for tag in tags]), path.name)
+        check_wavelengths(
+            ENMAP_PRODUCT, np.array([float(tag["wavelength"]) for tag in tags]), path.name
+        )
         widths = np.array([float(tag["fwhm"]) for tag in tags])
         assert np.abs(widths - [band.fwhm_nm for band in ENMAP_PRODUCT.bands]).max() < 0.02
 
 
 def test_statistics_are_one_positive_pair_a_band():
     assert len(ENMAP.mean) == len(ENMAP.std) == len(ENMAP.bands) == 202
-    assert (ENMAP.mean[0], ENMAP.mean[-1], ENMAP.std[0], ENMAP.std[-1]) == (827.3, 1339.6, 1718.1, 1096.9)
+    assert (ENMAP.mean[0], ENMAP.mean[-1], ENMAP.std[0], ENMAP.std[-1]) == (
+        827.3,
+        1339.6,
+        1718.1,
+        1096.9,
+    )
     assert min(ENMAP.mean) == 813.0 and max(ENMAP.mean) == 3217.2
     assert min(ENMAP.std) == 1096.4 and max(ENMAP.std) == 1718.5
 
@@ -105,15 +121,23 @@ def test_scale_nodata_and_dtype_are_those_of_the_l2a_product():
 def test_which_sensors_have_colours():
     """Those whose bands are known, and no others."""
     known = [sensor for sensor in SENSORS.values() if np.isfinite(sensor.centres_nm).all()]
-    pictures = [sensor for sensor in SENSORS.values() if "red" in [band.name for band in sensor.bands]]
+    pictures = [
+        sensor for sensor in SENSORS.values() if "red" in [band.name for band in sensor.bands]
+    ]
     assert [sensor.id for sensor in SENSORS.values() if sensor.true_colour] == [
         sensor.id for sensor in SENSORS.values() if sensor in known + pictures
     ]
-    assert [sensor.id for sensor in SENSORS.values() if sensor.false_colour] == [sensor.id for sensor in known]
+    assert [sensor.id for sensor in SENSORS.values() if sensor.false_colour] == [
+        sensor.id for sensor in known
+    ]
     assert {sensor.true_colour for sensor in pictures} == {(0, 1, 2)}
 
 
-@pytest.mark.parametrize("sensor", [sensor for sensor in SENSORS.values() if sensor.false_colour], ids=lambda sensor: sensor.id)
+@pytest.mark.parametrize(
+    "sensor",
+    [sensor for sensor in SENSORS.values() if sensor.false_colour],
+    ids=lambda sensor: sensor.id,
+)
 def test_quicklook_bands_have_their_colours(sensor: Sensor):
     red, green, blue = sensor.centres_nm[list(sensor.true_colour)]
     assert 620 < red < 680 and 530 < green < 580 and 450 < blue < 500
@@ -150,7 +174,9 @@ def _changed(band: int, value: float) -> np.ndarray:
     ],
     ids=["one band off", "NaN", "micrometres", "reversed", "two bands swapped"],
 )
-def test_wrong_wavelengths_name_file_band_found_and_expected(found: np.ndarray, count: int, first: tuple[str, ...]):
+def test_wrong_wavelengths_name_file_band_found_and_expected(
+    found: np.ndarray, count: int, first: tuple[str, ...]
+):
     with pytest.raises(ValueError, match=f"{count} of 202 wavelengths") as error:
         check_wavelengths(ENMAP, found, "scene.tif")
     for part in ("scene.tif", ENMAP.title, *first):
@@ -176,16 +202,34 @@ def test_unknown_sensor_gets_a_suggestion():
 
 def test_bands_without_a_known_wavelength_are_not_checked_and_the_others_are():
     check_wavelengths(get_sensor("rosis_pavia_university"), np.linspace(430, 860, 103), "scene.hdr")
-    part = dataclasses.replace(ENMAP, bands=(dataclasses.replace(ENMAP.bands[0], centre_nm=None), *ENMAP.bands[1:]))
+    part = dataclasses.replace(
+        ENMAP, bands=(dataclasses.replace(ENMAP.bands[0], centre_nm=None), *ENMAP.bands[1:])
+    )
     check_wavelengths(part, ENMAP.centres_nm, "scene.tif")
     with pytest.raises(ValueError, match="1 of 202"):
         check_wavelengths(part, _changed(1, 500.0), "scene.tif")
 
 
 def _camera(columns: dict | None = None, **changes) -> dict:
-    """The row of a user's camera of two bands, with some columns of the bands and some fields changed."""
-    bands = {"name": ["red", "thermal"], "number": [1, 2], "centre_nm": [650.0, 11000.0], "kind": ["reflective", "thermal"], **(columns or {})}
-    row = {"id": "my_camera", "title": "A camera", "bands": bands, "gsd_m": 0.1, "dtype": "uint16", "scale": 1.0, "units": "digital number"}
+    """The row of a user's camera of two bands, with some columns of the bands and some fields
+    changed.
+    """
+    bands = {
+        "name": ["red", "thermal"],
+        "number": [1, 2],
+        "centre_nm": [650.0, 11000.0],
+        "kind": ["reflective", "thermal"],
+        **(columns or {}),
+    }
+    row = {
+        "id": "my_camera",
+        "title": "A camera",
+        "bands": bands,
+        "gsd_m": 0.1,
+        "dtype": "uint16",
+        "scale": 1.0,
+        "units": "digital number",
+    }
     return {**row, "nodata": None, **changes}
 
 
@@ -204,7 +248,10 @@ def test_a_users_table_is_a_sensor(tmp_path: Path):
 
 def test_a_users_table_may_repeat_a_row_but_not_change_it(tmp_path: Path):
     assert get_sensor(_written(tmp_path, ENMAP.row())) == ENMAP
-    with pytest.raises(ValueError, match=r"camera\.json: field 'id' is 'enmap', which the table has with other values"):
+    with pytest.raises(
+        ValueError,
+        match=r"camera\.json: field 'id' is 'enmap', which the table has with other values",
+    ):
         get_sensor(_written(tmp_path, {**ENMAP.row(), "nodata": 0}))
 
 
@@ -241,8 +288,14 @@ def test_a_users_table_may_repeat_a_row_but_not_change_it(tmp_path: Path):
         ({"columns": {"name": ["red", "red"]}}, "'bands.name'.*a different value for each band"),
         ({"columns": {"name": ["red", 5]}}, r"'bands.name\[1\]' is 5"),
         ({"columns": {"number": [0, 1]}}, r"'bands.number\[0\]' is 0"),
-        ({"columns": {"centre_nm": [0.65, 11.0]}}, r"'bands.centre_nm\[0\]' is 0.65, expected a wavelength in nm"),
-        ({"columns": {"kind": ["reflective", "sar"]}}, r"'bands.centre_nm\[1\]' is 11000.0, expected null"),
+        (
+            {"columns": {"centre_nm": [0.65, 11.0]}},
+            r"'bands.centre_nm\[0\]' is 0.65, expected a wavelength in nm",
+        ),
+        (
+            {"columns": {"kind": ["reflective", "sar"]}},
+            r"'bands.centre_nm\[1\]' is 11000.0, expected null",
+        ),
         ({"columns": {"kind": ["reflective", "radar"]}}, r"'bands.kind\[1\]' is 'radar'"),
         ({"columns": {"wavelength": [650, 11000]}}, "'bands' has the unknown fields wavelength"),
     ],
@@ -263,7 +316,13 @@ def test_missing_and_unknown_fields_of_a_users_table_are_named(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not JSON"), ("[" * 100_000, "not JSON"), ("", "not JSON"), ("[1, 2]", "is of type list, expected an object"), ("null", "NoneType")],
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("", "not JSON"),
+        ("[1, 2]", "is of type list, expected an object"),
+        ("null", "NoneType"),
+    ],
     ids=["cut short", "deep", "empty", "list", "null"],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str, message: str):

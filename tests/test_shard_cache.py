@@ -1,4 +1,6 @@
-"""The cache of shards that came over a network: each is downloaded once, checked, and kept within a bound, whoever is killed meanwhile."""
+"""The cache of shards that came over a network: each is downloaded once, checked, and kept within a
+bound, whoever is killed meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,21 @@ def test_a_shard_is_downloaded_once(server: ObjectServer):
     assert shard_requests(server) == 3 == len(open_store(store.path.root).manifest["shards"])
 
 
-def test_large_shards_come_in_parts(server: ObjectServer, folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_large_shards_come_in_parts(
+    server: ObjectServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(shard_cache, "_PART_BYTES", 10_000)
     server.fail("truncated", on=SHARD)
-    assert_same_samples(open_store(url_of(server, "http", "array-record")), open_store(folder / "bucket" / "array-record"))
+    assert_same_samples(
+        open_store(url_of(server, "http", "array-record")),
+        open_store(folder / "bucket" / "array-record"),
+    )
     assert shard_requests(server) > 20 and max(spans(server)) == 10_000
 
 
-def test_the_cache_is_bounded_and_keeps_what_was_used_last(server: ObjectServer, cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_cache_is_bounded_and_keeps_what_was_used_last(
+    server: ObjectServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         store = open_store(url_of(server, "http", "array-record"))
@@ -64,28 +73,39 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(server: ObjectServer,
     assert set(shards(cache)) >= {names[1]} and sum(shards(cache).values()) <= sizes[0] + sizes[1]
 
 
-def test_a_shard_that_is_read_stays(server: ObjectServer, cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_shard_that_is_read_stays(
+    server: ObjectServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
     store = open_store(url_of(server, "http", "array-record"))
     first, second = store.manifest["shards"][:2]
     monkeypatch.setenv("EO_JAX_CACHE_GB", str(max(first["bytes"], second["bytes"]) / 1e9))
     with shard_cache.opened(store.path / first["file"], first["bytes"], first["sha256"]):
         store.read(5)
-        assert set(shards(cache)) == {first["sha256"], second["sha256"]}  # beyond the bound rather than waiting for ever
+        assert set(shards(cache)) == {
+            first["sha256"],
+            second["sha256"],
+        }  # beyond the bound rather than waiting for ever
     store.read(11)
     assert set(shards(cache)).isdisjoint({first["sha256"], second["sha256"]})
 
 
-def test_a_cache_that_is_too_small_or_no_number(server: ObjectServer, monkeypatch: pytest.MonkeyPatch):
+def test_a_cache_that_is_too_small_or_no_number(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+):
     store = open_store(url_of(server, "http", "array-record"))
     monkeypatch.setenv("EO_JAX_CACHE_GB", "0.00001")
-    with pytest.raises(StoreError, match=r"does not fit into EO_JAX_CACHE_GB=1e-05; set it to more"):
+    with pytest.raises(
+        StoreError, match=r"does not fit into EO_JAX_CACHE_GB=1e-05; set it to more"
+    ):
         store.read(0)
     monkeypatch.setenv("EO_JAX_CACHE_GB", "much")
     with pytest.raises(StoreError, match="EO_JAX_CACHE_GB: 'much'; expected a number"):
         store.read(0)
 
 
-def test_a_damaged_shard_in_the_cache_is_fetched_again(server: ObjectServer, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_damaged_shard_in_the_cache_is_fetched_again(
+    server: ObjectServer, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
     store = open_store(url_of(server, "http", "array-record"))
     list(store)
     for name in shards(cache):
@@ -97,16 +117,23 @@ def test_a_damaged_shard_in_the_cache_is_fetched_again(server: ObjectServer, fol
     assert_same_samples(store, open_store(folder / "bucket" / "array-record"))
 
 
-def test_what_others_keep_in_the_folder_stays(server: ObjectServer, cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_others_keep_in_the_folder_stays(
+    server: ObjectServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
     cache.mkdir()
     (cache / "thesis.tex").write_text("years")
     store = open_store(url_of(server, "http", "array-record"))
-    monkeypatch.setenv("EO_JAX_CACHE_GB", str(max(entry["bytes"] for entry in store.manifest["shards"]) / 1e9))
+    monkeypatch.setenv(
+        "EO_JAX_CACHE_GB", str(max(entry["bytes"] for entry in store.manifest["shards"]) / 1e9)
+    )
     list(store)
     assert (cache / "thesis.tex").read_text() == "years" and len(shards(cache)) == 1
 
 
-READ = "import sys; from eo_jax.data import open_store; store = open_store(sys.argv[1]); print(sum(int(s.pixels.sum()) for s in store))"
+READ = (
+    "import sys; from eo_jax.data import open_store; store = open_store(sys.argv[1]); "
+    "print(sum(int(s.pixels.sum()) for s in store))"
+)
 
 
 def start(url: str) -> subprocess.Popen:
@@ -117,7 +144,8 @@ def test_two_processes_share_downloads(server: ObjectServer, folder: Path, cache
     server.latency = 0.3
     processes = [start(url_of(server, "http", "array-record")) for _ in range(2)]
     said = {process.communicate(timeout=60)[0] for process in processes}
-    assert said == {f"{sum(int(sample.pixels.sum()) for sample in open_store(folder / 'bucket' / 'array-record'))}\n"}
+    samples = open_store(folder / "bucket" / "array-record")
+    assert said == {f"{sum(int(sample.pixels.sum()) for sample in samples)}\n"}
     assert shard_requests(server) == 3 and len(shards(cache)) == 3
     assert not list(cache.glob("*.partial"))
 
@@ -132,8 +160,13 @@ def test_a_killed_download_is_in_nobodys_way(server: ObjectServer, folder: Path,
     process.wait()
     (left,) = cache.glob("*.partial")
     server.forget()
-    store, first = open_store(url_of(server, "http", "array-record")), left.name.removesuffix(".partial")
-    other = next(i for i in range(12) if store.manifest["shards"][store.index["shard"][i]]["sha256"] != first)
+    store, first = (
+        open_store(url_of(server, "http", "array-record")),
+        left.name.removesuffix(".partial"),
+    )
+    other = next(
+        i for i in range(12) if store.manifest["shards"][store.index["shard"][i]]["sha256"] != first
+    )
     store.read(other)
     assert not left.exists() and len(shards(cache)) == 1
     assert_same_samples(store, open_store(folder / "bucket" / "array-record"))

@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.sharding`: a mesh changes where arrays are and nothing else; what does not fit a mesh is said before anything is placed."""
+"""Tests of `eo_jax.sharding`: a mesh changes where arrays are and nothing else; what does not fit a
+mesh is said before anything is placed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def test_any_mesh_gives_the_losses_of_one_device(found, mesh):
     one = found["runs"]["one"]["losses"]
     assert one[-1] < one[0]
     np.testing.assert_allclose(found["runs"][mesh]["losses"], one, rtol=1e-5)
-    np.testing.assert_allclose(found["runs"][mesh]["watched"], found["runs"]["one"]["watched"], rtol=0, atol=3e-4)  # of 3 at most
+    np.testing.assert_allclose(
+        found["runs"][mesh]["watched"], found["runs"]["one"]["watched"], rtol=0, atol=3e-4
+    )  # of 3 at most
 
 
 def test_fsdp_cuts_weights_and_their_moments(found):
@@ -54,15 +58,31 @@ def mesh_of(data: int, fsdp: int) -> AbstractMesh:
     return AbstractMesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
-@pytest.mark.parametrize("config", [sharding.Config(data=3), sharding.Config(fsdp=2), sharding.Config(data=2, fsdp=4), sharding.Config(data=0)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        sharding.Config(data=3),
+        sharding.Config(fsdp=2),
+        sharding.Config(data=2, fsdp=4),
+        sharding.Config(data=0),
+    ],
+)
 def test_a_mesh_that_does_not_multiply_to_the_devices_is_refused(config):
-    with pytest.raises(ValueError, match=r"config\.sharding: data -?\d+ x fsdp \d is not 1, the number of devices"):
+    with pytest.raises(
+        ValueError, match=r"config\.sharding: data -?\d+ x fsdp \d is not 1, the number of devices"
+    ):
         sharding.make_mesh(config)
 
 
-@pytest.mark.parametrize(("batch_size", "accum", "nearest"), [(12, 1, 8), (4, 1, 8), (24, 2, 16), (31, 1, 24)])
+@pytest.mark.parametrize(
+    ("batch_size", "accum", "nearest"), [(12, 1, 8), (4, 1, 8), (24, 2, 16), (31, 1, 24)]
+)
 def test_a_batch_that_does_not_divide_names_one_that_does(batch_size, accum, nearest):
-    with pytest.raises(ValueError, match=rf"config\.data\.batch_size: {batch_size} does not divide over 8 devices x {accum} .*: {nearest}$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"config\.data\.batch_size: {batch_size} does not divide over 8 devices x {accum} "
+        rf".*: {nearest}$",
+    ):
         sharding.check_batch(batch_size, accum, mesh_of(4, 2))
     sharding.check_batch(nearest, accum, mesh_of(4, 2))
 
@@ -83,18 +103,28 @@ def test_rules_are_right_aligned_so_that_stacked_weights_share_a_row():
 
 
 def test_a_rule_that_does_not_divide_its_weight_names_both():
-    with pytest.raises(ValueError, match=r"config\.sharding\.rules: kernel has shape \(6, 3\); 6 does not divide over fsdp = 4"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.sharding\.rules: kernel has shape \(6, 3\); 6 does not divide over fsdp = "
+        r"4",
+    ):
         placed((("kernel$", ("fsdp", None)),), {"kernel": (6, 3)})
 
 
 def test_a_rule_with_more_axes_than_its_weight_names_both():
-    with pytest.raises(ValueError, match=r"config\.sharding\.rules: kernel has shape \(8,\), its rule names 2 axes"):
+    with pytest.raises(
+        ValueError, match=r"config\.sharding\.rules: kernel has shape \(8,\), its rule names 2 axes"
+    ):
         placed((("kernel$", ("fsdp", None)),), {"kernel": (8,)})
 
 
 @pytest.mark.parametrize("rules", [(("bias$", ()),), (("kernel$", ()), ("bias$", ()))])
 def test_a_weight_without_a_rule_and_a_rule_without_a_weight_are_errors(rules):
-    with pytest.raises(ValueError, match=r"config\.sharding\.rules: (no rule matches 'kernel'|rules that match no weight.*bias)"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.sharding\.rules: (no rule matches 'kernel'|rules that match no "
+        r"weight.*bias)",
+    ):
         placed(rules, {"kernel": (8, 4)})
 
 
@@ -118,9 +148,21 @@ def test_prefetch_places_ahead_and_loses_nothing(depth):
 
 
 def test_what_is_placed_keeps_the_archives_dtype():
-    batch = {"enmap": {"pixels": np.ones((2, 3), np.int16), "label": np.ones(2, np.uint8), "time": np.ones((2, 1), np.int32)}}
-    placed = next(sharding.prefetch(iter([batch]), sharding.make_mesh(sharding.Config()), 1))["enmap"]
-    assert {name: array.dtype.name for name, array in placed.items()} == {"pixels": "int16", "label": "uint8", "time": "int32"}
+    batch = {
+        "enmap": {
+            "pixels": np.ones((2, 3), np.int16),
+            "label": np.ones(2, np.uint8),
+            "time": np.ones((2, 1), np.int32),
+        }
+    }
+    placed = next(sharding.prefetch(iter([batch]), sharding.make_mesh(sharding.Config()), 1))[
+        "enmap"
+    ]
+    assert {name: array.dtype.name for name, array in placed.items()} == {
+        "pixels": "int16",
+        "label": "uint8",
+        "time": "int32",
+    }
 
 
 def test_a_batch_that_was_used_leaves_its_memory_to_the_next():

@@ -1,4 +1,6 @@
-"""One trunk behind the stems of several sensors: what is shared and what is not, and that each sensor's step is that of the objective alone."""
+"""One trunk behind the stems of several sensors: what is shared and what is not, and that each
+sensor's step is that of the objective alone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from tiny_objectives import BACKBONES, HEAD, OBJECTIVES, views_of
 from eo_jax import build, optim
 from eo_jax.objectives import shared_trunk
 
-S1, S2 = {"store": "stores/s1", "sensor": "sentinel1_grd"}, {"store": "stores/s2", "sensor": "sentinel2_l2a"}
+S1, S2 = (
+    {"store": "stores/s1", "sensor": "sentinel1_grd"},
+    {"store": "stores/s2", "sensor": "sentinel2_l2a"},
+)
 
 
 def config_of(name: str, backbone: str = "vit", **model) -> ml_collections.ConfigDict:
@@ -21,10 +26,24 @@ def config_of(name: str, backbone: str = "vit", **model) -> ml_collections.Confi
     section, crops = OBJECTIVES[name]
     stem, trunk = BACKBONES[backbone]
     config = ml_collections.ConfigDict()
-    entries = {"optical": {"sources": ("s2",), "weight": 3.0}, "radar": {"sources": ("s1",), "weight": 1.0}}
+    entries = {
+        "optical": {"sources": ("s2",), "weight": 3.0},
+        "radar": {"sources": ("s1",), "weight": 1.0},
+    }
     config.data = {"sources": {"s2": S2, "s1": S1}, "entries": entries, "batch_size": 4, "crop": 16}
-    config.augment = {"crops": {crop: {"views": views, "size": 16 if crop == "global" else 8} for crop, views in crops.items()}}
-    config.model = {"stems": {"s2": stem, "s1": stem}, "trunk": trunk, "trunks": "one", "dtype": "float32", **model}
+    config.augment = {
+        "crops": {
+            crop: {"views": views, "size": 16 if crop == "global" else 8}
+            for crop, views in crops.items()
+        }
+    }
+    config.model = {
+        "stems": {"s2": stem, "s1": stem},
+        "trunk": trunk,
+        "trunks": "one",
+        "dtype": "float32",
+        **model,
+    }
     config.objective = {"name": name, **section, **({"bn_group": 2} if name == "moco" else {})}
     config.run = {"steps": 10}
     return build.complete(config)
@@ -46,7 +65,10 @@ def of_source(views: dict, source: str) -> dict:
 
 
 def paths(tree: dict) -> set[str]:
-    return {jax.tree_util.keystr(keys, simple=True, separator="/") for keys, _ in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(keys, simple=True, separator="/")
+        for keys, _ in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def assert_trees_equal(one: dict, other: dict) -> None:
@@ -54,7 +76,10 @@ def assert_trees_equal(one: dict, other: dict) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("data2vec", "vit"), ("dino", "vit"), ("moco", "resnet"), ("simclr", "resnet"))]
+SLOW = [
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in (("data2vec", "vit"), ("dino", "vit"), ("moco", "resnet"), ("simclr", "resnet"))
+]
 
 
 @pytest.mark.parametrize(("name", "backbone"), [("mae", "vit"), *SLOW])
@@ -67,11 +92,23 @@ def test_a_step_of_each_sensor_is_that_of_the_objective_alone(name, backbone):
         inner = shared_trunk._of(params, source), shared_trunk._of(carry, source)
         assert paths(inner[0]) == paths(jax.eval_shape(single.init, jax.random.key(0))[0])
         arguments = of_source(views, source), jax.random.key(1), jnp.asarray(0.1)
-        (loss, (moved, _)), gradient = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))(params, carry, *arguments)
-        (expected, (inner_moved, _)), inner_gradient = jax.jit(jax.value_and_grad(single.loss, has_aux=True))(*inner, *arguments)
+        (loss, (moved, _)), gradient = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))(
+            params, carry, *arguments
+        )
+        (expected, (inner_moved, _)), inner_gradient = jax.jit(
+            jax.value_and_grad(single.loss, has_aux=True)
+        )(*inner, *arguments)
         np.testing.assert_allclose(loss, expected, rtol=1e-6)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), shared_trunk._of(gradient, source), inner_gradient)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), shared_trunk._of(moved, source), inner_moved)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+            shared_trunk._of(gradient, source),
+            inner_gradient,
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+            shared_trunk._of(moved, source),
+            inner_moved,
+        )
         other = "s1" if source == "s2" else "s2"
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["own"][other]))
         assert_trees_equal(moved["own"][other], carry["own"][other])
@@ -79,9 +116,22 @@ def test_a_step_of_each_sensor_is_that_of_the_objective_alone(name, backbone):
 
 def test_trunk_and_heads_are_there_once_and_what_has_bands_for_each_sensor():
     params, _ = jax.eval_shape(build.experiment(config_of("mae")).objective.init, jax.random.key(0))
-    shared, own = paths(params["shared"]), {source: paths(tree) for source, tree in params["own"].items()}
-    assert own["s1"] == own["s2"] == {f"{layer}/{leaf}" for layer in ("encoder/stem/embed", "decoder/predict") for leaf in ("kernel", "bias")}
-    assert {path.split("/")[0] for path in shared} == {"encoder", "decoder"} and not any("stem" in path or "predict" in path for path in shared)
+    shared, own = (
+        paths(params["shared"]),
+        {source: paths(tree) for source, tree in params["own"].items()},
+    )
+    assert (
+        own["s1"]
+        == own["s2"]
+        == {
+            f"{layer}/{leaf}"
+            for layer in ("encoder/stem/embed", "decoder/predict")
+            for leaf in ("kernel", "bias")
+        }
+    )
+    assert {path.split("/")[0] for path in shared} == {"encoder", "decoder"} and not any(
+        "stem" in path or "predict" in path for path in shared
+    )
     assert params["own"]["s2"]["encoder"]["stem"]["embed"]["kernel"].shape == (4 * 4 * 12, 192)
     assert params["own"]["s1"]["encoder"]["stem"]["embed"]["kernel"].shape == (4 * 4 * 2, 192)
 
@@ -95,15 +145,24 @@ def test_a_teacher_follows_the_trunk_and_every_stem():
     for source in ("s1", "s2"):
         momentum = alone("dino", source).objective.momentum(jnp.asarray(0.0))
         step = jax.tree.map(jnp.subtract, teacher(after, source), teacher(carry, source))
-        jax.tree.map(lambda leaf, m=momentum: np.testing.assert_allclose(leaf, 1 - m, atol=1e-6), step)
+        jax.tree.map(
+            lambda leaf, m=momentum: np.testing.assert_allclose(leaf, 1 - m, atol=1e-6), step
+        )
 
 
-@pytest.mark.parametrize(("optimizer", "frozen"), [pytest.param("adamw", "trunk/cls_token", marks=pytest.mark.slow), ("lars", None)])
+@pytest.mark.parametrize(
+    ("optimizer", "frozen"),
+    [pytest.param("adamw", "trunk/cls_token", marks=pytest.mark.slow), ("lars", None)],
+)
 def test_the_stem_of_a_sensor_rests_while_the_other_is_shown(optimizer, frozen):
-    """LARS would scale the weight decay, all that is left of its update, to the length of any other."""
+    """LARS would scale the weight decay, all that is left of its update, to the length of any
+    other.
+    """
     config = config_of("simclr")
     freeze_rules = ((frozen, (0.0, 0.5)),) if frozen else ()
-    config.optim.update({"name": optimizer, "lr": 0.2, "weight_decay": 0.1, "freeze_rules": freeze_rules})
+    config.optim.update(
+        {"name": optimizer, "lr": 0.2, "weight_decay": 0.1, "freeze_rules": freeze_rules}
+    )
     experiment = build.experiment(config)
     objective, views = experiment.objective, views_of(experiment)
     start = jax.jit(objective.init)(jax.random.key(0))
@@ -117,13 +176,25 @@ def test_the_stem_of_a_sensor_rests_while_the_other_is_shown(optimizer, frozen):
 
     (params, carry), state, states = start, chain.init(start[0]), []
     for turn, source in enumerate(("s1", "s2", "s2", "s1")):
-        gradients, (carry, _) = gradient(params, carry, of_source(views, source), jax.random.key(turn), jnp.asarray(0.1))
+        gradients, (carry, _) = gradient(
+            params, carry, of_source(views, source), jax.random.key(turn), jnp.asarray(0.1)
+        )
         (params, state), before = update(params, state, gradients), params
         other = "s1" if source == "s2" else "s2"
         assert_trees_equal(params["own"][other], before["own"][other])
-        assert all(np.any(now != then) for now, then in zip(*map(jax.tree.leaves, (params["own"][source], before["own"][source])), strict=True))
+        assert all(
+            np.any(now != then)
+            for now, then in zip(
+                *map(jax.tree.leaves, (params["own"][source], before["own"][source])), strict=True
+            )
+        )
         states.append(state)
-    moments = [optax.tree.get_all_with_path(state, "mu" if optimizer == "adamw" else "trace")[0][1]["own"]["s1"] for state in states]
+    moments = [
+        optax.tree.get_all_with_path(state, "mu" if optimizer == "adamw" else "trace")[0][1]["own"][
+            "s1"
+        ]
+        for state in states
+    ]
     assert_trees_equal(moments[0], moments[2])
 
 
@@ -136,13 +207,18 @@ def test_each_sensor_has_an_encoder_to_evaluate_and_export():
     assert_trees_equal(found["s1"]["params"]["trunk"], found["s2"]["params"]["trunk"])
     for name, weights in found.items():
         source = name.partition(".")[0]
-        pooled = objective.features(weights, views[f"{source}/global"][:, 0], views[f"{source}/global/valid"][:, 0])["pooled"]
+        pooled = objective.features(
+            weights, views[f"{source}/global"][:, 0], views[f"{source}/global/valid"][:, 0]
+        )["pooled"]
         assert pooled.shape == (4, 192) and np.isfinite(pooled).all()
 
 
 def test_flops_are_the_mean_over_the_entries_by_their_weights():
     found = build.experiment(config_of("simclr")).multiply_adds()
-    assert found == (3 * alone("simclr", "s2").multiply_adds() + alone("simclr", "s1").multiply_adds()) / 4
+    assert (
+        found
+        == (3 * alone("simclr", "s2").multiply_adds() + alone("simclr", "s1").multiply_adds()) / 4
+    )
 
 
 def with_entries(entries: dict) -> ml_collections.ConfigDict:
@@ -156,27 +232,43 @@ def test_what_cannot_share_a_trunk_is_refused():
     both = {"both": {"sources": ("s1", "s2"), "weight": 1.0}}
     for entries, found in ((both, "both"), ({}, "none")):
         with pytest.raises(
-            ValueError, match=rf"trunks: 'one' trains on one source a step; .* entry of its own in config\.data\.entries, found {found}"
+            ValueError,
+            match=r"trunks: 'one' trains on one source a step; .* entry of its own in "
+            rf"config\.data\.entries, found {found}",
         ):
             build.experiment(with_entries(entries))
-    with pytest.raises(ValueError, match=r"config\.model\.trunks: 'two'; expected 'each' .* or 'one'"):
+    with pytest.raises(
+        ValueError, match=r"config\.model\.trunks: 'two'; expected 'each' .* or 'one'"
+    ):
         build.experiment(config_of("simclr", trunks="two"))
     config = config_of("simclr")
     config.data.sources.s1.sensor = "sentinel2_l2a"
     with config.unlocked():
         del config.model.stems.s1
         config.model.stems.s1 = "s2"
-    with pytest.raises(ValueError, match=r"trunks: 'one' with one stem, that of s2; give the sources stems of their own, or use 'each'"):
+    with pytest.raises(
+        ValueError,
+        match=r"trunks: 'one' with one stem, that of s2; give the sources stems of their own, or "
+        r"use 'each'",
+    ):
         build.experiment(config)
 
 
 def test_stems_that_end_differently_are_refused():
-    """The stem "bands" hands the bands on as they are: twelve behind one sensor, two behind the other."""
+    """The stem "bands" hands the bands on as they are: twelve behind one sensor, two behind the
+    other.
+    """
     stems = {source: {"name": "bands"} for source in ("s1", "s2")}
-    with pytest.raises(ValueError, match=r"trunks: 'one', but encoder/trunk/.* is \(.*\) behind the stem of s2, \(.*\) behind that of s1; .* 'each'"):
+    with pytest.raises(
+        ValueError,
+        match=r"trunks: 'one', but encoder/trunk/.* is \(.*\) behind the stem of s2, \(.*\) behind "
+        r"that of s1; .* 'each'",
+    ):
         build.experiment(config_of("simclr", "resnet", stems=stems))
 
 
 def test_heads_are_those_of_the_config():
-    params, _ = jax.eval_shape(build.experiment(config_of("simclr")).objective.init, jax.random.key(0))
+    params, _ = jax.eval_shape(
+        build.experiment(config_of("simclr")).objective.init, jax.random.key(0)
+    )
     assert params["shared"]["projector"]["last"]["kernel"].shape == HEAD["projector"]

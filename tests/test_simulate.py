@@ -1,4 +1,6 @@
-"""Tests of `data_prep.simulate`: the archive's files, their determinism, the splits, and that land uses are told apart by arrangement."""
+"""Tests of `data_prep.simulate`: the archive's files, their determinism, the splits, and that land
+uses are told apart by arrangement.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ LOCATIONS, SIZE = 10, 16
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +66,23 @@ def test_the_layout_is_spectral_earths_and_nothing_else_is_left_behind(archive):
 
 def test_an_image_has_the_profile_of_an_enmap_tile(archive):
     with rasterio.open(images(archive)[0]) as file:
-        assert (file.count, file.height, file.width, file.dtypes[0], file.nodata) == (202, SIZE, SIZE, "int16", -32768)
+        assert (file.count, file.height, file.width, file.dtypes[0], file.nodata) == (
+            202,
+            SIZE,
+            SIZE,
+            "int16",
+            -32768,
+        )
         assert (file.profile["compress"], file.profile["interleave"]) == ("deflate", "band")
         assert file.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == "2"
         assert set(file.scales) == {1e-4}
         assert file.crs.is_projected and str(file.crs.to_epsg())[:3] in ("326", "327")
-        assert (file.transform.a, file.transform.b, file.transform.d, file.transform.e) == (30, 0, 0, -30)
+        assert (file.transform.a, file.transform.b, file.transform.d, file.transform.e) == (
+            30,
+            0,
+            0,
+            -30,
+        )
         assert datetime.datetime.fromisoformat(file.tags()["start_time"]).year in (2022, 2023, 2024)
         assert file.tags(202)["wavelength_units"] == "Nanometers"
         assert float(file.tags(1)["fwhm"]) == pytest.approx(ENMAP.bands[0].fwhm_nm)
@@ -88,8 +105,16 @@ def test_a_label_map_has_its_images_grid_and_listed_classes(archive):
         names = {int(row["code"]): row["name"] for row in csv.DictReader(file)}
     assert list(names) == list(range(1, 10)) and len(set(names.values())) == 9
     for path in images(archive):
-        with rasterio.open(path) as image, rasterio.open(archive / "landuse" / path.relative_to(archive / "enmap")) as labels:
-            assert (labels.transform, labels.crs, labels.shape, labels.count) == (image.transform, image.crs, image.shape, 1)
+        with (
+            rasterio.open(path) as image,
+            rasterio.open(archive / "landuse" / path.relative_to(archive / "enmap")) as labels,
+        ):
+            assert (labels.transform, labels.crs, labels.shape, labels.count) == (
+                image.transform,
+                image.crs,
+                image.shape,
+                1,
+            )
             assert labels.dtypes == ("uint8",)
             assert set(np.unique(labels.read(1))) <= {0, *names}
 
@@ -99,7 +124,10 @@ def test_labels_are_zero_where_pixels_are_missing_and_only_there():
     for index in range(total):
         place = acquisition.make_location(0, index, SIZE)
         pixels, labels = acquisition.observe(
-            0, place, place.scenes[0], landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, index), SIZE)
+            0,
+            place,
+            place.scenes[0],
+            landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, index), SIZE),
         )
         missing = pixels == ENMAP.nodata
         np.testing.assert_array_equal(labels == 0, missing.any(0))
@@ -163,7 +191,9 @@ def test_a_failed_write_leaves_no_file_under_its_name(tmp_path, monkeypatch):
 
 def test_a_location_is_on_one_side_with_all_its_dates(archive):
     train, val = lines(archive, "train"), lines(archive, "val")
-    assert sorted(train + val) == [path.relative_to(archive / "enmap").as_posix() for path in images(archive)]
+    assert sorted(train + val) == [
+        path.relative_to(archive / "enmap").as_posix() for path in images(archive)
+    ]
     assert {line[:7] for line in train}.isdisjoint(line[:7] for line in val)
 
 
@@ -181,18 +211,24 @@ def test_some_locations_have_several_dates_and_scenes_are_shared(places):
     scenes = [scene.number for place in places for scene in place.scenes]
     assert len(set(scenes)) < len(scenes) / 2
     for place in places:
-        assert [scene.time for scene in place.scenes] == sorted(scene.time for scene in place.scenes)
+        assert [scene.time for scene in place.scenes] == sorted(
+            scene.time for scene in place.scenes
+        )
 
 
 def test_patches_of_a_region_do_not_overlap(places):
-    corners = [(place.region.epsg, *place.corner) for place in places[: acquisition.LOCATIONS_PER_REGION]]
+    corners = [
+        (place.region.epsg, *place.corner) for place in places[: acquisition.LOCATIONS_PER_REGION]
+    ]
     assert len(set(corners)) == acquisition.LOCATIONS_PER_REGION
     steps = np.diff(sorted({east for _, east, _ in corners}))
     assert (steps % (30 * SIZE) == 0).all()
 
 
 def test_dates_of_a_place_share_the_map_and_differ_in_season():
-    place = next(p for p in (acquisition.make_location(0, i, 32) for i in range(99)) if len(p.scenes) == 3)
+    place = next(
+        p for p in (acquisition.make_location(0, i, 32) for i in range(99)) if len(p.scenes) == 3
+    )
     land = landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, place.index), 32)
     seen = [acquisition.observe(0, place, scene, land) for scene in place.scenes]
     both = np.logical_and.reduce([labels > 0 for _, labels in seen])
@@ -262,7 +298,10 @@ def test_the_sun_lights_slopes_that_face_it():
     level = np.zeros((16, 16))
     land = landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, 0), 16)
     dry = {**land.shares, "water": level}
-    slopes = {rise: dataclasses.replace(land, shares=dry, slope_east=level, slope_north=level + rise) for rise in (-0.2, 0.0, 0.2)}
+    slopes = {
+        rise: dataclasses.replace(land, shares=dry, slope_east=level, slope_north=level + rise)
+        for rise in (-0.2, 0.0, 0.2)
+    }
     lit = {rise: acquisition.illumination(slope, sun).mean() for rise, slope in slopes.items()}
     assert lit[0.0] == pytest.approx(1)
     assert lit[0.2] > 1 > lit[-0.2]  # ground that rises northward faces south, where the sun stands
@@ -272,7 +311,9 @@ def test_the_sun_lights_slopes_that_face_it():
 
 
 def covers_of(code: int, size: int = 48, draws: int = 40) -> tuple[dict[str, float], np.ndarray]:
-    """Mean share of each cover, and object sizes in pixels, over many places whose roofs are alike."""
+    """Mean share of each cover, and object sizes in pixels, over many places whose roofs
+    are alike.
+    """
     means: dict[str, list[float]] = {}
     sizes = []
     for seed in range(draws):
@@ -305,19 +346,27 @@ def test_orchard_and_wooded_pasture_have_the_same_covers_and_only_orchards_have_
 
 
 def row_strength(code: int, size: int = 32) -> float:
-    """How far lag-4 autocorrelation of tree cover differs between the directions along and across the fields."""
+    """How far lag-4 autocorrelation of tree cover differs between the directions along and across
+    the fields.
+    """
     gaps = []
     for seed in range(30):
         place = landscape.Place(np.random.default_rng(seed), size, 0.0, np.full(4, 0.25))
         ground = landscape.GROUND_OF[code](place)
         tree = ground.shares["tree"]
         block = tree[:9, :9] - tree[:9, :9].mean()
-        gaps.append(abs((block[1:] * block[:-1]).mean() - (block[:, 1:] * block[:, :-1]).mean()) / block.var())
+        gaps.append(
+            abs((block[1:] * block[:-1]).mean() - (block[:, 1:] * block[:, :-1]).mean())
+            / block.var()
+        )
     return float(np.mean(gaps))
 
 
 def test_patches_have_one_to_five_uses_and_all_classes_occur():
-    maps = [landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, index), 64).labels for index in range(60)]
+    maps = [
+        landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, index), 64).labels
+        for index in range(60)
+    ]
     counts = [len(np.unique(labels)) for labels in maps]
     assert 2 <= np.mean(counts) <= 4 and max(counts) <= 5
     assert set(np.unique(maps)) == set(landscape.CLASSES)
@@ -353,13 +402,20 @@ def test_output_must_not_be_a_file(tmp_path):
 @pytest.mark.parametrize(("field", "change"), [("seed", {"seed": 3}), ("size", {"size": 24})])
 def test_an_archive_of_something_else_is_not_added_to(archive, field, change):
     before = contents(archive)
-    with pytest.raises(ValueError, match=rf"simulate.json: {field} is \d+, expected \d+. Use the same"):
-        simulate.simulate_archive(archive, **({"locations": LOCATIONS, "size": SIZE, "workers": 1} | change))
+    with pytest.raises(
+        ValueError, match=rf"simulate.json: {field} is \d+, expected \d+. Use the same"
+    ):
+        simulate.simulate_archive(
+            archive, **({"locations": LOCATIONS, "size": SIZE, "workers": 1} | change)
+        )
     assert contents(archive) == before
 
 
 def test_a_smaller_number_is_refused(archive):
-    with pytest.raises(ValueError, match=f"holds location 0000009: --locations 4 found, {LOCATIONS} or more expected"):
+    with pytest.raises(
+        ValueError,
+        match=f"holds location 0000009: --locations 4 found, {LOCATIONS} or more expected",
+    ):
         simulate.simulate_archive(archive, locations=4, size=SIZE, workers=1)
 
 
@@ -378,7 +434,17 @@ def test_a_damaged_marker_is_reported(tmp_path, text):
 
 
 def test_the_command_writes_an_archive_and_says_so(tmp_path, capsys):
-    words = ["simulate", "--output", str(tmp_path), "--locations", "2", "--size", str(SIZE), "--workers", "1"]
+    words = [
+        "simulate",
+        "--output",
+        str(tmp_path),
+        "--locations",
+        "2",
+        "--size",
+        str(SIZE),
+        "--workers",
+        "1",
+    ]
     assert main(words) == 0
     assert re.search(r": [2-6] patches written, 2 locations complete", capsys.readouterr().out)
     assert json.loads((tmp_path / "simulate.json").read_text())["seed"] == 0
@@ -398,6 +464,12 @@ def test_the_command_says_what_is_wrong_and_fails(tmp_path, capsys):
 
 def test_progress_is_told_of_every_location(tmp_path):
     told = []
-    simulate.simulate_archive(tmp_path, locations=3, size=SIZE, workers=1, advance=lambda units, size: told.append((units, size)))
+    simulate.simulate_archive(
+        tmp_path,
+        locations=3,
+        size=SIZE,
+        workers=1,
+        advance=lambda units, size: told.append((units, size)),
+    )
     assert [units for units, _ in told] == [1, 1, 1]
     assert sum(size for _, size in told) == sum(path.stat().st_size for path in images(tmp_path))

@@ -1,4 +1,6 @@
-"""Records that cannot be decoded are replaced by a function of (seed, n, r) and counted; files that vanish are read again, then named."""
+"""Records that cannot be decoded are replaced by a function of (seed, n, r) and counted; files that
+vanish are read again, then named.
+"""
 
 from __future__ import annotations
 
@@ -48,16 +50,23 @@ def damage(store: Path, number: int) -> None:
         tiny_archives.flip(file, file.read_bytes().index(data) + len(data) // 2)
     else:
         file = next(store.glob(f"pixels/*/c/{shard}/0/0/0"))
-        tiny_archives.flip(file, (2 * row + 1) * file.stat().st_size // (2 * PER_SHARD))  # rows are about equal, the index is short
+        tiny_archives.flip(
+            file, (2 * row + 1) * file.stat().st_size // (2 * PER_SHARD)
+        )  # rows are about equal, the index is short
     assert unreadable(store) == before | {number}
 
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("skipping")
-    samples = [sample(i, int(place), labels={"kind": np.array(place)}) for i, place in enumerate(PLACE)]
+    samples = [
+        sample(i, int(place), labels={"kind": np.array(place)}) for i, place in enumerate(PLACE)
+    ]
     about = {"labels": {"kind": {"dtype": "int64", "shape": [], "values": {}}}}
-    return {format: write_store(folder / format, samples, about=about, format=format) for format in FORMATS}
+    return {
+        format: write_store(folder / format, samples, about=about, format=format)
+        for format in FORMATS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +79,34 @@ def damaged(intact, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 
 
 def config(*stores: Path, batch_size: int = 4, entries: dict | None = None, **about: Any) -> Config:
-    """Source "a" of two dates; "b" of the second store, if there is one, follows it; "c" is a source of its own, in an entry of its own."""
+    """Source "a" of two dates; "b" of the second store, if there is one, follows it; "c" is a
+    source of its own, in an entry of its own.
+    """
     sources = {"a": SourceConfig(str(stores[0]), "enmap", dates=2, label="kind")}
     for store in stores[1:]:
-        sources |= {"b": SourceConfig(str(store), "enmap", dates=2, follows="a"), "c": SourceConfig(str(store), "enmap")}
+        sources |= {
+            "b": SourceConfig(str(store), "enmap", dates=2, follows="a"),
+            "c": SourceConfig(str(store), "enmap"),
+        }
         entries = {"pair": EntryConfig(("a", "b"), 2.0), "single": EntryConfig(("c",))}
-    return Config(sources, batch_size, CROP, entries=entries or {}, **{"on_error": "skip", "max_bad": 0.2} | about)
+    return Config(
+        sources,
+        batch_size,
+        CROP,
+        entries=entries or {},
+        **{"on_error": "skip", "max_bad": 0.2} | about,
+    )
 
 
 def rows_of(batch: dict, *names: str) -> list[tuple]:
     """What every row holds of some sources."""
-    return [tuple(array[row].tobytes() for name in names for array in batch[name].values()) for row in range(4)]
+    return [
+        tuple(array[row].tobytes() for name in names for array in batch[name].values())
+        for row in range(4)
+    ]
 
 
-# ------------------------------------------------------------------------------------------------------------------ determinism
+# -------------------------------------------------------------------------------------- determinism
 
 
 @settings(max_examples=20, deadline=None)
@@ -95,14 +118,22 @@ def rows_of(batch: dict, *names: str) -> list[tuple]:
     seed=st.integers(0, 2**32),
     first=st.integers(0, 3000),
 )
-def test_processes_and_threads_give_the_same_batches_with_all_of_it(intact, damaged, format, processes, threads, prefetch, seed, first):
+def test_processes_and_threads_give_the_same_batches_with_all_of_it(
+    intact, damaged, format, processes, threads, prefetch, seed, first
+):
     """Two dates, a follower, a mixture, and a bad record in both stores."""
     of = lambda format, **about: config(damaged["array-record"], damaged[format], **about)  # noqa: E731
     expected = Pipeline(of("array-record"), seed)
-    pipelines = [Pipeline(of(format, threads=threads, prefetch=prefetch), seed, process, processes) for process in range(processes)]
+    pipelines = [
+        Pipeline(of(format, threads=threads, prefetch=prefetch), seed, process, processes)
+        for process in range(processes)
+    ]
     said: list[str] = []
     last = first + 6
-    for n, parts in enumerate(zip(*(pipeline.batches(first, last, said.append) for pipeline in pipelines), strict=True), start=first):
+    for n, parts in enumerate(
+        zip(*(pipeline.batches(first, last, said.append) for pipeline in pipelines), strict=True),
+        start=first,
+    ):
         assert_same(joined(list(parts)), expected.batch(n))
         expected.bad.take(n, lambda line: None)
     found = [pipeline.bad.before(last) for pipeline in pipelines]
@@ -112,23 +143,41 @@ def test_processes_and_threads_give_the_same_batches_with_all_of_it(intact, dama
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_only_rows_with_the_bad_record_change_and_their_place_is_another(intact, damaged, format: str):
+def test_only_rows_with_the_bad_record_change_and_their_place_is_another(
+    intact, damaged, format: str
+):
     """Followers and leader are replaced together, whoever of them is bad."""
     whole = Pipeline(config(intact["zarr"], intact[format]), 5)
-    for stores in ((damaged["zarr"], intact[format]), (intact["zarr"], damaged[format]), (damaged["zarr"], damaged[format])):
+    for stores in (
+        (damaged["zarr"], intact[format]),
+        (intact["zarr"], damaged[format]),
+        (damaged["zarr"], damaged[format]),
+    ):
         opened, replaced, places = Pipeline(config(*stores), 5), 0, set()
         for n in range(12):
             before, after = whole.batch(n), opened.batch(n)
             names = tuple(before)
-            for row, (old, new) in enumerate(zip(rows_of(before, *names), rows_of(after, *names), strict=True)):
-                shown = {name: [origin(date)[0] for date in after[name]["pixels"][row]] for name in names}
+            for row, (old, new) in enumerate(
+                zip(rows_of(before, *names), rows_of(after, *names), strict=True)
+            ):
+                shown = {
+                    name: [origin(date)[0] for date in after[name]["pixels"][row]] for name in names
+                }
                 assert len({PLACE[number] for numbers in shown.values() for number in numbers}) == 1
-                assert not any(BAD in numbers for name, numbers in shown.items() if damaged[format] == stores[name != "a"])
+                assert not any(
+                    BAD in numbers
+                    for name, numbers in shown.items()
+                    if damaged[format] == stores[name != "a"]
+                )
                 places.add(int(PLACE[shown[names[0]][0]]))
                 if "a" in after:
-                    assert after["a"]["label"][row].tolist() == [PLACE[number] for number in shown["a"]]
+                    assert after["a"]["label"][row].tolist() == [
+                        PLACE[number] for number in shown["a"]
+                    ]
                 if old != new:
-                    was = [origin(date)[0] for name in names for date in before[name]["pixels"][row]]
+                    was = [
+                        origin(date)[0] for name in names for date in before[name]["pixels"][row]
+                    ]
                     assert BAD in was
                     replaced += 1
                 assert after[names[0]]["position"][row] == before[names[0]]["position"][row]
@@ -140,7 +189,12 @@ def test_nothing_of_the_place_that_was_skipped_stays_in_the_row(tmp_path: Path):
     dated = [sample(i, 0, time=1_650_000_000, lonlat=(13.5, 52.25)) for i in range(2)]
     path = write_store(tmp_path / "store", [*dated, sample(2, 1)])
     damage(path, 1)
-    opened = Pipeline(Config({"a": SourceConfig(str(path), "enmap", dates=2)}, 4, CROP, on_error="skip", max_bad=1.0), 5)
+    opened = Pipeline(
+        Config(
+            {"a": SourceConfig(str(path), "enmap", dates=2)}, 4, CROP, on_error="skip", max_bad=1.0
+        ),
+        5,
+    )
     for n in range(5):
         fields = opened.batch(n)["a"]
         assert {origin(date)[0] for row in fields["pixels"] for date in row} == {2}
@@ -157,7 +211,11 @@ def test_a_record_is_counted_once_and_said_when_its_batch_is_taken(damaged):
         lines.append(len(said))
     first = lines.index(1)
     assert lines == [0] * first + [1] * (30 - first)
-    assert said[0].startswith("skipped, another place is shown instead: ") and f"(id id{BAD})" in said[0] and str(damaged["zarr"]) in said[0]
+    assert (
+        said[0].startswith("skipped, another place is shown instead: ")
+        and f"(id id{BAD})" in said[0]
+        and str(damaged["zarr"]) in said[0]
+    )
     assert [pipeline.counts(step)["bad_records"] for step in (first, first + 1, 30)] == [0, 1, 1]
     assert (pipeline.bad.before(first), pipeline.bad.before(30)) == ({}, {"a": [BAD]})
 
@@ -180,24 +238,39 @@ def test_what_later_batches_met_does_not_count_before_them():
         bad.take(n, said.append)
     assert [line.rpartition(": ")[2] for line in said] == ["nine", "eight"]
     bad.take(4, said.append)
-    assert (bad.before(3), bad.before(4), bad.before(5)) == ({}, {"a": [8, 9]}, {"a": [8, 9], "b": [9]})
+    assert (bad.before(3), bad.before(4), bad.before(5)) == (
+        {},
+        {"a": [8, 9]},
+        {"a": [8, 9], "b": [9]},
+    )
     bad.met(5, [BadRecord("a", 7, "seven")])
-    with pytest.raises(RecordError, match=r"source 'a': 3 records cannot be decoded, config\.data\.max_bad allows for 2; .* The last: seven"):
+    with pytest.raises(
+        RecordError,
+        match=r"source 'a': 3 records cannot be decoded, config\.data\.max_bad allows for 2; .* "
+        r"The last: seven",
+    ):
         bad.take(5, said.append)
 
 
 def test_what_a_batch_reads_is_announced_in_the_order_of_reading(intact, monkeypatch):
     """So that requests over a network run side by side."""
     announced, read, read_into = [], [], Store.read_into
-    monkeypatch.setattr("eo_jax.data.pipeline.begin_reading", lambda samples: announced.extend((store.path, i) for store, i in samples))
-    monkeypatch.setattr(Store, "read_into", lambda store, i, *rest: (read.append((store.path, i)), read_into(store, i, *rest))[1])
+    monkeypatch.setattr(
+        "eo_jax.data.pipeline.begin_reading",
+        lambda samples: announced.extend((store.path, i) for store, i in samples),
+    )
+    monkeypatch.setattr(
+        Store,
+        "read_into",
+        lambda store, i, *rest: (read.append((store.path, i)), read_into(store, i, *rest))[1],
+    )
     opened = Pipeline(config(intact["zarr"], intact["zarr-raw"]), 5)
     for n in range(4):
         opened.batch(n)
     assert announced == read and len({path for path, _ in read}) == 2
 
 
-# ------------------------------------------------------------------------------------------------------------------------ ends
+# --------------------------------------------------------------------------------------------- ends
 
 
 def test_more_than_the_limit_stop_the_run_at_the_batch_that_met_them(intact, tmp_path: Path):
@@ -205,12 +278,21 @@ def test_more_than_the_limit_stop_the_run_at_the_batch_that_met_them(intact, tmp
     for number in damages:
         damage(path, number)
     whole = Pipeline(config(intact["zarr"], batch_size=1), 8)
-    first = next(n for n in range(40) if damages & {origin(date)[0] for date in whole.batch(n)["a"]["pixels"][0]})
+    first = next(
+        n
+        for n in range(40)
+        if damages & {origin(date)[0] for date in whole.batch(n)["a"]["pixels"][0]}
+    )
     ends = []
     for max_bad, threads in ((0.0, 0), (0.0, 2), (0.14, 0), (0.14, 4)):  # of 15 samples: none, two
-        taken = Pipeline(config(path, batch_size=1, threads=threads, prefetch=4, max_bad=max_bad), 8).batches(0, 40, lambda line: None)
+        taken = Pipeline(
+            config(path, batch_size=1, threads=threads, prefetch=4, max_bad=max_bad), 8
+        ).batches(0, 40, lambda line: None)
         ends.append(0)
-        with pytest.raises(RecordError, match=rf"source 'a': {3 if max_bad else 1} records cannot be decoded, .*\(id id\d+\)"):
+        with pytest.raises(
+            RecordError,
+            match=rf"source 'a': {3 if max_bad else 1} records cannot be decoded, .*\(id id\d+\)",
+        ):
             for _ in taken:
                 ends[-1] += 1
     assert ends[0] == ends[1] == first < ends[2] == ends[3] < 40
@@ -220,7 +302,10 @@ def test_a_store_with_nothing_to_read_ends_instead_of_trying_for_ever(intact, tm
     path = shutil.copytree(intact["zarr"], tmp_path / "store")
     for number in range(len(PLACE)):
         damage(path, number)
-    with pytest.raises(RecordError, match=r"step 3: none of 100 places of source 'a' can be decoded; the last: .*id\d+"):
+    with pytest.raises(
+        RecordError,
+        match=r"step 3: none of 100 places of source 'a' can be decoded; the last: .*id\d+",
+    ):
         Pipeline(config(path, max_bad=1.0), 5).batch(2)
 
 
@@ -253,7 +338,7 @@ def test_values_that_make_no_sense_are_refused(about: dict, message: str):
         Config(**about)
 
 
-# --------------------------------------------------------------------------------------------------------------------- outages
+# ------------------------------------------------------------------------------------------ outages
 
 
 @pytest.fixture
@@ -293,7 +378,9 @@ def test_a_mount_that_stays_away_ends_the_run_and_skips_nothing(mount, on_error:
     pipeline = Pipeline(config(path, on_error=on_error), 5, sleep=pauses.append)
     switch()
     with pytest.raises(
-        OSError, match=rf"^step 7: {path}/.*No such file or directory.*; tried 4 times in 2\.1 s\. When the file can be read, the same"
+        OSError,
+        match=rf"^step 7: {path}/.*No such file or directory.*; tried 4 times in 2\.1 s\. When the "
+        r"file can be read, the same",
     ):
         pipeline.batch(6)
     assert pauses == [0.1, 0.4, 1.6]

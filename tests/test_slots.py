@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.data.slots`: a buffer is used again as soon as nobody has it, and never before, JAX's aliases and steps under way included."""
+"""Tests of `eo_jax.data.slots`: a buffer is used again as soon as nobody has it, and never before,
+JAX's aliases and steps under way included.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,16 @@ def wait_until(reached) -> bool:
     return False
 
 
-# ---------------------------------------------------------------------------------------------------------------------- the pool
+# ----------------------------------------------------------------------------------------- the pool
 
 
 def test_an_array_is_as_asked_for_writable_and_aligned():
     for array in [pool().take() for _ in range(8)]:
-        assert (array.shape, array.dtype) == ((2, 1024), np.int16) and array.flags.writeable and array.flags.c_contiguous
+        assert (
+            (array.shape, array.dtype) == ((2, 1024), np.int16)
+            and array.flags.writeable
+            and array.flags.c_contiguous
+        )
         assert address(array) % 64 == 0
 
 
@@ -115,7 +121,7 @@ def test_threads_never_share_a_buffer():
     assert len(slots._free) == 3
 
 
-# --------------------------------------------------------------------------------------------------------------------------- jax
+# ---------------------------------------------------------------------------------------------- jax
 
 
 def test_jax_takes_the_buffer_as_it_is_and_gives_it_back():
@@ -146,7 +152,7 @@ def test_batches_cut_over_eight_devices_stay_as_they_were():
     assert run_script("held_batches.py") == {"aliased": True, "same": True, "buffers_bounded": True}
 
 
-# ----------------------------------------------------------------------------------------------------------------------- scratch
+# ------------------------------------------------------------------------------------------ scratch
 
 
 def test_scratch_grows_and_is_of_its_thread_alone():

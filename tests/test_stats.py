@@ -1,4 +1,6 @@
-"""`stats` says what numpy says of all pixels at once, for every dtype, over shards, sensors and splits."""
+"""`stats` says what numpy says of all pixels at once, for every dtype, over shards, sensors and
+splits.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +22,43 @@ from eo_jax.data import open_store
 from eo_jax.schema import Sample
 from eo_jax.sensors import Band, Sensor
 
-DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64")
+DTYPES = (
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+)
 LEVELS = (0.0, 0.01, 0.02, 0.25, 1 / 3, 0.5, 0.75, 0.98, 0.99, 1.0)
 
 
 def sensor(dtype: str, bands: int = 3, nodata: float | None = None, name: str = "") -> Sensor:
     columns = tuple(Band(f"B{n}", n, None, None, kind="other") for n in range(1, bands + 1))
     listed = "int32" if dtype == "int64" else dtype  # which no sensor has, but a record may hold
-    return Sensor(name or f"test_{dtype}", "Test", columns, None, listed, 1.0, "digital number", nodata)
+    return Sensor(
+        name or f"test_{dtype}", "Test", columns, None, listed, 1.0, "digital number", nodata
+    )
 
 
-def store_of(path: Path, sensors: Sequence[Sensor], cubes: Sequence[tuple[str, np.ndarray]], splits: Sequence[str] | None = None):
+def store_of(
+    path: Path,
+    sensors: Sequence[Sensor],
+    cubes: Sequence[tuple[str, np.ndarray]],
+    splits: Sequence[str] | None = None,
+):
     """A store of (sensor id, pixels)."""
-    samples = [Sample(pixels=cube, sensor=name, id=f"{n:03}", group=f"{n:03}") for n, (name, cube) in enumerate(cubes)]
-    return open_store(write_store(path, samples, splits, {"sensors": {one.id: one.row() for one in sensors}}))
+    samples = [
+        Sample(pixels=cube, sensor=name, id=f"{n:03}", group=f"{n:03}")
+        for n, (name, cube) in enumerate(cubes)
+    ]
+    return open_store(
+        write_store(path, samples, splits, {"sensors": {one.id: one.row() for one in sensors}})
+    )
 
 
 def random_cube(dtype: str, seed: int, shape: tuple[int, int, int] = (3, 9, 11)) -> np.ndarray:
@@ -41,20 +66,34 @@ def random_cube(dtype: str, seed: int, shape: tuple[int, int, int] = (3, 9, 11))
     if np.dtype(dtype).kind == "f":
         return (rng.normal(size=shape) * 10 ** rng.uniform(-3, 3, shape)).astype(dtype)
     limits = np.iinfo(dtype)
-    wide, narrow = rng.integers(limits.min, limits.max, shape, dtype, endpoint=True), rng.integers(0, 100, shape)
+    wide, narrow = (
+        rng.integers(limits.min, limits.max, shape, dtype, endpoint=True),
+        rng.integers(0, 100, shape),
+    )
     return np.where(rng.random(shape) < 0.3, wide, narrow).astype(dtype)
 
 
-def assert_is_numpys(about: dict, columns: Sequence[np.ndarray], levels: Sequence[float], rel: float = 1e-6) -> None:
+def assert_is_numpys(
+    about: dict, columns: Sequence[np.ndarray], levels: Sequence[float], rel: float = 1e-6
+) -> None:
     """`columns` are the valid values of each band."""
     for band, values in enumerate(columns):
         values = values.astype(np.float64)
         assert about["count"][band] == len(values)
-        expected = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
+        expected = {
+            "mean": values.mean(),
+            "std": values.std(),
+            "min": values.min(),
+            "max": values.max(),
+        }
         for name, value in expected.items():
-            assert about[name][band] == pytest.approx(value, rel=rel, abs=1e-9 * np.abs(values).max()), name
+            assert about[name][band] == pytest.approx(
+                value, rel=rel, abs=1e-9 * np.abs(values).max()
+            ), name
         for level, found in zip(levels, about["quantiles"], strict=True):
-            assert found[band] == pytest.approx(np.quantile(values, level), rel=rel, abs=1e-12 * np.abs(values).max()), level
+            assert found[band] == pytest.approx(
+                np.quantile(values, level), rel=rel, abs=1e-12 * np.abs(values).max()
+            ), level
 
 
 # ------------------------------------------------------------------ against numpy
@@ -63,9 +102,13 @@ def assert_is_numpys(about: dict, columns: Sequence[np.ndarray], levels: Sequenc
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype(dtype: str, tmp_path: Path) -> None:
     cubes = [random_cube(dtype, seed) for seed in range(7)]
-    store = store_of(tmp_path / "store", [sensor(dtype)], [(f"test_{dtype}", cube) for cube in cubes])
+    store = store_of(
+        tmp_path / "store", [sensor(dtype)], [(f"test_{dtype}", cube) for cube in cubes]
+    )
     about = stats.measure(store, "train", LEVELS)["sensors"][f"test_{dtype}"]
-    assert_is_numpys(about, [np.concatenate([cube[band].ravel() for cube in cubes]) for band in range(3)], LEVELS)
+    assert_is_numpys(
+        about, [np.concatenate([cube[band].ravel() for cube in cubes]) for band in range(3)], LEVELS
+    )
     assert about["dtype"] == dtype
     assert about["nodata_share"] == [0, 0, 0]
 
@@ -78,9 +121,14 @@ def test_no_data_does_not_count(dtype: str, tmp_path: Path) -> None:
         cube[2] = 7
         if np.dtype(dtype).kind == "f":
             cube[1, 0, :3] = (np.nan, np.inf, -np.inf)
-    store = store_of(tmp_path / "store", [sensor(dtype, nodata=7)], [(f"test_{dtype}", cube) for cube in cubes])
+    store = store_of(
+        tmp_path / "store", [sensor(dtype, nodata=7)], [(f"test_{dtype}", cube) for cube in cubes]
+    )
     about = stats.measure(store, "train", LEVELS)["sensors"][f"test_{dtype}"]
-    valid = [np.concatenate([cube[band][(cube[band] != 7) & np.isfinite(cube[band])] for cube in cubes]) for band in range(3)]
+    valid = [
+        np.concatenate([cube[band][(cube[band] != 7) & np.isfinite(cube[band])] for cube in cubes])
+        for band in range(3)
+    ]
     assert len(valid[0]) < 3 * 99
     assert_is_numpys(about, valid[:2], LEVELS)
     assert about["nodata_share"][2] == 1
@@ -93,7 +141,9 @@ def test_no_data_does_not_count(dtype: str, tmp_path: Path) -> None:
 @given(data=st.data(), dtype=st.sampled_from(DTYPES))
 def test_selection_of_any_values(data: st.DataObject, dtype: str) -> None:
     elements = {"allow_nan": False, "allow_infinity": False} if np.dtype(dtype).kind == "f" else {}
-    values = data.draw(hnp.arrays(dtype, st.integers(1, 40), elements=hnp.from_dtype(np.dtype(dtype), **elements)))
+    values = data.draw(
+        hnp.arrays(dtype, st.integers(1, 40), elements=hnp.from_dtype(np.dtype(dtype), **elements))
+    )
     levels = data.draw(st.lists(st.floats(0, 1), min_size=1, max_size=4))
     cut = data.draw(st.integers(0, len(values)))
     selection = quantiles.Selection(np.dtype(dtype), 1, levels)
@@ -103,8 +153,15 @@ def test_selection_of_any_values(data: st.DataObject, dtype: str) -> None:
             quantiles.merge(found, quantiles.count(0, part, number, selection.prefixes[0]))
         selection.narrow(number, found)
     with np.errstate(all="ignore"):
-        exact = np.quantile(values.astype(np.float64) / 4, levels) * 4  # a quarter, so that no difference overflows
-    np.testing.assert_allclose([column[0] for column in selection.result()], exact, rtol=1e-6, atol=1e-9 * np.abs(values / 4).max())
+        exact = (
+            np.quantile(values.astype(np.float64) / 4, levels) * 4
+        )  # a quarter, so that no difference overflows
+    np.testing.assert_allclose(
+        [column[0] for column in selection.result()],
+        exact,
+        rtol=1e-6,
+        atol=1e-9 * np.abs(values / 4).max(),
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -119,9 +176,19 @@ def test_keys_are_in_the_order_of_the_values(dtype: str) -> None:
 
 
 def test_one_pixel(tmp_path: Path) -> None:
-    store = store_of(tmp_path / "store", [sensor("float32", 1)], [("test_float32", np.full((1, 1, 1), -2.5, np.float32))])
+    store = store_of(
+        tmp_path / "store",
+        [sensor("float32", 1)],
+        [("test_float32", np.full((1, 1, 1), -2.5, np.float32))],
+    )
     about = stats.measure(store, "train", LEVELS)["sensors"]["test_float32"]
-    assert (about["count"], about["mean"], about["std"], about["min"], about["max"]) == ([1], [-2.5], [0], [-2.5], [-2.5])
+    assert (about["count"], about["mean"], about["std"], about["min"], about["max"]) == (
+        [1],
+        [-2.5],
+        [0],
+        [-2.5],
+        [-2.5],
+    )
     assert about["quantiles"] == [[-2.5]] * len(LEVELS)
 
 
@@ -134,21 +201,44 @@ def test_constant_bands(tmp_path: Path) -> None:
 
 
 def test_several_sensors_shapes_and_mixed_dtypes(tmp_path: Path) -> None:
-    """One sensor takes one pass, the other two; the second mixes whole numbers and fractions, as EnMAP tiles do."""
-    first, second = [random_cube("uint8", n, (2, 3 + n, 4)) for n in range(6)], [random_cube("float32", 0), random_cube("int16", 1)]
+    """One sensor takes one pass, the other two; the second mixes whole numbers and fractions, as
+    EnMAP tiles do.
+    """
+    first, second = (
+        [random_cube("uint8", n, (2, 3 + n, 4)) for n in range(6)],
+        [random_cube("float32", 0), random_cube("int16", 1)],
+    )
     sensors = [sensor("uint8", 2, name="eight"), sensor("float32", name="mixed")]
     cubes = [("mixed", second[0]), *(("eight", cube) for cube in first), ("mixed", second[1])]
     found = stats.measure(store_of(tmp_path / "store", sensors, cubes), "all", LEVELS)["sensors"]
     assert (found["eight"]["dtype"], found["mixed"]["dtype"]) == ("uint8", "float32")
-    assert_is_numpys(found["eight"], [np.concatenate([cube[band].ravel() for cube in first]) for band in range(2)], LEVELS)
-    assert_is_numpys(found["mixed"], [np.concatenate([cube[band].ravel().astype(np.float32) for cube in second]) for band in range(3)], LEVELS)
+    assert_is_numpys(
+        found["eight"],
+        [np.concatenate([cube[band].ravel() for cube in first]) for band in range(2)],
+        LEVELS,
+    )
+    assert_is_numpys(
+        found["mixed"],
+        [
+            np.concatenate([cube[band].ravel().astype(np.float32) for cube in second])
+            for band in range(3)
+        ],
+        LEVELS,
+    )
 
 
 def test_splits(tmp_path: Path) -> None:
     cubes = [("test_int16", np.full((1, 2, 2), value, np.int16)) for value in (1, 2, 4)]
     store = store_of(tmp_path / "store", [sensor("int16", 1)], cubes, ["train", "val", "pixel"])
-    means = {split: stats.measure(store, split, (0.5,))["sensors"]["test_int16"]["mean"][0] for split in ("train", "val", "all")}
-    assert means == {"train": 2.5, "val": 3.0, "all": pytest.approx(7 / 3)}  # what is split by pixel is in every split
+    means = {
+        split: stats.measure(store, split, (0.5,))["sensors"]["test_int16"]["mean"][0]
+        for split in ("train", "val", "all")
+    }
+    assert means == {
+        "train": 2.5,
+        "val": 3.0,
+        "all": pytest.approx(7 / 3),
+    }  # what is split by pixel is in every split
     with pytest.raises(ValueError, match=r"split 'tset' is empty; the store has test, train, val"):
         stats.measure(store, "tset", (0.5,))
 
@@ -157,13 +247,17 @@ def test_moments_are_those_of_the_manifest(tiny_store: Path) -> None:
     store = open_store(tiny_store)
     contents = Contents()
     for i, sample in enumerate(store):
-        contents.add_sample(sample, str(store.index["split"][i]), store.sensor_of(i).missing(sample.pixels))
+        contents.add_sample(
+            sample, str(store.index["split"][i]), store.sensor_of(i).missing(sample.pixels)
+        )
     about = stats.measure(store, "train", (0.5,))["sensors"]["enmap"]
     for name, values in contents.about()["statistics"]["enmap"].items():
         assert about[name] == values
 
 
-def test_workers_and_batches_change_nothing(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_and_batches_change_nothing(
+    tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store(tiny_store)
     one = stats.measure(store, "all", LEVELS)
     assert stats.measure(store, "all", LEVELS, workers=2) == one
@@ -174,10 +268,27 @@ def test_workers_and_batches_change_nothing(tiny_store: Path, monkeypatch: pytes
 # ------------------------------------------------------------------ the command
 
 
-def test_command(tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")  # as in a log; numbers must not be cut
     output = tmp_path / "stats.json"
-    assert main(["stats", str(tiny_store), "--quantiles", "0.1", "0.9", "--workers", "1", "--output", str(output)]) == 0
+    assert (
+        main(
+            [
+                "stats",
+                str(tiny_store),
+                "--quantiles",
+                "0.1",
+                "0.9",
+                "--workers",
+                "1",
+                "--output",
+                str(output),
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "enmap, split train, digital numbers (int16)" in said
     found = json.loads(output.read_text())

@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.step`: descent, the guard against non-finite steps, accumulation, the teacher, and what runs in which precision."""
+"""Tests of `eo_jax.step`: descent, the guard against non-finite steps, accumulation, the teacher,
+and what runs in which precision.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,11 @@ def make_views(batch, key):
 
 
 def batch_of(seed: int = 0) -> dict:
-    return {"enmap": {"pixels": np.random.default_rng(seed).normal(1, 1, (ROWS, BANDS)).astype(np.float32)}}
+    return {
+        "enmap": {
+            "pixels": np.random.default_rng(seed).normal(1, 1, (ROWS, BANDS)).astype(np.float32)
+        }
+    }
 
 
 @functools.cache
@@ -64,8 +70,12 @@ def test_the_loss_falls_to_nothing_on_a_batch_that_one_layer_can_fit(state):
 
 def test_logged_norms_are_those_of_gradient_update_and_new_weights(state):
     new, metrics = step_of()(state, batch_of())
-    gradient = jax.grad(lambda params: TOY.loss(params, state["carry"], make_views(batch_of(), None), None, 0.0)[0])(state["params"])
-    norm = lambda tree: np.sqrt(sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(tree)))  # noqa: E731
+    gradient = jax.grad(
+        lambda params: TOY.loss(params, state["carry"], make_views(batch_of(), None), None, 0.0)[0]
+    )(state["params"])
+    norm = lambda tree: np.sqrt(
+        sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(tree))
+    )  # noqa: E731
     moved = jax.tree.map(np.subtract, new["params"], state["params"])
     assert float(metrics["grad_norm"]) == pytest.approx(norm(gradient), rel=1e-5)
     assert float(metrics["skipped"]) == 0
@@ -77,7 +87,9 @@ def test_logged_norms_are_those_of_gradient_update_and_new_weights(state):
 @pytest.mark.parametrize(("rows", "kept"), [(8, 8), (256, 256), (257, 129), (600, 200)])
 def test_what_is_watched_is_spread_over_the_batch(rows, kept):
     number = jnp.arange(rows, dtype=jnp.float32)
-    pooled = make_pooled(TOY, lambda batch: make_global_views(batch["enmap"]["pixels"]), {"enmap": ("enmap",)})
+    pooled = make_pooled(
+        TOY, lambda batch: make_global_views(batch["enmap"]["pixels"]), {"enmap": ("enmap",)}
+    )
     state = {"params": {"layer": {"kernel": jnp.eye(1), "bias": jnp.zeros(1)}}, "carry": {}}
     (found,) = pooled(state, {"enmap": {"pixels": number[:, None], "time": None}}).values()
     assert found.shape == (kept, 1)
@@ -90,7 +102,9 @@ def make_global_views(pixels):
 
 
 def test_the_watch_sees_each_source_by_the_encoder_that_evaluates_it():
-    """Teachers where those come first; a source without an encoder of its own by the one that it shares."""
+    """Teachers where those come first; a source without an encoder of its own by the one that it
+    shares.
+    """
 
     class Scaled(Toy):
         def encoders(self, params, carry):
@@ -102,15 +116,27 @@ def test_the_watch_sees_each_source_by_the_encoder_that_evaluates_it():
 
     def see(batch):
         seen = {source: make_global_views(fields["pixels"]) for source, fields in batch.items()}
-        return {name.replace("enmap", source): view for source, views in seen.items() for name, view in views.items()}
+        return {
+            name.replace("enmap", source): view
+            for source, views in seen.items()
+            for name, view in views.items()
+        }
 
     same_encoder = {"a": ("a", "c"), "b": ("b",), "c": ("a", "c"), "d": ("d",)}
     pooled = make_pooled(Scaled(1), see, same_encoder)
     state = {"params": {}, "carry": {}}
     found = pooled(state, {source: {"pixels": jnp.ones((2, 1))} for source in "abc"})
-    assert {name: float(value[1, 0]) for name, value in found.items()} == {"pooled/a": 2.0, "pooled/b": 5.0, "pooled/c": 2.0}
-    assert pooled(state, {source: {"pixels": jnp.ones((2, 1))} for source in "bd"}).keys() == {"pooled/b"}  # a target, say, without an encoder
-    with pytest.raises(ValueError, match=r"objective Scaled: no encoder of source 'd' among a\.teacher, a, b"):
+    assert {name: float(value[1, 0]) for name, value in found.items()} == {
+        "pooled/a": 2.0,
+        "pooled/b": 5.0,
+        "pooled/c": 2.0,
+    }
+    assert pooled(state, {source: {"pixels": jnp.ones((2, 1))} for source in "bd"}).keys() == {
+        "pooled/b"
+    }  # a target, say, without an encoder
+    with pytest.raises(
+        ValueError, match=r"objective Scaled: no encoder of source 'd' among a\.teacher, a, b"
+    ):
         features_of(Scaled(1), {}, {}, {}, "d", ("d",))
 
 
@@ -143,7 +169,9 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped_too(state):
             loss, rest = super().loss(params, carry, views, key, progress)
             return bad_gradient(loss), rest
 
-    step = jax.jit(make_train_step(Broken(BANDS), OPTIMIZER, make_views, seed=0, steps=STEPS, accum=1))
+    step = jax.jit(
+        make_train_step(Broken(BANDS), OPTIMIZER, make_views, seed=0, steps=STEPS, accum=1)
+    )
     after, metrics = step(state, batch_of())
     assert np.isfinite(float(metrics["loss"])) and float(metrics["skipped"]) == 1
     assert same(without_step(after), without_step(state))
@@ -159,7 +187,9 @@ def test_microbatches_give_the_loss_and_the_update_of_the_whole_batch(state):
         for name in ("loss", "out", "grad_norm"):
             assert float(part_metrics[name]) == pytest.approx(float(metrics[name]), rel=1e-6)
         for name in ("kernel", "bias"):
-            np.testing.assert_allclose(parts["params"]["layer"][name], whole["params"]["layer"][name], rtol=0, atol=1e-7)
+            np.testing.assert_allclose(
+                parts["params"]["layer"][name], whole["params"]["layer"][name], rtol=0, atol=1e-7
+            )
 
 
 def test_the_carry_passes_through_the_microbatches_in_order_and_the_teacher_moves_once(state):
@@ -169,7 +199,9 @@ def test_the_carry_passes_through_the_microbatches_in_order_and_the_teacher_move
     # Microbatch k holds rows k, k + 4, ...: each is spread over all devices, as the batch is.
     means = [batch_of()["enmap"]["pixels"][k::4].mean() for k in range(4)]
     np.testing.assert_allclose(carry["memory"][MEMORY - 4 :], means, rtol=1e-6)
-    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state["carry"]["teacher"], after["params"])
+    expected = jax.tree.map(
+        lambda old, new: 0.75 * old + 0.25 * new, state["carry"]["teacher"], after["params"]
+    )
     assert all(jax.tree.leaves(jax.tree.map(np.allclose, carry["teacher"], expected)))
 
 
@@ -181,12 +213,17 @@ class Recorder(Toy):
 
     def loss(self, params, carry, views, key, progress):
         loss, (carry, _) = super().loss(params, carry, views, key, progress)
-        return loss, (carry, {"drawn": jax.random.uniform(key), "progress": progress, "view_drawn": views["drawn"]})
+        return loss, (
+            carry,
+            {"drawn": jax.random.uniform(key), "progress": progress, "view_drawn": views["drawn"]},
+        )
 
 
 def recorded(state: dict, seed: int, accum: int = 1) -> dict[str, float]:
     views = lambda batch, key: make_views(batch, key) | {"drawn": jax.random.uniform(key)}  # noqa: E731
-    _, metrics = jax.jit(make_train_step(Recorder(BANDS), OPTIMIZER, views, seed=seed, steps=STEPS, accum=accum))(state, batch_of())
+    _, metrics = jax.jit(
+        make_train_step(Recorder(BANDS), OPTIMIZER, views, seed=seed, steps=STEPS, accum=accum)
+    )(state, batch_of())
     return {name: float(metrics[name]) for name in ("drawn", "view_drawn", "progress")}
 
 
@@ -206,7 +243,9 @@ def test_each_microbatch_has_its_own_key(state):
             return loss, (carry, {})
 
     views = lambda batch, key: make_views(batch, key) | {"drawn": jax.random.uniform(key)}  # noqa: E731
-    after, _ = jax.jit(make_train_step(LastDraws(BANDS), OPTIMIZER, views, seed=0, steps=STEPS, accum=4))(state, batch_of())
+    after, _ = jax.jit(
+        make_train_step(LastDraws(BANDS), OPTIMIZER, views, seed=0, steps=STEPS, accum=4)
+    )(state, batch_of())
     assert len(set(np.asarray(after["carry"]["memory"])[1::2].tolist())) == 4
 
 
@@ -215,7 +254,14 @@ def test_each_microbatch_has_its_own_key(state):
 
 @functools.cache
 def stack(remat: str):
-    network = Network(lambda rngs: Stack(lambda block_rngs: vit.Block(16, 2, jnp.dtype("float32"), rngs=block_rngs), 3, remat, rngs=rngs))
+    network = Network(
+        lambda rngs: Stack(
+            lambda block_rngs: vit.Block(16, 2, jnp.dtype("float32"), rngs=block_rngs),
+            3,
+            remat,
+            rngs=rngs,
+        )
+    )
     return network, jax.jit(network.init)(jax.random.key(1))[0]
 
 
@@ -226,23 +272,47 @@ def test_stacked_blocks_are_the_same_blocks_one_after_the_other():
 
     def unrolled(params, x):
         for i in range(3):
-            x, _ = block.apply(jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]), {}, lambda module, x=x: module(x))
+            x, _ = block.apply(
+                jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]),
+                {},
+                lambda module, x=x: module(x),
+            )
         return x
 
-    value_and_grad = lambda f: jax.jit(jax.value_and_grad(lambda params: jnp.sum(jnp.sin(f(params, x)))))(params)  # noqa: E731
-    stacked = value_and_grad(lambda params, x: network.apply(params, {}, lambda module: module(x))[0])
+    value_and_grad = lambda f: jax.jit(
+        jax.value_and_grad(lambda params: jnp.sum(jnp.sin(f(params, x))))
+    )(params)  # noqa: E731
+    stacked = value_and_grad(
+        lambda params, x: network.apply(params, {}, lambda module: module(x))[0]
+    )
     layers = np.asarray(params["layers"]["mlp"]["fc1"]["kernel"])
     assert layers.shape == (3, 16, 64) and not np.allclose(layers[0], layers[1])
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), stacked, value_and_grad(unrolled))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        stacked,
+        value_and_grad(unrolled),
+    )
 
 
 def test_remat_changes_memory_not_numbers():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 50, 16)), jnp.float32)  # enough tokens for activations to outweigh weights
+    x = jnp.asarray(
+        np.random.default_rng(0).normal(size=(2, 50, 16)), jnp.float32
+    )  # enough tokens for activations to outweigh weights
     params = stack("none")[1]
-    loss = lambda remat: lambda params: jnp.sum(jnp.sin(stack(remat)[0].apply(params, {}, lambda module: module(x))[0]))  # noqa: E731
-    compiled = {remat: jax.jit(jax.value_and_grad(loss(remat))).lower(params).compile() for remat in REMAT}
+    loss = lambda remat: (
+        lambda params: jnp.sum(
+            jnp.sin(stack(remat)[0].apply(params, {}, lambda module: module(x))[0])
+        )
+    )  # noqa: E731
+    compiled = {
+        remat: jax.jit(jax.value_and_grad(loss(remat))).lower(params).compile() for remat in REMAT
+    }
     for again in ("cheap", "block"):
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), compiled["none"](params), compiled[again](params))
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+            compiled["none"](params),
+            compiled[again](params),
+        )
     needs = {remat: step.memory_analysis().temp_size_in_bytes for remat, step in compiled.items()}
     assert needs["block"] < needs["cheap"] < needs["none"]
 
@@ -251,13 +321,22 @@ def test_remat_changes_memory_not_numbers():
 
 
 def test_bfloat16_is_for_computing_only():
-    encoder = make_encoder(StemConfig(patch=8), vit.Config(size="tiny", depth=1), ENMAP, build.compute_dtype("bfloat16"))
-    objective = mae.Config(decoder_width=32, decoder_depth=1, decoder_heads=2).build({"enmap": encoder})
+    encoder = make_encoder(
+        StemConfig(patch=8),
+        vit.Config(size="tiny", depth=1),
+        ENMAP,
+        build.compute_dtype("bfloat16"),
+    )
+    objective = mae.Config(decoder_width=32, decoder_depth=1, decoder_heads=2).build(
+        {"enmap": encoder}
+    )
     params, _ = jax.eval_shape(objective.init, jax.random.key(0))
     optimizer = optim.make_optimizer(optim.Config(), params, STEPS)
     view = jax.ShapeDtypeStruct((2, 1, 32, 32, 202), jnp.float32)
     views = {"enmap/global": view, "enmap/global/valid": jax.ShapeDtypeStruct(view.shape, bool)}
-    step = make_train_step(objective, optimizer, lambda batch, key: batch, seed=0, steps=STEPS, accum=1)
+    step = make_train_step(
+        objective, optimizer, lambda batch, key: batch, seed=0, steps=STEPS, accum=1
+    )
     state = jax.eval_shape(lambda: init_state(objective, optimizer, 0))
     after, metrics = jax.eval_shape(step, state, views)
     kinds = lambda tree: {leaf.dtype.name for leaf in jax.tree.leaves(tree)}  # noqa: E731

@@ -1,4 +1,6 @@
-"""Stores: what is missing, unfinished or damaged is said at once, and every reader in every process sees the same bytes."""
+"""Stores: what is missing, unfinished or damaged is said at once, and every reader in every process
+sees the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,16 @@ def read_all(store: Store) -> list[bytes]:
 
 
 def small(number: int, **fields) -> Sample:
-    return Sample(pixels=np.full((2, 1, 1), number, np.int16), sensor="enmap", id=f"{number}", group="g", **fields)
+    return Sample(
+        pixels=np.full((2, 1, 1), number, np.int16),
+        sensor="enmap",
+        id=f"{number}",
+        group="g",
+        **fields,
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------- sequence
+# ----------------------------------------------------------------------------------------- sequence
 
 
 def test_samples_come_back_in_the_order_they_were_written(whole: Path):
@@ -65,12 +73,17 @@ def test_index_says_what_the_samples_say(whole: Path):
     for i, sample in enumerate(store):
         row = {column: values[i].tolist() for column, values in store.index.items()}
         assert (row["id"], row["group"], row["sensor"]) == (sample.id, sample.group, sample.sensor)
-        assert (tuple(row["shape"]), row["dtype"]) == (sample.pixels.shape, sample.pixels.dtype.name)
+        assert (tuple(row["shape"]), row["dtype"]) == (
+            sample.pixels.shape,
+            sample.pixels.dtype.name,
+        )
         assert (row["time"], tuple(row["lonlat"])) == (sample.time, sample.lonlat)
 
 
 def test_index_of_absent_time_and_place(tmp_path: Path):
-    index = open_store(write_store(tmp_path / "store", [small(0), small(1, time=0, lonlat=(0.0, 0.0))])).index
+    index = open_store(
+        write_store(tmp_path / "store", [small(0), small(1, time=0, lonlat=(0.0, 0.0))])
+    ).index
     assert index["time"].tolist() == [np.iinfo(np.int64).min, 0]
     assert np.isnan(index["lonlat"]).tolist() == [[True, True], [False, False]]
 
@@ -121,7 +134,7 @@ def test_an_empty_store_opens(tmp_path: Path):
     assert list(open_store(write_store(tmp_path / "store", []))) == []
 
 
-# ------------------------------------------------------------------------------------------------------------------------ opening
+# ------------------------------------------------------------------------------------------ opening
 
 
 def assert_refused(path: Path, *parts: str) -> None:
@@ -153,7 +166,14 @@ def test_a_manifest_that_is_none(path: Path, text: str):
     assert_refused(path, "manifest.json: not a manifest", "convert the archive again")
 
 
-@pytest.mark.parametrize(("old", "new"), [('"samples": 12', '"samples": 13'), ("landuse", "landcover"), ('"scale": 0.0001', '"scale": 0.001')])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"samples": 12', '"samples": 13'),
+        ("landuse", "landcover"),
+        ('"scale": 0.0001', '"scale": 0.001'),
+    ],
+)
 def test_an_edited_manifest(path: Path, old: str, new: str):
     file = path / "manifest.json"
     assert old in file.read_text()
@@ -209,7 +229,9 @@ def test_a_missing_shard(path: Path):
 def test_a_truncated_shard(path: Path):
     size = (path / SHARD).stat().st_size
     os.truncate(path / SHARD, size - 1)
-    assert_refused(path, SHARD, f"has {size - 1} bytes, the manifest says {size} bytes", "copy it again")
+    assert_refused(
+        path, SHARD, f"has {size - 1} bytes, the manifest says {size} bytes", "copy it again"
+    )
 
 
 def damage(path: Path, number: int) -> None:
@@ -224,7 +246,10 @@ def test_a_flipped_bit_in_a_shard_is_found_when_its_record_is_read_and_named(pat
     store = open_store(path)
     with pytest.raises(RecordError) as error:
         store[7]
-    for part in (f"{path}/{SHARD} record 2 (id {store.index['id'][7]})", f"data_prep verify {path}"):
+    for part in (
+        f"{path}/{SHARD} record 2 (id {store.index['id'][7]})",
+        f"data_prep verify {path}",
+    ):
         assert part in str(error.value)
     assert [store.read(i) for i in range(12) if i != 7] == intact[:7] + intact[8:]
 
@@ -265,7 +290,9 @@ def test_a_shard_that_could_not_be_opened_is_opened_anew(path: Path):
     assert read_all(store) == intact
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted where Linux lists them")
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="open files are counted where Linux lists them"
+)
 def test_a_store_keeps_few_files_open(whole: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stores, "_OPEN_SHARDS", 2)
     store, before = open_store(whole), len(os.listdir("/proc/self/fd"))
@@ -274,7 +301,7 @@ def test_a_store_keeps_few_files_open(whole: Path, monkeypatch: pytest.MonkeyPat
     assert len(os.listdir("/proc/self/fd")) - before <= 2 < len(store.manifest["shards"])
 
 
-# ------------------------------------------------------------------------------------------------------------ processes, threads
+# ------------------------------------------------------------------------------- processes, threads
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -320,11 +347,16 @@ def test_a_torch_loader_with_workers_can_wrap_a_store(whole: Path):
     dataset = Patches(whole)
     dataset[0]  # a reader is open before the workers fork
     loaded = list(torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=2))
-    assert [identity for _, ids in loaded for identity in ids] == [sample.id for sample in dataset.store]
-    np.testing.assert_array_equal(torch.cat([pixels for pixels, _ in loaded]).numpy(), np.stack([sample.pixels for sample in dataset.store]))
+    assert [identity for _, ids in loaded for identity in ids] == [
+        sample.id for sample in dataset.store
+    ]
+    np.testing.assert_array_equal(
+        torch.cat([pixels for pixels, _ in loaded]).numpy(),
+        np.stack([sample.pixels for sample in dataset.store]),
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def test_equal_samples_give_equal_files(tmp_path: Path):
@@ -345,8 +377,12 @@ def test_manifest_has_the_size_and_hash_of_every_shard(whole: Path):
 
 
 @pytest.mark.parametrize("format", stores.FORMATS)
-@pytest.mark.parametrize("failure", [ValueError("bad tile"), KeyboardInterrupt()], ids=["error", "interrupt"])
-def test_a_shard_that_fails_leaves_nothing_behind(tmp_path: Path, failure: BaseException, format: str):
+@pytest.mark.parametrize(
+    "failure", [ValueError("bad tile"), KeyboardInterrupt()], ids=["error", "interrupt"]
+)
+def test_a_shard_that_fails_leaves_nothing_behind(
+    tmp_path: Path, failure: BaseException, format: str
+):
     def samples():
         yield small(0)
         raise failure

@@ -1,4 +1,6 @@
-"""`subset` and `merge` write whole stores whose samples are, bit for bit, those of their sources."""
+"""`subset` and `merge` write whole stores whose samples are, bit for bit, those of their
+sources.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,25 @@ from eo_jax.schema import Sample
 from eo_jax.sensors import Band, Sensor
 
 DAY = 86_400
-OPTICAL = Sensor("optical", "Optical", tuple(Band(f"B{n}", n, 500.0 + n, 10.0) for n in (1, 2)), 10.0, "int16", 1e-4, "reflectance", -1)
-RADAR = Sensor("radar", "Radar", (Band("VV", 1, None, None, kind="sar"),), 10.0, "float32", 1.0, "dB", None)
+OPTICAL = Sensor(
+    "optical",
+    "Optical",
+    tuple(Band(f"B{n}", n, 500.0 + n, 10.0) for n in (1, 2)),
+    10.0,
+    "int16",
+    1e-4,
+    "reflectance",
+    -1,
+)
+RADAR = Sensor(
+    "radar", "Radar", (Band("VV", 1, None, None, kind="sar"),), 10.0, "float32", 1.0, "dB", None
+)
 
 
 def sample(number: int, sensor: Sensor = OPTICAL, size: int = 6, **fields) -> Sample:
-    """A sample of place number // 2, on day `number` of 2020, with labels of three kinds and no-data that grows with the number."""
+    """A sample of place number // 2, on day `number` of 2020, with labels of three kinds and
+    no-data that grows with the number.
+    """
     rng = np.random.default_rng(number)
     pixels = rng.integers(0, 3000, (len(sensor.bands), size, size)).astype(sensor.dtype)
     if sensor.nodata is not None:
@@ -36,25 +51,52 @@ def sample(number: int, sensor: Sensor = OPTICAL, size: int = 6, **fields) -> Sa
         "group": f"place {number // 2:02}",
         "time": 1_577_836_800 + DAY * number,
         "lonlat": (10.0 * number - 60, 5.0 * number - 30),
-        "labels": {"cover": rng.integers(0, 4, (size, size), np.uint8), "class": np.array(number % 3, np.int64)},
+        "labels": {
+            "cover": rng.integers(0, 4, (size, size), np.uint8),
+            "class": np.array(number % 3, np.int64),
+        },
         "masks": {"clouds": rng.random((size, size)) < 0.1},
     }
     return Sample(pixels=pixels, sensor=sensor.id, **{**default, **fields})
 
 
-def source(path: Path, samples: Sequence[Sample], splits: Sequence[str] | None = None, sensors: Sequence[Sensor] = (OPTICAL, RADAR)) -> Path:
+def source(
+    path: Path,
+    samples: Sequence[Sample],
+    splits: Sequence[str] | None = None,
+    sensors: Sequence[Sensor] = (OPTICAL, RADAR),
+) -> Path:
     """A store of shards of five samples, as `convert` describes it."""
     table, contents, rows = {sensor.id: sensor for sensor in sensors}, Contents(), []
     for one, split in zip(samples, splits or ["train"] * len(samples), strict=True):
         missing = table[one.sensor].missing(one.pixels)
         contents.add_sample(one, split, missing)
         rows.append(stores.index_row(one, split, float(missing.mean())))
-    archive = {"name": f"archive of {path.name}", "reader": "test", "licence": "free", "options": {}}
+    archive = {
+        "name": f"archive of {path.name}",
+        "reader": "test",
+        "licence": "free",
+        "options": {},
+    }
     present = {one.sensor for one in samples}
-    about = {"archive": archive, "sensors": {name: row.row() for name, row in table.items() if name in present}, **contents.about()}
+    about = {
+        "archive": archive,
+        "sensors": {name: row.row() for name, row in table.items() if name in present},
+        **contents.about(),
+    }
     starts = range(0, len(samples), 5)
-    parts = [stores.write_shard(path, number, "array-record", 5, samples[start : start + 5]) for number, start in enumerate(starts)]
-    stores.finish_store(path, parts, [rows[start : start + 5] for start in starts], about, "array-record", len(parts))
+    parts = [
+        stores.write_shard(path, number, "array-record", 5, samples[start : start + 5])
+        for number, start in enumerate(starts)
+    ]
+    stores.finish_store(
+        path,
+        parts,
+        [rows[start : start + 5] for start in starts],
+        about,
+        "array-record",
+        len(parts),
+    )
     return path
 
 
@@ -62,7 +104,9 @@ def source(path: Path, samples: Sequence[Sample], splits: Sequence[str] | None =
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve optical samples of six places, the last two places for validation."""
     samples = [sample(n) for n in range(12)]
-    return source(tmp_path_factory.mktemp("stores") / "optical", samples, ["train"] * 8 + ["val"] * 4)
+    return source(
+        tmp_path_factory.mktemp("stores") / "optical", samples, ["train"] * 8 + ["val"] * 4
+    )
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +150,9 @@ def numbers(store: Store) -> list[int]:
         ((), list(range(12))),
     ],
 )
-def test_every_choice(store: Path, tmp_path: Path, options: tuple[str, ...], expected: list[int]) -> None:
+def test_every_choice(
+    store: Path, tmp_path: Path, options: tuple[str, ...], expected: list[int]
+) -> None:
     assert run("subset", store, "--output", tmp_path / "new", *options) == 0
     whole, new = open_store(store), open_store(tmp_path / "new")
     assert numbers(new) == expected
@@ -135,7 +181,13 @@ def test_groups_are_whole_and_grow(store: Path, tmp_path: Path) -> None:
 
 def test_unknown_place_and_time_are_in_no_box_and_no_period(tmp_path: Path) -> None:
     source(tmp_path / "old", [sample(1), sample(2, time=None, lonlat=None)])
-    for n, options in enumerate((("--bbox", "-180", "-90", "180", "90"), ("--since", "1900-01-01"), ("--until", "2100-01-01"))):
+    for n, options in enumerate(
+        (
+            ("--bbox", "-180", "-90", "180", "90"),
+            ("--since", "1900-01-01"),
+            ("--until", "2100-01-01"),
+        )
+    ):
         assert run("subset", tmp_path / "old", "--output", tmp_path / f"{n}", *options) == 0
         assert numbers(open_store(tmp_path / f"{n}")) == [1]
 
@@ -143,49 +195,99 @@ def test_unknown_place_and_time_are_in_no_box_and_no_period(tmp_path: Path) -> N
 def test_statistics_and_labels_are_those_of_the_new_store(store: Path, tmp_path: Path) -> None:
     assert run("subset", store, "--output", tmp_path / "new", "--match", "*/003", "*/009") == 0
     manifest, chosen = open_store(tmp_path / "new").manifest, [sample(3), sample(9)]
-    values = [chosen[0].pixels[band][chosen[0].pixels[band] != -1] for band in range(2)]  # 9 is in split val
-    assert manifest["statistics"]["optical"]["mean"] == [pytest.approx(band.mean(), rel=1e-12) for band in values]
+    values = [
+        chosen[0].pixels[band][chosen[0].pixels[band] != -1] for band in range(2)
+    ]  # 9 is in split val
+    assert manifest["statistics"]["optical"]["mean"] == [
+        pytest.approx(band.mean(), rel=1e-12) for band in values
+    ]
     codes, counts = np.unique([one.labels["cover"] for one in chosen], return_counts=True)
-    assert manifest["labels"]["cover"]["values"] == dict(zip(map(str, codes.tolist()), counts.tolist(), strict=True))
+    assert manifest["labels"]["cover"]["values"] == dict(
+        zip(map(str, codes.tolist()), counts.tolist(), strict=True)
+    )
     assert manifest["labels"]["class"] == {"dtype": "int64", "shape": [], "values": {"0": 2}}
 
 
 def test_provenance(store: Path, tmp_path: Path) -> None:
-    assert run("subset", store, "--output", tmp_path / "new", "--split", "val", "--since", "2020-01-10") == 0
+    assert (
+        run(
+            "subset", store, "--output", tmp_path / "new", "--split", "val", "--since", "2020-01-10"
+        )
+        == 0
+    )
     whole, archive = open_store(store), open_store(tmp_path / "new").manifest["archive"]
-    assert (archive["name"], archive["reader"], archive["licence"]) == ("subset of archive of optical", "subset", "free")
-    assert archive["sources"] == [{"content_sha256": whole.content_hash, "name": "optical", "archive": whole.manifest["archive"]}]
-    assert archive["options"] == {"split": ["val"], "since": "2020-01-10", "format": "array-record", "shard_mb": 0.0005}
+    assert (archive["name"], archive["reader"], archive["licence"]) == (
+        "subset of archive of optical",
+        "subset",
+        "free",
+    )
+    assert archive["sources"] == [
+        {
+            "content_sha256": whole.content_hash,
+            "name": "optical",
+            "archive": whole.manifest["archive"],
+        }
+    ]
+    assert archive["options"] == {
+        "split": ["val"],
+        "since": "2020-01-10",
+        "format": "array-record",
+        "shard_mb": 0.0005,
+    }
     assert str(tmp_path) not in (tmp_path / "new" / "manifest.json").read_text()
 
 
 @pytest.mark.parametrize("store_format", stores.FORMATS)
 def test_formats(store: Path, tmp_path: Path, store_format: str) -> None:
     assert run("subset", store, "--output", tmp_path / "new", "--format", store_format) == 0
-    assert run("subset", tmp_path / "new", "--output", tmp_path / "back", "--format", "array-record") == 0
+    assert (
+        run("subset", tmp_path / "new", "--output", tmp_path / "back", "--format", "array-record")
+        == 0
+    )
     assert verify(tmp_path / "new") == verify(tmp_path / "back") == []
     assert open_store(tmp_path / "new").format == store_format
-    for one, two, expected in zip(open_store(tmp_path / "new"), open_store(tmp_path / "back"), open_store(store), strict=True):
+    for one, two, expected in zip(
+        open_store(tmp_path / "new"), open_store(tmp_path / "back"), open_store(store), strict=True
+    ):
         assert_same(one, expected)
         assert_same(two, expected)
 
 
 def test_workers_change_nothing(store: Path, tmp_path: Path) -> None:
     for name, workers in (("one", 1), ("two", 2)):
-        assert main(["subset", str(store), "--output", str(tmp_path / name), "--workers", str(workers), "--shard-mb", "0.0005"]) == 0
+        assert (
+            main(
+                [
+                    "subset",
+                    str(store),
+                    "--output",
+                    str(tmp_path / name),
+                    "--workers",
+                    str(workers),
+                    "--shard-mb",
+                    "0.0005",
+                ]
+            )
+            == 0
+        )
     assert tiny_archives.files(tmp_path / "one") == tiny_archives.files(tmp_path / "two")
 
 
 def test_a_scene_that_is_split_by_pixel(tmp_path: Path) -> None:
-    labels = {"cover": np.arange(36, dtype=np.uint8).reshape(6, 6) % 5, "cover.split": np.arange(36, dtype=np.uint8).reshape(6, 6) % 4}
+    labels = {
+        "cover": np.arange(36, dtype=np.uint8).reshape(6, 6) % 5,
+        "cover.split": np.arange(36, dtype=np.uint8).reshape(6, 6) % 4,
+    }
     source(tmp_path / "old", [sample(0), sample(1, labels=labels)], ["train", "pixel"])
     assert run("subset", tmp_path / "old", "--output", tmp_path / "new", "--split", "pixel") == 0
-    assert open_store(tmp_path / "new").manifest["pixels"]["counts"] == {"cover": {"train": 9, "val": 9, "test": 9}}
+    assert open_store(tmp_path / "new").manifest["pixels"]["counts"] == {
+        "cover": {"train": 9, "val": 9, "test": 9}
+    }
     assert run("subset", tmp_path / "old", "--output", tmp_path / "train", "--split", "train") == 0
     assert len(open_store(tmp_path / "train")) == 2  # it belongs to every split
 
 
-# ------------------------------------------------------------------ subset: refusals and interruptions
+# --------------------------------------------------------------- subset: refusals and interruptions
 
 
 @pytest.mark.parametrize(
@@ -199,7 +301,9 @@ def test_a_scene_that_is_split_by_pixel(tmp_path: Path) -> None:
         (("--groups", "0"), "--groups 0; expected 1 or more"),
     ],
 )
-def test_choices_that_leave_nothing(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture, options: tuple[str, ...], words: str) -> None:
+def test_choices_that_leave_nothing(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture, options: tuple[str, ...], words: str
+) -> None:
     assert run("subset", store, "--output", tmp_path / "new", *options) == 1
     assert words in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
@@ -219,14 +323,18 @@ def test_the_source_is_never_written_to(store: Path, capsys: pytest.CaptureFixtu
     assert tiny_archives.files(store) == before
 
 
-def test_a_folder_of_something_else(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_of_something_else(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     assert run("subset", store, "--output", tmp_path) == 1
     assert "neither a store nor the beginning of one" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_interrupted_then_resumed(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_interrupted_then_resumed(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     new, written = tmp_path / "new", []
 
     def dies_at_the_third(task: shards.Task) -> tuple[int, int]:
@@ -250,7 +358,9 @@ def test_interrupted_then_resumed(store: Path, tmp_path: Path, monkeypatch: pyte
     assert tiny_archives.files(new) == tiny_archives.files(tmp_path / "at_once")
 
 
-def test_again_and_with_other_options(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_again_and_with_other_options(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert run("subset", store, "--output", tmp_path / "new", "--split", "val") == 0
     before = tiny_archives.files(tmp_path / "new")
     assert run("subset", store, "--output", tmp_path / "new", "--split", "val") == 0
@@ -279,13 +389,19 @@ def test_two_sensors_over_the_same_places(store: Path, radar: Path, tmp_path: Pa
     new = open_store(tmp_path / "new")
     for found, expected in zip(new, [*open_store(store), *open_store(radar)], strict=True):
         assert_same(found, expected)
-    assert (sorted(new.manifest["sensors"]), new.manifest["groups"], new.manifest["splits"]) == (["optical", "radar"], 6, {"train": 16, "val": 8})
+    assert (sorted(new.manifest["sensors"]), new.manifest["groups"], new.manifest["splits"]) == (
+        ["optical", "radar"],
+        6,
+        {"train": 16, "val": 8},
+    )
     for path in (store, radar):
         (sensor,) = open_store(path).manifest["statistics"]
         assert new.manifest["statistics"][sensor] == open_store(path).manifest["statistics"][sensor]
     archive = new.manifest["archive"]
     assert archive["name"] == "archive of optical + archive of radar"
-    assert [(one["name"], one["content_sha256"]) for one in archive["sources"]] == [(p.name, open_store(p).content_hash) for p in (store, radar)]
+    assert [(one["name"], one["content_sha256"]) for one in archive["sources"]] == [
+        (p.name, open_store(p).content_hash) for p in (store, radar)
+    ]
 
 
 def test_statistics_of_one_sensor_in_two_stores(tmp_path: Path) -> None:
@@ -323,21 +439,29 @@ def test_a_place_in_two_splits(store: Path, tmp_path: Path, capsys: pytest.Captu
         assert words in said
 
 
-def test_sensors_of_one_name_have_to_be_one(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    other = source(tmp_path / "other", [sample(30)], sensors=[dataclasses.replace(OPTICAL, scale=1e-3)])
+def test_sensors_of_one_name_have_to_be_one(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = source(
+        tmp_path / "other", [sample(30)], sensors=[dataclasses.replace(OPTICAL, scale=1e-3)]
+    )
     assert run("merge", store, other, "--output", tmp_path / "new") == 1
     said = capsys.readouterr().err
     for words in (str(store), str(other), "sensor 'optical' has another scale"):
         assert words in said
 
 
-def test_labels_of_one_name_have_to_be_of_one_kind(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_labels_of_one_name_have_to_be_of_one_kind(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     other = source(tmp_path / "other", [sample(30, labels={"cover": np.array(2, np.uint8)})])
     assert run("merge", store, other, "--output", tmp_path / "new") == 1
     assert "label 'cover' has another shape" in capsys.readouterr().err
 
 
-def test_one_store_is_none_to_merge(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_one_store_is_none_to_merge(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert run("merge", store, "--output", tmp_path / "new") == 1
     assert "two stores or more" in capsys.readouterr().err
 
@@ -346,14 +470,46 @@ def test_stores_of_convert(tmp_path: Path) -> None:
     """Provenance of real conversions nests: archive, store, subset, merge."""
     for name in ("spectral-earth", "geotiff"):
         options = layouts.write(name, tmp_path / "archive" / name)
-        words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", *(value if isinstance(value, tuple) else [value]))]
-        assert run("convert", name, "--input", tmp_path / "archive" / name, "--output", tmp_path / name, *words) == 0
+        words = [
+            word
+            for key, value in options.items()
+            for word in (
+                f"--{key.replace('_', '-')}",
+                *(value if isinstance(value, tuple) else [value]),
+            )
+        ]
+        assert (
+            run(
+                "convert",
+                name,
+                "--input",
+                tmp_path / "archive" / name,
+                "--output",
+                tmp_path / name,
+                *words,
+            )
+            == 0
+        )
     assert run("subset", tmp_path / "geotiff", "--output", tmp_path / "val", "--split", "val") == 0
-    assert run("merge", tmp_path / "spectral-earth", tmp_path / "val", "--output", tmp_path / "new", "--format", "zarr", "--prefix") == 0
+    assert (
+        run(
+            "merge",
+            tmp_path / "spectral-earth",
+            tmp_path / "val",
+            "--output",
+            tmp_path / "new",
+            "--format",
+            "zarr",
+            "--prefix",
+        )
+        == 0
+    )
     assert verify(tmp_path / "new") == []
     sources = open_store(tmp_path / "new").manifest["archive"]["sources"]
     assert sources[0]["archive"]["reader"] == "spectral-earth"
-    assert sources[1]["archive"]["sources"][0]["archive"] == json.loads(json.dumps(open_store(tmp_path / "geotiff").manifest["archive"]))
+    assert sources[1]["archive"]["sources"][0]["archive"] == json.loads(
+        json.dumps(open_store(tmp_path / "geotiff").manifest["archive"])
+    )
 
 
 def test_the_hash_alone_decides_which_places_are_drawn() -> None:

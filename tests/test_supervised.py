@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.objectives.supervised`: every task through the whole loss, and labels that do not fit its settings."""
+"""Tests of `eo_jax.objectives.supervised`: every task through the whole loss, and labels that do
+not fit its settings.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def loss_and_outputs(label: np.ndarray, **section) -> tuple[float, np.ndarray]:
     loss, _ = jax.jit(objective.loss)(params, carry, views, jax.random.key(1), jnp.zeros(()))
     weights = objective.encoders(params, carry)["s2"]
     found = objective.features(weights, views["s2/global"][:, 0], views["s2/global/valid"][:, 0])
-    features = np.asarray(found["dense" if section["task"] == "segmentation" else "pooled"], np.float64)
+    features = np.asarray(
+        found["dense" if section["task"] == "segmentation" else "pooled"], np.float64
+    )
     linear = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["classifier"]["linear"])
     return float(loss), features @ linear["kernel"] + linear["bias"]
 
@@ -55,7 +59,9 @@ def test_several_labels_of_a_sample():
 
 @pytest.mark.parametrize("axes", [(ROWS, 1), (ROWS,)], ids=["a vector of one", "a scalar"])
 def test_one_number_a_sample_may_be_a_scalar(axes):
-    """Taken as [b] against outputs [b, 1], every sample would be compared with all labels of the batch."""
+    """Taken as [b] against outputs [b, 1], every sample would be compared with all labels of the
+    batch.
+    """
     label = np.random.default_rng(0).normal(size=ROWS).astype(np.float32)
     loss, predicted = loss_and_outputs(label.reshape(axes), task="regression", outputs=1)
     assert loss == pytest.approx(np.mean(np.square(predicted[:, 0] - label)), rel=1e-4)
@@ -64,10 +70,26 @@ def test_one_number_a_sample_may_be_a_scalar(axes):
 @pytest.mark.parametrize(
     ("label", "section", "message"),
     [
-        (np.zeros((ROWS, 5), np.uint8), {"task": "multi_label", "outputs": 3}, r"multi_label with outputs=3 takes labels of \[3\].*'s2' have \[5\]"),
-        (np.zeros(ROWS, np.float32), {"task": "regression", "outputs": 2}, r"regression with outputs=2 takes labels of \[2\].*'s2' have \[1\]"),
-        (np.zeros(ROWS, np.uint8), {"task": "segmentation", "outputs": 3}, r"segmentation with outputs=3 takes labels of \[16, 16\].*'s2' have \[\]"),
-        (np.zeros((ROWS, 16, 16)), {"task": "regression", "outputs": 1}, r"regression with outputs=1 takes labels of \[1\].*have \[16, 16\]"),
+        (
+            np.zeros((ROWS, 5), np.uint8),
+            {"task": "multi_label", "outputs": 3},
+            r"multi_label with outputs=3 takes labels of \[3\].*'s2' have \[5\]",
+        ),
+        (
+            np.zeros(ROWS, np.float32),
+            {"task": "regression", "outputs": 2},
+            r"regression with outputs=2 takes labels of \[2\].*'s2' have \[1\]",
+        ),
+        (
+            np.zeros(ROWS, np.uint8),
+            {"task": "segmentation", "outputs": 3},
+            r"segmentation with outputs=3 takes labels of \[16, 16\].*'s2' have \[\]",
+        ),
+        (
+            np.zeros((ROWS, 16, 16)),
+            {"task": "regression", "outputs": 1},
+            r"regression with outputs=1 takes labels of \[1\].*have \[16, 16\]",
+        ),
     ],
 )
 def test_labels_of_another_shape_are_refused_while_the_step_is_traced(label, section, message):
@@ -77,11 +99,24 @@ def test_labels_of_another_shape_are_refused_while_the_step_is_traced(label, sec
 
 
 def test_segmentation_wants_cells_that_tile_the_view():
-    """A ResNet has a feature for 32 pixels: of a view of 16 it makes one, that stands for more than there is."""
+    """A ResNet has a feature for 32 pixels: of a view of 16 it makes one, that stands for more than
+    there is.
+    """
     config = config_of("supervised", "resnet")
     config.objective.update({"task": "segmentation", "outputs": 3})
     config.model.trunk.blocks = ()
     experiment = build.experiment(config)
-    objective, views = experiment.objective, views_of(experiment) | {LABEL: jnp.zeros((ROWS, 1, 16, 16), jnp.uint8)}
-    with pytest.raises(ValueError, match=r"crops\.global\.size: 16 is no multiple of 32, the pixels that a feature"):
-        jax.eval_shape(objective.loss, *jax.eval_shape(objective.init, jax.random.key(0)), views, jax.random.key(1), jnp.zeros(()))
+    objective, views = (
+        experiment.objective,
+        views_of(experiment) | {LABEL: jnp.zeros((ROWS, 1, 16, 16), jnp.uint8)},
+    )
+    with pytest.raises(
+        ValueError, match=r"crops\.global\.size: 16 is no multiple of 32, the pixels that a feature"
+    ):
+        jax.eval_shape(
+            objective.loss,
+            *jax.eval_shape(objective.init, jax.random.key(0)),
+            views,
+            jax.random.key(1),
+            jnp.zeros(()),
+        )

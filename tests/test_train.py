@@ -1,4 +1,6 @@
-"""Tests of `eo_jax.train`: a run that is killed and resumed is the run that was not; everything a user can get wrong ends in one line."""
+"""Tests of `eo_jax.train`: a run that is killed and resumed is the run that was not; everything a
+user can get wrong ends in one line.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ from eo_jax.data.pipeline import Pipeline
 SMOKE = f"--config={CONFIG}"
 
 
-# ---------------------------------------------------------------------------------------------- killed and resumed, as processes
+# ----------------------------------------------------------------- killed and resumed, as processes
 
 
 class Run:
@@ -43,19 +45,30 @@ class Run:
         self.workdir = workdir
         command = [sys.executable, "-m", "eo_jax.train", *arguments(store, workdir)]
         environment = os.environ | {"PYTHONPATH": str(golden_text.ROOT)}
-        self.process = subprocess.Popen(command, cwd=golden_text.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(
+            command,
+            cwd=golden_text.ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def wait_for(self, condition) -> None:
         deadline = time.monotonic() + 240
         while not condition():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.process.communicate()[0]
+            assert self.process.poll() is None and time.monotonic() < deadline, (
+                self.process.communicate()[0]
+            )
             time.sleep(0.01)
 
     def logged(self) -> int:
         return max((line["step"] for line in metrics.read_metrics(self.workdir)), default=0)
 
     def saved(self) -> list[int]:
-        return sorted(int(path.name) for path in self.workdir.glob("checkpoints/*") if path.name.isdigit())
+        return sorted(
+            int(path.name) for path in self.workdir.glob("checkpoints/*") if path.name.isdigit()
+        )
 
     def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
         """(exit code, output), after a signal if one is given."""
@@ -67,9 +80,13 @@ class Run:
 
 @pytest.fixture(scope="module")
 def broken(tiny_run, tiny_store, tmp_path_factory) -> dict:
-    """The run of `tiny_run` again, but killed (SIGKILL), resumed, stopped (SIGTERM) and resumed; what that one compiled, these load."""
+    """The run of `tiny_run` again, but killed (SIGKILL), resumed, stopped (SIGTERM) and resumed;
+    what that one compiled, these load.
+    """
     workdir = tmp_path_factory.mktemp("runs") / "broken"
-    kill_at = int(np.random.default_rng().integers(SAVE_EVERY + 1, 2 * SAVE_EVERY + 1))  # any step after a checkpoint is as good as any other
+    kill_at = int(
+        np.random.default_rng().integers(SAVE_EVERY + 1, 2 * SAVE_EVERY + 1)
+    )  # any step after a checkpoint is as good as any other
     run = Run(tiny_store, workdir)
     run.wait_for(lambda: run.saved() and run.logged() >= kill_at)
     killed, _ = run.end(signal.SIGKILL)
@@ -80,12 +97,25 @@ def broken(tiny_run, tiny_store, tmp_path_factory) -> dict:
     stopped_at = run.saved()[-1]
     finished, last_output = Run(tiny_store, workdir).end()
     codes = {"killed": killed, "terminated": terminated, "finished": finished}
-    return {"workdir": workdir, "codes": codes, "saved": saved, "logged": logged, "stopped_at": stopped_at, "outputs": (output, last_output)}
+    return {
+        "workdir": workdir,
+        "codes": codes,
+        "saved": saved,
+        "logged": logged,
+        "stopped_at": stopped_at,
+        "outputs": (output, last_output),
+    }
 
 
-def test_a_killed_and_resumed_run_ends_with_the_same_state_bit_for_bit(tiny_run, broken, monkeypatch, capsys):
-    assert broken["codes"] == {"killed": -signal.SIGKILL, "terminated": 143, "finished": 0}, broken["outputs"]
-    assert 0 < broken["saved"] <= broken["logged"] < STEPS, "the kill came too late to prove anything"
+def test_a_killed_and_resumed_run_ends_with_the_same_state_bit_for_bit(
+    tiny_run, broken, monkeypatch, capsys
+):
+    assert broken["codes"] == {"killed": -signal.SIGKILL, "terminated": 143, "finished": 0}, broken[
+        "outputs"
+    ]
+    assert 0 < broken["saved"] <= broken["logged"] < STEPS, (
+        "the kill came too late to prove anything"
+    )
     printed = []
     for workdir in (tiny_run, broken["workdir"]):
         monkeypatch.setattr(sys, "argv", ["checkpoint", "hash", f"--workdir={workdir}"])
@@ -96,7 +126,10 @@ def test_a_killed_and_resumed_run_ends_with_the_same_state_bit_for_bit(tiny_run,
 
 def test_all_losses_and_evaluations_are_the_same_and_none_is_logged_twice(tiny_run, broken):
     whole = numbers(tiny_run)
-    assert [line["step"] for line in whole] == [*range(1, STEPS + 1), STEPS]  # the last line is the evaluation
+    assert [line["step"] for line in whole] == [
+        *range(1, STEPS + 1),
+        STEPS,
+    ]  # the last line is the evaluation
     assert numbers(broken["workdir"]) == whole
     assert len({line["loss"] for line in whole[:-1]}) == STEPS
 
@@ -104,11 +137,14 @@ def test_all_losses_and_evaluations_are_the_same_and_none_is_logged_twice(tiny_r
 def test_sigterm_saves_what_it_has_and_the_next_command_goes_on_there(broken):
     stopped, resumed = broken["outputs"]
     assert f"resuming at step {broken['saved']} of {STEPS}" in stopped
-    assert f"stopped at step {broken['stopped_at']} of {STEPS}, state saved; the same command goes on from there" in stopped
+    assert (
+        f"stopped at step {broken['stopped_at']} of {STEPS}, state saved; the same command goes on "
+        "from there" in stopped
+    )
     assert f"resuming at step {broken['stopped_at']} of {STEPS}" in resumed
 
 
-# ---------------------------------------------------------------------------------------------- one process, a toy objective
+# --------------------------------------------------------------------- one process, a toy objective
 
 
 def config_of(store: Path, **values) -> dict:
@@ -121,7 +157,11 @@ def training_the_toy():
     """Every config trains the toy objective; signal handlers are put back."""
     experiment, handler = build.experiment, signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "experiment", lambda config: dataclasses.replace(experiment(config), objective=Toy(202)))
+        patch.setattr(
+            build,
+            "experiment",
+            lambda config: dataclasses.replace(experiment(config), objective=Toy(202)),
+        )
         yield
     signal.signal(signal.SIGTERM, handler)
 
@@ -155,7 +195,9 @@ def test_a_finished_run_says_so_and_changes_nothing(workdir, tiny_store, capsys)
 
 
 def test_another_config_is_refused_with_every_difference(workdir, tiny_store):
-    other = config_of(tiny_store, **{"optim.lr": 0.5, "run.seed": 1, "data.batch_size": 2, "data.threads": 1})
+    other = config_of(
+        tiny_store, **{"optim.lr": 0.5, "run.seed": 1, "data.batch_size": 2, "data.threads": 1}
+    )
     with pytest.raises(ValueError, match="holds a run of another config") as error:
         train.train(other, workdir)
     assert [line.strip() for line in str(error.value).splitlines()[1:-1]] == [
@@ -166,7 +208,13 @@ def test_another_config_is_refused_with_every_difference(workdir, tiny_store):
 
 
 @pytest.mark.parametrize(
-    "more", [{"run.steps": 9}, {"model.trunk.depth": 2}, {"augment.crops.global.scale": (0.5, 1.0)}, {"optim.decay_rules": ((".*", 1.0),)}]
+    "more",
+    [
+        {"run.steps": 9},
+        {"model.trunk.depth": 2},
+        {"augment.crops.global.scale": (0.5, 1.0)},
+        {"optim.decay_rules": ((".*", 1.0),)},
+    ],
 )
 def test_steps_model_views_and_rules_may_not_change_either(workdir, tiny_store, more):
     with pytest.raises(ValueError, match=next(iter(more)).replace(".", r"\.") + ": .* -> "):
@@ -175,14 +223,23 @@ def test_steps_model_views_and_rules_may_not_change_either(workdir, tiny_store, 
 
 def test_what_changes_no_weight_may_change(workdir, tiny_store):
     moved = shutil.copytree(tiny_store, workdir.parent / "moved")
-    free = {"run.log_every": 2, "run.save_every": 1, "run.keep": 1, "data.threads": 1, "data.prefetch": 1, "sharding.prefetch": 2}
+    free = {
+        "run.log_every": 2,
+        "run.save_every": 1,
+        "run.keep": 1,
+        "data.threads": 1,
+        "data.prefetch": 1,
+        "sharding.prefetch": 2,
+    }
     config = config_of(moved, **free)
     config["evals"] = {"collapse": {"every": 1, "split": "val"}}
     assert train.train(config, workdir) == 0
 
 
 def test_extend_to_goes_on_and_equals_nothing_lost(workdir, tiny_store, capsys):
-    with pytest.raises(ValueError, match=r"To train the same run for longer, give --extend-to=STEPS"):
+    with pytest.raises(
+        ValueError, match=r"To train the same run for longer, give --extend-to=STEPS"
+    ):
         train.train(config_of(tiny_store, **{"run.steps": 9}), workdir)
     assert train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True) == 0
     assert "resuming at step 6 of 9" in capsys.readouterr().out
@@ -197,7 +254,11 @@ def test_extend_to_fewer_steps_is_refused(workdir, tiny_store):
 
 def test_a_store_with_other_content_is_refused_wherever_it_lies(workdir, tmp_path):
     other = write_tiny_store(tmp_path / "tiny", seed=1)
-    with pytest.raises(ValueError, match=r"source 'enmap' was trained on content \w{12}\.\.\., store tiny now holds \w{12}\.\.\.; point config"):
+    with pytest.raises(
+        ValueError,
+        match=r"source 'enmap' was trained on content \w{12}\.\.\., store tiny now holds "
+        r"\w{12}\.\.\.; point config",
+    ):
         train.train(config_of(other, **{"run.steps": 9}), workdir, extend=True)
 
 
@@ -215,16 +276,24 @@ def test_log_every_thins_the_lines_but_keeps_first_and_last(toy, tiny_store, tmp
     train.train(config_of(tiny_store, **{"run.steps": 7, "run.log_every": 1}), tmp_path / "all")
     logged = lambda line: (line["update_norm"], line["param_norm"], line["rankme/enmap"])  # noqa: E731
     watched = lambda folder: {line["step"]: logged(line) for line in metrics.read_metrics(folder)}  # noqa: E731
-    assert watched(tmp_path).items() < watched(tmp_path / "all").items() and len(set(watched(tmp_path).values())) == 4
+    assert (
+        watched(tmp_path).items() < watched(tmp_path / "all").items()
+        and len(set(watched(tmp_path).values())) == 4
+    )
 
 
-def test_every_line_has_rankme_of_the_weights_after_the_step_on_its_batch_without_augmentation(workdir, tiny_store):
+def test_every_line_has_rankme_of_the_weights_after_the_step_on_its_batch_without_augmentation(
+    workdir, tiny_store
+):
     config = config_of(tiny_store)
     experiment = build.experiment(config)
     pipeline = Pipeline(experiment.data, experiment.run.seed)
     see = build.recipe(experiment, build.normalisation(experiment, pipeline)).evaluate
     *_, batch = pipeline.batches(0, 6)
-    spectra = np.asarray(see({"enmap": {"pixels": jnp.asarray(batch["enmap"]["pixels"])}})["enmap/global"], np.float64)[:, 0].mean((1, 2))
+    spectra = np.asarray(
+        see({"enmap": {"pixels": jnp.asarray(batch["enmap"]["pixels"])}})["enmap/global"],
+        np.float64,
+    )[:, 0].mean((1, 2))
     layer = checkpoint.load(workdir)[2]["layer"]
     features = spectra @ layer["kernel"] + layer["bias"]
     share = np.sqrt(np.linalg.eigvalsh(features.T @ features))
@@ -236,15 +305,23 @@ def test_every_line_has_rankme_of_the_weights_after_the_step_on_its_batch_withou
 
 def test_the_logged_learning_rate_is_the_one_that_was_used(workdir):
     lrs = [line["lr"] for line in metrics.read_metrics(workdir)]
-    assert lrs == pytest.approx([0] + [0.5e-3 * (1 + np.cos(np.pi * k / 5)) for k in range(5)], rel=1e-4)
+    assert lrs == pytest.approx(
+        [0] + [0.5e-3 * (1 + np.cos(np.pi * k / 5)) for k in range(5)], rel=1e-4
+    )
     norms = [line["update_norm"] for line in metrics.read_metrics(workdir)]
     assert norms[0] == 0 and norms[1] > norms[-1] > 0
 
 
 def test_provenance_lies_beside_the_metrics(workdir, tiny_store):
-    written = {name: json.loads((workdir / f"{name}.json").read_text()) for name in ("config", "data", "versions")}
+    written = {
+        name: json.loads((workdir / f"{name}.json").read_text())
+        for name in ("config", "data", "versions")
+    }
     assert written["config"] == json.loads(json.dumps(config_of(tiny_store)))
-    assert written["data"]["enmap"]["content_sha256"] == json.loads((tiny_store / "manifest.json").read_text())["content_sha256"]
+    assert (
+        written["data"]["enmap"]["content_sha256"]
+        == json.loads((tiny_store / "manifest.json").read_text())["content_sha256"]
+    )
     assert written["versions"]["jax"] == jax.__version__
 
 
@@ -252,7 +329,11 @@ def test_a_truncated_checkpoint_is_one_clear_error(workdir, tiny_store):
     for path in (workdir / "checkpoints" / "6" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(OSError, match=r"checkpoints/6: checkpoint cannot be restored .*; delete that folder to go back to the checkpoint before it"):
+    with pytest.raises(
+        OSError,
+        match=r"checkpoints/6: checkpoint cannot be restored .*; delete that folder to go back to "
+        r"the checkpoint before it",
+    ):
         train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True)
     shutil.rmtree(workdir / "checkpoints" / "6")
     assert train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True) == 0
@@ -264,7 +345,11 @@ def test_a_full_disk_ends_the_run_with_one_clear_error(toy, tiny_store, tmp_path
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", full)
-    with pytest.raises(OSError, match=r"checkpoints/2: checkpoint cannot be saved \(.*No space left.*\); free space on that disk"):
+    with pytest.raises(
+        OSError,
+        match=r"checkpoints/2: checkpoint cannot be saved \(.*No space left.*\); free space on "
+        r"that disk",
+    ):
         train.train(config_of(tiny_store), tmp_path)
 
 
@@ -279,13 +364,17 @@ def test_a_signal_during_evaluation_is_followed_by_a_save(toy, tiny_store, tmp_p
             os.kill(os.getpid(), signal.SIGTERM)
             return {}
 
-    monkeypatch.setattr(build, "evaluators", lambda config, context: {"interrupted": (3, Interrupted())})
+    monkeypatch.setattr(
+        build, "evaluators", lambda config, context: {"interrupted": (3, Interrupted())}
+    )
     assert train.train(config_of(tiny_store, **{"run.save_every": 100}), tmp_path) == 143
     assert checkpoint.load(tmp_path)[1] == 4
     assert steps(tmp_path) == [1, 2, 3, 3, 4]
 
 
-def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(toy, tiny_store, tmp_path, monkeypatch, capsys):
+def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(
+    toy, tiny_store, tmp_path, monkeypatch, capsys
+):
     """The same command, once the fault is gone, evaluates what was missed, and that alone."""
     calls, config = [], config_of(tiny_store, **{"run.save_every": 100})
 
@@ -299,7 +388,9 @@ def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(toy, tiny_st
             raise ValueError("one class of two is missing")
         return {"score": 2.0}
 
-    monkeypatch.setattr(build, "evaluators", lambda config, context: {"first": (0, first), "second": (0, second)})
+    monkeypatch.setattr(
+        build, "evaluators", lambda config, context: {"first": (0, first), "second": (0, second)}
+    )
     with pytest.raises(ValueError, match="one class of two is missing"):
         train.train(config, tmp_path)
     assert checkpoint.load(tmp_path)[1] == 6
@@ -307,10 +398,16 @@ def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(toy, tiny_st
     for _ in range(2):
         assert train.train(config, tmp_path) == 0
     assert calls == ["first", "second", "second"]
-    assert [line["eval/second/score"] for line in metrics.read_metrics(tmp_path) if "eval/second/score" in line] == [2.0]
+    assert [
+        line["eval/second/score"]
+        for line in metrics.read_metrics(tmp_path)
+        if "eval/second/score" in line
+    ] == [2.0]
 
 
-def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(toy, tiny_store, tmp_path, monkeypatch):
+def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(
+    toy, tiny_store, tmp_path, monkeypatch
+):
     events = []
     jit, device_get = jax.jit, jax.device_get
 
@@ -329,8 +426,12 @@ def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(toy, tiny_store, 
             def call(state, batch):
                 events.append("step")
                 result = compiled(state, batch)
-                if events.count("step") <= 3:  # later a checkpoint that is being written may hold the state, on CPU
-                    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state)), "the old state is kept beside the new one"
+                if (
+                    events.count("step") <= 3
+                ):  # later a checkpoint that is being written may hold the state, on CPU
+                    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state)), (
+                        "the old state is kept beside the new one"
+                    )
                 return result
 
             return call
@@ -347,11 +448,25 @@ def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(toy, tiny_store, 
     monkeypatch.setattr(jax, "jit", recording_jit)
     monkeypatch.setattr(jax, "device_get", recording_get)
     train.train(config_of(tiny_store, **{"run.steps": 5, "run.save_every": 3}), tmp_path)
-    # Steps 3 (saved) and 5 (the last) are fetched before what follows them; every other one after its successor was dispatched.
-    assert events == ["step", "step", "fetch", "step", "fetch", "fetch", "step", "step", "fetch", "fetch"]
+    # Steps 3 (saved) and 5 (the last) are fetched before what follows them; every other one after
+    # its successor was dispatched.
+    assert events == [
+        "step",
+        "step",
+        "fetch",
+        "step",
+        "fetch",
+        "fetch",
+        "step",
+        "step",
+        "fetch",
+        "fetch",
+    ]
 
 
-def test_a_collapsed_run_says_so_in_its_lines_and_on_the_screen(tiny_store, tmp_path, monkeypatch, capsys):
+def test_a_collapsed_run_says_so_in_its_lines_and_on_the_screen(
+    tiny_store, tmp_path, monkeypatch, capsys
+):
     class Collapsing(Toy):
         def loss(self, *arguments):
             loss, (carry, metrics) = super().loss(*arguments)
@@ -367,10 +482,18 @@ def test_a_collapsed_run_says_so_in_its_lines_and_on_the_screen(tiny_store, tmp_
 def test_where_the_time_went_is_logged_and_said_at_the_end(workdir, tiny_store, capsys):
     lines = metrics.read_metrics(workdir)
     for line in lines:
-        assert sum(value for name, value in line.items() if name.startswith("time/") and name != "time/wall_s") == pytest.approx(1)
-    assert {"time/start", "time/compile"} <= lines[0].keys()  # a toy's step may be over before the host looks
+        assert sum(
+            value
+            for name, value in line.items()
+            if name.startswith("time/") and name != "time/wall_s"
+        ) == pytest.approx(1)
+    assert {"time/start", "time/compile"} <= lines[
+        0
+    ].keys()  # a toy's step may be over before the host looks
     assert all("time/start" not in line for line in lines[1:])
-    assert "time/checkpoint" in lines[2] and "time/checkpoint" not in lines[1]  # steps 2 and 4 are saved
+    assert (
+        "time/checkpoint" in lines[2] and "time/checkpoint" not in lines[1]
+    )  # steps 2 and 4 are saved
     train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True)
     assert "time/start" in metrics.read_metrics(workdir)[6]
     assert "\ntime: " in capsys.readouterr().out
@@ -379,14 +502,23 @@ def test_where_the_time_went_is_logged_and_said_at_the_end(workdir, tiny_store, 
 def test_a_dry_run_trains_nothing_and_leaves_no_checkpoint(toy, tiny_store, tmp_path, capsys):
     assert train.train(config_of(tiny_store), tmp_path, dry_run=True) == 0
     output = capsys.readouterr().out
-    assert "parameters 609;" in output and "source enmap: 4 places, 6 samples, 0 places dropped" in output and "compiled; memory a device" in output
+    assert (
+        "parameters 609;" in output
+        and "source enmap: 4 places, 6 samples, 0 places dropped" in output
+        and "compiled; memory a device" in output
+    )
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_the_log_and_the_provenance_count_the_places_whose_dates_repeat(toy, tiny_store, tmp_path, capsys):
+def test_the_log_and_the_provenance_count_the_places_whose_dates_repeat(
+    toy, tiny_store, tmp_path, capsys
+):
     """Of the four places in the training split two have one date and two have two."""
     train.train(config_of(tiny_store, **{"data.sources.enmap.dates": 2, "run.steps": 2}), tmp_path)
-    assert "source enmap: 4 places, 6 samples, 0 places dropped, 2 have fewer than 2 dates and repeat some" in capsys.readouterr().out
+    assert (
+        "source enmap: 4 places, 6 samples, 0 places dropped, 2 have fewer than 2 dates and repeat "
+        "some" in capsys.readouterr().out
+    )
     assert json.loads((tmp_path / "data.json").read_text())["enmap"]["places_repeating_dates"] == 2
 
 
@@ -401,12 +533,14 @@ def test_without_a_request_there_is_no_tensorboard(workdir):
     assert not (workdir / "tensorboard").exists()
 
 
-# ---------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
 
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs `python -m eo_jax.train` with these arguments, in this process; gives exit code and standard error."""
+    """Runs `python -m eo_jax.train` with these arguments, in this process; gives exit code and
+    standard error.
+    """
     monkeypatch.chdir(golden_text.ROOT)
 
     def run(*arguments: str) -> tuple[int, str]:
@@ -422,16 +556,34 @@ def command(monkeypatch, capsys):
     [
         ((SMOKE, "--config.optim.lrr=1"), "'lrr' Did you mean \"lr\""),
         ((SMOKE, "--config.optm.lr=1"), "'optm' Did you mean \"optim\""),
-        ((SMOKE, "--config.optim.lr=fast"), "--config.optim.lr=fast: could not convert string to float"),
+        (
+            (SMOKE, "--config.optim.lr=fast"),
+            "--config.optim.lr=fast: could not convert string to float",
+        ),
         ((SMOKE, "--config.run.steps=2.5"), "--config.run.steps=2.5"),
         ((SMOKE, "--wrkdir=x"), "Unknown command line flag 'wrkdir'"),
         ((SMOKE,), "--workdir=DIR must be given"),
         (("--workdir=x",), "--config=configs/FILE.py[:variant] and --workdir=DIR must be given"),
-        (("--workdir=x", "--config=configs/mae_demo.py:no_such"), "configs/mae_demo.py: no variant 'no_such'; there are"),
-        ((SMOKE, "--workdir=x", "--config.data.batch_size=0"), "config.data.batch_size: 0; expected at least 1"),
-        ((SMOKE, "--workdir=x", "--config.model.trunk.size=tinny"), "config.model.trunk.size: 'tinny'; expected one of tiny"),
-        ((SMOKE, "--workdir=x", "--config.sharding.data=7"), "data 7 x fsdp 1 is not 1, the number of devices"),
-        ((SMOKE, "--workdir=x", "--config.optim.accum=3"), "config.data.batch_size: 8 does not divide over 1 devices x 3 microbatches"),
+        (
+            ("--workdir=x", "--config=configs/mae_demo.py:no_such"),
+            "configs/mae_demo.py: no variant 'no_such'; there are",
+        ),
+        (
+            (SMOKE, "--workdir=x", "--config.data.batch_size=0"),
+            "config.data.batch_size: 0; expected at least 1",
+        ),
+        (
+            (SMOKE, "--workdir=x", "--config.model.trunk.size=tinny"),
+            "config.model.trunk.size: 'tinny'; expected one of tiny",
+        ),
+        (
+            (SMOKE, "--workdir=x", "--config.sharding.data=7"),
+            "data 7 x fsdp 1 is not 1, the number of devices",
+        ),
+        (
+            (SMOKE, "--workdir=x", "--config.optim.accum=3"),
+            "config.data.batch_size: 8 does not divide over 1 devices x 3 microbatches",
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(command, arguments, message):
@@ -444,9 +596,14 @@ def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(command, a
 
 @pytest.mark.parametrize("store", ["no/such/store"])
 def test_a_store_that_is_not_there_says_how_to_make_one(command, tmp_path, store):
-    code, error = command(SMOKE, f"--workdir={tmp_path}", f"--config.data.sources.enmap.store={store}")
+    code, error = command(
+        SMOKE, f"--workdir={tmp_path}", f"--config.data.sources.enmap.store={store}"
+    )
     assert (code, len(error.splitlines())) == (1, 1)
-    assert f"{store}: no such store. `python -m data_prep convert --help` says how to make one." in error
+    assert (
+        f"{store}: no such store. `python -m data_prep convert --help` says how to make one."
+        in error
+    )
 
 
 def test_help_shows_examples_and_flags(monkeypatch, capsys):
@@ -454,7 +611,10 @@ def test_help_shows_examples_and_flags(monkeypatch, capsys):
     assert train.main() == 0
     output = capsys.readouterr().out
     assert "python -m eo_jax.train --config=configs/mae_demo.py" in output
-    assert all(f"--{flag}" in output for flag in ("config", "workdir", "extend-to")) and "dry-run" in output
+    assert (
+        all(f"--{flag}" in output for flag in ("config", "workdir", "extend-to"))
+        and "dry-run" in output
+    )
 
 
 def test_a_traceback_is_there_on_request(command, monkeypatch):

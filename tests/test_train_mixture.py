@@ -1,4 +1,6 @@
-"""Training on a mixture with followers and bad data: resumed bit for bit, compiled once, and ended with the state saved."""
+"""Training on a mixture with followers and bad data: resumed bit for bit, compiled once, and ended
+with the state saved.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,14 @@ from eo_jax.data.record import RecordError
 
 @pytest.fixture(scope="module")
 def stores(tiny_store, tmp_path_factory) -> tuple[Path, Path, Path]:
-    """A store, one of the same places by another sensor, and one of more places with a bad record."""
+    """A store, one of the same places by another sensor, and one of more places with a bad
+    record.
+    """
     folder = tmp_path_factory.mktemp("mixture")
-    follower, single = write_tiny_store(folder / "follower", seed=1), write_tiny_store(folder / "single", places=9, seed=2)
+    follower, single = (
+        write_tiny_store(folder / "follower", seed=1),
+        write_tiny_store(folder / "single", places=9, seed=2),
+    )
     damage(single, 0)
     return tiny_store, follower, single
 
@@ -62,18 +69,34 @@ def mixture():
         yield
 
 
-def test_a_killed_mixture_with_groups_and_a_bad_record_resumes_bit_for_bit(stores, mixed, mixture, tmp_path, capsys):
+def test_a_killed_mixture_with_groups_and_a_bad_record_resumes_bit_for_bit(
+    stores, mixed, mixture, tmp_path, capsys
+):
     config, workdir = mixed_run.config_of(*stores, **SKIP), tmp_path / "run"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    command = [sys.executable, mixed_run.__file__, tmp_path / "config.json", workdir, str(mixed_run.SAVE_EVERY + 5)]
-    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(golden_text.ROOT)}, capture_output=True, text=True, timeout=240)
+    command = [
+        sys.executable,
+        mixed_run.__file__,
+        tmp_path / "config.json",
+        workdir,
+        str(mixed_run.SAVE_EVERY + 5),
+    ]
+    killed = subprocess.run(
+        command,
+        env=os.environ | {"PYTHONPATH": str(golden_text.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert train.train(config, workdir) == 0
     output = capsys.readouterr().out
     assert f"resuming at step {mixed_run.SAVE_EVERY} of 20" in output
     assert hashes(workdir) == hashes(mixed)
     assert numbers(workdir) == numbers(mixed)
-    assert [checkpoint.Checkpoints(path).bad_records() for path in (workdir, mixed)] == [{"x": [0]}] * 2
+    assert [checkpoint.Checkpoints(path).bad_records() for path in (workdir, mixed)] == [
+        {"x": [0]}
+    ] * 2
 
 
 def test_lines_of_a_mixture_say_entry_shares_and_bad_records(mixed, stores):
@@ -86,7 +109,10 @@ def test_lines_of_a_mixture_say_entry_shares_and_bad_records(mixed, stores):
     bad = [line["bad_records"] for line in lines]
     assert bad == sorted(bad) and set(bad) == {0, 1}
     sources = {"pair": {"rankme/s1", "rankme/s2"}, "single": {"rankme/x"}}
-    assert all({name for name in line if name.startswith("rankme/")} == sources[line["entry"]] for line in lines)
+    assert all(
+        {name for name in line if name.startswith("rankme/")} == sources[line["entry"]]
+        for line in lines
+    )
 
 
 def pipeline_of(stores, **values) -> Pipeline:
@@ -99,14 +125,22 @@ def test_the_line_of_a_mixture_is_readable(stores, mixture, tmp_path, capsys):
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert events.read_bytes().count(b"mixture/pair") == 20
     output = capsys.readouterr().out
-    assert re.search(r"step +4/20  (pair|single) \(so far pair \d+\.\d%, single \d+\.\d%\)  loss ", output)
-    assert output.count("skipped, another place is shown instead: ") == 1 and "bad records 1" in output
+    assert re.search(
+        r"step +4/20  (pair|single) \(so far pair \d+\.\d%, single \d+\.\d%\)  loss ", output
+    )
+    assert (
+        output.count("skipped, another place is shown instead: ") == 1 and "bad records 1" in output
+    )
     assert "source s1: 4 places, 6 samples, 0 places dropped" in output
 
 
-def test_every_entry_is_compiled_before_the_first_step_and_nothing_after_it(stores, mixture, tmp_path, monkeypatch):
+def test_every_entry_is_compiled_before_the_first_step_and_nothing_after_it(
+    stores, mixture, tmp_path, monkeypatch
+):
     events, enter = [], goodput.Clock.enter
-    monkeypatch.setattr(goodput.Clock, "enter", lambda clock, phase: (events.append(phase), enter(clock, phase))[1])
+    monkeypatch.setattr(
+        goodput.Clock, "enter", lambda clock, phase: (events.append(phase), enter(clock, phase))[1]
+    )
 
     def lowered(event: str, _: float, **about) -> None:
         if event.endswith("jaxpr_to_mlir_module_duration"):
@@ -116,7 +150,10 @@ def test_every_entry_is_compiled_before_the_first_step_and_nothing_after_it(stor
     train.train(mixed_run.config_of(*stores, **SKIP, **{"run.save_every": 100}), tmp_path)
     started = events.index("step")
     before = events[events.index("compile") : started]
-    assert [sum(event.startswith("lowered") and name in event for event in before) for name in ("train_step", "pooled")] == [2, 2]
+    assert [
+        sum(event.startswith("lowered") and name in event for event in before)
+        for name in ("train_step", "pooled")
+    ] == [2, 2]
     assert not [event for event in events[started:] if event.startswith("lowered")]
 
 
@@ -124,11 +161,17 @@ def test_a_dry_run_compiles_every_entry(stores, mixture, tmp_path, capsys):
     assert train.train(mixed_run.config_of(*stores), tmp_path, dry_run=True) == 0
     output = capsys.readouterr().out
     assert all(
-        re.search(rf"compiled; memory a device: arguments \d+ MiB, temporary \d+ MiB \(entry {entry}\)", output) for entry in ("pair", "single")
+        re.search(
+            rf"compiled; memory a device: arguments \d+ MiB, temporary \d+ MiB \(entry {entry}\)",
+            output,
+        )
+        for entry in ("pair", "single")
     )
 
 
-def test_a_corrupt_record_stops_the_run_with_its_name_and_the_state_saved(stores, mixture, tmp_path, capsys):
+def test_a_corrupt_record_stops_the_run_with_its_name_and_the_state_saved(
+    stores, mixture, tmp_path, capsys
+):
     code, error = end_of(capsys, lambda: train.train(mixed_run.config_of(*stores), tmp_path))
     assert code == 1 and len(error.splitlines()) == 1
     assert error.startswith(f"error: {stores[2]}/shards/00000.array_record record 0 (id ")
@@ -136,7 +179,9 @@ def test_a_corrupt_record_stops_the_run_with_its_name_and_the_state_saved(stores
     assert saved and saved % mixed_run.SAVE_EVERY and steps(tmp_path) == list(range(1, saved + 1))
 
 
-def test_a_run_that_stopped_at_a_bad_record_goes_on_by_skipping_it(stores, mixture, mixed, tmp_path):
+def test_a_run_that_stopped_at_a_bad_record_goes_on_by_skipping_it(
+    stores, mixture, mixed, tmp_path
+):
     """Both settings are free: they change no batch that could be read."""
     with pytest.raises(RecordError):
         train.train(mixed_run.config_of(*stores), tmp_path)
@@ -144,17 +189,28 @@ def test_a_run_that_stopped_at_a_bad_record_goes_on_by_skipping_it(stores, mixtu
     assert hashes(tmp_path) == hashes(mixed)
 
 
-def test_more_bad_records_than_allowed_end_the_run_with_the_state_saved(stores, mixture, tmp_path, capsys):
+def test_more_bad_records_than_allowed_end_the_run_with_the_state_saved(
+    stores, mixture, tmp_path, capsys
+):
     limited = mixed_run.config_of(*stores, **{"data.on_error": "skip"})
     code, error = end_of(capsys, lambda: train.train(limited, tmp_path))
-    assert code == 1 and "error: source 'x': 1 records cannot be decoded, config.data.max_bad allows for 0.009" in error
+    assert (
+        code == 1
+        and "error: source 'x': 1 records cannot be decoded, config.data.max_bad allows for 0.009"
+        in error
+    )
     assert checkpoint.Checkpoints(tmp_path).latest() == steps(tmp_path)[-1] > 0
 
 
 def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_when_it_is_back(
     stores, mixture, mixed, tmp_path, capsys, monkeypatch
 ):
-    follower, away, read_into, write = shutil.copytree(stores[1], tmp_path / "store"), tmp_path / "away", Store.read_into, metrics.Writer.write
+    follower, away, read_into, write = (
+        shutil.copytree(stores[1], tmp_path / "store"),
+        tmp_path / "away",
+        Store.read_into,
+        metrics.Writer.write,
+    )
     monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(seconds / 100))
 
     def unmounting(writer, step, values):
@@ -171,7 +227,9 @@ def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_
     config = mixed_run.config_of(stores[0], follower, stores[2], **SKIP)
     code, error = end_of(capsys, lambda: train.train(config, tmp_path / "run"))
     assert code == 1 and re.match(
-        rf"error: step \d+: {follower}/shards/.* record \d .*No such file or directory.*; tried 4 times in 2\.1 s\. ", error
+        rf"error: step \d+: {follower}/shards/.* record \d .*No such file or directory.*; tried 4 "
+        r"times in 2\.1 s\. ",
+        error,
     )
     saved = checkpoint.Checkpoints(tmp_path / "run").latest()
     assert 8 <= saved < 20 and steps(tmp_path / "run")[-1] == saved

@@ -22,8 +22,31 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     archive = tiny_archives.spectral_earth(folder / "archive", "landuse")
     tiny_archives.write(archive / "enmap" / "0000011" / "00009.tif", tiny_archives.pixels(0, 201))
-    options = ("--labels", "landuse", "--val", "0000007/*", "--skip-bad", "--shard-mb", "1", "--workers", "1")
-    assert main(["convert", "spectral-earth", "--input", str(archive), "--output", str(folder / "store"), *options]) == 0
+    options = (
+        "--labels",
+        "landuse",
+        "--val",
+        "0000007/*",
+        "--skip-bad",
+        "--shard-mb",
+        "1",
+        "--workers",
+        "1",
+    )
+    assert (
+        main(
+            [
+                "convert",
+                "spectral-earth",
+                "--input",
+                str(archive),
+                "--output",
+                str(folder / "store"),
+                *options,
+            ]
+        )
+        == 0
+    )
     return folder / "store"
 
 
@@ -41,7 +64,9 @@ def rewrite(store: Path, **changes: object) -> None:
 
 
 def replace_record(store: Path, **changes: object) -> None:
-    """Writes the first shard again with its first sample changed, and puts its new hash into the manifest."""
+    """Writes the first shard again with its first sample changed, and puts its new hash into the
+    manifest.
+    """
     opened = open_store(store)
     shards = opened.manifest["shards"]
     samples = [opened[i] for i in range(shards[0]["samples"])]
@@ -60,7 +85,12 @@ def test_whole_store(whole: Path, capsys: pytest.CaptureFixture) -> None:
 def test_every_file_is_guarded(store: Path) -> None:
     rng = np.random.default_rng(0)
     original = tiny_archives.files(store)
-    assert set(original) == {"manifest.json", "index.npz", "rejects.txt", *(f"shards/0000{n}.array_record" for n in range(3))}
+    assert set(original) == {
+        "manifest.json",
+        "index.npz",
+        "rejects.txt",
+        *(f"shards/0000{n}.array_record" for n in range(3)),
+    }
     for name, data in original.items():
         for position in (0, len(data) // 2, len(data) - 1, *rng.integers(0, len(data), 5)):
             tiny_archives.flip(store / name, int(position), int(rng.integers(8)))
@@ -88,7 +118,9 @@ def test_same_manifest_in_other_bytes(store: Path) -> None:
 def test_damaged_record_is_named(store: Path, capsys: pytest.CaptureFixture) -> None:
     reader = open_store(store)
     data = (store / "shards" / "00001.array_record").read_bytes()
-    tiny_archives.flip(store / "shards" / "00001.array_record", data.rindex(reader.read(3)[:60]) + 20000)
+    tiny_archives.flip(
+        store / "shards" / "00001.array_record", data.rindex(reader.read(3)[:60]) + 20000
+    )
     assert main(["verify", str(store), "--workers", "1"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
@@ -98,7 +130,12 @@ def test_damaged_record_is_named(store: Path, capsys: pytest.CaptureFixture) -> 
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"id": "x"}, "id"), ({"group": "x"}, "group"), ({"time": 5}, "time"), ({"lonlat": (1.0, 2.0)}, "lonlat")],
+    [
+        ({"id": "x"}, "id"),
+        ({"group": "x"}, "group"),
+        ({"time": 5}, "time"),
+        ({"lonlat": (1.0, 2.0)}, "lonlat"),
+    ],
 )
 def test_record_that_contradicts_the_index(store: Path, change: dict, field: str) -> None:
     replace_record(store, **change)
@@ -121,14 +158,18 @@ def test_records_that_contradict_the_statistics(store: Path) -> None:
     assert "statistics is not what the records give" in problem
 
 
-@pytest.mark.parametrize(("name", "value"), [("splits", {"train": 6}), ("groups", 3), ("labels", {})])
+@pytest.mark.parametrize(
+    ("name", "value"), [("splits", {"train": 6}), ("groups", 3), ("labels", {})]
+)
 def test_manifest_that_contradicts_the_records(store: Path, name: str, value: object) -> None:
     rewrite(store, **{name: value})
     (problem,) = verify(store)
     assert f"{name} is not what the records give" in problem
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "index.npz", "rejects.txt", "shards/00002.array_record"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "index.npz", "rejects.txt", "shards/00002.array_record"]
+)
 def test_missing_file(store: Path, name: str) -> None:
     (store / name).unlink()
     problems = verify(store)
@@ -137,21 +178,30 @@ def test_missing_file(store: Path, name: str) -> None:
 
 @pytest.mark.parametrize("outside", ["../secret", "absolute"])
 @pytest.mark.parametrize("field", ["rejects", "pixels", "shards"])
-def test_files_outside_the_store_are_not_opened(store: Path, field: str, outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_outside_the_store_are_not_opened(
+    store: Path, field: str, outside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = store.parent / "secret"
     secret.write_bytes(b"of somebody else")
     name = str(secret) if outside == "absolute" else outside
     entry = {"file": name, "bytes": 16, "samples": 1, "sha256": stores.sha256_file(secret)}
     shards = open_store(store).manifest["shards"]
-    rewrite(store, **{field: [shards[0] | {"pixels": [entry]}, *shards[1:]] if field == "shards" else entry})
+    rewrite(
+        store,
+        **{field: [shards[0] | {"pixels": [entry]}, *shards[1:]] if field == "shards" else entry},
+    )
     opened, hashed = [], stores.sha256_file
-    monkeypatch.setattr(stores, "sha256_file", lambda file: (opened.append(file.resolve()), hashed(file))[1])
+    monkeypatch.setattr(
+        stores, "sha256_file", lambda file: (opened.append(file.resolve()), hashed(file))[1]
+    )
     (problem,) = verify(store)
     assert "outside the store" in problem and repr(name) in problem
     assert opened and secret.resolve() not in opened
 
 
-@pytest.mark.parametrize("entry", [7, ["rejects.txt"], {"file": "rejects.txt"}, {"file": 5, "sha256": ""}])
+@pytest.mark.parametrize(
+    "entry", [7, ["rejects.txt"], {"file": "rejects.txt"}, {"file": 5, "sha256": ""}]
+)
 def test_manifest_that_describes_no_file(store: Path, entry: object) -> None:
     rewrite(store, rejects=entry)
     (problem,) = verify(store)
@@ -162,10 +212,28 @@ def test_manifest_that_describes_no_file(store: Path, entry: object) -> None:
 def test_arrays_of_a_zarr_store(format: str, tmp_path: Path) -> None:
     tiny_archives.spectral_earth(tmp_path / "archive")
     options = ("--format", format, "--workers", "1")
-    assert main(["convert", "spectral-earth", "--input", str(tmp_path / "archive"), "--output", str(tmp_path / "store"), *options]) == 0
+    assert (
+        main(
+            [
+                "convert",
+                "spectral-earth",
+                "--input",
+                str(tmp_path / "archive"),
+                "--output",
+                str(tmp_path / "store"),
+                *options,
+            ]
+        )
+        == 0
+    )
     assert verify(tmp_path / "store") == []
     ((name, entry),) = open_store(tmp_path / "store").manifest["arrays"].items()
-    for arrays in ({}, {"other": entry}, {name: entry, "other": entry}, {name: entry | {"sha256": "0" * 64}}):
+    for arrays in (
+        {},
+        {"other": entry},
+        {name: entry, "other": entry},
+        {name: entry | {"sha256": "0" * 64}},
+    ):
         rewrite(tmp_path / "store", arrays=arrays)
         (problem,) = verify(tmp_path / "store")
         assert "manifest.json: arrays is not what the samples in the index need" in problem

@@ -1,4 +1,6 @@
-"""Tests of the vision transformer and its options against a transformer in plain numpy, and of the patch embedding."""
+"""Tests of the vision transformer and its options against a transformer in plain numpy, and of the
+patch embedding.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +44,19 @@ def tokens(samples: int = SAMPLES) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def run(config: vit.Config, params, key: jax.Array | None = None, dtype: str = "float32") -> jax.Array:
-    return network(config, dtype).apply(params, {}, lambda m: m(tokens().astype(dtype), (SIDE, SIDE), Mode(key=key)))[0]
+def run(
+    config: vit.Config, params, key: jax.Array | None = None, dtype: str = "float32"
+) -> jax.Array:
+    return network(config, dtype).apply(
+        params, {}, lambda m: m(tokens().astype(dtype), (SIDE, SIDE), Mode(key=key))
+    )[0]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "count"))
 def last(config: vit.Config, params, count: int, key: jax.Array | None = None) -> jax.Array:
-    return network(config).apply(params, {}, lambda m: m.last_layers(tokens(), (SIDE, SIDE), Mode(key=key), count))[0]
+    return network(config).apply(
+        params, {}, lambda m: m.last_layers(tokens(), (SIDE, SIDE), Mode(key=key), count)
+    )[0]
 
 
 def gradients(config: vit.Config, params, key: jax.Array | None = None):
@@ -68,14 +76,19 @@ def attention(weights: dict, x: np.ndarray, bias: np.ndarray) -> np.ndarray:
     heads, head = weights["qkv"].shape[2:]
     outputs = []
     for i in range(heads):
-        q, k, v = (x @ weights["qkv"][:, which, i] + weights["qkv_bias"][which, i] for which in range(3))
+        q, k, v = (
+            x @ weights["qkv"][:, which, i] + weights["qkv_bias"][which, i] for which in range(3)
+        )
         outputs.append(softmax(q @ k.T / math.sqrt(head) + bias[i], axis=1) @ v)
     return np.concatenate(outputs, axis=1) @ weights["out"]["kernel"] + weights["out"]["bias"]
 
 
 def mlp(weights: dict, x: np.ndarray) -> np.ndarray:
     hidden = x @ weights["fc1"]["kernel"] + weights["fc1"]["bias"]
-    return hidden * 0.5 * (1 + erf(hidden / math.sqrt(2))) @ weights["fc2"]["kernel"] + weights["fc2"]["bias"]
+    return (
+        hidden * 0.5 * (1 + erf(hidden / math.sqrt(2))) @ weights["fc2"]["kernel"]
+        + weights["fc2"]["bias"]
+    )
 
 
 def table_entry(query: tuple[int, int] | None, key: tuple[int, int] | None) -> int:
@@ -94,10 +107,14 @@ def entries(prefix: int) -> np.ndarray:
 
 
 def reference_layers(config: vit.Config, params, kept: np.ndarray) -> list[np.ndarray]:
-    """Outputs [b, 1 + n, d] of every block in float64, before the final norm; `kept` is [l, 2, b]."""
+    """Outputs [b, 1 + n, d] of every block in float64, before the final norm; `kept` is
+    [l, 2, b].
+    """
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     prefix = 1 + config.registers
-    learned = np.concatenate([params[name][0] for name in ("cls_token", "registers") if name in params])
+    learned = np.concatenate(
+        [params[name][0] for name in ("cls_token", "registers") if name in params]
+    )
     bias = np.zeros((config.heads, prefix + SIDE**2, prefix + SIDE**2))
     if config.positions == "relative":
         bias = params["relative"]["table"][entries(prefix)].transpose(2, 0, 1)
@@ -106,8 +123,12 @@ def reference_layers(config: vit.Config, params, kept: np.ndarray) -> list[np.nd
     for layer in range(config.layers):
         block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"]["layers"])
         for i, x in enumerate(samples):
-            x = x + kept[layer, 0, i] * block.get("attention_scale", 1.0) * attention(block["attention"], layer_norm(block["norm1"], x), bias)
-            samples[i] = x + kept[layer, 1, i] * block.get("mlp_scale", 1.0) * mlp(block["mlp"], layer_norm(block["norm2"], x))
+            x = x + kept[layer, 0, i] * block.get("attention_scale", 1.0) * attention(
+                block["attention"], layer_norm(block["norm1"], x), bias
+            )
+            samples[i] = x + kept[layer, 1, i] * block.get("mlp_scale", 1.0) * mlp(
+                block["mlp"], layer_norm(block["norm2"], x)
+            )
         outputs.append(np.stack([np.delete(x, range(1, prefix), axis=0) for x in samples]))
     return outputs
 
@@ -137,31 +158,50 @@ def test_options_change_the_result():
 
 
 def test_dropped_samples_skip_the_branch_in_every_layer_as_in_numpy():
-    params, kept = weights(EVERYTHING), np.asarray(vit.draw_kept(KEY, vit.drop_path_rates(0.5, DEPTH), SAMPLES))
+    params, kept = (
+        weights(EVERYTHING),
+        np.asarray(vit.draw_kept(KEY, vit.drop_path_rates(0.5, DEPTH), SAMPLES)),
+    )
     assert 0 < (kept == 0).sum() < kept[1:].size
     layers = reference_layers(EVERYTHING, params, kept)
     assert relative_error(last(EVERYTHING, params, DEPTH, KEY), np.stack(layers)) < 1e-5
-    assert relative_error(run(EVERYTHING, params, KEY), layer_norm(params["norm"], layers[-1])) < 1e-5
+    assert (
+        relative_error(run(EVERYTHING, params, KEY), layer_norm(params["norm"], layers[-1])) < 1e-5
+    )
 
 
 def test_stacked_blocks_that_drop_are_the_same_blocks_one_after_the_other():
     """Values and gradients."""
-    params, block = weights(EVERYTHING), Network(lambda rngs: vit.Block(WIDTH, 3, jnp.dtype("float32"), 0.1, rngs=rngs))
+    params, block = (
+        weights(EVERYTHING),
+        Network(lambda rngs: vit.Block(WIDTH, 3, jnp.dtype("float32"), 0.1, rngs=rngs)),
+    )
     kept = vit.draw_kept(KEY, vit.drop_path_rates(0.5, DEPTH), SAMPLES)
 
     def unrolled(layers, x, bias):
         for i in range(DEPTH):
-            x, _ = block.apply(jax.tree.map(lambda leaf, i=i: leaf[i], layers), {}, lambda module, x=x, i=i: module(x, bias, kept[i]))
+            x, _ = block.apply(
+                jax.tree.map(lambda leaf, i=i: leaf[i], layers),
+                {},
+                lambda module, x=x, i=i: module(x, bias, kept[i]),
+            )
         return x
 
     def stacked(layers, x, bias):
         whole = params | {"blocks": {"layers": layers}}
-        return network(EVERYTHING).apply(whole, {}, lambda module: module.blocks(x, {"kept": kept}, {"bias": bias}))[0]
+        return network(EVERYTHING).apply(
+            whole, {}, lambda module: module.blocks(x, {"kept": kept}, {"bias": bias})
+        )[0]
 
     rng = np.random.default_rng(2)
-    x, bias = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((SAMPLES, 5, WIDTH), (1, 3, 5, 5)))
+    x, bias = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((SAMPLES, 5, WIDTH), (1, 3, 5, 5))
+    )
     both = [
-        jax.jit(jax.value_and_grad(lambda *args, f=f: jnp.sum(jnp.sin(f(*args))), (0, 1, 2)))(params["blocks"]["layers"], x, bias)
+        jax.jit(jax.value_and_grad(lambda *args, f=f: jnp.sum(jnp.sin(f(*args))), (0, 1, 2)))(
+            params["blocks"]["layers"], x, bias
+        )
         for f in (stacked, unrolled)
     ]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *both)
@@ -206,17 +246,23 @@ def test_remat_drops_the_same_branches_backward_as_forward():
     remat, params = dataclasses.replace(EVERYTHING, remat="block"), weights(EVERYTHING)
     np.testing.assert_array_equal(run(remat, params, KEY), run(EVERYTHING, params, KEY))
     jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), gradients(remat, params, KEY), gradients(EVERYTHING, params, KEY)
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+        gradients(remat, params, KEY),
+        gradients(EVERYTHING, params, KEY),
     )
 
 
 def test_unrolled_blocks_are_the_scanned_ones():
     """Values and gradients."""
     params, unrolled = weights(EVERYTHING), dataclasses.replace(EVERYTHING, loop="unrolled")
-    np.testing.assert_allclose(run(unrolled, params, KEY), run(EVERYTHING, params, KEY), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        run(unrolled, params, KEY), run(EVERYTHING, params, KEY), rtol=1e-5, atol=1e-5
+    )
     both = (gradients(config, params, KEY) for config in (unrolled, EVERYTHING))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *both)
-    np.testing.assert_allclose(last(unrolled, params, 2, KEY), last(EVERYTHING, params, 2, KEY), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        last(unrolled, params, 2, KEY), last(EVERYTHING, params, 2, KEY), rtol=1e-5, atol=1e-5
+    )
 
 
 # --- the class token alone
@@ -236,7 +282,9 @@ def test_the_class_token_is_that_of_all_tokens(config, key):
     target = np.random.default_rng(1).normal(size=(SAMPLES, WIDTH)).astype(np.float32)
 
     def alone(params):
-        return network(config).apply(params, {}, lambda module: module.class_token(tokens(), (SIDE, SIDE), Mode(key=key)))[0]
+        return network(config).apply(
+            params, {}, lambda module: module.class_token(tokens(), (SIDE, SIDE), Mode(key=key))
+        )[0]
 
     both = [
         jax.jit(jax.value_and_grad(lambda p, f=f: (jnp.sum(target * (y := f(p))), y), has_aux=True))
@@ -244,7 +292,9 @@ def test_the_class_token_is_that_of_all_tokens(config, key):
     ]
     (found, moved), (expected, moved_by_all) = (f(params) for f in both)
     assert relative_error(found[1], expected[1]) < 1e-5
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), moved, moved_by_all)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), moved, moved_by_all
+    )
 
 
 def test_the_class_token_is_counted_as_it_is_made():
@@ -252,28 +302,47 @@ def test_the_class_token_is_counted_as_it_is_made():
     config = dataclasses.replace(PLAIN, loop="unrolled")  # XLA counts the body of a loop once
 
     def multiply_adds(call) -> float:
-        compiled = jax.jit(lambda params: network(config).apply(params, {}, call)[0]).lower(weights(config)).compile()
+        compiled = (
+            jax.jit(lambda params: network(config).apply(params, {}, call)[0])
+            .lower(weights(config))
+            .compile()
+        )
         return compiled.cost_analysis()["flops"] / 2 / SAMPLES
 
     every = multiply_adds(lambda module: module(tokens(), (SIDE, SIDE), EVALUATE))
     one = multiply_adds(lambda module: module.class_token(tokens(), (SIDE, SIDE), EVALUATE))
-    assert every - one == pytest.approx(config.multiply_adds(SIDE**2) - config.class_token_multiply_adds(SIDE**2), rel=0.05)
+    assert every - one == pytest.approx(
+        config.multiply_adds(SIDE**2) - config.class_token_multiply_adds(SIDE**2), rel=0.05
+    )
 
 
 # --- what is learned
 
 
 def names(tree) -> set[str]:
-    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def test_options_add_their_weights_and_no_others():
     added = names(weights(EVERYTHING)) - names(weights(PLAIN))
-    assert added == {"registers", "relative/table", "blocks/layers/attention_scale", "blocks/layers/mlp_scale"}
+    assert added == {
+        "registers",
+        "relative/table",
+        "blocks/layers/attention_scale",
+        "blocks/layers/mlp_scale",
+    }
     params, _ = network(EVERYTHING).init(jax.random.key(0))
     assert params["registers"].shape == (1, 2, WIDTH)
-    assert params["relative"]["table"].shape == ((2 * SIDE - 1) ** 2 + 3, 3) and not params["relative"]["table"].any()
-    assert (params["blocks"]["layers"]["mlp_scale"] == np.float32(0.1)).all() and params["blocks"]["layers"]["mlp_scale"].shape == (DEPTH, WIDTH)
+    assert (
+        params["relative"]["table"].shape == ((2 * SIDE - 1) ** 2 + 3, 3)
+        and not params["relative"]["table"].any()
+    )
+    assert (params["blocks"]["layers"]["mlp_scale"] == np.float32(0.1)).all() and params["blocks"][
+        "layers"
+    ]["mlp_scale"].shape == (DEPTH, WIDTH)
 
 
 def test_every_weight_is_trained():
@@ -289,7 +358,10 @@ def test_the_relative_index_is_beits_for_every_pair_of_tokens(prefix):
     np.testing.assert_array_equal(relative_index(SIDE, prefix), entries(prefix))
 
 
-@pytest.mark.parametrize(("patches", "grid", "message"), [(12, (3, 4), r"relative_grid: 3, but a view has 3 x 4"), (5, (3, 3), r"all 9 .* found 5")])
+@pytest.mark.parametrize(
+    ("patches", "grid", "message"),
+    [(12, (3, 4), r"relative_grid: 3, but a view has 3 x 4"), (5, (3, 3), r"all 9 .* found 5")],
+)
 def test_relative_positions_refuse_other_grids_and_missing_tokens(patches, grid, message):
     x = jnp.zeros((1, patches, WIDTH))
     with pytest.raises(ValueError, match=message):
@@ -302,7 +374,12 @@ def test_relative_positions_refuse_other_grids_and_missing_tokens(patches, grid,
 @pytest.mark.parametrize("count", range(1, DEPTH))
 def test_last_layers_are_the_last_of_all_layers(count):
     params = weights(EVERYTHING)
-    np.testing.assert_allclose(last(EVERYTHING, params, count, KEY), last(EVERYTHING, params, DEPTH, KEY)[-count:], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        last(EVERYTHING, params, count, KEY),
+        last(EVERYTHING, params, DEPTH, KEY)[-count:],
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("count", [0, DEPTH + 1])
@@ -350,15 +427,26 @@ def test_the_patch_embedding_is_one_matrix_on_the_values_of_a_patch(patch):
     encoder = make_encoder(patch_embed.Config(patch), PLAIN, narrow, jnp.dtype("float32"))
     params, statistics = jax.jit(encoder.network.init)(jax.random.key(0))
     kernel = np.asarray(params["stem"]["embed"]["kernel"])
-    assert np.abs(kernel).max() == pytest.approx(math.sqrt(6 / (patch**2 * 5 + WIDTH)), rel=0.01)  # Xavier on the flat weight, as in MAE
+    assert np.abs(kernel).max() == pytest.approx(
+        math.sqrt(6 / (patch**2 * 5 + WIDTH)), rel=0.01
+    )  # Xavier on the flat weight, as in MAE
     view = np.random.default_rng(0).normal(size=(2, 2 * patch, 3 * patch, 5)).astype(np.float32)
     valid = np.random.default_rng(1).random((2, 2 * patch, 3 * patch, 1)) < 0.9
-    found, _ = encoder.network.apply(params, statistics, lambda module: module.embed(jnp.asarray(view), jnp.asarray(valid), None, TRAIN))
-    expected = [patchify(np.where(mask, image, 0), patch) @ kernel for image, mask in zip(view, valid, strict=True)]
+    found, _ = encoder.network.apply(
+        params,
+        statistics,
+        lambda module: module.embed(jnp.asarray(view), jnp.asarray(valid), None, TRAIN),
+    )
+    expected = [
+        patchify(np.where(mask, image, 0), patch) @ kernel
+        for image, mask in zip(view, valid, strict=True)
+    ]
     assert relative_error(found, np.stack(expected)) < 1e-5
     assert encoder.token_multiply_adds(1) - PLAIN.multiply_adds(1) == kernel.size
 
 
 def test_a_patch_without_pixels_is_refused():
-    with pytest.raises(ValueError, match=r"config\.model\.stems\.\*\.patch: 0; expected at least 1"):
+    with pytest.raises(
+        ValueError, match=r"config\.model\.stems\.\*\.patch: 0; expected at least 1"
+    ):
         patch_embed.Config(0)

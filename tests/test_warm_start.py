@@ -17,7 +17,9 @@ from eo_jax.warm_start import warm_started
 def state_of(config, seed: int):
     experiment = build.experiment(config)
     shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))[0]
-    return experiment, init_state(experiment.objective, optim.make_optimizer(experiment.optim, shapes, 10), seed)
+    return experiment, init_state(
+        experiment.objective, optim.make_optimizer(experiment.optim, shapes, 10), seed
+    )
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,10 @@ def pretrained(tmp_path_factory):
     config = config_of("dino")
     _, state = state_of(config, 1)
     teacher = state["carry"]["teacher"]
-    state["carry"]["teacher"] = {**teacher, "params": jax.tree.map(lambda leaf: leaf + 1, teacher["params"])}
+    state["carry"]["teacher"] = {
+        **teacher,
+        "params": jax.tree.map(lambda leaf: leaf + 1, teacher["params"]),
+    }
     checkpoints = Checkpoints(workdir, keep=1)
     checkpoints.save(3, state, next_batch=3, config=config.to_dict())
     checkpoints.wait()
@@ -72,11 +77,27 @@ def test_rules_choose_parts_and_places(pretrained):
 @pytest.mark.parametrize(
     ("name", "run", "message"),
     [
-        ("supervised", {"init_encoder": "enmap"}, r"config\.run\.init_encoder: 'enmap'; .* has s2\.teacher, s2"),
+        (
+            "supervised",
+            {"init_encoder": "enmap"},
+            r"config\.run\.init_encoder: 'enmap'; .* has s2\.teacher, s2",
+        ),
         ("clip", {}, r"config\.run\.init_rules: this objective has no single encoder"),
-        ("supervised", {"init_rules": ((r"^params/head/(.+)$", r"params/\1"),)}, r"config\.run\.init_rules: rules that match no weight"),
-        ("supervised", {"init_rules": ((r"^params/(encoder/stem/.+)$", r"params/\1"),)}, r"starts from params/encoder/stem/.*absent"),
-        ("supervised", {"init_rules": ((r"^params/encoder/stem/embed/bias$", "params/stem/embed/kernel"),)}, r"which is of shape \(192, 192\)"),
+        (
+            "supervised",
+            {"init_rules": ((r"^params/head/(.+)$", r"params/\1"),)},
+            r"config\.run\.init_rules: rules that match no weight",
+        ),
+        (
+            "supervised",
+            {"init_rules": ((r"^params/(encoder/stem/.+)$", r"params/\1"),)},
+            r"starts from params/encoder/stem/.*absent",
+        ),
+        (
+            "supervised",
+            {"init_rules": ((r"^params/encoder/stem/embed/bias$", "params/stem/embed/kernel"),)},
+            r"which is of shape \(192, 192\)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(pretrained, name, run, message):
@@ -89,5 +110,9 @@ def test_weights_of_another_sensor_are_refused(pretrained):
     config.data.sources.s2.sensor = "sentinel1_grd"
     config.run.init_from = str(pretrained[0])
     experiment, state = state_of(config, 2)
-    with pytest.raises(ValueError, match=r"on sensor 'sentinel2_l2a', this run has sentinel1_grd; weights belong to bands in their order"):
+    with pytest.raises(
+        ValueError,
+        match=r"on sensor 'sentinel2_l2a', this run has sentinel1_grd; weights belong to bands in "
+        r"their order",
+    ):
         warm_started(state, experiment)

@@ -1,4 +1,6 @@
-"""Zarr stores: every bit comes back, any Zarr reader opens the arrays, parts are read alone, and damage is found and named."""
+"""Zarr stores: every bit comes back, any Zarr reader opens the arrays, parts are read alone, and
+damage is found and named.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +40,36 @@ every_format = pytest.mark.parametrize("format", FORMATS)
 
 
 def sample(pixels: np.ndarray, number: int = 0, **fields) -> Sample:
-    return Sample(**{"pixels": pixels, "sensor": "enmap", "id": f"s{number}", "group": "g", **fields})
+    return Sample(
+        **{"pixels": pixels, "sensor": "enmap", "id": f"s{number}", "group": "g", **fields}
+    )
 
 
 def ragged() -> list[Sample]:
-    """Two shards and a bit in which sensors, dtypes and shapes alternate; 70 bands are three chunks, 3 are one."""
-    kinds = [("enmap", "int16", (70, 5, 6)), ("enmap", "float32", (70, 5, 6)), ("s1", "int16", (3, 4, 4)), ("s1", "int16", (3, 4, 5))]
+    """Two shards and a bit in which sensors, dtypes and shapes alternate; 70 bands are three
+    chunks, 3 are one.
+    """
+    kinds = [
+        ("enmap", "int16", (70, 5, 6)),
+        ("enmap", "float32", (70, 5, 6)),
+        ("s1", "int16", (3, 4, 4)),
+        ("s1", "int16", (3, 4, 5)),
+    ]
     pattern = [0, 0, 1, 2, 0, 3, 2, 2, 1, 0, 3, 0]
     rng = np.random.default_rng(0)
     samples = []
     for number, (sensor, dtype, shape) in enumerate(kinds[k] for k in pattern):
         pixels = rng.integers(-2000, 2000, shape).astype(dtype)
-        samples.append(sample(pixels, number, sensor=sensor, labels={"map": pixels[0] > 0}, time=number, lonlat=(1.0, 2.0)))
+        samples.append(
+            sample(
+                pixels,
+                number,
+                sensor=sensor,
+                labels={"map": pixels[0] > 0},
+                time=number,
+                lonlat=(1.0, 2.0),
+            )
+        )
     return samples
 
 
@@ -74,24 +94,41 @@ def pixel_file(path: Path) -> Path:
     return path / "pixels/enmap-int16-70x5x6/c/0/0/0/0"
 
 
-# -------------------------------------------------------------------------------------------------------------------- round trip
+# --------------------------------------------------------------------------------------- round trip
 
 
 @pytest.mark.parametrize("format", stores.FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_comes_back_bit_for_bit(tmp_path: Path, dtype: str, format: str):
-    """Random bits are NaN with payloads, too; and the fill value must not be mistaken for absence."""
+    """Random bits are NaN with payloads, too; and the fill value must not be mistaken for
+    absence.
+    """
     pixels = cube(dtype, (35, 4, 5))
     special = SPECIAL.get(pixels.dtype.kind) or [np.iinfo(dtype).min, np.iinfo(dtype).max, 0]
-    expected = [sample(pixels), sample(np.resize(np.array(special, dtype), (35, 4, 5)), 1), sample(np.zeros_like(pixels), 2)]
-    for found, written in zip(open_store(write_store(tmp_path / "store", expected, format=format)), expected, strict=True):
+    expected = [
+        sample(pixels),
+        sample(np.resize(np.array(special, dtype), (35, 4, 5)), 1),
+        sample(np.zeros_like(pixels), 2),
+    ]
+    for found, written in zip(
+        open_store(write_store(tmp_path / "store", expected, format=format)), expected, strict=True
+    ):
         assert_equal_samples(found, written)
 
 
 @every_format
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(
-    array=st.sampled_from(DTYPES).flatmap(lambda dtype: arrays_of.arrays(dtype, st.tuples(st.integers(1, 100), st.integers(1, 3), st.integers(1, 3))))
+    array=st.sampled_from(DTYPES).flatmap(
+        lambda dtype: arrays_of.arrays(
+            dtype, st.tuples(st.integers(1, 100), st.integers(1, 3), st.integers(1, 3))
+        )
+    )
 )
 def test_every_shape_comes_back_bit_for_bit(tmp_path: Path, format: str, array: np.ndarray):
     shutil.rmtree(tmp_path / "store", ignore_errors=True)
@@ -118,7 +155,10 @@ def test_memory_order_and_byte_order_make_no_difference(tmp_path: Path, format: 
     plain = cube("int16", (40, 4, 5))
     odd = np.asfortranarray(plain).astype(">i2", order="K")
     assert not odd.flags.c_contiguous and odd.dtype.byteorder == ">"
-    one, two = (write_store(tmp_path / name, [sample(pixels)], format=format) for name, pixels in (("one", plain), ("two", odd)))
+    one, two = (
+        write_store(tmp_path / name, [sample(pixels)], format=format)
+        for name, pixels in (("one", plain), ("two", odd))
+    )
     assert tiny_archives.files(one) == tiny_archives.files(two)
 
 
@@ -126,7 +166,7 @@ def test_an_empty_store_opens(tmp_path: Path):
     assert list(open_store(write_store(tmp_path / "store", [], format="zarr"))) == []
 
 
-# -------------------------------------------------------------------------------------------------------------------------- parts
+# -------------------------------------------------------------------------------------------- parts
 
 PARTS = {
     "bands": {"bands": slice(30, 34)},
@@ -138,7 +178,11 @@ PARTS = {
     "crop": {"rows": slice(1, 4), "columns": slice(2, 6)},
     "beyond the edge": {"rows": slice(3, 99), "columns": slice(-2, None)},
     "nothing of it": {"rows": slice(2, 2)},
-    "all three": {"bands": np.array([23, 24, 47]), "rows": slice(0, 5, 2), "columns": slice(None, None, -1)},
+    "all three": {
+        "bands": np.array([23, 24, 47]),
+        "rows": slice(0, 5, 2),
+        "columns": slice(None, None, -1),
+    },
     "whole": {},
 }
 
@@ -148,9 +192,12 @@ PARTS = {
 def test_a_part_is_what_is_cut_from_the_whole(tmp_path: Path, format: str, part: str):
     wanted = {"bands": slice(None), "rows": slice(None), "columns": slice(None), **PARTS[part]}
     for pixels in (cube("int16", (70, 5, 6)), cube("float32", (70, 5, 6))):
-        store = open_store(write_store(tmp_path / pixels.dtype.name, [sample(pixels)], format=format))
+        store = open_store(
+            write_store(tmp_path / pixels.dtype.name, [sample(pixels)], format=format)
+        )
         assert_equal_arrays(
-            np.ascontiguousarray(store.pixels(0, **PARTS[part])), pixels[wanted["bands"]][:, wanted["rows"], wanted["columns"]].copy()
+            np.ascontiguousarray(store.pixels(0, **PARTS[part])),
+            pixels[wanted["bands"]][:, wanted["rows"], wanted["columns"]].copy(),
         )
 
 
@@ -170,10 +217,12 @@ def test_a_part_reads_no_other_chunks(tmp_path: Path):
 @pytest.mark.parametrize("format", stores.FORMATS)
 def test_a_band_that_is_not_there_is_an_index_error(tmp_path: Path, format: str):
     with pytest.raises(IndexError, match="70 is out of bounds"):
-        open_store(write_store(tmp_path / "store", [sample(cube("int16", (70, 1, 1)))], format=format)).pixels(0, bands=[70])
+        open_store(
+            write_store(tmp_path / "store", [sample(cube("int16", (70, 1, 1)))], format=format)
+        ).pixels(0, bands=[70])
 
 
-# ------------------------------------------------------------------------------------------------------------- other Zarr readers
+# ------------------------------------------------------------------------------- other Zarr readers
 
 
 def undo(differences: np.ndarray, attributes: dict) -> np.ndarray:
@@ -181,29 +230,49 @@ def undo(differences: np.ndarray, attributes: dict) -> np.ndarray:
     step = attributes["eo_jax"]["bands_a_chunk"]
     if not attributes["eo_jax"]["band_difference"]:
         return differences
-    parts = [np.cumsum(differences[:, k : k + step], 1, differences.dtype) for k in range(0, differences.shape[1], step)]
+    parts = [
+        np.cumsum(differences[:, k : k + step], 1, differences.dtype)
+        for k in range(0, differences.shape[1], step)
+    ]
     return np.concatenate(parts, 1)
 
 
 def expected_rows(shape: tuple[int, ...], samples: list[Sample]) -> np.ndarray:
-    """What the array of the cubes of 70 bands holds: each shard's in its first rows, 0 in the others."""
+    """What the array of the cubes of 70 bands holds: each shard's in its first rows, 0 in the
+    others.
+    """
     rows = np.zeros(shape, np.int16)
     for shard in range(3):
-        cubes = [s.pixels for s in samples[shard * PER_SHARD :][:PER_SHARD] if s.pixels.dtype == np.int16 and len(s.pixels) == 70]
+        cubes = [
+            s.pixels
+            for s in samples[shard * PER_SHARD :][:PER_SHARD]
+            if s.pixels.dtype == np.int16 and len(s.pixels) == 70
+        ]
         rows[shard * PER_SHARD :][: len(cubes)] = cubes
     return rows
 
 
 def with_tensorstore(folder: Path) -> np.ndarray:
-    return tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}}).result().read().result()
+    return (
+        tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}})
+        .result()
+        .read()
+        .result()
+    )
 
 
-@pytest.mark.parametrize("read", [lambda folder: zarr.open_array(folder, mode="r")[:], with_tensorstore], ids=["zarr", "tensorstore"])
+@pytest.mark.parametrize(
+    "read",
+    [lambda folder: zarr.open_array(folder, mode="r")[:], with_tensorstore],
+    ids=["zarr", "tensorstore"],
+)
 def test_other_libraries_read_the_same_numbers(whole: Path, read):
     folder = whole / "pixels/enmap-int16-70x5x6"
     attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
     found = read(folder)
-    np.testing.assert_array_equal(undo(found, attributes), expected_rows((3 * PER_SHARD, 70, 5, 6), ragged()))
+    np.testing.assert_array_equal(
+        undo(found, attributes), expected_rows((3 * PER_SHARD, 70, 5, 6), ragged())
+    )
 
 
 @every_format
@@ -213,22 +282,29 @@ def test_other_libraries_read_every_dtype(tmp_path: Path, dtype: str, format: st
     path = write_store(tmp_path / "store", [sample(pixels)], format=format)
     folder = path / f"pixels/enmap-{dtype}-3x4x5"
     for array in (zarr.open_array(folder, mode="r")[:1], with_tensorstore(folder)[:1]):
-        assert_equal_arrays(undo(array, json.loads((folder / "zarr.json").read_bytes())["attributes"])[0], pixels)
+        assert_equal_arrays(
+            undo(array, json.loads((folder / "zarr.json").read_bytes())["attributes"])[0], pixels
+        )
 
 
 def test_a_shard_without_samples_leaves_its_rows_empty(tmp_path: Path):
     """Rows follow the shard's number, which the shards that are listed do not."""
     samples = [sample(cube(), 0), sample(cube()[::-1], 1)]
-    entries = {number: stores.write_shard(tmp_path, number, "zarr-raw", 2, part) for number, part in ((0, samples[:1]), (1, []), (2, samples[1:]))}
+    entries = {
+        number: stores.write_shard(tmp_path, number, "zarr-raw", 2, part)
+        for number, part in ((0, samples[:1]), (1, []), (2, samples[1:]))
+    }
     assert (entries[1]["samples"], entries[1]["pixels"]) == (0, [])
     rows = [[stores.index_row(one, "train", 0.0)] for one in samples]
     stores.finish_store(tmp_path, [entries[0], entries[2]], rows, {}, "zarr-raw", 3)
     assert [one.tobytes() for one in (s.pixels for s in samples)] == read_all(open_store(tmp_path))
     array = zarr.open_array(tmp_path / "pixels/enmap-int16-3x4x5", mode="r")
-    np.testing.assert_array_equal(array[:], [cube(), 0 * cube(), 0 * cube(), 0 * cube(), cube()[::-1], 0 * cube()])
+    np.testing.assert_array_equal(
+        array[:], [cube(), 0 * cube(), 0 * cube(), 0 * cube(), cube()[::-1], 0 * cube()]
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 def assert_refused(path: Path, *parts: str) -> None:
@@ -240,13 +316,22 @@ def assert_refused(path: Path, *parts: str) -> None:
 
 @every_format
 def test_every_flipped_bit_of_a_pixel_file_is_found(tmp_path: Path, format: str):
-    stores.write_shard(tmp_path, 0, format, 3, [sample(cube("int16", (40, 2, 2))[..., ::step], n) for n, step in enumerate((1, -1))])
+    stores.write_shard(
+        tmp_path,
+        0,
+        format,
+        3,
+        [sample(cube("int16", (40, 2, 2))[..., ::step], n) for n, step in enumerate((1, -1))],
+    )
     kind = Kind(format, "enmap", "int16", (40, 2, 2))
     file = tmp_path / kind.shard_name(0)
 
     def read() -> list[np.ndarray]:
         places, everything = zarr_shards.read_index(file, kind, 3), slice(None)
-        return [zarr_shards.read_pixels(file, kind, places[row], everything, everything, everything) for row in range(2)]
+        return [
+            zarr_shards.read_pixels(file, kind, places[row], everything, everything, everything)
+            for row in range(2)
+        ]
 
     np.testing.assert_array_equal(read()[0], cube("int16", (40, 2, 2)))
     for position in range(file.stat().st_size):
@@ -262,7 +347,12 @@ def test_damage_is_named_and_hurts_no_other_sample(path: Path):
     store = open_store(path)
     with pytest.raises(RecordError) as error:
         store[0]
-    for part in (f"{path}/shards/00000.array_record record 0 (id s0)", str(file), "checksum", f"data_prep verify {path}"):
+    for part in (
+        f"{path}/shards/00000.array_record record 0 (id s0)",
+        str(file),
+        "checksum",
+        f"data_prep verify {path}",
+    ):
         assert part in str(error.value)
     assert [store[i].pixels.tobytes() for i in range(1, 12)] == intact[1:]
     with pytest.raises(RecordError):
@@ -293,7 +383,15 @@ def test_a_file_that_shrinks_or_goes_after_opening(path: Path, keep: int):
         store[1]
 
 
-@pytest.mark.parametrize(("old", "new"), [('"int16"', '"uint16"'), ("70", "71"), ('"fill_value": 0', '"fill_value": 1'), ('"end"', '"end" ')])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"int16"', '"uint16"'),
+        ("70", "71"),
+        ('"fill_value": 0', '"fill_value": 1'),
+        ('"end"', '"end" '),
+    ],
+)
 def test_an_edited_zarr_json(path: Path, old: str, new: str):
     file = path / "pixels/enmap-int16-70x5x6/zarr.json"
     assert old in file.read_text()
@@ -318,14 +416,25 @@ def test_a_manifest_that_names_files_outside_the_store(path: Path, part: str, na
     assert_refused(path, name, "lies outside the store")
 
 
-@pytest.mark.parametrize("changes", [{"format": "tiff"}, {"format": 1}, {"samples_a_shard": None}, {"samples_a_shard": 10**12}, {"tasks": "3"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "tiff"},
+        {"format": 1},
+        {"samples_a_shard": None},
+        {"samples_a_shard": 10**12},
+        {"tasks": "3"},
+    ],
+)
 def test_a_manifest_of_something_else(path: Path, changes: dict):
     change_manifest(path, **changes)
     assert_refused(path)
 
 
 def forge(path: Path, chunk: bytes, place: tuple[int, int] | None = None) -> RecordError:
-    """The error of reading a store of format "zarr" whose first chunk is another one, all checksums right."""
+    """The error of reading a store of format "zarr" whose first chunk is another one, all checksums
+    right.
+    """
     file = pixel_file(path)
     data, length = bytearray(file.read_bytes()), PER_SHARD * 3 * 16 + 4
     chunk = chunk + struct.pack("<I", google_crc32c.value(chunk))
@@ -342,10 +451,23 @@ def forge(path: Path, chunk: bytes, place: tuple[int, int] | None = None) -> Rec
 @pytest.mark.parametrize("after", [0, 16, 20, 2**32 - 1])
 def test_a_blosc_header_that_lies_is_not_believed(tmp_path: Path, before: int, after: int):
     path = write_store(tmp_path / "store", [sample(cube("int16", (70, 5, 6)))], format="zarr")
-    assert "expected 1440" in str(forge(path, struct.pack("<4B3I", 2, 1, 1, 2, before, 1440, after) + bytes(4)))
+    assert "expected 1440" in str(
+        forge(path, struct.pack("<4B3I", 2, 1, 1, 2, before, 1440, after) + bytes(4))
+    )
 
 
-@pytest.mark.parametrize("place", [(0, 2**40), (2**64 - 2, 100), (2**63, 100), (10**6, 100), (0, 0), (0, 3), (2**64 - 1, 2**64 - 1)])
+@pytest.mark.parametrize(
+    "place",
+    [
+        (0, 2**40),
+        (2**64 - 2, 100),
+        (2**63, 100),
+        (10**6, 100),
+        (0, 0),
+        (0, 3),
+        (2**64 - 1, 2**64 - 1),
+    ],
+)
 def test_a_shard_index_that_lies_is_not_believed(tmp_path: Path, place: tuple[int, int]):
     path = write_store(tmp_path / "store", [sample(cube("int16", (70, 5, 6)))], format="zarr")
     assert "(id s0)" in str(forge(path, b"", place))
@@ -353,13 +475,21 @@ def test_a_shard_index_that_lies_is_not_believed(tmp_path: Path, place: tuple[in
 
 def test_a_chunk_that_blosc_cannot_read(tmp_path: Path):
     path = write_store(tmp_path / "store", [sample(cube("int16", (70, 5, 6)))], format="zarr")
-    assert "cannot be read" in str(forge(path, struct.pack("<4B3I", 2, 1, 1, 2, 1440, 1440, 100) + b"\xff" * 84))
+    assert "cannot be read" in str(
+        forge(path, struct.pack("<4B3I", 2, 1, 1, 2, 1440, 1440, 100) + b"\xff" * 84)
+    )
 
 
-@pytest.mark.parametrize("pixels", [None, cube("uint16"), cube("int16", (3, 4, 4))], ids=["none", "another dtype", "another shape"])
+@pytest.mark.parametrize(
+    "pixels",
+    [None, cube("uint16"), cube("int16", (3, 4, 4))],
+    ids=["none", "another dtype", "another shape"],
+)
 def test_a_record_takes_no_pixels_but_its_own(pixels: np.ndarray | None):
     data = record.encode_without_pixels(sample(cube()))
-    with pytest.raises(RecordError, match=r"this one: the record says that its pixels are int16 \[3, 4, 5\]"):
+    with pytest.raises(
+        RecordError, match=r"this one: the record says that its pixels are int16 \[3, 4, 5\]"
+    ):
         record.decode(data, "this one", pixels)
 
 
@@ -368,7 +498,7 @@ def test_a_record_with_pixels_takes_no_others():
         record.decode(record.encode(sample(cube())), "this one", cube())
 
 
-# ------------------------------------------------------------------------------------------------------------- processes, threads
+# ------------------------------------------------------------------------------- processes, threads
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -385,7 +515,10 @@ def test_four_threads_read_the_same_bytes(whole: Path):
     expected = read_all(open_store(whole))
     store = open_store(whole)
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda i: store[i].pixels.tobytes(), list(range(12)) * 10)) == expected * 10
+        assert (
+            list(pool.map(lambda i: store[i].pixels.tobytes(), list(range(12)) * 10))
+            == expected * 10
+        )
 
 
 def test_a_pickled_store_reads_the_same_bytes(whole: Path):
@@ -394,7 +527,7 @@ def test_a_pickled_store_reads_the_same_bytes(whole: Path):
     assert read_all(pickle.loads(pickle.dumps(store))) == expected
 
 
-# ------------------------------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def test_equal_samples_give_equal_files(whole: Path, tmp_path: Path):
@@ -403,10 +536,17 @@ def test_equal_samples_give_equal_files(whole: Path, tmp_path: Path):
 
 
 @every_format
-def test_a_shard_written_by_several_at_once_is_whole_and_leaves_no_litter(tmp_path: Path, format: str):
+def test_a_shard_written_by_several_at_once_is_whole_and_leaves_no_litter(
+    tmp_path: Path, format: str
+):
     samples = ragged()[:PER_SHARD]
     with ThreadPoolExecutor(4) as pool:
-        entries = list(pool.map(lambda _: stores.write_shard(tmp_path / "many", 7, format, PER_SHARD, samples), range(8)))
+        entries = list(
+            pool.map(
+                lambda _: stores.write_shard(tmp_path / "many", 7, format, PER_SHARD, samples),
+                range(8),
+            )
+        )
     once = stores.write_shard(tmp_path / "once", 7, format, PER_SHARD, samples)
     assert entries == [once] * 8
     assert tiny_archives.files(tmp_path / "many") == tiny_archives.files(tmp_path / "once")
@@ -414,8 +554,15 @@ def test_a_shard_written_by_several_at_once_is_whole_and_leaves_no_litter(tmp_pa
 
 def test_manifest_has_the_size_and_hash_of_every_file(whole: Path):
     manifest = open_store(whole).manifest
-    entries = [*manifest["shards"], *(entry for shard in manifest["shards"] for entry in shard["pixels"]), *manifest["arrays"].values()]
-    assert {entry["file"] for entry in entries} | {"manifest.json", "index.npz"} == tiny_archives.files(whole).keys()
+    entries = [
+        *manifest["shards"],
+        *(entry for shard in manifest["shards"] for entry in shard["pixels"]),
+        *manifest["arrays"].values(),
+    ]
+    assert {entry["file"] for entry in entries} | {
+        "manifest.json",
+        "index.npz",
+    } == tiny_archives.files(whole).keys()
     for entry in entries:
         assert (whole / entry["file"]).stat().st_size == entry["bytes"]
         assert stores.sha256_file(whole / entry["file"]) == entry["sha256"]
@@ -444,7 +591,10 @@ def test_samples_that_no_zarr_array_holds(tmp_path: Path, changes: dict, message
 
 
 def test_shards_of_different_sizes_make_no_store(tmp_path: Path):
-    shards = [stores.write_shard(tmp_path, number, "zarr", number + 1, [sample(cube(), number)]) for number in range(2)]
+    shards = [
+        stores.write_shard(tmp_path, number, "zarr", number + 1, [sample(cube(), number)])
+        for number in range(2)
+    ]
     rows = [[stores.index_row(sample(cube(), number), "train", 0.0)] for number in range(2)]
     with pytest.raises(ValueError, match="shards of 1 and 2 samples"):
         stores.finish_store(tmp_path, shards, rows, {}, "zarr", 2)
@@ -455,8 +605,20 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path, format: 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(OSError, match=r"cannot be written.*run the same command again.*/c/0/0/0/0"):
-            stores.write_shard(tmp_path, 0, format, 1, [sample(np.random.default_rng(0).integers(0, 2**15, (70, 20, 20)).astype(np.int16))])
+        with pytest.raises(
+            OSError, match=r"cannot be written.*run the same command again.*/c/0/0/0/0"
+        ):
+            stores.write_shard(
+                tmp_path,
+                0,
+                format,
+                1,
+                [
+                    sample(
+                        np.random.default_rng(0).integers(0, 2**15, (70, 20, 20)).astype(np.int16)
+                    )
+                ],
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert tiny_archives.files(tmp_path) == {}

@@ -12,7 +12,13 @@ from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
 SIZE = 32
 GRID = {"crs": "EPSG:32633", "transform": Affine(30, 0, 366015, 0, -30, 5809965)}
-LOCATIONS = {"0000001": ("00001", "00002"), "0000002": ("00001",), "0000007": ("00003", "00004"), "0000010": ("00001",), "0000011": ("00009",)}
+LOCATIONS = {
+    "0000001": ("00001", "00002"),
+    "0000002": ("00001",),
+    "0000007": ("00003", "00004"),
+    "0000010": ("00001",),
+    "0000011": ("00009",),
+}
 
 
 def pixels(seed: int, bands: int = 202, size: int = SIZE) -> np.ndarray:
@@ -27,7 +33,15 @@ def write(path: Path, cube: np.ndarray, **changes) -> Path:
     """A GeoTIFF of cube [c, h, w]; `changes` go into its profile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = cube.shape
-    profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": cube.dtype.name, **GRID, **changes}
+    profile = {
+        "driver": "GTiff",
+        "count": count,
+        "height": height,
+        "width": width,
+        "dtype": cube.dtype.name,
+        **GRID,
+        **changes,
+    }
     with rasterio.open(path, "w", **profile) as file:
         file.write(cube)
     return path
@@ -54,7 +68,10 @@ def spectral_earth(root: Path, labels: str | None = None) -> Path:
             seed = int(location) + int(scene)
             write(root / "enmap" / location / f"{scene}.tif", pixels(seed))
             if labels:
-                write(root / labels / location / f"{scene}.tif", (pixels(seed, 1) % 5).astype(np.uint8))
+                write(
+                    root / labels / location / f"{scene}.tif",
+                    (pixels(seed, 1) % 5).astype(np.uint8),
+                )
     return root
 
 
@@ -66,7 +83,11 @@ def read(path: Path) -> np.ndarray:
 
 def files(folder: Path) -> dict[str, bytes]:
     """{name: bytes} of every file below a folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def flip(path: Path, position: int, bit: int = 3) -> None:

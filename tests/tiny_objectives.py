@@ -1,4 +1,6 @@
-"""Every objective at its smallest, by way of its config: experiments, and views of random numbers that fit them."""
+"""Every objective at its smallest, by way of its config: experiments, and views of random numbers
+that fit them.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,18 @@ from eo_jax.objectives.base import Objective
 
 CLASSES, SIZE, LOCAL = 3, 16, 8
 HEAD = {"projector": (24, 16)}
-# {objective: (its section, views of each crop set)}; sizes are no powers of two by habit, so that a mixed-up axis shows.
+# {objective: (its section, views of each crop set)}; sizes are no powers of two by habit, so that a
+# mixed-up axis shows.
 OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
-    "mae": ({"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "mask_ratio": 0.5}, {"global": 1}),
+    "mae": (
+        {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "mask_ratio": 0.5},
+        {"global": 1},
+    ),
     "data2vec": ({"targets": 1, "mask_ratio": 0.5}, {"global": 1}),
-    "dino": ({"prototypes": 20, "hidden": 24, "bottleneck": 12, "koleo": 0.05, "warmup": 0.5}, {"global": 2, "local": 3}),
+    "dino": (
+        {"prototypes": 20, "hidden": 24, "bottleneck": 12, "koleo": 0.05, "warmup": 0.5},
+        {"global": 2, "local": 3},
+    ),
     "swav": ({"prototypes": 10, "queue": 16, "iterations": 1, **HEAD}, {"global": 2, "local": 3}),
     "barlow_twins": (HEAD, {"global": 2}),
     "vicreg": (HEAD, {"global": 2}),
@@ -35,13 +44,21 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "supervised": ({"task": "classification", "outputs": CLASSES}, {"global": 1}),
 }
 TOKENS_ONLY = ("mae", "data2vec")
-# One block each, and nothing made again, so that a train step compiles within five seconds; every test run prints its slowest (`compile_times`).
+# One block each, and nothing made again, so that a train step compiles within five seconds; every
+# test run prints its slowest (`compile_times`).
 BACKBONES = {
-    "vit": ({"name": "patch_embed", "patch": 4}, {"name": "vit", "size": "tiny", "depth": 1, "remat": "none"}),
+    "vit": (
+        {"name": "patch_embed", "patch": 4},
+        {"name": "vit", "size": "tiny", "depth": 1, "remat": "none"},
+    ),
     "resnet": ({"name": "conv_stem"}, {"name": "resnet", "depth": 18, "blocks": (1,)}),
 }
 # (second source, its sensor and whose places it shows, its stem or whose it shares)
-SECOND = {"decur": ("s1", "sentinel1_grd", None), "clip": ("s1", "sentinel1_grd", None), "semi_supervised": ("support", "sentinel2_l2a", "s2")}
+SECOND = {
+    "decur": ("s1", "sentinel1_grd", None),
+    "clip": ("s1", "sentinel1_grd", None),
+    "semi_supervised": ("support", "sentinel2_l2a", "s2"),
+}
 LABELLED = {"semi_supervised": "support", "supervised": "s2"}
 
 
@@ -53,12 +70,21 @@ def config_of(name: str, backbone: str = "vit", rows: int = 8) -> ml_collections
     sources, stems = {"s2": {"store": "stores/s2", "sensor": "sentinel2_l2a"}}, {"s2": stem}
     if name in SECOND:
         source, sensor, shared = SECOND[name]
-        sources[source] = {"store": f"stores/{source}", "sensor": sensor, "follows": "" if shared else "s2"}
+        sources[source] = {
+            "store": f"stores/{source}",
+            "sensor": sensor,
+            "follows": "" if shared else "s2",
+        }
         stems[source] = shared or stem
     if name in LABELLED:
         sources[LABELLED[name]]["label"] = "class"
     config.data = {"sources": sources, "batch_size": rows, "crop": SIZE}
-    config.augment = {"crops": {crop: {"views": views, "size": SIZE if crop == "global" else LOCAL} for crop, views in crops.items()}}
+    config.augment = {
+        "crops": {
+            crop: {"views": views, "size": SIZE if crop == "global" else LOCAL}
+            for crop, views in crops.items()
+        }
+    }
     config.model = {"stems": stems, "trunk": trunk, "dtype": "float32"}
     config.objective = {"name": name, **section}
     config.run = {"steps": 10}
@@ -76,18 +102,24 @@ def backbones_of(name: str) -> list[str]:
 
 
 def views_of(experiment: build.Experiment, seed: int = 0) -> dict[str, jax.Array]:
-    """Views of smooth random images: float32 [b, v, H, W, c], a tenth of the values not valid, labels where the objective reads them."""
+    """Views of smooth random images: float32 [b, v, H, W, c], a tenth of the values not valid,
+    labels where the objective reads them.
+    """
     random = np.random.default_rng(seed)
     rows, views = experiment.data.batch_size, {}
     for name, (number, size) in experiment.views.items():
         source = name.partition("/")[0]
         bands = len(experiment.encoders[source].sensor.bands)
         level = random.normal(size=(rows, 1, 1, 1, bands))  # views of a row are alike, rows differ
-        view = (level + 0.5 * random.normal(size=(rows, number, size, size, bands))).astype(np.float32)
+        view = (level + 0.5 * random.normal(size=(rows, number, size, size, bands))).astype(
+            np.float32
+        )
         valid = random.random((rows, number, size, size, bands)) > 0.1
         views |= {name: np.where(valid, view, 0), f"{name}/valid": valid}
         if source in experiment.objective.labelled:
-            views[f"{name}/label"] = np.repeat(random.integers(0, CLASSES + 1, (rows, 1)), number, axis=1)
+            views[f"{name}/label"] = np.repeat(
+                random.integers(0, CLASSES + 1, (rows, 1)), number, axis=1
+            )
     return jax.tree.map(jnp.asarray, views)
 
 
@@ -95,7 +127,11 @@ def loss_of(experiment: build.Experiment, views: dict, seed: int = 0) -> tuple:
     """((loss, (carry, metrics)), gradients) at step 0."""
     init, value_and_gradients = compiled(experiment.objective)
     params, carry = init(jax.random.key(seed))
-    return params, carry, value_and_gradients(params, carry, views, jax.random.key(1), jnp.asarray(0.1))
+    return (
+        params,
+        carry,
+        value_and_gradients(params, carry, views, jax.random.key(1), jnp.asarray(0.1)),
+    )
 
 
 @functools.cache

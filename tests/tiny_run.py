@@ -1,4 +1,6 @@
-"""The smallest run of the real thing: MAE of one block on a tiny store, a few seconds on two cores."""
+"""The smallest run of the real thing: MAE of one block on a tiny store, a few seconds on
+two cores.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ def config_of(store: Path, **values) -> dict:
 
 def arguments(store: Path, workdir: Path) -> list[str]:
     """The same as arguments of `python -m eo_jax.train`."""
-    return [f"--config={CONFIG}", f"--workdir={workdir}", f"--config.data.sources.enmap.store={store}", *overrides()]
+    return [
+        f"--config={CONFIG}",
+        f"--workdir={workdir}",
+        f"--config.data.sources.enmap.store={store}",
+        *overrides(),
+    ]
 
 
 def overrides() -> list[str]:

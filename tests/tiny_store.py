@@ -17,25 +17,40 @@ _START = 1_650_000_000  # 15 April 2022
 
 
 def write_store(
-    path: Path, samples: Sequence[Sample], splits: Sequence[str] | None = None, about: dict | None = None, format: str = "array-record"
+    path: Path,
+    samples: Sequence[Sample],
+    splits: Sequence[str] | None = None,
+    about: dict | None = None,
+    format: str = "array-record",
 ) -> Path:
-    """A store of the samples, PER_SHARD in each shard; all in split "train" where no splits are given."""
+    """A store of the samples, PER_SHARD in each shard; all in split "train" where no splits are
+    given.
+    """
     splits = ["train"] * len(samples) if splits is None else splits
     path.mkdir(parents=True, exist_ok=True)
     shards, rows = [], []
     for first in range(0, len(samples), PER_SHARD):
         part = slice(first, first + PER_SHARD)
         shards.append(stores.write_shard(path, len(shards), format, PER_SHARD, samples[part]))
-        rows.append([stores.index_row(sample, split, 0.0) for sample, split in zip(samples[part], splits[part], strict=True)])
+        rows.append(
+            [
+                stores.index_row(sample, split, 0.0)
+                for sample, split in zip(samples[part], splits[part], strict=True)
+            ]
+        )
     stores.finish_store(path, shards, rows, {} if about is None else about, format, len(shards))
     return path
 
 
-def write_tiny_store(path: Path, places: int = 6, size: int = 32, seed: int = 0, format: str = "array-record") -> Path:
-    """A store of places with one, two or three dates of int16 [202, size, size] and a label map "landuse"; every third place is in split "val".
+def write_tiny_store(
+    path: Path, places: int = 6, size: int = 32, seed: int = 0, format: str = "array-record"
+) -> Path:
+    """A store of places with one, two or three dates of int16 [202, size, size] and a label map
+    "landuse"; every third place is in split "val".
 
-    Classes 1 to 3 are squares of 8 x 8 pixels, brighter the higher the class; a corner is 0, unlabelled. Every band has the published mean for its
-    level, and the first two rows of one date of the second place are no-data.
+    Classes 1 to 3 are squares of 8 x 8 pixels, brighter the higher the class; a corner is 0,
+    unlabelled. Every band has the published mean for its level, and the first two rows of one date
+    of the second place are no-data.
     """
     rng = np.random.default_rng(seed)
     samples, splits = [], []
@@ -70,14 +85,26 @@ def _sample(rng: np.random.Generator, place: int, date: int, size: int) -> Sampl
 
 
 def _about(samples: Sequence[Sample], splits: Sequence[str]) -> dict:
-    """What the converter would write of these samples: statistics of the train split, labels of all."""
-    train = [sample.pixels for sample, split in zip(samples, splits, strict=True) if split == "train"]
+    """What the converter would write of these samples: statistics of the train split, labels of
+    all.
+    """
+    train = [
+        sample.pixels for sample, split in zip(samples, splits, strict=True) if split == "train"
+    ]
     values = np.ma.masked_equal(np.concatenate(train, axis=1), ENMAP.nodata)
     codes, counts = np.unique([sample.labels["landuse"] for sample in samples], return_counts=True)
     return {
         "sensors": {ENMAP.id: ENMAP.row()},
         "splits": {split: splits.count(split) for split in sorted(set(splits))},
         "groups": len({sample.group for sample in samples}),
-        "statistics": {ENMAP.id: {"mean": values.mean((1, 2)).tolist(), "std": values.std((1, 2)).tolist()}},
-        "labels": {"landuse": {"dtype": "uint8", "shape": "map", "values": dict(zip(map(str, codes.tolist()), counts.tolist(), strict=True))}},
+        "statistics": {
+            ENMAP.id: {"mean": values.mean((1, 2)).tolist(), "std": values.std((1, 2)).tolist()}
+        },
+        "labels": {
+            "landuse": {
+                "dtype": "uint8",
+                "shape": "map",
+                "values": dict(zip(map(str, codes.tolist()), counts.tolist(), strict=True)),
+            }
+        },
     }

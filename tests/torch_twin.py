@@ -1,7 +1,8 @@
-"""Published encoders in PyTorch, written from their descriptions, with the names of their weights: what exported weights must load into.
+"""Published encoders in PyTorch, written from their descriptions, with the names of their weights:
+what exported weights must load into.
 
-SpecViT and SpecResNet of SpectralEarth (arXiv 2408.08447), timm's VisionTransformer, torchvision's ResNet (arXiv 1512.03385), SegFormer's MiT
-(arXiv 2105.15203). None has a classification head.
+SpecViT and SpecResNet of SpectralEarth (arXiv 2408.08447), timm's VisionTransformer, torchvision's
+ResNet (arXiv 1512.03385), SegFormer's MiT (arXiv 2105.15203). None has a classification head.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16), "huge": (1280, 32, 16), "giant": (1536, 40, 24)}
+SIZES = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+    "giant": (1536, 40, 24),
+}
 
 
 def spectral_adapter() -> nn.Sequential:
@@ -31,7 +39,9 @@ def spectral_adapter() -> nn.Sequential:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused qkv layer, its rows ordered (q, k, v), then head, then channel."""
+    """Multi-head self-attention with one fused qkv layer, its rows ordered (q, k, v), then head,
+    then channel.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -86,9 +96,13 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """timm's names and order of operations: embed, class token, positions for all tokens, blocks, final norm."""
+    """timm's names and order of operations: embed, class token, positions for all tokens, blocks,
+    final norm.
+    """
 
-    def __init__(self, channels: int, width: int, depth: int, heads: int, patch: int, image_size: int):
+    def __init__(
+        self, channels: int, width: int, depth: int, heads: int, patch: int, image_size: int
+    ):
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (image_size // patch) ** 2, width))
@@ -103,7 +117,9 @@ class VisionTransformer(nn.Module):
 
 
 class SpecViT(nn.Module):
-    """Images [b, c, h, w] -> normalised tokens [b, 1 + n, d], the class token first. No classification head."""
+    """Images [b, c, h, w] -> normalised tokens [b, 1 + n, d], the class token first. No
+    classification head.
+    """
 
     def __init__(self, width: int, depth: int, heads: int, patch: int = 4, image_size: int = 128):
         super().__init__()
@@ -155,14 +171,20 @@ class Bottleneck(nn.Module):
 
 
 def shortcut(channels_in: int, channels: int, stride: int) -> nn.Module:
-    """The identity where shapes allow it; torchvision leaves `downsample` out there, and so do the keys."""
+    """The identity where shapes allow it; torchvision leaves `downsample` out there, and so do the
+    keys.
+    """
     if stride == 1 and channels_in == channels:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+    )
 
 
 def resnet_layers(depth: int, first: nn.Module | None = None) -> dict[str, nn.Sequential]:
-    """{"layer1": ..., ..., "layer4": ...} of a ResNet on 64 channels; `first` takes the place of the first block."""
+    """{"layer1": ..., ..., "layer4": ...} of a ResNet on 64 channels; `first` takes the place of
+    the first block.
+    """
     block, depths = {
         18: (BasicBlock, (2, 2, 2, 2)),
         34: (BasicBlock, (3, 4, 6, 3)),
@@ -182,7 +204,9 @@ def resnet_layers(depth: int, first: nn.Module | None = None) -> dict[str, nn.Se
 
 
 class ResNet(nn.Module):
-    """Images [b, c, h, w] -> features [b, d, h / 32, w / 32]: torchvision's ResNet up to its pooling."""
+    """Images [b, c, h, w] -> features [b, d, h / 32, w / 32]: torchvision's ResNet up to its
+    pooling.
+    """
 
     def __init__(self, depth: int, channels: int):
         super().__init__()
@@ -198,19 +222,33 @@ class ResNet(nn.Module):
 
 
 class SpecResNet(nn.Module):
-    """Images [b, c, h, w] -> features [b, 2048, h / 16, w / 16]: the adapter on every pixel, then ResNet-50 with a strided first block."""
+    """Images [b, c, h, w] -> features [b, 2048, h / 16, w / 16]: the adapter on every pixel, then
+    ResNet-50 with a strided first block.
+    """
 
     def __init__(self):
         super().__init__()
         self.spectral_adapter = spectral_adapter()
-        self.resnet = nn.Sequential(OrderedDict(resnet_layers(50, Bottleneck(128, 256, 2, channels=256))))
+        self.resnet = nn.Sequential(
+            OrderedDict(resnet_layers(50, Bottleneck(128, 256, 2, channels=256)))
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.resnet(self.spectral_adapter(x[:, None])[:, :, 0])
 
 
-MIT_WIDTHS = {"b0": (32, 64, 160, 256), **dict.fromkeys(("b1", "b2", "b3", "b4", "b5"), (64, 128, 320, 512))}
-MIT_DEPTHS = {"b0": (2, 2, 2, 2), "b1": (2, 2, 2, 2), "b2": (3, 4, 6, 3), "b3": (3, 4, 18, 3), "b4": (3, 8, 27, 3), "b5": (3, 6, 40, 3)}
+MIT_WIDTHS = {
+    "b0": (32, 64, 160, 256),
+    **dict.fromkeys(("b1", "b2", "b3", "b4", "b5"), (64, 128, 320, 512)),
+}
+MIT_DEPTHS = {
+    "b0": (2, 2, 2, 2),
+    "b1": (2, 2, 2, 2),
+    "b2": (3, 4, 6, 3),
+    "b3": (3, 4, 18, 3),
+    "b4": (3, 8, 27, 3),
+    "b5": (3, 6, 40, 3),
+}
 
 
 def as_tokens(image: torch.Tensor) -> torch.Tensor:
@@ -236,7 +274,9 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class ReducedAttention(nn.Module):
-    """Queries of every token, keys and values of blocks of sr x sr tokens; rows of `kv` are ordered (k, v), then head, then channel."""
+    """Queries of every token, keys and values of blocks of sr x sr tokens; rows of `kv` are ordered
+    (k, v), then head, then channel.
+    """
 
     def __init__(self, width: int, heads: int, sr: int):
         super().__init__()
@@ -301,9 +341,19 @@ class MixTransformer(nn.Module):
     def __init__(self, size: str, channels: int):
         super().__init__()
         widths, depths = MIT_WIDTHS[size], MIT_DEPTHS[size]
-        for i, (width, heads, sr) in enumerate(zip(widths, (1, 2, 5, 8), (8, 4, 2, 1), strict=True), start=1):
-            setattr(self, f"patch_embed{i}", OverlapPatchEmbed(channels, width, *((7, 4) if i == 1 else (3, 2))))
-            setattr(self, f"block{i}", nn.ModuleList(MixBlock(width, heads, sr) for _ in range(depths[i - 1])))
+        for i, (width, heads, sr) in enumerate(
+            zip(widths, (1, 2, 5, 8), (8, 4, 2, 1), strict=True), start=1
+        ):
+            setattr(
+                self,
+                f"patch_embed{i}",
+                OverlapPatchEmbed(channels, width, *((7, 4) if i == 1 else (3, 2))),
+            )
+            setattr(
+                self,
+                f"block{i}",
+                nn.ModuleList(MixBlock(width, heads, sr) for _ in range(depths[i - 1])),
+            )
             setattr(self, f"norm{i}", nn.LayerNorm(width, eps=1e-6))
             channels = width
 
@@ -318,10 +368,14 @@ class MixTransformer(nn.Module):
 
 
 def load(twin: nn.Module, exported: dict[str, np.ndarray]) -> nn.Module:
-    """The twin with exported weights, each of which it must have got: it would give NaN otherwise."""
+    """The twin with exported weights, each of which it must have got: it would give NaN
+    otherwise.
+    """
     for tensor in twin.state_dict().values():
         tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-    twin.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in exported.items()}, strict=True)
+    twin.load_state_dict(
+        {name: torch.from_numpy(np.array(array)) for name, array in exported.items()}, strict=True
+    )
     return twin
 
 
@@ -332,7 +386,9 @@ def features(twin: nn.Module, view: np.ndarray) -> np.ndarray:
 
 
 def multiply_adds(twin: nn.Module, *shape: int) -> int:
-    """PyTorch's own count of the multiply-adds of convolutions and matrix products, for one image of this shape; for twins on the meta device."""
+    """PyTorch's own count of the multiply-adds of convolutions and matrix products, for one image
+    of this shape; for twins on the meta device.
+    """
     with FlopCounterMode(display=False) as counter:
         twin(torch.empty(1, *shape, device="meta"))
     return counter.get_total_flops() // 2

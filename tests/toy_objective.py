@@ -1,4 +1,6 @@
-"""The smallest objective that satisfies the contract: one linear layer on mean spectra, and a carry that remembers what it was shown, in order."""
+"""The smallest objective that satisfies the contract: one linear layer on mean spectra, and a carry
+that remembers what it was shown, in order.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ MEMORY = 8
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-    """Loss: mean square of (mean spectrum @ kernel + bias - 1). Carry: the last MEMORY batch means, oldest first; a teacher; counters."""
+    """Loss: mean square of (mean spectrum @ kernel + bias - 1). Carry: the last MEMORY batch means,
+    oldest first; a teacher; counters.
+    """
 
     bands: int
     crop_sets: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"global": 1})
@@ -24,14 +28,20 @@ class Toy:
         """Any batch will do."""
 
     def init(self, key):
-        params = {"layer": {"kernel": 0.1 * jax.random.normal(key, (self.bands, 3)), "bias": jnp.zeros(3)}}
+        params = {
+            "layer": {"kernel": 0.1 * jax.random.normal(key, (self.bands, 3)), "bias": jnp.zeros(3)}
+        }
         counters = {"forwards": jnp.zeros((), jnp.int32), "updates": jnp.zeros((), jnp.int32)}
         return params, {"memory": jnp.zeros(MEMORY), "teacher": params, **counters}
 
     def loss(self, params, carry, views, key, progress):
         spectra = views["enmap/global"][:, 0].mean((1, 2))
         out = spectra @ params["layer"]["kernel"] + params["layer"]["bias"]
-        carry = {**carry, "memory": jnp.roll(carry["memory"], -1).at[-1].set(spectra.mean()), "forwards": carry["forwards"] + 1}
+        carry = {
+            **carry,
+            "memory": jnp.roll(carry["memory"], -1).at[-1].set(spectra.mean()),
+            "forwards": carry["forwards"] + 1,
+        }
         return jnp.square(out - 1).mean(), (carry, {"out": out.mean()})
 
     def ema_update(self, params, carry, progress):
@@ -42,7 +52,11 @@ class Toy:
         return {"enmap": {"source": "enmap", "params": params, "statistics": {}}}
 
     def features(self, weights, view, valid):
-        return {"pooled": view.mean((1, 2)) @ weights["params"]["layer"]["kernel"] + weights["params"]["layer"]["bias"], "dense": view}
+        return {
+            "pooled": view.mean((1, 2)) @ weights["params"]["layer"]["kernel"]
+            + weights["params"]["layer"]["bias"],
+            "dense": view,
+        }
 
     def preview(self, params, carry, views, key):
         return {}

@@ -17,7 +17,9 @@ def traced(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return np.broadcast_to(where, (202, height, width)).astype(np.int16)
 
 
-def sample(number: int, place: int | str = 0, pixels: np.ndarray | None = None, **fields: Any) -> Sample:
+def sample(
+    number: int, place: int | str = 0, pixels: np.ndarray | None = None, **fields: Any
+) -> Sample:
     pixels = traced(number) if pixels is None else pixels
     return Sample(pixels=pixels, sensor="enmap", id=f"id{number}", group=f"place{place}", **fields)
 
@@ -41,4 +43,7 @@ def assert_same(found: Batch, expected: Batch) -> None:
 
 def joined(parts: list[Batch]) -> Batch:
     """The global batch of the parts that processes read."""
-    return {name: {field: np.concatenate([part[name][field] for part in parts]) for field in fields} for name, fields in parts[0].items()}
+    return {
+        name: {field: np.concatenate([part[name][field] for part in parts]) for field in fields}
+        for name, fields in parts[0].items()
+    }

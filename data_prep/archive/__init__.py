@@ -1,4 +1,6 @@
-"""Archives as readers see them: names and bytes, whether in a folder, a tar, a tar.gz or a zip, and safe against hostile ones."""
+"""Archives as readers see them: names and bytes, whether in a folder, a tar, a tar.gz or a zip, and
+safe against hostile ones.
+"""
 
 from data_prep.archive.access import DEFAULT_LIMIT, SPOOL_LIMIT, Archive, open_archive
 from data_prep.archive.containers import ArchiveError, Entry

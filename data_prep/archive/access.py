@@ -1,4 +1,5 @@
-"""The one way to look at an archive: a folder, or tar, tar.gz and zip files as they were downloaded, read as if extracted where they lie.
+"""The one way to look at an archive: a folder, or tar, tar.gz and zip files as they were
+downloaded, read as if extracted where they lie.
 
     archive = open_archive(Path("SSL4EO-L"), index_dir=Path("stores/ssl4eo_l/index"))
     for name in archive.names((".tif",)):
@@ -46,7 +47,8 @@ SPOOLED = 4  # temporary files that are kept for the next call: an image and its
 
 
 class Folder:
-    """The files below a folder, or one file of it. Links are followed only to files below that folder.
+    """The files below a folder, or one file of it. Links are followed only to files below that
+    folder.
 
     Attributes:
         real: its path without links.
@@ -72,7 +74,9 @@ class Folder:
                 else:
                     found[name] = self._listed(file, name)
                 if len(found) + len(folders) > MAX_MEMBERS:
-                    raise ArchiveError(folder or ".", f"the archive has more than {MAX_MEMBERS:,} files; split it")
+                    raise ArchiveError(
+                        folder or ".", f"the archive has more than {MAX_MEMBERS:,} files; split it"
+                    )
         return found
 
     def _listed(self, file: os.DirEntry, name: str) -> Entry:
@@ -92,21 +96,36 @@ class Folder:
         return Entry(status.st_size, status.st_mtime_ns)
 
     def path(self, name: str) -> Path | None:
-        """The path of the file without links, or None where nothing is there. Raises ArchiveError where it is not below the folder."""
+        """The path of the file without links, or None where nothing is there. Raises ArchiveError
+        where it is not below the folder.
+        """
         if (self.only and name != self.only) or not os.path.lexists(self.real / name):
             return None
         return self._target(name)
 
     def _target(self, name: str) -> Path:
-        """Where a name leads to. Raises ArchiveError outside of the folder, and for a link to nothing or to a folder."""
+        """Where a name leads to. Raises ArchiveError outside of the folder, and for a link to
+        nothing or to a folder.
+        """
         path = self.real / name
         target = Path(os.path.realpath(path))
         if not target.is_relative_to(self.real):
-            raise ArchiveError(name, f"is a link to {target}, outside of the archive; give the real folder as --input, or put the file there")
+            raise ArchiveError(
+                name,
+                f"is a link to {target}, outside of the archive; give the real folder as --input, "
+                "or put the file there",
+            )
         if not os.path.lexists(target):
-            raise ArchiveError(name, f"is a link to {target}, which is not there; remove the link, or put the file there")
+            raise ArchiveError(
+                name,
+                f"is a link to {target}, which is not there; remove the link, or put the file "
+                "there",
+            )
         if path.is_symlink() and target.is_dir():
-            raise ArchiveError(name, f"is a link to the folder {target}, which would be read twice; remove the link")
+            raise ArchiveError(
+                name,
+                f"is a link to the folder {target}, which would be read twice; remove the link",
+            )
         return target
 
 
@@ -116,16 +135,24 @@ def _listing(path: Path, folder: str) -> list[os.DirEntry]:
 
 
 class Archive:
-    """The files of an archive by their names, "folder/file.tif". It goes to worker processes without open files or lists.
+    """The files of an archive by their names, "folder/file.tif". It goes to worker processes
+    without open files or lists.
 
-    Names are the same whether an archive is extracted or not: a container's members stand where it lies. An extracted file is preferred to
+    Names are the same whether an archive is extracted or not: a container's members stand where it
+        lies. An extracted file is preferred to
     the member of that name. Hidden files are not seen.
 
     Attributes:
         root: what the user gave, a folder or a file.
     """
 
-    def __init__(self, root: Path, folder: Folder | None, containers: tuple[tuple[str, Tar | Zip], ...] | None, index_dir: Path | None):
+    def __init__(
+        self,
+        root: Path,
+        folder: Folder | None,
+        containers: tuple[tuple[str, Tar | Zip], ...] | None,
+        index_dir: Path | None,
+    ):
         self.root = root
         self._folder, self._containers, self._index_dir = folder, containers, index_dir
         self._forget()
@@ -137,7 +164,9 @@ class Archive:
         self._spools: collections.deque[_Spool] = collections.deque(maxlen=SPOOLED)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("root", "_folder", "_containers", "_index_dir")}
+        return {
+            name: self.__dict__[name] for name in ("root", "_folder", "_containers", "_index_dir")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -166,7 +195,9 @@ class Archive:
         return name in self.entries()
 
     def folders(self, below: str = "") -> list[str]:
-        """Names, without what is before them, of the folders directly in folder `below` ("" for the top) that have files, sorted."""
+        """Names, without what is before them, of the folders directly in folder `below` ("" for the
+        top) that have files, sorted.
+        """
         self.entries()
         prefix, found = f"{below}/" if below else "", []
         at = bisect.bisect_left(self._names, prefix)
@@ -180,7 +211,9 @@ class Archive:
         return sorted(found)
 
     def read(self, name: str, limit: int = DEFAULT_LIMIT) -> bytes:
-        """The whole file. Raises ArchiveError where it is absent, vanished, damaged, or has more than `limit` bytes."""
+        """The whole file. Raises ArchiveError where it is absent, vanished, damaged, or has more
+        than `limit` bytes.
+        """
         source, inner = self._find(name)
         if isinstance(source, Folder):
             return _read_file(source.path(inner), name, limit)
@@ -191,8 +224,9 @@ class Archive:
     def local(self, name: str) -> Iterator[Path]:
         """A path of the file on this machine, for formats that are read by window.
 
-        A member of a tar or zip is unpacked to a temporary file (below TMPDIR). It is kept for the next calls, until SPOOLED others came
-        or the process ends. Raises ArchiveError as `read` does, and where the disk is full.
+        A member of a tar or zip is unpacked to a temporary file (below TMPDIR). It is kept for the
+        next calls, until SPOOLED others came or the process ends. Raises ArchiveError as `read`
+        does, and where the disk is full.
         """
         source, inner = self._find(name)
         if isinstance(source, Folder):
@@ -200,7 +234,9 @@ class Archive:
             regular_status(path, name)
             yield path
         else:
-            spool = next((spool for spool in self._spools if spool.name == name), None)  # a reference, so that it outlives its place in the queue
+            spool = next(
+                (spool for spool in self._spools if spool.name == name), None
+            )  # a reference, so that it outlives its place in the queue
             if spool is None:
                 spool = _Spool(name, source, inner)
                 self._spools.append(spool)
@@ -211,14 +247,20 @@ class Archive:
     def _find(self, name: str) -> tuple[Folder | Tar | Zip, str]:
         """The folder or container that has the file, and its name there."""
         if checked_name(name, name) == name and name:
-            if self._folder and (self._folder.only or whole_of(name) is None) and self._folder.path(name):
+            if (
+                self._folder
+                and (self._folder.only or whole_of(name) is None)
+                and self._folder.path(name)
+            ):
                 return self._folder, name
             for prefix, container in self._looked_into():
                 if name.startswith(prefix) and container.entry(name.removeprefix(prefix)):
                     self._release_others(container)
                     return container, name.removeprefix(prefix)
         if self._entries is not None and name in self._entries:
-            raise ArchiveError(name, "vanished while the archive was read; put it back and start again")
+            raise ArchiveError(
+                name, "vanished while the archive was read; put it back and start again"
+            )
         raise ArchiveError(name, "no such file in the archive; check that the archive is complete")
 
     def _release_others(self, container: Tar | Zip) -> None:
@@ -236,7 +278,11 @@ class Archive:
     def _scan(self) -> dict[str, Entry]:
         files = self._folder.entries() if self._folder else {}
         if self._containers is None:
-            self._containers = _containers(self._folder.real, {name: entry.size for name, entry in files.items()}, self._index_dir)
+            self._containers = _containers(
+                self._folder.real,
+                {name: entry.size for name, entry in files.items()},
+                self._index_dir,
+            )
         if not self._folder or not self._folder.only:
             files = {name: entry for name, entry in files.items() if whole_of(name) is None}
         if files and all(map(is_closed, files)):
@@ -245,21 +291,38 @@ class Archive:
         return members | files
 
 
-def _containers(real: Path, sizes: Mapping[str, int], index_dir: Path | None) -> tuple[tuple[str, Tar | Zip], ...]:
-    """(prefix of its members' names, container) of each container among the files {name: bytes} of a folder."""
+def _containers(
+    real: Path, sizes: Mapping[str, int], index_dir: Path | None
+) -> tuple[tuple[str, Tar | Zip], ...]:
+    """(prefix of its members' names, container) of each container among the files {name: bytes} of
+    a folder.
+    """
     found = []
     for name, parts in sorted(group_parts(sizes).items()):
         prefix = name[: name.rfind("/") + 1]
-        found.append((prefix, _container(name, tuple(Path(os.path.realpath(real / part)) for part in parts), index_dir)))
+        found.append(
+            (
+                prefix,
+                _container(
+                    name, tuple(Path(os.path.realpath(real / part)) for part in parts), index_dir
+                ),
+            )
+        )
     return tuple(found)
 
 
 def _container(name: str, parts: tuple[Path, ...], index_dir: Path | None) -> Tar | Zip:
-    return Zip(name, parts) if whole_of(name).lower().endswith(".zip") else Tar(name, parts, index_dir)
+    return (
+        Zip(name, parts) if whole_of(name).lower().endswith(".zip") else Tar(name, parts, index_dir)
+    )
 
 
-def _merged(containers: tuple[tuple[str, Tar | Zip], ...], extracted: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The members of all containers that are not extracted. Raises ArchiveError where two containers have a file of one name."""
+def _merged(
+    containers: tuple[tuple[str, Tar | Zip], ...], extracted: Mapping[str, Entry]
+) -> dict[str, Entry]:
+    """The members of all containers that are not extracted. Raises ArchiveError where two
+    containers have a file of one name.
+    """
     found, owners = dict[str, Entry](), dict[str, str]()
     for prefix, container in containers:
         for inner, entry in container.entries().items():
@@ -267,7 +330,11 @@ def _merged(containers: tuple[tuple[str, Tar | Zip], ...], extracted: Mapping[st
             if name in extracted:
                 continue
             if name in found:
-                raise ArchiveError(name, f"is in {owners[name]} and in {container.name}; move one of the two out of the folder, or extract both")
+                raise ArchiveError(
+                    name,
+                    f"is in {owners[name]} and in {container.name}; move one of the two out of the "
+                    "folder, or extract both",
+                )
             found[name], owners[name] = entry, container.name
     return found
 
@@ -279,13 +346,21 @@ def _read_file(path: Path, name: str, limit: int) -> bytes:
         with unreadable(name):
             data = file.read(size + 1)
     if len(data) != size:
-        raise ArchiveError(name, f"changed while it was read, from {size:,} bytes to {len(data):,} or more; start again when it is complete")
+        raise ArchiveError(
+            name,
+            f"changed while it was read, from {size:,} bytes to {len(data):,} or more; start again "
+            "when it is complete",
+        )
     return data
 
 
 def _check_size(size: int, name: str, limit: int) -> None:
     if size > limit:
-        raise ArchiveError(name, f"has {size / 1e6:,.1f} MB, at most {limit / 1e6:,.1f} MB; it is damaged, or no file of this archive: remove it")
+        raise ArchiveError(
+            name,
+            f"has {size / 1e6:,.1f} MB, at most {limit / 1e6:,.1f} MB; it is damaged, or no file "
+            "of this archive: remove it",
+        )
 
 
 class _Spool:
@@ -300,19 +375,28 @@ class _Spool:
             with open(self.path, "xb") as file:
                 file.writelines(container.chunks(inner))
         except OSError as error:
-            raise ArchiveError(name, f"cannot be unpacked to {folder} ({error.strerror}); set TMPDIR to a disk with room") from error
+            raise ArchiveError(
+                name,
+                f"cannot be unpacked to {folder} ({error.strerror}); set TMPDIR to a disk with "
+                "room",
+            ) from error
 
 
 # ------------------------------------------------------------------ opening
 
 
 def open_archive(path: Path, index_dir: Path | None = None) -> Archive:
-    """The archive in a folder, in a tar, tar.gz or zip file (for a split one: its first part), or in a single file of another kind.
+    """The archive in a folder, in a tar, tar.gz or zip file (for a split one: its first part), or
+    in a single file of another kind.
 
     `index_dir` keeps the tables of tar files. Nothing is listed yet. Raises ArchiveError.
     """
     if str(path).startswith("/vsi"):
-        raise ArchiveError(str(path), "paths of GDAL's virtual file systems are not read; give a folder or file of this machine")
+        raise ArchiveError(
+            str(path),
+            "paths of GDAL's virtual file systems are not read; give a folder or file of this "
+            "machine",
+        )
     real = Path(os.path.realpath(path))
     if real.is_dir():
         return Archive(path, Folder(real), None, index_dir)
@@ -328,15 +412,25 @@ def open_archive(path: Path, index_dir: Path | None = None) -> Archive:
 
 
 def _closed(name: str) -> ArchiveError:
-    return ArchiveError(name, "this kind cannot be read in place; extract it with `tar -xf`, `7z x` or `unrar x` first and give the folder")
+    return ArchiveError(
+        name,
+        "this kind cannot be read in place; extract it with `tar -xf`, `7z x` or `unrar x` first "
+        "and give the folder",
+    )
 
 
 def _parts_of(first: Path) -> tuple[Path, ...]:
-    """The parts of the container whose first part, or whole, is given. Raises ArchiveError for another part."""
+    """The parts of the container whose first part, or whole, is given. Raises ArchiveError for
+    another part.
+    """
     whole = whole_of(first.name)
     if whole == first.name:
         return (first,)
-    sizes = {file.name: file.stat().st_size for file in _listing(first.parent, ".") if file.name != whole and whole_of(file.name) == whole}
+    sizes = {
+        file.name: file.stat().st_size
+        for file in _listing(first.parent, ".")
+        if file.name != whole and whole_of(file.name) == whole
+    }
     groups = group_parts(sizes)
     names = groups.get(first.name)
     if names is None:

@@ -1,15 +1,19 @@
-"""Reads tar and tar.gz files, whole or in parts, without extracting them: one pass lists the members, then each is read where it lies.
+"""Reads tar and tar.gz files, whole or in parts, without extracting them: one pass lists the
+members, then each is read where it lies.
 
-A tar.gz can be read from the middle only with seek points, the state of the decompressor every few megabytes. `Tar` keeps them, with the
-table of members, as one file in `index_dir`; so the long pass is made once, and not again by each worker process.
+A tar.gz can be read from the middle only with seek points, the state of the decompressor every few
+megabytes. `Tar` keeps them, with the table of members, as one file in `index_dir`; so the long pass
+is made once, and not again by each worker process.
 
-The pass trusts the standard library with what matters: `gzip` checks length and CRC-32 of the whole stream, and `tarfile` decodes and checks
-each header block. indexed_gzip only finds the place: it takes a truncated stream for a short one, and checks nothing that it reads from the
-middle, so the table has a CRC-32 a member. Headers are walked here because tarfile's own walk keeps every member in memory, takes extended
-headers of any size, and stops without a word at a damaged header.
+The pass trusts the standard library with what matters: `gzip` checks length and CRC-32 of the whole
+stream, and `tarfile` decodes and checks each header block. indexed_gzip only finds the place: it
+takes a truncated stream for a short one, and checks nothing that it reads from the middle, so the
+table has a CRC-32 a member. Headers are walked here because tarfile's own walk keeps every member
+in memory, takes extended headers of any size, and stops without a word at a damaged header.
 
-No limit on the decompressed size is needed: deflate gives at most 1032 bytes for one, nothing of it is held while listing, and there are
-at most MAX_POINTS seek points of 32 KB, however large the archive is.
+No limit on the decompressed size is needed: deflate gives at most 1032 bytes for one, nothing of it
+is held while listing, and there are at most MAX_POINTS seek points of 32 KB, however large the
+archive is.
 """
 
 from __future__ import annotations
@@ -31,19 +35,38 @@ from typing import Any, BinaryIO, NamedTuple
 import indexed_gzip
 
 from data_prep import progress
-from data_prep.archive.containers import CHUNK, MAX_MEMBERS, ArchiveError, Entry, Parts, checked_name
+from data_prep.archive.containers import (
+    CHUNK,
+    MAX_MEMBERS,
+    ArchiveError,
+    Entry,
+    Parts,
+    checked_name,
+)
 
 BLOCK = tarfile.BLOCKSIZE
-MAX_HEADER = 65_536  # bytes of one extended header; what it can say of a name, size and time is far below
+MAX_HEADER = (
+    65_536  # bytes of one extended header; what it can say of a name, size and time is far below
+)
 MAX_SIZE = 2**62  # bytes of a member; beyond any file system, so that offsets stay 64-bit numbers
-SPACING = 4 * 2**20  # bytes between seek points: reading a member costs at most that much decompression more; wider for large archives
+SPACING = (
+    4 * 2**20
+    # bytes between seek points: reading a member costs at most that much decompression more; wider
+    # for large archives
+)
 MAX_POINTS = 8192  # seek points of 32 KB: 256 MB of memory a process
 MAX_SPACING = 2**29  # bytes; indexed_gzip allocates four times as much
 READ = 2**20  # bytes that are taken at once while listing, and of a compressed file
 STEP = 2**30  # bytes of the stream between two chances to interrupt
 
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-_EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -57,7 +80,9 @@ _AGAIN = "it is truncated or damaged: download it again"
 
 
 class Member(NamedTuple):
-    """Where a file lies: offset and size in bytes of the decompressed tar; its modification time in ns; its CRC-32 in a tar.gz."""
+    """Where a file lies: offset and size in bytes of the decompressed tar; its modification time in
+    ns; its CRC-32 in a tar.gz.
+    """
 
     offset: int
     size: int
@@ -66,14 +91,17 @@ class Member(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What the pass over a tar finds: the table of members, a line each, and the seek points of a tar.gz as indexed_gzip exports them."""
+    """What the pass over a tar finds: the table of members, a line each, and the seek points of a
+    tar.gz as indexed_gzip exports them.
+    """
 
     lines: bytes
     points: bytes
 
 
 class Tar:
-    """A tar or tar.gz. It goes to worker processes without its table and handles, which are made again from `index_dir`.
+    """A tar or tar.gz. It goes to worker processes without its table and handles, which are made
+    again from `index_dir`.
 
     Attributes:
         name: as errors call it.
@@ -98,7 +126,9 @@ class Tar:
         return member and Entry(member.size, member.stamp)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a file, CHUNK at a time; in a tar.gz their CRC-32 is checked before the last comes. Raises ArchiveError."""
+        """The bytes of a file, CHUNK at a time; in a tar.gz their CRC-32 is checked before the last
+        comes. Raises ArchiveError.
+        """
         member, where, crc = self._table[name], f"{self.name}/{name}", 0
         for begin in range(0, member.size, CHUNK):
             wanted = min(CHUNK, member.size - begin)
@@ -107,7 +137,9 @@ class Tar:
             crc = zlib.crc32(data, crc)
             last = begin + wanted == member.size
             if len(data) != wanted or (last and member.crc not in (None, crc)):
-                raise ArchiveError(where, f"is not what was there when the archive was listed; {_AGAIN}")
+                raise ArchiveError(
+                    where, f"is not what was there when the archive was listed; {_AGAIN}"
+                )
             yield data
 
     def release(self) -> None:
@@ -134,9 +166,12 @@ class Tar:
         points = self._index().points
         if not points:
             return None
-        # With a buffer as wide as the points are apart, members read in the order of the tar are decompressed about twice, not many times.
+        # With a buffer as wide as the points are apart, members read in the order of the tar are
+        # decompressed about twice, not many times.
         total = max((member.offset + member.size for member in self._table.values()), default=0)
-        stream = indexed_gzip.IndexedGzipFile(fileobj=self._open(READ), buffer_size=min(_spacing(total, self.name), CHUNK))
+        stream = indexed_gzip.IndexedGzipFile(
+            fileobj=self._open(READ), buffer_size=min(_spacing(total, self.name), CHUNK)
+        )
         stream.import_index(fileobj=io.BytesIO(points))
         return stream
 
@@ -153,16 +188,27 @@ class Tar:
         return index
 
     def _key(self) -> str:
-        """A hash of the names, sizes and modification times of the parts: other files, another index."""
-        facts = [(path.name, status.st_size, status.st_mtime_ns) for path, status in zip(self.parts, Parts(self.parts).stats, strict=True)]
+        """A hash of the names, sizes and modification times of the parts: other files, another
+        index.
+        """
+        facts = [
+            (path.name, status.st_size, status.st_mtime_ns)
+            for path, status in zip(self.parts, Parts(self.parts).stats, strict=True)
+        ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
     def _scan(self) -> Index:
         with _damage(self.name):
             with self._open(io.DEFAULT_BUFFER_SIZE) as file:
-                if file.read(2) != b"\x1f\x8b":  # not by its name: browsers are known to decompress on the way
+                if (
+                    file.read(2) != b"\x1f\x8b"
+                ):  # not by its name: browsers are known to decompress on the way
                     return Index(_lines_of(list_members(file, self.name, _no_checksum)), b"")
-            with self._open(READ) as file, gzip.GzipFile(fileobj=file) as stream, self._shown(file) as advance:
+            with (
+                self._open(READ) as file,
+                gzip.GzipFile(fileobj=file) as stream,
+                self._shown(file) as advance,
+            ):
 
                 def checksum(member: BinaryIO, size: int) -> int:
                     advance()
@@ -171,17 +217,23 @@ class Tar:
                 table = list_members(stream, self.name, checksum)
                 while stream.read(READ):  # to its end, where the checksum is
                     advance()
-                return Index(_lines_of(table), _find_points(file, stream.tell(), self.name, advance))
+                return Index(
+                    _lines_of(table), _find_points(file, stream.tell(), self.name, advance)
+                )
 
     @contextlib.contextmanager
     def _shown(self, file: BinaryIO) -> Iterator[Callable[[], None]]:
-        """Shows how far the two passes over a tar.gz are, in compressed megabytes. Gives a function to call now and then."""
+        """Shows how far the two passes over a tar.gz are, in compressed megabytes. Gives a function
+        to call now and then.
+        """
         size, done = sum(status.st_size for status in Parts(self.parts).stats), 0
         with progress.show(f"list {self.name}", 2 * size // 10**6, "MB") as show:
 
             def advance() -> None:
                 nonlocal done
-                here = file.tell() if file.tell() >= done else size + file.tell()  # the second pass begins at the front
+                here = (
+                    file.tell() if file.tell() >= done else size + file.tell()
+                )  # the second pass begins at the front
                 show(here // 10**6 - done // 10**6, here - done)
                 done = here
 
@@ -189,17 +241,27 @@ class Tar:
 
 
 def _spacing(total: int, name: str) -> int:
-    """Bytes between the seek points of a stream of `total` bytes. Raises ArchiveError where they would be too far apart."""
+    """Bytes between the seek points of a stream of `total` bytes. Raises ArchiveError where they
+    would be too far apart.
+    """
     spacing = max(SPACING, -(-total // MAX_POINTS))
     if spacing > MAX_SPACING:
-        raise ArchiveError(name, f"holds {total / 1e12:,.1f} TB, too much to be read in place; extract it with `tar -xzf` first and give the folder")
+        raise ArchiveError(
+            name,
+            f"holds {total / 1e12:,.1f} TB, too much to be read in place; extract it with `tar "
+            "-xzf` first and give the folder",
+        )
     return spacing
 
 
 def _find_points(file: BinaryIO, total: int, name: str, advance: Callable[[], None]) -> bytes:
-    """The seek points of a gzip stream that has been found good and has `total` bytes decompressed. Raises ArchiveError."""
+    """The seek points of a gzip stream that has been found good and has `total` bytes decompressed.
+    Raises ArchiveError.
+    """
     file.seek(0)
-    stream = indexed_gzip.IndexedGzipFile(fileobj=file, spacing=_spacing(total, name), skip_crc_check=True, buffer_size=READ)
+    stream = indexed_gzip.IndexedGzipFile(
+        fileobj=file, spacing=_spacing(total, name), skip_crc_check=True, buffer_size=READ
+    )
     for offset in [*range(STEP, total, STEP), total]:
         stream.seek(offset)
         advance()
@@ -213,7 +275,12 @@ def _damage(name: str) -> Iterator[None]:
     """Every error of decompression as ArchiveError."""
     try:
         yield
-    except (EOFError, zlib.error, OSError, indexed_gzip.NotCoveredError) as error:  # ZranError, CrcError and BadGzipFile are OSErrors
+    except (
+        EOFError,
+        zlib.error,
+        OSError,
+        indexed_gzip.NotCoveredError,
+    ) as error:  # ZranError, CrcError and BadGzipFile are OSErrors
         raise ArchiveError(name, f"cannot be read ({error}); {_AGAIN}") from error
 
 
@@ -232,10 +299,14 @@ def _no_checksum(stream: BinaryIO, size: int) -> None:
     """An uncompressed tar has no checksum of its contents, and they are not read to list it."""
 
 
-def list_members(stream: BinaryIO, name: str, checksum: Callable[[BinaryIO, int], int | None]) -> dict[str, Member]:
-    """{name: Member} of the files of a tar, seeking forward only. Hidden files are left out. `checksum` reads the data of one.
+def list_members(
+    stream: BinaryIO, name: str, checksum: Callable[[BinaryIO, int], int | None]
+) -> dict[str, Member]:
+    """{name: Member} of the files of a tar, seeking forward only. Hidden files are left out.
+    `checksum` reads the data of one.
 
-    Raises ArchiveError, called `name`, for links, devices, sparse files, escaping names, names that are there twice, damage and truncation.
+    Raises ArchiveError, called `name`, for links, devices, sparse files, escaping names, names that
+    are there twice, damage and truncation.
     """
     table: dict[str, Member] = {}
     for count, (header, offset) in enumerate(_headers(stream, name), 1):
@@ -246,16 +317,28 @@ def list_members(stream: BinaryIO, name: str, checksum: Callable[[BinaryIO, int]
             continue
         if header.type not in _REGULAR:
             kind = _KINDS.get(header.type, f"of the unknown kind {header.type!r}")
-            raise ArchiveError(f"{name}/{inner}", f"is {kind}, expected a file; extract the archive with `tar -x` first and give the folder")
+            raise ArchiveError(
+                f"{name}/{inner}",
+                f"is {kind}, expected a file; extract the archive with `tar -x` first and give the "
+                "folder",
+            )
         if inner in table:
             where = f"at byte {table[inner].offset:,}, and as {header.name!r} at byte {offset:,}"
-            raise ArchiveError(f"{name}/{inner}", f"is there twice, {where}; extract the archive with `tar -x` first and give the folder")
-        table[inner] = Member(offset, header.size, int(header.mtime) * 10**9, checksum(stream, header.size))
+            raise ArchiveError(
+                f"{name}/{inner}",
+                f"is there twice, {where}; extract the archive with `tar -x` first and give the "
+                "folder",
+            )
+        table[inner] = Member(
+            offset, header.size, int(header.mtime) * 10**9, checksum(stream, header.size)
+        )
     return table
 
 
 def _headers(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Each member's header, and the offset of its data. What extended headers say is put into it."""
+    """Each member's header, and the offset of its data. What extended headers say is put
+    into it.
+    """
     position, shared, own = 0, dict[str, str](), dict[str, str]()
     while True:
         header = _header(stream, position, name)
@@ -263,13 +346,17 @@ def _headers(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, int
             return
         position += BLOCK
         if header.type in _EXTENDED:
-            records = _extended(_take(stream, position, header, name), header.type, f"{name} at byte {position:,}")
+            records = _extended(
+                _take(stream, position, header, name), header.type, f"{name} at byte {position:,}"
+            )
             (shared if header.type == tarfile.XGLTYPE else own).update(records)
         else:
             _apply({**shared, **own}, header, name)
             own = {}
             yield header, position
-        if header.type in _EXTENDED or header.isreg() or header.type not in tarfile.SUPPORTED_TYPES:  # others have no data
+        if (
+            header.type in _EXTENDED or header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
+        ):  # others have no data
             position += -(-header.size // BLOCK) * BLOCK
 
 
@@ -278,13 +365,19 @@ def _header(stream: BinaryIO, position: int, name: str) -> tarfile.TarInfo | Non
     stream.seek(position)
     block = stream.read(BLOCK)
     if len(block) < BLOCK:
-        raise ArchiveError(name, f"ends at byte {position + len(block):,} or before, without the end mark of a tar; {_AGAIN}")
+        raise ArchiveError(
+            name,
+            f"ends at byte {position + len(block):,} or before, without the end mark of a tar; "
+            f"{_AGAIN}",
+        )
     try:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.EOFHeaderError:
         return None
     except tarfile.HeaderError as error:
-        raise ArchiveError(name, f"has no tar header at byte {position:,} ({error}); it is no tar, or {_AGAIN}") from error
+        raise ArchiveError(
+            name, f"has no tar header at byte {position:,} ({error}); it is no tar, or {_AGAIN}"
+        ) from error
     _check_size(header.size, name)
     return header
 
@@ -297,7 +390,11 @@ def _check_size(size: int, name: str) -> None:
 def _take(stream: BinaryIO, position: int, header: tarfile.TarInfo, name: str) -> bytes:
     """The data of an extended header."""
     if header.size > MAX_HEADER:
-        raise ArchiveError(name, f"has an extended header of {header.size:,} bytes at byte {position:,}, at most {MAX_HEADER:,}; {_AGAIN}")
+        raise ArchiveError(
+            name,
+            f"has an extended header of {header.size:,} bytes at byte {position:,}, at most "
+            f"{MAX_HEADER:,}; {_AGAIN}",
+        )
     data = stream.read(header.size)
     if len(data) < header.size:
         raise ArchiveError(name, f"ends in the header at byte {position:,}; {_AGAIN}")
@@ -314,16 +411,24 @@ def _extended(data: bytes, kind: bytes, where: str) -> dict[str, str]:
 
 
 def _pax_records(data: bytes, where: str) -> dict[str, str]:
-    """path, size and mtime of records "<length> <key>=<value>\\n", where the length counts the whole record."""
+    """path, size and mtime of records "<length> <key>=<value>\\n", where the length counts the
+    whole record.
+    """
     records, at = {}, 0
     while at < len(data) and data[at]:
         match = _RECORD.match(data, at)
         end = at + int(match[1]) if match else at
         if not match or end <= match.end() or end > len(data) or data[end - 1 : end] != b"\n":
             raise ArchiveError(where, f"has no PAX record at byte {at}; {_AGAIN}")
-        key, _, value = data[match.end() : end - 1].decode("utf-8", "surrogateescape").partition("=")
+        key, _, value = (
+            data[match.end() : end - 1].decode("utf-8", "surrogateescape").partition("=")
+        )
         if key.startswith("GNU.sparse."):
-            raise ArchiveError(where, "has a sparse file, expected a plain one; extract the archive with `tar -x` first and give the folder")
+            raise ArchiveError(
+                where,
+                "has a sparse file, expected a plain one; extract the archive with `tar -x` first "
+                "and give the folder",
+            )
         if key in ("path", "size", "mtime"):
             records[key] = value
         at = end
@@ -344,26 +449,38 @@ def _number(text: str, field: str, name: str) -> int:
     """A number of a PAX record without its fraction."""
     match = re.fullmatch(r"(-?[0-9]{1,20})(?:\.[0-9]*)?", text)
     if not match:
-        raise ArchiveError(name, f"has a PAX record {field}={text[:50]!r}, expected a number; {_AGAIN}")
+        raise ArchiveError(
+            name, f"has a PAX record {field}={text[:50]!r}, expected a number; {_AGAIN}"
+        )
     return int(match[1])
 
 
-# ------------------------------------------------------------------ the index on disk: a line of JSON, a line a member, the seek points
+# ------------------------------ the index on disk: a line of JSON, a line a member, the seek points
 
 
 def _lines_of(table: dict[str, Member]) -> bytes:
-    return "".join(f"{m.offset}\t{m.size}\t{m.stamp}\t{'' if m.crc is None else m.crc}\t{name}\n" for name, m in table.items()).encode()
+    return "".join(
+        f"{m.offset}\t{m.size}\t{m.stamp}\t{'' if m.crc is None else m.crc}\t{name}\n"
+        for name, m in table.items()
+    ).encode()
 
 
 def _table_of(lines: bytes) -> dict[str, Member]:
     rows = (line.split("\t") for line in lines.decode().splitlines())
-    return {name: Member(int(offset), int(size), int(stamp), int(crc) if crc else None) for offset, size, stamp, crc, name in rows}
+    return {
+        name: Member(int(offset), int(size), int(stamp), int(crc) if crc else None)
+        for offset, size, stamp, crc, name in rows
+    }
 
 
 def save_index(path: Path, index: Index) -> None:
     """Writes an index, never half of one. Raises OSError."""
     body = index.lines + index.points
-    head = {"format": 1, "table_bytes": len(index.lines), "sha256": hashlib.sha256(body).hexdigest()}
+    head = {
+        "format": 1,
+        "table_bytes": len(index.lines),
+        "sha256": hashlib.sha256(body).hexdigest(),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -374,7 +491,9 @@ def save_index(path: Path, index: Index) -> None:
 
 
 def load_index(path: Path) -> Index | None:
-    """What `save_index` wrote, or None where it is absent or damaged: then the archive is listed again."""
+    """What `save_index` wrote, or None where it is absent or damaged: then the archive is listed
+    again.
+    """
     try:
         head, _, body = path.read_bytes().partition(b"\n")
         facts = json.loads(head)

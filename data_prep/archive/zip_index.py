@@ -15,9 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.archive.containers import CHUNK, MAX_MEMBERS, ArchiveError, Entry, Parts, checked_name
+from data_prep.archive.containers import (
+    CHUNK,
+    MAX_MEMBERS,
+    ArchiveError,
+    Entry,
+    Parts,
+    checked_name,
+)
 
-MAX_DIRECTORY = 1_000_000_000  # bytes of the list of members, which zipfile takes at once: about 100 for each of MAX_MEMBERS
+# bytes of the list of members, which zipfile takes at once: about 100 for each of MAX_MEMBERS
+MAX_DIRECTORY = 1_000_000_000
 MAX_RATIO = 1032  # bytes that one byte of deflate can give at most
 LOCAL_HEADER = 30  # bytes before a member's data, its name not counted
 
@@ -51,7 +59,9 @@ class Zip:
         return info and _entry(info)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a file, CHUNK at a time; their CRC-32 is checked before the last comes. Raises ArchiveError."""
+        """The bytes of a file, CHUNK at a time; their CRC-32 is checked before the last comes.
+        Raises ArchiveError.
+        """
         info, where = self._table[name], f"{self.name}/{name}"
         left = info.file_size
         with _damage(where), self._zip.open(info) as stream:
@@ -72,7 +82,9 @@ class Zip:
     def _table(self) -> dict[str, zipfile.ZipInfo]:
         infos = self._zip.infolist()
         if len(infos) > MAX_MEMBERS:
-            raise ArchiveError(self.name, f"has {len(infos):,} members, at most {MAX_MEMBERS:,}; split it")
+            raise ArchiveError(
+                self.name, f"has {len(infos):,} members, at most {MAX_MEMBERS:,}; split it"
+            )
         _check_overlap(infos, self._zip.start_dir, self.name)
         table: dict[str, zipfile.ZipInfo] = {}
         for info in infos:
@@ -81,14 +93,19 @@ class Zip:
                 continue
             _check_member(info, f"{self.name}/{inner}")
             if inner in table:
-                where = f"at byte {table[inner].header_offset:,}, and as {info.filename!r} at byte {info.header_offset:,}"
+                where = (
+                    f"at byte {table[inner].header_offset:,}, and as {info.filename!r} at byte "
+                    f"{info.header_offset:,}"
+                )
                 raise ArchiveError(f"{self.name}/{inner}", f"is there twice, {where}; {_EXTRACT}")
             table[inner] = info
         return table
 
 
 class _Bounded(io.BufferedReader):
-    """Refuses to take more than MAX_DIRECTORY bytes at once, as a damaged or hostile zip file may ask for."""
+    """Refuses to take more than MAX_DIRECTORY bytes at once, as a damaged or hostile zip file may
+    ask for.
+    """
 
     def __init__(self, parts: Parts, name: str):
         super().__init__(parts, 2**16)
@@ -97,7 +114,10 @@ class _Bounded(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         wanted = self._size - self.tell() if size is None or size < 0 else size
         if wanted > MAX_DIRECTORY:
-            raise ArchiveError(self._name, f"its list of members has {wanted:,} bytes, at most {MAX_DIRECTORY:,}; {_EXTRACT}")
+            raise ArchiveError(
+                self._name,
+                f"its list of members has {wanted:,} bytes, at most {MAX_DIRECTORY:,}; {_EXTRACT}",
+            )
         return super().read(size)
 
 
@@ -110,25 +130,42 @@ def _entry(info: zipfile.ZipInfo) -> Entry:
 
 
 def _check_member(info: zipfile.ZipInfo, where: str) -> None:
-    """Raises ArchiveError for a member that cannot be read, or that claims more than its bytes can hold."""
+    """Raises ArchiveError for a member that cannot be read, or that claims more than its bytes can
+    hold.
+    """
     if stat.S_IFMT(info.external_attr >> 16) in _LINKS_AND_DEVICES:
         raise ArchiveError(where, f"is a link or device, expected a file; {_EXTRACT}")
     if info.flag_bits & _ENCRYPTED:
         raise ArchiveError(where, f"is encrypted; {_EXTRACT}")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ArchiveError(where, f"is compressed by method {info.compress_type}, expected 0 (stored) or 8 (deflate); {_EXTRACT}")
+        raise ArchiveError(
+            where,
+            f"is compressed by method {info.compress_type}, expected 0 (stored) or 8 (deflate); "
+            f"{_EXTRACT}",
+        )
     most = info.compress_size * (MAX_RATIO if info.compress_type == zipfile.ZIP_DEFLATED else 1)
     if info.file_size > most:
-        raise ArchiveError(where, f"claims {info.file_size:,} bytes, but its {info.compress_size:,} can give at most {most:,}; {_AGAIN}")
+        raise ArchiveError(
+            where,
+            f"claims {info.file_size:,} bytes, but its {info.compress_size:,} can give at most "
+            f"{most:,}; {_AGAIN}",
+        )
 
 
 def _check_overlap(infos: list[zipfile.ZipInfo], end: int, name: str) -> None:
-    """Raises ArchiveError where two members share bytes, by which a small file could claim any size."""
+    """Raises ArchiveError where two members share bytes, by which a small file could claim any
+    size.
+    """
     order = sorted(infos, key=lambda info: info.header_offset)
     begins = [info.header_offset for info in order[1:]] + [end]
     for info, following in itertools.zip_longest(order, begins[: len(order)]):
-        if info.header_offset < 0 or info.header_offset + LOCAL_HEADER + info.compress_size > following:
-            raise ArchiveError(f"{name}/{info.filename[:200]}", f"shares bytes with the member after it; {_AGAIN}")
+        if (
+            info.header_offset < 0
+            or info.header_offset + LOCAL_HEADER + info.compress_size > following
+        ):
+            raise ArchiveError(
+                f"{name}/{info.filename[:200]}", f"shares bytes with the member after it; {_AGAIN}"
+            )
 
 
 @contextlib.contextmanager
@@ -138,5 +175,15 @@ def _damage(name: str) -> Iterator[None]:
         yield
     except ArchiveError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, OverflowError, struct.error, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        OverflowError,
+        struct.error,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise ArchiveError(name, f"cannot be read ({error}); {_AGAIN}") from error

@@ -1,1 +1,3 @@
-"""What readers share: file formats, band files on several grids, class lists, tiles. No reader imports another."""
+"""What readers share: file formats, band files on several grids, class lists, tiles. No reader
+imports another.
+"""

@@ -1,4 +1,6 @@
-"""The class names of BigEarthNet as multi-label vectors: the 43 CORINE classes of version 1 and the 19 that both versions are published with."""
+"""The class names of BigEarthNet as multi-label vectors: the 43 CORINE classes of version 1 and the
+19 that both versions are published with.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ _INDEX_43 = {name: index for index, name in enumerate(NAMES_43)}
 
 
 def indices_19(source: str, names: Iterable[str]) -> tuple[int, ...]:
-    """Sorted indices of some of the 19 classes. Raises ArchiveError, called `source`, for another name."""
+    """Sorted indices of some of the 19 classes. Raises ArchiveError, called `source`, for another
+    name.
+    """
     return _indices(source, names, _INDEX_19)
 
 
@@ -94,15 +98,24 @@ def present(indices: Iterable[int], classes: int) -> np.ndarray:
 
 
 def labels_of_43(source: str, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The labels `multilabel` [19] and `multilabel_43` [43] of CORINE class names. Classes that are none of the 19 are in the latter only."""
+    """The labels `multilabel` [19] and `multilabel_43` [43] of CORINE class names. Classes that are
+    none of the 19 are in the latter only.
+    """
     indices = _indices(source, names, _INDEX_43)
     codes = np.array([corine.CODES[index] for index in indices])
-    return {"multilabel": corine.classes_present(codes, "19"), "multilabel_43": present(indices, len(NAMES_43))}
+    return {
+        "multilabel": corine.classes_present(codes, "19"),
+        "multilabel_43": present(indices, len(NAMES_43)),
+    }
 
 
 def _indices(source: str, names: Iterable[str], known: dict[str, int]) -> tuple[int, ...]:
     names = list(names)
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ArchiveError(source, f"has the class {str(unknown[0])[:100]!r}, which is none of BigEarthNet's {len(known)}; copy it again")
+        raise ArchiveError(
+            source,
+            f"has the class {str(unknown[0])[:100]!r}, which is none of BigEarthNet's "
+            f"{len(known)}; copy it again",
+        )
     return tuple(sorted({known[name] for name in names}))

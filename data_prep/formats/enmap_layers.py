@@ -1,4 +1,6 @@
-"""What patches and whole products of EnMAP L2A have in common: which bands are kept, and quality layers on the grid of the image."""
+"""What patches and whole products of EnMAP L2A have in common: which bands are kept, and quality
+layers on the grid of the image.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from data_prep.formats import geotiff
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
 LAYOUTS = {len(sensor.bands): sensor for sensor in (ENMAP, ENMAP_PRODUCT)}
-# Layers of one band each. Left out: the pixel mask of every band, the test flags, and the quicklooks.
+# Layers of one band each. Left out: the pixel mask of every band, the test flags, and the
+# quicklooks.
 QUALITY = {
     "cloud": "QL_QUALITY_CLOUD",
     "cloudshadow": "QL_QUALITY_CLOUDSHADOW",
@@ -22,12 +25,24 @@ QUALITY = {
 }
 
 
-def read_layer(image: rasterio.DatasetReader, name: str, layer: rasterio.DatasetReader, window: Window | None = None) -> np.ndarray:
-    """A quality layer uint8 [h, w], or a window of it. Raises ArchiveError where it has another dtype, or is not on the grid of its image."""
+def read_layer(
+    image: rasterio.DatasetReader,
+    name: str,
+    layer: rasterio.DatasetReader,
+    window: Window | None = None,
+) -> np.ndarray:
+    """A quality layer uint8 [h, w], or a window of it. Raises ArchiveError where it has another
+    dtype, or is not on the grid of its image.
+    """
     geotiff.check_count(name, layer, 1, "a quality layer")
     geotiff.check_shape(name, layer, *image.shape)
     if layer.dtypes[0] != "uint8":
-        raise ArchiveError(name, f"quality layer is {layer.dtypes[0]}, expected uint8; copy it again")
+        raise ArchiveError(
+            name, f"quality layer is {layer.dtypes[0]}, expected uint8; copy it again"
+        )
     if (layer.crs, layer.transform) != (image.crs, image.transform):
-        raise ArchiveError(name, "quality layer has another CRS or transform than its image; take both from one product")
+        raise ArchiveError(
+            name,
+            "quality layer has another CRS or transform than its image; take both from one product",
+        )
     return layer.read(1, window=window)

@@ -1,4 +1,6 @@
-"""Reads the METADATA.XML of an EnMAP L2A product: the wavelengths of its bands and its time, once everything in it was found as expected."""
+"""Reads the METADATA.XML of an EnMAP L2A product: the wavelengths of its bands and its time, once
+everything in it was found as expected.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,15 @@ class Metadata(NamedTuple):
 
 @functools.lru_cache(4)  # every tile of a product asks for it
 def parse(name: str, data: bytes) -> Metadata:
-    """The metadata of an L2A product with the bands, scale and no-data value of the sensor table. Raises ArchiveError for any other."""
+    """The metadata of an L2A product with the bands, scale and no-data value of the sensor table.
+    Raises ArchiveError for any other.
+    """
     root = _root(name, data)
     level = _text(name, root, "base/level")
     if level != "L2A":
-        raise ArchiveError(name, f"base/level is {level!r}, expected 'L2A'; order the product at that level")
+        raise ArchiveError(
+            name, f"base/level is {level!r}, expected 'L2A'; order the product at that level"
+        )
     wavelengths_nm = _bands(name, root)
     wavelengths_nm.flags.writeable = False  # it is shared by all that ask
     return Metadata(_time(name, root), wavelengths_nm)
@@ -46,22 +52,35 @@ def parse(name: str, data: bytes) -> Metadata:
 def _root(name: str, data: bytes) -> Element:
     try:
         return ElementTree.fromstring(data, forbid_dtd=True)
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # the last two for odd encodings
+    except (
+        ParseError,
+        DefusedXmlException,
+        ValueError,
+        LookupError,
+    ) as error:  # the last two for odd encodings
         raise ArchiveError(name, f"cannot be read as XML ({error}); {_GET_AGAIN}") from error
 
 
 def _bands(name: str, root: Element) -> np.ndarray:
-    """The wavelengths [224] of all bands. Raises ArchiveError where bands, their scale or the no-data value are not those of the table."""
+    """The wavelengths [224] of all bands. Raises ArchiveError where bands, their scale or the
+    no-data value are not those of the table.
+    """
     characterised = _find(name, root, "specific/bandCharacterisation")
     bands = {band.get("number"): band for band in characterised.iterfind("{*}bandID")}
     numbers = [str(number) for number in ENMAP_PRODUCT.band_numbers]
     if len(characterised) != len(numbers) or set(bands) != set(numbers):
-        raise ArchiveError(name, f"bandCharacterisation has {len(characterised)} bands, expected bandID 1 to {len(numbers)}; {_GET_AGAIN}")
+        raise ArchiveError(
+            name,
+            f"bandCharacterisation has {len(characterised)} bands, expected bandID 1 to "
+            f"{len(numbers)}; {_GET_AGAIN}",
+        )
     for number in numbers:
         _check_number(name, bands[number], "GainOfBand", ENMAP_PRODUCT.scale)
         _check_number(name, bands[number], "OffsetOfBand", ENMAP_PRODUCT.offset)
     _check_number(name, _find(name, root, "specific"), "backgroundValue", ENMAP_PRODUCT.nodata)
-    found_nm = np.array([_number(name, bands[number], "wavelengthCenterOfBand") for number in numbers])
+    found_nm = np.array(
+        [_number(name, bands[number], "wavelengthCenterOfBand") for number in numbers]
+    )
     geotiff.check_wavelengths(name, found_nm, ENMAP_PRODUCT)
     return found_nm
 
@@ -71,7 +90,11 @@ def _time(name: str, root: Element) -> int:
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError as error:
-        raise ArchiveError(name, f"startTime is {text!r}, expected an ISO time such as 2022-06-11T07:23:05.1Z; {_GET_AGAIN}") from error
+        raise ArchiveError(
+            name,
+            f"startTime is {text!r}, expected an ISO time such as 2022-06-11T07:23:05.1Z; "
+            f"{_GET_AGAIN}",
+        ) from error
     return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
 
 
@@ -95,14 +118,20 @@ def _number(name: str, parent: Element, path: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ArchiveError(name, f"{path}{_of(parent)} is {text[:40]!r}, expected a number; {_GET_AGAIN}") from error
+        raise ArchiveError(
+            name, f"{path}{_of(parent)} is {text[:40]!r}, expected a number; {_GET_AGAIN}"
+        ) from error
 
 
 def _check_number(name: str, parent: Element, path: str, expected: float) -> None:
     found = _number(name, parent, path)
     if not math.isclose(found, expected, rel_tol=1e-9):
         cure = "products of another scale need a row of their own in the sensor table"
-        raise ArchiveError(name, f"{path}{_of(parent)} is {found:g}, expected the {expected:g} of {ENMAP_PRODUCT.title}; {cure}")
+        raise ArchiveError(
+            name,
+            f"{path}{_of(parent)} is {found:g}, expected the {expected:g} of "
+            f"{ENMAP_PRODUCT.title}; {cure}",
+        )
 
 
 def _of(parent: Element) -> str:

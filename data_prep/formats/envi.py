@@ -1,7 +1,9 @@
-"""Reads ENVI scenes, a header and a file of raw numbers, by window. GDAL sees a header that is written here, in a folder of our own.
+"""Reads ENVI scenes, a header and a file of raw numbers, by window. GDAL sees a header that is
+written here, in a folder of our own.
 
-The header comes from strangers, so what it claims must fit the data file to the byte before anything is read. Gzip-compressed data files
-(`file compression = 1`) are unpacked within that size; GDAL itself would write a file beside them.
+The header comes from strangers, so what it claims must fit the data file to the byte before
+anything is read. Gzip-compressed data files (`file compression = 1`) are unpacked within that size;
+GDAL itself would write a file beside them.
 """
 
 from __future__ import annotations
@@ -29,11 +31,21 @@ from data_prep.archive import ArchiveError
 MAX_HEADER_BYTES = 10_000_000
 MAX_UNPACKED_BYTES = 64_000_000_000  # of a compressed data file; it goes to a temporary one
 
-_DTYPES = {1: "uint8", 2: "int16", 3: "int32", 4: "float32", 5: "float64", 12: "uint16", 13: "uint32"}
+_DTYPES = {
+    1: "uint8",
+    2: "int16",
+    3: "int32",
+    4: "float32",
+    5: "float64",
+    12: "uint16",
+    13: "uint32",
+}
 _INTERLEAVES = ("bsq", "bil", "bip")
 _NM_PER_UNIT = {"nanometers": 1.0, "nm": 1.0, "micrometers": 1000.0, "um": 1000.0, "µm": 1000.0}
 _UNIT_UNKNOWN = ("", "unknown")
-_BAND_NAME_WAVELENGTH = re.compile(r".*\((\d+(?:\.\d+)?) (\w+)\)")  # "band 1 (0.455400 Micrometers)", as ENVI and GDAL write it
+_BAND_NAME_WAVELENGTH = re.compile(
+    r".*\((\d+(?:\.\d+)?) (\w+)\)"
+)  # "band 1 (0.455400 Micrometers)", as ENVI and GDAL write it
 _PLACE = ("map info", "projection info", "coordinate system string")
 _CHUNK = 2**20
 
@@ -46,7 +58,8 @@ class Header:
         dtype: of the pixels, without byte order.
         skip: bytes before the pixels.
         wavelengths_nm: one a band, or None where there are none.
-        unit_known: whether the header says their unit; where it does not, they are taken for nm, which a sensor table has to prove.
+        unit_known: whether the header says their unit; where it does not, they are taken for nm,
+            which a sensor table has to prove.
         nodata: `data ignore value`.
         factor: `reflectance scale factor`.
         fields: everything, as text, by lower-case names.
@@ -85,9 +98,17 @@ def parse_header(name: str, data: bytes) -> Header:
     code = _whole(name, fields, "data type")
     interleave = fields.get("interleave", "").lower()
     if code not in _DTYPES:
-        raise ArchiveError(name, f"data type is {code}, expected one of {', '.join(map(str, _DTYPES))}; write real numbers or integers")
+        raise ArchiveError(
+            name,
+            f"data type is {code}, expected one of {', '.join(map(str, _DTYPES))}; write real "
+            "numbers or integers",
+        )
     if interleave not in _INTERLEAVES:
-        raise ArchiveError(name, f"interleave is {interleave!r}, expected one of {', '.join(_INTERLEAVES)}; correct the header")
+        raise ArchiveError(
+            name,
+            f"interleave is {interleave!r}, expected one of {', '.join(_INTERLEAVES)}; correct the "
+            "header",
+        )
     wavelengths_nm, unit_known = _wavelengths(name, fields, bands)
     return Header(
         bands=bands,
@@ -110,7 +131,9 @@ def _fields(name: str, text: str) -> dict[str, str]:
     """{lower-case name: value}; values in braces may go over lines, and are one line here."""
     first, _, rest = text.partition("\n")
     if first.strip() != "ENVI":
-        raise ArchiveError(name, "does not begin with ENVI; it is damaged or no ENVI header: copy it again")
+        raise ArchiveError(
+            name, "does not begin with ENVI; it is damaged or no ENVI header: copy it again"
+        )
     found, lines = dict[str, str](), iter(rest.splitlines())
     for line in lines:
         if not line.strip() or line.lstrip().startswith(";"):
@@ -118,7 +141,11 @@ def _fields(name: str, text: str) -> dict[str, str]:
         key, equals, value = line.partition("=")
         key, value = " ".join(key.lower().split()), value.strip()
         if not equals or not key or key in found:
-            raise ArchiveError(name, f"line {line.strip()[:60]!r} is {'a second ' + key if key in found else 'no field'}; correct the header")
+            raise ArchiveError(
+                name,
+                f"line {line.strip()[:60]!r} is "
+                f"{'a second ' + key if key in found else 'no field'}; correct the header",
+            )
         found[key] = _braced(name, key, value, lines) if value.startswith("{") else value
     return found
 
@@ -129,17 +156,30 @@ def _braced(name: str, key: str, value: str, lines: Iterator[str]) -> str:
     while "}" not in parts[-1]:
         more = next(lines, None)
         if more is None:
-            raise ArchiveError(name, f"field {key!r} has no closing brace; the header is truncated: copy it again")
+            raise ArchiveError(
+                name, f"field {key!r} has no closing brace; the header is truncated: copy it again"
+            )
         parts.append(more.strip())
     return " ".join(parts)
 
 
-def _whole(name: str, fields: Mapping[str, str], key: str, default: str | None = None, least: int = 0, most: int = 2**40) -> int:
+def _whole(
+    name: str,
+    fields: Mapping[str, str],
+    key: str,
+    default: str | None = None,
+    least: int = 0,
+    most: int = 2**40,
+) -> int:
     text = fields.get(key, default)
     if text is None:
         raise ArchiveError(name, f"has no field {key!r}; correct the header")
     if not re.fullmatch(r"\d{1,13}", text) or not least <= int(text) <= most:
-        raise ArchiveError(name, f"{key} is {text[:40]!r}, expected a whole number from {least} to {most}; correct the header")
+        raise ArchiveError(
+            name,
+            f"{key} is {text[:40]!r}, expected a whole number from {least} to {most}; correct the "
+            "header",
+        )
     return int(text)
 
 
@@ -149,15 +189,23 @@ def _number(name: str, fields: Mapping[str, str], key: str) -> float | None:
     try:
         return float(fields[key])
     except ValueError as error:
-        raise ArchiveError(name, f"{key} is {fields[key][:40]!r}, expected a number; correct the header") from error
+        raise ArchiveError(
+            name, f"{key} is {fields[key][:40]!r}, expected a number; correct the header"
+        ) from error
 
 
-def _wavelengths(name: str, fields: Mapping[str, str], bands: int) -> tuple[tuple[float, ...] | None, bool]:
-    """(wavelengths in nm, whether the unit is known): of the field `wavelength`, or else of the names of all bands."""
+def _wavelengths(
+    name: str, fields: Mapping[str, str], bands: int
+) -> tuple[tuple[float, ...] | None, bool]:
+    """(wavelengths in nm, whether the unit is known): of the field `wavelength`, or else of the
+    names of all bands.
+    """
     if "wavelength" in fields:
         texts, unit = _listed(fields["wavelength"]), fields.get("wavelength units", "").lower()
     else:
-        matches = [_BAND_NAME_WAVELENGTH.fullmatch(band) for band in _listed(fields.get("band names", ""))]
+        matches = [
+            _BAND_NAME_WAVELENGTH.fullmatch(band) for band in _listed(fields.get("band names", ""))
+        ]
         units = {match[2].lower() for match in matches if match}
         if not matches or not all(matches) or len(units) > 1 or not units <= set(_NM_PER_UNIT):
             return None, False
@@ -165,11 +213,18 @@ def _wavelengths(name: str, fields: Mapping[str, str], bands: int) -> tuple[tupl
     if len(texts) != bands:
         raise ArchiveError(name, f"{len(texts)} wavelengths for {bands} bands; correct the header")
     if unit not in (*_NM_PER_UNIT, *_UNIT_UNKNOWN):
-        raise ArchiveError(name, f"wavelength units is {unit!r}, expected Nanometers or Micrometers; correct the header")
+        raise ArchiveError(
+            name,
+            f"wavelength units is {unit!r}, expected Nanometers or Micrometers; correct the header",
+        )
     try:
-        return tuple(float(text) * _NM_PER_UNIT.get(unit, 1.0) for text in texts), unit in _NM_PER_UNIT
+        return tuple(
+            float(text) * _NM_PER_UNIT.get(unit, 1.0) for text in texts
+        ), unit in _NM_PER_UNIT
     except ValueError as error:
-        raise ArchiveError(name, f"wavelength has what is no number ({error}); correct the header") from error
+        raise ArchiveError(
+            name, f"wavelength has what is no number ({error}); correct the header"
+        ) from error
 
 
 def _listed(text: str) -> list[str]:
@@ -181,19 +236,34 @@ def _listed(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def open_envi(name: str, path: Path, stamp: int, header: Header) -> Iterator[rasterio.DatasetReader]:
-    """The scene as GDAL sees it. `stamp` tells one version of the data file from another. GDAL errors become ArchiveError.
+def open_envi(
+    name: str, path: Path, stamp: int, header: Header
+) -> Iterator[rasterio.DatasetReader]:
+    """The scene as GDAL sees it. `stamp` tells one version of the data file from another. GDAL
+    errors become ArchiveError.
 
     Raises ArchiveError where the data file has not the size that the header says.
     """
     pair = _pair(name, path, stamp, header)
-    # ENVI files come in pairs, so GDAL has to look beside the file; there is nothing but what was put there.
-    options = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "GDAL_PAM_ENABLED": "NO", "GDAL_CACHEMAX": 128 * 2**20}
+    # ENVI files come in pairs, so GDAL has to look beside the file; there is nothing but what was
+    # put there.
+    options = {
+        "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+        "GDAL_PAM_ENABLED": "NO",
+        "GDAL_CACHEMAX": 128 * 2**20,
+    }
     try:
         with rasterio.Env(**options), rasterio.open(pair.data, driver="ENVI") as dataset:
             yield dataset
-    except (RasterioError, CRSError, CPLE_BaseError) as error:  # the last two of coordinate systems that cannot be
-        raise ArchiveError(name, f"cannot be read as ENVI ({error.__cause__ or error}); it is damaged: copy it again") from error
+    except (
+        RasterioError,
+        CRSError,
+        CPLE_BaseError,
+    ) as error:  # the last two of coordinate systems that cannot be
+        raise ArchiveError(
+            name,
+            f"cannot be read as ENVI ({error.__cause__ or error}); it is damaged: copy it again",
+        ) from error
 
 
 @functools.lru_cache(1)  # for the next tile of the scene
@@ -214,14 +284,22 @@ class _Pair:
             self.data.symlink_to(path.resolve())
         found = self.data.stat().st_size
         if found != header.file_bytes:
-            raise ArchiveError(name, f"has {found} bytes, but its header needs {header.file_bytes} ({_count(header)}); copy both again")
+            raise ArchiveError(
+                name,
+                f"has {found} bytes, but its header needs {header.file_bytes} ({_count(header)}); "
+                "copy both again",
+            )
         (folder / "scene.hdr").write_text(_written(header), encoding="ascii")
 
 
 def _unpack(name: str, source: Path, target: Path, size: int) -> None:
     """Unpacks up to one byte more than `size`, which is as good as any to tell that it is wrong."""
     if size > MAX_UNPACKED_BYTES:
-        raise ArchiveError(name, f"its header claims {size / 1e6:,.0f} MB, at most {MAX_UNPACKED_BYTES / 1e6:,.0f} MB; cut the scene")
+        raise ArchiveError(
+            name,
+            f"its header claims {size / 1e6:,.0f} MB, at most {MAX_UNPACKED_BYTES / 1e6:,.0f} MB; "
+            "cut the scene",
+        )
     try:
         with gzip.open(source) as packed, open(target, "wb") as file:
             left = size + 1
@@ -229,11 +307,18 @@ def _unpack(name: str, source: Path, target: Path, size: int) -> None:
                 file.write(chunk)
                 left -= len(chunk)
     except (OSError, EOFError, zlib.error) as error:
-        raise ArchiveError(name, f"cannot be unpacked as gzip ({error}); it is truncated, damaged, or the disk of TMPDIR is full") from error
+        raise ArchiveError(
+            name,
+            f"cannot be unpacked as gzip ({error}); it is truncated, damaged, or the disk of "
+            "TMPDIR is full",
+        ) from error
 
 
 def _count(header: Header) -> str:
-    return f"{header.bands} bands of {header.height} x {header.width} {header.dtype}, after {header.skip}"
+    return (
+        f"{header.bands} bands of {header.height} x {header.width} {header.dtype}, after "
+        f"{header.skip}"
+    )
 
 
 def _written(header: Header) -> str:
@@ -254,14 +339,24 @@ def _written(header: Header) -> str:
 
 
 def check_scale(name: str, header: Header, scale: float, nodata: float | None) -> None:
-    """Raises ArchiveError where the header's no-data value or scale is another than that of a sensor table."""
+    """Raises ArchiveError where the header's no-data value or scale is another than that of a
+    sensor table.
+    """
     if header.nodata is not None and not _same(header.nodata, nodata):
         wrong = f"data ignore value is {header.nodata:g}"
-        raise ArchiveError(name, f"{wrong}, but the sensor table has {nodata}; give a --sensor with this no-data value")
+        raise ArchiveError(
+            name,
+            f"{wrong}, but the sensor table has {nodata}; give a --sensor with this no-data value",
+        )
     if header.factor is not None and not math.isclose(header.factor, 1 / scale, rel_tol=1e-6):
         wrong = f"reflectance scale factor is {header.factor:g}"
-        raise ArchiveError(name, f"{wrong}, but the sensor table has {1 / scale:g}; give a --sensor with this scale")
+        raise ArchiveError(
+            name,
+            f"{wrong}, but the sensor table has {1 / scale:g}; give a --sensor with this scale",
+        )
 
 
 def _same(found: float, expected: float | None) -> bool:
-    return expected is not None and (found == expected or (math.isnan(found) and math.isnan(expected)))
+    return expected is not None and (
+        found == expected or (math.isnan(found) and math.isnan(expected))
+    )

@@ -1,4 +1,6 @@
-"""Reads GeoTIFFs as archives have them: pixels, wavelengths, grid, time and label maps, each checked."""
+"""Reads GeoTIFFs as archives have them: pixels, wavelengths, grid, time and label maps, each
+checked.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,28 @@ from data_prep.archive import ArchiveError
 from eo_jax import sensors
 from eo_jax.sensors import Sensor
 
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # a tile without coordinates is no error
+warnings.filterwarnings(
+    "ignore", category=NotGeoreferencedWarning
+)  # a tile without coordinates is no error
 
 MAX_BYTES = 512 * 2**20  # that a file or window may take once decoded: a header can claim anything
 
-# No look at neighbouring files, no .aux.xml beside them: what is read is the file, and nothing is written. The default cache is a share of
-# the machine's memory, for each worker.
+# No look at neighbouring files, no .aux.xml beside them: what is read is the file, and nothing is
+# written. The default cache is a share of the machine's memory, for each worker.
 _GDAL = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_CACHEMAX": 128 * 2**20,
 }
-_NM_PER_UNIT = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1000.0, "micrometer": 1000.0, "um": 1000.0, "µm": 1000.0}
+_NM_PER_UNIT = {
+    "nanometers": 1.0,
+    "nanometer": 1.0,
+    "nm": 1.0,
+    "micrometers": 1000.0,
+    "micrometer": 1000.0,
+    "um": 1000.0,
+    "µm": 1000.0,
+}
 _FILE_NAME_TIME = re.compile(r"_(\d{8}T\d{6})Z_")
 _FILE_NAME_VERSION = re.compile(r"_(V\d{6})_")
 # The random name that rasterio gives to bytes in memory, which would differ between runs.
@@ -46,10 +58,17 @@ _LABEL_INTEGERS = {"float32": np.int32, "float64": np.int64}
 
 @contextlib.contextmanager
 def open_tiff(name: str, data: bytes) -> Iterator[rasterio.DatasetReader]:
-    """The GeoTIFF in `data`; other formats are refused. GDAL errors become ArchiveError, also those of reading inside the block."""
+    """The GeoTIFF in `data`; other formats are refused. GDAL errors become ArchiveError, also those
+    of reading inside the block.
+    """
     if not data:  # which rasterio would take for a file to be written
         raise ArchiveError(name, "is empty, so it cannot be read as GeoTIFF: copy it again")
-    with _gdal_errors(name, "GeoTIFF"), rasterio.MemoryFile(data) as memory, _lost_tags() as lost, memory.open(driver="GTiff") as dataset:
+    with (
+        _gdal_errors(name, "GeoTIFF"),
+        rasterio.MemoryFile(data) as memory,
+        _lost_tags() as lost,
+        memory.open(driver="GTiff") as dataset,
+    ):
         _check_tags(name, lost)
         yield dataset
 
@@ -57,7 +76,11 @@ def open_tiff(name: str, data: bytes) -> Iterator[rasterio.DatasetReader]:
 @contextlib.contextmanager
 def open_tiff_path(name: str, path: Path) -> Iterator[rasterio.DatasetReader]:
     """The same for a file that is read by window."""
-    with _gdal_errors(name, "GeoTIFF"), _lost_tags() as lost, rasterio.open(path, driver="GTiff") as dataset:
+    with (
+        _gdal_errors(name, "GeoTIFF"),
+        _lost_tags() as lost,
+        rasterio.open(path, driver="GTiff") as dataset,
+    ):
         _check_tags(name, lost)
         yield dataset
 
@@ -67,17 +90,29 @@ def _gdal_errors(name: str, kind: str) -> Iterator[None]:
     try:
         with rasterio.Env(**_GDAL):
             yield
-    except (RasterioError, CRSError, CPLE_BaseError) as error:  # the last two of coordinate systems that cannot be
+    except (
+        RasterioError,
+        CRSError,
+        CPLE_BaseError,
+    ) as error:  # the last two of coordinate systems that cannot be
         cause = _MEMORY_NAME.sub("the file", str(error.__cause__ or error))
-        raise ArchiveError(name, f"cannot be read as {kind} ({cause}); it is truncated, damaged or no {kind}: copy it again") from error
+        raise ArchiveError(
+            name,
+            f"cannot be read as {kind} ({cause}); it is truncated, damaged or no {kind}: copy it "
+            "again",
+        ) from error
 
 
 @contextlib.contextmanager
 def _lost_tags() -> Iterator[list[str]]:
-    """Collects what GDAL logs of tags that it cannot read. It goes on without them, so a truncated file would only seem to have no tags."""
+    """Collects what GDAL logs of tags that it cannot read. It goes on without them, so a truncated
+    file would only seem to have no tags.
+    """
     lost: list[str] = []
     handler, logger = logging.Handler(), logging.getLogger("rasterio._env")
-    handler.emit = lambda entry: lost.append(entry.getMessage()) if _LOST_TAG.search(entry.getMessage()) else None
+    handler.emit = lambda entry: (
+        lost.append(entry.getMessage()) if _LOST_TAG.search(entry.getMessage()) else None
+    )
     before = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False  # errors are in the exception; they need not be on stderr, too
@@ -91,17 +126,22 @@ def _lost_tags() -> Iterator[list[str]]:
 def _check_tags(name: str, lost: Sequence[str]) -> None:
     if lost:
         cause = _LOST_TAG.search(lost[0])[0]
-        raise ArchiveError(name, f"cannot be read as GeoTIFF ({cause}); it is truncated or damaged: copy it again")
+        raise ArchiveError(
+            name, f"cannot be read as GeoTIFF ({cause}); it is truncated or damaged: copy it again"
+        )
 
 
 # ------------------------------------------------------------------ pixels
 
 
-def read_bands(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, window: Window | None = None) -> np.ndarray:
-    """All bands [c, h, w] of a file that holds just the bands of `sensor`, in its dtype; of a window, where one is given.
+def read_bands(
+    name: str, dataset: rasterio.DatasetReader, sensor: Sensor, window: Window | None = None
+) -> np.ndarray:
+    """All bands [c, h, w] of a file that holds just the bands of `sensor`, in its dtype; of a
+    window, where one is given.
 
-    Raises ArchiveError for another number of bands, dtype, no-data value or scale, for a size beyond MAX_BYTES, and for NaN or infinity
-    where the sensor's no-data value should stand.
+    Raises ArchiveError for another number of bands, dtype, no-data value or scale, for a size
+    beyond MAX_BYTES, and for NaN or infinity where the sensor's no-data value should stand.
     """
     check_count(name, dataset, len(sensor.bands), sensor.title)
     _check_encoding(name, dataset, sensor, (sensor.dtype,))
@@ -116,27 +156,51 @@ def read_bands(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, windo
 def check_count(name: str, dataset: rasterio.DatasetReader, bands: int, what: str) -> None:
     """Raises ArchiveError where the file has another number of bands."""
     if dataset.count != bands:
-        raise ArchiveError(name, f"{dataset.count} bands, expected the {bands} of {what}; give the reader of that product, or mend the file")
+        raise ArchiveError(
+            name,
+            f"{dataset.count} bands, expected the {bands} of {what}; give the reader of that "
+            "product, or mend the file",
+        )
 
 
 def check_shape(name: str, dataset: rasterio.DatasetReader, height: int, width: int) -> None:
     """Raises ArchiveError where the file has another size in pixels."""
     if dataset.shape != (height, width):
-        raise ArchiveError(name, f"{_size(dataset)} pixels, expected {height} x {width}; copy it again")
+        raise ArchiveError(
+            name, f"{_size(dataset)} pixels, expected {height} x {width}; copy it again"
+        )
 
 
-def _check_bytes(name: str, dataset: rasterio.DatasetReader, bands: int, window: Window | None) -> None:
+def _check_bytes(
+    name: str, dataset: rasterio.DatasetReader, bands: int, window: Window | None
+) -> None:
     height, width = (window.height, window.width) if window else dataset.shape
-    block = max(rows * columns for rows, columns in dataset.block_shapes) * (dataset.count if dataset.interleaving is Interleaving.pixel else 1)
-    claimed = max(bands * height * width, block) * np.dtype(dataset.dtypes[0]).itemsize  # a window is decoded block by block
+    block = max(rows * columns for rows, columns in dataset.block_shapes) * (
+        dataset.count if dataset.interleaving is Interleaving.pixel else 1
+    )
+    claimed = (
+        max(bands * height * width, block) * np.dtype(dataset.dtypes[0]).itemsize
+    )  # a window is decoded block by block
     if claimed > MAX_BYTES:
-        raise ArchiveError(name, f"{bands} bands of {_size(dataset)} pixels take {claimed / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; cut it")
+        raise ArchiveError(
+            name,
+            f"{bands} bands of {_size(dataset)} pixels take {claimed / 1e6:,.0f} MB, at most "
+            f"{MAX_BYTES / 1e6:,.0f} MB; cut it",
+        )
 
 
-def read_pixels(name: str, dataset: rasterio.DatasetReader, numbers: Sequence[int], sensor: Sensor, dtypes: Sequence[str]) -> np.ndarray:
-    """The bands of those 1-based numbers [c, h, w], in their order, int16 wherever that loses nothing. Raises ArchiveError.
+def read_pixels(
+    name: str,
+    dataset: rasterio.DatasetReader,
+    numbers: Sequence[int],
+    sensor: Sensor,
+    dtypes: Sequence[str],
+) -> np.ndarray:
+    """The bands of those 1-based numbers [c, h, w], in their order, int16 wherever that loses
+    nothing. Raises ArchiveError.
 
-    Tools that cut EnMAP tiles like to write them as float32, though the product is int16: whole numbers go back to int16, at half the size
+    Tools that cut EnMAP tiles like to write them as float32, though the product is int16: whole
+        numbers go back to int16, at half the size
     and with every value kept. Anything else stays float32.
     """
     _check_encoding(name, dataset, sensor, dtypes)
@@ -146,23 +210,44 @@ def read_pixels(name: str, dataset: rasterio.DatasetReader, numbers: Sequence[in
         _check_finite(name, ~np.isfinite(pixels), numbers, sensor)
         pixels = _as_int16_if_whole(pixels)
     if (pixels == sensor.nodata).all():
-        raise ArchiveError(name, f"every pixel of every kept band is no-data ({sensor.nodata}); remove the file, or give --skip-bad")
+        raise ArchiveError(
+            name,
+            f"every pixel of every kept band is no-data ({sensor.nodata}); remove the file, or "
+            "give --skip-bad",
+        )
     return pixels
 
 
-def _check_encoding(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, dtypes: Sequence[str]) -> None:
+def _check_encoding(
+    name: str, dataset: rasterio.DatasetReader, sensor: Sensor, dtypes: Sequence[str]
+) -> None:
     found = set(dataset.dtypes)
     if len(found) > 1 or not found <= set(dtypes):
         types = f"pixels are {', '.join(sorted(found))}, expected {' or '.join(dtypes)}"
         raise ArchiveError(name, f"{types}; write {_encoding(sensor)} in that type")
-    if dataset.nodata is not None and not _nan_is_nodata(dataset) and dataset.nodata != sensor.nodata:
-        cure = f"write {sensor.nodata} where there is no data" if sensor.nodata is not None else "remove the tag"
-        raise ArchiveError(name, f"no-data value is {dataset.nodata:g}, expected {sensor.nodata} or none; {cure}")
-    scales, offsets = set(dataset.scales) - {1.0, sensor.scale}, set(dataset.offsets) - {0.0, sensor.offset}
+    if (
+        dataset.nodata is not None
+        and not _nan_is_nodata(dataset)
+        and dataset.nodata != sensor.nodata
+    ):
+        cure = (
+            f"write {sensor.nodata} where there is no data"
+            if sensor.nodata is not None
+            else "remove the tag"
+        )
+        raise ArchiveError(
+            name, f"no-data value is {dataset.nodata:g}, expected {sensor.nodata} or none; {cure}"
+        )
+    scales, offsets = (
+        set(dataset.scales) - {1.0, sensor.scale},
+        set(dataset.offsets) - {0.0, sensor.offset},
+    )
     if scales or offsets:
         wrong = f"scale is {scales.pop():g}" if scales else f"offset is {offsets.pop():g}"
         expected = f"scale {sensor.scale:g} and offset {sensor.offset:g}"
-        raise ArchiveError(name, f"{wrong}, expected {expected}, or none; write {_encoding(sensor)}")
+        raise ArchiveError(
+            name, f"{wrong}, expected {expected}, or none; write {_encoding(sensor)}"
+        )
 
 
 def _encoding(sensor: Sensor) -> str:
@@ -171,22 +256,33 @@ def _encoding(sensor: Sensor) -> str:
 
 
 def _nan_is_nodata(dataset: rasterio.DatasetReader) -> bool:
-    """Whether the file says that NaN is where there is no data, which it then is for every sensor."""
+    """Whether the file says that NaN is where there is no data, which it then is for every
+    sensor.
+    """
     return dataset.nodata is not None and math.isnan(dataset.nodata)
 
 
 def _check_finite(name: str, bad: np.ndarray, numbers: Sequence[int], sensor: Sensor) -> None:
     if bad.any():
         band, row, column = np.argwhere(bad)[0]
-        cure = f"write {sensor.nodata} where there is no data" if sensor.nodata is not None else "mend the file, or give --skip-bad"
+        cure = (
+            f"write {sensor.nodata} where there is no data"
+            if sensor.nodata is not None
+            else "mend the file, or give --skip-bad"
+        )
         raise ArchiveError(
             name,
-            f"{bad.sum()} values are NaN or infinite, the first in band {numbers[band]} at row {row}, column {column}; {cure}",
+            f"{bad.sum()} values are NaN or infinite, the first in band {numbers[band]} at row "
+            f"{row}, column {column}; {cure}",
         )
 
 
 def _as_int16_if_whole(pixels: np.ndarray) -> np.ndarray:
-    whole = pixels.min() >= _INT16.min and pixels.max() <= _INT16.max and (pixels == np.rint(pixels)).all()
+    whole = (
+        pixels.min() >= _INT16.min
+        and pixels.max() <= _INT16.max
+        and (pixels == np.rint(pixels)).all()
+    )
     return pixels.astype(np.int16) if whole else pixels.astype(np.float32, copy=False)
 
 
@@ -194,7 +290,8 @@ def _as_int16_if_whole(pixels: np.ndarray) -> np.ndarray:
 
 
 def wavelengths_nm(name: str, dataset: rasterio.DatasetReader) -> np.ndarray | None:
-    """Centre wavelengths [c] from the band tags `wavelength` and `wavelength_units`, or None where no band has them. Raises ArchiveError.
+    """Centre wavelengths [c] from the band tags `wavelength` and `wavelength_units`, or None where
+    no band has them. Raises ArchiveError.
 
     A missing unit is taken for nm, which the comparison with the sensor table proves or refutes.
     """
@@ -203,18 +300,32 @@ def wavelengths_nm(name: str, dataset: rasterio.DatasetReader) -> np.ndarray | N
     if not any(present):
         return None
     if not all(present):
-        raise ArchiveError(name, f"band {present.index(False) + 1} has no tag `wavelength`, others have; write it for all bands or none")
-    return np.array([_nm(name, number, band) for number, band in zip(dataset.indexes, tags, strict=True)])
+        raise ArchiveError(
+            name,
+            f"band {present.index(False) + 1} has no tag `wavelength`, others have; write it for "
+            "all bands or none",
+        )
+    return np.array(
+        [_nm(name, number, band) for number, band in zip(dataset.indexes, tags, strict=True)]
+    )
 
 
 def _nm(name: str, number: int, tags: dict[str, str]) -> float:
     unit = tags.get("wavelength_units", "nm")
     if unit.lower() not in _NM_PER_UNIT:
-        raise ArchiveError(name, f"band {number} has wavelength_units {unit!r}, expected Nanometers or Micrometers; correct the tag")
+        raise ArchiveError(
+            name,
+            f"band {number} has wavelength_units {unit!r}, expected Nanometers or Micrometers; "
+            "correct the tag",
+        )
     try:
         return float(tags["wavelength"]) * _NM_PER_UNIT[unit.lower()]
     except ValueError as error:
-        raise ArchiveError(name, f"band {number} has wavelength {tags['wavelength']!r}, expected a number; correct the tag") from error
+        raise ArchiveError(
+            name,
+            f"band {number} has wavelength {tags['wavelength']!r}, expected a number; correct the "
+            "tag",
+        ) from error
 
 
 def check_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> None:
@@ -229,17 +340,33 @@ def check_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> None:
 
 
 def place(dataset: rasterio.DatasetReader, window: Window | None = None) -> dict:
-    """The fields crs, affine, gsd_m and lonlat of a Sample, or of a window of it; None for each that the file does not say."""
+    """The fields crs, affine, gsd_m and lonlat of a Sample, or of a window of it; None for each
+    that the file does not say.
+    """
     crs, affine = dataset.crs, dataset.transform
     height, width = dataset.shape
     if affine.is_identity:  # what rasterio says where there is none
         return {"crs": _crs_name(crs), "affine": None, "gsd_m": None, "lonlat": None}
-    # The root of a pixel's area, so that it holds for rotated grids, too. Degrees are no metres: a geographic grid has none.
-    gsd_m = math.sqrt(abs(affine.determinant)) * crs.linear_units_factor[1] if crs and crs.is_projected else None
+    # The root of a pixel's area, so that it holds for rotated grids, too. Degrees are no metres: a
+    # geographic grid has none.
+    gsd_m = (
+        math.sqrt(abs(affine.determinant)) * crs.linear_units_factor[1]
+        if crs and crs.is_projected
+        else None
+    )
     if window is not None:
         x, y = rasterio.transform.xy(affine, window.row_off, window.col_off, offset="ul")
-        affine, height, width = rasterio.Affine(affine.a, affine.b, x, affine.d, affine.e, y), window.height, window.width
-    return {"crs": _crs_name(crs), "affine": tuple(affine)[:6], "gsd_m": gsd_m, "lonlat": _lonlat(crs, affine, height, width)}
+        affine, height, width = (
+            rasterio.Affine(affine.a, affine.b, x, affine.d, affine.e, y),
+            window.height,
+            window.width,
+        )
+    return {
+        "crs": _crs_name(crs),
+        "affine": tuple(affine)[:6],
+        "gsd_m": gsd_m,
+        "lonlat": _lonlat(crs, affine, height, width),
+    }
 
 
 def _crs_name(crs) -> str | None:
@@ -254,11 +381,17 @@ def _lonlat(crs, affine: rasterio.Affine, height: int, width: int) -> tuple[floa
         return None
     x, y = rasterio.transform.xy(affine, height / 2, width / 2, offset="ul")
     longitude, latitude = rasterio.warp.transform(crs, "EPSG:4326", [x], [y])
-    return (longitude[0], latitude[0]) if math.isfinite(longitude[0]) and math.isfinite(latitude[0]) else None
+    return (
+        (longitude[0], latitude[0])
+        if math.isfinite(longitude[0]) and math.isfinite(latitude[0])
+        else None
+    )
 
 
 def acquisition_time(name: str, dataset: rasterio.DatasetReader) -> int | None:
-    """Seconds since 1970 UTC from the file tag `start_time`, or from an EnMAP file name, or None. A time without a zone is UTC."""
+    """Seconds since 1970 UTC from the file tag `start_time`, or from an EnMAP file name, or None. A
+    time without a zone is UTC.
+    """
     in_name = _FILE_NAME_TIME.search(name)
     text = dataset.tags().get("start_time") or (in_name and in_name[1])
     if not text:
@@ -266,7 +399,11 @@ def acquisition_time(name: str, dataset: rasterio.DatasetReader) -> int | None:
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError as error:
-        raise ArchiveError(name, f"start_time is {text!r}, expected an ISO time such as 2022-07-24T10:45:26; correct the tag") from error
+        raise ArchiveError(
+            name,
+            f"start_time is {text!r}, expected an ISO time such as 2022-07-24T10:45:26; correct "
+            "the tag",
+        ) from error
     return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
 
 
@@ -279,10 +416,13 @@ def product_version(name: str) -> str | None:
 # ------------------------------------------------------------------ labels
 
 
-def read_labels(image_name: str, image: rasterio.DatasetReader, name: str, data: bytes) -> np.ndarray:
+def read_labels(
+    image_name: str, image: rasterio.DatasetReader, name: str, data: bytes
+) -> np.ndarray:
     """A label map [h, w] on the grid of its image, integers. Raises ArchiveError.
 
-    Maps that hold class numbers as floats become int32 (float32) or int64 (float64), whatever is in them, so that all maps of a kind agree.
+    Maps that hold class numbers as floats become int32 (float32) or int64 (float64), whatever is in
+    them, so that all maps of a kind agree.
     """
     with open_tiff(name, data) as dataset:
         _check_grid(image_name, image, name, dataset)
@@ -290,30 +430,51 @@ def read_labels(image_name: str, image: rasterio.DatasetReader, name: str, data:
         return _as_integers(name, dataset.read(1))
 
 
-def _check_grid(image_name: str, image: rasterio.DatasetReader, name: str, label: rasterio.DatasetReader) -> None:
+def _check_grid(
+    image_name: str, image: rasterio.DatasetReader, name: str, label: rasterio.DatasetReader
+) -> None:
     warp = "warp the map to the image"
     if label.count != 1:
         raise ArchiveError(name, f"{label.count} bands, expected 1, the label map of {image_name}")
     if label.shape != image.shape:
-        raise ArchiveError(name, f"{_size(label)} pixels, but its image {image_name} has {_size(image)}; cut both on one grid")
+        raise ArchiveError(
+            name,
+            f"{_size(label)} pixels, but its image {image_name} has {_size(image)}; cut both on "
+            "one grid",
+        )
     if label.crs and image.crs and label.crs != image.crs:
-        raise ArchiveError(name, f"CRS is {_crs_name(label.crs)}, but its image {image_name} has {_crs_name(image.crs)}; {warp}")
+        raise ArchiveError(
+            name,
+            f"CRS is {_crs_name(label.crs)}, but its image {image_name} has "
+            f"{_crs_name(image.crs)}; {warp}",
+        )
     georeferenced = not (label.transform.is_identity or image.transform.is_identity)
     tolerance = 1e-3 * math.sqrt(abs(image.transform.determinant))
     if georeferenced and not label.transform.almost_equals(image.transform, tolerance):
-        raise ArchiveError(name, f"transform is {_numbers(label)}, but its image {image_name} has {_numbers(image)}; {warp}")
+        raise ArchiveError(
+            name,
+            f"transform is {_numbers(label)}, but its image {image_name} has {_numbers(image)}; "
+            f"{warp}",
+        )
 
 
 def _as_integers(name: str, labels: np.ndarray) -> np.ndarray:
     if labels.dtype.kind in "iu":
         return labels
     if labels.dtype.name not in _LABEL_INTEGERS:
-        raise ArchiveError(name, f"label map is {labels.dtype}, expected class numbers; write it as uint8 or uint16")
+        raise ArchiveError(
+            name,
+            f"label map is {labels.dtype}, expected class numbers; write it as uint8 or uint16",
+        )
     integers = _LABEL_INTEGERS[labels.dtype.name]
     with np.errstate(invalid="ignore"):  # NaN and what does not fit do not come back equal
         converted = labels.astype(integers)
     if not (converted == labels).all():
-        raise ArchiveError(name, "label map has values that are no class numbers (fractions, NaN, too large); write it as uint8 or uint16")
+        raise ArchiveError(
+            name,
+            "label map has values that are no class numbers (fractions, NaN, too large); write it "
+            "as uint8 or uint16",
+        )
     return converted
 
 
@@ -335,8 +496,16 @@ def open_jp2_path(name: str, path: Path) -> Iterator[rasterio.DatasetReader]:
         yield dataset
 
 
-def read_label_window(image_name: str, image: rasterio.DatasetReader, name: str, label: rasterio.DatasetReader, window: Window | None) -> np.ndarray:
-    """The same as `read_labels` for a window [h, w] of a label map that is open already, or for all of it."""
+def read_label_window(
+    image_name: str,
+    image: rasterio.DatasetReader,
+    name: str,
+    label: rasterio.DatasetReader,
+    window: Window | None,
+) -> np.ndarray:
+    """The same as `read_labels` for a window [h, w] of a label map that is open already, or for all
+    of it.
+    """
     _check_grid(image_name, image, name, label)
     _check_bytes(name, label, 1, window)
     return _as_integers(name, label.read(1, window=window))

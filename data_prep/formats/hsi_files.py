@@ -1,4 +1,6 @@
-"""Opens a hyperspectral scene, or a label map of one, in a .mat, ENVI or GeoTIFF file, and reads windows of it."""
+"""Opens a hyperspectral scene, or a label map of one, in a .mat, ENVI or GeoTIFF file, and reads
+windows of it.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +47,15 @@ class Scene(Protocol):
 
 
 def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
-    """The files of a scene: itself; or for an ENVI header its data file and the header. Raises ArchiveError where one is not there."""
+    """The files of a scene: itself; or for an ENVI header its data file and the header. Raises
+    ArchiveError where one is not there.
+    """
     path = PurePosixPath(name)
     suffix = path.suffix.lower()
     if suffix not in (".mat", ".hdr", *TIFF):
-        raise ArchiveError(name, f"ends in {suffix!r}, expected .mat, .hdr (of an ENVI pair) or .tif")
+        raise ArchiveError(
+            name, f"ends in {suffix!r}, expected .mat, .hdr (of an ENVI pair) or .tif"
+        )
     if not archive.exists(name):
         raise ArchiveError(name, "no such file; give its name relative to --input")
     if suffix != ".hdr":
@@ -57,20 +63,30 @@ def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
     stem = str(path.with_suffix(""))
     data = [stem + ending for ending in _ENVI_DATA if archive.exists(stem + ending)]
     if len(data) != 1:
-        raise ArchiveError(name, f"has {' and '.join(data) or 'no data file'} beside it, expected one of {stem}[{'|'.join(_ENVI_DATA[1:])}]")
+        raise ArchiveError(
+            name,
+            f"has {' and '.join(data) or 'no data file'} beside it, expected one of "
+            f"{stem}[{'|'.join(_ENVI_DATA[1:])}]",
+        )
     return File(role, data[0]), File(f"{role} header", name)
 
 
 @contextlib.contextmanager
-def open_scene(archive: Archive, files: Files, role: str, axes: int, variable: str = "") -> Iterator[Scene]:
-    """The scene (3 axes) or map (2) in that role. `variable` is which one of a .mat file, where it has several. Raises ArchiveError."""
+def open_scene(
+    archive: Archive, files: Files, role: str, axes: int, variable: str = ""
+) -> Iterator[Scene]:
+    """The scene (3 axes) or map (2) in that role. `variable` is which one of a .mat file, where it
+    has several. Raises ArchiveError.
+    """
     name = files.name(role)
     stamp = archive.entries()[name].stamp
     with files.local(role) as path:
         if name.lower().endswith(".mat"):
             yield _Mat(_mat_layout(name, path, stamp, axes, variable))
         elif f"{role} header" in files:
-            header = envi.parse_header(files.name(f"{role} header"), files.read(f"{role} header", envi.MAX_HEADER_BYTES))
+            header = envi.parse_header(
+                files.name(f"{role} header"), files.read(f"{role} header", envi.MAX_HEADER_BYTES)
+            )
             with envi.open_envi(name, path, stamp, header) as dataset:
                 yield _Envi(name, files.name(f"{role} header"), dataset, header)
         else:
@@ -79,21 +95,32 @@ def open_scene(archive: Archive, files: Files, role: str, axes: int, variable: s
 
 
 def as_table(name: str, pixels: np.ndarray, sensor: Sensor) -> np.ndarray:
-    """The pixels in the dtype that the table has for the sensor, every value kept. Raises ArchiveError where that cannot be, and for NaN.
+    """The pixels in the dtype that the table has for the sensor, every value kept. Raises
+    ArchiveError where that cannot be, and for NaN.
 
-    MATLAB stores whole numbers as the smallest integers that hold them, or all as doubles. Fractions in place of digital numbers, and whole
-    numbers in place of reflectance, say that the scene was scaled, which no table can undo.
+    MATLAB stores whole numbers as the smallest integers that hold them, or all as doubles.
+    Fractions in place of digital numbers, and whole numbers in place of reflectance, say that the
+    scene was scaled, which no table can undo.
     """
-    scaled = f"{pixels.dtype}, but {sensor.title} has {sensor.dtype} ({sensor.units}), which cannot hold them"
+    scaled = (
+        f"{pixels.dtype}, but {sensor.title} has {sensor.dtype} ({sensor.units}), which cannot "
+        "hold them"
+    )
     cure = "give --sensor a JSON file with the dtype, scale and units of this file"
     if pixels.dtype.kind != "f" and np.dtype(sensor.dtype).kind == "f":
         raise ArchiveError(name, f"pixels are {scaled} in the same unit; {cure}")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise ArchiveError(name, f"{(~np.isfinite(pixels)).sum()} values are NaN or infinite; write a no-data value, and {cure}, too")
+        raise ArchiveError(
+            name,
+            f"{(~np.isfinite(pixels)).sum()} values are NaN or infinite; write a no-data value, "
+            f"and {cure}, too",
+        )
     with np.errstate(invalid="ignore", over="ignore"):  # what does not fit does not come back equal
         converted = pixels.astype(sensor.dtype, copy=False)
     if not (converted == pixels).all():
-        raise ArchiveError(name, f"pixels are {scaled}, from {pixels.min():g} to {pixels.max():g}; {cure}")
+        raise ArchiveError(
+            name, f"pixels are {scaled}, from {pixels.min():g} to {pixels.max():g}; {cure}"
+        )
     return converted
 
 
@@ -101,7 +128,10 @@ def check_bytes(name: str, shape: tuple[int, int, int], dtype: str) -> None:
     """Raises ArchiveError where an array of that shape [c, h, w] takes more memory than one may."""
     claimed = math.prod(shape) * np.dtype(dtype).itemsize
     if claimed > geotiff.MAX_BYTES:
-        size = f"{' x '.join(map(str, shape))} {dtype} take {claimed / 1e6:,.0f} MB, at most {geotiff.MAX_BYTES / 1e6:,.0f} MB"
+        size = (
+            f"{' x '.join(map(str, shape))} {dtype} take {claimed / 1e6:,.0f} MB, at most "
+            f"{geotiff.MAX_BYTES / 1e6:,.0f} MB"
+        )
         raise ArchiveError(name, f"{size}; give a --patch-size, or a smaller one")
 
 
@@ -122,7 +152,9 @@ class _Mat:
 
     def pixels(self, sensor: Sensor, window: Window) -> np.ndarray:
         rows, columns = window.toslices()
-        return np.ascontiguousarray(as_table(self._layout.file[0], _mat_cube(self._layout)[:, rows, columns], sensor))
+        return np.ascontiguousarray(
+            as_table(self._layout.file[0], _mat_cube(self._layout)[:, rows, columns], sensor)
+        )
 
     def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
         return None
@@ -137,17 +169,28 @@ class _Mat:
 @functools.lru_cache(4)
 def _mat_layout(name: str, path: Path, stamp: int, axes: int, variable: str) -> _Layout:
     shapes = matfile.shapes(name, path)
-    spectra = axes == 3 and not variable and set(_SIZES) <= set(shapes) and not any(len(shape) == 3 for shape in shapes.values())
+    spectra = (
+        axes == 3
+        and not variable
+        and set(_SIZES) <= set(shapes)
+        and not any(len(shape) == 3 for shape in shapes.values())
+    )
     chosen = _chosen(name, shapes, 2 if spectra else axes, variable)
     shape, file = shapes[chosen], (name, path, stamp)
-    matfile.check_bytes(name, chosen, math.prod(shape))  # at one byte a value; how many it takes is only known when it is read
+    matfile.check_bytes(
+        name, chosen, math.prod(shape)
+    )  # at one byte a value; how many it takes is only known when it is read
     if len(shape) == 3:
         return _Layout(file, chosen, (shape[2], shape[0], shape[1]))
     if not spectra:
         return _Layout(file, chosen, (1, *shape))
     height, width = (_size(name, path, shapes, key) for key in _SIZES)
     if shape[1] != height * width:
-        raise ArchiveError(name, f"variable {chosen!r} has {shape[1]} columns, but nRow x nCol is {height} x {width}; copy it again")
+        raise ArchiveError(
+            name,
+            f"variable {chosen!r} has {shape[1]} columns, but nRow x nCol is {height} x {width}; "
+            "copy it again",
+        )
     return _Layout(file, chosen, (shape[0], height, width))
 
 
@@ -156,10 +199,17 @@ def _chosen(name: str, shapes: Mapping[str, tuple[int, ...]], axes: int, variabl
     if variable:
         found = [key for key in shapes if key == variable and len(shapes[key]) == axes]
     if len(found) != 1:
-        listed = ", ".join(f"{key} {' x '.join(map(str, shape))}" for key, shape in sorted(shapes.items())[:10]) or "no numeric arrays"
+        listed = (
+            ", ".join(
+                f"{key} {' x '.join(map(str, shape))}" for key, shape in sorted(shapes.items())[:10]
+            )
+            or "no numeric arrays"
+        )
         wanted = f"{variable!r} with {axes} axes" if variable else f"one array of {axes} axes"
         option = "--label-variable" if axes == 2 else "--variable"
-        raise ArchiveError(name, f"has {listed}; expected {wanted}; give {option} the name of the right one")
+        raise ArchiveError(
+            name, f"has {listed}; expected {wanted}; give {option} the name of the right one"
+        )
     return found[0]
 
 
@@ -170,7 +220,9 @@ def _size(name: str, path: Path, shapes: Mapping[str, tuple[int, ...]], key: str
     return int(value.item())
 
 
-@functools.lru_cache(5)  # for the next tile of the scene: an image, its ground truth and three split maps
+@functools.lru_cache(
+    5
+)  # for the next tile of the scene: an image, its ground truth and three split maps
 def _mat_cube(layout: _Layout) -> np.ndarray:
     """The whole scene, [c, h, w]."""
     name, path, _ = layout.file
@@ -180,7 +232,9 @@ def _mat_cube(layout: _Layout) -> np.ndarray:
         return array.transpose(2, 0, 1)
     if bands == 1:
         return array[None]
-    return array.reshape(bands, width, height).transpose(0, 2, 1)  # MATLAB counts pixels down the columns
+    return array.reshape(bands, width, height).transpose(
+        0, 2, 1
+    )  # MATLAB counts pixels down the columns
 
 
 # ------------------------------------------------------------------ files that GDAL reads
@@ -206,7 +260,9 @@ class _Tiff:
 
 
 class _Envi(_Tiff):
-    def __init__(self, name: str, header_name: str, dataset: rasterio.DatasetReader, header: envi.Header):
+    def __init__(
+        self, name: str, header_name: str, dataset: rasterio.DatasetReader, header: envi.Header
+    ):
         super().__init__(name, dataset)
         self._header_name, self._header = header_name, header
 
@@ -216,15 +272,25 @@ class _Envi(_Tiff):
 
     def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
         found = self._header.wavelengths_nm
-        return None if found is None else _known(self._header_name, np.array(found), sensor, self._header.unit_known)
+        return (
+            None
+            if found is None
+            else _known(self._header_name, np.array(found), sensor, self._header.unit_known)
+        )
 
 
-def _known(name: str, found_nm: np.ndarray | None, sensor: Sensor, unit_known: bool) -> np.ndarray | None:
+def _known(
+    name: str, found_nm: np.ndarray | None, sensor: Sensor, unit_known: bool
+) -> np.ndarray | None:
     """Wavelengths that agree with the table, or that it has not. Raises ArchiveError."""
     if found_nm is None:
         return None
     if not np.isnan(sensor.centres_nm).all():
         geotiff.check_wavelengths(name, found_nm, sensor)
     elif not unit_known or not np.isfinite(found_nm).all():
-        raise ArchiveError(name, "wavelengths have no unit, or are no numbers, and the sensor table has none; write their unit, or remove them")
+        raise ArchiveError(
+            name,
+            "wavelengths have no unit, or are no numbers, and the sensor table has none; write "
+            "their unit, or remove them",
+        )
     return found_nm

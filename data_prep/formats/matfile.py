@@ -1,7 +1,9 @@
-"""Reads arrays out of MATLAB's .mat files from strangers: versions 5 and 7.3. Only plain numeric arrays, each within a limit.
+"""Reads arrays out of MATLAB's .mat files from strangers: versions 5 and 7.3. Only plain numeric
+arrays, each within a limit.
 
-Version 7.3 is HDF5, read with h5py. Version 5 is a list of variables, each of which may be compressed; it is read here, by "MAT-File Level 5 File
-Format" of MathWorks, because SciPy believes what variables say of their own size, and crashes on damaged ones.
+Version 7.3 is HDF5, read with h5py. Version 5 is a list of variables, each of which may be
+compressed; it is read here, by "MAT-File Level 5 File Format" of MathWorks, because SciPy believes
+what variables say of their own size, and crashes on damaged ones.
 """
 
 from __future__ import annotations
@@ -20,42 +22,94 @@ import numpy as np
 from data_prep.archive import ArchiveError
 from data_prep.formats import hdf5
 
-MAX_BYTES = 2**30  # of the file, and of one array: Houston 2013 as doubles has 0.77 GB, and a header can claim anything
+MAX_BYTES = (
+    2**30
+    # of the file, and of one array: Houston 2013 as doubles has 0.77 GB, and a header can claim
+    # anything
+)
 
-# Version 5: kinds of elements, of arrays (mxDOUBLE_CLASS to mxUINT64_CLASS), and of numbers, which may be smaller than the array's own.
+# Version 5: kinds of elements, of arrays (mxDOUBLE_CLASS to mxUINT64_CLASS), and of numbers, which
+# may be smaller than the array's own.
 _MATRIX, _COMPRESSED = 14, 15
 _NUMERIC_CLASSES = range(6, 16)
 _COMPLEX = 0x0800
-_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_NUMBERS = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}
 _HEAD = 4096  # bytes in which the name, class and shape of a variable lie
 _WIDEST = 8  # bytes of a number
 # Version 7.3
-_NUMERIC = {b"double", b"single", b"int8", b"uint8", b"int16", b"uint16", b"int32", b"uint32", b"int64", b"uint64", b"logical"}
-# What h5py and zlib raise for bytes that are no .mat, and struct and NumPy for an end that comes too early.
-_BROKEN = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, RuntimeError, OverflowError, zlib.error, struct.error)
+_NUMERIC = {
+    b"double",
+    b"single",
+    b"int8",
+    b"uint8",
+    b"int16",
+    b"uint16",
+    b"int32",
+    b"uint32",
+    b"int64",
+    b"uint64",
+    b"logical",
+}
+# What h5py and zlib raise for bytes that are no .mat, and struct and NumPy for an end that comes
+# too early.
+_BROKEN = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    zlib.error,
+    struct.error,
+)
 
 
 def shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:
-    """{variable: shape} of the numeric arrays, axes as MATLAB has them. Structures, cells, texts and empty arrays are not listed.
+    """{variable: shape} of the numeric arrays, axes as MATLAB has them. Structures, cells, texts
+    and empty arrays are not listed.
 
     Raises ArchiveError.
     """
     with _errors(name):
         if _version(name, path) == 5:
-            return {variable.name: variable.shape for variable in _variables(name, path.read_bytes())}
+            return {
+                variable.name: variable.shape for variable in _variables(name, path.read_bytes())
+            }
         with h5py.File(path, "r", locking=False) as file:
-            return {key: found.shape[::-1] for key in file if (found := _dataset(file, key)) is not None}
+            return {
+                key: found.shape[::-1] for key in file if (found := _dataset(file, key)) is not None
+            }
 
 
 def read(name: str, path: Path, variable: str) -> np.ndarray:
     """One array of those that `shapes` lists, axes as MATLAB has them. Raises ArchiveError.
 
-    The dtype is what the file holds: MATLAB 5 writes doubles that are whole numbers as the smallest integers that hold them.
+    The dtype is what the file holds: MATLAB 5 writes doubles that are whole numbers as the smallest
+        integers that hold them.
     """
     with _errors(name):
-        array = _read_5(name, path.read_bytes(), variable) if _version(name, path) == 5 else _read_73(name, path, variable)
+        array = (
+            _read_5(name, path.read_bytes(), variable)
+            if _version(name, path) == 5
+            else _read_73(name, path, variable)
+        )
     if array.dtype.kind not in "iuf":
-        raise ArchiveError(name, f"variable {variable!r} is {array.dtype}, expected whole or real numbers")
+        raise ArchiveError(
+            name, f"variable {variable!r} is {array.dtype}, expected whole or real numbers"
+        )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -66,32 +120,47 @@ def _errors(name: str) -> Iterator[None]:
     except ArchiveError:
         raise
     except _BROKEN as error:
-        raise ArchiveError(name, f"cannot be read as .mat ({error}); it is truncated, damaged or no .mat: copy it again") from error
+        raise ArchiveError(
+            name,
+            f"cannot be read as .mat ({error}); it is truncated, damaged or no .mat: copy it again",
+        ) from error
 
 
 def _version(name: str, path: Path) -> int:
     """5, or 7 for files of version 7.3. Raises ArchiveError for others."""
     if path.stat().st_size > MAX_BYTES:
-        raise ArchiveError(name, f"has {path.stat().st_size / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; cut the scene")
+        raise ArchiveError(
+            name,
+            f"has {path.stat().st_size / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; cut the "
+            "scene",
+        )
     with open(path, "rb") as file:
         head = file.read(128)
     found = {b"\0\1IM": 5, b"\1\0MI": 5, b"\0\2IM": 7}.get(head[124:128])
     if found is None:
-        raise ArchiveError(name, "is no .mat of version 5 or 7.3; write it again in MATLAB with save -v7")
+        raise ArchiveError(
+            name, "is no .mat of version 5 or 7.3; write it again in MATLAB with save -v7"
+        )
     return found
 
 
 def check_bytes(name: str, variable: str, claimed: int) -> None:
     """Raises ArchiveError where a variable of so many bytes is more than may be read."""
     if claimed > MAX_BYTES:
-        raise ArchiveError(name, f"variable {variable!r} claims {claimed / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; cut the scene")
+        raise ArchiveError(
+            name,
+            f"variable {variable!r} claims {claimed / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} "
+            "MB; cut the scene",
+        )
 
 
 # ------------------------------------------------------------------ version 5
 
 
 class _Variable(NamedTuple):
-    """A numeric array of a file of version 5. `at` is where its numbers begin in the element, once that is plain."""
+    """A numeric array of a file of version 5. `at` is where its numbers begin in the element, once
+    that is plain.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -111,7 +180,10 @@ def _variables(name: str, data: bytes) -> Iterator[_Variable]:
         for _ in range(3):  # flags, shape and name
             _, start, size, at = _part(plain, at, order)
             parts.append(plain[start : start + size])
-        flags, shape = struct.unpack_from(f"{order}I", parts[0])[0], struct.unpack(f"{order}{len(parts[1]) // 4}i", parts[1])
+        flags, shape = (
+            struct.unpack_from(f"{order}I", parts[0])[0],
+            struct.unpack(f"{order}{len(parts[1]) // 4}i", parts[1]),
+        )
         if flags & 0xFF in _NUMERIC_CLASSES and min(shape) > 0:
             yield _Variable(parts[2].decode("ascii"), shape, bool(flags & _COMPLEX), element, at)
 
@@ -122,7 +194,10 @@ def _elements(name: str, data: bytes) -> Iterator[memoryview]:
     while at < len(data):
         kind, size = struct.unpack_from(f"{_order(data)}II", data, at)
         if kind not in (_MATRIX, _COMPRESSED) or at + 8 + size > len(data):
-            raise ArchiveError(name, f"has no whole variable at byte {at}; it is truncated or damaged: copy it again")
+            raise ArchiveError(
+                name,
+                f"has no whole variable at byte {at}; it is truncated or damaged: copy it again",
+            )
         yield view[at : at + 8 + size]
         at += 8 + size
 
@@ -139,7 +214,9 @@ def _plain(element: memoryview, order: str, limit: int) -> bytes:
 
 
 def _part(plain: bytes, at: int, order: str) -> tuple[int, int, int, int]:
-    """(kind, first byte, bytes, where the next begins) of a part of an element. Parts of up to 4 bytes have a tag of 4 bytes, others of 8."""
+    """(kind, first byte, bytes, where the next begins) of a part of an element. Parts of up to 4
+    bytes have a tag of 4 bytes, others of 8.
+    """
     (word,) = struct.unpack_from(f"{order}I", plain, at)
     if word >> 16:
         return word & 0xFFFF, at + 4, word >> 16, at + 8
@@ -150,16 +227,24 @@ def _part(plain: bytes, at: int, order: str) -> tuple[int, int, int, int]:
 def _read_5(name: str, data: bytes, wanted: str) -> np.ndarray:
     variable, order = {found.name: found for found in _variables(name, data)}[wanted], _order(data)
     if variable.is_complex:
-        raise ArchiveError(name, f"variable {wanted!r} has complex numbers, expected real ones; give another")
+        raise ArchiveError(
+            name, f"variable {wanted!r} has complex numbers, expected real ones; give another"
+        )
     count = math.prod(variable.shape)
-    limit = min(count * _WIDEST, MAX_BYTES) + _HEAD  # past the end, so that zlib compares the checksum
+    limit = (
+        min(count * _WIDEST, MAX_BYTES) + _HEAD
+    )  # past the end, so that zlib compares the checksum
     plain = _plain(variable.element, order, limit)
     kind, start, size, end = _part(plain, variable.at, order)
     dtype = np.dtype(f"{order}{_NUMBERS[kind]}")
     check_bytes(name, wanted, count * dtype.itemsize)
     if size != count * dtype.itemsize or not start + size <= len(plain) <= end:
         found = f"{size} bytes of {dtype} in {len(plain)} that are there"
-        raise ArchiveError(name, f"variable {wanted!r} has {found}, its shape {variable.shape} needs {count * dtype.itemsize}; copy it again")
+        raise ArchiveError(
+            name,
+            f"variable {wanted!r} has {found}, its shape {variable.shape} needs "
+            f"{count * dtype.itemsize}; copy it again",
+        )
     return np.frombuffer(plain, dtype, count, start).reshape(variable.shape, order="F")
 
 
@@ -176,8 +261,12 @@ def _read_73(name: str, path: Path, variable: str) -> np.ndarray:
 
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset | None:
-    """The numeric array of that name, or None where it is something else. Links to other files are not followed."""
-    if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
+    """The numeric array of that name, or None where it is something else. Links to other files are
+    not followed.
+    """
+    if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(
+        file[key], h5py.Dataset
+    ):
         return None
     dataset = file[key]
     numeric = dataset.dtype.kind in "iuf" and dataset.attrs.get("MATLAB_class", b"") in _NUMERIC

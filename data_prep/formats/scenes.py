@@ -1,4 +1,6 @@
-"""Cuts Landsat scenes and their cloud masks into tiles: what the readers of L7 Irish and L8 Biome share."""
+"""Cuts Landsat scenes and their cloud masks into tiles: what the readers of L7 Irish and L8 Biome
+share.
+"""
 
 from __future__ import annotations
 
@@ -25,32 +27,54 @@ FILL = 0
 
 @dataclasses.dataclass(frozen=True)
 class SceneReader:
-    """Scenes in <biome>/<scene>/, each an image of all bands and a cloud mask on its grid, at any depth of folders.
+    """Scenes in <biome>/<scene>/, each an image of all bands and a cloud mask on its grid, at any
+    depth of folders.
 
-    A reader of them sets `sensors` to its one sensor, LAYOUT to what errors say is expected, and has `part_of` and `time_of`.
+    A reader of them sets `sensors` to its one sensor, LAYOUT to what errors say is expected, and
+    has `part_of` and `time_of`.
     """
 
     LAYOUT: ClassVar[str]
     sensors: ClassVar[tuple[Sensor, ...]]
     archive: Archive
-    patch_size: int = option(256, "height and width of the tiles in pixels; what is left at the right and bottom edge is not converted")
-    max_nodata: float = option(0.9, "largest share of fill in a tile, by the mask; tiles with more are left out")
-    classes: str = option("raw", "raw: the codes of the mask; index: 0 to 4 in their order", choices=("raw", "index"))
+    patch_size: int = option(
+        256,
+        "height and width of the tiles in pixels; what is left at the right and bottom edge is not "
+        "converted",
+    )
+    max_nodata: float = option(
+        0.9, "largest share of fill in a tile, by the mask; tiles with more are left out"
+    )
+    classes: str = option(
+        "raw", "raw: the codes of the mask; index: 0 to 4 in their order", choices=("raw", "index")
+    )
 
     def part_of(self, folder: str, file: str) -> tuple[str, str] | None:
-        """("image" or "cloud", what tells the scenes of one folder apart) of a file name, or None for what is no file of the archive."""
+        """("image" or "cloud", what tells the scenes of one folder apart) of a file name, or None
+        for what is no file of the archive.
+        """
         raise NotImplementedError
 
     def time_of(self, file: str) -> int:
-        """Seconds since 1970 UTC of an image's file name. Raises ValueError where it has no date."""
+        """Seconds since 1970 UTC of an image's file name. Raises ValueError where it has
+        no date.
+        """
         raise NotImplementedError
 
     def items(self) -> list[Item]:
-        return sorted_by_id(item for names in self._scenes() for item in self._tiles(names["image"], names["cloud"]))
+        return sorted_by_id(
+            item for names in self._scenes() for item in self._tiles(names["image"], names["cloud"])
+        )
 
     def read(self, item: Item, files: Files) -> Sample:
-        """Raises LeftOut for a tile with too much fill, ArchiveError for anything but a good file."""
-        name, window, (sensor,) = item.files[0].name, tile_window(item.part, self.patch_size), self.sensors
+        """Raises LeftOut for a tile with too much fill, ArchiveError for anything but a
+        good file.
+        """
+        name, window, (sensor,) = (
+            item.files[0].name,
+            tile_window(item.part, self.patch_size),
+            self.sensors,
+        )
         with _open(files, "image") as dataset, _open(files, "cloud") as mask:
             cloud = geotiff.read_label_window(name, dataset, files.name("cloud"), mask, window)
             _check_codes(files.name("cloud"), cloud)
@@ -63,7 +87,11 @@ class SceneReader:
                 group=item.group,
                 product=item.id.split("/")[0],
                 time=self.time_of(PurePosixPath(name).name),
-                labels={"cloud": cloud if self.classes == "raw" else np.searchsorted(CLOUD_CODES, cloud).astype(np.uint8)},
+                labels={
+                    "cloud": cloud
+                    if self.classes == "raw"
+                    else np.searchsorted(CLOUD_CODES, cloud).astype(np.uint8)
+                },
                 **geotiff.place(dataset, window),
             )
 
@@ -74,7 +102,9 @@ class SceneReader:
             path = PurePosixPath(name)
             part = self.part_of(path.parent.name, path.name) if len(path.parts) > 2 else None
             if part is None:
-                raise ArchiveError(name, f"is no file of this archive, expected {self.LAYOUT}; move it away")
+                raise ArchiveError(
+                    name, f"is no file of this archive, expected {self.LAYOUT}; move it away"
+                )
             role, scene = part
             other = scenes[str(path.parent), scene].setdefault(role, name)
             if other != name:
@@ -82,7 +112,11 @@ class SceneReader:
         for names in scenes.values():
             if len(names) < 2:
                 missing = "cloud mask" if "image" in names else "image"
-                raise ArchiveError(min(names.values()), f"has no {missing} of its scene beside it, expected {self.LAYOUT}; copy the folder again")
+                raise ArchiveError(
+                    min(names.values()),
+                    f"has no {missing} of its scene beside it, expected {self.LAYOUT}; copy the "
+                    "folder again",
+                )
         if not scenes:
             raise ArchiveError(".", f"no GeoTIFF in it; expected {self.LAYOUT}")
         return list(scenes.values())
@@ -92,7 +126,9 @@ class SceneReader:
         try:
             self.time_of(path.name)
         except ValueError as error:
-            raise ArchiveError(image, f"its name has no date ({error}); give it its published name") from error
+            raise ArchiveError(
+                image, f"its name has no date ({error}); give it its published name"
+            ) from error
         with self.archive.local(mask) as local, geotiff.open_tiff_path(mask, local) as dataset:
             tiles = full_tiles(mask, dataset.shape, self.patch_size)
         for tile in tiles:
@@ -110,4 +146,8 @@ def _check_codes(name: str, cloud: np.ndarray) -> None:
     odd = np.setdiff1d(cloud, CLOUD_CODES)
     if len(odd):
         codes = ", ".join(map(str, CLOUD_CODES))
-        raise ArchiveError(name, f"has the code {odd[0]}, expected {codes} (fill, cloud shadow, clear, thin cloud, cloud); copy it again")
+        raise ArchiveError(
+            name,
+            f"has the code {odd[0]}, expected {codes} (fill, cloud shadow, clear, thin cloud, "
+            "cloud); copy it again",
+        )

@@ -10,14 +10,19 @@ from eo_jax.sensors import Sensor
 
 
 def stored_as(sensor: Sensor, *dtypes: str) -> dict[str, Sensor]:
-    """{dtype: row}: the table's own row, and for each other dtype a row `<id>_<dtype>`, alike but for the dtype.
+    """{dtype: row}: the table's own row, and for each other dtype a row `<id>_<dtype>`, alike but
+    for the dtype.
 
     A no-data value that the dtype cannot hold is None there.
     """
     rows = {}
     for dtype in dtypes:
-        nodata = sensor.nodata if sensor.nodata is not None and _holds(dtype, sensor.nodata) else None
-        rows[dtype] = dataclasses.replace(sensor, id=f"{sensor.id}_{dtype}", dtype=dtype, nodata=nodata)
+        nodata = (
+            sensor.nodata if sensor.nodata is not None and _holds(dtype, sensor.nodata) else None
+        )
+        rows[dtype] = dataclasses.replace(
+            sensor, id=f"{sensor.id}_{dtype}", dtype=dtype, nodata=nodata
+        )
     return {**rows, sensor.dtype: sensor}
 
 
@@ -25,4 +30,6 @@ def _holds(dtype: str, value: float) -> bool:
     if np.dtype(dtype).kind == "f":
         return True
     limits = np.iinfo(dtype)
-    return value == int(value) and limits.min <= value <= limits.max if np.isfinite(value) else False
+    return (
+        value == int(value) and limits.min <= value <= limits.max if np.isfinite(value) else False
+    )

@@ -8,16 +8,25 @@ from data_prep.archive import ArchiveError
 
 
 def full_tiles(name: str, shape: tuple[int, int], size: int) -> list[tuple[int, int]]:
-    """(row, column) of the upper left pixel of each full tile of size x size pixels. What is left at the right and bottom edge is no tile.
+    """(row, column) of the upper left pixel of each full tile of size x size pixels. What is left
+    at the right and bottom edge is no tile.
 
     Raises ArchiveError where not one fits.
     """
     if size < 1:
         raise ArchiveError("--patch-size", f"is {size}, expected 1 or more pixels")
     height, width = shape
-    tiles = [(row, column) for row in range(0, height - size + 1, size) for column in range(0, width - size + 1, size)]
+    tiles = [
+        (row, column)
+        for row in range(0, height - size + 1, size)
+        for column in range(0, width - size + 1, size)
+    ]
     if not tiles:
-        raise ArchiveError(name, f"{height} x {width} pixels hold no full tile of {size} x {size}; give a smaller --patch-size")
+        raise ArchiveError(
+            name,
+            f"{height} x {width} pixels hold no full tile of {size} x {size}; give a smaller "
+            "--patch-size",
+        )
     return tiles
 
 

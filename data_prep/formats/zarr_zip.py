@@ -1,8 +1,10 @@
-"""Reads arrays of Zarr version 2 in a zip file from strangers: every size is checked before anything is decoded, and nothing can be executed.
+"""Reads arrays of Zarr version 2 in a zip file from strangers: every size is checked before
+anything is decoded, and nothing can be executed.
 
-zarr-python decodes what a file claims, of any size and with any filter, pickles among them; and its version 3 has trouble with such files
-(https://github.com/DLR-MF-DAS/SSL4EO-S12-v1.1). A chunk is a member of the zip file, so that little is needed to read it: the parts of the format
-that xarray writes. Consolidated metadata (.zmetadata) repeat what each array says and are not read.
+zarr-python decodes what a file claims, of any size and with any filter, pickles among them; and its
+version 3 has trouble with such files (https://github.com/DLR-MF-DAS/SSL4EO-S12-v1.1). A chunk is a
+member of the zip file, so that little is needed to read it: the parts of the format that xarray
+writes. Consolidated metadata (.zmetadata) repeat what each array says and are not read.
 """
 
 from __future__ import annotations
@@ -33,11 +35,23 @@ _COMPRESSORS = (None, "blosc", "lz4", "zstd", "zlib", "gzip")
 _MAX_CHUNKS = 100_000  # that are put together at once
 _DTYPE = re.compile(r"[<>|](?:b1|[iu][1248]|f[248]|[SU][1-9]\d{0,3})|[<>]M8\[(?:s|ms|us|ns)\]")
 _AGAIN = "it is truncated or damaged: download it again"
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, OverflowError, struct.error, NotImplementedError, RuntimeError)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 class Source(NamedTuple):
-    """A zip file: its name in the archive, where it is now, and when it was changed. What is kept of it is kept by all three."""
+    """A zip file: its name in the archive, where it is now, and when it was changed. What is kept
+    of it is kept by all three.
+    """
 
     name: str
     path: Path
@@ -62,24 +76,54 @@ class Array(NamedTuple):
 
 @functools.lru_cache(256)
 def find(source: Source, key: str) -> Array | None:
-    """The metadata of an array, or None where there is no such array. Raises ArchiveError for what is not read here, such as objects."""
+    """The metadata of an array, or None where there is no such array. Raises ArchiveError for what
+    is not read here, such as objects.
+    """
     text = _member(source, f"{key}/.zarray", _MAX_JSON)
     if text is None:
         return None
     about, where = _json(source, f"{key}/.zarray", text), f"{source.name}/{key}"
-    shape, chunks = (_sizes(where, about, field, least) for field, least in (("shape", 0), ("chunks", 1)))
+    shape, chunks = (
+        _sizes(where, about, field, least) for field, least in (("shape", 0), ("chunks", 1))
+    )
     compressor = about.get("compressor")
     kind = compressor.get("id", "") if isinstance(compressor, dict) else compressor
-    if len(shape) != len(chunks) or about.get("zarr_format") != 2 or about.get("order") not in ("C", "F"):
-        raise ArchiveError(where, "is no array of Zarr version 2 (shape, chunks, order, zarr_format); " + _AGAIN)
+    if (
+        len(shape) != len(chunks)
+        or about.get("zarr_format") != 2
+        or about.get("order") not in ("C", "F")
+    ):
+        raise ArchiveError(
+            where, "is no array of Zarr version 2 (shape, chunks, order, zarr_format); " + _AGAIN
+        )
     if about.get("filters") or kind not in _COMPRESSORS:
         found = f"filters {about.get('filters')!r} and compressor {kind!r}"[:200]
-        raise ArchiveError(where, f"{found}, expected no filters and one of {', '.join(map(str, _COMPRESSORS))}; write it again with Blosc")
+        raise ArchiveError(
+            where,
+            f"{found}, expected no filters and one of {', '.join(map(str, _COMPRESSORS))}; write "
+            "it again with Blosc",
+        )
     if not (isinstance(about.get("dtype"), str) and _DTYPE.fullmatch(about["dtype"])):
-        raise ArchiveError(where, f"dtype {str(about.get('dtype'))[:50]!r}, expected numbers or text of a fixed length; objects are never read")
-    array = Array(key, shape, chunks, np.dtype(about["dtype"]), kind, about["order"], about.get("dimension_separator") or ".")
+        raise ArchiveError(
+            where,
+            f"dtype {str(about.get('dtype'))[:50]!r}, expected numbers or text of a fixed length; "
+            "objects are never read",
+        )
+    array = Array(
+        key,
+        shape,
+        chunks,
+        np.dtype(about["dtype"]),
+        kind,
+        about["order"],
+        about.get("dimension_separator") or ".",
+    )
     if array.chunk_bytes > MAX_BYTES or array.separator not in ("/", "."):
-        raise ArchiveError(where, f"chunks of {array.chunk_bytes / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; write it again in smaller ones")
+        raise ArchiveError(
+            where,
+            f"chunks of {array.chunk_bytes / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; "
+            "write it again in smaller ones",
+        )
     return array
 
 
@@ -91,22 +135,32 @@ def attributes(source: Source, key: str) -> dict[str, Any]:
 
 @functools.lru_cache(64)
 def whole(source: Source, key: str) -> np.ndarray | None:
-    """A small array, or None where there is no such array; not to be written to. Raises ArchiveError where it is not small."""
+    """A small array, or None where there is no such array; not to be written to. Raises
+    ArchiveError where it is not small.
+    """
     array = find(source, key)
     if array is None:
         return None
     size = math.prod(array.shape) * array.dtype.itemsize
     if max(size, array.chunk_bytes) > MAX_SMALL:
-        raise ArchiveError(f"{source.name}/{key}", f"takes {size / 1e6:,.0f} MB, at most {MAX_SMALL / 1e6:,.0f} MB; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/{key}",
+            f"takes {size / 1e6:,.0f} MB, at most {MAX_SMALL / 1e6:,.0f} MB; {_AGAIN}",
+        )
     return _gather(source, array, (), _decoded)
 
 
 def part(source: Source, key: str, index: tuple[int, ...]) -> np.ndarray:
-    """array[index] of an array that is there, for an index within its first axes. The last chunks decoded are kept for the next call."""
+    """array[index] of an array that is there, for an index within its first axes. The last chunks
+    decoded are kept for the next call.
+    """
     array = find(source, key)
     size = math.prod(array.shape[len(index) :]) * array.dtype.itemsize
     if size > MAX_BYTES:
-        raise ArchiveError(f"{source.name}/{key}", f"takes {size / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/{key}",
+            f"takes {size / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; {_AGAIN}",
+        )
     return _gather(source, array, index, _kept)
 
 
@@ -119,10 +173,14 @@ def _gather(source: Source, array: Array, index: tuple[int, ...], decoded: Any) 
     counts = [-(-length // size) for length, size in zip(found.shape, sizes, strict=True)]
     if math.prod(counts) > _MAX_CHUNKS:
         raise ArchiveError(
-            f"{source.name}/{array.key}", f"is cut in {math.prod(counts):,} chunks, at most {_MAX_CHUNKS:,}; write it again in larger ones"
+            f"{source.name}/{array.key}",
+            f"is cut in {math.prod(counts):,} chunks, at most {_MAX_CHUNKS:,}; write it again in "
+            "larger ones",
         )
     for rest in itertools.product(*map(range, counts)):
-        target = tuple(slice(at * size, (at + 1) * size) for at, size in zip(rest, sizes, strict=True))
+        target = tuple(
+            slice(at * size, (at + 1) * size) for at, size in zip(rest, sizes, strict=True)
+        )
         chunk = decoded(source, array, (*first, *rest))[inside]
         found[target] = chunk[tuple(slice(0, length) for length in found[target].shape)]
     return found
@@ -135,12 +193,21 @@ def _decoded(source: Source, array: Array, at: tuple[int, ...]) -> np.ndarray:
     """A chunk, whole also at the edges of its array."""
     member = f"{array.key}/{array.separator.join(map(str, at)) if at else '0'}"
     data = _member(source, member, MAX_BYTES)
-    if data is None:  # Zarr would take the fill value, and a damaged list of members would become black pixels
-        raise ArchiveError(f"{source.name}/{member}", f"is not there, expected every chunk, also empty ones; {_AGAIN}")
+    if (
+        data is None
+    ):  # Zarr would take the fill value, and a damaged list of members would become black pixels
+        raise ArchiveError(
+            f"{source.name}/{member}",
+            f"is not there, expected every chunk, also empty ones; {_AGAIN}",
+        )
     with _damage(f"{source.name}/{member}"):
         raw = _decompressed(array, data)
     if len(raw) != array.chunk_bytes:
-        raise ArchiveError(f"{source.name}/{member}", f"has {len(raw):,} bytes or more, expected the {array.chunk_bytes:,} of a chunk; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/{member}",
+            f"has {len(raw):,} bytes or more, expected the {array.chunk_bytes:,} of a chunk; "
+            f"{_AGAIN}",
+        )
     chunk = np.frombuffer(raw, array.dtype).reshape(array.chunks, order=array.order)
     chunk.flags.writeable = False
     return chunk
@@ -156,7 +223,9 @@ def _decompressed(array: Array, data: bytes) -> bytes:
         return data
     if array.compressor in ("zlib", "gzip"):
         return zlib.decompressobj(32 + zlib.MAX_WBITS).decompress(data, array.chunk_bytes + 1)
-    claimed = {"blosc": _claim_of_blosc, "lz4": _claim_of_lz4, "zstd": _claim_of_zstd}[array.compressor](data)
+    claimed = {"blosc": _claim_of_blosc, "lz4": _claim_of_lz4, "zstd": _claim_of_zstd}[
+        array.compressor
+    ](data)
     if claimed != array.chunk_bytes:
         raise ValueError(f"it claims {claimed:,} bytes, expected {array.chunk_bytes:,}")
     return bytes(numcodecs.get_codec({"id": array.compressor}).decode(data))
@@ -174,7 +243,9 @@ def _claim_of_lz4(data: bytes) -> int:
 
 
 def _claim_of_zstd(data: bytes) -> int:
-    """The content size in the header of a frame (RFC 8878, 3.1.1.1). One without it, as streams have, is refused."""
+    """The content size in the header of a frame (RFC 8878, 3.1.1.1). One without it, as streams
+    have, is refused.
+    """
     (descriptor,) = struct.unpack_from("<B", data, 4)
     single, kind = descriptor >> 5 & 1, descriptor >> 6
     if kind == 0 and not single:
@@ -189,16 +260,27 @@ def _claim_of_zstd(data: bytes) -> int:
 
 @functools.lru_cache(4)
 def _members(source: Source) -> dict[str, zipfile.ZipInfo]:
-    """{name: entry} of the zip file. Of metadata that was written twice the last counts, as for zarr-python; a chunk is there once."""
+    """{name: entry} of the zip file. Of metadata that was written twice the last counts, as for
+    zarr-python; a chunk is there once.
+    """
     found: dict[str, zipfile.ZipInfo] = {}
     with _damage(source.name), zipfile.ZipFile(source.path) as file:
         for info in file.infolist():
             name = info.orig_filename
             checked_name(name, source.name)
-            if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ArchiveError(f"{source.name}/{name}", "is encrypted or compressed by an unknown method, expected stored or deflate; " + _AGAIN)
+            if info.flag_bits & 1 or info.compress_type not in (
+                zipfile.ZIP_STORED,
+                zipfile.ZIP_DEFLATED,
+            ):
+                raise ArchiveError(
+                    f"{source.name}/{name}",
+                    "is encrypted or compressed by an unknown method, expected stored or deflate; "
+                    + _AGAIN,
+                )
             if name in found and not name.rpartition("/")[2].startswith("."):
-                raise ArchiveError(f"{source.name}/{name}", f"is there twice, expected once; {_AGAIN}")
+                raise ArchiveError(
+                    f"{source.name}/{name}", f"is there twice, expected once; {_AGAIN}"
+                )
             found[name] = info
     return found
 
@@ -208,12 +290,22 @@ def _member(source: Source, name: str, limit: int) -> bytes | None:
     if info is None:
         return None
     if info.file_size > limit:
-        raise ArchiveError(f"{source.name}/{name}", f"has {info.file_size / 1e6:,.0f} MB, at most {limit / 1e6:,.0f} MB; {_AGAIN}")
-    with _damage(f"{source.name}/{name}"), zipfile.ZipFile(source.path) as file, file.open(info) as member:
+        raise ArchiveError(
+            f"{source.name}/{name}",
+            f"has {info.file_size / 1e6:,.0f} MB, at most {limit / 1e6:,.0f} MB; {_AGAIN}",
+        )
+    with (
+        _damage(f"{source.name}/{name}"),
+        zipfile.ZipFile(source.path) as file,
+        file.open(info) as member,
+    ):
         data = member.read(info.file_size)
         member.read(1)  # nothing comes, but the checksum is compared
     if len(data) != info.file_size:
-        raise ArchiveError(f"{source.name}/{name}", f"ends after {len(data):,} of {info.file_size:,} bytes; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/{name}",
+            f"ends after {len(data):,} of {info.file_size:,} bytes; {_AGAIN}",
+        )
     return data
 
 
@@ -241,6 +333,10 @@ def _json(source: Source, member: str, text: bytes) -> dict[str, Any]:
 
 def _sizes(where: str, about: dict[str, Any], field: str, least: int) -> tuple[int, ...]:
     sizes = about.get(field)
-    if not isinstance(sizes, list) or not all(type(size) is int and least <= size < 2**31 for size in sizes):
-        raise ArchiveError(where, f"{field} is {str(sizes)[:80]}, expected a list of whole numbers; {_AGAIN}")
+    if not isinstance(sizes, list) or not all(
+        type(size) is int and least <= size < 2**31 for size in sizes
+    ):
+        raise ArchiveError(
+            where, f"{field} is {str(sizes)[:80]}, expected a list of whole numbers; {_AGAIN}"
+        )
     return tuple(sizes)

@@ -1,4 +1,6 @@
-"""What a reader of an archive is. The files in this folder are the list of readers: `spectral_earth.py` is read as `spectral-earth`."""
+"""What a reader of an archive is. The files in this folder are the list of readers:
+`spectral_earth.py` is read as `spectral-earth`.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,15 @@ TIFF = (".tif", ".tiff")
 
 
 class LeftOut(Exception):
-    """A sample that is good but not wanted, such as one under clouds; the text is the reason, the same for all of a kind, to be counted."""
+    """A sample that is good but not wanted, such as one under clouds; the text is the reason, the
+    same for all of a kind, to be counted.
+    """
 
 
 class File(NamedTuple):
-    """One file of an item: its role ("image", the name of a label, ...) and its name in the archive."""
+    """One file of an item: its role ("image", the name of a label, ...) and its name in the
+    archive.
+    """
 
     role: str
     name: str
@@ -36,11 +42,14 @@ class Item:
     """One sample that an archive has, not read yet.
 
     Attributes:
-        id: unique in the archive; items are converted in the order of their ids, so those that share a file should sort together.
+        id: unique in the archive; items are converted in the order of their ids, so those that
+            share a file should sort together.
         group: the place.
         files: begins with the image.
-        split: None where the archive has no split lists; "pixel" where each pixel has its own, in a label `<name>.split`.
-        part: which part of the files it is, as the reader counts: a window (row, column), a number in a container.
+        split: None where the archive has no split lists; "pixel" where each pixel has its own, in a
+            label `<name>.split`.
+        part: which part of the files it is, as the reader counts: a window (row, column), a number
+            in a container.
     """
 
     id: str
@@ -51,7 +60,9 @@ class Item:
 
 
 class Files:
-    """The files of one item, read when asked for. `hashes` collects {name: SHA-256} of each file that was read."""
+    """The files of one item, read when asked for. `hashes` collects {name: SHA-256} of each file
+    that was read.
+    """
 
     def __init__(self, archive: Archive, item: Item):
         self._archive, self._names = archive, {file.role: file.name for file in item.files}
@@ -84,17 +95,21 @@ class Files:
 
 @functools.lru_cache(8)
 def _sha256(path: Path, name: str, stamp: int) -> str:
-    """Of a scene that is read tile by tile, once. A member's temporary path may be used again, hence name and stamp."""
+    """Of a scene that is read tile by tile, once. A member's temporary path may be used again,
+    hence name and stamp.
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Reader(Protocol):
-    """One archive layout. A reader is a frozen dataclass of `archive` and its options (see `option`), and goes to worker processes.
+    """One archive layout. A reader is a frozen dataclass of `archive` and its options (see
+    `option`), and goes to worker processes.
 
     Attributes:
         TITLE: the archive's name for people.
-        VERSION: raised with every change that alters what is read, so that no store mixes two versions.
+        VERSION: raised with every change that alters what is read, so that no store mixes two
+            versions.
         LICENCE: what is known of the terms, for the manifest.
         sensors: rows of the sensor table that its samples may have.
     """
@@ -106,15 +121,25 @@ class Reader(Protocol):
     sensors: tuple[Sensor, ...]
 
     def items(self) -> list[Item]:
-        """All items, sorted by id, by a look at names, lists and headers only. Raises ArchiveError."""
+        """All items, sorted by id, by a look at names, lists and headers only. Raises
+        ArchiveError.
+        """
 
     def read(self, item: Item, files: Files) -> Sample:
-        """The sample of an item. Raises ArchiveError for anything but a good file, LeftOut for what the options do not want."""
+        """The sample of an item. Raises ArchiveError for anything but a good file, LeftOut for what
+        the options do not want.
+        """
 
 
-def option(default: Any, help: str, choices: Sequence[str] | None = None, metavar: str | None = None) -> Any:
-    """A field of a reader that is an option of the command line: `patch_size` is given as --patch-size. Its type is that of the default."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
+def option(
+    default: Any, help: str, choices: Sequence[str] | None = None, metavar: str | None = None
+) -> Any:
+    """A field of a reader that is an option of the command line: `patch_size` is given as
+    --patch-size. Its type is that of the default.
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": help, "choices": choices, "metavar": metavar}
+    )
 
 
 def options(kind: type) -> list[dataclasses.Field]:
@@ -124,7 +149,10 @@ def options(kind: type) -> list[dataclasses.Field]:
 
 def names() -> list[str]:
     """The readers there are."""
-    return sorted(re.sub(r"-v(\d)-(\d)$", r"-v\1.\2", module.name.replace("_", "-")) for module in pkgutil.iter_modules(__path__))
+    return sorted(
+        re.sub(r"-v(\d)-(\d)$", r"-v\1.\2", module.name.replace("_", "-"))
+        for module in pkgutil.iter_modules(__path__)
+    )
 
 
 def reader_class(name: str) -> type:
@@ -136,7 +164,9 @@ def reader_class(name: str) -> type:
 
 
 def image_files(archive: Archive, below: str = "") -> list[str]:
-    """Names of the *.tif and *.tiff files below a folder of the archive, in any case of letters, sorted."""
+    """Names of the *.tif and *.tiff files below a folder of the archive, in any case of letters,
+    sorted.
+    """
     prefix = f"{below}/" if below else ""
     return [name for name in archive.names(TIFF) if name.startswith(prefix)]
 
@@ -146,56 +176,95 @@ def sorted_by_id(items: Iterable[Item]) -> list[Item]:
     found: dict[str, Item] = {}
     for item in items:
         if item.id in found:
-            raise ArchiveError(item.files[0].name, f"has the same id {item.id!r} as {found[item.id].files[0].name}; rename one of them")
+            raise ArchiveError(
+                item.files[0].name,
+                f"has the same id {item.id!r} as {found[item.id].files[0].name}; rename one of "
+                "them",
+            )
         found[item.id] = item
     return [found[name] for name in sorted(found)]
 
 
 def text_lines(archive: Archive, name: str, limit: int = 200_000_000) -> list[str]:
-    """The lines of a text file that are not blank, stripped. Raises ArchiveError where it is not UTF-8."""
+    """The lines of a text file that are not blank, stripped. Raises ArchiveError where it is not
+    UTF-8.
+    """
     try:
         text = archive.read(name, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ArchiveError(name, f"is no UTF-8 text ({error.reason} at byte {error.start}); copy it again") from error
+        raise ArchiveError(
+            name, f"is no UTF-8 text ({error.reason} at byte {error.start}); copy it again"
+        ) from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def split_lists(archive: Archive, lists: Mapping[str, str], present: Iterable[str], below: str = "") -> dict[str, str]:
-    """{name: split} of split lists {split: file of one name a line}; names are relative to `below`. Lists that are not there are left away.
+def split_lists(
+    archive: Archive, lists: Mapping[str, str], present: Iterable[str], below: str = ""
+) -> dict[str, str]:
+    """{name: split} of split lists {split: file of one name a line}; names are relative to `below`.
+    Lists that are not there are left away.
 
-    Half a list is a mistake: raises ArchiveError for a name that is not in `present`, for one in two lists, and for one of `present` in none.
+    Half a list is a mistake: raises ArchiveError for a name that is not in `present`, for one in
+        two lists, and for one of `present` in none.
     """
-    lines = {split: (file, text_lines(archive, file)) for split, file in lists.items() if archive.exists(file)}
+    lines = {
+        split: (file, text_lines(archive, file))
+        for split, file in lists.items()
+        if archive.exists(file)
+    }
     present, found = set(present), dict[str, str]()
     for split, (file, names) in lines.items():
         for name in names:
             if name not in present:
-                raise ArchiveError(file, f"lists {name!r}, but there is no {below}{name}; remove the line, or add the file")
+                raise ArchiveError(
+                    file,
+                    f"lists {name!r}, but there is no {below}{name}; remove the line, or add the "
+                    "file",
+                )
             if name in found:
-                raise ArchiveError(file, f"lists {name!r}, which {lists[found[name]]} has already; keep one of the two lines")
+                raise ArchiveError(
+                    file,
+                    f"lists {name!r}, which {lists[found[name]]} has already; keep one of the two "
+                    "lines",
+                )
             found[name] = split
     left = sorted(present - set(found))
     if lines and left:
         there = ", ".join(sorted(lists.values()))
-        raise ArchiveError(f"{below}{left[0]}", f"is in no split list, as {len(left)} images are; list them, or remove {there}")
+        raise ArchiveError(
+            f"{below}{left[0]}",
+            f"is in no split list, as {len(left)} images are; list them, or remove {there}",
+        )
     return found
 
 
 def label_folders(archive: Archive, labels: Sequence[str]) -> dict[str, str]:
-    """{label name: folder} of --labels, folders of the archive. Raises ArchiveError for what is none."""
+    """{label name: folder} of --labels, folders of the archive. Raises ArchiveError for what is
+    none.
+    """
     for label in labels:
         if not any(name.startswith(f"{label}/") for name in archive.entries()):
-            raise ArchiveError(label, "no such label folder, or nothing in it; --labels takes names of folders of the archive, such as landuse")
+            raise ArchiveError(
+                label,
+                "no such label folder, or nothing in it; --labels takes names of folders of the "
+                "archive, such as landuse",
+            )
     return {PurePosixPath(label).name: label for label in labels}
 
 
-def with_labels(archive: Archive, image: str, below: str, folders: Mapping[str, str]) -> tuple[File, ...]:
-    """The files of an item: image, and its label maps at the same path below each label folder. Raises ArchiveError where one is missing."""
+def with_labels(
+    archive: Archive, image: str, below: str, folders: Mapping[str, str]
+) -> tuple[File, ...]:
+    """The files of an item: image, and its label maps at the same path below each label folder.
+    Raises ArchiveError where one is missing.
+    """
     inner = image.removeprefix(f"{below}/") if below else image
     files = [File("image", image)]
     for label, folder in folders.items():
         name = f"{folder}/{inner}"
         if not archive.exists(name):
-            raise ArchiveError(name, f"no such file, but {image} needs its label map {label!r} there")
+            raise ArchiveError(
+                name, f"no such file, but {image} needs its label map {label!r} there"
+            )
         files.append(File(label, name))
     return tuple(files)

@@ -1,28 +1,36 @@
-"""Reads BigEarthNet: Sentinel-2 L2A and Sentinel-1 GRD patches of 1.2 km in Europe with CORINE Land Cover classes, version 2 (reBEN) or 1.
+"""Reads BigEarthNet: Sentinel-2 L2A and Sentinel-1 GRD patches of 1.2 km in Europe with CORINE Land
+Cover classes, version 2 (reBEN) or 1.
 
 Version 2 (arXiv 2407.03653):
-    <root>/BigEarthNet-S2/<tile product>/<patch>/<patch>_{B01,...,B08,B8A,B09,B11,B12}.tif     uint16, reflectance x 10000, 0 is no-data
-    <root>/BigEarthNet-S1/<scene>/<patch>/<patch>_{VV,VH}.tif                                  float32, dB
-    <root>/Reference_Maps/<tile product>/<patch>/<patch>_reference_map.tif                     uint16, CORINE codes
-    <root>/metadata.csv       classes, splits and pairs of S1 and S2, written from metadata.parquet as below
+    <root>/BigEarthNet-S2/<tile product>/<patch>/<patch>_{B01,...,B08,B8A,B09,B11,B12}.tif
+    uint16, reflectance x 10000, 0 is no-data
+    <root>/BigEarthNet-S1/<scene>/<patch>/<patch>_{VV,VH}.tif
+    float32, dB <root>/Reference_Maps/<tile product>/<patch>/<patch>_reference_map.tif
+    uint16, CORINE codes <root>/metadata.csv       classes, splits and pairs of S1 and S2, written
+    from metadata.parquet as below
 Version 1 (arXiv 1902.06148, 2105.07921):
     <root>/BigEarthNet-v1.0/<patch>/<patch>_{B01,...}.tif, <patch>_labels_metadata.json
     <root>/BigEarthNet-S1-v1.0/<patch>/<patch>_{VV,VH}.tif, <patch>_labels_metadata.json
-    <root>/{train,val,test}.csv or bigearthnet-{train,val,test}.csv       optional; an S2 patch a line, in the first column
+    <root>/{train,val,test}.csv or bigearthnet-{train,val,test}.csv       optional; an S2 patch a
+    line, in the first column
 
-Patches have 120 x 120 pixels of 10 m; bands of 20 m have 60 x 60 pixels, bands of 60 m 20 x 20 (for --resample see ssl4eo_s12.py). A group is a
-place; an S1 patch is in that of its S2 patch. The published metadata.parquet becomes CSV by
+Patches have 120 x 120 pixels of 10 m; bands of 20 m have 60 x 60 pixels, bands of 60 m 20 x 20 (for
+--resample see ssl4eo_s12.py). A group is a place; an S1 patch is in that of its S2 patch. The
+published metadata.parquet becomes CSV by
 
-    python -c "import pandas as p
-    t = p.read_parquet('metadata.parquet'); t.assign(labels=t.labels.map(';'.join)).to_csv('metadata.csv', index=False)"
+    python -c "import pandas as p t = p.read_parquet('metadata.parquet');
+    t.assign(labels=t.labels.map(';'.join)).to_csv('metadata.csv', index=False)"
 
---labels multilabel    `multilabel` uint8 [19], of version 1 also `multilabel_43` uint8 [43] (names and order in formats/clc_labels.py). A patch
-                       of version 1 whose classes are all among those that the 19 leave out (roads, airports, ...) has 19 zeros.
---labels landcover     version 2: `landcover` [h, w], the codes of the reference map; S1 patches get that of their S2 patch. With --resample
+--labels multilabel    `multilabel` uint8 [19], of version 1 also `multilabel_43` uint8 [43] (names
+and order in formats/clc_labels.py). A patch
+                       of version 1 whose classes are all among those that the 19 leave out (roads,
+                       airports, ...) has 19 zeros.
+--labels landcover     version 2: `landcover` [h, w], the codes of the reference map; S1 patches get
+that of their S2 patch. With --resample
                        native, on the 10 m grid only.
 
-Where there are lists, patches that are in none are left out: the published ones do not have those under snow, clouds or their shadows.
-"validation" is the split `val`.
+Where there are lists, patches that are in none are left out: the published ones do not have those
+under snow, clouds or their shadows. "validation" is the split `val`.
 """
 
 from __future__ import annotations
@@ -44,10 +52,18 @@ from eo_jax.sensors import Sensor, get_sensor
 _S2 = get_sensor("sentinel2_l2a_bigearthnet")
 _S1 = get_sensor("sentinel1_grd")
 _UNLISTED = "unlisted"
-_S1_PATCH = re.compile(r"(?P<scene>S1[A-D]_IW_GRDH_1SDV_(?P<time>\d{8}T\d{6}))_(?P<place>[0-9A-Z]{5}_\d+_\d+)", re.ASCII)
-_S2_PATCH = re.compile(r"(?P<scene>S2[A-D]_MSIL2A_(?P<time>\d{8}T\d{6})_N\d{4}_R\d{3}_T[0-9A-Z]{5})_\d+_\d+", re.ASCII)
+_S1_PATCH = re.compile(
+    r"(?P<scene>S1[A-D]_IW_GRDH_1SDV_(?P<time>\d{8}T\d{6}))_(?P<place>[0-9A-Z]{5}_\d+_\d+)",
+    re.ASCII,
+)
+_S2_PATCH = re.compile(
+    r"(?P<scene>S2[A-D]_MSIL2A_(?P<time>\d{8}T\d{6})_N\d{4}_R\d{3}_T[0-9A-Z]{5})_\d+_\d+", re.ASCII
+)
 _S2_PATCH_V1 = re.compile(r"(?P<scene>S2[A-D]_MSIL2A_(?P<time>\d{8}T\d{6}))_\d+_\d+", re.ASCII)
-_EXAMPLES = {_S2_PATCH: "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_75_43", _S2_PATCH_V1: "S2A_MSIL2A_20170617T113321_4_55"}
+_EXAMPLES = {
+    _S2_PATCH: "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_75_43",
+    _S2_PATCH_V1: "S2A_MSIL2A_20170617T113321_4_55",
+}
 
 
 class Layout(NamedTuple):
@@ -70,17 +86,35 @@ LAYOUTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """BigEarthNet, one sample a patch. An item's `part` is (pixel size, class, class, ...), the classes those of metadata.csv."""
+    """BigEarthNet, one sample a patch. An item's `part` is (pixel size, class, class, ...), the
+    classes those of metadata.csv.
+    """
 
     TITLE: ClassVar[str] = "BigEarthNet"
     VERSION: ClassVar[int] = 1
-    LICENCE: ClassVar[str] = "CDLA-Permissive-1.0 (not verified); contains modified Copernicus Sentinel data"
+    LICENCE: ClassVar[str] = (
+        "CDLA-Permissive-1.0 (not verified); contains modified Copernicus Sentinel data"
+    )
     sensors: ClassVar = band_files.all_rows(_S2, _S1)
     archive: Archive
-    products: tuple[str, ...] = option((), "which of s1 and s2 (default: those that are there)", choices=("s1", "s2"))
-    resample: str = option("bilinear", "how coarser bands come onto the 10 m grid; native: a sample a grid", choices=band_files.METHODS)
-    labels: tuple[str, ...] = option((), "multilabel: classes of the patch; landcover: its reference map", choices=("multilabel", "landcover"))
-    splits: str = option("archive", "archive: by the published lists, where they are there; none: leave them unread", choices=("archive", "none"))
+    products: tuple[str, ...] = option(
+        (), "which of s1 and s2 (default: those that are there)", choices=("s1", "s2")
+    )
+    resample: str = option(
+        "bilinear",
+        "how coarser bands come onto the 10 m grid; native: a sample a grid",
+        choices=band_files.METHODS,
+    )
+    labels: tuple[str, ...] = option(
+        (),
+        "multilabel: classes of the patch; landcover: its reference map",
+        choices=("multilabel", "landcover"),
+    )
+    splits: str = option(
+        "archive",
+        "archive: by the published lists, where they are there; none: leave them unread",
+        choices=("archive", "none"),
+    )
 
     def items(self) -> list[Item]:
         layouts = self._layouts()
@@ -89,12 +123,16 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         if item.split == _UNLISTED:
-            raise LeftOut("in none of the split lists, which leave out snow, clouds and their shadows")
+            raise LeftOut(
+                "in none of the split lists, which leave out snow, clouds and their shadows"
+            )
         folder = item.files[0].name.rpartition("/")[0]
         layout = next(layout for layout in LAYOUTS if folder.startswith(f"{layout.folder}/"))
         named = layout.patch.fullmatch(folder.rpartition("/")[2])
         sensor = band_files.rows(layout.sensor, self.resample)[item.part[0]]
-        pixels, place = band_files.read_image(files, sensor, [band.name for band in sensor.bands], self.resample)
+        pixels, place = band_files.read_image(
+            files, sensor, [band.name for band in sensor.bands], self.resample
+        )
         return Sample(
             pixels=pixels,
             sensor=sensor.id,
@@ -113,25 +151,49 @@ class Reader:
         folders = set(self.archive.folders())
         there = [layout for layout in LAYOUTS if layout.folder in folders]
         if not there:
-            raise ArchiveError("BigEarthNet-S2", f"no such folder, nor {', '.join(layout.folder for layout in LAYOUTS[1:])}; give the parent of one")
+            raise ArchiveError(
+                "BigEarthNet-S2",
+                f"no such folder, nor {', '.join(layout.folder for layout in LAYOUTS[1:])}; give "
+                "the parent of one",
+            )
         if len({layout.version for layout in there}) > 1:
-            raise ArchiveError(there[0].folder, f"is of version 2, but {there[-1].folder} is of version 1; convert them apart")
+            raise ArchiveError(
+                there[0].folder,
+                f"is of version 2, but {there[-1].folder} is of version 1; convert them apart",
+            )
         absent = sorted(set(self.products) - {layout.product for layout in there})
         if absent:
-            raise ArchiveError(there[0].folder, f"is there, but no folder of {absent[0]}; leave {absent[0]} out of --products, or add the folder")
+            raise ArchiveError(
+                there[0].folder,
+                f"is there, but no folder of {absent[0]}; leave {absent[0]} out of --products, or "
+                "add the folder",
+            )
         if "landcover" in self.labels and there[0].version == 1:
-            raise ArchiveError(there[0].folder, "is of version 1, which has no reference maps; leave landcover out of --labels")
+            raise ArchiveError(
+                there[0].folder,
+                "is of version 1, which has no reference maps; leave landcover out of --labels",
+            )
         return [layout for layout in there if not self.products or layout.product in self.products]
 
     def _lists(self, version: int) -> Lists:
         if self.splits == "none":
             lists = Lists({}, {})
         else:
-            lists = bigearthnet_lists.of_version_2(self.archive) if version == 2 else bigearthnet_lists.of_version_1(self.archive)
+            lists = (
+                bigearthnet_lists.of_version_2(self.archive)
+                if version == 2
+                else bigearthnet_lists.of_version_1(self.archive)
+            )
         if version == 2 and "multilabel" in self.labels and not lists.patches:
-            problem = "unread by --splits none" if self.splits == "none" else "no such file, or nothing in it"
+            problem = (
+                "unread by --splits none"
+                if self.splits == "none"
+                else "no such file, or nothing in it"
+            )
             raise ArchiveError(
-                bigearthnet_lists.METADATA, f"{problem}, but --labels multilabel needs it; it is written by: {bigearthnet_lists.TO_CSV}"
+                bigearthnet_lists.METADATA,
+                f"{problem}, but --labels multilabel needs it; it is written by: "
+                f"{bigearthnet_lists.TO_CSV}",
             )
         return lists
 
@@ -142,16 +204,27 @@ class Reader:
             s2_patch = self._s2_patch(layout, folder, lists)
             about = lists.patches.get(s2_patch)
             wanted = about is not None or not lists.patches
-            common = {"group": _group(layout, folder, s2_patch), "split": (about.split if about else None) if wanted else _UNLISTED}
+            common = {
+                "group": _group(layout, folder, s2_patch),
+                "split": (about.split if about else None) if wanted else _UNLISTED,
+            }
             for size, row in band_files.rows(layout.sensor, self.resample).items():
-                files = tuple(File(band.name, bands[band_files.two_digits(band.name)]) for band in row.bands)
+                files = tuple(
+                    File(band.name, bands[band_files.two_digits(band.name)]) for band in row.bands
+                )
                 if wanted:
                     files += self._label_files(layout, folder, s2_patch, size)
-                item_id = f"{common['group']}/{folder.rpartition('/')[2]}" + (f"/{size}m" if size else "")
-                yield Item(item_id, files=files, part=(size, *(about.classes if about else ())), **common)
+                item_id = f"{common['group']}/{folder.rpartition('/')[2]}" + (
+                    f"/{size}m" if size else ""
+                )
+                yield Item(
+                    item_id, files=files, part=(size, *(about.classes if about else ())), **common
+                )
 
     def _s2_patch(self, layout: Layout, folder: str, lists: Lists) -> str | None:
-        """The S2 patch that a patch is or belongs to; None for an S1 patch of version 2 that no list has."""
+        """The S2 patch that a patch is or belongs to; None for an S1 patch of version 2 that no
+        list has.
+        """
         patch = folder.rpartition("/")[2]
         if layout.product == "s2":
             return patch
@@ -161,10 +234,16 @@ class Reader:
             source, form = f"{folder}/{patch}_labels_metadata.json", _S2_PATCH_V1
             found = bigearthnet_lists.s2_patch_of(self.archive, source)
         if found is not None and not form.fullmatch(found):
-            raise ArchiveError(source, f"names {found[:100]!r} as the S2 patch of {patch}, expected a name such as {_EXAMPLES[form]}; copy it again")
+            raise ArchiveError(
+                source,
+                f"names {found[:100]!r} as the S2 patch of {patch}, expected a name such as "
+                f"{_EXAMPLES[form]}; copy it again",
+            )
         return found
 
-    def _label_files(self, layout: Layout, folder: str, s2_patch: str | None, size: int) -> tuple[File, ...]:
+    def _label_files(
+        self, layout: Layout, folder: str, s2_patch: str | None, size: int
+    ) -> tuple[File, ...]:
         """The files of the labels that are asked for. Raises ArchiveError where one is missing."""
         names = {}
         if "multilabel" in self.labels and layout.version == 1:
@@ -173,24 +252,35 @@ class Reader:
             names["landcover"] = _reference_map(folder, s2_patch)
         for label, name in names.items():
             if not self.archive.exists(name):
-                raise ArchiveError(name, f"no such file, but --labels {label} needs it for {folder}; add it, or leave {label} out of --labels")
+                raise ArchiveError(
+                    name,
+                    f"no such file, but --labels {label} needs it for {folder}; add it, or leave "
+                    f"{label} out of --labels",
+                )
         return tuple(File(label, name) for label, name in names.items())
 
     def _read_labels(self, item: Item, files: Files, sensor: Sensor) -> dict[str, np.ndarray]:
         found = {}
         if "multilabel" in files:
-            found = clc_labels.labels_of_43(files.name("multilabel"), bigearthnet_lists.class_names(files.name("multilabel"), files["multilabel"]))
+            found = clc_labels.labels_of_43(
+                files.name("multilabel"),
+                bigearthnet_lists.class_names(files.name("multilabel"), files["multilabel"]),
+            )
         elif "multilabel" in self.labels:
             found["multilabel"] = clc_labels.present(item.part[1:], len(clc_labels.NAMES_19))
         if "landcover" in files:
             role = sensor.bands[band_files.finest(sensor)].name
             with geotiff.open_tiff(files.name(role), files[role]) as image:
-                found["landcover"] = geotiff.read_labels(files.name(role), image, files.name("landcover"), files["landcover"])
+                found["landcover"] = geotiff.read_labels(
+                    files.name(role), image, files.name("landcover"), files["landcover"]
+                )
         return found
 
 
 def _patches(archive: Archive, layout: Layout) -> dict[str, dict[str, str]]:
-    """{folder of a patch: {band: file}} of a layout. Raises ArchiveError for files that lie elsewhere."""
+    """{folder of a patch: {band: file}} of a layout. Raises ArchiveError for files that lie
+    elsewhere.
+    """
     found: dict[str, dict[str, str]] = {}
     for name in image_files(archive, layout.folder):
         folder, _, file = name.rpartition("/")
@@ -198,14 +288,24 @@ def _patches(archive: Archive, layout: Layout) -> dict[str, dict[str, str]]:
         named = layout.patch.fullmatch(patch)
         expected = f"{named['scene']}/{patch}" if named and layout.version == 2 else patch
         if not named or inner != expected or not file.startswith(f"{patch}_"):
-            form = "<scene>/<patch>/<patch>_<band>.tif" if layout.version == 2 else "<patch>/<patch>_<band>.tif"
-            raise ArchiveError(name, f"lies elsewhere than {layout.folder}/{form}, or is named otherwise; move it there, or out of {layout.folder}")
+            form = (
+                "<scene>/<patch>/<patch>_<band>.tif"
+                if layout.version == 2
+                else "<patch>/<patch>_<band>.tif"
+            )
+            raise ArchiveError(
+                name,
+                f"lies elsewhere than {layout.folder}/{form}, or is named otherwise; move it "
+                f"there, or out of {layout.folder}",
+            )
         found.setdefault(folder, {})[file.removeprefix(f"{patch}_").rpartition(".")[0]] = name
     return found
 
 
 def _group(layout: Layout, folder: str, s2_patch: str | None) -> str:
-    """The place: in version 1 the S2 patch; in version 2 tile, column and row, "33UUP_75_43", which names of S1 and S2 patches have alike."""
+    """The place: in version 1 the S2 patch; in version 2 tile, column and row, "33UUP_75_43", which
+    names of S1 and S2 patches have alike.
+    """
     if layout.version == 1:
         return s2_patch
     if s2_patch is None:
@@ -216,5 +316,9 @@ def _group(layout: Layout, folder: str, s2_patch: str | None) -> str:
 
 def _reference_map(folder: str, s2_patch: str | None) -> str:
     if s2_patch is None:
-        raise ArchiveError(folder, f"{bigearthnet_lists.METADATA} names no S2 patch of it, but --labels landcover needs its map; add the metadata")
+        raise ArchiveError(
+            folder,
+            f"{bigearthnet_lists.METADATA} names no S2 patch of it, but --labels landcover needs "
+            "its map; add the metadata",
+        )
     return f"Reference_Maps/{s2_patch.rsplit('_', 2)[0]}/{s2_patch}/{s2_patch}_reference_map.tif"

@@ -1,18 +1,23 @@
 """Reads whole EnMAP L2A products as DLR delivers them, and cuts them into patches.
 
     <root>/**/<scene>-METADATA.XML                    wavelengths, scale, no-data value, time
-    <root>/**/<scene>-SPECTRAL_IMAGE.TIF              int16 [224, h, w], reflectance x 10000; or -SPECTRAL_IMAGE_COG.tiff, and so for the layers
-    <root>/**/<scene>-QL_QUALITY_CLOUD.TIF            and -CLOUDSHADOW, -CIRRUS, -HAZE, -SNOW, -CLASSES, uint8 [h, w], on the same grid
+    <root>/**/<scene>-SPECTRAL_IMAGE.TIF              int16 [224, h, w], reflectance x 10000; or
+    -SPECTRAL_IMAGE_COG.tiff, and so for the layers <root>/**/<scene>-QL_QUALITY_CLOUD.TIF
+    and -CLOUDSHADOW, -CIRRUS, -HAZE, -SNOW, -CLASSES, uint8 [h, w], on the same grid
 
-<scene> is ENMAP01-____L2A-DT0000001053_20220611T072305Z_002_V010400_20231221T134421Z. The order of the bands is that of bandID in METADATA.XML, whose
-wavelengths must be those of the sensor table. By default the 202 bands of SpectralEarth are kept, picked by product band number.
+<scene> is ENMAP01-____L2A-DT0000001053_20220611T072305Z_002_V010400_20231221T134421Z. The order of
+the bands is that of bandID in METADATA.XML, whose wavelengths must be those of the sensor table. By
+default the 202 bands of SpectralEarth are kept, picked by product band number.
 
-Patches lie side by side (--stride cuts them overlapping or apart); what is left at the right and bottom edge is not converted. Patches beyond
---max-cloud or --max-nodata are left out and counted. A pixel counts as no-data where every kept band is: products flag whole bands as bad in water
-vapour, and fill them with the no-data value. Nothing tells which patches of different scenes show one place, so each patch is its own group.
-Products in a tar or zip file are unpacked to a temporary file one by one, so extracted ones are listed faster.
+Patches lie side by side (--stride cuts them overlapping or apart); what is left at the right and
+bottom edge is not converted. Patches beyond --max-cloud or --max-nodata are left out and counted. A
+pixel counts as no-data where every kept band is: products flag whole bands as bad in water vapour,
+and fill them with the no-data value. Nothing tells which patches of different scenes show one
+place, so each patch is its own group. Products in a tar or zip file are unpacked to a temporary
+file one by one, so extracted ones are listed faster.
 
-    python -m data_prep convert enmap-l2a --input products --output stores/enmap --patch-size 128 --max-cloud 0.05 --split blocks:50
+    python -m data_prep convert enmap-l2a --input products --output stores/enmap \\
+        --patch-size 128 --max-cloud 0.05 --split blocks:50
 """
 
 from __future__ import annotations
@@ -34,7 +39,10 @@ from data_prep.readers import TIFF, File, Files, Item, LeftOut, option, sorted_b
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
-_IMAGE = re.compile(r"(?P<scene>ENMAP01-____L2A-DT\d{10}_\d{8}T\d{6}Z_\d{3}_V\d{6}_\d{8}T\d{6}Z)-SPECTRAL_IMAGE(?:_COG)?\.TIFF?", re.I)
+_IMAGE = re.compile(
+    r"(?P<scene>ENMAP01-____L2A-DT\d{10}_\d{8}T\d{6}Z_\d{3}_V\d{6}_\d{8}T\d{6}Z)-SPECTRAL_IMAGE(?:_COG)?\.TIFF?",
+    re.I,
+)
 
 _MAX_PATCHES = 1_000_000  # of a product; real ones have about 1200 x 1200 pixels
 
@@ -48,24 +56,38 @@ class Reader:
     LICENCE: ClassVar[str] = "EnMAP data (c) DLR; see the licence of the EnMAP products"
     sensors: ClassVar = (ENMAP, ENMAP_PRODUCT)
     archive: Archive
-    bands: int = option(202, "202: those of SpectralEarth; 224: all of the product", choices=tuple(LAYOUTS))
+    bands: int = option(
+        202, "202: those of SpectralEarth; 224: all of the product", choices=tuple(LAYOUTS)
+    )
     patch_size: int = option(128, "side of a patch", metavar="PIXELS")
     stride: int = option(0, "from patch to patch; 0: as --patch-size", metavar="PIXELS")
-    max_cloud: float = option(0.1, "largest share of pixels under cloud, 0 to 1, by QL_QUALITY_CLOUD", metavar="SHARE")
-    max_nodata: float = option(0.0, "largest share of pixels without data in any kept band, 0 to 1", metavar="SHARE")
-    masks: tuple[str, ...] = option(tuple(QUALITY), "quality layers to keep (default: all)", choices=tuple(QUALITY))
+    max_cloud: float = option(
+        0.1, "largest share of pixels under cloud, 0 to 1, by QL_QUALITY_CLOUD", metavar="SHARE"
+    )
+    max_nodata: float = option(
+        0.0, "largest share of pixels without data in any kept band, 0 to 1", metavar="SHARE"
+    )
+    masks: tuple[str, ...] = option(
+        tuple(QUALITY), "quality layers to keep (default: all)", choices=tuple(QUALITY)
+    )
 
     def items(self) -> list[Item]:
         self._check_options()
         files = {name.lower(): name for name in self.archive.names((*TIFF, ".xml"))}
         images = [name for name in files.values() if _IMAGE.fullmatch(PurePosixPath(name).name)]
         if not images:
-            raise ArchiveError(".", "no EnMAP L2A product in it; expected ENMAP01-____L2A-DT..Z-SPECTRAL_IMAGE.TIF in it or below")
+            raise ArchiveError(
+                ".",
+                "no EnMAP L2A product in it; expected ENMAP01-____L2A-DT..Z-SPECTRAL_IMAGE.TIF in "
+                "it or below",
+            )
         return sorted_by_id(item for name in images for item in self._patches(name, files))
 
     def read(self, item: Item, files: Files) -> Sample:
         name, sensor = item.files[0].name, LAYOUTS[self.bands]
-        metadata = enmap_metadata.parse(files.name("metadata"), files.read("metadata", enmap_metadata.MAX_BYTES))
+        metadata = enmap_metadata.parse(
+            files.name("metadata"), files.read("metadata", enmap_metadata.MAX_BYTES)
+        )
         row, column = item.part
         window = Window(column, row, self.patch_size, self.patch_size)
         kept = [number - 1 for number in sensor.band_numbers]
@@ -92,7 +114,10 @@ class Reader:
             if not 0 <= share <= 1:
                 raise ArchiveError(name, f"is {share:g}, expected a share from 0 to 1")
         if self.patch_size < 1 or self.stride < 0:
-            raise ArchiveError("--patch-size, --stride", f"are {self.patch_size} and {self.stride}, expected 1 or more and 0 or more pixels")
+            raise ArchiveError(
+                "--patch-size, --stride",
+                f"are {self.patch_size} and {self.stride}, expected 1 or more and 0 or more pixels",
+            )
 
     def _patches(self, name: str, present: Mapping[str, str]) -> list[Item]:
         scene = _IMAGE.fullmatch(PurePosixPath(name).name)["scene"]
@@ -103,21 +128,41 @@ class Reader:
         size, step = self.patch_size, self.stride or self.patch_size
         rows, columns = (range(0, side - size + 1, step) for side in (height, width))
         if not 0 < len(rows) * len(columns) <= _MAX_PATCHES:
-            held = f"{height} x {width} pixels hold {len(rows) * len(columns):,} patches of {size} x {size}"
-            raise ArchiveError(name, f"{held}, expected 1 to {_MAX_PATCHES:,}; give another --patch-size or --stride")
+            held = (
+                f"{height} x {width} pixels hold {len(rows) * len(columns):,} patches of {size} x "
+                f"{size}"
+            )
+            raise ArchiveError(
+                name,
+                f"{held}, expected 1 to {_MAX_PATCHES:,}; give another --patch-size or --stride",
+            )
         corners = [(row, column) for row in rows for column in columns]
         ids = [f"{scene}/{row:05}_{column:05}" for row, column in corners]
-        return [Item(patch, patch, files, part=corner) for patch, corner in zip(ids, corners, strict=True)]
+        return [
+            Item(patch, patch, files, part=corner)
+            for patch, corner in zip(ids, corners, strict=True)
+        ]
 
     def _beside(self, name: str, scene: str, present: Mapping[str, str]) -> list[File]:
         """The other files of a product. Raises ArchiveError where one is missing."""
-        wanted = {"metadata": ("METADATA", (".xml",)), **{mask: (QUALITY[mask], TIFF) for mask in dict.fromkeys(("cloud", *self.masks))}}
+        wanted = {
+            "metadata": ("METADATA", (".xml",)),
+            **{mask: (QUALITY[mask], TIFF) for mask in dict.fromkeys(("cloud", *self.masks))},
+        }
         files = []
         for role, (part, suffixes) in wanted.items():
             stem = str(PurePosixPath(name).with_name(f"{scene}-{part}"))
-            found = [present[key] for suffix in suffixes for cog in ("", "_cog") if (key := f"{stem}{cog}{suffix}".lower()) in present]
+            found = [
+                present[key]
+                for suffix in suffixes
+                for cog in ("", "_cog")
+                if (key := f"{stem}{cog}{suffix}".lower()) in present
+            ]
             if not found:
-                raise ArchiveError(f"{stem}{suffixes[0].upper()}", f"no such file, but the product of {PurePosixPath(name).name} needs it; add it")
+                raise ArchiveError(
+                    f"{stem}{suffixes[0].upper()}",
+                    f"no such file, but the product of {PurePosixPath(name).name} needs it; add it",
+                )
             files.append(File(role, found[0]))
         return files
 

@@ -1,9 +1,12 @@
-"""Reads GeoTIFF tiles cut from EnMAP L2A products, with 224 product bands or the 202 of SpectralEarth.
+"""Reads GeoTIFF tiles cut from EnMAP L2A products, with 224 product bands or the 202 of
+SpectralEarth.
 
-    <root>/**/*.tif                                    [224 or 202, h, w], reflectance x 10000, int16 or float32
-    <root>/images/**/*.tif, <root>/labels/**/*.tif     the same with label maps, which become the label `landcover`
+    <root>/**/*.tif                                    [224 or 202, h, w], reflectance x 10000,
+    int16 or float32 <root>/images/**/*.tif, <root>/labels/**/*.tif     the same with label maps,
+    which become the label `landcover`
 
-The 202 kept bands are picked by product band number, never by sorting wavelengths. EnMAP's own quality layers (*-QL_*) are left out.
+The 202 kept bands are picked by product band number, never by sorting wavelengths. EnMAP's own
+quality layers (*-QL_*) are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +20,15 @@ import rasterio
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.readers import Files, Item, image_files, label_folders, option, sorted_by_id, with_labels
+from data_prep.readers import (
+    Files,
+    Item,
+    image_files,
+    label_folders,
+    option,
+    sorted_by_id,
+    with_labels,
+)
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
@@ -34,14 +45,21 @@ class Reader:
     sensors: ClassVar = (ENMAP,)
     archive: Archive
     labels: tuple[str, ...] = option((), "folders of label maps, laid out as the images")
-    trust_product_order: bool = option(False, "the bands of tiles without wavelength tags are bands 1 to 224, as HySpecNet-11k has them")
+    trust_product_order: bool = option(
+        False,
+        "the bands of tiles without wavelength tags are bands 1 to 224, as HySpecNet-11k has them",
+    )
 
     def items(self) -> list[Item]:
         below, folders = "", label_folders(self.archive, self.labels)
         if image_files(self.archive, "images") and image_files(self.archive, "labels"):
             below, folders = "images", {"landcover": "labels", **folders}
         inside = tuple(f"{folder}/" for folder in folders.values())
-        names = [name for name in image_files(self.archive, below) if "-QL_" not in name and not name.startswith(inside)]
+        names = [
+            name
+            for name in image_files(self.archive, below)
+            if "-QL_" not in name and not name.startswith(inside)
+        ]
         if not names:
             raise ArchiveError(below or ".", "no GeoTIFF in it or below; expected *.tif tiles")
         return sorted_by_id(self._item(name, below, folders) for name in names)
@@ -58,7 +76,10 @@ class Reader:
                 product=geotiff.product_version(name),
                 time=geotiff.acquisition_time(name, dataset),
                 wavelengths_nm=found_nm,
-                labels={file.role: geotiff.read_labels(name, dataset, file.name, files[file.role]) for file in item.files[1:]},
+                labels={
+                    file.role: geotiff.read_labels(name, dataset, file.name, files[file.role])
+                    for file in item.files[1:]
+                },
                 **geotiff.place(dataset),
             )
 
@@ -66,10 +87,18 @@ class Reader:
         tile = str(PurePosixPath(name.removeprefix(f"{below}/") if below else name).with_suffix(""))
         return Item(tile, tile, with_labels(self.archive, name, below, folders))
 
-    def _bands(self, name: str, dataset: rasterio.DatasetReader) -> tuple[list[int], np.ndarray | None]:
-        """The file's 1-based numbers of the kept bands, and their wavelengths [202] in nm, where the file has them."""
+    def _bands(
+        self, name: str, dataset: rasterio.DatasetReader
+    ) -> tuple[list[int], np.ndarray | None]:
+        """The file's 1-based numbers of the kept bands, and their wavelengths [202] in nm, where
+        the file has them.
+        """
         if dataset.count not in _LAYOUTS:
-            raise ArchiveError(name, f"{dataset.count} bands, expected all 224 of the EnMAP L2A product, or the 202 of SpectralEarth")
+            raise ArchiveError(
+                name,
+                f"{dataset.count} bands, expected all 224 of the EnMAP L2A product, or the 202 of "
+                "SpectralEarth",
+            )
         layout = _LAYOUTS[dataset.count]
         found_nm = geotiff.wavelengths_nm(name, dataset)
         if found_nm is not None:
@@ -82,5 +111,12 @@ class Reader:
 
 
 def _untagged(count: int) -> str:
-    cure = "; or give --trust-product-order where the tiles have bands 1 to 224 in order" if count == len(ENMAP_PRODUCT.bands) else ""
-    return f"no band has a tag `wavelength`, so the order of its {count} bands is a guess; write the tags{cure}"
+    cure = (
+        "; or give --trust-product-order where the tiles have bands 1 to 224 in order"
+        if count == len(ENMAP_PRODUCT.bands)
+        else ""
+    )
+    return (
+        f"no band has a tag `wavelength`, so the order of its {count} bands is a guess; write the "
+        f"tags{cure}"
+    )

@@ -1,13 +1,17 @@
-"""Reads EuroSAT (doi 10.1109/JSTARS.2019.2918242): 27,000 Sentinel-2 L1C patches of ten classes of land use, with all 13 bands.
+"""Reads EuroSAT (doi 10.1109/JSTARS.2019.2918242): 27,000 Sentinel-2 L1C patches of ten classes of
+land use, with all 13 bands.
 
-    <root>/**/<Class>/<Class>_<number>.tif          uint16 [13, 64, 64], DN = reflectance x 10000, without the offset of later baselines
-    <root>/eurosat-{train,val,test}.txt             torchgeo's lists, one <Class>_<number>.jpg or .tif a line: --splits random
+    <root>/**/<Class>/<Class>_<number>.tif          uint16 [13, 64, 64], DN = reflectance x 10000,
+    without the offset of later baselines <root>/eurosat-{train,val,test}.txt             torchgeo's
+    lists, one <Class>_<number>.jpg or .tif a line: --splits random
     <root>/eurosat-spatial-{train,val,test}.txt     the same by longitude: --splits spatial
     <root>/eurosat-100-{train,val,test}.txt         of the subset of 100 images: --splits 100
 
-The files have the bands B01 to B09, B10, B11, B12, B8A; here B8A comes after B08, as in the sensor table. Label `class`: the position, from 1, of the
-folder's name in AnnualCrop, Forest, HerbaceousVegetation, Highway, Industrial, Pasture, PermanentCrop, Residential, River, SeaLake. A pixel of 0
-is a value as any other: the files have none for no-data. Times are not published. EuroSATallBands.zip is read as downloaded.
+The files have the bands B01 to B09, B10, B11, B12, B8A; here B8A comes after B08, as in the sensor
+table. Label `class`: the position, from 1, of the folder's name in AnnualCrop, Forest,
+HerbaceousVegetation, Highway, Industrial, Pasture, PermanentCrop, Residential, River, SeaLake. A
+pixel of 0 is a value as any other: the files have none for no-data. Times are not published.
+EuroSATallBands.zip is read as downloaded.
 """
 
 from __future__ import annotations
@@ -21,7 +25,16 @@ import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.readers import File, Files, Item, image_files, option, sorted_by_id, split_lists, text_lines
+from data_prep.readers import (
+    File,
+    Files,
+    Item,
+    image_files,
+    option,
+    sorted_by_id,
+    split_lists,
+    text_lines,
+)
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 
@@ -43,7 +56,11 @@ SIZE = 64  # pixels, height and width
 _SENSOR = get_sensor("sentinel2_l1c")
 _PICK = [FILE_ORDER.index(band.name) for band in _SENSOR.bands]
 _NAME = re.compile(r"(?:.*/)?(\w+)/(\1_\d+)\.tif", re.IGNORECASE)
-_LISTS = {"random": "eurosat-{}.txt", "spatial": "eurosat-spatial-{}.txt", "100": "eurosat-100-{}.txt"}
+_LISTS = {
+    "random": "eurosat-{}.txt",
+    "spatial": "eurosat-spatial-{}.txt",
+    "100": "eurosat-100-{}.txt",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,19 +72,30 @@ class Reader:
     LICENCE: ClassVar[str] = "not stated; modified Copernicus Sentinel data"
     sensors: ClassVar = (_SENSOR,)
     archive: Archive
-    splits: str = option("none", "which of the split lists beside the images to use", choices=("none", *_LISTS))
+    splits: str = option(
+        "none", "which of the split lists beside the images to use", choices=("none", *_LISTS)
+    )
 
     def items(self) -> list[Item]:
         images: dict[str, str] = {}
         for name in image_files(self.archive):
             image_id = _image_id(name)
             if image_id in images:
-                raise ArchiveError(name, f"is the same image as {images[image_id]}; remove one of them")
+                raise ArchiveError(
+                    name, f"is the same image as {images[image_id]}; remove one of them"
+                )
             images[image_id] = name
         if not images:
-            raise ArchiveError(".", "no GeoTIFF in it; expected <Class>/<Class>_<number>.tif at any depth, of EuroSATallBands.zip")
+            raise ArchiveError(
+                ".",
+                "no GeoTIFF in it; expected <Class>/<Class>_<number>.tif at any depth, of "
+                "EuroSATallBands.zip",
+            )
         splits = self._splits(images)
-        return sorted_by_id(Item(image_id, image_id, (File("image", name),), splits.get(image_id)) for image_id, name in images.items())
+        return sorted_by_id(
+            Item(image_id, image_id, (File("image", name),), splits.get(image_id))
+            for image_id, name in images.items()
+        )
 
     def read(self, item: Item, files: Files) -> Sample:
         name = item.files[0].name
@@ -84,15 +112,26 @@ class Reader:
             )
 
     def _splits(self, images: Iterable[str]) -> dict[str, str]:
-        """{image id: split} by the chosen lists. Raises ArchiveError where one of the three is missing, and as `split_lists` does."""
+        """{image id: split} by the chosen lists. Raises ArchiveError where one of the three is
+        missing, and as `split_lists` does.
+        """
         if self.splits == "none":
             return {}
         lists = {split: _LISTS[self.splits].format(split) for split in ("train", "val", "test")}
         absent = [name for name in lists.values() if not self.archive.exists(name)]
         if absent:
-            raise ArchiveError(absent[0], f"no such list, which --splits {self.splits} needs; download it to the top folder, or give --splits none")
-        # torchgeo's lists name the images .jpg, as the RGB version of EuroSAT has them; later copies name them .tif.
-        suffix = ".jpg" if any(line.endswith(".jpg") for line in text_lines(self.archive, lists["train"])) else ".tif"
+            raise ArchiveError(
+                absent[0],
+                f"no such list, which --splits {self.splits} needs; download it to the top folder, "
+                "or give --splits none",
+            )
+        # torchgeo's lists name the images .jpg, as the RGB version of EuroSAT has them; later
+        # copies name them .tif.
+        suffix = (
+            ".jpg"
+            if any(line.endswith(".jpg") for line in text_lines(self.archive, lists["train"]))
+            else ".tif"
+        )
         ids = {f"{image_id.split('/')[1]}{suffix}": image_id for image_id in images}
         return {ids[line]: split for line, split in split_lists(self.archive, lists, ids).items()}
 
@@ -101,5 +140,9 @@ def _image_id(name: str) -> str:
     """ "<Class>/<Class>_<number>". Raises ArchiveError for a file that is no image of EuroSAT."""
     found = _NAME.fullmatch(name)
     if not found or found[1] not in CLASSES:
-        raise ArchiveError(name, f"is no image of EuroSAT, expected <Class>/<Class>_<number>.tif, a class of {', '.join(CLASSES)}; move it away")
+        raise ArchiveError(
+            name,
+            "is no image of EuroSAT, expected <Class>/<Class>_<number>.tif, a class of "
+            f"{', '.join(CLASSES)}; move it away",
+        )
     return f"{found[1]}/{found[2]}"

@@ -1,12 +1,15 @@
-"""Reads GeoNRW (IEEE DataPort): aerial photographs, elevation and land cover of North Rhine-Westphalia, at 1 m.
+"""Reads GeoNRW (IEEE DataPort): aerial photographs, elevation and land cover of North
+Rhine-Westphalia, at 1 m.
 
     <root>/<city>/<x>_<y>_rgb.jp2     or .tif, uint8 [3, h, w]
     <root>/<city>/<x>_<y>_dem.tif     float32 [1, h, w], metres
     <root>/<city>/<x>_<y>_seg.tif     class codes [h, w], 0 background and 10 classes
 
-Tiles of 1000 x 1000 pixels are cut into full patches; what is left at the right and bottom edge is not converted. Each patch is two samples in one
-group, `geonrw_rgb` and `geonrw_dem`, each with the label `landcover`, raw codes. *_sar.tif, which some copies have, are left out. The archive has no
-split lists (torchgeo tests on duesseldorf, herne and neuss); neighbouring patches look alike, so blocks are a fairer split than single patches.
+Tiles of 1000 x 1000 pixels are cut into full patches; what is left at the right and bottom edge is
+not converted. Each patch is two samples in one group, `geonrw_rgb` and `geonrw_dem`, each with the
+label `landcover`, raw codes. *_sar.tif, which some copies have, are left out. The archive has no
+split lists (torchgeo tests on duesseldorf, herne and neuss); neighbouring patches look alike, so
+blocks are a fairer split than single patches.
 """
 
 from __future__ import annotations
@@ -44,13 +47,17 @@ class Reader:
     patch_size: int = option(250, "height and width of the patches in pixels")
 
     def items(self) -> list[Item]:
-        return sorted_by_id(item for tile, files in self._tiles().items() for item in self._items(tile, files))
+        return sorted_by_id(
+            item for tile, files in self._tiles().items() for item in self._items(tile, files)
+        )
 
     def read(self, item: Item, files: Files) -> Sample:
         name, window = item.files[0].name, tile_window(item.part, self.patch_size)
         sensor = _SENSORS[item.id.split("/")[2]]
         with files.local("image") as path, _open(name, path) as dataset:
-            landcover = geotiff.read_labels(name, dataset, files.name("landcover"), files["landcover"])
+            landcover = geotiff.read_labels(
+                name, dataset, files.name("landcover"), files["landcover"]
+            )
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor, window),
                 sensor=sensor.id,
@@ -66,26 +73,47 @@ class Reader:
         for name in self.archive.names((".tif", ".tiff", ".jp2")):
             found = _NAME.fullmatch(name)
             if not found:
-                raise ArchiveError(name, "is no file of GeoNRW, expected <city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}; move it away")
+                raise ArchiveError(
+                    name,
+                    "is no file of GeoNRW, expected <city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}; move "
+                    "it away",
+                )
             kinds, kind = tiles.setdefault(found[1], {}), found[2] or found[3]
             if kind in kinds:
                 raise ArchiveError(name, f"the tile has {kinds[kind]} already; keep one of them")
             kinds[kind] = name
         if not tiles:
-            raise ArchiveError(".", "no GeoNRW in it; expected <city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}")
+            raise ArchiveError(
+                ".", "no GeoNRW in it; expected <city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}"
+            )
         return tiles
 
     def _items(self, tile: str, names: Mapping[str, str]) -> Iterator[Item]:
         for kind in ("rgb", "dem", "seg"):
             if kind not in names:
-                raise ArchiveError(f"{tile}_{kind}", f"no such file, but there is {min(names.values())}; copy the tile again")
-        with self.archive.local(names["seg"]) as path, geotiff.open_tiff_path(names["seg"], path) as dataset:
+                raise ArchiveError(
+                    f"{tile}_{kind}",
+                    f"no such file, but there is {min(names.values())}; copy the tile again",
+                )
+        with (
+            self.archive.local(names["seg"]) as path,
+            geotiff.open_tiff_path(names["seg"], path) as dataset,
+        ):
             patches = full_tiles(names["seg"], dataset.shape, self.patch_size)
         for kind in _SENSORS:
             for patch in patches:
                 files = (File("image", names[kind]), File("landcover", names["seg"]))
-                yield Item(f"{tile}/{kind}/{tile_name(patch)}", f"{tile}/{tile_name(patch)}", files, part=patch)
+                yield Item(
+                    f"{tile}/{kind}/{tile_name(patch)}",
+                    f"{tile}/{tile_name(patch)}",
+                    files,
+                    part=patch,
+                )
 
 
 def _open(name: str, path: Path) -> contextlib.AbstractContextManager[rasterio.DatasetReader]:
-    return geotiff.open_jp2_path(name, path) if name.endswith(".jp2") else geotiff.open_tiff_path(name, path)
+    return (
+        geotiff.open_jp2_path(name, path)
+        if name.endswith(".jp2")
+        else geotiff.open_tiff_path(name, path)
+    )

@@ -1,28 +1,38 @@
-r"""Reads any folder of GeoTIFFs of one sensor, all its bands in one file, by a band table that the user gives.
+r"""Reads any folder of GeoTIFFs of one sensor, all its bands in one file, by a band table that the
+user gives.
 
-    <root>/**/*.tif                                    [c, h, w], the bands of --sensor, in its order, dtype and digital numbers
-    <root>/images/**/*.tif, <root>/labels/**/*.tif     the same with label maps, in labels/ or in folders of --labels, and called as their folder
-    <root>/splits/{train,val,test}.txt                 one image a line, as it is called below images/ (or <root>); optional, whole or not at all
+    <root>/**/*.tif                                    [c, h, w], the bands of --sensor, in its
+    order, dtype and digital numbers <root>/images/**/*.tif, <root>/labels/**/*.tif     the same
+    with label maps, in labels/ or in folders of --labels, and called as their folder
+    <root>/splits/{train,val,test}.txt                 one image a line, as it is called below
+    images/ (or <root>); optional, whole or not at all
 
---sensor is an id of the sensor table or a band table, a JSON file. Nothing is guessed: bands, dtype, no-data value and scale of every file have to be
-those of the table, and wavelength tags, where there are any, too. For a drone camera of four bands, as reflectance x 32768 without a no-data value:
+--sensor is an id of the sensor table or a band table, a JSON file. Nothing is guessed: bands,
+dtype, no-data value and scale of every file have to be those of the table, and wavelength tags,
+where there are any, too. For a drone camera of four bands, as reflectance x 32768 without a no-data
+value:
 
-    {"id": "drone", "title": "Drone camera, four bands", "gsd_m": 0.05, "dtype": "uint16", "scale": 3.0517578125e-05, "units": "reflectance",
+    {"id": "drone", "title": "Drone camera, four bands", "gsd_m": 0.05, "dtype": "uint16", "scale":
+    3.0517578125e-05, "units": "reflectance",
      "nodata": null, "true_colour": [2, 1, 0], "source": "data sheet of the camera",
      "bands": {"name": ["green", "red", "red edge", "NIR"], "number": [1, 2, 3, 4],
                "centre_nm": [550, 660, 735, 790], "fwhm_nm": [40, 40, 10, 40]}}
 
-"true_colour" are band indices from 0 for red, green and blue; leave it out where there is no such band. A row of the table, to begin with:
+"true_colour" are band indices from 0 for red, green and blue; leave it out where there is no such
+band. A row of the table, to begin with:
 
-    python -c "import json, eo_jax.sensors as s; print(json.dumps(s.get_sensor('sentinel2_l2a').row(), indent=1))" > bands.json
+    python -c "import json, eo_jax.sensors as s;
+    print(json.dumps(s.get_sensor('sentinel2_l2a').row(), indent=1))" > bands.json
 
 Place and time come from the file name, the path below images/ (or <root>), by regular expressions:
 
-    python -m data_prep convert geotiff --input flights --output stores/flights --sensor bands.json --patch-size 256 \
+    python -m data_prep convert geotiff --input flights --output stores/flights \
+        --sensor bands.json --patch-size 256 \
         --group-regex '^(?P<group>[^/]+)/' --time-regex '_(?P<time>\d{8}T\d{6})' --val 'north/*'
 
-Without them a file is a place and has no time. Patches are full squares from the upper left; the patches at one position in the files of a place are
-one place, which is right where those files are dates on one grid. Patches and files without any data are left out and counted.
+Without them a file is a place and has no time. Patches are full squares from the upper left; the
+patches at one position in the files of a place are one place, which is right where those files are
+dates on one grid. Patches and files without any data are left out and counted.
 """
 
 from __future__ import annotations
@@ -43,7 +53,18 @@ from rasterio.windows import Window
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
-from data_prep.readers import File, Files, Item, LeftOut, image_files, label_folders, option, sorted_by_id, split_lists, with_labels
+from data_prep.readers import (
+    File,
+    Files,
+    Item,
+    LeftOut,
+    image_files,
+    label_folders,
+    option,
+    sorted_by_id,
+    split_lists,
+    with_labels,
+)
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 
@@ -59,18 +80,32 @@ class Reader:
     LICENCE: ClassVar[str] = "not stated"
     archive: Archive
     sensor: str = option("", "id of the sensor table, or path of a band table (JSON); required")
-    pattern: str = option("*", "which files, such as '*_SR.tif'; * stands for folders, too", metavar="PATTERN")
+    pattern: str = option(
+        "*", "which files, such as '*_SR.tif'; * stands for folders, too", metavar="PATTERN"
+    )
     labels: tuple[str, ...] = option((), "folders of label maps, laid out as the images")
-    patch_size: int = option(0, "height and width of patches in pixels; 0 for whole files", metavar="N")
-    group_regex: str = option("", "finds the place in a file name, as (?P<group>...)", metavar="REGEX")
+    patch_size: int = option(
+        0, "height and width of patches in pixels; 0 for whole files", metavar="N"
+    )
+    group_regex: str = option(
+        "", "finds the place in a file name, as (?P<group>...)", metavar="REGEX"
+    )
     time_regex: str = option("", "finds the time in a file name, as (?P<time>...)", metavar="REGEX")
-    time_format: str = option("", "of the time, such as %%d%%m%%Y; UTC where it has no zone (default: ISO, as 20220724T104526)", metavar="F")
+    time_format: str = option(
+        "",
+        "of the time, such as %%d%%m%%Y; UTC where it has no zone (default: ISO, as "
+        "20220724T104526)",
+        metavar="F",
+    )
 
     @functools.cached_property
     def sensors(self) -> tuple[Sensor, ...]:
         """The one sensor. Raises ValueError."""
         if not self.sensor:
-            raise ValueError("--sensor is missing; give an id of the sensor table or the path of a band table, see `convert geotiff --help`")
+            raise ValueError(
+                "--sensor is missing; give an id of the sensor table or the path of a band table, "
+                "see `convert geotiff --help`"
+            )
         return (get_sensor(self.sensor),)
 
     @functools.cached_property
@@ -86,7 +121,11 @@ class Reader:
             folders = {"labels": "labels", **folders}
         names = self._images(folders)
         splits = split_lists(self.archive, _SPLITS, map(self._inner, names))
-        return sorted_by_id(item for name in names for item in self._items(name, folders, splits.get(self._inner(name))))
+        return sorted_by_id(
+            item
+            for name in names
+            for item in self._items(name, folders, splits.get(self._inner(name)))
+        )
 
     def read(self, item: Item, files: Files) -> Sample:
         name, (sensor,) = item.files[0].name, self.sensors
@@ -102,7 +141,10 @@ class Reader:
                 group=item.group,
                 time=self._time(name),
                 wavelengths_nm=_wavelengths_nm(name, dataset, sensor),
-                labels={file.role: _labels(name, dataset, file, files, window) for file in item.files[1:]},
+                labels={
+                    file.role: _labels(name, dataset, file, files, window)
+                    for file in item.files[1:]
+                },
                 **geotiff.place(dataset, window),
             )
 
@@ -110,22 +152,35 @@ class Reader:
         """Raises ValueError for options that cannot work, before a file is opened."""
         _ = self.sensors
         if self.patch_size < 0:
-            raise ValueError(f"--patch-size {self.patch_size}; expected pixels, or 0 for whole files")
+            raise ValueError(
+                f"--patch-size {self.patch_size}; expected pixels, or 0 for whole files"
+            )
         if self.time_format and not self.time_regex:
-            raise ValueError("--time-format says how a time is written; give --time-regex, which says where")
+            raise ValueError(
+                "--time-format says how a time is written; give --time-regex, which says where"
+            )
         for name, pattern in (("group", self.group_regex), ("time", self.time_regex)):
             if pattern and name not in _compiled(name, pattern).groupindex:
-                raise ValueError(f"--{name}-regex {pattern!r} has no group of the name {name!r}; write (?P<{name}>...) around what is wanted")
+                raise ValueError(
+                    f"--{name}-regex {pattern!r} has no group of the name {name!r}; write "
+                    f"(?P<{name}>...) around what is wanted"
+                )
 
     def _inner(self, name: str) -> str:
         return name.removeprefix(f"{self._below}/") if self._below else name
 
     def _images(self, folders: dict[str, str]) -> list[str]:
         inside = tuple(f"{folder}/" for folder in folders.values())
-        found = [name for name in image_files(self.archive, self._below) if not name.startswith(inside)]
+        found = [
+            name for name in image_files(self.archive, self._below) if not name.startswith(inside)
+        ]
         names = [name for name in found if fnmatch.fnmatchcase(self._inner(name), self.pattern)]
         if not names:
-            what = f"none of its {len(found)} GeoTIFFs matches --pattern {self.pattern!r}" if found else "no GeoTIFF in it or below; expected *.tif"
+            what = (
+                f"none of its {len(found)} GeoTIFFs matches --pattern {self.pattern!r}"
+                if found
+                else "no GeoTIFF in it or below; expected *.tif"
+            )
             raise ArchiveError(self._below or ".", what)
         return names
 
@@ -138,10 +193,15 @@ class Reader:
             yield Item(inner, group, files, split)
             return
         for part in self._parts(files[0]):
-            yield Item(f"{inner}/{tile_name(part)}", f"{group}/{tile_name(part)}", files, split, part)
+            yield Item(
+                f"{inner}/{tile_name(part)}", f"{group}/{tile_name(part)}", files, split, part
+            )
 
     def _parts(self, image: File) -> list[tuple[int, int]]:
-        with self.archive.local(image.name) as path, geotiff.open_tiff_path(image.name, path) as dataset:
+        with (
+            self.archive.local(image.name) as path,
+            geotiff.open_tiff_path(image.name, path) as dataset,
+        ):
             return full_tiles(image.name, dataset.shape, self.patch_size)
 
     def _time(self, name: str) -> int | None:
@@ -151,20 +211,34 @@ class Reader:
         text = self._found("time", self.time_regex, name)
         try:
             parse = datetime.datetime.fromisoformat
-            moment = datetime.datetime.strptime(text, self.time_format) if self.time_format else parse(text)
+            moment = (
+                datetime.datetime.strptime(text, self.time_format)
+                if self.time_format
+                else parse(text)
+            )
         except ValueError as error:
-            how = f"--time-format {self.time_format!r}" if self.time_format else "an ISO time; give --time-format"
+            how = (
+                f"--time-format {self.time_format!r}"
+                if self.time_format
+                else "an ISO time; give --time-format"
+            )
             raise ArchiveError(name, f"its time is {text!r}, expected {how}") from error
         return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
 
     def _found(self, group: str, pattern: str, name: str) -> str:
         match = _compiled(group, pattern).search(self._inner(name))
         if not (match and match[group]):
-            raise ArchiveError(name, f"--{group}-regex {pattern!r} finds nothing in its name; mend it, or leave the file out by --pattern")
+            raise ArchiveError(
+                name,
+                f"--{group}-regex {pattern!r} finds nothing in its name; mend it, or leave the "
+                "file out by --pattern",
+            )
         return match[group]
 
 
-def _labels(image_name: str, image: rasterio.DatasetReader, file: File, files: Files, window: Window | None) -> np.ndarray:
+def _labels(
+    image_name: str, image: rasterio.DatasetReader, file: File, files: Files, window: Window | None
+) -> np.ndarray:
     """A label map [h, w], or no more than a window of it: it may be as large as the image."""
     with files.local(file.role) as path, geotiff.open_tiff_path(file.name, path) as dataset:
         return geotiff.read_label_window(image_name, image, file.name, dataset, window)
@@ -175,11 +249,17 @@ def _compiled(name: str, pattern: str) -> re.Pattern:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"--{name}-regex {pattern!r} is no regular expression ({error}); mend it") from error
+        raise ValueError(
+            f"--{name}-regex {pattern!r} is no regular expression ({error}); mend it"
+        ) from error
 
 
-def _wavelengths_nm(name: str, dataset: rasterio.DatasetReader, sensor: Sensor) -> np.ndarray | None:
-    """Of the band tags, where there are any; held against the table, where that has wavelengths. Raises ArchiveError."""
+def _wavelengths_nm(
+    name: str, dataset: rasterio.DatasetReader, sensor: Sensor
+) -> np.ndarray | None:
+    """Of the band tags, where there are any; held against the table, where that has wavelengths.
+    Raises ArchiveError.
+    """
     found = geotiff.wavelengths_nm(name, dataset)
     if found is not None and np.isfinite(sensor.centres_nm).all():
         geotiff.check_wavelengths(name, found, sensor)

@@ -1,23 +1,30 @@
-"""Reads one hyperspectral scene with its ground truth, such as Pavia University, Salinas, Houston 2013 or a flight over Berlin.
+"""Reads one hyperspectral scene with its ground truth, such as Pavia University, Salinas, Houston
+2013 or a flight over Berlin.
 
     <root>/<image>                one of these, given as --image:
-        *.mat                     [h, w, c], version 5 or 7.3; or a matrix [c, w * h] with nRow and nCol beside it, as Jasper Ridge
-        *.hdr                     header of an ENVI pair, whose data file may be gzip-compressed
-        *.tif                     [c, h, w]
-    <root>/<ground truth>         class numbers [h, w], 0 where there is no label, in the same formats: --ground-truth
-    <root>/<train map> ...        the same with the pixels of one split: --train-map, --test-map, and --val-map where there is one
+        *.mat                     [h, w, c], version 5 or 7.3; or a matrix [c, w * h] with nRow and
+        nCol beside it, as Jasper Ridge *.hdr                     header of an ENVI pair, whose data
+        file may be gzip-compressed *.tif                     [c, h, w]
+    <root>/<ground truth>         class numbers [h, w], 0 where there is no label, in the same
+    formats: --ground-truth <root>/<train map> ...        the same with the pixels of one split:
+    --train-map, --test-map, and --val-map where there is one
 
---sensor is the row of the sensor table whose bands the image has, or a JSON file with a row of your own: .mat files do not say what their bands are.
-Pixels are stored in the dtype of that row, every value kept; a scene that was scaled to fractions needs a row that says so.
+--sensor is the row of the sensor table whose bands the image has, or a JSON file with a row of your
+own: .mat files do not say what their bands are. Pixels are stored in the dtype of that row, every
+value kept; a scene that was scaled to fractions needs a row that says so.
 
-The scene is one sample, or with --patch-size several that lie side by side; those at the right and bottom edge are smaller, so that no pixel is left
-out or used twice. Ids end in the row and column of the upper left pixel, r00032_c00064. The ground truth becomes the label `landcover`. With split
-maps a label `landcover.split` says for each pixel 0 none, 1 train, 2 val, 3 test, and only labels of that split are used; without them the options
-for splits of all readers hold, with each tile as its own place.
+The scene is one sample, or with --patch-size several that lie side by side; those at the right and
+bottom edge are smaller, so that no pixel is left out or used twice. Ids end in the row and column
+of the upper left pixel, r00032_c00064. The ground truth becomes the label `landcover`. With split
+maps a label `landcover.split` says for each pixel 0 none, 1 train, 2 val, 3 test, and only labels
+of that split are used; without them the options for splits of all readers hold, with each tile as
+its own place.
 
-    python -m data_prep convert hsi-scene --input salinas_a --output stores/salinas_a --image SalinasA_corrected.mat --ground-truth SalinasA_gt.mat \\
+    python -m data_prep convert hsi-scene --input salinas_a --output stores/salinas_a \\
+        --image SalinasA_corrected.mat --ground-truth SalinasA_gt.mat \\
         --sensor aviris_salinas
-    python -m data_prep convert hsi-scene --input pavia --output stores/pavia --image PaviaU.mat --train-map TRpaviaU.mat --test-map TSpaviaU.mat \\
+    python -m data_prep convert hsi-scene --input pavia --output stores/pavia --image PaviaU.mat \\
+        --train-map TRpaviaU.mat --test-map TSpaviaU.mat \\
         --sensor rosis_pavia_university --patch-size 64
 """
 
@@ -56,14 +63,22 @@ class Reader:
     val_map: str = option("", "class numbers of the pixels for validation", metavar="FILE")
     test_map: str = option("", "class numbers of the pixels for test", metavar="FILE")
     variable: str = option("", "the image's name in a .mat file that has several", metavar="NAME")
-    label_variable: str = option("", "the ground truth's name in a .mat file that has several maps", metavar="NAME")
-    patch_size: int = option(0, "side of a tile; 0: the whole scene is one sample", metavar="PIXELS")
+    label_variable: str = option(
+        "", "the ground truth's name in a .mat file that has several maps", metavar="NAME"
+    )
+    patch_size: int = option(
+        0, "side of a tile; 0: the whole scene is one sample", metavar="PIXELS"
+    )
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
         """The one that was given. Raises ValueError where there is none."""
         if not self.sensor:
-            raise ArchiveError("--sensor", "is missing; give the row of the sensor table whose bands the image has, or a JSON file with one")
+            raise ArchiveError(
+                "--sensor",
+                "is missing; give the row of the sensor table whose bands the image has, or a JSON "
+                "file with one",
+            )
         return (get_sensor(self.sensor),)
 
     def items(self) -> list[Item]:
@@ -72,7 +87,9 @@ class Reader:
         for role, name in self._maps().items():
             files += scene_files(self.archive, role, name)
         whole = Item("", "", files)
-        with open_scene(self.archive, Files(self.archive, whole), "image", 3, self.variable) as scene:
+        with open_scene(
+            self.archive, Files(self.archive, whole), "image", 3, self.variable
+        ) as scene:
             self._check_bands(scene.shape[0])
             bands, height, width = scene.shape
         largest = self._window((0, 0), height, width)
@@ -80,9 +97,18 @@ class Reader:
         rows, columns = (range(0, side, self.patch_size or side) for side in (height, width))
         if len(rows) * len(columns) > _MAX_TILES:
             cut = f"{height} x {width} pixels are {len(rows) * len(columns):,} tiles"
-            raise ArchiveError(self.image, f"{cut}, at most {_MAX_TILES:,}; give a larger --patch-size")
-        scene_id, split = str(PurePosixPath(self.image).with_suffix("")), PIXEL_SPLIT if self.train_map else None
-        ids = {(row, column): f"{scene_id}/r{row:05}_c{column:05}" for row in rows for column in columns}
+            raise ArchiveError(
+                self.image, f"{cut}, at most {_MAX_TILES:,}; give a larger --patch-size"
+            )
+        scene_id, split = (
+            str(PurePosixPath(self.image).with_suffix("")),
+            PIXEL_SPLIT if self.train_map else None,
+        )
+        ids = {
+            (row, column): f"{scene_id}/r{row:05}_c{column:05}"
+            for row in rows
+            for column in columns
+        }
         return sorted_by_id(Item(tile, tile, files, split, part) for part, tile in ids.items())
 
     def read(self, item: Item, files: Files) -> Sample:
@@ -102,7 +128,10 @@ class Reader:
                 id=item.id,
                 group=item.group,
                 wavelengths_nm=scene.wavelengths_nm(sensor),
-                labels={label: np.ascontiguousarray(array[rows, columns]) for label, array in labels.items()},
+                labels={
+                    label: np.ascontiguousarray(array[rows, columns])
+                    for label, array in labels.items()
+                },
                 **scene.place(window),
             )
 
@@ -110,22 +139,35 @@ class Reader:
 
     def _maps(self) -> dict[str, str]:
         """{role: file} of the label maps that were given."""
-        maps = {_LABEL: self.ground_truth, **{split: getattr(self, f"{split}_map") for split in PIXEL_SPLITS[1:]}}
+        maps = {
+            _LABEL: self.ground_truth,
+            **{split: getattr(self, f"{split}_map") for split in PIXEL_SPLITS[1:]},
+        }
         return {role: name for role, name in maps.items() if name}
 
     def _check_options(self) -> None:
         if not self.image:
-            raise ArchiveError("--image", "is missing; give the file of the scene, relative to --input")
+            raise ArchiveError(
+                "--image", "is missing; give the file of the scene, relative to --input"
+            )
         if bool(self.train_map) != bool(self.test_map) or (self.val_map and not self.train_map):
-            raise ArchiveError("--train-map", "and --test-map go together, and --val-map with both; give both, or none")
+            raise ArchiveError(
+                "--train-map",
+                "and --test-map go together, and --val-map with both; give both, or none",
+            )
         if self.patch_size < 0:
             raise ArchiveError("--patch-size", f"is {self.patch_size}, expected 0 or more pixels")
 
     def _check_bands(self, found: int) -> None:
         (sensor,) = self.sensors
         if found != len(sensor.bands):
-            cure = "give the --sensor of this scene; in a .mat file, the last axis must be the bands"
-            raise ArchiveError(self.image, f"{found} bands, expected the {len(sensor.bands)} of {sensor.title}; {cure}")
+            cure = (
+                "give the --sensor of this scene; in a .mat file, the last axis must be the bands"
+            )
+            raise ArchiveError(
+                self.image,
+                f"{found} bands, expected the {len(sensor.bands)} of {sensor.title}; {cure}",
+            )
 
     def _window(self, part: tuple[int, ...], height: int, width: int) -> Window:
         row, column = part
@@ -153,21 +195,34 @@ class Reader:
 
     def _map(self, files: Files, role: str, image: str, shape: tuple[int, int]) -> np.ndarray:
         name = files.name(role)
-        with open_scene(self.archive, files, role, 2, self.label_variable if role == _LABEL else "") as opened:
+        with open_scene(
+            self.archive, files, role, 2, self.label_variable if role == _LABEL else ""
+        ) as opened:
             bands, *size = opened.shape
             if (bands, *size) != (1, *shape):
                 turned = "; it looks transposed" if tuple(size) == shape[::-1] else ""
                 found = f"{bands} x {size[0]} x {size[1]}"
-                raise ArchiveError(name, f"label map is {found}, but its image {image} has 1 x {shape[0]} x {shape[1]} pixels{turned}; mend the map")
+                raise ArchiveError(
+                    name,
+                    f"label map is {found}, but its image {image} has 1 x {shape[0]} x {shape[1]} "
+                    f"pixels{turned}; mend the map",
+                )
             return _class_numbers(name, opened.map())
 
 
 def _class_numbers(name: str, classes: np.ndarray) -> np.ndarray:
     """The map as integers, none below 0; MATLAB likes to keep them as doubles."""
     with np.errstate(invalid="ignore"):  # NaN and what does not fit do not come back equal
-        integers = classes.astype({"float32": np.int32, "float64": np.int64}.get(classes.dtype.name, classes.dtype), copy=False)
+        integers = classes.astype(
+            {"float32": np.int32, "float64": np.int64}.get(classes.dtype.name, classes.dtype),
+            copy=False,
+        )
     if not (integers == classes).all() or integers.min() < 0:
-        raise ArchiveError(name, "label map has values that are no class numbers (fractions, NaN, below 0); 0 is where there is no label")
+        raise ArchiveError(
+            name,
+            "label map has values that are no class numbers (fractions, NaN, below 0); 0 is where "
+            "there is no label",
+        )
     return integers
 
 
@@ -176,7 +231,10 @@ def _check_disjoint(files: Files, role: str, classes: np.ndarray, split: np.ndar
     if both.any():
         row, column = np.argwhere(both)[0]
         other = PIXEL_SPLITS[split[row, column]]
-        where = f"has {both.sum()} pixels that {other}, {files.name(other)}, has too, the first at row {row}, column {column}"
+        where = (
+            f"has {both.sum()} pixels that {other}, {files.name(other)}, has too, the first at row "
+            f"{row}, column {column}"
+        )
         raise ArchiveError(files.name(role), f"{where}; no pixel may be in two splits")
 
 
@@ -185,6 +243,12 @@ def _check_agreement(files: Files, maps: dict[str, np.ndarray], truth: np.ndarra
         other = (classes != 0) & (classes != truth)
         if other.any():
             row, column = np.argwhere(other)[0]
-            where = f"{other.sum()} pixels have another class than in {files.name(_LABEL)}, the first at row {row}, column {column}"
+            where = (
+                f"{other.sum()} pixels have another class than in {files.name(_LABEL)}, the first "
+                f"at row {row}, column {column}"
+            )
             found = f"{classes[row, column]} and {truth[row, column]}"
-            raise ArchiveError(files.name(role), f"{where}: {found}; take all maps from one source, or leave --ground-truth out")
+            raise ArchiveError(
+                files.name(role),
+                f"{where}: {found}; take all maps from one source, or leave --ground-truth out",
+            )

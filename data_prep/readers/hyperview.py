@@ -1,10 +1,13 @@
-"""Reads HYPERVIEW as SpectralEarth uses it: one .npz of 150 bands a field, and four properties of its soil to be predicted.
+"""Reads HYPERVIEW as SpectralEarth uses it: one .npz of 150 bands a field, and four properties of
+its soil to be predicted.
 
-    <root>/images/<sample_index>.npz     `data` [150, h, w], and perhaps `mask` of the same shape, true outside of the field
-    <root>/{train,val}.csv               columns sample_index, P, K, Mg, pH and others; also in splits/ or splits/hyperview/
+    <root>/images/<sample_index>.npz     `data` [150, h, w], and perhaps `mask` of the same shape,
+    true outside of the field <root>/{train,val}.csv               columns sample_index, P, K, Mg,
+    pH and others; also in splits/ or splits/hyperview/
 
-Label `targets`: float32 [4], P, K, Mg, pH, standardised as in the lists. SpectralEarth resizes the images to 128 x 128 (bicubic); here they keep
-their own sizes, which differ, and every value. Its repository has no test.csv. Several samples lie in one field, in train and val alike.
+Label `targets`: float32 [4], P, K, Mg, pH, standardised as in the lists. SpectralEarth resizes the
+images to 128 x 128 (bicubic); here they keep their own sizes, which differ, and every value. Its
+repository has no test.csv. Several samples lie in one field, in train and val alike.
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ class Reader:
 
     TITLE: ClassVar[str] = "HYPERVIEW"
     VERSION: ClassVar[int] = 1
-    LICENCE: ClassVar[str] = "non-commercial research use with citation of the HYPERVIEW papers (platform.ai4eo.eu)"
+    LICENCE: ClassVar[str] = (
+        "non-commercial research use with citation of the HYPERVIEW papers (platform.ai4eo.eu)"
+    )
     sensors: ClassVar = tuple(_ROWS.values())
     archive: Archive
 
@@ -46,7 +51,11 @@ class Reader:
         images, listed = self._images(), self._lists()
         missing = sorted(set(images) - set(listed))
         if missing:
-            raise ArchiveError(images[missing[0]], f"{len(missing)} images are in no list, this the first; add their rows, or remove them")
+            raise ArchiveError(
+                images[missing[0]],
+                f"{len(missing)} images are in no list, this the first; add their rows, or remove "
+                "them",
+            )
         return sorted_by_id(self._item(index, images, *listed[index]) for index in listed)
 
     def read(self, item: Item, files: Files) -> Sample:
@@ -60,7 +69,9 @@ class Reader:
             id=item.id,
             group=item.group,
             labels={"targets": _targets(files.name("targets"), files["targets"])[int(item.id)]},
-            masks={"outside_field": _mask(name, arrays["mask"], pixels)} if "mask" in arrays else {},
+            masks={"outside_field": _mask(name, arrays["mask"], pixels)}
+            if "mask" in arrays
+            else {},
         )
 
     def _images(self) -> dict[int, str]:
@@ -69,29 +80,55 @@ class Reader:
         for name in self.archive.names((".npz",)):
             path = PurePosixPath(name)
             if str(path.parent) != "images" or not path.stem.isdecimal():
-                raise ArchiveError(name, "expected images/<sample_index>.npz; move it there, or out of the archive")
+                raise ArchiveError(
+                    name, "expected images/<sample_index>.npz; move it there, or out of the archive"
+                )
             if int(path.stem) in images:
-                raise ArchiveError(name, f"has the sample_index of {images[int(path.stem)]}; remove one of them")
+                raise ArchiveError(
+                    name, f"has the sample_index of {images[int(path.stem)]}; remove one of them"
+                )
             images[int(path.stem)] = name
         return images
 
     def _lists(self) -> dict[int, tuple[str, str]]:
         """{sample_index: (split, name of its list)}"""
-        found = [(split, f"{folder}{split}.csv") for folder in _LISTS_IN for split in _SPLITS if self.archive.exists(f"{folder}{split}.csv")]
+        found = [
+            (split, f"{folder}{split}.csv")
+            for folder in _LISTS_IN
+            for split in _SPLITS
+            if self.archive.exists(f"{folder}{split}.csv")
+        ]
         if not found:
-            raise ArchiveError("train.csv", "no such list, nor val.csv; copy data/splits/hyperview of SpectralEarth's repository to splits/")
+            raise ArchiveError(
+                "train.csv",
+                "no such list, nor val.csv; copy data/splits/hyperview of SpectralEarth's "
+                "repository to splits/",
+            )
         listed: dict[int, tuple[str, str]] = {}
         for split, name in found:
             for index in _targets(name, self.archive.read(name, _LIST_BYTES)):
                 if index in listed:
-                    raise ArchiveError(name, f"lists sample_index {index}, which {listed[index][1]} has already; keep one of the two rows")
+                    raise ArchiveError(
+                        name,
+                        f"lists sample_index {index}, which {listed[index][1]} has already; keep "
+                        "one of the two rows",
+                    )
                 listed[index] = (split, name)
         return listed
 
     def _item(self, index: int, images: dict[int, str], split: str, name: str) -> Item:
         if index not in images:
-            raise ArchiveError(name, f"lists sample_index {index}, but there is no images/{index}.npz; add the file, or remove the row")
-        return Item(f"{index:05}", f"{index:05}", (File("image", images[index]), File("targets", name)), split)
+            raise ArchiveError(
+                name,
+                f"lists sample_index {index}, but there is no images/{index}.npz; add the file, or "
+                "remove the row",
+            )
+        return Item(
+            f"{index:05}",
+            f"{index:05}",
+            (File("image", images[index]), File("targets", name)),
+            split,
+        )
 
 
 _LIST_BYTES = 20_000_000
@@ -104,10 +141,16 @@ def _targets(name: str, data: bytes) -> dict[int, np.ndarray]:
         rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
         absent = {"sample_index", *TARGETS} - set(rows.fieldnames or ())
         if absent:
-            raise ArchiveError(name, f"has no column {', '.join(sorted(absent))}; expected sample_index, {', '.join(TARGETS)}")
+            raise ArchiveError(
+                name,
+                f"has no column {', '.join(sorted(absent))}; expected sample_index, "
+                f"{', '.join(TARGETS)}",
+            )
         return _parse(name, rows)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ArchiveError(name, f"is no list of comma-separated values ({error}); copy it again") from error
+        raise ArchiveError(
+            name, f"is no list of comma-separated values ({error}); copy it again"
+        ) from error
 
 
 def _parse(name: str, rows: csv.DictReader) -> dict[int, np.ndarray]:
@@ -115,13 +158,24 @@ def _parse(name: str, rows: csv.DictReader) -> dict[int, np.ndarray]:
     for row in rows:
         where = f"line {rows.line_num} has"
         try:
-            index, values = int(row["sample_index"]), np.array([float(row[target]) for target in TARGETS], np.float32)
+            index, values = (
+                int(row["sample_index"]),
+                np.array([float(row[target]) for target in TARGETS], np.float32),
+            )
         except (TypeError, ValueError) as error:
-            raise ArchiveError(name, f"{where} {error}; expected a whole sample_index, and numbers for {', '.join(TARGETS)}") from error
+            raise ArchiveError(
+                name,
+                f"{where} {error}; expected a whole sample_index, and numbers for "
+                f"{', '.join(TARGETS)}",
+            ) from error
         if not np.isfinite(values).all():
-            raise ArchiveError(name, f"{where} a target that is NaN or infinite; correct or remove the row")
+            raise ArchiveError(
+                name, f"{where} a target that is NaN or infinite; correct or remove the row"
+            )
         if index in targets:
-            raise ArchiveError(name, f"{where} sample_index {index} a second time; keep one of the two rows")
+            raise ArchiveError(
+                name, f"{where} sample_index {index} a second time; keep one of the two rows"
+            )
         targets[index] = values
     return targets
 
@@ -129,17 +183,33 @@ def _parse(name: str, rows: csv.DictReader) -> dict[int, np.ndarray]:
 def _check_pixels(name: str, pixels: np.ndarray) -> None:
     bands = len(next(iter(_ROWS.values())).bands)
     if pixels.ndim != 3 or pixels.shape[0] != bands or not pixels.size:
-        raise ArchiveError(name, f"data has shape {pixels.shape}, expected ({bands}, height, width); copy it again")
+        raise ArchiveError(
+            name, f"data has shape {pixels.shape}, expected ({bands}, height, width); copy it again"
+        )
     if pixels.dtype.name not in _ROWS:
-        raise ArchiveError(name, f"data is {pixels.dtype}, expected {' or '.join(sorted(_ROWS))}; write it in one of these")
+        raise ArchiveError(
+            name,
+            f"data is {pixels.dtype}, expected {' or '.join(sorted(_ROWS))}; write it in one of "
+            "these",
+        )
     if not np.isfinite(pixels).all():
-        raise ArchiveError(name, "data has values that are NaN or infinite; mend the file, or give --skip-bad")
+        raise ArchiveError(
+            name, "data has values that are NaN or infinite; mend the file, or give --skip-bad"
+        )
 
 
 def _mask(name: str, mask: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """uint8 [h, w], 1 outside of the field. The file repeats it for every band."""
     if mask.shape != pixels.shape or mask.dtype != bool:
-        raise ArchiveError(name, f"mask is {mask.dtype} {mask.shape}, expected bool {pixels.shape} as data has; copy it again")
+        raise ArchiveError(
+            name,
+            f"mask is {mask.dtype} {mask.shape}, expected bool {pixels.shape} as data has; copy it "
+            "again",
+        )
     if (mask != mask[0]).any():
-        raise ArchiveError(name, "mask differs between bands, expected the field's outline in all; remove the mask, or mend it")
+        raise ArchiveError(
+            name,
+            "mask differs between bands, expected the field's outline in all; remove the mask, or "
+            "mend it",
+        )
     return mask[0].astype(np.uint8)

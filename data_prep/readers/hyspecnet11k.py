@@ -1,14 +1,19 @@
-"""Reads HySpecNet-11k (arXiv 2306.00385): EnMAP L2A patches of 128 x 128 pixels with all 224 product bands.
+"""Reads HySpecNet-11k (arXiv 2306.00385): EnMAP L2A patches of 128 x 128 pixels with all 224
+product bands.
 
-    <root>/**/<tile>-Y<rows>_X<columns>-SPECTRAL_IMAGE.TIF         int16 [224, h, w], reflectance x 10000; at any depth
-    <root>/**/<tile>-Y<rows>_X<columns>-QL_QUALITY_CLOUD.TIF       and other quality layers beside it, uint8 [h, w]
-    <root>/**/splits/{easy,hard}/{train,val,test}.csv              one <tile>/<patch>/<patch>-DATA.npy a line, or the last part of it alone
+    <root>/**/<tile>-Y<rows>_X<columns>-SPECTRAL_IMAGE.TIF         int16 [224, h, w], reflectance x
+    10000; at any depth <root>/**/<tile>-Y<rows>_X<columns>-QL_QUALITY_CLOUD.TIF       and other
+    quality layers beside it, uint8 [h, w] <root>/**/splits/{easy,hard}/{train,val,test}.csv
+    one <tile>/<patch>/<patch>-DATA.npy a line, or the last part of it alone
 
-The files have no wavelengths: their bands are product bands 1 to 224 in that order, as the paper says. Bands 127-141 and 161-167 are empty there.
-By default the 202 bands of SpectralEarth are kept, picked by product band number; `--bands 224` keeps all. In "easy" the splits are by patch, in
-"hard" by tile. Nothing tells which patches of different tiles show one place, so each patch is its own group.
+The files have no wavelengths: their bands are product bands 1 to 224 in that order, as the paper
+says. Bands 127-141 and 161-167 are empty there. By default the 202 bands of SpectralEarth are kept,
+picked by product band number; `--bands 224` keeps all. In "easy" the splits are by patch, in "hard"
+by tile. Nothing tells which patches of different tiles show one place, so each patch is its own
+group.
 
-    python -m data_prep convert hyspecnet11k --input hyspecnet-11k --output stores/hyspecnet11k --splits hard --masks cloud cirrus
+    python -m data_prep convert hyspecnet11k --input hyspecnet-11k --output stores/hyspecnet11k \\
+        --splits hard --masks cloud cirrus
 """
 
 from __future__ import annotations
@@ -25,7 +30,16 @@ import rasterio
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.enmap_layers import LAYOUTS, QUALITY, read_layer
-from data_prep.readers import File, Files, Item, image_files, option, sorted_by_id, split_lists, text_lines
+from data_prep.readers import (
+    File,
+    Files,
+    Item,
+    image_files,
+    option,
+    sorted_by_id,
+    split_lists,
+    text_lines,
+)
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
@@ -43,14 +57,28 @@ class Reader:
     LICENCE: ClassVar[str] = "HySpecNet-11k: not stated; EnMAP data (c) DLR"
     sensors: ClassVar = (ENMAP, ENMAP_PRODUCT)
     archive: Archive
-    bands: int = option(202, "202: those of SpectralEarth; 224: all of the product", choices=tuple(LAYOUTS))
-    splits: str = option("easy", "which split lists; none: as if there were no lists, for a part of the archive", choices=("easy", "hard", "none"))
-    masks: tuple[str, ...] = option((), "quality layers to keep (default: none)", choices=tuple(QUALITY))
+    bands: int = option(
+        202, "202: those of SpectralEarth; 224: all of the product", choices=tuple(LAYOUTS)
+    )
+    splits: str = option(
+        "easy",
+        "which split lists; none: as if there were no lists, for a part of the archive",
+        choices=("easy", "hard", "none"),
+    )
+    masks: tuple[str, ...] = option(
+        (), "quality layers to keep (default: none)", choices=tuple(QUALITY)
+    )
 
     def items(self) -> list[Item]:
-        names = [name for name in image_files(self.archive) if _IMAGE.fullmatch(PurePosixPath(name).name)]
+        names = [
+            name for name in image_files(self.archive) if _IMAGE.fullmatch(PurePosixPath(name).name)
+        ]
         if not names:
-            raise ArchiveError(".", "no patch in it; expected ENMAP01-____L2A-DT..Z-Y01460273_X03110438-SPECTRAL_IMAGE.TIF in it or below")
+            raise ArchiveError(
+                ".",
+                "no patch in it; expected "
+                "ENMAP01-____L2A-DT..Z-Y01460273_X03110438-SPECTRAL_IMAGE.TIF in it or below",
+            )
         return self._with_splits(sorted_by_id(self._item(name) for name in names))
 
     def read(self, item: Item, files: Files) -> Sample:
@@ -58,13 +86,18 @@ class Reader:
         with geotiff.open_tiff(name, files["image"]) as dataset:
             geotiff.check_count(name, dataset, len(ENMAP_PRODUCT.bands), ENMAP_PRODUCT.title)
             return Sample(
-                pixels=geotiff.read_pixels(name, dataset, sensor.band_numbers, sensor, (sensor.dtype,)),
+                pixels=geotiff.read_pixels(
+                    name, dataset, sensor.band_numbers, sensor, (sensor.dtype,)
+                ),
                 sensor=sensor.id,
                 id=item.id,
                 group=item.group,
                 product=geotiff.product_version(name),
                 time=geotiff.acquisition_time(name, dataset),
-                masks={file.role: _mask(dataset, file.name, files[file.role]) for file in item.files[1:]},
+                masks={
+                    file.role: _mask(dataset, file.name, files[file.role])
+                    for file in item.files[1:]
+                },
                 **geotiff.place(dataset),
             )
 
@@ -73,9 +106,15 @@ class Reader:
         match = _IMAGE.fullmatch(path.name)
         files = [File("image", name)]
         for mask in self.masks:
-            layer = str(path.with_name(re.sub("SPECTRAL_IMAGE", QUALITY[mask], path.name, flags=re.I)))
+            layer = str(
+                path.with_name(re.sub("SPECTRAL_IMAGE", QUALITY[mask], path.name, flags=re.I))
+            )
             if not self.archive.exists(layer):
-                raise ArchiveError(layer, f"no such file, but --masks {mask} needs it beside {path.name}; add it, or leave {mask} out")
+                raise ArchiveError(
+                    layer,
+                    f"no such file, but --masks {mask} needs it beside {path.name}; add it, or "
+                    f"leave {mask} out",
+                )
             files.append(File(mask, layer))
         place = f"{match['tile']}/{match['offset']}"
         return Item(place, place, tuple(files))
@@ -91,22 +130,38 @@ class Reader:
         try:
             splits = split_lists(self.archive, lists, lines)
         except ArchiveError as error:
-            raise ArchiveError(error.name, f"{error.reason}; where only a part of the archive is here, give --splits none") from error
+            raise ArchiveError(
+                error.name,
+                f"{error.reason}; where only a part of the archive is here, give --splits none",
+            ) from error
         return [dataclasses.replace(item, split=splits[line]) for line, item in lines.items()]
 
     def _lists(self) -> dict[str, str]:
         """{split: its list}. Raises ArchiveError where only other lists are there, or only some."""
         if self.splits == "none":
             return {}
-        found = [name for name in self.archive.names((".csv",)) if PurePosixPath(name).parts[-3:-2] == ("splits",)]
-        chosen = {PurePosixPath(name).stem: name for name in found if PurePosixPath(name).parent.name == self.splits}
+        found = [
+            name
+            for name in self.archive.names((".csv",))
+            if PurePosixPath(name).parts[-3:-2] == ("splits",)
+        ]
+        chosen = {
+            PurePosixPath(name).stem: name
+            for name in found
+            if PurePosixPath(name).parent.name == self.splits
+        }
         missing = [f"{split}.csv" for split in _SPLITS if split not in chosen]
         if found and missing:
-            raise ArchiveError(f"splits/{self.splits}", f"has no {', '.join(missing)}, beside {found[0]}; add it, or give another --splits")
+            raise ArchiveError(
+                f"splits/{self.splits}",
+                f"has no {', '.join(missing)}, beside {found[0]}; add it, or give another --splits",
+            )
         return {split: chosen[split] for split in _SPLITS} if found else {}
 
     def _depth(self, lists: Iterable[str]) -> int:
-        """How many parts the paths in the lists have: 3 in the original, 1 where there are file names alone."""
+        """How many parts the paths in the lists have: 3 in the original, 1 where there are file
+        names alone.
+        """
         lines = [line for name in lists for line in text_lines(self.archive, name)[:1]]
         return min(lines[0].count("/") + 1, 3) if lines else 1
 

@@ -1,14 +1,17 @@
-"""Reads L8 Biome, the Landsat 8 cloud cover assessment of 96 scenes (doi 10.5066/F7251GDH), as torchgeo publishes it.
+"""Reads L8 Biome, the Landsat 8 cloud cover assessment of 96 scenes (doi 10.5066/F7251GDH), as
+torchgeo publishes it.
 
     <root>/**/<biome>/<scene>/<scene>.TIF              uint8 [11, h, w] at 30 m: B1 to B11
     <root>/**/<biome>/<scene>/<scene>_fixedmask.TIF    cloud mask [h, w]
 
-A scene such as LC80420082013220LGN00 is path 042, row 008, day 220 of 2013 (8 August); the hour is not in it, so times are 00:00 UTC. Scenes are read
-by window and cut into full tiles.
+A scene such as LC80420082013220LGN00 is path 042, row 008, day 220 of 2013 (8 August); the hour is
+not in it, so times are 00:00 UTC. Scenes are read by window and cut into full tiles.
 
-Label `cloud`: 0 fill, 64 cloud shadow, 128 clear, 192 thin cloud, 255 cloud; with --classes index 0, 1, 2, 3, 4. The biome is the first part of
-an id and the `product`. There is no split list: torchgeo assigns whole scenes at random, 60/20/20. Tiles of one scene look alike, so split by
-`--split blocks:200` (km), or by biome with `--val 'barren/*'`. Each of the archive's tar.gz files is one biome.
+Label `cloud`: 0 fill, 64 cloud shadow, 128 clear, 192 thin cloud, 255 cloud; with --classes index
+0, 1, 2, 3, 4. The biome is the first part of an id and the `product`. There is no split list:
+torchgeo assigns whole scenes at random, 60/20/20. Tiles of one scene look alike, so split by
+`--split blocks:200` (km), or by biome with `--val 'barren/*'`. Each of the archive's tar.gz files
+is one biome.
 """
 
 from __future__ import annotations

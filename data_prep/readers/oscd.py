@@ -1,14 +1,20 @@
-"""Reads the Onera Satellite Change Detection dataset (OSCD, IGARSS 2018): two Sentinel-2 L1C dates a city, and what changed between them.
+"""Reads the Onera Satellite Change Detection dataset (OSCD, IGARSS 2018): two Sentinel-2 L1C dates
+a city, and what changed between them.
 
-    <root>/Onera Satellite Change Detection dataset - Images/<city>/imgs_{1,2}_rect/{B01,...,B12}.tif    13 bands, all on one 10 m grid
-    <root>/Onera Satellite Change Detection dataset - Images/<city>/dates.txt                            date_1: 20160307, date_2: 20180207
-    <root>/Onera Satellite Change Detection dataset - Images/{train,test}.txt                            cities, separated by commas
-    <root>/Onera Satellite Change Detection dataset - {Train,Test} Labels/<city>/cm/<city>-cm.tif        1 no change, 2 change
+    <root>/Onera Satellite Change Detection dataset -
+    Images/<city>/imgs_{1,2}_rect/{B01,...,B12}.tif    13 bands, all on one 10 m grid <root>/Onera
+    Satellite Change Detection dataset - Images/<city>/dates.txt                            date_1:
+    20160307, date_2: 20180207 <root>/Onera Satellite Change Detection dataset -
+    Images/{train,test}.txt                            cities, separated by commas <root>/Onera
+    Satellite Change Detection dataset - {Train,Test} Labels/<city>/cm/<city>-cm.tif        1 no
+    change, 2 change
 
-Folders are known by the end of their names, "Images", "Train Labels" and "Test Labels", in any case of letters and with _ for spaces. The images are
-cut into full tiles, the same for both dates, which share a group; what is left at the right and bottom edge is not converted. Label `change`, on
-both dates: the codes of the GeoTIFF. A city is in the split of its label folder, with which train.txt and test.txt must agree. Times are known to
-the day and given as 00:00 UTC. B8A comes after B8, as in the sensor table.
+Folders are known by the end of their names, "Images", "Train Labels" and "Test Labels", in any case
+of letters and with _ for spaces. The images are cut into full tiles, the same for both dates, which
+share a group; what is left at the right and bottom edge is not converted. Label `change`, on both
+dates: the codes of the GeoTIFF. A city is in the split of its label folder, with which train.txt
+and test.txt must agree. Times are known to the day and given as 00:00 UTC. B8A comes after B8, as
+in the sensor table.
 """
 
 from __future__ import annotations
@@ -31,7 +37,12 @@ from eo_jax.sensors import get_sensor
 
 _SENSOR = get_sensor("sentinel2_l1c")
 # B8A has its own name; the table may call the others B1 or B01, the files are B01.
-_BANDS = {re.sub(r"^B(\d)$", r"B0\1", band.name): dataclasses.replace(_SENSOR, bands=(band,), mean=(), std=()) for band in _SENSOR.bands}
+_BANDS = {
+    re.sub(r"^B(\d)$", r"B0\1", band.name): dataclasses.replace(
+        _SENSOR, bands=(band,), mean=(), std=()
+    )
+    for band in _SENSOR.bands
+}
 _DATES = ("1", "2")
 _SPLITS = ("train", "test")
 
@@ -48,14 +59,25 @@ class Reader:
     patch_size: int = option(96, "height and width of the tiles in pixels")
 
     def items(self) -> list[Item]:
-        images, labels = self._folder("images"), {split: self._folder(f"{split} labels") for split in _SPLITS}
+        images, labels = (
+            self._folder("images"),
+            {split: self._folder(f"{split} labels") for split in _SPLITS},
+        )
         splits = self._splits(labels)
         cities = self.archive.folders(images)
         absent = sorted(set(cities) ^ set(splits))
         if absent:
-            raise ArchiveError(absent[0], f"{len(absent)} cities have images but no labels, or labels but no images, this the first; unpack all")
+            raise ArchiveError(
+                absent[0],
+                f"{len(absent)} cities have images but no labels, or labels but no images, this "
+                "the first; unpack all",
+            )
         self._check_lists(images, splits)
-        return sorted_by_id(item for city in cities for item in self._items(images, city, splits[city], labels[splits[city]]))
+        return sorted_by_id(
+            item
+            for city in cities
+            for item in self._items(images, city, splits[city], labels[splits[city]])
+        )
 
     def read(self, item: Item, files: Files) -> Sample:
         name, window = item.files[0].name, tile_window(item.part, self.patch_size)
@@ -74,10 +96,18 @@ class Reader:
         )
 
     def _folder(self, ending: str) -> str:
-        found = [folder for folder in self.archive.folders("") if re.sub(r"[\W_]+", " ", folder.lower()).endswith(ending)]
+        found = [
+            folder
+            for folder in self.archive.folders("")
+            if re.sub(r"[\W_]+", " ", folder.lower()).endswith(ending)
+        ]
         if len(found) != 1:
             title = f"Onera Satellite Change Detection dataset - {ending.title()}"
-            raise ArchiveError(title, f"{len(found)} folders with names that end so, expected one; unpack the three archives of OSCD side by side")
+            raise ArchiveError(
+                title,
+                f"{len(found)} folders with names that end so, expected one; unpack the three "
+                "archives of OSCD side by side",
+            )
         return found[0]
 
     def _splits(self, labels: dict[str, str]) -> dict[str, str]:
@@ -86,7 +116,10 @@ class Reader:
         for split, folder in labels.items():
             for city in self.archive.folders(folder):
                 if city in splits:
-                    raise ArchiveError(f"{folder}/{city}", "has labels in both label folders; remove one of the two")
+                    raise ArchiveError(
+                        f"{folder}/{city}",
+                        "has labels in both label folders; remove one of the two",
+                    )
                 splits[city] = split
         return splits
 
@@ -95,30 +128,56 @@ class Reader:
             name = f"{images}/{split}.txt"
             if not self.archive.exists(name):
                 continue
-            listed = {city.strip() for line in text_lines(self.archive, name) for city in line.split(",") if city.strip()}
+            listed = {
+                city.strip()
+                for line in text_lines(self.archive, name)
+                for city in line.split(",")
+                if city.strip()
+            }
             differ = sorted(listed ^ {city for city, of in splits.items() if of == split})
             if differ:
-                raise ArchiveError(name, f"and the folder of {split} labels differ in {differ[0]!r}; copy both again")
+                raise ArchiveError(
+                    name,
+                    f"and the folder of {split} labels differ in {differ[0]!r}; copy both again",
+                )
 
     def _items(self, images: str, city: str, split: str, labels: str) -> Iterator[Item]:
-        common = (File("change", f"{labels}/{city}/cm/{city}-cm.tif"), File("dates", f"{images}/{city}/dates.txt"))
+        common = (
+            File("change", f"{labels}/{city}/cm/{city}-cm.tif"),
+            File("dates", f"{images}/{city}/dates.txt"),
+        )
         for file in common:
             if not self.archive.exists(file.name):
                 raise ArchiveError(file.name, "no such file; unpack the archives of OSCD again")
         bands = {date: self._bands(f"{images}/{city}/imgs_{date}_rect") for date in _DATES}
-        with self.archive.local(bands["1"][0].name) as path, geotiff.open_tiff_path(bands["1"][0].name, path) as dataset:
+        with (
+            self.archive.local(bands["1"][0].name) as path,
+            geotiff.open_tiff_path(bands["1"][0].name, path) as dataset,
+        ):
             tiles = full_tiles(bands["1"][0].name, dataset.shape, self.patch_size)
         for date in _DATES:
             for tile in tiles:
-                yield Item(f"{city}/{date}/{tile_name(tile)}", f"{city}/{tile_name(tile)}", (*bands[date], *common), split, tile)
+                yield Item(
+                    f"{city}/{date}/{tile_name(tile)}",
+                    f"{city}/{tile_name(tile)}",
+                    (*bands[date], *common),
+                    split,
+                    tile,
+                )
 
     def _bands(self, folder: str) -> tuple[File, ...]:
         """The 13 band files of a folder, in the order of the sensor table."""
         wanted = {f"{folder}/{band}.tif": band for band in _BANDS}
-        found = {name for name in self.archive.names((".tif", ".tiff")) if name.startswith(f"{folder}/")}
+        found = {
+            name for name in self.archive.names((".tif", ".tiff")) if name.startswith(f"{folder}/")
+        }
         differ = sorted(found ^ set(wanted))
         if differ:
-            what = "is no band of Sentinel-2 L1C; move it away" if differ[0] in found else "no such file; unpack the archive again"
+            what = (
+                "is no band of Sentinel-2 L1C; move it away"
+                if differ[0] in found
+                else "no such file; unpack the archive again"
+            )
             raise ArchiveError(differ[0], f"{what} (expected {', '.join(_BANDS)})")
         return tuple(File(band, name) for name, band in wanted.items())
 
@@ -138,5 +197,9 @@ def _time(name: str, data: bytes, date: str) -> int:
         (day,) = found
         moment = datetime.datetime.strptime(day.decode(), "%Y%m%d")
     except ValueError as error:
-        raise ArchiveError(name, f"has {len(found)} dates date_{date}, expected one such as date_{date}: 20160307; correct it") from error
+        raise ArchiveError(
+            name,
+            f"has {len(found)} dates date_{date}, expected one such as date_{date}: 20160307; "
+            "correct it",
+        ) from error
     return int(moment.replace(tzinfo=datetime.UTC).timestamp())

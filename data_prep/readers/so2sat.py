@@ -1,15 +1,18 @@
-"""Reads So2Sat LCZ42 (doi 10.1109/MGRS.2020.2964708): Sentinel-2 patches of cities and their local climate zones, three HDF5 files.
+"""Reads So2Sat LCZ42 (doi 10.1109/MGRS.2020.2964708): Sentinel-2 patches of cities and their local
+climate zones, three HDF5 files.
 
     <root>/**/{training,validation,testing}.h5
         sen2     float [n, 32, 32, 10], reflectance: B2 B3 B4 B5 B6 B7 B8 B8A B11 B12
         label    [n, 17], 1 at the class of the patch, 0 elsewhere
 
-Each file is a split: train, val and test; those that are there are read. Label `class`: the position of the 1, from 1, so local climate zone 1
-(compact high rise) is 1 and zone G (water) is 17. Pixels keep the file's float64 or float32. Reflectance is DN / 10000 and the DN has 16 bits, so
-values below 0 or above 6.5535 are an error. The ten bands stay ten: codes that need 13 put zeros at B1, B9 and B10. Patches have no coordinates and
-no dates.
+Each file is a split: train, val and test; those that are there are read. Label `class`: the
+position of the 1, from 1, so local climate zone 1 (compact high rise) is 1 and zone G (water) is
+17. Pixels keep the file's float64 or float32. Reflectance is DN / 10000 and the DN has 16 bits, so
+values below 0 or above 6.5535 are an error. The ten bands stay ten: codes that need 13 put zeros at
+B1, B9 and B10. Patches have no coordinates and no dates.
 
-Not read: sen1, eight channels of Sentinel-1 (complex signal, filtered intensity and covariance), for which the sensor table has no row.
+Not read: sen1, eight channels of Sentinel-1 (complex signal, filtered intensity and covariance),
+for which the sensor table has no row.
 """
 
 from __future__ import annotations
@@ -59,13 +62,21 @@ class Reader:
         for name in self.archive.names((".h5",)):
             part = PurePosixPath(name).stem
             if part not in SPLITS:
-                raise ArchiveError(name, f"is no file of So2Sat LCZ42, expected {', '.join(f'{part}.h5' for part in SPLITS)}; move it away")
+                raise ArchiveError(
+                    name,
+                    "is no file of So2Sat LCZ42, expected "
+                    f"{', '.join(f'{part}.h5' for part in SPLITS)}; move it away",
+                )
             if part in found:
                 raise ArchiveError(name, f"is the same split as {found[part]}; keep one of them")
             found[part] = name
         if not found:
-            raise ArchiveError(".", f"no So2Sat LCZ42 in it; expected {', '.join(f'{part}.h5' for part in SPLITS)}")
-        return sorted_by_id(item for part, name in found.items() for item in self._items(part, name))
+            raise ArchiveError(
+                ".", f"no So2Sat LCZ42 in it; expected {', '.join(f'{part}.h5' for part in SPLITS)}"
+            )
+        return sorted_by_id(
+            item for part, name in found.items() for item in self._items(part, name)
+        )
 
     def read(self, item: Item, files: Files) -> Sample:
         name, (number,) = item.files[0].name, item.part
@@ -95,31 +106,58 @@ class Reader:
 
 @contextlib.contextmanager
 def _open(name: str, path: Path) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
-    """The checked datasets sen2 and label. What HDF5 raises becomes ArchiveError, also inside the block."""
+    """The checked datasets sen2 and label. What HDF5 raises becomes ArchiveError, also inside the
+    block.
+    """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            sen2, label = _dataset(name, file, "sen2", (SIZE, SIZE, _BANDS)), _dataset(name, file, "label", (CLASSES,))
+            sen2, label = (
+                _dataset(name, file, "sen2", (SIZE, SIZE, _BANDS)),
+                _dataset(name, file, "label", (CLASSES,)),
+            )
             if len(sen2) != len(label):
-                raise ArchiveError(name, f"sen2 has {len(sen2):,} patches and label {len(label):,}; copy the file again")
+                raise ArchiveError(
+                    name,
+                    f"sen2 has {len(sen2):,} patches and label {len(label):,}; copy the file again",
+                )
             if sen2.dtype.name not in _ROWS:
-                raise ArchiveError(name, f"sen2 is {sen2.dtype.name}, expected {' or '.join(_ROWS)} reflectance; copy the file again")
+                raise ArchiveError(
+                    name,
+                    f"sen2 is {sen2.dtype.name}, expected {' or '.join(_ROWS)} reflectance; copy "
+                    "the file again",
+                )
             yield sen2, label
     except _H5_ERRORS as error:
         if isinstance(error, ArchiveError):
             raise
         cause = " ".join(str(error).replace(str(path), "the file").split())[:200]
-        raise ArchiveError(name, f"cannot be read as HDF5 ({cause}); it is truncated, damaged or no HDF5: copy it again") from error
+        raise ArchiveError(
+            name,
+            f"cannot be read as HDF5 ({cause}); it is truncated, damaged or no HDF5: copy it again",
+        ) from error
 
 
 def _dataset(name: str, file: h5py.File, key: str, shape: tuple[int, ...]) -> h5py.Dataset:
     """A dataset [n, *shape] of numbers that lie in the file itself. Nothing of it is read yet."""
     if not isinstance(file.get(key, getlink=True), h5py.HardLink):
-        raise ArchiveError(name, f"has no dataset {key!r} of its own, only {', '.join(sorted(file)[:8]) or 'nothing'}; copy the file again")
+        raise ArchiveError(
+            name,
+            f"has no dataset {key!r} of its own, only {', '.join(sorted(file)[:8]) or 'nothing'}; "
+            "copy the file again",
+        )
     found = file[key]
     if not isinstance(found, h5py.Dataset):
         raise ArchiveError(name, f"{key} is a group, expected a dataset; copy the file again")
-    if found.ndim != len(shape) + 1 or found.shape[1:] != shape or not 0 < found.shape[0] <= MAX_PATCHES:
-        raise ArchiveError(name, f"{key} has the shape {found.shape}, expected n x {' x '.join(map(str, shape))}; copy the file again")
+    if (
+        found.ndim != len(shape) + 1
+        or found.shape[1:] != shape
+        or not 0 < found.shape[0] <= MAX_PATCHES
+    ):
+        raise ArchiveError(
+            name,
+            f"{key} has the shape {found.shape}, expected n x {' x '.join(map(str, shape))}; copy "
+            "the file again",
+        )
     if found.dtype.kind not in "iuf":
         raise ArchiveError(name, f"{key} is {found.dtype}, expected numbers; copy the file again")
     hdf5.check_layout(name, found, MAX_CHUNK_BYTES)
@@ -130,10 +168,18 @@ def _check_patch(name: str, path: Path, dataset: h5py.Dataset, number: int) -> N
     """Raises ArchiveError where the chunks that hold a patch unpack to more than they should."""
     if dataset.chunks:
         about = path.stat()
-        _check_chunks(name, path, (about.st_ino, about.st_size, about.st_mtime_ns), dataset.name, number // dataset.chunks[0] * dataset.chunks[0])
+        _check_chunks(
+            name,
+            path,
+            (about.st_ino, about.st_size, about.st_mtime_ns),
+            dataset.name,
+            number // dataset.chunks[0] * dataset.chunks[0],
+        )
 
 
-@functools.lru_cache(1024)  # for the other patches of the same chunks; a temporary path may be used again, hence the stamp
+@functools.lru_cache(
+    1024
+)  # for the other patches of the same chunks; a temporary path may be used again, hence the stamp
 def _check_chunks(name: str, path: Path, stamp: tuple[int, ...], key: str, first: int) -> None:
     with h5py.File(path, "r", locking=False) as file:
         hdf5.check_chunks(name, file[key], range(first, first + 1))
@@ -146,12 +192,25 @@ def _check_pixels(name: str, number: int, pixels: np.ndarray) -> None:
     good = (pixels >= 0) & (pixels <= LARGEST)  # so written, NaN is not good
     if not good.all():
         row, column, band = np.argwhere(~good)[0]
-        found = f"sen2 has {pixels[row, column, band]:g} in patch {number}, band {band + 1}, row {row}, column {column}"
-        raise ArchiveError(name, f"{found}, expected a reflectance from 0 to {LARGEST}; copy the file again, or give --skip-bad")
+        found = (
+            f"sen2 has {pixels[row, column, band]:g} in patch {number}, band {band + 1}, row "
+            f"{row}, column {column}"
+        )
+        raise ArchiveError(
+            name,
+            f"{found}, expected a reflectance from 0 to {LARGEST}; copy the file again, or give "
+            "--skip-bad",
+        )
 
 
 def _class(name: str, number: int, zone: np.ndarray) -> np.ndarray:
-    """int64 [], the position, from 1, of the only 1 in zone [17]. Raises ArchiveError where it is not all 0 but one 1."""
+    """int64 [], the position, from 1, of the only 1 in zone [17]. Raises ArchiveError where it is
+    not all 0 but one 1.
+    """
     if not np.isin(zone, (0, 1)).all() or zone.sum() != 1:
-        raise ArchiveError(name, f"label of patch {number} is {zone.tolist()}, expected one 1 among zeros; copy the file again, or give --skip-bad")
+        raise ArchiveError(
+            name,
+            f"label of patch {number} is {zone.tolist()}, expected one 1 among zeros; copy the "
+            "file again, or give --skip-bad",
+        )
     return np.array(1 + zone.argmax(), np.int64)

@@ -2,7 +2,8 @@
 
 <root>/enmap/<location>/<scene>.tif        int16 [202, h, w], reflectance x 10000
 <root>/<label>/<location>/<scene>.tif      a label map on the same grid, for each --labels
-<root>/splits/{train,val,test}.txt         one <location>/<scene>.tif a line; optional, but where one is, every image is in one of them
+<root>/splits/{train,val,test}.txt         one <location>/<scene>.tif a line; optional, but where
+one is, every image is in one of them
 """
 
 from __future__ import annotations
@@ -14,14 +15,25 @@ from typing import ClassVar
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.readers import Files, Item, image_files, label_folders, option, sorted_by_id, split_lists, with_labels
+from data_prep.readers import (
+    Files,
+    Item,
+    image_files,
+    label_folders,
+    option,
+    sorted_by_id,
+    split_lists,
+    with_labels,
+)
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """SpectralEarth, with the label maps of the folders named in `labels`. Bands are in cube order already."""
+    """SpectralEarth, with the label maps of the folders named in `labels`. Bands are in cube order
+    already.
+    """
 
     TITLE: ClassVar[str] = "SpectralEarth"
     VERSION: ClassVar[int] = 2
@@ -31,18 +43,31 @@ class Reader:
     labels: tuple[str, ...] = option((), "folders of label maps, laid out as the images")
 
     def items(self) -> list[Item]:
-        names, folders = image_files(self.archive, "enmap"), label_folders(self.archive, self.labels)
+        names, folders = (
+            image_files(self.archive, "enmap"),
+            label_folders(self.archive, self.labels),
+        )
         if not names:
-            raise ArchiveError("enmap", "no such folder, or no GeoTIFF in it; expected <input>/enmap/<location>/<scene>.tif")
+            raise ArchiveError(
+                "enmap",
+                "no such folder, or no GeoTIFF in it; expected "
+                "<input>/enmap/<location>/<scene>.tif",
+            )
         lists = {split: f"splits/{split}.txt" for split in ("train", "val", "test")}
-        splits = split_lists(self.archive, lists, (name.removeprefix("enmap/") for name in names), "enmap/")
+        splits = split_lists(
+            self.archive, lists, (name.removeprefix("enmap/") for name in names), "enmap/"
+        )
         return sorted_by_id(self._item(name, folders, splits) for name in names)
 
     def read(self, item: Item, files: Files) -> Sample:
         name = item.files[0].name
         with geotiff.open_tiff(name, files["image"]) as dataset:
             if dataset.count != len(ENMAP.bands):
-                raise ArchiveError(name, f"{dataset.count} bands, expected the {len(ENMAP.bands)} of SpectralEarth; for 224, try enmap-tiles")
+                raise ArchiveError(
+                    name,
+                    f"{dataset.count} bands, expected the {len(ENMAP.bands)} of SpectralEarth; for "
+                    "224, try enmap-tiles",
+                )
             found_nm = geotiff.wavelengths_nm(name, dataset)
             if found_nm is not None:
                 geotiff.check_wavelengths(name, found_nm, ENMAP)
@@ -54,12 +79,23 @@ class Reader:
                 product=geotiff.product_version(name),
                 time=geotiff.acquisition_time(name, dataset),
                 wavelengths_nm=found_nm,
-                labels={file.role: geotiff.read_labels(name, dataset, file.name, files[file.role]) for file in item.files[1:]},
+                labels={
+                    file.role: geotiff.read_labels(name, dataset, file.name, files[file.role])
+                    for file in item.files[1:]
+                },
                 **geotiff.place(dataset),
             )
 
     def _item(self, name: str, folders: Mapping[str, str], splits: Mapping[str, str]) -> Item:
         image = PurePosixPath(name.removeprefix("enmap/"))
         if len(image.parts) != 2:
-            raise ArchiveError(name, "lies elsewhere than enmap/<location>/<scene>.tif; move it there, or out of enmap/")
-        return Item(str(image.with_suffix("")), image.parts[0], with_labels(self.archive, name, "enmap", folders), splits.get(str(image)))
+            raise ArchiveError(
+                name,
+                "lies elsewhere than enmap/<location>/<scene>.tif; move it there, or out of enmap/",
+            )
+        return Item(
+            str(image.with_suffix("")),
+            image.parts[0],
+            with_labels(self.archive, name, "enmap", folders),
+            splits.get(str(image)),
+        )

@@ -1,14 +1,20 @@
-"""Reads the downstream tasks of SpectralEarth (arXiv 2408.08447): hyperspectral images, each with a label map.
+"""Reads the downstream tasks of SpectralEarth (arXiv 2408.08447): hyperspectral images, each with a
+label map.
 
     <root>/<task>/<sensor>/<location>/<scene>.tif     enmap: 202 bands, desis: 235, eo1: 198
-    <root>/<task>/<product>/<location>/<scene>.tif    cdl, nlcd, corine, bdforet, bnetd, eurocrops or treemap, on the same grid
-    <root>/splits/<task>/{train,val,test}.txt         or <root>/<task>/splits/; one <location>/<scene>.tif a line, from data/splits of
-                                                      SpectralEarth's repository; optional, but where one is, every image is in one of them
+    <root>/<task>/<product>/<location>/<scene>.tif    cdl, nlcd, corine, bdforet, bnetd, eurocrops
+    or treemap, on the same grid <root>/splits/<task>/{train,val,test}.txt         or
+    <root>/<task>/splits/; one <location>/<scene>.tif a line, from data/splits of
+                                                      SpectralEarth's repository; optional, but
+                                                      where one is, every image is in one of them
 
---task says which. Label "<product>": the codes of the map, whatever their size (those of eurocrops exceed int32). Label `class`: the published task;
-a code that is the k-th of its list is k, all others are the number of classes, which is to be ignored. For enmap_corine, `multilabel` instead: which
-of 19 classes (BigEarthNet's, or the 43 before them with --corine-classes 43) the map has. `product` of a sample is its scene: the published lists
-are random, so most scenes of the test list are in the train list, too; leave the lists out and split by blocks for scores that do not gain by that.
+--task says which. Label "<product>": the codes of the map, whatever their size (those of eurocrops
+exceed int32). Label `class`: the published task; a code that is the k-th of its list is k, all
+others are the number of classes, which is to be ignored. For enmap_corine, `multilabel` instead:
+which of 19 classes (BigEarthNet's, or the 43 before them with --corine-classes 43) the map has.
+`product` of a sample is its scene: the published lists are random, so most scenes of the test list
+are in the train list, too; leave the lists out and split by blocks for scores that do not gain by
+that.
 """
 
 from __future__ import annotations
@@ -23,11 +29,20 @@ import rasterio
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import corine, geotiff
 from data_prep.formats.stored_as import stored_as
-from data_prep.readers import Files, Item, image_files, option, sorted_by_id, split_lists, with_labels
+from data_prep.readers import (
+    Files,
+    Item,
+    image_files,
+    option,
+    sorted_by_id,
+    split_lists,
+    with_labels,
+)
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 
-# {dtype: row} of each sensor folder. That of EnMAP is published; DESIS and EO-1 are known from statistics only.
+# {dtype: row} of each sensor folder. That of EnMAP is published; DESIS and EO-1 are known from
+# statistics only.
 _ROWS = {
     "enmap": {"int16": get_sensor("enmap")},
     "desis": stored_as(get_sensor("desis"), "int16", "uint16", "float32"),
@@ -37,7 +52,9 @@ _SPLITS = ("train", "val", "test")
 
 
 class Task(NamedTuple):
-    """Where the files of a task are, and the codes of its classes in the published order; none for multi-label tasks."""
+    """Where the files of a task are, and the codes of its classes in the published order; none for
+    multi-label tasks.
+    """
 
     sensor: str
     product: str
@@ -45,7 +62,16 @@ class Task(NamedTuple):
 
 
 _EUROCROPS = (
-    *(3301090205, 3301010600, 3301090303, 3301010800, 3301090301, 3303060000, 3303030600, 3303050000),
+    *(
+        3301090205,
+        3301010600,
+        3301090303,
+        3301010800,
+        3301090301,
+        3303060000,
+        3303030600,
+        3303050000,
+    ),
     *(3303030100, 3301060500, 3301060300, 3303010000, 3301020000, 3301160000, 3301029900),
 )
 _TREEMAP = (
@@ -54,7 +80,9 @@ _TREEMAP = (
 )
 TASKS = {
     "enmap_cdl": Task("enmap", "cdl", (1, 2, 3, 4, 5, 6, 45, 54, 69, 72, 75, 76, 204, 210)),
-    "enmap_nlcd": Task("enmap", "nlcd", (11, 21, 22, 23, 24, 31, 41, 42, 43, 52, 71, 81, 82, 90, 95)),
+    "enmap_nlcd": Task(
+        "enmap", "nlcd", (11, 21, 22, 23, 24, 31, 41, 42, 43, 52, 71, 81, 82, 90, 95)
+    ),
     "enmap_corine": Task("enmap", "corine"),
     "enmap_bdforet": Task("enmap", "bdforet", (1, 2, 3, 4, 5, 7, 9, 10, 11, 12, 14, 16)),
     "enmap_bnetd": Task("enmap", "bnetd", (1, 2, 3, 6, 9, 10, 13, 15, 16, 21)),
@@ -82,8 +110,14 @@ class Reader:
         below, product = f"{self.task}/{task.sensor}", f"{self.task}/{task.product}"
         names = image_files(self.archive, below)
         if not names:
-            raise ArchiveError(below, f"no such folder, or no GeoTIFF in it; expected <input>/{below}/<location>/<scene>.tif")
-        splits = split_lists(self.archive, self._lists(), (name.removeprefix(f"{below}/") for name in names))
+            raise ArchiveError(
+                below,
+                "no such folder, or no GeoTIFF in it; expected "
+                f"<input>/{below}/<location>/<scene>.tif",
+            )
+        splits = split_lists(
+            self.archive, self._lists(), (name.removeprefix(f"{below}/") for name in names)
+        )
         return sorted_by_id(self._item(name, below, product, splits) for name in names)
 
     def read(self, item: Item, files: Files) -> Sample:
@@ -98,7 +132,11 @@ class Reader:
                 product=item.id.split("/")[1],
                 time=geotiff.acquisition_time(name, dataset),
                 wavelengths_nm=_wavelengths(name, dataset, sensor),
-                labels=self._labels(geotiff.read_labels(name, dataset, files.name(task.product), files[task.product])),
+                labels=self._labels(
+                    geotiff.read_labels(
+                        name, dataset, files.name(task.product), files[task.product]
+                    )
+                ),
                 **geotiff.place(dataset),
             )
 
@@ -109,16 +147,26 @@ class Reader:
 
     def _lists(self) -> dict[str, str]:
         """{split: name of its list}. Raises ArchiveError where both folders have lists."""
-        places = [{split: f"{folder}/{split}.txt" for split in _SPLITS} for folder in (f"splits/{self.task}", f"{self.task}/splits")]
+        places = [
+            {split: f"{folder}/{split}.txt" for split in _SPLITS}
+            for folder in (f"splits/{self.task}", f"{self.task}/splits")
+        ]
         found = [lists for lists in places if any(map(self.archive.exists, lists.values()))]
         if len(found) > 1:
-            raise ArchiveError(f"{self.task}/splits", f"has split lists, as splits/{self.task} has; remove one of the two folders")
+            raise ArchiveError(
+                f"{self.task}/splits",
+                f"has split lists, as splits/{self.task} has; remove one of the two folders",
+            )
         return found[0] if found else {}
 
     def _item(self, name: str, below: str, product: str, splits: dict[str, str]) -> Item:
         image = PurePosixPath(name.removeprefix(f"{below}/"))
         if len(image.parts) != 2:
-            raise ArchiveError(name, f"lies elsewhere than {below}/<location>/<scene>.tif; move it there, or out of {below}/")
+            raise ArchiveError(
+                name,
+                f"lies elsewhere than {below}/<location>/<scene>.tif; move it there, or out of "
+                f"{below}/",
+            )
         files = with_labels(self.archive, name, below, {self._task().product: product})
         return Item(str(image.with_suffix("")), image.parts[0], files, splits.get(str(image)))
 
@@ -126,11 +174,16 @@ class Reader:
         task = self._task()
         if task.codes:
             return {task.product: codes, "class": _positions(codes, task.codes)}
-        return {task.product: codes, "multilabel": corine.classes_present(codes, self.corine_classes)}
+        return {
+            task.product: codes,
+            "multilabel": corine.classes_present(codes, self.corine_classes),
+        }
 
 
 def _positions(codes: np.ndarray, listed: tuple[int, ...]) -> np.ndarray:
-    """uint8 [h, w]: where in the list each code is; the length of the list for codes that are not in it."""
+    """uint8 [h, w]: where in the list each code is; the length of the list for codes that are not
+    in it.
+    """
     positions = np.full(codes.shape, len(listed), np.uint8)
     for position, code in enumerate(listed):
         positions[codes == code] = position
@@ -138,13 +191,17 @@ def _positions(codes: np.ndarray, listed: tuple[int, ...]) -> np.ndarray:
 
 
 def _row(dataset: rasterio.DatasetReader, task: Task) -> Sensor:
-    """The row of the file's dtype; the first row, whose check says what is wrong, where there is none."""
+    """The row of the file's dtype; the first row, whose check says what is wrong, where there is
+    none.
+    """
     rows = _ROWS[task.sensor]
     return rows.get(dataset.dtypes[0]) or next(iter(rows.values()))
 
 
 def _wavelengths(name: str, dataset: rasterio.DatasetReader, sensor: Sensor) -> np.ndarray | None:
     found_nm = geotiff.wavelengths_nm(name, dataset)
-    if found_nm is not None and np.isfinite(sensor.centres_nm).all():  # nobody published the centres of all sensors
+    if (
+        found_nm is not None and np.isfinite(sensor.centres_nm).all()
+    ):  # nobody published the centres of all sensors
         geotiff.check_wavelengths(name, found_nm, sensor)
     return found_nm

@@ -1,13 +1,17 @@
 """Reads SSL4EO-L (arXiv 2306.09424): Landsat patches of four seasons a place, in five products.
 
-    <root>/ssl4eo_l_<product>/<location>/<scene>/all_bands.tif    uint8 [c, 264, 264], scene such as LE07_172034_20010526
+    <root>/ssl4eo_l_<product>/<location>/<scene>/all_bands.tif    uint8 [c, 264, 264], scene such as
+    LE07_172034_20010526
 
-Products: tm_toa (7 bands), etm_toa (9), etm_sr (6), oli_tirs_toa (11), oli_sr (7). All were downloaded for one list of places, so a location of
-seven digits is the same place in all five; TOA and SR of one sensor have the same dates, too. A location is published with four dates; fewer are
-taken as they are, more than four are an error. The last eight characters of a scene's name are its date, whatever is before them. The hour is not
-published, so times are 00:00 UTC of that date. A folder may hold the published *.tar.gzaa, *.tar.gzab, ... as they were downloaded.
+Products: tm_toa (7 bands), etm_toa (9), etm_sr (6), oli_tirs_toa (11), oli_sr (7). All were
+downloaded for one list of places, so a location of seven digits is the same place in all five; TOA
+and SR of one sensor have the same dates, too. A location is published with four dates; fewer are
+taken as they are, more than four are an error. The last eight characters of a scene's name are its
+date, whatever is before them. The hour is not published, so times are 00:00 UTC of that date. A
+folder may hold the published *.tar.gzaa, *.tar.gzab, ... as they were downloaded.
 
-The 8 bits are clipped: TOA reflectance 0 to 0.4 and 248.15 K to 318.15 K, surface reflectance 0 to 0.3; see the sensor table.
+The 8 bits are clipped: TOA reflectance 0 to 0.4 and 248.15 K to 318.15 K, surface reflectance 0 to
+0.3; see the sensor table.
 """
 
 from __future__ import annotations
@@ -47,7 +51,9 @@ class Reader:
     LICENCE: ClassVar[str] = "not stated; Landsat data courtesy of the U.S. Geological Survey"
     sensors: ClassVar = tuple(PRODUCTS.values())
     archive: Archive
-    products: tuple[str, ...] = option((), "products to read (default: all that are there)", choices=tuple(PRODUCTS))
+    products: tuple[str, ...] = option(
+        (), "products to read (default: all that are there)", choices=tuple(PRODUCTS)
+    )
     size: int = option(SIZE, "height and width that every image must have, in pixels")
 
     def items(self) -> list[Item]:
@@ -55,7 +61,9 @@ class Reader:
         for product in present_products(self.archive, self.products, "ssl4eo_l_{}"):
             for scene, name in scenes(self.archive, f"ssl4eo_l_{product}").items():
                 location, folder = scene.split("/")
-                items.append(Item(f"{location}/{product}/{folder}", location, (File("image", name),)))
+                items.append(
+                    Item(f"{location}/{product}/{folder}", location, (File("image", name),))
+                )
         _check_seasons(items)
         return sorted_by_id(items)
 
@@ -75,38 +83,59 @@ class Reader:
 
 
 def present_products(archive: Archive, wanted: Iterable[str], folder: str) -> list[str]:
-    """The wanted products, or all that the archive has; `folder` is the pattern of their folders. Raises ArchiveError where there is none."""
+    """The wanted products, or all that the archive has; `folder` is the pattern of their folders.
+    Raises ArchiveError where there is none.
+    """
     there = [product for product in PRODUCTS if image_files(archive, folder.format(product))]
     for product in wanted:
         if product not in there:
-            raise ArchiveError(folder.format(product), f"no such folder, or no GeoTIFF in it; --products can be {', '.join(there) or 'none'}")
+            raise ArchiveError(
+                folder.format(product),
+                "no such folder, or no GeoTIFF in it; --products can be "
+                f"{', '.join(there) or 'none'}",
+            )
     if not there:
-        expected = f"<input>/{folder.format('<product>')}/<location>/<scene>/all_bands.tif, with a product of {', '.join(PRODUCTS)}"
+        expected = (
+            f"<input>/{folder.format('<product>')}/<location>/<scene>/all_bands.tif, with a "
+            f"product of {', '.join(PRODUCTS)}"
+        )
         raise ArchiveError(".", f"no product of SSL4EO-L in it; expected {expected}")
     return sorted(set(wanted)) or there
 
 
 def scenes(archive: Archive, folder: str) -> dict[str, str]:
-    """{"<location>/<scene>": name} of the images below a product's folder, sorted. Raises ArchiveError for files that lie elsewhere."""
+    """{"<location>/<scene>": name} of the images below a product's folder, sorted. Raises
+    ArchiveError for files that lie elsewhere.
+    """
     found = {}
     for name in image_files(archive, folder):
         inner = _INNER.fullmatch(name.removeprefix(f"{folder}/"))
         if not inner:
-            raise ArchiveError(name, f"lies elsewhere than {folder}/<location of 7 digits>/<scene>/all_bands.tif; move it there, or out of {folder}/")
+            raise ArchiveError(
+                name,
+                f"lies elsewhere than {folder}/<location of 7 digits>/<scene>/all_bands.tif; move "
+                f"it there, or out of {folder}/",
+            )
         scene_time(name)
         found[inner[1]] = name
     return found
 
 
 def scene_time(name: str) -> int:
-    """Seconds since 1970 UTC of the date that ends the name of a file's folder, at 00:00. Raises ArchiveError where it ends in no date."""
+    """Seconds since 1970 UTC of the date that ends the name of a file's folder, at 00:00. Raises
+    ArchiveError where it ends in no date.
+    """
     folder = name.split("/")[-2]
     try:
         if not re.fullmatch(r"\d{8}", folder[-8:]):
             raise ValueError(folder)
         moment = datetime.datetime.strptime(folder[-8:], "%Y%m%d")
     except ValueError as error:
-        raise ArchiveError(name, f"its folder {folder!r} does not end in a date such as 20010526; give it its published name") from error
+        raise ArchiveError(
+            name,
+            f"its folder {folder!r} does not end in a date such as 20010526; give it its published "
+            "name",
+        ) from error
     return int(moment.replace(tzinfo=datetime.UTC).timestamp())
 
 
@@ -116,4 +145,7 @@ def _check_seasons(items: Iterable[Item]) -> None:
         dates = counts[item.id.rpartition("/")[0]]
         if dates > SEASONS:
             cure = "remove those that are not published"
-            raise ArchiveError(item.files[0].name, f"is one of {dates} dates of its place, expected at most {SEASONS}; {cure}")
+            raise ArchiveError(
+                item.files[0].name,
+                f"is one of {dates} dates of its place, expected at most {SEASONS}; {cure}",
+            )

@@ -1,20 +1,26 @@
-"""Reads the SSL4EO-L benchmark (arXiv 2306.09424): Landsat patches of the conterminous United States with maps of land cover and crops.
+"""Reads the SSL4EO-L benchmark (arXiv 2306.09424): Landsat patches of the conterminous United
+States with maps of land cover and crops.
 
-    <root>/ssl4eo_l_<product>_benchmark/<location>/<scene>/all_bands.tif                uint8 [c, 264, 264], products as in ssl4eo-l
-    <root>/ssl4eo_l_{tm,etm,oli}_{cdl,nlcd}/<location>/<scene>/{cdl,nlcd}_<year>.tif    class codes [264, 264]; 2011 for tm, 2019 for others
+    <root>/ssl4eo_l_<product>_benchmark/<location>/<scene>/all_bands.tif                uint8 [c,
+    264, 264], products as in ssl4eo-l
+    <root>/ssl4eo_l_{tm,etm,oli}_{cdl,nlcd}/<location>/<scene>/{cdl,nlcd}_<year>.tif    class codes
+    [264, 264]; 2011 for tm, 2019 for others
 
-etm_toa and etm_sr share the maps of etm, oli_tirs_toa and oli_sr those of oli. Labels: `cdl` and `nlcd`, those that are there, and then for every
-image. --classes raw keeps the codes (default); paper keeps the classes of the published configs and makes every other one 0. The result is then the
+etm_toa and etm_sr share the maps of etm, oli_tirs_toa and oli_sr those of oli. Labels: `cdl` and
+`nlcd`, those that are there, and then for every image. --classes raw keeps the codes (default);
+paper keeps the classes of the published configs and makes every other one 0. The result is then the
 position in these lists, and training ignores 0:
 
     nlcd  0 11 21 22 31 41 42 43 52 71 81 82 90 95
     cdl   0 1 5 24 36 37 61 111 121 122 131 141 142 143 152 176 190 195
 
-Split, 17,500 / 3,750 / 3,750 of the 25,000 images of each product: the images sorted by path are numbered from 0, the numbers shuffled by NumPy's
-legacy generator with seed 0 (`numpy.random.RandomState(0).shuffle`), the first 70 % are train, the next 15 % val, the rest test; shares are rounded
-down. So it depends on how many images there are: other than 25,000 are an error, unless --subset is given. Each product is split by itself: where
-sensors differ in their lists of images, a place can be train for one and test for another. Neighbours can be on both sides anyhow; --split blocks:KM
-keeps them apart. SLC-off gaps of etm are 0.
+Split, 17,500 / 3,750 / 3,750 of the 25,000 images of each product: the images sorted by path are
+numbered from 0, the numbers shuffled by NumPy's legacy generator with seed 0
+(`numpy.random.RandomState(0).shuffle`), the first 70 % are train, the next 15 % val, the rest test;
+shares are rounded down. So it depends on how many images there are: other than 25,000 are an error,
+unless --subset is given. Each product is split by itself: where sensors differ in their lists of
+images, a place can be train for one and test for another. Neighbours can be on both sides anyhow;
+--split blocks:KM keeps them apart. SLC-off gaps of etm are 0.
 """
 
 from __future__ import annotations
@@ -46,19 +52,41 @@ class Reader:
 
     TITLE: ClassVar[str] = "SSL4EO-L benchmark"
     VERSION: ClassVar[int] = 1
-    LICENCE: ClassVar[str] = "not stated; Landsat data and NLCD courtesy of the U.S. Geological Survey, CDL of USDA NASS"
+    LICENCE: ClassVar[str] = (
+        "not stated; Landsat data and NLCD courtesy of the U.S. Geological Survey, CDL of USDA NASS"
+    )
     sensors: ClassVar = tuple(PRODUCTS.values())
     archive: Archive
-    products: tuple[str, ...] = option((), "products to read (default: all that are there)", choices=tuple(PRODUCTS))
-    classes: str = option("raw", "raw: codes of NLCD and CDL; paper: the published 14 and 18 classes, others 0", choices=("raw", "paper"))
-    subset: bool = option(False, "products have other than 25,000 images, so the split is drawn as published, but is not the published one")
+    products: tuple[str, ...] = option(
+        (), "products to read (default: all that are there)", choices=tuple(PRODUCTS)
+    )
+    classes: str = option(
+        "raw",
+        "raw: codes of NLCD and CDL; paper: the published 14 and 18 classes, others 0",
+        choices=("raw", "paper"),
+    )
+    subset: bool = option(
+        False,
+        "products have other than 25,000 images, so the split is drawn as published, but is not "
+        "the published one",
+    )
     size: int = option(SIZE, "height and width that every image must have, in pixels")
 
     def items(self) -> list[Item]:
         products = present_products(self.archive, self.products, "ssl4eo_l_{}_benchmark")
-        kinds = sorted({kind for kind in CLASSES for product in products if image_files(self.archive, _folder(product, kind))})
+        kinds = sorted(
+            {
+                kind
+                for kind in CLASSES
+                for product in products
+                if image_files(self.archive, _folder(product, kind))
+            }
+        )
         if not kinds:
-            raise ArchiveError(_folder(products[0], "nlcd"), "no such folder, nor one with _cdl; download the label maps beside the images")
+            raise ArchiveError(
+                _folder(products[0], "nlcd"),
+                "no such folder, nor one with _cdl; download the label maps beside the images",
+            )
         return sorted_by_id(item for product in products for item in self._items(product, kinds))
 
     def read(self, item: Item, files: Files) -> Sample:
@@ -66,14 +94,19 @@ class Reader:
         with geotiff.open_tiff(name, files["image"]) as dataset:
             geotiff.check_count(name, dataset, len(sensor.bands), sensor.title)
             geotiff.check_shape(name, dataset, self.size, self.size)
-            maps = {file.role: geotiff.read_labels(name, dataset, file.name, files[file.role]) for file in item.files[1:]}
+            maps = {
+                file.role: geotiff.read_labels(name, dataset, file.name, files[file.role])
+                for file in item.files[1:]
+            }
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor),
                 sensor=sensor.id,
                 id=item.id,
                 group=item.group,
                 time=scene_time(name),
-                labels=maps if self.classes == "raw" else {kind: positions(codes, CLASSES[kind]) for kind, codes in maps.items()},
+                labels=maps
+                if self.classes == "raw"
+                else {kind: positions(codes, CLASSES[kind]) for kind, codes in maps.items()},
                 **geotiff.place(dataset),
             )
 
@@ -81,22 +114,33 @@ class Reader:
         folder = f"ssl4eo_l_{product}_benchmark"
         found = scenes(self.archive, folder)
         if len(found) != IMAGES and not self.subset:
-            cure = "complete the download, or give --subset, with which the split is another than the published one"
+            cure = (
+                "complete the download, or give --subset, with which the split is another than the "
+                "published one"
+            )
             raise ArchiveError(folder, f"{len(found):,} images, expected {IMAGES:,}; {cure}")
         for (scene, name), split in zip(found.items(), published_split(len(found)), strict=True):
             location, date = scene.split("/")
             maps = tuple(File(kind, self._map(name, product, kind, scene)) for kind in kinds)
-            yield Item(f"{location}/{product}/{date}", location, (File("image", name), *maps), split)
+            yield Item(
+                f"{location}/{product}/{date}", location, (File("image", name), *maps), split
+            )
 
     def _map(self, image: str, product: str, kind: str, scene: str) -> str:
         name = f"{_folder(product, kind)}/{scene}/{kind}_{_YEARS[product.split('_')[0]]}.tif"
         if not self.archive.exists(name):
-            raise ArchiveError(name, f"no such file, but {image} needs its label map {kind!r} there; download it, or move all {kind} maps away")
+            raise ArchiveError(
+                name,
+                f"no such file, but {image} needs its label map {kind!r} there; download it, or "
+                f"move all {kind} maps away",
+            )
         return name
 
 
 def published_split(count: int) -> list[str]:
-    """The split of each of `count` images in the order of their paths; see the top of this module."""
+    """The split of each of `count` images in the order of their paths; see the top of this
+    module.
+    """
     order = np.arange(count)
     np.random.RandomState(0).shuffle(order)
     edges = np.cumsum([int(share * count) for share in _SHARES.values()])

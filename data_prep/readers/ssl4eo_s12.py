@@ -1,21 +1,29 @@
-"""Reads SSL4EO-S12 v1.0 (arXiv 2211.07044): Sentinel-1 GRD, Sentinel-2 L1C and L2A of 251,079 places, up to four dates each.
+"""Reads SSL4EO-S12 v1.0 (arXiv 2211.07044): Sentinel-1 GRD, Sentinel-2 L1C and L2A of 251,079
+places, up to four dates each.
 
-    <root>/s1/0000200/S1A_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CFBA_D457/{VV,VH}.tif     float32, dB
-    <root>/s2c/0000200/20200604T054639_20200604T054831_T43RCP/{B1,...,B8,B8A,B9,B10,B11,B12}.tif          uint16, reflectance x 10000
-    <root>/s2a/0000200/20200604T054639_20200604T054831_T43RCP/{B1,...,B8,B8A,B9,B11,B12}.tif              uint16, no B10
+    <root>/s1/0000200/S1A_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CFBA_D457/{VV,VH}.tif
+    float32, dB
+    <root>/s2c/0000200/20200604T054639_20200604T054831_T43RCP/{B1,...,B8,B8A,B9,B10,B11,B12}.tif
+    uint16, reflectance x 10000
+    <root>/s2a/0000200/20200604T054639_20200604T054831_T43RCP/{B1,...,B8,B8A,B9,B11,B12}.tif uint16,
+    no B10
 
-Patches are 264 x 264 pixels of 10 m; bands of 20 m have 132 x 132 pixels, bands of 60 m 44 x 44. A group is a place, the same over products;
-bands are in the order of the sensor table, dates in that of time. (The published code takes seasons as the folder listing gives them, in no order.)
-The archive has four dates a place and product. Fewer are no error: what to do with them is decided when an index is built. Files metadata.json are
-not read. `product` is the name of the folder, with tile or orbit. The time is the first of that name, the sensing time.
+Patches are 264 x 264 pixels of 10 m; bands of 20 m have 132 x 132 pixels, bands of 60 m 44 x 44. A
+group is a place, the same over products; bands are in the order of the sensor table, dates in that
+of time. (The published code takes seasons as the folder listing gives them, in no order.) The
+archive has four dates a place and product. Fewer are no error: what to do with them is decided when
+an index is built. Files metadata.json are not read. `product` is the name of the folder, with tile
+or orbit. The time is the first of that name, the sensing time.
 
---resample bilinear    coarser bands on the 10 m grid, pixel areas aligned, rounded to uint16; as the published code does with OpenCV
---resample nearest     the same with each pixel repeated, as torchgeo does
---resample native      a sample a grid, of 10, 20 and 60 m, in one group
+--resample bilinear    coarser bands on the 10 m grid, pixel areas aligned, rounded to uint16; as
+the published code does with OpenCV --resample nearest     the same with each pixel repeated, as
+torchgeo does --resample native      a sample a grid, of 10, 20 and 60 m, in one group
 
-Grids are what their files say, which is not where they are to the pixel. In every file the transform is off by half a pixel of its own, so that
-grids of 10, 20 and 60 m share the centre of their first pixel. And each band was cropped about its own middle: against the 10 m bands, those of 20 m
-fit by their areas, but those of 60 m lie up to 5 pixels of 10 m away (seen at place 0000200). All methods leave them where the published code does.
+Grids are what their files say, which is not where they are to the pixel. In every file the
+transform is off by half a pixel of its own, so that grids of 10, 20 and 60 m share the centre of
+their first pixel. And each band was cropped about its own middle: against the 10 m bands, those of
+20 m fit by their areas, but those of 60 m lie up to 5 pixels of 10 m away (seen at place 0000200).
+All methods leave them where the published code does.
 """
 
 from __future__ import annotations
@@ -31,10 +39,16 @@ from data_prep.readers import File, Files, Item, image_files, option, sorted_by_
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 
-PRODUCTS = {"s1": get_sensor("sentinel1_grd"), "s2c": get_sensor("sentinel2_l1c"), "s2a": get_sensor("sentinel2_l2a")}
+PRODUCTS = {
+    "s1": get_sensor("sentinel1_grd"),
+    "s2c": get_sensor("sentinel2_l1c"),
+    "s2a": get_sensor("sentinel2_l2a"),
+}
 MOST_DATES = 4
 _OPTICAL = re.compile(r"(\d{8}T\d{6})_\d{8}T\d{6}_T\w{5}", re.ASCII)
-_RADAR = re.compile(r"S1[A-D]_IW_GRD[HFM]_1SDV_(\d{8}T\d{6})_\d{8}T\d{6}(?:_[0-9A-F]+){3}", re.ASCII)
+_RADAR = re.compile(
+    r"S1[A-D]_IW_GRD[HFM]_1SDV_(\d{8}T\d{6})_\d{8}T\d{6}(?:_[0-9A-F]+){3}", re.ASCII
+)
 _SCENES = {"s1": _RADAR, "s2c": _OPTICAL, "s2a": _OPTICAL}
 _EXAMPLES = {"s1": "S1A_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CFBA_D457"}
 
@@ -48,47 +62,90 @@ class Reader:
     LICENCE: ClassVar[str] = "CC-BY-4.0 (not verified); contains modified Copernicus Sentinel data"
     sensors: ClassVar = band_files.all_rows(*PRODUCTS.values())
     archive: Archive
-    products: tuple[str, ...] = option((), "which of s1, s2c and s2a (default: those that are there)", choices=tuple(PRODUCTS))
-    resample: str = option("bilinear", "how coarser bands come onto the 10 m grid; native: a sample a grid", choices=band_files.METHODS)
-    void_ids: str = option("", "file of the archive with the places to leave out, one number a line", metavar="FILE")
+    products: tuple[str, ...] = option(
+        (), "which of s1, s2c and s2a (default: those that are there)", choices=tuple(PRODUCTS)
+    )
+    resample: str = option(
+        "bilinear",
+        "how coarser bands come onto the 10 m grid; native: a sample a grid",
+        choices=band_files.METHODS,
+    )
+    void_ids: str = option(
+        "", "file of the archive with the places to leave out, one number a line", metavar="FILE"
+    )
 
     def items(self) -> list[Item]:
         names = {product: image_files(self.archive, product) for product in PRODUCTS}
         products = self.products or tuple(product for product in PRODUCTS if names[product])
         if not products:
-            raise ArchiveError("s2c", "no such folder, nor s1 nor s2a; expected <input>/s2c/<place>/<date>/<band>.tif")
-        return sorted_by_id(item for product in products for item in self._items(product, names[product], self._void()))
+            raise ArchiveError(
+                "s2c",
+                "no such folder, nor s1 nor s2a; expected <input>/s2c/<place>/<date>/<band>.tif",
+            )
+        return sorted_by_id(
+            item
+            for product in products
+            for item in self._items(product, names[product], self._void())
+        )
 
     def read(self, item: Item, files: Files) -> Sample:
         product, scene = item.files[0].name.split("/")[0], item.files[0].name.split("/")[2]
         sensor = band_files.rows(PRODUCTS[product], self.resample)[item.part[0]]
-        pixels, place = band_files.read_image(files, sensor, [file.role for file in item.files], self.resample)
-        return Sample(pixels=pixels, sensor=sensor.id, id=item.id, group=item.group, product=scene, time=_time(product, item.files[0].name), **place)
+        pixels, place = band_files.read_image(
+            files, sensor, [file.role for file in item.files], self.resample
+        )
+        return Sample(
+            pixels=pixels,
+            sensor=sensor.id,
+            id=item.id,
+            group=item.group,
+            product=scene,
+            time=_time(product, item.files[0].name),
+            **place,
+        )
 
     def _void(self) -> frozenset[str]:
         lines = text_lines(self.archive, self.void_ids) if self.void_ids else []
         wrong = [line for line in lines if not re.fullmatch(r"[0-9]{1,7}", line)]
         if wrong:
-            raise ArchiveError(self.void_ids, f"has the line {wrong[0][:80]!r}, expected the number of a place; correct the line")
+            raise ArchiveError(
+                self.void_ids,
+                f"has the line {wrong[0][:80]!r}, expected the number of a place; correct the line",
+            )
         return frozenset(line.zfill(7) for line in lines)
 
     def _items(self, product: str, names: list[str], void: frozenset[str]) -> Iterator[Item]:
         if not names:
-            raise ArchiveError(product, f"no such folder, or no GeoTIFF in it; leave {product} out of --products, or add the folder")
+            raise ArchiveError(
+                product,
+                f"no such folder, or no GeoTIFF in it; leave {product} out of --products, or add "
+                "the folder",
+            )
         for place, scenes in _by_place(product, names).items():
             _check_dates(f"{product}/{place}", product, list(scenes))
             if place not in void:
                 for scene, bands in scenes.items():
                     yield from self._images(product, place, scene, bands)
 
-    def _images(self, product: str, place: str, scene: str, bands: dict[str, str]) -> Iterator[Item]:
+    def _images(
+        self, product: str, place: str, scene: str, bands: dict[str, str]
+    ) -> Iterator[Item]:
         """The items of one image, given as {band: file}: one, or with `native` one a grid."""
         folder, sensor = f"{product}/{place}/{scene}", PRODUCTS[product]
-        band_files.check_names(folder, bands, [band_files.one_digit(band.name) for band in sensor.bands], sensor.title)
+        band_files.check_names(
+            folder, bands, [band_files.one_digit(band.name) for band in sensor.bands], sensor.title
+        )
         for size, row in band_files.rows(sensor, self.resample).items():
-            files = tuple(File(band.name, bands[band_files.one_digit(band.name)]) for band in row.bands)
+            files = tuple(
+                File(band.name, bands[band_files.one_digit(band.name)]) for band in row.bands
+            )
             grid = f"/{size}m" if size else ""
-            yield Item(f"{place}/{product}/{_stamp(product, folder, scene)}{grid}", place, files, part=(size,))
+            yield Item(
+                f"{place}/{product}/{_stamp(product, folder, scene)}{grid}",
+                place,
+                files,
+                part=(size,),
+            )
 
 
 def _by_place(product: str, names: list[str]) -> dict[str, dict[str, dict[str, str]]]:
@@ -97,7 +154,11 @@ def _by_place(product: str, names: list[str]) -> dict[str, dict[str, dict[str, s
     for name in names:
         parts = name.split("/")
         if len(parts) != 4:
-            raise ArchiveError(name, f"lies elsewhere than {product}/<place>/<date>/<band>.tif; move it there, or out of {product}/")
+            raise ArchiveError(
+                name,
+                f"lies elsewhere than {product}/<place>/<date>/<band>.tif; move it there, or out "
+                f"of {product}/",
+            )
         found.setdefault(parts[1], {}).setdefault(parts[2], {})[parts[3].rpartition(".")[0]] = name
     return found
 
@@ -106,17 +167,31 @@ def _check_dates(folder: str, product: str, scenes: list[str]) -> None:
     """Raises ArchiveError for more dates than the archive has, and for two images of one time."""
     stamps = [_stamp(product, f"{folder}/{scene}", scene) for scene in scenes]
     if len(set(stamps)) < len(stamps):
-        raise ArchiveError(folder, f"two folders of the time {max(stamps, key=stamps.count)}, expected one; remove one of them")
+        raise ArchiveError(
+            folder,
+            f"two folders of the time {max(stamps, key=stamps.count)}, expected one; remove one of "
+            "them",
+        )
     if len(stamps) > MOST_DATES:
-        raise ArchiveError(folder, f"{len(stamps)} dates, expected at most the {MOST_DATES} of SSL4EO-S12; remove what does not belong there")
+        raise ArchiveError(
+            folder,
+            f"{len(stamps)} dates, expected at most the {MOST_DATES} of SSL4EO-S12; remove what "
+            "does not belong there",
+        )
 
 
 def _stamp(product: str, folder: str, scene: str) -> str:
-    """The sensing time in the name of a scene, "20200604T054639". Raises ArchiveError where there is none."""
+    """The sensing time in the name of a scene, "20200604T054639". Raises ArchiveError where there
+    is none.
+    """
     found = _SCENES[product].fullmatch(scene)
     if not found:
         example = _EXAMPLES.get(product, "20200604T054639_20200604T054831_T43RCP")
-        raise ArchiveError(folder, f"is no name of a {product} scene, expected one such as {example}; rename the folder, or move it away")
+        raise ArchiveError(
+            folder,
+            f"is no name of a {product} scene, expected one such as {example}; rename the folder, "
+            "or move it away",
+        )
     return found[1]
 
 

@@ -1,16 +1,23 @@
-"""Reads SSL4EO-S12 v1.1 (arXiv 2503.00168) in its Zarr files: 246,144 places, four dates each, of Sentinel-1 GRD, Sentinel-2 L1C, L2A and RGB.
+"""Reads SSL4EO-S12 v1.1 (arXiv 2503.00168) in its Zarr files: 246,144 places, four dates each, of
+Sentinel-1 GRD, Sentinel-2 L1C, L2A and RGB.
 
-    <root>/{train,val}/{S1GRD,S2L1C,S2L2A,S2RGB}/ssl4eos12_{train,val}_seasonal_data_000001.zarr.zip     64 places a file
-    <root>/splits/ssl4eos12_{train,val}.txt     one file a line; optional. Without them, the split is the folder
+    <root>/{train,val}/{S1GRD,S2L1C,S2L2A,S2RGB}/ssl4eos12_{train,val}_seasonal_data_000001.zarr.zip
+    64 places a file <root>/splits/ssl4eos12_{train,val}.txt     one file a line; optional. Without
+    them, the split is the folder
 
-A file has the array `bands` [sample, time, band, y, x], int16 of Sentinel-2, float16 dB of Sentinel-1, uint8 of RGB, and beside it `band`, `sample`,
-`time_`, `center_lat`, `center_lon`, `crs`, `x_`, `y_`, `file_id` and, of Sentinel-2, `cloud_mask`. Files of one name hold the same places in the same
-order in every product, which is checked. A group is a place, named as in `sample`; `product` is the scene in `file_id`. The mask `cloud_mask` has
-the codes of the file (its attribute cloud_classes: 0 land, 1 water, 2 snow, 3 thin and 4 thick cloud, 5 cloud shadow, 6 no data).
+A file has the array `bands` [sample, time, band, y, x], int16 of Sentinel-2, float16 dB of
+Sentinel-1, uint8 of RGB, and beside it `band`, `sample`, `time_`, `center_lat`, `center_lon`,
+`crs`, `x_`, `y_`, `file_id` and, of Sentinel-2, `cloud_mask`. Files of one name hold the same
+places in the same order in every product, which is checked. A group is a place, named as in
+`sample`; `product` is the scene in `file_id`. The mask `cloud_mask` has the codes of the file (its
+attribute cloud_classes: 0 land, 1 water, 2 snow, 3 thin and 4 thick cloud, 5 cloud shadow, 6 no
+data).
 
-Digital numbers of Sentinel-2 are those of v1.0 + 1000. They are kept, and the sensor's offset says so: reflectance = DN / 10000 - 0.1. (A later
-release of v1.1, in tar files of one Zarr a sample, is published with means 1000 lower. It has another layout and is not read here.) `x_` and `y_` are
-taken for pixel centres, as xarray has them. Ids are <split>/<file>/<product>/<date>/<place>, in the order in which chunks lie in the files.
+Digital numbers of Sentinel-2 are those of v1.0 + 1000. They are kept, and the sensor's offset says
+so: reflectance = DN / 10000 - 0.1. (A later release of v1.1, in tar files of one Zarr a sample, is
+published with means 1000 lower. It has another layout and is not read here.) `x_` and `y_` are
+taken for pixel centres, as xarray has them. Ids are <split>/<file>/<product>/<date>/<place>, in the
+order in which chunks lie in the files.
 """
 
 from __future__ import annotations
@@ -41,21 +48,32 @@ SPLITS = ("train", "val")
 _FILE = re.compile(r"ssl4eos12_(?:train|val)_seasonal_data_(\d+)\.zarr\.zip", re.ASCII)
 _MOST_IMAGES = 10_000  # in a file, which has 256
 _RGB_NAMES = ("B04", "B03", "B02"), ("R", "G", "B")  # besides those of the sensor table
-_TIME_UNITS = {"days": 86400 * 10**9, "hours": 3600 * 10**9, "minutes": 60 * 10**9, "seconds": 10**9}
+_TIME_UNITS = {
+    "days": 86400 * 10**9,
+    "hours": 3600 * 10**9,
+    "minutes": 60 * 10**9,
+    "seconds": 10**9,
+}
 _TIME_UNITS |= {"milliseconds": 10**6, "microseconds": 10**3, "nanoseconds": 1}
 _AGAIN = "download the file again"
 
 
 @dataclass(frozen=True)
 class Reader:
-    """SSL4EO-S12 v1.1, one sample a place, product and date. An item's `part` is (sample, date) in its file."""
+    """SSL4EO-S12 v1.1, one sample a place, product and date. An item's `part` is (sample, date) in
+    its file.
+    """
 
     TITLE: ClassVar[str] = "SSL4EO-S12 v1.1"
     VERSION: ClassVar[int] = 1
     LICENCE: ClassVar[str] = "CC-BY-4.0; contains modified Copernicus Sentinel data"
     sensors: ClassVar = tuple(PRODUCTS.values())
     archive: Archive
-    products: tuple[str, ...] = option((), f"which of {', '.join(PRODUCTS)} (default: those that are there)", choices=tuple(PRODUCTS))
+    products: tuple[str, ...] = option(
+        (),
+        f"which of {', '.join(PRODUCTS)} (default: those that are there)",
+        choices=tuple(PRODUCTS),
+    )
 
     def items(self) -> list[Item]:
         files = self._files()
@@ -67,14 +85,21 @@ class Reader:
             items, places = self._items(name, product, splits)
             other, expected = first.setdefault(name.rpartition("/")[2], (name, places))
             if places != expected:
-                raise ArchiveError(name, f"its samples are not those of {other}, expected the same places and dates; {_AGAIN}")
+                raise ArchiveError(
+                    name,
+                    f"its samples are not those of {other}, expected the same places and dates; "
+                    f"{_AGAIN}",
+                )
             found += items
         return sorted_by_id(found)
 
     def read(self, item: Item, files: Files) -> Sample:
         name = item.files[0].name
         with files.local("image") as path:
-            source, sensor = Source(name, path, self.archive.entry(name).stamp), PRODUCTS[name.split("/")[1]]
+            source, sensor = (
+                Source(name, path, self.archive.entry(name).stamp),
+                PRODUCTS[name.split("/")[1]],
+            )
             _check(source, sensor)
             product = zarr_zip.whole(source, "file_id")
             cloud_mask = zarr_zip.find(source, "cloud_mask")
@@ -85,7 +110,9 @@ class Reader:
                 group=item.group,
                 product=None if product is None else str(product[item.part]),
                 time=_time(source, item.part),
-                masks={} if cloud_mask is None else {"cloud_mask": zarr_zip.part(source, "cloud_mask", item.part)},
+                masks={}
+                if cloud_mask is None
+                else {"cloud_mask": zarr_zip.part(source, "cloud_mask", item.part)},
                 **_place(source, item.part[0]),
             )
 
@@ -95,18 +122,27 @@ class Reader:
         for name in self.archive.names((".zarr.zip",)):
             parts = name.split("/")
             if len(parts) != 3 or parts[0] not in SPLITS or not _FILE.fullmatch(parts[2]):
-                raise ArchiveError(name, "lies elsewhere than {train,val}/<product>/ssl4eos12_<split>_seasonal_data_<number>.zarr.zip; move it away")
+                raise ArchiveError(
+                    name,
+                    "lies elsewhere than "
+                    "{train,val}/<product>/ssl4eos12_<split>_seasonal_data_<number>.zarr.zip; move "
+                    "it away",
+                )
             if parts[1] in (self.products or PRODUCTS):
                 found.append((name, parts[1]))
         absent = sorted(set(self.products) - {product for _, product in found})
         if absent or not found:
             product = absent[0] if absent else "S2L1C"
             raise ArchiveError(
-                f"train/{product}", "no *.zarr.zip there, nor in val; give the folder that has train and val, and --products that are there"
+                f"train/{product}",
+                "no *.zarr.zip there, nor in val; give the folder that has train and val, and "
+                "--products that are there",
             )
         return found
 
-    def _items(self, name: str, product: str, splits: dict[str, str]) -> tuple[list[Item], list[str]]:
+    def _items(
+        self, name: str, product: str, splits: dict[str, str]
+    ) -> tuple[list[Item], list[str]]:
         """The items of a file, and its places, a date each."""
         with self.archive.local(name) as path:
             source = Source(name, path, self.archive.entry(name).stamp)
@@ -116,11 +152,19 @@ class Reader:
         folder, _, file = name.split("/")
         number = _FILE.fullmatch(file)[1]
         places = (
-            [f"{folder}_{number}_{sample:02d}" for sample in range(samples)] if named is None else [_checked(source, str(each)) for each in named]
+            [f"{folder}_{number}_{sample:02d}" for sample in range(samples)]
+            if named is None
+            else [_checked(source, str(each)) for each in named]
         )
         split = splits.get(file, folder)
         items = [
-            Item(f"{folder}/{number}/{product}/{date}/{place}", place, (File("image", name),), split, (sample, date))
+            Item(
+                f"{folder}/{number}/{product}/{date}/{place}",
+                place,
+                (File("image", name),),
+                split,
+                (sample, date),
+            )
             for date in range(dates)
             for sample, place in enumerate(places)
         ]
@@ -129,7 +173,10 @@ class Reader:
 
 def _checked(source: Source, place: str) -> str:
     if not re.fullmatch(r"\w{1,40}", place, re.ASCII):
-        raise ArchiveError(f"{source.name}/sample", f"has the place {place[:60]!r}, expected one such as '0080717'; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/sample",
+            f"has the place {place[:60]!r}, expected one such as '0080717'; {_AGAIN}",
+        )
     return place
 
 
@@ -137,24 +184,45 @@ def _checked(source: Source, place: str) -> str:
 
 
 def _check(source: Source, sensor: Sensor) -> None:
-    """Raises ArchiveError for other bands, another dtype, or arrays whose shapes do not go together."""
+    """Raises ArchiveError for other bands, another dtype, or arrays whose shapes do not go
+    together.
+    """
     bands = zarr_zip.find(source, "bands")
     if bands is None:
-        raise ArchiveError(source.name, f"has no array `bands`, expected [sample, time, band, y, x]; {_AGAIN}")
-    if bands.dtype.newbyteorder("=") != np.dtype(sensor.dtype) or len(bands.shape) != 5 or bands.shape[2] != len(sensor.bands) or 0 in bands.shape:
+        raise ArchiveError(
+            source.name, f"has no array `bands`, expected [sample, time, band, y, x]; {_AGAIN}"
+        )
+    if (
+        bands.dtype.newbyteorder("=") != np.dtype(sensor.dtype)
+        or len(bands.shape) != 5
+        or bands.shape[2] != len(sensor.bands)
+        or 0 in bands.shape
+    ):
         expected = f"{sensor.dtype} [sample, time, {len(sensor.bands)}, y, x] of {sensor.title}"
-        raise ArchiveError(f"{source.name}/bands", f"is {bands.dtype} {list(bands.shape)}, expected {expected}; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/bands",
+            f"is {bands.dtype} {list(bands.shape)}, expected {expected}; {_AGAIN}",
+        )
     if bands.shape[0] * bands.shape[1] > _MOST_IMAGES:
-        raise ArchiveError(f"{source.name}/bands", f"has {bands.shape[0] * bands.shape[1]:,} images, at most {_MOST_IMAGES:,}; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/bands",
+            f"has {bands.shape[0] * bands.shape[1]:,} images, at most {_MOST_IMAGES:,}; {_AGAIN}",
+        )
     _check_names(source, sensor)
     samples, dates, _, height, width = bands.shape
     for key, (shape, kinds) in _companions(samples, dates, height, width).items():
         array = zarr_zip.find(source, key)
         if array is not None and (array.shape != shape or array.dtype.kind not in kinds):
-            raise ArchiveError(f"{source.name}/{key}", f"is {array.dtype} {list(array.shape)}, expected {list(shape)}, as `bands` has; {_AGAIN}")
+            raise ArchiveError(
+                f"{source.name}/{key}",
+                f"is {array.dtype} {list(array.shape)}, expected {list(shape)}, as `bands` has; "
+                f"{_AGAIN}",
+            )
 
 
-def _companions(samples: int, dates: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], str]]:
+def _companions(
+    samples: int, dates: int, height: int, width: int
+) -> dict[str, tuple[tuple[int, ...], str]]:
     """{array: (shape, kinds of its dtype)} of those that a file may have beside `bands`."""
     return {
         "sample": ((samples,), "US"),
@@ -172,11 +240,17 @@ def _companions(samples: int, dates: int, height: int, width: int) -> dict[str, 
 def _check_names(source: Source, sensor: Sensor) -> None:
     names = zarr_zip.whole(source, "band")
     if names is None or names.ndim != 1 or names.dtype.kind != "U":
-        raise ArchiveError(f"{source.name}/band", f"are no names, so the order of bands would be a guess; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/band", f"are no names, so the order of bands would be a guess; {_AGAIN}"
+        )
     expected = tuple(band.name for band in sensor.bands)
     others = _RGB_NAMES if sensor.id == "sentinel2_rgb" else ()
     if tuple(names.tolist()) not in (expected, *others):
-        raise ArchiveError(f"{source.name}/band", f"are {', '.join(names.tolist())[:200]}, expected {', '.join(expected)} in this order; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/band",
+            f"are {', '.join(names.tolist())[:200]}, expected {', '.join(expected)} in this order; "
+            f"{_AGAIN}",
+        )
 
 
 def _pixels(source: Source, part: tuple[int, ...], sensor: Sensor) -> np.ndarray:
@@ -184,7 +258,9 @@ def _pixels(source: Source, part: tuple[int, ...], sensor: Sensor) -> np.ndarray
     missing = sensor.missing(pixels)
     if missing.any() and sensor.nodata is None:
         where = f"sample {part[0]}, date {part[1]}: {missing.sum()} values are NaN or infinite"
-        raise ArchiveError(f"{source.name}/bands", f"{where}, expected numbers; {_AGAIN}, or give --skip-bad")
+        raise ArchiveError(
+            f"{source.name}/bands", f"{where}, expected numbers; {_AGAIN}, or give --skip-bad"
+        )
     return pixels
 
 
@@ -199,20 +275,35 @@ def _time(source: Source, part: tuple[int, ...]) -> int | None:
         begin, unit = _since(source)
         seconds = begin + int(times[part]) * unit // 10**9
     if not 0 < seconds < 2**31:
-        raise ArchiveError(f"{source.name}/time_", f"has a time {seconds} s after 1970, expected one between 1970 and 2038; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/time_",
+            f"has a time {seconds} s after 1970, expected one between 1970 and 2038; {_AGAIN}",
+        )
     return seconds
 
 
 def _since(source: Source) -> tuple[int, int]:
-    """(seconds since 1970, nanoseconds) of the attribute units, "seconds since 2019-12-01 10:20:30"."""
+    """(seconds since 1970, nanoseconds) of the attribute units, "seconds since 2019-12-01
+    10:20:30".
+    """
     units = zarr_zip.attributes(source, "time_").get("units")
-    found = re.fullmatch(r"(\w+) since (\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d:\d\d)(?:\.0+)?)?", units) if isinstance(units, str) else None
+    found = (
+        re.fullmatch(r"(\w+) since (\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d:\d\d)(?:\.0+)?)?", units)
+        if isinstance(units, str)
+        else None
+    )
     if not found or found[1] not in _TIME_UNITS:
-        raise ArchiveError(f"{source.name}/time_", f"has the units {str(units)[:80]!r}, expected such as 'seconds since 1970-01-01'; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/time_",
+            f"has the units {str(units)[:80]!r}, expected such as 'seconds since 1970-01-01'; "
+            f"{_AGAIN}",
+        )
     try:
         begin = np.datetime64(f"{found[2]}T{found[3] or '00:00:00'}", "s")
     except ValueError as error:
-        raise ArchiveError(f"{source.name}/time_", f"has the units {units!r}, which is no date; {_AGAIN}") from error
+        raise ArchiveError(
+            f"{source.name}/time_", f"has the units {units!r}, which is no date; {_AGAIN}"
+        ) from error
     return int(begin.astype(np.int64)), _TIME_UNITS[found[1]]
 
 
@@ -220,16 +311,24 @@ def _since(source: Source) -> tuple[int, int]:
 
 
 def _place(source: Source, sample: int) -> dict[str, Any]:
-    """The fields lonlat, crs, affine and gsd_m of a Sample; None for each that the file does not say."""
+    """The fields lonlat, crs, affine and gsd_m of a Sample; None for each that the file does not
+    say.
+    """
     code, lonlat = zarr_zip.whole(source, "crs"), _lonlat(source, sample)
     if code is None:
         return {"lonlat": lonlat}
     try:
         crs = rasterio.crs.CRS.from_epsg(int(code[sample]))
     except (CRSError, OverflowError) as error:
-        raise ArchiveError(f"{source.name}/crs", f"is {code[sample]}, expected an EPSG number; {_AGAIN}") from error
+        raise ArchiveError(
+            f"{source.name}/crs", f"is {code[sample]}, expected an EPSG number; {_AGAIN}"
+        ) from error
     affine = _affine(source, sample)
-    gsd_m = math.sqrt(abs(affine[0] * affine[4])) * crs.linear_units_factor[1] if affine and crs.is_projected else None
+    gsd_m = (
+        math.sqrt(abs(affine[0] * affine[4])) * crs.linear_units_factor[1]
+        if affine and crs.is_projected
+        else None
+    )
     return {"lonlat": lonlat, "crs": f"EPSG:{int(code[sample])}", "affine": affine, "gsd_m": gsd_m}
 
 
@@ -238,7 +337,11 @@ def _lonlat(source: Source, sample: int) -> tuple[float, float] | None:
     if longitude is None or latitude is None:
         return None
     if not (abs(longitude[sample]) <= 180 and abs(latitude[sample]) <= 90):
-        raise ArchiveError(f"{source.name}/center_lon", f"sample {sample} is at {longitude[sample]}, {latitude[sample]}, expected degrees; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/center_lon",
+            f"sample {sample} is at {longitude[sample]}, {latitude[sample]}, expected degrees; "
+            f"{_AGAIN}",
+        )
     return float(longitude[sample]), float(latitude[sample])
 
 
@@ -255,5 +358,9 @@ def _line(source: Source, key: str, centres: np.ndarray) -> tuple[float, float]:
     """The first of evenly spaced coordinates, and their step."""
     step = (centres[-1] - centres[0]) / (len(centres) - 1)
     if not (step != 0 and np.allclose(np.diff(centres), step, rtol=1e-3, atol=0)):
-        raise ArchiveError(f"{source.name}/{key}", f"goes from {centres[0]} to {centres[-1]} in uneven steps, expected a regular grid; {_AGAIN}")
+        raise ArchiveError(
+            f"{source.name}/{key}",
+            f"goes from {centres[0]} to {centres[-1]} in uneven steps, expected a regular grid; "
+            f"{_AGAIN}",
+        )
     return float(centres[0]), float(step)

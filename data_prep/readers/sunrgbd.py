@@ -1,14 +1,17 @@
-"""Reads SUN RGB-D and NYU Depth v2 in the layout of CMX (arXiv 2203.04838): photographs with depth, coded as HHA or as it was measured.
+"""Reads SUN RGB-D and NYU Depth v2 in the layout of CMX (arXiv 2203.04838): photographs with depth,
+coded as HHA or as it was measured.
 
-    <root>/RGB/<name>.jpg            or .png, uint8 [3, h, w]
-    <root>/HHA/<name>.jpg            or .png, uint8 [3, h, w]: disparity, height above ground, angle with gravity; and/or
-    <root>/Depth/<name>.png          uint16 [1, h, w]
-    <root>/Label/<name>.png          class codes [h, w]; optional
-    <root>/{train,test}.txt          one <name> a line; optional, but where one is, every name is in one of them
+    <root>/RGB/<name>.jpg            or .png, uint8 [3, h, w] <root>/HHA/<name>.jpg            or
+    .png, uint8 [3, h, w]: disparity, height above ground, angle with gravity; and/or
+    <root>/Depth/<name>.png          uint16 [1, h, w] <root>/Label/<name>.png          class codes
+    [h, w]; optional <root>/{train,test}.txt          one <name> a line; optional, but where one is,
+    every name is in one of them
 
-Each name is one group, with one sample a folder: `sunrgbd_rgb`, `sunrgbd_hha`, `sunrgbd_depth`. Where a folder is, it has a file for each name. Label
-`segmentation`: raw codes, of which 0 is "no label" (CMX takes 1 from each and ignores 255). Channels are in the file's order, R, G, B; CMX reads HHA
-with OpenCV, so its networks have the three channels the other way round. There is neither place nor time.
+Each name is one group, with one sample a folder: `sunrgbd_rgb`, `sunrgbd_hha`, `sunrgbd_depth`.
+Where a folder is, it has a file for each name. Label `segmentation`: raw codes, of which 0 is "no
+label" (CMX takes 1 from each and ignores 255). Channels are in the file's order, R, G, B; CMX reads
+HHA with OpenCV, so its networks have the three channels the other way round. There is neither place
+nor time.
 """
 
 from __future__ import annotations
@@ -26,7 +29,11 @@ from data_prep.readers import File, Files, Item, sorted_by_id, split_lists
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 
-_SENSORS = {"RGB": get_sensor("sunrgbd_rgb"), "HHA": get_sensor("sunrgbd_hha"), "Depth": get_sensor("sunrgbd_depth")}
+_SENSORS = {
+    "RGB": get_sensor("sunrgbd_rgb"),
+    "HHA": get_sensor("sunrgbd_hha"),
+    "Depth": get_sensor("sunrgbd_depth"),
+}
 _LABEL = "Label"
 
 
@@ -41,14 +48,24 @@ class Reader:
     archive: Archive
 
     def items(self) -> list[Item]:
-        folders = {folder: found for folder in (*_SENSORS, _LABEL) if (found := self._pictures(folder))}
+        folders = {
+            folder: found for folder in (*_SENSORS, _LABEL) if (found := self._pictures(folder))
+        }
         if "RGB" not in folders:
-            raise ArchiveError("RGB", "no such folder, or no picture in it; expected RGB/<name>.jpg, and HHA/<name>.png or Depth/<name>.png")
+            raise ArchiveError(
+                "RGB",
+                "no such folder, or no picture in it; expected RGB/<name>.jpg, and HHA/<name>.png "
+                "or Depth/<name>.png",
+            )
         _check_same_names(folders)
-        splits = split_lists(self.archive, {split: f"{split}.txt" for split in ("train", "test")}, folders["RGB"])
+        splits = split_lists(
+            self.archive, {split: f"{split}.txt" for split in ("train", "test")}, folders["RGB"]
+        )
         kinds = [folder for folder in folders if folder != _LABEL]
         return sorted_by_id(
-            Item(f"{name}/{kind.lower()}", name, _files(name, kind, folders), splits.get(name)) for name in folders["RGB"] for kind in kinds
+            Item(f"{name}/{kind.lower()}", name, _files(name, kind, folders), splits.get(name))
+            for name in folders["RGB"]
+            for kind in kinds
         )
 
     def read(self, item: Item, files: Files) -> Sample:
@@ -58,8 +75,15 @@ class Reader:
         others = {file.role: read_picture(file.name, files[file.role]) for file in item.files[1:]}
         for role, other in others.items():
             if other.shape[1:] != pixels.shape[1:]:
-                raise ArchiveError(files.name(role), f"{_size(other)} pixels, but {name} has {_size(pixels)}; copy both again")
-        labels = {role: _codes(files.name(role), other) for role, other in others.items() if role == "segmentation"}
+                raise ArchiveError(
+                    files.name(role),
+                    f"{_size(other)} pixels, but {name} has {_size(pixels)}; copy both again",
+                )
+        labels = {
+            role: _codes(files.name(role), other)
+            for role, other in others.items()
+            if role == "segmentation"
+        }
         return Sample(pixels=pixels, sensor=sensor.id, id=item.id, group=item.group, labels=labels)
 
     def _pictures(self, folder: str) -> dict[str, str]:
@@ -69,7 +93,9 @@ class Reader:
             if file.startswith(f"{folder}/"):
                 name = str(PurePosixPath(file).relative_to(folder).with_suffix(""))
                 if name in pictures:
-                    raise ArchiveError(file, f"has the same name as {pictures[name]}; remove one of them")
+                    raise ArchiveError(
+                        file, f"has the same name as {pictures[name]}; remove one of them"
+                    )
                 pictures[name] = file
         return pictures
 
@@ -79,7 +105,11 @@ def _check_same_names(folders: Mapping[str, Mapping[str, str]]) -> None:
         differ = sorted(set(pictures) ^ set(folders["RGB"]))
         if differ:
             where = "RGB" if differ[0] in pictures else folder
-            raise ArchiveError(f"{where}/{differ[0]}", f"no such picture, but {folder} and RGB must have the same; add it, or remove its partner")
+            raise ArchiveError(
+                f"{where}/{differ[0]}",
+                f"no such picture, but {folder} and RGB must have the same; add it, or remove its "
+                "partner",
+            )
 
 
 def _files(name: str, kind: str, folders: Mapping[str, Mapping[str, str]]) -> tuple[File, ...]:
@@ -94,7 +124,11 @@ def _files(name: str, kind: str, folders: Mapping[str, Mapping[str, str]]) -> tu
 
 def _check(name: str, pixels: np.ndarray, channels: int, dtype: str) -> None:
     if len(pixels) != channels or pixels.dtype != dtype:
-        raise ArchiveError(name, f"{len(pixels)} channels of {pixels.dtype}, expected {channels} of {dtype}; copy it again")
+        raise ArchiveError(
+            name,
+            f"{len(pixels)} channels of {pixels.dtype}, expected {channels} of {dtype}; copy it "
+            "again",
+        )
 
 
 def _size(pixels: np.ndarray) -> str:
@@ -104,5 +138,8 @@ def _size(pixels: np.ndarray) -> str:
 def _codes(name: str, picture: np.ndarray) -> np.ndarray:
     """The label map [h, w] in a picture [1, h, w]. JPEG would have changed its codes."""
     if len(picture) != 1 or not name.lower().endswith(".png"):
-        raise ArchiveError(name, f"{len(picture)} channels, expected a PNG of one, which holds class codes; write it so")
+        raise ArchiveError(
+            name,
+            f"{len(picture)} channels, expected a PNG of one, which holds class codes; write it so",
+        )
     return picture[0]

@@ -1,4 +1,6 @@
-"""Which scenes see a simulated place, and what the sensor makes of its ground on each date: season, light, atmosphere, blur, noise, no-data."""
+"""Which scenes see a simulated place, and what the sensor makes of its ground on each date: season,
+light, atmosphere, blur, noise, no-data.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,15 @@ from eo_jax.sensors import ENMAP
 
 SCENES_PER_REGION = 3
 LOCATIONS_PER_REGION = 8  # they lie in the same scenes
-DATES_SHARE = (0.72, 0.20, 0.08)  # of the locations have one, two, three dates; SpectralEarth: 17.5 % have more than one
+DATES_SHARE = (
+    0.72,
+    0.20,
+    0.08,
+)  # of the locations have one, two, three dates; SpectralEarth: 17.5 % have more than one
 PSF_SIGMA_PX = 0.6  # modulation of 0.17 at the Nyquist frequency
 
-# What a random stream is for. Streams are keyed (seed, purpose, index...), so nothing depends on what else is drawn, or where.
+# What a random stream is for. Streams are keyed (seed, purpose, index...), so nothing depends on
+# what else is drawn, or where.
 REGION, SCENE, LOCATION, GROUND, LIBRARY, VIEW, SPLIT = range(7)
 
 _NM = ENMAP.centres_nm
@@ -27,7 +34,9 @@ _IS_VNIR = np.array([number <= 91 for number in ENMAP.band_numbers])
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One pass over a region: when, and what is wrong with its wavelengths and its atmospheric correction."""
+    """One pass over a region: when, and what is wrong with its wavelengths and its atmospheric
+    correction.
+    """
 
     number: int
     time: datetime.datetime
@@ -51,7 +60,9 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Where neighbouring locations lie: UTM zone, corner in metres, latitude in degrees, and the scenes that cover it, oldest first."""
+    """Where neighbouring locations lie: UTM zone, corner in metres, latitude in degrees, and the
+    scenes that cover it, oldest first.
+    """
 
     epsg: int
     easting: float
@@ -80,12 +91,17 @@ def _scene(seed: int, number: int, when: datetime.datetime) -> Scene:
 
 
 def _acquisition_times(rng: np.random.Generator, northern: bool) -> list[datetime.datetime]:
-    """Three instants UTC in 2022 to 2024, sorted, near 11 h local solar time, outside the local winter."""
+    """Three instants UTC in 2022 to 2024, sorted, near 11 h local solar time, outside the local
+    winter.
+    """
     times = []
     for year in rng.integers(2022, 2025, SCENES_PER_REGION):
         day = rng.integers(70, 310) + (0 if northern else 182)
         second = rng.integers(10 * 3600 + 1800, 11 * 3600 + 1800)
-        times.append(datetime.datetime(int(year), 1, 1) + datetime.timedelta(days=int(day), seconds=int(second)))
+        times.append(
+            datetime.datetime(int(year), 1, 1)
+            + datetime.timedelta(days=int(day), seconds=int(second))
+        )
     return sorted(times)
 
 
@@ -103,7 +119,9 @@ def make_region(seed: int, index: int) -> Region:
         easting=30.0 * rng.integers(12_000, 20_000) + 15,
         northing=30.0 * round((metres if northern else 10_000_000 - metres) / 30) + 15,
         latitude=latitude if northern else -latitude,
-        scenes=tuple(_scene(seed, index * SCENES_PER_REGION + k, when) for k, when in enumerate(times)),
+        scenes=tuple(
+            _scene(seed, index * SCENES_PER_REGION + k, when) for k, when in enumerate(times)
+        ),
     )
 
 
@@ -122,10 +140,14 @@ class Location:
 
 
 def make_location(seed: int, index: int, size: int) -> Location:
-    """Location `index` of the archive drawn from `seed`; it does not depend on how many others there are."""
+    """Location `index` of the archive drawn from `seed`; it does not depend on how many others
+    there are.
+    """
     region_index, slot = divmod(index, LOCATIONS_PER_REGION)
     region = make_region(seed, region_index)
-    cell = stream(seed, REGION, region_index, 1).permutation(16)[slot]  # places on a 4 x 4 chart, no two on one
+    cell = stream(seed, REGION, region_index, 1).permutation(16)[
+        slot
+    ]  # places on a 4 x 4 chart, no two on one
     corner = (region.easting + 30 * size * (cell % 4), region.northing - 30 * size * (cell // 4))
     rng = stream(seed, LOCATION, index)
     dates = 1 + rng.choice(SCENES_PER_REGION, p=DATES_SHARE)
@@ -133,7 +155,8 @@ def make_location(seed: int, index: int, size: int) -> Location:
     return Location(index, region, corner, tuple(region.scenes[k] for k in seen))
 
 
-# Plants by day of the northern year (southern days are moved by half a year): share that is green, share that is dry; the rest is bare.
+# Plants by day of the northern year (southern days are moved by half a year): share that is green,
+# share that is dry; the rest is bare.
 _DAYS = (0, 60, 90, 120, 150, 180, 210, 240, 270, 300, 330, 365)
 _TREE_GREEN = (0.05, 0.05, 0.15, 0.65, 0.95, 1.0, 1.0, 0.97, 0.85, 0.45, 0.10, 0.05)
 _GRASS_GREEN = (0.55, 0.60, 0.75, 0.92, 0.92, 0.80, 0.65, 0.62, 0.70, 0.72, 0.62, 0.55)
@@ -157,24 +180,38 @@ def _at(day: np.ndarray | float, table: tuple[float, ...]) -> np.ndarray:
 
 
 def _crop_state(land: Landscape, day: float, year: int) -> tuple[np.ndarray, np.ndarray]:
-    """Green and dry share [h, w] of cropland: crops rotate by year, and fields are sown and harvested up to 20 days apart."""
+    """Green and dry share [h, w] of cropland: crops rotate by year, and fields are sown and
+    harvested up to 20 days apart.
+    """
     winter_sown = (land.parcel + 0.37 * (year - 2022)) % 1 < 0.55
     own_day = day + 40 * ((land.parcel * 13) % 1 - 0.5)
-    green, dry = (np.where(winter_sown, _at(own_day, w), _at(own_day, s)) for w, s in zip(_WINTER_CROP, _SUMMER_CROP, strict=True))
+    green, dry = (
+        np.where(winter_sown, _at(own_day, w), _at(own_day, s))
+        for w, s in zip(_WINTER_CROP, _SUMMER_CROP, strict=True)
+    )
     return green, dry
 
 
-def endmember_shares(land: Landscape, day: float, year: int, wetness: float) -> dict[str, np.ndarray]:
-    """What each endmember of `spectra.library` covers, {name: [h, w]}, on a day of the northern year.
+def endmember_shares(
+    land: Landscape, day: float, year: int, wetness: float
+) -> dict[str, np.ndarray]:
+    """What each endmember of `spectra.library` covers, {name: [h, w]}, on a day of the northern
+    year.
 
-    `wetness` 0 to 1 is how recent the rain is. The sum is less than 1 where trees and buildings cast shade.
+    `wetness` 0 to 1 is how recent the rain is. The sum is less than 1 where trees and buildings
+    cast shade.
     """
     share, vigour = land.shares, land.vigour
     crop_green, crop_dry = _crop_state(land, day, year)
     tree, leafy = 0.75 * share["tree"], _at(day, _TREE_GREEN)  # a canopy shades a quarter of itself
-    unshaded = 1 - 0.4 * (share["tile"] + share["bitumen"] + share["metal"])  # buildings shade what lies between them
+    unshaded = 1 - 0.4 * (
+        share["tile"] + share["bitumen"] + share["metal"]
+    )  # buildings shade what lies between them
     green = _at(day, _GRASS_GREEN)
-    grown, straw = share["crop"] * crop_green, share["crop"] * crop_dry + share["grass"] * (1 - green)
+    grown, straw = (
+        share["crop"] * crop_green,
+        share["crop"] * crop_dry + share["grass"] * (1 - green),
+    )
     bare = share["soil"] + share["crop"] * (1 - crop_green - crop_dry)
     wet = np.clip(wetness * (0.4 + land.wet), 0, 1)
     return {
@@ -206,13 +243,19 @@ def sun_direction(latitude: float, day_of_year: int) -> tuple[float, float, floa
     declination = math.radians(23.45) * math.sin(2 * math.pi * (284 + day_of_year) / 365)
     phi, hour = math.radians(latitude), math.radians(-15)
     east = -math.cos(declination) * math.sin(hour)
-    north = math.cos(phi) * math.sin(declination) - math.sin(phi) * math.cos(declination) * math.cos(hour)
-    up = math.sin(phi) * math.sin(declination) + math.cos(phi) * math.cos(declination) * math.cos(hour)
+    north = math.cos(phi) * math.sin(declination) - math.sin(phi) * math.cos(
+        declination
+    ) * math.cos(hour)
+    up = math.sin(phi) * math.sin(declination) + math.cos(phi) * math.cos(declination) * math.cos(
+        hour
+    )
     return east, north, up
 
 
 def illumination(land: Landscape, sun: tuple[float, float, float]) -> np.ndarray:
-    """Light on the slope relative to level ground [h, w]; a sixth is diffuse, and water is level."""
+    """Light on the slope relative to level ground [h, w]; a sixth is diffuse, and water is
+    level.
+    """
     east, north, up = sun
     steep = np.sqrt(1 + land.slope_east**2 + land.slope_north**2)
     cos_incidence = (up - east * land.slope_east - north * land.slope_north) / steep
@@ -230,25 +273,35 @@ def _reflectance(seed: int, location: Location, scene: Scene, land: Landscape) -
     light = land.gain * illumination(land, sun_direction(latitude, scene.time.timetuple().tm_yday))
     # Mixing is linear, so blurring the 20 shares is blurring the 202 bands.
     weights = np.stack([share * light for share in shares.values()]).astype(np.float32)
-    weights = scipy.ndimage.gaussian_filter(weights, (0, PSF_SIGMA_PX, PSF_SIGMA_PX), mode="nearest")
+    weights = scipy.ndimage.gaussian_filter(
+        weights, (0, PSF_SIGMA_PX, PSF_SIGMA_PX), mode="nearest"
+    )
     matrix = np.stack([endmembers[name] for name in shares], axis=1).astype(np.float32)
     return (matrix @ weights.reshape(len(weights), -1)).reshape(len(nm), *land.labels.shape)
 
 
 def _retrieve(surface: np.ndarray, scene: Scene) -> np.ndarray:
-    """What atmospheric correction makes of `surface` [c, h, w]: residues of water vapour, haze and camera gain, in digital numbers."""
+    """What atmospheric correction makes of `surface` [c, h, w]: residues of water vapour, haze and
+    camera gain, in digital numbers.
+    """
     nm = scene.wavelengths_nm
-    factor = spectra.air_residue(nm, scene.vapour_error, scene.unknown_shift_nm) * np.where(_IS_VNIR, 1.0, scene.swir_gain)
+    factor = spectra.air_residue(nm, scene.vapour_error, scene.unknown_shift_nm) * np.where(
+        _IS_VNIR, 1.0, scene.swir_gain
+    )
     offset = spectra.haze(nm, scene.haze_strength, scene.haze_exponent)
     scaled = surface * (factor / ENMAP.scale).astype(np.float32)[:, None, None]
     return scaled + (offset / ENMAP.scale).astype(np.float32)[:, None, None]
 
 
 def _add_noise(rng: np.random.Generator, pixels: np.ndarray, tilt: float) -> np.ndarray:
-    """Adds noise that grows with the signal, and stripes along the orbit, to digital numbers [c, h, w]."""
+    """Adds noise that grows with the signal, and stripes along the orbit, to digital numbers [c, h,
+    w].
+    """
     bands, rows, columns = pixels.shape
     floor = (spectra.noise_floor(_NM) / ENMAP.scale).astype(np.float32)[:, None, None]
-    shot = np.sqrt(1 + np.maximum(pixels, 0) / np.float32(1500))  # photon noise equals the floor at a reflectance of 0.15
+    shot = np.sqrt(
+        1 + np.maximum(pixels, 0) / np.float32(1500)
+    )  # photon noise equals the floor at a reflectance of 0.15
     noise = rng.standard_normal(pixels.shape, dtype=np.float32) * shot
     detector = (np.arange(columns) + (tilt * np.arange(rows))[:, None]).astype(int)
     stripes = rng.standard_normal((bands, detector.max() + 1), dtype=np.float32)
@@ -280,10 +333,16 @@ def _missing(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarra
     return missing
 
 
-def observe(seed: int, location: Location, scene: Scene, land: Landscape) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels int16 [c, h, w] and labels uint8 [h, w] of a location in a scene; a label is 0 where any band has no data."""
+def observe(
+    seed: int, location: Location, scene: Scene, land: Landscape
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels int16 [c, h, w] and labels uint8 [h, w] of a location in a scene; a label is 0 where
+    any band has no data.
+    """
     rng = stream(seed, VIEW, location.index, scene.number)
-    values = _add_noise(rng, _retrieve(_reflectance(seed, location, scene, land), scene), scene.stripe_tilt)
+    values = _add_noise(
+        rng, _retrieve(_reflectance(seed, location, scene, land), scene), scene.stripe_tilt
+    )
     pixels = np.clip(np.rint(values), -32767, 32767).astype(np.int16)
     missing = _missing(rng, pixels.shape)
     pixels[missing] = ENMAP.nodata

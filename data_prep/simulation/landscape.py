@@ -1,4 +1,6 @@
-"""The ground of a simulated place: land uses, what covers them and how it is arranged, before any date or sensor."""
+"""The ground of a simulated place: land uses, what covers them and how it is arranged, before any
+date or sensor.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,22 @@ CLASSES = {
 }
 
 
-# --- patterns on the ground ---------------------------------------------------------------------------------------------------------------
+# --- patterns on the ground
+# --------------------------------------------------------------------------------------------------
 
 
 def smooth_field(rng: np.random.Generator, size: int, length_px: float) -> np.ndarray:
-    """Gaussian random field [h, w] of mean 0 and standard deviation 1 that varies over `length_px` pixels, with rougher detail below."""
-    padded = scipy.fft.next_fast_len(size + int(4 * length_px), real=True)  # so that opposite edges do not fit together
+    """Gaussian random field [h, w] of mean 0 and standard deviation 1 that varies over `length_px`
+    pixels, with rougher detail below.
+    """
+    padded = scipy.fft.next_fast_len(
+        size + int(4 * length_px), real=True
+    )  # so that opposite edges do not fit together
     fy, fx = np.fft.fftfreq(padded)[:, None], np.fft.rfftfreq(padded)[None, :]
     amplitude = (1 + (2 * np.pi * length_px) ** 2 * (fy**2 + fx**2)) ** -1.75
-    field = scipy.fft.irfft2(scipy.fft.rfft2(rng.standard_normal((padded, padded))) * amplitude, (padded, padded))
+    field = scipy.fft.irfft2(
+        scipy.fft.rfft2(rng.standard_normal((padded, padded))) * amplitude, (padded, padded)
+    )
     return (field[:size, :size] - field.mean()) / field.std()
 
 
@@ -48,8 +57,16 @@ def turned(size: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
     return u - u.min(), v - v.min()
 
 
-def parcels(rng: np.random.Generator, size: int, angle: float, width_px: tuple[float, float], length_px: tuple[float, float]) -> np.ndarray:
-    """Numbers [h, w] of parcels: strips of random width, each cut at a random length, in a frame turned by `angle`."""
+def parcels(
+    rng: np.random.Generator,
+    size: int,
+    angle: float,
+    width_px: tuple[float, float],
+    length_px: tuple[float, float],
+) -> np.ndarray:
+    """Numbers [h, w] of parcels: strips of random width, each cut at a random length, in a frame
+    turned by `angle`.
+    """
     u, v = turned(size, angle)
     edges = np.cumsum(rng.uniform(*width_px, int(1.5 * size / width_px[0]) + 2))
     strip = np.searchsorted(edges, u)
@@ -63,9 +80,15 @@ def draw_each(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
     return rng.random(ids.max() + 1)[ids]
 
 
-def shares_each(rng: np.random.Generator, ids: np.ndarray, mean: np.ndarray, evenness: float) -> np.ndarray:
-    """Dirichlet shares [k, h, w] of each object in `ids`, adding to 1, of mean `mean` [k]; a low `evenness` makes objects pure."""
-    raw = rng.standard_gamma(np.asarray(mean)[:, None] * evenness, (len(mean), ids.max() + 1)) + 1e-9
+def shares_each(
+    rng: np.random.Generator, ids: np.ndarray, mean: np.ndarray, evenness: float
+) -> np.ndarray:
+    """Dirichlet shares [k, h, w] of each object in `ids`, adding to 1, of mean `mean` [k]; a low
+    `evenness` makes objects pure.
+    """
+    raw = (
+        rng.standard_gamma(np.asarray(mean)[:, None] * evenness, (len(mean), ids.max() + 1)) + 1e-9
+    )
     return (raw / raw.sum(0))[:, ids]
 
 
@@ -77,9 +100,21 @@ def borders(ids: np.ndarray) -> np.ndarray:
     return edge
 
 
-# --- land uses: what covers the ground ----------------------------------------------------------------------------------------------------
+# --- land uses: what covers the ground
+# --------------------------------------------------------------------------------------------------
 
-COVERS = ("water", "tree", "grass", "crop", "soil", "tile", "bitumen", "metal", "concrete", "asphalt")
+COVERS = (
+    "water",
+    "tree",
+    "grass",
+    "crop",
+    "soil",
+    "tile",
+    "bitumen",
+    "metal",
+    "concrete",
+    "asphalt",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +129,9 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """What one land use would put on the whole patch: cover shares {name: [h, w]} that add to 1, and the numbers of its objects [h, w]."""
+    """What one land use would put on the whole patch: cover shares {name: [h, w]} that add to 1,
+    and the numbers of its objects [h, w].
+    """
 
     shares: dict[str, np.ndarray]
     objects: np.ndarray
@@ -108,11 +145,16 @@ def _water(place: Place) -> Ground:
 def _forest(place: Place) -> Ground:
     gaps = even_field(place.rng, place.size, 3) ** 6
     tree = 0.98 - 0.5 * gaps
-    return Ground({"tree": tree, "grass": 1 - tree}, parcels(place.rng, place.size, place.angle + 0.6, (8, 22), (8, 30)))
+    return Ground(
+        {"tree": tree, "grass": 1 - tree},
+        parcels(place.rng, place.size, place.angle + 0.6, (8, 22), (8, 30)),
+    )
 
 
 def _trees_over_grass(tree: np.ndarray, bare: np.ndarray, objects: np.ndarray) -> Ground:
-    return Ground({"tree": tree, "grass": (1 - tree) * (1 - bare), "soil": (1 - tree) * bare}, objects)
+    return Ground(
+        {"tree": tree, "grass": (1 - tree) * (1 - bare), "soil": (1 - tree) * bare}, objects
+    )
 
 
 def _orchard(place: Place) -> Ground:
@@ -127,21 +169,27 @@ def _orchard(place: Place) -> Ground:
 
 
 def _pasture(place: Place) -> Ground:
-    """Tree clumps over paddocks. `wave` has the distribution of values that it has in an orchard, laid out without rows."""
+    """Tree clumps over paddocks. `wave` has the distribution of values that it has in an orchard,
+    laid out without rows.
+    """
     paddocks = parcels(place.rng, place.size, place.angle + 0.3, (6, 14), (8, 20))
     wave = 0.5 + 0.5 * np.cos(np.pi * even_field(place.rng, place.size, 1.5))
     density = 0.2 + 0.6 * draw_each(place.rng, paddocks)
     return _trees_over_grass(density * wave, 0.3 * draw_each(place.rng, paddocks), paddocks)
 
 
-def _cropland(place: Place, width_px: tuple[float, float], length_px: tuple[float, float]) -> Ground:
+def _cropland(
+    place: Place, width_px: tuple[float, float], length_px: tuple[float, float]
+) -> Ground:
     fields = parcels(place.rng, place.size, place.angle, width_px, length_px)
     return Ground({"crop": np.ones(fields.shape)}, fields)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fabric:
-    """How a built-up land use is woven: sizes of street blocks and plots in pixels; shares of roof, paving and green; evenness."""
+    """How a built-up land use is woven: sizes of street blocks and plots in pixels; shares of roof,
+    paving and green; evenness.
+    """
 
     block_px: tuple[float, float]
     plot_px: tuple[float, float]
@@ -154,17 +202,28 @@ def _built_up(place: Place, fabric: Fabric) -> Ground:
     blocks = parcels(rng, place.size, place.angle, fabric.block_px, fabric.block_px)
     plots = parcels(rng, place.size, place.angle, fabric.plot_px, fabric.plot_px)
     street = 0.5 * borders(blocks)
-    between = np.maximum(np.array(fabric.mean) - (0, street.mean(), 0), 0.02) / (1 - street.mean())  # streets are part of the paving
-    roof, paved, green = 0.6 * shares_each(rng, plots, between, fabric.evenness) + 0.4 * shares_each(rng, blocks, between, 8)
+    between = np.maximum(np.array(fabric.mean) - (0, street.mean(), 0), 0.02) / (
+        1 - street.mean()
+    )  # streets are part of the paving
+    roof, paved, green = 0.6 * shares_each(
+        rng, plots, between, fabric.evenness
+    ) + 0.4 * shares_each(rng, blocks, between, 8)
     roof, paved, green = roof * (1 - street), paved * (1 - street) + street, green * (1 - street)
     tile, bitumen, metal, light = roof * shares_each(rng, plots, place.roofs, fabric.evenness)
     tree = draw_each(rng, blocks)
     yard = 0.3 * draw_each(rng, plots)  # concrete in place of asphalt
-    shares = {"tile": tile, "bitumen": bitumen, "metal": metal, "concrete": light + paved * yard, "asphalt": paved * (1 - yard)}
+    shares = {
+        "tile": tile,
+        "bitumen": bitumen,
+        "metal": metal,
+        "concrete": light + paved * yard,
+        "asphalt": paved * (1 - yard),
+    }
     return Ground(shares | {"tree": green * tree, "grass": green * (1 - tree)}, plots)
 
 
-# City and industry have the same shares on purpose: many small buildings to a pixel, or a hall that fills several.
+# City and industry have the same shares on purpose: many small buildings to a pixel, or a hall that
+# fills several.
 _SUBURB = Fabric(block_px=(4, 9), plot_px=(1, 2.2), mean=(0.25, 0.18, 0.57), evenness=10)
 _CITY = Fabric(block_px=(3, 6), plot_px=(1, 2.2), mean=(0.45, 0.35, 0.20), evenness=10)
 _INDUSTRY = Fabric(block_px=(9, 20), plot_px=(3, 8), mean=(0.45, 0.35, 0.20), evenness=2)
@@ -182,7 +241,8 @@ GROUND_OF: dict[int, Callable[[Place], Ground]] = {
 }
 
 
-# --- a landscape: what stays between dates ------------------------------------------------------------------------------------------------
+# --- a landscape: what stays between dates
+# ------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,13 +276,22 @@ class Landscape:
 
 def _zones(rng: np.random.Generator, size: int) -> np.ndarray:
     """Land-use codes [h, w]: two to five uses, each where its own smooth field is the highest."""
-    uses = rng.choice(list(CLASSES), size=rng.choice([2, 3, 4, 5], p=[0.25, 0.35, 0.25, 0.15]), replace=False)
-    heights = [smooth_field(rng, size, 16) + 0.12 * smooth_field(rng, size, 2.5) + rng.normal(0, 0.4) for _ in uses]
+    uses = rng.choice(
+        list(CLASSES), size=rng.choice([2, 3, 4, 5], p=[0.25, 0.35, 0.25, 0.15]), replace=False
+    )
+    heights = [
+        smooth_field(rng, size, 16) + 0.12 * smooth_field(rng, size, 2.5) + rng.normal(0, 0.4)
+        for _ in uses
+    ]
     return uses[np.argmax(heights, axis=0)].astype(np.uint8)
 
 
-def _lay_out(place: Place, labels: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Cover shares, a number in 0 to 1 of each object and an object's brightness, each use taken where the labels say so."""
+def _lay_out(
+    place: Place, labels: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Cover shares, a number in 0 to 1 of each object and an object's brightness, each use taken
+    where the labels say so.
+    """
     shares = {cover: np.zeros(labels.shape) for cover in COVERS}
     parcel, gain = np.zeros(labels.shape), np.ones(labels.shape)
     for code in np.unique(labels):
@@ -247,7 +316,9 @@ def make_landscape(rng: np.random.Generator, size: int) -> Landscape:
         labels=labels,
         shares=shares,
         parcel=parcel,
-        vigour=np.clip(0.5 * (parcel * 7 % 1) + 0.5 * even_field(rng, size, 8) + rng.normal(0, 0.1), 0, 1),
+        vigour=np.clip(
+            0.5 * (parcel * 7 % 1) + 0.5 * even_field(rng, size, 8) + rng.normal(0, 0.1), 0, 1
+        ),
         sand=even_field(rng, size, 15),
         wet=even_field(rng, size, 10),
         wear=even_field(rng, size, 4),

@@ -1,9 +1,12 @@
-"""Spectra of surfaces, of the air's residue and of the instrument's noise, as functions of wavelength in nm.
+"""Spectra of surfaces, of the air's residue and of the instrument's noise, as functions of
+wavelength in nm.
 
-Absorbing mixtures (leaves, straw, moist soil) follow Kubelka and Munk: an optically thick layer with absorption-to-scattering ratio q
-reflects 1 + q - sqrt(q^2 + 2 q). Water bodies follow Gordon's quadratic in u = backscatter / (absorption + backscatter). Absorption of
-liquid water is approximate, in the size and shape of Pope and Fry 1997 (below 700 nm) and Hale and Querry 1973 (above). Amplitudes are set
-by hand to the shape of library spectra and the size of a Potsdam scene of EnMAP; they are plausible, not fitted.
+Absorbing mixtures (leaves, straw, moist soil) follow Kubelka and Munk: an optically thick layer
+with absorption-to-scattering ratio q reflects 1 + q - sqrt(q^2 + 2 q). Water bodies follow Gordon's
+quadratic in u = backscatter / (absorption + backscatter). Absorption of liquid water is
+approximate, in the size and shape of Pope and Fry 1997 (below 700 nm) and Hale and Querry 1973
+(above). Amplitudes are set by hand to the shape of library spectra and the size of a Potsdam scene
+of EnMAP; they are plausible, not fitted.
 """
 
 from __future__ import annotations
@@ -13,17 +16,23 @@ from numpy.typing import ArrayLike
 
 # fmt: off
 # Liquid water: wavelength in nm, absorption coefficient in 1/cm.
-_WATER_NM = (400, 450, 500, 550, 600, 650, 700, 750, 800, 850, 900, 940, 970, 1000, 1070, 1100, 1150, 1200, 1240, 1270, 1320, 1400,
-             1450, 1530, 1600, 1660, 1730, 1800, 1880, 1935, 1980, 2030, 2100, 2200, 2260, 2320, 2400, 2500)
-_WATER_PER_CM = (7e-5, 9e-5, 2e-4, 5.7e-4, 2.2e-3, 3.4e-3, 6.2e-3, .026, .020, .043, .068, .27, .45, .36, .16, .19, .85, 1.24, 1.1, .98,
-                 1.6, 12.4, 29., 12.5, 6.7, 5.4, 6.0, 8.0, 22., 120., 80., 45., 26., 17., 18., 25., 44., 90.)
-# Atmospheric bands inside the kept bands: centre and width (standard deviation) in nm, optical depth of a usual column.
-_VAPOUR = ((823, 8, .10), (905, 9, .20), (937, 14, .60), (1128, 14, .75), (1160, 14, .25), (1978, 10, .6), (2430, 25, .25))
-_OTHER_GASES = ((687, 3, .15), (762, 3, .5), (1270, 6, .08), (2005, 7, .7), (2013, 5, .4), (2060, 7, .35), (2317, 6, .1), (2350, 8, .1))
+_WATER_NM = (400, 450, 500, 550, 600, 650, 700, 750, 800, 850, 900, 940, 970, 1000, 1070, 1100,
+    1150, 1200, 1240, 1270, 1320, 1400, 1450, 1530, 1600, 1660, 1730, 1800, 1880, 1935, 1980, 2030,
+    2100, 2200, 2260, 2320, 2400, 2500)
+_WATER_PER_CM = (7e-5, 9e-5, 2e-4, 5.7e-4, 2.2e-3, 3.4e-3, 6.2e-3, .026, .020, .043, .068, .27, .45,
+    .36, .16, .19, .85, 1.24, 1.1, .98, 1.6, 12.4, 29., 12.5, 6.7, 5.4, 6.0, 8.0, 22., 120., 80.,
+    45., 26., 17., 18., 25., 44., 90.)
+# Atmospheric bands inside the kept bands: centre and width (standard deviation) in nm, optical
+# depth of a usual column.
+_VAPOUR = ((823, 8, .10), (905, 9, .20), (937, 14, .60), (1128, 14, .75), (1160, 14, .25), 
+    (1978, 10, .6), (2430, 25, .25))
+_OTHER_GASES = ((687, 3, .15), (762, 3, .5), (1270, 6, .08), (2005, 7, .7), (2013, 5, .4), 
+    (2060, 7, .35), (2317, 6, .1), (2350, 8, .1))
 # Instrument noise over a dark target: wavelength in nm, standard deviation in reflectance.
-_NOISE_NM = (418, 430, 450, 500, 560, 640, 760, 840, 895, 900, 995, 1000, 1250, 1730, 1970, 2020, 2100, 2200, 2300, 2360, 2400, 2446)
-_NOISE = (.0024, .0017, .0012, .0009, .0008, .0007, .0007, .0010, .0016, .0010, .0012, .0005, .0004, .0005, .0012, .0016, .0010, .0009,
-          .0011, .0016, .0020, .0030)
+_NOISE_NM = (418, 430, 450, 500, 560, 640, 760, 840, 895, 900, 995, 1000, 1250, 1730, 1970, 2020,
+    2100, 2200, 2300, 2360, 2400, 2446)
+_NOISE = (.0024, .0017, .0012, .0009, .0008, .0007, .0007, .0010, .0016, .0010, .0012, .0005, .0004,
+    .0005, .0012, .0016, .0010, .0009, .0011, .0016, .0020, .0030)
 # fmt: on
 
 
@@ -46,19 +55,37 @@ def water_absorption(nm: ArrayLike) -> np.ndarray:
 
 def _chlorophyll(nm: np.ndarray) -> np.ndarray:
     red = _peak(nm, 674, np.where(nm < 674, 16, 22))  # the long tail is the red edge
-    return red + 1.0 * _peak(nm, 430, 28) + 0.75 * _peak(nm, 470, 26) + 0.45 * _peak(nm, 630, 26) + 0.45 * _peak(nm, 575, 50)
+    return (
+        red
+        + 1.0 * _peak(nm, 430, 28)
+        + 0.75 * _peak(nm, 470, 26)
+        + 0.45 * _peak(nm, 630, 26)
+        + 0.45 * _peak(nm, 575, 50)
+    )
 
 
 def _dry_matter(nm: np.ndarray) -> np.ndarray:
     lignin = 0.9 * np.exp(-(nm - 400) / 170)
-    cellulose = 0.14 * _peak(nm, 2100, 60) + 0.18 * _peak(nm, 2310, 60) + 0.12 * _peak(nm, 2445, 60) + 0.04 * _peak(nm, 1730, 28)
+    cellulose = (
+        0.14 * _peak(nm, 2100, 60)
+        + 0.18 * _peak(nm, 2310, 60)
+        + 0.12 * _peak(nm, 2445, 60)
+        + 0.04 * _peak(nm, 1730, 28)
+    )
     return lignin + cellulose + 0.03 * _peak(nm, 1200, 50)
 
 
 def leaves(nm: np.ndarray, chlorophyll: float, water: float, dry: float) -> np.ndarray:
-    """Reflectance [c] of a closed leaf layer; `chlorophyll`, `water` and `dry` are amounts relative to a usual leaf (1)."""
+    """Reflectance [c] of a closed leaf layer; `chlorophyll`, `water` and `dry` are amounts relative
+    to a usual leaf (1).
+    """
     carotenoid = 0.6 * _peak(nm, 480, 35)
-    q = 0.20 + 9 * chlorophyll * (_chlorophyll(nm) + carotenoid) + 0.14 * water * water_absorption(nm) + dry * _dry_matter(nm)
+    q = (
+        0.20
+        + 9 * chlorophyll * (_chlorophyll(nm) + carotenoid)
+        + 0.14 * water * water_absorption(nm)
+        + dry * _dry_matter(nm)
+    )
     return 0.012 + 0.97 * _thick_layer(q)  # 0.012: light turned back at the leaf surface
 
 
@@ -68,19 +95,35 @@ def dead_plants(nm: np.ndarray, age: float) -> np.ndarray:
     return _thick_layer(q)
 
 
-def soil(nm: np.ndarray, brightness: float, iron: float, clay: float, moisture: float) -> np.ndarray:
-    """Reflectance [c] of bare soil; `brightness` is the dry plateau, `iron` and `clay` depths of absorption, `moisture` 0 to 1."""
+def soil(
+    nm: np.ndarray, brightness: float, iron: float, clay: float, moisture: float
+) -> np.ndarray:
+    """Reflectance [c] of bare soil; `brightness` is the dry plateau, `iron` and `clay` depths of
+    absorption, `moisture` 0 to 1.
+    """
     rise = 1 - np.exp(-(((nm - 330) / 420) ** 1.1))
     oxides = 1 - iron * (_peak(nm, 480, 70) + 0.5 * _peak(nm, 890, 75))
-    hydroxyl = 1 - clay * (_peak(nm, 2206, 18) + 0.4 * _peak(nm, 2350, 30)) - 0.15 * _peak(nm, 1930, 60)
+    hydroxyl = (
+        1 - clay * (_peak(nm, 2206, 18) + 0.4 * _peak(nm, 2350, 30)) - 0.15 * _peak(nm, 1930, 60)
+    )
     dry = np.clip(brightness * rise * oxides * hydroxyl, 0.01, 0.9)
-    return _thick_layer(_layer_ratio(dry) * (1 + 1.3 * moisture) + 0.02 * moisture * water_absorption(nm))
+    return _thick_layer(
+        _layer_ratio(dry) * (1 + 1.3 * moisture) + 0.02 * moisture * water_absorption(nm)
+    )
 
 
 def water_body(nm: np.ndarray, particles: float, chlorophyll: float, humus: float) -> np.ndarray:
-    """Reflectance [c] of deep water; `particles` in g/m3, `chlorophyll` in mg/m3, `humus`: its absorption at 440 nm in 1/m."""
-    absorption = 100 * water_absorption(nm) + humus * np.exp(-0.015 * (nm - 440)) + 0.02 * chlorophyll**0.8 * _chlorophyll(nm)
-    backscatter = 0.0010 * (500 / nm) ** 4.3 + (0.012 * particles + 0.001 * chlorophyll) * (550 / nm)
+    """Reflectance [c] of deep water; `particles` in g/m3, `chlorophyll` in mg/m3, `humus`: its
+    absorption at 440 nm in 1/m.
+    """
+    absorption = (
+        100 * water_absorption(nm)
+        + humus * np.exp(-0.015 * (nm - 440))
+        + 0.02 * chlorophyll**0.8 * _chlorophyll(nm)
+    )
+    backscatter = 0.0010 * (500 / nm) ** 4.3 + (0.012 * particles + 0.001 * chlorophyll) * (
+        550 / nm
+    )
     u = backscatter / (absorption + backscatter)
     return np.pi * 0.54 * (0.0895 * u + 0.1247 * u * u) + 0.002
 
@@ -90,14 +133,22 @@ def _sealed(nm: np.ndarray, at_nm: tuple[float, ...], values: tuple[float, ...])
 
 
 def asphalt(nm: np.ndarray, wear: float) -> np.ndarray:
-    """Reflectance [c] of asphalt, fresh (`wear` 0) to bleached (1); hydrocarbon absorptions at 1730 and 2310 nm fade with wear."""
-    base = _sealed(nm, (400, 700, 1300, 2200, 2500), (0.045, 0.07, 0.10, 0.115, 0.105)) * (1 + 0.9 * wear)
+    """Reflectance [c] of asphalt, fresh (`wear` 0) to bleached (1); hydrocarbon absorptions at 1730
+    and 2310 nm fade with wear.
+    """
+    base = _sealed(nm, (400, 700, 1300, 2200, 2500), (0.045, 0.07, 0.10, 0.115, 0.105)) * (
+        1 + 0.9 * wear
+    )
     return base * (1 - (0.10 - 0.08 * wear) * (_peak(nm, 1730, 20) + _peak(nm, 2310, 25)))
 
 
 def concrete(nm: np.ndarray, brightness: float) -> np.ndarray:
     """Reflectance [c] of concrete and light stone, with carbonate at 2340 nm."""
-    shape = _sealed(nm, (400, 550, 750, 1300, 1750, 2000, 2200, 2500), (0.5, 0.75, 0.92, 1.0, 1.02, 0.86, 0.92, 0.78))
+    shape = _sealed(
+        nm,
+        (400, 550, 750, 1300, 1750, 2000, 2200, 2500),
+        (0.5, 0.75, 0.92, 1.0, 1.02, 0.86, 0.92, 0.78),
+    )
     return brightness * shape * (1 - 0.08 * _peak(nm, 2340, 25) - 0.04 * _peak(nm, 880, 80))
 
 
@@ -109,12 +160,17 @@ def tile(nm: np.ndarray, brightness: float) -> np.ndarray:
 
 
 def metal(nm: np.ndarray, brightness: float) -> np.ndarray:
-    """Reflectance [c] of coated metal roofs: flat, with a coating that darkens below 430 nm and beyond 2200 nm."""
-    return brightness * _sealed(nm, (400, 440, 900, 1300, 1700, 2200, 2500), (0.7, 0.95, 0.97, 1.0, 0.98, 0.88, 0.75))
+    """Reflectance [c] of coated metal roofs: flat, with a coating that darkens below 430 nm and
+    beyond 2200 nm.
+    """
+    return brightness * _sealed(
+        nm, (400, 440, 900, 1300, 1700, 2200, 2500), (0.7, 0.95, 0.97, 1.0, 0.98, 0.88, 0.75)
+    )
 
 
 def library(nm: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """One place's endmembers: {name: reflectance [c]} at wavelengths `nm` [c]; `rng` decides species, soils and materials.
+    """One place's endmembers: {name: reflectance [c]} at wavelengths `nm` [c]; `rng` decides
+    species, soils and materials.
 
     Pairs such as tree_lush and tree_sparse are the ends between which a place's pixels lie.
     """
@@ -149,14 +205,18 @@ def _optical_depth(nm: np.ndarray, gases: tuple[tuple[float, float, float], ...]
 
 
 def air_residue(nm: np.ndarray, vapour_error: float, shift_error_nm: float) -> np.ndarray:
-    """Factor [c] that a wrong water column (relative error) and a wrong wavelength (nm) leave on corrected reflectance."""
+    """Factor [c] that a wrong water column (relative error) and a wrong wavelength (nm) leave on
+    corrected reflectance.
+    """
     all_gases = _VAPOUR + _OTHER_GASES
     moved = _optical_depth(nm + shift_error_nm, all_gases) - _optical_depth(nm, all_gases)
     return np.exp(-vapour_error * _optical_depth(nm, _VAPOUR) - moved)
 
 
 def haze(nm: np.ndarray, strength: float, exponent: float) -> np.ndarray:
-    """Offset in reflectance [c] that a wrong aerosol load leaves: `strength` at 450 nm, falling as wavelength to the power -`exponent`."""
+    """Offset in reflectance [c] that a wrong aerosol load leaves: `strength` at 450 nm, falling as
+    wavelength to the power -`exponent`.
+    """
     return strength * (nm / 450) ** -exponent
 
 

@@ -1,4 +1,6 @@
-"""Gaussian blur as a small matrix that multiplies the resampling matrix: blurring a view costs no pass over its pixels."""
+"""Gaussian blur as a small matrix that multiplies the resampling matrix: blurring a view costs no
+pass over its pixels.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,16 @@ from jaxtyping import Array, Float
 def blur_matrix(sigma: Float[Array, ""], size: int, kernel: int) -> Float[Array, "s s"]:
     """Weights that blur `size` pixels with a Gaussian of `kernel` taps.
 
-    Borders mirror the image without repeating the outermost pixel, as kornia's "reflect" and OpenCV's default do. Sigma is in pixels; 0 gives the
+    Borders mirror the image without repeating the outermost pixel, as kornia's "reflect" and
+    OpenCV's default do. Sigma is in pixels; 0 gives the
     identity. The kernel reaches over one mirror image at most: kernel < 2 size.
     """
     i, j = jnp.arange(size)[:, None], jnp.arange(size)
-    images = (i - j, jnp.where(j > 0, i + j, kernel), jnp.where(j < size - 1, 2 * (size - 1) - i - j, kernel))
+    images = (
+        i - j,
+        jnp.where(j > 0, i + j, kernel),
+        jnp.where(j < size - 1, 2 * (size - 1) - i - j, kernel),
+    )
     weights = sum(_tap(distance, sigma, kernel) for distance in images)
     return weights / weights.sum(axis=1, keepdims=True)
 

@@ -1,4 +1,6 @@
-"""Even numbers in [0, 1), one a view for everything that is decided by chance, and what is made of them."""
+"""Even numbers in [0, 1), one a view for everything that is decided by chance, and what is made of
+them.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,28 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 # A new one goes to the end and leaves the others as they were.
-_DECISIONS = ("date", "jitter", "brightness", "contrast", "grey", "blur", "sigma", "solarise", "band_drop", "band_count")
+_DECISIONS = (
+    "date",
+    "jitter",
+    "brightness",
+    "contrast",
+    "grey",
+    "blur",
+    "sigma",
+    "solarise",
+    "band_drop",
+    "band_count",
+)
 Chances = dict[str, Float[Array, "b v"]]
 
 
 def draw(key: jax.Array, rows: int, views: int) -> Chances:
-    """One number for each decision and view; drawn at once, since every draw takes half a second to compile."""
-    return dict(zip(_DECISIONS, jax.random.uniform(key, (len(_DECISIONS), rows, views)), strict=True))
+    """One number for each decision and view; drawn at once, since every draw takes half a second to
+    compile.
+    """
+    return dict(
+        zip(_DECISIONS, jax.random.uniform(key, (len(_DECISIONS), rows, views)), strict=True)
+    )
 
 
 def coin(chance: Float[Array, "b v"], odds: tuple[float, ...]) -> Bool[Array, "b v"]:

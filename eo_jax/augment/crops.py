@@ -11,30 +11,51 @@ from eo_jax.augment import radiometry
 from eo_jax.sensors import Sensor
 
 # Odds of flipping up-down, left-right and about the main diagonal.
-FLIPS = {"none": (0.0, 0.0, 0.0), "left_right": (0.0, 0.5, 0.0), "both": (0.5, 0.5, 0.0), "d4": (0.5, 0.5, 0.5)}
-_CHOICES = {"interpolation": ("bilinear", "bicubic"), "flips": tuple(FLIPS), "dates": ("first", "each", "random", "one")}
-_AT_MOST = {"scale": 1.0, "ratio": math.inf, "gain": math.inf, "brightness": math.inf, "contrast": math.inf, "blur_sigma": math.inf}
+FLIPS = {
+    "none": (0.0, 0.0, 0.0),
+    "left_right": (0.0, 0.5, 0.0),
+    "both": (0.5, 0.5, 0.0),
+    "d4": (0.5, 0.5, 0.5),
+}
+_CHOICES = {
+    "interpolation": ("bilinear", "bicubic"),
+    "flips": tuple(FLIPS),
+    "dates": ("first", "each", "random", "one"),
+}
+_AT_MOST = {
+    "scale": 1.0,
+    "ratio": math.inf,
+    "gain": math.inf,
+    "brightness": math.inf,
+    "contrast": math.inf,
+    "blur_sigma": math.inf,
+}
 _ODDS = ("jitter_odds", "grey_odds", "blur_odds", "solarise_odds", "band_drop_odds")
 
 
 @dataclasses.dataclass(frozen=True)
 class CropSet:
-    """`views` random resized crops of one kind, and what happens to each, in the order of the fields. (1, 1) and odds of 0 switch off, at no cost.
+    """`views` random resized crops of one kind, and what happens to each, in the order of the
+    fields. (1, 1) and odds of 0 switch off, at no cost.
 
-    Odds are one number for all views, or one a view: blur_odds=(1.0, 0.1). A range is drawn from evenly, anew for each view.
+    Odds are one number for all views, or one a view: blur_odds=(1.0, 0.1). A range is drawn from
+        evenly, anew for each view.
 
     Attributes:
         views: how many.
         size: side of a view in pixels.
         scale: range of the crop's share of the patch's area.
         ratio: range of the crop's columns / rows; log-uniform.
-        interpolation: "bilinear", or "bicubic" with a = -0.75, which is OpenCV's and torch's (without anti-aliasing, as both have it).
-        flips: "none", "left_right", "both" (and up-down), "d4" (all eight symmetries: there is no up in an image taken from above).
-        dates: what view i shows of a row's t dates: "first", "each" (date i mod t), "random" (a draw a view, which may coincide), "one" (a draw a
-            row, for all views).
+        interpolation: "bilinear", or "bicubic" with a = -0.75, which is OpenCV's and torch's
+            (without anti-aliasing, as both have it).
+        flips: "none", "left_right", "both" (and up-down), "d4" (all eight symmetries: there is no
+            up in an image taken from above).
+        dates: what view i shows of a row's t dates: "first", "each" (date i mod t), "random" (a
+            draw a view, which may coincide), "one" (a draw a row, for all views).
         gain: range of a factor on the physical values of reflective bands, for every view.
         brightness: the same, drawn with `jitter_odds`.
-        contrast: range of a factor on the distance to the band's mean over the view; with brightness or not at all.
+        contrast: range of a factor on the distance to the band's mean over the view; with
+            brightness or not at all.
         jitter_odds: of brightness and contrast.
         grey_odds: of all bands set to the mean of the normalised bands.
         blur_odds: of a Gaussian blur.
@@ -43,7 +64,8 @@ class CropSet:
         solarise_odds: of inverting what lies above the threshold, within the physical range.
         solarise_threshold: share of the physical range: 0..1 of reflectance, 0..255 of uint8.
         noise_std: of Gaussian noise on normalised values.
-        band_drop_odds: of setting bands to 0, their mean. They stay valid: the network is to cope with them, not to be told.
+        band_drop_odds: of setting bands to 0, their mean. They stay valid: the network is to cope
+            with them, not to be told.
         band_drop: range of how many bands, both ends included.
     """
 
@@ -69,7 +91,9 @@ class CropSet:
     band_drop: tuple[int, int] = (1, 6)
 
     def __post_init__(self):
-        for field in _ODDS:  # always a tuple, so that the command line can change one number into several and back
+        for field in (
+            _ODDS
+        ):  # always a tuple, so that the command line can change one number into several and back
             odds = getattr(self, field)
             object.__setattr__(self, field, odds if isinstance(odds, tuple) else (odds,))
 
@@ -80,8 +104,14 @@ class CropSet:
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """(field, what was expected) of every value that cannot be."""
-        yield from ((field, "at least 1") for field in ("views", "size") if getattr(self, field) < 1)
-        yield from ((field, f"one of {', '.join(allowed)}") for field, allowed in _CHOICES.items() if getattr(self, field) not in allowed)
+        yield from (
+            (field, "at least 1") for field in ("views", "size") if getattr(self, field) < 1
+        )
+        yield from (
+            (field, f"one of {', '.join(allowed)}")
+            for field, allowed in _CHOICES.items()
+            if getattr(self, field) not in allowed
+        )
         for field, most in _AT_MOST.items():
             if not _is_range(getattr(self, field), most):
                 yield field, "0 < low <= high" + (" <= 1" if most == 1 else "")
@@ -89,15 +119,29 @@ class CropSet:
             odds = getattr(self, field)
             if len(odds) not in (1, self.views) or not all(0 <= share <= 1 for share in odds):
                 yield field, f"one number from 0 to 1, or {self.views}, one a view"
-        if not (self.blur_kernel == 0 or (self.blur_kernel % 2 == 1 and 0 < self.blur_kernel < 2 * self.size)):
-            yield "blur_kernel", f"an odd number below {2 * self.size}, twice the size, or 0 for size // 10 // 2 * 2 + 1"
+        if not (
+            self.blur_kernel == 0
+            or (self.blur_kernel % 2 == 1 and 0 < self.blur_kernel < 2 * self.size)
+        ):
+            yield (
+                "blur_kernel",
+                f"an odd number below {2 * self.size}, twice the size, or 0 for size // 10 // 2 * "
+                "2 + 1",
+            )
         elif any(self.blur_odds) and self.blur_side == 1:
-            yield "blur_kernel", f"an odd number from 3: with size {self.size} the kernel is 1 pixel, which blurs nothing (or blur_odds=0)"
+            yield (
+                "blur_kernel",
+                f"an odd number from 3: with size {self.size} the kernel is 1 pixel, which blurs "
+                "nothing (or blur_odds=0)",
+            )
         if not 0 <= self.solarise_threshold <= 1:
             yield "solarise_threshold", "a share of the physical range, from 0 to 1"
         if self.noise_std < 0:
             yield "noise_std", "at least 0"
-        if not (_is_range(self.band_drop, math.inf) and all(isinstance(count, int) for count in self.band_drop)):
+        if not (
+            _is_range(self.band_drop, math.inf)
+            and all(isinstance(count, int) for count in self.band_drop)
+        ):
             yield "band_drop", "two whole numbers, 0 < low <= high"
 
 
@@ -110,9 +154,11 @@ class Config:
     """How views are made.
 
     Attributes:
-        statistics: mean and standard deviation for normalisation: "published" (the sensor table) or "store" (this store's training split).
-        crops: {crop set: CropSet} for every source; "<source>/<crop set>" takes the place of that crop set for that source. Evaluation shows whole
-            patches in the size of "global". Keys that are no names to Python, such as its word `global`, are overridden so:
+        statistics: mean and standard deviation for normalisation: "published" (the sensor table) or
+            "store" (this store's training split).
+        crops: {crop set: CropSet} for every source; "<source>/<crop set>" takes the place of that
+            crop set for that source. Evaluation shows whole patches in the size of "global". Keys
+            that are no names to Python, such as its word `global`, are overridden so:
             '--config.augment.crops["global"].blur_odds=0.5'.
     """
 
@@ -121,38 +167,61 @@ class Config:
 
     def __post_init__(self):
         if self.statistics not in ("published", "store"):
-            raise ValueError(f"config.augment.statistics: {self.statistics!r}; expected one of published, store")
+            raise ValueError(
+                f"config.augment.statistics: {self.statistics!r}; expected one of published, store"
+            )
         for name, crop in self.crops.items():
             for field, expected in crop.faults():
-                raise ValueError(f"config.augment.crops.{name}.{field}: {getattr(crop, field)!r}; expected {expected}")
+                raise ValueError(
+                    f"config.augment.crops.{name}.{field}: {getattr(crop, field)!r}; expected "
+                    f"{expected}"
+                )
 
     def of(self, source: str) -> dict[str, CropSet]:
         """{crop set: CropSet} of a source."""
         shared = {name: crop for name, crop in self.crops.items() if "/" not in name}
-        return shared | {name.removeprefix(f"{source}/"): crop for name, crop in self.crops.items() if name.startswith(f"{source}/")}
+        return shared | {
+            name.removeprefix(f"{source}/"): crop
+            for name, crop in self.crops.items()
+            if name.startswith(f"{source}/")
+        }
 
 
 def crop_sets(config: Config, sources: Iterable[str]) -> dict[str, dict[str, int]]:
-    """{source: {crop set: number of views}}. ValueError where a key names no source, or a source has no "global", which evaluation shows."""
+    """{source: {crop set: number of views}}. ValueError where a key names no source, or a source
+    has no "global", which evaluation shows.
+    """
     sources = list(sources)
     for name in config.crops:
         if "/" in name and name.split("/", 1)[0] not in sources:
-            raise ValueError(f"config.augment.crops.{name}: no source {name.split('/', 1)[0]!r}; there are {', '.join(sources)}")
-    given = {source: {name: crop.views for name, crop in config.of(source).items()} for source in sources}
+            raise ValueError(
+                f"config.augment.crops.{name}: no source {name.split('/', 1)[0]!r}; there are "
+                f"{', '.join(sources)}"
+            )
+    given = {
+        source: {name: crop.views for name, crop in config.of(source).items()} for source in sources
+    }
     for source, sets in given.items():
         if "global" not in sets:
-            raise ValueError(f"config.augment.crops: {', '.join(sets) or 'none'} for source {source!r}; expected 'global' among them")
+            raise ValueError(
+                f"config.augment.crops: {', '.join(sets) or 'none'} for source {source!r}; "
+                "expected 'global' among them"
+            )
     return given
 
 
 def check_sensor(config: Config, source: str, sensor: Sensor) -> None:
-    """ValueError where the sensor of a source lacks what its crop sets ask for: reflective bands, a physical range, enough bands."""
+    """ValueError where the sensor of a source lacks what its crop sets ask for: reflective bands, a
+    physical range, enough bands.
+    """
     for name, crop in config.of(source).items():
         for field, reason in _misfits(crop, sensor):
             key = f"{source}/{name}"
             raise ValueError(
-                f"config.augment.crops.{key if key in config.crops else name}.{field}: {getattr(crop, field)!r}, but source {source!r} "
-                f'({sensor.title}) {reason}; switch it off for this source in config.augment.crops["{key}"]'
+                f"config.augment.crops.{key if key in config.crops else name}.{field}: "
+                f"{getattr(crop, field)!r}, but source {source!r} "
+                f"({sensor.title}) {reason}; switch it off for this source in "
+                f'config.augment.crops["{key}"]'
             )
 
 
@@ -160,8 +229,16 @@ def _misfits(crop: CropSet, sensor: Sensor) -> Iterator[tuple[str, str]]:
     for field in ("gain", "brightness"):
         if tuple(getattr(crop, field)) != (1, 1) and not radiometry.reflective(sensor).any():
             yield field, f"has no reflective band, and a factor on {sensor.units} means nothing"
-    unbounded = [band.name for band, limits in zip(sensor.bands, radiometry.physical_ranges(sensor), strict=True) if limits is None]
+    unbounded = [
+        band.name
+        for band, limits in zip(sensor.bands, radiometry.physical_ranges(sensor), strict=True)
+        if limits is None
+    ]
     if any(crop.solarise_odds) and unbounded:
-        yield "solarise_odds", f"has no known physical range to invert band {unbounded[0]} in (known are uint8 and reflectance)"
+        yield (
+            "solarise_odds",
+            f"has no known physical range to invert band {unbounded[0]} in (known are uint8 and "
+            "reflectance)",
+        )
     if any(crop.band_drop_odds) and crop.band_drop[1] >= len(sensor.bands):
         yield "band_drop", f"has {len(sensor.bands)} bands, at least one of which has to stay"

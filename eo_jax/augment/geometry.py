@@ -6,24 +6,44 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_ATTEMPTS = 10  # candidates drawn before falling back to the largest central box, as torchvision does
+_ATTEMPTS = (
+    10  # candidates drawn before falling back to the largest central box, as torchvision does
+)
 
 
-def random_boxes(key: jax.Array, count: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Int[Array, "b 4"]:
-    """Boxes (top, left, rows, columns) of a random resized crop, drawn as torchvision's `RandomResizedCrop.get_params` does.
+def random_boxes(
+    key: jax.Array,
+    count: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Int[Array, "b 4"]:
+    """Boxes (top, left, rows, columns) of a random resized crop, drawn as torchvision's
+    `RandomResizedCrop.get_params` does.
 
     Args:
         scale: range of the box's share of the image's area, uniform.
         ratio: range of columns / rows, log-uniform.
     """
     area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
-    area = height * width * jax.random.uniform(area_key, (count, _ATTEMPTS), minval=scale[0], maxval=scale[1])
-    aspect = jnp.exp(jax.random.uniform(ratio_key, (count, _ATTEMPTS), minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])))
+    area = (
+        height
+        * width
+        * jax.random.uniform(area_key, (count, _ATTEMPTS), minval=scale[0], maxval=scale[1])
+    )
+    aspect = jnp.exp(
+        jax.random.uniform(
+            ratio_key, (count, _ATTEMPTS), minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])
+        )
+    )
     rows = jnp.round(jnp.sqrt(area / aspect)).astype(int)
     columns = jnp.round(jnp.sqrt(area * aspect)).astype(int)
     fits = (rows >= 1) & (rows <= height) & (columns >= 1) & (columns <= width)
     first = jnp.argmax(fits, axis=1)[:, None]
-    rows, columns, found = (jnp.take_along_axis(x, first, axis=1)[:, 0] for x in (rows, columns, fits))
+    rows, columns, found = (
+        jnp.take_along_axis(x, first, axis=1)[:, 0] for x in (rows, columns, fits)
+    )
     rows = jnp.where(found, rows, min(height, round(width / ratio[0])))
     columns = jnp.where(found, columns, min(width, round(height * ratio[1])))
     top = _random_start(top_key, height - rows, found)
@@ -31,7 +51,9 @@ def random_boxes(key: jax.Array, count: int, height: int, width: int, scale: tup
     return jnp.stack([top, left, rows, columns], axis=1)
 
 
-def _random_start(key: jax.Array, slack: Int[Array, " b"], found: Bool[Array, " b"]) -> Int[Array, " b"]:
+def _random_start(
+    key: jax.Array, slack: Int[Array, " b"], found: Bool[Array, " b"]
+) -> Int[Array, " b"]:
     drawn = jnp.floor(jax.random.uniform(key, slack.shape) * (slack + 1)).astype(int)
     return jnp.where(found, jnp.minimum(drawn, slack), slack // 2)
 
@@ -41,10 +63,14 @@ def whole_boxes(count: int, height: int, width: int) -> Int[Array, "b 4"]:
     return jnp.tile(jnp.array([0, 0, height, width]), (count, 1))
 
 
-def resampling_matrix(start: Int[Array, ""], length: Int[Array, ""], size: int, out: int, interpolation: str) -> Float[Array, "o s"]:
-    """Weights that resample `length` of `size` pixels from `start` on to `out` pixels, half-pixel centres, no anti-aliasing.
+def resampling_matrix(
+    start: Int[Array, ""], length: Int[Array, ""], size: int, out: int, interpolation: str
+) -> Float[Array, "o s"]:
+    """Weights that resample `length` of `size` pixels from `start` on to `out` pixels, half-pixel
+    centres, no anti-aliasing.
 
-    Positions are clamped to the crop, so no pixel outside it contributes; that is what OpenCV's resize of the cropped array gives, and torch's.
+    Positions are clamped to the crop, so no pixel outside it contributes; that is what OpenCV's
+    resize of the cropped array gives, and torch's.
     """
     position = (jnp.arange(out) + 0.5) * (length / out) - 0.5
     if interpolation == "bilinear":
@@ -69,17 +95,24 @@ def nearest_pixels(start: Int[Array, ""], length: Int[Array, ""], out: int) -> I
     return start + (2 * jnp.arange(out) + 1) * length // (2 * out)  # in whole numbers: exact
 
 
-def resample(image: Float[Array, "c h w"], rows: Float[Array, "o h"], columns: Float[Array, "o w"]) -> Float[Array, "o o c"]:
+def resample(
+    image: Float[Array, "c h w"], rows: Float[Array, "o h"], columns: Float[Array, "o w"]
+) -> Float[Array, "o o c"]:
     """An image through the resampling matrices of its axes, bands last."""
-    # Highest: matrix units would round the weights to 8 or 11 bits, and 0.999 of a weight on data is told from all of it.
+    # Highest: matrix units would round the weights to 8 or 11 bits, and 0.999 of a weight on data
+    # is told from all of it.
     return jnp.einsum("ih,chw,jw->ijc", rows, image, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 def flip_axes(rows: Array, columns: Array, flip: Bool[Array, " 3"]) -> tuple[Array, Array]:
-    """What rows and columns of a view are made of, reversed where it is flipped up-down and left-right: flipping the weights costs nothing."""
+    """What rows and columns of a view are made of, reversed where it is flipped up-down and
+    left-right: flipping the weights costs nothing.
+    """
     return jnp.where(flip[0], rows[::-1], rows), jnp.where(flip[1], columns[::-1], columns)
 
 
 def flip_diagonal(view: Array, flip: Bool[Array, " 3"]) -> Array:
-    """The view mirrored at its main diagonal where `flip` says so. With the two other flips these are the eight symmetries of the square."""
+    """The view mirrored at its main diagonal where `flip` says so. With the two other flips these
+    are the eight symmetries of the square.
+    """
     return jnp.where(flip[2], view.swapaxes(0, 1), view)

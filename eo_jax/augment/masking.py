@@ -6,45 +6,70 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_BLOCKS = 32  # rectangles drawn a sample: enough to cover what is to be hidden but for very rare cases, in which single tokens fill up
+# rectangles drawn a sample: enough to cover what is to be hidden but for very rare cases, in which
+# single tokens fill up
+_BLOCKS = 32
 
 
 def visible_count(tokens: int, mask_ratio: float) -> int:
-    """How many of `tokens` stay visible: int(n (1 - ratio)), as SpectralEarth and MAE count. ValueError where none or all would."""
-    visible = int(tokens * (1 - mask_ratio) + 1e-9)  # 1e-9: 64 * (1 - 0.9) is 6.3999...; 20 * (1 - 0.9) must be 2, not 1
+    """How many of `tokens` stay visible: int(n (1 - ratio)), as SpectralEarth and MAE count.
+    ValueError where none or all would.
+    """
+    visible = int(
+        tokens * (1 - mask_ratio) + 1e-9
+    )  # 1e-9: 64 * (1 - 0.9) is 6.3999...; 20 * (1 - 0.9) must be 2, not 1
     if not 0 < visible < tokens:
-        raise ValueError(f"mask_ratio {mask_ratio} leaves {visible} of {tokens} tokens visible; at least one must be visible and one masked")
+        raise ValueError(
+            f"mask_ratio {mask_ratio} leaves {visible} of {tokens} tokens visible; at least one "
+            "must be visible and one masked"
+        )
     return visible
 
 
-def random_split(key: jax.Array, has_data: Bool[Array, "b n"], visible: int) -> tuple[Int[Array, "b k"], Int[Array, "b h"]]:
-    """(ids of the visible tokens, ids of the masked ones). Tokens without any data are masked first; the count never changes."""
+def random_split(
+    key: jax.Array, has_data: Bool[Array, "b n"], visible: int
+) -> tuple[Int[Array, "b k"], Int[Array, "b h"]]:
+    """(ids of the visible tokens, ids of the masked ones). Tokens without any data are masked
+    first; the count never changes.
+    """
     noise = jax.random.uniform(key, has_data.shape) + 2.0 * ~has_data
     order = jnp.argsort(noise, axis=1)
     return order[:, :visible], order[:, visible:]
 
 
 def hidden_count(tokens: int, mask_ratio: float) -> int:
-    """How many of `tokens` are hidden: the nearest whole number. ValueError where none or all would be."""
+    """How many of `tokens` are hidden: the nearest whole number. ValueError where none or all would
+    be.
+    """
     hidden = round(tokens * mask_ratio)
     if not 0 < hidden < tokens:
-        raise ValueError(f"mask_ratio {mask_ratio} hides {hidden} of {tokens} tokens; at least one must be hidden and one visible")
+        raise ValueError(
+            f"mask_ratio {mask_ratio} hides {hidden} of {tokens} tokens; at least one must be "
+            "hidden and one visible"
+        )
     return hidden
 
 
 def valid_values(valid: Bool[Array, "b H W m"], patch: int) -> Float[Array, "b n"]:
     """How many values of each patch token, row by row, are valid; exact up to 16 million."""
     b, height, width, m = valid.shape
-    # Rows of a token first: XLA adds on CPU eight values at once only along an axis that is short and not the last.
-    rows = valid.reshape(b, height // patch, patch, width // patch, patch * m).sum(2, dtype=jnp.int32)
+    # Rows of a token first: XLA adds on CPU eight values at once only along an axis that is short
+    # and not the last.
+    rows = valid.reshape(b, height // patch, patch, width // patch, patch * m).sum(
+        2, dtype=jnp.int32
+    )
     return rows.astype(jnp.float32).sum(-1).reshape(b, -1)
 
 
-def random_blocks(key: jax.Array, has_data: Bool[Array, "b n"], rows: int, columns: int, hidden: int) -> Bool[Array, "b n"]:
-    """`hidden` tokens of each sample, in rectangles (BEiT's block-wise masking, Bao et al. 2022, algorithm 1). Tokens without any data come first.
+def random_blocks(
+    key: jax.Array, has_data: Bool[Array, "b n"], rows: int, columns: int, hidden: int
+) -> Bool[Array, "b n"]:
+    """`hidden` tokens of each sample, in rectangles (BEiT's block-wise masking, Bao et al. 2022,
+    algorithm 1). Tokens without any data come first.
 
-    Rectangles are drawn one after the other until they cover enough; of the last one as many tokens are taken, at random, as are still missing.
-    The number never changes. An area is 16 tokens (an eighth of the grid where that is less) to what is to be hidden, an aspect ratio 0.3 to 1 / 0.3.
+    Rectangles are drawn one after the other until they cover enough; of the last one as many tokens
+    are taken, at random, as are still missing. The number never changes. An area is 16 tokens (an
+    eighth of the grid where that is less) to what is to be hidden, an aspect ratio 0.3 to 1 / 0.3.
     """
     b = len(has_data)
     area_key, aspect_key, top_key, left_key, noise_key = jax.random.split(key, 5)
@@ -53,10 +78,21 @@ def random_blocks(key: jax.Array, has_data: Bool[Array, "b n"], rows: int, colum
     aspect = jnp.exp(draw(aspect_key, jnp.log(0.3), -jnp.log(0.3)))
     high = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, rows)
     wide = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, columns)
-    top, left = jnp.floor(draw(top_key, 0, 1) * (rows - high + 1)), jnp.floor(draw(left_key, 0, 1) * (columns - wide + 1))
-    between = lambda at, start, length: (at >= start[..., None]) & (at < (start + length)[..., None])  # noqa: E731
-    covers = between(jnp.arange(rows), top, high)[..., :, None] & between(jnp.arange(columns), left, wide)[..., None, :]  # [b, block, rows, columns]
+    top, left = (
+        jnp.floor(draw(top_key, 0, 1) * (rows - high + 1)),
+        jnp.floor(draw(left_key, 0, 1) * (columns - wide + 1)),
+    )
+    between = lambda at, start, length: (
+        (at >= start[..., None]) & (at < (start + length)[..., None])
+    )  # noqa: E731
+    covers = (
+        between(jnp.arange(rows), top, high)[..., :, None]
+        & between(jnp.arange(columns), left, wide)[..., None, :]
+    )  # [b, block, rows, columns]
     first = jnp.where(covers.any(1), covers.argmax(1), _BLOCKS).reshape(b, -1)
-    # The first block that covers a token decides when it is hidden; noise below 1 orders the tokens of a block.
-    order = jnp.argsort(jnp.where(has_data, first, -1) + jax.random.uniform(noise_key, first.shape), axis=1)
+    # The first block that covers a token decides when it is hidden; noise below 1 orders the tokens
+    # of a block.
+    order = jnp.argsort(
+        jnp.where(has_data, first, -1) + jax.random.uniform(noise_key, first.shape), axis=1
+    )
     return jnp.argsort(order, axis=1) < hidden

@@ -1,4 +1,6 @@
-"""What changes the values of a view, not where they lie. Normalised values are physical ones but for a scale and an offset a band."""
+"""What changes the values of a view, not where they lie. Normalised values are physical ones but
+for a scale and an offset a band.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,16 @@ Values = Float[Array, "b v h w c"]
 Valid = Bool[Array, "b v h w c"]
 
 
-def brightness(z: Values, valid: Valid, factor: Float[Array, "b v"], zero: Float[np.ndarray, " c"], lit: Bool[np.ndarray, " c"]) -> Values:
-    """Physical values of the bands that are `lit` times `factor`; `zero` is the normalised value of the physical 0."""
+def brightness(
+    z: Values,
+    valid: Valid,
+    factor: Float[Array, "b v"],
+    zero: Float[np.ndarray, " c"],
+    lit: Bool[np.ndarray, " c"],
+) -> Values:
+    """Physical values of the bands that are `lit` times `factor`; `zero` is the normalised value of
+    the physical 0.
+    """
     more = jnp.where(lit, factor[..., None] - 1, 0.0)[:, :, None, None]
     return jnp.where(valid, z + more * (z - zero.astype(np.float32)), 0.0)
 
@@ -28,17 +38,27 @@ def contrast(z: Values, valid: Valid, factor: Float[Array, "b v"]) -> Values:
 def grey(z: Values, valid: Valid, coin: Bool[Array, "b v"]) -> Values:
     """The mean of a pixel's valid bands in all its valid bands.
 
-    Of normalised values: the same number reaches the network in every band, as in published code, which never normalised by band; units may differ
-    between bands; and the spectrum that is left is the mean spectrum, brighter or darker, where equal reflectance in 202 bands is no spectrum of
-    anything.
+    Of normalised values: the same number reaches the network in every band, as in published code,
+        which never normalised by band; units may differ
+    between bands; and the spectrum that is left is the mean spectrum, brighter or darker, where
+    equal reflectance in 202 bands is no spectrum of anything.
     """
     count = valid.sum(-1, keepdims=True)
     mean = jnp.where(valid, z, 0.0).sum(-1, keepdims=True) / jnp.maximum(count, 1)
     return jnp.where(_of_views(coin) & valid, mean, z)
 
 
-def solarise(z: Values, valid: Valid, coin: Bool[Array, "b v"], low: Float[np.ndarray, " c"], high: Float[np.ndarray, " c"], share: float) -> Values:
-    """Values from `low + share (high - low)` on, clipped to low..high and inverted in it; darker ones stay."""
+def solarise(
+    z: Values,
+    valid: Valid,
+    coin: Bool[Array, "b v"],
+    low: Float[np.ndarray, " c"],
+    high: Float[np.ndarray, " c"],
+    share: float,
+) -> Values:
+    """Values from `low + share (high - low)` on, clipped to low..high and inverted in it; darker
+    ones stay.
+    """
     low, high = low.astype(np.float32), high.astype(np.float32)
     bright = z >= low + np.float32(share) * (high - low)
     return jnp.where(_of_views(coin) & valid & bright, low + high - jnp.clip(z, low, high), z)

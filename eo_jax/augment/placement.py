@@ -1,4 +1,6 @@
-"""Where the views of a row lie: which date, which box, turned and blurred how; and what is seen there, of pixels and of label maps."""
+"""Where the views of a row lie: which date, which box, turned and blurred how; and what is seen
+there, of pixels and of label maps.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from eo_jax.augment.blur import blur_matrix
 from eo_jax.augment.chances import Chances, coin, even, whole_number
 from eo_jax.augment.crops import FLIPS, CropSet
 
-# A resampled value counts as data where at least this share of its interpolation weight lay on data.
+# A resampled value counts as data where at least this share of its interpolation weight lay on
+# data.
 _VALID_WEIGHT = 0.999
 
 
@@ -35,18 +38,27 @@ class Placement(NamedTuple):
     sigma: Float[Array, "b v"] | None
 
 
-def random_placement(keys: Mapping[str, jax.Array], chances: Chances, crop: CropSet, shape: tuple[int, ...]) -> Placement:
+def random_placement(
+    keys: Mapping[str, jax.Array], chances: Chances, crop: CropSet, shape: tuple[int, ...]
+) -> Placement:
     """Random resized crops of pixels of `shape` [b, t, c, h, w]."""
     (b, t, _, height, width), v = shape, crop.views
     boxes = geometry.random_boxes(keys["box"], b * v, height, width, crop.scale, crop.ratio)
     flips = jax.random.bernoulli(keys["flip"], np.array(FLIPS[crop.flips]), (b * v, 3))
-    return Placement(_dates(chances["date"], crop, t), boxes.reshape(b, v, 4), flips.reshape(b, v, 3), _sigma(chances, crop))
+    return Placement(
+        _dates(chances["date"], crop, t),
+        boxes.reshape(b, v, 4),
+        flips.reshape(b, v, 3),
+        _sigma(chances, crop),
+    )
 
 
 def whole_placement(shape: tuple[int, ...]) -> Placement:
     """One view a row: the whole patch on date 0, upright."""
     b, _, _, height, width = shape
-    return Placement(None, geometry.whole_boxes(b, height, width)[:, None], jnp.zeros((b, 1, 3), bool), None)
+    return Placement(
+        None, geometry.whole_boxes(b, height, width)[:, None], jnp.zeros((b, 1, 3), bool), None
+    )
 
 
 def _dates(chance: Float[Array, "b v"], crop: CropSet, t: int) -> Int[Array, "b d"] | None:
@@ -60,55 +72,85 @@ def _dates(chance: Float[Array, "b v"], crop: CropSet, t: int) -> Int[Array, "b 
 def _sigma(chances: Chances, crop: CropSet) -> Float[Array, "b v"] | None:
     if not any(crop.blur_odds):
         return None
-    return jnp.where(coin(chances["blur"], crop.blur_odds), even(chances["sigma"], crop.blur_sigma), 0.0)
+    return jnp.where(
+        coin(chances["blur"], crop.blur_odds), even(chances["sigma"], crop.blur_sigma), 0.0
+    )
 
 
-def of_dates(array: Num[Array, "b t ..."], dates: Int[Array, "b d"] | None) -> Num[Array, "b d ..."]:
+def of_dates(
+    array: Num[Array, "b t ..."], dates: Int[Array, "b d"] | None
+) -> Num[Array, "b d ..."]:
     """What the views show, [b, 1, ...] where it is the same for all of them."""
     return array[:, :1] if dates is None else jax.vmap(lambda row, shown: row[shown])(array, dates)
 
 
 def see(
-    z: Float[Array, "b d c h w"], valid: Bool[Array, "b e c h w"] | None, place: Placement, crop: CropSet
+    z: Float[Array, "b d c h w"],
+    valid: Bool[Array, "b e c h w"] | None,
+    place: Placement,
+    crop: CropSet,
 ) -> tuple[Float[Array, "b v o o c"], Bool[Array, "b v o o c"]]:
     """(views, where they are valid) of normalised pixels in which 0 stands for no data.
 
-    No-data takes no part: weights are those of the valid pixels, scaled to 1. Blur is part of these weights; what is valid does not depend on it.
+    No-data takes no part: weights are those of the valid pixels, scaled to 1. Blur is part of these
+    weights; what is valid does not depend on it.
 
     Args:
-        z, valid: of every view, or one (d, e = 1) for all of them. `valid` is None where a source cannot lack data; that saves half of the work.
+        z, valid: of every view, or one (d, e = 1) for all of them. `valid` is None where a source
+            cannot lack data; that saves half of the work.
     """
     weights_exact = crop.interpolation == "bilinear" and place.sigma is None
 
-    def one(image: Array, valid: Array | None, box: Array, flip: Array, sigma: Array | None) -> tuple[Array, Array]:
+    def one(
+        image: Array, valid: Array | None, box: Array, flip: Array, sigma: Array | None
+    ) -> tuple[Array, Array]:
         sharp = _matrices(image.shape[1:], box, flip, crop)
-        kernels = sharp if sigma is None else tuple(blur_matrix(sigma, crop.size, crop.blur_side) @ matrix for matrix in sharp)
+        kernels = (
+            sharp
+            if sigma is None
+            else tuple(blur_matrix(sigma, crop.size, crop.blur_side) @ matrix for matrix in sharp)
+        )
         view = geometry.resample(image, *kernels)
         if valid is None:
             return view, jnp.ones(view.shape, bool)
         weight = geometry.resample(valid.astype(jnp.float32), *kernels)
-        share = weight if weights_exact else geometry.resample(valid.astype(jnp.float32), *map(_shares, sharp))
+        share = (
+            weight
+            if weights_exact
+            else geometry.resample(valid.astype(jnp.float32), *map(_shares, sharp))
+        )
         is_valid = share >= _VALID_WEIGHT
         return jnp.where(is_valid, view / jnp.where(is_valid, weight, 1.0), 0.0), is_valid
 
-    def turned(image: Array, valid: Array | None, box: Array, flip: Array, sigma: Array | None) -> tuple[Array, Array]:
+    def turned(
+        image: Array, valid: Array | None, box: Array, flip: Array, sigma: Array | None
+    ) -> tuple[Array, Array]:
         view, is_valid = one(image, valid, box, flip, sigma)
         if crop.flips != "d4":
             return view, is_valid
         return geometry.flip_diagonal(view, flip), geometry.flip_diagonal(is_valid, flip)
 
-    def row(z: Array, valid: Array | None, boxes: Array, flips: Array, sigma: Array | None) -> tuple[Array, Array]:
+    def row(
+        z: Array, valid: Array | None, boxes: Array, flips: Array, sigma: Array | None
+    ) -> tuple[Array, Array]:
         (z, z_axis), (valid, valid_axis) = _shared(z), _shared(valid)
-        return jax.vmap(turned, in_axes=(z_axis, valid_axis, 0, 0, 0))(z, valid, boxes, flips, sigma)
+        return jax.vmap(turned, in_axes=(z_axis, valid_axis, 0, 0, 0))(
+            z, valid, boxes, flips, sigma
+        )
 
     return jax.vmap(row)(z, valid, place.boxes, place.flips, place.sigma)
 
 
-def see_labels(label: Num[Array, "b d h w"], place: Placement, crop: CropSet) -> Num[Array, "b v o o"]:
+def see_labels(
+    label: Num[Array, "b d h w"], place: Placement, crop: CropSet
+) -> Num[Array, "b v o o"]:
     """Label maps of what `see` shows, pixel by nearest pixel."""
 
     def one(label: Array, box: Array, flip: Array) -> Array:
-        pixels = (geometry.nearest_pixels(box[0], box[2], crop.size), geometry.nearest_pixels(box[1], box[3], crop.size))
+        pixels = (
+            geometry.nearest_pixels(box[0], box[2], crop.size),
+            geometry.nearest_pixels(box[1], box[3], crop.size),
+        )
         rows, columns = geometry.flip_axes(*pixels, flip)
         return geometry.flip_diagonal(label[rows[:, None], columns], flip)
 
@@ -119,20 +161,26 @@ def see_labels(label: Num[Array, "b d h w"], place: Placement, crop: CropSet) ->
     return jax.vmap(row)(label, place.boxes, place.flips)
 
 
-def _matrices(shape: tuple[int, int], box: Array, flip: Array, crop: CropSet) -> tuple[Array, Array]:
+def _matrices(
+    shape: tuple[int, int], box: Array, flip: Array, crop: CropSet
+) -> tuple[Array, Array]:
     rows = geometry.resampling_matrix(box[0], box[2], shape[0], crop.size, crop.interpolation)
     columns = geometry.resampling_matrix(box[1], box[3], shape[1], crop.size, crop.interpolation)
     return geometry.flip_axes(rows, columns, flip)
 
 
 def _shares(matrix: Float[Array, "o s"]) -> Float[Array, "o s"]:
-    """Shares of the weight that pixels carry, whatever its sign: a cubic kernel has negative lobes."""
+    """Shares of the weight that pixels carry, whatever its sign: a cubic kernel has
+    negative lobes.
+    """
     size = jnp.abs(matrix)
     return size / size.sum(axis=1, keepdims=True)
 
 
 def _shared(x: Array | None) -> tuple[Array | None, int | None]:
-    """What all views share loses its axis, so that it is read and not copied; (array, axis for vmap)."""
+    """What all views share loses its axis, so that it is read and not copied; (array, axis for
+    vmap).
+    """
     if x is None or len(x) > 1:
         return x, 0
     return x[0], None

@@ -1,4 +1,6 @@
-"""From digital numbers to normalised values: what counts as data, where physical zero lies, and which range a sensor has."""
+"""From digital numbers to normalised values: what counts as data, where physical zero lies, and
+which range a sensor has.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +11,30 @@ from jaxtyping import Array, Bool, Float, Num
 from eo_jax.sensors import Sensor
 
 
-def valid_values(digital_numbers: Num[Array, "*n c h w"], nodata: int | float | None) -> Bool[Array, "*n c h w"]:
+def valid_values(
+    digital_numbers: Num[Array, "*n c h w"], nodata: int | float | None
+) -> Bool[Array, "*n c h w"]:
     """Where there is data. NaN and infinity are none."""
     finite = jnp.isfinite(digital_numbers)
     return finite if nodata is None else (digital_numbers != nodata) & finite
 
 
 def normalise(
-    x: Float[Array, "*#n c h w"], valid: Bool[Array, "*#n c h w"], mean: Float[np.ndarray, " c"], std: Float[np.ndarray, " c"]
+    x: Float[Array, "*#n c h w"],
+    valid: Bool[Array, "*#n c h w"],
+    mean: Float[np.ndarray, " c"],
+    std: Float[np.ndarray, " c"],
 ) -> Float[Array, "*#n c h w"]:
     """(x - mean) / std of digital numbers, 0 where there is no data."""
     return jnp.where(valid, (x - _planes(mean)) / _planes(std), 0.0)
 
 
-def brighten(x: Float[Array, "*#n c h w"], factor: Float[Array, "*#n 1 1 1"], sensor: Sensor) -> Float[Array, "*#n c h w"]:
-    """Digital numbers of which the physical values are `factor` times those of `x`. Bands that do not reflect stay as they are."""
+def brighten(
+    x: Float[Array, "*#n c h w"], factor: Float[Array, "*#n 1 1 1"], sensor: Sensor
+) -> Float[Array, "*#n c h w"]:
+    """Digital numbers of which the physical values are `factor` times those of `x`. Bands that do
+    not reflect stay as they are.
+    """
     zero, lit = physical_zero(sensor), reflective(sensor)
     if not zero.any() and lit.all():
         return factor * x
@@ -31,7 +42,9 @@ def brighten(x: Float[Array, "*#n c h w"], factor: Float[Array, "*#n 1 1 1"], se
 
 
 def reflective(sensor: Sensor) -> Bool[np.ndarray, " c"]:
-    """Bands whose value grows with the light that falls on the ground. Temperatures, decibels and heights do not."""
+    """Bands whose value grows with the light that falls on the ground. Temperatures, decibels and
+    heights do not.
+    """
     return np.array([band.kind == "reflective" for band in sensor.bands])
 
 
@@ -41,15 +54,21 @@ def physical_zero(sensor: Sensor) -> Float[np.ndarray, " c"]:
 
 
 def physical_ranges(sensor: Sensor) -> list[tuple[float, float] | None]:
-    """(lowest, highest) digital number of each band; None where nobody says: 0..255 of uint8, 0..1 of reflectance.
+    """(lowest, highest) digital number of each band; None where nobody says: 0..255 of uint8, 0..1
+    of reflectance.
 
-    The archives in uint8 were scaled so that their range is the one that matters: reflectance 0..0.4 of SSL4EO-L is 0..255.
+    The archives in uint8 were scaled so that their range is the one that matters: reflectance
+        0..0.4 of SSL4EO-L is 0..255.
     """
     if sensor.dtype == "uint8":
         return [(0.0, 255.0)] * len(sensor.bands)
     return [
-        tuple(sorted(((0 - offset) / scale, (1 - offset) / scale))) if (band.units or sensor.units).endswith("reflectance") else None
-        for band, scale, offset in zip(sensor.bands, sensor.scales.tolist(), sensor.offsets.tolist(), strict=True)
+        tuple(sorted(((0 - offset) / scale, (1 - offset) / scale)))
+        if (band.units or sensor.units).endswith("reflectance")
+        else None
+        for band, scale, offset in zip(
+            sensor.bands, sensor.scales.tolist(), sensor.offsets.tolist(), strict=True
+        )
     ]
 
 

@@ -14,13 +14,29 @@ from jaxtyping import Array
 from eo_jax.augment import photometric, radiometry
 from eo_jax.augment.chances import Chances, coin, draw, even, whole_number
 from eo_jax.augment.crops import Config, CropSet, check_sensor, crop_sets
-from eo_jax.augment.placement import Placement, of_dates, random_placement, see, see_labels, whole_placement
+from eo_jax.augment.placement import (
+    Placement,
+    of_dates,
+    random_placement,
+    see,
+    see_labels,
+    whole_placement,
+)
 from eo_jax.schema import Batch, Views
 from eo_jax.sensors import Sensor
 
-__all__ = ["Config", "CropSet", "Normalisation", "Recipe", "crop_sets", "make_recipe", "normalisation"]
+__all__ = [
+    "Config",
+    "CropSet",
+    "Normalisation",
+    "Recipe",
+    "crop_sets",
+    "make_recipe",
+    "normalisation",
+]
 
-# What a crop set draws, each with a key of its own; a new draw goes to the end and leaves the others as they were.
+# What a crop set draws, each with a key of its own; a new draw goes to the end and leaves the
+# others as they were.
 _DRAWS = ("box", "flip", "gain", "chances", "noise", "bands")
 
 
@@ -46,34 +62,52 @@ class Recipe:
     evaluate: Callable[[Batch], Views]
 
 
-def normalisation(statistics: str, sensor: Sensor, store_statistics: Mapping | None) -> Normalisation:
-    """The numbers of `config.augment.statistics`; ValueError where they do not exist: there is no silent fall-back."""
+def normalisation(
+    statistics: str, sensor: Sensor, store_statistics: Mapping | None
+) -> Normalisation:
+    """The numbers of `config.augment.statistics`; ValueError where they do not exist: there is no
+    silent fall-back.
+    """
     if statistics == "published":
         if not sensor.mean:
-            raise ValueError(f"config.augment.statistics: nobody published statistics for {sensor.title}; use 'store'")
+            raise ValueError(
+                f"config.augment.statistics: nobody published statistics for {sensor.title}; use "
+                "'store'"
+            )
         return Normalisation(np.array(sensor.mean), np.array(sensor.std), sensor.statistics_source)
     if not store_statistics:
-        raise ValueError("config.augment.statistics: 'store', but the store's manifest has no statistics; convert it again")
+        raise ValueError(
+            "config.augment.statistics: 'store', but the store's manifest has no statistics; "
+            "convert it again"
+        )
     mean, std = np.array(store_statistics["mean"], float), np.array(store_statistics["std"], float)
     dead = np.flatnonzero(~(std > 0))
     if len(dead):
         names = ", ".join(sensor.bands[i].name for i in dead[:5])
-        raise ValueError(f"config.augment.statistics: 'store', but {len(dead)} bands are constant there ({names} ...); use 'published'")
+        raise ValueError(
+            f"config.augment.statistics: 'store', but {len(dead)} bands are constant there "
+            f"({names} ...); use 'published'"
+        )
     return Normalisation(mean, std, "training split of the store")
 
 
 def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisation]]) -> Recipe:
-    """The recipe of a config for {source: (sensor, normalisation)}; ValueError where a sensor cannot be treated so."""
+    """The recipe of a config for {source: (sensor, normalisation)}; ValueError where a sensor
+    cannot be treated so.
+    """
     crop_sets(config, sources)
     for name, (sensor, _) in sources.items():
         check_sensor(config, name, sensor)
 
     def train(batch: Batch, key: jax.Array) -> Views:
         views = {}
-        # By its place among all sources, not among those of this batch: a source's views depend on no other source.
+        # By its place among all sources, not among those of this batch: a source's views depend on
+        # no other source.
         for i, name in enumerate(sorted(sources)):
             if name in batch:
-                views |= _train_views(name, batch[name], config.of(name), *sources[name], jax.random.fold_in(key, i))
+                views |= _train_views(
+                    name, batch[name], config.of(name), *sources[name], jax.random.fold_in(key, i)
+                )
         return views
 
     def evaluate(batch: Batch) -> Views:
@@ -87,11 +121,18 @@ def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisatio
 
 
 def _train_views(
-    source: str, fields: Mapping[str, Array], crops: Mapping[str, CropSet], sensor: Sensor, numbers: Normalisation, key: jax.Array
+    source: str,
+    fields: Mapping[str, Array],
+    crops: Mapping[str, CropSet],
+    sensor: Sensor,
+    numbers: Normalisation,
+    key: jax.Array,
 ) -> Views:
     views = {}
     for name, crop in crops.items():
-        set_key = key if name == "global" else jax.random.fold_in(key, zlib.crc32(name.encode()))  # the same whatever other crop sets there are
+        set_key = (
+            key if name == "global" else jax.random.fold_in(key, zlib.crc32(name.encode()))
+        )  # the same whatever other crop sets there are
         keys = dict(zip(_DRAWS, jax.random.split(set_key, len(_DRAWS)), strict=True))
         chances = draw(keys["chances"], len(fields["pixels"]), crop.views)
         place = random_placement(keys, chances, crop, fields["pixels"].shape)
@@ -101,20 +142,38 @@ def _train_views(
     return views
 
 
-def _whole_views(source: str, fields: Mapping[str, Array], crop: CropSet, sensor: Sensor, numbers: Normalisation) -> Views:
-    crop, place = CropSet(size=crop.size, interpolation=crop.interpolation), whole_placement(fields["pixels"].shape)
-    return _entries(f"{source}/global", fields, *_cropped(fields["pixels"], place, crop, sensor, numbers, None), place, crop)
+def _whole_views(
+    source: str, fields: Mapping[str, Array], crop: CropSet, sensor: Sensor, numbers: Normalisation
+) -> Views:
+    crop, place = (
+        CropSet(size=crop.size, interpolation=crop.interpolation),
+        whole_placement(fields["pixels"].shape),
+    )
+    return _entries(
+        f"{source}/global",
+        fields,
+        *_cropped(fields["pixels"], place, crop, sensor, numbers, None),
+        place,
+        crop,
+    )
 
 
 def _cropped(
-    pixels: Array, place: Placement, crop: CropSet, sensor: Sensor, numbers: Normalisation, gain_key: jax.Array | None
+    pixels: Array,
+    place: Placement,
+    crop: CropSet,
+    sensor: Sensor,
+    numbers: Normalisation,
+    gain_key: jax.Array | None,
 ) -> tuple[Array, Array]:
     """(views, validity) [b, v, H, W, c], gain applied."""
     shown = of_dates(pixels, place.dates)
     valid = radiometry.valid_values(shown, sensor.nodata)
     x = shown.astype(jnp.float32)
     if gain_key is not None and tuple(crop.gain) != (1, 1):
-        gain = jax.random.uniform(gain_key, (len(x), crop.views, 1, 1, 1), minval=crop.gain[0], maxval=crop.gain[1])
+        gain = jax.random.uniform(
+            gain_key, (len(x), crop.views, 1, 1, 1), minval=crop.gain[0], maxval=crop.gain[1]
+        )
         x = radiometry.brighten(x, gain, sensor)
     z = radiometry.normalise(x, valid, numbers.mean, numbers.std)
     always_valid = sensor.nodata is None and not jnp.issubdtype(pixels.dtype, jnp.floating)
@@ -122,12 +181,21 @@ def _cropped(
 
 
 def _distorted(
-    z: Array, valid: Array, crop: CropSet, sensor: Sensor, numbers: Normalisation, keys: Mapping[str, jax.Array], chances: Chances
+    z: Array,
+    valid: Array,
+    crop: CropSet,
+    sensor: Sensor,
+    numbers: Normalisation,
+    keys: Mapping[str, jax.Array],
+    chances: Chances,
 ) -> Array:
-    """Everything that changes values only, in the published order. Blur, which comes between grey and solarise there, is in the crop already:
-    it commutes with brightness and grey, and with contrast but for the borders' part in the mean."""
+    """Everything that changes values only, in the published order. Blur, which comes between grey
+    and solarise there, is in the crop already: it commutes with brightness and grey, and with
+    contrast but for the borders' part in the mean."""
     normalised = lambda digital_numbers: (np.asarray(digital_numbers) - numbers.mean) / numbers.std  # noqa: E731
-    factor = lambda name: jnp.where(coin(chances["jitter"], crop.jitter_odds), even(chances[name], getattr(crop, name)), 1.0)  # noqa: E731
+    factor = lambda name: jnp.where(
+        coin(chances["jitter"], crop.jitter_odds), even(chances[name], getattr(crop, name)), 1.0
+    )  # noqa: E731
     if any(crop.jitter_odds) and tuple(crop.brightness) != (1, 1):
         zero, lit = normalised(radiometry.physical_zero(sensor)), radiometry.reflective(sensor)
         z = photometric.brightness(z, valid, factor("brightness"), zero, lit)
@@ -137,23 +205,39 @@ def _distorted(
         z = photometric.grey(z, valid, coin(chances["grey"], crop.grey_odds))
     if any(crop.solarise_odds):
         low, high = normalised(np.array(radiometry.physical_ranges(sensor)).T)
-        z = photometric.solarise(z, valid, coin(chances["solarise"], crop.solarise_odds), low, high, crop.solarise_threshold)
+        z = photometric.solarise(
+            z,
+            valid,
+            coin(chances["solarise"], crop.solarise_odds),
+            low,
+            high,
+            crop.solarise_threshold,
+        )
     if crop.noise_std:
         z = photometric.add_noise(z, valid, keys["noise"], crop.noise_std)
     if any(crop.band_drop_odds):
         count = whole_number(chances["band_count"], *crop.band_drop)
-        z = photometric.drop_bands(z, keys["bands"], jnp.where(coin(chances["band_drop"], crop.band_drop_odds), count, 0))
+        z = photometric.drop_bands(
+            z, keys["bands"], jnp.where(coin(chances["band_drop"], crop.band_drop_odds), count, 0)
+        )
     return z
 
 
-def _entries(name: str, fields: Mapping[str, Array], z: Array, valid: Array, place: Placement, crop: CropSet) -> Views:
-    """The entries of one crop set; a label where the batch has one, 0 (unlabelled) where a map's pixel has no valid band."""
+def _entries(
+    name: str, fields: Mapping[str, Array], z: Array, valid: Array, place: Placement, crop: CropSet
+) -> Views:
+    """The entries of one crop set; a label where the batch has one, 0 (unlabelled) where a map's
+    pixel has no valid band.
+    """
     views = {name: z, f"{name}/valid": valid}
     if "label" not in fields:
         return views
     pixels, label = fields["pixels"], fields["label"]
     if label.shape[:2] != pixels.shape[:2]:
-        raise ValueError(f"views {name!r}: label is {label.shape}, its pixels {pixels.shape}; expected [b, t, ...] with the same b and t")
+        raise ValueError(
+            f"views {name!r}: label is {label.shape}, its pixels {pixels.shape}; expected [b, t, "
+            "...] with the same b and t"
+        )
     shown = of_dates(label, place.dates)
     if label.shape[2:] == pixels.shape[3:]:
         shown = jnp.where(valid.any(-1), see_labels(shown, place, crop), 0)

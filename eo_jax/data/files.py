@@ -1,4 +1,6 @@
-"""Files of a store that are there whole or not at all: temporary names, renames, sizes, hashes, and errors that name the file."""
+"""Files of a store that are there whole or not at all: temporary names, renames, sizes, hashes, and
+errors that name the file.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,19 @@ class StoreError(ValueError):
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name in the same folder that no other thread, process or machine uses; it begins with "." and ends with ".partial"."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}.partial")
+    """A name in the same folder that no other thread, process or machine uses; it begins with "."
+    and ends with ".partial".
+    """
+    return path.with_name(
+        f".{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}.partial"
+    )
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary name to write under; what is there at the end becomes `path`, and after an error nothing is left of it."""
+    """Yields a temporary name to write under; what is there at the end becomes `path`, and after an
+    error nothing is left of it.
+    """
     temporary = temporary_beside(path)
     try:
         yield temporary
@@ -40,11 +48,15 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         cure = "mend that (free space?), then run the same command again"
-        raise OSError(error.errno, f"{error.strerror}: cannot be written; {cure}", str(path)) from error
+        raise OSError(
+            error.errno, f"{error.strerror}: cannot be written; {cure}", str(path)
+        ) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` under a temporary name in the same folder, then renames: readers see the old file or the new one, never half of it."""
+    """Writes `data` under a temporary name in the same folder, then renames: readers see the old
+    file or the new one, never half of it.
+    """
     with writing(path), replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
         file.flush()
@@ -58,20 +70,33 @@ def sha256_file(path: Path) -> str:
 
 
 def check_size(store: Path | Any, name: str, expected: int) -> None:
-    """Raises StoreError where a file of a store, `name` as the manifest has it, is absent, of another size, or not in the store at all.
+    """Raises StoreError where a file of a store, `name` as the manifest has it, is absent, of
+    another size, or not in the store at all.
 
-    Of a store over a network, a RemotePath, only the manifest is looked at: the file is held against it when it is read.
+    Of a store over a network, a RemotePath, only the manifest is looked at: the file is held
+        against it when it is read.
     """
     if os.path.isabs(name) or ".." in name.split("/"):
-        raise StoreError(f"{store}/manifest.json: names the file {name!r}, which lies outside the store; convert the archive again")
+        raise StoreError(
+            f"{store}/manifest.json: names the file {name!r}, which lies outside the store; "
+            "convert the archive again"
+        )
     if not isinstance(store, Path):
         if not isinstance(expected, int) or expected < 1:
-            raise StoreError(f"{store}/manifest.json: says that {name!r} has {expected!r} bytes; convert the archive again")
+            raise StoreError(
+                f"{store}/manifest.json: says that {name!r} has {expected!r} bytes; convert the "
+                "archive again"
+            )
         return
-    found = _size(f"{store}/{name}")  # a store has many: pathlib would take ten times as long as the system
+    found = _size(
+        f"{store}/{name}"
+    )  # a store has many: pathlib would take ten times as long as the system
     if found != expected:
         state = "is missing" if found is None else f"has {found} bytes"
-        raise StoreError(f"{store / name}: {state}, the manifest says {expected} bytes; copy it again or run the convert command again")
+        raise StoreError(
+            f"{store / name}: {state}, the manifest says {expected} bytes; copy it again or run "
+            "the convert command again"
+        )
 
 
 def _size(file: str) -> int | None:

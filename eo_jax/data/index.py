@@ -1,4 +1,6 @@
-"""Which samples a recipe draws from: splits, groups and the endless shuffled order over them, all decided before the first read."""
+"""Which samples a recipe draws from: splits, groups and the endless shuffled order over them, all
+decided before the first read.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class Groups:
     Attributes:
         members: int64, sample numbers of the store.
         starts: int64 [places + 1].
-        dropped: places left out for want of dates, or of samples in a source that follows or is followed.
+        dropped: places left out for want of dates, or of samples in a source that follows or is
+            followed.
     """
 
     members: np.ndarray
@@ -46,7 +49,11 @@ class Groups:
         """The places where `kept`, bool [places], is true; the others count as dropped."""
         counts = np.diff(self.starts)
         members = self.members[np.repeat(kept, counts)]
-        return Groups(members, np.concatenate([[0], np.cumsum(counts[kept])]), self.dropped + int((~kept).sum()))
+        return Groups(
+            members,
+            np.concatenate([[0], np.cumsum(counts[kept])]),
+            self.dropped + int((~kept).sum()),
+        )
 
 
 def group_samples(store: Store, split: str, dates: int, missing: str, sensor: str) -> Groups:
@@ -56,7 +63,8 @@ def group_samples(store: Store, split: str, dates: int, missing: str, sensor: st
         split: name in the manifest; "all" for every sample.
         dates: acquisitions drawn from each place.
         sensor: whose samples; a place may have been seen by others, too.
-        missing: what becomes of a place with fewer: "repeat" keeps it (dates repeat), "drop" leaves it out.
+        missing: what becomes of a place with fewer: "repeat" keeps it (dates repeat), "drop" leaves
+            it out.
 
     Raises:
         ValueError: no such split, or nothing left.
@@ -64,45 +72,72 @@ def group_samples(store: Store, split: str, dates: int, missing: str, sensor: st
     of_sensor = store.index["sensor"] == sensor
     if not of_sensor.any():
         names = ", ".join(sorted(set(store.index["sensor"].tolist())))
-        raise ValueError(f"{store.path}: no sample of sensor {sensor!r}; the store has {names}. Set config.data.sources.*.sensor to one of them.")
+        raise ValueError(
+            f"{store.path}: no sample of sensor {sensor!r}; the store has {names}. Set "
+            "config.data.sources.*.sensor to one of them."
+        )
     chosen = np.flatnonzero(of_sensor & store.in_split(split))
     if not len(chosen):
-        raise ValueError(f"{store.path}: split {split!r} has no sample of sensor {sensor!r}. Convert with --val or --val-share to put some there.")
+        raise ValueError(
+            f"{store.path}: split {split!r} has no sample of sensor {sensor!r}. Convert with --val "
+            "or --val-share to put some there."
+        )
     codes = group_codes(store.index)[chosen]
     by_place = np.argsort(codes, kind="stable")
     counts = np.bincount(codes)
     counts = counts[counts > 0]  # of places that this split and sensor have
     kept = counts >= dates if missing == "drop" else counts >= 1
     if not kept.any():
-        raise ValueError(f"{store.path}: no place of split {split!r} has {dates} dates; use missing='repeat' or fewer dates")
+        raise ValueError(
+            f"{store.path}: no place of split {split!r} has {dates} dates; use missing='repeat' or "
+            "fewer dates"
+        )
     return Groups(chosen[by_place], np.concatenate([[0], np.cumsum(counts)]), 0).only(kept)
 
 
 def common_places(seen: Sequence[tuple[Store, Groups]]) -> list[Groups]:
-    """What several sources have of the places that all of them have seen: place k is the same in each. Stores may differ; groups go by their name.
+    """What several sources have of the places that all of them have seen: place k is the same in
+    each. Stores may differ; groups go by their name.
 
     Raises ValueError where there is no such place, or one is not of the same size everywhere.
     """
-    names = [store.index["group"][groups.first()] for store, groups in seen]  # sorted, as group_samples leaves them
+    names = [
+        store.index["group"][groups.first()] for store, groups in seen
+    ]  # sorted, as group_samples leaves them
     common = functools.reduce(_common, names)
     if not len(common):
-        found = "; ".join(f"{store.path} has {own[0]}, ..." for (store, _), own in zip(seen, names, strict=True))
-        raise ValueError(
-            f"no place (column `group` of the index) is in all of these, in the split that is drawn: {found}. Convert them with equal groups"
+        found = "; ".join(
+            f"{store.path} has {own[0]}, ..." for (store, _), own in zip(seen, names, strict=True)
         )
-    paired = [groups.only(_is_among(own, common)) for (_, groups), own in zip(seen, names, strict=True)]
+        raise ValueError(
+            "no place (column `group` of the index) is in all of these, in the split that is "
+            f"drawn: {found}. Convert them with equal groups"
+        )
+    paired = [
+        groups.only(_is_among(own, common)) for (_, groups), own in zip(seen, names, strict=True)
+    ]
     _check_sides([(store, groups) for (store, _), groups in zip(seen, paired, strict=True)])
     return paired
 
 
 def _common(names: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """What is in both, each sorted and without repeats. Mostly they are equal, and nothing has to be sorted."""
-    return names if np.array_equal(names, others) else np.intersect1d(names, others, assume_unique=True)
+    """What is in both, each sorted and without repeats. Mostly they are equal, and nothing has to
+    be sorted.
+    """
+    return (
+        names
+        if np.array_equal(names, others)
+        else np.intersect1d(names, others, assume_unique=True)
+    )
 
 
 def _is_among(names: np.ndarray, common: np.ndarray) -> np.ndarray:
     """bool [places], whether each name is among those that are common."""
-    return np.ones(len(names), bool) if len(names) == len(common) else np.isin(names, common, assume_unique=True)
+    return (
+        np.ones(len(names), bool)
+        if len(names) == len(common)
+        else np.isin(names, common, assume_unique=True)
+    )
 
 
 def _check_sides(seen: Sequence[tuple[Store, Groups]]) -> None:
@@ -116,13 +151,17 @@ def _check_sides(seen: Sequence[tuple[Store, Groups]]) -> None:
             at = np.flatnonzero(wrong.any(1))[0]
             sides = [" x ".join(map(str, shape)) for shape in (found[at], expected[place[at]])]
             raise ValueError(
-                f"{store.path}: {store.index['id'][groups.members[at]]} is {sides[0]} pixels, the same place in {leader.path} is {sides[1]}; "
-                f"sources that follow one another show one window of one grid: convert both to one grid"
+                f"{store.path}: {store.index['id'][groups.members[at]]} is {sides[0]} pixels, the "
+                f"same place in {leader.path} is {sides[1]}; "
+                "sources that follow one another show one window of one grid: convert both to one "
+                "grid"
             )
 
 
 class Order:
-    """Position p in an endless run over `count` places -> place: every epoch another permutation, computed in O(1) for any p."""
+    """Position p in an endless run over `count` places -> place: every epoch another permutation,
+    computed in O(1) for any p.
+    """
 
     def __init__(self, count: int, seed: int):
         self._order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()

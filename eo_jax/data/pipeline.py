@@ -1,9 +1,11 @@
-"""From stores to Batches: row r of global batch n is a pure function of (seed, n, r), decoded in Grain's threads.
+"""From stores to Batches: row r of global batch n is a pure function of (seed, n, r), decoded in
+Grain's threads.
 
-The only state is the number of the next batch, so a resumed run reads on exactly where the checkpoint was taken, whatever was prefetched. (What was
-skipped so far is counted, too, and changes no batch.) A batch is decoded whole into a buffer of a pool, which gets it back when nothing refers to the
-batch any more. Buffers in use are what `prefetch` holds, plus the batches that the caller and the device hold, so peak memory is about prefetch + 4
-batches.
+The only state is the number of the next batch, so a resumed run reads on exactly where the
+checkpoint was taken, whatever was prefetched. (What was skipped so far is counted, too, and changes
+no batch.) A batch is decoded whole into a buffer of a pool, which gets it back when nothing refers
+to the batch any more. Buffers in use are what `prefetch` holds, plus the batches that the caller
+and the device hold, so peak memory is about prefetch + 4 batches.
 """
 
 from __future__ import annotations
@@ -36,11 +38,14 @@ class Config:
     Attributes:
         sources: {name: SourceConfig}.
         batch_size: rows of a global batch, over all processes.
-        crop: side in pixels of the random crop that is read of each patch, before augmentation; of the window around a pixel, which is odd.
+        crop: side in pixels of the random crop that is read of each patch, before augmentation; of
+            the window around a pixel, which is odd.
         threads: Grain threads that decode.
         prefetch: decoded batches held ready; at least as many as threads.
-        entries: {name: EntryConfig}, the sources that are read together, one entry a step; {} for one entry "all" of all sources.
-        on_error: "stop" at a record that cannot be decoded, or "skip" it: its row shows another place.
+        entries: {name: EntryConfig}, the sources that are read together, one entry a step; {} for
+            one entry "all" of all sources.
+        on_error: "stop" at a record that cannot be decoded, or "skip" it: its row shows another
+            place.
         max_bad: share of a source's samples that may be skipped; more stop the run.
     """
 
@@ -56,7 +61,9 @@ class Config:
     def __post_init__(self):
         for field in ("batch_size", "crop"):
             if getattr(self, field) < 1:
-                raise ValueError(f"config.data.{field}: {getattr(self, field)}; expected at least 1")
+                raise ValueError(
+                    f"config.data.{field}: {getattr(self, field)}; expected at least 1"
+                )
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"config.data.on_error: {self.on_error!r}; expected 'stop' or 'skip'")
         if not 0 <= self.max_bad <= 1:
@@ -65,22 +72,35 @@ class Config:
             check_entries(self.entries, self.sources)
         for name, source in self.sources.items():
             if source.draw == "pixel" and self.crop % 2 == 0:
-                raise ValueError(f"config.data.crop: {self.crop}; expected an odd number, the side of the window around a pixel of source {name!r}")
+                raise ValueError(
+                    f"config.data.crop: {self.crop}; expected an odd number, the side of the "
+                    f"window around a pixel of source {name!r}"
+                )
             if source.follows:
                 self._check_follower(name, source.follows)
 
     def _check_follower(self, name: str, leader: str) -> None:
         if leader not in self.sources or self.sources[leader].follows:
-            leaders = ", ".join(source for source, config in self.sources.items() if not config.follows) or "none"
+            leaders = (
+                ", ".join(source for source, config in self.sources.items() if not config.follows)
+                or "none"
+            )
             raise ValueError(
-                f"config.data.sources.{name}.follows: {leader!r}; expected a source that follows none itself, of which there are {leaders}"
+                f"config.data.sources.{name}.follows: {leader!r}; expected a source that follows "
+                f"none itself, of which there are {leaders}"
             )
         if self.sources[name].draw != self.sources[leader].draw:
             draws = [self.sources[source].draw for source in (name, leader)]
-            raise ValueError(f"config.data.sources.{name}.draw: {draws[0]!r}, but it follows {leader!r}, which draws {draws[1]!r}; draw the same")
+            raise ValueError(
+                f"config.data.sources.{name}.draw: {draws[0]!r}, but it follows {leader!r}, which "
+                f"draws {draws[1]!r}; draw the same"
+            )
         for entry, about in self.entries.items():
             if name in about.sources and leader not in about.sources:
-                raise ValueError(f"config.data.entries.{entry}.sources: {name!r} follows {leader!r}, which is not there; add it, or remove {name!r}")
+                raise ValueError(
+                    f"config.data.entries.{entry}.sources: {name!r} follows {leader!r}, which is "
+                    f"not there; add it, or remove {name!r}"
+                )
 
 
 class Pipeline:
@@ -94,11 +114,24 @@ class Pipeline:
         bad: the records that were skipped.
     """
 
-    def __init__(self, config: Config, seed: int, process: int = 0, processes: int = 1, sleep: Callable[[float], None] = time.sleep):
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
         if config.batch_size % processes:
-            raise ValueError(f"config.data.batch_size: {config.batch_size} does not divide over {processes} processes")
+            raise ValueError(
+                f"config.data.batch_size: {config.batch_size} does not divide over {processes} "
+                "processes"
+            )
         self.config, self.seed, self._sleep = config, seed, sleep
-        self.sources = {name: open_source(name, source, config.crop, seed) for name, source in config.sources.items()}
+        self.sources = {
+            name: open_source(name, source, config.crop, seed)
+            for name, source in config.sources.items()
+        }
         self.mixture = Mixture(config.entries or {"all": EntryConfig(tuple(config.sources))}, seed)
         leaders = [name for name, source in config.sources.items() if not source.follows]
         for leader in leaders:
@@ -106,20 +139,42 @@ class Pipeline:
         self._orders = {name: self.sources[name].order() for name in leaders}
         share = config.batch_size // processes
         self.rows = range(process * share, (process + 1) * share)
-        slots = config.threads + config.prefetch + 2  # being decoded, held ready, with the caller and on the device
-        self._pools = {name: Pool(source.pixels_shape(share), source.dtype, slots) for name, source in self.sources.items()}
-        self.bad = BadRecords({name: config.max_bad * len(source.groups.members) for name, source in self.sources.items()})
+        slots = (
+            config.threads + config.prefetch + 2
+        )  # being decoded, held ready, with the caller and on the device
+        self._pools = {
+            name: Pool(source.pixels_shape(share), source.dtype, slots)
+            for name, source in self.sources.items()
+        }
+        self.bad = BadRecords(
+            {
+                name: config.max_bad * len(source.groups.members)
+                for name, source in self.sources.items()
+            }
+        )
 
     def _family(self, leader: str, among: Iterable[str]) -> list[Source]:
         """A source and those of `among` that follow it, by name."""
-        return [self.sources[leader], *(self.sources[name] for name in sorted(among) if self.config.sources[name].follows == leader)]
+        return [
+            self.sources[leader],
+            *(
+                self.sources[name]
+                for name in sorted(among)
+                if self.config.sources[name].follows == leader
+            ),
+        ]
 
     def empty(self, entry: str) -> Batch:
         """This process's share of a batch of an entry, of any content."""
-        return {name: self.sources[name].around(self._pools[name].take()) for name in self.mixture.entries[entry].sources}
+        return {
+            name: self.sources[name].around(self._pools[name].take())
+            for name in self.mixture.entries[entry].sources
+        }
 
     def batch(self, n: int) -> Batch:
-        """This process's rows of global batch n. Its memory is used again when nothing refers to it or to views of it any more."""
+        """This process's rows of global batch n. Its memory is used again when nothing refers to it
+        or to views of it any more.
+        """
         batch = self.empty(self.mixture.entry(n))
         bad = []
         for leader in batch:
@@ -129,40 +184,71 @@ class Pipeline:
         return batch
 
     def _fill(self, batch: Batch, n: int, family: Sequence[Source]) -> list[BadRecord]:
-        """Fills in what belongs to a source and its followers; returns the bad records that were skipped."""
+        """Fills in what belongs to a source and its followers; returns the bad records that were
+        skipped.
+        """
         leader = family[0].name
         first = self.mixture.occurrences(leader, n) * self.config.batch_size
         positions = [first + r for r in self.rows]
         for source in family:
             batch[source.name]["position"][:] = positions
         places = [self._orders[leader][position] for position in positions]
-        shown = [draw_together(family, place, np.random.default_rng((self.seed, n, r))) for r, place in zip(self.rows, places, strict=True)]
-        begin_reading((source.store, i) for draws in shown for source, draw in draws if source.announced for i in draw.samples.tolist())
-        return [bad for row, draws in enumerate(shown) for bad in self._fill_row(batch, n, row, draws)]
+        shown = [
+            draw_together(family, place, np.random.default_rng((self.seed, n, r)))
+            for r, place in zip(self.rows, places, strict=True)
+        ]
+        begin_reading(
+            (source.store, i)
+            for draws in shown
+            for source, draw in draws
+            if source.announced
+            for i in draw.samples.tolist()
+        )
+        return [
+            bad for row, draws in enumerate(shown) for bad in self._fill_row(batch, n, row, draws)
+        ]
 
-    def _fill_row(self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]) -> list[BadRecord]:
+    def _fill_row(
+        self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]
+    ) -> list[BadRecord]:
         """Fills one row with what was drawn, or with another place where a record of it is bad.
 
-        The other place is drawn from all, by (seed, n, r) and the number of the attempt. The next one in the order would be shown twice in this very
-        batch, where contrastive objectives take different rows for different places.
+        The other place is drawn from all, by (seed, n, r) and the number of the attempt. The next
+        one in the order would be shown twice in this very batch, where contrastive objectives take
+        different rows for different places.
         """
         family, bad = [source for source, _ in draws], []
         while failed := self._read(batch, n, row, draws):
             bad.append(failed)
             if len(bad) == _ATTEMPTS:
-                raise RecordError(f"step {n + 1}: none of {_ATTEMPTS} places of source {family[0].name!r} can be decoded; the last: {failed.error}")
+                raise RecordError(
+                    f"step {n + 1}: none of {_ATTEMPTS} places of source {family[0].name!r} can be "
+                    f"decoded; the last: {failed.error}"
+                )
             rng = np.random.default_rng((self.seed, n, self.rows[row], len(bad)))
             draws = draw_together(family, int(rng.integers(family[0].places)), rng)
         return bad
 
-    def _read(self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]) -> BadRecord | None:
-        """Decodes what a row shows. With on_error="skip", a record that cannot be decoded is returned instead of raised."""
+    def _read(
+        self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]
+    ) -> BadRecord | None:
+        """Decodes what a row shows. With on_error="skip", a record that cannot be decoded is
+        returned instead of raised.
+        """
         for source, draw in draws:
             fields = batch[source.name]
-            fields["time"][row], fields["lonlat"][row] = TIME_ABSENT, np.nan  # not what an attempt before this one left there
+            fields["time"][row], fields["lonlat"][row] = (
+                TIME_ABSENT,
+                np.nan,
+            )  # not what an attempt before this one left there
             for t, i in enumerate(draw.samples.tolist()):
                 try:
-                    outlast(functools.partial(source.put, fields, row, t, draw), source.reopen, self._sleep, n + 1)
+                    outlast(
+                        functools.partial(source.put, fields, row, t, draw),
+                        source.reopen,
+                        self._sleep,
+                        n + 1,
+                    )
                 except RecordError as error:
                     if self.config.on_error == "stop":
                         raise
@@ -170,12 +256,18 @@ class Pipeline:
         return None
 
     def batches(self, first: int, last: int, say: Callable[[str], None] = print) -> Iterator[Batch]:
-        """Batches first ... last - 1, decoded ahead in `threads` threads; `say` gets a line for every bad record, when its batch is taken."""
+        """Batches first ... last - 1, decoded ahead in `threads` threads; `say` gets a line for
+        every bad record, when its batch is taken.
+        """
         if first >= last:
             return iter(())
         dataset = grain.MapDataset.range(first, last).map(self.batch)
-        # Grain's default buffer of 500 elements would be tens of gigabytes of whole batches; of more threads than it holds, the rest would idle.
-        options = grain.ReadOptions(num_threads=self.config.threads, prefetch_buffer_size=max(self.config.prefetch, self.config.threads))
+        # Grain's default buffer of 500 elements would be tens of gigabytes of whole batches; of
+        # more threads than it holds, the rest would idle.
+        options = grain.ReadOptions(
+            num_threads=self.config.threads,
+            prefetch_buffer_size=max(self.config.prefetch, self.config.threads),
+        )
 
         def taken(n: int, batch: Batch) -> Batch:
             self.bad.take(n, say)
@@ -184,10 +276,14 @@ class Pipeline:
         return map(taken, itertools.count(first), dataset.to_iter_dataset(options))
 
     def counts(self, step: int) -> dict[str, float | str]:
-        """What a log of `step` says of the batches before it: "entry", "mixture/<entry>" (its share of all steps so far), "bad_records"."""
+        """What a log of `step` says of the batches before it: "entry", "mixture/<entry>" (its share
+        of all steps so far), "bad_records".
+        """
         found: dict[str, float | str] = {}
         if len(self.mixture.entries) > 1:
-            shares = {f"mixture/{name}": count / step for name, count in self.mixture.before(step).items()}
+            shares = {
+                f"mixture/{name}": count / step for name, count in self.mixture.before(step).items()
+            }
             found |= {"entry": self.mixture.entry(step - 1), **shares}
         if self.config.on_error == "skip":
             found["bad_records"] = sum(map(len, self.bad.before(step).values()))
@@ -195,16 +291,20 @@ class Pipeline:
 
 
 def in_order(source: Source, batch_size: int, label: str | None = None) -> Iterator[Batch]:
-    """Every sample of a source once, in store order, cut into as many crops side by side as fit; for evaluation.
+    """Every sample of a source once, in store order, cut into as many crops side by side as fit;
+    for evaluation.
 
-    Of a source that draws pixels, the window around every pixel that has the label, or without one around every pixel that may be drawn.
+    Of a source that draws pixels, the window around every pixel that has the label, or without one
+    around every pixel that may be drawn.
 
-    `position` is the number of the sample. Shapes are static: the last batch is filled up with repeats of the last crop, whose `position` is -1.
-    With `label`, the label array of that name is under "label", [b, ...]: cropped alike where it is a map, of a window the class of its centre.
+    `position` is the number of the sample. Shapes are static: the last batch is filled up with
+    repeats of the last crop, whose `position` is -1. With `label`, the label array of that name is
+    under "label", [b, ...]: cropped alike where it is a map, of a window the class of its centre.
     """
     if source.config.dates != 1:
         raise ValueError(
-            f"source {source.name!r}: evaluation takes one date at a time, this source draws {source.config.dates}; open it with dates=1"
+            f"source {source.name!r}: evaluation takes one date at a time, this source draws "
+            f"{source.config.dates}; open it with dates=1"
         )
     batch, labels, row = _blank(source, batch_size), [], 0
     for number, pixels, value in source.windows(label or ""):

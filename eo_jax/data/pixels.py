@@ -1,4 +1,6 @@
-"""Single pixels of scenes as what a row shows: which there are, in what order they come, and the window around each."""
+"""Single pixels of scenes as what a row shows: which there are, in what order they come, and the
+window around each.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,17 @@ class Pixels:
 
 
 class ClassesInTurn:
-    """Position p -> pixel: one of each class in turn, so that batches are balanced; every epoch of a class is another permutation of its pixels.
+    """Position p -> pixel: one of each class in turn, so that batches are balanced; every epoch of
+    a class is another permutation of its pixels.
 
     Pixels are numbered class by class, as many of each.
     """
 
     def __init__(self, classes: int, of_each: int, seed: int):
         self._classes, self._of_each, self._seed = classes, of_each, seed
-        self._epoch = functools.lru_cache(64)(self._permuted)  # Grain's shuffle takes milliseconds for each of so few
+        self._epoch = functools.lru_cache(64)(
+            self._permuted
+        )  # Grain's shuffle takes milliseconds for each of so few
 
     def __getitem__(self, position: int) -> int:
         turn, number = divmod(position, self._classes)
@@ -51,20 +56,32 @@ class ClassesInTurn:
 
 
 def few_of_each(classes: np.ndarray, count: int, seed: int, where: str) -> np.ndarray:
-    """int64 [k, count], numbers of `count` entries of each of the k classes in `classes` [m], drawn by the seed, in their order.
+    """int64 [k, count], numbers of `count` entries of each of the k classes in `classes` [m], drawn
+    by the seed, in their order.
 
     Raises ValueError, beginning with `where`, for a class that has fewer.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0, 0)))  # no stream of rows, nor of mixtures
+    rng = np.random.default_rng(
+        np.random.SeedSequence(seed, spawn_key=(0, 0))
+    )  # no stream of rows, nor of mixtures
     codes, counts = np.unique(classes, return_counts=True)
     if counts.min() < count:
         scarce = codes[counts.argmin()]
-        raise ValueError(f"{where}: {count}, but class {scarce} has {counts.min()} labelled in this split; expected at most that, or 0 for all")
-    return np.stack([np.sort(rng.choice(np.flatnonzero(classes == code), count, replace=False)) for code in codes])
+        raise ValueError(
+            f"{where}: {count}, but class {scarce} has {counts.min()} labelled in this split; "
+            "expected at most that, or 0 for all"
+        )
+    return np.stack(
+        [
+            np.sort(rng.choice(np.flatnonzero(classes == code), count, replace=False))
+            for code in codes
+        ]
+    )
 
 
 class PixelSource(Source):
-    """A store whose pixels are drawn, each with the window around it; beyond the border of its scene by reflection, as numpy's "reflect" has it.
+    """A store whose pixels are drawn, each with the window around it; beyond the border of its
+    scene by reflection, as numpy's "reflect" has it.
 
     Labels of a window are cut alike; they are 0 but for the pixels that may be drawn.
     """
@@ -73,12 +90,16 @@ class PixelSource(Source):
 
     @functools.cached_property
     def drawn(self) -> Pixels:
-        """What is drawn: all candidates, or with `labels_per_class` so many of each class, class by class."""
+        """What is drawn: all candidates, or with `labels_per_class` so many of each class, class by
+        class.
+        """
         found = self.candidates(self.config.label)
         if not self.config.labels_per_class:
             return found
         where = f"config.data.sources.{self.name}.labels_per_class"
-        return found.only(few_of_each(found.classes, self.config.labels_per_class, self.seed, where).ravel())
+        return found.only(
+            few_of_each(found.classes, self.config.labels_per_class, self.seed, where).ravel()
+        )
 
     @property
     def places(self) -> int:
@@ -86,16 +107,28 @@ class PixelSource(Source):
 
     def order(self) -> Order | ClassesInTurn:
         of_each = self.config.labels_per_class
-        return ClassesInTurn(self.places // of_each, of_each, self.seed) if of_each else super().order()
+        return (
+            ClassesInTurn(self.places // of_each, of_each, self.seed)
+            if of_each
+            else super().order()
+        )
 
     def candidates(self, label: str) -> Pixels:
-        """Pixels of this split that have a label of that name; for "", those with data in any band. Raises ValueError where there is none."""
+        """Pixels of this split that have a label of that name; for "", those with data in any band.
+        Raises ValueError where there is none.
+        """
         places = np.repeat(np.arange(len(self.groups)), np.diff(self.groups.starts))
-        found = [self._candidates(place, i, label) for i, place in sorted(zip(self.groups.members.tolist(), places.tolist(), strict=True))]
+        found = [
+            self._candidates(place, i, label)
+            for i, place in sorted(zip(self.groups.members.tolist(), places.tolist(), strict=True))
+        ]
         where, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         if not len(where):
             missing = f"has label {label!r}" if label else "has data"
-            raise ValueError(f"{self.store.path}: no pixel of split {self.config.split!r} {missing}; draw another split, or convert with other maps")
+            raise ValueError(
+                f"{self.store.path}: no pixel of split {self.config.split!r} {missing}; draw "
+                "another split, or convert with other maps"
+            )
         return Pixels(where, classes)
 
     def _candidates(self, place: int, i: int, label: str) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +137,9 @@ class PixelSource(Source):
             rows, columns = np.nonzero(classes)
         else:
             rows, columns = np.nonzero(~self.sensor.missing(self.arrays(i)[0]).all(0))
-        where = np.stack([np.full(len(rows), place), np.full(len(rows), i), rows, columns], axis=1).astype(np.int32)
+        where = np.stack(
+            [np.full(len(rows), place), np.full(len(rows), i), rows, columns], axis=1
+        ).astype(np.int32)
         return where, classes[rows, columns] if label else np.zeros(len(rows), np.uint8)
 
     def _map(self, i: int, label: str) -> np.ndarray:
@@ -112,7 +147,8 @@ class PixelSource(Source):
         found = self.label(i, self.store.labels(i), label)
         if found.ndim != 2:
             raise ValueError(
-                f"{self.store.path}: label {label!r} of {self.store.index['id'][i]} belongs to the whole patch; source {self.name!r} draws pixels, "
+                f"{self.store.path}: label {label!r} of {self.store.index['id'][i]} belongs to the "
+                f"whole patch; source {self.name!r} draws pixels, "
                 f"so it needs a map, or draw='patch'"
             )
         return found
@@ -132,7 +168,9 @@ class PixelSource(Source):
             batch["label"][row, t] = self._drawn_labels[i][rows, columns]
 
     def windows(self, label: str) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-        """(sample, window [c, crop, crop], class of its centre; None for "") of every candidate, whatever `labels_per_class` says."""
+        """(sample, window [c, crop, crop], class of its centre; None for "") of every candidate,
+        whatever `labels_per_class` says.
+        """
         found = self.candidates(label or self.config.label)
         for (_, i, row, column), code in zip(found.where, found.classes, strict=True):
             pixels, _ = self.arrays(int(i))
@@ -149,13 +187,17 @@ class PixelSource(Source):
         """{sample: its labels [h, w] where they may be drawn, 0 elsewhere}."""
         sides = {i: self.store.index["shape"][i, 1:] for i in self.groups.members.tolist()}
         maps = {i: np.zeros(side, self.drawn.classes.dtype) for i, side in sides.items()}
-        for (_, i, row, column), code in zip(self.drawn.where.tolist(), self.drawn.classes, strict=True):
+        for (_, i, row, column), code in zip(
+            self.drawn.where.tolist(), self.drawn.classes, strict=True
+        ):
             maps[i][row, column] = code
         return maps
 
 
 def _reflected(first: int, count: int, side: int) -> np.ndarray:
-    """Rows or columns `first` ... of a scene with so many, mirrored at its first and last one; `count` is at most `side`."""
+    """Rows or columns `first` ... of a scene with so many, mirrored at its first and last one;
+    `count` is at most `side`.
+    """
     at = np.abs(np.arange(first, first + count))
     return np.where(at < side, at, 2 * (side - 1) - at)
 

@@ -1,14 +1,20 @@
-"""Files of a store in an object store or on a web server: small ones whole, large ones by byte ranges, with a bounded number of attempts.
+"""Files of a store in an object store or on a web server: small ones whole, large ones by byte
+ranges, with a bounded number of attempts.
 
-    s3://bucket/path         credentials as every AWS tool has them: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, the machine's role;
-                             AWS_NO_SIGN_REQUEST=YES for public buckets; AWS_ENDPOINT_URL (and AWS_REGION) for MinIO and others
-    gs://bucket/path         GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the machine's role
-    http(s)://host/path      the server has to serve byte ranges; a query string, such as a signature, is sent with every request
+    s3://bucket/path         credentials as every AWS tool has them: AWS_ACCESS_KEY_ID and
+    AWS_SECRET_ACCESS_KEY, AWS_PROFILE, the machine's role;
+                             AWS_NO_SIGN_REQUEST=YES for public buckets; AWS_ENDPOINT_URL (and
+                             AWS_REGION) for MinIO and others
+    gs://bucket/path         GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default
+    login`, or the machine's role http(s)://host/path      the server has to serve byte ranges; a
+    query string, such as a signature, is sent with every request
 
-tensorstore does the transport, asked to try once. It is imported here alone, and only when something is read: a process that has used it cannot fork.
-Attempts are counted here: what may pass (no answer in time, no connection, a body cut short, 408, 429, 5xx, a checksum that does not match) is tried
-again after 0.2, 0.4, 0.8 and 1.6 seconds, anything else is an error at once. So a request that is refused five times fails after 3 seconds,
-and one that a server takes and never answers after 5 minutes.
+tensorstore does the transport, asked to try once. It is imported here alone, and only when
+something is read: a process that has used it cannot fork. Attempts are counted here: what may pass
+(no answer in time, no connection, a body cut short, 408, 429, 5xx, a checksum that does not match)
+is tried again after 0.2, 0.4, 0.8 and 1.6 seconds, anything else is an error at once. So a request
+that is refused five times fails after 3 seconds, and one that a server takes and never answers
+after 5 minutes.
 """
 
 from __future__ import annotations
@@ -29,11 +35,24 @@ from eo_jax.data.files import StoreError
 
 _SCHEMES = ("s3", "gs", "http", "https")
 _SMALL_BYTES = 2**32  # the most of a manifest or an index, which takes about 200 bytes a sample
-_AHEAD = 16  # requests of one thread under way: enough to hide 50 ms of latency, and 100 MB of the largest patches
+# requests of one thread under way: enough to hide 50 ms of latency, and 100 MB of the largest
+# patches
+_AHEAD = 16
 _STATUS = re.compile(r"([A-Z_]+): ")
-_MAY_PASS = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL", "UNKNOWN", "CANCELLED", "DATA_LOSS", "OUT_OF_RANGE")
+_MAY_PASS = (
+    "ABORTED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "INTERNAL",
+    "UNKNOWN",
+    "CANCELLED",
+    "DATA_LOSS",
+    "OUT_OF_RANGE",
+)
 _CURES = {
-    "PERMISSION_DENIED": "check credentials and path; a bucket that may not be listed says the same of files that are not there",
+    "PERMISSION_DENIED": "check credentials and path; a bucket that may not be listed says the "
+    "same of files that are not there",
     "UNAUTHENTICATED": "check credentials",
     "FAILED_PRECONDITION": "check region and endpoint; a web server has to serve byte ranges",
 }
@@ -42,7 +61,9 @@ T = TypeVar("T")
 
 
 class RemoteError(OSError):
-    """The network or the far end failed, again and again; the data may be well. The message says what to do."""
+    """The network or the far end failed, again and again; the data may be well. The message says
+    what to do.
+    """
 
 
 class _MayPass(Exception):
@@ -55,7 +76,8 @@ class Retries:
 
     Attributes:
         attempts: of one request, the first one counted.
-        first_s, most_s: seconds before the second attempt; they double from attempt to attempt up to the most.
+        first_s, most_s: seconds before the second attempt; they double from attempt to attempt up
+            to the most.
         timeout_s: seconds for the answer to one attempt.
         sleep: what waits.
     """
@@ -75,9 +97,14 @@ RETRIES = Retries()
 
 
 def is_url(path: str | os.PathLike) -> bool:
-    """Whether a store's path is a URL. Raises StoreError for a URL that went through pathlib, which takes slashes away."""
+    """Whether a store's path is a URL. Raises StoreError for a URL that went through pathlib, which
+    takes slashes away.
+    """
     if isinstance(path, os.PathLike) and re.match(rf"({'|'.join(_SCHEMES)}):/", os.fspath(path)):
-        raise StoreError(f"{path}: this needs a store in a local folder; copy it first, such as with `aws s3 sync`, `gcloud storage rsync` or `wget`")
+        raise StoreError(
+            f"{path}: this needs a store in a local folder; copy it first, such as with `aws s3 "
+            "sync`, `gcloud storage rsync` or `wget`"
+        )
     return isinstance(path, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
@@ -107,9 +134,14 @@ class RemotePath:
         return str(self).rpartition("/")[2]
 
     def read_bytes(self) -> bytes:
-        """A whole small file. Raises StoreError where it is absent, refused or larger than 4 GiB, RemoteError."""
+        """A whole small file. Raises StoreError where it is absent, refused or larger than 4 GiB,
+        RemoteError.
+        """
         if self._is_there_at(_SMALL_BYTES):
-            raise StoreError(f"{self}: more than {_SMALL_BYTES} bytes, so it is no part of a store; check the URL")
+            raise StoreError(
+                f"{self}: more than {_SMALL_BYTES} bytes, so it is no part of a store; check the "
+                "URL"
+            )
         return retrying(self, lambda: _result(self, _open(self.root).read(self.file)))
 
     def read_checked(self, sha256: str) -> bytes:
@@ -133,7 +165,11 @@ class RemotePath:
 
         def probe() -> bool:
             try:
-                return bool(_result(self, _open(self.root).read(self.file, byte_range=slice(offset, offset + 1))))
+                return bool(
+                    _result(
+                        self, _open(self.root).read(self.file, byte_range=slice(offset, offset + 1))
+                    )
+                )
             except _MayPass as error:
                 if _status(error) == "OUT_OF_RANGE":
                     return False
@@ -159,19 +195,25 @@ def fetch(wanted: Range) -> bytes:
         return _result(wanted.file, _ahead.take(wanted))
     except _MayPass as error:
         if _status(error) == "OUT_OF_RANGE":
-            raise ValueError(f"{wanted.length} bytes from byte {wanted.offset} are not there") from error
+            raise ValueError(
+                f"{wanted.length} bytes from byte {wanted.offset} are not there"
+            ) from error
         raise
 
 
 def announce(ranges: Iterable[Range]) -> None:
-    """Says what this thread will `fetch` next, in this order: the first 16 are asked for at once. What was announced before is forgotten."""
+    """Says what this thread will `fetch` next, in this order: the first 16 are asked for at once.
+    What was announced before is forgotten.
+    """
     _ahead.announce(ranges)
 
 
 def retrying(file: RemotePath, attempt: Callable[[], T]) -> T:
-    """The result of `attempt`, called until it succeeds; a ValueError of it means that bytes came damaged.
+    """The result of `attempt`, called until it succeeds; a ValueError of it means that bytes came
+    damaged.
 
-    Raises RemoteError after the last attempt, the ValueError where bytes always came damaged, and at once any other error, StoreError too.
+    Raises RemoteError after the last attempt, the ValueError where bytes always came damaged, and
+    at once any other error, StoreError too.
     """
     delays = iter(RETRIES.delays())
     while True:
@@ -188,18 +230,28 @@ def retrying(file: RemotePath, attempt: Callable[[], T]) -> T:
 def _final(file: RemotePath, error: Exception) -> Exception:
     if isinstance(error, ValueError):
         return ValueError(f"{error}, in {RETRIES.attempts} attempts")
-    cure = "mend the network or the server, then run the same command again; training goes on from its last checkpoint"
-    return RemoteError(f"{file}: cannot be read in {RETRIES.attempts} attempts; the last: {error}; {cure}")
+    cure = (
+        "mend the network or the server, then run the same command again; training goes on from "
+        "its last checkpoint"
+    )
+    return RemoteError(
+        f"{file}: cannot be read in {RETRIES.attempts} attempts; the last: {error}; {cure}"
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------- tensorstore
+# -------------------------------------------------------------------------------------- tensorstore
 
 
 def spec(url: str) -> dict[str, Any]:
-    """What tensorstore calls a store at this URL; the environment has a say. Raises StoreError for a URL that is none of ours."""
+    """What tensorstore calls a store at this URL; the environment has a say. Raises StoreError for
+    a URL that is none of ours.
+    """
     scheme, _, rest = url.partition("://")
     if scheme not in _SCHEMES:
-        raise StoreError(f"{url.partition('?')[0]}: expected {', '.join(f'{name}://' for name in _SCHEMES)} or a local folder")
+        raise StoreError(
+            f"{url.partition('?')[0]}: expected {', '.join(f'{name}://' for name in _SCHEMES)} or "
+            "a local folder"
+        )
     if scheme.startswith("http"):
         return _http_spec(url)
     bucket, _, folder = rest.partition("/")
@@ -207,21 +259,35 @@ def spec(url: str) -> dict[str, Any]:
         raise StoreError(f"{url}: names no bucket; expected {scheme}://bucket/path")
     driver = {"s3": "s3", "gs": "gcs"}[scheme]
     path = f"{folder.rstrip('/')}/" if folder.strip("/") else ""
-    return {"driver": driver, "bucket": bucket, "path": path, "context": _once(driver)} | (_s3_options() if scheme == "s3" else {})
+    return {"driver": driver, "bucket": bucket, "path": path, "context": _once(driver)} | (
+        _s3_options() if scheme == "s3" else {}
+    )
 
 
 def _http_spec(url: str) -> dict[str, Any]:
     parts = urllib.parse.urlsplit(url)
     if not parts.hostname or parts.fragment or "@" in parts.netloc:
-        raise StoreError(f"{url.partition('?')[0].rpartition('@')[2]}: expected {parts.scheme}://host/path, without user name, password or fragment")
-    return {"driver": "http", "base_url": parts._replace(path=f"{parts.path.rstrip('/')}/").geturl(), "context": _once("http")}
+        raise StoreError(
+            f"{url.partition('?')[0].rpartition('@')[2]}: expected {parts.scheme}://host/path, "
+            "without user name, password or fragment"
+        )
+    return {
+        "driver": "http",
+        "base_url": parts._replace(path=f"{parts.path.rstrip('/')}/").geturl(),
+        "context": _once("http"),
+    }
 
 
 def _s3_options() -> dict[str, Any]:
     environment, options = os.environ.get, {}
     endpoint = environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL")
     if endpoint:  # Amazon tells the region of a bucket, others may not
-        options |= {"endpoint": endpoint, "aws_region": environment("AWS_REGION") or environment("AWS_DEFAULT_REGION") or "us-east-1"}
+        options |= {
+            "endpoint": endpoint,
+            "aws_region": environment("AWS_REGION")
+            or environment("AWS_DEFAULT_REGION")
+            or "us-east-1",
+        }
     if environment("AWS_NO_SIGN_REQUEST", "").upper() in ("YES", "TRUE", "1"):
         options |= {"aws_credentials": {"type": "anonymous"}}
     return options
@@ -245,7 +311,9 @@ def _open_spec(text: str) -> Any:
 
 def _begin(wanted: Range) -> Any:
     """A future of the bytes."""
-    return _open(wanted.file.root).read(wanted.file.file, byte_range=slice(wanted.offset, wanted.offset + wanted.length))
+    return _open(wanted.file.root).read(
+        wanted.file.file, byte_range=slice(wanted.offset, wanted.offset + wanted.length)
+    )
 
 
 def _result(file: RemotePath, future: Any) -> bytes:
@@ -255,12 +323,21 @@ def _result(file: RemotePath, future: Any) -> bytes:
     except TimeoutError:
         future.cancel()
         raise _MayPass(f"no answer in {RETRIES.timeout_s:g} seconds") from None
-    except (ValueError, LookupError, RuntimeError) as error:  # tensorstore raises these, with the status in the text
+    except (
+        ValueError,
+        LookupError,
+        RuntimeError,
+    ) as error:  # tensorstore raises these, with the status in the text
         if (status := _status(error)) in _MAY_PASS:
             raise _MayPass(str(error)[:500]) from error
-        raise StoreError(f"{file}: cannot be read ({str(error)[:500]}); {_CURES.get(status, 'check the URL')}") from error
+        raise StoreError(
+            f"{file}: cannot be read ({str(error)[:500]}); {_CURES.get(status, 'check the URL')}"
+        ) from error
     if found.state == "missing":
-        raise StoreError(f"{file}: there is no such file; check bucket and path, and that all of the store was copied there")
+        raise StoreError(
+            f"{file}: there is no such file; check bucket and path, and that all of the store was "
+            "copied there"
+        )
     return found.value
 
 

@@ -1,4 +1,6 @@
-"""Pixels of a Zarr store over a network: the byte ranges of the chunks that are wanted, each held against its checksum."""
+"""Pixels of a Zarr store over a network: the byte ranges of the chunks that are wanted, each held
+against its checksum.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,15 @@ from eo_jax.data.remote import Range, RemotePath
 from eo_jax.data.zarr_shards import Bands, Kind
 
 _CRC_BYTES = 4
-_MORE_BYTES = 64  # than it had before that a compressed chunk may take, checksum included; zarr_shards knows the exact number
+# than it had before that a compressed chunk may take, checksum included; zarr_shards knows the
+# exact number
+_MORE_BYTES = 64
 
 
 class RemotePixels(PixelFiles):
-    """Reads as PixelFiles does, from a RemotePath. Chunks that lie side by side come with one request; shard indices are kept in memory."""
+    """Reads as PixelFiles does, from a RemotePath. Chunks that lie side by side come with one
+    request; shard indices are kept in memory.
+    """
 
     def __init__(self, store: RemotePath, manifest: dict[str, Any], index: dict[str, np.ndarray]):
         """Raises StoreError where manifest and index do not agree."""
@@ -27,11 +33,16 @@ class RemotePixels(PixelFiles):
         self._indices: dict[tuple[int, str], np.ndarray] = {}
 
     def read(self, i: int, shard: int, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
-        """Pixels [c', h', w'] of sample i. Raises as `read_into`, and IndexError where there is no such band."""
+        """Pixels [c', h', w'] of sample i. Raises as `read_into`, and IndexError where there is no
+        such band.
+        """
         kind = self._kinds[self._kind_of[i]]
         chunk_of, band_of = np.divmod(np.arange(kind.shape[0])[bands], kind.bands_a_chunk)
         chunks, number = np.unique(chunk_of, return_inverse=True)
-        sides = (len(range(side)[part]) for side, part in zip(kind.shape[1:], (rows, columns), strict=True))
+        sides = (
+            len(range(side)[part])
+            for side, part in zip(kind.shape[1:], (rows, columns), strict=True)
+        )
         out = np.empty((len(chunks) * kind.bands_a_chunk, *sides), kind.numpy_dtype)
         self._copy(i, shard, self._places(i, shard, kind)[chunks], out, rows, columns)
         return out[number * kind.bands_a_chunk + band_of]
@@ -41,10 +52,14 @@ class RemotePixels(PixelFiles):
 
         Raises ValueError where the file is damaged, StoreError where it is refused, RemoteError.
         """
-        self._copy(i, shard, self._places(i, shard, self._kinds[self._kind_of[i]]), out, rows, columns)
+        self._copy(
+            i, shard, self._places(i, shard, self._kinds[self._kind_of[i]]), out, rows, columns
+        )
 
     def index_range(self, i: int, shard: int) -> Range | None:
-        """Where the shard index is that sample i needs; None where it is known. Raises ValueError where it cannot be."""
+        """Where the shard index is that sample i needs; None where it is known. Raises ValueError
+        where it cannot be.
+        """
         kind = self._kinds[self._kind_of[i]]
         return None if (shard, kind.name) in self._indices else self._index_range(shard, kind)
 
@@ -53,7 +68,9 @@ class RemotePixels(PixelFiles):
         kind = self._kinds[self._kind_of[i]]
         return self._ranges(shard, kind, self._places(i, shard, kind))
 
-    def _copy(self, i: int, shard: int, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice) -> None:
+    def _copy(
+        self, i: int, shard: int, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice
+    ) -> None:
         """Chunks at these places, one after the other, into `out`."""
         kind = self._kinds[self._kind_of[i]]
         ranges = self._ranges(shard, kind, places)
@@ -73,7 +90,9 @@ class RemotePixels(PixelFiles):
         key = (shard, kind.name)
         if key not in self._indices:  # no lock: two threads may read an index, and either is right
             wanted = self._index_range(shard, kind)
-            self._indices[key] = remote.retrying(wanted.file, functools.partial(_fetch_index, wanted)).reshape(self._rows, kind.chunks, 2)
+            self._indices[key] = remote.retrying(
+                wanted.file, functools.partial(_fetch_index, wanted)
+            ).reshape(self._rows, kind.chunks, 2)
         return self._indices[key][self._row(i, shard)]
 
     def _index_range(self, shard: int, kind: Kind) -> Range:
@@ -83,11 +102,19 @@ class RemotePixels(PixelFiles):
         return Range(self.store / entry["file"], entry["bytes"] - length, length)
 
     def _ranges(self, shard: int, kind: Kind, places: np.ndarray) -> list[Range]:
-        """Where chunks are, those side by side as one. Raises ValueError for what the file cannot hold, before anything is allocated."""
+        """Where chunks are, those side by side as one. Raises ValueError for what the file cannot
+        hold, before anything is allocated.
+        """
         entry, runs = self._entries[shard][kind.name], []
         for offset, length in places.tolist():
-            if offset + length > entry["bytes"] or not _CRC_BYTES < length <= kind.chunk_bytes + _MORE_BYTES:
-                raise ValueError(f"a chunk of {length} bytes from byte {offset} cannot be in a file of {entry['bytes']}")
+            if (
+                offset + length > entry["bytes"]
+                or not _CRC_BYTES < length <= kind.chunk_bytes + _MORE_BYTES
+            ):
+                raise ValueError(
+                    f"a chunk of {length} bytes from byte {offset} cannot be in a file of "
+                    f"{entry['bytes']}"
+                )
             if runs and sum(runs[-1]) == offset:
                 runs[-1] = (runs[-1][0], runs[-1][1] + length)
             else:
@@ -96,7 +123,8 @@ class RemotePixels(PixelFiles):
 
 
 def begin_reading(samples: Sequence[tuple[RemotePixels, int, int]]) -> None:
-    """Says which samples, each with its shard, this thread reads next, all bands of them: the first ones are asked for at once, after their indices.
+    """Says which samples, each with its shard, this thread reads next, all bands of them: the first
+    ones are asked for at once, after their indices.
 
     Raises as `RemotePixels.read_into`.
     """
@@ -117,6 +145,10 @@ def _joined(parts: list[bytes]) -> np.ndarray:
 
 
 def _check(data: np.ndarray) -> None:
-    """Raises ValueError where the CRC-32C at the end of some bytes is not that of those before it."""
-    if google_crc32c.value(data[:-_CRC_BYTES]) != int.from_bytes(data[-_CRC_BYTES:].tobytes(), "little"):
+    """Raises ValueError where the CRC-32C at the end of some bytes is not that of those
+    before it.
+    """
+    if google_crc32c.value(data[:-_CRC_BYTES]) != int.from_bytes(
+        data[-_CRC_BYTES:].tobytes(), "little"
+    ):
         raise ValueError("a checksum does not match")

@@ -1,12 +1,15 @@
-"""Whole shards that came over the network, on the local disk: checked, within a bound, shared by all processes of a user.
+"""Whole shards that came over the network, on the local disk: checked, within a bound, shared by
+all processes of a user.
 
 $EO_JAX_CACHE/SHA256            a shard, named by its content; default folder ~/.cache/eo_jax
 $EO_JAX_CACHE/SHA256.partial    one on its way; its size is reserved at once
 $EO_JAX_CACHE/lock              held by who makes room
 
-EO_JAX_CACHE_GB (default 50) bounds the whole. Room is made by removing what was used least recently, but nothing that is being read just then: each
-reader may exceed the bound by one shard. Readers and downloads hold their file by flock, which ends with the process: after a crash nothing waits,
-and what is left of a download goes when room is made. The folder has to be on a disk whose file system knows flock, as local disks do.
+EO_JAX_CACHE_GB (default 50) bounds the whole. Room is made by removing what was used least
+recently, but nothing that is being read just then: each reader may exceed the bound by one shard.
+Readers and downloads hold their file by flock, which ends with the process: after a crash nothing
+waits, and what is left of a download goes when room is made. The folder has to be on a disk whose
+file system knows flock, as local disks do.
 """
 
 from __future__ import annotations
@@ -41,28 +44,43 @@ def most_bytes() -> int:
     try:
         return int(float(text) * 1e9)
     except (ValueError, OverflowError) as error:
-        raise StoreError(f"EO_JAX_CACHE_GB: {text!r}; expected a number of gigabytes, such as 50") from error
+        raise StoreError(
+            f"EO_JAX_CACHE_GB: {text!r}; expected a number of gigabytes, such as 50"
+        ) from error
 
 
 def warn_if_small(store: RemotePath, total: int) -> None:
-    """Warns where a store of `total` bytes, read in random order, would be downloaded again and again."""
+    """Warns where a store of `total` bytes, read in random order, would be downloaded again and
+    again.
+    """
     if total > most_bytes():
-        cure = "set EO_JAX_CACHE_GB to more, or convert to zarr or zarr-raw, which are read without the cache"
-        warnings.warn(f"{store}: {total / 1e9:.3g} GB of shards for a cache of {most_bytes() / 1e9:.3g} GB in {folder()}; {cure}", stacklevel=2)
+        cure = (
+            "set EO_JAX_CACHE_GB to more, or convert to zarr or zarr-raw, which are read without "
+            "the cache"
+        )
+        warnings.warn(
+            f"{store}: {total / 1e9:.3g} GB of shards for a cache of {most_bytes() / 1e9:.3g} GB "
+            f"in {folder()}; {cure}",
+            stacklevel=2,
+        )
 
 
 @contextlib.contextmanager
 def opened(source: RemotePath, size: int, sha256: str) -> Iterator[Path]:
-    """Yields the local copy of a shard, downloaded where there is none; it stays as long as the context lasts.
+    """Yields the local copy of a shard, downloaded where there is none; it stays as long as the
+    context lasts.
 
     Args:
         source: the shard.
         size, sha256: what the manifest says of it.
 
-    Raises StoreError where it is refused or does not fit, RemoteError, ValueError where it is damaged at its source, OSError where the disk is full.
+    Raises StoreError where it is refused or does not fit, RemoteError, ValueError where it is
+    damaged at its source, OSError where the disk is full.
     """
     if not _OURS.fullmatch(sha256):
-        raise StoreError(f"{source}: the manifest says its SHA-256 is {sha256!r}; convert the archive again")
+        raise StoreError(
+            f"{source}: the manifest says its SHA-256 is {sha256!r}; convert the archive again"
+        )
     file = folder() / sha256
     while (lock := _hold(file)) is None:
         _download(source, size, file)
@@ -74,7 +92,9 @@ def opened(source: RemotePath, size: int, sha256: str) -> Iterator[Path]:
 
 
 def _hold(file: Path) -> int | None:
-    """A descriptor that keeps a whole shard from being removed; None where there is none, or a damaged one was removed."""
+    """A descriptor that keeps a whole shard from being removed; None where there is none, or a
+    damaged one was removed.
+    """
     try:
         lock = os.open(file, os.O_RDONLY)
     except FileNotFoundError:
@@ -114,7 +134,10 @@ def _download(source: RemotePath, size: int, file: Path) -> None:
 
 def _fill(lock: int, source: RemotePath, size: int, file: Path) -> None:
     """Raises ValueError where what came is not what the manifest says."""
-    ranges = [Range(source, offset, min(_PART_BYTES, size - offset)) for offset in range(0, size, _PART_BYTES)]
+    ranges = [
+        Range(source, offset, min(_PART_BYTES, size - offset))
+        for offset in range(0, size, _PART_BYTES)
+    ]
     remote.announce(ranges)
     digest = hashlib.sha256()
     for part in ranges:
@@ -126,13 +149,18 @@ def _fill(lock: int, source: RemotePath, size: int, file: Path) -> None:
         raise ValueError("its SHA-256 is not the manifest's")
 
 
-# ---------------------------------------------------------------------------------------------------------------------- room
+# --------------------------------------------------------------------------------------------- room
 
 
 def _make_room(lock: int, partial: Path, size: int) -> None:
-    """Removes what was used least recently until `size` bytes fit, and reserves them. What is in use stays, even beyond the bound."""
+    """Removes what was used least recently until `size` bytes fit, and reserves them. What is in
+    use stays, even beyond the bound.
+    """
     if size > most_bytes():
-        raise StoreError(f"{folder()}: a shard of {size / 1e9:.3g} GB does not fit into EO_JAX_CACHE_GB={most_bytes() / 1e9:g}; set it to more")
+        raise StoreError(
+            f"{folder()}: a shard of {size / 1e9:.3g} GB does not fit into "
+            f"EO_JAX_CACHE_GB={most_bytes() / 1e9:g}; set it to more"
+        )
     with _locked(folder() / "lock"):
         others = [entry for entry in _entries() if entry[1] != partial]
         total = sum(entry[2] for entry in others)
@@ -145,7 +173,9 @@ def _make_room(lock: int, partial: Path, size: int) -> None:
 
 
 def _entries() -> list[tuple[float, Path, int]]:
-    """(last use, path, bytes) of every file of the cache; others in the folder are not ours to remove."""
+    """(last use, path, bytes) of every file of the cache; others in the folder are not ours to
+    remove.
+    """
     found = []
     for entry in os.scandir(folder()):
         if _OURS.fullmatch(entry.name):
@@ -172,7 +202,9 @@ def _remove_unused(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """Yields a descriptor of the file, made where there is none, that nobody else holds meanwhile. A process that dies lets go."""
+    """Yields a descriptor of the file, made where there is none, that nobody else holds meanwhile.
+    A process that dies lets go.
+    """
     lock = _lock(path)
     try:
         yield lock

@@ -1,4 +1,6 @@
-"""Memory that is used again: batch buffers whose last user is gone, and scratch of one thread. Fresh pages cost more than decoding into them."""
+"""Memory that is used again: batch buffers whose last user is gone, and scratch of one thread.
+Fresh pages cost more than decoding into them.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ _ALIGNMENT = 64  # at a multiple of it JAX on CPU takes an array as it is instea
 class Pool:
     """Arrays of one shape and dtype on buffers that return by themselves.
 
-    An array from `take` is the caller's for as long as anything refers to it or to a view of it: a variable, a tensor, a jax.Array that aliases it, a
-    transfer under way. Then its buffer is free. An empty pool allocates, so nobody waits and nothing in use is ever overwritten.
+    An array from `take` is the caller's for as long as anything refers to it or to a view of it: a
+    variable, a tensor, a jax.Array that aliases it, a transfer under way. Then its buffer is free.
+    An empty pool allocates, so nobody waits and nothing in use is ever overwritten.
     """
 
     def __init__(self, shape: Sequence[int], dtype: np.dtype, most: int):
-        """`most` is the number of free buffers that are kept; those beyond it go back to the system."""
+        """`most` is the number of free buffers that are kept; those beyond it go back to the
+        system.
+        """
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self._free: collections.deque[np.ndarray] = collections.deque(maxlen=most)
 
@@ -31,14 +36,17 @@ class Pool:
             slot = self._free.pop()
         except IndexError:
             slot = _allocate(math.prod(self.shape) * self.dtype.itemsize)
-        # Over a memoryview, since views of views refer to the first array: over the slot itself that would be the slot, and the root would die early.
+        # Over a memoryview, since views of views refer to the first array: over the slot itself
+        # that would be the slot, and the root would die early.
         root = np.frombuffer(slot.data, self.dtype)
         weakref.finalize(root, self._free.append, slot).atexit = False
         return root.reshape(self.shape)
 
 
 class Scratch(threading.local):
-    """Bytes for a moment's work, of each thread its own. They grow to the largest request and stay."""
+    """Bytes for a moment's work, of each thread its own. They grow to the largest request
+    and stay.
+    """
 
     def __init__(self):
         self._bytes = np.empty(0, np.uint8)

@@ -1,4 +1,6 @@
-"""One store opened for drawing: its places, what a row shows of a place, and how that is decoded into a batch."""
+"""One store opened for drawing: its places, what a row shows of a place, and how that is decoded
+into a batch.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,22 @@ class SourceConfig:
 
     Attributes:
         store: folder of the store.
-        sensor: id of the sensor table row whose samples are drawn, or path of a band table, a JSON file.
+        sensor: id of the sensor table row whose samples are drawn, or path of a band table, a JSON
+            file.
         split: "train", "val", ... or "all".
         label: name of the label that comes with the pixels; "" for none.
         dates: acquisitions of a place in one row of a batch (axis t).
         missing: "repeat" or "drop" places with fewer dates.
-        follows: the source whose places, in its order, and whose crops this one shows, row by row; "" for none.
-        bands: names of the bands that are read, in the order of the sensor table; () for all. The sensor is then these bands, to everyone.
+        follows: the source whose places, in its order, and whose crops this one shows, row by row;
+            "" for none.
+        bands: names of the bands that are read, in the order of the sensor table; () for all. The
+            sensor is then these bands, to everyone.
         cache: "none", or "memory": every sample is decoded once, when it is first needed, and kept.
-        draw: what a row shows: a random crop of a "patch", or the window of config.data.crop pixels around one "pixel", see pixels.py: one with the
-            label in this split, or without a label one with data. Needs cache="memory".
-        labels_per_class: so many labelled pixels of each class, drawn by the run's seed, and the classes in turn; 0 for all pixels in any order.
+        draw: what a row shows: a random crop of a "patch", or the window of config.data.crop pixels
+            around one "pixel", see pixels.py: one with the label in this split, or without a label
+            one with data. Needs cache="memory".
+        labels_per_class: so many labelled pixels of each class, drawn by the run's seed, and the
+            classes in turn; 0 for all pixels in any order.
     """
 
     store: str
@@ -52,31 +59,60 @@ class SourceConfig:
     def __post_init__(self):
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
-                raise ValueError(f"config.data.sources.*.{field}: {getattr(self, field)!r}; expected {' or '.join(map(repr, choices))}")
+                raise ValueError(
+                    f"config.data.sources.*.{field}: {getattr(self, field)!r}; expected "
+                    f"{' or '.join(map(repr, choices))}"
+                )
         if self.dates < 1:
             raise ValueError(f"config.data.sources.*.dates: {self.dates}; expected at least 1")
         if isinstance(self.bands, str):
-            raise ValueError(f"config.data.sources.*.bands: {self.bands!r}; expected names of bands, as in ('B2', 'B3'), or () for all")
+            raise ValueError(
+                f"config.data.sources.*.bands: {self.bands!r}; expected names of bands, as in "
+                "('B2', 'B3'), or () for all"
+            )
         if self.labels_per_class < 0:
-            raise ValueError(f"config.data.sources.*.labels_per_class: {self.labels_per_class}; expected at least 1, or 0 for all")
+            raise ValueError(
+                f"config.data.sources.*.labels_per_class: {self.labels_per_class}; expected at "
+                "least 1, or 0 for all"
+            )
         if self.draw == "pixel":
             self._check_pixels()
         elif self.labels_per_class:
-            raise ValueError(f"config.data.sources.*.labels_per_class: {self.labels_per_class} with draw={self.draw!r}; expected draw='pixel', or 0")
+            raise ValueError(
+                f"config.data.sources.*.labels_per_class: {self.labels_per_class} with "
+                f"draw={self.draw!r}; expected draw='pixel', or 0"
+            )
 
     def _check_pixels(self) -> None:
         for field, wrong, expected in (
-            ("cache", self.cache != "memory", "'memory', or a scene would be decoded for each pixel"),
+            (
+                "cache",
+                self.cache != "memory",
+                "'memory', or a scene would be decoded for each pixel",
+            ),
             ("dates", self.dates != 1, "1, since a pixel is drawn with its date"),
-            ("labels_per_class", self.labels_per_class and not self.label, "a `label` beside it, or 0"),
-            ("labels_per_class", self.labels_per_class and self.follows, "0 for a source that follows another and shows its pixels"),
+            (
+                "labels_per_class",
+                self.labels_per_class and not self.label,
+                "a `label` beside it, or 0",
+            ),
+            (
+                "labels_per_class",
+                self.labels_per_class and self.follows,
+                "0 for a source that follows another and shows its pixels",
+            ),
         ):
             if wrong:
-                raise ValueError(f"config.data.sources.*.{field}: {getattr(self, field)!r} with draw='pixel'; expected {expected}")
+                raise ValueError(
+                    f"config.data.sources.*.{field}: {getattr(self, field)!r} with draw='pixel'; "
+                    f"expected {expected}"
+                )
 
 
 def sensor_of(config: SourceConfig) -> Sensor:
-    """The sensor of what a source reads: the row of the table, or the bands of it that are chosen. Raises ValueError."""
+    """The sensor of what a source reads: the row of the table, or the bands of it that are chosen.
+    Raises ValueError.
+    """
     whole = get_sensor(config.sensor)
     try:
         return whole.select(config.bands) if config.bands else whole
@@ -89,7 +125,8 @@ class Draw(NamedTuple):
 
     Attributes:
         samples: int64 [t], numbers of samples of the store.
-        top, left: of the crop, in pixels; of a window around a pixel below 0 where that lies at the border.
+        top, left: of the crop, in pixels; of a window around a pixel below 0 where that lies at the
+            border.
         place: its number among the places of the source.
     """
 
@@ -112,14 +149,22 @@ class Source:
         self.name, self.config, self.crop, self.seed = name, config, crop, seed
         self.stored, self.sensor = get_sensor(config.sensor), sensor_of(config)
         self.store = open_store(config.store)
-        self.groups = group_samples(self.store, config.split, config.dates, config.missing, self.stored.id)
+        self.groups = group_samples(
+            self.store, config.split, config.dates, config.missing, self.stored.id
+        )
         self._check()
         # Archives that mix int16 and float32 tiles are read as what holds both.
-        self.dtype = np.result_type(*np.unique(self.store.index["dtype"][self.groups.members]).tolist())
+        self.dtype = np.result_type(
+            *np.unique(self.store.index["dtype"][self.groups.members]).tolist()
+        )
         self._bands = tuple(map(self.stored.bands.index, self.sensor.bands)) if config.bands else ()
-        self._decoded = decoded.shared(self.store, self._bands) if config.cache == "memory" else None
+        self._decoded = (
+            decoded.shared(self.store, self._bands) if config.cache == "memory" else None
+        )
         if self._decoded:
-            self._decoded.reserve(self.store, self.groups.members, f"config.data.sources.{name}.cache")
+            self._decoded.reserve(
+                self.store, self.groups.members, f"config.data.sources.{name}.cache"
+            )
 
     @property
     def places(self) -> int:
@@ -128,14 +173,18 @@ class Source:
 
     @property
     def statistics(self) -> dict[str, np.ndarray] | None:
-        """{"mean", "std"} [c] of the store's training split, of the bands that are read; None where its manifest has none."""
+        """{"mean", "std"} [c] of the store's training split, of the bands that are read; None where
+        its manifest has none.
+        """
         found = self.store.manifest.get("statistics", {}).get(self.stored.id)
         chosen = list(self._bands) or slice(None)
         return found and {name: np.array(found[name], float)[chosen] for name in ("mean", "std")}
 
     @property
     def announced(self) -> bool:
-        """Whether what is drawn is read whole from the store, so that a network may be asked for it ahead."""
+        """Whether what is drawn is read whole from the store, so that a network may be asked for it
+        ahead.
+        """
         return not (self._bands or self._decoded)
 
     def order(self) -> Order:
@@ -143,7 +192,9 @@ class Source:
         return Order(self.places, self.seed)
 
     def reopen(self) -> None:
-        """Forgets the open files of the store: a reader that once failed to open its file fails for good."""
+        """Forgets the open files of the store: a reader that once failed to open its file fails for
+        good.
+        """
         self.store = copy(self.store)
 
     def _check(self) -> None:
@@ -151,27 +202,41 @@ class Source:
         bands = len(self.stored.bands)
         for column, fits, expected in (
             ("shape", index["shape"][members, 0] == bands, f"{bands} bands"),
-            ("shape", index["shape"][members, 1:].min(1) >= self.crop, f"at least {self.crop} x {self.crop} pixels (config.data.crop)"),
-            ("time", index["time"][members] < 2**31, "a time before 2038, which int32 seconds hold"),
+            (
+                "shape",
+                index["shape"][members, 1:].min(1) >= self.crop,
+                f"at least {self.crop} x {self.crop} pixels (config.data.crop)",
+            ),
+            (
+                "time",
+                index["time"][members] < 2**31,
+                "a time before 2038, which int32 seconds hold",
+            ),
         ):
             if not fits.all():
                 bad = members[np.flatnonzero(~fits)[0]]
                 raise ValueError(
-                    f"{self.store.path}: {int((~fits).sum())} samples do not fit source {self.name!r}; first: {index['id'][bad]} has "
+                    f"{self.store.path}: {int((~fits).sum())} samples do not fit source "
+                    f"{self.name!r}; first: {index['id'][bad]} has "
                     f"{column} {index[column][bad].tolist()}, expected {expected}"
                 )
 
         labels = self.store.manifest.get("labels", {})
         if self.config.label and self.config.label not in labels:
             there = ", ".join(labels) or "none"
-            raise ValueError(f"{self.store.path}: no label {self.config.label!r} (config.data.sources.{self.name}.label); there is {there}")
+            raise ValueError(
+                f"{self.store.path}: no label {self.config.label!r} "
+                f"(config.data.sources.{self.name}.label); there is {there}"
+            )
 
     def pixels_shape(self, rows: int) -> tuple[int, int, int, int, int]:
         """[b, t, c, h, w] of a batch."""
         return (rows, self.config.dates, len(self.sensor.bands), self.crop, self.crop)
 
     def around(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """A batch of this source on `pixels` [b, t, c, h, w], to be filled with `put_metadata` and with labels."""
+        """A batch of this source on `pixels` [b, t, c, h, w], to be filled with `put_metadata` and
+        with labels.
+        """
         rows, dates = pixels.shape[:2]
         return {
             **self._empty_label(rows),
@@ -182,7 +247,9 @@ class Source:
         }
 
     def _empty_label(self, rows: int) -> dict[str, np.ndarray]:
-        """{"label": [b, t, h, w] for a map, [b, t, ...] for what belongs to the whole patch}, zeros."""
+        """{"label": [b, t, h, w] for a map, [b, t, ...] for what belongs to the whole patch},
+        zeros.
+        """
         if not self.config.label:
             return {}
         about = self.store.manifest["labels"][self.config.label]
@@ -190,7 +257,9 @@ class Source:
         return {"label": np.zeros((rows, self.config.dates, *shape), about["dtype"])}
 
     def dates(self, place: int, rng: np.random.Generator) -> np.ndarray:
-        """int64 [t], samples of `dates` acquisitions of a place in random order, in turn where it has fewer."""
+        """int64 [t], samples of `dates` acquisitions of a place in random order, in turn where it
+        has fewer.
+        """
         return np.resize(rng.permutation(self.groups.samples(place)), self.config.dates)
 
     def draw(self, place: int, rng: np.random.Generator) -> Draw:
@@ -202,11 +271,16 @@ class Source:
     def put(self, batch: dict[str, np.ndarray], row: int, t: int, draw: Draw) -> None:
         """Decodes date t of what a row shows into a batch of this source. Raises RecordError."""
         i = int(draw.samples[t])
-        rows, columns = slice(draw.top, draw.top + self.crop), slice(draw.left, draw.left + self.crop)
+        rows, columns = (
+            slice(draw.top, draw.top + self.crop),
+            slice(draw.left, draw.left + self.crop),
+        )
         self._read_into(i, batch["pixels"][row, t], rows, columns)
         self.put_metadata(batch, row, t, i)
         if self.config.label:
-            labels = self._decoded.arrays(self.store, i)[1] if self._decoded else self.store.labels(i)
+            labels = (
+                self._decoded.arrays(self.store, i)[1] if self._decoded else self.store.labels(i)
+            )
             batch["label"][row, t] = _part(self.label(i, labels, self.config.label), rows, columns)
 
     def _read_into(self, i: int, out: np.ndarray, rows: slice, columns: slice) -> None:
@@ -218,16 +292,28 @@ class Source:
             self.store.read_into(i, out, rows, columns)
 
     def arrays(self, i: int) -> decoded.Arrays:
-        """All pixels [c, h, w] of sample i that this source reads, and its labels. Raises RecordError."""
-        return self._decoded.arrays(self.store, i) if self._decoded else decoded.read_arrays(self.store, i, self._bands)
+        """All pixels [c, h, w] of sample i that this source reads, and its labels. Raises
+        RecordError.
+        """
+        return (
+            self._decoded.arrays(self.store, i)
+            if self._decoded
+            else decoded.read_arrays(self.store, i, self._bands)
+        )
 
     def windows(self, label: str) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-        """(sample, pixels [c, crop, crop], label of that name, cropped alike; None for "") of the crops that fit side by side into each sample."""
+        """(sample, pixels [c, crop, crop], label of that name, cropped alike; None for "") of the
+        crops that fit side by side into each sample.
+        """
         for i in np.sort(self.groups.members).tolist():
             pixels, labels = self.arrays(i)
             whole = self.label(i, labels, label) if label else None
             for rows, columns in _crops(pixels.shape[1:], self.crop):
-                yield i, pixels[:, rows, columns], None if whole is None else _part(whole, rows, columns)
+                yield (
+                    i,
+                    pixels[:, rows, columns],
+                    None if whole is None else _part(whole, rows, columns),
+                )
 
     def put_metadata(self, batch: dict[str, np.ndarray], row: int, t: int, i: int) -> None:
         """Time and place of sample i, where the index has them."""
@@ -242,13 +328,18 @@ class Source:
         sample = f"sample {self.store.index['id'][i]}"
         if name not in labels:
             there = ", ".join(labels) or "none"
-            raise ValueError(f"{sample}: no label {name!r}; it has {there}. Convert with --labels {name}")
+            raise ValueError(
+                f"{sample}: no label {name!r}; it has {there}. Convert with --labels {name}"
+            )
         array, split = labels[name], labels.get(f"{name}.split")
         if array.ndim != 2:
             return array
         sides = tuple(self.store.index["shape"][i, 1:].tolist())
         if array.shape != sides:
-            raise ValueError(f"{sample}: label {name!r} is {array.shape}, its pixels are {sides}; convert it again")
+            raise ValueError(
+                f"{sample}: label {name!r} is {array.shape}, its pixels are {sides}; convert it "
+                "again"
+            )
         if split is not None and self.config.split in PIXEL_SPLITS:
             array = np.where(split == PIXEL_SPLITS.index(self.config.split), array, 0)
         return array
@@ -261,20 +352,35 @@ def _part(label: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
 
 def _crops(sides: tuple[int, int], crop: int) -> list[tuple[slice, slice]]:
     """Rows and columns of the crops that fit side by side, centred in the patch."""
-    rows, columns = ([slice(at, at + crop) for at in range(side % crop // 2, side - crop + 1, crop)] for side in sides)
+    rows, columns = (
+        [slice(at, at + crop) for at in range(side % crop // 2, side - crop + 1, crop)]
+        for side in sides
+    )
     return [(row, column) for row in rows for column in columns]
 
 
 def pair(family: Sequence[Source]) -> None:
-    """Leaves to a source and its followers the places that all of them have, in one order. Raises ValueError where there is none."""
+    """Leaves to a source and its followers the places that all of them have, in one order. Raises
+    ValueError where there is none.
+    """
     if len(family) > 1:
         groups = common_places([(source.store, source.groups) for source in family])
         for source, common in zip(family, groups, strict=True):
             source.groups = common
 
 
-def draw_together(family: Sequence[Source], place: int, rng: np.random.Generator) -> list[tuple[Source, Draw]]:
-    """What each source shows of a place: the first decides on the crop, all draw dates of their own, one after the other."""
+def draw_together(
+    family: Sequence[Source], place: int, rng: np.random.Generator
+) -> list[tuple[Source, Draw]]:
+    """What each source shows of a place: the first decides on the crop, all draw dates of their
+    own, one after the other.
+    """
     leader, *followers = family
     draw = leader.draw(place, rng)
-    return [(leader, draw), *((follower, draw._replace(samples=follower.dates(draw.place, rng))) for follower in followers)]
+    return [
+        (leader, draw),
+        *(
+            (follower, draw._replace(samples=follower.dates(draw.place, rng)))
+            for follower in followers
+        ),
+    ]

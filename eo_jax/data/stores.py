@@ -1,13 +1,15 @@
 """A store on disk: shards of records, one index, one manifest; written once, then only read.
 
 STORE/manifest.json                      what is in it, and the SHA-256 of everything else
-STORE/index.npz                          one row a record: id, group, split, shard, row, sensor, shape, dtype, time, lonlat, no-data share,
+STORE/index.npz                          one row a record: id, group, split, shard, row, sensor,
+shape, dtype, time, lonlat, no-data share,
                                          and numbers for group and kind of pixels, see manifest.py
-STORE/shards/00000.array_record ...      the records, see record.py
-STORE/pixels/KIND/zarr.json, c/...       in the formats "zarr" and "zarr-raw": the pixels, see zarr_shards.py
+STORE/shards/00000.array_record ...      the records, see record.py STORE/pixels/KIND/zarr.json,
+c/...       in the formats "zarr" and "zarr-raw": the pixels, see zarr_shards.py
 
-"array-record" keeps whole compressed samples, of any shapes. "zarr" compresses as well and reads a few bands without the others; "zarr-raw" does not
-compress, which is fastest where the disk is. The Zarr formats have an array for each kind of pixels, so shapes should be few.
+"array-record" keeps whole compressed samples, of any shapes. "zarr" compresses as well and reads a
+few bands without the others; "zarr-raw" does not compress, which is fastest where the disk is. The
+Zarr formats have an array for each kind of pixels, so shapes should be few.
 """
 
 from __future__ import annotations
@@ -27,7 +29,14 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from eo_jax.data import record, remote_pixels, shard_cache, zarr_shards
 from eo_jax.data.files import StoreError, check_size, replacing, sha256_file, write_atomically
-from eo_jax.data.manifest import STORE_FORMAT, content_sha256, format_of, index_bytes, read_index, read_manifest
+from eo_jax.data.manifest import (
+    STORE_FORMAT,
+    content_sha256,
+    format_of,
+    index_bytes,
+    read_index,
+    read_manifest,
+)
 from eo_jax.data.pixel_files import PixelFiles
 from eo_jax.data.remote import RemoteError, RemotePath, is_url
 from eo_jax.data.remote_pixels import RemotePixels
@@ -35,36 +44,49 @@ from eo_jax.data.zarr_shards import Bands, Kind, ShardWriter
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
 
-PIXEL_SPLIT = "pixel"  # the split of a scene whose labels are split by pixel, in a label map `<name>.split`
+PIXEL_SPLIT = (
+    "pixel"  # the split of a scene whose labels are split by pixel, in a label map `<name>.split`
+)
 PIXEL_SPLITS = ("", "train", "val", "test")  # what the numbers in that map mean
 FORMATS = ("array-record", *zarr_shards.FORMATS)
 _ALL = slice(None)
-_OPEN_SHARDS = 128  # of a store at a time: each takes a file descriptor, of which a process often has no more than 1024
+# of a store at a time: each takes a file descriptor, of which a process often has no more than 1024
+_OPEN_SHARDS = 128
 NO_TIME = np.iinfo(np.int64).min  # in the index, where a sample has no time
 
 
 def open_store(path: str | os.PathLike) -> Store:
-    """Opens a store for reading: a folder, or a URL that begins with s3://, gs://, http:// or https://, see remote.py.
+    """Opens a store for reading: a folder, or a URL that begins with s3://, gs://, http:// or
+    https://, see remote.py.
 
-    Raises StoreError where it is absent, unfinished, of another format, or not what its manifest says; RemoteError where a network fails.
+    Raises StoreError where it is absent, unfinished, of another format, or not what its manifest
+    says; RemoteError where a network fails.
     """
     return Store(RemotePath(path) if is_url(path) else Path(path))
 
 
 def begin_reading(samples: Iterable[tuple[Store, int]]) -> None:
-    """Says that this thread next reads all bands of these samples, in this order: over a network their requests then run side by side.
+    """Says that this thread next reads all bands of these samples, in this order: over a network
+    their requests then run side by side.
 
-    It changes nothing but the time that takes. Stores on a disk need no such word. Raises RemoteError.
+    It changes nothing but the time that takes. Stores on a disk need no such word. Raises
+    RemoteError.
     """
-    remotely = [(store._pixel_files, store._wrap(i), store._locate(i)[0]) for store, i in samples if isinstance(store._pixel_files, RemotePixels)]
+    remotely = [
+        (store._pixel_files, store._wrap(i), store._locate(i)[0])
+        for store, i in samples
+        if isinstance(store._pixel_files, RemotePixels)
+    ]
     with contextlib.suppress(ValueError):  # whoever reads a damaged sample is told then
         remote_pixels.begin_reading(remotely)
 
 
 class Store(Sequence[Sample]):
-    """A read-only sequence of Samples. Threads may share it; a forked or spawned process opens its own readers.
+    """A read-only sequence of Samples. Threads may share it; a forked or spawned process opens its
+    own readers.
 
-    From a URL, methods that read also raise RemoteError where the network fails, which says nothing about the data, and a process must not fork.
+    From a URL, methods that read also raise RemoteError where the network fails, which says nothing
+    about the data, and a process must not fork.
 
     Attributes:
         manifest: the parsed manifest.json.
@@ -78,7 +100,10 @@ class Store(Sequence[Sample]):
         counts = [shard["samples"] for shard in self.manifest["shards"]]
         self._first_of_shard = np.cumsum([0, *counts]).tolist()
         if len(self.index["id"]) != self._first_of_shard[-1]:
-            raise StoreError(f"{path}: index has {len(self.index['id'])} rows, the shards {self._first_of_shard[-1]} records; convert again")
+            raise StoreError(
+                f"{path}: index has {len(self.index['id'])} rows, the shards "
+                f"{self._first_of_shard[-1]} records; convert again"
+            )
         for shard in self.manifest["shards"]:
             check_size(path, shard["file"], shard["bytes"])
         self._pixel_files = _open_pixels(path, self.manifest, self.index)
@@ -93,48 +118,68 @@ class Store(Sequence[Sample]):
         return record.decode(self.read(i), self.record_name(i), pixels)
 
     def read(self, i: int) -> bytes:
-        """The bytes of record i, not yet decoded. Raises IndexError, or RecordError where the shard is damaged there."""
+        """The bytes of record i, not yet decoded. Raises IndexError, or RecordError where the shard
+        is damaged there.
+        """
         shard, row = self._locate(i)
         try:
             return self._read_record(shard, row)
         except (StoreError, RemoteError):
             raise
         except (RuntimeError, OSError, IndexError, ValueError) as error:
-            self._opened().cache_clear()  # a reader that once failed to open its file fails for good
-            raise record.RecordError(f"{self.record_name(i)}: cannot be read ({error}); run `python -m data_prep verify {self.path}`") from error
+            # a reader that once failed to open its file fails for good
+            self._opened().cache_clear()
+            raise record.RecordError(
+                f"{self.record_name(i)}: cannot be read ({error}); run `python -m data_prep verify "
+                f"{self.path}`"
+            ) from error
 
     def _read_record(self, shard: int, row: int) -> bytes:
         if isinstance(self.path, Path):
-            return self._opened()(f"{self.path}/{self.manifest['shards'][shard]['file']}").read([row])[0]
+            return self._opened()(f"{self.path}/{self.manifest['shards'][shard]['file']}").read(
+                [row]
+            )[0]
         entry = self.manifest["shards"][shard]
-        # ArrayRecord reads files only. Opened for each record, which takes a tenth of a millisecond, a shard can leave the cache between two.
+        # ArrayRecord reads files only. Opened for each record, which takes a tenth of a
+        # millisecond, a shard can leave the cache between two.
         with shard_cache.opened(self.path / entry["file"], entry["bytes"], entry["sha256"]) as file:
             return _open_shard(str(file)).read([row])[0]
 
-    def pixels(self, i: int, bands: Bands = _ALL, rows: slice = _ALL, columns: slice = _ALL) -> np.ndarray:
-        """A part of the pixels of sample i, [c', h', w'], maybe a view; the Zarr formats read no more chunks than it takes.
+    def pixels(
+        self, i: int, bands: Bands = _ALL, rows: slice = _ALL, columns: slice = _ALL
+    ) -> np.ndarray:
+        """A part of the pixels of sample i, [c', h', w'], maybe a view; the Zarr formats read no
+        more chunks than it takes.
 
         Args:
             i: number of the sample.
             bands: slice or numbers of bands, from 0.
             rows, columns: slices.
 
-        Raises IndexError where there is no such sample or band, or RecordError where the shard is damaged there.
+        Raises IndexError where there is no such sample or band, or RecordError where the shard is
+        damaged there.
         """
         if self._pixel_files is None:
             return self[i].pixels[bands][:, rows, columns]
         return self._read_pixels(i, bands, rows, columns)
 
     def read_into(self, i: int, out: np.ndarray, rows: slice = _ALL, columns: slice = _ALL) -> None:
-        """Puts a part of the pixels of sample i into `out` [c, h', w']: as `pixels`, but into memory that is there already, which is much faster.
+        """Puts a part of the pixels of sample i into `out` [c, h', w']: as `pixels`, but into
+        memory that is there already, which is much faster.
 
         Raises IndexError, RecordError, or ValueError where `out` has another shape.
         """
         i = self._wrap(i)
         count, *sides = self.index["shape"][i].tolist()
-        shape = (count, *(len(range(side)[part]) for side, part in zip(sides, (rows, columns), strict=True)))
+        shape = (
+            count,
+            *(len(range(side)[part]) for side, part in zip(sides, (rows, columns), strict=True)),
+        )
         if out.shape != shape:
-            raise ValueError(f"{self.record_name(i)}: its part has shape {shape}, the array to read into {out.shape}")
+            raise ValueError(
+                f"{self.record_name(i)}: its part has shape {shape}, the array to read into "
+                f"{out.shape}"
+            )
         if out.dtype != self.index["dtype"][i]:
             out[:] = self.pixels(i, rows=rows, columns=columns)
         elif self._pixel_files is None:
@@ -154,28 +199,43 @@ class Store(Sequence[Sample]):
 
     @contextlib.contextmanager
     def _naming_pixels(self, i: int) -> Iterator[int]:
-        """Yields the shard of sample i; what goes wrong inside becomes an error that names sample and file."""
+        """Yields the shard of sample i; what goes wrong inside becomes an error that names sample
+        and file.
+        """
         shard, _ = self._locate(i)
         try:
             yield shard
         except (StoreError, RemoteError):
             raise
         except (ValueError, RuntimeError, OSError, OverflowError) as error:
-            file, cure = self._pixel_files.file(i, shard), f"run `python -m data_prep verify {self.path}`, then convert again"
-            raise record.RecordError(f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); {cure}") from error
+            file, cure = (
+                self._pixel_files.file(i, shard),
+                f"run `python -m data_prep verify {self.path}`, then convert again",
+            )
+            raise record.RecordError(
+                f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); {cure}"
+            ) from error
 
     def record_name(self, i: int) -> str:
         """What errors call record i: store, shard, row and id."""
         shard, row = self._locate(i)
-        return f"{self.path}/{self.manifest['shards'][shard]['file']} record {row} (id {self.index['id'][self._wrap(i)]})"
+        return (
+            f"{self.path}/{self.manifest['shards'][shard]['file']} record {row} (id "
+            f"{self.index['id'][self._wrap(i)]})"
+        )
 
     def sensor(self, sensor_id: str) -> Sensor:
-        """The row of the sensor table that the samples were written with. Raises StoreError where the manifest has none of that id."""
+        """The row of the sensor table that the samples were written with. Raises StoreError where
+        the manifest has none of that id.
+        """
         if sensor_id not in self._sensors:
             rows = self.manifest.get("sensors", {})
             if sensor_id not in rows:
                 there = ", ".join(rows) or "none"
-                raise StoreError(f"{self.path}/manifest.json: no sensor {sensor_id!r}; there is {there}. Convert the archive again")
+                raise StoreError(
+                    f"{self.path}/manifest.json: no sensor {sensor_id!r}; there is {there}. "
+                    "Convert the archive again"
+                )
             self._sensors[sensor_id] = _parse_sensor(self.path, rows[sensor_id])
         return self._sensors[sensor_id]
 
@@ -186,15 +246,28 @@ class Store(Sequence[Sample]):
     def in_split(self, split: str) -> np.ndarray:
         """bool [samples]: which belong to a split, or to "all".
 
-        A scene whose labels are split by pixel belongs to each split that its map can name; its labels are cut down when they are read.
-        Raises ValueError where no sample does.
+        A scene whose labels are split by pixel belongs to each split that its map can name; its
+        labels are cut down when they are read. Raises ValueError where no sample does.
         """
         splits = self.index["split"]
-        found = np.isin(splits, (split, PIXEL_SPLIT) if split in PIXEL_SPLITS else split) | (split == "all")
+        found = np.isin(splits, (split, PIXEL_SPLIT) if split in PIXEL_SPLITS else split) | (
+            split == "all"
+        )
         if not found.any():
             there = set(splits.tolist())
-            names = ", ".join(sorted(there - {PIXEL_SPLIT} | (set(PIXEL_SPLITS[1:]) if PIXEL_SPLIT in there else set()))) or "no samples"
-            raise ValueError(f"{self.path}: split {split!r} is empty; the store has {names}. Convert with --val or --val-share to make one.")
+            names = (
+                ", ".join(
+                    sorted(
+                        there - {PIXEL_SPLIT}
+                        | (set(PIXEL_SPLITS[1:]) if PIXEL_SPLIT in there else set())
+                    )
+                )
+                or "no samples"
+            )
+            raise ValueError(
+                f"{self.path}: split {split!r} is empty; the store has {names}. Convert with --val "
+                "or --val-share to make one."
+            )
         return found
 
     @property
@@ -222,7 +295,9 @@ class Store(Sequence[Sample]):
 
     def _opened(self) -> functools._lru_cache_wrapper[ArrayRecordReader]:
         """`_open_shard`, which remembers the last files that this process has opened."""
-        process = os.getpid()  # a reader does not survive a fork, nor can it be closed after one: those of the parent are kept as they are
+        # a reader does not survive a fork, nor can it be closed after one: those of the parent are
+        # kept as they are
+        process = os.getpid()
         if process not in self._readers:  # no lock, which a fork could copy while it is held
             self._readers.setdefault(process, functools.lru_cache(_OPEN_SHARDS)(_open_shard))
         return self._readers[process]
@@ -235,7 +310,7 @@ class Store(Sequence[Sample]):
         self._open_readers()
 
 
-# ---------------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def index_row(sample: Sample, split: str, nodata_share: float) -> dict[str, Any]:
@@ -253,10 +328,14 @@ def index_row(sample: Sample, split: str, nodata_share: float) -> dict[str, Any]
     }
 
 
-def write_shard(output: Path, number: int, format: str, samples_a_shard: int, samples: Iterable[Sample]) -> dict[str, Any]:
-    """Writes one shard of a store, holding one sample at a time. Equal samples give equal bytes; after a failure nothing is left behind.
+def write_shard(
+    output: Path, number: int, format: str, samples_a_shard: int, samples: Iterable[Sample]
+) -> dict[str, Any]:
+    """Writes one shard of a store, holding one sample at a time. Equal samples give equal bytes;
+    after a failure nothing is left behind.
 
-    Several processes, on one machine or more, may write the same shard: names are given when files are whole.
+    Several processes, on one machine or more, may write the same shard: names are given when files
+        are whole.
 
     Args:
         output: folder of the store.
@@ -264,8 +343,10 @@ def write_shard(output: Path, number: int, format: str, samples_a_shard: int, sa
         format: one of FORMATS.
         samples_a_shard: the most samples that a shard of this store has.
 
-    Returns the shard's entry in the manifest: {"file", "samples", "bytes", "sha256"}; in the Zarr formats also "samples_a_shard" and "pixels", a list
-    of {"array", "file", "samples", "bytes", "sha256"}. Raises ValueError for samples that the format cannot hold, OSError.
+    Returns the shard's entry in the manifest: {"file", "samples", "bytes", "sha256"}; in the Zarr
+        formats also "samples_a_shard" and "pixels", a list
+    of {"array", "file", "samples", "bytes", "sha256"}. Raises ValueError for samples that the
+    format cannot hold, OSError.
     """
     name = f"shards/{number:05d}.array_record"
     (output / "shards").mkdir(parents=True, exist_ok=True)
@@ -273,7 +354,12 @@ def write_shard(output: Path, number: int, format: str, samples_a_shard: int, sa
         return {"file": name, **_write_file(output / name, map(record.encode, samples))}
     with ShardWriter(output, number, format, samples_a_shard) as pixels:
         entry = _write_file(output / name, _records_beside(pixels, samples))
-        return {"file": name, **entry, "samples_a_shard": samples_a_shard, "pixels": pixels.finish()}
+        return {
+            "file": name,
+            **entry,
+            "samples_a_shard": samples_a_shard,
+            "pixels": pixels.finish(),
+        }
 
 
 def _records_beside(pixels: ShardWriter, samples: Iterable[Sample]) -> Iterator[bytes]:
@@ -286,20 +372,31 @@ def _write_file(path: Path, records: Iterable[bytes]) -> dict[str, Any]:
     """Writes records to `path`. Returns {"samples", "bytes", "sha256"}."""
     with replacing(path) as temporary:
         samples = _write_records(temporary, records, path)
-        return {"samples": samples, "bytes": temporary.stat().st_size, "sha256": sha256_file(temporary)}
+        return {
+            "samples": samples,
+            "bytes": temporary.stat().st_size,
+            "sha256": sha256_file(temporary),
+        }
 
 
 def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int:
-    """Number of records written. What ArrayRecord itself raises becomes an OSError about `path`; errors of the iterator pass through."""
+    """Number of records written. What ArrayRecord itself raises becomes an OSError about `path`;
+    errors of the iterator pass through.
+    """
 
     def checked(call: Callable, *arguments: Any) -> Any:
         try:
             return call(*arguments)
         except RuntimeError as error:  # a full disk, too
-            raise OSError(f"{path}: cannot be written ({error}). Free space on that disk and run the same command again.") from error
+            raise OSError(
+                f"{path}: cannot be written ({error}). Free space on that disk and run the same "
+                "command again."
+            ) from error
 
     # Random access wants one record a group; the payloads are compressed already.
-    writer = checked(ArrayRecordWriter, str(temporary), "group_size:1,uncompressed,max_parallelism:1")  # threads would be beside a process a core
+    writer = checked(
+        ArrayRecordWriter, str(temporary), "group_size:1,uncompressed,max_parallelism:1"
+    )  # threads would be beside a process a core
     samples = 0
     try:
         for data in records:
@@ -313,7 +410,9 @@ def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int
     return samples
 
 
-def finish_store(path: Path, shards: list[dict], rows: list[list[dict]], about: dict, format: str, tasks: int) -> None:
+def finish_store(
+    path: Path, shards: list[dict], rows: list[list[dict]], about: dict, format: str, tasks: int
+) -> None:
     """Writes index and manifest, the manifest last: a store without one is unfinished.
 
     Args:
@@ -325,55 +424,88 @@ def finish_store(path: Path, shards: list[dict], rows: list[list[dict]], about: 
     """
     index = index_bytes(rows)
     write_atomically(path / "index.npz", index)
-    manifest = {"store_format": STORE_FORMAT, "record_format": record.FORMAT_VERSION, **about, "samples": sum(map(len, rows)), "shards": shards}
+    manifest = {
+        "store_format": STORE_FORMAT,
+        "record_format": record.FORMAT_VERSION,
+        **about,
+        "samples": sum(map(len, rows)),
+        "shards": shards,
+    }
     manifest |= {"format": format, "tasks": tasks}
     if format in zarr_shards.FORMATS:
         manifest |= _write_arrays(path, shards, rows, format, tasks)
     manifest["index_sha256"] = hashlib.sha256(index).hexdigest()
     manifest = json.loads(json.dumps(manifest))  # what a reader will see: text keys
     manifest["content_sha256"] = content_sha256(manifest)
-    write_atomically(path / "manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    write_atomically(
+        path / "manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+    )
 
 
-def _write_arrays(path: Path, shards: list[dict], rows: list[list[dict]], format: str, tasks: int) -> dict[str, Any]:
-    """Writes the zarr.json of every kind of pixels. Returns what the manifest says of them, {"arrays": {kind: {"file", "bytes", "sha256"}}, ...}."""
+def _write_arrays(
+    path: Path, shards: list[dict], rows: list[list[dict]], format: str, tasks: int
+) -> dict[str, Any]:
+    """Writes the zarr.json of every kind of pixels. Returns what the manifest says of them,
+    {"arrays": {kind: {"file", "bytes", "sha256"}}, ...}.
+    """
     sizes = {shard["samples_a_shard"] for shard in shards}
     if len(sizes) > 1:
-        raise ValueError(f"{path}: shards of {' and '.join(map(str, sorted(sizes)))} samples in one store; write all with one samples_a_shard")
+        raise ValueError(
+            f"{path}: shards of {' and '.join(map(str, sorted(sizes)))} samples in one store; "
+            "write all with one samples_a_shard"
+        )
     samples_a_shard, arrays = max(sizes, default=0), {}
-    for sensor, dtype, shape in sorted({(row["sensor"], row["dtype"], tuple(row["shape"])) for shard in rows for row in shard}):
+    for sensor, dtype, shape in sorted(
+        {(row["sensor"], row["dtype"], tuple(row["shape"])) for shard in rows for row in shard}
+    ):
         kind = Kind(format, sensor, dtype, shape)
         data = kind.metadata(tasks, samples_a_shard)
         write_atomically(path / kind.metadata_name, data)
-        arrays[kind.name] = {"file": kind.metadata_name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        arrays[kind.name] = {
+            "file": kind.metadata_name,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
     return {"arrays": arrays, "samples_a_shard": samples_a_shard}
 
 
-# ---------------------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
-def _open_pixels(path: Path | RemotePath, manifest: dict, index: dict[str, np.ndarray]) -> PixelFiles | None:
+def _open_pixels(
+    path: Path | RemotePath, manifest: dict, index: dict[str, np.ndarray]
+) -> PixelFiles | None:
     """None where the records hold the pixels."""
     if format_of(manifest) == "array-record":
         if isinstance(path, RemotePath):
             shard_cache.warn_if_small(path, sum(shard["bytes"] for shard in manifest["shards"]))
         return None
     if manifest["format"] not in FORMATS:
-        raise StoreError(f"{path}/manifest.json: format {manifest['format']!r}, this eo_jax reads {', '.join(FORMATS)}; convert the archive again")
+        raise StoreError(
+            f"{path}/manifest.json: format {manifest['format']!r}, this eo_jax reads "
+            f"{', '.join(FORMATS)}; convert the archive again"
+        )
     try:
         return (PixelFiles if isinstance(path, Path) else RemotePixels)(path, manifest, index)
     except StoreError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}/manifest.json: does not describe a Zarr store ({error!r}); convert the archive again") from error
+        raise StoreError(
+            f"{path}/manifest.json: does not describe a Zarr store ({error!r}); convert the "
+            "archive again"
+        ) from error
 
 
 def _parse_sensor(path: Path | RemotePath, row: dict) -> Sensor:
     try:
         return Sensor.from_row(row)
     except ValueError as error:
-        raise StoreError(f"{path}/manifest.json: sensors: {error}; convert the archive again") from error
+        raise StoreError(
+            f"{path}/manifest.json: sensors: {error}; convert the archive again"
+        ) from error
 
 
 def _open_shard(file: str) -> ArrayRecordReader:
-    return ArrayRecordReader(file, "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768)
+    return ArrayRecordReader(
+        file, "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+    )

@@ -1,4 +1,6 @@
-"""What an evaluator gets and gives. It never sees a model: it gets `features` and `preview` as functions of the current weights."""
+"""What an evaluator gets and gives. It never sees a model: it gets `features` and `preview` as
+functions of the current weights.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +21,27 @@ from eo_jax.objectives.base import Objective, features_of
 from eo_jax.schema import Batch, Carry, Params, Views
 from eo_jax.sensors import Sensor
 
-# Batches that set the BatchNorm statistics of the untrained encoder: momentum 0.1 forgets the initial values to 0.9^30 = 4 %.
+# Batches that set the BatchNorm statistics of the untrained encoder: momentum 0.1 forgets the
+# initial values to 0.9^30 = 4 %.
 _STATISTICS_BATCHES = 30
 
 Weights = tuple[Params, Carry]
 
 
 class Evaluator(Protocol):
-    """(params, carry) -> numbers. Made once a run from (config, context); `config.every` says when it runs, 0 for the end only."""
+    """(params, carry) -> numbers. Made once a run from (config, context); `config.every` says when
+    it runs, 0 for the end only.
+    """
 
     def check(self) -> None:
-        """Raises ValueError for what it cannot evaluate; called before a run compiles anything, so that nobody learns it at the end."""
+        """Raises ValueError for what it cannot evaluate; called before a run compiles anything, so
+        that nobody learns it at the end.
+        """
 
     def __call__(self, weights: Weights) -> dict[str, float]:
-        """Metrics by name; the caller prefixes "eval/<evaluator>/", and "<source>/" where sources are named."""
+        """Metrics by name; the caller prefixes "eval/<evaluator>/", and "<source>/" where sources
+        are named.
+        """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,34 +77,51 @@ class Context:
     seed: int
 
     def check(self, evaluator: str, splits: Sequence[str], label: str = "") -> None:
-        """Opens what an evaluator will read. Raises ValueError for a split without samples, and for a label that the store, or a scene, has not."""
+        """Opens what an evaluator will read. Raises ValueError for a split without samples, and for
+        a label that the store, or a scene, has not.
+        """
         for split in splits:
             try:
                 source = self._open(split)
                 labels = source.store.manifest.get("labels", {})
                 if label and label not in labels:
-                    raise ValueError(f"{source.store.path}: no label {label!r}; there is {', '.join(labels) or 'none'}")
+                    raise ValueError(
+                        f"{source.store.path}: no label {label!r}; there is "
+                        f"{', '.join(labels) or 'none'}"
+                    )
                 if label and source.config.draw == "pixel":
-                    source.candidates(label)  # of one scene for all splits, only the map of labels knows
+                    source.candidates(
+                        label
+                    )  # of one scene for all splits, only the map of labels knows
             except ValueError as error:
                 raise ValueError(f"config.evals.{evaluator}: {error}") from error
 
     @property
     def shown(self) -> set[str]:
         """What the objective's preview of this source consists of."""
-        pixels = jax.ShapeDtypeStruct((1, 1, len(self.sensor.bands), self.data.crop, self.data.crop), self.sensor.dtype)
+        pixels = jax.ShapeDtypeStruct(
+            (1, 1, len(self.sensor.bands), self.data.crop, self.data.crop), self.sensor.dtype
+        )
 
         def preview(key: jax.Array, pixels: jax.Array) -> dict[str, Any]:
-            return self.objective.preview(*self.objective.init(key), self.evaluate_views({self.source: {"pixels": pixels}}), key)
+            return self.objective.preview(
+                *self.objective.init(key),
+                self.evaluate_views({self.source: {"pixels": pixels}}),
+                key,
+            )
 
         return set(jax.eval_shape(preview, jax.random.key(0), pixels))
 
     def batches(self, split: str, label: str | None = None) -> Iterator[Batch]:
-        """Every sample of a split once, in crops side by side, or every pixel where those are drawn; rows with `position` -1 are padding."""
+        """Every sample of a split once, in crops side by side, or every pixel where those are
+        drawn; rows with `position` -1 are padding.
+        """
         return in_order(self._open(split), self.data.batch_size, label)
 
     def features(self, weights: Weights, batch: Batch) -> dict[str, np.ndarray]:
-        """{"pooled": [b, d], "dense": [b, h, w, d]} of the source's encoder, the teacher's where that is the default."""
+        """{"pooled": [b, d], "dense": [b, h, w, d]} of the source's encoder, the teacher's where
+        that is the default.
+        """
         return jax.device_get(self._features(*weights, self.place(_pixels(batch))))
 
     def preview(self, weights: Weights, batch: Batch, number: int) -> dict[str, np.ndarray]:
@@ -104,20 +130,31 @@ class Context:
         return jax.device_get(self._preview(*weights, self.place(_pixels(batch)), key))
 
     def untrained(self) -> Weights:
-        """The weights of step 0, with BatchNorm statistics from training data: without those a random network would be judged by a detail."""
+        """The weights of step 0, with BatchNorm statistics from training data: without those a
+        random network would be judged by a detail.
+        """
         params, carry = jax.jit(self.objective.init)(jax.random.key(self.seed))
         for batch in Pipeline(self.data, self.seed).batches(0, _STATISTICS_BATCHES):
             carry = self._moved_carry(params, carry, self.place(batch))
         return params, carry
 
     def _open(self, split: str) -> Source:
-        config = dataclasses.replace(self.data.sources[self.source], split=split, dates=1, labels_per_class=0)
+        config = dataclasses.replace(
+            self.data.sources[self.source], split=split, dates=1, labels_per_class=0
+        )
         return open_source(self.source, config, self.data.crop, self.seed)
 
     @functools.cached_property
     def _features(self) -> Callable[[Params, Carry, Batch], dict[str, jax.Array]]:
         def features(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-            return features_of(self.objective, params, carry, self.evaluate_views(batch), self.source, self.same_encoder)
+            return features_of(
+                self.objective,
+                params,
+                carry,
+                self.evaluate_views(batch),
+                self.source,
+                self.same_encoder,
+            )
 
         return jax.jit(features, out_shardings=self.gathered)
 
@@ -132,7 +169,9 @@ class Context:
     def _moved_carry(self) -> Callable[[Params, Carry, Batch], Carry]:
         def moved(params: Params, carry: Carry, batch: Batch) -> Carry:
             key = jax.random.key(0)
-            return self.objective.loss(params, carry, self.train_views(batch, key), key, jnp.zeros(()))[1][0]
+            return self.objective.loss(
+                params, carry, self.train_views(batch, key), key, jnp.zeros(())
+            )[1][0]
 
         return jax.jit(moved, out_shardings=self.gathered)
 

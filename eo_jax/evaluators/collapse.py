@@ -1,4 +1,6 @@
-"""How much of its space an encoder uses, without labels: the watch on collapse over many samples."""
+"""How much of its space an encoder uses, without labels: the watch on collapse over many
+samples.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Config:
 
 
 class Evaluator:
-    """See Config. Returns "rankme", "rank_share" (of the most that samples and width allow), and "feature_std" as the log has it."""
+    """See Config. Returns "rankme", "rank_share" (of the most that samples and width allow), and
+    "feature_std" as the log has it.
+    """
 
     def __init__(self, config: Config, context: Context):
         self.config, self.context = config, context
@@ -37,7 +41,10 @@ class Evaluator:
         self.context.check("collapse", (self.config.split,))
 
     def __call__(self, weights: Weights) -> dict[str, float]:
-        batches = itertools.islice(self.context.batches(self.config.split), -(-self.config.max_samples // self.context.data.batch_size))
+        batches = itertools.islice(
+            self.context.batches(self.config.split),
+            -(-self.config.max_samples // self.context.data.batch_size),
+        )
         features = np.concatenate([self._pooled(weights, batch) for batch in batches])
         rank = rankme(features)
         unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

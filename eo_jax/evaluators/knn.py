@@ -1,4 +1,6 @@
-"""A nearest-neighbour classifier on frozen features: no training, no setting that matters, so it is cheap enough to watch a run by."""
+"""A nearest-neighbour classifier on frozen features: no training, no setting that matters, so it is
+cheap enough to watch a run by.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from eo_jax.evaluators.labelled import labelled_features, scores, training_part
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Overall accuracy of weighted k nearest neighbours by cosine similarity (Wu et al. 2018; DINO): votes weigh exp(similarity / temperature).
+    """Overall accuracy of weighted k nearest neighbours by cosine similarity (Wu et al. 2018;
+    DINO): votes weigh exp(similarity / temperature).
 
-    Label 0 means unlabelled. Where the test split has fewer than two classes nothing is scored, and `test_classes` alone is returned.
+    Label 0 means unlabelled. Where the test split has fewer than two classes nothing is scored, and
+    `test_classes` alone is returned.
 
     Attributes:
         every: steps between evaluations; 0 for the end only.
@@ -24,7 +28,8 @@ class Config:
         neighbours: number k.
         temperature: of the votes.
         max_samples: at most so many of each split, evenly spaced in store order.
-        labels_per_class: neighbours are so many labelled ones of each class, drawn by the run's seed; 0 for all.
+        labels_per_class: neighbours are so many labelled ones of each class, drawn by the run's
+            seed; 0 for all.
     """
 
     every: int = 0
@@ -45,28 +50,48 @@ class Evaluator:
 
     def check(self) -> None:
         """Raises ValueError where the store has no such split or label."""
-        self.context.check("knn", (self.config.train_split, self.config.test_split), self.config.label)
+        self.context.check(
+            "knn", (self.config.train_split, self.config.test_split), self.config.label
+        )
 
     def __call__(self, weights: Weights) -> dict[str, float]:
-        test_x, test_y = self._spaced(*labelled_features(self.context, weights, self.config.test_split, self.config.label))
+        test_x, test_y = self._spaced(
+            *labelled_features(self.context, weights, self.config.test_split, self.config.label)
+        )
         classes = len(np.unique(test_y))
         if classes < 2:
             return {"test_classes": classes}
         x, y = labelled_features(self.context, weights, self.config.train_split, self.config.label)
-        x, y = self._spaced(*training_part(self.context, x, y, self.config.labels_per_class, "config.evals.knn.labels_per_class"))
+        x, y = self._spaced(
+            *training_part(
+                self.context,
+                x,
+                y,
+                self.config.labels_per_class,
+                "config.evals.knn.labels_per_class",
+            )
+        )
         return {**scores(self.predict(x, y, test_x), test_y), "test_classes": classes}
 
     def predict(self, x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
         """The class of each query [q, d] by the neighbours among x [m, d] of classes y [m]."""
-        index = NearestNeighbors(n_neighbors=min(self.config.neighbours, len(x)), algorithm="brute").fit(_unit(x))
+        index = NearestNeighbors(
+            n_neighbors=min(self.config.neighbours, len(x)), algorithm="brute"
+        ).fit(_unit(x))
         distance, nearest = index.kneighbors(_unit(queries))
-        votes = np.exp((1 - np.square(distance) / 2) / self.config.temperature)  # of unit vectors, the cosine is 1 - distance^2 / 2
+        votes = np.exp(
+            (1 - np.square(distance) / 2) / self.config.temperature
+        )  # of unit vectors, the cosine is 1 - distance^2 / 2
         classes, code = np.unique(y, return_inverse=True)
-        total = np.stack([(votes * (code[nearest] == k)).sum(1) for k in range(len(classes))], axis=1)
+        total = np.stack(
+            [(votes * (code[nearest] == k)).sum(1) for k in range(len(classes))], axis=1
+        )
         return classes[total.argmax(1)]
 
     def _spaced(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        spaced = np.unique(np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int))
+        spaced = np.unique(
+            np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int)
+        )
         return x[spaced], y[spaced]
 
 

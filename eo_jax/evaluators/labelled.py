@@ -11,11 +11,14 @@ from eo_jax.evaluators.base import Context, Weights
 _UNLABELLED = 0
 
 
-def labelled_features(context: Context, weights: Weights, split: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+def labelled_features(
+    context: Context, weights: Weights, split: str, label: str
+) -> tuple[np.ndarray, np.ndarray]:
     """(features [m, d], classes [m]) of everything that is labelled in a split.
 
-    A label map [h, w] is taken token by token: dense features, and the commonest class of each token's labelled pixels. A label of the whole patch,
-    or the class of a window's centre, goes with pooled features. Label 0 means unlabelled.
+    A label map [h, w] is taken token by token: dense features, and the commonest class of each
+    token's labelled pixels. A label of the whole patch, or the class of a window's centre, goes
+    with pooled features. Label 0 means unlabelled.
     """
     xs, ys = [], []
     for batch in context.batches(split, label):
@@ -26,11 +29,14 @@ def labelled_features(context: Context, weights: Weights, split: str, label: str
     return np.concatenate(xs), np.concatenate(ys)
 
 
-def training_part(context: Context, x: np.ndarray, y: np.ndarray, labels_per_class: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """What a classifier is fitted on of (features [m, d], classes [m]): `labels_per_class` of each class, drawn by the run's seed; 0: all.
+def training_part(
+    context: Context, x: np.ndarray, y: np.ndarray, labels_per_class: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a classifier is fitted on of (features [m, d], classes [m]): `labels_per_class` of each
+    class, drawn by the run's seed; 0: all.
 
-    Of a source that draws pixels, these are the ones that a source with the same `labels_per_class` trains on. Raises ValueError, beginning with
-    `where`, for a class that has fewer.
+    Of a source that draws pixels, these are the ones that a source with the same `labels_per_class`
+    trains on. Raises ValueError, beginning with `where`, for a class that has fewer.
     """
     if not labels_per_class:
         return x, y
@@ -38,7 +44,9 @@ def training_part(context: Context, x: np.ndarray, y: np.ndarray, labels_per_cla
     return x[chosen], y[chosen]
 
 
-def _pair(features: dict[str, np.ndarray], label: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pair(
+    features: dict[str, np.ndarray], label: np.ndarray, real: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(features [m, d], classes [m]) of the labelled tokens or patches of a batch."""
     if label.ndim == 1:
         x, y = features["pooled"], label
@@ -51,11 +59,20 @@ def _pair(features: dict[str, np.ndarray], label: np.ndarray, real: np.ndarray) 
 
 
 def token_majority(label: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The commonest class among the labelled pixels of each token, [b, H, W] -> [b, h, w]; 0 where a token has none."""
+    """The commonest class among the labelled pixels of each token, [b, H, W] -> [b, h, w]; 0 where
+    a token has none.
+    """
     b, height, width = label.shape
     if height % grid[0] or width % grid[1]:
-        raise ValueError(f"labels of {height} x {width} pixels do not divide into {grid[0]} x {grid[1]} dense features; choose another data.crop")
-    tokens = label.reshape(b, grid[0], height // grid[0], grid[1], width // grid[1]).transpose(0, 1, 3, 2, 4).reshape(b, *grid, -1)
+        raise ValueError(
+            f"labels of {height} x {width} pixels do not divide into {grid[0]} x {grid[1]} dense "
+            "features; choose another data.crop"
+        )
+    tokens = (
+        label.reshape(b, grid[0], height // grid[0], grid[1], width // grid[1])
+        .transpose(0, 1, 3, 2, 4)
+        .reshape(b, *grid, -1)
+    )
     classes = np.unique(label)
     classes = classes[classes != _UNLABELLED]
     if not len(classes):
@@ -67,11 +84,14 @@ def token_majority(label: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 def scores(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """What papers on hyperspectral scenes report, of classes [q].
 
-    "accuracy" is the overall one, "average_accuracy" the mean over the classes of the share that is right, "kappa" Cohen's.
+    "accuracy" is the overall one, "average_accuracy" the mean over the classes of the share that is
+    right, "kappa" Cohen's.
     """
     right = predicted == truth
     return {
         "accuracy": float(right.mean()),
-        "average_accuracy": float(np.mean([right[truth == code].mean() for code in np.unique(truth)])),
+        "average_accuracy": float(
+            np.mean([right[truth == code].mean() for code in np.unique(truth)])
+        ),
         "kappa": float(cohen_kappa_score(truth, predicted)),
     }

@@ -15,20 +15,24 @@ from eo_jax.evaluators.labelled import labelled_features, scores, training_part
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Overall and average accuracy and kappa of a multinomial logistic regression, fitted on one split and scored on another.
+    """Overall and average accuracy and kappa of a multinomial logistic regression, fitted on one
+    split and scored on another.
 
-    A label map [h, w] is probed token by token (dense features, the majority class of each token's labelled pixels); a label of the whole
-    patch on pooled features. Label 0 means unlabelled. Where the test split has fewer than two classes nothing is scored, and `test_classes` alone
-    is returned.
+    A label map [h, w] is probed token by token (dense features, the majority class of each token's
+    labelled pixels); a label of the whole patch on pooled features. Label 0 means unlabelled. Where
+    the test split has fewer than two classes nothing is scored, and `test_classes` alone is
+    returned.
 
     Attributes:
         every: steps between evaluations; 0 for the end only.
         label: name of the label in the store.
         train_split, test_split: where it is fitted and scored.
         max_samples: at most so many fitted on, evenly spaced in store order.
-        labels_per_class: fitted on so many labelled ones of each class, drawn by the run's seed; 0 for all.
-        regularisation: inverse strength C of an L2 penalty. 10 is next to none, as published probes have it (SGD without decay): features of
-            trained encoders have few strong and many weak directions, and a penalty would hide what the weak ones hold.
+        labels_per_class: fitted on so many labelled ones of each class, drawn by the run's seed; 0
+            for all.
+        regularisation: inverse strength C of an L2 penalty. 10 is next to none, as published probes
+            have it (SGD without decay): features of trained encoders have few strong and many weak
+            directions, and a penalty would hide what the weak ones hold.
     """
 
     every: int = 0
@@ -49,29 +53,52 @@ class Evaluator:
 
     def check(self) -> None:
         """Raises ValueError where the store has no such split or label."""
-        self.context.check("linear_probe", (self.config.train_split, self.config.test_split), self.config.label)
+        self.context.check(
+            "linear_probe", (self.config.train_split, self.config.test_split), self.config.label
+        )
 
     def __call__(self, weights: Weights) -> dict[str, float]:
         test = self._features_of(weights, self.config.test_split)
         classes = len(np.unique(test[1]))
         if classes < 2:
-            return {"test_classes": classes}  # a score on one class would say nothing, and a run should not end in an error for it
+            return {
+                "test_classes": classes
+            }  # a score on one class would say nothing, and a run should not end in an error for it
         if self._untrained is None:
             untrained = self.context.untrained()
-            self._untrained = self._scores(untrained, *self._features_of(untrained, self.config.test_split))["accuracy"]
+            self._untrained = self._scores(
+                untrained, *self._features_of(untrained, self.config.test_split)
+            )["accuracy"]
         found = self._scores(weights, *test)
-        return {**found, "untrained_accuracy": self._untrained, "gain": found["accuracy"] - self._untrained, "test_classes": classes}
+        return {
+            **found,
+            "untrained_accuracy": self._untrained,
+            "gain": found["accuracy"] - self._untrained,
+            "test_classes": classes,
+        }
 
     def _scores(self, weights: Weights, test_x: np.ndarray, test_y: np.ndarray) -> dict[str, float]:
         x, y = self._features_of(weights, self.config.train_split)
         if len(np.unique(y)) < 2:
             raise ValueError(
-                f"config.evals.linear_probe.label: {self.config.label!r} has fewer than two classes in split {self.config.train_split!r}; "
+                f"config.evals.linear_probe.label: {self.config.label!r} has fewer than two "
+                f"classes in split {self.config.train_split!r}; "
                 f"choose another label or split"
             )
-        x, y = training_part(self.context, x, y, self.config.labels_per_class, "config.evals.linear_probe.labels_per_class")
-        spaced = np.unique(np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int))
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=self.config.regularisation, tol=1e-3, max_iter=1000))
+        x, y = training_part(
+            self.context,
+            x,
+            y,
+            self.config.labels_per_class,
+            "config.evals.linear_probe.labels_per_class",
+        )
+        spaced = np.unique(
+            np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int)
+        )
+        probe = make_pipeline(
+            StandardScaler(),
+            LogisticRegression(C=self.config.regularisation, tol=1e-3, max_iter=1000),
+        )
         probe.fit(x[spaced], y[spaced])
         return scores(probe.predict(test_x), test_y)
 

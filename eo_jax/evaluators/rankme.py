@@ -8,7 +8,8 @@ _EPSILON = 1e-7
 
 
 def rankme(features: np.ndarray) -> float:
-    """exp of the entropy of the normalised singular values of features [m, d]: directions in use (Garrido et al. 2023, equations 1, 2).
+    """exp of the entropy of the normalised singular values of features [m, d]: directions in use
+    (Garrido et al. 2023, equations 1, 2).
 
     NaN where a feature is not finite.
     """

@@ -1,4 +1,6 @@
-"""Reconstruction error in physical units on masked tokens, beside two baselines that need no training."""
+"""Reconstruction error in physical units on masked tokens, beside two baselines that need no
+training.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +27,34 @@ class Config:
 
 
 class Evaluator:
-    """See Config. Needs an objective whose preview has view, valid, reconstruction and masked, in normalised units, without norm_pix_loss."""
+    """See Config. Needs an objective whose preview has view, valid, reconstruction and masked, in
+    normalised units, without norm_pix_loss.
+    """
 
     def __init__(self, config: Config, context: Context):
         self.config, self.context = config, context
-        self._to_units = context.std * context.sensor.scales  # normalised differences -> differences in the sensor's units
+        self._to_units = (
+            context.std * context.sensor.scales
+        )  # normalised differences -> differences in the sensor's units
 
     def check(self) -> None:
-        """Raises ValueError where the store has no such split, or the objective no reconstruction that could be judged."""
+        """Raises ValueError where the store has no such split, or the objective no reconstruction
+        that could be judged.
+        """
         self.context.check("reconstruction", (self.config.split,))
         shown = self.context.shown
         if "rescaled" in shown:
             raise ValueError(
-                "config.evals.reconstruction: with norm_pix_loss a reconstruction has the mean and variance of the hidden pixels themselves, so its "
-                "error is no result; set config.objective.norm_pix_loss=False, or leave this evaluator out"
+                "config.evals.reconstruction: with norm_pix_loss a reconstruction has the mean and "
+                "variance of the hidden pixels themselves, so its "
+                "error is no result; set config.objective.norm_pix_loss=False, or leave this "
+                "evaluator out"
             )
         if "reconstruction" not in shown:
-            raise ValueError(f"config.evals.reconstruction: the objective shows {', '.join(sorted(shown)) or 'nothing'}, no reconstruction; use mae")
+            raise ValueError(
+                "config.evals.reconstruction: the objective shows "
+                f"{', '.join(sorted(shown)) or 'nothing'}, no reconstruction; use mae"
+            )
 
     def __call__(self, weights: Weights) -> dict[str, float]:
         squares, values = np.zeros(3), 0
@@ -50,11 +63,14 @@ class Evaluator:
             for number in range(self.config.masks):
                 preview = self.context.preview(weights, batch, number)
                 shown = {name: array[real] for name, array in preview.items()}
-                batch_squares, batch_values = squared_errors(shown, self.context.patch, self._to_units)
+                batch_squares, batch_values = squared_errors(
+                    shown, self.context.patch, self._to_units
+                )
                 squares, values = squares + batch_squares, values + batch_values
         if not values:
             raise ValueError(
-                f"config.evals.reconstruction: split {self.config.split!r} of source {self.context.source!r} has no valid pixel to score"
+                f"config.evals.reconstruction: split {self.config.split!r} of source "
+                f"{self.context.source!r} has no valid pixel to score"
             )
         rmse, mean_visible, nearest_token = np.sqrt(squares / values).tolist()
         return {
@@ -67,36 +83,57 @@ class Evaluator:
 
 
 def _ratio(error: float, baseline: float) -> float:
-    return error / baseline if baseline else float("inf")  # constant images: nothing beats a baseline without error
+    return (
+        error / baseline if baseline else float("inf")
+    )  # constant images: nothing beats a baseline without error
 
 
-def squared_errors(preview: dict[str, np.ndarray], patch: int, to_units: np.ndarray) -> tuple[np.ndarray, int]:
-    """(sums of squared errors of [model, mean of visible pixels, nearest visible token], number of values) over masked valid values."""
+def squared_errors(
+    preview: dict[str, np.ndarray], patch: int, to_units: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """(sums of squared errors of [model, mean of visible pixels, nearest visible token], number of
+    values) over masked valid values.
+    """
     view, masked = preview["view"], preview["masked"]
     valid = np.broadcast_to(preview["valid"], view.shape)
     visible_mean = _visible_mean(view, valid & ~masked[..., None])
     nearest = np.where(_nearest(valid, masked, patch), _nearest(view, masked, patch), visible_mean)
     counted = valid & masked[..., None]
     sums = [
-        np.sum(np.square((guess - view) * to_units, dtype=np.float64), where=counted) for guess in (preview["reconstruction"], visible_mean, nearest)
+        np.sum(np.square((guess - view) * to_units, dtype=np.float64), where=counted)
+        for guess in (preview["reconstruction"], visible_mean, nearest)
     ]
     return np.array(sums), int(counted.sum())
 
 
 def _visible_mean(view: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Mean spectrum of the visible valid pixels of each image, [b, 1, 1, c]; 0, the training mean, where a band has none."""
+    """Mean spectrum of the visible valid pixels of each image, [b, 1, 1, c]; 0, the training mean,
+    where a band has none.
+    """
     count = visible.sum((1, 2), keepdims=True)
-    return np.sum(view, axis=(1, 2), keepdims=True, where=visible, dtype=np.float64) / np.maximum(count, 1)
+    return np.sum(view, axis=(1, 2), keepdims=True, where=visible, dtype=np.float64) / np.maximum(
+        count, 1
+    )
 
 
 def _nearest(image: np.ndarray, masked: np.ndarray, patch: int) -> np.ndarray:
-    """The image [b, H, W, c] with every token replaced by the nearest visible one (Euclidean in the token grid, first in row order on ties)."""
+    """The image [b, H, W, c] with every token replaced by the nearest visible one (Euclidean in the
+    token grid, first in row order on ties).
+    """
     b, height, width, c = image.shape
     rows, columns = height // patch, width // patch
-    tokens = image.reshape(b, rows, patch, columns, patch, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch, patch, c)
+    tokens = (
+        image.reshape(b, rows, patch, columns, patch, c)
+        .transpose(0, 1, 3, 2, 4, 5)
+        .reshape(b, rows * columns, patch, patch, c)
+    )
     row, column = np.divmod(np.arange(rows * columns), columns)
     distance = np.square(row[:, None] - row) + np.square(column[:, None] - column)
     hidden = masked[:, ::patch, ::patch].reshape(b, -1)
     source = np.where(hidden[:, None, :], np.iinfo(np.int64).max, distance).argmin(-1)
     copied = np.take_along_axis(tokens, source[:, :, None, None, None], axis=1)
-    return copied.reshape(b, rows, columns, patch, patch, c).transpose(0, 1, 3, 2, 4, 5).reshape(image.shape)
+    return (
+        copied.reshape(b, rows, columns, patch, patch, c)
+        .transpose(0, 1, 3, 2, 4, 5)
+        .reshape(image.shape)
+    )

@@ -7,7 +7,8 @@ Load it as
     from safetensors.torch import load_file
     network.load_state_dict(load_file("encoder.safetensors"), strict=True)
 
-and read from the header which network that is, and what to feed it: `safetensors.safe_open(path, "pt").metadata()["eo_jax"]`.
+and read from the header which network that is, and what to feed it: `safetensors.safe_open(path,
+"pt").metadata()["eo_jax"]`.
 """
 
 from __future__ import annotations
@@ -32,32 +33,52 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m eo_jax.export",
-        description="Writes the encoder of a run in the PyTorch layout that it belongs to, with the sensor contract in the header.",
+        description="Writes the encoder of a run in the PyTorch layout that it belongs to, with "
+        "the sensor contract in the header.",
         epilog="example: python -m eo_jax.export --workdir=runs/demo --output=encoder.safetensors",
     )
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
-    parser.add_argument("--encoder", help="which encoder, e.g. enmap or enmap.teacher; the default is the objective's first")
-    parser.add_argument("--format", choices=("safetensors", "pth"), default="safetensors", help="pth needs torch (pip install 'eo_jax[torch]')")
+    parser.add_argument(
+        "--encoder",
+        help="which encoder, e.g. enmap or enmap.teacher; the default is the objective's first",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("safetensors", "pth"),
+        default="safetensors",
+        help="pth needs torch (pip install 'eo_jax[torch]')",
+    )
     arguments = parser.parse_args()
     if arguments.format == "pth" and not _has_torch():
-        print("error: --format=pth needs torch: pip install 'eo_jax[torch]', or use --format=safetensors, which torch reads too", file=sys.stderr)
+        print(
+            "error: --format=pth needs torch: pip install 'eo_jax[torch]', or use "
+            "--format=safetensors, which torch reads too",
+            file=sys.stderr,
+        )
         return 2
     tensors, contract = encoder_of(arguments.workdir, arguments.encoder)
     if not arguments.output.parent.is_dir():
-        raise ValueError(f"--output: folder {arguments.output.parent} does not exist; create it first")
+        raise ValueError(
+            f"--output: folder {arguments.output.parent} does not exist; create it first"
+        )
     if arguments.format == "pth":
         _write_pth(arguments.output, tensors, contract)
     else:
         write_atomically(arguments.output, save(tensors, to_header(contract)))
-    print(f"{arguments.output}: {len(tensors)} tensors, {sum(tensor.size for tensor in tensors.values()):,} values; {contract['sensor']['title']}")
+    print(
+        f"{arguments.output}: {len(tensors)} tensors, "
+        f"{sum(tensor.size for tensor in tensors.values()):,} values; {contract['sensor']['title']}"
+    )
     print(f"keys: {contract['layout']}")
     print(f"feed it: {contract['input']}; pooled feature: {contract['pooling']}")
     return 0
 
 
 def encoder_of(workdir: Path, name: str | None) -> tuple[dict[str, np.ndarray], dict]:
-    """(tensors in PyTorch layout, contract) of an encoder of a run; ValueError where the run has no such encoder."""
+    """(tensors in PyTorch layout, contract) of an encoder of a run; ValueError where the run has no
+    such encoder.
+    """
     config, step, params, carry = load(workdir)
     experiment = build.experiment(config)
     encoders = experiment.objective.encoders(params, carry)
@@ -86,7 +107,9 @@ def _write_pth(path: Path, tensors: dict[str, np.ndarray], contract: dict) -> No
 
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        torch.save({key: torch.from_numpy(value.copy()) for key, value in tensors.items()}, temporary)
+        torch.save(
+            {key: torch.from_numpy(value.copy()) for key, value in tensors.items()}, temporary
+        )
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,6 @@
-"""What a user must know to feed an exported encoder: bands, order, wavelengths, units, normalisation, pooling. Travels in the file's header."""
+"""What a user must know to feed an exported encoder: bands, order, wavelengths, units,
+normalisation, pooling. Travels in the file's header.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,23 @@ _POOLING = {
 }
 
 
-def make_contract(name: str, encoder: Encoder, image_size: int, fingerprint: dict, config: dict, step: int) -> dict[str, Any]:
+def make_contract(
+    name: str, encoder: Encoder, image_size: int, fingerprint: dict, config: dict, step: int
+) -> dict[str, Any]:
     """The contract as plain JSON types.
 
     Args:
         name: of the encoder among those of its objective, such as "enmap.teacher".
-        fingerprint: of the source, as `train` wrote it into data.json: sensor row, normalisation, content hash.
+        fingerprint: of the source, as `train` wrote it into data.json: sensor row, normalisation,
+            content hash.
     """
     normalisation = fingerprint["normalisation"]
     return {
         "layout": layout_of(encoder).name,
         "encoder": name,
         "sensor": fingerprint["sensor"],
-        "input": "float32 [batch, band, row, column]; (digital number - mean) / std, 0 where there is no data; bands in the order of sensor.bands",
+        "input": "float32 [batch, band, row, column]; (digital number - mean) / std, 0 where there "
+        "is no data; bands in the order of sensor.bands",
         "mean": normalisation["mean"],
         "std": normalisation["std"],
         "normalisation_source": normalisation["source"],
@@ -40,10 +46,15 @@ def make_contract(name: str, encoder: Encoder, image_size: int, fingerprint: dic
         "pooling": _POOLING[encoder.pool if encoder.kind == "tokens" else encoder.kind],
         "objective": config["objective"],
         "step": step,
-        "data": {key: fingerprint[key] for key in ("store", "content_sha256", "split", "places", "samples")},
+        "data": {
+            key: fingerprint[key]
+            for key in ("store", "content_sha256", "split", "places", "samples")
+        },
     }
 
 
 def to_header(contract: dict[str, Any]) -> dict[str, str]:
-    """The contract as safetensors metadata, which holds strings only: one JSON text under "eo_jax", and "format" for loaders that look for it."""
+    """The contract as safetensors metadata, which holds strings only: one JSON text under "eo_jax",
+    and "format" for loaders that look for it.
+    """
     return {"format": "pt", "eo_jax": json.dumps(contract)}

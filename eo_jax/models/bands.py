@@ -1,4 +1,6 @@
-"""The stem that adds nothing: the bands of a view are the channels of the image that the trunk reads."""
+"""The stem that adds nothing: the bands of a view are the channels of the image that the trunk
+reads.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +41,8 @@ class Bands(nnx.Module):
     def __init__(self, dtype: jnp.dtype):
         self.dtype = dtype
 
-    def __call__(self, view: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode) -> tuple[Array, Array]:
+    def __call__(
+        self, view: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> tuple[Array, Array]:
         """(the view, which of its pixels have data)."""
         return view.astype(self.dtype), counted

@@ -1,4 +1,6 @@
-"""The stem of torchvision's ResNets: a 7 x 7 convolution, BatchNorm, ReLU and max pooling, four times smaller each way."""
+"""The stem of torchvision's ResNets: a 7 x 7 convolution, BatchNorm, ReLU and max pooling, four
+times smaller each way.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Convolutions of images [b, h, w, c] that land on the same pixels as PyTorch's, and which of their output cells have data."""
+"""Convolutions of images [b, h, w, c] that land on the same pixels as PyTorch's, and which of their
+output cells have data.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +12,83 @@ _KAIMING = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nnx.Conv):
-    """A square convolution without bias as ResNets have it: padded by kernel // 2 on every side, Kaiming-normal (fan out); computes in `dtype`.
+    """A square convolution without bias as ResNets have it: padded by kernel // 2 on every side,
+    Kaiming-normal (fan out); computes in `dtype`.
 
-    XLA's "SAME" would pad a strided one on the right only, which shifts every feature by a pixel against PyTorch's.
+    XLA's "SAME" would pad a strided one on the right only, which shifts every feature by a pixel
+    against PyTorch's.
     """
 
-    def __init__(self, channels_in: int, channels: int, kernel: int, stride: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        kernel: int,
+        stride: int,
+        dtype: jnp.dtype,
+        *,
+        rngs: nnx.Rngs,
+    ):
         size, around = (kernel, kernel), ((kernel // 2, kernel // 2),) * 2
-        super().__init__(channels_in, channels, size, stride, padding=around, use_bias=False, dtype=dtype, kernel_init=_KAIMING, rngs=rngs)
+        super().__init__(
+            channels_in,
+            channels,
+            size,
+            stride,
+            padding=around,
+            use_bias=False,
+            dtype=dtype,
+            kernel_init=_KAIMING,
+            rngs=rngs,
+        )
 
 
 class BiasedConv(nnx.Conv):
-    """A square convolution with bias as SegFormer initialises it: Kaiming-normal (fan out), zero bias; computes in `dtype`."""
+    """A square convolution with bias as SegFormer initialises it: Kaiming-normal (fan out), zero
+    bias; computes in `dtype`.
+    """
 
-    def __init__(self, channels_in: int, channels: int, kernel: int, stride: int, padding: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        kernel: int,
+        stride: int,
+        padding: int,
+        dtype: jnp.dtype,
+        *,
+        rngs: nnx.Rngs,
+    ):
         size, around = (kernel, kernel), ((padding, padding),) * 2
-        super().__init__(channels_in, channels, size, stride, padding=around, dtype=dtype, kernel_init=_KAIMING, rngs=rngs)
+        super().__init__(
+            channels_in,
+            channels,
+            size,
+            stride,
+            padding=around,
+            dtype=dtype,
+            kernel_init=_KAIMING,
+            rngs=rngs,
+        )
 
 
 class DepthwiseConv(nnx.Module):
-    """A square convolution of each channel by itself, with bias, of an odd kernel and padded by kernel // 2 on every side.
+    """A square convolution of each channel by itself, with bias, of an odd kernel and padded by
+    kernel // 2 on every side.
 
-    Normal with variance 2 / kernel^2. Sums in float32, returns `dtype`. Written as shifted products, nine for 3 x 3, which XLA fuses: its grouped
-    convolution is many times slower on CPU, above all backward.
+    Normal with variance 2 / kernel^2. Sums in float32, returns `dtype`. Written as shifted
+    products, nine for 3 x 3, which XLA fuses: its grouped convolution is many times slower on CPU,
+    above all backward.
     """
 
-    def __init__(self, channels: int, dtype: jnp.dtype, kernel: int = 3, stride: int = 1, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(nnx.initializers.normal((2 / kernel**2) ** 0.5)(rngs.params(), (kernel, kernel, channels)))
+    def __init__(
+        self, channels: int, dtype: jnp.dtype, kernel: int = 3, stride: int = 1, *, rngs: nnx.Rngs
+    ):
+        self.kernel = nnx.Param(
+            nnx.initializers.normal((2 / kernel**2) ** 0.5)(
+                rngs.params(), (kernel, kernel, channels)
+            )
+        )
         self.bias = nnx.Param(jnp.zeros(channels))
         self.dtype, self.stride = dtype, stride
 
@@ -44,7 +96,11 @@ class DepthwiseConv(nnx.Module):
         kernel, (_, height, width, _) = self.kernel[...], x.shape
         side, around = len(kernel), (len(kernel) // 2,) * 2
         padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
-        shifted = [padded[:, i : i + height : self.stride, j : j + width : self.stride] * kernel[i, j] for i in range(side) for j in range(side)]
+        shifted = [
+            padded[:, i : i + height : self.stride, j : j + width : self.stride] * kernel[i, j]
+            for i in range(side)
+            for j in range(side)
+        ]
         return (sum(shifted) + self.bias[...]).astype(self.dtype)
 
 
@@ -54,7 +110,11 @@ def strided(size: int, stride: int) -> int:
 
 
 def counted_cells(counted: Bool[Array, "b h w"], stride: int) -> Bool[Array, "b h2 w2"]:
-    """Which cells of stride x stride pixels have data: those in which any pixel has; cells at the far edges may be smaller."""
+    """Which cells of stride x stride pixels have data: those in which any pixel has; cells at the
+    far edges may be smaller.
+    """
     b, height, width = counted.shape
     padded = jnp.pad(counted, ((0, 0), (0, -height % stride), (0, -width % stride)))
-    return padded.reshape(b, strided(height, stride), stride, strided(width, stride), stride).any((2, 4))
+    return padded.reshape(b, strided(height, stride), stride, strided(width, stride), stride).any(
+        (2, 4)
+    )

@@ -22,7 +22,9 @@ def patchify(image: Float[Array, "b H W c"] | Bool[Array, "b H W c"], patch: int
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch, c)
 
 
-def unpatchify(tokens: Float[Array, "b n p c"] | Bool[Array, "b n p c"], rows: int, columns: int, patch: int) -> Array:
+def unpatchify(
+    tokens: Float[Array, "b n p c"] | Bool[Array, "b n p c"], rows: int, columns: int, patch: int
+) -> Array:
     """The inverse of `patchify`: [b, H, W, c]."""
     b, _, _, c = tokens.shape
     grid = tokens.reshape(b, rows, columns, patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
@@ -38,21 +40,26 @@ class TokenModule(nnx.Module):
     """A stem that embeds patches, positions, and a trunk of transformer blocks.
 
     Args:
-        positions: "sincos" for fixed sine-cosine positions; anything else where the trunk has its own.
+        positions: "sincos" for fixed sine-cosine positions; anything else where the trunk has its
+            own.
         pool: "cls" or "mean".
     """
 
     def __init__(self, stem: nnx.Module, trunk: nnx.Module, positions: str, pool: str):
         self.stem, self.trunk, self.positions, self.pool = stem, trunk, positions, pool
 
-    def __call__(self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode) -> dict[str, Array]:
+    def __call__(
+        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode
+    ) -> dict[str, Array]:
         """{"pooled": [b, d], "dense": [b, h, w, d]} of a view; see `Encoder.forward`."""
         tokens = self.tokens(view, valid, None, mode)
         patches = tokens[:, 1:]
         pooled = tokens[:, 0] if self.pool == "cls" else patches.mean(1)
         return {"pooled": pooled, "dense": patches.reshape(len(view), *self.grid(view), -1)}
 
-    def pooled(self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode) -> Float[Array, "b d"]:
+    def pooled(
+        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode
+    ) -> Float[Array, "b d"]:
         """What `__call__` has under "pooled", for less where that is the class token."""
         if self.pool != "cls":
             return self(view, valid, mode)["pooled"]
@@ -63,24 +70,40 @@ class TokenModule(nnx.Module):
         return view.shape[1] // self.stem.patch, view.shape[2] // self.stem.patch
 
     def tokens(
-        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], ids: Int[Array, "b k"] | None, mode: Mode
+        self,
+        view: Float[Array, "b H W c"],
+        valid: Bool[Array, "b H W m"],
+        ids: Int[Array, "b k"] | None,
+        mode: Mode,
     ) -> Float[Array, "b k1 d"]:
         """Normalised tokens of a view, the class token first.
 
         Args:
             view: normalised bands.
-            valid: which values count, a band each or one for all; the others are read as 0, the training mean.
-            ids: the visible patch tokens (row-major); None for all. The rest of the view is never touched.
+            valid: which values count, a band each or one for all; the others are read as 0, the
+                training mean.
+            ids: the visible patch tokens (row-major); None for all. The rest of the view is never
+                touched.
         """
         return self.trunk(self.placed(view, valid, ids, mode), self.grid(view), mode)
 
     def placed(
-        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], ids: Int[Array, "b k"] | None, mode: Mode
+        self,
+        view: Float[Array, "b H W c"],
+        valid: Bool[Array, "b H W m"],
+        ids: Int[Array, "b k"] | None,
+        mode: Mode,
     ) -> Float[Array, "b k d"]:
         """What the trunk takes: patch embeddings with what says where they are."""
         return self.with_positions(self.embed(view, valid, ids, mode), ids, self.grid(view))
 
-    def embed(self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], ids: Int[Array, "b k"] | None, mode: Mode) -> Float[Array, "b k d"]:
+    def embed(
+        self,
+        view: Float[Array, "b H W c"],
+        valid: Bool[Array, "b H W m"],
+        ids: Int[Array, "b k"] | None,
+        mode: Mode,
+    ) -> Float[Array, "b k d"]:
         """Patch embeddings, without positions."""
         patch = self.stem.patch
         pixels, counted = patchify(view, patch), patchify(valid, patch)
@@ -88,7 +111,9 @@ class TokenModule(nnx.Module):
             pixels, counted = take_tokens(pixels, ids), take_tokens(counted, ids)
         return self.stem(jnp.where(counted, pixels, 0.0), counted.any(-1), mode)
 
-    def with_positions(self, tokens: Float[Array, "b k d"], ids: Int[Array, "b k"] | None, grid: tuple[int, int]) -> Float[Array, "b k d"]:
+    def with_positions(
+        self, tokens: Float[Array, "b k d"], ids: Int[Array, "b k"] | None, grid: tuple[int, int]
+    ) -> Float[Array, "b k d"]:
         """Patch embeddings with what says where they are."""
         if self.positions != "sincos":
             return tokens
@@ -97,18 +122,24 @@ class TokenModule(nnx.Module):
 
 
 class ImageModule(nnx.Module):
-    """A stem that makes an image of features, and a trunk that makes a smaller and deeper one of it."""
+    """A stem that makes an image of features, and a trunk that makes a smaller and deeper one of
+    it.
+    """
 
     def __init__(self, stem: nnx.Module, trunk: nnx.Module):
         self.stem, self.trunk = stem, trunk
 
-    def __call__(self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode) -> dict[str, Array]:
+    def __call__(
+        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode
+    ) -> dict[str, Array]:
         """{"pooled": [b, d], "dense": [b, h, w, d]} of a view; see `Encoder.forward`."""
         image, counted = self.stem(jnp.where(valid, view, 0.0), valid.any(-1), mode)
         dense = self.trunk(image, counted, mode)
         return {"pooled": dense.mean((1, 2)), "dense": dense}
 
-    def pooled(self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode) -> Float[Array, "b d"]:
+    def pooled(
+        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode
+    ) -> Float[Array, "b d"]:
         """What `__call__` has under "pooled"."""
         return self(view, valid, mode)["pooled"]
 
@@ -122,7 +153,8 @@ class Encoder:
         sensor: whose bands it reads, in that order.
         stem, trunk: their configs.
         dtype: compute type.
-        weights: the source whose weights it uses: its own name, or that of a source it shares a stem with.
+        weights: the source whose weights it uses: its own name, or that of a source it shares a
+            stem with.
     """
 
     network: Network
@@ -158,16 +190,36 @@ class Encoder:
         return self.stem.patch * (1 if self.kind == "tokens" else self.trunk.stride)
 
     def forward(
-        self, params, statistics, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode
+        self,
+        params,
+        statistics,
+        view: Float[Array, "b H W c"],
+        valid: Bool[Array, "b H W m"],
+        mode: Mode,
     ) -> tuple[dict[str, jax.Array], Any]:
-        """({"pooled": [b, d], "dense": [b, h, w, d]}, the running statistics after it), in the compute type."""
+        """({"pooled": [b, d], "dense": [b, h, w, d]}, the running statistics after it), in the
+        compute type.
+        """
         return self.network.apply(params, statistics, lambda module: module(view, valid, mode))
 
-    def pooled(self, params, statistics, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode) -> tuple[Float[Array, "b d"], Any]:
-        """`forward` where pooled features alone are asked for: 7 % less work for the class token of ViT-S or ViT-B."""
-        return self.network.apply(params, statistics, lambda module: module.pooled(view, valid, mode))
+    def pooled(
+        self,
+        params,
+        statistics,
+        view: Float[Array, "b H W c"],
+        valid: Bool[Array, "b H W m"],
+        mode: Mode,
+    ) -> tuple[Float[Array, "b d"], Any]:
+        """`forward` where pooled features alone are asked for: 7 % less work for the class token of
+        ViT-S or ViT-B.
+        """
+        return self.network.apply(
+            params, statistics, lambda module: module.pooled(view, valid, mode)
+        )
 
-    def features(self, params, statistics, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"]) -> dict[str, jax.Array]:
+    def features(
+        self, params, statistics, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"]
+    ) -> dict[str, jax.Array]:
         """The same in float32, with running statistics and nothing dropped."""
         found, _ = self.forward(params, statistics, view, valid, EVALUATE)
         return jax.tree.map(lambda x: x.astype(jnp.float32), found)
@@ -177,33 +229,49 @@ class Encoder:
         if self.kind == "tokens":
             return self.token_multiply_adds((size // self.patch) ** 2)
         inside = -(-size // self.stem.patch)  # stems of convolutions are padded
-        return self.stem.multiply_adds(self.sensor, size) + self.trunk.multiply_adds(self.stem.channels(self.sensor), inside)
+        return self.stem.multiply_adds(self.sensor, size) + self.trunk.multiply_adds(
+            self.stem.channels(self.sensor), inside
+        )
 
     def pooled_multiply_adds(self, size: int) -> int:
         """The same of `pooled`."""
         if self.kind != "tokens" or self.pool != "cls":
             return self.multiply_adds(size)
         tokens = (size // self.patch) ** 2
-        return tokens * self.stem.token_multiply_adds(self.sensor, self.width) + self.trunk.class_token_multiply_adds(tokens)
+        return tokens * self.stem.token_multiply_adds(
+            self.sensor, self.width
+        ) + self.trunk.class_token_multiply_adds(tokens)
 
     def token_multiply_adds(self, tokens: int) -> int:
         """Multiply-adds of a forward pass over `tokens` patch tokens of one sample."""
-        return tokens * self.stem.token_multiply_adds(self.sensor, self.width) + self.trunk.multiply_adds(tokens)
+        return tokens * self.stem.token_multiply_adds(
+            self.sensor, self.width
+        ) + self.trunk.multiply_adds(tokens)
 
 
-def make_encoder(stem_config, trunk_config, sensor: Sensor, dtype: jnp.dtype, weights: str = "") -> Encoder:
-    """The encoder of a stem config and a trunk config for a sensor, computing in `dtype`. ValueError where stem and trunk do not fit."""
+def make_encoder(
+    stem_config, trunk_config, sensor: Sensor, dtype: jnp.dtype, weights: str = ""
+) -> Encoder:
+    """The encoder of a stem config and a trunk config for a sensor, computing in `dtype`.
+    ValueError where stem and trunk do not fit.
+    """
     if stem_config.gives != trunk_config.takes:
         raise ValueError(
-            f"config.model: a stem {_name(stem_config)!r} gives {stem_config.gives}, a trunk {_name(trunk_config)!r} takes {trunk_config.takes}"
+            f"config.model: a stem {_name(stem_config)!r} gives {stem_config.gives}, a trunk "
+            f"{_name(trunk_config)!r} takes {trunk_config.takes}"
         )
 
     def make_tokens(rngs: nnx.Rngs) -> TokenModule:
         stem = stem_config.build(sensor, trunk_config.width, dtype, rngs)
-        return TokenModule(stem, trunk_config.build(dtype, rngs), trunk_config.positions, trunk_config.pool)
+        return TokenModule(
+            stem, trunk_config.build(dtype, rngs), trunk_config.positions, trunk_config.pool
+        )
 
     def make_image(rngs: nnx.Rngs) -> ImageModule:
-        return ImageModule(stem_config.build(sensor, dtype, rngs), trunk_config.build(stem_config.channels(sensor), dtype, rngs))
+        return ImageModule(
+            stem_config.build(sensor, dtype, rngs),
+            trunk_config.build(stem_config.channels(sensor), dtype, rngs),
+        )
 
     make = make_tokens if stem_config.gives == "tokens" else make_image
     return Encoder(Network(make), sensor, stem_config, trunk_config, dtype, weights)

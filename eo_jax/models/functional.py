@@ -1,6 +1,8 @@
-"""An nnx module as pure functions over nested dicts: NNX defines networks, plain pytrees train them.
+"""An nnx module as pure functions over nested dicts: NNX defines networks, plain pytrees train
+them.
 
-Crossing the jit border with dicts instead of modules makes a step of a 12-block ViT dispatch in 0.9 ms instead of 22 ms.
+Crossing the jit border with dicts instead of modules makes a step of a 12-block ViT dispatch in 0.9
+ms instead of 22 ms.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ class Mode:
     """How a forward pass runs.
 
     Attributes:
-        statistics: "running": BatchNorm normalises by its running statistics; "batch": by the batch, and moves them.
-        members: float32 [g, n], 1 where sample n is of group g: each group has BatchNorm statistics of its own ("ghost" batches). None for the
-            whole batch as one group.
+        statistics: "running": BatchNorm normalises by its running statistics; "batch": by the
+            batch, and moves them.
+        members: float32 [g, n], 1 where sample n is of group g: each group has BatchNorm statistics
+            of its own ("ghost" batches). None for the whole batch as one group.
         key: drop path drops blocks by it; None drops nothing.
     """
 
@@ -40,7 +43,11 @@ class Mode:
 
     def of_part(self, index: int) -> Mode:
         """The same for one of several parts of a batch: other blocks are dropped in each."""
-        return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, index))
+        return (
+            self
+            if self.key is None
+            else dataclasses.replace(self, key=jax.random.fold_in(self.key, index))
+        )
 
 
 EVALUATE = Mode()
@@ -63,28 +70,34 @@ class Network:
         _, params, statistics = nnx.split(self._make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
 
-    def apply(self, params: Params, statistics: Carry, call: Callable[[nnx.Module], T]) -> tuple[T, Carry]:
+    def apply(
+        self, params: Params, statistics: Carry, call: Callable[[nnx.Module], T]
+    ) -> tuple[T, Carry]:
         """(`call(module)`, the running statistics after it)."""
         module = nnx.merge(self._graphdef, nnx.State(params), nnx.State(statistics))
         result = call(module)
         return result, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
 
-# What a block of a Stack keeps for the backward pass. "cheap" is the default of the trunks: normalisation, activation and attention weights are bound
-# by memory, so that making them again costs less than writing and reading them. Scanned on CPU it takes 5 to 10 % off a step and a quarter off its
-# memory; unrolled there, XLA makes of it what "none" is.
+# What a block of a Stack keeps for the backward pass. "cheap" is the default of the trunks:
+# normalisation, activation and attention weights are bound by memory, so that making them again
+# costs less than writing and reading them. Scanned on CPU it takes 5 to 10 % off a step and a
+# quarter off its memory; unrolled there, XLA makes of it what "none" is.
 REMAT: dict[str, Callable | None] = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "cheap": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps products with weights, and only those
+    # keeps products with weights, and only those
+    "cheap": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "block": None,  # keeps the block's input alone
 }
 
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution function of x, in float32 inside. By erf: `jax.nn.gelu` takes erfc, at twice the time on CPU.
+    """x times the normal distribution function of x, in float32 inside. By erf: `jax.nn.gelu` takes
+    erfc, at twice the time on CPU.
 
-    The gradient is made from x alone. JAX would keep erf(x) too, and writing and reading it costs more than making it twice.
+    The gradient is made from x alone. JAX would keep erf(x) too, and writing and reading it costs
+    more than making it twice.
     """
     wide = x.astype(jnp.float32)
     return (wide * _normal_distribution(wide)).astype(x.dtype)
@@ -97,26 +110,42 @@ def _normal_distribution(x: jax.Array) -> jax.Array:
 def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     wide = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(wide)) * (0.5 / jnp.pi) ** 0.5
-    return ((gradient.astype(jnp.float32) * (_normal_distribution(wide) + wide * density)).astype(x.dtype),)
+    return (
+        (gradient.astype(jnp.float32) * (_normal_distribution(wide) + wide * density)).astype(
+            x.dtype
+        ),
+    )
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class Stack(nnx.Module):
-    """`depth` equal blocks [b, n, d] -> [b, n, d], their weights stacked along a leading layer axis.
+    """`depth` equal blocks [b, n, d] -> [b, n, d], their weights stacked along a leading layer
+    axis.
 
-    Stacked blocks hold parameters only. What a block takes beside x it takes by name: `each` holds arrays [l, ...] that are cut along the layers,
+    Stacked blocks hold parameters only. What a block takes beside x it takes by name: `each` holds
+        arrays [l, ...] that are cut along the layers,
     `every` what all blocks get alike.
 
     Args:
         make: rngs -> block.
-        remat: what the backward pass makes again instead of reading what the forward pass left; one of `REMAT`.
-        loop: "scan": one block is traced and compiled, and `lax.scan` runs it; "unrolled": each by itself, which compiles for longer the more there
-            are, but reads weights and leaves gradients without the copies of a scan.
+        remat: what the backward pass makes again instead of reading what the forward pass left; one
+            of `REMAT`.
+        loop: "scan": one block is traced and compiled, and `lax.scan` runs it; "unrolled": each by
+            itself, which compiles for longer the more there are, but reads weights and leaves
+            gradients without the copies of a scan.
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], depth: int, remat: str, loop: str = "scan", *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        make: Callable[[nnx.Rngs], nnx.Module],
+        depth: int,
+        remat: str,
+        loop: str = "scan",
+        *,
+        rngs: nnx.Rngs,
+    ):
         block = Network(make)
         stacked = jax.vmap(lambda key: block.init(key)[0])(jax.random.split(rngs.params(), depth))
         self.layers = nnx.merge(block._graphdef, nnx.State(stacked))
@@ -126,21 +155,34 @@ class Stack(nnx.Module):
         """The last block's output."""
         return self._run(x, self._inputs(each), every)
 
-    def first_token(self, x: jax.Array, each: Named = _NOTHING, every: Named = _NOTHING) -> jax.Array:
-        """The first token [b, 1, d] of the last block's output. That block makes no other, by its method `first_token`."""
+    def first_token(
+        self, x: jax.Array, each: Named = _NOTHING, every: Named = _NOTHING
+    ) -> jax.Array:
+        """The first token [b, 1, d] of the last block's output. That block makes no other, by its
+        method `first_token`.
+        """
         before, last = _cut(self._inputs(each), [self.depth - 1, 1])
         return self._layer(every, "first_token")(self._run(x, before, every), _only(last))
 
-    def last(self, x: jax.Array, count: int, each: Named = _NOTHING, every: Named = _NOTHING) -> jax.Array:
-        """Outputs [count, b, n, d] of the last `count` blocks, in order; those of the others are not kept."""
+    def last(
+        self, x: jax.Array, count: int, each: Named = _NOTHING, every: Named = _NOTHING
+    ) -> jax.Array:
+        """Outputs [count, b, n, d] of the last `count` blocks, in order; those of the others are
+        not kept.
+        """
         if not 1 <= count <= self.depth:
-            raise ValueError(f"outputs of the last {count} blocks: expected 1 to {self.depth}, the number of blocks (config.model.trunk.depth)")
+            raise ValueError(
+                f"outputs of the last {count} blocks: expected 1 to {self.depth}, the number of "
+                "blocks (config.model.trunk.depth)"
+            )
         before, those = _cut(self._inputs(each), [self.depth - count, count])
         x = self._run(x, before, every)
         if self.loop == "scan":
             layer = self._layer(every)
             return jax.lax.scan(lambda x, of_layer: (x := layer(x, of_layer), x), x, those)[1]
-        return jnp.stack([x := self._run(x, of_layer, every) for of_layer in _cut(those, [1] * count)])
+        return jnp.stack(
+            [x := self._run(x, of_layer, every) for of_layer in _cut(those, [1] * count)]
+        )
 
     def _run(self, x: jax.Array, inputs: Inputs, every: Named) -> jax.Array:
         """x after the layers whose inputs these are."""
@@ -155,7 +197,9 @@ class Stack(nnx.Module):
         """Of all layers."""
         return nnx.to_pure_dict(nnx.state(self.layers)), dict(each)
 
-    def _layer(self, every: Named, method: str = "__call__") -> Callable[[jax.Array, Inputs], jax.Array]:
+    def _layer(
+        self, every: Named, method: str = "__call__"
+    ) -> Callable[[jax.Array, Inputs], jax.Array]:
         """(x, inputs of a layer) -> what a block's method makes of x."""
         graphdef = nnx.graphdef(self.layers)
 
@@ -165,14 +209,21 @@ class Stack(nnx.Module):
 
         if self.remat == "none":
             return layer
-        in_scan = self.loop == "scan" and method == "__call__"  # where XLA does not find by itself what is made again, and keep it
+        in_scan = (
+            self.loop == "scan" and method == "__call__"
+        )  # where XLA does not find by itself what is made again, and keep it
         return jax.checkpoint(layer, prevent_cse=not in_scan, policy=REMAT[self.remat])
 
 
 def _cut(inputs: Inputs, layers: Sequence[int]) -> list[Inputs]:
-    """The inputs of so many layers, then of the next so many. The gradient of `split` is one concatenation, that of slices a padded sum."""
+    """The inputs of so many layers, then of the next so many. The gradient of `split` is one
+    concatenation, that of slices a padded sum.
+    """
     leaves, tree = jax.tree.flatten(inputs)
-    return [tree.unflatten(part) for part in zip(*(jax.lax.split(leaf, layers) for leaf in leaves), strict=True)]
+    return [
+        tree.unflatten(part)
+        for part in zip(*(jax.lax.split(leaf, layers) for leaf in leaves), strict=True)
+    ]
 
 
 def _only(inputs: Inputs) -> Inputs:

@@ -1,4 +1,6 @@
-"""What stands between an encoder and its loss: projectors, predictors and prototypes. Thrown away after pretraining."""
+"""What stands between an encoder and its loss: projectors, predictors and prototypes. Thrown away
+after pretraining.
+"""
 
 from __future__ import annotations
 
@@ -19,33 +21,63 @@ ENDS = ("linear", "bias_free", "norm", "plain_norm")
 
 
 class TorchDense(nnx.Linear):
-    """A linear layer as PyTorch initialises it: weight and bias uniform within 1 / sqrt(fan_in). Computes in `dtype`, holds float32."""
+    """A linear layer as PyTorch initialises it: weight and bias uniform within 1 / sqrt(fan_in).
+    Computes in `dtype`, holds float32.
+    """
 
-    def __init__(self, fan_in: int, fan_out: int, dtype: jnp.dtype, *, use_bias: bool = True, rngs: nnx.Rngs):
+    def __init__(
+        self, fan_in: int, fan_out: int, dtype: jnp.dtype, *, use_bias: bool = True, rngs: nnx.Rngs
+    ):
         bound = 1 / np.sqrt(fan_in)
-        uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)  # noqa: E731
-        super().__init__(fan_in, fan_out, use_bias=use_bias, dtype=dtype, kernel_init=uniform, bias_init=uniform, rngs=rngs)
+        uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+            key, shape, dtype, -bound, bound
+        )  # noqa: E731
+        super().__init__(
+            fan_in,
+            fan_out,
+            use_bias=use_bias,
+            dtype=dtype,
+            kernel_init=uniform,
+            bias_init=uniform,
+            rngs=rngs,
+        )
 
 
 class MLP(nnx.Module):
     """[b, d] -> [b, k] in float32: linear layers with BatchNorm (or none) and ReLU between them.
 
-    [v, b, d] are views, each with BatchNorm statistics of its own, which move the running ones in turn. The linear layers take them all at once:
-    weights of 8192 x 8192 are read once, and their gradient is written once.
+    [v, b, d] are views, each with BatchNorm statistics of its own, which move the running ones in
+    turn. The linear layers take them all at once: weights of 8192 x 8192 are read once, and their
+    gradient is written once.
 
     Args:
         widths: of input, hidden layers and output.
-        hidden_norm: "batch": hidden layers are bias-free and followed by BatchNorm; "none": they have biases.
-        end: the last layer: "linear" (with bias), "bias_free", "norm" (bias-free, then BatchNorm) or "plain_norm" (the same without scale and bias).
+        hidden_norm: "batch": hidden layers are bias-free and followed by BatchNorm; "none": they
+            have biases.
+        end: the last layer: "linear" (with bias), "bias_free", "norm" (bias-free, then BatchNorm)
+            or "plain_norm" (the same without scale and bias).
     """
 
-    def __init__(self, widths: Sequence[int], dtype: jnp.dtype, *, hidden_norm: str = "batch", end: str = "linear", rngs: nnx.Rngs):
+    def __init__(
+        self,
+        widths: Sequence[int],
+        dtype: jnp.dtype,
+        *,
+        hidden_norm: str = "batch",
+        end: str = "linear",
+        rngs: nnx.Rngs,
+    ):
         if end not in ENDS or hidden_norm not in ("batch", "none"):
-            raise ValueError(f"a head of hidden_norm {hidden_norm!r} and end {end!r}; expected batch or none, and one of {', '.join(ENDS)}")
+            raise ValueError(
+                f"a head of hidden_norm {hidden_norm!r} and end {end!r}; expected batch or none, "
+                f"and one of {', '.join(ENDS)}"
+            )
         self.hidden = nnx.List()
         self.norms = nnx.List()
         for fan_in, fan_out in itertools.pairwise(widths[:-1]):
-            self.hidden.append(TorchDense(fan_in, fan_out, dtype, use_bias=hidden_norm == "none", rngs=rngs))
+            self.hidden.append(
+                TorchDense(fan_in, fan_out, dtype, use_bias=hidden_norm == "none", rngs=rngs)
+            )
             if hidden_norm == "batch":
                 self.norms.append(BatchNorm(fan_out))
         self.last = TorchDense(*widths[-2:], dtype, use_bias=end == "linear", rngs=rngs)
@@ -68,18 +100,35 @@ def _each_view(norm: BatchNorm, x: Float[Array, "*v b d"], mode: Mode) -> Float[
 
 
 class DinoHead(nnx.Module):
-    """DINO's head (Caron et al. 2021): three GELU layers, a bottleneck on the unit sphere, and prototypes of unit length.
+    """DINO's head (Caron et al. 2021): three GELU layers, a bottleneck on the unit sphere, and
+    prototypes of unit length.
 
     [..., d] -> [..., k] in float32.
 
-    The prototypes are normalised in the forward pass, which is weight normalisation with its gain frozen at 1. Their path ends in
-    `last_layer/kernel`, by which a rule can freeze them for a while.
+    The prototypes are normalised in the forward pass, which is weight normalisation with its gain
+    frozen at 1. Their path ends in `last_layer/kernel`, by which a rule can freeze them for a
+    while.
     """
 
-    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        bottleneck: int,
+        prototypes: int,
+        dtype: jnp.dtype,
+        *,
+        rngs: nnx.Rngs,
+    ):
         small = nnx.initializers.truncated_normal(0.02)
-        dense = lambda fan_in, fan_out, **kwargs: nnx.Linear(fan_in, fan_out, dtype=dtype, kernel_init=small, rngs=rngs, **kwargs)  # noqa: E731
-        self.fc1, self.fc2, self.fc3 = dense(width, hidden), dense(hidden, hidden), dense(hidden, bottleneck)
+        dense = lambda fan_in, fan_out, **kwargs: nnx.Linear(
+            fan_in, fan_out, dtype=dtype, kernel_init=small, rngs=rngs, **kwargs
+        )  # noqa: E731
+        self.fc1, self.fc2, self.fc3 = (
+            dense(width, hidden),
+            dense(hidden, hidden),
+            dense(hidden, bottleneck),
+        )
         self.last_layer = TorchDense(bottleneck, prototypes, dtype, use_bias=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... d"], mode: Mode) -> Float[Array, "... k"]:
@@ -93,25 +142,32 @@ class Prototypes(nnx.Module):
     """Cosine similarity to learned prototypes: [..., d] -> [..., k] in float32 (SwAV)."""
 
     def __init__(self, width: int, prototypes: int, *, rngs: nnx.Rngs):
-        self.last_layer = TorchDense(width, prototypes, jnp.dtype("float32"), use_bias=False, rngs=rngs)
+        self.last_layer = TorchDense(
+            width, prototypes, jnp.dtype("float32"), use_bias=False, rngs=rngs
+        )
 
     def __call__(self, x: Float[Array, "... d"], mode: Mode) -> Float[Array, "... k"]:
         return cosines(normalise(x.astype(jnp.float32)), self.last_layer.kernel[...])
 
 
 def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Rows of unit length. A row of zeros stays zero and has no gradient: a huge one, though finite, would drown all others."""
+    """Rows of unit length. A row of zeros stays zero and has no gradient: a huge one, though
+    finite, would drown all others.
+    """
     squares = jnp.square(x).sum(-1, keepdims=True)
     there = squares > 1e-24
     return jnp.where(there, x * jax.lax.rsqrt(jnp.where(there, squares, 1.0)), 0.0)
 
 
 def cosines(x: Float[Array, "... d"], kernel: Float[Array, "d k"]) -> Float[Array, "... k"]:
-    """x times a weight whose columns are scaled to unit length. The product is scaled instead: the weight may be large, 65536 columns in DINO.
+    """x times a weight whose columns are scaled to unit length. The product is scaled instead: the
+    weight may be large, 65536 columns in DINO.
 
     In float32 on matrix units too, since temperatures of 0.04 make errors 25 times larger.
     """
     # Summed by a product with ones: four times as fast as XLA's sum over rows on CPU.
     squares = jnp.matmul(jnp.ones(len(kernel), kernel.dtype), jnp.square(kernel), precision=_EXACT)
     there = squares > 1e-24  # as in `normalise`
-    return jnp.matmul(x, kernel, precision=_EXACT) * jnp.where(there, jax.lax.rsqrt(jnp.where(there, squares, 1.0)), 0.0)
+    return jnp.matmul(x, kernel, precision=_EXACT) * jnp.where(
+        there, jax.lax.rsqrt(jnp.where(there, squares, 1.0)), 0.0
+    )

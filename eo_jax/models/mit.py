@@ -1,6 +1,8 @@
-"""Mix transformer (MiT) trunk, the encoder of SegFormer (Xie et al. 2021, arXiv 2105.15203): four stages of attention with spatially reduced keys.
+"""Mix transformer (MiT) trunk, the encoder of SegFormer (Xie et al. 2021, arXiv 2105.15203): four
+stages of attention with spatially reduced keys.
 
-The first patch embedding is the stem `overlap_embed`; there are no positions, which the 3 x 3 depthwise convolutions make up for.
+The first patch embedding is the stem `overlap_embed`; there are no positions, which the 3 x 3
+depthwise convolutions make up for.
 """
 
 from __future__ import annotations
@@ -41,9 +43,10 @@ class Config:
 
     Attributes:
         size: b0 to b5.
-        drop_path: share of samples that skip a residual branch of the last block in training; it grows linearly from 0 at the first block, over all
-            stages. Published with 0.1.
-        remat: what the backward pass makes again: "none", "cheap" for all but the products with weights, or "block" for everything, to save memory.
+        drop_path: share of samples that skip a residual branch of the last block in training; it
+            grows linearly from 0 at the first block, over all stages. Published with 0.1.
+        remat: what the backward pass makes again: "none", "cheap" for all but the products with
+            weights, or "block" for everything, to save memory.
     """
 
     size: str = "b0"
@@ -56,9 +59,15 @@ class Config:
     def __post_init__(self):
         for field, allowed in (("size", tuple(SIZES)), ("remat", tuple(REMAT))):
             if getattr(self, field) not in allowed:
-                raise ValueError(f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of {', '.join(allowed)}")
+                raise ValueError(
+                    f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of "
+                    f"{', '.join(allowed)}"
+                )
         if not 0 <= self.drop_path < 1:
-            raise ValueError(f"config.model.trunk.drop_path: {self.drop_path}; expected a share from 0 to below 1")
+            raise ValueError(
+                f"config.model.trunk.drop_path: {self.drop_path}; expected a share from 0 to below "
+                "1"
+            )
 
     @property
     def width(self) -> int:
@@ -77,11 +86,14 @@ class Config:
         return total
 
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> MixTransformer:
-        """The trunk module; ValueError where the stem gives another number of channels than the first stage has."""
+        """The trunk module; ValueError where the stem gives another number of channels than the
+        first stage has.
+        """
         needed = SIZES[self.size][0][0]
         if channels != needed:
             raise ValueError(
-                f"config.model.stems: MiT-{self.size.upper()} takes {needed} channels, the stem gives {channels}; use overlap_embed, width {needed}"
+                f"config.model.stems: MiT-{self.size.upper()} takes {needed} channels, the stem "
+                f"gives {channels}; use overlap_embed, width {needed}"
             )
         return MixTransformer(self, dtype, rngs=rngs)
 
@@ -100,13 +112,25 @@ class MixTransformer(nnx.Module):
         widths, depths = SIZES[config.size]
         for i, width in enumerate(widths):
             if i:
-                setattr(self, f"embed{i + 1}", OverlapEmbedding(widths[i - 1], width, 3, 2, dtype, rngs=rngs))
-            setattr(self, f"blocks{i + 1}", _blocks(width, _HEADS[i], _REDUCTIONS[i], depths[i], config.remat, dtype, rngs))
+                setattr(
+                    self,
+                    f"embed{i + 1}",
+                    OverlapEmbedding(widths[i - 1], width, 3, 2, dtype, rngs=rngs),
+                )
+            setattr(
+                self,
+                f"blocks{i + 1}",
+                _blocks(width, _HEADS[i], _REDUCTIONS[i], depths[i], config.remat, dtype, rngs),
+            )
             setattr(self, f"norm{i + 1}", LayerNorm(width, dtype))
         self.config = config
 
-    def __call__(self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode) -> Float[Array, "b h2 w2 d"]:
-        """`mode.key` turns drop path on; `counted` is there for trunks with BatchNorm, which this is not."""
+    def __call__(
+        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> Float[Array, "b h2 w2 d"]:
+        """`mode.key` turns drop path on; `counted` is there for trunks with BatchNorm, which this
+        is not.
+        """
         for i, each in enumerate(self._beside(mode, len(image)), start=1):
             if i > 1:
                 image = getattr(self, f"embed{i}")(image)
@@ -122,8 +146,15 @@ class MixTransformer(nnx.Module):
         return [{"kept": of_stage} for of_stage in jnp.split(kept, np.cumsum(depths)[:-1])]
 
 
-def _blocks(width: int, heads: int, reduction: int, depth: int, remat: str, dtype: jnp.dtype, rngs: nnx.Rngs) -> Stack:
-    return Stack(lambda block_rngs: Block(width, heads, reduction, dtype, rngs=block_rngs), depth, remat, rngs=rngs)
+def _blocks(
+    width: int, heads: int, reduction: int, depth: int, remat: str, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> Stack:
+    return Stack(
+        lambda block_rngs: Block(width, heads, reduction, dtype, rngs=block_rngs),
+        depth,
+        remat,
+        rngs=rngs,
+    )
 
 
 class Block(nnx.Module):
@@ -135,15 +166,21 @@ class Block(nnx.Module):
         self.norm2 = LayerNorm(width, dtype)
         self.mlp = MixFFN(width, dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w d"], kept: Float[Array, "2 b"] | None = None) -> Float[Array, "b h w d"]:
+    def __call__(
+        self, x: Float[Array, "b h w d"], kept: Float[Array, "2 b"] | None = None
+    ) -> Float[Array, "b h w d"]:
         """`kept` is what each sample's attention and MLP branch is multiplied by."""
-        of_attention, of_mlp = (1, 1) if kept is None else kept.astype(x.dtype)[..., None, None, None]
+        of_attention, of_mlp = (
+            (1, 1) if kept is None else kept.astype(x.dtype)[..., None, None, None]
+        )
         x = x + self.attention(self.norm1(x)) * of_attention
         return x + self.mlp(self.norm2(x)) * of_mlp
 
 
 class EfficientAttention(nnx.Module):
-    """Self-attention of all cells with keys and values of an image `reduction` times smaller each way."""
+    """Self-attention of all cells with keys and values of an image `reduction` times smaller each
+    way.
+    """
 
     def __init__(self, width: int, heads: int, reduction: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         head = width // heads
@@ -161,11 +198,17 @@ class EfficientAttention(nnx.Module):
         b, height, width, _ = x.shape
         if min(height, width) < self.reduction:
             raise ValueError(
-                f"mit: views are too small: {height} x {width} cells, of which {self.reduction} x {self.reduction} make a key; use 32 pixels or more"
+                f"mit: views are too small: {height} x {width} cells, of which {self.reduction} x "
+                f"{self.reduction} make a key; use 32 pixels or more"
             )
         small = self.reduce_norm(self.reduce(x)) if self.reduction > 1 else x
-        q = jnp.einsum("bhwd,dnk->bhwnk", x, self.q[...].astype(self.dtype)) + self.q_bias[...].astype(self.dtype)
-        kv = jnp.einsum("bhwd,dsnk->sbhwnk", small, self.kv[...].astype(self.dtype)) + self.kv_bias[...].astype(self.dtype)[:, None, None, None]
+        q = jnp.einsum("bhwd,dnk->bhwnk", x, self.q[...].astype(self.dtype)) + self.q_bias[
+            ...
+        ].astype(self.dtype)
+        kv = (
+            jnp.einsum("bhwd,dsnk->sbhwnk", small, self.kv[...].astype(self.dtype))
+            + self.kv_bias[...].astype(self.dtype)[:, None, None, None]
+        )
         flat = lambda image: image.reshape(b, -1, *image.shape[-2:])  # noqa: E731
         attended = jax.nn.dot_product_attention(flat(q), flat(kv[0]), flat(kv[1]))
         return self.out(attended.reshape(x.shape))
@@ -185,7 +228,9 @@ class MixFFN(nnx.Module):
 
 
 class Linear(nnx.Linear):
-    """A linear layer as SegFormer initialises it: normal with std 0.02, zero bias; computes in `dtype`, holds float32."""
+    """A linear layer as SegFormer initialises it: normal with std 0.02, zero bias; computes in
+    `dtype`, holds float32.
+    """
 
     def __init__(self, fan_in: int, fan_out: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         super().__init__(fan_in, fan_out, dtype=dtype, kernel_init=_INIT, rngs=rngs)

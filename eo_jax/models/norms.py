@@ -1,4 +1,6 @@
-"""BatchNorm as published recipes need it: over the global batch of one forward pass, over groups of its samples, or by running statistics."""
+"""BatchNorm as published recipes need it: over the global batch of one forward pass, over groups of
+its samples, or by running statistics.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ _MOMENTUM = 0.1  # share of the new batch in the running statistics, as PyTorch 
 
 
 class BatchNorm(nnx.Module):
-    """BatchNorm of x [b, ..., c] over all axes but the last, with PyTorch's rules: momentum 0.1, unbiased running variance, epsilon 1e-5.
+    """BatchNorm of x [b, ..., c] over all axes but the last, with PyTorch's rules: momentum 0.1,
+    unbiased running variance, epsilon 1e-5.
 
-    Moments are taken in float32. Under jit over a sharded batch they are the global ones; with `mode.members` those of groups of samples.
+    Moments are taken in float32. Under jit over a sharded batch they are the global ones; with
+    `mode.members` those of groups of samples.
 
     Args:
         affine: "affine" for a learned scale and bias, "plain" for none.
@@ -35,48 +39,76 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels))
 
     def __call__(
-        self, x: Float[Array, "b *#space c"], counted: Bool[Array, "b *#space"] | None, mode: Mode, bias: Float[Array, " c"] | float = 0.0
+        self,
+        x: Float[Array, "b *#space c"],
+        counted: Bool[Array, "b *#space"] | None,
+        mode: Mode,
+        bias: Float[Array, " c"] | float = 0.0,
     ) -> Float[Array, "b *#space c"]:
         """x + bias, normalised.
 
         Args:
             x: the rows of a sample lie together: `b` is the number of samples, or a multiple of it.
-            counted: which positions make the statistics, None for all; its axes may be 1 where positions share a value.
-            bias: of the convolution before. The mean of a batch takes it off again, so only running statistics know of it, and x need not be
-                written once more to add it.
+            counted: which positions make the statistics, None for all; its axes may be 1 where
+                positions share a value.
+            bias: of the convolution before. The mean of a batch takes it off again, so only running
+                statistics know of it, and x need not be written once more to add it.
         """
         if mode.statistics == "running":
             return self._normalise(x, self.mean[...] - bias, self.var[...])
         if mode.members is None:
             whole = lambda a: a.sum(tuple(range(a.ndim - 1)))[None]  # noqa: E731
-            mean, var = self._batch_moments(x.astype(jnp.float32), counted, bias, whole, lambda a: a[0])
+            mean, var = self._batch_moments(
+                x.astype(jnp.float32), counted, bias, whole, lambda a: a[0]
+            )
             return self._normalise(x, mean, var)
         members = mode.members
         by_sample = lambda a: a.reshape(members.shape[1], -1, *a.shape[1:])  # noqa: E731
         blocks = by_sample(x)
         axes = tuple(range(1, blocks.ndim - 1))
-        # Samples stay where they are: sums of each are added up by group, and what comes of it is handed back. Moving samples would gather
-        # a sharded batch on every device.
+        # Samples stay where they are: sums of each are added up by group, and what comes of it is
+        # handed back. Moving samples would gather a sharded batch on every device.
         total = lambda a: jnp.einsum("gn,nc->gc", members, a.sum(axes), precision=_EXACT)  # noqa: E731
-        back = lambda a: jnp.einsum("gn,gc->nc", members, a, precision=_EXACT).reshape(len(blocks), *[1] * len(axes), -1)  # noqa: E731
-        mean, var = self._batch_moments(blocks.astype(jnp.float32), None if counted is None else by_sample(counted), bias, total, back)
+        back = lambda a: jnp.einsum("gn,gc->nc", members, a, precision=_EXACT).reshape(
+            len(blocks), *[1] * len(axes), -1
+        )  # noqa: E731
+        mean, var = self._batch_moments(
+            blocks.astype(jnp.float32),
+            None if counted is None else by_sample(counted),
+            bias,
+            total,
+            back,
+        )
         return self._normalise(blocks, mean, var).reshape(x.shape)
 
     def _normalise(self, x: Array, mean: Array, var: Array) -> Array:
-        scale = jax.lax.rsqrt(var + _EPSILON) * (self.scale[...] if self.affine == "affine" else 1.0)
+        scale = jax.lax.rsqrt(var + _EPSILON) * (
+            self.scale[...] if self.affine == "affine" else 1.0
+        )
         shift = (self.bias[...] if self.affine == "affine" else 0.0) - mean * scale
-        # In float32: where |mean| is many std, x scale and shift cancel, and bfloat16 would lose what is left.
+        # In float32: where |mean| is many std, x scale and shift cancel, and bfloat16 would lose
+        # what is left.
         return (x.astype(jnp.float32) * scale + shift).astype(x.dtype)
 
     def _batch_moments(
-        self, x: Array, counted: Array | None, bias: Array | float, total: Callable[[Array], Array], back: Callable[[Array], Array]
+        self,
+        x: Array,
+        counted: Array | None,
+        bias: Array | float,
+        total: Callable[[Array], Array],
+        back: Callable[[Array], Array],
     ) -> tuple[Array, Array]:
-        """Mean and biased variance, as they are taken off x; moves the running statistics by the mean over the groups.
+        """Mean and biased variance, as they are taken off x; moves the running statistics by the
+        mean over the groups.
 
         Args:
             total: sums of each group, [g, c]; back: the same for what the sums were over.
         """
-        weight = jnp.ones((len(x), *[1] * (x.ndim - 1))) if counted is None else counted.astype(jnp.float32)[..., None]
+        weight = (
+            jnp.ones((len(x), *[1] * (x.ndim - 1)))
+            if counted is None
+            else counted.astype(jnp.float32)[..., None]
+        )
         shared = tuple(axis for axis in range(1, x.ndim - 1) if weight.shape[axis] == 1)
         # Summed up before it is weighted: else XLA on CPU writes the weight for every value.
         weighted = lambda a: a.sum(shared, keepdims=True) * weight  # noqa: E731
@@ -86,9 +118,16 @@ class BatchNorm(nnx.Module):
         var = total(weighted(jnp.square(x - back(mean)))) / count
         momentum = jnp.where(valid > 0, _MOMENTUM, 0.0)  # and moves nothing
         self._move(self.mean, mean + bias, momentum)
-        self._move(self.var, var * count / jnp.maximum(count - 1, 1.0), momentum)  # of one value there is no unbiased variance: 0
+        self._move(
+            self.var, var * count / jnp.maximum(count - 1, 1.0), momentum
+        )  # of one value there is no unbiased variance: 0
         return back(mean), back(var)
 
-    def _move(self, running: nnx.BatchStat, new: Float[Array, "g c"], momentum: Float[Array, "g 1"]) -> None:
-        # By `set_value`: an assignment to [...] asks a tracer for its sharding, and JAX answers with all that was traced so far.
-        running.set_value(running[...] + (momentum * (jax.lax.stop_gradient(new) - running[...])).mean(0))
+    def _move(
+        self, running: nnx.BatchStat, new: Float[Array, "g c"], momentum: Float[Array, "g 1"]
+    ) -> None:
+        # By `set_value`: an assignment to [...] asks a tracer for its sharding, and JAX answers
+        # with all that was traced so far.
+        running.set_value(
+            running[...] + (momentum * (jax.lax.stop_gradient(new) - running[...])).mean(0)
+        )

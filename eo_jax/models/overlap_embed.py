@@ -1,4 +1,6 @@
-"""The first overlapping patch embedding of SegFormer as a stem: a 7 x 7 convolution of stride 4 and a LayerNorm (arXiv 2105.15203)."""
+"""The first overlapping patch embedding of SegFormer as a stem: a 7 x 7 convolution of stride 4 and
+a LayerNorm (arXiv 2105.15203).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Config:
 
     def __post_init__(self):
         if self.width < 1:
-            raise ValueError(f"config.model.stems.*.width: {self.width}; expected 32 for MiT-B0, 64 for B1 to B5")
+            raise ValueError(
+                f"config.model.stems.*.width: {self.width}; expected 32 for MiT-B0, 64 for B1 to B5"
+            )
 
     @property
     def patch(self) -> int:
@@ -67,7 +71,16 @@ class OverlapStem(nnx.Module):
 class OverlapEmbedding(nnx.Module):
     """Patches that overlap by more than half, embedded and normalised."""
 
-    def __init__(self, channels_in: int, width: int, kernel: int, stride: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels_in: int,
+        width: int,
+        kernel: int,
+        stride: int,
+        dtype: jnp.dtype,
+        *,
+        rngs: nnx.Rngs,
+    ):
         self.conv = BiasedConv(channels_in, width, kernel, stride, kernel // 2, dtype, rngs=rngs)
         self.norm = LayerNorm(width, dtype, TORCH_EPSILON)
 

@@ -1,4 +1,6 @@
-"""ResNet trunk: an image of features in, a smaller and deeper one out (He et al. 2016, arXiv 1512.03385; strides and names as in torchvision)."""
+"""ResNet trunk: an image of features in, a smaller and deeper one out (He et al. 2016, arXiv
+1512.03385; strides and names as in torchvision).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from eo_jax.models.norms import BatchNorm
 from eo_jax.schema import Carry, Params
 
 # depth: (blocks of each stage, what a block is)
-_DEPTHS = {18: ((2, 2, 2, 2), "basic"), 34: ((3, 4, 6, 3), "basic"), 50: ((3, 4, 6, 3), "bottleneck"), 101: ((3, 4, 23, 3), "bottleneck")}
+_DEPTHS = {
+    18: ((2, 2, 2, 2), "basic"),
+    34: ((3, 4, 6, 3), "basic"),
+    50: ((3, 4, 6, 3), "bottleneck"),
+    101: ((3, 4, 23, 3), "bottleneck"),
+}
 _WIDTHS = (64, 128, 256, 512)
 # stage: (kernel, stride) of what moves the points of its attention
 _ATTENDED = {3: (5, 2), 4: (3, 1)}
@@ -33,12 +40,15 @@ class Config:
 
     Attributes:
         depth: 18, 34, 50 or 101.
-        first: what the first block is: "plain" as in torchvision, behind a stem that has shrunk the image already; or "strided", which takes an image
-            at full resolution and halves it between convolutions of 256 channels, as SpectralEarth's SpecResNet-50 does.
-        attention: "none", or "deformable": after each of the last two stages, deformable attention is added to the image, as in DeCUR (RDA; arXiv
-            2309.05300), with heads of 128 channels and points that move for two heads together. It takes cells without data as any others.
+        first: what the first block is: "plain" as in torchvision, behind a stem that has shrunk the
+            image already; or "strided", which takes an image at full resolution and halves it
+            between convolutions of 256 channels, as SpectralEarth's SpecResNet-50 does.
+        attention: "none", or "deformable": after each of the last two stages, deformable attention
+            is added to the image, as in DeCUR (RDA; arXiv 2309.05300), with heads of 128 channels
+            and points that move for two heads together. It takes cells without data as any others.
         remat: "none", or "block" to trade compute for memory.
-        blocks: number of blocks of each stage; () means those of the depth. Tests and laptops use fewer, and fewer stages.
+        blocks: number of blocks of each stage; () means those of the depth. Tests and laptops use
+            fewer, and fewer stages.
     """
 
     depth: int = 50
@@ -50,16 +60,33 @@ class Config:
     takes: ClassVar[str] = "image"
 
     def __post_init__(self):
-        options = {"depth": tuple(_DEPTHS), "first": ("plain", "strided"), "attention": ("none", "deformable"), "remat": ("none", "block")}
+        options = {
+            "depth": tuple(_DEPTHS),
+            "first": ("plain", "strided"),
+            "attention": ("none", "deformable"),
+            "remat": ("none", "block"),
+        }
         for field, allowed in options.items():
             if getattr(self, field) not in allowed:
-                raise ValueError(f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of {', '.join(map(str, allowed))}")
+                raise ValueError(
+                    f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of "
+                    f"{', '.join(map(str, allowed))}"
+                )
         if self.first == "strided" and self._block == "basic":
-            raise ValueError(f"config.model.trunk.first: 'strided' is for bottlenecks, depth 50 or 101, and not for depth {self.depth}; use 'plain'")
+            raise ValueError(
+                "config.model.trunk.first: 'strided' is for bottlenecks, depth 50 or 101, and not "
+                f"for depth {self.depth}; use 'plain'"
+            )
         if len(self.blocks) > len(_WIDTHS) or min(self.blocks, default=1) < 1:
-            raise ValueError(f"config.model.trunk.blocks: {self.blocks}; expected one number of blocks, 1 or more, for each of up to 4 stages; or ()")
+            raise ValueError(
+                f"config.model.trunk.blocks: {self.blocks}; expected one number of blocks, 1 or "
+                "more, for each of up to 4 stages; or ()"
+            )
         if self.attention == "deformable" and self._stages < len(_WIDTHS):
-            raise ValueError(f"config.model.trunk.blocks: {self.blocks} are too few stages; attention='deformable' is after the third and fourth")
+            raise ValueError(
+                f"config.model.trunk.blocks: {self.blocks} are too few stages; "
+                "attention='deformable' is after the third and fourth"
+            )
 
     @property
     def width(self) -> int:
@@ -94,7 +121,11 @@ class Config:
             for j in range(number):
                 convolutions = _convolutions(self._block, width, 2 if i and not j else 1)
                 if self.first == "strided" and i == j == 0:
-                    convolutions = (Convolution(1, 1, 256), Convolution(3, 2, 256), Convolution(1, 1, 256))
+                    convolutions = (
+                        Convolution(1, 1, 256),
+                        Convolution(3, 2, 256),
+                        Convolution(1, 1, 256),
+                    )
                 stages[-1].append(BlockShape(channels, convolutions))
                 channels = convolutions[-1].channels
         return stages
@@ -175,14 +206,22 @@ def _convolutions(block: str, width: int, stride: int) -> tuple[Convolution, ...
 
 
 class ResNet(nnx.Module):
-    """[b, h, w, c] -> [b, h', w', d], after the last block's ReLU, or the attention there; without pooling and classifier.
+    """[b, h, w, c] -> [b, h', w', d], after the last block's ReLU, or the attention there; without
+    pooling and classifier.
 
     Args:
-        attentions: those after stages, counted from 1. They are made last, so that the other weights are those of a ResNet without.
+        attentions: those after stages, counted from 1. They are made last, so that the other
+            weights are those of a ResNet without.
     """
 
     def __init__(
-        self, stages: list[list[BlockShape]], remat: str, dtype: jnp.dtype, attentions: Mapping[int, AttentionShape] = _NONE, *, rngs: nnx.Rngs
+        self,
+        stages: list[list[BlockShape]],
+        remat: str,
+        dtype: jnp.dtype,
+        attentions: Mapping[int, AttentionShape] = _NONE,
+        *,
+        rngs: nnx.Rngs,
     ):
         for i, shapes in enumerate(stages, start=1):
             setattr(self, f"layer{i}", Stage(shapes, remat, dtype, rngs=rngs))
@@ -190,7 +229,9 @@ class ResNet(nnx.Module):
             setattr(self, f"attention{i}", DeformableAttention(shape, dtype, rngs=rngs))
         self.stages, self.attended, self.remat = len(stages), tuple(attentions), remat
 
-    def __call__(self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode) -> Float[Array, "b h2 w2 d"]:
+    def __call__(
+        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> Float[Array, "b h2 w2 d"]:
         """`counted` says which cells have data; the others take no part in BatchNorm statistics."""
         attend = _recomputed if self.remat == "block" else DeformableAttention.__call__
         for i in range(1, self.stages + 1):
@@ -227,16 +268,22 @@ class ResidualBlock(nnx.Module):
 
     def __init__(self, shape: BlockShape, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         channels = shape.channels_in
-        for i, (kernel, stride, width) in enumerate(map(dataclasses.astuple, shape.convolutions), start=1):
+        for i, (kernel, stride, width) in enumerate(
+            map(dataclasses.astuple, shape.convolutions), start=1
+        ):
             setattr(self, f"conv{i}", Conv(channels, width, kernel, stride, dtype, rngs=rngs))
             setattr(self, f"norm{i}", BatchNorm(width))
             channels = width
         if shape.projects:
-            self.shortcut_conv = Conv(shape.channels_in, shape.channels, 1, shape.stride, dtype, rngs=rngs)
+            self.shortcut_conv = Conv(
+                shape.channels_in, shape.channels, 1, shape.stride, dtype, rngs=rngs
+            )
             self.shortcut_norm = BatchNorm(shape.channels)
         self.shape = shape
 
-    def __call__(self, x: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode) -> Float[Array, "b h2 w2 d"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> Float[Array, "b h2 w2 d"]:
         inside, last = x, len(self.shape.convolutions)
         for i, convolution in enumerate(self.shape.convolutions, start=1):
             counted = counted_cells(counted, convolution.stride)
@@ -248,7 +295,9 @@ class ResidualBlock(nnx.Module):
 
 
 def _recomputed(block: nnx.Module, x: Array, *beside: Any) -> Array:
-    """The output of a block of x and what it takes beside; its inside is computed again in the backward pass, its running statistics move once."""
+    """The output of a block of x and what it takes beside; its inside is computed again in the
+    backward pass, its running statistics move once.
+    """
     graphdef, params, statistics = nnx.split(block, nnx.Param, nnx.BatchStat)
 
     @jax.checkpoint

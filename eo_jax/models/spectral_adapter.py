@@ -1,9 +1,11 @@
-"""The stem of SpectralEarth: a 1-D convolutional network over the bands of each pixel, then a patch embedding.
+"""The stem of SpectralEarth: a 1-D convolutional network over the bands of each pixel, then a patch
+embedding.
 
-Source: recipes of SpecViT (arXiv 2408.08447, AABNassim/spectral_earth): three convolutions along the spectral axis (kernel 7, 7, 5; stride 5, 5, 3;
-padding 1; 32, 64, 128 channels), each with BatchNorm and ReLU, then the mean over what is left of the spectral axis. It is pointwise in
-space, so under MAE it runs on visible tokens only, where SpectralEarth's own code runs it on every pixel. Its filters belong to band
-*positions*: it is only meaningful for the band order of its sensor.
+Source: recipes of SpecViT (arXiv 2408.08447, AABNassim/spectral_earth): three convolutions along
+the spectral axis (kernel 7, 7, 5; stride 5, 5, 3; padding 1; 32, 64, 128 channels), each with
+BatchNorm and ReLU, then the mean over what is left of the spectral axis. It is pointwise in space,
+so under MAE it runs on visible tokens only, where SpectralEarth's own code runs it on every pixel.
+Its filters belong to band *positions*: it is only meaningful for the band order of its sensor.
 """
 
 from __future__ import annotations
@@ -43,10 +45,17 @@ class Config:
         if self.patch not in (4, 8, 16):
             raise ValueError(f"config.model.stems.*.patch: {self.patch}; expected 4, 8 or 16")
 
-    def build(self, sensor: Sensor, width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> SpectralPatchEmbedding:
-        """The stem for a sensor; ValueError where it has too few bands for three strided convolutions."""
+    def build(
+        self, sensor: Sensor, width: int, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> SpectralPatchEmbedding:
+        """The stem for a sensor; ValueError where it has too few bands for three strided
+        convolutions.
+        """
         if spectral_lengths(len(sensor.bands))[-1] < 1:
-            raise ValueError(f"config.model.stems: the spectral adapter needs at least 75 bands, {sensor.title} has {len(sensor.bands)}")
+            raise ValueError(
+                f"config.model.stems: the spectral adapter needs at least 75 bands, {sensor.title} "
+                f"has {len(sensor.bands)}"
+            )
         return SpectralPatchEmbedding(self.patch, width, dtype, rngs=rngs)
 
     def token_multiply_adds(self, sensor: Sensor, width: int) -> int:
@@ -80,7 +89,9 @@ class SpectralPatchEmbedding(nnx.Module):
         self.embed = Dense(patch * patch * CHANNELS, width, dtype, rngs=rngs)
         self.patch = patch
 
-    def __call__(self, pixels: Float[Array, "b n p c"], valid: Bool[Array, "b n p"], mode: Mode) -> Float[Array, "b n d"]:
+    def __call__(
+        self, pixels: Float[Array, "b n p c"], valid: Bool[Array, "b n p"], mode: Mode
+    ) -> Float[Array, "b n d"]:
         """`p` runs over the patch x patch pixels of a token, row by row."""
         features = self.adapter(pixels, valid, mode)
         return self.embed(features.reshape(*features.shape[:2], -1))
@@ -92,11 +103,17 @@ class SpectralAdapter(nnx.Module):
     def __init__(self, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         channels_in = 1
         for i, (kernel, stride, channels) in enumerate(_LAYERS):
-            setattr(self, f"conv{i}", SpectralConv(kernel, stride, channels_in, channels, dtype, rngs=rngs))
+            setattr(
+                self,
+                f"conv{i}",
+                SpectralConv(kernel, stride, channels_in, channels, dtype, rngs=rngs),
+            )
             setattr(self, f"norm{i}", BatchNorm(channels))
             channels_in = channels
 
-    def __call__(self, pixels: Float[Array, "*pixel c"], valid: Bool[Array, "*pixel"], mode: Mode) -> Float[Array, "*pixel 128"]:
+    def __call__(
+        self, pixels: Float[Array, "*pixel c"], valid: Bool[Array, "*pixel"], mode: Mode
+    ) -> Float[Array, "*pixel 128"]:
         x = pixels.reshape(-1, pixels.shape[-1], 1)
         counted = valid.reshape(-1, 1)
         for i in range(len(_LAYERS)):
@@ -106,14 +123,29 @@ class SpectralAdapter(nnx.Module):
 
 
 class SpectralConv(nnx.Module):
-    """1-D convolution along the spectral axis, [p, s, i] -> [p, s', o], padding 1; `bias` is left to the BatchNorm behind it.
+    """1-D convolution along the spectral axis, [p, s, i] -> [p, s', o], padding 1; `bias` is left
+    to the BatchNorm behind it.
 
-    Written as strided slices side by side and one matrix product: twice as fast as XLA's convolution on CPU, forward and backward.
+    Written as strided slices side by side and one matrix product: twice as fast as XLA's
+        convolution on CPU, forward and backward.
     """
 
-    def __init__(self, kernel: int, stride: int, channels_in: int, channels: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        bound = 1 / np.sqrt(kernel * channels_in)  # PyTorch's default for convolutions, weight and bias
-        uniform = lambda shape: jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)  # noqa: E731
+    def __init__(
+        self,
+        kernel: int,
+        stride: int,
+        channels_in: int,
+        channels: int,
+        dtype: jnp.dtype,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        bound = 1 / np.sqrt(
+            kernel * channels_in
+        )  # PyTorch's default for convolutions, weight and bias
+        uniform = lambda shape: jax.random.uniform(
+            rngs.params(), shape, minval=-bound, maxval=bound
+        )  # noqa: E731
         self.kernel = nnx.Param(uniform((kernel, channels_in, channels)))
         self.bias = nnx.Param(uniform((channels,)))
         self.stride, self.dtype = stride, dtype

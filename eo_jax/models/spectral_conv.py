@@ -1,9 +1,12 @@
-"""Convolutional encoders for single pixels and small windows of hyperspectral scenes, along the spectrum alone or over spectrum, rows and columns.
+"""Convolutional encoders for single pixels and small windows of hyperspectral scenes, along the
+spectrum alone or over spectrum, rows and columns.
 
-dims=1 treats each pixel by itself, as Hu et al. 2015 (doi 10.1155/2015/258619), and averages over the window. dims=3 follows Hamida et al. 2018
-(doi 10.1109/TGRS.2018.2818945): 3-D kernels without spatial padding, strides along the spectrum in place of pooling, and what is left as one vector.
-As in HybridSN (Roy et al. 2020, doi 10.1109/LGRS.2019.2918719) a dense layer makes the features of it. Widths, BatchNorm after every layer, and
-convolutions that stride where Hamida et al. put a second one to pool, are ours.
+dims=1 treats each pixel by itself, as Hu et al. 2015 (doi 10.1155/2015/258619), and averages over
+the window. dims=3 follows Hamida et al. 2018 (doi 10.1109/TGRS.2018.2818945): 3-D kernels without
+spatial padding, strides along the spectrum in place of pooling, and what is left as one vector. As
+in HybridSN (Roy et al. 2020, doi 10.1109/LGRS.2019.2918719) a dense layer makes the features of it.
+Widths, BatchNorm after every layer, and convolutions that stride where Hamida et al. put a second
+one to pool, are ours.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from eo_jax.models.vit import Dense
 from eo_jax.models.windows import check_divides, check_window
 
 _STRIDE = 2  # along the spectrum, of every layer
-_SIDE = 3  # rows and columns of a kernel under dims=3, as long as the window is wider than one pixel
+_SIDE = (
+    3  # rows and columns of a kernel under dims=3, as long as the window is wider than one pixel
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +38,11 @@ class Config:
     """A convolutional trunk for pixels, behind the stem "bands".
 
     Attributes:
-        window: side in pixels of the window that makes one feature, odd, 1 to 15; a larger view is cut into windows.
+        window: side in pixels of the window that makes one feature, odd, 1 to 15; a larger view is
+            cut into windows.
         dims: 1 to convolve along the spectrum of each pixel, 3 over spectrum, rows and columns.
-        width: length d of a feature, and channels of the last convolution; each layer before has half as many.
+        width: length d of a feature, and channels of the last convolution; each layer before has
+            half as many.
         layers: number of convolutions.
         kernel: bands that a kernel covers, odd.
     """
@@ -57,10 +64,13 @@ class Config:
             raise ValueError(f"config.model.trunk.layers: {self.layers}; expected at least 1")
         if self.width < 1 or self.width % 2 ** (self.layers - 1):
             raise ValueError(
-                f"config.model.trunk.width: {self.width}; expected a multiple of {2 ** (self.layers - 1)}, for {self.layers} layers that double it"
+                f"config.model.trunk.width: {self.width}; expected a multiple of "
+                f"{2 ** (self.layers - 1)}, for {self.layers} layers that double it"
             )
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError(f"config.model.trunk.kernel: {self.kernel}; expected an odd number of bands")
+            raise ValueError(
+                f"config.model.trunk.kernel: {self.kernel}; expected an odd number of bands"
+            )
 
     @property
     def stride(self) -> int:
@@ -71,11 +81,16 @@ class Config:
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
         """(channels in, channels out, rows and columns of the kernel) of each convolution."""
         outs = [self.width >> (self.layers - 1 - layer) for layer in range(self.layers)]
-        sides = [_SIDE if self.dims == 3 and self.window - layer * (_SIDE - 1) > 1 else 1 for layer in range(self.layers)]
+        sides = [
+            _SIDE if self.dims == 3 and self.window - layer * (_SIDE - 1) > 1 else 1
+            for layer in range(self.layers)
+        ]
         return tuple(zip([1, *outs[:-1]], outs, sides, strict=True))
 
     def sizes(self, channels: int) -> tuple[tuple[int, int], ...]:
-        """(spectral positions, rows and columns) after each convolution: 103 bands of a 5 x 5 window -> (52, 3), (26, 1), (13, 1), (7, 1)."""
+        """(spectral positions, rows and columns) after each convolution: 103 bands of a 5 x 5
+        window -> (52, 3), (26, 1), (13, 1), (7, 1).
+        """
         side = self.window if self.dims == 3 else 1
         found = []
         for _, _, kernel_side in self.shapes:
@@ -88,7 +103,9 @@ class Config:
         sizes = self.sizes(channels)
         convolutions = sum(
             positions * side**2 * self.kernel * kernel_side**2 * channels_in * channels_out
-            for (positions, side), (channels_in, channels_out, kernel_side) in zip(sizes, self.shapes, strict=True)
+            for (positions, side), (channels_in, channels_out, kernel_side) in zip(
+                sizes, self.shapes, strict=True
+            )
         )
         spectra = size**2 if self.dims == 1 else (size // self.window) ** 2
         return spectra * (convolutions + self.flat(channels) * self.width)
@@ -104,51 +121,94 @@ class Config:
 
 
 class SpectralConvolutions(nnx.Module):
-    """[b, h, w, c] -> a feature a window, [b, h / window, w / window, d]. BatchNorm and ReLU follow every layer."""
+    """[b, h, w, c] -> a feature a window, [b, h / window, w / window, d]. BatchNorm and ReLU follow
+    every layer.
+    """
 
     def __init__(self, config: Config, channels: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         for i, (channels_in, channels_out, side) in enumerate(config.shapes):
-            setattr(self, f"conv{i}", WindowConv(config.kernel, side, channels_in, channels_out, dtype, rngs=rngs))
+            setattr(
+                self,
+                f"conv{i}",
+                WindowConv(config.kernel, side, channels_in, channels_out, dtype, rngs=rngs),
+            )
             setattr(self, f"norm{i}", BatchNorm(channels_out))
         self.embed = Dense(config.flat(channels), config.width, dtype, rngs=rngs)
         self.embed_norm = BatchNorm(config.width)
         self.config = config
 
-    def __call__(self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode) -> Float[Array, "b h2 w2 d"]:
+    def __call__(
+        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> Float[Array, "b h2 w2 d"]:
         """`counted` pixels make the statistics and, under dims=1, the mean over a window."""
         window = self.config.window
         check_divides(window, image.shape)
-        pixels, counted_pixels = patchify(image, window), patchify(counted[..., None], window)[..., 0]
-        features = (self._of_pixels if self.config.dims == 1 else self._of_windows)(pixels, counted_pixels, mode)
+        pixels, counted_pixels = (
+            patchify(image, window),
+            patchify(counted[..., None], window)[..., 0],
+        )
+        features = (self._of_pixels if self.config.dims == 1 else self._of_windows)(
+            pixels, counted_pixels, mode
+        )
         return features.reshape(len(image), image.shape[1] // window, image.shape[2] // window, -1)
 
-    def _of_pixels(self, pixels: Float[Array, "b n p c"], counted: Bool[Array, "b n p"], mode: Mode) -> Float[Array, "b n d"]:
-        features = self._features(pixels.reshape(-1, pixels.shape[-1], 1, 1, 1), counted.reshape(-1), mode).reshape(*pixels.shape[:3], -1)
+    def _of_pixels(
+        self, pixels: Float[Array, "b n p c"], counted: Bool[Array, "b n p"], mode: Mode
+    ) -> Float[Array, "b n d"]:
+        features = self._features(
+            pixels.reshape(-1, pixels.shape[-1], 1, 1, 1), counted.reshape(-1), mode
+        ).reshape(*pixels.shape[:3], -1)
         weight = counted[..., None].astype(features.dtype)
         return (features * weight).sum(2) / jnp.maximum(weight.sum(2), 1)
 
-    def _of_windows(self, pixels: Float[Array, "b n p c"], counted: Bool[Array, "b n p"], mode: Mode) -> Float[Array, "b n d"]:
+    def _of_windows(
+        self, pixels: Float[Array, "b n p c"], counted: Bool[Array, "b n p"], mode: Mode
+    ) -> Float[Array, "b n d"]:
         side, bands = self.config.window, pixels.shape[-1]
         cubes = pixels.reshape(-1, side, side, bands).transpose(0, 3, 1, 2)[..., None]
-        return self._features(cubes, counted.any(-1).reshape(-1), mode).reshape(*pixels.shape[:2], -1)
+        return self._features(cubes, counted.any(-1).reshape(-1), mode).reshape(
+            *pixels.shape[:2], -1
+        )
 
-    def _features(self, x: Float[Array, "r s y x 1"], counted: Bool[Array, " r"], mode: Mode) -> Float[Array, "r d"]:
+    def _features(
+        self, x: Float[Array, "r s y x 1"], counted: Bool[Array, " r"], mode: Mode
+    ) -> Float[Array, "r d"]:
         everywhere = counted[:, None, None, None]
         for i in range(self.config.layers):
-            x = jax.nn.relu(getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x), everywhere, mode))
+            x = jax.nn.relu(
+                getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x), everywhere, mode)
+            )
         return jax.nn.relu(self.embed_norm(self.embed(x.reshape(len(x), -1)), counted, mode))
 
 
 class WindowConv(nnx.Module):
-    """Convolution over spectrum, rows and columns, [r, s, y, x, i] -> [r, ceil(s / 2), y - side + 1, x - side + 1, o]; BatchNorm brings the bias.
+    """Convolution over spectrum, rows and columns, [r, s, y, x, i] -> [r, ceil(s / 2), y - side +
+    1, x - side + 1, o]; BatchNorm brings the bias.
 
-    The spectrum is padded by half a kernel and strided, space is neither. Written as slices side by side, an axis at a time, and one matrix product:
-    XLA's own convolutions take five times as long for one axis on CPU, and far longer for three.
+    The spectrum is padded by half a kernel and strided, space is neither. Written as slices side by
+    side, an axis at a time, and one matrix product: XLA's own convolutions take five times as long
+    for one axis on CPU, and far longer for three.
     """
 
-    def __init__(self, kernel: int, side: int, channels_in: int, channels: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        kernel: int,
+        side: int,
+        channels_in: int,
+        channels: int,
+        dtype: jnp.dtype,
+        *,
+        rngs: nnx.Rngs,
+    ):
         bound = 1 / np.sqrt(kernel * side**2 * channels_in)  # PyTorch's default for convolutions
-        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (kernel, side, side, channels_in, channels), minval=-bound, maxval=bound))
+        self.kernel = nnx.Param(
+            jax.random.uniform(
+                rngs.params(),
+                (kernel, side, side, channels_in, channels),
+                minval=-bound,
+                maxval=bound,
+            )
+        )
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "r s y x i"]) -> Float[Array, "r s2 y2 x2 o"]:
@@ -161,7 +221,14 @@ class WindowConv(nnx.Module):
         return x @ kernel.transpose(2, 1, 0, 3, 4).reshape(-1, channels)
 
 
-def _neighbours(x: Float[Array, "*shape i"], axis: int, length: int, stride: int) -> Float[Array, "*shape2 j"]:
-    """Every `stride`-th position of an axis, with its `length` neighbours side by side in the last axis, the offset outermost."""
+def _neighbours(
+    x: Float[Array, "*shape i"], axis: int, length: int, stride: int
+) -> Float[Array, "*shape2 j"]:
+    """Every `stride`-th position of an axis, with its `length` neighbours side by side in the last
+    axis, the offset outermost.
+    """
     span = x.shape[axis] - length + 1
-    return jnp.concatenate([jax.lax.slice_in_dim(x, offset, offset + span, stride, axis) for offset in range(length)], axis=-1)
+    return jnp.concatenate(
+        [jax.lax.slice_in_dim(x, offset, offset + span, stride, axis) for offset in range(length)],
+        axis=-1,
+    )

@@ -1,4 +1,6 @@
-"""The stem of SpectralEarth's SpecResNet (arXiv 2408.08447): the spectral adapter alone, on every pixel, makes an image of 128 channels."""
+"""The stem of SpectralEarth's SpecResNet (arXiv 2408.08447): the spectral adapter alone, on every
+pixel, makes an image of 128 channels.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,13 @@ class Config:
         return size**2 * spectral_adapter.multiply_adds(len(sensor.bands))
 
     def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> SpectralImage:
-        """The stem for a sensor; ValueError where it has too few bands for three strided convolutions."""
+        """The stem for a sensor; ValueError where it has too few bands for three strided
+        convolutions.
+        """
         if spectral_adapter.spectral_lengths(len(sensor.bands))[-1] < 1:
             raise ValueError(
-                f"config.model.stems: spectral_image needs at least 75 bands, {sensor.title} has {len(sensor.bands)}; conv_stem takes any number"
+                f"config.model.stems: spectral_image needs at least 75 bands, {sensor.title} has "
+                f"{len(sensor.bands)}; conv_stem takes any number"
             )
         return SpectralImage(dtype, rngs=rngs)
 

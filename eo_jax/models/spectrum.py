@@ -1,7 +1,9 @@
-"""A transformer over the spectrum of single pixels and small windows: a token for each group of neighbouring bands.
+"""A transformer over the spectrum of single pixels and small windows: a token for each group of
+neighbouring bands.
 
-After SpectralFormer (Hong et al. 2022, arXiv 2107.02988), which embeds each band with its neighbours, of a pixel or of a window. Here the groups
-lie side by side, which is as many times cheaper as a group has bands; its cross-layer fusion is left out, and positions are fixed.
+After SpectralFormer (Hong et al. 2022, arXiv 2107.02988), which embeds each band with its
+neighbours, of a pixel or of a window. Here the groups lie side by side, which is as many times
+cheaper as a group has bands; its cross-layer fusion is left out, and positions are fixed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Config:
     """A transformer trunk for pixels, behind the stem "bands".
 
     Attributes:
-        window: side in pixels of the window that makes one feature, odd, 1 to 15; a larger view is cut into windows.
+        window: side in pixels of the window that makes one feature, odd, 1 to 15; a larger view is
+            cut into windows.
         group: neighbouring bands of a token; the last group may have fewer.
         size: as of vit.
         depth: number of blocks; 0 means that of the size.
@@ -77,14 +80,18 @@ class Config:
 
 
 class SpectrumTransformer(nnx.Module):
-    """[b, h, w, c] -> a feature a window, [b, h / window, w / window, d]: the mean over its normalised tokens."""
+    """[b, h, w, c] -> a feature a window, [b, h / window, w / window, d]: the mean over its
+    normalised tokens.
+    """
 
     def __init__(self, config: Config, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.embed = vit.Dense(config.group * config.window**2, config.width, dtype, rngs=rngs)
         self.trunk = config.blocks.build(dtype, rngs)
         self.config = config
 
-    def __call__(self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode) -> Float[Array, "b h2 w2 d"]:
+    def __call__(
+        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> Float[Array, "b h2 w2 d"]:
         """Pixels that are not `counted` are 0 already, the training mean."""
         window = self.config.window
         check_divides(window, image.shape)
@@ -96,7 +103,13 @@ class SpectrumTransformer(nnx.Module):
         return features.reshape(len(image), image.shape[1] // window, image.shape[2] // window, -1)
 
     def _grouped(self, pixels: Float[Array, "r p c"]) -> Float[Array, "r n g"]:
-        """Values of each group of bands in all pixels of the window, a token each; what lacks in the last group is 0."""
+        """Values of each group of bands in all pixels of the window, a token each; what lacks in
+        the last group is 0.
+        """
         rows, inside, bands = pixels.shape
         padded = jnp.pad(pixels, ((0, 0), (0, 0), (0, -bands % self.config.group)))
-        return padded.reshape(rows, inside, -1, self.config.group).swapaxes(1, 2).reshape(rows, -1, inside * self.config.group)
+        return (
+            padded.reshape(rows, inside, -1, self.config.group)
+            .swapaxes(1, 2)
+            .reshape(rows, -1, inside * self.config.group)
+        )

@@ -8,12 +8,16 @@ _LARGEST = 15
 def check_window(window: int) -> None:
     """ValueError unless `config.model.trunk.window` has a centre pixel and is small."""
     if window % 2 == 0 or not 1 <= window <= _LARGEST:
-        raise ValueError(f"config.model.trunk.window: {window}; expected an odd number of pixels from 1 to {_LARGEST}")
+        raise ValueError(
+            f"config.model.trunk.window: {window}; expected an odd number of pixels from 1 to "
+            f"{_LARGEST}"
+        )
 
 
 def check_divides(window: int, shape: tuple[int, ...]) -> None:
     """ValueError unless a view [b, h, w, c] is made of whole windows."""
     if shape[1] % window or shape[2] % window:
         raise ValueError(
-            f"config.model.trunk.window: {window}, but a view has {shape[1]} x {shape[2]} pixels; expected a multiple of the window on both sides"
+            f"config.model.trunk.window: {window}, but a view has {shape[1]} x {shape[2]} pixels; "
+            "expected a multiple of the window on both sides"
         )

@@ -1,4 +1,6 @@
-"""Barlow Twins: two views of a place give embeddings whose cross-correlation is the identity (Zbontar et al. 2021, arXiv 2103.03230)."""
+"""Barlow Twins: two views of a place give embeddings whose cross-correlation is the identity
+(Zbontar et al. 2021, arXiv 2103.03230).
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Config:
 
     def __post_init__(self):
         if not self.projector:
-            raise ValueError("config.objective.projector: (); expected at least the width of the embedding")
+            raise ValueError(
+                "config.objective.projector: (); expected at least the width of the embedding"
+            )
 
     def build(self, encoders: Mapping[str, Encoder]) -> BarlowTwins:
         """The objective for {source: encoder}, all of the same weights."""
@@ -38,25 +42,36 @@ class Config:
 
 
 class BarlowTwins(JointEmbedding):
-    """The objective; see the module docstring. BatchNorm statistics are those of each view by itself."""
+    """The objective; see the module docstring. BatchNorm statistics are those of each view by
+    itself.
+    """
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("barlow_twins", encoders)
         self.config = config
         self.add_head("projector", (self.encoder.width, *config.projector), end="bias_free")
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
         return barlow_loss(za, zb, self.config.off_diagonal), (carry, watch_pair(features[0], za))
 
 
-def barlow_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], off_diagonal: float) -> Float[Array, ""]:
-    """sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2, with C the cross-correlation of both embeddings (equations 1 and 2)."""
+def barlow_loss(
+    za: Float[Array, "b d"], zb: Float[Array, "b d"], off_diagonal: float
+) -> Float[Array, ""]:
+    """sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2, with C the cross-correlation of both
+    embeddings (equations 1 and 2).
+    """
     return distance(standardise(za), standardise(zb), 1.0, off_diagonal)
 
 
-def distance(za: Float[Array, "b d"], zb: Float[Array, "b d"], diagonal: float, off_diagonal: float) -> Float[Array, ""]:
-    """Of the cross-correlation of standardised embeddings: squared distance of its diagonal from `diagonal`, and weighted that of the rest from 0.
+def distance(
+    za: Float[Array, "b d"], zb: Float[Array, "b d"], diagonal: float, off_diagonal: float
+) -> Float[Array, ""]:
+    """Of the cross-correlation of standardised embeddings: squared distance of its diagonal from
+    `diagonal`, and weighted that of the rest from 0.
 
     The batch is the global one under jit.
     """
@@ -65,7 +80,9 @@ def distance(za: Float[Array, "b d"], zb: Float[Array, "b d"], diagonal: float, 
 
 
 def standardise(z: Float[Array, "b d"]) -> Float[Array, "b d"]:
-    """Mean 0 and variance 1 over the batch, as BatchNorm without scale and bias; a constant entry becomes 0."""
+    """Mean 0 and variance 1 over the batch, as BatchNorm without scale and bias; a constant entry
+    becomes 0.
+    """
     z = z.astype(jnp.float32)
     centred = z - z.mean(0)
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(0) + _EPSILON)

@@ -1,4 +1,6 @@
-"""The contract that every objective satisfies, the check that its views are there, and features of a source by its encoder."""
+"""The contract that every objective satisfies, the check that its views are there, and features of
+a source by its encoder.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,16 @@ class EncoderWeights(TypedDict):
 
 @runtime_checkable
 class Objective(Protocol):
-    """A self-supervised (or supervised) method: Views in, a scalar out, and everything it keeps in two dicts that nobody else looks into.
+    """A self-supervised (or supervised) method: Views in, a scalar out, and everything it keeps in
+    two dicts that nobody else looks into.
 
     Attributes:
-        crop_sets: {crop set: number of views} that it takes of every source; 0 for any number, none too.
-        couples_batch: whether a sample's loss depends on the other samples of the batch, so that accumulation would change the method.
-        labelled: {source: number of classes} of those whose labels it reads, from Views["<source>/<crop set>/label"]; 0 where labels are no classes.
+        crop_sets: {crop set: number of views} that it takes of every source; 0 for any number, none
+            too.
+        couples_batch: whether a sample's loss depends on the other samples of the batch, so that
+            accumulation would change the method.
+        labelled: {source: number of classes} of those whose labels it reads, from
+            Views["<source>/<crop set>/label"]; 0 where labels are no classes.
     """
 
     crop_sets: Mapping[str, int]
@@ -38,49 +44,78 @@ class Objective(Protocol):
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         """Fresh weights, and everything else the method keeps."""
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        """The loss in float32, the new carry, and what to log. `progress` in [0, 1] drives schedules."""
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        """The loss in float32, the new carry, and what to log. `progress` in [0, 1] drives
+        schedules.
+        """
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         """Called after the optimizer; identity without a teacher."""
 
     def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
-        """{"enmap": ..., "enmap.teacher": ...}; the first is the default one to evaluate and export, of several sources the first of each."""
+        """{"enmap": ..., "enmap.teacher": ...}; the first is the default one to evaluate and
+        export, of several sources the first of each.
+        """
 
-    def features(self, weights: EncoderWeights, view: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+    def features(
+        self, weights: EncoderWeights, view: jax.Array, valid: jax.Array
+    ) -> dict[str, jax.Array]:
         """{"pooled": [b, d], "dense": [b, h, w, d]} of a view [b, H, W, c] in evaluation mode."""
 
     def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, Any]:
         """Arrays for pictures, evaluation mode; empty where a method has nothing to show."""
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
-        """Multiply-adds of the forward pass of one sample, for FLOP/s and MFU; `views` is {"<source>/<crop set>": (number, size in pixels)}, of
-        the sources that a batch has."""
+        """Multiply-adds of the forward pass of one sample, for FLOP/s and MFU; `views` is
+        {"<source>/<crop set>": (number, size in pixels)}, of the sources that a batch has."""
 
 
-def features_of(objective: Objective, params: Params, carry: Carry, views: Views, source: str, same_encoder: Sequence[str]) -> dict[str, jax.Array]:
-    """`Objective.features` of the first global view of a source, by the first of the encoders whose source is among `same_encoder`: the teacher's
-    where that is the default. Raises ValueError where there is none.
+def features_of(
+    objective: Objective,
+    params: Params,
+    carry: Carry,
+    views: Views,
+    source: str,
+    same_encoder: Sequence[str],
+) -> dict[str, jax.Array]:
+    """`Objective.features` of the first global view of a source, by the first of the encoders whose
+    source is among `same_encoder`: the teacher's where that is the default. Raises ValueError where
+    there is none.
     """
     encoders = objective.encoders(params, carry)
     fitting = [weights for weights in encoders.values() if weights["source"] in same_encoder]
     if not fitting:
-        raise ValueError(f"objective {type(objective).__name__}: no encoder of source {source!r} among {', '.join(encoders)}")
-    return objective.features(fitting[0], views[f"{source}/global"][:, 0], views[f"{source}/global/valid"][:, 0])
+        raise ValueError(
+            f"objective {type(objective).__name__}: no encoder of source {source!r} among "
+            f"{', '.join(encoders)}"
+        )
+    return objective.features(
+        fitting[0], views[f"{source}/global"][:, 0], views[f"{source}/global/valid"][:, 0]
+    )
 
 
-def check_views(objective: Objective, name: str, views: Mapping[str, tuple[int, int]], sources: Sequence[str]) -> None:
-    """Raises ValueError where the views are not those that an objective takes of every source; `views` is as in `Objective.multiply_adds`."""
+def check_views(
+    objective: Objective, name: str, views: Mapping[str, tuple[int, int]], sources: Sequence[str]
+) -> None:
+    """Raises ValueError where the views are not those that an objective takes of every source;
+    `views` is as in `Objective.multiply_adds`.
+    """
     for view in views:
         crop_set = view.partition("/")[2]
         if crop_set not in objective.crop_sets:
             taken = ", ".join(objective.crop_sets)
-            raise ValueError(f"config.augment.crops: gives {view}, but objective {name!r} takes views {taken} alone")
+            raise ValueError(
+                f"config.augment.crops: gives {view}, but objective {name!r} takes views {taken} "
+                "alone"
+            )
     for source in sources:
         for crop_set, count in objective.crop_sets.items():
             given, _ = views.get(f"{source}/{crop_set}", (0, 0))
             if count and given != count:
                 raise ValueError(
-                    f"config.augment.crops.{crop_set}.views: objective {name!r} needs {count} view(s) {crop_set!r} "
+                    f"config.augment.crops.{crop_set}.views: objective {name!r} needs {count} "
+                    f"view(s) {crop_set!r} "
                     f"of source {source!r}, there are {given}"
                 )

@@ -1,6 +1,8 @@
-"""BYOL: predicts what a teacher makes of the other view, without negatives (Grill et al. 2020, arXiv 2006.07733).
+"""BYOL: predicts what a teacher makes of the other view, without negatives (Grill et al. 2020,
+arXiv 2006.07733).
 
-The teacher is a copy of encoder and projector that follows them, where torchgeo's holds the very same weights twice and so has none.
+The teacher is a copy of encoder and projector that follows them, where torchgeo's holds the very
+same weights twice and so has none.
 """
 
 from __future__ import annotations
@@ -14,7 +16,13 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import WithTeacher, half_cosine, require_same_end, require_shares, watch_pair
+from eo_jax.objectives.joint import (
+    WithTeacher,
+    half_cosine,
+    require_same_end,
+    require_shares,
+    watch_pair,
+)
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -23,7 +31,8 @@ class Config:
     """BYOL.
 
     Attributes:
-        momentum: share of the teacher that stays at each step, at the beginning; it rises to 1 along half a cosine.
+        momentum: share of the teacher that stays at each step, at the beginning; it rises to 1
+            along half a cosine.
         projector, predictor: widths of their layers, the output last.
     """
 
@@ -41,7 +50,9 @@ class Config:
 
 
 class BYOL(WithTeacher):
-    """The objective; see the module docstring. BatchNorm statistics are those of each view, in either branch."""
+    """The objective; see the module docstring. BatchNorm statistics are those of each view, in
+    either branch.
+    """
 
     couples_batch = False  # but for BatchNorm, which accumulation changes as it does everywhere
 
@@ -51,17 +62,29 @@ class BYOL(WithTeacher):
         self.add_head("projector", (self.encoder.width, *config.projector))
         self.add_head("predictor", (config.projector[-1], *config.predictor))
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, predicted, targets, carry = self.predict_pair(params, carry, views, key)
         loss = byol_loss(*predicted, *targets)
-        return loss, (carry, {"teacher_agreement": 1 - loss / 4, **watch_pair(features[0], predicted[0])})
+        return loss, (
+            carry,
+            {"teacher_agreement": 1 - loss / 4, **watch_pair(features[0], predicted[0])},
+        )
 
     def momentum(self, progress: jax.Array) -> jax.Array:
         return half_cosine(self.config.momentum, 1.0, progress)
 
 
-def byol_loss(p1: Float[Array, "b k"], p2: Float[Array, "b k"], z1: Float[Array, "b k"], z2: Float[Array, "b k"]) -> Float[Array, ""]:
-    """Squared distance of unit-length prediction and target, both directions summed, mean over the batch (equation 2)."""
+def byol_loss(
+    p1: Float[Array, "b k"],
+    p2: Float[Array, "b k"],
+    z1: Float[Array, "b k"],
+    z2: Float[Array, "b k"],
+) -> Float[Array, ""]:
+    """Squared distance of unit-length prediction and target, both directions summed, mean over the
+    batch (equation 2).
+    """
 
     def distance(p: Array, z: Array) -> Array:
         target = jax.lax.stop_gradient(normalise(z.astype(jnp.float32)))

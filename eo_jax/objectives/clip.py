@@ -1,6 +1,8 @@
-"""Contrast between two sensors: the embeddings of one place are nearer to each other than to those of other places.
+"""Contrast between two sensors: the embeddings of one place are nearer to each other than to those
+of other places.
 
-Source: Radford et al. 2021, arXiv 2103.00020. The temperature is a setting, as in DeCUR's baseline, where CLIP learns it.
+Source: Radford et al. 2021, arXiv 2103.00020. The temperature is a setting, as in DeCUR's baseline,
+where CLIP learns it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ class Config:
     """Cross-sensor contrast, the baseline of DeCUR.
 
     Attributes:
-        temperature: of the softmax. DeCUR's baseline has 1, with which embeddings of unit length hardly differ; CLIP starts at 0.07.
+        temperature: of the softmax. DeCUR's baseline has 1, with which embeddings of unit length
+            hardly differ; CLIP starts at 0.07.
         projector: widths of the projectors' layers, the output last.
     """
 
@@ -48,18 +51,31 @@ class CLIP(PairedSensors):
         super().__init__("clip", encoders, config.projector, "linear")
         self.config = config
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         embeddings, metrics = [], {}
         for source, drop_key in zip(self.sources, jax.random.split(key), strict=True):
             features, z, carry = self.embed(params, carry, views, source, drop_key)
             embeddings.append(z[0])
-            metrics |= {f"{name}/{source}": value for name, value in watch_pair(features[0], z[0]).items()}
-        _, accuracy = nearest_is(normalise(embeddings[0]) @ normalise(embeddings[1]).T, jnp.arange(len(embeddings[0])))
-        return clip_loss(*embeddings, self.config.temperature), (carry, {"batch_accuracy": accuracy, **metrics})
+            metrics |= {
+                f"{name}/{source}": value for name, value in watch_pair(features[0], z[0]).items()
+            }
+        _, accuracy = nearest_is(
+            normalise(embeddings[0]) @ normalise(embeddings[1]).T, jnp.arange(len(embeddings[0]))
+        )
+        return clip_loss(*embeddings, self.config.temperature), (
+            carry,
+            {"batch_accuracy": accuracy, **metrics},
+        )
 
 
-def clip_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float) -> Float[Array, ""]:
+def clip_loss(
+    za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float
+) -> Float[Array, ""]:
     """Mean of the cross-entropies of both directions (figure 3)."""
-    logits = dot(normalise(za.astype(jnp.float32)), normalise(zb.astype(jnp.float32)).T) / temperature
+    logits = (
+        dot(normalise(za.astype(jnp.float32)), normalise(zb.astype(jnp.float32)).T) / temperature
+    )
     right = jnp.arange(len(logits))
     return (nearest_is(logits, right)[0] + nearest_is(logits.T, right)[0]) / 2

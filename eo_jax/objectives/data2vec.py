@@ -1,4 +1,6 @@
-"""data2vec: predicts, for hidden patches, what the last blocks of a teacher make of the whole view (Baevski et al. 2022, arXiv 2202.03555)."""
+"""data2vec: predicts, for hidden patches, what the last blocks of a teacher make of the whole view
+(Baevski et al. 2022, arXiv 2202.03555).
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Config:
 
     def __post_init__(self):
         if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"config.objective.mask_ratio: {self.mask_ratio}; expected a share between 0 and 1")
+            raise ValueError(
+                f"config.objective.mask_ratio: {self.mask_ratio}; expected a share between 0 and 1"
+            )
         require_positive(self, "beta")
         require_shares(self, "momentum", "end_momentum")
 
@@ -53,7 +57,9 @@ class Regressor(nnx.Module):
     """The token that stands for hidden patches, and the linear layer that predicts the targets."""
 
     def __init__(self, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        self.mask_token = nnx.Param(0.02 * jax.random.truncated_normal(rngs.params(), -2, 2, (1, 1, width)))
+        self.mask_token = nnx.Param(
+            0.02 * jax.random.truncated_normal(rngs.params(), -2, 2, (1, 1, width))
+        )
         self.predict = Dense(width, width, dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -61,7 +67,9 @@ class Regressor(nnx.Module):
 
 
 class Data2Vec(WithTeacher):
-    """The objective; see the module docstring. The teacher sees all patches; patches without any data are hidden first and count for nothing."""
+    """The objective; see the module docstring. The teacher sees all patches; patches without any
+    data are hidden first and count for nothing.
+    """
 
     crop_sets: Mapping[str, int] = {"global": 1}
     couples_batch = False
@@ -71,25 +79,45 @@ class Data2Vec(WithTeacher):
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("data2vec", encoders)
         if self.encoder.kind != "tokens":
-            raise ValueError("config.model.trunk: data2vec hides tokens, so it needs a trunk of tokens, such as vit")
+            raise ValueError(
+                "config.model.trunk: data2vec hides tokens, so it needs a trunk of tokens, such as "
+                "vit"
+            )
         if not 0 < config.targets <= self.encoder.layers:
-            raise ValueError(f"config.objective.targets: {config.targets}; expected 1 to {self.encoder.layers}, the blocks of the trunk")
+            raise ValueError(
+                f"config.objective.targets: {config.targets}; expected 1 to {self.encoder.layers}, "
+                "the blocks of the trunk"
+            )
         self.config = config
-        self.networks["regressor"] = Network(lambda rngs: Regressor(self.encoder.width, self.encoder.dtype, rngs=rngs))
+        self.networks["regressor"] = Network(
+            lambda rngs: Regressor(self.encoder.width, self.encoder.dtype, rngs=rngs)
+        )
 
     def check_batch(self, rows: int) -> None:
         """Any batch will do."""
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = (x[:, 0] for x in self.of_crop_set(views, "global"))
         mask_key, drop_key = jax.random.split(key)
         has_data = masking.valid_values(valid, self.encoder.patch) > 0
         rows, columns = view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch
-        masked = masking.random_blocks(mask_key, has_data, rows, columns, masking.hidden_count(rows * columns, self.config.mask_ratio))
+        masked = masking.random_blocks(
+            mask_key,
+            has_data,
+            rows,
+            columns,
+            masking.hidden_count(rows * columns, self.config.mask_ratio),
+        )
         predicted, statistics = self._predict(params, carry, view, valid, masked, drop_key)
         targets = average_targets(self._teacher_layers(carry, view, valid))
         loss = smooth_l1(predicted, targets, self.config.beta, masked & has_data)
-        metrics = {"target_std": targets.std(axis=(0, 1)).mean(), **agreement(predicted, targets), **watch(predicted.mean(1))}
+        metrics = {
+            "target_std": targets.std(axis=(0, 1)).mean(),
+            **agreement(predicted, targets),
+            **watch(predicted.mean(1)),
+        }
         return loss, ({**carry, "encoder": statistics}, metrics)
 
     def momentum(self, progress: jax.Array) -> jax.Array:
@@ -99,7 +127,13 @@ class Data2Vec(WithTeacher):
         return self.encoder.multiply_adds(size)
 
     def _predict(
-        self, params: Params, carry: Carry, view: Array, valid: Array, masked: Bool[Array, "b n"], key: jax.Array
+        self,
+        params: Params,
+        carry: Carry,
+        view: Array,
+        valid: Array,
+        masked: Bool[Array, "b n"],
+        key: jax.Array,
     ) -> tuple[Float[Array, "b n d"], Carry]:
         token = params["regressor"]["mask_token"]
         mode = Mode("batch", key=key)
@@ -107,20 +141,35 @@ class Data2Vec(WithTeacher):
         def student(module):
             tokens = module.embed(view, valid, None, mode)
             tokens = jnp.where(masked[..., None], token.astype(tokens.dtype), tokens)
-            return module.trunk(module.with_positions(tokens, None, module.grid(view)), module.grid(view), mode)
+            return module.trunk(
+                module.with_positions(tokens, None, module.grid(view)), module.grid(view), mode
+            )
 
-        tokens, statistics = self.encoder.network.apply(params["encoder"], carry["encoder"], student)
-        predicted, _ = self.networks["regressor"].apply(params["regressor"], {}, lambda module: module(tokens[:, 1:]))
+        tokens, statistics = self.encoder.network.apply(
+            params["encoder"], carry["encoder"], student
+        )
+        predicted, _ = self.networks["regressor"].apply(
+            params["regressor"], {}, lambda module: module(tokens[:, 1:])
+        )
         return predicted, statistics
 
     def _teacher_layers(self, carry: Carry, view: Array, valid: Array) -> Float[Array, "K b n d"]:
-        """Outputs of the teacher's last blocks for the patch tokens, without gradient, by running statistics."""
+        """Outputs of the teacher's last blocks for the patch tokens, without gradient, by running
+        statistics.
+        """
         teacher = carry["teacher"]
 
         def layers(module):
-            return module.trunk.last_layers(module.placed(view, valid, None, EVALUATE), module.grid(view), EVALUATE, self.config.targets)
+            return module.trunk.last_layers(
+                module.placed(view, valid, None, EVALUATE),
+                module.grid(view),
+                EVALUATE,
+                self.config.targets,
+            )
 
-        found, _ = self.encoder.network.apply(teacher["params"]["encoder"], teacher["statistics"]["encoder"], layers)
+        found, _ = self.encoder.network.apply(
+            teacher["params"]["encoder"], teacher["statistics"]["encoder"], layers
+        )
         return jax.lax.stop_gradient(found)[:, :, 1:]
 
 
@@ -134,8 +183,12 @@ def _normalised(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + _EPSILON)
 
 
-def smooth_l1(x: Float[Array, "b n d"], y: Float[Array, "b n d"], beta: float, masked: Bool[Array, "b n"]) -> Float[Array, ""]:
-    """Smooth L1 distance, mean over d and the masked tokens (equation 2); 0 where none is masked."""
+def smooth_l1(
+    x: Float[Array, "b n d"], y: Float[Array, "b n d"], beta: float, masked: Bool[Array, "b n"]
+) -> Float[Array, ""]:
+    """Smooth L1 distance, mean over d and the masked tokens (equation 2); 0 where none is
+    masked.
+    """
     gap = jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32))
     error = jnp.where(gap < beta, jnp.square(gap) / (2 * beta), gap - beta / 2).mean(-1)
     return jnp.where(masked, error, 0.0).sum() / jnp.maximum(masked.sum(), 1)

@@ -1,9 +1,12 @@
-"""DeCUR: Barlow Twins within each of two sensors and between them, where some dimensions are common to both and the others unique to each.
+"""DeCUR: Barlow Twins within each of two sensors and between them, where some dimensions are common
+to both and the others unique to each.
 
-Source: Wang et al. 2024, arXiv 2309.05300. As the paper has it, with a projector for each sensor and correlations over the whole batch. The released
-code shares one projector, divides by a batch of four processes whatever their number, never trains the second sensor's deformable attention, and
-weighs the terms between sensors half of those within; none of that is repeated. (The paper's sum we know from an implementation that was written
-after its equations, not from the paper itself.) Deformable attention is an option of the `resnet` trunk, of which each sensor has its own.
+Source: Wang et al. 2024, arXiv 2309.05300. As the paper has it, with a projector for each sensor
+and correlations over the whole batch. The released code shares one projector, divides by a batch of
+four processes whatever their number, never trains the second sensor's deformable attention, and
+weighs the terms between sensors half of those within; none of that is repeated. (The paper's sum we
+know from an implementation that was written after its equations, not from the paper itself.)
+Deformable attention is an option of the `resnet` trunk, of which each sensor has its own.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ class Config:
     """DeCUR.
 
     Attributes:
-        common: dimensions of the embedding that both sensors share; 7168 of 8192 for radar and optical, 6144 for RGB with elevation or depth.
+        common: dimensions of the embedding that both sensors share; 7168 of 8192 for radar and
+            optical, 6144 for RGB with elevation or depth.
         off_diagonal: weight lambda of the off-diagonal terms.
         projector: widths of the projectors' layers, the output last.
     """
@@ -37,7 +41,10 @@ class Config:
 
     def __post_init__(self):
         if not 0 < self.common < self.projector[-1]:
-            raise ValueError(f"config.objective.common: {self.common}; expected some, and fewer than the embedding's {self.projector[-1]} dimensions")
+            raise ValueError(
+                f"config.objective.common: {self.common}; expected some, and fewer than the "
+                f"embedding's {self.projector[-1]} dimensions"
+            )
 
     def build(self, encoders: Mapping[str, Encoder]) -> DeCUR:
         """The objective for {source: encoder} of two sources."""
@@ -45,7 +52,9 @@ class Config:
 
 
 class DeCUR(PairedSensors):
-    """The objective; see the module docstring. BatchNorm statistics are those of each sensor and view by itself."""
+    """The objective; see the module docstring. BatchNorm statistics are those of each sensor and
+    view by itself.
+    """
 
     crop_sets: Mapping[str, int] = {"global": 2}
 
@@ -53,24 +62,40 @@ class DeCUR(PairedSensors):
         super().__init__("decur", encoders, config.projector, "bias_free")
         self.config = config
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         embeddings, metrics = [], {}
         for source, drop_key in zip(self.sources, jax.random.split(key), strict=True):
             features, z, carry = self.embed(params, carry, views, source, drop_key)
             embeddings += [z[0], z[1]]
-            metrics |= {f"{name}/{source}": value for name, value in watch_pair(features[0], z[0]).items()}
-        return decur_loss(*embeddings, self.config.common, self.config.off_diagonal), (carry, metrics)
+            metrics |= {
+                f"{name}/{source}": value for name, value in watch_pair(features[0], z[0]).items()
+            }
+        return decur_loss(*embeddings, self.config.common, self.config.off_diagonal), (
+            carry,
+            metrics,
+        )
 
 
 def decur_loss(
-    z1a: Float[Array, "b d"], z1b: Float[Array, "b d"], z2a: Float[Array, "b d"], z2b: Float[Array, "b d"], common: int, off_diagonal: float
+    z1a: Float[Array, "b d"],
+    z1b: Float[Array, "b d"],
+    z2a: Float[Array, "b d"],
+    z2b: Float[Array, "b d"],
+    common: int,
+    off_diagonal: float,
 ) -> Float[Array, ""]:
-    """L_common + L_unique + L_1 + L_2: between the first views of both sensors, and Barlow Twins of each sensor's two views.
+    """L_common + L_unique + L_1 + L_2: between the first views of both sensors, and Barlow Twins of
+    each sensor's two views.
 
-    Between sensors the common dimensions are to correlate, the unique ones not to; what is between the two blocks is free (section 3.2).
+    Between sensors the common dimensions are to correlate, the unique ones not to; what is between
+    the two blocks is free (section 3.2).
     """
     first_a, first_b, second_a, second_b = map(standardise, (z1a, z1b, z2a, z2b))
     shared = distance(first_a[:, :common], second_a[:, :common], 1.0, off_diagonal)
     unique = distance(first_a[:, common:], second_a[:, common:], 0.0, off_diagonal)
-    within = distance(first_a, first_b, 1.0, off_diagonal) + distance(second_a, second_b, 1.0, off_diagonal)
+    within = distance(first_a, first_b, 1.0, off_diagonal) + distance(
+        second_a, second_b, 1.0, off_diagonal
+    )
     return shared + unique + within

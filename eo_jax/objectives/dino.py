@@ -1,6 +1,8 @@
-"""DINO: a student that sees global and local crops predicts what its teacher makes of the global ones (Caron et al. 2021, arXiv 2104.14294).
+"""DINO: a student that sees global and local crops predicts what its teacher makes of the global
+ones (Caron et al. 2021, arXiv 2104.14294).
 
-The teacher's momentum rises over the whole run; SpectralEarth's code lets it reach 1 after ten of a hundred epochs, which freezes the teacher.
+The teacher's momentum rises over the whole run; SpectralEarth's code lets it reach 1 after ten of a
+hundred epochs, which freezes the teacher.
 """
 
 from __future__ import annotations
@@ -16,24 +18,35 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import DinoHead, normalise
 from eo_jax.objectives.base import EncoderWeights
-from eo_jax.objectives.joint import WithTeacher, dot, half_cosine, require_positive, require_shares, share_used, watch_pair
+from eo_jax.objectives.joint import (
+    WithTeacher,
+    dot,
+    half_cosine,
+    require_positive,
+    require_shares,
+    share_used,
+    watch_pair,
+)
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """DINO. How many crops there are, and their sizes, is what the recipe gives: "global" (two or more) and, if present, "local".
+    """DINO. How many crops there are, and their sizes, is what the recipe gives: "global" (two or
+    more) and, if present, "local".
 
     Attributes:
         prototypes: outputs k of the head.
         hidden, bottleneck: widths of the head.
-        momentum: share of the teacher that stays at each step, at the beginning; it rises to 1 along half a cosine.
+        momentum: share of the teacher that stays at each step, at the beginning; it rises to 1
+            along half a cosine.
         student_temperature: of the student's softmax.
         teacher_temperature: of the teacher's, from `warmup` on.
         warmup_temperature: of the teacher's at the first step; it changes linearly.
         warmup: share of the run.
         centre_momentum: share of the centre that stays at each step.
-        koleo: weight of the KoLeo regulariser on the pooled features of each global crop, as DINOv2 adds them up; 0 for none.
+        koleo: weight of the KoLeo regulariser on the pooled features of each global crop, as DINOv2
+            adds them up; 0 for none.
     """
 
     prototypes: int = 65536
@@ -48,7 +61,15 @@ class Config:
     koleo: float = 0.0
 
     def __post_init__(self):
-        require_positive(self, "prototypes", "hidden", "bottleneck", "student_temperature", "teacher_temperature", "warmup_temperature")
+        require_positive(
+            self,
+            "prototypes",
+            "hidden",
+            "bottleneck",
+            "student_temperature",
+            "teacher_temperature",
+            "warmup_temperature",
+        )
         require_shares(self, "warmup", "momentum", "centre_momentum")
 
     def build(self, encoders: Mapping[str, Encoder]) -> DINO:
@@ -57,30 +78,50 @@ class Config:
 
 
 class DINO(WithTeacher):
-    """The objective; see the module docstring. Crops of one size make one forward pass and share BatchNorm statistics, in either branch."""
+    """The objective; see the module docstring. Crops of one size make one forward pass and share
+    BatchNorm statistics, in either branch.
+    """
 
     crop_sets: Mapping[str, int] = {"global": 2, "local": 0}
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("dino", encoders)
         self.config = config
-        head = lambda rngs: DinoHead(self.encoder.width, config.hidden, config.bottleneck, config.prototypes, self.encoder.dtype, rngs=rngs)  # noqa: E731
+        head = lambda rngs: DinoHead(
+            self.encoder.width,
+            config.hidden,
+            config.bottleneck,
+            config.prototypes,
+            self.encoder.dtype,
+            rngs=rngs,
+        )  # noqa: E731
         self.networks["projector"] = Network(head)
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         params, carry = super().init(key)
         return params, {**carry, "centre": jnp.zeros(self.config.prototypes)}
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         targets, carry = self._targets(carry, views)
         features, carry = self.pooled_crops(params, carry, views, key)
         student, carry = self.head("projector", params, carry, features, Mode("batch"))
         temperature = self._teacher_temperature(progress)
-        loss = dino_loss(student, targets, carry["centre"], self.config.student_temperature, temperature)
+        loss = dino_loss(
+            student, targets, carry["centre"], self.config.student_temperature, temperature
+        )
         if self.config.koleo:
             loss = loss + self.config.koleo * jax.vmap(koleo)(features[: len(targets)]).sum()
-        metrics = {"teacher_temperature": temperature, **agreement(student, targets - carry["centre"]), **watch_pair(features[0], student[0])}
-        return loss, ({**carry, "centre": new_centre(carry["centre"], targets, self.config.centre_momentum)}, metrics)
+        metrics = {
+            "teacher_temperature": temperature,
+            **agreement(student, targets - carry["centre"]),
+            **watch_pair(features[0], student[0]),
+        }
+        return loss, (
+            {**carry, "centre": new_centre(carry["centre"], targets, self.config.centre_momentum)},
+            metrics,
+        )
 
     def momentum(self, progress: jax.Array) -> jax.Array:
         return half_cosine(self.config.momentum, 1.0, progress)
@@ -91,14 +132,23 @@ class DINO(WithTeacher):
 
     def _targets(self, carry: Carry, views: Views) -> tuple[Float[Array, "v b k"], Carry]:
         teacher = carry["teacher"]
-        features, statistics = self.pooled_set(teacher["params"], teacher["statistics"], views, "global", Mode("batch"))
-        output, statistics = self.head("projector", teacher["params"], statistics, features, Mode("batch"))
-        return jax.lax.stop_gradient(output), {**carry, "teacher": {**teacher, "statistics": statistics}}
+        features, statistics = self.pooled_set(
+            teacher["params"], teacher["statistics"], views, "global", Mode("batch")
+        )
+        output, statistics = self.head(
+            "projector", teacher["params"], statistics, features, Mode("batch")
+        )
+        return jax.lax.stop_gradient(output), {
+            **carry,
+            "teacher": {**teacher, "statistics": statistics},
+        }
 
     def _teacher_temperature(self, progress: jax.Array) -> jax.Array:
         config = self.config
         risen = jnp.clip(progress / config.warmup, 0.0, 1.0) if config.warmup else 1.0
-        return config.warmup_temperature + (config.teacher_temperature - config.warmup_temperature) * jnp.asarray(risen, jnp.float32)
+        return config.warmup_temperature + (
+            config.teacher_temperature - config.warmup_temperature
+        ) * jnp.asarray(risen, jnp.float32)
 
 
 def dino_loss(
@@ -108,25 +158,42 @@ def dino_loss(
     student_temperature: float,
     teacher_temperature: float | jax.Array,
 ) -> Float[Array, ""]:
-    """Cross-entropy of each student view against each teacher view but its own, mean over the pairs and the batch (equations 1 to 3).
+    """Cross-entropy of each student view against each teacher view but its own, mean over the pairs
+    and the batch (equations 1 to 3).
 
     Args:
-        student: head outputs of all crops; the first ones are the crops that the teacher saw, in the same order.
+        student: head outputs of all crops; the first ones are the crops that the teacher saw, in
+            the same order.
     """
-    targets = jax.lax.stop_gradient(jax.nn.softmax((teacher.astype(jnp.float32) - centre.astype(jnp.float32)) / teacher_temperature))
+    targets = jax.lax.stop_gradient(
+        jax.nn.softmax(
+            (teacher.astype(jnp.float32) - centre.astype(jnp.float32)) / teacher_temperature
+        )
+    )
     predicted = jax.nn.log_softmax(student.astype(jnp.float32) / student_temperature)
-    pairs = -jnp.einsum("ibk,jbk->ij", targets, predicted, precision=jax.lax.Precision.HIGHEST) / student.shape[1]
+    pairs = (
+        -jnp.einsum("ibk,jbk->ij", targets, predicted, precision=jax.lax.Precision.HIGHEST)
+        / student.shape[1]
+    )
     different = ~jnp.eye(*pairs.shape, dtype=bool)
     return jnp.where(different, pairs, 0.0).sum() / different.sum()
 
 
-def new_centre(centre: Float[Array, " k"], teacher: Float[Array, "v b k"], momentum: float) -> Float[Array, " k"]:
-    """The centre after a batch: an exponential moving average of the mean output over views and the global batch (equation 4)."""
-    return momentum * centre.astype(jnp.float32) + (1 - momentum) * teacher.astype(jnp.float32).mean((0, 1))
+def new_centre(
+    centre: Float[Array, " k"], teacher: Float[Array, "v b k"], momentum: float
+) -> Float[Array, " k"]:
+    """The centre after a batch: an exponential moving average of the mean output over views and the
+    global batch (equation 4).
+    """
+    return momentum * centre.astype(jnp.float32) + (1 - momentum) * teacher.astype(
+        jnp.float32
+    ).mean((0, 1))
 
 
 def koleo(x: Float[Array, "b d"]) -> Float[Array, ""]:
-    """-mean log distance to the nearest other row, on the unit sphere: spreads features (Sablayrolles et al. 2019, as in DINOv2)."""
+    """-mean log distance to the nearest other row, on the unit sphere: spreads features
+    (Sablayrolles et al. 2019, as in DINOv2).
+    """
     x = normalise(x.astype(jnp.float32))
     similarity = jnp.where(jnp.eye(len(x), dtype=bool), -jnp.inf, dot(x, x.T))
     nearest = x[jax.lax.stop_gradient(similarity).argmax(1)]
@@ -138,9 +205,13 @@ def koleo(x: Float[Array, "b d"]) -> Float[Array, ""]:
 def agreement(student: Float[Array, "vs b k"], teacher: Float[Array, "vt b k"]) -> Metrics:
     """Signs of collapse, without gradient.
 
-    "teacher_agreement": share of rows where the student's second view has the prototype of the teacher's first; "prototypes_used": how many any
-    teacher view has, as a share of how many could be.
+    "teacher_agreement": share of rows where the student's second view has the prototype of the
+    teacher's first; "prototypes_used": how many any teacher view has, as a share of how many could
+    be.
     """
     chosen = jax.lax.stop_gradient(teacher).argmax(-1)
     same = jax.lax.stop_gradient(student[1]).argmax(-1) == chosen[0]
-    return {"teacher_agreement": same.mean(dtype=jnp.float32), "prototypes_used": share_used(chosen.ravel(), teacher.shape[-1])}
+    return {
+        "teacher_agreement": same.mean(dtype=jnp.float32),
+        "prototypes_used": share_used(chosen.ravel(), teacher.shape[-1]),
+    }

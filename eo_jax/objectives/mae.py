@@ -1,8 +1,9 @@
-"""Masked autoencoder: hide most patch tokens, encode the rest, reconstruct the hidden pixels (He et al. 2022, arXiv 2111.06377).
+"""Masked autoencoder: hide most patch tokens, encode the rest, reconstruct the hidden pixels (He et
+al. 2022, arXiv 2111.06377).
 
-The spectral adapter sits in front of the patch embedding and sees visible tokens only; SpectralEarth's own code runs it on all pixels, with
-the same result up to BatchNorm statistics. Values without data take no part: not in the loss, not in the moments of norm_pix, not in
-BatchNorm.
+The spectral adapter sits in front of the patch embedding and sees visible tokens only;
+SpectralEarth's own code runs it on all pixels, with the same result up to BatchNorm statistics.
+Values without data take no part: not in the loss, not in the moments of norm_pix, not in BatchNorm.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ class Config:
 
     Attributes:
         mask_ratio: share of patch tokens that are hidden.
-        norm_pix_loss: reconstruct each token normalised by its own mean and (unbiased) variance over pixels and bands.
+        norm_pix_loss: reconstruct each token normalised by its own mean and (unbiased) variance
+            over pixels and bands.
         decoder_width, decoder_depth, decoder_heads: the decoder.
-        decoder_remat: what the backward pass through the decoder makes again: "none", "cheap" or "block", as `config.model.trunk.remat` has it.
+        decoder_remat: what the backward pass through the decoder makes again: "none", "cheap" or
+            "block", as `config.model.trunk.remat` has it.
     """
 
     mask_ratio: float = 0.75
@@ -48,41 +51,60 @@ class Config:
 
     def __post_init__(self):
         if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"config.objective.mask_ratio: {self.mask_ratio}; expected a share between 0 and 1")
+            raise ValueError(
+                f"config.objective.mask_ratio: {self.mask_ratio}; expected a share between 0 and 1"
+            )
         if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
             raise ValueError(
-                f"config.objective.decoder_width: {self.decoder_width}; expected a multiple of 4 and of decoder_heads {self.decoder_heads}"
+                f"config.objective.decoder_width: {self.decoder_width}; expected a multiple of 4 "
+                f"and of decoder_heads {self.decoder_heads}"
             )
         if self.decoder_remat not in REMAT:
-            raise ValueError(f"config.objective.decoder_remat: {self.decoder_remat!r}; expected one of {', '.join(REMAT)}")
+            raise ValueError(
+                f"config.objective.decoder_remat: {self.decoder_remat!r}; expected one of "
+                f"{', '.join(REMAT)}"
+            )
 
     def build(self, encoders: Mapping[str, Encoder]) -> MAE:
         """The objective for {source: encoder}, all of the same weights."""
         source, encoder = only_encoder("mae", encoders)
         if encoder.kind != "tokens":
-            raise ValueError("config.model.trunk: MAE hides tokens, so it needs a trunk of tokens, such as vit")
+            raise ValueError(
+                "config.model.trunk: MAE hides tokens, so it needs a trunk of tokens, such as vit"
+            )
         return MAE(self, tuple(encoders), source, encoder)
 
 
 class Split(NamedTuple):
-    """Which patch tokens of each sample the encoder sees, and which are masked: all of them, each once."""
+    """Which patch tokens of each sample the encoder sees, and which are masked: all of them, each
+    once.
+    """
 
     visible: Int[Array, "b k"]
     masked: Int[Array, "b h"]
 
 
 class MAE:
-    """The objective; see the module docstring. Carry holds the running statistics of the spectral adapter."""
+    """The objective; see the module docstring. Carry holds the running statistics of the spectral
+    adapter.
+    """
 
     crop_sets: Mapping[str, int] = {"global": 1}
-    couples_batch = False  # BatchNorm in the adapter aside, which accumulation changes as it does everywhere
+    couples_batch = (
+        False  # BatchNorm in the adapter aside, which accumulation changes as it does everywhere
+    )
 
     labelled: Mapping[str, int] = {}
 
     def __init__(self, config: Config, sources: Sequence[str], source: str, encoder: Encoder):
         self.config, self.sources, self.source, self.encoder = config, sources, source, encoder
-        pixels, blocks = encoder.patch**2 * len(encoder.sensor.bands), (config.decoder_width, config.decoder_depth, config.decoder_heads)
-        make = functools.partial(PixelDecoder, encoder.width, *blocks, config.decoder_remat, pixels, encoder.dtype)
+        pixels, blocks = (
+            encoder.patch**2 * len(encoder.sensor.bands),
+            (config.decoder_width, config.decoder_depth, config.decoder_heads),
+        )
+        make = functools.partial(
+            PixelDecoder, encoder.width, *blocks, config.decoder_remat, pixels, encoder.dtype
+        )
         self.decoder = Network(lambda rngs: make(rngs=rngs))
 
     def check_batch(self, rows: int) -> None:
@@ -91,30 +113,55 @@ class MAE:
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         encoder_key, decoder_key = jax.random.split(key)
         encoder, statistics = self.encoder.network.init(encoder_key)
-        return {"encoder": encoder, "decoder": self.decoder.init(decoder_key)[0]}, {"encoder": statistics}
+        return {"encoder": encoder, "decoder": self.decoder.init(decoder_key)[0]}, {
+            "encoder": statistics
+        }
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = self._view(views)
         mode = Mode("batch", key=jax.random.fold_in(key, 1))
-        predicted, split, tokens, statistics = self._reconstruct(params, carry, view, valid, key, mode)
+        predicted, split, tokens, statistics = self._reconstruct(
+            params, carry, view, valid, key, mode
+        )
         pixels, counted = self._masked(view, valid, split)
-        loss = masked_error(predicted, _normalised(pixels, counted) if self.config.norm_pix_loss else pixels, counted)
-        metrics = {"valid_share": masking.valid_values(valid, self.encoder.patch).sum() / valid.size, **watch(tokens[:, 1:].mean(1))}
+        loss = masked_error(
+            predicted,
+            _normalised(pixels, counted) if self.config.norm_pix_loss else pixels,
+            counted,
+        )
+        metrics = {
+            "valid_share": masking.valid_values(valid, self.encoder.patch).sum() / valid.size,
+            **watch(tokens[:, 1:].mean(1)),
+        }
         return loss, ({"encoder": statistics}, metrics)
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         return carry
 
     def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
-        return {self.source: {"source": self.source, "params": params["encoder"], "statistics": carry["encoder"]}}
+        return {
+            self.source: {
+                "source": self.source,
+                "params": params["encoder"],
+                "statistics": carry["encoder"],
+            }
+        }
 
-    def features(self, weights: EncoderWeights, view: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+    def features(
+        self, weights: EncoderWeights, view: jax.Array, valid: jax.Array
+    ) -> dict[str, jax.Array]:
         return self.encoder.features(weights["params"], weights["statistics"], view, valid)
 
-    def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, jax.Array]:
-        """{"view", "valid", "reconstruction": [b, H, W, c], "masked": [b, H, W]} in normalised units; visible tokens are as the view has them.
+    def preview(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """{"view", "valid", "reconstruction": [b, H, W, c], "masked": [b, H, W]} in normalised
+        units; visible tokens are as the view has them.
 
-        With norm_pix_loss it is "rescaled" in place of "reconstruction", by the moments of the hidden pixels themselves: a picture, not a result.
+        With norm_pix_loss it is "rescaled" in place of "reconstruction", by the moments of the
+            hidden pixels themselves: a picture, not a result.
         """
         view, valid = self._view(views)
         predicted, split, _, _ = self._reconstruct(params, carry, view, valid, key, EVALUATE)
@@ -122,12 +169,24 @@ class MAE:
             mean, std = _moments(*self._masked(view, valid, split))
             predicted = predicted * std + mean
         rows, columns, patch = self._grid(view)
-        tokens, predicted = patchify(view.astype(jnp.float32), patch), predicted.reshape(*split.masked.shape, patch**2, -1)
+        tokens, predicted = (
+            patchify(view.astype(jnp.float32), patch),
+            predicted.reshape(*split.masked.shape, patch**2, -1),
+        )
         fill = jax.vmap(lambda tokens, at, values: tokens.at[at].set(values, unique_indices=True))
         reconstruction = unpatchify(fill(tokens, split.masked, predicted), rows, columns, patch)
-        masked = fill(jnp.zeros((*tokens.shape[:-1], 1), bool), split.masked, jnp.ones((*split.masked.shape, 1, 1), bool))
+        masked = fill(
+            jnp.zeros((*tokens.shape[:-1], 1), bool),
+            split.masked,
+            jnp.ones((*split.masked.shape, 1, 1), bool),
+        )
         title = "rescaled" if self.config.norm_pix_loss else "reconstruction"
-        return {"view": view, "valid": valid, title: reconstruction, "masked": unpatchify(masked, rows, columns, patch)[..., 0]}
+        return {
+            "view": view,
+            "valid": valid,
+            title: reconstruction,
+            "masked": unpatchify(masked, rows, columns, patch)[..., 0],
+        }
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
         _, size = views[f"{present_source(self.sources, views, 'global')}/global"]
@@ -135,7 +194,9 @@ class MAE:
         visible = masking.visible_count(tokens, self.config.mask_ratio)
         width, pixels = self.config.decoder_width, self.encoder.patch**2
         decoder = self.config.decoder_depth * block_multiply_adds(1 + tokens, width)
-        ends = (1 + visible) * self.encoder.width * width + (tokens - visible) * width * pixels * len(self.encoder.sensor.bands)
+        ends = (1 + visible) * self.encoder.width * width + (
+            tokens - visible
+        ) * width * pixels * len(self.encoder.sensor.bands)
         return self.encoder.token_multiply_adds(visible) + decoder + ends
 
     def _view(self, views: Views) -> tuple[Array, Array]:
@@ -143,40 +204,75 @@ class MAE:
         return views[name][:, 0], views[f"{name}/valid"][:, 0]
 
     def _grid(self, view: Array) -> tuple[int, int, int]:
-        return view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch, self.encoder.patch
+        return (
+            view.shape[1] // self.encoder.patch,
+            view.shape[2] // self.encoder.patch,
+            self.encoder.patch,
+        )
 
-    def _masked(self, view: Array, valid: Array, split: Split) -> tuple[Float[Array, "b h r s c"], Bool[Array, "b h r s m"]]:
-        """float32 pixels of the masked tokens, and which of their values count: of each band (m = c), or of all bands alike (m = 1)."""
+    def _masked(
+        self, view: Array, valid: Array, split: Split
+    ) -> tuple[Float[Array, "b h r s c"], Bool[Array, "b h r s m"]]:
+        """float32 pixels of the masked tokens, and which of their values count: of each band (m =
+        c), or of all bands alike (m = 1).
+        """
         patch = self.encoder.patch
-        take = lambda image: take_tokens(patchify(image, patch), split.masked).reshape(*split.masked.shape, patch, patch, -1)  # noqa: E731
+        take = lambda image: take_tokens(patchify(image, patch), split.masked).reshape(
+            *split.masked.shape, patch, patch, -1
+        )  # noqa: E731
         return take(view.astype(jnp.float32)), take(valid)
 
     def _reconstruct(
         self, params: Params, carry: Carry, view: Array, valid: Array, key: jax.Array, mode: Mode
     ) -> tuple[Float[Array, "b h r s c"], Split, Float[Array, "b k1 d"], Carry]:
-        """(pixels of the masked tokens, which these are, the encoder's class token and visible tokens, running statistics)."""
+        """(pixels of the masked tokens, which these are, the encoder's class token and visible
+        tokens, running statistics).
+        """
         rows, columns, patch = self._grid(view)
         has_data = masking.valid_values(valid, patch) > 0
-        split = Split(*masking.random_split(key, has_data, masking.visible_count(rows * columns, self.config.mask_ratio)))
+        split = Split(
+            *masking.random_split(
+                key, has_data, masking.visible_count(rows * columns, self.config.mask_ratio)
+            )
+        )
         encode = lambda module: module.tokens(view, valid, split.visible, mode)  # noqa: E731
-        tokens, new_statistics = self.encoder.network.apply(params["encoder"], carry["encoder"], encode)
-        predicted, _ = self.decoder.apply(params["decoder"], {}, lambda module: module(tokens, *split, rows, columns))
-        return predicted.reshape(*split.masked.shape, patch, patch, -1), split, tokens, new_statistics
+        tokens, new_statistics = self.encoder.network.apply(
+            params["encoder"], carry["encoder"], encode
+        )
+        predicted, _ = self.decoder.apply(
+            params["decoder"], {}, lambda module: module(tokens, *split, rows, columns)
+        )
+        return (
+            predicted.reshape(*split.masked.shape, patch, patch, -1),
+            split,
+            tokens,
+            new_statistics,
+        )
 
 
-def masked_error(predicted: Float[Array, "b h r s c"], target: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]) -> Float[Array, ""]:
-    """Mean squared error over the valid values of each masked token, averaged over those that have any (MAE, section 3)."""
+def masked_error(
+    predicted: Float[Array, "b h r s c"],
+    target: Float[Array, "b h r s c"],
+    counted: Bool[Array, "b h r s m"],
+) -> Float[Array, ""]:
+    """Mean squared error over the valid values of each masked token, averaged over those that have
+    any (MAE, section 3).
+    """
     values = _count(counted, target.shape[-1])
     error = _total(jnp.where(counted, jnp.square(predicted - target), 0.0)) / jnp.maximum(values, 1)
     return jnp.where(values > 0, error, 0.0).sum() / jnp.maximum((values > 0).sum(), 1)
 
 
-def _normalised(pixels: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]) -> Float[Array, "b h r s c"]:
+def _normalised(
+    pixels: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]
+) -> Float[Array, "b h r s c"]:
     mean, std = _moments(pixels, counted)
     return (pixels - mean) / std
 
 
-def _moments(pixels: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]) -> tuple[Float[Array, "b h 1 1 1"], Float[Array, "b h 1 1 1"]]:
+def _moments(
+    pixels: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]
+) -> tuple[Float[Array, "b h 1 1 1"], Float[Array, "b h 1 1 1"]]:
     """Mean and sqrt(unbiased variance + 1e-6) of each token over its valid values."""
     values = _count(counted, pixels.shape[-1])
     mean = _total(jnp.where(counted, pixels, 0.0)) / jnp.maximum(values, 1)
@@ -186,7 +282,9 @@ def _moments(pixels: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"
 
 def _count(counted: Bool[Array, "b h r s m"], bands: int) -> Float[Array, "b h 1 1 1"]:
     """How many values of each token count. Rows first: see `masking.valid_values`."""
-    return _total(counted.sum(2, dtype=jnp.int32, keepdims=True).astype(jnp.float32)) * (bands // counted.shape[-1])
+    return _total(counted.sum(2, dtype=jnp.int32, keepdims=True).astype(jnp.float32)) * (
+        bands // counted.shape[-1]
+    )
 
 
 def _total(x: Float[Array, "b h r s c"]) -> Float[Array, "b h 1 1 1"]:

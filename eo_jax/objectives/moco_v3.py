@@ -1,4 +1,6 @@
-"""MoCo-v3: both views are query and key, negatives are those of the batch, a predictor on the query's side (Chen et al. 2021, arXiv 2104.02057)."""
+"""MoCo-v3: both views are query and key, negatives are those of the batch, a predictor on the
+query's side (Chen et al. 2021, arXiv 2104.02057).
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,15 @@ from eo_jax.schema import Carry, Metrics, Params, Views
 class Config:
     """MoCo-v3.
 
-    The paper's stopped gradient of the patch embedding is a rule of the optimizer, not of the loss: `optim.freeze_rules`.
+    The paper's stopped gradient of the patch embedding is a rule of the optimizer, not of the loss:
+        `optim.freeze_rules`.
 
     Attributes:
         temperature: of the softmax.
-        momentum: share of the teacher that stays at each step, at the beginning; it rises to 1 along half a cosine.
-        projector: widths of the projector's layers, the output last; bias-free, BatchNorm after each, the last one's without scale and bias.
+        momentum: share of the teacher that stays at each step, at the beginning; it rises to 1
+            along half a cosine.
+        projector: widths of the projector's layers, the output last; bias-free, BatchNorm after
+            each, the last one's without scale and bias.
         predictor: the same of the predictor.
     """
 
@@ -54,7 +59,9 @@ class Config:
 
 
 class MoCoV3(WithTeacher):
-    """The objective; see the module docstring. BatchNorm statistics are those of each view over the global batch, in either branch."""
+    """The objective; see the module docstring. BatchNorm statistics are those of each view over the
+    global batch, in either branch.
+    """
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("moco_v3", encoders)
@@ -62,10 +69,18 @@ class MoCoV3(WithTeacher):
         self.add_head("projector", (self.encoder.width, *config.projector), end="plain_norm")
         self.add_head("predictor", (config.projector[-1], *config.predictor), end="plain_norm")
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, queries, keys, carry = self.predict_pair(params, carry, views, key)
-        _, accuracy = nearest_is(normalise(queries[0]) @ normalise(keys[1]).T, jnp.arange(len(queries[0])))
-        metrics = {"batch_accuracy": accuracy, **agreement(queries, keys[::-1]), **watch_pair(features[0], queries[0])}
+        _, accuracy = nearest_is(
+            normalise(queries[0]) @ normalise(keys[1]).T, jnp.arange(len(queries[0]))
+        )
+        metrics = {
+            "batch_accuracy": accuracy,
+            **agreement(queries, keys[::-1]),
+            **watch_pair(features[0], queries[0]),
+        }
         return moco_v3_loss(*queries, *keys, self.config.temperature), (carry, metrics)
 
     def momentum(self, progress: jax.Array) -> jax.Array:
@@ -73,12 +88,24 @@ class MoCoV3(WithTeacher):
 
 
 def moco_v3_loss(
-    q1: Float[Array, "b k"], q2: Float[Array, "b k"], k1: Float[Array, "b k"], k2: Float[Array, "b k"], temperature: float
+    q1: Float[Array, "b k"],
+    q2: Float[Array, "b k"],
+    k1: Float[Array, "b k"],
+    k2: Float[Array, "b k"],
+    temperature: float,
 ) -> Float[Array, ""]:
-    """ctr(q1, k2) + ctr(q2, k1), each the InfoNCE over the batch times 2 temperature (algorithm 1)."""
+    """ctr(q1, k2) + ctr(q2, k1), each the InfoNCE over the batch times 2 temperature
+    (algorithm 1).
+    """
 
     def contrast(q: Array, k: Array) -> Array:
-        logits = dot(normalise(q.astype(jnp.float32)), jax.lax.stop_gradient(normalise(k.astype(jnp.float32))).T) / temperature
+        logits = (
+            dot(
+                normalise(q.astype(jnp.float32)),
+                jax.lax.stop_gradient(normalise(k.astype(jnp.float32))).T,
+            )
+            / temperature
+        )
         return 2 * temperature * nearest_is(logits, jnp.arange(len(q)))[0]
 
     return contrast(q1, k2) + contrast(q2, k1)

@@ -1,4 +1,6 @@
-"""What the objectives that train two sensors against each other have in common: an encoder and a projector for each."""
+"""What the objectives that train two sensors against each other have in common: an encoder and a
+projector for each.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ from eo_jax.schema import Carry, Params, Views
 
 
 class PairedSensors:
-    """Base of objectives over two sources that show the same places, row by row (`data.sources.*.follows`).
+    """Base of objectives over two sources that show the same places, row by row
+    (`data.sources.*.follows`).
 
-    Params and running statistics are {"encoders": {source: ...}, "projectors": {source: ...}}. Nothing is shared, so each encoder is one to export.
+    Params and running statistics are {"encoders": {source: ...}, "projectors": {source: ...}}.
+    Nothing is shared, so each encoder is one to export.
     """
 
     couples_batch = True
@@ -28,7 +32,10 @@ class PairedSensors:
     def __init__(self, name: str, encoders: Mapping[str, Encoder], widths: Sequence[int], end: str):
         owners = {encoder.weights or source for source, encoder in encoders.items()}
         if len(encoders) != 2 or len(owners) != 2:
-            raise ValueError(f"config.model.stems: {name} trains two encoders, found {', '.join(sorted(owners))}; give two sources a stem each")
+            raise ValueError(
+                f"config.model.stems: {name} trains two encoders, found "
+                f"{', '.join(sorted(owners))}; give two sources a stem each"
+            )
         self.by_source, self.sources = dict(encoders), tuple(encoders)
         head = lambda e: Network(lambda rngs: MLP((e.width, *widths), e.dtype, end=end, rngs=rngs))  # noqa: E731
         self.projectors = {source: head(encoder) for source, encoder in encoders.items()}
@@ -41,35 +48,61 @@ class PairedSensors:
         carry: Carry = {"encoders": {}, "projectors": {}}
         for source, source_key in zip(self.sources, jax.random.split(key, 2), strict=True):
             encoder_key, projector_key = jax.random.split(source_key)
-            params["encoders"][source], carry["encoders"][source] = self.by_source[source].network.init(encoder_key)
-            params["projectors"][source], carry["projectors"][source] = self.projectors[source].init(projector_key)
+            params["encoders"][source], carry["encoders"][source] = self.by_source[
+                source
+            ].network.init(encoder_key)
+            params["projectors"][source], carry["projectors"][source] = self.projectors[
+                source
+            ].init(projector_key)
         return params, carry
 
     def embed(
         self, params: Params, carry: Carry, views: Views, source: str, key: jax.Array
     ) -> tuple[Float[Array, "v b d"], Float[Array, "v b k"], Carry]:
-        """(pooled features, embeddings, carry) of the views of a source, each with BatchNorm statistics of its own."""
+        """(pooled features, embeddings, carry) of the views of a source, each with BatchNorm
+        statistics of its own.
+        """
         of = lambda tree, part: tree[part][source]  # noqa: E731
         view, valid = views[f"{source}/global"], views[f"{source}/global/valid"]
         mode = Mode("batch", key=key)
-        features, moved = pooled_apart(self.by_source[source], of(params, "encoders"), of(carry, "encoders"), view, valid, mode)
-        z, head = self.projectors[source].apply(of(params, "projectors"), of(carry, "projectors"), lambda module: module(features, Mode("batch")))
-        encoders, projectors = {**carry["encoders"], source: moved}, {**carry["projectors"], source: head}
+        features, moved = pooled_apart(
+            self.by_source[source], of(params, "encoders"), of(carry, "encoders"), view, valid, mode
+        )
+        z, head = self.projectors[source].apply(
+            of(params, "projectors"),
+            of(carry, "projectors"),
+            lambda module: module(features, Mode("batch")),
+        )
+        encoders, projectors = (
+            {**carry["encoders"], source: moved},
+            {**carry["projectors"], source: head},
+        )
         return features, z, {**carry, "encoders": encoders, "projectors": projectors}
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         return carry
 
     def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
-        of = lambda source: {"source": source, "params": params["encoders"][source], "statistics": carry["encoders"][source]}  # noqa: E731
+        of = lambda source: {
+            "source": source,
+            "params": params["encoders"][source],
+            "statistics": carry["encoders"][source],
+        }  # noqa: E731
         return {source: of(source) for source in self.sources}
 
-    def features(self, weights: EncoderWeights, view: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
-        return self.by_source[weights["source"]].features(weights["params"], weights["statistics"], view, valid)
+    def features(
+        self, weights: EncoderWeights, view: jax.Array, valid: jax.Array
+    ) -> dict[str, jax.Array]:
+        return self.by_source[weights["source"]].features(
+            weights["params"], weights["statistics"], view, valid
+        )
 
     def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, Any]:
         return {}
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
         """Of the encoders alone; heads are left out."""
-        return sum(count * self.by_source[name.partition("/")[0]].pooled_multiply_adds(size) for name, (count, size) in views.items())
+        return sum(
+            count * self.by_source[name.partition("/")[0]].pooled_multiply_adds(size)
+            for name, (count, size) in views.items()
+        )

@@ -1,5 +1,6 @@
-"""Semi-supervised view assignment: views of an unlabelled sample get soft labels from their similarity to a few labelled ones, and have to agree
-(PAWS, Assran et al. 2021, arXiv 2104.13963; for hyperspectral pixels Pande et al. 2023, arXiv 2306.10955, whose details we could not read).
+"""Semi-supervised view assignment: views of an unlabelled sample get soft labels from their
+similarity to a few labelled ones, and have to agree (PAWS, Assran et al. 2021, arXiv 2104.13963;
+for hyperspectral pixels Pande et al. 2023, arXiv 2306.10955, whose details we could not read).
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import JointEmbedding, centre_label, dot, require_positive, require_shares, share_used, watch_pair
+from eo_jax.objectives.joint import (
+    JointEmbedding,
+    centre_label,
+    dot,
+    require_positive,
+    require_shares,
+    share_used,
+    watch_pair,
+)
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _TINY = 1e-20
@@ -22,7 +31,8 @@ _TINY = 1e-20
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """PAWS. Two sources: one whose labels are not read, and one with labels, the support; one encoder, so the second shares the stem of the first.
+    """PAWS. Two sources: one whose labels are not read, and one with labels, the support; one
+    encoder, so the second shares the stem of the first.
 
     Attributes:
         classes: number k of classes; labels are 1 to k, and 0 is unlabelled.
@@ -47,17 +57,22 @@ class Config:
             raise ValueError(f"config.objective.classes: {self.classes}; expected at least 2")
 
     def build(self, encoders: Mapping[str, Encoder]) -> ViewAssignment:
-        """The objective for {source: encoder}, all of the same weights; one of the sources is the support."""
+        """The objective for {source: encoder}, all of the same weights; one of the sources is the
+        support.
+        """
         if self.support not in encoders or len(encoders) < 2:
             raise ValueError(
-                f"config.data.sources: {', '.join(encoders)}; the semi-supervised objective needs the labelled source {self.support!r} "
+                f"config.data.sources: {', '.join(encoders)}; the semi-supervised objective needs "
+                f"the labelled source {self.support!r} "
                 f"(config.objective.support) and an unlabelled one"
             )
         return ViewAssignment(self, encoders)
 
 
 class ViewAssignment(JointEmbedding):
-    """The objective; see the module docstring. Support and unlabelled views go through the network in separate passes."""
+    """The objective; see the module docstring. Support and unlabelled views go through the network
+    in separate passes.
+    """
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("semi_supervised", encoders)
@@ -66,7 +81,9 @@ class ViewAssignment(JointEmbedding):
         self.sources = tuple(source for source in encoders if source != config.support)
         self.add_head("projector", (self.encoder.width, *config.projector))
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         support_key, pair_key = jax.random.split(key)
         support, labels, carry = self._support(params, carry, views, support_key)
         features, embeddings, carry = self.embed_pair(params, carry, views, pair_key)
@@ -78,30 +95,62 @@ class ViewAssignment(JointEmbedding):
         """Of the encoder alone, over unlabelled views and those of the support."""
         return sum(count * self.view_multiply_adds(size) for count, size in views.values())
 
-    def _support(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> tuple[Float[Array, "m d"], Float[Array, "m k"], Carry]:
-        """Embeddings of all views of the support and their smoothed labels; rows without a label have no weight."""
+    def _support(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array
+    ) -> tuple[Float[Array, "m d"], Float[Array, "m k"], Carry]:
+        """Embeddings of all views of the support and their smoothed labels; rows without a label
+        have no weight.
+        """
         name = f"{self.config.support}/global"
         merged = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
-        _, z, carry = self.embed(params, carry, merged(views[name]), merged(views[f"{name}/valid"]), Mode("batch", key=key))
-        return z, smoothed(centre_label(merged(views[f"{name}/label"])), self.config.classes, self.config.smoothing), carry
+        _, z, carry = self.embed(
+            params,
+            carry,
+            merged(views[name]),
+            merged(views[f"{name}/valid"]),
+            Mode("batch", key=key),
+        )
+        return (
+            z,
+            smoothed(
+                centre_label(merged(views[f"{name}/label"])),
+                self.config.classes,
+                self.config.smoothing,
+            ),
+            carry,
+        )
 
 
 def smoothed(label: Int[Array, " m"], classes: int, smoothing: float) -> Float[Array, "m k"]:
-    """One-hot labels of classes 1 to k with a share spread evenly; unlabelled rows are all 0, so that they vote for nothing."""
-    hot = jax.nn.one_hot(label.astype(jnp.int32) - 1, classes) * (1 - smoothing) + smoothing / classes
+    """One-hot labels of classes 1 to k with a share spread evenly; unlabelled rows are all 0, so
+    that they vote for nothing.
+    """
+    hot = (
+        jax.nn.one_hot(label.astype(jnp.int32) - 1, classes) * (1 - smoothing) + smoothing / classes
+    )
     return jnp.where((label > 0)[:, None], hot, 0.0)
 
 
-def soft_labels(z: Float[Array, "b d"], support: Float[Array, "m d"], support_labels: Float[Array, "m k"], temperature: float) -> Float[Array, "b k"]:
-    """Labels of the support, weighed by the softmax of their cosine similarity to each row (equation 1)."""
-    similarity = dot(normalise(z.astype(jnp.float32)), normalise(support.astype(jnp.float32)).T) / temperature
+def soft_labels(
+    z: Float[Array, "b d"],
+    support: Float[Array, "m d"],
+    support_labels: Float[Array, "m k"],
+    temperature: float,
+) -> Float[Array, "b k"]:
+    """Labels of the support, weighed by the softmax of their cosine similarity to each row
+    (equation 1).
+    """
+    similarity = (
+        dot(normalise(z.astype(jnp.float32)), normalise(support.astype(jnp.float32)).T)
+        / temperature
+    )
     labelled = support_labels.sum(1) > 0
     return dot(jax.nn.softmax(jnp.where(labelled, similarity, -1e9)), support_labels)
 
 
 def assignments(p1: Float[Array, "b k"], p2: Float[Array, "b k"]) -> Metrics:
-    """Signs of collapse: "view_agreement", the share of rows whose views have the same class; "classes_used", how many any view has, as a share of
-    how many could be.
+    """Signs of collapse: "view_agreement", the share of rows whose views have the same class;
+    "classes_used", how many any view has, as a share of how many could be.
     """
     first, second = p1.argmax(1), p2.argmax(1)
     used = share_used(jnp.concatenate([first, second]), p1.shape[1])
@@ -113,10 +162,17 @@ def sharpen(p: Float[Array, "b k"], temperature: float) -> Float[Array, "b k"]:
     return jax.nn.softmax(_log(p) / temperature)
 
 
-def view_assignment_loss(p1: Float[Array, "b k"], p2: Float[Array, "b k"], sharpening: float) -> Float[Array, ""]:
-    """Each view's soft label against the other's sharpened one, minus the entropy of the mean sharpened label (equation 3)."""
+def view_assignment_loss(
+    p1: Float[Array, "b k"], p2: Float[Array, "b k"], sharpening: float
+) -> Float[Array, ""]:
+    """Each view's soft label against the other's sharpened one, minus the entropy of the mean
+    sharpened label (equation 3).
+    """
     sharp1, sharp2 = sharpen(p1, sharpening), sharpen(p2, sharpening)
-    agree = (_cross_entropy(jax.lax.stop_gradient(sharp2), p1) + _cross_entropy(jax.lax.stop_gradient(sharp1), p2)).mean() / 2
+    agree = (
+        _cross_entropy(jax.lax.stop_gradient(sharp2), p1)
+        + _cross_entropy(jax.lax.stop_gradient(sharp1), p2)
+    ).mean() / 2
     mean = (sharp1.mean(0) + sharp2.mean(0)) / 2
     return agree + (mean * _log(mean)).sum()
 

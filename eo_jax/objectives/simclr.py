@@ -1,4 +1,6 @@
-"""SimCLR: a view's embedding is nearer to that of the other view than to any other of the batch (Chen et al. 2020, arXiv 2002.05709)."""
+"""SimCLR: a view's embedding is nearer to that of the other view than to any other of the batch
+(Chen et al. 2020, arXiv 2002.05709).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class Config:
 
     Attributes:
         temperature: of the softmax.
-        projector: widths of the projector's layers, the output last; BatchNorm after each, as lightly has it, which SSL4EO-L was trained with.
+        projector: widths of the projector's layers, the output last; BatchNorm after each, as
+            lightly has it, which SSL4EO-L was trained with.
     """
 
     temperature: float = 0.07
@@ -43,13 +46,19 @@ class SimCLR(JointEmbedding):
         self.config = config
         self.add_head("projector", (self.encoder.width, *config.projector), end="norm")
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
         return nt_xent(za, zb, self.config.temperature), (carry, watch_pair(features[0], za))
 
 
-def nt_xent(za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float) -> Float[Array, ""]:
-    """Normalised temperature-scaled cross-entropy over the 2 b - 1 others of each of the 2 b embeddings (equation 1)."""
+def nt_xent(
+    za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float
+) -> Float[Array, ""]:
+    """Normalised temperature-scaled cross-entropy over the 2 b - 1 others of each of the 2 b
+    embeddings (equation 1).
+    """
     z = normalise(jnp.concatenate([za, zb]).astype(jnp.float32))
     logits = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, dot(z, z.T) / temperature)
     partner = jnp.roll(jnp.arange(len(z)), len(za))

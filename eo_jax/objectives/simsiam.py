@@ -1,4 +1,5 @@
-"""SimSiam: predicts the embedding of the other view, whose gradient is stopped; neither negatives nor a teacher.
+"""SimSiam: predicts the embedding of the other view, whose gradient is stopped; neither negatives
+nor a teacher.
 
 Source: Chen and He 2021, arXiv 2011.10566.
 """
@@ -24,8 +25,10 @@ class Config:
     """SimSiam.
 
     Attributes:
-        projector: widths of the projector's layers, the output last; bias-free, BatchNorm after each, the last one's without scale and bias.
-        predictor: widths of the predictor's hidden layers; its output is as wide as the projector's.
+        projector: widths of the projector's layers, the output last; bias-free, BatchNorm after
+            each, the last one's without scale and bias.
+        predictor: widths of the predictor's hidden layers; its output is as wide as the
+            projector's.
     """
 
     projector: tuple[int, ...] = (2048, 2048, 2048)
@@ -37,7 +40,9 @@ class Config:
 
 
 class SimSiam(JointEmbedding):
-    """The objective; see the module docstring. BatchNorm statistics are those of each view by itself."""
+    """The objective; see the module docstring. BatchNorm statistics are those of each view by
+    itself.
+    """
 
     couples_batch = False  # but for BatchNorm, which accumulation changes as it does everywhere
 
@@ -47,14 +52,26 @@ class SimSiam(JointEmbedding):
         self.add_head("projector", (self.encoder.width, *config.projector), end="plain_norm")
         self.add_head("predictor", (config.projector[-1], *config.predictor, config.projector[-1]))
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, embeddings, carry = self.embed_pair(params, carry, views, key)
         predicted, carry = self.head("predictor", params, carry, embeddings, Mode("batch"))
-        return simsiam_loss(*predicted, *embeddings), (carry, watch_pair(features[0], embeddings[0]))
+        return simsiam_loss(*predicted, *embeddings), (
+            carry,
+            watch_pair(features[0], embeddings[0]),
+        )
 
 
-def simsiam_loss(p1: Float[Array, "b k"], p2: Float[Array, "b k"], z1: Float[Array, "b k"], z2: Float[Array, "b k"]) -> Float[Array, ""]:
-    """Negative cosine similarity of prediction and the other view's embedding, mean of both directions and over the batch (equations 1 and 2)."""
+def simsiam_loss(
+    p1: Float[Array, "b k"],
+    p2: Float[Array, "b k"],
+    z1: Float[Array, "b k"],
+    z2: Float[Array, "b k"],
+) -> Float[Array, ""]:
+    """Negative cosine similarity of prediction and the other view's embedding, mean of both
+    directions and over the batch (equations 1 and 2).
+    """
 
     def distance(p: Array, z: Array) -> Array:
         target = jax.lax.stop_gradient(normalise(z.astype(jnp.float32)))

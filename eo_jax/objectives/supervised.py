@@ -1,4 +1,6 @@
-"""Supervised training, which is also fine-tuning: classification, multi-label classification, segmentation or regression on an encoder's features."""
+"""Supervised training, which is also fine-tuning: classification, multi-label classification,
+segmentation or regression on an encoder's features.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,20 @@ _TASKS = ("classification", "multi_label", "segmentation", "regression")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A linear layer on pooled features, or on dense ones for segmentation, trained together with the encoder.
+    """A linear layer on pooled features, or on dense ones for segmentation, trained together with
+    the encoder.
 
-    Frozen encoders are a rule of the optimizer (`optim.freeze_rules`), learning rates of their own as well (`optim.lr_rules`).
+    Frozen encoders are a rule of the optimizer (`optim.freeze_rules`), learning rates of their own
+    as well (`optim.lr_rules`).
 
     Attributes:
-        task: classification and segmentation take labels 1 to k, 0 is unlabelled, and where classification finds the map of a window it takes that of
-            its centre; multi_label takes k of 0 and 1, regression k numbers, NaN where one is not known. For k = 1 they may be scalars.
+        task: classification and segmentation take labels 1 to k, 0 is unlabelled, and where
+            classification finds the map of a window it takes that of its centre; multi_label takes
+            k of 0 and 1, regression k numbers, NaN where one is not known. For k = 1 they may be
+            scalars.
         outputs: number k of classes or of values.
-        statistics: BatchNorm of the encoder: "batch", or "running" where it is frozen, so that it stays the encoder that was pretrained.
+        statistics: BatchNorm of the encoder: "batch", or "running" where it is frozen, so that it
+            stays the encoder that was pretrained.
     """
 
     task: str
@@ -38,9 +45,13 @@ class Config:
 
     def __post_init__(self):
         if self.task not in _TASKS:
-            raise ValueError(f"config.objective.task: {self.task!r}; expected one of {', '.join(_TASKS)}")
+            raise ValueError(
+                f"config.objective.task: {self.task!r}; expected one of {', '.join(_TASKS)}"
+            )
         if self.statistics not in ("batch", "running"):
-            raise ValueError(f"config.objective.statistics: {self.statistics!r}; expected 'batch' or 'running'")
+            raise ValueError(
+                f"config.objective.statistics: {self.statistics!r}; expected 'batch' or 'running'"
+            )
         if self.outputs < 1:
             raise ValueError(f"config.objective.outputs: {self.outputs}; expected at least 1")
 
@@ -68,18 +79,30 @@ class Supervised(JointEmbedding):
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("supervised", encoders)
         self.config = config
-        self.labelled = dict.fromkeys(encoders, config.outputs if config.task in ("classification", "segmentation") else 0)
-        self.networks["classifier"] = Network(lambda rngs: Classifier(self.encoder.width, config.outputs, self.encoder.dtype, rngs=rngs))
+        self.labelled = dict.fromkeys(
+            encoders, config.outputs if config.task in ("classification", "segmentation") else 0
+        )
+        self.networks["classifier"] = Network(
+            lambda rngs: Classifier(
+                self.encoder.width, config.outputs, self.encoder.dtype, rngs=rngs
+            )
+        )
 
     def check_batch(self, rows: int) -> None:
         """Any batch will do."""
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = (x[:, 0] for x in self.of_crop_set(views, "global"))
         label = self._label(views)
-        found, statistics = self.encoder.forward(params["encoder"], carry["encoder"], view, valid, Mode(self.config.statistics, key=key))
+        found, statistics = self.encoder.forward(
+            params["encoder"], carry["encoder"], view, valid, Mode(self.config.statistics, key=key)
+        )
         features = found["dense" if self.config.task == "segmentation" else "pooled"]
-        outputs, _ = self.networks["classifier"].apply(params["classifier"], {}, lambda module: module(features))
+        outputs, _ = self.networks["classifier"].apply(
+            params["classifier"], {}, lambda module: module(features)
+        )
         loss, metrics = _TASK_LOSSES[self.config.task](outputs, label)
         return loss, ({**carry, "encoder": statistics}, {**metrics, **watch(found["pooled"])})
 
@@ -87,7 +110,9 @@ class Supervised(JointEmbedding):
         return self.encoder.multiply_adds(size)
 
     def _label(self, views: Views) -> Array:
-        """The labels in the shape of the task, [b], [b, k] or [b, H, W]. ValueError, while the step is traced, where they have another."""
+        """The labels in the shape of the task, [b], [b, k] or [b, H, W]. ValueError, while the step
+        is traced, where they have another.
+        """
         name = next(name for source in self.sources if (name := f"{source}/global/label") in views)
         label = views[name][:, 0]
         if self.config.task == "classification":
@@ -100,24 +125,33 @@ class Supervised(JointEmbedding):
         expected = size if self.config.task == "segmentation" else (self.config.outputs,)
         if label.shape[1:] != expected:
             raise ValueError(
-                f"config.objective: {self.config.task} with outputs={self.config.outputs} takes labels of {list(expected)} a sample, "
-                f"those of source {name.partition('/')[0]!r} have {list(label.shape[1:])}; set task and outputs by the label"
+                f"config.objective: {self.config.task} with outputs={self.config.outputs} takes "
+                f"labels of {list(expected)} a sample, "
+                f"those of source {name.partition('/')[0]!r} have {list(label.shape[1:])}; set "
+                "task and outputs by the label"
             )
         return label
 
     def _check_cells(self, size: tuple[int, int]) -> None:
-        """ValueError where cells of features do not tile a view: labels would be compared with the features of a neighbour."""
+        """ValueError where cells of features do not tile a view: labels would be compared with the
+        features of a neighbour.
+        """
         if any(side % self.encoder.patch for side in size):
             raise ValueError(
-                f"config.augment.crops.global.size: {size[0]} is no multiple of {self.encoder.patch}, the pixels that a feature of this encoder "
+                f"config.augment.crops.global.size: {size[0]} is no multiple of "
+                f"{self.encoder.patch}, the pixels that a feature of this encoder "
                 f"stands for; segmentation needs that"
             )
 
 
-def cross_entropy(logits: Float[Array, "*batch k"], label: Int[Array, "*batch"]) -> Float[Array, ""]:
+def cross_entropy(
+    logits: Float[Array, "*batch k"], label: Int[Array, "*batch"]
+) -> Float[Array, ""]:
     """Mean cross-entropy over what is labelled, classes 1 to k; 0 where nothing is."""
     labelled = label > 0
-    chosen = jnp.take_along_axis(logits.astype(jnp.float32), jnp.maximum(label.astype(jnp.int32) - 1, 0)[..., None], axis=-1)[..., 0]
+    chosen = jnp.take_along_axis(
+        logits.astype(jnp.float32), jnp.maximum(label.astype(jnp.int32) - 1, 0)[..., None], axis=-1
+    )[..., 0]
     error = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1) - chosen
     return jnp.where(labelled, error, 0.0).sum() / jnp.maximum(labelled.sum(), 1)
 
@@ -135,9 +169,13 @@ def regression(predicted: Float[Array, "b k"], label: Float[Array, "b k"]) -> Fl
     return jnp.where(known, error, 0.0).sum() / jnp.maximum(known.sum(), 1)
 
 
-def _classify(logits: Float[Array, "*batch k"], label: Int[Array, "*batch"]) -> tuple[Array, Metrics]:
+def _classify(
+    logits: Float[Array, "*batch k"], label: Int[Array, "*batch"]
+) -> tuple[Array, Metrics]:
     right = (logits.argmax(-1) == label - 1) & (label > 0)
-    return cross_entropy(logits, label), {"accuracy": right.sum() / jnp.maximum((label > 0).sum(), 1)}
+    return cross_entropy(logits, label), {
+        "accuracy": right.sum() / jnp.maximum((label > 0).sum(), 1)
+    }
 
 
 def _segment(logits: Float[Array, "b h w k"], label: Int[Array, "b H W"]) -> tuple[Array, Metrics]:

@@ -1,4 +1,5 @@
-"""VICReg: embeddings of two views agree (invariance), spread (variance) and do not repeat themselves (covariance).
+"""VICReg: embeddings of two views agree (invariance), spread (variance) and do not repeat
+themselves (covariance).
 
 Source: Bardes et al. 2022, arXiv 2105.04906.
 """
@@ -39,26 +40,43 @@ class Config:
 
 
 class VICReg(JointEmbedding):
-    """The objective; see the module docstring. BatchNorm statistics are those of each view by itself."""
+    """The objective; see the module docstring. BatchNorm statistics are those of each view by
+    itself.
+    """
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("vicreg", encoders)
         self.config = config
         self.add_head("projector", (self.encoder.width, *config.projector), end="bias_free")
 
-    def loss(self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
-        return vicreg_loss(za, zb, self.config.invariance, self.config.variance, self.config.covariance), (carry, watch_pair(features[0], za))
+        return vicreg_loss(
+            za, zb, self.config.invariance, self.config.variance, self.config.covariance
+        ), (carry, watch_pair(features[0], za))
 
 
-def vicreg_loss(za: Float[Array, "b d"], zb: Float[Array, "b d"], invariance: float, variance: float, covariance: float) -> Float[Array, ""]:
-    """invariance s(Z, Z') + variance [v(Z) + v(Z')] + covariance [c(Z) + c(Z')] (equations 1 to 6), s the mean over samples and dimensions as in
-    algorithm 1. The released code halves what `variance` weighs.
+def vicreg_loss(
+    za: Float[Array, "b d"],
+    zb: Float[Array, "b d"],
+    invariance: float,
+    variance: float,
+    covariance: float,
+) -> Float[Array, ""]:
+    """invariance s(Z, Z') + variance [v(Z) + v(Z')] + covariance [c(Z) + c(Z')] (equations 1 to 6),
+    s the mean over samples and dimensions as in algorithm 1. The released code halves what
+    `variance` weighs.
     """
     za, zb = za.astype(jnp.float32), zb.astype(jnp.float32)
     agreement = jnp.square(za - zb).mean()
     spread = _variance_hinge(za) + _variance_hinge(zb)
-    return invariance * agreement + variance * spread + covariance * (_covariance(za) + _covariance(zb))
+    return (
+        invariance * agreement
+        + variance * spread
+        + covariance * (_covariance(za) + _covariance(zb))
+    )
 
 
 def _variance_hinge(z: Float[Array, "b d"]) -> Float[Array, ""]:

@@ -1,7 +1,8 @@
-"""The sensor table: what each band of each product is, in numbers that someone published. Each family of sensors is a module of this folder.
+"""The sensor table: what each band of each product is, in numbers that someone published. Each
+family of sensors is a module of this folder.
 
-A user's own sensor is a JSON file with what `Sensor.row` gives; wherever a sensor is named, the file's name, which ends in .json, does as well.
-Write one from a row that is near:
+A user's own sensor is a JSON file with what `Sensor.row` gives; wherever a sensor is named, the
+file's name, which ends in .json, does as well. Write one from a row that is near:
 
     json.dumps(get_sensor("sentinel2_l1c").row(), indent=1)
 """
@@ -21,26 +22,39 @@ from eo_jax.sensors.landsat import LANDSAT
 from eo_jax.sensors.rgb import RGB
 from eo_jax.sensors.sentinel import SENTINEL
 
-SENSORS = {sensor.id: sensor for sensor in (ENMAP, ENMAP_PRODUCT, *LANDSAT, *SENTINEL, *HYPERSPECTRAL, *AIRBORNE, *RGB)}
+SENSORS = {
+    sensor.id: sensor
+    for sensor in (ENMAP, ENMAP_PRODUCT, *LANDSAT, *SENTINEL, *HYPERSPECTRAL, *AIRBORNE, *RGB)
+}
 _FILE_LIMIT = 10 * 2**20  # bytes; a row of 1000 bands has 0.1 MB
 
 
 def get_sensor(sensor_id: str) -> Sensor:
-    """The sensor of that id, or of that file where it ends in .json. ValueError with the nearest id, or with the field that is wrong."""
+    """The sensor of that id, or of that file where it ends in .json. ValueError with the nearest
+    id, or with the field that is wrong.
+    """
     if sensor_id.endswith(".json"):
         return _read_sensor(Path(sensor_id))
     if sensor_id not in SENSORS:
         near = difflib.get_close_matches(sensor_id, SENSORS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no sensor {sensor_id!r} in the table; there are {', '.join(SENSORS)}, or a file that ends in .json.{hint}")
+        raise ValueError(
+            f"no sensor {sensor_id!r} in the table; there are {', '.join(SENSORS)}, or a file that "
+            f"ends in .json.{hint}"
+        )
     return SENSORS[sensor_id]
 
 
 def _read_sensor(path: Path) -> Sensor:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the JSON of a row of the sensor table, or one of its ids")
+        raise ValueError(
+            f"{path}: no such file; give the JSON of a row of the sensor table, or one of its ids"
+        )
     if path.stat().st_size > _FILE_LIMIT:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes, expected the JSON of one sensor, at most {_FILE_LIMIT}")
+        raise ValueError(
+            f"{path}: {path.stat().st_size} bytes, expected the JSON of one sensor, at most "
+            f"{_FILE_LIMIT}"
+        )
     try:
         row = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -50,8 +64,21 @@ def _read_sensor(path: Path) -> Sensor:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if SENSORS.get(sensor.id, sensor) != sensor:
-        raise ValueError(f"{path}: field 'id' is {sensor.id!r}, which the table has with other values; choose another id")
+        raise ValueError(
+            f"{path}: field 'id' is {sensor.id!r}, which the table has with other values; choose "
+            "another id"
+        )
     return sensor
 
 
-__all__ = ["ENMAP", "ENMAP_PRODUCT", "KINDS", "SENSORS", "WAVELENGTH_TOLERANCE_NM", "Band", "Sensor", "check_wavelengths", "get_sensor"]
+__all__ = [
+    "ENMAP",
+    "ENMAP_PRODUCT",
+    "KINDS",
+    "SENSORS",
+    "WAVELENGTH_TOLERANCE_NM",
+    "Band",
+    "Sensor",
+    "check_wavelengths",
+    "get_sensor",
+]

@@ -1,4 +1,6 @@
-"""What a band and a sensor are, and how a file's wavelengths are held against them. The numbers are in the modules beside this one."""
+"""What a band and a sensor are, and how a file's wavelengths are held against them. The numbers are
+in the modules beside this one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from eo_jax.sensors.checks import BAND_RULES, KINDS_WITHOUT_WAVELENGTH, SENSOR_RULES, Rule, check_names, demand
+from eo_jax.sensors.checks import (
+    BAND_RULES,
+    KINDS_WITHOUT_WAVELENGTH,
+    SENSOR_RULES,
+    Rule,
+    check_names,
+    demand,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +29,14 @@ class Band:
     Attributes:
         name: as the product names it, "B8A", "VV".
         number: 1-based position in the product.
-        centre_nm: centre wavelength; None for bands that have none (SAR, elevation) and where it is not known.
+        centre_nm: centre wavelength; None for bands that have none (SAR, elevation) and where it is
+            not known.
         fwhm_nm: full width at half maximum.
-        gsd_m: native ground sampling distance, which may be coarser than the grid the band is stored on.
+        gsd_m: native ground sampling distance, which may be coarser than the grid the band is
+            stored on.
         kind: one of `checks.KINDS`.
-        scale, offset, units: where they differ from the sensor's, as for thermal bands beside reflective ones.
+        scale, offset, units: where they differ from the sensor's, as for thermal bands beside
+            reflective ones.
     """
 
     name: str
@@ -42,10 +54,11 @@ class Band:
 class Sensor:
     """One product of one sensor, bands in storage order.
 
-    Physical value = digital number x scale + offset, in `units`. Where the scale is not known it is 1 and the units are "digital number".
-    `mean` and `std` are in digital numbers, one a band, or empty where nobody published them; `statistics_source` says who did.
-    `nodata` is None where the product has no such value. `true_colour` and `false_colour` are band indices for red, green and blue, or
-    None where there are no such bands. `source` says where the band table comes from.
+    Physical value = digital number x scale + offset, in `units`. Where the scale is not known it is
+    1 and the units are "digital number". `mean` and `std` are in digital numbers, one a band, or
+    empty where nobody published them; `statistics_source` says who did. `nodata` is None where the
+    product has no such value. `true_colour` and `false_colour` are band indices for red, green and
+    blue, or None where there are no such bands. `source` says where the band table comes from.
     """
 
     id: str
@@ -67,7 +80,9 @@ class Sensor:
     @property
     def centres_nm(self) -> np.ndarray:
         """float64 [c]; NaN for bands without a wavelength."""
-        return np.array([np.nan if band.centre_nm is None else band.centre_nm for band in self.bands])
+        return np.array(
+            [np.nan if band.centre_nm is None else band.centre_nm for band in self.bands]
+        )
 
     @property
     def band_numbers(self) -> tuple[int, ...]:
@@ -76,22 +91,30 @@ class Sensor:
     @property
     def scales(self) -> np.ndarray:
         """float64 [c]: physical value = digital number x scales + offsets."""
-        return np.array([self.scale if band.scale is None else band.scale for band in self.bands], float)
+        return np.array(
+            [self.scale if band.scale is None else band.scale for band in self.bands], float
+        )
 
     @property
     def offsets(self) -> np.ndarray:
         """float64 [c]; see `scales`."""
-        return np.array([self.offset if band.offset is None else band.offset for band in self.bands], float)
+        return np.array(
+            [self.offset if band.offset is None else band.offset for band in self.bands], float
+        )
 
     @property
     def axis(self) -> np.ndarray:
-        """float64 [c]: what spectra are drawn over, centre wavelengths in nm, or band numbers where a band has none."""
+        """float64 [c]: what spectra are drawn over, centre wavelengths in nm, or band numbers where
+        a band has none.
+        """
         centres = self.centres_nm
         return centres if np.isfinite(centres).all() else np.array(self.band_numbers, float)
 
     @property
     def composite(self) -> tuple[int, int, int]:
-        """Band indices to show as red, green and blue: true colour, or where there is none three bands spread evenly."""
+        """Band indices to show as red, green and blue: true colour, or where there is none three
+        bands spread evenly.
+        """
         last = len(self.bands) - 1
         return self.true_colour or (last, last // 2, 0)
 
@@ -103,26 +126,36 @@ class Sensor:
         return missing if self.nodata is None else missing | (pixels == self.nodata)
 
     def select(self, names: Sequence[str]) -> Sensor:
-        """The same with some of its bands, named in the order of the table; colours that lack a band are None.
+        """The same with some of its bands, named in the order of the table; colours that lack a
+        band are None.
 
-        Its id ends in how many of how many, and a checksum of the names. Raises ValueError for an unknown name, one given twice, or another order.
+        Its id ends in how many of how many, and a checksum of the names. Raises ValueError for an
+        unknown name, one given twice, or another order.
         """
         known = [band.name for band in self.bands]
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"no band {name!r} in {self.title}; there are {', '.join(known)}.{hint}")
+                raise ValueError(
+                    f"no band {name!r} in {self.title}; there are {', '.join(known)}.{hint}"
+                )
         kept = [index for index, name in enumerate(known) if name in names]
         ordered = [known[index] for index in kept]
         if list(names) != ordered:
-            raise ValueError(f"{', '.join(names)}: not in the order of {self.title}, or not all different; expected {', '.join(ordered)}")
+            raise ValueError(
+                f"{', '.join(names)}: not in the order of {self.title}, or not all different; "
+                f"expected {', '.join(ordered)}"
+            )
         of = lambda values: tuple(values[index] for index in kept) if values else ()  # noqa: E731
-        seen = lambda colours: tuple(map(kept.index, colours)) if colours and set(colours) <= set(kept) else None  # noqa: E731
+        seen = lambda colours: (
+            tuple(map(kept.index, colours)) if colours and set(colours) <= set(kept) else None
+        )  # noqa: E731
         chosen = dataclasses.replace(
             self,
             id=f"{self.id}-{len(kept)}of{len(known)}-{zlib.crc32(','.join(ordered).encode()):08x}",
-            title=f"{self.title}, {len(kept)} of them ({' to '.join([*ordered[:1], *ordered[1:][-1:]])})",
+            title=f"{self.title}, {len(kept)} of them "
+            f"({' to '.join([*ordered[:1], *ordered[1:][-1:]])})",
             bands=of(self.bands),
             mean=of(self.mean),
             std=of(self.std),
@@ -134,16 +167,33 @@ class Sensor:
 
     def row(self) -> dict[str, Any]:
         """All fields as JSON has them; `from_row` undoes it."""
-        columns = {field.name: [getattr(band, field.name) for band in self.bands] for field in dataclasses.fields(Band)}
+        columns = {
+            field.name: [getattr(band, field.name) for band in self.bands]
+            for field in dataclasses.fields(Band)
+        }
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-        return {**listed, "bands": {name: column for name, column in columns.items() if any(value is not None for value in column)}}
+        listed = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+        }
+        return {
+            **listed,
+            "bands": {
+                name: column
+                for name, column in columns.items()
+                if any(value is not None for value in column)
+            },
+        }
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Sensor:
         """The sensor of a `row`. Raises ValueError, naming the field, for anything else."""
-        check_names("the row", row, _required(cls), [field.name for field in dataclasses.fields(cls)])
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+        check_names(
+            "the row", row, _required(cls), [field.name for field in dataclasses.fields(cls)]
+        )
+        fields = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
+        }
         sensor = cls(**{**fields, "bands": _bands_of_columns(row["bands"])})
         sensor.check()
         return sensor
@@ -156,60 +206,102 @@ class Sensor:
             _check_band(index, band)
         for name in ("name", "number"):
             values = [getattr(band, name) for band in self.bands]
-            demand(f"bands.{name}", values, (lambda values: len(set(values)) == len(values), "a different value for each band"))
+            demand(
+                f"bands.{name}",
+                values,
+                (lambda values: len(set(values)) == len(values), "a different value for each band"),
+            )
         found, bands = (len(self.mean), len(self.std)), len(self.bands)
         if found not in ((0, 0), (bands, bands)):
-            raise ValueError(f"fields 'mean' and 'std' have {found[0]} and {found[1]} values, expected {bands} each, one a band, or none in both")
+            raise ValueError(
+                f"fields 'mean' and 'std' have {found[0]} and {found[1]} values, expected {bands} "
+                "each, one a band, or none in both"
+            )
         for name in ("true_colour", "false_colour"):
-            below: Rule = (lambda values: values is None or max(values) < bands, f"indices below {bands}, the number of bands")
+            below: Rule = (
+                lambda values: values is None or max(values) < bands,
+                f"indices below {bands}, the number of bands",
+            )
             demand(name, getattr(self, name), below)
 
 
 def numbered_bands(count: int, gsd_m: float | None) -> tuple[Band, ...]:
     """Bands "band 1" .. "band <count>" of a product whose wavelengths nobody published."""
-    return tuple(Band(f"band {number}", number, None, None, gsd_m=gsd_m) for number in range(1, count + 1))
+    return tuple(
+        Band(f"band {number}", number, None, None, gsd_m=gsd_m) for number in range(1, count + 1)
+    )
 
 
 def _required(record: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(record) if field.default is dataclasses.MISSING]
+    return [
+        field.name for field in dataclasses.fields(record) if field.default is dataclasses.MISSING
+    ]
 
 
 def _check_band(index: int, band: Band) -> None:
     for name, rule in BAND_RULES.items():
         demand(f"bands.{name}[{index}]", getattr(band, name), rule)
     if band.kind in KINDS_WITHOUT_WAVELENGTH and band.centre_nm is not None:
-        raise ValueError(f"field 'bands.centre_nm[{index}]' is {band.centre_nm!r}, expected null, as bands of kind {band.kind!r} have none")
+        raise ValueError(
+            f"field 'bands.centre_nm[{index}]' is {band.centre_nm!r}, expected null, as bands of "
+            f"kind {band.kind!r} have none"
+        )
 
 
 def _bands_of_columns(columns: Any) -> tuple[Band, ...]:
-    """The bands of {field: [a value a band]}; columns that are not there hold the default, or None."""
-    defaults = {field.name: None if field.default is dataclasses.MISSING else field.default for field in dataclasses.fields(Band)}
+    """The bands of {field: [a value a band]}; columns that are not there hold the default,
+    or None.
+    """
+    defaults = {
+        field.name: None if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(Band)
+    }
     check_names("field 'bands'", columns, ["name", "number"], list(defaults))
     for name, column in columns.items():
-        demand(f"bands.{name}", column, (lambda column: isinstance(column, list), "a list, a value a band"))
+        demand(
+            f"bands.{name}",
+            column,
+            (lambda column: isinstance(column, list), "a list, a value a band"),
+        )
     lengths = {name: len(column) for name, column in columns.items()}
-    demand("bands", lengths, (lambda lengths: len(set(lengths.values())) == 1, "columns of one length, a value a band"))
-    return tuple(Band(**{**defaults, **dict(zip(columns, values, strict=True))}) for values in zip(*columns.values(), strict=True))
+    demand(
+        "bands",
+        lengths,
+        (lambda lengths: len(set(lengths.values())) == 1, "columns of one length, a value a band"),
+    )
+    return tuple(
+        Band(**{**defaults, **dict(zip(columns, values, strict=True))})
+        for values in zip(*columns.values(), strict=True)
+    )
 
 
-# How far a file's centre wavelength may lie from the table. Scenes differ by up to 0.5 nm; neighbouring bands of one camera are 4.6 nm apart or more.
+# How far a file's centre wavelength may lie from the table. Scenes differ by up to 0.5 nm;
+# neighbouring bands of one camera are 4.6 nm apart or more.
 WAVELENGTH_TOLERANCE_NM = 1.0
 
 
 def check_wavelengths(sensor: Sensor, found_nm: np.ndarray, source: str) -> None:
-    """Raises ValueError, naming file and bands, where a file's wavelengths [c] do not belong to the bands of `sensor`.
+    """Raises ValueError, naming file and bands, where a file's wavelengths [c] do not belong to the
+    bands of `sensor`.
 
     Bands whose wavelength the table does not know pass.
     """
     if len(found_nm) != len(sensor.bands):
-        raise ValueError(f"{source}: {len(found_nm)} wavelengths found, {len(sensor.bands)} expected for {sensor.title}")
+        raise ValueError(
+            f"{source}: {len(found_nm)} wavelengths found, {len(sensor.bands)} expected for "
+            f"{sensor.title}"
+        )
     distance = np.abs(np.asarray(found_nm, float) - sensor.centres_nm)
     known = np.isfinite(sensor.centres_nm)
-    off = np.flatnonzero(known & ~(distance <= WAVELENGTH_TOLERANCE_NM))  # so written, NaN in the file is off too
+    off = np.flatnonzero(
+        known & ~(distance <= WAVELENGTH_TOLERANCE_NM)
+    )  # so written, NaN in the file is off too
     if len(off):
         first = sensor.bands[off[0]]
         raise ValueError(
-            f"{source}: {len(off)} of {len(sensor.bands)} wavelengths are not those of {sensor.title}; first: band {first.number} has "
-            f"{found_nm[off[0]]:g} nm, expected {first.centre_nm:g} +- {WAVELENGTH_TOLERANCE_NM:g} nm. Bands may be in another order or "
+            f"{source}: {len(off)} of {len(sensor.bands)} wavelengths are not those of "
+            f"{sensor.title}; first: band {first.number} has "
+            f"{found_nm[off[0]]:g} nm, expected {first.centre_nm:g} +- {WAVELENGTH_TOLERANCE_NM:g} "
+            "nm. Bands may be in another order or "
             f"in another unit: write them in product order, with centre wavelengths in nm."
         )

@@ -1,4 +1,6 @@
-"""What each field of a row of the sensor table must hold, so that a table that somebody wrote by hand fails with the field's name."""
+"""What each field of a row of the sensor table must hold, so that a table that somebody wrote by
+hand fails with the field's name.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,21 @@ def demand(field: str, value: Any, rule: Rule) -> None:
 def check_names(where: str, found: Any, required: Iterable[str], known: Iterable[str]) -> None:
     """Raises ValueError unless `found` is a dict with all the required keys and no unknown ones."""
     if not isinstance(found, dict):
-        raise ValueError(f"{where} is of type {type(found).__name__}, expected an object with the fields {', '.join(required)}")
-    missing, unknown = [name for name in required if name not in found], [name for name in found if name not in known]
+        raise ValueError(
+            f"{where} is of type {type(found).__name__}, expected an object with the fields "
+            f"{', '.join(required)}"
+        )
+    missing, unknown = (
+        [name for name in required if name not in found],
+        [name for name in found if name not in known],
+    )
     if missing:
         raise ValueError(f"{where} lacks the fields {', '.join(missing)}; add them")
     if unknown:
-        raise ValueError(f"{where} has the unknown fields {', '.join(unknown)[:100]}; there are {', '.join(known)}")
+        raise ValueError(
+            f"{where} has the unknown fields {', '.join(unknown)[:100]}; there are "
+            f"{', '.join(known)}"
+        )
 
 
 def _is_text(value: Any) -> bool:
@@ -37,11 +48,15 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_id(value: Any) -> bool:
-    return _is_text(value) and re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value) is not None  # without a dot, so that no id reads as a file name
+    return (
+        _is_text(value) and re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value) is not None
+    )  # without a dot, so that no id reads as a file name
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # so written, NaN is none
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    )  # so written, NaN is none
 
 
 def _is_positive(value: Any) -> bool:
@@ -69,7 +84,12 @@ _TEXT: Rule = (_is_text, "text")
 _NUMBER: Rule = (_is_number, "a finite number")
 _LENGTH: Rule = (_is_positive, "a number above 0")
 _SCALE: Rule = (lambda value: _is_number(value) and value != 0, "a finite number other than 0")
-_COLOURS: Rule = _or_null((lambda values: _all(_is_index)(values) and len(values) == 3, "a list of three band indices from 0"))
+_COLOURS: Rule = _or_null(
+    (
+        lambda values: _all(_is_index)(values) and len(values) == 3,
+        "a list of three band indices from 0",
+    )
+)
 
 SENSOR_RULES: dict[str, Rule] = {
     "id": (_is_id, "letters, digits, _ and -"),

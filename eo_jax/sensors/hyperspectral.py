@@ -1,7 +1,9 @@
-"""Hyperspectral products beside EnMAP in SpectralEarth's downstream tasks: DESIS, EO-1 Hyperion, HYPERVIEW.
+"""Hyperspectral products beside EnMAP in SpectralEarth's downstream tasks: DESIS, EO-1 Hyperion,
+HYPERVIEW.
 
-Nobody published which wavelength each of their bands has, so they have none here, only positions. SpectralEarth ships mean and standard deviation of
-all three as files, which are not copied here. dtype is what we expect, not published.
+Nobody published which wavelength each of their bands has, so they have none here, only positions.
+SpectralEarth ships mean and standard deviation of all three as files, which are not copied here.
+dtype is what we expect, not published.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ DESIS = Sensor(
     bands=numbered_bands(235, 30.0),
     gsd_m=30.0,
     **_UNKNOWN_SCALE,
-    source="SpectralEarth configs/data/desis_cdl.yaml (235 bands). 30 m is general knowledge. Its mean, 649 to 3627, looks like reflectance x 10000, "
+    source="SpectralEarth configs/data/desis_cdl.yaml (235 bands). 30 m is general knowledge. Its "
+    "mean, 649 to 3627, looks like reflectance x 10000, "
     "but nobody says so",
 )
 EO1_HYPERION = Sensor(
@@ -25,8 +28,10 @@ EO1_HYPERION = Sensor(
     bands=numbered_bands(198, 30.0),
     gsd_m=30.0,
     **_UNKNOWN_SCALE,
-    source="SpectralEarth (198 bands); catalyst.earth (30 m). Which of the 242 channels is not documented; its statistics look like scaled radiance "
-    "of 50 VNIR (x 40) and 148 SWIR bands (x 80), 8-57 and 77-224. Numbers are positions in the file",
+    source="SpectralEarth (198 bands); catalyst.earth (30 m). Which of the 242 channels is not "
+    "documented; its statistics look like scaled radiance "
+    "of 50 VNIR (x 40) and 148 SWIR bands (x 80), 8-57 and 77-224. Numbers are positions in the "
+    "file",
 )
 HYPERVIEW = Sensor(
     id="hyperview",

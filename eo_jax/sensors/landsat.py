@@ -1,8 +1,11 @@
-"""Landsat TM, ETM+ and OLI/TIRS: the SSL4EO-L products, level 1 as cloud benchmarks store it, and Collection 2 surface reflectance.
+"""Landsat TM, ETM+ and OLI/TIRS: the SSL4EO-L products, level 1 as cloud benchmarks store it, and
+Collection 2 surface reflectance.
 
-Sources: band ranges and native GSD as torchgeo has them (datasets/landsat.py, band_data.csv); a centre here is the middle of the range, a FWHM its
-width. uint8 scaling and file order of SSL4EO-L from torchgeo's experiments/ssl4eo/landsat. SSL4EO-L publishes no mean and standard deviation
-(its data module divides by 255), and its uint8 has no value for no-data: 0 is the lower end of the scale.
+Sources: band ranges and native GSD as torchgeo has them (datasets/landsat.py, band_data.csv); a
+centre here is the middle of the range, a FWHM its width. uint8 scaling and file order of SSL4EO-L
+from torchgeo's experiments/ssl4eo/landsat. SSL4EO-L publishes no mean and standard deviation (its
+data module divides by 255), and its uint8 has no value for no-data: 0 is the lower end of the
+scale.
 """
 
 from __future__ import annotations
@@ -50,19 +53,27 @@ _OLI_TIRS: dict[int, _Range] = {
 }
 
 _TOA = {"scale": 0.4 / 255, "units": "top-of-atmosphere reflectance"}  # 0..0.4 in 0..255
-_KELVIN = {"scale": (318.15 - 248.15) / 255, "offset": 248.15, "units": "K"}  # 248.15..318.15 K in 0..255
+_KELVIN = {
+    "scale": (318.15 - 248.15) / 255,
+    "offset": 248.15,
+    "units": "K",
+}  # 248.15..318.15 K in 0..255
 _SR = {"scale": 0.3 / 255, "units": "surface reflectance"}  # 0..0.3 in 0..255
 _SR_COLLECTION_2 = {"scale": 0.0000275, "offset": -0.2, "units": "surface reflectance"}
 _DN = {"scale": 1.0, "units": "digital number"}
 
 
 def _bands(ranges: dict[int, _Range], names: dict[str, int], **thermal: Any) -> tuple[Band, ...]:
-    """The bands of {product's name: number in `ranges`}, in that order; `thermal` holds for the thermal ones."""
+    """The bands of {product's name: number in `ranges`}, in that order; `thermal` holds for the
+    thermal ones.
+    """
     bands = []
     for position, (name, number) in enumerate(names.items(), 1):
         low, high, gsd_m = ranges[number]
         other = {"kind": "thermal", **thermal} if low > 3000 else {}
-        bands.append(Band(name, position, (low + high) / 2, float(high - low), gsd_m=gsd_m, **other))
+        bands.append(
+            Band(name, position, (low + high) / 2, float(high - low), gsd_m=gsd_m, **other)
+        )
     return tuple(bands)
 
 
@@ -70,18 +81,39 @@ def _numbered(prefix: str, *numbers: int) -> dict[str, int]:
     return {f"{prefix}{number}": number for number in numbers}
 
 
-_TM_COLOURS = {"true_colour": (2, 1, 0), "false_colour": (3, 2, 1)}  # B3, B2, B1 and B4, B3, B2; of ETM+ too
+_TM_COLOURS = {
+    "true_colour": (2, 1, 0),
+    "false_colour": (3, 2, 1),
+}  # B3, B2, B1 and B4, B3, B2; of ETM+ too
 _OLI_COLOURS = {"true_colour": (3, 2, 1), "false_colour": (4, 3, 2)}  # B4, B3, B2 and B5, B4, B3
-_ETM_TOA_NAMES = _numbered("B", 1, 2, 3, 4, 5) | {"B6_VCID_1": 6, "B6_VCID_2": 6} | _numbered("B", 7, 8)
-_ETM_L1_NAMES = {"B10": 1, "B20": 2, "B30": 3, "B40": 4, "B50": 5, "B61": 6, "B62": 6, "B70": 7, "B80": 8}
+_ETM_TOA_NAMES = (
+    _numbered("B", 1, 2, 3, 4, 5) | {"B6_VCID_1": 6, "B6_VCID_2": 6} | _numbered("B", 7, 8)
+)
+_ETM_L1_NAMES = {
+    "B10": 1,
+    "B20": 2,
+    "B30": 3,
+    "B40": 4,
+    "B50": 5,
+    "B61": 6,
+    "B62": 6,
+    "B70": 7,
+    "B80": 8,
+}
 _SR_NAMES = _numbered("SR_B", 1, 2, 3, 4, 5, 7)  # of TM and ETM+; 6 is thermal
 
-_SSL4EO_L = {"gsd_m": 30.0, "dtype": "uint8", "nodata": None, "source": f"{_RANGES}; experiments/ssl4eo/landsat (order, scaling)"}
+_SSL4EO_L = {
+    "gsd_m": 30.0,
+    "dtype": "uint8",
+    "nodata": None,
+    "source": f"{_RANGES}; experiments/ssl4eo/landsat (order, scaling)",
+}
 _COLLECTION_2 = {
     "gsd_m": 30.0,
     "dtype": "uint16",
     "nodata": 0,
-    "source": f"{_RANGES}; google/earthengine-catalog pipelines/landsat.py (bands, scaling); dtype and fill 0 are general knowledge (USGS)",
+    "source": f"{_RANGES}; google/earthengine-catalog pipelines/landsat.py (bands, scaling); dtype "
+    "and fill 0 are general knowledge (USGS)",
 }
 
 LANDSAT5_TM_TOA = Sensor(
@@ -138,7 +170,8 @@ LANDSAT7_ETM_L1 = Sensor(
 )
 LANDSAT8_OLI_TIRS_L1 = Sensor(
     id="landsat8_oli_tirs_l1",
-    title="Landsat 8 OLI/TIRS level 1, digital numbers as L8 Biome re-released them in uint8, 11 bands",
+    title="Landsat 8 OLI/TIRS level 1, digital numbers as L8 Biome re-released them in uint8, 11 "
+    "bands",
     bands=_bands(_OLI_TIRS, _numbered("B", *range(1, 12))),
     gsd_m=30.0,
     dtype="uint8",

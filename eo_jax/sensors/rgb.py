@@ -1,4 +1,6 @@
-"""Colour pictures and the elevation or depth beside them: GeoNRW and SUN RGB-D. Cameras have no wavelengths here, nobody published them."""
+"""Colour pictures and the elevation or depth beside them: GeoNRW and SUN RGB-D. Cameras have no
+wavelengths here, nobody published them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,10 @@ from eo_jax.sensors.base import Band, Sensor
 
 
 def _bands(gsd_m: float | None, kind: str, *names: str) -> tuple[Band, ...]:
-    return tuple(Band(name, position, None, None, gsd_m=gsd_m, kind=kind) for position, name in enumerate(names, 1))
+    return tuple(
+        Band(name, position, None, None, gsd_m=gsd_m, kind=kind)
+        for position, name in enumerate(names, 1)
+    )
 
 
 _DN = {"scale": 1.0, "units": "digital number", "nodata": None}

@@ -1,9 +1,11 @@
-"""Sentinel-2 MSI and Sentinel-1 GRD as SSL4EO-S12 v1.0, SSL4EO-S12 v1.1, BigEarthNet and So2Sat LCZ42 store them.
+"""Sentinel-2 MSI and Sentinel-1 GRD as SSL4EO-S12 v1.0, SSL4EO-S12 v1.1, BigEarthNet and So2Sat
+LCZ42 store them.
 
-Sources: centre wavelengths and native GSD from torchgeo datasets/sentinel.py, which has no bandwidths; band order and statistics v1.0 from
-zhu-xlab/SSL4EO-S12 (50k subset), v1.1 from the README of DLR-MF-DAS/SSL4EO-S12-v1.1. The digital numbers of v1.1 carry + 1000 against v1.0, so the
-two never share a row. Neither says that a value stands for no-data; BigEarthNet's files say that 0 does. Sentinel-1 sees at 5.55 cm (C band), which
-is no optical wavelength.
+Sources: centre wavelengths and native GSD from torchgeo datasets/sentinel.py, which has no
+bandwidths; band order and statistics v1.0 from zhu-xlab/SSL4EO-S12 (50k subset), v1.1 from the
+README of DLR-MF-DAS/SSL4EO-S12-v1.1. The digital numbers of v1.1 carry + 1000 against v1.0, so the
+two never share a row. Neither says that a value stands for no-data; BigEarthNet's files say that 0
+does. Sentinel-1 sees at 5.55 cm (C band), which is no optical wavelength.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ _TORCHGEO = "torchgeo datasets/sentinel.py (centres, GSD)"
 
 
 def _msi(names: tuple[str, ...]) -> tuple[Band, ...]:
-    return tuple(Band(name, position, _MSI[name][0], None, gsd_m=_MSI[name][1]) for position, name in enumerate(names, 1))
+    return tuple(
+        Band(name, position, _MSI[name][0], None, gsd_m=_MSI[name][1])
+        for position, name in enumerate(names, 1)
+    )
 
 
 def _zero_padded(bands: tuple[Band, ...]) -> tuple[Band, ...]:
@@ -54,8 +59,36 @@ SENTINEL2_L1C = Sensor(
     scale=1e-4,
     units="top-of-atmosphere reflectance",
     nodata=None,
-    mean=(1605.6, 1390.8, 1314.9, 1363.5, 1549.4, 2091.7, 2371.7, 2299.9, 2560.3, 830.1, 22.1, 2177.1, 1524.1),
-    std=(786.8, 850.3, 875.1, 1138.8, 1122.2, 1161.6, 1274.4, 1248.4, 1345.5, 577.3, 51.2, 1336.1, 1136.5),
+    mean=(
+        1605.6,
+        1390.8,
+        1314.9,
+        1363.5,
+        1549.4,
+        2091.7,
+        2371.7,
+        2299.9,
+        2560.3,
+        830.1,
+        22.1,
+        2177.1,
+        1524.1,
+    ),
+    std=(
+        786.8,
+        850.3,
+        875.1,
+        1138.8,
+        1122.2,
+        1161.6,
+        1274.4,
+        1248.4,
+        1345.5,
+        577.3,
+        51.2,
+        1336.1,
+        1136.5,
+    ),
     statistics_source=_V1_0,
     true_colour=(3, 2, 1),  # B4, B3, B2
     false_colour=(7, 3, 2),  # B8, B4, B3
@@ -67,8 +100,34 @@ SENTINEL2_L2A = dataclasses.replace(
     title="Sentinel-2 L2A without offset (SSL4EO-S12 v1.0), 12 bands",
     bands=_msi(_L2A),
     units="surface reflectance",
-    mean=(752.4, 884.3, 1144.2, 1297.5, 1624.9, 2194.6, 2422.2, 2517.8, 2581.6, 2645.5, 2368.5, 1805.1),
-    std=(1108.0, 1155.2, 1183.6, 1368.1, 1370.3, 1355.6, 1416.5, 1474.8, 1439.3, 1582.3, 1455.5, 1343.5),
+    mean=(
+        752.4,
+        884.3,
+        1144.2,
+        1297.5,
+        1624.9,
+        2194.6,
+        2422.2,
+        2517.8,
+        2581.6,
+        2645.5,
+        2368.5,
+        1805.1,
+    ),
+    std=(
+        1108.0,
+        1155.2,
+        1183.6,
+        1368.1,
+        1370.3,
+        1355.6,
+        1416.5,
+        1474.8,
+        1439.3,
+        1582.3,
+        1455.5,
+        1343.5,
+    ),
 )
 # Its statistics are those of SSL4EO-S12, which encoders that were pretrained there expect.
 SENTINEL2_L2A_BIGEARTHNET = dataclasses.replace(
@@ -84,8 +143,36 @@ SENTINEL2_L1C_OFFSET = dataclasses.replace(
     bands=_zero_padded(_msi(_L1C)),
     dtype="int16",
     offset=-0.1,
-    mean=(2607.345, 2393.068, 2320.225, 2373.963, 2562.536, 3110.071, 3392.832, 3321.154, 3583.77, 1838.712, 1021.753, 3205.112, 2545.798),
-    std=(786.523, 849.702, 875.318, 1143.578, 1126.248, 1161.98, 1273.505, 1246.79, 1342.755, 576.795, 45.626, 1340.347, 1145.036),
+    mean=(
+        2607.345,
+        2393.068,
+        2320.225,
+        2373.963,
+        2562.536,
+        3110.071,
+        3392.832,
+        3321.154,
+        3583.77,
+        1838.712,
+        1021.753,
+        3205.112,
+        2545.798,
+    ),
+    std=(
+        786.523,
+        849.702,
+        875.318,
+        1143.578,
+        1126.248,
+        1161.98,
+        1273.505,
+        1246.79,
+        1342.755,
+        576.795,
+        45.626,
+        1340.347,
+        1145.036,
+    ),
     statistics_source=_V1_1,
 )
 SENTINEL2_L2A_OFFSET = dataclasses.replace(
@@ -95,8 +182,34 @@ SENTINEL2_L2A_OFFSET = dataclasses.replace(
     bands=_zero_padded(_msi(_L2A)),
     dtype="int16",
     offset=-0.1,
-    mean=(1793.243, 1924.863, 2184.553, 2340.936, 2671.402, 3240.082, 3468.412, 3563.244, 3627.704, 3711.071, 3416.714, 2849.625),
-    std=(1160.144, 1201.092, 1219.943, 1397.225, 1400.035, 1373.136, 1429.17, 1485.025, 1447.836, 1652.703, 1471.002, 1365.307),
+    mean=(
+        1793.243,
+        1924.863,
+        2184.553,
+        2340.936,
+        2671.402,
+        3240.082,
+        3468.412,
+        3563.244,
+        3627.704,
+        3711.071,
+        3416.714,
+        2849.625,
+    ),
+    std=(
+        1160.144,
+        1201.092,
+        1219.943,
+        1397.225,
+        1400.035,
+        1373.136,
+        1429.17,
+        1485.025,
+        1447.836,
+        1652.703,
+        1471.002,
+        1365.307,
+    ),
     statistics_source=_V1_1,
 )
 SENTINEL2_SO2SAT = Sensor(
@@ -115,7 +228,10 @@ SENTINEL2_SO2SAT = Sensor(
 SENTINEL2_RGB = Sensor(
     id="sentinel2_rgb",
     title="Sentinel-2 RGB pictures, SSL4EO-S12 v1.1, 3 bands",
-    bands=tuple(Band(name, position, None, None, gsd_m=10.0) for position, name in enumerate(("red", "green", "blue"), 1)),
+    bands=tuple(
+        Band(name, position, None, None, gsd_m=10.0)
+        for position, name in enumerate(("red", "green", "blue"), 1)
+    ),
     gsd_m=10.0,
     dtype="uint8",
     scale=1.0,
@@ -130,7 +246,10 @@ SENTINEL2_RGB = Sensor(
 
 
 def _sar(*names: str) -> tuple[Band, ...]:
-    return tuple(Band(name, position, None, None, gsd_m=10.0, kind="sar") for position, name in enumerate(names, 1))
+    return tuple(
+        Band(name, position, None, None, gsd_m=10.0, kind="sar")
+        for position, name in enumerate(names, 1)
+    )
 
 
 SENTINEL1_GRD = Sensor(

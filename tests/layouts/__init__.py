@@ -1,6 +1,8 @@
-"""A tiny, valid archive for every reader: <reader>.py in this folder has `write(root)`, which makes one, and may have `OPTIONS` for its reader.
+"""A tiny, valid archive for every reader: <reader>.py in this folder has `write(root)`, which makes
+one, and may have `OPTIONS` for its reader.
 
-The fuzzing and the convert-then-verify tests run on them, so each shows the whole layout: places, dates, splits, labels, as the archive has them.
+The fuzzing and the convert-then-verify tests run on them, so each shows the whole layout: places,
+dates, splits, labels, as the archive has them.
 """
 
 from __future__ import annotations

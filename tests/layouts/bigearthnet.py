@@ -1,4 +1,6 @@
-"""BigEarthNet: version 2 with S1, S2, maps and metadata of three places; `write_v1` makes version 1. Patches of 12 pixels instead of 120."""
+"""BigEarthNet: version 2 with S1, S2, maps and metadata of three places; `write_v1` makes version
+1. Patches of 12 pixels instead of 120.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,25 @@ from rasterio.transform import Affine
 from tests import tiny_archives
 
 SIZE = 12
-PIXELS = {"B02": 1, "B03": 1, "B04": 1, "B08": 1, "VV": 1, "VH": 1, "B01": 6, "B09": 6}  # in pixels of 10 m; the others are 2
+PIXELS = {
+    "B02": 1,
+    "B03": 1,
+    "B04": 1,
+    "B08": 1,
+    "VV": 1,
+    "VH": 1,
+    "B01": 6,
+    "B09": 6,
+}  # in pixels of 10 m; the others are 2
 S2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 S1 = ("VV", "VH")
 TILE, SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP", "S1A_IW_GRDH_1SDV_20170613T165043"
 PLACES = {"26_57": "train", "75_43": "validation", "8_9": "test"}
 LABELS = {
     "26_57": ("Arable land", "Urban fabric"),
-    "75_43": ("Land principally occupied by agriculture, with significant areas of natural vegetation",),
+    "75_43": (
+        "Land principally occupied by agriculture, with significant areas of natural vegetation",
+    ),
     "8_9": ("Marine waters", "Moors, heathland and sclerophyllous vegetation"),
 }
 OPTIONS = {"labels": ("multilabel", "landcover")}
@@ -28,7 +41,10 @@ V1_S2, V1_S1 = "S2A_MSIL2A_20170617T113321", "S1A_IW_GRDH_1SDV_20170617T064724_2
 def write(root: Path) -> None:
     for place in PLACES:
         write_place(root, place)
-    lines = [f'{TILE}_{place},"{";".join(LABELS[place])}",{split},Austria,{SCENE}_33UUP_{place}\n' for place, split in PLACES.items()]
+    lines = [
+        f'{TILE}_{place},"{";".join(LABELS[place])}",{split},Austria,{SCENE}_33UUP_{place}\n'
+        for place, split in PLACES.items()
+    ]
     (root / "metadata.csv").write_text("patch_id,labels,split,country,s1_name\n" + "".join(lines))
 
 
@@ -37,13 +53,27 @@ def write_place(root: Path, place: str) -> None:
     patch = f"{TILE}_{place}"
     write_patch(root / "BigEarthNet-S2" / TILE / patch, S2, place)
     write_patch(root / "BigEarthNet-S1" / SCENE / f"{SCENE}_33UUP_{place}", S1, place)
-    codes = np.random.default_rng(len(place)).choice([112, 211, 311, 523], (1, SIZE, SIZE)).astype(np.uint16)
-    tiny_archives.write(root / "Reference_Maps" / TILE / patch / f"{patch}_reference_map.tif", codes, nodata=0, **grid(1, place))
+    codes = (
+        np.random.default_rng(len(place))
+        .choice([112, 211, 311, 523], (1, SIZE, SIZE))
+        .astype(np.uint16)
+    )
+    tiny_archives.write(
+        root / "Reference_Maps" / TILE / patch / f"{patch}_reference_map.tif",
+        codes,
+        nodata=0,
+        **grid(1, place),
+    )
 
 
 def write_v1(root: Path) -> None:
-    """Two places, in train.csv and in bigearthnet-test.csv; the second has none of the 19 classes."""
-    for place, names in {"4_55": ["Pastures", "Sea and ocean", "Airports"], "5_6": ["Airports"]}.items():
+    """Two places, in train.csv and in bigearthnet-test.csv; the second has none of the 19
+    classes.
+    """
+    for place, names in {
+        "4_55": ["Pastures", "Sea and ocean", "Airports"],
+        "5_6": ["Airports"],
+    }.items():
         write_patch(root / "BigEarthNet-v1.0" / f"{V1_S2}_{place}", S2, place, labels=names)
         pair = {"labels": names, "corresponding_s2_patch": f"{V1_S2}_{place}"}
         write_patch(root / "BigEarthNet-S1-v1.0" / f"{V1_S1}_{place}", S1, place, **pair)
@@ -52,12 +82,25 @@ def write_v1(root: Path) -> None:
 
 
 def write_patch(folder: Path, bands: tuple[str, ...], place: str, **metadata: object) -> None:
-    """The band files of a patch, and its JSON file where there are metadata. Thousands (S1: tens) say which band it is."""
+    """The band files of a patch, and its JSON file where there are metadata. Thousands (S1: tens)
+    say which band it is.
+    """
     for index, band in enumerate(bands):
         factor = PIXELS.get(band, 2)
-        noise = np.random.default_rng([index, *place.encode()]).integers(1, 900, (1, SIZE // factor, SIZE // factor))
-        plane = (1000 * index + noise).astype(np.uint16) if bands is S2 else (-10 * index - noise / 100).astype(np.float32)
-        tiny_archives.write(folder / f"{folder.name}_{band}.tif", plane, nodata=0 if bands is S2 else None, **grid(factor, place))
+        noise = np.random.default_rng([index, *place.encode()]).integers(
+            1, 900, (1, SIZE // factor, SIZE // factor)
+        )
+        plane = (
+            (1000 * index + noise).astype(np.uint16)
+            if bands is S2
+            else (-10 * index - noise / 100).astype(np.float32)
+        )
+        tiny_archives.write(
+            folder / f"{folder.name}_{band}.tif",
+            plane,
+            nodata=0 if bands is S2 else None,
+            **grid(factor, place),
+        )
     if metadata:
         (folder / f"{folder.name}_labels_metadata.json").write_text(json.dumps(metadata))
 
@@ -65,4 +108,9 @@ def write_patch(folder: Path, bands: tuple[str, ...], place: str, **metadata: ob
 def grid(factor: int, place: str) -> dict:
     """Of pixels of `factor` x 10 m; all grids of a patch have one corner."""
     column, row = map(int, place.split("_"))
-    return {"crs": "EPSG:32633", "transform": Affine(10 * factor, 0, 3e5 + 1200 * column, 0, -10 * factor, 5.4e6 - 1200 * row)}
+    return {
+        "crs": "EPSG:32633",
+        "transform": Affine(
+            10 * factor, 0, 3e5 + 1200 * column, 0, -10 * factor, 5.4e6 - 1200 * row
+        ),
+    }

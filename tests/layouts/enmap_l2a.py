@@ -1,4 +1,6 @@
-"""Two EnMAP L2A products, one of them cloud-optimised, cut into patches of 8 pixels: some under clouds, some beyond the swath."""
+"""Two EnMAP L2A products, one of them cloud-optimised, cut into patches of 8 pixels: some under
+clouds, some beyond the swath.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def write(root: Path) -> None:
 def write_product(folder: Path, scene: str, seed: int = 1, kind: str = "") -> None:
     """The upper left pixel has no data, pixel (9, 9) is cloud, and so are all from column 16."""
     rng = np.random.default_rng(seed)
-    cube = (1000 + 10 * np.arange(224)[:, None, None] + rng.integers(0, 50, (224, HEIGHT, WIDTH))).astype(np.int16)
+    cube = (
+        1000 + 10 * np.arange(224)[:, None, None] + rng.integers(0, 50, (224, HEIGHT, WIDTH))
+    ).astype(np.int16)
     cube[126:141] = cube[160:167] = -32768
     cube[:, 0, 0] = -32768
     cloud = np.zeros((1, HEIGHT, WIDTH), np.uint8)
@@ -41,14 +45,24 @@ def write_product(folder: Path, scene: str, seed: int = 1, kind: str = "") -> No
 
 def metadata(**changes: str) -> str:
     """METADATA.XML; `changes` are texts of elements, by name."""
-    texts = {"level": "L2A", "startTime": "2022-06-11T07:23:05.138Z", "backgroundValue": "-32768", **changes}
+    texts = {
+        "level": "L2A",
+        "startTime": "2022-06-11T07:23:05.138Z",
+        "backgroundValue": "-32768",
+        **changes,
+    }
     bands = "".join(
-        f'<bandID number="{number}"><wavelengthCenterOfBand>{nm + 0.1:.3f}</wavelengthCenterOfBand><FWHMOfBand>{band.fwhm_nm}</FWHMOfBand>'
+        f'<bandID number="{number}">'
+        f"<wavelengthCenterOfBand>{nm + 0.1:.3f}</wavelengthCenterOfBand>"
+        f"<FWHMOfBand>{band.fwhm_nm}</FWHMOfBand>"
         "<GainOfBand>0.0001</GainOfBand><OffsetOfBand>0</OffsetOfBand></bandID>"
-        for number, (nm, band) in enumerate(zip(ENMAP_PRODUCT.centres_nm, ENMAP_PRODUCT.bands, strict=True), 1)
+        for number, (nm, band) in enumerate(
+            zip(ENMAP_PRODUCT.centres_nm, ENMAP_PRODUCT.bands, strict=True), 1
+        )
     )
     return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n<level_X xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
+        '<?xml version="1.0" encoding="UTF-8"?>\n<level_X '
+        'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
         f"<base><level>{texts['level']}</level><temporalCoverage><startTime>{texts['startTime']}</startTime></temporalCoverage></base>"
         f"<specific><backgroundValue>{texts['backgroundValue']}</backgroundValue><deadPixels><bandID>7</bandID></deadPixels>"
         f"<bandCharacterisation>{bands}</bandCharacterisation></specific></level_X>\n"

@@ -11,4 +11,6 @@ import tiny_archives
 def write(root: Path) -> None:
     for seed, name in enumerate(("0_0.tif", "0_32.tif", "32_0.tif")):
         tiny_archives.tile(root / "images" / name, seed)
-        tiny_archives.write(root / "labels" / name, (tiny_archives.pixels(seed, 1) % 4).astype(np.uint8))
+        tiny_archives.write(
+            root / "labels" / name, (tiny_archives.pixels(seed, 1) % 4).astype(np.uint8)
+        )

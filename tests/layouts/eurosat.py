@@ -1,4 +1,6 @@
-"""EuroSAT: two images of each of four classes, with random and spatial split lists that differ, as torchgeo has them."""
+"""EuroSAT: two images of each of four classes, with random and spatial split lists that differ, as
+torchgeo has them.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,22 @@ FILE_ORDER = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11"
 def write(root: Path) -> None:
     names = [f"{kind}_{number}" for number in (1, 2) for kind in CLASSES]
     for name in names:
-        tiny_archives.write(root / FOLDER / name.split("_")[0] / f"{name}.tif", pixels(name), compress="deflate", predictor=2)
+        tiny_archives.write(
+            root / FOLDER / name.split("_")[0] / f"{name}.tif",
+            pixels(name),
+            compress="deflate",
+            predictor=2,
+        )
     for kind, parts in LISTS.items():
         for split, numbers in zip(("train", "val", "test"), parts, strict=True):
-            (root / f"eurosat-{kind}{split}.txt").write_text("".join(f"{names[number]}.jpg\n" for number in numbers))
+            (root / f"eurosat-{kind}{split}.txt").write_text(
+                "".join(f"{names[number]}.jpg\n" for number in numbers)
+            )
 
 
 def pixels(name: str) -> np.ndarray:
-    """uint16 [13, 64, 64] in the order of the files; thousands say which band of FILE_ORDER it is."""
+    """uint16 [13, 64, 64] in the order of the files; thousands say which band of
+    FILE_ORDER it is.
+    """
     noise = np.random.default_rng(len(name)).integers(0, 50, (13, 16, 16)).repeat(4, 1).repeat(4, 2)
     return (1000 * np.arange(13)[:, None, None] + noise).astype(np.uint16)

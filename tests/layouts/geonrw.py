@@ -1,4 +1,6 @@
-"""GeoNRW: three tiles of two cities, one photograph as GeoTIFF, patches of 16 pixels with a rest at the edges."""
+"""GeoNRW: three tiles of two cities, one photograph as GeoTIFF, patches of 16 pixels with a rest at
+the edges.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +28,14 @@ def write_tile(root: Path, tile: str, shape: tuple[int, int]) -> None:
     rgb = rng.integers(0, 60, (3, *shape)) + np.array([0, 80, 160])[:, None, None]
     as_tiff = tile == AS_TIFF
     lossless = {} if as_tiff else {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
-    tiny_archives.write(root / f"{tile}_rgb.{'tif' if as_tiff else 'jp2'}", rgb.astype(np.uint8), **{**GRID, **lossless})
-    tiny_archives.write(root / f"{tile}_dem.tif", (100 + rng.normal(size=(1, *shape))).astype(np.float32), **GRID)
-    tiny_archives.write(root / f"{tile}_seg.tif", rng.integers(0, 11, (1, *shape), np.uint8), **GRID)
+    tiny_archives.write(
+        root / f"{tile}_rgb.{'tif' if as_tiff else 'jp2'}",
+        rgb.astype(np.uint8),
+        **{**GRID, **lossless},
+    )
+    tiny_archives.write(
+        root / f"{tile}_dem.tif", (100 + rng.normal(size=(1, *shape))).astype(np.float32), **GRID
+    )
+    tiny_archives.write(
+        root / f"{tile}_seg.tif", rng.integers(0, 11, (1, *shape), np.uint8), **GRID
+    )

@@ -1,4 +1,6 @@
-"""Any GeoTIFFs: a drone camera over three fields on two days, with label maps and split lists, cut into patches of 8 pixels."""
+"""Any GeoTIFFs: a drone camera over three fields on two days, with label maps and split lists, cut
+into patches of 8 pixels.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def names() -> list[str]:
 
 def pixels(seed: int, height: int = 16, width: int = 20) -> np.ndarray:
     """uint16 [4, height, width], bands far apart; the upper left corner of some is no-data."""
-    cube = np.random.default_rng(seed).integers(0, 900, (4, height, width)) + 1000 * np.arange(1, 5)[:, None, None]
+    cube = (
+        np.random.default_rng(seed).integers(0, 900, (4, height, width))
+        + 1000 * np.arange(1, 5)[:, None, None]
+    )
     cube[:, : 3 * (seed % 2), :3] = NODATA
     return cube.astype(np.uint16)
 
@@ -35,10 +40,17 @@ def pixels(seed: int, height: int = 16, width: int = 20) -> np.ndarray:
 def write(root: Path) -> None:
     lists: dict[str, list[str]] = {}
     for seed, name in enumerate(names()):
-        grid = {"crs": "EPSG:32633", "transform": Affine(0.05, 0, 366015 + 100 * (seed // 2), 0, -0.05, 5809965)}
+        grid = {
+            "crs": "EPSG:32633",
+            "transform": Affine(0.05, 0, 366015 + 100 * (seed // 2), 0, -0.05, 5809965),
+        }
         tiny_archives.write(root / "images" / name, pixels(seed), nodata=NODATA, **grid)
         for number, label in enumerate(("labels", "weeds")):
-            tiny_archives.write(root / label / name, (pixels(seed + 7)[number : number + 1] % 5).astype(np.uint8), **grid)
+            tiny_archives.write(
+                root / label / name,
+                (pixels(seed + 7)[number : number + 1] % 5).astype(np.uint8),
+                **grid,
+            )
         lists.setdefault(SPLITS[name.split("/")[0]], []).append(f"{name}\n")
     (root / "splits").mkdir()
     for split, lines in lists.items():

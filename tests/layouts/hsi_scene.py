@@ -1,4 +1,6 @@
-"""A hyperspectral scene as a .mat file, with ground truth and the split maps of a benchmark, in tiles that do not fit evenly."""
+"""A hyperspectral scene as a .mat file, with ground truth and the split maps of a benchmark, in
+tiles that do not fit evenly.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +34,29 @@ def write(root: Path) -> None:
 
 def cube(bands: int = BANDS, seed: int = 0) -> np.ndarray:
     """uint16 [bands, 13, 18], every value another."""
-    return np.random.default_rng(seed).permutation(bands * HEIGHT * WIDTH).astype(np.uint16).reshape(bands, HEIGHT, WIDTH)
+    return (
+        np.random.default_rng(seed)
+        .permutation(bands * HEIGHT * WIDTH)
+        .astype(np.uint16)
+        .reshape(bands, HEIGHT, WIDTH)
+    )
 
 
 def maps() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(ground truth, its pixels for training, its pixels for test), uint8 [13, 18]; some labelled pixels are in neither split."""
+    """(ground truth, its pixels for training, its pixels for test), uint8 [13, 18]; some labelled
+    pixels are in neither split.
+    """
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 10, (HEIGHT, WIDTH), np.uint8)
     side = rng.integers(0, 3, truth.shape)
-    return truth, np.where(side == 1, truth, 0).astype(np.uint8), np.where(side == 2, truth, 0).astype(np.uint8)
+    return (
+        truth,
+        np.where(side == 1, truth, 0).astype(np.uint8),
+        np.where(side == 2, truth, 0).astype(np.uint8),
+    )
 
 
-# ------------------------------------------------------------------ scenes with a band table of one's own
+# ------------------------------------------------------------ scenes with a band table of one's own
 
 BANDS_OF_OWN = 5
 CUBE = cube(BANDS_OF_OWN)
@@ -53,7 +66,16 @@ def table(folder: Path, bands: int = BANDS_OF_OWN, dtype: str = "uint16", **fiel
     """A band table of one's own."""
     columns = {"name": [f"band {n}" for n in range(bands)], "number": list(range(1, bands + 1))}
     columns |= {"centre_nm": fields.pop("centre_nm", [None] * bands), "fwhm_nm": [None] * bands}
-    row = {"id": "own", "title": "own", "gsd_m": None, "dtype": dtype, "scale": 1.0, "units": "digital number", "nodata": None, **fields}
+    row = {
+        "id": "own",
+        "title": "own",
+        "gsd_m": None,
+        "dtype": dtype,
+        "scale": 1.0,
+        "units": "digital number",
+        "nodata": None,
+        **fields,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bands.json").write_text(json.dumps({**row, "bands": columns}))
     return str(folder / "bands.json")
@@ -70,20 +92,34 @@ def save(path: Path, compress: bool = True, **arrays: np.ndarray) -> Path:
 
 
 def write_envi(folder: Path, cube: np.ndarray = CUBE, order: str = "bsq", **fields: Any) -> Path:
-    """An ENVI pair; `fields` change the header, None takes one away. `_` in their names is a space."""
+    """An ENVI pair; `fields` change the header, None takes one away. `_` in their names is
+    a space.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     axes = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (1, 2, 0)}[order]
     (folder / "scene.dat").write_bytes(cube.transpose(axes).tobytes())
     codes = {"u1": 1, "i2": 2, "f4": 4, "u2": 12}
-    written = {"samples": cube.shape[2], "lines": cube.shape[1], "bands": cube.shape[0], "header offset": 0, "file type": "ENVI Standard"}
-    written |= {"data type": codes[cube.dtype.str[1:]], "interleave": order, "byte order": int(cube.dtype.byteorder == ">")}
+    written = {
+        "samples": cube.shape[2],
+        "lines": cube.shape[1],
+        "bands": cube.shape[0],
+        "header offset": 0,
+        "file type": "ENVI Standard",
+    }
+    written |= {
+        "data type": codes[cube.dtype.str[1:]],
+        "interleave": order,
+        "byte order": int(cube.dtype.byteorder == ">"),
+    }
     written |= {name.replace("_", " "): value for name, value in fields.items()}
     lines = [f"{name} = {value}\n" for name, value in written.items() if value is not None]
     (folder / "scene.hdr").write_text("ENVI\n" + "".join(lines), encoding="latin-1")
     return folder / "scene.hdr"
 
 
-def save_7_3(path: Path, stored: np.ndarray, name: str = "scene", kind: bytes = b"uint16", **how: Any) -> Path:
+def save_7_3(
+    path: Path, stored: np.ndarray, name: str = "scene", kind: bytes = b"uint16", **how: Any
+) -> Path:
     """A MATLAB 7.3 file; `stored` has the axes as HDF5 has them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w", userblock_size=512) as file:

@@ -13,9 +13,13 @@ HEADER = "sample_index,company,field,cover,P,K,Mg,pH,P_class\n"
 def write(root: Path) -> None:
     (root / "images").mkdir(parents=True)
     for split, indices in SPLITS.items():
-        (root / f"{split}.csv").write_text(HEADER + "".join(f"{index},A,77,5.0,{_targets(index)},1\n" for index in indices))
+        (root / f"{split}.csv").write_text(
+            HEADER + "".join(f"{index},A,77,5.0,{_targets(index)},1\n" for index in indices)
+        )
         for index in indices:
-            arrays = {"data": cube(index)} if index == 3 else {"data": cube(index), "mask": mask(index)}
+            arrays = (
+                {"data": cube(index)} if index == 3 else {"data": cube(index), "mask": mask(index)}
+            )
             np.savez_compressed(root / "images" / f"{index}.npz", **arrays)
 
 

@@ -1,4 +1,6 @@
-"""HySpecNet-11k: four patches of two tiles in their folders, with quality layers and both kinds of split lists."""
+"""HySpecNet-11k: four patches of two tiles in their folders, with quality layers and both kinds of
+split lists.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ EMPTY = [*range(126, 141), *range(160, 167)]  # 0-based; bands in water vapour
 def write(root: Path) -> None:
     for seed, patch in enumerate(PATCHES):
         write_patch(root, patch, seed)
-    write_lists(root, "easy", {patch: ("test", "train", "val", "train")[seed] for seed, patch in enumerate(PATCHES)})
+    write_lists(
+        root,
+        "easy",
+        {patch: ("test", "train", "val", "train")[seed] for seed, patch in enumerate(PATCHES)},
+    )
     write_lists(root, "hard", PATCHES)
 
 
@@ -41,10 +47,15 @@ def write_patch(root: Path, patch: str, seed: int) -> None:
         tiny_archives.write(folder / f"{patch}-{layer}.TIF", values)
 
 
-def write_lists(root: Path, kind: str, splits: dict[str, str], line: str = "{tile}/{patch}/{patch}-DATA.npy") -> None:
+def write_lists(
+    root: Path, kind: str, splits: dict[str, str], line: str = "{tile}/{patch}/{patch}-DATA.npy"
+) -> None:
     folder = root / "splits" / kind
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "val", "test"):
         patches = [patch for patch, found in splits.items() if found == split]
-        lines = [line.format(tile=patch[: -len("-Y01460273_X03110438")], patch=patch) for patch in patches]
+        lines = [
+            line.format(tile=patch[: -len("-Y01460273_X03110438")], patch=patch)
+            for patch in patches
+        ]
         (folder / f"{split}.csv").write_text("".join(f"{text}\n" for text in lines))

@@ -1,4 +1,6 @@
-"""L7 Irish: three scenes of two biomes, tiles of 16 pixels with a rest at the edges; the first tile of a scene is fill."""
+"""L7 Irish: three scenes of two biomes, tiles of 16 pixels with a rest at the edges; the first tile
+of a scene is fill.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,14 @@ def write(root: Path) -> None:
 
 
 def write_scene(image: Path, mask: Path, bands: int, shape: tuple[int, int]) -> None:
-    """An image uint8 [bands, h, w] in which every band has values of its own, and its mask of all codes."""
+    """An image uint8 [bands, h, w] in which every band has values of its own, and its mask of all
+    codes.
+    """
     rng = np.random.default_rng(shape[0])
     pixels = 20 * np.arange(1, bands + 1)[:, None, None] + rng.integers(0, 20, (bands, *shape))
     cloud = rng.choice(CLOUD_CODES, (1, *shape))
     pixels[:, :16, :16] = cloud[:, :16, :16] = 0
-    tiny_archives.write(image, pixels.astype(np.uint8), compress="lzw", tiled=True, blockxsize=16, blockysize=16)
+    tiny_archives.write(
+        image, pixels.astype(np.uint8), compress="lzw", tiled=True, blockxsize=16, blockysize=16
+    )
     tiny_archives.write(mask, cloud.astype(np.uint8), compress="lzw")

@@ -1,4 +1,6 @@
-"""L8 Biome: three scenes of two biomes, tiles of 16 pixels with a rest at the edges; the first tile of a scene is fill."""
+"""L8 Biome: three scenes of two biomes, tiles of 16 pixels with a rest at the edges; the first tile
+of a scene is fill.
+"""
 
 from __future__ import annotations
 
@@ -18,4 +20,6 @@ SCENES = {
 def write(root: Path) -> None:
     for folder, shape in SCENES.items():
         scene = folder.split("/")[1]
-        write_scene(root / folder / f"{scene}.TIF", root / folder / f"{scene}_fixedmask.TIF", BANDS, shape)
+        write_scene(
+            root / folder / f"{scene}.TIF", root / folder / f"{scene}_fixedmask.TIF", BANDS, shape
+        )

@@ -1,4 +1,6 @@
-"""OSCD: two cities for training and one for testing, two dates each, tiles of 16 pixels with a rest at the edges."""
+"""OSCD: two cities for training and one for testing, two dates each, tiles of 16 pixels with a rest
+at the edges.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,22 @@ def write(root: Path) -> None:
 
 def write_city(root: Path, city: str, split: str, shape: tuple[int, int]) -> None:
     """A city with its two dates and its map of changes."""
-    folder, labels = root / f"{TITLE}Images" / city, root / f"{TITLE}{split.title()} Labels" / city / "cm"
+    folder, labels = (
+        root / f"{TITLE}Images" / city,
+        root / f"{TITLE}{split.title()} Labels" / city / "cm",
+    )
     for date in (1, 2):
         for band, name in enumerate(NAMES):
-            tiny_archives.write(folder / f"imgs_{date}_rect" / f"{name}.tif", plane(city, date, band, shape))
-    (folder / "dates.txt").write_text("".join(f"date_{number}: {date}\n" for number, date in enumerate(DATES, start=1)))
-    tiny_archives.write(labels / f"{city}-cm.tif", np.random.default_rng(len(city)).integers(1, 3, (1, *shape), np.uint8))
+            tiny_archives.write(
+                folder / f"imgs_{date}_rect" / f"{name}.tif", plane(city, date, band, shape)
+            )
+    (folder / "dates.txt").write_text(
+        "".join(f"date_{number}: {date}\n" for number, date in enumerate(DATES, start=1))
+    )
+    tiny_archives.write(
+        labels / f"{city}-cm.tif",
+        np.random.default_rng(len(city)).integers(1, 3, (1, *shape), np.uint8),
+    )
 
 
 def plane(city: str, date: int, band: int, shape: tuple[int, int]) -> np.ndarray:

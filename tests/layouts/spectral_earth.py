@@ -14,5 +14,9 @@ def write(root: Path) -> None:
     tiny_archives.spectral_earth(root, "landuse")
     (root / "splits").mkdir()
     for split, locations in SPLITS.items():
-        lines = [f"{location}/{scene}.tif\n" for location in locations for scene in tiny_archives.LOCATIONS[location]]
+        lines = [
+            f"{location}/{scene}.tif\n"
+            for location in locations
+            for scene in tiny_archives.LOCATIONS[location]
+        ]
         (root / "splits" / f"{split}.txt").write_text("".join(lines))

@@ -26,7 +26,9 @@ def write(root: Path) -> None:
     write_task(root, "enmap_cdl", codes=(0, 1, 5, 204, 121))
 
 
-def write_task(root: Path, task: str, codes: tuple[int, ...], mask_dtype: str = "uint8", dtype: str = "int16") -> None:
+def write_task(
+    root: Path, task: str, codes: tuple[int, ...], mask_dtype: str = "uint8", dtype: str = "int16"
+) -> None:
     """A task whose maps hold `codes` in turn, pixel by pixel."""
     sensor, product = task.split("_")
     for seed, name in enumerate(name for names in SPLITS.values() for name in names):

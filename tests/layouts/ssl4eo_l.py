@@ -12,18 +12,35 @@ SIZE = 16
 OPTIONS = {"size": SIZE}
 BANDS = {"tm_toa": 7, "etm_toa": 9, "etm_sr": 6, "oli_tirs_toa": 11, "oli_sr": 7}
 SCENES = {
-    "tm_toa": {"0000002": ("LT05_172034_20010526", "LT5_172034_20020923"), "0000005": ("LT05_223084_20010413",)},
-    "etm": {"0000002": ("LE07_172034_20010526", "LE07_172034_20020310", "LE07_172034_20020902", "LE07_172034_20021121")},
+    "tm_toa": {
+        "0000002": ("LT05_172034_20010526", "LT5_172034_20020923"),
+        "0000005": ("LT05_223084_20010413",),
+    },
+    "etm": {
+        "0000002": (
+            "LE07_172034_20010526",
+            "LE07_172034_20020310",
+            "LE07_172034_20020902",
+            "LE07_172034_20021121",
+        )
+    },
     "oli": {"0000005": ("LC08_223084_20210412", "LC08_223084_20221211")},
 }
-GRID = {"crs": "EPSG:4326", "transform": Affine(0.0003, 0, 40.3, 0, -0.0002, 37.6), "compress": "lzw", "predictor": 2}
+GRID = {
+    "crs": "EPSG:4326",
+    "transform": Affine(0.0003, 0, 40.3, 0, -0.0002, 37.6),
+    "compress": "lzw",
+    "predictor": 2,
+}
 
 
 def write(root: Path) -> None:
     for product in BANDS:
         for location, scenes in SCENES.get(product, SCENES.get(product.split("_")[0], {})).items():
             for scene in scenes:
-                tiny_archives.write(path(root, product, location, scene), pixels(product, scene), **GRID)
+                tiny_archives.write(
+                    path(root, product, location, scene), pixels(product, scene), **GRID
+                )
 
 
 def path(root: Path, product: str, location: str, scene: str) -> Path:

@@ -1,4 +1,6 @@
-"""The SSL4EO-L benchmark: twenty places of ETM+, TOA and SR, and three of TM; both label maps; images of 16 pixels."""
+"""The SSL4EO-L benchmark: twenty places of ETM+, TOA and SR, and three of TM; both label maps;
+images of 16 pixels.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,22 @@ def write(root: Path) -> None:
     for product, count in PLACES.items():
         for place in range(count):
             scene = f"{place:07}/LE07_172030_201905{place + 1:02}"
-            tiny_archives.write(root / f"ssl4eo_l_{product}_benchmark" / scene / "all_bands.tif", pixels(product, scene), **GRID)
+            tiny_archives.write(
+                root / f"ssl4eo_l_{product}_benchmark" / scene / "all_bands.tif",
+                pixels(product, scene),
+                **GRID,
+            )
             write_maps(root, product.split("_")[0], scene)
 
 
 def write_maps(root: Path, sensor: str, scene: str) -> None:
     """The maps cdl and nlcd of a scene."""
     for kind, codes in CODES.items():
-        chosen = np.random.default_rng(int(scene[-8:])).choice(codes, (1, SIZE, SIZE)).astype(np.uint8)
-        tiny_archives.write(root / f"ssl4eo_l_{sensor}_{kind}" / scene / f"{kind}_{YEARS[sensor]}.tif", chosen, **GRID)
+        chosen = (
+            np.random.default_rng(int(scene[-8:])).choice(codes, (1, SIZE, SIZE)).astype(np.uint8)
+        )
+        tiny_archives.write(
+            root / f"ssl4eo_l_{sensor}_{kind}" / scene / f"{kind}_{YEARS[sensor]}.tif",
+            chosen,
+            **GRID,
+        )

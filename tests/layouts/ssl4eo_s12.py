@@ -1,4 +1,6 @@
-"""SSL4EO-S12 v1.0: two places, the first with three products and two dates, the second with one; 12 pixels of 10 m instead of 264."""
+"""SSL4EO-S12 v1.0: two places, the first with three products and two dates, the second with one; 12
+pixels of 10 m instead of 264.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,15 @@ from rasterio.transform import Affine
 from tests import tiny_archives
 
 SIZE = 12
-PIXELS = {"B2": 1, "B3": 1, "B4": 1, "B8": 1, "B1": 6, "B9": 6, "B10": 6}  # in pixels of 10 m; the others are 2
+PIXELS = {
+    "B2": 1,
+    "B3": 1,
+    "B4": 1,
+    "B8": 1,
+    "B1": 6,
+    "B9": 6,
+    "B10": 6,
+}  # in pixels of 10 m; the others are 2
 L1C = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 BANDS = {"s1": ("VV", "VH"), "s2c": L1C, "s2a": tuple(band for band in L1C if band != "B10")}
 SCENES = {
@@ -34,10 +44,17 @@ def write(root: Path) -> None:
 
 
 def write_scene(folder: Path, product: str, seed: int) -> None:
-    """The band files of one image, their grids as Google Earth Engine's export has them: with one centre of the first pixel."""
+    """The band files of one image, their grids as Google Earth Engine's export has them: with one
+    centre of the first pixel.
+    """
     for index, band in enumerate(BANDS[product]):
         factor = 1 if product == "s1" else PIXELS.get(band, 2)
-        tiny_archives.write(folder / f"{band}.tif", plane(product, index, factor, seed), crs="EPSG:4326", transform=transform(factor))
+        tiny_archives.write(
+            folder / f"{band}.tif",
+            plane(product, index, factor, seed),
+            crs="EPSG:4326",
+            transform=transform(factor),
+        )
     (folder / "metadata.json").write_text(f'{{"system:index": "{folder.name}"}}')
 
 
@@ -49,5 +66,11 @@ def transform(factor: int) -> Affine:
 
 def plane(product: str, index: int, factor: int, seed: int) -> np.ndarray:
     """[1, h, w]; for Sentinel-2 the thousands say which band it is, for Sentinel-1 the tens."""
-    noise = np.random.default_rng([seed, index]).integers(1, 900, (1, SIZE // factor, SIZE // factor))
-    return (-10 * index - noise / 100).astype(np.float32) if product == "s1" else (1000 * index + noise).astype(np.uint16)
+    noise = np.random.default_rng([seed, index]).integers(
+        1, 900, (1, SIZE // factor, SIZE // factor)
+    )
+    return (
+        (-10 * index - noise / 100).astype(np.float32)
+        if product == "s1"
+        else (1000 * index + noise).astype(np.uint16)
+    )

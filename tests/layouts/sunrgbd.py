@@ -1,4 +1,6 @@
-"""SUN RGB-D in the layout of CMX: five pictures with HHA, depth and labels, two sizes, JPEG and PNG."""
+"""SUN RGB-D in the layout of CMX: five pictures with HHA, depth and labels, two sizes, JPEG and
+PNG.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Holds batches of a pool that are cut over eight devices while others are drawn, and says whether they stayed as they were."""
+"""Holds batches of a pool that are cut over eight devices while others are drawn, and says whether
+they stayed as they were.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,14 @@ def host_batches(count: int):
 
 
 held = list(sharding.prefetch(host_batches(6), mesh, 1))
-pointers = {shard.data.unsafe_buffer_pointer() for batch in held for shard in batch["enmap"]["pixels"].addressable_shards}
-aliased = any(start <= pointer < start + 16 * 3 * 32 * 32 * 2 for start in addresses for pointer in pointers)
+pointers = {
+    shard.data.unsafe_buffer_pointer()
+    for batch in held
+    for shard in batch["enmap"]["pixels"].addressable_shards
+}
+aliased = any(
+    start <= pointer < start + 16 * 3 * 32 * 32 * 2 for start in addresses for pointer in pointers
+)
 for batch in sharding.prefetch(host_batches(30), mesh, 1):
     jax.block_until_ready(batch)
 same = all((np.asarray(batch["enmap"]["pixels"]) == n).all() for n, batch in enumerate(held))

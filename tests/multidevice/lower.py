@@ -1,4 +1,6 @@
-"""Lowers the train step of configs, given as name:variant, for a mesh of data 4 x fsdp 2. Nothing is compiled, computed or read."""
+"""Lowers the train step of configs, given as name:variant, for a mesh of data 4 x fsdp 2. Nothing
+is compiled, computed or read.
+"""
 
 from __future__ import annotations
 
@@ -25,31 +27,49 @@ def lower(target: str, mesh: jax.sharding.Mesh) -> str:
     experiment = build.experiment(config)
     sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
     objective, steps = experiment.objective, experiment.run.steps
-    optimizer = optim.make_optimizer(experiment.optim, jax.eval_shape(objective.init, jax.random.key(0))[0], steps)
+    optimizer = optim.make_optimizer(
+        experiment.optim, jax.eval_shape(objective.init, jax.random.key(0))[0], steps
+    )
     state = jax.eval_shape(lambda: init_state(objective, optimizer, 0))
     placement = sharding.state_sharding(experiment.sharding, state, mesh)
     train_views = build.recipe(experiment, _numbers(experiment)).train
-    step = make_train_step(objective, optimizer, train_views, seed=0, steps=steps, accum=experiment.optim.accum)
+    step = make_train_step(
+        objective, optimizer, train_views, seed=0, steps=steps, accum=experiment.optim.accum
+    )
     replicated = NamedSharding(mesh, PartitionSpec())
-    jitted = jax.jit(step, in_shardings=(placement, sharding.batch_sharding(mesh)), out_shardings=(placement, replicated))
-    found = {jitted.lower(state, batch).as_text().count("num_partitions = 8") for batch in _batches(experiment, config.objective)}
+    jitted = jax.jit(
+        step,
+        in_shardings=(placement, sharding.batch_sharding(mesh)),
+        out_shardings=(placement, replicated),
+    )
+    found = {
+        jitted.lower(state, batch).as_text().count("num_partitions = 8")
+        for batch in _batches(experiment, config.objective)
+    }
     return ", ".join(f"{count} module for 8 devices" for count in sorted(found))
 
 
 def _numbers(experiment: build.Experiment) -> dict[str, Normalisation]:
     """Any numbers will do: those of a store would take a store."""
     bands = {source: len(encoder.sensor.bands) for source, encoder in experiment.encoders.items()}
-    return {source: Normalisation(np.zeros(count), np.ones(count), "none") for source, count in bands.items()}
+    return {
+        source: Normalisation(np.zeros(count), np.ones(count), "none")
+        for source, count in bands.items()
+    }
 
 
 def _batches(experiment: build.Experiment, objective: dict) -> list[Batch]:
     """A batch of each entry, as `sharding.to_global` gives it; shapes only."""
     data = experiment.data
     entries = [entry.sources for entry in data.entries.values()] or [tuple(data.sources)]
-    return [{source: _fields(experiment, source, objective) for source in entry} for entry in entries]
+    return [
+        {source: _fields(experiment, source, objective) for source in entry} for entry in entries
+    ]
 
 
-def _fields(experiment: build.Experiment, source: str, objective: dict) -> dict[str, ShapeDtypeStruct]:
+def _fields(
+    experiment: build.Experiment, source: str, objective: dict
+) -> dict[str, ShapeDtypeStruct]:
     data, sensor = experiment.data, experiment.encoders[source].sensor
     rows, dates, crop = data.batch_size, data.sources[source].dates, data.crop
     fields = {
@@ -58,15 +78,25 @@ def _fields(experiment: build.Experiment, source: str, objective: dict) -> dict[
         "lonlat": ShapeDtypeStruct((rows, 2), np.float32),
     }
     if data.sources[source].label:
-        fields["label"] = _label((rows, dates), crop, {} if data.sources[source].draw == "pixel" else objective)
+        fields["label"] = _label(
+            (rows, dates), crop, {} if data.sources[source].draw == "pixel" else objective
+        )
     return fields
 
 
 def _label(lead: tuple[int, int], crop: int, objective: dict) -> ShapeDtypeStruct:
-    """What a store would have for the objective to learn from; a map, unless its task is one of whole patches."""
-    shapes = {"classification": (), "multi_label": (objective.get("outputs"),), "regression": (objective.get("outputs"),)}
+    """What a store would have for the objective to learn from; a map, unless its task is one of
+    whole patches.
+    """
+    shapes = {
+        "classification": (),
+        "multi_label": (objective.get("outputs"),),
+        "regression": (objective.get("outputs"),),
+    }
     task = objective.get("task", "segmentation")
-    return ShapeDtypeStruct((*lead, *shapes.get(task, (crop, crop))), np.float32 if task == "regression" else np.uint8)
+    return ShapeDtypeStruct(
+        (*lead, *shapes.get(task, (crop, crop))), np.float32 if task == "regression" else np.uint8
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Trains three steps of objectives ("mae", "moco/resnet") on eight devices and on one, from the same weights and views: how far are they apart?
+"""Trains three steps of objectives ("mae", "moco/resnet") on eight devices and on one, from the
+same weights and views: how far are they apart?
 
-All that is float32 in training is float64 here. In float32 a sum in another order turns the sign of an activation near 0, and the gradient of a
-steep network (CLIP's ResNet) then moves by parts in a thousand: neither could a small mistake be told from that, nor that from a mistake.
+All that is float32 in training is float64 here. In float32 a sum in another order turns the sign of
+an activation near 0, and the gradient of a steep network (CLIP's ResNet) then moves by parts in a
+thousand: neither could a small mistake be told from that, nor that from a mistake.
 """
 
 from __future__ import annotations
@@ -28,13 +30,19 @@ STEPS = 3
 
 
 def losses(case: str, mesh: jax.sharding.Mesh) -> list[float]:
-    """The loss of each step under SGD: unlike Adam, it does not blow rounding up where a gradient is nearly 0."""
+    """The loss of each step under SGD: unlike Adam, it does not blow rounding up where a gradient
+    is nearly 0.
+    """
     experiment = experiment_of(*case.split("/"))
     objective = experiment.objective
     shapes = jax.eval_shape(objective.init, jax.random.key(0))[0]
-    optimizer = optim.make_optimizer(optim.Config(name="sgd", lr=0.05, weight_decay=0.0, schedule="constant"), shapes, STEPS)
+    optimizer = optim.make_optimizer(
+        optim.Config(name="sgd", lr=0.05, weight_decay=0.0, schedule="constant"), shapes, STEPS
+    )
     rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    step = make_train_step(objective, optimizer, lambda views, key: views, seed=0, steps=STEPS, accum=1)
+    step = make_train_step(
+        objective, optimizer, lambda views, key: views, seed=0, steps=STEPS, accum=1
+    )
     jitted = jax.jit(step, in_shardings=(whole, rows), out_shardings=(whole, whole))
     state, found = jax.device_put(init_state(objective, optimizer, 0), whole), []
     for n in range(STEPS):
@@ -46,15 +54,23 @@ def losses(case: str, mesh: jax.sharding.Mesh) -> list[float]:
 
 def in_float64(views: Views) -> Views:
     """The same views; labels and validity stay what they are."""
-    return {name: view.astype(jnp.float64) if jnp.issubdtype(view.dtype, jnp.floating) else view for name, view in views.items()}
+    return {
+        name: view.astype(jnp.float64) if jnp.issubdtype(view.dtype, jnp.floating) else view
+        for name, view in views.items()
+    }
 
 
 def apart(case: str) -> float:
     """Largest relative difference of the losses."""
     one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
-    single, spread = np.array(losses(case, one)), np.array(losses(case, sharding.make_mesh(sharding.Config(data=8))))
+    single, spread = (
+        np.array(losses(case, one)),
+        np.array(losses(case, sharding.make_mesh(sharding.Config(data=8)))),
+    )
     assert np.isfinite(single).all() and np.ptp(single) > 0, single
-    return float((np.abs(spread - single) / np.maximum(1, np.abs(single))).max())  # some losses pass through 0
+    return float(
+        (np.abs(spread - single) / np.maximum(1, np.abs(single))).max()
+    )  # some losses pass through 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Runs a script of this folder on eight CPU devices, in a process of its own: the number of devices is fixed when jax starts."""
+"""Runs a script of this folder on eight CPU devices, in a process of its own: the number of devices
+is fixed when jax starts.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_
 def run_script(name: str, *arguments: str) -> Any:
     """What the script prints as JSON on its last line."""
     paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_COMPILE, "PYTHONPATH": paths}
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": FAST_COMPILE,
+        "PYTHONPATH": paths,
+    }
     command = [sys.executable, str(FOLDER / name), *arguments]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -1,4 +1,5 @@
-"""Trains five steps of a small MAE on several meshes of eight devices and on one device, and says what came of it and where the weights lay.
+"""Trains five steps of a small MAE on several meshes of eight devices and on one device, and says
+what came of it and where the weights lay.
 
 The features that the watch on collapse has of the last batch are among what came of it.
 """
@@ -25,11 +26,17 @@ from eo_jax.sensors import ENMAP
 from eo_jax.step import init_state, make_pooled, make_train_step
 
 ROWS, SIZE, STEPS = 8, 16, 5
-ENCODER = make_encoder(StemConfig(patch=4), TrunkConfig(size="tiny", depth=1), ENMAP, build.compute_dtype("float32"))
+ENCODER = make_encoder(
+    StemConfig(patch=4), TrunkConfig(size="tiny", depth=1), ENMAP, build.compute_dtype("float32")
+)
 OBJECTIVE = mae.Config(decoder_width=32, decoder_depth=1, decoder_heads=2).build({"enmap": ENCODER})
 NUMBERS = views.normalisation("published", ENMAP, None)
-RECIPE = views.make_recipe(views.Config(crops={"global": views.CropSet(size=SIZE)}), {"enmap": (ENMAP, NUMBERS)})
-OPTIMIZER = optim.make_optimizer(optim.Config(lr=1e-3), jax.eval_shape(OBJECTIVE.init, jax.random.key(0))[0], STEPS)
+RECIPE = views.make_recipe(
+    views.Config(crops={"global": views.CropSet(size=SIZE)}), {"enmap": (ENMAP, NUMBERS)}
+)
+OPTIMIZER = optim.make_optimizer(
+    optim.Config(lr=1e-3), jax.eval_shape(OBJECTIVE.init, jax.random.key(0))[0], STEPS
+)
 
 
 def host_batch(n: int) -> dict:
@@ -40,7 +47,9 @@ def host_batch(n: int) -> dict:
 
 def one_device() -> Mesh:
     """The mesh that needs no communication."""
-    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    return Mesh(
+        np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
+    )
 
 
 @functools.cache
@@ -52,10 +61,19 @@ def initial_state() -> dict:
 def train(mesh: Mesh) -> dict:
     """Losses of every step, and the shape of what one device holds of some weights and moments."""
     placement = sharding.state_sharding(sharding.Config(), initial_state(), mesh)
-    inputs, everywhere = (placement, sharding.batch_sharding(mesh)), NamedSharding(mesh, PartitionSpec())
+    inputs, everywhere = (
+        (placement, sharding.batch_sharding(mesh)),
+        NamedSharding(mesh, PartitionSpec()),
+    )
     update = make_train_step(OBJECTIVE, OPTIMIZER, RECIPE.train, seed=0, steps=STEPS, accum=1)
-    step = jax.jit(update, donate_argnums=0, in_shardings=inputs, out_shardings=(placement, everywhere))
-    watch = jax.jit(make_pooled(OBJECTIVE, RECIPE.evaluate, {"enmap": ("enmap",)}), in_shardings=inputs, out_shardings=everywhere)
+    step = jax.jit(
+        update, donate_argnums=0, in_shardings=inputs, out_shardings=(placement, everywhere)
+    )
+    watch = jax.jit(
+        make_pooled(OBJECTIVE, RECIPE.evaluate, {"enmap": ("enmap",)}),
+        in_shardings=inputs,
+        out_shardings=everywhere,
+    )
     state, losses = jax.device_put(initial_state(), placement), []
     for batch in sharding.prefetch((host_batch(n) for n in range(STEPS)), mesh, 1):
         state, metrics = step(state, batch)
@@ -63,35 +81,66 @@ def train(mesh: Mesh) -> dict:
     qkv = lambda tree: tree["encoder"]["trunk"]["blocks"]["layers"]["attention"]["qkv"]  # noqa: E731
     held = lambda array: list(array.addressable_shards[0].data.shape)  # noqa: E731
     watched = np.asarray(watch(state, batch)["pooled/enmap"]).tolist()
-    return {"losses": losses, "watched": watched, "qkv": held(qkv(state["params"])), "moment": held(qkv(state["optimizer"][1].mu))}
+    return {
+        "losses": losses,
+        "watched": watched,
+        "qkv": held(qkv(state["params"])),
+        "moment": held(qkv(state["optimizer"][1].mu)),
+    }
 
 
 def rows(mesh: Mesh) -> dict:
-    """Where `to_global` puts the rows: what the global array holds, and the first row of each device, in mesh order."""
+    """Where `to_global` puts the rows: what the global array holds, and the first row of each
+    device, in mesh order.
+    """
     placed = sharding.to_global(host_batch(0), mesh)["enmap"]
     pixels, first = placed["pixels"], {}
     for shard in pixels.addressable_shards:
         first[shard.device] = shard.index[0].start or 0
     same = bool(np.array_equal(np.asarray(pixels), host_batch(0)["enmap"]["pixels"]))
-    return {"same": same, "keys": sorted(placed), "first_rows": [first[device] for device in mesh.devices.flat]}
+    return {
+        "same": same,
+        "keys": sorted(placed),
+        "first_rows": [first[device] for device in mesh.devices.flat],
+    }
 
 
 def restored(before: Mesh, after: Mesh) -> dict:
-    """Whether a checkpoint of one mesh comes back bit for bit on another, and what one device then holds of a weight."""
+    """Whether a checkpoint of one mesh comes back bit for bit on another, and what one device then
+    holds of a weight.
+    """
     state = initial_state()
     placement = lambda mesh: sharding.state_sharding(sharding.Config(), state, mesh)  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder), keep=1)
         checkpoints.save(1, jax.device_put(state, placement(before)), next_batch=1, config={})
         checkpoints.wait()
-        like = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state, placement(after))
+        like = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            state,
+            placement(after),
+        )
         back, _ = checkpoints.restore(like)
     qkv = back["params"]["encoder"]["trunk"]["blocks"]["layers"]["attention"]["qkv"]
-    return {"same": leaf_hashes(back) == leaf_hashes(state), "qkv": list(qkv.addressable_shards[0].data.shape)}
+    return {
+        "same": leaf_hashes(back) == leaf_hashes(state),
+        "qkv": list(qkv.addressable_shards[0].data.shape),
+    }
 
 
 if __name__ == "__main__":
-    meshes = {f"{data}x{fsdp}": sharding.make_mesh(sharding.Config(data=data, fsdp=fsdp)) for data, fsdp in ((8, 1), (4, 2), (1, 8))}
+    meshes = {
+        f"{data}x{fsdp}": sharding.make_mesh(sharding.Config(data=data, fsdp=fsdp))
+        for data, fsdp in ((8, 1), (4, 2), (1, 8))
+    }
     runs = {name: train(mesh) for name, mesh in ({"one": one_device()} | meshes).items()}
     moved = restored(meshes["4x2"], meshes["1x8"])
-    print(json.dumps({"runs": runs, "rows": {name: rows(mesh) for name, mesh in meshes.items()}, "restored": moved}))
+    print(
+        json.dumps(
+            {
+                "runs": runs,
+                "rows": {name: rows(mesh) for name, mesh in meshes.items()},
+                "restored": moved,
+            }
+        )
+    )

@@ -6,7 +6,13 @@ from eo_jax.export.layouts import mit, resnet, spectral_earth, vit
 from eo_jax.export.layouts.base import Layout, section
 from eo_jax.models.encoder import Encoder
 
-LAYOUTS = (spectral_earth.SPEC_VIT, spectral_earth.SPEC_RESNET, vit.TIMM_VIT, resnet.TORCHVISION_RESNET, mit.SEGFORMER_MIT)
+LAYOUTS = (
+    spectral_earth.SPEC_VIT,
+    spectral_earth.SPEC_RESNET,
+    vit.TIMM_VIT,
+    resnet.TORCHVISION_RESNET,
+    mit.SEGFORMER_MIT,
+)
 
 
 def layout_of(encoder: Encoder) -> Layout:
@@ -15,4 +21,7 @@ def layout_of(encoder: Encoder) -> Layout:
         if layout.fits(encoder):
             return layout
     known = "; ".join(f"{layout.name}: {layout.requirements}" for layout in LAYOUTS)
-    raise ValueError(f"export: no PyTorch layout for config.model stem {section(encoder.stem)}, trunk {section(encoder.trunk)}; there are {known}")
+    raise ValueError(
+        f"export: no PyTorch layout for config.model stem {section(encoder.stem)}, trunk "
+        f"{section(encoder.trunk)}; there are {known}"
+    )

@@ -1,4 +1,6 @@
-"""What a layout is: a table from our weights to PyTorch keys, and the turns of axes that tables use."""
+"""What a layout is: a table from our weights to PyTorch keys, and the turns of axes that tables
+use.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Layout:
     def fits(self, encoder: Encoder) -> bool:
         """Whether an encoder can be written so."""
         names = (module_name(encoder.stem), module_name(encoder.trunk))
-        return names == (self.stem, self.trunk) and all(getattr(encoder.trunk, field) == value for field, value in self.trunk_fields.items())
+        return names == (self.stem, self.trunk) and all(
+            getattr(encoder.trunk, field) == value for field, value in self.trunk_fields.items()
+        )
 
     @property
     def requirements(self) -> str:
@@ -53,7 +57,10 @@ def module_name(config: Any) -> str:
 
 def section(config: Any) -> dict[str, Any]:
     """A stem's or trunk's Config as a config file has it, in plain JSON types."""
-    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(config).items()}
+    fields = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
     return {"name": module_name(config), **fields}
 
 
@@ -73,7 +80,9 @@ def flat(x: np.ndarray) -> np.ndarray:
 
 
 def fuse_heads(x: np.ndarray) -> np.ndarray:
-    """Projections to heads: [d, 3, heads, head_dim] -> [3 d, d], q then k then v, as timm; or one or two of the three."""
+    """Projections to heads: [d, 3, heads, head_dim] -> [3 d, d], q then k then v, as timm; or one
+    or two of the three.
+    """
     return x.reshape(len(x), -1).T
 
 
@@ -104,14 +113,24 @@ def affine_rows(pattern: str, key: str) -> list[Row]:
 
 def batch_norm_rows(pattern: str, key: str) -> list[Row]:
     """BatchNorm with its running statistics."""
-    return [*affine_rows(pattern, key), (f"{pattern}/mean", f"{key}.running_mean", as_is), (f"{pattern}/var", f"{key}.running_var", as_is)]
+    return [
+        *affine_rows(pattern, key),
+        (f"{pattern}/mean", f"{key}.running_mean", as_is),
+        (f"{pattern}/var", f"{key}.running_var", as_is),
+    ]
 
 
 def linear_rows(pattern: str, key: str) -> list[Row]:
     """A linear layer."""
-    return [(f"{pattern}/kernel", f"{key}.weight", transpose), (f"{pattern}/bias", f"{key}.bias", as_is)]
+    return [
+        (f"{pattern}/kernel", f"{key}.weight", transpose),
+        (f"{pattern}/bias", f"{key}.bias", as_is),
+    ]
 
 
 def biased_conv_rows(pattern: str, key: str) -> list[Row]:
     """A convolution with bias."""
-    return [(f"{pattern}/kernel", f"{key}.weight", conv2d), (f"{pattern}/bias", f"{key}.bias", as_is)]
+    return [
+        (f"{pattern}/kernel", f"{key}.weight", conv2d),
+        (f"{pattern}/bias", f"{key}.bias", as_is),
+    ]

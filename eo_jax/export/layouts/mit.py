@@ -1,8 +1,20 @@
-"""SegFormer's MixVisionTransformer with the keys of its authors' release (NVlabs/SegFormer), which DeCUR and segmentation_models_pytorch share."""
+"""SegFormer's MixVisionTransformer with the keys of its authors' release (NVlabs/SegFormer), which
+DeCUR and segmentation_models_pytorch share.
+"""
 
 from __future__ import annotations
 
-from eo_jax.export.layouts.base import Layout, Row, affine_rows, as_is, biased_conv_rows, depthwise_conv2d, flat, fuse_heads, linear_rows
+from eo_jax.export.layouts.base import (
+    Layout,
+    Row,
+    affine_rows,
+    as_is,
+    biased_conv_rows,
+    depthwise_conv2d,
+    flat,
+    fuse_heads,
+    linear_rows,
+)
 from eo_jax.models.encoder import Encoder
 
 _BLOCK, _KEY = r"trunk/blocks(\d)/layers/(\d+)", r"block\1.\2"
@@ -27,4 +39,6 @@ def _rows(encoder: Encoder) -> list[Row]:
     ]
 
 
-SEGFORMER_MIT = Layout("SegFormer MixVisionTransformer (NVlabs keys), without head", "overlap_embed", "mit", _rows)
+SEGFORMER_MIT = Layout(
+    "SegFormer MixVisionTransformer (NVlabs keys), without head", "overlap_embed", "mit", _rows
+)

@@ -1,4 +1,6 @@
-"""torchvision's ResNet, whose keys timm and torchgeo share: keys of the stages under any prefix, and of the whole encoder."""
+"""torchvision's ResNet, whose keys timm and torchgeo share: keys of the stages under any prefix,
+and of the whole encoder.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ _BLOCK = r"trunk/layer(\d)/block(\d+)"
 
 
 def trunk_rows(prefix: str) -> list[Row]:
-    """The four stages; a shortcut's convolution and norm are modules 0 and 1 of a Sequential there."""
+    """The four stages; a shortcut's convolution and norm are modules 0 and 1 of a
+    Sequential there.
+    """
     block = rf"{prefix}layer\1.\2"
     return [
         (rf"{_BLOCK}/conv(\d)/kernel", rf"{block}.conv\3.weight", conv2d),
@@ -20,8 +24,14 @@ def trunk_rows(prefix: str) -> list[Row]:
 
 
 def _rows(encoder: Encoder) -> list[Row]:
-    return [("stem/conv/kernel", "conv1.weight", conv2d), *batch_norm_rows("stem/norm", "bn1"), *trunk_rows("")]
+    return [
+        ("stem/conv/kernel", "conv1.weight", conv2d),
+        *batch_norm_rows("stem/norm", "bn1"),
+        *trunk_rows(""),
+    ]
 
 
 PLAIN = {"attention": "none", "blocks": ()}  # what ResNets' names have no keys for
-TORCHVISION_RESNET = Layout("torchvision ResNet, without fc", "conv_stem", "resnet", _rows, PLAIN | {"first": "plain"})
+TORCHVISION_RESNET = Layout(
+    "torchvision ResNet, without fc", "conv_stem", "resnet", _rows, PLAIN | {"first": "plain"}
+)

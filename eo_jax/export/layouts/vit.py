@@ -1,8 +1,19 @@
-"""timm's VisionTransformer: keys of the trunk under any prefix, and of the whole encoder with a plain patch embedding."""
+"""timm's VisionTransformer: keys of the trunk under any prefix, and of the whole encoder with a
+plain patch embedding.
+"""
 
 from __future__ import annotations
 
-from eo_jax.export.layouts.base import Layout, Row, affine_rows, as_is, flat, fuse_heads, linear_rows, patch_conv2d
+from eo_jax.export.layouts.base import (
+    Layout,
+    Row,
+    affine_rows,
+    as_is,
+    flat,
+    fuse_heads,
+    linear_rows,
+    patch_conv2d,
+)
 from eo_jax.models.encoder import Encoder
 
 _BLOCK = r"trunk/blocks/layers/(\d+)"
@@ -34,5 +45,16 @@ def _timm_rows(encoder: Encoder) -> list[Row]:
     return [*embedding_rows(encoder.patch, ""), *trunk_rows("")]
 
 
-PLAIN = {"positions": "sincos", "registers": 0, "layer_scale": 0.0}  # what timm's vit_*_patch* names have no keys for
-TIMM_VIT = Layout("timm VisionTransformer, without head", "patch_embed", "vit", _timm_rows, PLAIN, positions="pos_embed")
+PLAIN = {
+    "positions": "sincos",
+    "registers": 0,
+    "layer_scale": 0.0,
+}  # what timm's vit_*_patch* names have no keys for
+TIMM_VIT = Layout(
+    "timm VisionTransformer, without head",
+    "patch_embed",
+    "vit",
+    _timm_rows,
+    PLAIN,
+    positions="pos_embed",
+)
