@@ -248,7 +248,9 @@ def encode_ms(cubes: Sequence[np.ndarray], work: Path) -> float:
             contents.add_sample(sample, "train", ENMAP.missing(sample.pixels))
             yield sample
 
-    shard = lambda: write_shard(work / "encode", 0, FORMATS[0], len(samples), described())  # noqa: E731
+    def shard():
+        return write_shard(work / "encode", 0, FORMATS[0], len(samples), described())
+
     return min(_seconds(shard) for _ in range(5)) / len(samples) * 1e3
 
 

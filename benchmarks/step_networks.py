@@ -179,9 +179,10 @@ class ResNet(nn.Module):
                 "norm": nn.BatchNorm2d(channels),
             }
         )
-        named = lambda prefix, modules, first: OrderedDict(
-            (f"{prefix}{i}", module) for i, module in enumerate(modules, first)
-        )  # noqa: E731
+
+        def named(prefix, modules, first):
+            return OrderedDict((f"{prefix}{i}", module) for i, module in enumerate(modules, first))
+
         stages = [
             nn.Sequential(named("block", map(ResidualBlock, shapes), 0))
             for shapes in encoder.trunk.stages(channels)

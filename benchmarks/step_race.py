@@ -127,7 +127,10 @@ def race(
                     raise ValueError(f"{OURS}: {error}") from error
                 failed[way] = str(error)
         seconds = best_of({way: contender.run for way, contender in contenders.items()}, steps)
-    rate = lambda way: config["data"]["batch_size"] / seconds[way]  # noqa: E731
+
+    def rate(way):
+        return config["data"]["batch_size"] / seconds[way]
+
     rows = [
         {
             "contender": way,

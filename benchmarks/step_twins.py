@@ -241,7 +241,10 @@ class MoCo(Pair):
     def __init__(self, experiment: Experiment):
         super().__init__(experiment)
         encoder, config = experiment.objective.encoder, self.config
-        head = lambda: Head((encoder.width, *config.projector), config.projector_norm, "linear")  # noqa: E731
+
+        def head():
+            return Head((encoder.width, *config.projector), config.projector_norm, "linear")
+
         self.projector = head()
         self.teacher = nn.ModuleDict(
             {"encoder": encoder_of(experiment, encoder), "projector": head()}
@@ -307,9 +310,10 @@ class ViewAssignment(Pair):
 
     def forward(self, first: Tensor, second: Tensor, support: Tensor, labels: Tensor) -> Tensor:
         anchors = F.normalize(self.projector(self.encoder(support)))
-        assign = lambda z: (
-            (F.normalize(z) @ anchors.T / self.config.temperature).softmax(-1) @ labels
-        )  # noqa: E731
+
+        def assign(z):
+            return (F.normalize(z) @ anchors.T / self.config.temperature).softmax(-1) @ labels
+
         p = [assign(self.projector(self.encoder(view))) for view in (first, second)]
         sharp = [(x.clamp_min(_TINY).log() / self.config.sharpening).softmax(-1) for x in p]
         agree = (

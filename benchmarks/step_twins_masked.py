@@ -154,7 +154,10 @@ class Data2Vec(Twin):
             x, layers = self.teacher["encoder"].tokens(view), []
             for block in self.teacher["encoder"].trunk.blocks:
                 layers.append(x := block(x))
-            normalised = lambda t: F.layer_norm(t.float(), t.shape[-1:])  # noqa: E731
+
+            def normalised(t):
+                return F.layer_norm(t.float(), t.shape[-1:])
+
             targets = normalised(
                 sum(normalised(x[:, 1:]) for x in layers[-self.config.targets :])
                 / self.config.targets

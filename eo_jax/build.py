@@ -138,9 +138,12 @@ class Experiment:
     @property
     def same_encoder(self) -> dict[str, tuple[str, ...]]:
         """{source: names of the sources that share its encoder, its own among them}."""
-        sharing = lambda weights: tuple(
-            name for name, encoder in self.encoders.items() if encoder.weights == weights
-        )  # noqa: E731
+
+        def sharing(weights):
+            return tuple(
+                name for name, encoder in self.encoders.items() if encoder.weights == weights
+            )
+
         return {source: sharing(encoder.weights) for source, encoder in self.encoders.items()}
 
     def multiply_adds(self) -> float:
@@ -150,11 +153,14 @@ class Experiment:
         if not self.data.entries:
             return self.objective.multiply_adds(self.views)
         total = sum(entry.weight for entry in self.data.entries.values())
-        shown = lambda entry: {
-            name: shape
-            for name, shape in self.views.items()
-            if name.partition("/")[0] in entry.sources
-        }  # noqa: E731
+
+        def shown(entry):
+            return {
+                name: shape
+                for name, shape in self.views.items()
+                if name.partition("/")[0] in entry.sources
+            }
+
         return sum(
             entry.weight / total * self.objective.multiply_adds(shown(entry))
             for entry in self.data.entries.values()
@@ -422,10 +428,13 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         )
     config.objective = _complete_named("objectives", config.objective, "objective")
     model = config.model
-    shared = lambda stem: isinstance(stem, str)  # noqa: E731  the name of the source whose stem it is
-    complete_stem = lambda source, stem: (
-        stem if shared(stem) else _complete_named("models", stem, f"model.stems.{source}")
-    )  # noqa: E731
+
+    def shared(stem):
+        return isinstance(stem, str)
+
+    def complete_stem(source, stem):
+        return stem if shared(stem) else _complete_named("models", stem, f"model.stems.{source}")
+
     model.stems = {source: complete_stem(source, stem) for source, stem in model.stems.items()}
     model.trunk = _complete_named("models", model.trunk, "model.trunk")
     model.trunks = model.get("trunks", "each")

@@ -184,9 +184,11 @@ def _patches(context: Context, weights: Weights, split: str) -> list[PatchView]:
 def _patch(
     context: Context, preview: dict[str, np.ndarray], tokens: np.ndarray, row: int, title: str
 ) -> PatchView:
-    physical = lambda z: (
-        (z * context.std + context.mean) * context.sensor.scales + context.sensor.offsets
-    ).astype(np.float32)  # noqa: E731
+    def physical(z):
+        return (
+            (z * context.std + context.mean) * context.sensor.scales + context.sensor.offsets
+        ).astype(np.float32)
+
     return PatchView(
         title=title,
         original=physical(preview["view"][row]),

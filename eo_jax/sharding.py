@@ -123,7 +123,10 @@ def check_batch(batch_size: int, accum: int, mesh: Mesh) -> None:
 def to_global(batch: Batch, mesh: Mesh) -> Batch:
     """This process's rows as global arrays; `position` stays on the host."""
     sharding = batch_sharding(mesh)
-    place = lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows))  # noqa: E731
+
+    def place(rows):
+        return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+
     return {
         source: {
             key: jax.tree.map(place, value) for key, value in fields.items() if key != "position"

@@ -101,12 +101,16 @@ def _arranged(rng: np.random.Generator, arrangement: np.ndarray) -> np.ndarray:
     """[b, h, w]: strips across, strips down or a chequer, by number, of random width and place and
     nearly straight.
     """
-    draw = lambda low, high: rng.uniform(low, high, (len(arrangement), 1, 1))  # noqa: E731
+
+    def draw(low, high):
+        return rng.uniform(low, high, (len(arrangement), 1, 1))
+
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     tilt = draw(-0.15, 0.15)
-    wave = lambda along, across: np.sin(
-        2 * np.pi * (along + tilt * across) / draw(4, 8) + draw(0, 2 * np.pi)
-    )  # noqa: E731
+
+    def wave(along, across):
+        return np.sin(2 * np.pi * (along + tilt * across) / draw(4, 8) + draw(0, 2 * np.pi))
+
     rows, columns = wave(y, x), wave(x, -y)
     return _standardised(
         np.tanh(3 * np.choose(arrangement[:, None, None], [rows, columns, rows * columns]))
@@ -133,7 +137,10 @@ def _slope(rng: np.random.Generator, number: int) -> np.ndarray:
 
 def _optical(rng: np.random.Generator, pattern: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """DN [b, 1, c, h, w] of patterns [b, h, w] and signs [b] of what they are in the infrared."""
-    draw = lambda low, high: rng.uniform(low, high, (len(pattern), 1, 1, 1))  # noqa: E731
+
+    def draw(low, high):
+        return rng.uniform(low, high, (len(pattern), 1, 1, 1))
+
     ground = (rng.dirichlet(np.full(len(_COVERS), 20.0), len(pattern)) @ _COVERS)[:, :, None, None]
     sign = np.where(_INFRARED, infrared[:, None], 1.0)[:, :, None, None]
     relief = (
@@ -147,7 +154,10 @@ def _optical(rng: np.random.Generator, pattern: np.ndarray, infrared: np.ndarray
 
 def _radar(rng: np.random.Generator, pattern: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """dB [b, 1, c, h, w]"""
-    draw = lambda low, high: rng.uniform(low, high, (len(pattern), 1, 1, 1))  # noqa: E731
+
+    def draw(low, high):
+        return rng.uniform(low, high, (len(pattern), 1, 1, 1))
+
     level = np.concatenate([draw(-16, -8), draw(-24, -16)], axis=1)
     sign = np.stack([np.ones_like(infrared), infrared], axis=1)[:, :, None, None]
     speckle = 1.5 * rng.standard_normal((len(pattern), 2, SIDE, SIDE))
@@ -347,7 +357,10 @@ class Scores:
 def scores(learner: Learner, seed: int) -> Scores:
     """Of an objective trained with this seed: data, weights and augmentation are drawn by it."""
     known = places(TRAIN, 2 * seed + 1)
-    probed = lambda state: probe(lambda where: learner.features(state, where), seed)  # noqa: E731
+
+    def probed(state):
+        return probe(lambda where: learner.features(state, where), seed)
+
     return Scores(
         probed(learner.trained(known, seed)),
         probed(learner.untrained(known, seed)),

@@ -75,12 +75,17 @@ def test_views_have_the_names_shapes_and_types_of_the_schema():
             ("local", CropSet(views=5, size=6, dates="random")),
         ),
     )
-    shapes = lambda views: {name: (array.shape, array.dtype.name) for name, array in views.items()}  # noqa: E731
-    entries = lambda name, v, side: {  # noqa: E731
-        f"three/{name}": ((2, v, side, side, 3), "float32"),
-        f"three/{name}/valid": ((2, v, side, side, 3), "bool"),
-        f"three/{name}/label": ((2, v, side, side), "uint8"),
-    }
+
+    def shapes(views):
+        return {name: (array.shape, array.dtype.name) for name, array in views.items()}
+
+    def entries(name, v, side):
+        return {
+            f"three/{name}": ((2, v, side, side, 3), "float32"),
+            f"three/{name}/valid": ((2, v, side, side, 3), "bool"),
+            f"three/{name}/label": ((2, v, side, side), "uint8"),
+        }
+
     assert shapes(jax.eval_shape(made.train, labelled, jax.random.key(0))) == entries(
         "global", 2, 12
     ) | entries("local", 5, 6)
@@ -185,9 +190,12 @@ def test_blur_weighs_valid_neighbours_only_and_keeps_what_is_valid():
     made = trained(pixels, **UPRIGHT, blur_odds=1.0, blur_sigma=(1.2, 1.2), blur_kernel=7)[:, 0]
     valid = (pixels[:, 0] != NODATA).transpose(0, 2, 3, 1)
     np.testing.assert_array_equal(np.isfinite(made), valid)
-    blurred = lambda image: scipy.ndimage.gaussian_filter(
-        image.astype(float), 1.2, mode="mirror", radius=3, axes=(1, 2)
-    )  # noqa: E731
+
+    def blurred(image):
+        return scipy.ndimage.gaussian_filter(
+            image.astype(float), 1.2, mode="mirror", radius=3, axes=(1, 2)
+        )
+
     data = np.where(valid, pixels[:, 0].transpose(0, 2, 3, 1), 0)
     np.testing.assert_allclose(
         made[valid], (blurred(data) / np.maximum(blurred(valid), 1e-9))[valid], rtol=1e-4
@@ -322,11 +330,13 @@ def test_how_many_bands_are_dropped_is_drawn_from_the_range():
     ],
 )
 def test_what_is_switched_off_is_not_even_compiled(off):
-    lowered = lambda **fields: (
-        recipe(views=2, size=12, **fields)
-        .train.lower(batch(digital_numbers()), jax.random.key(0))
-        .as_text()
-    )  # noqa: E731
+    def lowered(**fields):
+        return (
+            recipe(views=2, size=12, **fields)
+            .train.lower(batch(digital_numbers()), jax.random.key(0))
+            .as_text()
+        )
+
     assert lowered(**off) == lowered()
 
 

@@ -628,7 +628,10 @@ def test_no_room_for_a_shard(archive: Path, tmp_path: Path) -> None:
         "--output",
         str(tmp_path / "store"),
     ]
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # noqa: E731
+
+    def limit():
+        return resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
     result = subprocess.run(
         command, cwd=REPOSITORY, env=environment(), preexec_fn=limit, capture_output=True, text=True
     )

@@ -135,7 +135,10 @@ def test_sampling_and_its_gradients_are_pytorchs_grid_sample():
         np.random.default_rng(1).uniform(-1.6, 1.6, (3, 40, 2)).astype(np.float32),
     )
     of = images(3, 40, 4, seed=2)
-    points = lambda grid: (grid + 1) / 2 * (np.array([6, 5], np.float32) - 1)  # noqa: E731
+
+    def points(grid):
+        return (grid + 1) / 2 * (np.array([6, 5], np.float32) - 1)
+
     found, pullback = jax.vjp(lambda image, grid: sample_bilinear(image, points(grid)), image, grid)
     ours, theirs = (
         pullback(of),
@@ -300,7 +303,10 @@ def test_a_resnet_without_attention_has_the_same_weights_less_its():
 def test_recomputing_it_changes_no_gradient():
     x = images(2, 6, 6, 13)
     params, statistics = one_stage("none").init(jax.random.key(0))
-    loss = lambda params, remat: jnp.square(run(one_stage(remat), params, statistics, x)).mean()  # noqa: E731
+
+    def loss(params, remat):
+        return jnp.square(run(one_stage(remat), params, statistics, x)).mean()
+
     plain, recomputed = (
         jax.jit(jax.grad(functools.partial(loss, remat=remat))).trace(params)
         for remat in ("none", "block")

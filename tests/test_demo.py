@@ -119,13 +119,16 @@ def test_a_command_that_fails_ends_the_demo_with_its_code(commands, monkeypatch,
 
 def write_tiles(path: Path, sizes: list[int], labels: list[str]) -> None:
     """The store that a user's tiles of these sizes convert to."""
-    sample = lambda i, size: Sample(  # noqa: E731
-        pixels=np.ones((202, size, size), np.int16),
-        sensor=ENMAP.id,
-        id=f"tile{i}",
-        group=f"tile{i}",
-        labels={},
-    )
+
+    def sample(i, size):
+        return Sample(
+            pixels=np.ones((202, size, size), np.int16),
+            sensor=ENMAP.id,
+            id=f"tile{i}",
+            group=f"tile{i}",
+            labels={},
+        )
+
     write_store(
         path,
         [sample(i, size) for i, size in enumerate(sizes)],

@@ -42,7 +42,10 @@ def test_the_text_sees_a_change_of_shape_decay_learning_rate_and_partition():
     config.sharding.rules = (("predict/kernel$", (None, "fsdp")), (".*", ()))
     config.model.trunk.size = "small"
     after = golden_text.text(config).splitlines()
-    of = lambda lines, path: next(line for line in lines if line.startswith(path + " "))  # noqa: E731
+
+    def of(lines, path):
+        return next(line for line in lines if line.startswith(path + " "))
+
     assert (
         of(before, "encoder/trunk/cls_token")
         == "encoder/trunk/cls_token  float32[1, 1, 192]  []  decay 1  lr 1"

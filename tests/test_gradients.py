@@ -106,7 +106,10 @@ def of_layer_norm(dtype: str) -> Callable:
 def test_bfloat16_goes_in_and_comes_out_and_float32_is_inside(narrow, wide):
     """Value and gradient are those of float32, rounded once."""
     x, weights = (jnp.asarray(RNG.normal(size=(ROWS, WIDTH)), jnp.bfloat16) for _ in range(2))
-    single = lambda array: np.asarray(array, np.float32)  # noqa: E731
+
+    def single(array):
+        return np.asarray(array, np.float32)
+
     found, expected = [], []
     for function, argument, results in (
         (narrow, x, found),

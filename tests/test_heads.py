@@ -47,9 +47,10 @@ def test_views_at_once_are_views_one_after_the_other(end: str, hidden_norm: str)
 
     (_, one), gradients_at_once = jax.value_and_grad(at_once, has_aux=True)(params)
     (_, other), gradients_in_turn = jax.value_and_grad(in_turn, has_aux=True)(params)
-    close = lambda a, b: np.testing.assert_allclose(
-        a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max())
-    )  # noqa: E731
+
+    def close(a, b):
+        return np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max()))
+
     jax.tree.map(close, (one, gradients_at_once), (other, gradients_in_turn))
     assert bool(jax.tree.leaves(fresh)) == (hidden_norm == "batch" or "norm" in end)
 

@@ -181,7 +181,10 @@ def test_the_loss_is_the_papers(inputs, norm_pix):
         else tokens
     )
     masked = masked_tokens(view, valid)
-    hidden = lambda x: x[masked].reshape(2, -1, VALUES)  # noqa: E731
+
+    def hidden(x):
+        return x[masked].reshape(2, -1, VALUES)
+
     expected = reference.masked_error(
         hidden(np.broadcast_to(pixels, tokens.shape)), hidden(target), hidden(counted)
     )

@@ -204,10 +204,13 @@ def test_a_source_draws_in_a_mixture_as_it_does_alone(path: Path, other: Path):
     )
     alone = pipeline({"s1": source(other)}, {})
     steps = [n for n in range(20) if mixed.mixture.entry(n) == "two"]
-    shown = lambda pipe, n: [
-        pipe.sources["s1"].store.index["group"][origin(row[0])[0] - 16]
-        for row in pipe.batch(n)["s1"]["pixels"]
-    ]  # noqa: E731
+
+    def shown(pipe, n):
+        return [
+            pipe.sources["s1"].store.index["group"][origin(row[0])[0] - 16]
+            for row in pipe.batch(n)["s1"]["pixels"]
+        ]
+
     assert len(steps) > 3
     for k, n in enumerate(steps):
         assert shown(mixed, n) == shown(alone, k)

@@ -67,7 +67,10 @@ def test_the_loss_is_finite_and_trains_every_weight(name, backbone):
         if not np.isfinite(leaf).all() or not np.abs(leaf).any()
     ]
     assert not [path for path in dead if not _may_be_still(path)], dead
-    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+
+    def shapes(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
     assert shapes(moved) == shapes(carry)
     updated = jax.jit(experiment.objective.ema_update)(params, moved, 0.5)
     assert shapes(updated) == shapes(carry)
@@ -239,7 +242,10 @@ def test_swavs_assignments_are_balanced_over_a_full_queue_from_its_start_on():
         rows = features.swapaxes(0, 1).reshape(-1, features.shape[-1])
         embedded = objective.head("projector", params, carry, rows, Mode("batch"))[0]
         scores = objective.head("prototypes", params, carry, embedded, Mode("batch"))[0]
-        of_views = lambda x: x.reshape(8, 5, -1).swapaxes(0, 1)  # noqa: E731
+
+        def of_views(x):
+            return x.reshape(8, 5, -1).swapaxes(0, 1)
+
         return (
             of_views(embedded),
             of_views(scores),
@@ -487,9 +493,12 @@ def test_ghost_groups_have_statistics_of_their_own():
 def test_no_data_changes_nothing(name):
     experiment = experiment_of(name)
     views = views_of(experiment)
-    data = lambda name, value: (
-        jnp.where(views[f"{name}/valid"], value, 777.0) if f"{name}/valid" in views else value
-    )  # noqa: E731
+
+    def data(name, value):
+        return (
+            jnp.where(views[f"{name}/valid"], value, 777.0) if f"{name}/valid" in views else value
+        )
+
     polluted = {name: data(name, value) for name, value in views.items()}
     _, _, ((clean, _), _) = loss_of(experiment, views)
     _, _, ((dirty, _), _) = loss_of(experiment, polluted)
@@ -686,7 +695,10 @@ def test_a_mixture_feeds_sources_that_share_a_stem_in_turn():
     config.model.stems.other = "s2"
     experiment = build.experiment(build.complete(config))
     views = views_of(experiment)
-    of = lambda source: {key: value for key, value in views.items() if key.startswith(source)}  # noqa: E731
+
+    def of(source):
+        return {key: value for key, value in views.items() if key.startswith(source)}
+
     params, carry = jax.jit(experiment.objective.init)(jax.random.key(0))
     loss = jax.jit(experiment.objective.loss)
     losses = [
@@ -744,9 +756,10 @@ def test_pooled_features_alone_are_those_beside_dense_ones(backbone, more):
 def test_flop_are_counted_of_what_is_made(name, alone):
     """Views of those that need no tokens but the class token cost less."""
     experiment = experiment_of(name)
-    of = lambda encoder: (
-        encoder.pooled_multiply_adds(SIZE) if alone else encoder.multiply_adds(SIZE)
-    )  # noqa: E731
+
+    def of(encoder):
+        return encoder.pooled_multiply_adds(SIZE) if alone else encoder.multiply_adds(SIZE)
+
     views = {
         source: number
         for (source, _), (number, _) in (

@@ -127,7 +127,9 @@ def copied(trunk: spectral_conv.Config):
     """
     torch = pytest.importorskip("torch")
     params, running = (tree["trunk"] for tree in weights(trunk))
-    tensor = lambda array: torch.from_numpy(np.array(array, order="C"))  # noqa: E731
+
+    def tensor(array):
+        return torch.from_numpy(np.array(array, order="C"))
 
     def norm(make, name: str):
         layer = make(len(params[name]["scale"]))
@@ -194,7 +196,10 @@ def test_features_and_running_statistics_are_torchs(trunk, mode):
 def test_multiply_adds_are_those_of_torchs_layers(trunk):
     _, convolutions, head = copied(trunk)
     counts = []
-    count = lambda layer, _, out: counts.append(out[0].numel() * layer.weight[0].numel())  # noqa: E731
+
+    def count(layer, _, out):
+        return counts.append(out[0].numel() * layer.weight[0].numel())
+
     for layer in [*convolutions[::3], head[0]]:
         layer.register_forward_hook(count)
     cubes = as_cubes(trunk, windows(trunk, samples=1)[0])
@@ -273,9 +278,12 @@ def test_tokens_are_groups_of_neighbouring_bands(trunk):
         trunk.width, 1, -(-BANDS // trunk.group)
     )
     assert tokens.shape[1] == trunk.tokens(BANDS)
-    inside = lambda module: module.trunk.trunk(
-        jnp.asarray(tokens, jnp.float32), (1, tokens.shape[1]), EVALUATE
-    )[:, 1:].mean(1)  # noqa: E731
+
+    def inside(module):
+        return module.trunk.trunk(jnp.asarray(tokens, jnp.float32), (1, tokens.shape[1]), EVALUATE)[
+            :, 1:
+        ].mean(1)
+
     expected, _ = encoder(trunk).network.apply(params, running, inside)
     assert (
         relative_error(forward(trunk, params, running, view, valid)[0]["pooled"], expected) < 1e-5

@@ -303,9 +303,9 @@ def test_evaluation_of_a_split_that_no_pixel_is_in_is_refused_before_a_run(
 
 
 def test_evaluation_without_a_label_sees_what_may_be_drawn(path: Path):
-    count = lambda source: sum(
-        (batch["scene"]["position"] >= 0).sum() for batch in in_order(source, 8)
-    )  # noqa: E731
+    def count(source):
+        return sum((batch["scene"]["position"] >= 0).sum() for batch in in_order(source, 8))
+
     assert count(open_source("scene", of_pixels(path), 1, 0)) == SCENES * HEIGHT * WIDTH
     assert count(
         open_source("scene", of_pixels(path, label="where", labels_per_class=1), 1, 0)

@@ -140,7 +140,10 @@ def test_a_teacher_follows_the_trunk_and_every_stem():
     objective = build.experiment(config_of("dino")).objective
     params, carry = jax.jit(objective.init)(jax.random.key(0))
     trained = jax.tree.map(lambda leaf: leaf + 1, params)
-    teacher = lambda carry, source: shared_trunk._of(carry, source)["teacher"]["params"]  # noqa: E731
+
+    def teacher(carry, source):
+        return shared_trunk._of(carry, source)["teacher"]["params"]
+
     after = jax.jit(objective.ema_update)(trained, carry, jnp.asarray(0.0))
     for source in ("s1", "s2"):
         momentum = alone("dino", source).objective.momentum(jnp.asarray(0.0))

@@ -122,7 +122,10 @@ def test_processes_and_threads_give_the_same_batches_with_all_of_it(
     intact, damaged, format, processes, threads, prefetch, seed, first
 ):
     """Two dates, a follower, a mixture, and a bad record in both stores."""
-    of = lambda format, **about: config(damaged["array-record"], damaged[format], **about)  # noqa: E731
+
+    def of(format, **about):
+        return config(damaged["array-record"], damaged[format], **about)
+
     expected = Pipeline(of("array-record"), seed)
     pipelines = [
         Pipeline(of(format, threads=threads, prefetch=prefetch), seed, process, processes)

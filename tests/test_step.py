@@ -73,9 +73,10 @@ def test_logged_norms_are_those_of_gradient_update_and_new_weights(state):
     gradient = jax.grad(
         lambda params: TOY.loss(params, state["carry"], make_views(batch_of(), None), None, 0.0)[0]
     )(state["params"])
-    norm = lambda tree: np.sqrt(
-        sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(tree))
-    )  # noqa: E731
+
+    def norm(tree):
+        return np.sqrt(sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(tree)))
+
     moved = jax.tree.map(np.subtract, new["params"], state["params"])
     assert float(metrics["grad_norm"]) == pytest.approx(norm(gradient), rel=1e-5)
     assert float(metrics["skipped"]) == 0
@@ -108,7 +109,9 @@ def test_the_watch_sees_each_source_by_the_encoder_that_evaluates_it():
 
     class Scaled(Toy):
         def encoders(self, params, carry):
-            of = lambda source, scale: {"source": source, "params": scale, "statistics": {}}  # noqa: E731
+            def of(source, scale):
+                return {"source": source, "params": scale, "statistics": {}}
+
             return {"a.teacher": of("a", 2.0), "a": of("a", 3.0), "b": of("b", 5.0)}
 
         def features(self, weights, view, valid):
@@ -220,7 +223,9 @@ class Recorder(Toy):
 
 
 def recorded(state: dict, seed: int, accum: int = 1) -> dict[str, float]:
-    views = lambda batch, key: make_views(batch, key) | {"drawn": jax.random.uniform(key)}  # noqa: E731
+    def views(batch, key):
+        return make_views(batch, key) | {"drawn": jax.random.uniform(key)}
+
     _, metrics = jax.jit(
         make_train_step(Recorder(BANDS), OPTIMIZER, views, seed=seed, steps=STEPS, accum=accum)
     )(state, batch_of())
@@ -242,7 +247,9 @@ def test_each_microbatch_has_its_own_key(state):
             carry["memory"] = jnp.roll(carry["memory"], -1).at[-1].set(metrics["drawn"])
             return loss, (carry, {})
 
-    views = lambda batch, key: make_views(batch, key) | {"drawn": jax.random.uniform(key)}  # noqa: E731
+    def views(batch, key):
+        return make_views(batch, key) | {"drawn": jax.random.uniform(key)}
+
     after, _ = jax.jit(
         make_train_step(LastDraws(BANDS), OPTIMIZER, views, seed=0, steps=STEPS, accum=4)
     )(state, batch_of())
@@ -279,9 +286,9 @@ def test_stacked_blocks_are_the_same_blocks_one_after_the_other():
             )
         return x
 
-    value_and_grad = lambda f: jax.jit(
-        jax.value_and_grad(lambda params: jnp.sum(jnp.sin(f(params, x))))
-    )(params)  # noqa: E731
+    def value_and_grad(f):
+        return jax.jit(jax.value_and_grad(lambda params: jnp.sum(jnp.sin(f(params, x)))))(params)
+
     stacked = value_and_grad(
         lambda params, x: network.apply(params, {}, lambda module: module(x))[0]
     )
@@ -299,11 +306,12 @@ def test_remat_changes_memory_not_numbers():
         np.random.default_rng(0).normal(size=(2, 50, 16)), jnp.float32
     )  # enough tokens for activations to outweigh weights
     params = stack("none")[1]
-    loss = lambda remat: (
-        lambda params: jnp.sum(
+
+    def loss(remat):
+        return lambda params: jnp.sum(
             jnp.sin(stack(remat)[0].apply(params, {}, lambda module: module(x))[0])
         )
-    )  # noqa: E731
+
     compiled = {
         remat: jax.jit(jax.value_and_grad(loss(remat))).lower(params).compile() for remat in REMAT
     }
@@ -339,7 +347,10 @@ def test_bfloat16_is_for_computing_only():
     )
     state = jax.eval_shape(lambda: init_state(objective, optimizer, 0))
     after, metrics = jax.eval_shape(step, state, views)
-    kinds = lambda tree: {leaf.dtype.name for leaf in jax.tree.leaves(tree)}  # noqa: E731
+
+    def kinds(tree):
+        return {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
+
     assert kinds((after["params"], after["carry"], metrics)) == {"float32"}
     assert kinds(after["optimizer"]) == {"float32", "int32"}
     program = str(jax.make_jaxpr(step)(state, views))

@@ -274,8 +274,13 @@ def test_log_every_thins_the_lines_but_keeps_first_and_last(toy, tiny_store, tmp
     train.train(config_of(tiny_store, **{"run.steps": 7, "run.log_every": 3}), tmp_path)
     assert steps(tmp_path) == [1, 3, 6, 7]
     train.train(config_of(tiny_store, **{"run.steps": 7, "run.log_every": 1}), tmp_path / "all")
-    logged = lambda line: (line["update_norm"], line["param_norm"], line["rankme/enmap"])  # noqa: E731
-    watched = lambda folder: {line["step"]: logged(line) for line in metrics.read_metrics(folder)}  # noqa: E731
+
+    def logged(line):
+        return (line["update_norm"], line["param_norm"], line["rankme/enmap"])
+
+    def watched(folder):
+        return {line["step"]: logged(line) for line in metrics.read_metrics(folder)}
+
     assert (
         watched(tmp_path).items() < watched(tmp_path / "all").items()
         and len(set(watched(tmp_path).values())) == 4

@@ -43,5 +43,8 @@ def arguments(store: Path, workdir: Path) -> list[str]:
 
 def overrides() -> list[str]:
     """What makes it small, as arguments."""
-    path = lambda key: key.replace(".global.", '["global"].')  # noqa: E731  flags are read as Python, of which `global` is a word
+
+    def path(key):
+        return key.replace(".global.", '["global"].')
+
     return [f"--config.{path(key)}={value}" for key, value in SMALL.items()]

@@ -36,9 +36,10 @@ UPRIGHT = {**WHOLE, "flips": "none"}
 @functools.cache
 def recipe_of(sources: tuple, crops: tuple) -> views.Recipe:
     """Compiled once for all tests that use it."""
-    numbers = lambda sensor: views.Normalisation(
-        np.array(sensor.mean), np.array(sensor.std), "test"
-    )  # noqa: E731
+
+    def numbers(sensor):
+        return views.Normalisation(np.array(sensor.mean), np.array(sensor.std), "test")
+
     made = views.make_recipe(
         Config(crops=dict(crops)), {name: (sensor, numbers(sensor)) for name, sensor in sources}
     )

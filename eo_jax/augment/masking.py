@@ -73,7 +73,10 @@ def random_blocks(
     """
     b = len(has_data)
     area_key, aspect_key, top_key, left_key, noise_key = jax.random.split(key, 5)
-    draw = lambda key, low, high: jax.random.uniform(key, (b, _BLOCKS), minval=low, maxval=high)  # noqa: E731
+
+    def draw(key, low, high):
+        return jax.random.uniform(key, (b, _BLOCKS), minval=low, maxval=high)
+
     area = draw(area_key, min(16, rows * columns / 8), hidden)
     aspect = jnp.exp(draw(aspect_key, jnp.log(0.3), -jnp.log(0.3)))
     high = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, rows)
@@ -82,9 +85,10 @@ def random_blocks(
         jnp.floor(draw(top_key, 0, 1) * (rows - high + 1)),
         jnp.floor(draw(left_key, 0, 1) * (columns - wide + 1)),
     )
-    between = lambda at, start, length: (
-        (at >= start[..., None]) & (at < (start + length)[..., None])
-    )  # noqa: E731
+
+    def between(at, start, length):
+        return (at >= start[..., None]) & (at < (start + length)[..., None])
+
     covers = (
         between(jnp.arange(rows), top, high)[..., :, None]
         & between(jnp.arange(columns), left, wide)[..., None, :]

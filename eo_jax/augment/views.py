@@ -192,10 +192,15 @@ def _distorted(
     """Everything that changes values only, in the published order. Blur, which comes between grey
     and solarise there, is in the crop already: it commutes with brightness and grey, and with
     contrast but for the borders' part in the mean."""
-    normalised = lambda digital_numbers: (np.asarray(digital_numbers) - numbers.mean) / numbers.std  # noqa: E731
-    factor = lambda name: jnp.where(
-        coin(chances["jitter"], crop.jitter_odds), even(chances[name], getattr(crop, name)), 1.0
-    )  # noqa: E731
+
+    def normalised(digital_numbers):
+        return (np.asarray(digital_numbers) - numbers.mean) / numbers.std
+
+    def factor(name):
+        return jnp.where(
+            coin(chances["jitter"], crop.jitter_odds), even(chances[name], getattr(crop, name)), 1.0
+        )
+
     if any(crop.jitter_odds) and tuple(crop.brightness) != (1, 1):
         zero, lit = normalised(radiometry.physical_zero(sensor)), radiometry.reflective(sensor)
         z = photometric.brightness(z, valid, factor("brightness"), zero, lit)

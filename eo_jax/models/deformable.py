@@ -93,9 +93,10 @@ class DeformableAttention(nnx.Module):
         sampled = _joined(
             sample_bilinear(_by_group(x, self.shape.groups), points), self.shape.groups
         )
-        by_head = lambda a: a.reshape(
-            len(x), -1, self.shape.heads, self.shape.channels // self.shape.heads
-        )  # noqa: E731
+
+        def by_head(a):
+            return a.reshape(len(x), -1, self.shape.heads, self.shape.channels // self.shape.heads)
+
         attended = jax.nn.dot_product_attention(
             by_head(q), by_head(self.k(sampled)), by_head(self.v(sampled))
         )

@@ -29,9 +29,10 @@ class TorchDense(nnx.Linear):
         self, fan_in: int, fan_out: int, dtype: jnp.dtype, *, use_bias: bool = True, rngs: nnx.Rngs
     ):
         bound = 1 / np.sqrt(fan_in)
-        uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-            key, shape, dtype, -bound, bound
-        )  # noqa: E731
+
+        def uniform(key, shape, dtype=jnp.float32):
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
         super().__init__(
             fan_in,
             fan_out,
@@ -121,9 +122,10 @@ class DinoHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         small = nnx.initializers.truncated_normal(0.02)
-        dense = lambda fan_in, fan_out, **kwargs: nnx.Linear(
-            fan_in, fan_out, dtype=dtype, kernel_init=small, rngs=rngs, **kwargs
-        )  # noqa: E731
+
+        def dense(fan_in, fan_out, **kwargs):
+            return nnx.Linear(fan_in, fan_out, dtype=dtype, kernel_init=small, rngs=rngs, **kwargs)
+
         self.fc1, self.fc2, self.fc3 = (
             dense(width, hidden),
             dense(hidden, hidden),

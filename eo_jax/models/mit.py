@@ -209,7 +209,10 @@ class EfficientAttention(nnx.Module):
             jnp.einsum("bhwd,dsnk->sbhwnk", small, self.kv[...].astype(self.dtype))
             + self.kv_bias[...].astype(self.dtype)[:, None, None, None]
         )
-        flat = lambda image: image.reshape(b, -1, *image.shape[-2:])  # noqa: E731
+
+        def flat(image):
+            return image.reshape(b, -1, *image.shape[-2:])
+
         attended = jax.nn.dot_product_attention(flat(q), flat(kv[0]), flat(kv[1]))
         return self.out(attended.reshape(x.shape))
 

@@ -57,21 +57,32 @@ class BatchNorm(nnx.Module):
         if mode.statistics == "running":
             return self._normalise(x, self.mean[...] - bias, self.var[...])
         if mode.members is None:
-            whole = lambda a: a.sum(tuple(range(a.ndim - 1)))[None]  # noqa: E731
+
+            def whole(a):
+                return a.sum(tuple(range(a.ndim - 1)))[None]
+
             mean, var = self._batch_moments(
                 x.astype(jnp.float32), counted, bias, whole, lambda a: a[0]
             )
             return self._normalise(x, mean, var)
         members = mode.members
-        by_sample = lambda a: a.reshape(members.shape[1], -1, *a.shape[1:])  # noqa: E731
+
+        def by_sample(a):
+            return a.reshape(members.shape[1], -1, *a.shape[1:])
+
         blocks = by_sample(x)
         axes = tuple(range(1, blocks.ndim - 1))
+
         # Samples stay where they are: sums of each are added up by group, and what comes of it is
         # handed back. Moving samples would gather a sharded batch on every device.
-        total = lambda a: jnp.einsum("gn,nc->gc", members, a.sum(axes), precision=_EXACT)  # noqa: E731
-        back = lambda a: jnp.einsum("gn,gc->nc", members, a, precision=_EXACT).reshape(
-            len(blocks), *[1] * len(axes), -1
-        )  # noqa: E731
+        def total(a):
+            return jnp.einsum("gn,nc->gc", members, a.sum(axes), precision=_EXACT)
+
+        def back(a):
+            return jnp.einsum("gn,gc->nc", members, a, precision=_EXACT).reshape(
+                len(blocks), *[1] * len(axes), -1
+            )
+
         mean, var = self._batch_moments(
             blocks.astype(jnp.float32),
             None if counted is None else by_sample(counted),
@@ -110,8 +121,11 @@ class BatchNorm(nnx.Module):
             else counted.astype(jnp.float32)[..., None]
         )
         shared = tuple(axis for axis in range(1, x.ndim - 1) if weight.shape[axis] == 1)
+
         # Summed up before it is weighted: else XLA on CPU writes the weight for every value.
-        weighted = lambda a: a.sum(shared, keepdims=True) * weight  # noqa: E731
+        def weighted(a):
+            return a.sum(shared, keepdims=True) * weight
+
         valid = total(weight) * math.prod(x.shape[axis] for axis in shared)
         count = jnp.maximum(valid, 1.0)  # so that a batch without a valid value stays finite
         mean = total(weighted(x)) / count

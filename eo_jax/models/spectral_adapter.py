@@ -143,9 +143,10 @@ class SpectralConv(nnx.Module):
         bound = 1 / np.sqrt(
             kernel * channels_in
         )  # PyTorch's default for convolutions, weight and bias
-        uniform = lambda shape: jax.random.uniform(
-            rngs.params(), shape, minval=-bound, maxval=bound
-        )  # noqa: E731
+
+        def uniform(shape):
+            return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+
         self.kernel = nnx.Param(uniform((kernel, channels_in, channels)))
         self.bias = nnx.Param(uniform((channels,)))
         self.stride, self.dtype = stride, dtype

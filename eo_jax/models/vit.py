@@ -168,9 +168,10 @@ class VisionTransformer(nnx.Module):
     def __init__(self, config: Config, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         width, heads = config.width, config.heads
         self.cls_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, width)))
-        make_block = lambda block_rngs: Block(
-            width, heads, dtype, config.layer_scale, rngs=block_rngs
-        )  # noqa: E731
+
+        def make_block(block_rngs):
+            return Block(width, heads, dtype, config.layer_scale, rngs=block_rngs)
+
         self.blocks = Stack(make_block, config.layers, config.remat, config.loop, rngs=rngs)
         self.norm = LayerNorm(width, dtype)
         self.registers = (
@@ -262,7 +263,10 @@ class Block(nnx.Module):
         self.attention = Attention(width, heads, dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, dtype)
         self.mlp = MLP(width, 4 * width, dtype, rngs=rngs)
-        learned_scale = lambda: nnx.Param(jnp.full(width, layer_scale)) if layer_scale else None  # noqa: E731
+
+        def learned_scale():
+            return nnx.Param(jnp.full(width, layer_scale)) if layer_scale else None
+
         self.attention_scale, self.mlp_scale = learned_scale(), learned_scale()
 
     def __call__(

@@ -87,14 +87,17 @@ class DINO(WithTeacher):
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("dino", encoders)
         self.config = config
-        head = lambda rngs: DinoHead(
-            self.encoder.width,
-            config.hidden,
-            config.bottleneck,
-            config.prototypes,
-            self.encoder.dtype,
-            rngs=rngs,
-        )  # noqa: E731
+
+        def head(rngs):
+            return DinoHead(
+                self.encoder.width,
+                config.hidden,
+                config.bottleneck,
+                config.prototypes,
+                self.encoder.dtype,
+                rngs=rngs,
+            )
+
         self.networks["projector"] = Network(head)
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:

@@ -232,7 +232,10 @@ class WithTeacher(JointEmbedding):
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         params, statistics = self.init_networks(key)
-        only = lambda tree: {name: tree[name] for name in self.copied}  # noqa: E731
+
+        def only(tree):
+            return {name: tree[name] for name in self.copied}
+
         return params, {
             **statistics,
             "teacher": {"params": only(params), "statistics": only(statistics)},
@@ -279,7 +282,10 @@ class WithTeacher(JointEmbedding):
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         teacher, momentum = carry["teacher"], self.momentum(progress)
-        of_student = lambda tree: {name: tree[name] for name in self.copied}  # noqa: E731
+
+        def of_student(tree):
+            return {name: tree[name] for name in self.copied}
+
         statistics = self._statistics(teacher["statistics"], of_student(carry), momentum)
         return {
             **carry,
@@ -316,7 +322,10 @@ def pooled_together(
     the running statistics after it.
     """
     b, v = view.shape[:2]
-    merge = lambda x: x.reshape(b * v, *x.shape[2:])  # noqa: E731  rows of a sample side by side, so that nothing moves between devices
+
+    def merge(x):
+        return x.reshape(b * v, *x.shape[2:])
+
     found, statistics = encoder.pooled(params, statistics, merge(view), merge(valid), mode)
     return found.reshape(b, v, -1).swapaxes(0, 1), statistics
 

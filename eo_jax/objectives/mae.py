@@ -217,9 +217,12 @@ class MAE:
         c), or of all bands alike (m = 1).
         """
         patch = self.encoder.patch
-        take = lambda image: take_tokens(patchify(image, patch), split.masked).reshape(
-            *split.masked.shape, patch, patch, -1
-        )  # noqa: E731
+
+        def take(image):
+            return take_tokens(patchify(image, patch), split.masked).reshape(
+                *split.masked.shape, patch, patch, -1
+            )
+
         return take(view.astype(jnp.float32)), take(valid)
 
     def _reconstruct(
@@ -235,7 +238,10 @@ class MAE:
                 key, has_data, masking.visible_count(rows * columns, self.config.mask_ratio)
             )
         )
-        encode = lambda module: module.tokens(view, valid, split.visible, mode)  # noqa: E731
+
+        def encode(module):
+            return module.tokens(view, valid, split.visible, mode)
+
         tokens, new_statistics = self.encoder.network.apply(
             params["encoder"], carry["encoder"], encode
         )

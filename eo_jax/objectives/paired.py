@@ -37,7 +37,10 @@ class PairedSensors:
                 f"{', '.join(sorted(owners))}; give two sources a stem each"
             )
         self.by_source, self.sources = dict(encoders), tuple(encoders)
-        head = lambda e: Network(lambda rngs: MLP((e.width, *widths), e.dtype, end=end, rngs=rngs))  # noqa: E731
+
+        def head(e):
+            return Network(lambda rngs: MLP((e.width, *widths), e.dtype, end=end, rngs=rngs))
+
         self.projectors = {source: head(encoder) for source, encoder in encoders.items()}
 
     def check_batch(self, rows: int) -> None:
@@ -62,7 +65,10 @@ class PairedSensors:
         """(pooled features, embeddings, carry) of the views of a source, each with BatchNorm
         statistics of its own.
         """
-        of = lambda tree, part: tree[part][source]  # noqa: E731
+
+        def of(tree, part):
+            return tree[part][source]
+
         view, valid = views[f"{source}/global"], views[f"{source}/global/valid"]
         mode = Mode("batch", key=key)
         features, moved = pooled_apart(
@@ -83,11 +89,13 @@ class PairedSensors:
         return carry
 
     def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
-        of = lambda source: {
-            "source": source,
-            "params": params["encoders"][source],
-            "statistics": carry["encoders"][source],
-        }  # noqa: E731
+        def of(source):
+            return {
+                "source": source,
+                "params": params["encoders"][source],
+                "statistics": carry["encoders"][source],
+            }
+
         return {source: of(source) for source in self.sources}
 
     def features(

@@ -102,7 +102,10 @@ class ViewAssignment(JointEmbedding):
         have no weight.
         """
         name = f"{self.config.support}/global"
-        merged = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+
+        def merged(x):
+            return x.reshape(-1, *x.shape[2:])
+
         _, z, carry = self.embed(
             params,
             carry,

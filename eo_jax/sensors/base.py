@@ -147,10 +147,15 @@ class Sensor:
                 f"{', '.join(names)}: not in the order of {self.title}, or not all different; "
                 f"expected {', '.join(ordered)}"
             )
-        of = lambda values: tuple(values[index] for index in kept) if values else ()  # noqa: E731
-        seen = lambda colours: (
-            tuple(map(kept.index, colours)) if colours and set(colours) <= set(kept) else None
-        )  # noqa: E731
+
+        def of(values):
+            return tuple(values[index] for index in kept) if values else ()
+
+        def seen(colours):
+            return (
+                tuple(map(kept.index, colours)) if colours and set(colours) <= set(kept) else None
+            )
+
         chosen = dataclasses.replace(
             self,
             id=f"{self.id}-{len(kept)}of{len(known)}-{zlib.crc32(','.join(ordered).encode()):08x}",

@@ -78,8 +78,13 @@ def train(mesh: Mesh) -> dict:
     for batch in sharding.prefetch((host_batch(n) for n in range(STEPS)), mesh, 1):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
-    qkv = lambda tree: tree["encoder"]["trunk"]["blocks"]["layers"]["attention"]["qkv"]  # noqa: E731
-    held = lambda array: list(array.addressable_shards[0].data.shape)  # noqa: E731
+
+    def qkv(tree):
+        return tree["encoder"]["trunk"]["blocks"]["layers"]["attention"]["qkv"]
+
+    def held(array):
+        return list(array.addressable_shards[0].data.shape)
+
     watched = np.asarray(watch(state, batch)["pooled/enmap"]).tolist()
     return {
         "losses": losses,
@@ -110,7 +115,10 @@ def restored(before: Mesh, after: Mesh) -> dict:
     holds of a weight.
     """
     state = initial_state()
-    placement = lambda mesh: sharding.state_sharding(sharding.Config(), state, mesh)  # noqa: E731
+
+    def placement(mesh):
+        return sharding.state_sharding(sharding.Config(), state, mesh)
+
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder), keep=1)
         checkpoints.save(1, jax.device_put(state, placement(before)), next_batch=1, config={})
