@@ -26,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.archive import open_archive
-from data_prep.readers import Files
+from data_prep.reader import Files
 from data_prep.readers.enmap_tiles import Reader
-from eo_jax.data import open_store, record
-from eo_jax.data.stores import write_atomically
+from eo_jax.data import open_store
+from eo_jax.data.store import record
+from eo_jax.data.store.files import write_atomically
 from eo_jax.schema import Sample
 
 PASSES = 5

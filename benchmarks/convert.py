@@ -29,9 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.codec import load
-from data_prep.statistics import Contents
+from data_prep.statistics.moments import Contents
 from eo_jax.data import open_store
-from eo_jax.data.stores import FORMATS, write_atomically, write_shard
+from eo_jax.data.store.files import write_atomically
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.data.store.writer import write_shard
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 

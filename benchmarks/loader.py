@@ -39,7 +39,10 @@ from benchmarks import loader_peers
 from benchmarks.codec import load
 from benchmarks.convert import mosaic
 from benchmarks.loader_peers import BATCH, CROP, LINKS, SIDE, Consume
-from eo_jax.data import record, stores
+from eo_jax.data.store import record
+from eo_jax.data.store.files import write_atomically
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.data.store.writer import finish_store, index_row, write_shard
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 
@@ -233,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     goals, comparisons = _goals(figures), _comparisons(figures["rates"])
     _print(figures, goals, comparisons)
     if args.json:
-        stores.write_atomically(
+        write_atomically(
             args.json,
             (
                 json.dumps({**figures, "goals": goals, "comparisons": comparisons}, indent=1) + "\n"
@@ -253,7 +256,7 @@ def write_data(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[st
     samples = [Sample(mosaic(cubes, rng), ENMAP.id, f"{i:04d}", f"{i:04d}") for i in range(patches)]
     pixels = np.stack([sample.pixels for sample in samples])
     np.save(work / "raw.npy", pixels)
-    for format in stores.FORMATS:
+    for format in FORMATS:
         _write_store(work / format, format, samples)
     encoded = [record.encode(sample) for sample in samples]
     plain = [patch.tobytes() for patch in pixels]
@@ -277,7 +280,7 @@ def _write_store(path: Path, format: str, samples: Sequence[Sample]) -> None:
     """The samples LINKS times, by hard links: Grain's shuffle is slow for fewer than some thousand
     places, which is not what is measured here.
     """
-    first = json.dumps(stores.write_shard(path, 0, format, len(samples), samples))
+    first = json.dumps(write_shard(path, 0, format, len(samples), samples))
     shards = [
         json.loads(first.replace("shards/00000", f"shards/{k:05d}").replace("/c/0/", f"/c/{k}/"))
         for k in range(LINKS)
@@ -290,12 +293,12 @@ def _write_store(path: Path, format: str, samples: Sequence[Sample]) -> None:
         ):
             (path / entry["file"]).parent.mkdir(parents=True, exist_ok=True)
             os.link(path / source["file"], path / entry["file"])
-    rows = [stores.index_row(sample, "train", 0.0) for sample in samples]
+    rows = [index_row(sample, "train", 0.0) for sample in samples]
     rows_of = [
         [{**row, "id": f"{k}-{row['id']}", "group": f"{k}-{row['group']}"} for row in rows]
         for k in range(LINKS)
     ]
-    stores.finish_store(path, shards, rows_of, {}, format, LINKS)
+    finish_store(path, shards, rows_of, {}, format, LINKS)
 
 
 def _write_tifs(folder: Path, pixels: np.ndarray, **options: str | int) -> None:

@@ -20,8 +20,8 @@ import rasterio
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from eo_jax import sharding
-from eo_jax.data import record
 from eo_jax.data.pipeline import Config, Pipeline, SourceConfig
+from eo_jax.data.store import record
 from eo_jax.sensors import ENMAP
 
 BATCH, CROP, SIDE = 16, 112, 128

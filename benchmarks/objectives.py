@@ -45,7 +45,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from eo_jax.data.stores import write_atomically
+from eo_jax.data.store.files import write_atomically
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))  # the tests import one another so, too

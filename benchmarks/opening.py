@@ -36,10 +36,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.loader_peers import anonymous_mb
-from eo_jax.data import open_store, stores
+from eo_jax.data import open_store
 from eo_jax.data.index import Order, group_samples
 from eo_jax.data.pipeline import Config, Pipeline
 from eo_jax.data.source import SourceConfig
+from eo_jax.data.store.files import write_atomically
+from eo_jax.data.store.writer import finish_store, index_row, write_shard
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     goals = list(_goals(figures))
     _print(figures, goals)
     if args.json:
-        stores.write_atomically(
+        write_atomically(
             args.json, (json.dumps({**figures, "goals": goals}, indent=1) + "\n").encode()
         )
     return 0 if all(goal["reached"] for goal in goals) else 3
@@ -113,7 +115,7 @@ def write_store(path: Path, format: str, records: int) -> None:
     """A finished store of `records` records, whose shards are all one."""
     samples = [_sample(number) for number in range(PER_SHARD)]
     shards = records // PER_SHARD
-    first = json.dumps(stores.write_shard(path, 0, format, PER_SHARD, samples))
+    first = json.dumps(write_shard(path, 0, format, PER_SHARD, samples))
     entries = [
         json.loads(first.replace("shards/00000", f"shards/{k:05d}").replace("/c/0/", f"/c/{k}/"))
         for k in range(shards)
@@ -123,7 +125,7 @@ def write_store(path: Path, format: str, records: int) -> None:
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             os.link(path / source, path / file)
     about = {"sensors": {sensor: get_sensor(sensor).row() for sensor in SENSORS}}
-    stores.finish_store(path, entries, list(_rows(samples, records)), about, format, shards)
+    finish_store(path, entries, list(_rows(samples, records)), about, format, shards)
 
 
 def _files(entry: dict[str, Any]) -> list[str]:
@@ -143,7 +145,7 @@ def _rows(samples: Sequence[Sample], records: int) -> Iterator[list[dict[str, An
     """The index rows of each shard. One shape, one place and so on for all: a million of each would
     be 2 GB here.
     """
-    rows = [stores.index_row(sample, "train", 0.0) for sample in samples]
+    rows = [index_row(sample, "train", 0.0) for sample in samples]
     places = max(1, records // (DATES * len(SENSORS)))
     for first in range(0, records, PER_SHARD):
         numbers = range(first, first + PER_SHARD)

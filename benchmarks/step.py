@@ -58,9 +58,9 @@ from benchmarks.step_workloads import (
     make_step,
     recipe_of,
 )
-from eo_jax import build
-from eo_jax.data.stores import write_atomically
-from eo_jax.metrics import peak_flops
+from eo_jax.data.store.files import write_atomically
+from eo_jax.experiment import Experiment, make_experiment
+from eo_jax.monitor.metrics import peak_flops
 
 # {platform: {(objective, way of the twin): samples/s of ours to the twin's, at least}}
 GOALS = {
@@ -202,7 +202,7 @@ def measure(
                 {
                     "objective": objective,
                     "backbone": backbone,
-                    **whole_step(build.experiment(config), steps),
+                    **whole_step(make_experiment(config), steps),
                 }
             )
             print(
@@ -228,7 +228,7 @@ def fits(objective: str, backbone: str) -> bool:
     return objective not in TOKENS_ONLY or BACKBONES.get(backbone, {}).get("name") != "resnet"
 
 
-def whole_step(experiment: build.Experiment, steps: int) -> dict[str, float | None]:
+def whole_step(experiment: Experiment, steps: int) -> dict[str, float | None]:
     """The figures of a step that makes its views."""
     step = Step.of(experiment, recipe_of(experiment).train, batch_of(experiment))
     best = step_race.best_of({OURS: step.seconds, "watch": step.watching(experiment)}, steps)
@@ -259,7 +259,7 @@ def scan_check(batch: int) -> dict[str, float]:
     for _ in range(2):
         for backbone in SCAN:
             jax.clear_caches()
-            experiment = build.experiment(config_of("mae", backbone, batch))
+            experiment = make_experiment(config_of("mae", backbone, batch))
             _, seconds = compile_step(
                 *make_step(experiment, recipe_of(experiment).train), batch_of(experiment)
             )

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eo_jax.build import Experiment
+from eo_jax.experiment import Experiment
 from eo_jax.models.encoder import Encoder
-from eo_jax.models.positions import sincos_2d
-from eo_jax.models.resnet import BlockShape
+from eo_jax.models.layers.position_embedding import sincos_2d
+from eo_jax.models.trunks.resnet import BlockShape
 
 # (kernel, stride, channels in, channels out) of the spectral adapter
 _LAYERS = ((7, 5, 1, 32), (7, 5, 32, 64), (5, 3, 64, 128))

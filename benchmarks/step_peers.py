@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.step_twin_base import Twin
 from benchmarks.step_twins import TWINS
 from benchmarks.step_twins_masked import AllPixelsMAE
-from eo_jax.build import Experiment
+from eo_jax.experiment import Experiment
 
 
 class Peer:

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.step_workloads import SEED, Step, batch_of, recipe_of
-from eo_jax import build
 from eo_jax.augment import masking
+from eo_jax.experiment import Experiment, make_experiment
 from eo_jax.schema import Carry, Views
 
 # more of them rather than longer ones: what else the machine does then spoils a turn, not the
@@ -86,7 +86,7 @@ def _serve(pipe: Connection, config: Mapping[str, Any], way: str) -> None:
     wrong, where it cannot run.
     """
     try:
-        runner, steps = _runner(build.experiment(config), way), 1
+        runner, steps = _runner(make_experiment(config), way), 1
         while True:
             start = time.perf_counter()
             loss = runner.run(steps)
@@ -98,7 +98,7 @@ def _serve(pipe: Connection, config: Mapping[str, Any], way: str) -> None:
         return
 
 
-def _runner(experiment: build.Experiment, way: str) -> Any:
+def _runner(experiment: Experiment, way: str) -> Any:
     """What has `run(steps)`: our step, or a twin with the same weights, on the same views."""
     shown = jax.jit(recipe_of(experiment).train)(batch_of(experiment), jax.random.key(1))
     if way == OURS:
@@ -156,7 +156,7 @@ def best_of(contenders: Mapping[str, Callable[[int], float]], steps: int) -> dic
     return best
 
 
-def twin_of(experiment: build.Experiment, way: str, state: Mapping[str, Any], shown: Views) -> Any:
+def twin_of(experiment: Experiment, way: str, state: Mapping[str, Any], shown: Views) -> Any:
     """A `step_peers.Peer` with the weights of a state at step 0, on the views of its batch."""
     from benchmarks import step_peers
 
@@ -184,9 +184,7 @@ def twin_of(experiment: build.Experiment, way: str, state: Mapping[str, Any], sh
     )
 
 
-def _drawn(
-    experiment: build.Experiment, shape: tuple[int, ...], carry: Carry
-) -> dict[str, jax.Array]:
+def _drawn(experiment: Experiment, shape: tuple[int, ...], carry: Carry) -> dict[str, jax.Array]:
     """What our loss draws at step 0, so that a twin hides the same tokens or groups the same keys,
     and the queue that it finds.
     """

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.step_networks import Head, encoder_of
 from benchmarks.step_twin_base import Twin, bands_first, follow
 from benchmarks.step_twins_masked import MAE, Data2Vec
-from eo_jax.build import Experiment
+from eo_jax.experiment import Experiment
 
 _TINY = 1e-20  # below what a probability is not told from 0
 

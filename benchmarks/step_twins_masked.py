@@ -20,7 +20,7 @@ from benchmarks.step_networks import (
     positions_of,
 )
 from benchmarks.step_twin_base import Twin, bands_first, follow
-from eo_jax.build import Experiment
+from eo_jax.experiment import Experiment
 
 
 class MAE(Twin):

@@ -15,8 +15,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from eo_jax import build, optim
 from eo_jax.augment import views
+from eo_jax.config import complete, modules
+from eo_jax.experiment import Experiment, make_recipe
+from eo_jax.optim import optimizers
 from eo_jax.schema import Batch
 from eo_jax.step import init_state, make_pooled, make_train_step
 
@@ -116,14 +118,14 @@ def config_of(
     """The config of a workload; its store is not there. `of_vits` is more of the config of a ViT.
     ValueError for names that are not known.
     """
-    for name, known in ((objective, build.modules("objectives")), (backbone, BACKBONES)):
+    for name, known in ((objective, modules("objectives")), (backbone, BACKBONES)):
         if name not in known:
             raise ValueError(f"no {name!r}; there are {', '.join(known)}")
     work, trunk = WORKLOADS.get(objective, USUAL), BACKBONES[backbone]
     trunk = trunk | of_vits if trunk["name"] == "vit" else dict(trunk)
     sources, stems = (
         {"eo": {"store": "none", "sensor": work.sensor}},
-        {"eo": dict(work.stem) if trunk["name"] == "vit" else {"name": "conv_stem"}},
+        {"eo": dict(work.stem) if trunk["name"] == "vit" else {"name": "conv"}},
     )
     if work.beside:
         alike = work.beside == work.sensor
@@ -142,10 +144,10 @@ def config_of(
     config.objective = {"name": objective, **work.section}
     config.optim = dict(OPTIM)
     config.run = {"steps": 1_000_000, "seed": SEED}
-    return build.complete(config)
+    return complete(config)
 
 
-def batch_of(experiment: build.Experiment) -> Batch:
+def batch_of(experiment: Experiment) -> Batch:
     """Digital numbers [b, 1, c, h, w] on the device, in the sensor's dtype, spread as its published
     statistics say; all are data. Labels [b, 1].
     """
@@ -168,13 +170,13 @@ def batch_of(experiment: build.Experiment) -> Batch:
     return jax.device_put(batch)
 
 
-def recipe_of(experiment: build.Experiment) -> views.Recipe:
+def recipe_of(experiment: Experiment) -> views.Recipe:
     """Its augmentation, normalised by published statistics."""
     published = {
         source: views.normalisation("published", encoder.sensor, None)
         for source, encoder in experiment.encoders.items()
     }
-    return build.recipe(experiment, published)
+    return make_recipe(experiment, published)
 
 
 @dataclasses.dataclass
@@ -187,7 +189,7 @@ class Step:
     compile_s: float
 
     @classmethod
-    def of(cls, experiment: build.Experiment, make_views: Callable, batch: Any) -> Step:
+    def of(cls, experiment: Experiment, make_views: Callable, batch: Any) -> Step:
         """Compiled, its weights made."""
         make_state, step = make_step(experiment, make_views)
         compiled, seconds = compile_step(make_state, step, batch)
@@ -206,7 +208,7 @@ class Step:
         self.run(steps)
         return (time.perf_counter() - start) / steps
 
-    def watching(self, experiment: build.Experiment) -> Callable[[int], float]:
+    def watching(self, experiment: Experiment) -> Callable[[int], float]:
         """What a logged step has after it: makes the features that the watch on collapse takes
         apart, so many times; seconds of one.
         """
@@ -230,11 +232,11 @@ class Step:
         return (planned.argument_size_in_bytes + planned.temp_size_in_bytes) / 1e6
 
 
-def make_step(experiment: build.Experiment, make_views: Callable) -> tuple[Callable, Any]:
+def make_step(experiment: Experiment, make_views: Callable) -> tuple[Callable, Any]:
     """(what makes the state, the jitted step)."""
     objective, steps = experiment.objective, experiment.run.steps
     shapes, _ = jax.eval_shape(lambda: objective.init(jax.random.key(0)))
-    optimizer = optim.make_optimizer(experiment.optim, shapes, steps)
+    optimizer = optimizers.make_optimizer(experiment.optim, shapes, steps)
     step = make_train_step(objective, optimizer, make_views, seed=SEED, steps=steps, accum=1)
     return functools.partial(init_state, objective, optimizer, SEED), jax.jit(
         step, donate_argnums=0

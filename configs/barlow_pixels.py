@@ -39,7 +39,7 @@ ways (the shell needs those with brackets in quotes):
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 _SCENES = {
     "pavia": ("stores/pavia", "rosis_pavia_university", 610 * 340),
@@ -92,13 +92,13 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
         "statistics": "store",
     }
     trunk = {
-        "name": "spectral_conv",
+        "name": "spectral_cnn",
         "dims": 1,
         "window": 1,
         "width": 128,
     }
     config.model = {
-        "stems": {"pixels": {"name": "bands"}},
+        "stems": {"pixels": {"name": "identity"}},
         "trunk": trunk,
     }
     config.objective = {
@@ -143,4 +143,4 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

@@ -23,7 +23,7 @@ steps, not epochs; bfloat16 instead of float16.
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("rn50", "smoke")
 _BATCH = 256
@@ -76,7 +76,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "statistics": "published",
     }
     config.model = {
-        "stems": {source: {"name": "conv_stem"} for source in ("s1", "l1c")},
+        "stems": {source: {"name": "conv"} for source in ("s1", "l1c")},
         "trunk": {
             "name": "resnet",
             "depth": 50,
@@ -129,4 +129,4 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

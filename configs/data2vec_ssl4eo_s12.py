@@ -27,7 +27,7 @@ accelerators.
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("vit_s", "smoke")
 _BATCH = 256
@@ -118,4 +118,4 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

@@ -26,7 +26,7 @@ instead of float16. Deformable attention (RDA) is --config.model.trunk.attention
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("rn50", "smoke")
 _BATCH = 256
@@ -79,7 +79,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "statistics": "store",
     }
     config.model = {
-        "stems": {source: {"name": "conv_stem"} for source in ("rgb", "dem")},
+        "stems": {source: {"name": "conv"} for source in ("rgb", "dem")},
         "trunk": {
             "name": "resnet",
             "depth": 50,
@@ -125,4 +125,4 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

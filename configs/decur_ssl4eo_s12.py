@@ -29,7 +29,7 @@ positions instead of learned ones; every place once an epoch; the cosine goes by
 bfloat16 instead of float16. In `rda` each sensor has attention of its own, where theirs sends both
 through the first sensor's; offsets are bounded, where theirs are clipped to the image; sampling
 points start at the centres of their cells, and there is no bias for relative positions
-(eo_jax/models/deformable.py).
+(eo_jax/models/layers/deformable_attention.py).
 
 A batch of 256 has all four seasons of its places in both sensors, 2.4 GB. Half of that is read,
 with two different seasons of each sensor, by --config.data.sources.s1.dates=2
@@ -38,7 +38,7 @@ with two different seasons of each sensor, by --config.data.sources.s1.dates=2
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("rn50", "rda", "vit_s", "smoke")
 _PLACES = 251_079
@@ -121,7 +121,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     }
     if arg in ("rn50", "rda"):
         config.model = {
-            "stems": {source: {"name": "conv_stem"} for source in ("s1", "l1c")},
+            "stems": {source: {"name": "conv"} for source in ("s1", "l1c")},
             "trunk": {
                 "name": "resnet",
                 "depth": 50,
@@ -168,4 +168,4 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

@@ -25,7 +25,7 @@ bfloat16 instead of float16.
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("mit_b5", "mit_b2", "smoke")
 _PLACES = 10_335
@@ -82,7 +82,7 @@ def get_config(arg: str = "mit_b5") -> ml_collections.ConfigDict:
     config.model = {
         "stems": {
             source: {
-                "name": "overlap_embed",
+                "name": "overlap_patch_embed",
                 "width": 64,
             }
             for source in ("rgb", "depth")
@@ -124,7 +124,7 @@ def get_config(arg: str = "mit_b5") -> ml_collections.ConfigDict:
         config.augment.crops["global"].size = config.augment.crops["depth/global"].size = 64
         config.model.stems = {
             source: {
-                "name": "overlap_embed",
+                "name": "overlap_patch_embed",
                 "width": 32,
             }
             for source in ("rgb", "depth")
@@ -141,4 +141,4 @@ def get_config(arg: str = "mit_b5") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

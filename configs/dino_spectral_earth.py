@@ -29,7 +29,7 @@ float16; no-data takes no part in views and statistics.
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("vit_s", "vit_s,local", "rn50", "smoke")
 _BATCH = 256
@@ -94,7 +94,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     }
     if arg == "rn50":
         config.model = {
-            "stems": {"enmap": {"name": "spectral_image"}},
+            "stems": {"enmap": {"name": "spectral_adapter_image"}},
             "trunk": {
                 "name": "resnet",
                 "depth": 50,
@@ -151,4 +151,4 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

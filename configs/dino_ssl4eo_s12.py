@@ -29,7 +29,7 @@ different ones.
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("vit_s", "rn50", "smoke")
 _BATCH = 256
@@ -131,7 +131,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     config.evals = {"collapse": {"every": 10_000}}
     if arg == "rn50":
         config.model = {
-            "stems": {"l1c": {"name": "conv_stem"}},
+            "stems": {"l1c": {"name": "conv"}},
             "trunk": {
                 "name": "resnet",
                 "depth": 50,
@@ -160,4 +160,4 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

@@ -15,7 +15,7 @@ they have a land-cover map, `smoke` for a few steps of a tiny model.
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("", "tiles", "tiles,probe", "smoke")
 
@@ -100,4 +100,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             "save_every": 2,
         }
         config.evals = {"reconstruction": {"masks": 1}}
-    return build.complete(config)
+    return complete(config)

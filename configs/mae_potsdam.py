@@ -21,7 +21,7 @@ other learning rates and statistics). With the settings below the three folds re
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("", "smoke")
 
@@ -99,4 +99,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         }
         config.optim.warmup_steps = 1
         config.evals = {"reconstruction": {"masks": 1}}
-    return build.complete(config)
+    return complete(config)

@@ -19,7 +19,7 @@ Sentinel-2, 67 of Sentinel-1.
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 _SIZES = {
     "vit_s": "small",
@@ -129,4 +129,4 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 3,
         }
-    return build.complete(config)
+    return complete(config)

@@ -17,7 +17,7 @@ epochs; bfloat16 instead of float16; no-data takes no part in loss and statistic
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 _SIZES = {
     "vit_s": "small",
@@ -106,4 +106,4 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

@@ -25,7 +25,7 @@ part in views and statistics, where it is read as reflectance there.
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("rn50", "vit_s", "smoke")
 _BATCH = 256
@@ -79,7 +79,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     }
     if arg == "rn50":
         config.model = {
-            "stems": {"enmap": {"name": "spectral_image"}},
+            "stems": {"enmap": {"name": "spectral_adapter_image"}},
             "trunk": {
                 "name": "resnet",
                 "depth": 50,
@@ -135,4 +135,4 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

@@ -29,7 +29,7 @@ and contrast; BatchNorm sees groups of 256 rows, permuted for the keys; bfloat16
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 _SENSORS = {
     "tm_toa": "landsat5_tm_toa",
@@ -93,7 +93,7 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
         "statistics": "store",
     }
     config.model = {
-        "stems": {product: {"name": "conv_stem"}},
+        "stems": {product: {"name": "conv"}},
         "trunk": {
             "name": "resnet",
             "depth": 18 if arch == "rn18" else 50,
@@ -155,4 +155,4 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

@@ -37,7 +37,7 @@ that is read, and two different seasons are shown, with --config.data.sources.l1
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("rn50", "rn18", "rn50,l2a", "rn50,s1", "smoke")
 _SENSORS = {
@@ -90,7 +90,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "statistics": "published",
     }
     config.model = {
-        "stems": {product: {"name": "conv_stem"}},
+        "stems": {product: {"name": "conv"}},
         "trunk": {
             "name": "resnet",
             "depth": depth,
@@ -127,4 +127,4 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

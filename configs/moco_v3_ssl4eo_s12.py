@@ -32,7 +32,7 @@ that is read, and two different seasons are shown, with --config.data.sources.l1
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("vit_s", "smoke")
 _BATCH = 256
@@ -125,4 +125,4 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

@@ -39,7 +39,7 @@ keys, on however many devices; schedules go by steps, not epochs; bfloat16 inste
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("moco_rn50", "barlow_rn18", "simsiam_rn18", "swav_rn18", "smoke")
 _PLACES = 300_000  # what the released code takes for the length of the training split
@@ -181,7 +181,7 @@ def get_config(arg: str = "moco_rn50") -> ml_collections.ConfigDict:
         "statistics": "published",
     }
     config.model = {
-        "stems": {"s2": {"name": "conv_stem"}},
+        "stems": {"s2": {"name": "conv"}},
         "trunk": {
             "name": "resnet",
             "depth": 50 if arg == "moco_rn50" else 18,
@@ -206,4 +206,4 @@ def get_config(arg: str = "moco_rn50") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

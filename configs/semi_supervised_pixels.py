@@ -36,7 +36,7 @@ labels, with the same --config.run.seed for the same pixels:
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 _SCENES = {
     "pavia": ("stores/pavia", "rosis_pavia_university", 610 * 340, 9),
@@ -102,12 +102,12 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
     }
     config.model = {
         "stems": {
-            "pixels": {"name": "bands"},
+            "pixels": {"name": "identity"},
             "support": "pixels",
         }
     }
     config.model.trunk = {
-        "name": "spectral_conv",
+        "name": "spectral_cnn",
         "dims": 1,
         "window": 1,
         "width": 128,
@@ -155,4 +155,4 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

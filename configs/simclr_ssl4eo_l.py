@@ -31,7 +31,7 @@ schedule goes by steps, not epochs; bfloat16 on accelerators.
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 _SENSORS = {
     "tm_toa": "landsat5_tm_toa",
@@ -95,7 +95,7 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
         "statistics": "store",
     }
     config.model = {
-        "stems": {product: {"name": "conv_stem"}},
+        "stems": {product: {"name": "conv"}},
         "trunk": {
             "name": "resnet",
             "depth": 18 if arch == "rn18" else 50,
@@ -153,4 +153,4 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

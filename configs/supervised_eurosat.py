@@ -20,7 +20,7 @@ px, not as the centre of 256; the classifier is drawn as PyTorch's layers are, t
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 VARIANTS = ("rn50", "smoke")
 _BATCH = 256
@@ -57,7 +57,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "statistics": "published",
     }
     config.model = {
-        "stems": {"l1c": {"name": "conv_stem"}},
+        "stems": {"l1c": {"name": "conv"}},
         "trunk": {
             "name": "resnet",
             "depth": 50,
@@ -104,4 +104,4 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
             "save_every": 2,
         }
         config.evals = {}
-    return build.complete(config)
+    return complete(config)

@@ -25,7 +25,7 @@ untrained 0.960.
 
 import ml_collections
 
-from eo_jax import build
+from eo_jax.config import complete
 
 _SCENES = {
     "pavia": ("stores/pavia", "rosis_pavia_university", 9),
@@ -78,9 +78,9 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
         "statistics": "store",
     }
     config.model = {
-        "stems": {"support": {"name": "bands"}},
+        "stems": {"support": {"name": "identity"}},
         "trunk": {
-            "name": "spectral_conv",
+            "name": "spectral_cnn",
             "dims": 1,
             "window": 1,
             "width": 128,
@@ -126,4 +126,4 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
             "log_every": 1,
             "save_every": 2,
         }
-    return build.complete(config)
+    return complete(config)

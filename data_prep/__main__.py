@@ -1,8 +1,9 @@
 """The command line of data_prep: finds the command's module, turns errors into one line and an exit
 code.
 
-python -m data_prep --help python -m data_prep convert spectral-earth --input /data/spectral_earth
---output /data/stores/spectral_earth
+    python -m data_prep --help
+    python -m data_prep convert spectral-earth --input /data/spectral_earth \\
+        --output /data/stores/spectral_earth
 """
 
 from __future__ import annotations

@@ -39,14 +39,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import blocks, claim, parallel, progress, quantise, readers, splits
+from data_prep import readers
 from data_prep.archive import Archive, ArchiveError, open_archive
-from data_prep.finish import finish
-from data_prep.quantise import Quantiser
-from data_prep.readers import Files, Item, LeftOut, Reader
-from data_prep.shards import PARTIAL, Task, convert_shard, read_item
-from data_prep.statistics import raw_bytes, stored_bytes
-from eo_jax.data import record, stores
+from data_prep.conversion import output_lock, quantise, spatial_blocks, splits
+from data_prep.conversion.finalise import finish
+from data_prep.conversion.quantise import Quantiser
+from data_prep.conversion.shard_task import PARTIAL, Task, convert_shard, read_item
+from data_prep.jobs import executors, progress
+from data_prep.reader import Files, Item, LeftOut, Reader, options
+from data_prep.statistics.moments import raw_bytes, stored_bytes
+from eo_jax.data.store import record
+from eo_jax.data.store.reader import FORMATS, open_store
 from eo_jax.schema import Sample
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -97,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         _add_common(own)
         group = own.add_argument_group(f"options of {name}")
-        for field in readers.options(kind):
+        for field in options(kind):
             _add_option(group, field)
 
 
@@ -119,8 +122,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--format",
-        choices=stores.FORMATS,
-        default=stores.FORMATS[0],
+        choices=FORMATS,
+        default=FORMATS[0],
         help="array-record: compressed samples; zarr: reads parts; zarr-raw: fastest",
     )
     add(
@@ -152,7 +155,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         type=_positive(int),
-        default=parallel.cores(),
+        default=executors.cores(),
         metavar="N",
         help="processes (default: one a core)",
     )
@@ -225,7 +228,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command. Raises ValueError or OSError with a message for the user."""
     _check_executor(args)
     with _whole_paths(args.input), _disk_errors(args.output):
-        claim.check_output(args.output)
+        output_lock.check_output(args.output)
         if args.dry_run:
             with tempfile.TemporaryDirectory() as indices:
                 _print_dry_run(make_plan(args, open_archive(args.input, Path(indices))))
@@ -240,18 +243,18 @@ def _check_finished(args: argparse.Namespace) -> None:
     with (
         tempfile.TemporaryDirectory() as indices
     ):  # so that workers need not go through a tar.gz again
-        claim.is_finished(
+        output_lock.is_finished(
             args.output, make_plan(args, open_archive(args.input, Path(indices))).about
         )
     print(f"{args.output}: up to date")
 
 
 def _make_store(args: argparse.Namespace) -> None:
-    with claim.claimed(args.output):
+    with output_lock.claimed(args.output):
         plan = make_plan(args, open_archive(args.input, args.output / PARTIAL))
         examples = _examples(plan)
         run_tasks = _executor(args, examples)
-        claim.check_begun(args.output, {**plan.about, "modification_times": plan.stamp})
+        output_lock.check_begun(args.output, {**plan.about, "modification_times": plan.stamp})
         convert(plan, examples, run_tasks)
     _print_summary(args.output)
 
@@ -295,9 +298,9 @@ def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
     Raises ValueError.
     """
     kind = readers.reader_class(args.archive)
-    given = {field.name: _frozen(getattr(args, field.name)) for field in readers.options(kind)}
+    given = {field.name: _frozen(getattr(args, field.name)) for field in options(kind)}
     reader = kind(archive, **given)
-    options = {
+    chosen = {
         name: Path(value).name if str(value).endswith(".json") else value
         for name, value in given.items()
     }  # no path of this machine
@@ -310,7 +313,7 @@ def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
         "reader_version": kind.VERSION,
         "licence": kind.LICENCE,
         "options": {
-            **options,
+            **chosen,
             "format": args.format,
             "dtype": args.dtype,
             "split": args.split,
@@ -367,10 +370,10 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
     }
     splits.check_shares(wanted)
     kept = args.output / PARTIAL / "places.json"
-    return blocks.assign(
+    return spatial_blocks.assign(
         reader,
         items,
-        blocks.side_km(args.split),
+        spatial_blocks.side_km(args.split),
         wanted,
         args.workers,
         kept if kept.parent.is_dir() else None,
@@ -456,16 +459,16 @@ def convert(plan: Plan, examples: Sequence[Sample], run_tasks: Callable[..., Ite
 
 def _executor(args: argparse.Namespace, examples: Sequence[Sample]) -> Callable[..., Iterable]:
     if args.executor == "dask":
-        return functools.partial(parallel.run_dask, scheduler=args.scheduler)
+        return functools.partial(executors.run_dask, scheduler=args.scheduler)
     if args.memory is None:
-        return functools.partial(parallel.run, workers=args.workers)
+        return functools.partial(executors.run, workers=args.workers)
     total, need = args.memory * 1e9, worker_bytes(examples)
     workers = min(args.workers, int(total // need))
     if not workers:
         raise ValueError(
             f"--memory {args.memory:g}: one worker needs {need / 1e9:.2f} GB; give more"
         )
-    return functools.partial(parallel.run, workers=workers, bytes_a_worker=int(total / workers))
+    return functools.partial(executors.run, workers=workers, bytes_a_worker=int(total / workers))
 
 
 def worker_bytes(examples: Sequence[Sample]) -> float:
@@ -508,7 +511,7 @@ def _stored_size(sample: Sample) -> int:
 
 
 def _print_summary(path: Path) -> None:
-    store = stores.open_store(path)
+    store = open_store(path)
     size = stored_bytes(store)
     raw = raw_bytes(store)
     print(f"{path}: {len(store)} samples of {store.manifest['groups']} places")

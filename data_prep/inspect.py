@@ -18,11 +18,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from data_prep import inspect_page, looks, summary
-from data_prep.summary import Rows
-from eo_jax import pictures
+from data_prep.inspection import figures, page, summary
+from data_prep.inspection.summary import Rows
 from eo_jax.data import Store, open_store
-from eo_jax.data.files import write_atomically
+from eo_jax.data.store.files import write_atomically
+from eo_jax.report import pictures
 
 COLUMNS = 4
 
@@ -61,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
     _print_tables(store)
     count = max(1, args.samples)
     written = (
-        {"inspect.html": inspect_page.render(store, count).encode()}
-        if args.html
-        else images(store, count)
+        {"inspect.html": page.render(store, count).encode()} if args.html else images(store, count)
     )
     args.output.mkdir(parents=True, exist_ok=True)
     for name, data in written.items():
@@ -92,13 +90,13 @@ def _table(rows: Rows) -> Table:
 def images(store: Store, count: int) -> dict[str, bytes]:
     """{file name: PNG} of what there is to show."""
     found = {"quicklook.png": quicklook(store, count)} if len(store) else {}
-    spectra = looks.draw_spectra(store)
-    return {**found, "spectra.png": looks.figure_png(spectra)} if spectra else found
+    spectra = figures.draw_spectra(store)
+    return {**found, "spectra.png": figures.figure_png(spectra)} if spectra else found
 
 
 def quicklook(store: Store, count: int) -> bytes:
     """PNG of up to `count` samples, sensor after sensor."""
-    shown = [picture for found in looks.examples(store, count).values() for picture in found]
+    shown = [picture for found in figures.examples(store, count).values() for picture in found]
     titles = [_short(str(store.index["id"][picture.number])) for picture in shown]
     return pictures.contact_sheet(
         [picture.rgb for picture in shown], titles, min(COLUMNS, len(shown))

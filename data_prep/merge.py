@@ -17,9 +17,9 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep import copying
-from data_prep.copying import store_name
-from data_prep.readers import Item
+from data_prep.conversion import rewrite
+from data_prep.conversion.rewrite import store_name
+from data_prep.reader import Item
 from eo_jax.data import Store, open_store
 
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STORE",
         help="folders of two or more stores; only read",
     )
-    copying.add_writing_arguments(parser)
+    rewrite.add_writing_arguments(parser)
     parser.add_argument(
         "--prefix",
         action="store_true",
@@ -59,13 +59,13 @@ def run(args: argparse.Namespace) -> int:
     ]
     check(sources, items)
     name = " + ".join(dict.fromkeys(store.manifest["archive"]["name"] for store in sources))
-    about = copying.describe_sources("merge", name, sources, {"prefix": args.prefix}, args)
-    copying.write(sources, items, about, args)
+    about = rewrite.describe_sources("merge", name, sources, {"prefix": args.prefix}, args)
+    rewrite.write(sources, items, about, args)
     return 0
 
 
 def _items(store: Store, number: int, prefix: bool) -> list[Item]:
-    return copying.items_of(
+    return rewrite.items_of(
         store, number, range(len(store)), f"{store_name(store)}/" if prefix else ""
     )
 

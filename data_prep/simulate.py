@@ -31,7 +31,7 @@ import threadpoolctl
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from data_prep import parallel, progress
+from data_prep.jobs import executors, progress
 from data_prep.simulation.acquisition import (
     GROUND,
     LOCATIONS_PER_REGION,
@@ -257,12 +257,12 @@ def simulate_archive(
         ValueError: an argument out of range, or `output` holds something else.
         OSError: `output` cannot be written.
     """
-    output, workers = Path(output), parallel.cores() if workers is None else workers
+    output, workers = Path(output), executors.cores() if workers is None else workers
     _check_arguments(output, locations, size, seed, workers)
     _claim(output, {"recipe": RECIPE, "seed": seed, "size": size})
     _check_extends(output, locations)
     written = 0
-    for patches, written_bytes in parallel.run(
+    for patches, written_bytes in executors.run(
         functools.partial(write_location, output, seed, size), range(locations), workers
     ):
         written += patches
@@ -293,7 +293,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="non-negative (default: 0)")
     parser.add_argument(
-        "--workers", type=int, default=parallel.cores(), help="processes (default: one a core)"
+        "--workers", type=int, default=executors.cores(), help="processes (default: one a core)"
     )
 
 

@@ -32,11 +32,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data_prep import parallel, progress, quantiles
-from data_prep.quantiles import Found, Selection
-from data_prep.statistics import BandSums
+from data_prep.jobs import executors, progress
+from data_prep.statistics import quantiles
+from data_prep.statistics.moments import BandSums
+from data_prep.statistics.quantiles import Found, Selection
 from eo_jax.data import Store, open_store
-from eo_jax.data.files import write_atomically
+from eo_jax.data.store.files import write_atomically
 from eo_jax.sensors import Sensor
 
 LEVELS = (0.01, 0.02, 0.25, 0.5, 0.75, 0.98, 0.99)
@@ -91,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=parallel.cores(),
+        default=executors.cores(),
         metavar="N",
         help="processes (default: one a core)",
     )
@@ -179,7 +180,7 @@ def _pass(
     tasks = [Task(store.path.resolve(), tuple(part.tolist()), number, wanted) for part in parts]
     total = Counted(0, 0)
     with progress.show(f"stats, pass {number + 1}", len(of_sensors)) as advance:
-        for counted in parallel.run(count_shard, tasks, workers):
+        for counted in executors.run(count_shard, tasks, workers):
             _add(total, counted)
             advance(counted.samples, counted.size)
     return total

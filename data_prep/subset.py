@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import copying
+from data_prep.conversion import rewrite
 from eo_jax.data import Store, open_store
-from eo_jax.data.stores import PIXEL_SPLIT
+from eo_jax.data.store.reader import PIXEL_SPLIT
 
 _DAY = 86_400
 _NO_TIME = np.iinfo(np.int64).min
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("store", type=Path, metavar="STORE", help="folder of the store; only read")
-    copying.add_writing_arguments(parser)
+    rewrite.add_writing_arguments(parser)
     add("--split", nargs="+", default=[], metavar="NAME", help="samples of these splits")
     add("--sensor", nargs="+", default=[], metavar="ID", help="samples of these sensors")
     add("--ids", type=Path, metavar="FILE", help="samples in this text file, one id a line")
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     store = open_store(args.store)
     chosen = choose(store, args)
     name = f"subset of {store.manifest['archive']['name']}"
-    about = copying.describe_sources("subset", name, [store], _options(args), args)
-    copying.write([store], copying.items_of(store, 0, chosen.tolist()), about, args)
+    about = rewrite.describe_sources("subset", name, [store], _options(args), args)
+    rewrite.write([store], rewrite.items_of(store, 0, chosen.tolist()), about, args)
     return 0
 
 

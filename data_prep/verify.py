@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep import parallel, progress
-from data_prep.statistics import Contents
-from eo_jax.data import Store, open_store, stores, zarr_shards
-from eo_jax.data.files import check_size
-from eo_jax.data.record import RecordError
+from data_prep.jobs import executors, progress
+from data_prep.statistics.moments import Contents
+from eo_jax.data import Store, open_store
+from eo_jax.data.store import zarr_shards
+from eo_jax.data.store.files import StoreError, check_size, sha256_file
+from eo_jax.data.store.record import RecordError
+from eo_jax.data.store.writer import index_row
 from eo_jax.schema import Sample
 
 CURE = "remove the store and convert again"
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=parallel.cores(),
+        default=executors.cores(),
         metavar="N",
         help="processes (default: one a core)",
     )
@@ -71,11 +73,11 @@ def verify(path: Path, workers: int = 1) -> list[str]:
     """The problems of a store, none for a whole one."""
     try:
         store = open_store(path)
-    except stores.StoreError as error:
+    except StoreError as error:
         return [str(error)]
     found = []
     with progress.show("verify", len(store)) as advance:
-        for shard in parallel.run(
+        for shard in executors.run(
             functools.partial(verify_shard, path), range(len(store.manifest["shards"])), workers
         ):
             found.append(shard)
@@ -123,7 +125,7 @@ def verify_shard(path: Path, shard: int) -> Found:
 
 
 def _record_problems(store: Store, i: int, sample: Sample, missing: float) -> Iterator[str]:
-    for field, value in stores.index_row(sample, str(store.index["split"][i]), missing).items():
+    for field, value in index_row(sample, str(store.index["split"][i]), missing).items():
         listed = store.index[field][i]
         expected = np.asarray(value)
         if not np.array_equal(listed, expected, equal_nan=expected.dtype.kind == "f"):
@@ -159,9 +161,9 @@ def _file_problems(store: Path, entry: Any) -> Iterator[str]:
         file = store / name
         size = file.stat().st_size if file.is_file() else 0
         check_size(store, name, entry.get("bytes", size))
-        if stores.sha256_file(file) != sha256:
+        if sha256_file(file) != sha256:
             yield f"{file}: SHA-256 is not the manifest's, so it is damaged; {CURE}"
-    except stores.StoreError as error:
+    except StoreError as error:
         yield str(error)
     except (AttributeError, KeyError, TypeError) as error:
         yield (

@@ -28,8 +28,17 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from eo_jax import build, cli, metrics, optim, sharding
+from eo_jax import cli, sharding
 from eo_jax.data.pipeline import Config, Pipeline
+from eo_jax.experiment import (
+    Experiment,
+    compute_dtype,
+    make_experiment,
+    make_normalisation,
+    make_recipe,
+)
+from eo_jax.monitor import metrics
+from eo_jax.optim import optimizers
 from eo_jax.schema import Batch
 from eo_jax.step import init_state, make_train_step
 
@@ -250,10 +259,10 @@ class _Step:
     gives its metrics, perhaps not computed yet.
     """
 
-    def __init__(self, experiment: build.Experiment, pipeline: Pipeline, mesh: Mesh):
+    def __init__(self, experiment: Experiment, pipeline: Pipeline, mesh: Mesh):
         objective, run = experiment.objective, experiment.run
-        views = build.recipe(experiment, build.normalisation(experiment, pipeline)).train
-        optimizer = optim.make_optimizer(
+        views = make_recipe(experiment, make_normalisation(experiment, pipeline)).train
+        optimizer = optimizers.make_optimizer(
             experiment.optim,
             jax.eval_shape(lambda: objective.init(jax.random.key(0)))[0],
             run.steps,
@@ -284,7 +293,7 @@ class _Step:
 class _Bench:
     """What is measured, and for how many seconds each."""
 
-    experiment: build.Experiment
+    experiment: Experiment
     mesh: Mesh
     seconds: float
 
@@ -325,7 +334,7 @@ def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[R
     """(rates, setup, bytes of a batch, on average) of a completed config; takes about three times
     `seconds`, and compiling.
     """
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     data, mesh = experiment.data, sharding.make_mesh(experiment.sharding)
     sharding.check_batch(data.batch_size, experiment.optim.accum, mesh)
     pipeline, bench = Pipeline(data, experiment.run.seed), _Bench(experiment, mesh, seconds)
@@ -360,7 +369,7 @@ def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[R
             name: (source.store.format, _smallest_side(source))
             for name, source in pipeline.sources.items()
         },
-        dtype=build.compute_dtype(config["model"]["dtype"]).name,
+        dtype=compute_dtype(config["model"]["dtype"]).name,
         mfu=alone.get("mfu"),
     )
     batch_bytes = sum(

@@ -19,7 +19,7 @@ import jax
 import eo_jax
 from eo_jax.augment.views import Normalisation
 from eo_jax.data.pipeline import Pipeline, Source
-from eo_jax.data.stores import write_atomically
+from eo_jax.data.store.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,9 +25,19 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from eo_jax import build, cli, goodput, metrics, optim, sharding
+from eo_jax import cli, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
+from eo_jax.experiment import (
+    check_labels,
+    make_context,
+    make_evaluators,
+    make_experiment,
+    make_normalisation,
+    make_recipe,
+)
+from eo_jax.monitor import goodput, metrics
+from eo_jax.optim import optimizers
 from eo_jax.run import (
     StopSignal,
     check_same_data,
@@ -97,23 +107,23 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     """
     # ------------------------------------------------------------------------------ config and mesh
     clock = goodput.Clock()
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     run, objective = experiment.run, experiment.objective
     mesh = sharding.make_mesh(experiment.sharding)
     sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
 
     # ----------------------------------------------------------------------------------------- data
     pipeline = Pipeline(experiment.data, run.seed, jax.process_index(), jax.process_count())
-    build.check_labels(experiment, pipeline)
-    numbers = build.normalisation(experiment, pipeline)
-    recipe = build.recipe(experiment, numbers)
+    check_labels(experiment, pipeline)
+    numbers = make_normalisation(experiment, pipeline)
+    recipe = make_recipe(experiment, numbers)
     fingerprint = {
         name: data_fingerprint(source, numbers[name]) for name, source in pipeline.sources.items()
     }
 
     # ------------------------------------------------------------------------------- state and step
     shapes = jax.eval_shape(lambda: objective.init(jax.random.key(0)))
-    optimizer = optim.make_optimizer(experiment.optim, shapes[0], run.steps)
+    optimizer = optimizers.make_optimizer(experiment.optim, shapes[0], run.steps)
     make_state = functools.partial(init_state, objective, optimizer, run.seed)
     like = jax.eval_shape(make_state)
     placement, rows = (
@@ -140,9 +150,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         in_shardings=(placement, rows),
         out_shardings=everywhere,
     )
-    evaluators = build.evaluators(
-        config, functools.partial(build.context, experiment, numbers, mesh)
-    )
+    evaluators = make_evaluators(config, functools.partial(make_context, experiment, numbers, mesh))
     compiled = functools.partial(_compiled, like=like, pipeline=pipeline, mesh=mesh)
     if dry_run:
         print(
@@ -175,7 +183,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     display = metrics.Display(first, run.steps)
     throughput = metrics.Throughput(experiment.data.batch_size, experiment.multiply_adds())
     lr = np.asarray(
-        optim.schedule(experiment.optim, run.steps)(np.arange(run.steps))
+        optimizers.schedule(experiment.optim, run.steps)(np.arange(run.steps))
     )  # all at once: a call in the loop would wait for the device
     stop = StopSignal()
     missed = metrics.not_evaluated(

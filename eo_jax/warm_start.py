@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eo_jax import build, rules
+from eo_jax import rules
 from eo_jax.checkpoint import load
+from eo_jax.experiment import Experiment, make_experiment
 
 # Path of a weight of the new run -> path in {"params": weights, "statistics": running statistics}
 # of the encoder it starts from.
@@ -25,7 +26,7 @@ _RULES = (
 )
 
 
-def warm_started(state: dict[str, Any], experiment: build.Experiment) -> dict[str, Any]:
+def warm_started(state: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
     """A train state whose weights come from the run that `config.run.init_from` names, where a rule
     says so; the others stay as they are.
 
@@ -45,10 +46,10 @@ def warm_started(state: dict[str, Any], experiment: build.Experiment) -> dict[st
     return {**state, **found}
 
 
-def _encoder_of(workdir: Path, experiment: build.Experiment) -> dict[str, np.ndarray]:
+def _encoder_of(workdir: Path, experiment: Experiment) -> dict[str, np.ndarray]:
     """{"params/...", "statistics/...": array} of the chosen encoder."""
     config, _, params, carry = load(workdir)
-    other = build.experiment(config)
+    other = make_experiment(config)
     encoders = other.objective.encoders(params, carry)
     name = experiment.run.init_encoder or next(iter(encoders))
     if name not in encoders:

@@ -14,7 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
-from eo_jax import build, optim, rules, sharding
+from eo_jax import rules, sharding
+from eo_jax.experiment import make_experiment
+from eo_jax.optim import optimizers
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "golden"
@@ -44,12 +46,12 @@ def file_of(name: str, variant: str) -> Path:
 
 def text(config: Any) -> str:
     """One line a weight; shapes only, nothing is computed."""
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     params, _ = jax.eval_shape(experiment.objective.init, jax.random.key(0))
     placed = sharding.state_sharding(experiment.sharding, params, MESH)
     decay, lr = (
-        optim.decay_shares(experiment.optim, params),
-        optim.lr_scales(experiment.optim, params),
+        optimizers.decay_shares(experiment.optim, params),
+        optimizers.lr_scales(experiment.optim, params),
     )
     leaves = [*rules.paths(params)], *map(jax.tree.leaves, (placed, decay, lr))
     return "".join(

@@ -18,8 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from eo_jax import build, optim
 from eo_jax.augment.views import Normalisation, normalisation
+from eo_jax.config import complete
+from eo_jax.experiment import make_experiment, make_recipe
+from eo_jax.optim import optimizers
 from eo_jax.schema import Batch, Carry, Params
 from eo_jax.sensors import Sensor
 from eo_jax.step import TrainState, init_state, make_train_step
@@ -247,22 +249,22 @@ def config_of(name: str, backbone: str = "vit") -> ml_collections.ConfigDict:
         }
     )
     config.run.steps = STEPS
-    return build.complete(config)
+    return complete(config)
 
 
 class Learner:
     """An objective with its train step, which is compiled once for all seeds."""
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.experiment = build.experiment(config)
+        self.experiment = make_experiment(config)
         self.objective = self.experiment.objective
         shapes = jax.eval_shape(self.objective.init, jax.random.key(0))[0]
-        self._optimizer = optim.make_optimizer(self.experiment.optim, shapes, STEPS)
+        self._optimizer = optimizers.make_optimizer(self.experiment.optim, shapes, STEPS)
         numbers = {
             source: _statistics(encoder.sensor, places(TRAIN, 0).of(source))
             for source, encoder in self.experiment.encoders.items()
         }
-        self._recipe = build.recipe(self.experiment, numbers)
+        self._recipe = make_recipe(self.experiment, numbers)
         self._start, self._step = jax.jit(self._init), jax.jit(self._train_step, donate_argnums=0)
         self._moved, self._pooled = jax.jit(self._moved_carry), jax.jit(self._features)
 

@@ -24,7 +24,10 @@ import pytest
 import tiny_run
 from toy_objective import Toy
 
-from eo_jax import build, metrics, train
+from eo_jax import train
+from eo_jax.config import parse_section
+from eo_jax.experiment import Experiment, make_experiment
+from eo_jax.monitor import metrics
 
 SAVE_EVERY = 6
 
@@ -69,10 +72,10 @@ def config_of(store: Path, follower: Path, single: Path, **values) -> dict:
 @contextlib.contextmanager
 def training_the_mixture() -> Iterator[None]:
     """Every config trains `Mixed`; signal handlers are put back."""
-    inner, handler = build.experiment, signal.getsignal(signal.SIGTERM)
+    inner, handler = make_experiment, signal.getsignal(signal.SIGTERM)
 
-    def experiment(config: dict) -> build.Experiment:
-        data = build.fixed(config, "data")
+    def experiment(config: dict) -> Experiment:
+        data = parse_section(config, "data")
         made = inner(
             config
             | {
@@ -88,7 +91,7 @@ def training_the_mixture() -> Iterator[None]:
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "experiment", experiment)
+        patch.setattr(train, "make_experiment", experiment)
         yield
     signal.signal(signal.SIGTERM, handler)
 

@@ -1,5 +1,5 @@
 """Optimizers and learning-rate schedules in numpy float64, one weight at a time, to compare
-`eo_jax.optim` with.
+`eo_jax.optim.optimizers` with.
 """
 
 from __future__ import annotations

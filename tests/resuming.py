@@ -9,19 +9,20 @@ from pathlib import Path
 import jax
 from tiny_objectives import views_of
 
-from eo_jax import build, optim
 from eo_jax.checkpoint import Checkpoints, leaf_hashes
+from eo_jax.experiment import Experiment
+from eo_jax.optim import optimizers
 from eo_jax.step import TrainState, init_state, make_train_step
 
 
 def hashes_after_resume(
-    experiment: build.Experiment, folder: Path
+    experiment: Experiment, folder: Path
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Hashes of every array after four steps: restored from a checkpoint after two, and in
     one go.
     """
     objective = experiment.objective
-    optimizer = optim.make_optimizer(
+    optimizer = optimizers.make_optimizer(
         experiment.optim, jax.eval_shape(objective.init, jax.random.key(0))[0], 10
     )
     step = jax.jit(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eo_jax import checkpoint, cli, metrics
+from eo_jax import checkpoint, cli
+from eo_jax.monitor import metrics
 
 
 def numbers(workdir: Path) -> list[dict]:

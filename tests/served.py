@@ -11,9 +11,9 @@ import pytest
 from object_server import ObjectServer
 from tiny_store import write_tiny_store
 
-from eo_jax.data import remote, shard_cache
-from eo_jax.data.remote import Retries
-from eo_jax.data.stores import FORMATS
+from eo_jax.data.store import remote, shard_cache
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.data.store.remote import Retries
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Tests of `eo_jax.models.spectral_adapter` against PyTorch's Conv3d and BatchNorm3d, on no-data,
+"""Tests of `eo_jax.models.stems.spectral_adapter` against PyTorch's Conv3d and BatchNorm3d, on no-data,
 and on visible tokens only.
 """
 
@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from reference import random_weights, relative_error, sincos_2d
 
-from eo_jax.models import spectral_adapter, vit
 from eo_jax.models.encoder import make_encoder, patchify, take_tokens
 from eo_jax.models.functional import EVALUATE, TRAIN, Network
-from eo_jax.models.spectral_adapter import SpectralAdapter
+from eo_jax.models.stems import spectral_adapter
+from eo_jax.models.stems.spectral_adapter import SpectralAdapter
+from eo_jax.models.trunks import vit
 from eo_jax.sensors import ENMAP
 
 torch = pytest.importorskip("torch")

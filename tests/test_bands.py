@@ -12,11 +12,12 @@ import pytest
 import tiny_objectives
 from tiny_store import write_tiny_store
 
-from eo_jax import build, run
+from eo_jax import run
 from eo_jax.data import open_store
 from eo_jax.data.pipeline import Config, Pipeline, in_order
 from eo_jax.data.source import Source, SourceConfig, sensor_of
-from eo_jax.data.stores import FORMATS
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.experiment import make_experiment, make_normalisation, make_recipe
 from eo_jax.sensors import ENMAP, Sensor, get_sensor
 
 CHOSEN = ("B3", "B50", "B51", "B224")
@@ -171,9 +172,9 @@ def test_encoder_normalisation_and_fingerprint_see_these_bands_alone(
         {"store": str(stores["zarr"]), "sensor": "enmap", "bands": CHOSEN}
     )
     config.data.crop, config.augment.statistics = 12, statistics
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     opened = Pipeline(experiment.data, 0)
-    numbers = build.normalisation(experiment, opened)
+    numbers = make_normalisation(experiment, opened)
     fingerprint = run.data_fingerprint(opened.sources["s2"], numbers["s2"])
     assert experiment.encoders["s2"].sensor == opened.sources["s2"].sensor == ENMAP.select(CHOSEN)
     assert numbers["s2"].mean.shape == numbers["s2"].std.shape == (4,)
@@ -181,7 +182,7 @@ def test_encoder_normalisation_and_fingerprint_see_these_bands_alone(
         Sensor.from_row(fingerprint["sensor"]) == ENMAP.select(CHOSEN)
         and len(fingerprint["normalisation"]["mean"]) == 4
     )
-    views = build.recipe(experiment, numbers).evaluate(
+    views = make_recipe(experiment, numbers).evaluate(
         {"s2": {"pixels": jnp.asarray(opened.batch(0)["s2"]["pixels"])}}
     )
     assert views["s2/global"].shape[-1] == 4
@@ -197,4 +198,4 @@ def test_sources_of_other_bands_do_not_share_a_stem():
         match=r"config\.model\.stems\.support: sensor 'sentinel2_l2a-2of12-\w+' cannot use the "
         r"stem of source 's2'",
     ):
-        build.experiment(config)
+        make_experiment(config)

@@ -22,7 +22,7 @@ from benchmarks.step_workloads import (
     config_of,
     recipe_of,
 )
-from eo_jax import build
+from eo_jax.experiment import Experiment, make_experiment
 
 STEPS = 3
 PUBLISHED = dict(WORKLOADS), dict(BACKBONES)  # before a test puts toys there
@@ -83,8 +83,8 @@ def toy(work: Workload, section: dict) -> Workload:
     )
 
 
-def experiment_of(objective: str, backbone: str, batch: int) -> build.Experiment:
-    return build.experiment(config_of(objective, backbone, batch))
+def experiment_of(objective: str, backbone: str, batch: int) -> Experiment:
+    return make_experiment(config_of(objective, backbone, batch))
 
 
 def start(objective: str, backbone: str = "vit_s", batch: int = 8) -> tuple:

@@ -1,4 +1,4 @@
-"""Tests of `eo_jax.build`: every mistake in a config is a readable error, before a device is
+"""Tests of `eo_jax.config`: every mistake in a config is a readable error, before a device is
 touched.
 """
 
@@ -15,7 +15,8 @@ import pytest
 from tiny_objectives import LABELLED, experiment_of
 from toy_objective import Toy
 
-from eo_jax import build
+from eo_jax.config import complete, find_module, modules, parse_section
+from eo_jax.experiment import compute_dtype, make_experiment
 from eo_jax.objectives import base, mae
 
 
@@ -38,7 +39,7 @@ def raw() -> dict:
 
 def completed(**overrides) -> ml_collections.ConfigDict:
     """`raw` completed, then overridden: {"optim.lr": 1}."""
-    config = build.complete(ml_collections.ConfigDict(raw()))
+    config = complete(ml_collections.ConfigDict(raw()))
     config.update_from_flattened_dict(overrides)
     return config
 
@@ -89,14 +90,14 @@ def test_an_unknown_key_of_any_section_names_itself_and_the_nearest(no_device, p
     with pytest.raises(
         ValueError, match=rf"config\.{path}: unknown key; .* Did you mean '{meant}'\?"
     ):
-        build.complete(ml_collections.ConfigDict(values))
+        complete(ml_collections.ConfigDict(values))
 
 
 def test_an_unknown_section_names_the_nearest(no_device):
     with pytest.raises(
         ValueError, match=r"config\.optimm: unknown section; .* Did you mean 'optim'\?"
     ):
-        build.complete(ml_collections.ConfigDict(raw() | {"optimm": {}}))
+        complete(ml_collections.ConfigDict(raw() | {"optimm": {}}))
 
 
 @pytest.mark.parametrize(
@@ -130,15 +131,15 @@ def test_an_unknown_section_names_the_nearest(no_device):
 )
 def test_a_section_that_names_nothing_or_something_unknown(no_device, section, message):
     with pytest.raises(ValueError, match=message):
-        build.complete(ml_collections.ConfigDict(raw() | section))
+        complete(ml_collections.ConfigDict(raw() | section))
 
 
 def test_modules_without_a_config_of_their_own_cannot_be_named():
-    assert set(build.modules("objectives")) >= {"mae"} and "base" not in build.modules("objectives")
-    assert set(build.modules("models")) >= {"vit", "spectral_adapter"} and not {
+    assert set(modules("objectives")) >= {"mae"} and "base" not in modules("objectives")
+    assert set(modules("models")) >= {"vit", "spectral_adapter"} and not {
         "functional",
         "encoder",
-    } & set(build.modules("models"))
+    } & set(modules("models"))
 
 
 # --- wrong values
@@ -209,7 +210,7 @@ def test_modules_without_a_config_of_their_own_cannot_be_named():
 )
 def test_a_wrong_value_names_its_key_what_was_found_and_what_was_expected(key, value, message):
     with pytest.raises(ValueError, match=message):
-        build.experiment(completed(**{key: value}))
+        make_experiment(completed(**{key: value}))
 
 
 def test_every_source_needs_a_stem():
@@ -220,12 +221,12 @@ def test_every_source_needs_a_stem():
         match=r"config\.model\.stems: \['enmap'\], but config\.data\.sources: \['enmap', "
         r"'other'\]; one stem a source",
     ):
-        build.experiment(config)
+        make_experiment(config)
 
 
 def test_the_compute_type_of_a_cpu_is_float32():
-    assert build.compute_dtype("auto") == "float32"
-    assert build.compute_dtype("bfloat16") == "bfloat16"
+    assert compute_dtype("auto") == "float32"
+    assert compute_dtype("bfloat16") == "bfloat16"
 
 
 # --- objectives and what they need
@@ -242,17 +243,17 @@ def test_views_that_the_recipe_does_not_give_are_refused(monkeypatch):
         match=r"config\.augment\.crops\.global\.views: objective 'mae' needs 2 view\(s\) 'global' "
         r"of source 'enmap', there are 1",
     ):
-        build.experiment(completed())
+        make_experiment(completed())
 
 
 def test_accumulation_is_refused_where_samples_of_a_batch_are_compared(monkeypatch):
     toy_instead_of_mae(monkeypatch, couples_batch=True)
-    assert build.experiment(completed()).objective.couples_batch
+    assert make_experiment(completed()).objective.couples_batch
     with pytest.raises(
         ValueError,
         match=r"config\.optim\.accum: objective 'mae' compares the samples of a batch.*use accum=1",
     ):
-        build.experiment(completed(**{"optim.accum": 2}))
+        make_experiment(completed(**{"optim.accum": 2}))
 
 
 def contract() -> dict[str, inspect.Signature]:
@@ -262,7 +263,7 @@ def contract() -> dict[str, inspect.Signature]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(build.modules("objectives")))
+@pytest.mark.parametrize("name", sorted(modules("objectives")))
 def test_every_objective_keeps_the_contract(name):
     """Names and parameters: a check of `isinstance` alone sees neither."""
     objective = experiment_of(name).objective
@@ -279,9 +280,9 @@ def test_every_objective_keeps_the_contract(name):
         ), method
 
 
-@pytest.mark.parametrize("name", sorted(build.modules("objectives")))
+@pytest.mark.parametrize("name", sorted(modules("objectives")))
 def test_every_setting_of_a_config_is_documented(name):
-    config_class = build.module("objectives", name).Config
+    config_class = find_module("objectives", name).Config
     undocumented = [
         field.name
         for field in dataclasses.fields(config_class)
@@ -297,4 +298,4 @@ def test_a_completed_config_survives_json():
     config = golden_text.load("mae_demo")["get_config"]("smoke")
     again = json.loads(json.dumps(config.to_dict()))
     for section in ("data", "augment", "optim", "sharding", "run"):
-        assert build.fixed(again, section) == build.fixed(config, section)
+        assert parse_section(again, section) == parse_section(config, section)

@@ -17,8 +17,8 @@ import pytest
 import tiny_archives
 import yaml
 
-from data_prep import parallel
 from data_prep.__main__ import main
+from data_prep.jobs import executors
 
 REPOSITORY = Path(__file__).parents[1]
 OPTIONS = ("--labels", "landuse", "--shard-mb", "0.5")  # one patch a shard
@@ -90,15 +90,15 @@ def slow_down() -> None:
     """Makes a worker take its time, so that it can be killed in the middle of a shard."""
     import time
 
-    from data_prep import shards
+    from data_prep.conversion import shard_task
 
-    quick = shards.read_item
+    quick = shard_task.read_item
 
     def slow(*arguments: object) -> object:
         time.sleep(0.3)
         return quick(*arguments)
 
-    shards.read_item = slow
+    shard_task.read_item = slow
 
 
 def test_an_error_of_the_data_is_told_as_ever(
@@ -123,9 +123,9 @@ def test_an_error_of_the_data_is_told_as_ever(
 
 
 def test_no_scheduler_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_CONNECT_S", 1)
+    monkeypatch.setattr(executors, "_CONNECT_S", 1)
     with pytest.raises(OSError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        list(parallel.run_dask(len, [""], "tcp://127.0.0.1:9"))
+        list(executors.run_dask(len, [""], "tcp://127.0.0.1:9"))
 
 
 @pytest.mark.parametrize("options", [("--executor", "dask"), ("--scheduler", "tcp://127.0.0.1:9")])

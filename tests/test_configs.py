@@ -13,7 +13,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from eo_jax import build
+from eo_jax.config import find_module
+from eo_jax.experiment import make_experiment
 
 
 @pytest.mark.parametrize("name", golden_text.names())
@@ -41,7 +42,7 @@ def test_the_docstring_says_what_to_compare_with_and_where_it_departs(name):
 @pytest.mark.parametrize(("name", "variant"), golden_text.listed())
 def test_every_variant_builds_with_every_default_filled_in(name, variant):
     config = golden_text.load(name)["get_config"](variant)
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     assert set(config) == {
         "data",
         "augment",
@@ -58,7 +59,7 @@ def test_every_variant_builds_with_every_default_filled_in(name, variant):
         }
     for evaluator, section in config.evals.items():
         assert set(section) == {"sources"} | {
-            field.name for field in dataclasses.fields(build.module("evaluators", evaluator).Config)
+            field.name for field in dataclasses.fields(find_module("evaluators", evaluator).Config)
         }
 
 
@@ -103,9 +104,9 @@ def test_a_default_that_the_file_does_not_mention_is_overridden_on_the_command_l
     command.append('--config.augment.crops["global"].blur_odds=0.5')  # one number for a tuple
     monkeypatch.setattr(sys, "argv", command)  # ml_collections looks for overrides there
     values(command)
-    assert build.experiment(holder.value).optim.beta1 == 0.8
+    assert make_experiment(holder.value).optim.beta1 == 0.8
     assert holder.value.evals.reconstruction.every == 2
-    assert build.experiment(holder.value).augment.crops["global"].blur_odds == (0.5,)
+    assert make_experiment(holder.value).augment.crops["global"].blur_odds == (0.5,)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,6 @@ def test_all_fifteen_published_pairs_of_ssl4eo_l_build(name):
     assert len(module["_PAIRS"]) == 15
     for pair in module["_PAIRS"]:
         architecture, product = pair.split(",")
-        (encoder,) = build.experiment(module["get_config"](pair)).encoders.values()
+        (encoder,) = make_experiment(module["get_config"](pair)).encoders.values()
         assert encoder.sensor.id == module["_SENSORS"][product]
         assert encoder.width == {"rn18": 512, "rn50": 2048, "vit_s": 384}[architecture]

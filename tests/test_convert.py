@@ -21,12 +21,12 @@ import pytest
 import tiny_archives
 
 from benchmarks import codec
-from data_prep import parallel, shards, splits
 from data_prep.__main__ import main
-from data_prep.readers import File, Item
-from data_prep.statistics import BandSums
+from data_prep.conversion import finalise, shard_task, splits
+from data_prep.jobs import executors
+from data_prep.reader import File, Item
+from data_prep.statistics.moments import BandSums
 from eo_jax.data import open_store
-from eo_jax.data import stores as stores_module
 
 REPOSITORY = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "data_prep", "convert"]
@@ -318,7 +318,7 @@ def test_finished_shards_are_not_made_again(
     with pytest.raises(SystemExit):
         run_earth(archive, tmp_path / "store")
     monkeypatch.undo()
-    monkeypatch.setattr(shards, "_write_shard", lambda task: pytest.fail("made again"))
+    monkeypatch.setattr(shard_task, "_write_shard", lambda task: pytest.fail("made again"))
     assert run_earth(archive, tmp_path / "store") == 0
 
 
@@ -326,7 +326,7 @@ def stop_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*arguments: object) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(stores_module, "finish_store", stop)
+    monkeypatch.setattr(finalise, "finish_store", stop)
 
 
 def environment() -> dict[str, str]:
@@ -338,7 +338,7 @@ def slowed(folder: Path) -> dict[str, str]:
     site = folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
-        "import time, eo_jax.data.record as record\nfast = record.encode\n"
+        "import time, eo_jax.data.store.record as record\nfast = record.encode\n"
         "def slow(sample):\n    time.sleep(0.15)\n    return fast(sample)\nrecord.encode = slow\n"
     )
     return {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{REPOSITORY}"}
@@ -647,7 +647,7 @@ def test_no_room_for_the_manifest(
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(stores_module, "finish_store", full)
+    monkeypatch.setattr(finalise, "finish_store", full)
     fails(
         capsys,
         run_earth(archive, tmp_path / "store"),
@@ -707,4 +707,4 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture) -> Non
 
 def test_killed_worker_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="fewer --workers"):
-        list(parallel.run(os._exit, [9, 9], 2))
+        list(executors.run(os._exit, [9, 9], 2))

@@ -14,7 +14,8 @@ import pytest
 
 from data_prep import __main__, readers
 from data_prep.verify import verify
-from eo_jax.data import open_store, stores
+from eo_jax.data import open_store
+from eo_jax.data.store.reader import FORMATS
 from eo_jax.schema import Sample
 
 
@@ -115,7 +116,7 @@ def _cut_in_parts(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", readers.names())
-@pytest.mark.parametrize("store_format", stores.FORMATS[1:])
+@pytest.mark.parametrize("store_format", FORMATS[1:])
 def test_zarr_stores_hold_the_same_samples(name: str, store_format: str, tmp_path: Path) -> None:
     options = layouts.write(name, tmp_path / "archive")
     convert(name, tmp_path / "archive", tmp_path / "plain", options)

@@ -14,11 +14,11 @@ import tiny_archives
 from tiny_store import write_store, write_tiny_store
 from traced import CROP, assert_same, sample
 
-from eo_jax.data import Store, decoded, open_store
+from eo_jax.data import Store, open_store, sample_cache
 from eo_jax.data.pipeline import Config, Pipeline, in_order
-from eo_jax.data.record import RecordError
 from eo_jax.data.source import Source, SourceConfig
-from eo_jax.data.stores import FORMATS
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.data.store.record import RecordError
 
 
 def pipeline(path: Path, cache: str = "memory", rows: int = 4, **changes: Any) -> Pipeline:
@@ -37,9 +37,11 @@ def pipeline(path: Path, cache: str = "memory", rows: int = 4, **changes: Any) -
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of each sample that is decoded into memory."""
     found: list[int] = []
-    inner = decoded.read_arrays
+    inner = sample_cache.read_arrays
     monkeypatch.setattr(
-        decoded, "read_arrays", lambda store, i, bands: found.append(i) or inner(store, i, bands)
+        sample_cache,
+        "read_arrays",
+        lambda store, i, bands: found.append(i) or inner(store, i, bands),
     )
     return found
 
@@ -103,7 +105,7 @@ def test_more_than_half_of_the_free_memory_is_refused_before_anything_is_decoded
     tmp_path: Path, decodings: list[int], monkeypatch
 ):
     path = write_store(tmp_path / "store", [sample(i, i) for i in range(3)])
-    monkeypatch.setattr(decoded, "free_memory", lambda: 2 * 3 * BYTES - 2)
+    monkeypatch.setattr(sample_cache, "free_memory", lambda: 2 * 3 * BYTES - 2)
     message = (
         rf"sources\.enmap\.cache: 'memory' needs {3 * BYTES:,} bytes .*{path}.* at most "
         rf"{3 * BYTES - 1:,}, half of the free memory; use cache='none'"
@@ -112,7 +114,7 @@ def test_more_than_half_of_the_free_memory_is_refused_before_anything_is_decoded
         pipeline(path)
     assert not decodings
     pipeline(path, bands=("B1",))
-    monkeypatch.setattr(decoded, "free_memory", lambda: 2 * 3 * BYTES)
+    monkeypatch.setattr(sample_cache, "free_memory", lambda: 2 * 3 * BYTES)
     pipeline(path)
 
 
@@ -120,7 +122,7 @@ def test_what_other_sources_are_still_to_decode_counts_and_what_is_shared_counts
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     stores = [write_store(tmp_path / f"store{i}", [sample(i)]) for i in range(2)]
-    monkeypatch.setattr(decoded, "free_memory", lambda: 2 * BYTES)
+    monkeypatch.setattr(sample_cache, "free_memory", lambda: 2 * BYTES)
     held = [pipeline(stores[0]), pipeline(stores[0])]
     with pytest.raises(ValueError, match=f"needs {2 * BYTES:,} bytes"):
         pipeline(stores[1])
@@ -130,13 +132,13 @@ def test_what_other_sources_are_still_to_decode_counts_and_what_is_shared_counts
 
 def test_label_maps_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_tiny_store(tmp_path / "store", places=1, size=8)
-    monkeypatch.setattr(decoded, "free_memory", lambda: 2 * (202 * 2 + 1) * 64 - 2)
+    monkeypatch.setattr(sample_cache, "free_memory", lambda: 2 * (202 * 2 + 1) * 64 - 2)
     with pytest.raises(ValueError, match=f"needs {(202 * 2 + 1) * 64:,} bytes"):
         pipeline(path)
 
 
 def test_free_memory_is_some():
-    assert 2**20 < decoded.free_memory() < 2**50
+    assert 2**20 < sample_cache.free_memory() < 2**50
 
 
 # -------------------------------------------------------------------------------------- bad records

@@ -16,17 +16,18 @@ from scipy.special import erf
 
 from eo_jax import rules
 from eo_jax.export.layouts import layout_of
-from eo_jax.models import conv_stem, resnet, spectral_image
-from eo_jax.models.convolutions import DepthwiseConv
-from eo_jax.models.deformable import (
+from eo_jax.models.encoder import make_encoder
+from eo_jax.models.functional import TRAIN, Network
+from eo_jax.models.layers.conv import DepthwiseConv
+from eo_jax.models.layers.deformable_attention import (
     AttentionShape,
     DeformableAttention,
     moved_points,
     sample_bilinear,
 )
-from eo_jax.models.encoder import make_encoder
-from eo_jax.models.functional import TRAIN, Network
-from eo_jax.models.resnet import BlockShape, Convolution, ResNet
+from eo_jax.models.stems import conv, spectral_adapter_image
+from eo_jax.models.trunks import resnet
+from eo_jax.models.trunks.resnet import BlockShape, Convolution, ResNet
 from eo_jax.sensors import ENMAP, get_sensor
 
 S2 = get_sensor("sentinel2_l1c")
@@ -335,7 +336,7 @@ def test_heads_have_128_channels_and_groups_two_of_them(depth):
 
 @pytest.mark.parametrize(
     ("depth", "stem", "sensor"),
-    [(18, conv_stem, S2), pytest.param(50, spectral_image, ENMAP, marks=pytest.mark.slow)],
+    [(18, conv, S2), pytest.param(50, spectral_adapter_image, ENMAP, marks=pytest.mark.slow)],
 )
 def test_encoders_of_every_kind_of_resnet_take_it(depth, stem, sensor):
     trunk = resnet.Config(depth, "strided" if depth == 50 else "plain", "deformable")
@@ -400,7 +401,7 @@ def test_an_unknown_attention_is_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("stem", "first", "sensor"), [(conv_stem, "plain", S2), (spectral_image, "strided", ENMAP)]
+    ("stem", "first", "sensor"), [(conv, "plain", S2), (spectral_adapter_image, "strided", ENMAP)]
 )
 def test_layouts_without_a_place_for_it_refuse_it(stem, first, sensor):
     fitting, attended = (

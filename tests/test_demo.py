@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from tiny_store import write_store
 
-from eo_jax import build
 from eo_jax.data import open_store
+from eo_jax.data.pipeline import Pipeline
+from eo_jax.experiment import make_experiment
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 from launch import demo
@@ -181,10 +182,10 @@ def test_the_overrides_fit_the_config_and_the_store(commands, monkeypatch, tmp_p
     config.update_from_flattened_dict(
         {key: int(value) if value.isdigit() else value for key, value in values.items()}
     )
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     source = dataclasses.replace(experiment.data, batch_size=1).sources["enmap"]
     assert len(open_store(source.store)) == 2
-    assert build.pipeline.Pipeline(experiment.data, 0).batch(0)["enmap"]["pixels"].shape[-2:] == (
+    assert Pipeline(experiment.data, 0).batch(0)["enmap"]["pixels"].shape[-2:] == (
         28,
         28,
     )

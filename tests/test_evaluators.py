@@ -16,14 +16,22 @@ import pytest
 import tiny_run
 from tiny_objectives import SIZE, compiled, config_of, experiment_of
 
-from eo_jax import build, sharding
+from eo_jax import sharding
 from eo_jax.augment import views
+from eo_jax.config import complete
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.evaluators import collapse, labelled, linear_probe, reconstruction
 from eo_jax.evaluators.base import Context
 from eo_jax.evaluators.labelled import token_majority
-from eo_jax.evaluators.rankme import rankme
 from eo_jax.evaluators.reconstruction import squared_errors
+from eo_jax.experiment import (
+    Experiment,
+    make_context,
+    make_evaluators,
+    make_experiment,
+    make_normalisation,
+)
+from eo_jax.monitor.rankme import rankme
 
 BANDS, PATCH = 3, 2
 TO_UNITS = np.array([0.5, 1.0, 4.0])
@@ -96,16 +104,16 @@ def test_the_watch_on_collapse_counts_no_padding_and_tells_a_collapsed_encoder()
 # ------------------------------------------------------------------------------------------ sources
 
 
-def context_of(experiment: build.Experiment, source: str) -> Context:
+def context_of(experiment: Experiment, source: str) -> Context:
     """What evaluators see of a source, by the published statistics of its sensor."""
     sensors = {name: encoder.sensor for name, encoder in experiment.encoders.items()}
     numbers = {
         name: views.normalisation("published", sensor, None) for name, sensor in sensors.items()
     }
-    return build.context(experiment, numbers, sharding.make_mesh(sharding.Config()), source)
+    return make_context(experiment, numbers, sharding.make_mesh(sharding.Config()), source)
 
 
-def batch_of(experiment: build.Experiment, source: str) -> dict:
+def batch_of(experiment: Experiment, source: str) -> dict:
     shape = (8, 1, len(experiment.encoders[source].sensor.bands), SIZE, SIZE)
     pixels = np.random.default_rng(0).integers(1, 3000, shape)
     return {source: {"pixels": pixels.astype(experiment.encoders[source].sensor.dtype)}}
@@ -144,9 +152,9 @@ def test_an_evaluator_runs_on_the_first_source_or_on_each_that_is_named():
             "collapse": {"sources": ("s2", "s1"), "every": 3},
             "knn": {"label": "class"},
         }
-    config = build.complete(config)
+    config = complete(config)
     asked = []
-    found = build.evaluators(
+    found = make_evaluators(
         config,
         lambda source: (
             asked.append(source) or SimpleNamespace(source=source, check=lambda *_: None)
@@ -170,7 +178,7 @@ def test_an_evaluator_of_a_source_that_is_not_there_is_an_error():
         ValueError,
         match=r"config\.evals\.collapse\.sources: 's11'; there are s1, s2\. Did you mean 's1'\?",
     ):
-        build.complete(config)
+        complete(config)
 
 
 # --------------------------------------------------------------------------- mistakes, before a run
@@ -181,13 +189,11 @@ def evaluators_of(store: Path, evals: dict, **values) -> dict:
     val.
     """
     config = tiny_run.config_of(store, **values) | {"evals": evals}
-    experiment = build.experiment(config)
-    numbers = build.normalisation(experiment, Pipeline(experiment.data, 0))
-    return build.evaluators(
+    experiment = make_experiment(config)
+    numbers = make_normalisation(experiment, Pipeline(experiment.data, 0))
+    return make_evaluators(
         config,
-        functools.partial(
-            build.context, experiment, numbers, sharding.make_mesh(sharding.Config())
-        ),
+        functools.partial(make_context, experiment, numbers, sharding.make_mesh(sharding.Config())),
     )
 
 

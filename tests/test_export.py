@@ -17,18 +17,16 @@ from reference import random_weights, relative_error, sincos_2d
 from eo_jax.export.contract import make_contract, to_header
 from eo_jax.export.layouts import LAYOUTS
 from eo_jax.export.to_torch import to_torch
-from eo_jax.models import (
-    conv_stem,
-    mit,
-    overlap_embed,
-    patch_embed,
-    resnet,
-    spectral_adapter,
-    spectral_image,
-    vit,
-)
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE
+from eo_jax.models.stems import (
+    conv,
+    overlap_patch_embed,
+    patch_embed,
+    spectral_adapter,
+    spectral_adapter_image,
+)
+from eo_jax.models.trunks import mit, resnet, vit
 from eo_jax.sensors import ENMAP, get_sensor
 
 torch = pytest.importorskip("torch")
@@ -206,8 +204,8 @@ WITHOUT_LAYOUT = {
         spectral_adapter.Config(),
         vit.Config(size="tiny", positions="relative", relative_grid=8),
     ),
-    "spectral_image": (spectral_image.Config(), resnet.Config(first="plain")),
-    "conv_stem": (conv_stem.Config(), resnet.Config(first="strided")),
+    "spectral_adapter_image": (spectral_adapter_image.Config(), resnet.Config(first="plain")),
+    "conv": (conv.Config(), resnet.Config(first="strided")),
 }
 
 
@@ -229,9 +227,17 @@ CONTRACTS = {
         vit.Config(size="tiny", pool="mean"),
         "without token 0",
     ),
-    "SpecResNet": (spectral_image.Config(), resnet.Config(first="strided"), "rows and columns"),
-    "torchvision ResNet": (conv_stem.Config(), resnet.Config(depth=18), "rows and columns"),
-    "MixVisionTransformer": (overlap_embed.Config(width=32), mit.Config(), "rows and columns"),
+    "SpecResNet": (
+        spectral_adapter_image.Config(),
+        resnet.Config(first="strided"),
+        "rows and columns",
+    ),
+    "torchvision ResNet": (conv.Config(), resnet.Config(depth=18), "rows and columns"),
+    "MixVisionTransformer": (
+        overlap_patch_embed.Config(width=32),
+        mit.Config(),
+        "rows and columns",
+    ),
 }
 FINGERPRINT = {
     "sensor": {"title": "EnMAP"},

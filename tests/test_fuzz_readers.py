@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep import readers
-from data_prep.readers import ArchiveError, LeftOut
-from eo_jax.data import record
+from data_prep.archive import ArchiveError
+from data_prep.reader import LeftOut
+from eo_jax.data.store import record
 
 SECONDS = 20
 MOST_BYTES = 1_500_000_000

@@ -1,4 +1,4 @@
-"""Tests of `eo_jax.goodput`: every moment is counted once, and waiting costs nothing while the
+"""Tests of `eo_jax.monitor.goodput`: every moment is counted once, and waiting costs nothing while the
 device computes.
 """
 
@@ -9,7 +9,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from eo_jax import goodput
+from eo_jax.monitor import goodput
 
 SECOND = 10**9
 

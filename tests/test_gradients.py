@@ -13,8 +13,8 @@ import pytest
 from scipy.special import erf
 
 from eo_jax.models.functional import gelu
-from eo_jax.models.layer_norm import LayerNorm, layer_norm
-from eo_jax.models.vit import add_bias
+from eo_jax.models.layers.dense import add_bias
+from eo_jax.models.layers.layer_norm import LayerNorm, layer_norm
 
 RNG = np.random.default_rng(0)
 ROWS, WIDTH, EPSILON = 5, 7, 1e-3

@@ -11,7 +11,7 @@ import pytest
 
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import ENDS, MLP
-from eo_jax.models.norms import BatchNorm
+from eo_jax.models.layers.batch_norm import BatchNorm
 
 VIEWS, ROWS = 3, 6
 

@@ -21,8 +21,8 @@ from layouts.hsi_scene import BANDS_OF_OWN as BANDS
 from layouts.hsi_scene import CUBE, own, save, save_7_3, write_envi
 from scipy.io import savemat
 
+from data_prep.archive import ArchiveError
 from data_prep.formats import matfile
-from data_prep.readers import ArchiveError
 
 HSI = "hsi-scene"
 

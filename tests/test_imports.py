@@ -19,39 +19,40 @@ MAY_IMPORT = {
     "sensors": ("schema", "sensors"),
     "rules": ("schema",),
     "data": (*NOUNS, "rules", "data"),
+    "data.store": (*NOUNS, "data.store"),
     "augment": (*NOUNS, "rules", "augment"),
     "models": (*NOUNS, "rules", "models"),
     "objectives": ("schema", "models", "augment", "objectives"),
-    "optim": ("schema", "rules", "updates"),
-    "updates": ("schema", "rules"),
+    "optim": ("schema", "rules", "optim"),
     "sharding": ("schema", "rules"),
     "step": ("schema", "objectives.base"),
-    "evaluators": (*NOUNS, "data", "objectives.base", "evaluators"),
+    "evaluators": (*NOUNS, "data", "objectives.base", "monitor.rankme", "evaluators"),
     "checkpoint": ("schema", "rules", "cli"),
-    "pictures": (*NOUNS,),
-    "goodput": (),
+    "report.pictures": (*NOUNS,),
+    "report.style": (),
+    "monitor": ("schema", "monitor"),
 }
 # Libraries that only these modules may import.
 ONLY_IN = {
     "orbax": ("eo_jax.checkpoint",),
     "grain": ("eo_jax.data",),
     "array_record": ("eo_jax.data",),
-    "optax": ("eo_jax.optim", "eo_jax.step", "eo_jax.updates"),
+    "optax": ("eo_jax.optim", "eo_jax.step"),
     "torch": ("eo_jax.export",),
 }
 DATA_PREP_MAY_IMPORT = (
     "eo_jax.sensors",
     "eo_jax.data",
     "eo_jax.schema",
-    "eo_jax.pictures",
-    "eo_jax.report_style",
+    "eo_jax.report.pictures",
+    "eo_jax.report.style",
     "data_prep",
 )
 
 
 @functools.cache
 def modules() -> dict[str, Path]:
-    """{"eo_jax.data.stores": path} of every Python file of the project."""
+    """{"eo_jax.data.store.reader": path} of every Python file of the project."""
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -118,7 +119,7 @@ def test_the_scan_sees_every_form_of_import():
     assert {
         "eo_jax.train",
         "eo_jax.data",
-        "eo_jax.data.stores",
+        "eo_jax.data.store.reader",
         "data_prep.convert",
     } <= modules().keys()
 

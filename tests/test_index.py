@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_store import PER_SHARD, write_store
 
-from eo_jax.data import Store, open_store, stores
+from eo_jax.data import Store, open_store
 from eo_jax.data.index import Order, common_places, group_samples
-from eo_jax.data.stores import StoreError
+from eo_jax.data.store.files import StoreError, write_atomically
+from eo_jax.data.store.manifest import content_sha256
 from eo_jax.schema import Sample
 
 # Group and split of each sample, in store order; the dates of a place need not be neighbours.
@@ -123,11 +124,11 @@ def change_index(
 
 
 def sign_index(path: Path, data: bytes) -> None:
-    stores.write_atomically(path / "index.npz", data)  # by rename: stores that are open keep theirs
+    write_atomically(path / "index.npz", data)  # by rename: stores that are open keep theirs
     manifest = json.loads((path / "manifest.json").read_bytes()) | {
         "index_sha256": hashlib.sha256(data).hexdigest()
     }
-    manifest["content_sha256"] = stores.content_sha256(manifest)
+    manifest["content_sha256"] = content_sha256(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -17,9 +17,10 @@ from layouts import geotiff as drone_layout
 from PIL import Image
 from tiny_store import write_store
 
-from data_prep import inspect, inspect_page, looks, summary
+from data_prep import inspect
 from data_prep.__main__ import main
-from data_prep.statistics import Contents
+from data_prep.inspection import figures, page, summary
+from data_prep.statistics.moments import Contents
 from eo_jax.data import Store, open_store
 from eo_jax.schema import Sample
 from eo_jax.sensors import SENSORS, Band, Sensor, get_sensor
@@ -159,7 +160,7 @@ def test_band_without_data_is_no_obstacle(tmp_path: Path) -> None:
     rows = {row[0]: row for row in summary.statistics_rows(opened)[0].rows}
     assert rows["visible"][2:] == ("-", "-", "-", "-", "100.00%")
     assert "-" not in rows["SWIR 2"]
-    assert looks.figure_png(looks.draw_spectra(opened))
+    assert figures.figure_png(figures.draw_spectra(opened))
 
 
 def test_classes_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_classes_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     ],
 )
 def test_composites(sensor: str, bands: tuple[int, ...], words: str) -> None:
-    shown = looks.composite(get_sensor(sensor))
+    shown = figures.composite(get_sensor(sensor))
     assert shown.bands == bands
     assert words in shown.caption
 
@@ -199,7 +200,7 @@ def test_radar_shows_both_polarisations_and_their_ratio(tmp_path: Path) -> None:
     cube = np.zeros((2, 1, 3), np.float32)
     cube[:, 0] = [[-5, -10, -10], [-20, -15, -20]]
     opened = store_of(tmp_path / "store", get_sensor("sentinel1_grd"), [cube])
-    (shown,) = looks.examples(opened, 1)["sentinel1_grd"]
+    (shown,) = figures.examples(opened, 1)["sentinel1_grd"]
     red, green, blue = np.moveaxis(shown.rgb[0].astype(int), -1, 0)
     assert red[0] > red[1] == red[2]
     assert green[1] > green[0] == green[2]
@@ -209,7 +210,7 @@ def test_radar_shows_both_polarisations_and_their_ratio(tmp_path: Path) -> None:
 def test_one_band_is_grey_and_no_data_is_striped(tmp_path: Path) -> None:
     cube = np.arange(64, dtype=np.float32).reshape(1, 8, 8)
     cube[0, 0, :4] = np.nan
-    (shown,) = looks.examples(store_of(tmp_path / "store", get_sensor("geonrw_dem"), [cube]), 1)[
+    (shown,) = figures.examples(store_of(tmp_path / "store", get_sensor("geonrw_dem"), [cube]), 1)[
         "geonrw_dem"
     ]
     assert (shown.rgb[..., 0] == shown.rgb[..., 1]).all()
@@ -218,7 +219,7 @@ def test_one_band_is_grey_and_no_data_is_striped(tmp_path: Path) -> None:
 
 
 def test_large_samples_are_thinned_out(tmp_path: Path) -> None:
-    (shown,) = looks.examples(
+    (shown,) = figures.examples(
         store_of(
             tmp_path / "store", get_sensor("geonrw_dem"), cubes_of(get_sensor("geonrw_dem"), 1, 600)
         ),
@@ -263,12 +264,12 @@ def test_spectrum_breaks_over_the_removed_windows(store: Path) -> None:
 
 def test_units_have_panels_of_their_own(tmp_path: Path) -> None:
     sensor = get_sensor("landsat8_oli_tirs_toa")
-    figure = looks.draw_spectra(store_of(tmp_path / "store", sensor, cubes_of(sensor)))
+    figure = figures.draw_spectra(store_of(tmp_path / "store", sensor, cubes_of(sensor)))
     assert [axes.get_ylabel() for axes in figure.axes] == ["top-of-atmosphere reflectance", "K"]
 
 
 def test_bands_without_wavelengths_are_drawn_by_number(tmp_path: Path) -> None:
-    (axes,) = looks.draw_spectra(store_of(tmp_path / "store", DRONE, cubes_of(DRONE))).axes
+    (axes,) = figures.draw_spectra(store_of(tmp_path / "store", DRONE, cubes_of(DRONE))).axes
     assert "wavelengths are not known" in axes.get_xlabel()
     assert axes.lines[0].get_xdata().tolist() == list(range(1, 31))
 
@@ -280,7 +281,7 @@ def test_dates_are_counted_by_month(tmp_path: Path) -> None:
         )
         for n, time in enumerate(TIMES)
     ]
-    figure = looks.draw_dates(open_store(write_store(tmp_path / "store", samples)))
+    figure = figures.draw_dates(open_store(write_store(tmp_path / "store", samples)))
     assert [bar.get_height() for bar in figure.axes[0].patches] == [2, 0, 1]
 
 
@@ -353,12 +354,12 @@ def test_page_of_a_store(store: Path, tmp_path: Path) -> None:
         "No sample says when it was taken.",
     ):
         assert words in text, words
-    assert text == inspect_page.render(open_store(store), 12)
+    assert text == page.render(open_store(store), 12)
     assert str(store) not in text
 
 
 def test_page_escapes_what_archives_say(tmp_path: Path) -> None:
-    text = inspect_page.render(store_of(tmp_path / "store", DRONE, cubes_of(DRONE)), 4)
+    text = page.render(store_of(tmp_path / "store", DRONE, cubes_of(DRONE)), 4)
     assert_self_contained(text)
     assert "<archive>" not in text and "An &lt;archive&gt;" in text
     assert "<one>" not in text and "Camera &lt;one&gt; &amp; only" in text
@@ -385,7 +386,7 @@ def test_page_of_a_store_without_training_samples(tmp_path: Path) -> None:
         )
     )
     assert inspect.images(opened, 1).keys() == {"quicklook.png"}
-    assert "There is no sample in the train split." in inspect_page.render(opened, 1)
+    assert "There is no sample in the train split." in page.render(opened, 1)
 
 
 def test_page_of_many_sensors_and_nested_archives(store: Path, tmp_path: Path) -> None:
@@ -431,7 +432,7 @@ def test_page_of_many_sensors_and_nested_archives(store: Path, tmp_path: Path) -
         )
         == 0
     )
-    text = inspect_page.render(open_store(tmp_path / "both"), 4)
+    text = page.render(open_store(tmp_path / "both"), 4)
     assert_self_contained(text)
     for words in (
         "sources 1",

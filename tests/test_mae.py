@@ -17,10 +17,11 @@ import scipy.stats
 from reference import random_weights, relative_error
 
 from eo_jax.augment.masking import random_split, visible_count
-from eo_jax.models import spectral_adapter, vit
 from eo_jax.models.encoder import make_encoder, patchify, unpatchify
 from eo_jax.models.functional import EVALUATE
-from eo_jax.models.positions import sincos_2d
+from eo_jax.models.layers.position_embedding import sincos_2d
+from eo_jax.models.stems import spectral_adapter
+from eo_jax.models.trunks import vit
 from eo_jax.objectives import mae
 from eo_jax.sensors import ENMAP
 

@@ -9,10 +9,12 @@ import pytest
 import tiny_archives
 from layouts import make_reader
 
-from data_prep import convert, parallel, shards
+from data_prep import convert
 from data_prep.__main__ import main
 from data_prep.archive import ArchiveError
-from data_prep.readers import Files
+from data_prep.conversion import shard_task
+from data_prep.jobs import executors
+from data_prep.reader import Files
 from eo_jax.data import open_store
 from eo_jax.schema import Sample
 
@@ -25,9 +27,9 @@ def allocate(size: int) -> int:
 
 
 def test_a_worker_takes_its_share_and_no_more() -> None:
-    assert list(parallel.run(allocate, [1 << 26], 1, SHARE)) == [1 << 26]
+    assert list(executors.run(allocate, [1 << 26], 1, SHARE)) == [1 << 26]
     with pytest.raises(MemoryError):
-        list(parallel.run(allocate, [1 << 31], 1, SHARE))
+        list(executors.run(allocate, [1 << 31], 1, SHARE))
 
 
 def test_a_file_that_takes_too_much_is_named(
@@ -41,7 +43,7 @@ def test_a_file_that_takes_too_much_is_named(
 
     monkeypatch.setattr(type(reader), "read", greedy)
     with pytest.raises(ArchiveError, match=r"enmap/0000001/00001.tif: .* give more --memory"):
-        shards.read_item(reader, item, Files(reader.archive, item), None)
+        shard_task.read_item(reader, item, Files(reader.archive, item), None)
 
 
 def test_there_are_fewer_workers_where_memory_is_short(

@@ -1,4 +1,4 @@
-"""Tests of `eo_jax.metrics`: what is timed and what is not, and lines that any JSON reader
+"""Tests of `eo_jax.monitor.metrics`: what is timed and what is not, and lines that any JSON reader
 reads.
 """
 
@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from eo_jax import metrics
+from eo_jax.monitor import metrics
 
 
 @pytest.fixture

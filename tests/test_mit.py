@@ -13,9 +13,10 @@ import pytest
 from reference import random_weights, relative_error
 
 from eo_jax.export.to_torch import to_torch
-from eo_jax.models import conv_stem, mit, overlap_embed
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import Mode
+from eo_jax.models.stems import conv, overlap_patch_embed
+from eo_jax.models.trunks import mit
 from eo_jax.sensors import get_sensor
 
 torch = pytest.importorskip("torch")
@@ -25,7 +26,7 @@ DEPTH = get_sensor("sunrgbd_hha")
 
 
 def encoder_of(size: str, **fields) -> Encoder:
-    stem = overlap_embed.Config(width=32 if size == "b0" else 64)
+    stem = overlap_patch_embed.Config(width=32 if size == "b0" else 64)
     return make_encoder(stem, mit.Config(size=size, **fields), DEPTH, jnp.dtype("float32"))
 
 
@@ -112,7 +113,7 @@ def test_recomputation_is_asked_for_in_every_stage():
 
 def test_a_stem_that_gives_other_channels_is_refused():
     with pytest.raises(ValueError, match=r"(?s)(?=.*overlap_embed)(?=.*\b32\b)(?=.*\b64\b)"):
-        make_encoder(conv_stem.Config(), mit.Config(size="b0"), DEPTH, jnp.dtype("float32"))
+        make_encoder(conv.Config(), mit.Config(size="b0"), DEPTH, jnp.dtype("float32"))
 
 
 def test_views_too_small_for_the_reduction_are_refused():

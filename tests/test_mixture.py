@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tiny_store import write_store
 from traced import CROP, HEIGHT, WIDTH, assert_same, origin, sample, traced
 
-from eo_jax import build
+from eo_jax.config import parse_section
 from eo_jax.data.mixture import EntryConfig, Mixture
 from eo_jax.data.pipeline import Config, Pipeline
 from eo_jax.data.source import SourceConfig
@@ -298,16 +298,17 @@ def test_entries_of_a_config_are_checked_and_completed_by_name():
         },
         "entries": {"both": {"sources": ["s1", "s2"]}},
     }
-    config = build.fixed({"data": data}, "data")
+    config = parse_section({"data": data}, "data")
     assert config.entries == {"both": EntryConfig(("s1", "s2"), 1.0)}
     assert (
-        build.fixed(json.loads(json.dumps({"data": dataclasses.asdict(config)})), "data") == config
+        parse_section(json.loads(json.dumps({"data": dataclasses.asdict(config)})), "data")
+        == config
     )
     with pytest.raises(
         ValueError,
         match=r"config\.data\.entries\.both\.wieght: unknown key; .* Did you mean 'weight'\?",
     ):
-        build.fixed(
+        parse_section(
             {"data": data | {"entries": {"both": {"sources": ("s1", "s2"), "wieght": 2}}}}, "data"
         )
 

@@ -27,11 +27,14 @@ from tiny_objectives import (
     views_of,
 )
 
-from eo_jax import build, rules
+from eo_jax import rules
+from eo_jax.config import complete, modules
+from eo_jax.experiment import make_experiment
 from eo_jax.models.functional import Mode
 from eo_jax.objectives import dino, semi_supervised
 from eo_jax.objectives.base import Objective
-from eo_jax.objectives.joint import agreement, nearest_is, share_used, watch_pair
+from eo_jax.objectives.ops.collapse_metrics import agreement, share_used, watch_pair
+from eo_jax.objectives.ops.losses import nearest_is
 
 # A teacher with local crops, a queue, tokens that are hidden. The others take as long each, and are
 # slow together.
@@ -50,7 +53,7 @@ SLOW = [
 
 
 def test_every_module_of_the_folder_is_tested():
-    assert set(build.modules("objectives")) == set(OBJECTIVES)
+    assert set(modules("objectives")) == set(OBJECTIVES)
 
 
 @pytest.mark.parametrize(("name", "backbone"), SLOW)
@@ -189,7 +192,7 @@ def test_dinos_loss_has_its_centre_its_temperature_and_koleo():
             "centre_momentum": 0.8,
         }
     )
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     objective, views, key = experiment.objective, views_of(experiment), jax.random.key(1)
     params, carry = jax.jit(objective.init)(jax.random.key(0))
     carry["centre"] = 0.1 * jax.random.normal(jax.random.key(2), carry["centre"].shape)
@@ -227,7 +230,7 @@ def test_swavs_assignments_are_balanced_over_a_full_queue_from_its_start_on():
     """
     config = config_of("swav")
     config.objective.update({"queue_start": 0.5, "iterations": 3})
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     objective, settings, empty = experiment.objective, (0.1, 0.05, 3), np.zeros((2, 0, 10))
     params, carry = jax.jit(objective.init)(jax.random.key(0))
     loss_at = jax.jit(
@@ -277,7 +280,7 @@ def test_the_temperature_of_dinos_teacher_rises_in_the_warm_up_and_stays():
     config.objective.update(
         {"warmup_temperature": 0.04, "teacher_temperature": 0.07, "warmup": 0.2}
     )
-    objective = build.experiment(config).objective
+    objective = make_experiment(config).objective
     found = [
         float(objective._teacher_temperature(jnp.asarray(progress)))
         for progress in (0.0, 0.1, 0.2, 0.6, 1.0)
@@ -295,7 +298,7 @@ def test_the_statistics_of_mocos_keys_are_those_that_are_named(key_norm, by_grou
     """
     config = config_of("moco")
     config.objective.key_norm = key_norm
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     views, objective = views_of(experiment), experiment.objective
     params, carry = jax.jit(objective.init)(jax.random.key(0))
     loss = jax.jit(objective.loss)
@@ -399,7 +402,7 @@ def test_mocos_accuracies_are_against_the_queue_and_in_the_batch():
 def test_in_bfloat16_weights_carry_loss_and_metrics_stay_float32(name):
     config = config_of(name)
     config.model.dtype = "bfloat16"
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))
     loss, (carry, metrics) = jax.eval_shape(
         experiment.objective.loss, *shapes, views_of(experiment), jax.random.key(1), jnp.zeros(())
@@ -429,7 +432,7 @@ def test_blocks_are_dropped_under_a_mask_too():
     traced = []
     for rate in (0.0, 0.9):
         config.model.trunk.drop_path = rate
-        experiment = build.experiment(config)
+        experiment = make_experiment(config)
         shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))
         traced.append(
             str(
@@ -446,7 +449,7 @@ def test_blocks_are_dropped_under_a_mask_too():
 def test_groups_of_a_network_without_batch_norm_are_no_matter():
     config = config_of("moco")
     config.objective.update({"projector_norm": "none", "bn_group": 8})
-    assert build.experiment(config).objective
+    assert make_experiment(config).objective
 
 
 def test_agreement_is_the_mean_cosine():
@@ -673,7 +676,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_compiled(name, cha
         with section.unlocked():
             section[last] = value
     with pytest.raises(ValueError, match=message):
-        build.experiment(config)
+        make_experiment(config)
 
 
 def test_methods_of_tokens_refuse_a_resnet():
@@ -686,14 +689,14 @@ def test_a_method_of_one_encoder_refuses_two():
     config = config_of("clip")
     config.objective = config_of("simclr").objective
     with pytest.raises(ValueError, match="simclr trains one encoder, found s2, s1"):
-        build.experiment(config)
+        make_experiment(config)
 
 
 def test_a_mixture_feeds_sources_that_share_a_stem_in_turn():
     config = config_of("simclr")
     config.data.sources.other = config.data.sources.s2.copy_and_resolve_references()
     config.model.stems.other = "s2"
-    experiment = build.experiment(build.complete(config))
+    experiment = make_experiment(complete(config))
     views = views_of(experiment)
 
     def of(source):
@@ -725,7 +728,7 @@ def test_pooled_features_alone_are_those_beside_dense_ones(backbone, more):
     config = config_of("simclr", backbone)
     with config.unlocked():
         config.model.trunk.update(more)
-    experiment = build.experiment(build.complete(config))
+    experiment = make_experiment(complete(config))
     encoder, views = experiment.encoders["s2"], views_of(experiment)
     view, valid = (views[name][:, 0] for name in ("s2/global", "s2/global/valid"))
     weights = jax.jit(encoder.network.init)(jax.random.key(0))

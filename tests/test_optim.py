@@ -1,4 +1,4 @@
-"""Tests of `eo_jax.optim`: schedules, and how weights move, against formulas and loops written
+"""Tests of `eo_jax.optim.optimizers`: schedules, and how weights move, against formulas and loops written
 here, and against PyTorch.
 """
 
@@ -9,11 +9,15 @@ import math
 import re
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from eo_jax import build, optim, rules, sharding
+from eo_jax import rules, sharding
+from eo_jax.config import complete
+from eo_jax.experiment import make_experiment
+from eo_jax.optim import optimizers
 
 STEPS = 100
 PARAMS = {
@@ -32,9 +36,9 @@ PARAMS = {
 ZERO = jax.tree.map(np.zeros_like, PARAMS)
 
 
-def moves(config: optim.Config, gradients=ZERO, steps: int = 1) -> dict:
+def moves(config: optimizers.Config, gradients=ZERO, steps: int = 1) -> dict:
     """{path: how much each weight has changed} after some steps with the same gradients."""
-    optimizer = optim.make_optimizer(config, PARAMS, STEPS)
+    optimizer = optimizers.make_optimizer(config, PARAMS, STEPS)
     state, params, update = optimizer.init(PARAMS), PARAMS, jax.jit(optimizer.update)
     for _ in range(steps):
         updates, state = update(gradients, state, params)
@@ -55,7 +59,9 @@ def lr_at(step: int, peak: float, end: float, warmup: int) -> float:
 
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_the_schedule_warms_up_peaks_and_ends(warmup):
-    schedule = optim.schedule(optim.Config(lr=2e-3, end_lr=1e-5, warmup_steps=warmup), STEPS)
+    schedule = optimizers.schedule(
+        optimizers.Config(lr=2e-3, end_lr=1e-5, warmup_steps=warmup), STEPS
+    )
     for step in (0, 1, 5, 10, 11, 50, 99, 100):
         assert float(schedule(step)) == pytest.approx(
             lr_at(step, 2e-3, 1e-5, warmup), rel=1e-4, abs=1e-9
@@ -105,15 +111,17 @@ def test_the_schedule_warms_up_peaks_and_ends(warmup):
     ],
 )
 def test_schedules_pass_through(fields: dict, expected: dict):
-    rates = np.asarray(optim.schedule(optim.Config(lr=2.0, **fields), STEPS)(np.arange(STEPS + 1)))
+    rates = np.asarray(
+        optimizers.schedule(optimizers.Config(lr=2.0, **fields), STEPS)(np.arange(STEPS + 1))
+    )
     np.testing.assert_allclose(
         rates[list(expected)] / 2.0, list(expected.values()), rtol=1e-5, atol=1e-7
     )
 
 
 def test_the_weight_decay_goes_by_half_a_cosine():
-    decay = optim.decay_schedule(
-        optim.Config(weight_decay=0.04, end_weight_decay=0.4, warmup_steps=10), STEPS
+    decay = optimizers.decay_schedule(
+        optimizers.Config(weight_decay=0.04, end_weight_decay=0.4, warmup_steps=10), STEPS
     )
     for step, value in {
         0: 0.04,
@@ -122,7 +130,7 @@ def test_the_weight_decay_goes_by_half_a_cosine():
         100: 0.4,
     }.items():
         assert float(decay(step)) == pytest.approx(value, rel=1e-5)
-    assert optim.decay_schedule(optim.Config(weight_decay=0.04), STEPS)(50) == 0.04
+    assert optimizers.decay_schedule(optimizers.Config(weight_decay=0.04), STEPS)(50) == 0.04
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused():
@@ -130,11 +138,11 @@ def test_a_warm_up_as_long_as_the_run_is_refused():
         ValueError,
         match=r"config\.optim\.warmup_steps: 100; expected fewer than config\.run\.steps, 100",
     ):
-        optim.schedule(optim.Config(warmup_steps=100), STEPS)
+        optimizers.schedule(optimizers.Config(warmup_steps=100), STEPS)
 
 
 def test_without_gradients_matrices_and_tokens_shrink_by_lr_times_decay_and_nothing_else_moves():
-    moved = moves(optim.Config(lr=1e-2, weight_decay=0.1))
+    moved = moves(optimizers.Config(lr=1e-2, weight_decay=0.1))
     decayed = {"dense/kernel", "blocks/layers/attention/qkv", "cls_token"}
     for path, change in moved.items():
         expected = -1e-2 * 0.1 * 2.0 if path in decayed else 0.0
@@ -151,16 +159,16 @@ def test_every_bias_and_norm_of_a_real_model_is_spared():
         },
         "objective": {"name": "mae", "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
     }
-    objective = build.experiment(build.complete(build.ml_collections.ConfigDict(values))).objective
+    objective = make_experiment(complete(ml_collections.ConfigDict(values))).objective
     params, _ = jax.eval_shape(objective.init, jax.random.key(0))
-    shares = optim.rules.match(optim.Config().decay_rules, params, "decay")
-    spared = {path for path, share in optim.rules.paths(shares) if share == 0}
+    shares = optimizers.rules.match(optimizers.Config().decay_rules, params, "decay")
+    spared = {path for path, share in optimizers.rules.paths(shares) if share == 0}
     matrices = {
         path
-        for path, leaf in optim.rules.paths(params)
+        for path, leaf in optimizers.rules.paths(params)
         if path.endswith(("kernel", "qkv", "token"))
     }
-    assert spared == {path for path, _ in optim.rules.paths(params)} - matrices
+    assert spared == {path for path, _ in optimizers.rules.paths(params)} - matrices
     assert {
         "encoder/stem/adapter/norm0/scale",
         "encoder/trunk/blocks/layers/attention/qkv_bias",
@@ -169,7 +177,7 @@ def test_every_bias_and_norm_of_a_real_model_is_spared():
 
 def test_shares_of_the_decay_count():
     moved = moves(
-        optim.Config(
+        optimizers.Config(
             lr=1e-2,
             weight_decay=0.1,
             decay_rules=(("cls_token$", 0.5), ("kernel$", 1.0), (".*", 0.0)),
@@ -180,9 +188,9 @@ def test_shares_of_the_decay_count():
 
 def test_shares_of_the_learning_rate_scale_the_whole_update_and_zero_freezes():
     gradients = jax.tree.map(np.ones_like, PARAMS)
-    plain = moves(optim.Config(), gradients, steps=3)
+    plain = moves(optimizers.Config(), gradients, steps=3)
     scaled = moves(
-        optim.Config(lr_rules=(("^dense/", 0.1), ("cls_token$", 0.0), (".*", 1.0))),
+        optimizers.Config(lr_rules=(("^dense/", 0.1), ("cls_token$", 0.0), (".*", 1.0))),
         gradients,
         steps=3,
     )
@@ -203,7 +211,7 @@ def test_weights_of_a_constant_rate_leave_the_schedule_to_the_others():
         "lr_rules": (("cls_token$", 0.5), (".*", 1.0)),
     }
     moved = moves(
-        optim.Config(**fields, constant_lr=("^dense/", "cls_token$")), gradients, steps=STEPS
+        optimizers.Config(**fields, constant_lr=("^dense/", "cls_token$")), gradients, steps=STEPS
     )
     falling = 0.1 * sum(0.5 * (1 + math.cos(math.pi * step / STEPS)) for step in range(STEPS))
     np.testing.assert_allclose(moved["dense/kernel"], -0.1 * STEPS, rtol=1e-4)
@@ -212,14 +220,14 @@ def test_weights_of_a_constant_rate_leave_the_schedule_to_the_others():
     with pytest.raises(
         ValueError, match=r"config\.optim\.constant_lr: rules that match no weight.*predictor"
     ):
-        optim.make_optimizer(optim.Config(constant_lr=("^predictor/",)), PARAMS, STEPS)
+        optimizers.make_optimizer(optimizers.Config(constant_lr=("^predictor/",)), PARAMS, STEPS)
 
 
 def test_gradients_longer_than_clip_norm_are_scaled_down_together():
     gradients = jax.tree.map(lambda leaf: np.full_like(leaf, 0.5), PARAMS)
     norm = math.sqrt(sum(leaf.size for leaf in jax.tree.leaves(PARAMS))) * 0.5
     for clip, factor in ((1.0, 1 / norm), (0.0, 1.0), (100.0, 1.0)):
-        optimizer = optim.make_optimizer(optim.Config(clip_norm=clip), PARAMS, STEPS)
+        optimizer = optimizers.make_optimizer(optimizers.Config(clip_norm=clip), PARAMS, STEPS)
         _, state = jax.jit(optimizer.update)(gradients, optimizer.init(PARAMS), PARAMS)
         moment = jax.tree.leaves(state[1].mu)[0]
         np.testing.assert_allclose(moment, 0.1 * 0.5 * factor, rtol=1e-5)
@@ -302,10 +310,10 @@ def unstack(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {path: array for path, array in arrays.items() if "/blocks/" not in path} | blocks
 
 
-def trained(config: optim.Config, layout) -> dict[str, np.ndarray]:
+def trained(config: optimizers.Config, layout) -> dict[str, np.ndarray]:
     """{path: weight} after RUN steps, in one layout or the other."""
     params = nest(layout(plain_arrays(0)))
-    optimizer = optim.make_optimizer(config, params, RUN)
+    optimizer = optimizers.make_optimizer(config, params, RUN)
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for step in range(RUN):
         updates, state = update(nest(layout(plain_arrays(1 + step))), state, params)
@@ -318,7 +326,7 @@ def frozen(path: str, step: int) -> bool:
     return start <= step < stop
 
 
-def clipped(gradients: dict[str, np.ndarray], config: optim.Config) -> dict[str, np.ndarray]:
+def clipped(gradients: dict[str, np.ndarray], config: optimizers.Config) -> dict[str, np.ndarray]:
     norms = {path: np.linalg.norm(gradient) for path, gradient in gradients.items()}
     if config.clip_scope == "global":
         norms = dict.fromkeys(norms, math.sqrt(sum(norm**2 for norm in norms.values())))
@@ -333,7 +341,7 @@ class Loop:
     gradient and is passed over.
     """
 
-    def __init__(self, path: str, weight: np.ndarray, config: optim.Config):
+    def __init__(self, path: str, weight: np.ndarray, config: optimizers.Config):
         self.weight, self.config = weight.astype(np.float64), config
         self.is_vector = path.endswith(("bias", "scale"))
         self.scale = 0.024 if self.is_vector else 0.5 if path.endswith("cls_token") else 1.0
@@ -371,7 +379,7 @@ class Loop:
 
 
 @functools.cache
-def by_loops(config: optim.Config) -> dict[str, np.ndarray]:
+def by_loops(config: optimizers.Config) -> dict[str, np.ndarray]:
     loops = {path: Loop(path, weight, config) for path, weight in plain_arrays(0).items()}
     for step in range(RUN):
         gradients = {
@@ -398,7 +406,7 @@ def by_loops(config: optim.Config) -> dict[str, np.ndarray]:
     ],
 )
 def test_weights_go_where_plain_loops_take_them(name: str, clip_scope: str, layout):
-    config = optim.Config(name=name, clip_norm=3.0, clip_scope=clip_scope, **CONFIG)
+    config = optimizers.Config(name=name, clip_norm=3.0, clip_scope=clip_scope, **CONFIG)
     after = trained(config, layout)
     after = unstack(after) if layout is stack else after
     start, expected = plain_arrays(0), by_loops(config)
@@ -416,8 +424,8 @@ def test_lars_spares_vectors_whatever_the_decay_rules_say_and_takes_zero_weights
     params = nest(stack(plain_arrays(0)))
     params["trunk"]["cls_token"] *= 0
     gradients = jax.tree.map(np.ones_like, params)
-    optimizer = optim.make_optimizer(
-        optim.Config(
+    optimizer = optimizers.make_optimizer(
+        optimizers.Config(
             name="lars", lr=0.5, clip_norm=0.0, decay_rules=((".*", 1.0),), weight_decay=10.0
         ),
         params,
@@ -456,7 +464,7 @@ def test_layer_decay_is_that_of_beit():
     params = nest(
         stack(plain_arrays(0)) | {path: np.ones(shape, np.float32) for path, shape in extra.items()}
     )
-    config = optim.Config(
+    config = optimizers.Config(
         name="sgd",
         lr=1.0,
         clip_norm=0.0,
@@ -464,7 +472,7 @@ def test_layer_decay_is_that_of_beit():
         layer_decay=0.5,
         lr_rules=(("fc1/bias$", 0.1), (".*", 1.0)),
     )
-    optimizer = optim.make_optimizer(config, params, RUN)
+    optimizer = optimizers.make_optimizer(config, params, RUN)
     updates, _ = jax.jit(optimizer.update)(
         jax.tree.map(np.ones_like, params), optimizer.init(params), params
     )
@@ -503,16 +511,16 @@ def test_layer_decay_without_layers_of_one_depth_is_refused(params: dict, depths
         match=rf"config\.optim\.layer_decay: 0\.75 needs stacked blocks .* found depths {depths}; "
         r"set it to 1\.0",
     ):
-        optim.make_optimizer(
-            optim.Config(layer_decay=0.75, decay_rules=((".*", 1.0),)), params, STEPS
+        optimizers.make_optimizer(
+            optimizers.Config(layer_decay=0.75, decay_rules=((".*", 1.0),)), params, STEPS
         )
 
 
 # -------------------------------------------------------------------------------------------- state
 @pytest.mark.parametrize(("name", "moments"), [("adamw", 2), ("sgd", 1), ("lars", 1)])
 def test_moments_are_sharded_by_the_rules_of_their_weights(name: str, moments: int):
-    config = optim.Config(name=name, freeze_rules=(("cls_token$", (0.0, 0.1)),))
-    state = jax.eval_shape(optim.make_optimizer(config, PARAMS, STEPS).init, PARAMS)
+    config = optimizers.Config(name=name, freeze_rules=(("cls_token$", (0.0, 0.1)),))
+    state = jax.eval_shape(optimizers.make_optimizer(config, PARAMS, STEPS).init, PARAMS)
     mesh = AbstractMesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     table = sharding.Config(rules=(("blocks/layers/attention/qkv$", ("fsdp", None)), (".*", ())))
     placed = jax.tree.leaves(
@@ -525,8 +533,8 @@ def test_a_freeze_rule_that_no_weight_meets_is_refused():
     with pytest.raises(
         ValueError, match=r"config\.optim\.freeze_rules: rules that match no weight.*last_layer"
     ):
-        optim.make_optimizer(
-            optim.Config(freeze_rules=(("last_layer", (0.0, 0.1)),)), PARAMS, STEPS
+        optimizers.make_optimizer(
+            optimizers.Config(freeze_rules=(("last_layer", (0.0, 0.1)),)), PARAMS, STEPS
         )
 
 
@@ -581,12 +589,12 @@ def test_a_freeze_rule_that_no_weight_meets_is_refused():
 )
 def test_a_wrong_value_is_refused_by_name(fields: dict, message: str):
     with pytest.raises(ValueError, match=re.escape(f"config.optim.{message}")):
-        optim.Config(**fields)
+        optimizers.Config(**fields)
 
 
 # ---------------------------------------------------------------------------------- against PyTorch
 def torch_training(
-    optimizer_class, config: optim.Config, frozen_steps: int, **options
+    optimizer_class, config: optimizers.Config, frozen_steps: int, **options
 ) -> dict[str, np.ndarray]:
     """{path: weight} after RUN steps of a PyTorch optimizer with two groups, decayed and not, as
     DINO's released loop runs it.
@@ -623,7 +631,7 @@ def torch_training(
 )
 def test_weights_go_where_pytorch_takes_them(name: str, optimizer_class: str, options: dict):
     freeze = (("last_layer", (0.0, 0.2)),)
-    config = optim.Config(
+    config = optimizers.Config(
         name=name,
         lr=0.01,
         beta2=0.999,

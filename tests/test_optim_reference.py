@@ -1,4 +1,4 @@
-"""Tests of `eo_jax.optim`: SGD, LARS and schedules as the recipes use them, against
+"""Tests of `eo_jax.optim.optimizers`: SGD, LARS and schedules as the recipes use them, against
 `reference_optim`.
 """
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference_optim
 
-from eo_jax import optim
+from eo_jax.optim import optimizers
 
 STEPS = 20
 DECAY_ALL = ((".*", 1.0),)
@@ -27,9 +27,11 @@ GRADIENTS = [
 ]
 
 
-def trained(config: optim.Config, weights: dict = WEIGHTS, gradients: list = GRADIENTS) -> dict:
+def trained(
+    config: optimizers.Config, weights: dict = WEIGHTS, gradients: list = GRADIENTS
+) -> dict:
     params = jax.tree.map(np.float32, weights)
-    optimizer = optim.make_optimizer(config, params, STEPS)
+    optimizer = optimizers.make_optimizer(config, params, STEPS)
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for gradient in jax.tree.map(np.float32, gradients):
         updates, state = update(gradient, state, params)
@@ -47,7 +49,7 @@ def assert_each_is(found: dict, reference, *arguments):
 
 
 def test_sgd_is_that_of_pytorch_under_steps():
-    config = optim.Config(
+    config = optimizers.Config(
         name="sgd",
         lr=0.03,
         schedule="step",
@@ -61,9 +63,9 @@ def test_sgd_is_that_of_pytorch_under_steps():
     assert_each_is(trained(config), reference_optim.sgd, rates, 0.9, 0.1)
 
 
-@pytest.mark.parametrize("decay_rules", [DECAY_ALL, optim.Config().decay_rules])
+@pytest.mark.parametrize("decay_rules", [DECAY_ALL, optimizers.Config().decay_rules])
 def test_lars_is_that_of_barlow_twins_under_a_warmed_up_cosine(decay_rules):
-    config = optim.Config(
+    config = optimizers.Config(
         name="lars",
         lr=0.2,
         end_lr=2e-4,
@@ -83,7 +85,7 @@ def test_lars_is_that_of_barlow_twins_under_a_warmed_up_cosine(decay_rules):
 
 
 def test_lars_is_that_of_the_paper_without_decay_at_a_constant_rate():
-    config = optim.Config(
+    config = optimizers.Config(
         name="lars", lr=0.2, schedule="constant", weight_decay=0.0, trust=0.02, clip_norm=0.0
     )
     found = trained(config)
@@ -99,7 +101,7 @@ def test_lars_is_that_of_the_paper_without_decay_at_a_constant_rate():
 
 def test_lars_without_gradient_or_decay_stays_where_it_is():
     still = trained(
-        optim.Config(name="lars", lr=0.2, weight_decay=0.0),
+        optimizers.Config(name="lars", lr=0.2, weight_decay=0.0),
         gradients=jax.tree.map(np.zeros_like, GRADIENTS),
     )
     for name, weight in still.items():
@@ -143,7 +145,7 @@ def test_lars_without_gradient_or_decay_stays_where_it_is():
     ids=["dino", "moco", "moco_warmed_up", "barlow"],
 )
 def test_schedules_are_those_of_the_recipes(fields, expected):
-    schedule = optim.schedule(optim.Config(lr=1.0, **fields), 100)
+    schedule = optimizers.schedule(optimizers.Config(lr=1.0, **fields), 100)
     np.testing.assert_allclose(
         [schedule(step) for step in range(100)],
         [expected(step) for step in range(100)],

@@ -25,8 +25,8 @@ from traced import CROP, HEIGHT, WIDTH, assert_same, joined, origin, sample, tra
 from eo_jax.data import Store, open_store
 from eo_jax.data.index import Order
 from eo_jax.data.pipeline import Config, Pipeline, Source, SourceConfig, in_order
-from eo_jax.data.record import RecordError
-from eo_jax.data.stores import FORMATS
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.data.store.record import RecordError
 from eo_jax.schema import TIME_ABSENT, Sample
 
 DATES = (1, 2, 3, 1, 2, 3, 1)  # of each place

@@ -1,4 +1,4 @@
-"""Tests of the encoders for pixels and small windows: `spectral_conv` against PyTorch, `spectrum`
+"""Tests of the encoders for pixels and small windows: `spectral_cnn` against PyTorch, `spectral_transformer`
 against its tokens taken by loops.
 """
 
@@ -13,28 +13,29 @@ import numpy as np
 import pytest
 from reference import random_weights, relative_error, sincos_2d
 
-from eo_jax.models import bands, spectral_conv, spectrum, vit
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE, TRAIN, Mode
+from eo_jax.models.stems import identity
+from eo_jax.models.trunks import spectral_cnn, spectral_transformer, vit
 from eo_jax.sensors import ENMAP
 
 BANDS = 21
 SENSOR = dataclasses.replace(ENMAP, id="narrow", title="A narrow sensor", bands=ENMAP.bands[:BANDS])
 CONVOLUTIONS = {
-    "pixel": spectral_conv.Config(width=16, layers=3, kernel=5),
-    "mean of a window": spectral_conv.Config(window=3, width=16, layers=2),
-    "window": spectral_conv.Config(window=5, dims=3, width=16, layers=3, kernel=5),
-    "wide window": spectral_conv.Config(window=7, dims=3, width=8, layers=2, kernel=3),
+    "pixel": spectral_cnn.Config(width=16, layers=3, kernel=5),
+    "mean of a window": spectral_cnn.Config(window=3, width=16, layers=2),
+    "window": spectral_cnn.Config(window=5, dims=3, width=16, layers=3, kernel=5),
+    "wide window": spectral_cnn.Config(window=7, dims=3, width=8, layers=2, kernel=3),
 }
 TRUNKS = CONVOLUTIONS | {
-    "spectrum": spectrum.Config(group=4, depth=1),
-    "spectrum of a window": spectrum.Config(window=3, group=5, depth=1),
+    "spectral_transformer": spectral_transformer.Config(group=4, depth=1),
+    "spectrum of a window": spectral_transformer.Config(window=3, group=5, depth=1),
 }
 
 
 @functools.cache
 def encoder(trunk, dtype: str = "float32") -> Encoder:
-    return make_encoder(bands.Config(), trunk, SENSOR, jnp.dtype(dtype))
+    return make_encoder(identity.Config(), trunk, SENSOR, jnp.dtype(dtype))
 
 
 @functools.cache
@@ -121,7 +122,7 @@ def test_a_view_of_broken_windows_is_refused(trunk):
 # --- convolutions against PyTorch
 
 
-def copied(trunk: spectral_conv.Config):
+def copied(trunk: spectral_cnn.Config):
     """Our weights in PyTorch's Conv3d, BatchNorm3d, Linear and BatchNorm1d: [r, 1, s, y, x] -> [r,
     d].
     """
@@ -163,7 +164,7 @@ def copied(trunk: spectral_conv.Config):
     )
 
 
-def as_cubes(trunk: spectral_conv.Config, view: np.ndarray) -> np.ndarray:
+def as_cubes(trunk: spectral_cnn.Config, view: np.ndarray) -> np.ndarray:
     """[r, 1, s, y, x]: a window a row, or under dims=1 a pixel."""
     view = view if trunk.dims == 3 else view.reshape(-1, 1, 1, BANDS)
     return np.moveaxis(view, -1, 1)[:, None].copy()
@@ -262,7 +263,9 @@ def test_groups_of_rows_have_statistics_of_their_own(trunk):
 
 
 @pytest.mark.parametrize(
-    "trunk", [t for t in TRUNKS.values() if isinstance(t, spectrum.Config)], ids=["pixel", "window"]
+    "trunk",
+    [t for t in TRUNKS.values() if isinstance(t, spectral_transformer.Config)],
+    ids=["pixel", "window"],
 )
 def test_tokens_are_groups_of_neighbouring_bands(trunk):
     view, valid = windows(trunk)
@@ -291,7 +294,7 @@ def test_tokens_are_groups_of_neighbouring_bands(trunk):
 
 
 def test_multiply_adds_of_a_spectrum_are_those_of_its_tokens():
-    trunk = spectrum.Config(window=3, group=5)
+    trunk = spectral_transformer.Config(window=3, group=5)
     assert encoder(trunk).multiply_adds(6) == 4 * (5 * 45 * 96 + trunk.blocks.multiply_adds(5))
 
 
@@ -302,25 +305,25 @@ def test_multiply_adds_of_a_spectrum_are_those_of_its_tokens():
     ("make", "fields", "message"),
     [
         (
-            spectral_conv.Config,
+            spectral_cnn.Config,
             {"window": 4},
             r"window: 4; expected an odd number of pixels from 1 to 15",
         ),
         (
-            spectrum.Config,
+            spectral_transformer.Config,
             {"window": 17},
             r"window: 17; expected an odd number of pixels from 1 to 15",
         ),
-        (spectral_conv.Config, {"dims": 2}, r"dims: 2; expected 1 or 3"),
-        (spectral_conv.Config, {"layers": 0}, r"layers: 0; expected at least 1"),
+        (spectral_cnn.Config, {"dims": 2}, r"dims: 2; expected 1 or 3"),
+        (spectral_cnn.Config, {"layers": 0}, r"layers: 0; expected at least 1"),
         (
-            spectral_conv.Config,
+            spectral_cnn.Config,
             {"width": 100},
             r"width: 100; expected a multiple of 8, for 4 layers",
         ),
-        (spectral_conv.Config, {"kernel": 4}, r"kernel: 4; expected an odd number of bands"),
-        (spectrum.Config, {"group": 0}, r"group: 0; expected at least 1 band"),
-        (spectrum.Config, {"size": "pico"}, r"size: 'pico'; expected one of tiny"),
+        (spectral_cnn.Config, {"kernel": 4}, r"kernel: 4; expected an odd number of bands"),
+        (spectral_transformer.Config, {"group": 0}, r"group: 0; expected at least 1 band"),
+        (spectral_transformer.Config, {"size": "pico"}, r"size: 'pico'; expected one of tiny"),
     ],
 )
 def test_impossible_settings_name_themselves(make, fields, message):
@@ -330,4 +333,4 @@ def test_impossible_settings_name_themselves(make, fields, message):
 
 def test_a_stem_of_bands_and_a_trunk_of_tokens_do_not_fit():
     with pytest.raises(ValueError, match="a stem 'bands' gives image, a trunk 'vit' takes tokens"):
-        make_encoder(bands.Config(), vit.Config(), SENSOR, jnp.dtype("float32"))
+        make_encoder(identity.Config(), vit.Config(), SENSOR, jnp.dtype("float32"))

@@ -18,11 +18,11 @@ from traced import assert_same, joined, sample, traced
 
 from eo_jax.data import open_store
 from eo_jax.data.pipeline import Config, Pipeline, in_order
-from eo_jax.data.pixels import open_source
+from eo_jax.data.pixel_source import open_source
 from eo_jax.data.source import SourceConfig
 from eo_jax.evaluators.base import Context
 from eo_jax.evaluators.labelled import training_part
-from eo_jax.objectives.joint import centre_label
+from eo_jax.objectives.ops.losses import centre_label
 from eo_jax.sensors import ENMAP
 
 HEIGHT, WIDTH, SCENES = 9, 7, 2

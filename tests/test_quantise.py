@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from data_prep import quantise
 from data_prep.archive import ArchiveError
+from data_prep.conversion import quantise
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP, get_sensor
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from layouts import bigearthnet, make_reader, read_all, read_item, reject, write
 
-from data_prep.formats import clc_labels, corine
-from data_prep.readers import LeftOut
+from data_prep.reader import LeftOut
+from data_prep.readers import _clc_labels, _corine
 from tests import tiny_archives
 
 BEN = "bigearthnet"
-NAMES = {clc_labels.NAMES_19: "multilabel", clc_labels.NAMES_43: "multilabel_43"}
+NAMES = {_clc_labels.NAMES_19: "multilabel", _clc_labels.NAMES_43: "multilabel_43"}
 
 
 def test_real_patches_as_rasterio_reads_them(sample_data: Path) -> None:
@@ -60,7 +60,7 @@ def test_labels_splits_and_pairs_of_version_2(tmp_path: Path) -> None:
     }
     for item in items:
         sample, place = read_item(reader, item), item.group.removeprefix("33UUP_")
-        expected = [clc_labels.NAMES_19.index(name) for name in bigearthnet.LABELS[place]]
+        expected = [_clc_labels.NAMES_19.index(name) for name in bigearthnet.LABELS[place]]
         assert sample.labels["multilabel"].dtype == np.uint8
         assert sorted(np.flatnonzero(sample.labels["multilabel"])) == sorted(expected)
         patch = f"{bigearthnet.TILE}_{place}"  # S1 patches have the map of their S2 patch
@@ -175,12 +175,12 @@ def test_every_class_of_43_goes_where_bigearthnet_puts_it() -> None:
         41: 18,
         42: 18,
     }
-    assert (len(clc_labels.NAMES_43), len(clc_labels.NAMES_19)) == (
-        len(corine.CODES),
-        len(corine.CLASSES_19),
+    assert (len(_clc_labels.NAMES_43), len(_clc_labels.NAMES_19)) == (
+        len(_corine.CODES),
+        len(_corine.CLASSES_19),
     )
-    for index, name in enumerate(clc_labels.NAMES_43):
-        found = np.flatnonzero(clc_labels.labels_of_43("x", [name])["multilabel"]).tolist()
+    for index, name in enumerate(_clc_labels.NAMES_43):
+        found = np.flatnonzero(_clc_labels.labels_of_43("x", [name])["multilabel"]).tolist()
         assert found == ([published[index]] if index in published else []), name
 
 

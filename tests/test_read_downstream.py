@@ -14,9 +14,10 @@ import pytest
 from layouts import hyperview, make_reader, read_all, reject, write
 from layouts.spectral_earth_downstream import BANDS, SPLITS, write_lists, write_task
 
-from data_prep.formats import corine, npyzip
+from data_prep.archive import ArchiveError
+from data_prep.formats import npyzip
 from data_prep.formats.stored_as import stored_as
-from data_prep.readers import ArchiveError
+from data_prep.readers import _corine
 from data_prep.readers.spectral_earth_downstream import TASKS
 from eo_jax.sensors import ENMAP, get_sensor
 from tests import tiny_archives
@@ -151,10 +152,10 @@ def test_corine_mapping_is_that_of_spectral_earth() -> None:
         41: 18,
         42: 18,
     }
-    for position, code in enumerate(corine.CODES):
-        found = np.flatnonzero(corine.classes_present(np.array([[code]]), "19")).tolist()
+    for position, code in enumerate(_corine.CODES):
+        found = np.flatnonzero(_corine.classes_present(np.array([[code]]), "19")).tolist()
         assert found == ([published[position]] if position in published else [])
-    assert len(corine.CODES) == 43
+    assert len(_corine.CODES) == 43
 
 
 def test_scenes_shared_between_train_and_test_can_be_told_from_the_products(tmp_path: Path) -> None:

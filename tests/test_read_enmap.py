@@ -16,9 +16,9 @@ from layouts import enmap_l2a, hyspecnet11k, make_reader, read_all, read_item, r
 from rasterio.windows import Window
 
 from data_prep.formats import geotiff
-from data_prep.formats.enmap_layers import QUALITY
-from data_prep.readers import LeftOut
+from data_prep.reader import LeftOut
 from data_prep.readers import enmap_l2a as products
+from data_prep.readers._enmap_layers import QUALITY
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
 KEPT = [number - 1 for number in ENMAP.band_numbers]

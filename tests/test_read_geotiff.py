@@ -16,7 +16,8 @@ import tiny_archives
 from layouts import geotiff as layout
 from layouts import make_reader, read_all, read_item, reject, write
 
-from data_prep.readers import LeftOut, geotiff
+from data_prep.reader import LeftOut
+from data_prep.readers import geotiff
 
 DRONE = {"sensor": layout.OPTIONS["sensor"]}
 

@@ -26,8 +26,8 @@ from layouts import (
 )
 from layouts.ssl4eo_l import GRID
 
-from data_prep.formats.scenes import CLOUD_CODES
-from data_prep.readers import LeftOut
+from data_prep.reader import LeftOut
+from data_prep.readers._landsat_scenes import CLOUD_CODES
 from data_prep.readers.ssl4eo_l_benchmark import CLASSES, published_split
 from eo_jax.schema import Sample
 

@@ -15,8 +15,9 @@ import rasterio
 from layouts import geonrw, make_reader, oscd, read_all, reject, sunrgbd, write
 from PIL import Image
 
+from data_prep.archive import ArchiveError
 from data_prep.formats.pictures import read_picture
-from data_prep.readers import ArchiveError, Item
+from data_prep.reader import Item
 from eo_jax.sensors import get_sensor
 from tests import tiny_archives
 

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from eo_jax.data import record
-from eo_jax.data.record import RecordError
+from eo_jax.data.store import record
+from eo_jax.data.store.record import RecordError
 from eo_jax.schema import Sample
 
 DTYPES = (

@@ -27,11 +27,14 @@ from tiny_store import write_tiny_store
 
 from data_prep.__main__ import main as data_prep
 from eo_jax import run
-from eo_jax.data import Store, open_store, remote, stores
+from eo_jax.data import Store, open_store
 from eo_jax.data.pipeline import Config, Pipeline, SourceConfig
-from eo_jax.data.record import RecordError
-from eo_jax.data.remote import RemoteError, RemotePath, Retries
-from eo_jax.data.stores import FORMATS, StoreError, begin_reading
+from eo_jax.data.store import remote
+from eo_jax.data.store.files import StoreError
+from eo_jax.data.store.manifest import content_sha256
+from eo_jax.data.store.reader import FORMATS, begin_reading
+from eo_jax.data.store.record import RecordError
+from eo_jax.data.store.remote import RemoteError, RemotePath, Retries
 
 pytest_plugins = ["served"]
 pytestmark = pytest.mark.usefixtures("cache", "slept")
@@ -318,7 +321,7 @@ def test_a_shorter_file_than_the_manifest_says(folder: Path, tmp_path: Path, for
 def change_manifest(store: Path, change) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
     change(manifest)
-    manifest["content_sha256"] = stores.content_sha256(manifest)
+    manifest["content_sha256"] = content_sha256(manifest)
     (store / "manifest.json").write_text(json.dumps(manifest))
 
 

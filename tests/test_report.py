@@ -12,7 +12,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from eo_jax import checkpoint, cli, metrics, report
+from eo_jax import checkpoint, cli
+from eo_jax.monitor import metrics
+from eo_jax.report import collect
 
 
 class Page(HTMLParser):
@@ -41,7 +43,7 @@ def page(tiny_run, tmp_path_factory):
     (workdir / "encoder.safetensors").touch()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(sys, "argv", ["report", f"--workdir={workdir}"])
-        cli.run(report.main)
+        cli.run(collect.main)
     assert stopped.value.code == 0
     return workdir, (workdir / "report.html").read_text()
 
@@ -84,7 +86,7 @@ def test_the_page_needs_nothing_else(page):
 def test_the_same_run_gives_the_same_page(page, monkeypatch):
     workdir, text = page
     monkeypatch.setattr(sys, "argv", ["report", f"--workdir={workdir}"])
-    assert report.main() == 0
+    assert collect.main() == 0
     assert (workdir / "report.html").read_text() == text
 
 
@@ -101,7 +103,7 @@ def test_what_is_missing_is_said_in_one_line(
     workdir = page[0] if arguments else tmp_path
     monkeypatch.setattr(sys, "argv", ["report", f"--workdir={workdir}", *arguments])
     with pytest.raises(SystemExit) as stopped:
-        cli.run(report.main)
+        cli.run(collect.main)
     error = capsys.readouterr().err
     assert stopped.value.code == 1 and message in error and len(error.splitlines()) == 1
 
@@ -127,7 +129,7 @@ def test_the_headline_takes_the_last_of_each_score():
         {"step": 3, **named},
         {"step": 3, **{f"eval/linear_probe/{name}": value for name, value in probe.items()}},
     ]
-    assert report.headline(lines) == [
+    assert collect.headline(lines) == [
         ("Loss", "1.0000 to 0.2500", "first and last logged step"),
         ("Reconstruction RMSE", "0.5000", "reflectance, masked tokens of held-out patches"),
         ("Mean of the visible pixels", "1.0000", "baseline; the model has 0.500 of it"),
@@ -141,11 +143,11 @@ def test_a_collapsed_run_has_a_card_that_says_since_when():
         {"step": step, "loss": 1.0, **({"collapsed": "feature_std"} if step in (20, 30) else {})}
         for step in (10, 20, 30)
     ]
-    assert [card[:2] for card in report.headline(lines)] == [
+    assert [card[:2] for card in collect.headline(lines)] == [
         ("Loss", "1.0000 to 1.0000"),
         ("Collapsed", "step 20 to 30"),
     ]
-    assert "(feature_std)" in report.headline(lines)[1][2]
+    assert "(feature_std)" in collect.headline(lines)[1][2]
 
 
 def test_each_source_that_is_probed_has_a_card():
@@ -155,19 +157,19 @@ def test_each_source_that_is_probed_has_a_card():
         for source in ("s1", "l1c")
         for name, value in probe.items()
     }
-    assert [card[:2] for card in report.headline([{"step": 1, **line}])] == [
+    assert [card[:2] for card in collect.headline([{"step": 1, **line}])] == [
         ("Linear probe of l1c", "90.0%"),
         ("Linear probe of s1", "90.0%"),
     ]
 
 
 def test_a_run_that_logged_nothing_has_no_headline():
-    assert report.headline([]) == []
-    assert report.headline([{"step": 1, "loss": None}]) == []
+    assert collect.headline([]) == []
+    assert collect.headline([{"step": 1, "loss": None}]) == []
 
 
 def test_a_probe_that_could_not_be_scored_says_so():
-    label, value, note = report.headline([{"step": 3, "eval/linear_probe/test_classes": 1}])[0]
+    label, value, note = collect.headline([{"step": 3, "eval/linear_probe/test_classes": 1}])[0]
     assert (label, value) == ("Linear probe", "not scored") and "hold out more" in note
 
 
@@ -181,7 +183,7 @@ def test_scores_of_a_run_that_diverged_are_left_out():
         "ratio_to_nearest_token",
     )
     line = {"step": 1, "loss": 1.0, **{f"eval/reconstruction/{name}": None for name in names}}
-    assert [label for label, _, _ in report.headline([line])] == ["Loss"]
+    assert [label for label, _, _ in collect.headline([line])] == ["Loss"]
 
 
 def test_where_the_time_went_is_a_card_of_its_own(page):
@@ -189,9 +191,9 @@ def test_where_the_time_went_is_a_card_of_its_own(page):
         {"step": 1, "time/compile": 1.0, "time/wall_s": 1.0},
         {"step": 2, "time/step": 1.0, "time/wall_s": 3.0},
     ]
-    assert report.time_spent(lines) == [("Time in training steps", "75%", "step 75%, compile 25%")]
-    assert report.time_spent([{"step": 1, "loss": 1.0}]) == []
-    assert report.time_spent(metrics.read_metrics(page[0]))[0][2] in page[1]
+    assert collect.time_spent(lines) == [("Time in training steps", "75%", "step 75%, compile 25%")]
+    assert collect.time_spent([{"step": 1, "loss": 1.0}]) == []
+    assert collect.time_spent(metrics.read_metrics(page[0]))[0][2] in page[1]
 
 
 def test_the_report_restores_the_newest_checkpoint(page):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eo_jax import pictures
-from eo_jax.report_page import PatchView, Report, render
+from eo_jax.report import pictures
+from eo_jax.report.page import PatchView, Report, render
 from eo_jax.sensors import ENMAP
 
 VOID = {"meta", "img"}

@@ -15,11 +15,12 @@ from reference import relative_error
 
 from eo_jax import rules
 from eo_jax.export.to_torch import to_torch
-from eo_jax.models import conv_stem, resnet, spectral_image
-from eo_jax.models.convolutions import counted_cells
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE, TRAIN, Mode, Network
-from eo_jax.models.resnet import BlockShape, Convolution, ResNet
+from eo_jax.models.layers.conv import counted_cells
+from eo_jax.models.stems import conv, spectral_adapter_image
+from eo_jax.models.trunks import resnet
+from eo_jax.models.trunks.resnet import BlockShape, Convolution, ResNet
 from eo_jax.sensors import ENMAP, get_sensor
 
 torch = pytest.importorskip("torch")
@@ -31,7 +32,7 @@ PLAIN, STRIDED = resnet.Config(depth=50), resnet.Config(depth=50, first="strided
 
 
 def encoder_of(trunk: resnet.Config, sensor=S2) -> Encoder:
-    stem = spectral_image.Config() if trunk.first == "strided" else conv_stem.Config()
+    stem = spectral_adapter_image.Config() if trunk.first == "strided" else conv.Config()
     return make_encoder(stem, trunk, sensor, jnp.dtype("float32"))
 
 
@@ -228,7 +229,7 @@ def test_images_without_data_take_no_part_in_running_statistics():
 
 
 def test_the_stem_says_which_cells_have_data():
-    stem = Network(lambda rngs: conv_stem.Config().build(S2, jnp.dtype("float32"), rngs))
+    stem = Network(lambda rngs: conv.Config().build(S2, jnp.dtype("float32"), rngs))
     counted = np.zeros((1, 10, 12), bool)
     counted[0, 9, 5] = True
     (image, cells), _ = run(stem, images(1, 10, 12, 13), counted, EVALUATE)
@@ -341,4 +342,4 @@ def test_a_sensor_with_too_few_bands_for_the_adapter_is_refused():
         ENMAP, id="narrow", title="A narrow sensor", bands=ENMAP.bands[:74]
     )
     with pytest.raises(ValueError, match=r"(?s)(?=.*\b74\b)(?=.*\b75\b)(?=.*narrow)"):
-        make_encoder(spectral_image.Config(), STRIDED, sensor, jnp.dtype("float32"))
+        make_encoder(spectral_adapter_image.Config(), STRIDED, sensor, jnp.dtype("float32"))

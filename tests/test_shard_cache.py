@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from object_server import SHARD, ObjectServer, assert_same_samples, spans, url_of
 
-from eo_jax.data import open_store, shard_cache
-from eo_jax.data.stores import StoreError
+from eo_jax.data import open_store
+from eo_jax.data.store import shard_cache
+from eo_jax.data.store.files import StoreError
 
 pytest_plugins = ["served"]
 pytestmark = pytest.mark.usefixtures("cache", "slept")

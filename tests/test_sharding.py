@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, AxisType
 from multidevice.start import run_script
 
 from eo_jax import sharding
-from eo_jax.data.slots import Pool
+from eo_jax.data.store.buffers import Pool
 
 MESHES = ("8x1", "4x2", "1x8")
 

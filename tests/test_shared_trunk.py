@@ -12,8 +12,10 @@ import optax
 import pytest
 from tiny_objectives import BACKBONES, HEAD, OBJECTIVES, views_of
 
-from eo_jax import build, optim
-from eo_jax.objectives import shared_trunk
+from eo_jax.config import complete
+from eo_jax.experiment import Experiment, make_experiment
+from eo_jax.objectives.ops import shared_trunk
+from eo_jax.optim import optimizers
 
 S1, S2 = (
     {"store": "stores/s1", "sensor": "sentinel1_grd"},
@@ -46,10 +48,10 @@ def config_of(name: str, backbone: str = "vit", **model) -> ml_collections.Confi
     }
     config.objective = {"name": name, **section, **({"bn_group": 2} if name == "moco" else {})}
     config.run = {"steps": 10}
-    return build.complete(config)
+    return complete(config)
 
 
-def alone(name: str, source: str, backbone: str = "vit") -> build.Experiment:
+def alone(name: str, source: str, backbone: str = "vit") -> Experiment:
     """The same objective on one of the two sensors."""
     config = config_of(name, backbone)
     with config.unlocked():
@@ -57,7 +59,7 @@ def alone(name: str, source: str, backbone: str = "vit") -> build.Experiment:
         config.data.entries = {}
         config.model.stems = {source: config.model.stems[source]}
         config.model.trunks = "each"
-    return build.experiment(config)
+    return make_experiment(config)
 
 
 def of_source(views: dict, source: str) -> dict:
@@ -84,7 +86,7 @@ SLOW = [
 
 @pytest.mark.parametrize(("name", "backbone"), [("mae", "vit"), *SLOW])
 def test_a_step_of_each_sensor_is_that_of_the_objective_alone(name, backbone):
-    experiment = build.experiment(config_of(name, backbone))
+    experiment = make_experiment(config_of(name, backbone))
     objective, views = experiment.objective, views_of(experiment)
     params, carry = jax.jit(objective.init)(jax.random.key(0))
     for source in ("s2", "s1"):
@@ -115,7 +117,7 @@ def test_a_step_of_each_sensor_is_that_of_the_objective_alone(name, backbone):
 
 
 def test_trunk_and_heads_are_there_once_and_what_has_bands_for_each_sensor():
-    params, _ = jax.eval_shape(build.experiment(config_of("mae")).objective.init, jax.random.key(0))
+    params, _ = jax.eval_shape(make_experiment(config_of("mae")).objective.init, jax.random.key(0))
     shared, own = (
         paths(params["shared"]),
         {source: paths(tree) for source, tree in params["own"].items()},
@@ -137,7 +139,7 @@ def test_trunk_and_heads_are_there_once_and_what_has_bands_for_each_sensor():
 
 
 def test_a_teacher_follows_the_trunk_and_every_stem():
-    objective = build.experiment(config_of("dino")).objective
+    objective = make_experiment(config_of("dino")).objective
     params, carry = jax.jit(objective.init)(jax.random.key(0))
     trained = jax.tree.map(lambda leaf: leaf + 1, params)
 
@@ -166,10 +168,10 @@ def test_the_stem_of_a_sensor_rests_while_the_other_is_shown(optimizer, frozen):
     config.optim.update(
         {"name": optimizer, "lr": 0.2, "weight_decay": 0.1, "freeze_rules": freeze_rules}
     )
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     objective, views = experiment.objective, views_of(experiment)
     start = jax.jit(objective.init)(jax.random.key(0))
-    chain = optim.make_optimizer(experiment.optim, start[0], 10)
+    chain = optimizers.make_optimizer(experiment.optim, start[0], 10)
     gradient = jax.jit(jax.grad(objective.loss, has_aux=True))
 
     @jax.jit
@@ -202,7 +204,7 @@ def test_the_stem_of_a_sensor_rests_while_the_other_is_shown(optimizer, frozen):
 
 
 def test_each_sensor_has_an_encoder_to_evaluate_and_export():
-    experiment = build.experiment(config_of("dino"))
+    experiment = make_experiment(config_of("dino"))
     objective, views = experiment.objective, views_of(experiment)
     params, carry = jax.jit(objective.init)(jax.random.key(0))
     found = objective.encoders(params, carry)
@@ -217,7 +219,7 @@ def test_each_sensor_has_an_encoder_to_evaluate_and_export():
 
 
 def test_flops_are_the_mean_over_the_entries_by_their_weights():
-    found = build.experiment(config_of("simclr")).multiply_adds()
+    found = make_experiment(config_of("simclr")).multiply_adds()
     assert (
         found
         == (3 * alone("simclr", "s2").multiply_adds() + alone("simclr", "s1").multiply_adds()) / 4
@@ -239,11 +241,11 @@ def test_what_cannot_share_a_trunk_is_refused():
             match=r"trunks: 'one' trains on one source a step; .* entry of its own in "
             rf"config\.data\.entries, found {found}",
         ):
-            build.experiment(with_entries(entries))
+            make_experiment(with_entries(entries))
     with pytest.raises(
         ValueError, match=r"config\.model\.trunks: 'two'; expected 'each' .* or 'one'"
     ):
-        build.experiment(config_of("simclr", trunks="two"))
+        make_experiment(config_of("simclr", trunks="two"))
     config = config_of("simclr")
     config.data.sources.s1.sensor = "sentinel2_l2a"
     with config.unlocked():
@@ -254,24 +256,24 @@ def test_what_cannot_share_a_trunk_is_refused():
         match=r"trunks: 'one' with one stem, that of s2; give the sources stems of their own, or "
         r"use 'each'",
     ):
-        build.experiment(config)
+        make_experiment(config)
 
 
 def test_stems_that_end_differently_are_refused():
-    """The stem "bands" hands the bands on as they are: twelve behind one sensor, two behind the
+    """The stem "identity" hands the bands on as they are: twelve behind one sensor, two behind the
     other.
     """
-    stems = {source: {"name": "bands"} for source in ("s1", "s2")}
+    stems = {source: {"name": "identity"} for source in ("s1", "s2")}
     with pytest.raises(
         ValueError,
         match=r"trunks: 'one', but encoder/trunk/.* is \(.*\) behind the stem of s2, \(.*\) behind "
         r"that of s1; .* 'each'",
     ):
-        build.experiment(config_of("simclr", "resnet", stems=stems))
+        make_experiment(config_of("simclr", "resnet", stems=stems))
 
 
 def test_heads_are_those_of_the_config():
     params, _ = jax.eval_shape(
-        build.experiment(config_of("simclr")).objective.init, jax.random.key(0)
+        make_experiment(config_of("simclr")).objective.init, jax.random.key(0)
     )
     assert params["shared"]["projector"]["last"]["kernel"].shape == HEAD["projector"]

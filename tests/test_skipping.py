@@ -17,13 +17,13 @@ from tiny_store import PER_SHARD, write_store
 from traced import CROP, assert_same, joined, origin, sample
 
 from eo_jax.data import Store, open_store
+from eo_jax.data.bad_records import BadRecord, BadRecords
 from eo_jax.data.mixture import EntryConfig
 from eo_jax.data.pipeline import Config, Pipeline
-from eo_jax.data.record import RecordError
-from eo_jax.data.remote import RemoteError
-from eo_jax.data.skipping import BadRecord, BadRecords
 from eo_jax.data.source import SourceConfig
-from eo_jax.data.stores import FORMATS
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.data.store.record import RecordError
+from eo_jax.data.store.remote import RemoteError
 from eo_jax.schema import TIME_ABSENT
 
 DATES = (1, 2, 3, 1, 2, 3, 1, 2)  # of each place

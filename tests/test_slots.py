@@ -1,4 +1,4 @@
-"""Tests of `eo_jax.data.slots`: a buffer is used again as soon as nobody has it, and never before,
+"""Tests of `eo_jax.data.store.buffers`: a buffer is used again as soon as nobody has it, and never before,
 JAX's aliases and steps under way included.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from multidevice.start import run_script
 
-from eo_jax.data.slots import Pool, Scratch
+from eo_jax.data.store.buffers import Pool, Scratch
 
 
 def address(array: np.ndarray) -> int:

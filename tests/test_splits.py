@@ -14,8 +14,8 @@ import rasterio
 import tiny_archives
 from tiny_store import write_store
 
-from data_prep import blocks, splits
 from data_prep.__main__ import main
+from data_prep.conversion import spatial_blocks, splits
 from eo_jax.data import open_store, pipeline
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
@@ -70,7 +70,7 @@ def test_blocks_keep_neighbours_together(archive: Path, tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     side: dict[str, set[str]] = {}
     for lonlat, split in zip(store.index["lonlat"], store.index["split"], strict=True):
-        side.setdefault(blocks.block_of(*lonlat, 20), set()).add(str(split))
+        side.setdefault(spatial_blocks.block_of(*lonlat, 20), set()).add(str(split))
     assert len(side) >= 4
     assert all(len(found) == 1 for found in side.values())
     assert set(store.manifest["splits"]) == {"train", "val", "test"}
@@ -143,15 +143,15 @@ def test_places_are_located_once_for_a_run_that_is_resumed(
             "data_prep.convert.convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         assert convert(archive, tmp_path / "store", *options) == 130
-    monkeypatch.setattr(blocks, "locate", lambda *_: pytest.fail("located again"))
+    monkeypatch.setattr(spatial_blocks, "locate", lambda *_: pytest.fail("located again"))
     assert convert(archive, tmp_path / "store", *options) == 0
 
 
 @pytest.mark.parametrize("latitude", [0.0, 48.0, 70.0, -33.0])
 def test_a_block_is_as_wide_as_it_is_high(latitude: float) -> None:
     longitudes = np.linspace(10, 12, 20_001)
-    names = [blocks.block_of(float(longitude), latitude, 10) for longitude in longitudes]
-    length_km = 2 * blocks.KM_A_DEGREE * math.cos(math.radians(latitude))
+    names = [spatial_blocks.block_of(float(longitude), latitude, 10) for longitude in longitudes]
+    length_km = 2 * spatial_blocks.KM_A_DEGREE * math.cos(math.radians(latitude))
     assert length_km / len(set(names)) == pytest.approx(10, rel=0.1)
 
 

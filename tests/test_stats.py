@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tiny_store import write_store
 
-from data_prep import quantiles, stats
+from data_prep import stats
 from data_prep.__main__ import main
-from data_prep.statistics import Contents
+from data_prep.statistics import quantiles
+from data_prep.statistics.moments import Contents
 from eo_jax.data import open_store
 from eo_jax.schema import Sample
 from eo_jax.sensors import Band, Sensor

@@ -13,13 +13,15 @@ import optax
 import pytest
 from toy_objective import MEMORY, Toy
 
-from eo_jax import build, optim
-from eo_jax.models import vit
+from eo_jax.experiment import compute_dtype
 from eo_jax.models.encoder import make_encoder
 from eo_jax.models.functional import REMAT, Network, Stack
-from eo_jax.models.spectral_adapter import Config as StemConfig
+from eo_jax.models.layers.transformer_block import Block
+from eo_jax.models.stems.spectral_adapter import Config as StemConfig
+from eo_jax.models.trunks import vit
 from eo_jax.objectives import mae
 from eo_jax.objectives.base import features_of
+from eo_jax.optim import optimizers
 from eo_jax.sensors import ENMAP
 from eo_jax.step import init_state, make_pooled, make_train_step, norms
 
@@ -263,7 +265,7 @@ def test_each_microbatch_has_its_own_key(state):
 def stack(remat: str):
     network = Network(
         lambda rngs: Stack(
-            lambda block_rngs: vit.Block(16, 2, jnp.dtype("float32"), rngs=block_rngs),
+            lambda block_rngs: Block(16, 2, jnp.dtype("float32"), rngs=block_rngs),
             3,
             remat,
             rngs=rngs,
@@ -274,7 +276,7 @@ def stack(remat: str):
 
 def test_stacked_blocks_are_the_same_blocks_one_after_the_other():
     network, params = stack("none")
-    block = Network(lambda rngs: vit.Block(16, 2, jnp.dtype("float32"), rngs=rngs))
+    block = Network(lambda rngs: Block(16, 2, jnp.dtype("float32"), rngs=rngs))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 16)), jnp.float32)
 
     def unrolled(params, x):
@@ -333,13 +335,13 @@ def test_bfloat16_is_for_computing_only():
         StemConfig(patch=8),
         vit.Config(size="tiny", depth=1),
         ENMAP,
-        build.compute_dtype("bfloat16"),
+        compute_dtype("bfloat16"),
     )
     objective = mae.Config(decoder_width=32, decoder_depth=1, decoder_heads=2).build(
         {"enmap": encoder}
     )
     params, _ = jax.eval_shape(objective.init, jax.random.key(0))
-    optimizer = optim.make_optimizer(optim.Config(), params, STEPS)
+    optimizer = optimizers.make_optimizer(optimizers.Config(), params, STEPS)
     view = jax.ShapeDtypeStruct((2, 1, 32, 32, 202), jnp.float32)
     views = {"enmap/global": view, "enmap/global/valid": jax.ShapeDtypeStruct(view.shape, bool)}
     step = make_train_step(

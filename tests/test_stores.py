@@ -21,9 +21,13 @@ import pytest
 import tiny_archives
 from tiny_store import PER_SHARD, write_store, write_tiny_store
 
-from eo_jax.data import Store, open_store, stores
-from eo_jax.data.record import RecordError
-from eo_jax.data.stores import StoreError
+from eo_jax.data import Store, open_store
+from eo_jax.data.store import reader
+from eo_jax.data.store.files import StoreError, sha256_file, write_atomically
+from eo_jax.data.store.manifest import content_sha256
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.data.store.record import RecordError
+from eo_jax.data.store.writer import write_shard
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 
@@ -105,7 +109,7 @@ def test_a_store_that_does_not_say_its_format_holds_whole_records(path: Path):
     expected = read_all(open_store(path))
     manifest = json.loads((path / "manifest.json").read_bytes())
     del manifest["format"], manifest["tasks"]
-    manifest["content_sha256"] = stores.content_sha256(manifest)
+    manifest["content_sha256"] = content_sha256(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
     assert open_store(path).format == "array-record"
     assert read_all(open_store(path)) == expected
@@ -147,7 +151,7 @@ def assert_refused(path: Path, *parts: str) -> None:
 def change_manifest(path: Path, **changes) -> None:
     """Changes the manifest and signs it again."""
     manifest = {**json.loads((path / "manifest.json").read_bytes()), **changes}
-    manifest["content_sha256"] = stores.content_sha256(manifest)
+    manifest["content_sha256"] = content_sha256(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -217,7 +221,7 @@ def test_a_missing_index(path: Path):
 def test_an_index_of_another_store(path: Path, tmp_path: Path):
     other = write_tiny_store(tmp_path / "other", places=2, size=8)
     shutil.copy(other / "index.npz", path / "index.npz")
-    change_manifest(path, index_sha256=stores.sha256_file(path / "index.npz"))
+    change_manifest(path, index_sha256=sha256_file(path / "index.npz"))
     assert_refused(path, "index has 3 rows, the shards 12 records")
 
 
@@ -294,7 +298,7 @@ def test_a_shard_that_could_not_be_opened_is_opened_anew(path: Path):
     not Path("/proc/self/fd").is_dir(), reason="open files are counted where Linux lists them"
 )
 def test_a_store_keeps_few_files_open(whole: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stores, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(reader, "_OPEN_SHARDS", 2)
     store, before = open_store(whole), len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         assert len(read_all(store)) == 12
@@ -373,10 +377,10 @@ def test_the_content_hash_tells_stores_apart(tmp_path: Path, whole: Path):
 def test_manifest_has_the_size_and_hash_of_every_shard(whole: Path):
     for shard in open_store(whole).manifest["shards"]:
         assert (whole / shard["file"]).stat().st_size == shard["bytes"]
-        assert stores.sha256_file(whole / shard["file"]) == shard["sha256"]
+        assert sha256_file(whole / shard["file"]) == shard["sha256"]
 
 
-@pytest.mark.parametrize("format", stores.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
     "failure", [ValueError("bad tile"), KeyboardInterrupt()], ids=["error", "interrupt"]
 )
@@ -388,26 +392,26 @@ def test_a_shard_that_fails_leaves_nothing_behind(
         raise failure
 
     with pytest.raises(type(failure)):
-        stores.write_shard(tmp_path, 0, format, 2, samples())
+        write_shard(tmp_path, 0, format, 2, samples())
     assert tiny_archives.files(tmp_path) == {}
 
 
-@pytest.mark.parametrize("format", stores.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_shard_that_fails_keeps_the_old_one(tmp_path: Path, format: str):
-    stores.write_shard(tmp_path, 0, format, 2, [small(0)])
+    write_shard(tmp_path, 0, format, 2, [small(0)])
     before = tiny_archives.files(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        stores.write_shard(tmp_path, 0, format, 2, (small(1 // n) for n in (1, 0)))
+        write_shard(tmp_path, 0, format, 2, (small(1 // n) for n in (1, 0)))
     assert tiny_archives.files(tmp_path) == before
 
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    stores.write_atomically(tmp_path / "file", b"old")
+    write_atomically(tmp_path / "file", b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=rf"No space left on device.*{tmp_path}/file"):
-        stores.write_atomically(tmp_path / "file", b"new")
+        write_atomically(tmp_path / "file", b"new")
     assert tiny_archives.files(tmp_path) == {"file": b"old"}

@@ -14,11 +14,16 @@ import numpy as np
 import pytest
 import tiny_archives
 
-from data_prep import copying, shards, subset
+from data_prep import subset
 from data_prep.__main__ import main
-from data_prep.statistics import Contents
+from data_prep.conversion import rewrite, shard_task
+from data_prep.statistics.moments import Contents
 from data_prep.verify import verify
-from eo_jax.data import Store, open_store, record, stores
+from eo_jax.data import Store, open_store
+from eo_jax.data.store import record
+from eo_jax.data.store.files import StoreError
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.data.store.writer import finish_store, index_row, write_shard
 from eo_jax.schema import Sample
 from eo_jax.sensors import Band, Sensor
 
@@ -71,7 +76,7 @@ def source(
     for one, split in zip(samples, splits or ["train"] * len(samples), strict=True):
         missing = table[one.sensor].missing(one.pixels)
         contents.add_sample(one, split, missing)
-        rows.append(stores.index_row(one, split, float(missing.mean())))
+        rows.append(index_row(one, split, float(missing.mean())))
     archive = {
         "name": f"archive of {path.name}",
         "reader": "test",
@@ -86,10 +91,10 @@ def source(
     }
     starts = range(0, len(samples), 5)
     parts = [
-        stores.write_shard(path, number, "array-record", 5, samples[start : start + 5])
+        write_shard(path, number, "array-record", 5, samples[start : start + 5])
         for number, start in enumerate(starts)
     ]
-    stores.finish_store(
+    finish_store(
         path,
         parts,
         [rows[start : start + 5] for start in starts],
@@ -237,7 +242,7 @@ def test_provenance(store: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in (tmp_path / "new" / "manifest.json").read_text()
 
 
-@pytest.mark.parametrize("store_format", stores.FORMATS)
+@pytest.mark.parametrize("store_format", FORMATS)
 def test_formats(store: Path, tmp_path: Path, store_format: str) -> None:
     assert run("subset", store, "--output", tmp_path / "new", "--format", store_format) == 0
     assert (
@@ -337,15 +342,15 @@ def test_interrupted_then_resumed(
 ) -> None:
     new, written = tmp_path / "new", []
 
-    def dies_at_the_third(task: shards.Task) -> tuple[int, int]:
+    def dies_at_the_third(task: shard_task.Task) -> tuple[int, int]:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(task.number)
-        return shards.convert_shard(task)
+        return shard_task.convert_shard(task)
 
-    monkeypatch.setattr(copying, "convert_shard", dies_at_the_third)
+    monkeypatch.setattr(rewrite, "convert_shard", dies_at_the_third)
     assert run("subset", store, "--output", new, "--split", "train") == 130
-    with pytest.raises(stores.StoreError, match=r"no manifest.json"):
+    with pytest.raises(StoreError, match=r"no manifest.json"):
         open_store(new)
     monkeypatch.undo()
     assert run("subset", store, "--output", new, "--split", "val") == 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_objectives import config_of, views_of
 
-from eo_jax import build
+from eo_jax.experiment import make_experiment
 
 ROWS = 8
 LABEL = "s2/global/label"
@@ -20,7 +20,7 @@ def started(label: np.ndarray, **section) -> tuple:
     """(objective, params, carry, views with these labels [b, ...])."""
     config = config_of("supervised")
     config.objective.update(section)
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     views = views_of(experiment) | {LABEL: jnp.asarray(label)[:, None]}
     return experiment.objective, *jax.jit(experiment.objective.init)(jax.random.key(0)), views
 
@@ -105,7 +105,7 @@ def test_segmentation_wants_cells_that_tile_the_view():
     config = config_of("supervised", "resnet")
     config.objective.update({"task": "segmentation", "outputs": 3})
     config.model.trunk.blocks = ()
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     objective, views = (
         experiment.objective,
         views_of(experiment) | {LABEL: jnp.zeros((ROWS, 1, 16, 16), jnp.uint8)},

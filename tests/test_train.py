@@ -29,8 +29,10 @@ from tiny_run import CONFIG, SAVE_EVERY, STEPS, arguments
 from tiny_store import write_tiny_store
 from toy_objective import Toy
 
-from eo_jax import build, checkpoint, metrics, train
+from eo_jax import checkpoint, train
 from eo_jax.data.pipeline import Pipeline
+from eo_jax.experiment import make_experiment, make_normalisation, make_recipe
+from eo_jax.monitor import metrics
 
 SMOKE = f"--config={CONFIG}"
 
@@ -155,11 +157,11 @@ def config_of(store: Path, **values) -> dict:
 @contextlib.contextmanager
 def training_the_toy():
     """Every config trains the toy objective; signal handlers are put back."""
-    experiment, handler = build.experiment, signal.getsignal(signal.SIGTERM)
+    experiment, handler = make_experiment, signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            build,
-            "experiment",
+            train,
+            "make_experiment",
             lambda config: dataclasses.replace(experiment(config), objective=Toy(202)),
         )
         yield
@@ -291,9 +293,9 @@ def test_every_line_has_rankme_of_the_weights_after_the_step_on_its_batch_withou
     workdir, tiny_store
 ):
     config = config_of(tiny_store)
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     pipeline = Pipeline(experiment.data, experiment.run.seed)
-    see = build.recipe(experiment, build.normalisation(experiment, pipeline)).evaluate
+    see = make_recipe(experiment, make_normalisation(experiment, pipeline)).evaluate
     *_, batch = pipeline.batches(0, 6)
     spectra = np.asarray(
         see({"enmap": {"pixels": jnp.asarray(batch["enmap"]["pixels"])}})["enmap/global"],
@@ -370,7 +372,7 @@ def test_a_signal_during_evaluation_is_followed_by_a_save(toy, tiny_store, tmp_p
             return {}
 
     monkeypatch.setattr(
-        build, "evaluators", lambda config, context: {"interrupted": (3, Interrupted())}
+        train, "make_evaluators", lambda config, context: {"interrupted": (3, Interrupted())}
     )
     assert train.train(config_of(tiny_store, **{"run.save_every": 100}), tmp_path) == 143
     assert checkpoint.load(tmp_path)[1] == 4
@@ -394,7 +396,9 @@ def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(
         return {"score": 2.0}
 
     monkeypatch.setattr(
-        build, "evaluators", lambda config, context: {"first": (0, first), "second": (0, second)}
+        train,
+        "make_evaluators",
+        lambda config, context: {"first": (0, first), "second": (0, second)},
     )
     with pytest.raises(ValueError, match="one class of two is missing"):
         train.train(config, tmp_path)

@@ -23,10 +23,12 @@ import tiny_archives
 from run_results import end_of, hashes, numbers, steps
 from tiny_store import write_tiny_store
 
-from eo_jax import build, checkpoint, goodput, metrics, train
+from eo_jax import checkpoint, train
+from eo_jax.config import parse_section
 from eo_jax.data import Store, open_store
 from eo_jax.data.pipeline import Pipeline
-from eo_jax.data.record import RecordError
+from eo_jax.data.store.record import RecordError
+from eo_jax.monitor import goodput, metrics
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,7 @@ def test_lines_of_a_mixture_say_entry_shares_and_bad_records(mixed, stores):
 
 def pipeline_of(stores, **values) -> Pipeline:
     config = mixed_run.config_of(*stores, **values)
-    return Pipeline(build.fixed(config, "data"), config["run"]["seed"])
+    return Pipeline(parse_section(config, "data"), config["run"]["seed"])
 
 
 def test_the_line_of_a_mixture_is_readable(stores, mixture, tmp_path, capsys):

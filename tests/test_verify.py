@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 import tiny_archives
 
+from data_prep import verify as verify_command
 from data_prep.__main__ import main
 from data_prep.verify import verify
-from eo_jax.data import open_store, stores
+from eo_jax.data import open_store
+from eo_jax.data.store.files import sha256_file
+from eo_jax.data.store.manifest import content_sha256
+from eo_jax.data.store.writer import write_shard
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,7 @@ def store(whole: Path, tmp_path: Path) -> Path:
 def rewrite(store: Path, **changes: object) -> None:
     """Changes the manifest and signs it again, as a careful vandal would."""
     manifest = json.loads((store / "manifest.json").read_bytes()) | changes
-    manifest["content_sha256"] = stores.content_sha256(manifest)
+    manifest["content_sha256"] = content_sha256(manifest)
     (store / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
@@ -71,7 +75,7 @@ def replace_record(store: Path, **changes: object) -> None:
     shards = opened.manifest["shards"]
     samples = [opened[i] for i in range(shards[0]["samples"])]
     samples[0] = dataclasses.replace(samples[0], **changes)
-    shards[0] |= stores.write_shard(store, 0, opened.format, len(samples), samples)
+    shards[0] |= write_shard(store, 0, opened.format, len(samples), samples)
     rewrite(store, shards=shards)
 
 
@@ -184,15 +188,15 @@ def test_files_outside_the_store_are_not_opened(
     secret = store.parent / "secret"
     secret.write_bytes(b"of somebody else")
     name = str(secret) if outside == "absolute" else outside
-    entry = {"file": name, "bytes": 16, "samples": 1, "sha256": stores.sha256_file(secret)}
+    entry = {"file": name, "bytes": 16, "samples": 1, "sha256": sha256_file(secret)}
     shards = open_store(store).manifest["shards"]
     rewrite(
         store,
         **{field: [shards[0] | {"pixels": [entry]}, *shards[1:]] if field == "shards" else entry},
     )
-    opened, hashed = [], stores.sha256_file
+    opened, hashed = [], sha256_file
     monkeypatch.setattr(
-        stores, "sha256_file", lambda file: (opened.append(file.resolve()), hashed(file))[1]
+        verify_command, "sha256_file", lambda file: (opened.append(file.resolve()), hashed(file))[1]
     )
     (problem,) = verify(store)
     assert "outside the store" in problem and repr(name) in problem

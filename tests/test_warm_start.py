@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from tiny_objectives import config_of
 
-from eo_jax import build, optim
 from eo_jax.checkpoint import Checkpoints
+from eo_jax.experiment import make_experiment
+from eo_jax.optim import optimizers
 from eo_jax.step import init_state
 from eo_jax.warm_start import warm_started
 
 
 def state_of(config, seed: int):
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))[0]
     return experiment, init_state(
-        experiment.objective, optim.make_optimizer(experiment.optim, shapes, 10), seed
+        experiment.objective, optimizers.make_optimizer(experiment.optim, shapes, 10), seed
     )
 
 

@@ -29,10 +29,13 @@ from test_record import DTYPES, assert_equal_arrays, assert_equal_samples, cube,
 from test_stores import change_manifest
 from tiny_store import PER_SHARD, write_store
 
-from eo_jax.data import Store, open_store, record, stores, zarr_shards
-from eo_jax.data.record import RecordError
-from eo_jax.data.stores import StoreError
-from eo_jax.data.zarr_shards import FORMATS, Kind
+from eo_jax.data import Store, open_store
+from eo_jax.data.store import record, zarr_shards
+from eo_jax.data.store.files import StoreError, sha256_file
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.data.store.record import RecordError
+from eo_jax.data.store.writer import finish_store, index_row, write_shard
+from eo_jax.data.store.zarr_shards import Kind
 from eo_jax.schema import Sample
 
 SPECIAL = {"f": [np.nan, -np.nan, np.inf, -np.inf, -0.0, 0.0], "b": [False, True]}
@@ -97,7 +100,7 @@ def pixel_file(path: Path) -> Path:
 # --------------------------------------------------------------------------------------- round trip
 
 
-@pytest.mark.parametrize("format", stores.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_comes_back_bit_for_bit(tmp_path: Path, dtype: str, format: str):
     """Random bits are NaN with payloads, too; and the fill value must not be mistaken for
@@ -187,7 +190,7 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("format", stores.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_what_is_cut_from_the_whole(tmp_path: Path, format: str, part: str):
     wanted = {"bands": slice(None), "rows": slice(None), "columns": slice(None), **PARTS[part]}
@@ -214,7 +217,7 @@ def test_a_part_reads_no_other_chunks(tmp_path: Path):
         store.pixels(0, bands=[24])
 
 
-@pytest.mark.parametrize("format", stores.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_band_that_is_not_there_is_an_index_error(tmp_path: Path, format: str):
     with pytest.raises(IndexError, match="70 is out of bounds"):
         open_store(
@@ -291,12 +294,12 @@ def test_a_shard_without_samples_leaves_its_rows_empty(tmp_path: Path):
     """Rows follow the shard's number, which the shards that are listed do not."""
     samples = [sample(cube(), 0), sample(cube()[::-1], 1)]
     entries = {
-        number: stores.write_shard(tmp_path, number, "zarr-raw", 2, part)
+        number: write_shard(tmp_path, number, "zarr-raw", 2, part)
         for number, part in ((0, samples[:1]), (1, []), (2, samples[1:]))
     }
     assert (entries[1]["samples"], entries[1]["pixels"]) == (0, [])
-    rows = [[stores.index_row(one, "train", 0.0)] for one in samples]
-    stores.finish_store(tmp_path, [entries[0], entries[2]], rows, {}, "zarr-raw", 3)
+    rows = [[index_row(one, "train", 0.0)] for one in samples]
+    finish_store(tmp_path, [entries[0], entries[2]], rows, {}, "zarr-raw", 3)
     assert [one.tobytes() for one in (s.pixels for s in samples)] == read_all(open_store(tmp_path))
     array = zarr.open_array(tmp_path / "pixels/enmap-int16-3x4x5", mode="r")
     np.testing.assert_array_equal(
@@ -316,7 +319,7 @@ def assert_refused(path: Path, *parts: str) -> None:
 
 @every_format
 def test_every_flipped_bit_of_a_pixel_file_is_found(tmp_path: Path, format: str):
-    stores.write_shard(
+    write_shard(
         tmp_path,
         0,
         format,
@@ -543,11 +546,11 @@ def test_a_shard_written_by_several_at_once_is_whole_and_leaves_no_litter(
     with ThreadPoolExecutor(4) as pool:
         entries = list(
             pool.map(
-                lambda _: stores.write_shard(tmp_path / "many", 7, format, PER_SHARD, samples),
+                lambda _: write_shard(tmp_path / "many", 7, format, PER_SHARD, samples),
                 range(8),
             )
         )
-    once = stores.write_shard(tmp_path / "once", 7, format, PER_SHARD, samples)
+    once = write_shard(tmp_path / "once", 7, format, PER_SHARD, samples)
     assert entries == [once] * 8
     assert tiny_archives.files(tmp_path / "many") == tiny_archives.files(tmp_path / "once")
 
@@ -565,13 +568,13 @@ def test_manifest_has_the_size_and_hash_of_every_file(whole: Path):
     } == tiny_archives.files(whole).keys()
     for entry in entries:
         assert (whole / entry["file"]).stat().st_size == entry["bytes"]
-        assert stores.sha256_file(whole / entry["file"]) == entry["sha256"]
+        assert sha256_file(whole / entry["file"]) == entry["sha256"]
 
 
 @every_format
 def test_one_sample_too_many(tmp_path: Path, format: str):
     with pytest.raises(ValueError, match="sample s2: shard 0 has 2 samples already"):
-        stores.write_shard(tmp_path, 0, format, 2, [sample(cube(), number) for number in range(3)])
+        write_shard(tmp_path, 0, format, 2, [sample(cube(), number) for number in range(3)])
     assert tiny_archives.files(tmp_path) == {}
 
 
@@ -587,17 +590,17 @@ def test_one_sample_too_many(tmp_path: Path, format: str):
 )
 def test_samples_that_no_zarr_array_holds(tmp_path: Path, changes: dict, message: str):
     with pytest.raises(ValueError, match=f"sample s0: .*{message}"):
-        stores.write_shard(tmp_path, 0, "zarr", 2, [dataclasses.replace(sample(cube()), **changes)])
+        write_shard(tmp_path, 0, "zarr", 2, [dataclasses.replace(sample(cube()), **changes)])
 
 
 def test_shards_of_different_sizes_make_no_store(tmp_path: Path):
     shards = [
-        stores.write_shard(tmp_path, number, "zarr", number + 1, [sample(cube(), number)])
+        write_shard(tmp_path, number, "zarr", number + 1, [sample(cube(), number)])
         for number in range(2)
     ]
-    rows = [[stores.index_row(sample(cube(), number), "train", 0.0)] for number in range(2)]
+    rows = [[index_row(sample(cube(), number), "train", 0.0)] for number in range(2)]
     with pytest.raises(ValueError, match="shards of 1 and 2 samples"):
-        stores.finish_store(tmp_path, shards, rows, {}, "zarr", 2)
+        finish_store(tmp_path, shards, rows, {}, "zarr", 2)
 
 
 @every_format
@@ -608,7 +611,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path, format: 
         with pytest.raises(
             OSError, match=r"cannot be written.*run the same command again.*/c/0/0/0/0"
         ):
-            stores.write_shard(
+            write_shard(
                 tmp_path,
                 0,
                 format,

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from eo_jax import build
+from eo_jax.config import complete
+from eo_jax.experiment import Experiment, make_experiment
 from eo_jax.objectives.base import Objective
 
 CLASSES, SIZE, LOCAL = 3, 16, 8
@@ -51,7 +52,7 @@ BACKBONES = {
         {"name": "patch_embed", "patch": 4},
         {"name": "vit", "size": "tiny", "depth": 1, "remat": "none"},
     ),
-    "resnet": ({"name": "conv_stem"}, {"name": "resnet", "depth": 18, "blocks": (1,)}),
+    "resnet": ({"name": "conv"}, {"name": "resnet", "depth": 18, "blocks": (1,)}),
 }
 # (second source, its sensor and whose places it shows, its stem or whose it shares)
 SECOND = {
@@ -88,20 +89,20 @@ def config_of(name: str, backbone: str = "vit", rows: int = 8) -> ml_collections
     config.model = {"stems": stems, "trunk": trunk, "dtype": "float32"}
     config.objective = {"name": name, **section}
     config.run = {"steps": 10}
-    return build.complete(config)
+    return complete(config)
 
 
 @functools.cache
-def experiment_of(name: str, backbone: str = "vit", rows: int = 8) -> build.Experiment:
+def experiment_of(name: str, backbone: str = "vit", rows: int = 8) -> Experiment:
     """The same one each time, so that `compiled` compiles it once."""
-    return build.experiment(config_of(name, backbone, rows))
+    return make_experiment(config_of(name, backbone, rows))
 
 
 def backbones_of(name: str) -> list[str]:
     return ["vit"] if name in TOKENS_ONLY else list(BACKBONES)
 
 
-def views_of(experiment: build.Experiment, seed: int = 0) -> dict[str, jax.Array]:
+def views_of(experiment: Experiment, seed: int = 0) -> dict[str, jax.Array]:
     """Views of smooth random images: float32 [b, v, H, W, c], a tenth of the values not valid,
     labels where the objective reads them.
     """
@@ -123,7 +124,7 @@ def views_of(experiment: build.Experiment, seed: int = 0) -> dict[str, jax.Array
     return jax.tree.map(jnp.asarray, views)
 
 
-def loss_of(experiment: build.Experiment, views: dict, seed: int = 0) -> tuple:
+def loss_of(experiment: Experiment, views: dict, seed: int = 0) -> tuple:
     """((loss, (carry, metrics)), gradients) at step 0."""
     init, value_and_gradients = compiled(experiment.objective)
     params, carry = init(jax.random.key(seed))

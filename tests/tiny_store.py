@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eo_jax.data import stores
+from eo_jax.data.store.writer import finish_store, index_row, write_shard
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 
@@ -31,14 +31,14 @@ def write_store(
     shards, rows = [], []
     for first in range(0, len(samples), PER_SHARD):
         part = slice(first, first + PER_SHARD)
-        shards.append(stores.write_shard(path, len(shards), format, PER_SHARD, samples[part]))
+        shards.append(write_shard(path, len(shards), format, PER_SHARD, samples[part]))
         rows.append(
             [
-                stores.index_row(sample, split, 0.0)
+                index_row(sample, split, 0.0)
                 for sample, split in zip(samples[part], splits[part], strict=True)
             ]
         )
-    stores.finish_store(path, shards, rows, {} if about is None else about, format, len(shards))
+    finish_store(path, shards, rows, {} if about is None else about, format, len(shards))
     return path
 
 

@@ -34,7 +34,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 import indexed_gzip
 
-from data_prep import progress
 from data_prep.archive.containers import (
     CHUNK,
     MAX_MEMBERS,
@@ -43,6 +42,7 @@ from data_prep.archive.containers import (
     Parts,
     checked_name,
 )
+from data_prep.jobs import progress
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_HEADER = (

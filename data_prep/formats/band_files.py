@@ -16,7 +16,7 @@ from rasterio.transform import Affine
 
 from data_prep.archive import ArchiveError
 from data_prep.formats import geotiff, resample
-from data_prep.readers import Files
+from data_prep.reader import Files
 from eo_jax.sensors import Band, Sensor
 
 METHODS = ("bilinear", "nearest", "native")

@@ -17,7 +17,8 @@ from rasterio.windows import Window
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import envi, geotiff, matfile
-from data_prep.readers import TIFF, File, Files
+from data_prep.formats.listing import TIFF
+from data_prep.reader import File, Files
 from eo_jax.sensors import Sensor
 
 _ENVI_DATA = ("", ".bsq", ".bil", ".bip", ".dat", ".img", ".raw")

@@ -43,9 +43,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import band_files, bigearthnet_lists, clc_labels, geotiff
-from data_prep.formats.bigearthnet_lists import Lists
-from data_prep.readers import File, Files, Item, LeftOut, image_files, option, sorted_by_id
+from data_prep.formats import band_files, geotiff
+from data_prep.formats.listing import image_files, sorted_by_id
+from data_prep.reader import File, Files, Item, LeftOut, option
+from data_prep.readers import _bigearthnet_lists, _clc_labels
+from data_prep.readers._bigearthnet_lists import Lists
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 
@@ -180,9 +182,9 @@ class Reader:
             lists = Lists({}, {})
         else:
             lists = (
-                bigearthnet_lists.of_version_2(self.archive)
+                _bigearthnet_lists.of_version_2(self.archive)
                 if version == 2
-                else bigearthnet_lists.of_version_1(self.archive)
+                else _bigearthnet_lists.of_version_1(self.archive)
             )
         if version == 2 and "multilabel" in self.labels and not lists.patches:
             problem = (
@@ -191,9 +193,9 @@ class Reader:
                 else "no such file, or nothing in it"
             )
             raise ArchiveError(
-                bigearthnet_lists.METADATA,
+                _bigearthnet_lists.METADATA,
                 f"{problem}, but --labels multilabel needs it; it is written by: "
-                f"{bigearthnet_lists.TO_CSV}",
+                f"{_bigearthnet_lists.TO_CSV}",
             )
         return lists
 
@@ -229,10 +231,10 @@ class Reader:
         if layout.product == "s2":
             return patch
         if layout.version == 2:
-            source, found, form = bigearthnet_lists.METADATA, lists.pairs.get(patch), _S2_PATCH
+            source, found, form = _bigearthnet_lists.METADATA, lists.pairs.get(patch), _S2_PATCH
         else:
             source, form = f"{folder}/{patch}_labels_metadata.json", _S2_PATCH_V1
-            found = bigearthnet_lists.s2_patch_of(self.archive, source)
+            found = _bigearthnet_lists.s2_patch_of(self.archive, source)
         if found is not None and not form.fullmatch(found):
             raise ArchiveError(
                 source,
@@ -262,12 +264,12 @@ class Reader:
     def _read_labels(self, item: Item, files: Files, sensor: Sensor) -> dict[str, np.ndarray]:
         found = {}
         if "multilabel" in files:
-            found = clc_labels.labels_of_43(
+            found = _clc_labels.labels_of_43(
                 files.name("multilabel"),
-                bigearthnet_lists.class_names(files.name("multilabel"), files["multilabel"]),
+                _bigearthnet_lists.class_names(files.name("multilabel"), files["multilabel"]),
             )
         elif "multilabel" in self.labels:
-            found["multilabel"] = clc_labels.present(item.part[1:], len(clc_labels.NAMES_19))
+            found["multilabel"] = _clc_labels.present(item.part[1:], len(_clc_labels.NAMES_19))
         if "landcover" in files:
             role = sensor.bands[band_files.finest(sensor)].name
             with geotiff.open_tiff(files.name(role), files[role]) as image:
@@ -318,7 +320,7 @@ def _reference_map(folder: str, s2_patch: str | None) -> str:
     if s2_patch is None:
         raise ArchiveError(
             folder,
-            f"{bigearthnet_lists.METADATA} names no S2 patch of it, but --labels landcover needs "
+            f"{_bigearthnet_lists.METADATA} names no S2 patch of it, but --labels landcover needs "
             "its map; add the metadata",
         )
     return f"Reference_Maps/{s2_patch.rsplit('_', 2)[0]}/{s2_patch}/{s2_patch}_reference_map.tif"

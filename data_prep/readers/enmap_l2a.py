@@ -33,9 +33,11 @@ import rasterio
 from rasterio.windows import Window
 
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import enmap_metadata, geotiff
-from data_prep.formats.enmap_layers import LAYOUTS, QUALITY, read_layer
-from data_prep.readers import TIFF, File, Files, Item, LeftOut, option, sorted_by_id
+from data_prep.formats import geotiff
+from data_prep.formats.listing import TIFF, sorted_by_id
+from data_prep.reader import File, Files, Item, LeftOut, option
+from data_prep.readers import _enmap_metadata
+from data_prep.readers._enmap_layers import LAYOUTS, QUALITY, read_layer
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
@@ -85,8 +87,8 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         name, sensor = item.files[0].name, LAYOUTS[self.bands]
-        metadata = enmap_metadata.parse(
-            files.name("metadata"), files.read("metadata", enmap_metadata.MAX_BYTES)
+        metadata = _enmap_metadata.parse(
+            files.name("metadata"), files.read("metadata", _enmap_metadata.MAX_BYTES)
         )
         row, column = item.part
         window = Window(column, row, self.patch_size, self.patch_size)

@@ -26,8 +26,9 @@ import rasterio
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.listing import sorted_by_id
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
-from data_prep.readers import File, Files, Item, option, sorted_by_id
+from data_prep.reader import File, Files, Item, option
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 

@@ -52,19 +52,15 @@ from rasterio.windows import Window
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.formats.tiling import full_tiles, tile_name, tile_window
-from data_prep.readers import (
-    File,
-    Files,
-    Item,
-    LeftOut,
+from data_prep.formats.listing import (
     image_files,
     label_folders,
-    option,
     sorted_by_id,
     split_lists,
     with_labels,
 )
+from data_prep.formats.tiling import full_tiles, tile_name, tile_window
+from data_prep.reader import File, Files, Item, LeftOut, option
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 

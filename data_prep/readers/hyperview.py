@@ -22,9 +22,10 @@ from typing import ClassVar
 import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
+from data_prep.formats.listing import sorted_by_id
 from data_prep.formats.npyzip import read_npz
 from data_prep.formats.stored_as import stored_as
-from data_prep.readers import File, Files, Item, sorted_by_id
+from data_prep.reader import File, Files, Item
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 

@@ -29,17 +29,9 @@ import rasterio
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.formats.enmap_layers import LAYOUTS, QUALITY, read_layer
-from data_prep.readers import (
-    File,
-    Files,
-    Item,
-    image_files,
-    option,
-    sorted_by_id,
-    split_lists,
-    text_lines,
-)
+from data_prep.formats.listing import image_files, sorted_by_id, split_lists, text_lines
+from data_prep.reader import File, Files, Item, option
+from data_prep.readers._enmap_layers import LAYOUTS, QUALITY, read_layer
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 

@@ -23,7 +23,7 @@ import datetime
 import re
 from typing import ClassVar
 
-from data_prep.formats.scenes import SceneReader
+from data_prep.readers._landsat_scenes import SceneReader
 from eo_jax.sensors import get_sensor
 
 _IMAGE = re.compile(r"L7[12](\d{3})(\d{3})_(\d{3})(\d{8})\.tif", re.IGNORECASE)

@@ -21,7 +21,7 @@ import datetime
 import re
 from typing import ClassVar
 
-from data_prep.formats.scenes import SceneReader
+from data_prep.readers._landsat_scenes import SceneReader
 from eo_jax.sensors import get_sensor
 
 _NAME = re.compile(r"(LC8\d{6}(\d{7})[A-Z]{3}\d{2})(_fixedmask)?\.tif", re.IGNORECASE)

@@ -30,8 +30,9 @@ import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import hdf5
+from data_prep.formats.listing import sorted_by_id
 from data_prep.formats.stored_as import stored_as
-from data_prep.readers import File, Files, Item, sorted_by_id
+from data_prep.reader import File, Files, Item
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 

@@ -15,16 +15,14 @@ from typing import ClassVar
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.readers import (
-    Files,
-    Item,
+from data_prep.formats.listing import (
     image_files,
     label_folders,
-    option,
     sorted_by_id,
     split_lists,
     with_labels,
 )
+from data_prep.reader import Files, Item, option
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 

@@ -27,17 +27,11 @@ import numpy as np
 import rasterio
 
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import corine, geotiff
+from data_prep.formats import geotiff
+from data_prep.formats.listing import image_files, sorted_by_id, split_lists, with_labels
 from data_prep.formats.stored_as import stored_as
-from data_prep.readers import (
-    Files,
-    Item,
-    image_files,
-    option,
-    sorted_by_id,
-    split_lists,
-    with_labels,
-)
+from data_prep.reader import Files, Item, option
+from data_prep.readers import _corine
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 
@@ -103,7 +97,7 @@ class Reader:
     sensors: ClassVar = tuple(row for rows in _ROWS.values() for row in rows.values())
     archive: Archive
     task: str = option("", "which downstream task; there is no default", choices=tuple(TASKS))
-    corine_classes: str = option("19", "classes of enmap_corine", choices=tuple(corine.GROUPS))
+    corine_classes: str = option("19", "classes of enmap_corine", choices=tuple(_corine.GROUPS))
 
     def items(self) -> list[Item]:
         task = self._task()
@@ -176,7 +170,7 @@ class Reader:
             return {task.product: codes, "class": _positions(codes, task.codes)}
         return {
             task.product: codes,
-            "multilabel": corine.classes_present(codes, self.corine_classes),
+            "multilabel": _corine.classes_present(codes, self.corine_classes),
         }
 
 

@@ -25,7 +25,8 @@ from typing import ClassVar
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.readers import File, Files, Item, image_files, option, sorted_by_id
+from data_prep.formats.listing import image_files, sorted_by_id
+from data_prep.reader import File, Files, Item, option
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 

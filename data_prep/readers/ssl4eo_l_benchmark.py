@@ -33,7 +33,8 @@ import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.readers import File, Files, Item, image_files, option, sorted_by_id
+from data_prep.formats.listing import image_files, sorted_by_id
+from data_prep.reader import File, Files, Item, option
 from data_prep.readers.ssl4eo_l import PRODUCTS, SIZE, present_products, scene_time, scenes
 from eo_jax.schema import Sample
 

@@ -35,7 +35,8 @@ from typing import ClassVar
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import band_files
-from data_prep.readers import File, Files, Item, image_files, option, sorted_by_id, text_lines
+from data_prep.formats.listing import image_files, sorted_by_id, text_lines
+from data_prep.reader import File, Files, Item, option
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 

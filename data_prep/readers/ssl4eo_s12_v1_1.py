@@ -33,8 +33,9 @@ from rasterio.errors import CRSError
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import zarr_zip
+from data_prep.formats.listing import sorted_by_id, split_lists
 from data_prep.formats.zarr_zip import Source
-from data_prep.readers import File, Files, Item, option, sorted_by_id, split_lists
+from data_prep.reader import File, Files, Item, option
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 

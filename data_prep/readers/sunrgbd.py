@@ -24,8 +24,9 @@ from typing import ClassVar
 import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
+from data_prep.formats.listing import sorted_by_id, split_lists
 from data_prep.formats.pictures import FORMATS, read_picture
-from data_prep.readers import File, Files, Item, sorted_by_id, split_lists
+from data_prep.reader import File, Files, Item
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 

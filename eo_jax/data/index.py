@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from eo_jax.data.manifest import group_codes
-from eo_jax.data.stores import Store
+from eo_jax.data.store.manifest import group_codes
+from eo_jax.data.store.reader import Store
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
+from eo_jax.data.bad_records import BadRecord, BadRecords, outlast
 from eo_jax.data.mixture import EntryConfig, Mixture, check_entries
-from eo_jax.data.pixels import open_source
-from eo_jax.data.record import RecordError
-from eo_jax.data.skipping import BadRecord, BadRecords, outlast
-from eo_jax.data.slots import Pool
+from eo_jax.data.pixel_source import open_source
 from eo_jax.data.source import Draw, Source, SourceConfig, draw_together, pair
-from eo_jax.data.stores import begin_reading
+from eo_jax.data.store.buffers import Pool
+from eo_jax.data.store.reader import begin_reading
+from eo_jax.data.store.record import RecordError
 from eo_jax.schema import TIME_ABSENT, Batch
 
 _ATTEMPTS = 100  # places that are tried for a row before something else must be wrong

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eo_jax.data import decoded
+from eo_jax.data import sample_cache
 from eo_jax.data.index import Order, common_places, group_samples
-from eo_jax.data.stores import NO_TIME, PIXEL_SPLITS, open_store
+from eo_jax.data.store.reader import NO_TIME, PIXEL_SPLITS, open_store
 from eo_jax.schema import TIME_ABSENT
 from eo_jax.sensors import Sensor, get_sensor
 
@@ -159,7 +159,7 @@ class Source:
         )
         self._bands = tuple(map(self.stored.bands.index, self.sensor.bands)) if config.bands else ()
         self._decoded = (
-            decoded.shared(self.store, self._bands) if config.cache == "memory" else None
+            sample_cache.shared(self.store, self._bands) if config.cache == "memory" else None
         )
         if self._decoded:
             self._decoded.reserve(
@@ -291,14 +291,14 @@ class Source:
         else:
             self.store.read_into(i, out, rows, columns)
 
-    def arrays(self, i: int) -> decoded.Arrays:
+    def arrays(self, i: int) -> sample_cache.Arrays:
         """All pixels [c, h, w] of sample i that this source reads, and its labels. Raises
         RecordError.
         """
         return (
             self._decoded.arrays(self.store, i)
             if self._decoded
-            else decoded.read_arrays(self.store, i, self._bands)
+            else sample_cache.read_arrays(self.store, i, self._bands)
         )
 
     def windows(self, label: str) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from eo_jax.data.pipeline import Config as DataConfig
 from eo_jax.data.pipeline import Pipeline, in_order
-from eo_jax.data.pixels import open_source
+from eo_jax.data.pixel_source import open_source
 from eo_jax.data.source import Source
 from eo_jax.objectives.base import Objective, features_of
 from eo_jax.schema import Batch, Carry, Params, Views

@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 
 from eo_jax.evaluators.base import Context, Weights
-from eo_jax.evaluators.rankme import rankme
+from eo_jax.monitor.rankme import rankme
 
 
 @dataclasses.dataclass(frozen=True)

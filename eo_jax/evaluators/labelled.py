@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
-from eo_jax.data.pixels import few_of_each
+from eo_jax.data.pixel_source import few_of_each
 from eo_jax.evaluators.base import Context, Weights
 
 _UNLABELLED = 0

@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from eo_jax import build, cli
+from eo_jax import cli
 from eo_jax.checkpoint import load
-from eo_jax.data.stores import write_atomically
+from eo_jax.data.store.files import write_atomically
+from eo_jax.experiment import make_experiment
 from eo_jax.export.contract import make_contract, to_header
 from eo_jax.export.to_torch import to_torch
 
@@ -80,7 +81,7 @@ def encoder_of(workdir: Path, name: str | None) -> tuple[dict[str, np.ndarray], 
     such encoder.
     """
     config, step, params, carry = load(workdir)
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     encoders = experiment.objective.encoders(params, carry)
     name = name or next(iter(encoders))
     if name not in encoders:

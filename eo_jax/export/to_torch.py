@@ -15,7 +15,7 @@ from eo_jax import rules
 from eo_jax.export.layouts import layout_of
 from eo_jax.export.layouts.base import Layout, Row
 from eo_jax.models.encoder import Encoder
-from eo_jax.models.positions import sincos_2d
+from eo_jax.models.layers.position_embedding import sincos_2d
 from eo_jax.schema import Carry, Params
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from eo_jax.models.functional import EVALUATE, Mode, Network
-from eo_jax.models.positions import sincos_2d
+from eo_jax.models.layers.position_embedding import sincos_2d
 from eo_jax.sensors import Sensor
 
 

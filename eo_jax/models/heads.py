@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from eo_jax.models.functional import Mode, gelu
-from eo_jax.models.norms import BatchNorm
+from eo_jax.models.layers.batch_norm import BatchNorm
 
 _EXACT = jax.lax.Precision.HIGHEST
 ENDS = ("linear", "bias_free", "norm", "plain_norm")

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.objectives.joint import JointEmbedding, correlated, watch_pair
+from eo_jax.objectives.ops.collapse_metrics import watch_pair
+from eo_jax.objectives.ops.joint_embedding import JointEmbedding
+from eo_jax.objectives.ops.losses import correlated
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-5

@@ -16,13 +16,10 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import (
-    WithTeacher,
-    half_cosine,
-    require_same_end,
-    require_shares,
-    watch_pair,
-)
+from eo_jax.objectives.ops.checks import require_same_end, require_shares
+from eo_jax.objectives.ops.collapse_metrics import watch_pair
+from eo_jax.objectives.ops.ema import half_cosine
+from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 

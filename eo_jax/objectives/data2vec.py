@@ -15,8 +15,10 @@ from jaxtyping import Array, Bool, Float
 from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, Mode, Network
-from eo_jax.models.vit import Dense
-from eo_jax.objectives.joint import WithTeacher, agreement, require_positive, require_shares, watch
+from eo_jax.models.layers.dense import Dense
+from eo_jax.objectives.ops.checks import require_positive, require_shares
+from eo_jax.objectives.ops.collapse_metrics import agreement, watch
+from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-5

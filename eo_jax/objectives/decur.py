@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.objectives.barlow_twins import distance, standardise
-from eo_jax.objectives.joint import watch_pair
-from eo_jax.objectives.paired import PairedSensors
+from eo_jax.objectives.ops.collapse_metrics import watch_pair
+from eo_jax.objectives.ops.two_encoders import PairedSensors
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 

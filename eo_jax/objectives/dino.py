@@ -18,15 +18,11 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import DinoHead, normalise
 from eo_jax.objectives.base import EncoderWeights
-from eo_jax.objectives.joint import (
-    WithTeacher,
-    dot,
-    half_cosine,
-    require_positive,
-    require_shares,
-    share_used,
-    watch_pair,
-)
+from eo_jax.objectives.ops.checks import require_positive, require_shares
+from eo_jax.objectives.ops.collapse_metrics import share_used, watch_pair
+from eo_jax.objectives.ops.ema import half_cosine
+from eo_jax.objectives.ops.losses import dot
+from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 

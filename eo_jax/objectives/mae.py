@@ -20,10 +20,11 @@ from jaxtyping import Array, Bool, Float, Int
 from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder, patchify, take_tokens, unpatchify
 from eo_jax.models.functional import EVALUATE, REMAT, Mode, Network
-from eo_jax.models.pixel_decoder import PixelDecoder
-from eo_jax.models.vit import block_multiply_adds
+from eo_jax.models.layers.transformer_block import block_multiply_adds
+from eo_jax.models.mae_decoder import PixelDecoder
 from eo_jax.objectives.base import EncoderWeights
-from eo_jax.objectives.joint import only_encoder, present_source, watch
+from eo_jax.objectives.ops.checks import only_encoder, present_source
+from eo_jax.objectives.ops.collapse_metrics import watch
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _NORM_PIX_EPSILON = 1e-6

@@ -18,16 +18,11 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import (
-    WithTeacher,
-    agreement,
-    dot,
-    nearest_is,
-    pushed,
-    require_positive,
-    require_shares,
-    watch_pair,
-)
+from eo_jax.objectives.ops.checks import require_positive, require_shares
+from eo_jax.objectives.ops.collapse_metrics import agreement, watch_pair
+from eo_jax.objectives.ops.losses import dot, nearest_is
+from eo_jax.objectives.ops.queue import pushed
+from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 

@@ -13,17 +13,11 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import (
-    WithTeacher,
-    agreement,
-    dot,
-    half_cosine,
-    nearest_is,
-    require_positive,
-    require_same_end,
-    require_shares,
-    watch_pair,
-)
+from eo_jax.objectives.ops.checks import require_positive, require_same_end, require_shares
+from eo_jax.objectives.ops.collapse_metrics import agreement, watch_pair
+from eo_jax.objectives.ops.ema import half_cosine
+from eo_jax.objectives.ops.losses import dot, nearest_is
+from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 

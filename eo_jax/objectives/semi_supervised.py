@@ -15,15 +15,10 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import (
-    JointEmbedding,
-    centre_label,
-    dot,
-    require_positive,
-    require_shares,
-    share_used,
-    watch_pair,
-)
+from eo_jax.objectives.ops.checks import require_positive, require_shares
+from eo_jax.objectives.ops.collapse_metrics import share_used, watch_pair
+from eo_jax.objectives.ops.joint_embedding import JointEmbedding
+from eo_jax.objectives.ops.losses import centre_label, dot
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _TINY = 1e-20

@@ -13,7 +13,10 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import JointEmbedding, dot, nearest_is, require_positive, watch_pair
+from eo_jax.objectives.ops.checks import require_positive
+from eo_jax.objectives.ops.collapse_metrics import watch_pair
+from eo_jax.objectives.ops.joint_embedding import JointEmbedding
+from eo_jax.objectives.ops.losses import dot, nearest_is
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.joint import JointEmbedding, watch_pair
+from eo_jax.objectives.ops.collapse_metrics import watch_pair
+from eo_jax.objectives.ops.joint_embedding import JointEmbedding
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 

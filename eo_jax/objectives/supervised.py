@@ -15,7 +15,9 @@ from jaxtyping import Array, Float, Int, Num
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import TorchDense
-from eo_jax.objectives.joint import JointEmbedding, centre_label, watch
+from eo_jax.objectives.ops.collapse_metrics import watch
+from eo_jax.objectives.ops.joint_embedding import JointEmbedding
+from eo_jax.objectives.ops.losses import centre_label
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _TASKS = ("classification", "multi_label", "segmentation", "regression")

@@ -18,14 +18,10 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import Prototypes, normalise
-from eo_jax.objectives.joint import (
-    JointEmbedding,
-    pushed,
-    require_positive,
-    require_shares,
-    share_used,
-    watch_pair,
-)
+from eo_jax.objectives.ops.checks import require_positive, require_shares
+from eo_jax.objectives.ops.collapse_metrics import share_used, watch_pair
+from eo_jax.objectives.ops.joint_embedding import JointEmbedding
+from eo_jax.objectives.ops.queue import pushed
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from data_prep.archive import open_archive
-from data_prep.readers import ArchiveError, Files, Item, LeftOut, Reader, reader_class
+from data_prep.archive import ArchiveError, open_archive
+from data_prep.reader import Files, Item, LeftOut, Reader
+from data_prep.readers import reader_class
 from eo_jax.schema import Sample
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tiny_archives
 
-from data_prep.formats.enmap_layers import QUALITY
+from data_prep.readers._enmap_layers import QUALITY
 
 OPTIONS = {"splits": "hard", "masks": ("cloud", "classes")}
 TILES = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tiny_archives
 
-from data_prep.formats.scenes import CLOUD_CODES
+from data_prep.readers._landsat_scenes import CLOUD_CODES
 
 OPTIONS = {"patch_size": 16}
 BANDS = 9

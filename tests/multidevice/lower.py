@@ -14,8 +14,10 @@ import numpy as np
 from jax import ShapeDtypeStruct
 from jax.sharding import NamedSharding, PartitionSpec
 
-from eo_jax import build, optim, sharding
+from eo_jax import sharding
 from eo_jax.augment.views import Normalisation
+from eo_jax.experiment import Experiment, make_experiment, make_recipe
+from eo_jax.optim import optimizers
 from eo_jax.schema import Batch
 from eo_jax.step import init_state, make_train_step
 
@@ -24,15 +26,15 @@ def lower(target: str, mesh: jax.sharding.Mesh) -> str:
     """What the lowered modules say, one an entry of the mixture: for how many devices."""
     name, variant = target.split(":")
     config = golden_text.load(name)["get_config"](variant)
-    experiment = build.experiment(config)
+    experiment = make_experiment(config)
     sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
     objective, steps = experiment.objective, experiment.run.steps
-    optimizer = optim.make_optimizer(
+    optimizer = optimizers.make_optimizer(
         experiment.optim, jax.eval_shape(objective.init, jax.random.key(0))[0], steps
     )
     state = jax.eval_shape(lambda: init_state(objective, optimizer, 0))
     placement = sharding.state_sharding(experiment.sharding, state, mesh)
-    train_views = build.recipe(experiment, _numbers(experiment)).train
+    train_views = make_recipe(experiment, _numbers(experiment)).train
     step = make_train_step(
         objective, optimizer, train_views, seed=0, steps=steps, accum=experiment.optim.accum
     )
@@ -49,7 +51,7 @@ def lower(target: str, mesh: jax.sharding.Mesh) -> str:
     return ", ".join(f"{count} module for 8 devices" for count in sorted(found))
 
 
-def _numbers(experiment: build.Experiment) -> dict[str, Normalisation]:
+def _numbers(experiment: Experiment) -> dict[str, Normalisation]:
     """Any numbers will do: those of a store would take a store."""
     bands = {source: len(encoder.sensor.bands) for source, encoder in experiment.encoders.items()}
     return {
@@ -58,7 +60,7 @@ def _numbers(experiment: build.Experiment) -> dict[str, Normalisation]:
     }
 
 
-def _batches(experiment: build.Experiment, objective: dict) -> list[Batch]:
+def _batches(experiment: Experiment, objective: dict) -> list[Batch]:
     """A batch of each entry, as `sharding.to_global` gives it; shapes only."""
     data = experiment.data
     entries = [entry.sources for entry in data.entries.values()] or [tuple(data.sources)]
@@ -67,9 +69,7 @@ def _batches(experiment: build.Experiment, objective: dict) -> list[Batch]:
     ]
 
 
-def _fields(
-    experiment: build.Experiment, source: str, objective: dict
-) -> dict[str, ShapeDtypeStruct]:
+def _fields(experiment: Experiment, source: str, objective: dict) -> dict[str, ShapeDtypeStruct]:
     data, sensor = experiment.data, experiment.encoders[source].sensor
     rows, dates, crop = data.batch_size, data.sources[source].dates, data.crop
     fields = {

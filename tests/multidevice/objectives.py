@@ -21,11 +21,13 @@ import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 from tiny_objectives import experiment_of, views_of  # noqa: E402
 
-from eo_jax import build, optim, sharding  # noqa: E402
+from eo_jax import experiment as experiment_module  # noqa: E402
+from eo_jax import sharding  # noqa: E402
+from eo_jax.optim import optimizers  # noqa: E402
 from eo_jax.schema import Views  # noqa: E402
 from eo_jax.step import init_state, make_train_step  # noqa: E402
 
-build.compute_dtype = lambda name: jnp.dtype("float64")
+experiment_module.compute_dtype = lambda name: jnp.dtype("float64")
 STEPS = 3
 
 
@@ -36,8 +38,8 @@ def losses(case: str, mesh: jax.sharding.Mesh) -> list[float]:
     experiment = experiment_of(*case.split("/"))
     objective = experiment.objective
     shapes = jax.eval_shape(objective.init, jax.random.key(0))[0]
-    optimizer = optim.make_optimizer(
-        optim.Config(name="sgd", lr=0.05, weight_decay=0.0, schedule="constant"), shapes, STEPS
+    optimizer = optimizers.make_optimizer(
+        optimizers.Config(name="sgd", lr=0.05, weight_decay=0.0, schedule="constant"), shapes, STEPS
     )
     rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     step = make_train_step(

@@ -15,27 +15,29 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from eo_jax import build, optim, sharding
+from eo_jax import sharding
 from eo_jax.augment import views
 from eo_jax.checkpoint import Checkpoints, leaf_hashes
+from eo_jax.experiment import compute_dtype
 from eo_jax.models.encoder import make_encoder
-from eo_jax.models.spectral_adapter import Config as StemConfig
-from eo_jax.models.vit import Config as TrunkConfig
+from eo_jax.models.stems.spectral_adapter import Config as StemConfig
+from eo_jax.models.trunks.vit import Config as TrunkConfig
 from eo_jax.objectives import mae
+from eo_jax.optim import optimizers
 from eo_jax.sensors import ENMAP
 from eo_jax.step import init_state, make_pooled, make_train_step
 
 ROWS, SIZE, STEPS = 8, 16, 5
 ENCODER = make_encoder(
-    StemConfig(patch=4), TrunkConfig(size="tiny", depth=1), ENMAP, build.compute_dtype("float32")
+    StemConfig(patch=4), TrunkConfig(size="tiny", depth=1), ENMAP, compute_dtype("float32")
 )
 OBJECTIVE = mae.Config(decoder_width=32, decoder_depth=1, decoder_heads=2).build({"enmap": ENCODER})
 NUMBERS = views.normalisation("published", ENMAP, None)
 RECIPE = views.make_recipe(
     views.Config(crops={"global": views.CropSet(size=SIZE)}), {"enmap": (ENMAP, NUMBERS)}
 )
-OPTIMIZER = optim.make_optimizer(
-    optim.Config(lr=1e-3), jax.eval_shape(OBJECTIVE.init, jax.random.key(0))[0], STEPS
+OPTIMIZER = optimizers.make_optimizer(
+    optimizers.Config(lr=1e-3), jax.eval_shape(OBJECTIVE.init, jax.random.key(0))[0], STEPS
 )
 
 

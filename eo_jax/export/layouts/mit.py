@@ -40,5 +40,8 @@ def _rows(encoder: Encoder) -> list[Row]:
 
 
 SEGFORMER_MIT = Layout(
-    "SegFormer MixVisionTransformer (NVlabs keys), without head", "overlap_embed", "mit", _rows
+    "SegFormer MixVisionTransformer (NVlabs keys), without head",
+    "overlap_patch_embed",
+    "mit",
+    _rows,
 )

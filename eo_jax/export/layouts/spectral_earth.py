@@ -48,7 +48,7 @@ SPEC_VIT = Layout(
 _SPEC_RESNET = resnet.PLAIN | {"first": "strided", "depth": 50}
 SPEC_RESNET = Layout(
     "SpectralEarth SpecResNet, without fc",
-    "spectral_image",
+    "spectral_adapter_image",
     "resnet",
     _spec_resnet_rows,
     _SPEC_RESNET,

@@ -1,0 +1,150 @@
+"""Ends a conversion: what the shards noted becomes index and manifest, the manifest last, because a
+store without one is unfinished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.conversion.shard_task import PARTIAL
+from data_prep.statistics.moments import Contents
+from eo_jax.data.store.files import write_atomically
+from eo_jax.data.store.reader import PIXEL_SPLITS
+from eo_jax.data.store.writer import finish_store
+from eo_jax.sensors import Sensor
+
+REJECTS = "rejects.txt"
+PIXELS = "pixels.npz"
+PIXEL_COLUMNS = ("sample", "row", "column", "class", "split")
+
+
+def finish(
+    output: Path, notes: Sequence[Path], about: dict[str, Any], sensors: Sequence[Sensor]
+) -> None:
+    """Writes everything but the shards of a store, and removes the notes.
+
+    Args:
+        notes: one a shard, in order.
+        about: name, reader, options and so on, for the manifest's "archive".
+        sensors: rows that the samples may have.
+    """
+    shards, rows, files, rejects, left_out, contents = [], [], [], [], Counter[str](), Contents()
+    pixels: dict[str, list[np.ndarray]] = {}
+    for path in notes:
+        note = json.loads(path.read_bytes())
+        contents.add(Contents.from_json(note["contents"]))
+        files += note["files"]
+        rejects += note["rejects"]
+        left_out.update(note["left_out"])
+        _collect_pixels(pixels, note["pixels"], sum(map(len, rows)))
+        if note["rows"]:
+            shards.append(note["shard"])
+            rows.append(note["rows"])
+    files = sorted(set(files))
+    archive = {
+        **about,
+        "files": len(files),
+        "files_sha256": hashlib.sha256("".join(files).encode()).hexdigest(),
+    }
+    extra = {
+        "left_out": dict(sorted(left_out.items())),
+        **_write_rejects(output, rejects),
+        **_write_pixels(output, pixels),
+    }
+    described = (
+        describe(archive, [row for shard in rows for row in shard], contents, sensors) | extra
+    )
+    remove_strays(output)  # of tasks that ran twice, or died
+    finish_store(output, shards, rows, described, about["options"]["format"], len(notes))
+    shutil.rmtree(output / PARTIAL)
+
+
+def remove_strays(output: Path) -> None:
+    """Removes what tasks that were killed had begun to write."""
+    for stray in output.rglob(".*.partial"):
+        shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+
+
+def describe(
+    archive: dict[str, Any], rows: Sequence[dict], contents: Contents, sensors: Sequence[Sensor]
+) -> dict[str, Any]:
+    """The manifest's entries on what a store holds; `rows` are index rows."""
+    present = {row["sensor"] for row in rows}
+    return {
+        "archive": archive,
+        "sensors": {
+            sensor.id: sensor.row()
+            for sensor in sorted(sensors, key=lambda sensor: sensor.id)
+            if sensor.id in present
+        },
+        "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
+        "groups": len({row["group"] for row in rows}),
+        **contents.about(),
+    }
+
+
+def _write_rejects(output: Path, lines: Sequence[str]) -> dict[str, Any]:
+    if not lines:
+        return {}
+    text = "".join(sorted(lines)).encode()
+    write_atomically(output / REJECTS, text)
+    return {
+        "rejects": {
+            "file": REJECTS,
+            "samples": len(lines),
+            "sha256": hashlib.sha256(text).hexdigest(),
+        }
+    }
+
+
+def _collect_pixels(
+    pixels: dict[str, list[np.ndarray]], noted: dict[str, list], first: int
+) -> None:
+    """Adds a shard's labelled pixels, int64 [5, n] of sample, row, column, class, split; `first` is
+    the number of its first sample.
+    """
+    for name, samples in noted.items():
+        for number, *columns in samples:
+            table = np.array(columns, np.int64).reshape(4, -1)
+            pixels.setdefault(name, []).append(
+                np.concatenate([np.full((1, table.shape[1]), first + number), table])
+            )
+
+
+def _write_pixels(output: Path, pixels: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """STORE/pixels.npz: for each label with a split map, columns
+    <label>/{sample,row,column,class,split}; see stores.PIXEL_SPLITS.
+    """
+    if not pixels:
+        return {}
+    tables = {name: np.concatenate(parts, 1) for name, parts in sorted(pixels.items())}
+    columns = {
+        f"{name}/{column}": table[c]
+        for name, table in tables.items()
+        for c, column in enumerate(PIXEL_COLUMNS)
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **columns)
+    write_atomically(output / PIXELS, buffer.getvalue())
+    counts = {
+        name: {
+            split: int((table[4] == code).sum()) for code, split in enumerate(PIXEL_SPLITS) if split
+        }
+        for name, table in tables.items()
+    }
+    return {
+        "pixels": {
+            "file": PIXELS,
+            "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+            "counts": counts,
+        }
+    }

@@ -1,0 +1,212 @@
+"""Writes a new store out of samples of others, bit for bit the same, in shards that can be
+interrupted and resumed as those of `convert`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from data_prep.conversion import output_lock
+from data_prep.conversion.finalise import finish
+from data_prep.conversion.shard_task import Task, convert_shard
+from data_prep.jobs import executors, progress
+from data_prep.reader import File, Files, Item
+from eo_jax.data import Store, open_store
+from eo_jax.data.store.reader import FORMATS
+from eo_jax.schema import Sample
+from eo_jax.sensors import Sensor
+
+_OPEN = 64  # stores that a worker keeps open
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreReader:
+    """Reads samples of stores as a reader of an archive does. Items have (number of the store,
+    number of the sample) as their `part`.
+    """
+
+    stores: tuple[Path, ...]
+    archive: ClassVar[None] = None
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """Of all stores, each once."""
+        opened = [_opened(path) for path in self.stores]
+        return tuple(
+            {
+                name: store.sensor(name) for store in opened for name in store.manifest["sensors"]
+            }.values()
+        )
+
+    def read(self, item: Item, files: Files) -> Sample:
+        """The sample under the id and group of its item; all else is as it was. Raises
+        RecordError.
+        """
+        number, i = item.part
+        store = _opened(self.stores[number])
+        shard = store.manifest["shards"][store.index["shard"][i]]
+        files.hashes[item.files[0].name] = shard["sha256"]
+        return dataclasses.replace(store[i], id=item.id, group=item.group)
+
+
+@functools.lru_cache(_OPEN)
+def _opened(path: Path) -> Store:
+    return open_store(path)
+
+
+def items_of(store: Store, number: int, chosen: Iterable[int], prefix: str = "") -> list[Item]:
+    """The chosen samples of store `number`, in the order given; `prefix` goes in front of ids and
+    groups.
+    """
+    index, shards = store.index, store.manifest["shards"]
+    columns = {name: index[name].tolist() for name in ("id", "group", "split", "shard")}
+    return [
+        Item(
+            prefix + columns["id"][i],
+            prefix + columns["group"][i],
+            (File("record", f"{store.content_hash[:12]}/{shards[columns['shard'][i]]['file']}"),),
+            columns["split"][i],
+            (number, i),
+        )
+        for i in chosen
+    ]
+
+
+def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how the new store is written."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="NEW",
+        help="folder of the new store, or one to resume",
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, help="of the new store (default: that of the first one)"
+    )
+    parser.add_argument(
+        "--shard-mb",
+        type=_positive,
+        default=64.0,
+        metavar="MB",
+        help="raw pixels in a shard (default: 64)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=executors.cores(),
+        metavar="N",
+        help="processes (default: one a core)",
+    )
+
+
+def _positive(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}, expected more than 0")
+    return float(text)
+
+
+def describe_sources(
+    reader: str,
+    name: str,
+    sources: Sequence[Store],
+    options: dict[str, Any],
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """The manifest's "archive" of a store that `reader`, "subset" or "merge", writes. Holds no
+    path, so that equal stores are equal everywhere.
+    """
+    archives = [store.manifest["archive"] for store in sources]
+    return {
+        "name": name,
+        "reader": reader,
+        "reader_version": 1,
+        "licence": "; ".join(
+            dict.fromkeys(archive.get("licence", "not stated") for archive in archives)
+        ),
+        "options": {
+            **options,
+            "format": args.format or sources[0].format,
+            "shard_mb": args.shard_mb,
+        },
+        "sources": [
+            {"content_sha256": store.content_hash, "name": store_name(store), "archive": archive}
+            for store, archive in zip(sources, archives, strict=True)
+        ],
+    }
+
+
+def store_name(store: Store) -> str:
+    """The name of its folder."""
+    return store.path.resolve().name
+
+
+def write(
+    sources: Sequence[Store], items: Sequence[Item], about: dict[str, Any], args: argparse.Namespace
+) -> None:
+    """Writes the store, or what is missing of it. Raises ValueError for an output that is something
+    else, RecordError, OSError.
+    """
+    if not items:
+        raise ValueError(f"{sources[0].path}: has no samples; there is nothing to write")
+    _check_apart(sources, args.output)
+    output_lock.check_output(args.output)
+    if output_lock.is_finished(args.output, about):
+        print(f"{args.output}: up to date")
+        return
+    with output_lock.claimed(args.output):
+        output_lock.check_begun(args.output, about)
+        tasks = _tasks(sources, items, about["options"]["format"], args)
+        with progress.show(about["reader"], len(items)) as advance:
+            for samples, size in executors.run(convert_shard, tasks, max(1, args.workers)):
+                advance(samples, size)
+        finish(args.output, [task.note for task in tasks], about, tasks[0].reader.sensors)
+    store = open_store(args.output)
+    splits = ", ".join(f"{name} {count}" for name, count in store.manifest["splits"].items())
+    print(
+        f"{args.output}: {len(store)} samples of {store.manifest['groups']} places ({splits}) in "
+        f"{len(store.manifest['shards'])} shards"
+    )
+
+
+def _check_apart(sources: Sequence[Store], output: Path) -> None:
+    for store in sources:
+        one, other = store.path.resolve(), output.resolve()
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise ValueError(
+                f"{output}: overlaps the store {store.path}, which is only read; give another "
+                "--output"
+            )
+
+
+def _tasks(
+    sources: Sequence[Store], items: Sequence[Item], store_format: str, args: argparse.Namespace
+) -> list[Task]:
+    size = max(1, int(args.shard_mb * 1e6 // _largest(sources, items)))
+    reader, output = (
+        StoreReader(tuple(store.path.resolve() for store in sources)),
+        args.output.resolve(),
+    )
+    chunks = [tuple(items[start : start + size]) for start in range(0, len(items), size)]
+    return [
+        Task(reader, chunk, output, n, store_format, size, skip_bad=False, quantiser=None)
+        for n, chunk in enumerate(chunks)
+    ]
+
+
+def _largest(sources: Sequence[Store], items: Sequence[Item]) -> int:
+    """Bytes of the largest sample."""
+    indices = [store.index for store in sources]
+    kinds = {
+        (*indices[number]["shape"][i].tolist(), str(indices[number]["dtype"][i]))
+        for number, i in (item.part for item in items)
+    }
+    return max(math.prod(shape) * np.dtype(dtype).itemsize for *shape, dtype in kinds)

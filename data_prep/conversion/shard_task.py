@@ -1,0 +1,155 @@
+"""One shard of a conversion: a task that any process on any machine may run, once or again, and
+that always writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.archive import ArchiveError
+from data_prep.conversion.quantise import Quantiser
+from data_prep.reader import Files, Item, LeftOut, Reader
+from data_prep.statistics.moments import Contents
+from eo_jax.data.store.files import sha256_file, write_atomically
+from eo_jax.data.store.writer import index_row, write_shard
+from eo_jax.schema import Sample
+
+PARTIAL = ".partial"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One shard. Tasks travel to worker processes, so they hold names and options, nothing that is
+    open.
+    """
+
+    reader: Reader
+    items: tuple[Item, ...]
+    output: Path
+    number: int
+    format: str
+    samples_a_shard: int
+    skip_bad: bool
+    quantiser: Quantiser | None
+
+    @property
+    def note(self) -> Path:
+        """Where the finished task says what it did."""
+        return self.output / PARTIAL / f"{self.number:05d}.json"
+
+
+def convert_shard(task: Task) -> tuple[int, int]:
+    """Writes one shard and its note, unless both are there. Returns (items, bytes of raw
+    pixels).
+    """
+    note = _kept_note(task)
+    if note is None:
+        note = _write_shard(task)
+        write_atomically(task.note, json.dumps(note).encode())
+    return len(task.items), note["raw_bytes"]
+
+
+def _kept_note(task: Task) -> dict | None:
+    """The note of a shard that is finished and whole, else None."""
+    if not task.note.exists():
+        return None
+    note = json.loads(task.note.read_bytes())
+    files = [note["shard"], *note["shard"].get("pixels", [])] if note["rows"] else []
+    whole = all(
+        (task.output / file["file"]).is_file()
+        and sha256_file(task.output / file["file"]) == file["sha256"]
+        for file in files
+    )
+    return note if whole else None
+
+
+def _write_shard(task: Task) -> dict[str, Any]:
+    contents, left_out = Contents(), Counter[str]()
+    note: dict[str, Any] = {"rows": [], "files": [], "rejects": [], "pixels": {}, "raw_bytes": 0}
+    shard = write_shard(
+        task.output,
+        task.number,
+        task.format,
+        task.samples_a_shard,
+        _samples(task, contents, left_out, note),
+    )
+    if not note["rows"]:  # all left out or rejected
+        (task.output / shard["file"]).unlink()
+    return {**note, "left_out": left_out, "contents": contents.to_json(), "shard": shard}
+
+
+def _samples(
+    task: Task, contents: Contents, left_out: Counter[str], note: dict[str, Any]
+) -> Iterator[Sample]:
+    """The samples of the shard, one at a time; contents, left_out and note are filled on
+    the way.
+    """
+    for item in task.items:
+        files = Files(task.reader.archive, item)
+        try:
+            sample = read_item(task.reader, item, files, task.quantiser)
+        except LeftOut as reason:
+            left_out[str(reason)] += 1
+        except ArchiveError as error:
+            if not task.skip_bad:
+                raise
+            note["rejects"].append(f"{item.id}\t{' '.join(str(error).split())}\n")
+        else:
+            _describe(sample, item.split or "train", _sensor(task, sample), contents, note)
+            yield sample
+        note["files"] += [
+            f"{file.name}\t{files.hashes.get(file.name, 'unreadable')}\n" for file in item.files
+        ]
+
+
+def read_item(reader: Reader, item: Item, files: Files, quantiser: Quantiser | None) -> Sample:
+    """The sample of an item, quantised where that is wanted. Raises ArchiveError, also for what
+    takes more memory than there may be, and LeftOut.
+    """
+    try:
+        sample = reader.read(item, files)
+    except MemoryError as error:
+        raise ArchiveError(
+            item.files[0].name,
+            "takes more memory to read than a worker may have; give more --memory, or cut the file",
+        ) from error
+    return sample if quantiser is None else quantiser.apply(sample, item.files[0].name)
+
+
+def _sensor(task: Task, sample: Sample) -> Any:
+    sensors = task.reader.sensors if task.quantiser is None else task.quantiser.sensors
+    return next(sensor for sensor in sensors if sensor.id == sample.sensor)
+
+
+def _describe(
+    sample: Sample, split: str, sensor: Any, contents: Contents, note: dict[str, Any]
+) -> None:
+    missing = sensor.missing(sample.pixels)
+    contents.add_sample(sample, split, missing)
+    row = index_row(sample, split, np.count_nonzero(missing) / missing.size)
+    for name, pixels in labelled_pixels(sample).items():
+        note["pixels"].setdefault(name, []).append([len(note["rows"]), *pixels.tolist()])
+    note["rows"].append(row)
+    note["raw_bytes"] += sample.pixels.nbytes
+
+
+def labelled_pixels(sample: Sample) -> dict[str, np.ndarray]:
+    """{label: int64 [4, n], row, column, class and split of every pixel that a scene's split maps
+    name}; see stores.PIXEL_SPLITS.
+    """
+    found = {}
+    for name, split in sample.labels.items():
+        label = sample.labels.get(name.removesuffix(".split"))
+        if name.endswith(".split") and label is not None:
+            rows, columns = np.nonzero(split)
+            found[name.removesuffix(".split")] = np.stack(
+                [rows, columns, label[rows, columns], split[rows, columns]]
+            ).astype(np.int64)
+    return found

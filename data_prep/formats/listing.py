@@ -1,0 +1,118 @@
+"""Lists of an archive's files: images, split lists, label folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+
+from data_prep.archive import Archive, ArchiveError
+from data_prep.reader import File, Item
+
+TIFF = (".tif", ".tiff")
+
+
+def image_files(archive: Archive, below: str = "") -> list[str]:
+    """Names of the *.tif and *.tiff files below a folder of the archive, in any case of letters,
+    sorted.
+    """
+    prefix = f"{below}/" if below else ""
+    return [name for name in archive.names(TIFF) if name.startswith(prefix)]
+
+
+def sorted_by_id(items: Iterable[Item]) -> list[Item]:
+    """The items sorted by id. Raises ArchiveError where two have one id."""
+    found: dict[str, Item] = {}
+    for item in items:
+        if item.id in found:
+            raise ArchiveError(
+                item.files[0].name,
+                f"has the same id {item.id!r} as {found[item.id].files[0].name}; rename one of "
+                "them",
+            )
+        found[item.id] = item
+    return [found[name] for name in sorted(found)]
+
+
+def text_lines(archive: Archive, name: str, limit: int = 200_000_000) -> list[str]:
+    """The lines of a text file that are not blank, stripped. Raises ArchiveError where it is not
+    UTF-8.
+    """
+    try:
+        text = archive.read(name, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ArchiveError(
+            name, f"is no UTF-8 text ({error.reason} at byte {error.start}); copy it again"
+        ) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def split_lists(
+    archive: Archive, lists: Mapping[str, str], present: Iterable[str], below: str = ""
+) -> dict[str, str]:
+    """{name: split} of split lists {split: file of one name a line}; names are relative to `below`.
+    Lists that are not there are left away.
+
+    Half a list is a mistake: raises ArchiveError for a name that is not in `present`, for one in
+        two lists, and for one of `present` in none.
+    """
+    lines = {
+        split: (file, text_lines(archive, file))
+        for split, file in lists.items()
+        if archive.exists(file)
+    }
+    present, found = set(present), dict[str, str]()
+    for split, (file, names) in lines.items():
+        for name in names:
+            if name not in present:
+                raise ArchiveError(
+                    file,
+                    f"lists {name!r}, but there is no {below}{name}; remove the line, or add the "
+                    "file",
+                )
+            if name in found:
+                raise ArchiveError(
+                    file,
+                    f"lists {name!r}, which {lists[found[name]]} has already; keep one of the two "
+                    "lines",
+                )
+            found[name] = split
+    left = sorted(present - set(found))
+    if lines and left:
+        there = ", ".join(sorted(lists.values()))
+        raise ArchiveError(
+            f"{below}{left[0]}",
+            f"is in no split list, as {len(left)} images are; list them, or remove {there}",
+        )
+    return found
+
+
+def label_folders(archive: Archive, labels: Sequence[str]) -> dict[str, str]:
+    """{label name: folder} of --labels, folders of the archive. Raises ArchiveError for what is
+    none.
+    """
+    for label in labels:
+        if not any(name.startswith(f"{label}/") for name in archive.entries()):
+            raise ArchiveError(
+                label,
+                "no such label folder, or nothing in it; --labels takes names of folders of the "
+                "archive, such as landuse",
+            )
+    return {PurePosixPath(label).name: label for label in labels}
+
+
+def with_labels(
+    archive: Archive, image: str, below: str, folders: Mapping[str, str]
+) -> tuple[File, ...]:
+    """The files of an item: image, and its label maps at the same path below each label folder.
+    Raises ArchiveError where one is missing.
+    """
+    inner = image.removeprefix(f"{below}/") if below else image
+    files = [File("image", image)]
+    for label, folder in folders.items():
+        name = f"{folder}/{inner}"
+        if not archive.exists(name):
+            raise ArchiveError(
+                name, f"no such file, but {image} needs its label map {label!r} there"
+            )
+        files.append(File(label, name))
+    return tuple(files)

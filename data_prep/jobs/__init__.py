@@ -1,0 +1,1 @@
+"""Running tasks in processes or on a cluster, with progress."""

@@ -1,0 +1,154 @@
+"""Cuts Landsat scenes and their cloud masks into tiles: what the readers of L7 Irish and L8 Biome
+share.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+import rasterio
+
+from data_prep.archive import Archive, ArchiveError
+from data_prep.formats import geotiff
+from data_prep.formats.listing import TIFF, sorted_by_id
+from data_prep.formats.tiling import full_tiles, tile_name, tile_window
+from data_prep.reader import File, Files, Item, LeftOut, option
+from eo_jax.schema import Sample
+from eo_jax.sensors import Sensor
+
+CLOUD_CODES = (0, 64, 128, 192, 255)  # fill, cloud shadow, clear, thin cloud, cloud
+FILL = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneReader:
+    """Scenes in <biome>/<scene>/, each an image of all bands and a cloud mask on its grid, at any
+    depth of folders.
+
+    A reader of them sets `sensors` to its one sensor, LAYOUT to what errors say is expected, and
+    has `part_of` and `time_of`.
+    """
+
+    LAYOUT: ClassVar[str]
+    sensors: ClassVar[tuple[Sensor, ...]]
+    archive: Archive
+    patch_size: int = option(
+        256,
+        "height and width of the tiles in pixels; what is left at the right and bottom edge is not "
+        "converted",
+    )
+    max_nodata: float = option(
+        0.9, "largest share of fill in a tile, by the mask; tiles with more are left out"
+    )
+    classes: str = option(
+        "raw", "raw: the codes of the mask; index: 0 to 4 in their order", choices=("raw", "index")
+    )
+
+    def part_of(self, folder: str, file: str) -> tuple[str, str] | None:
+        """("image" or "cloud", what tells the scenes of one folder apart) of a file name, or None
+        for what is no file of the archive.
+        """
+        raise NotImplementedError
+
+    def time_of(self, file: str) -> int:
+        """Seconds since 1970 UTC of an image's file name. Raises ValueError where it has
+        no date.
+        """
+        raise NotImplementedError
+
+    def items(self) -> list[Item]:
+        return sorted_by_id(
+            item for names in self._scenes() for item in self._tiles(names["image"], names["cloud"])
+        )
+
+    def read(self, item: Item, files: Files) -> Sample:
+        """Raises LeftOut for a tile with too much fill, ArchiveError for anything but a
+        good file.
+        """
+        name, window, (sensor,) = (
+            item.files[0].name,
+            tile_window(item.part, self.patch_size),
+            self.sensors,
+        )
+        with _open(files, "image") as dataset, _open(files, "cloud") as mask:
+            cloud = geotiff.read_label_window(name, dataset, files.name("cloud"), mask, window)
+            _check_codes(files.name("cloud"), cloud)
+            if (cloud == FILL).mean() > self.max_nodata:
+                raise LeftOut(f"more than {self.max_nodata:.0%} fill")
+            return Sample(
+                pixels=geotiff.read_bands(name, dataset, sensor, window),
+                sensor=sensor.id,
+                id=item.id,
+                group=item.group,
+                product=item.id.split("/")[0],
+                time=self.time_of(PurePosixPath(name).name),
+                labels={
+                    "cloud": cloud
+                    if self.classes == "raw"
+                    else np.searchsorted(CLOUD_CODES, cloud).astype(np.uint8)
+                },
+                **geotiff.place(dataset, window),
+            )
+
+    def _scenes(self) -> list[dict[str, str]]:
+        """{"image" or "cloud": name} of each scene."""
+        scenes: dict[tuple[str, str], dict[str, str]] = collections.defaultdict(dict)
+        for name in self.archive.names(TIFF):
+            path = PurePosixPath(name)
+            part = self.part_of(path.parent.name, path.name) if len(path.parts) > 2 else None
+            if part is None:
+                raise ArchiveError(
+                    name, f"is no file of this archive, expected {self.LAYOUT}; move it away"
+                )
+            role, scene = part
+            other = scenes[str(path.parent), scene].setdefault(role, name)
+            if other != name:
+                raise ArchiveError(name, f"its scene has {other} already; keep one of them")
+        for names in scenes.values():
+            if len(names) < 2:
+                missing = "cloud mask" if "image" in names else "image"
+                raise ArchiveError(
+                    min(names.values()),
+                    f"has no {missing} of its scene beside it, expected {self.LAYOUT}; copy the "
+                    "folder again",
+                )
+        if not scenes:
+            raise ArchiveError(".", f"no GeoTIFF in it; expected {self.LAYOUT}")
+        return list(scenes.values())
+
+    def _tiles(self, image: str, mask: str) -> Iterator[Item]:
+        path = PurePosixPath(image)
+        try:
+            self.time_of(path.name)
+        except ValueError as error:
+            raise ArchiveError(
+                image, f"its name has no date ({error}); give it its published name"
+            ) from error
+        with self.archive.local(mask) as local, geotiff.open_tiff_path(mask, local) as dataset:
+            tiles = full_tiles(mask, dataset.shape, self.patch_size)
+        for tile in tiles:
+            tile_id = "/".join((*path.parts[-3:-1], tile_name(tile)))
+            yield Item(tile_id, tile_id, (File("image", image), File("cloud", mask)), part=tile)
+
+
+@contextlib.contextmanager
+def _open(files: Files, role: str) -> Iterator[rasterio.DatasetReader]:
+    with files.local(role) as path, geotiff.open_tiff_path(files.name(role), path) as dataset:
+        yield dataset
+
+
+def _check_codes(name: str, cloud: np.ndarray) -> None:
+    odd = np.setdiff1d(cloud, CLOUD_CODES)
+    if len(odd):
+        codes = ", ".join(map(str, CLOUD_CODES))
+        raise ArchiveError(
+            name,
+            f"has the code {odd[0]}, expected {codes} (fill, cloud shadow, clear, thin cloud, "
+            "cloud); copy it again",
+        )

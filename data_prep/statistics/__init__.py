@@ -1,0 +1,1 @@
+"""Moments and quantiles of the bands of a store."""

@@ -1,0 +1,1 @@
+"""Stores of Samples: one record codec, two formats, local or remote."""

@@ -1,0 +1,353 @@
+"""A store on disk: shards of records, one index, one manifest; written once, then only read.
+
+STORE/manifest.json                      what is in it, and the SHA-256 of everything else
+STORE/index.npz                          one row a record: id, group, split, shard, row, sensor,
+shape, dtype, time, lonlat, no-data share,
+                                         and numbers for group and kind of pixels, see manifest.py
+STORE/shards/00000.array_record ...      the records, see record.py STORE/pixels/KIND/zarr.json,
+c/...       in the formats "zarr" and "zarr-raw": the pixels, see zarr_shards.py
+
+"array-record" keeps whole compressed samples, of any shapes. "zarr" compresses as well and reads a
+few bands without the others; "zarr-raw" does not compress, which is fastest where the disk is. The
+Zarr formats have an array for each kind of pixels, so shapes should be few.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import functools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from eo_jax.data.store import record, shard_cache, zarr_remote, zarr_shards
+from eo_jax.data.store.files import StoreError, check_size
+from eo_jax.data.store.manifest import (
+    format_of,
+    read_index,
+    read_manifest,
+)
+from eo_jax.data.store.remote import RemoteError, RemotePath, is_url
+from eo_jax.data.store.zarr_reader import PixelFiles
+from eo_jax.data.store.zarr_remote import RemotePixels
+from eo_jax.data.store.zarr_shards import Bands
+from eo_jax.schema import Sample
+from eo_jax.sensors import Sensor
+
+PIXEL_SPLIT = (
+    "pixel"  # the split of a scene whose labels are split by pixel, in a label map `<name>.split`
+)
+
+
+PIXEL_SPLITS = ("", "train", "val", "test")  # what the numbers in that map mean
+
+
+FORMATS = ("array-record", *zarr_shards.FORMATS)
+
+
+_ALL = slice(None)
+
+
+# of a store at a time: each takes a file descriptor, of which a process often has no more than 1024
+_OPEN_SHARDS = 128
+
+
+NO_TIME = np.iinfo(np.int64).min  # in the index, where a sample has no time
+
+
+def open_store(path: str | os.PathLike) -> Store:
+    """Opens a store for reading: a folder, or a URL that begins with s3://, gs://, http:// or
+    https://, see remote.py.
+
+    Raises StoreError where it is absent, unfinished, of another format, or not what its manifest
+    says; RemoteError where a network fails.
+    """
+    return Store(RemotePath(path) if is_url(path) else Path(path))
+
+
+def begin_reading(samples: Iterable[tuple[Store, int]]) -> None:
+    """Says that this thread next reads all bands of these samples, in this order: over a network
+    their requests then run side by side.
+
+    It changes nothing but the time that takes. Stores on a disk need no such word. Raises
+    RemoteError.
+    """
+    remotely = [
+        (store._pixel_files, store._wrap(i), store._locate(i)[0])
+        for store, i in samples
+        if isinstance(store._pixel_files, RemotePixels)
+    ]
+    with contextlib.suppress(ValueError):  # whoever reads a damaged sample is told then
+        zarr_remote.begin_reading(remotely)
+
+
+class Store(Sequence[Sample]):
+    """A read-only sequence of Samples. Threads may share it; a forked or spawned process opens its
+    own readers.
+
+    From a URL, methods that read also raise RemoteError where the network fails, which says nothing
+    about the data, and a process must not fork.
+
+    Attributes:
+        manifest: the parsed manifest.json.
+        index: {column: array of one row a record}; see the module docstring.
+    """
+
+    def __init__(self, path: Path | RemotePath):
+        self.path = path
+        self.manifest = read_manifest(path)
+        self.index = read_index(path, self.manifest["index_sha256"])
+        counts = [shard["samples"] for shard in self.manifest["shards"]]
+        self._first_of_shard = np.cumsum([0, *counts]).tolist()
+        if len(self.index["id"]) != self._first_of_shard[-1]:
+            raise StoreError(
+                f"{path}: index has {len(self.index['id'])} rows, the shards "
+                f"{self._first_of_shard[-1]} records; convert again"
+            )
+        for shard in self.manifest["shards"]:
+            check_size(path, shard["file"], shard["bytes"])
+        self._pixel_files = _open_pixels(path, self.manifest, self.index)
+        self._sensors: dict[str, Sensor] = {}
+        self._open_readers()
+
+    def __len__(self) -> int:
+        return self._first_of_shard[-1]
+
+    def __getitem__(self, i: int) -> Sample:
+        pixels = None if self._pixel_files is None else self.pixels(i)
+        return record.decode(self.read(i), self.record_name(i), pixels)
+
+    def read(self, i: int) -> bytes:
+        """The bytes of record i, not yet decoded. Raises IndexError, or RecordError where the shard
+        is damaged there.
+        """
+        shard, row = self._locate(i)
+        try:
+            return self._read_record(shard, row)
+        except (StoreError, RemoteError):
+            raise
+        except (RuntimeError, OSError, IndexError, ValueError) as error:
+            # a reader that once failed to open its file fails for good
+            self._opened().cache_clear()
+            raise record.RecordError(
+                f"{self.record_name(i)}: cannot be read ({error}); run `python -m data_prep verify "
+                f"{self.path}`"
+            ) from error
+
+    def _read_record(self, shard: int, row: int) -> bytes:
+        if isinstance(self.path, Path):
+            return self._opened()(f"{self.path}/{self.manifest['shards'][shard]['file']}").read(
+                [row]
+            )[0]
+        entry = self.manifest["shards"][shard]
+        # ArrayRecord reads files only. Opened for each record, which takes a tenth of a
+        # millisecond, a shard can leave the cache between two.
+        with shard_cache.opened(self.path / entry["file"], entry["bytes"], entry["sha256"]) as file:
+            return _open_shard(str(file)).read([row])[0]
+
+    def pixels(
+        self, i: int, bands: Bands = _ALL, rows: slice = _ALL, columns: slice = _ALL
+    ) -> np.ndarray:
+        """A part of the pixels of sample i, [c', h', w'], maybe a view; the Zarr formats read no
+        more chunks than it takes.
+
+        Args:
+            i: number of the sample.
+            bands: slice or numbers of bands, from 0.
+            rows, columns: slices.
+
+        Raises IndexError where there is no such sample or band, or RecordError where the shard is
+        damaged there.
+        """
+        if self._pixel_files is None:
+            return self[i].pixels[bands][:, rows, columns]
+        return self._read_pixels(i, bands, rows, columns)
+
+    def read_into(self, i: int, out: np.ndarray, rows: slice = _ALL, columns: slice = _ALL) -> None:
+        """Puts a part of the pixels of sample i into `out` [c, h', w']: as `pixels`, but into
+        memory that is there already, which is much faster.
+
+        Raises IndexError, RecordError, or ValueError where `out` has another shape.
+        """
+        i = self._wrap(i)
+        count, *sides = self.index["shape"][i].tolist()
+        shape = (
+            count,
+            *(len(range(side)[part]) for side, part in zip(sides, (rows, columns), strict=True)),
+        )
+        if out.shape != shape:
+            raise ValueError(
+                f"{self.record_name(i)}: its part has shape {shape}, the array to read into "
+                f"{out.shape}"
+            )
+        if out.dtype != self.index["dtype"][i]:
+            out[:] = self.pixels(i, rows=rows, columns=columns)
+        elif self._pixel_files is None:
+            record.decode_pixels(self.read(i), self.record_name(i), out, rows, columns)
+        else:
+            with self._naming_pixels(i) as shard:
+                self._pixel_files.read_into(i, shard, out, rows, columns)
+
+    def labels(self, i: int) -> dict[str, np.ndarray]:
+        """The labels of sample i, without its pixels. Raises IndexError, RecordError."""
+        return record.decode_labels(self.read(i), self.record_name(i))
+
+    def _read_pixels(self, i: int, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
+        i = self._wrap(i)
+        with self._naming_pixels(i) as shard:
+            return self._pixel_files.read(i, shard, bands, rows, columns)
+
+    @contextlib.contextmanager
+    def _naming_pixels(self, i: int) -> Iterator[int]:
+        """Yields the shard of sample i; what goes wrong inside becomes an error that names sample
+        and file.
+        """
+        shard, _ = self._locate(i)
+        try:
+            yield shard
+        except (StoreError, RemoteError):
+            raise
+        except (ValueError, RuntimeError, OSError, OverflowError) as error:
+            file, cure = (
+                self._pixel_files.file(i, shard),
+                f"run `python -m data_prep verify {self.path}`, then convert again",
+            )
+            raise record.RecordError(
+                f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); {cure}"
+            ) from error
+
+    def record_name(self, i: int) -> str:
+        """What errors call record i: store, shard, row and id."""
+        shard, row = self._locate(i)
+        return (
+            f"{self.path}/{self.manifest['shards'][shard]['file']} record {row} (id "
+            f"{self.index['id'][self._wrap(i)]})"
+        )
+
+    def sensor(self, sensor_id: str) -> Sensor:
+        """The row of the sensor table that the samples were written with. Raises StoreError where
+        the manifest has none of that id.
+        """
+        if sensor_id not in self._sensors:
+            rows = self.manifest.get("sensors", {})
+            if sensor_id not in rows:
+                there = ", ".join(rows) or "none"
+                raise StoreError(
+                    f"{self.path}/manifest.json: no sensor {sensor_id!r}; there is {there}. "
+                    "Convert the archive again"
+                )
+            self._sensors[sensor_id] = _parse_sensor(self.path, rows[sensor_id])
+        return self._sensors[sensor_id]
+
+    def sensor_of(self, i: int) -> Sensor:
+        """The sensor of sample i. Raises IndexError, StoreError."""
+        return self.sensor(str(self.index["sensor"][self._wrap(i)]))
+
+    def in_split(self, split: str) -> np.ndarray:
+        """bool [samples]: which belong to a split, or to "all".
+
+        A scene whose labels are split by pixel belongs to each split that its map can name; its
+        labels are cut down when they are read. Raises ValueError where no sample does.
+        """
+        splits = self.index["split"]
+        found = np.isin(splits, (split, PIXEL_SPLIT) if split in PIXEL_SPLITS else split) | (
+            split == "all"
+        )
+        if not found.any():
+            there = set(splits.tolist())
+            names = (
+                ", ".join(
+                    sorted(
+                        there - {PIXEL_SPLIT}
+                        | (set(PIXEL_SPLITS[1:]) if PIXEL_SPLIT in there else set())
+                    )
+                )
+                or "no samples"
+            )
+            raise ValueError(
+                f"{self.path}: split {split!r} is empty; the store has {names}. Convert with --val "
+                "or --val-share to make one."
+            )
+        return found
+
+    @property
+    def format(self) -> str:
+        """One of FORMATS."""
+        return format_of(self.manifest)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over manifest, index and shards: the identity that checkpoints cite."""
+        return self.manifest["content_sha256"]
+
+    def _wrap(self, i: int) -> int:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"{self.path}: sample {i} of {len(self)}")
+        return i % len(self)
+
+    def _locate(self, i: int) -> tuple[int, int]:
+        i = self._wrap(i)
+        shard = bisect.bisect_right(self._first_of_shard, i) - 1
+        return shard, i - self._first_of_shard[shard]
+
+    def _open_readers(self) -> None:
+        self._readers: dict[int, functools._lru_cache_wrapper[ArrayRecordReader]] = {}
+
+    def _opened(self) -> functools._lru_cache_wrapper[ArrayRecordReader]:
+        """`_open_shard`, which remembers the last files that this process has opened."""
+        # a reader does not survive a fork, nor can it be closed after one: those of the parent are
+        # kept as they are
+        process = os.getpid()
+        if process not in self._readers:  # no lock, which a fork could copy while it is held
+            self._readers.setdefault(process, functools.lru_cache(_OPEN_SHARDS)(_open_shard))
+        return self._readers[process]
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_readers"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open_readers()
+
+
+def _open_pixels(
+    path: Path | RemotePath, manifest: dict, index: dict[str, np.ndarray]
+) -> PixelFiles | None:
+    """None where the records hold the pixels."""
+    if format_of(manifest) == "array-record":
+        if isinstance(path, RemotePath):
+            shard_cache.warn_if_small(path, sum(shard["bytes"] for shard in manifest["shards"]))
+        return None
+    if manifest["format"] not in FORMATS:
+        raise StoreError(
+            f"{path}/manifest.json: format {manifest['format']!r}, this eo_jax reads "
+            f"{', '.join(FORMATS)}; convert the archive again"
+        )
+    try:
+        return (PixelFiles if isinstance(path, Path) else RemotePixels)(path, manifest, index)
+    except StoreError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{path}/manifest.json: does not describe a Zarr store ({error!r}); convert the "
+            "archive again"
+        ) from error
+
+
+def _parse_sensor(path: Path | RemotePath, row: dict) -> Sensor:
+    try:
+        return Sensor.from_row(row)
+    except ValueError as error:
+        raise StoreError(
+            f"{path}/manifest.json: sensors: {error}; convert the archive again"
+        ) from error
+
+
+def _open_shard(file: str) -> ArrayRecordReader:
+    return ArrayRecordReader(
+        file, "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+    )

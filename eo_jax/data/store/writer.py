@@ -1,0 +1,179 @@
+"""Writes the shards, the index and the manifest of a store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from eo_jax.data.store import record, zarr_shards
+from eo_jax.data.store.files import replacing, sha256_file, write_atomically
+from eo_jax.data.store.manifest import (
+    STORE_FORMAT,
+    content_sha256,
+    index_bytes,
+)
+from eo_jax.data.store.reader import NO_TIME
+from eo_jax.data.store.zarr_shards import Kind, ShardWriter
+from eo_jax.schema import Sample
+
+
+def index_row(sample: Sample, split: str, nodata_share: float) -> dict[str, Any]:
+    """What the index says of one sample; shard and row are added when the store is finished."""
+    return {
+        "id": sample.id,
+        "group": sample.group,
+        "split": split,
+        "sensor": sample.sensor,
+        "shape": list(sample.pixels.shape),
+        "dtype": sample.pixels.dtype.name,
+        "time": NO_TIME if sample.time is None else sample.time,
+        "lonlat": [float("nan")] * 2 if sample.lonlat is None else list(sample.lonlat),
+        "nodata_share": nodata_share,
+    }
+
+
+def write_shard(
+    output: Path, number: int, format: str, samples_a_shard: int, samples: Iterable[Sample]
+) -> dict[str, Any]:
+    """Writes one shard of a store, holding one sample at a time. Equal samples give equal bytes;
+    after a failure nothing is left behind.
+
+    Several processes, on one machine or more, may write the same shard: names are given when files
+        are whole.
+
+    Args:
+        output: folder of the store.
+        number: of the shard, from 0.
+        format: one of FORMATS.
+        samples_a_shard: the most samples that a shard of this store has.
+
+    Returns the shard's entry in the manifest: {"file", "samples", "bytes", "sha256"}; in the Zarr
+        formats also "samples_a_shard" and "pixels", a list
+    of {"array", "file", "samples", "bytes", "sha256"}. Raises ValueError for samples that the
+    format cannot hold, OSError.
+    """
+    name = f"shards/{number:05d}.array_record"
+    (output / "shards").mkdir(parents=True, exist_ok=True)
+    if format == "array-record":
+        return {"file": name, **_write_file(output / name, map(record.encode, samples))}
+    with ShardWriter(output, number, format, samples_a_shard) as pixels:
+        entry = _write_file(output / name, _records_beside(pixels, samples))
+        return {
+            "file": name,
+            **entry,
+            "samples_a_shard": samples_a_shard,
+            "pixels": pixels.finish(),
+        }
+
+
+def _records_beside(pixels: ShardWriter, samples: Iterable[Sample]) -> Iterator[bytes]:
+    for sample in samples:
+        pixels.put(sample)
+        yield record.encode_without_pixels(sample)
+
+
+def _write_file(path: Path, records: Iterable[bytes]) -> dict[str, Any]:
+    """Writes records to `path`. Returns {"samples", "bytes", "sha256"}."""
+    with replacing(path) as temporary:
+        samples = _write_records(temporary, records, path)
+        return {
+            "samples": samples,
+            "bytes": temporary.stat().st_size,
+            "sha256": sha256_file(temporary),
+        }
+
+
+def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int:
+    """Number of records written. What ArrayRecord itself raises becomes an OSError about `path`;
+    errors of the iterator pass through.
+    """
+
+    def checked(call: Callable, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except RuntimeError as error:  # a full disk, too
+            raise OSError(
+                f"{path}: cannot be written ({error}). Free space on that disk and run the same "
+                "command again."
+            ) from error
+
+    # Random access wants one record a group; the payloads are compressed already.
+    writer = checked(
+        ArrayRecordWriter, str(temporary), "group_size:1,uncompressed,max_parallelism:1"
+    )  # threads would be beside a process a core
+    samples = 0
+    try:
+        for data in records:
+            checked(writer.write, data)
+            samples += 1
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # the first error is the one to tell
+            writer.close()
+        raise
+    checked(writer.close)
+    return samples
+
+
+def finish_store(
+    path: Path, shards: list[dict], rows: list[list[dict]], about: dict, format: str, tasks: int
+) -> None:
+    """Writes index and manifest, the manifest last: a store without one is unfinished.
+
+    Args:
+        shards: what `write_shard` returned, in order; shards without samples left out.
+        rows: for each shard, `index_row` of each record, in order.
+        about: archive, sensors, splits, labels, statistics; goes into the manifest as it is.
+        format: as given to `write_shard`.
+        tasks: the number of shards, those without samples included.
+    """
+    index = index_bytes(rows)
+    write_atomically(path / "index.npz", index)
+    manifest = {
+        "store_format": STORE_FORMAT,
+        "record_format": record.FORMAT_VERSION,
+        **about,
+        "samples": sum(map(len, rows)),
+        "shards": shards,
+    }
+    manifest |= {"format": format, "tasks": tasks}
+    if format in zarr_shards.FORMATS:
+        manifest |= _write_arrays(path, shards, rows, format, tasks)
+    manifest["index_sha256"] = hashlib.sha256(index).hexdigest()
+    manifest = json.loads(json.dumps(manifest))  # what a reader will see: text keys
+    manifest["content_sha256"] = content_sha256(manifest)
+    write_atomically(
+        path / "manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+    )
+
+
+def _write_arrays(
+    path: Path, shards: list[dict], rows: list[list[dict]], format: str, tasks: int
+) -> dict[str, Any]:
+    """Writes the zarr.json of every kind of pixels. Returns what the manifest says of them,
+    {"arrays": {kind: {"file", "bytes", "sha256"}}, ...}.
+    """
+    sizes = {shard["samples_a_shard"] for shard in shards}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"{path}: shards of {' and '.join(map(str, sorted(sizes)))} samples in one store; "
+            "write all with one samples_a_shard"
+        )
+    samples_a_shard, arrays = max(sizes, default=0), {}
+    for sensor, dtype, shape in sorted(
+        {(row["sensor"], row["dtype"], tuple(row["shape"])) for shard in rows for row in shard}
+    ):
+        kind = Kind(format, sensor, dtype, shape)
+        data = kind.metadata(tasks, samples_a_shard)
+        write_atomically(path / kind.metadata_name, data)
+        arrays[kind.name] = {
+            "file": kind.metadata_name,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+    return {"arrays": arrays, "samples_a_shard": samples_a_shard}

@@ -1,0 +1,445 @@
+"""Pixels as sharded Zarr version 3 arrays: one array a kind of pixels, one file a shard, one row a
+sample, read and written row by row.
+
+STORE/pixels/enmap-int16-202x128x128/zarr.json     the array [shards x rows, c, h, w]; row = number
+of the shard x rows + place in its file STORE/pixels/enmap-int16-202x128x128/c/0/0/0/0     chunks of
+shard 0 one after the other, then the shard index: offset and length of each
+
+Format "zarr-raw" has one plain chunk a sample. Format "zarr" cuts a sample into chunks of about 32
+bands, each compressed by Blosc (bitshuffle, LZ4HC), so that a few bands are read without the
+others; integers are stored as band differences, which begin anew in each chunk, and the attribute
+`eo_jax` of zarr.json says so. Chunks and index end with their CRC-32C. Any Zarr reader opens the
+arrays. This one keeps nothing open, so that it works in a forked process, where tensorstore aborts,
+and it holds every length against the kind of pixels before it allocates.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import mmap
+import os
+import re
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import google_crc32c
+import numcodecs.blosc
+import numpy as np
+
+from eo_jax.data.store import files, record
+from eo_jax.data.store.buffers import Scratch
+from eo_jax.schema import Sample
+
+Bands: TypeAlias = "slice | Sequence[int] | np.ndarray"  # numbers from 0
+
+FORMATS = ("zarr", "zarr-raw")
+_BANDS_A_CHUNK = 32
+_ABSENT = 2**64 - 1  # offset and length of a chunk that was not written
+_CRC = struct.Struct("<I")
+# Blosc's own choice of half a megabyte packs 3 % better, but its scratch then comes from fresh
+# pages: a tenth slower with two threads.
+_BLOSC = {"cname": "lz4hc", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 65536}
+_BLOSC_HEADER = struct.Struct("<4x3I")  # bytes before compression, of a block, after
+_BLOSC_OVERHEAD = 16  # what Blosc adds at most
+_FILL = {"b": False, "i": 0, "u": 0, "f": 0.0}
+_LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # becomes the name of a folder
+
+_PACKED, _UNPACKED = Scratch(), Scratch()
+
+# its own threads hold the GIL and do not survive a fork; the callers' threads then run side by side
+numcodecs.blosc.use_threads = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Pixels of one sensor, dtype and shape [c, h, w]: those that share an array. Raises ValueError
+    for what cannot be one.
+    """
+
+    format: str
+    sensor: str
+    dtype: str
+    shape: tuple[int, int, int]
+
+    def __post_init__(self):
+        if not _NAME.fullmatch(self.sensor):
+            raise ValueError(
+                f"sensor {self.sensor!r} cannot name a folder of a Zarr store; expected letters, "
+                "digits, '.', '-' and '_'"
+            )
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(
+                f"pixels of shape {list(self.shape)} cannot be a row of a Zarr array; expected [c, "
+                "h, w], each at least 1"
+            )
+        record.check_array("array 'pixels'", self.dtype, self.shape)
+
+    @functools.cached_property
+    def name(self) -> str:
+        return f"{self.sensor}-{self.dtype}-{'x'.join(map(str, self.shape))}"
+
+    @functools.cached_property
+    def chunks(self) -> int:
+        """Chunks of a sample."""
+        return 1 if self.format == "zarr-raw" else -(-self.shape[0] // _BANDS_A_CHUNK)
+
+    @functools.cached_property
+    def bands_a_chunk(self) -> int:
+        return -(-self.shape[0] // self.chunks)
+
+    @functools.cached_property
+    def chunk_shape(self) -> tuple[int, int, int]:
+        return (self.bands_a_chunk, *self.shape[1:])
+
+    @functools.cached_property
+    def numpy_dtype(self) -> np.dtype:
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @functools.cached_property
+    def has_differences(self) -> bool:
+        return self.format == "zarr" and self.numpy_dtype.kind in "iu"
+
+    @functools.cached_property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk before compression."""
+        return int(np.prod(self.chunk_shape, dtype=np.int64)) * self.numpy_dtype.itemsize
+
+    @property
+    def metadata_name(self) -> str:
+        """zarr.json, relative to the store."""
+        return f"pixels/{self.name}/zarr.json"
+
+    def shard_name(self, number: int) -> str:
+        """The file of a shard, relative to the store."""
+        return f"pixels/{self.name}/c/{number}/0/0/0"
+
+    def metadata(self, tasks: int, rows: int) -> bytes:
+        """The zarr.json of the array of `tasks` shards with `rows` rows each."""
+        compressor = (
+            [{"name": "blosc", "configuration": {**_BLOSC, "typesize": self.numpy_dtype.itemsize}}]
+            if self.format == "zarr"
+            else []
+        )
+        checksum = {"name": "crc32c"}
+        sharding = {
+            "chunk_shape": [1, *self.chunk_shape],
+            "codecs": [_LITTLE_ENDIAN, *compressor, checksum],
+            "index_codecs": [_LITTLE_ENDIAN, checksum],
+            "index_location": "end",
+        }
+        shard_shape = [rows, self.chunks * self.bands_a_chunk, *self.shape[1:]]
+        fields = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [tasks * rows, *self.shape],
+            "data_type": self.dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard_shape}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": _FILL[self.numpy_dtype.kind],
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "dimension_names": ["sample", "band", "row", "column"],
+            "attributes": {
+                "eo_jax": {
+                    "band_difference": self.has_differences,
+                    "bands_a_chunk": self.bands_a_chunk,
+                }
+            },
+        }
+        return (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode()
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+class ShardWriter:
+    """Writes the pixel files of one shard, sample by sample; a context manager that leaves nothing
+    temporary behind.
+
+    One sample at a time is held in memory. Nothing has its final name before `finish`.
+    """
+
+    def __init__(self, store: Path, number: int, format: str, rows: int):
+        self.store, self.number, self.format, self.rows = store, number, format, rows
+        self._files: dict[Kind, _OpenFile] = {}
+
+    def put(self, sample: Sample) -> None:
+        """Adds the pixels of a sample. Raises ValueError for pixels that a Zarr store cannot hold,
+        OSError where the disk is full.
+        """
+        try:
+            kind = Kind(self.format, sample.sensor, sample.pixels.dtype.name, sample.pixels.shape)
+        except ValueError as error:
+            raise ValueError(f"sample {sample.id}: {error}") from error
+        if kind not in self._files:
+            temporary = files.temporary_beside(
+                self.store / "shards" / f"{self.number:05d}.{kind.name}"
+            )
+            self._files[kind] = _OpenFile(temporary, self.store / kind.shard_name(self.number))
+        file = self._files[kind]
+        if len(file.index) == self.rows:
+            raise ValueError(
+                f"sample {sample.id}: shard {self.number} has {self.rows} samples already, the "
+                "most of a shard in this store"
+            )
+        file.append_row(_encode(sample.pixels, kind))
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Gives the files their names. Returns {"array", "file", "samples", "bytes", "sha256"}
+        each, for the manifest.
+        """
+        return [
+            self._finish(kind, self._files[kind])
+            for kind in sorted(self._files, key=lambda kind: kind.name)
+        ]
+
+    def _finish(self, kind: Kind, file: _OpenFile) -> dict[str, Any]:
+        samples = len(file.index)
+        index = np.full((self.rows, kind.chunks, 2), _ABSENT, "<u8")
+        index[:samples] = file.index
+        file.append(_with_checksum(index.tobytes()))
+        digest = files.sha256_file(file.temporary)
+        with files.writing(file.final):
+            file.final.parent.mkdir(parents=True, exist_ok=True)
+            file.temporary.replace(file.final)
+        return {
+            "array": kind.name,
+            "file": kind.shard_name(self.number),
+            "samples": samples,
+            "bytes": file.size,
+            "sha256": digest,
+        }
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for file in self._files.values():
+            file.temporary.unlink(missing_ok=True)
+
+
+@dataclass
+class _OpenFile:
+    """A file that grows under a temporary name. It is opened for each chunk: a shard may have as
+    many kinds of pixels as samples.
+    """
+
+    temporary: Path
+    final: Path  # for messages
+    index: list[list[tuple[int, int]]] = field(default_factory=list)
+    size: int = 0
+
+    def append_row(self, chunks: Iterator[bytes]) -> None:
+        places = []
+        for chunk in chunks:
+            places.append((self.size, len(chunk)))
+            self.append(chunk)
+        self.index.append(places)
+
+    def append(self, data: bytes) -> None:
+        with files.writing(self.final), open(self.temporary, "ab" if self.size else "wb") as file:
+            file.write(data)
+        self.size += len(data)
+
+
+def _encode(pixels: np.ndarray, kind: Kind) -> Iterator[bytes]:
+    """The chunks of pixels [c, h, w]. The last one is filled up with zero bands, as Zarr has it."""
+    for first in range(0, kind.shape[0], kind.bands_a_chunk):
+        bands = np.ascontiguousarray(pixels[first : first + kind.bands_a_chunk], kind.numpy_dtype)
+        if kind.format == "zarr-raw":
+            yield _with_checksum(bands.tobytes())
+            continue
+        chunk = np.zeros(kind.chunk_shape, kind.numpy_dtype)
+        chunk[: len(bands)] = record.difference(bands)[0].view(kind.numpy_dtype)
+        packed = numcodecs.blosc.compress(
+            chunk,
+            _BLOSC["cname"].encode(),
+            _BLOSC["clevel"],
+            numcodecs.blosc.BITSHUFFLE,
+            _BLOSC["blocksize"],
+        )
+        yield _with_checksum(packed)
+
+
+def _with_checksum(data: bytes) -> bytes:
+    return data + _CRC.pack(google_crc32c.value(data))
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+def read_index(file: Path | str, kind: Kind, rows: int) -> np.ndarray:
+    """uint64 [rows, chunks, 2], offset and length of every chunk of a shard file. Raises ValueError
+    where it is damaged, OSError.
+    """
+    with open(file, "rb", buffering=0) as source:
+        size = source.seek(0, 2)
+        length = _index_bytes(kind, rows, size)
+        data = _read_checked(source, size - length, np.empty(length, np.uint8))
+    return data.view("<u8").reshape(rows, kind.chunks, 2)
+
+
+def _index_bytes(kind: Kind, rows: int, size: int) -> int:
+    """Length of a shard index with its checksum. Raises ValueError where a file of `size` bytes
+    cannot have one.
+    """
+    length = rows * kind.chunks * 16 + _CRC.size
+    if size < length:
+        raise ValueError(f"{size} bytes are too few for an index of {length}")
+    return length
+
+
+def read_pixels(
+    file: Path | str, kind: Kind, places: np.ndarray, bands: Bands, rows: slice, columns: slice
+) -> np.ndarray:
+    """Pixels [c', h', w'] of one sample, maybe a view of more.
+
+    Args:
+        file: the shard file.
+        places: uint64 [chunks, 2], the sample's row of the shard index.
+        bands, rows, columns: what is wanted. Only chunks with wanted bands are read.
+
+    Raises ValueError where the file is damaged, IndexError where there is no such band, OSError.
+    """
+    chunk_of, band_of = np.divmod(np.arange(kind.shape[0])[bands], kind.bands_a_chunk)
+    with open(file, "rb", buffering=0) as source:
+        if kind.chunks == 1:
+            return _read_bands(source, kind, places[0], kind.shape[0], rows, columns)[bands]
+        sides = (
+            len(range(side)[part])
+            for side, part in zip(kind.shape[1:], (rows, columns), strict=True)
+        )
+        pixels = np.empty((len(band_of), *sides), kind.numpy_dtype)
+        for chunk in np.unique(chunk_of):
+            here = np.flatnonzero(chunk_of == chunk)
+            read = _read_bands(source, kind, places[chunk], band_of[here].max() + 1, rows, columns)
+            for to, band in zip(
+                here, band_of[here], strict=True
+            ):  # read[band_of[here]] would copy them all twice
+                pixels[to] = read[band]
+    return pixels
+
+
+def read_into(
+    file: Path | str, kind: Kind, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice
+) -> None:
+    """Puts a part of the pixels of one sample into `out` [c, h', w'] of the kind's dtype, by way of
+    this thread's scratch alone.
+
+    Arguments and errors are those of `read_pixels`.
+    """
+    with open(file, "rb", buffering=0) as source:
+        _restore(out, kind, rows, columns, (_read_stored(source, kind, place) for place in places))
+
+
+def copy_mapped(
+    mapped: np.ndarray, kind: Kind, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice
+) -> None:
+    """The same from a shard file that is mapped into memory, without a look at the checksums.
+    Raises ValueError.
+    """
+    _restore(out, kind, rows, columns, (_mapped_stored(mapped, kind, place) for place in places))
+
+
+def _restore(
+    out: np.ndarray, kind: Kind, rows: slice, columns: slice, chunks: Iterable[np.ndarray]
+) -> None:
+    for number, chunk in enumerate(chunks):
+        bands = out[number * kind.bands_a_chunk : (number + 1) * kind.bands_a_chunk]
+        record.restore(bands, chunk[: len(bands)], rows, columns, kind.has_differences)
+
+
+def map_shard(file: Path | str, size: int, kind: Kind, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """A shard file mapped into memory, uint8 [size], and its index as `read_index` gives it, a view
+    of that. Raises ValueError, OSError.
+    """
+    mapped = _map_file(file, size)
+    index = _checked(mapped[size - _index_bytes(kind, rows, size) :])
+    return mapped, index.view("<u8").reshape(rows, kind.chunks, 2)
+
+
+def _map_file(file: Path | str, size: int) -> np.ndarray:
+    """uint8 [size]. Raises ValueError where the file is of another size: reading past its end would
+    kill the process.
+    """
+    with open(file, "rb", buffering=0) as source:
+        found = os.fstat(source.fileno()).st_size
+        if found != size:
+            raise ValueError(f"it has {found} bytes, the manifest says {size}")
+        return np.frombuffer(mmap.mmap(source.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+
+
+def _read_bands(
+    source: BinaryIO, kind: Kind, place: np.ndarray, bands: int, rows: slice, columns: slice
+) -> np.ndarray:
+    """The first `bands` bands of a chunk [n, h', w']; those after them need not be summed up."""
+    stored = _read_stored(source, kind, place)[:bands]
+    pixels = np.empty(stored[:, rows, columns].shape, kind.numpy_dtype)
+    record.restore(pixels, stored, rows, columns, kind.has_differences)
+    return pixels
+
+
+def _read_stored(source: BinaryIO, kind: Kind, place: np.ndarray) -> np.ndarray:
+    """A chunk as it is stored, differences not undone, in this thread's scratch."""
+    offset, length = _checked_place(kind, place)
+    return _unpack(_read_checked(source, offset, _PACKED.take(length)), kind)
+
+
+def _mapped_stored(mapped: np.ndarray, kind: Kind, place: np.ndarray) -> np.ndarray:
+    """A chunk as it is stored, differences not undone: in this thread's scratch, or in the file
+    where it is not compressed.
+    """
+    offset, length = _checked_place(kind, place)
+    if offset + length > len(mapped):
+        raise ValueError(f"{length} bytes from byte {offset} are not there")
+    return _unpack(mapped[offset : offset + length - _CRC.size], kind)
+
+
+def _unpack(data: np.ndarray, kind: Kind) -> np.ndarray:
+    chunk = _decompress(data, kind) if kind.format == "zarr" else data.view(kind.numpy_dtype)
+    return chunk.reshape(kind.chunk_shape)
+
+
+def _checked_place(kind: Kind, place: np.ndarray) -> tuple[int, int]:
+    """Offset and length of a chunk."""
+    offset, length = place.tolist()
+    if offset == _ABSENT:
+        raise ValueError("its pixels were not written")
+    if length > kind.chunk_bytes + _BLOSC_OVERHEAD + _CRC.size:
+        raise ValueError(f"a chunk claims {length} bytes, {kind.chunk_bytes} before compression")
+    return offset, length
+
+
+def _decompress(data: np.ndarray, kind: Kind) -> np.ndarray:
+    """Checks first what Blosc itself believes: the lengths in its header."""
+    if len(data) < _BLOSC_HEADER.size:
+        raise ValueError(f"a chunk of {len(data)} bytes is too short for Blosc")
+    before, _, after = _BLOSC_HEADER.unpack_from(data)
+    if (before, after) != (kind.chunk_bytes, len(data)):
+        raise ValueError(
+            f"a chunk of {len(data)} bytes says {after} bytes for {before}, expected "
+            f"{kind.chunk_bytes}"
+        )
+    chunk = _UNPACKED.take(kind.chunk_bytes).view(kind.numpy_dtype)
+    numcodecs.blosc.decompress(data, chunk)
+    return chunk
+
+
+def _read_checked(source: BinaryIO, offset: int, into: np.ndarray) -> np.ndarray:
+    """uint8, bytes of a file that their checksum follows, read into an array for both."""
+    length = len(into)
+    source.seek(offset)
+    if length <= _CRC.size or source.readinto(into) != length:
+        raise ValueError(f"{length} bytes from byte {offset} are not there")
+    return _checked(into)
+
+
+def _checked(data: np.ndarray) -> np.ndarray:
+    """uint8, without the checksum at its end. Raises ValueError where that does not match."""
+    if google_crc32c.value(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
+        raise ValueError("a checksum does not match")
+    return data[: -_CRC.size]

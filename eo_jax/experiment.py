@@ -1,0 +1,298 @@
+"""Assembles a config into encoders, objective, recipe and evaluators, with every check that needs
+neither data nor device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eo_jax import run, sharding
+from eo_jax.augment import views
+from eo_jax.config import _FIXED, _evaluator, _plain, find_module, parse_named, parse_section
+from eo_jax.data import pipeline
+from eo_jax.data.source import SourceConfig, sensor_of
+from eo_jax.evaluators.base import Context, Evaluator
+from eo_jax.models.encoder import Encoder, make_encoder
+from eo_jax.objectives.base import Objective, check_views
+from eo_jax.objectives.ops import shared_trunk
+from eo_jax.optim import optimizers
+from eo_jax.sensors import Sensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a config describes that needs neither data nor a device: the frozen sections, the
+    encoders and the objective.
+
+    `views` is {"<source>/<crop set>": (number, size in pixels)}.
+    """
+
+    data: pipeline.Config
+    augment: views.Config
+    optim: optimizers.Config
+    sharding: sharding.Config
+    run: run.Config
+    encoders: Mapping[str, Encoder]
+    views: Mapping[str, tuple[int, int]]
+    objective: Objective
+    objective_name: str
+
+    @property
+    def same_encoder(self) -> dict[str, tuple[str, ...]]:
+        """{source: names of the sources that share its encoder, its own among them}."""
+
+        def sharing(weights):
+            return tuple(
+                name for name, encoder in self.encoders.items() if encoder.weights == weights
+            )
+
+        return {source: sharing(encoder.weights) for source, encoder in self.encoders.items()}
+
+    def multiply_adds(self) -> float:
+        """Of the forward passes of one sample that carry a gradient: the mean over the entries of a
+        mixture, by their weights.
+        """
+        if not self.data.entries:
+            return self.objective.multiply_adds(self.views)
+        total = sum(entry.weight for entry in self.data.entries.values())
+
+        def shown(entry):
+            return {
+                name: shape
+                for name, shape in self.views.items()
+                if name.partition("/")[0] in entry.sources
+            }
+
+        return sum(
+            entry.weight / total * self.objective.multiply_adds(shown(entry))
+            for entry in self.data.entries.values()
+        )
+
+
+def make_experiment(config: Any) -> Experiment:
+    """The Experiment of a completed config. Every mistake that can be seen without data is a
+    ValueError here, before any device is touched.
+    """
+    sections = {name: parse_section(config, name) for name in _FIXED}
+    data, augment = sections["data"], sections["augment"]
+    encoders = _encoders(config["model"], data.sources)
+    shown = _view_shapes(augment, encoders)
+    name = config["objective"]["name"]
+    _, objective_config = parse_named("objectives", config["objective"], "objective")
+    objective = _objective(objective_config, encoders, config["model"]["trunks"], data)
+    if objective.couples_batch and sections["optim"].accum > 1:
+        raise ValueError(
+            f"config.optim.accum: objective {name!r} compares the samples of a batch, so "
+            "microbatches would change it; use accum=1"
+        )
+    check_views(objective, name, shown, list(data.sources))
+    _check_dates(augment, data.sources)
+    objective.check_batch(data.batch_size // sections["optim"].accum)  # what the loss sees at once
+    _check_labels(objective, name, data.sources)
+    return Experiment(
+        **sections, encoders=encoders, views=shown, objective=objective, objective_name=name
+    )
+
+
+def _objective(
+    config: Any, encoders: Mapping[str, Encoder], trunks: str, data: pipeline.Config
+) -> Objective:
+    """The objective, its encoders with a trunk each, or one for all."""
+    if trunks not in ("each", "one"):
+        raise ValueError(
+            f"config.model.trunks: {trunks!r}; expected 'each' for a trunk behind each stem, or "
+            "'one' for one behind all"
+        )
+    if trunks == "each":
+        return config.build(encoders)
+    together = [entry for entry, about in data.entries.items() if len(about.sources) > 1]
+    if not data.entries or together:
+        raise ValueError(
+            "config.model.trunks: 'one' trains on one source a step; give each source an entry of "
+            "its own in config.data.entries, found "
+            f"{', '.join(together) or 'none'}"
+        )
+    return shared_trunk.build(config, encoders)
+
+
+def _encoders(model: Any, sources: Mapping[str, SourceConfig]) -> dict[str, Encoder]:
+    """{source: its encoder}; where `model.stems` has the name of another source instead of a
+    section, the two have the same weights.
+    """
+    stems = _plain(model["stems"])
+    if set(stems) != set(sources):
+        raise ValueError(
+            f"config.model.stems: {sorted(stems)}, but config.data.sources: {sorted(sources)}; one "
+            "stem a source"
+        )
+    owners = {source: stem if isinstance(stem, str) else source for source, stem in stems.items()}
+    sensors = {source: sensor_of(about) for source, about in sources.items()}
+    made = {
+        source: _encoder(model, source, sensors[source])
+        for source, owner in owners.items()
+        if owner == source
+    }
+    for source, owner in owners.items():
+        if owner not in made:
+            raise ValueError(
+                f"config.model.stems.{source}: {owner!r} is no source with a stem of its own; "
+                f"there are {', '.join(made)}"
+            )
+        if sensors[source] != sensors[owner]:
+            raise ValueError(
+                f"config.model.stems.{source}: sensor {sensors[source].id!r} cannot use the stem "
+                f"of source {owner!r}, which reads "
+                f"{sensors[owner].id!r}; give it a stem of its own"
+            )
+    return {source: made[owner] for source, owner in owners.items()}
+
+
+def _encoder(model: Any, source: str, sensor: Sensor) -> Encoder:
+    _, stem = parse_named("models/stems", model["stems"][source], f"model.stems.{source}")
+    _, trunk = parse_named("models/trunks", model["trunk"], "model.trunk")
+    return make_encoder(stem, trunk, sensor, compute_dtype(model["dtype"]), source)
+
+
+def _view_shapes(
+    augment: views.Config, encoders: Mapping[str, Encoder]
+) -> dict[str, tuple[int, int]]:
+    """{"<source>/<crop set>": (number, size in pixels)}; ValueError where tokens do not divide a
+    view.
+    """
+    views.crop_sets(augment, encoders)
+    for source, encoder in encoders.items():
+        for name, crop in augment.of(source).items():
+            if encoder.kind == "tokens" and crop.size % encoder.patch:
+                raise ValueError(
+                    f"config.augment.crops.{name}.size: {crop.size} is no multiple of the patch of "
+                    f"source {source!r}, {encoder.patch}"
+                )
+    return {
+        f"{source}/{name}": (crop.views, crop.size)
+        for source in encoders
+        for name, crop in augment.of(source).items()
+    }
+
+
+def _check_dates(augment: views.Config, sources: Mapping[str, SourceConfig]) -> None:
+    for source, about in sources.items():
+        for name, crop in augment.of(source).items():
+            if crop.dates != "first" and about.dates == 1:
+                raise ValueError(
+                    f"config.augment.crops: the dates of '{source}/{name}' are {crop.dates!r}, but "
+                    "one date is read; set "
+                    f"config.data.sources.{source}.dates, or dates='first' for these crops"
+                )
+
+
+def _check_labels(objective: Objective, name: str, sources: Mapping[str, SourceConfig]) -> None:
+    for source in objective.labelled:
+        if not sources[source].label:
+            raise ValueError(
+                f"config.data.sources.{source}.label: objective {name!r} learns from labels; give "
+                "the name of the store's label"
+            )
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The compute type of `config.model.dtype`: "auto" is bfloat16 on accelerators and float32 on
+    CPU, where bfloat16 is slower.
+    """
+    if name not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"config.model.dtype: {name!r}; expected auto, float32 or bfloat16")
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def make_normalisation(
+    experiment: Experiment, opened: pipeline.Pipeline
+) -> dict[str, views.Normalisation]:
+    """{source: the numbers its views are normalised by}, from the sensor table or from the
+    manifests of the opened stores.
+    """
+    numbers = {}
+    for name, source in opened.sources.items():
+        numbers[name] = views.normalisation(
+            experiment.augment.statistics, experiment.encoders[name].sensor, source.statistics
+        )
+    return numbers
+
+
+def check_labels(experiment: Experiment, opened: pipeline.Pipeline) -> None:
+    """ValueError where a store has labels of more classes than the objective knows; a loss would be
+    NaN there, or wrong.
+    """
+    for name, classes in experiment.objective.labelled.items():
+        config, store = experiment.data.sources[name], opened.sources[name].store
+        values = store.manifest["labels"][config.label].get("values", {})
+        largest = max(map(int, values), default=0)
+        if classes and largest > classes:
+            raise ValueError(
+                f"{store.path}: label {config.label!r} has class {largest}, objective "
+                f"{experiment.objective_name!r} knows classes 1 to {classes}; "
+                f"0 is unlabelled"
+            )
+
+
+def make_recipe(experiment: Experiment, numbers: Mapping[str, views.Normalisation]) -> views.Recipe:
+    """The augmentation recipe for the sources of an experiment."""
+    return views.make_recipe(
+        experiment.augment,
+        {name: (experiment.encoders[name].sensor, numbers[name]) for name in numbers},
+    )
+
+
+def make_context(
+    experiment: Experiment,
+    numbers: Mapping[str, views.Normalisation],
+    mesh: jax.sharding.Mesh,
+    source: str = "",
+) -> Context:
+    """What evaluators see of a source, by default the first, its rows spread over the devices."""
+    source = source or next(iter(experiment.encoders))
+    encoder = experiment.encoders[source]
+    views_of = make_recipe(experiment, numbers)
+    rows = sharding.batch_sharding(mesh)
+    return Context(
+        source=source,
+        same_encoder=experiment.same_encoder[source],
+        sensor=encoder.sensor,
+        mean=numbers[source].mean,
+        std=numbers[source].std,
+        patch=encoder.patch,
+        data=experiment.data,
+        objective=experiment.objective,
+        train_views=views_of.train,
+        evaluate_views=views_of.evaluate,
+        place=lambda arrays: jax.device_put(arrays, rows),
+        gathered=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+        seed=experiment.run.seed,
+    )
+
+
+def make_evaluators(
+    config: Any, context_of: Callable[[str], Context]
+) -> dict[str, tuple[int, Evaluator]]:
+    """{name: (every, evaluator)} of the evals section, {"name/source": ...} where it has `sources`;
+    `context_of("")` is of the first source.
+
+    Raises ValueError where one of them has nothing to evaluate.
+    """
+    context_of = functools.cache(context_of)  # evaluators of one source compile its features once
+    chosen = {}
+    for name, section in config["evals"].items():
+        evaluator_module = find_module("evaluators", name)
+        sources, settings = _evaluator(config, name, section)
+        for source in sources or ("",):
+            label = f"{name}/{source}" if source else name
+            evaluator = evaluator_module.Evaluator(settings, context_of(source))
+            evaluator.check()
+            chosen[label] = (settings.every, evaluator)
+    return chosen

@@ -1,0 +1,1 @@
+"""Layers that stems, trunks and heads share."""

@@ -1,0 +1,99 @@
+"""The pre-norm transformer block of a ViT, with stochastic depth (drop path)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from eo_jax.models.layers.attention import Attention
+from eo_jax.models.layers.dense import MLP
+from eo_jax.models.layers.layer_norm import LayerNorm
+
+
+def block_multiply_adds(tokens: int, width: int) -> int:
+    """Multiply-adds of one block's forward pass for one sample: 12 n d^2 for the projections, 2 n^2
+    d for attention.
+    """
+    return 12 * tokens * width**2 + 2 * tokens**2 * width
+
+
+def drop_path_rates(last: float, depth: int) -> tuple[float, ...]:
+    """The share of samples that skip a branch of each block: linear from 0 to `last`; 0 for a
+    single block.
+    """
+    return tuple(np.linspace(0, last, depth).tolist())
+
+
+def draw_kept(key: jax.Array, rates: tuple[float, ...], samples: int) -> Float[Array, "l 2 b"]:
+    """What each sample's two residual branches of each block are multiplied by: 0 with the block's
+    rate, else 1 / (1 - rate).
+    """
+
+    def of_block(key: jax.Array, keep: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(key, keep, (2, samples)) / keep
+
+    return jax.vmap(of_block)(jax.random.split(key, len(rates)), 1 - jnp.array(rates))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block.
+
+    Args:
+        layer_scale: initial value of the scales of the two residual branches; 0 for none.
+    """
+
+    def __init__(
+        self, width: int, heads: int, dtype: jnp.dtype, layer_scale: float = 0.0, *, rngs: nnx.Rngs
+    ):
+        self.norm1 = LayerNorm(width, dtype)
+        self.attention = Attention(width, heads, dtype, rngs=rngs)
+        self.norm2 = LayerNorm(width, dtype)
+        self.mlp = MLP(width, 4 * width, dtype, rngs=rngs)
+
+        def learned_scale():
+            return nnx.Param(jnp.full(width, layer_scale)) if layer_scale else None
+
+        self.attention_scale, self.mlp_scale = learned_scale(), learned_scale()
+
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        bias: Float[Array, "1 heads n n"] | None = None,
+        kept: Float[Array, "2 b"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """`bias` is added to the attention logits; `kept` is what each sample's attention and MLP
+        branch is multiplied by.
+        """
+        of_attention, of_mlp = (None, None) if kept is None else kept
+        x = x + _scaled(self.attention(self.norm1(x), bias), self.attention_scale, of_attention)
+        return x + _scaled(self.mlp(self.norm2(x)), self.mlp_scale, of_mlp)
+
+    def first_token(
+        self,
+        x: Float[Array, "b n d"],
+        bias: Float[Array, "1 heads n n"] | None = None,
+        kept: Float[Array, "2 b"] | None = None,
+    ) -> Float[Array, "b 1 d"]:
+        """The first token of the same, without the work for the others, which are keys and values
+        only.
+        """
+        of_attention, of_mlp = (None, None) if kept is None else kept
+        first = x[:, :1] + _scaled(
+            self.attention.of_first(self.norm1(x), bias), self.attention_scale, of_attention
+        )
+        return first + _scaled(self.mlp(self.norm2(first)), self.mlp_scale, of_mlp)
+
+
+def _scaled(
+    branch: Float[Array, "b n d"], learned: nnx.Param | None, kept: Float[Array, " b"] | None
+) -> Float[Array, "b n d"]:
+    """A residual branch times its learned scale, a number a channel, and times what says which
+    samples keep it.
+    """
+    branch = branch.astype(jnp.float32)
+    if learned is not None:
+        branch = branch * learned[...]
+    return branch if kept is None else branch * kept[:, None, None]

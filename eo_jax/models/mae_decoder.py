@@ -1,0 +1,71 @@
+"""The decoder of MAE: from the tokens that an encoder saw to the pixels that it did not (He et al.
+2022, arXiv 2111.06377, section 3).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from eo_jax.models.functional import Stack
+from eo_jax.models.layers.dense import Dense
+from eo_jax.models.layers.layer_norm import LayerNorm
+from eo_jax.models.layers.position_embedding import sincos_2d
+from eo_jax.models.layers.transformer_block import Block
+
+
+class PixelDecoder(nnx.Module):
+    """Visible tokens and mask tokens with positions -> pixels of the masked tokens, the only ones
+    that the loss reads.
+
+    Args:
+        encoder_width: of the tokens that come in.
+        width, depth, heads: of its own blocks.
+        remat: what their backward pass makes again: "none", "cheap" or "block".
+        pixels: values of a token, rows x columns x bands.
+    """
+
+    def __init__(
+        self,
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        remat: str,
+        pixels: int,
+        dtype: jnp.dtype,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.embed = Dense(encoder_width, width, dtype, rngs=rngs)
+        self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, width)))
+        self.blocks = Stack(
+            lambda block_rngs: Block(width, heads, dtype, rngs=block_rngs), depth, remat, rngs=rngs
+        )
+        self.norm = LayerNorm(width, dtype)
+        self.predict = Dense(width, pixels, dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Float[Array, "b k1 d"],
+        visible: Int[Array, "b k"],
+        masked: Int[Array, "b h"],
+        rows: int,
+        columns: int,
+    ) -> Float[Array, "b h p"]:
+        """float32 pixels of the masked tokens: row, column, band within each.
+
+        Args:
+            tokens: the class token first, then the visible ones.
+            visible, masked: where they are in the grid of `rows` x `columns`, numbered row by row.
+        """
+        tokens = self.embed(tokens).astype(jnp.float32)
+        position = jnp.asarray(sincos_2d(tokens.shape[-1], rows, columns))
+        # Blocks do not care for the order of tokens, once these have their positions: the masked
+        # ones simply come last.
+        seen = tokens[:, 1:] + position[visible]
+        unseen = self.mask_token[...] + position[masked]
+        decoded = self.blocks(jnp.concatenate([tokens[:, :1], seen, unseen], axis=1))
+        return self.predict(self.norm(decoded[:, -unseen.shape[1] :])).astype(jnp.float32)

@@ -1,0 +1,60 @@
+"""The stem of SpectralEarth's SpecResNet (arXiv 2408.08447): the spectral adapter alone, on every
+pixel, makes an image of 128 channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from eo_jax.models.functional import Mode
+from eo_jax.models.stems import spectral_adapter
+from eo_jax.sensors import Sensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The adapter; it has no options."""
+
+    gives: ClassVar[str] = "image"
+
+    @property
+    def patch(self) -> int:
+        """Its stride in pixels."""
+        return 1
+
+    def channels(self, sensor: Sensor) -> int:
+        """Channels of the image that it gives."""
+        return spectral_adapter.CHANNELS
+
+    def multiply_adds(self, sensor: Sensor, size: int) -> int:
+        """Multiply-adds of one view of `size` pixels."""
+        return size**2 * spectral_adapter.multiply_adds(len(sensor.bands))
+
+    def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> SpectralImage:
+        """The stem for a sensor; ValueError where it has too few bands for three strided
+        convolutions.
+        """
+        if spectral_adapter.spectral_lengths(len(sensor.bands))[-1] < 1:
+            raise ValueError(
+                f"config.model.stems: spectral_image needs at least 75 bands, {sensor.title} has "
+                f"{len(sensor.bands)}; conv_stem takes any number"
+            )
+        return SpectralImage(dtype, rngs=rngs)
+
+
+class SpectralImage(nnx.Module):
+    """Bands -> 128 channels, each pixel by itself (BatchNorm statistics aside)."""
+
+    def __init__(self, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        self.adapter = spectral_adapter.SpectralAdapter(dtype, rngs=rngs)
+
+    def __call__(
+        self, view: Float[Array, "b H W c"], counted: Bool[Array, "b H W"], mode: Mode
+    ) -> tuple[Float[Array, "b H W 128"], Bool[Array, "b H W"]]:
+        """(image, `counted`): which pixels have data."""
+        return self.adapter(view, counted, mode), counted

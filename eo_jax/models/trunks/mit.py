@@ -1,0 +1,239 @@
+"""Mix transformer (MiT) trunk, the encoder of SegFormer (Xie et al. 2021, arXiv 2105.15203): four
+stages of attention with spatially reduced keys.
+
+The first patch embedding is the stem `overlap_patch_embed`; there are no positions, which the 3 x 3
+depthwise convolutions make up for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from eo_jax.models.functional import REMAT, Mode, Stack, gelu
+from eo_jax.models.layers.conv import BiasedConv, DepthwiseConv, strided
+from eo_jax.models.layers.layer_norm import TORCH_EPSILON, LayerNorm
+from eo_jax.models.layers.transformer_block import draw_kept, drop_path_rates
+from eo_jax.models.stems.overlap_patch_embed import OverlapEmbedding
+
+_WIDE = (64, 128, 320, 512)
+# size: (width of each stage, blocks of each stage)
+SIZES = {
+    "b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
+    "b1": (_WIDE, (2, 2, 2, 2)),
+    "b2": (_WIDE, (3, 4, 6, 3)),
+    "b3": (_WIDE, (3, 4, 18, 3)),
+    "b4": (_WIDE, (3, 8, 27, 3)),
+    "b5": (_WIDE, (3, 6, 40, 3)),
+}
+_HEADS = (1, 2, 5, 8)
+_REDUCTIONS = (8, 4, 2, 1)
+_INIT = nnx.initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A MiT trunk.
+
+    Attributes:
+        size: b0 to b5.
+        drop_path: share of samples that skip a residual branch of the last block in training; it
+            grows linearly from 0 at the first block, over all stages. Published with 0.1.
+        remat: what the backward pass makes again: "none", "cheap" for all but the products with
+            weights, or "block" for everything, to save memory.
+    """
+
+    size: str = "b0"
+    drop_path: float = 0.0
+    remat: str = "cheap"
+
+    takes: ClassVar[str] = "image"
+    stride: ClassVar[int] = 8
+
+    def __post_init__(self):
+        for field, allowed in (("size", tuple(SIZES)), ("remat", tuple(REMAT))):
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of "
+                    f"{', '.join(allowed)}"
+                )
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(
+                f"config.model.trunk.drop_path: {self.drop_path}; expected a share from 0 to below "
+                "1"
+            )
+
+    @property
+    def width(self) -> int:
+        """Width d of the features."""
+        return SIZES[self.size][0][-1]
+
+    def multiply_adds(self, channels: int, size: int) -> int:
+        """Multiply-adds of a forward pass over one image of size x size cells of `channels`."""
+        total = 0
+        for i, (width, depth) in enumerate(zip(*SIZES[self.size], strict=True)):
+            if i:
+                size = strided(size, 2)
+                total += size**2 * 9 * channels * width
+            total += depth * _block_multiply_adds(size, width, _REDUCTIONS[i])
+            channels = width
+        return total
+
+    def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> MixTransformer:
+        """The trunk module; ValueError where the stem gives another number of channels than the
+        first stage has.
+        """
+        needed = SIZES[self.size][0][0]
+        if channels != needed:
+            raise ValueError(
+                f"config.model.stems: MiT-{self.size.upper()} takes {needed} channels, the stem "
+                f"gives {channels}; use overlap_embed, width {needed}"
+            )
+        return MixTransformer(self, dtype, rngs=rngs)
+
+
+def _block_multiply_adds(size: int, width: int, reduction: int) -> int:
+    tokens, keys = size**2, (size // reduction) ** 2
+    attention = 2 * tokens * width**2 + 2 * keys * width**2 + 2 * tokens * keys * width
+    reduce = keys * reduction**2 * width**2 if reduction > 1 else 0
+    return attention + reduce + tokens * 4 * width * (2 * width + 9)
+
+
+class MixTransformer(nnx.Module):
+    """[b, h, w, c] -> [b, h', w', d]: the normalised features of the last stage."""
+
+    def __init__(self, config: Config, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        widths, depths = SIZES[config.size]
+        for i, width in enumerate(widths):
+            if i:
+                setattr(
+                    self,
+                    f"embed{i + 1}",
+                    OverlapEmbedding(widths[i - 1], width, 3, 2, dtype, rngs=rngs),
+                )
+            setattr(
+                self,
+                f"blocks{i + 1}",
+                _blocks(width, _HEADS[i], _REDUCTIONS[i], depths[i], config.remat, dtype, rngs),
+            )
+            setattr(self, f"norm{i + 1}", LayerNorm(width, dtype))
+        self.config = config
+
+    def __call__(
+        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> Float[Array, "b h2 w2 d"]:
+        """`mode.key` turns drop path on; `counted` is there for trunks with BatchNorm, which this
+        is not.
+        """
+        for i, each in enumerate(self._beside(mode, len(image)), start=1):
+            if i > 1:
+                image = getattr(self, f"embed{i}")(image)
+            image = getattr(self, f"norm{i}")(getattr(self, f"blocks{i}")(image, each))
+        return image
+
+    def _beside(self, mode: Mode, samples: int) -> list[dict[str, Array]]:
+        """What the blocks of each stage take beside their image; empty where nothing is dropped."""
+        depths = SIZES[self.config.size][1]
+        if not self.config.drop_path or mode.key is None:
+            return [{} for _ in depths]
+        kept = draw_kept(mode.key, drop_path_rates(self.config.drop_path, sum(depths)), samples)
+        return [{"kept": of_stage} for of_stage in jnp.split(kept, np.cumsum(depths)[:-1])]
+
+
+def _blocks(
+    width: int, heads: int, reduction: int, depth: int, remat: str, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> Stack:
+    return Stack(
+        lambda block_rngs: Block(width, heads, reduction, dtype, rngs=block_rngs),
+        depth,
+        remat,
+        rngs=rngs,
+    )
+
+
+class Block(nnx.Module):
+    """Pre-norm block."""
+
+    def __init__(self, width: int, heads: int, reduction: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(width, dtype)
+        self.attention = EfficientAttention(width, heads, reduction, dtype, rngs=rngs)
+        self.norm2 = LayerNorm(width, dtype)
+        self.mlp = MixFFN(width, dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b h w d"], kept: Float[Array, "2 b"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        """`kept` is what each sample's attention and MLP branch is multiplied by."""
+        of_attention, of_mlp = (
+            (1, 1) if kept is None else kept.astype(x.dtype)[..., None, None, None]
+        )
+        x = x + self.attention(self.norm1(x)) * of_attention
+        return x + self.mlp(self.norm2(x)) * of_mlp
+
+
+class EfficientAttention(nnx.Module):
+    """Self-attention of all cells with keys and values of an image `reduction` times smaller each
+    way.
+    """
+
+    def __init__(self, width: int, heads: int, reduction: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        head = width // heads
+        self.q = nnx.Param(_INIT(rngs.params(), (width, heads, head)))
+        self.q_bias = nnx.Param(jnp.zeros((heads, head)))
+        self.kv = nnx.Param(_INIT(rngs.params(), (width, 2, heads, head)))
+        self.kv_bias = nnx.Param(jnp.zeros((2, heads, head)))
+        self.out = Linear(width, width, dtype, rngs=rngs)
+        if reduction > 1:
+            self.reduce = BiasedConv(width, width, reduction, reduction, 0, dtype, rngs=rngs)
+            self.reduce_norm = LayerNorm(width, dtype, TORCH_EPSILON)
+        self.reduction, self.dtype = reduction, dtype
+
+    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        b, height, width, _ = x.shape
+        if min(height, width) < self.reduction:
+            raise ValueError(
+                f"mit: views are too small: {height} x {width} cells, of which {self.reduction} x "
+                f"{self.reduction} make a key; use 32 pixels or more"
+            )
+        small = self.reduce_norm(self.reduce(x)) if self.reduction > 1 else x
+        q = jnp.einsum("bhwd,dnk->bhwnk", x, self.q[...].astype(self.dtype)) + self.q_bias[
+            ...
+        ].astype(self.dtype)
+        kv = (
+            jnp.einsum("bhwd,dsnk->sbhwnk", small, self.kv[...].astype(self.dtype))
+            + self.kv_bias[...].astype(self.dtype)[:, None, None, None]
+        )
+
+        def flat(image):
+            return image.reshape(b, -1, *image.shape[-2:])
+
+        attended = jax.nn.dot_product_attention(flat(q), flat(kv[0]), flat(kv[1]))
+        return self.out(attended.reshape(x.shape))
+
+
+class MixFFN(nnx.Module):
+    """Two dense layers with a 3 x 3 depthwise convolution and an exact GELU between."""
+
+    def __init__(self, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        hidden = 4 * width
+        self.fc1 = Linear(width, hidden, dtype, rngs=rngs)
+        self.depthwise = DepthwiseConv(hidden, dtype, rngs=rngs)
+        self.fc2 = Linear(hidden, width, dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        return self.fc2(gelu(self.depthwise(self.fc1(x))))
+
+
+class Linear(nnx.Linear):
+    """A linear layer as SegFormer initialises it: normal with std 0.02, zero bias; computes in
+    `dtype`, holds float32.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        super().__init__(fan_in, fan_out, dtype=dtype, kernel_init=_INIT, rngs=rngs)

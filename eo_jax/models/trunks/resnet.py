@@ -1,0 +1,310 @@
+"""ResNet trunk: an image of features in, a smaller and deeper one out (He et al. 2016, arXiv
+1512.03385; strides and names as in torchvision).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from eo_jax.models.functional import Mode
+from eo_jax.models.layers.batch_norm import BatchNorm
+from eo_jax.models.layers.conv import Conv, counted_cells, strided
+from eo_jax.models.layers.deformable_attention import AttentionShape, DeformableAttention
+from eo_jax.schema import Carry, Params
+
+# depth: (blocks of each stage, what a block is)
+_DEPTHS = {
+    18: ((2, 2, 2, 2), "basic"),
+    34: ((3, 4, 6, 3), "basic"),
+    50: ((3, 4, 6, 3), "bottleneck"),
+    101: ((3, 4, 23, 3), "bottleneck"),
+}
+_WIDTHS = (64, 128, 256, 512)
+# stage: (kernel, stride) of what moves the points of its attention
+_ATTENDED = {3: (5, 2), 4: (3, 1)}
+_HEAD = 128  # channels
+_NONE: Mapping[int, AttentionShape] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A ResNet trunk.
+
+    Attributes:
+        depth: 18, 34, 50 or 101.
+        first: what the first block is: "plain" as in torchvision, behind a stem that has shrunk the
+            image already; or "strided", which takes an image at full resolution and halves it
+            between convolutions of 256 channels, as SpectralEarth's SpecResNet-50 does.
+        attention: "none", or "deformable": after each of the last two stages, deformable attention
+            is added to the image, as in DeCUR (RDA; arXiv 2309.05300), with heads of 128 channels
+            and points that move for two heads together. It takes cells without data as any others.
+        remat: "none", or "block" to trade compute for memory.
+        blocks: number of blocks of each stage; () means those of the depth. Tests and laptops use
+            fewer, and fewer stages.
+    """
+
+    depth: int = 50
+    first: str = "plain"
+    attention: str = "none"
+    remat: str = "none"
+    blocks: tuple[int, ...] = ()
+
+    takes: ClassVar[str] = "image"
+
+    def __post_init__(self):
+        options = {
+            "depth": tuple(_DEPTHS),
+            "first": ("plain", "strided"),
+            "attention": ("none", "deformable"),
+            "remat": ("none", "block"),
+        }
+        for field, allowed in options.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of "
+                    f"{', '.join(map(str, allowed))}"
+                )
+        if self.first == "strided" and self._block == "basic":
+            raise ValueError(
+                "config.model.trunk.first: 'strided' is for bottlenecks, depth 50 or 101, and not "
+                f"for depth {self.depth}; use 'plain'"
+            )
+        if len(self.blocks) > len(_WIDTHS) or min(self.blocks, default=1) < 1:
+            raise ValueError(
+                f"config.model.trunk.blocks: {self.blocks}; expected one number of blocks, 1 or "
+                "more, for each of up to 4 stages; or ()"
+            )
+        if self.attention == "deformable" and self._stages < len(_WIDTHS):
+            raise ValueError(
+                f"config.model.trunk.blocks: {self.blocks} are too few stages; "
+                "attention='deformable' is after the third and fourth"
+            )
+
+    @property
+    def width(self) -> int:
+        """Width d of the features."""
+        return self._channels(self._stages)
+
+    @property
+    def stride(self) -> int:
+        """Side of a feature in cells of the image that it takes."""
+        return 2**self._stages if self.first == "strided" else 2 ** (self._stages - 1)
+
+    def multiply_adds(self, channels: int, size: int) -> int:
+        """Multiply-adds of a forward pass over one image of size x size cells of `channels`."""
+        total, attentions = 0, self.attentions()
+        for i, stage in enumerate(self.stages(channels), start=1):
+            for block in stage:
+                total += block.multiply_adds(size)
+                size = strided(size, block.stride)
+            total += attentions[i].multiply_adds(size) if i in attentions else 0
+        return total
+
+    def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
+        """The trunk module for images of `channels`."""
+        return ResNet(self.stages(channels), self.remat, dtype, self.attentions(), rngs=rngs)
+
+    def stages(self, channels: int) -> list[list[BlockShape]]:
+        """The blocks of each stage, for images of `channels`."""
+        stages = []
+        for i, number in enumerate(self._blocks):
+            width = _WIDTHS[i]
+            stages.append([])
+            for j in range(number):
+                convolutions = _convolutions(self._block, width, 2 if i and not j else 1)
+                if self.first == "strided" and i == j == 0:
+                    convolutions = (
+                        Convolution(1, 1, 256),
+                        Convolution(3, 2, 256),
+                        Convolution(1, 1, 256),
+                    )
+                stages[-1].append(BlockShape(channels, convolutions))
+                channels = convolutions[-1].channels
+        return stages
+
+    def attentions(self) -> dict[int, AttentionShape]:
+        """The attention after each stage that has one, stages counted from 1."""
+        if self.attention == "none":
+            return {}
+        shapes = {}
+        for i, (kernel, stride) in _ATTENDED.items():
+            heads = self._channels(i) // _HEAD
+            shapes[i] = AttentionShape(self._channels(i), heads, max(1, heads // 2), kernel, stride)
+        return shapes
+
+    def _channels(self, stage: int) -> int:
+        """Channels that a stage gives, counted from 1."""
+        return _convolutions(self._block, _WIDTHS[stage - 1], 1)[-1].channels
+
+    @property
+    def _blocks(self) -> tuple[int, ...]:
+        return self.blocks or _DEPTHS[self.depth][0]
+
+    @property
+    def _stages(self) -> int:
+        return len(self._blocks)
+
+    @property
+    def _block(self) -> str:
+        return _DEPTHS[self.depth][1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """Kernel, stride and channels out of a convolution."""
+
+    kernel: int
+    stride: int
+    channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockShape:
+    """A residual block: what it takes, and its convolutions one after the other."""
+
+    channels_in: int
+    convolutions: tuple[Convolution, ...]
+
+    @property
+    def channels(self) -> int:
+        """Channels that it gives."""
+        return self.convolutions[-1].channels
+
+    @property
+    def stride(self) -> int:
+        """How many times smaller its output is; at most one convolution is strided."""
+        return max(convolution.stride for convolution in self.convolutions)
+
+    @property
+    def projects(self) -> bool:
+        """Whether the shortcut is a convolution, because input and output differ in shape."""
+        return self.stride > 1 or self.channels_in != self.channels
+
+    def multiply_adds(self, size: int) -> int:
+        """Multiply-adds for one image of size x size cells."""
+        total = self.projects * strided(size, self.stride) ** 2 * self.channels_in * self.channels
+        channels = self.channels_in
+        for convolution in self.convolutions:
+            size = strided(size, convolution.stride)
+            total += size**2 * convolution.kernel**2 * channels * convolution.channels
+            channels = convolution.channels
+        return total
+
+
+def _convolutions(block: str, width: int, stride: int) -> tuple[Convolution, ...]:
+    if block == "basic":
+        return Convolution(3, stride, width), Convolution(3, 1, width)
+    return Convolution(1, 1, width), Convolution(3, stride, width), Convolution(1, 1, 4 * width)
+
+
+class ResNet(nnx.Module):
+    """[b, h, w, c] -> [b, h', w', d], after the last block's ReLU, or the attention there; without
+    pooling and classifier.
+
+    Args:
+        attentions: those after stages, counted from 1. They are made last, so that the other
+            weights are those of a ResNet without.
+    """
+
+    def __init__(
+        self,
+        stages: list[list[BlockShape]],
+        remat: str,
+        dtype: jnp.dtype,
+        attentions: Mapping[int, AttentionShape] = _NONE,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        for i, shapes in enumerate(stages, start=1):
+            setattr(self, f"layer{i}", Stage(shapes, remat, dtype, rngs=rngs))
+        for i, shape in attentions.items():
+            setattr(self, f"attention{i}", DeformableAttention(shape, dtype, rngs=rngs))
+        self.stages, self.attended, self.remat = len(stages), tuple(attentions), remat
+
+    def __call__(
+        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> Float[Array, "b h2 w2 d"]:
+        """`counted` says which cells have data; the others take no part in BatchNorm statistics."""
+        attend = _recomputed if self.remat == "block" else DeformableAttention.__call__
+        for i in range(1, self.stages + 1):
+            image, counted = getattr(self, f"layer{i}")(image, counted, mode)
+            if i in self.attended:
+                image = image + attend(getattr(self, f"attention{i}"), image)
+        return image
+
+
+class Stage(nnx.Module):
+    """Residual blocks of one width.
+
+    They are a plain loop and not a scan, because their running statistics change as they run.
+    """
+
+    def __init__(self, shapes: list[BlockShape], remat: str, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        for j, shape in enumerate(shapes):
+            setattr(self, f"block{j}", ResidualBlock(shape, dtype, rngs=rngs))
+        self.shapes, self.remat = tuple(shapes), remat
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> tuple[Float[Array, "b h2 w2 d"], Bool[Array, "b h2 w2"]]:
+        """(features, which of their cells have data)."""
+        run = _recomputed if self.remat == "block" else ResidualBlock.__call__
+        for j, shape in enumerate(self.shapes):
+            x = run(getattr(self, f"block{j}"), x, counted, mode)
+            counted = counted_cells(counted, shape.stride)
+        return x, counted
+
+
+class ResidualBlock(nnx.Module):
+    """Convolutions with BatchNorm and ReLU, beside a shortcut, and a ReLU of the sum."""
+
+    def __init__(self, shape: BlockShape, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        channels = shape.channels_in
+        for i, (kernel, stride, width) in enumerate(
+            map(dataclasses.astuple, shape.convolutions), start=1
+        ):
+            setattr(self, f"conv{i}", Conv(channels, width, kernel, stride, dtype, rngs=rngs))
+            setattr(self, f"norm{i}", BatchNorm(width))
+            channels = width
+        if shape.projects:
+            self.shortcut_conv = Conv(
+                shape.channels_in, shape.channels, 1, shape.stride, dtype, rngs=rngs
+            )
+            self.shortcut_norm = BatchNorm(shape.channels)
+        self.shape = shape
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> Float[Array, "b h2 w2 d"]:
+        inside, last = x, len(self.shape.convolutions)
+        for i, convolution in enumerate(self.shape.convolutions, start=1):
+            counted = counted_cells(counted, convolution.stride)
+            inside = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(inside), counted, mode)
+            inside = inside if i == last else jax.nn.relu(inside)
+        if self.shape.projects:
+            x = self.shortcut_norm(self.shortcut_conv(x), counted, mode)
+        return jax.nn.relu(x + inside)
+
+
+def _recomputed(block: nnx.Module, x: Array, *beside: Any) -> Array:
+    """The output of a block of x and what it takes beside; its inside is computed again in the
+    backward pass, its running statistics move once.
+    """
+    graphdef, params, statistics = nnx.split(block, nnx.Param, nnx.BatchStat)
+
+    @jax.checkpoint
+    def run(params: Params, statistics: Carry, x: Array) -> tuple[Array, Carry]:
+        module = nnx.merge(graphdef, nnx.State(params), nnx.State(statistics))
+        return module(x, *beside), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+    x, moved = run(nnx.to_pure_dict(params), nnx.to_pure_dict(statistics), x)
+    nnx.update(block, nnx.State(moved))
+    return x

@@ -1,0 +1,116 @@
+"""A transformer over the spectrum of single pixels and small windows: a token for each group of
+neighbouring bands.
+
+After SpectralFormer (Hong et al. 2022, arXiv 2107.02988), which embeds each band with its
+neighbours, of a pixel or of a window. Here the groups lie side by side, which is as many times
+cheaper as a group has bands; its cross-layer fusion is left out, and positions are fixed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from eo_jax.models.encoder import patchify
+from eo_jax.models.functional import Mode
+from eo_jax.models.layers.dense import Dense
+from eo_jax.models.layers.position_embedding import sincos_2d
+from eo_jax.models.layers.windows import check_divides, check_window
+from eo_jax.models.trunks import vit
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A transformer trunk for pixels, behind the stem "identity".
+
+    Attributes:
+        window: side in pixels of the window that makes one feature, odd, 1 to 15; a larger view is
+            cut into windows.
+        group: neighbouring bands of a token; the last group may have fewer.
+        size: as of vit.
+        depth: number of blocks; 0 means that of the size.
+    """
+
+    window: int = 1
+    group: int = 8
+    size: str = "nano"
+    depth: int = 0
+
+    takes: ClassVar[str] = "image"
+    pool: ClassVar[str] = "mean"
+
+    def __post_init__(self):
+        check_window(self.window)
+        if self.group < 1:
+            raise ValueError(f"config.model.trunk.group: {self.group}; expected at least 1 band")
+        _ = self.blocks
+
+    @property
+    def blocks(self) -> vit.Config:
+        """The transformer inside; ValueError for a size or depth that vit does not have."""
+        return vit.Config(size=self.size, depth=self.depth)
+
+    @property
+    def width(self) -> int:
+        """Length d of a feature."""
+        return self.blocks.width
+
+    @property
+    def stride(self) -> int:
+        """Pixels on the side of what one dense feature stands for."""
+        return self.window
+
+    def tokens(self, channels: int) -> int:
+        """Groups of bands."""
+        return math.ceil(channels / self.group)
+
+    def multiply_adds(self, channels: int, size: int) -> int:
+        """Multiply-adds of a forward pass over an image of `size` pixels a side."""
+        tokens = self.tokens(channels)
+        embedding = tokens * self.group * self.window**2 * self.width
+        return (size // self.window) ** 2 * (embedding + self.blocks.multiply_adds(tokens))
+
+    def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> SpectrumTransformer:
+        """The trunk; any number of bands."""
+        return SpectrumTransformer(self, dtype, rngs=rngs)
+
+
+class SpectrumTransformer(nnx.Module):
+    """[b, h, w, c] -> a feature a window, [b, h / window, w / window, d]: the mean over its
+    normalised tokens.
+    """
+
+    def __init__(self, config: Config, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        self.embed = Dense(config.group * config.window**2, config.width, dtype, rngs=rngs)
+        self.trunk = config.blocks.build(dtype, rngs)
+        self.config = config
+
+    def __call__(
+        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+    ) -> Float[Array, "b h2 w2 d"]:
+        """Pixels that are not `counted` are 0 already, the training mean."""
+        window = self.config.window
+        check_divides(window, image.shape)
+        spectra = patchify(image, window)
+        tokens = self.embed(self._grouped(spectra.reshape(-1, *spectra.shape[2:])))
+        grid = (1, tokens.shape[1])
+        tokens = tokens + jnp.asarray(sincos_2d(self.config.width, *grid), tokens.dtype)
+        features = self.trunk(tokens, grid, mode)[:, 1:].mean(1)
+        return features.reshape(len(image), image.shape[1] // window, image.shape[2] // window, -1)
+
+    def _grouped(self, pixels: Float[Array, "r p c"]) -> Float[Array, "r n g"]:
+        """Values of each group of bands in all pixels of the window, a token each; what lacks in
+        the last group is 0.
+        """
+        rows, inside, bands = pixels.shape
+        padded = jnp.pad(pixels, ((0, 0), (0, 0), (0, -bands % self.config.group)))
+        return (
+            padded.reshape(rows, inside, -1, self.config.group)
+            .swapaxes(1, 2)
+            .reshape(rows, -1, inside * self.config.group)
+        )

@@ -1,0 +1,1 @@
+"""Metrics of a run, where they are written, and where its time goes."""

@@ -1,0 +1,1 @@
+"""Parts that objectives share: base classes, losses, queue, teacher, collapse metrics, checks."""

@@ -1,0 +1,64 @@
+"""Metrics that show whether embeddings have collapsed, none of them with a gradient."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from eo_jax.models.heads import normalise
+from eo_jax.objectives.ops.losses import dot
+from eo_jax.schema import Metrics
+
+
+def agreement(student: Float[Array, "*rows k"], teacher: Float[Array, "*rows k"]) -> Metrics:
+    """{"teacher_agreement": mean cosine of what the student gives and what the teacher gives},
+    without gradient.
+    """
+    student, teacher = (
+        normalise(jax.lax.stop_gradient(x).astype(jnp.float32)) for x in (student, teacher)
+    )
+    return {"teacher_agreement": (student * teacher).sum(-1).mean()}
+
+
+def share_used(chosen: Int[Array, " m"], number: int) -> Float[Array, ""]:
+    """How many of `number` prototypes or classes any of m choices has, as a share of how many could
+    be.
+    """
+    used = jnp.zeros(number, bool).at[chosen].set(True)
+    return used.sum(dtype=jnp.float32) / min(len(chosen), number)
+
+
+def watch(features: Float[Array, "b d"]) -> Metrics:
+    """How far features are from collapse, without gradient.
+
+    "feature_std": mean standard deviation over the batch of the entries of unit-length features,
+    times sqrt(d): 1 where they point everywhere
+    alike, 0 where all are the same. "feature_rank": (sum of eigenvalues)^2 / sum of their squares,
+        of the covariance: how many directions are in use.
+    """
+    centred = _centred(features)
+    # The smaller of the two Gram matrices has the same eigenvalues.
+    gram = dot(centred, centred.T) if len(centred) < centred.shape[1] else dot(centred.T, centred)
+    return {
+        "feature_std": _spread(centred),
+        "feature_rank": jnp.square(jnp.trace(gram)) / jnp.maximum(jnp.square(gram).sum(), 1e-20),
+    }
+
+
+def watch_pair(features: Float[Array, "b d"], z: Float[Array, "b k"]) -> Metrics:
+    """The same, and "embedding_std", the spread of what the loss compares: where a head makes the
+    same of all samples, no gradient comes to the features, which then stay as different as those of
+    a random network.
+    """
+    return {**watch(features), "embedding_std": _spread(_centred(z))}
+
+
+def _centred(z: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    """Rows of unit length, less their mean."""
+    z = normalise(jax.lax.stop_gradient(z).astype(jnp.float32))
+    return z - z.mean(0)
+
+
+def _spread(centred: Float[Array, "b d"]) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.square(centred).mean(0)).mean() * centred.shape[1] ** 0.5

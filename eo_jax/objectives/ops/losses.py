@@ -1,0 +1,46 @@
+"""Loss terms that several objectives share."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def centre_label(label: Int[Array, "m ..."]) -> Int[Array, " m"]:
+    """The label of a sample: that of a window is its centre pixel's."""
+    for _ in range(label.ndim - 1):
+        label = label[:, label.shape[1] // 2]
+    return label
+
+
+def dot(a: Float[Array, "... m d"], b: Float[Array, "d n"]) -> Float[Array, "... m n"]:
+    """A matrix product of a loss, in float32 on matrix units too, whose default is fewer bits."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def correlated(
+    x: Float[Array, "b d"], y: Float[Array, "b d"]
+) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+    """(the diagonal of x^T y, the sum of the squares of its other entries).
+
+    The squares of x^T y and the entries of x x^T times those of y y^T have the same sum, trace(x^T
+    y y^T x). The way of less work is taken: one product of columns, of which an embedding of 8192
+    makes 268 MB, or two products of rows.
+    """
+    diagonal = (x * y).sum(0)
+    squares = dot(x, x.T) * dot(y, y.T) if 2 * len(x) <= x.shape[1] else jnp.square(dot(x.T, y))
+    return diagonal, squares.sum() - jnp.square(diagonal).sum()
+
+
+def nearest_is(
+    logits: Float[Array, "b k"], right: Int[Array, " b"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(cross-entropy of the softmax against the right column of each row, share of rows where that
+    column is larger than all others).
+
+    Where all are equal, as after a collapse, none is right.
+    """
+    chosen = jnp.take_along_axis(logits, right[:, None], axis=1)
+    accuracy = ((logits >= chosen).sum(1) == 1).mean(dtype=jnp.float32)
+    return (jax.nn.logsumexp(logits, axis=1) - chosen[:, 0]).mean(), accuracy

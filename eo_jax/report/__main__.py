@@ -1,0 +1,37 @@
+"""One self-contained HTML page of a run: numbers, curves, pictures, spectra, configuration, data.
+
+python -m eo_jax.report --workdir=runs/demo            # writes runs/demo/report.html
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from eo_jax import cli
+from eo_jax.data.store.files import write_atomically
+from eo_jax.report.collect import collect
+from eo_jax.report.page import render
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eo_jax.report",
+        description="Writes WORKDIR/report.html: loss, pictures of reconstructions, spectra, "
+        "configuration, data.",
+        epilog="example: python -m eo_jax.report --workdir=runs/demo",
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--split", default="val", help="split of the store that pictures come from (default: val)"
+    )
+    arguments = parser.parse_args()
+    path = arguments.workdir / "report.html"
+    write_atomically(path, render(collect(arguments.workdir, arguments.split)).encode())
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
