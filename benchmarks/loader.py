@@ -278,7 +278,7 @@ def write_data(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[st
 
 def _write_store(path: Path, format: str, samples: Sequence[Sample]) -> None:
     """The samples LINKS times, by hard links: Grain's shuffle is slow for fewer than some thousand
-    places, which is not what is measured here.
+    locations, which is not what is measured here.
     """
     first = json.dumps(write_shard(path, 0, format, len(samples), samples))
     shards = [

@@ -4,13 +4,13 @@ resume, and memory over 10,000 batches.
     python -m benchmarks.opening --json /tmp/opening.json
 
 The store is real but for its pixels: patches of 2 x 2 pixels, 1000 records a shard, and all shards
-are hard links of one. Manifest and index are what a conversion writes of places with four dates of
-Sentinel-2 and of Sentinel-1 each, in no order: dates of a place are no neighbours. Each figure is
-of a process of its own and counts from where everything is imported; of three the best is kept.
-Files are in the page cache, since they have just been written. One source is Sentinel-2 alone; in
-the pair Sentinel-1 follows it, place by place, and each opens the store for itself. `cpu_s` is what
-the process had of the processors until the first batch: the time it would take on a machine that
-does nothing else.
+are hard links of one. Manifest and index are what a conversion writes of locations with four dates
+of Sentinel-2 and of Sentinel-1 each, in no order: dates of a location are no neighbours. Each
+figure is of a process of its own and counts from where everything is imported; of three the best is
+kept. Files are in the page cache, since they have just been written. One source is Sentinel-2
+alone; in the pair Sentinel-1 follows it, place by place, and each opens the store for itself.
+`cpu_s` is what the process had of the processors until the first batch: the time it would take on a
+machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ GROWTH_BATCHES = 10_000
 TWO_DAYS = 2 * 86_400 * 5_000  # positions, at 5,000 patches a second
 FORMATS = ("array-record", "zarr-raw")
 _ORDER_DRAWS = 2_000
-_STEP = 514_229  # a prime, so that multiples of it visit all places before they come back to one
+_STEP = 514_229  # a prime, so that multiples of it visit all locations before they come back to one
 
 FIRST_BATCH_S, GROWTH_MB = 1.0, 5.0  # the goals
 
@@ -146,10 +146,10 @@ def _rows(samples: Sequence[Sample], records: int) -> Iterator[list[dict[str, An
     be 2 GB here.
     """
     rows = [index_row(sample, "train", 0.0) for sample in samples]
-    places = max(1, records // (DATES * len(SENSORS)))
+    locations = max(1, records // (DATES * len(SENSORS)))
     for first in range(0, records, PER_SHARD):
         numbers = range(first, first + PER_SHARD)
-        names = [f"{number // 2 * _STEP % places:07d}" for number in numbers]
+        names = [f"{number // 2 * _STEP % locations:07d}" for number in numbers]
         yield [
             {**row, "id": f"{name}/{n:09d}", "group": name}
             for n, name, row in zip(numbers, names, rows, strict=True)
@@ -186,7 +186,7 @@ def pipeline_config(path: Path, case: str) -> Config:
     """Of "one" source, or of a "pair" of which the second follows the first."""
     sources = {"s2": SourceConfig(str(path), "sentinel2_l2a", dates=1)}
     if case == "pair":
-        sources["s1"] = SourceConfig(str(path), "sentinel1_grd", dates=1, follows="s2")
+        sources["s1"] = SourceConfig(str(path), "sentinel1_grd", dates=1, paired_with="s2")
     return Config(sources, batch_size=BATCH, crop=SIDE)
 
 

@@ -26,7 +26,7 @@ def bands_first(views: Tensor, encoder: nn.Module) -> Tensor:
     return views.movedim(-1, 1).contiguous(memory_format=encoder.layout)
 
 
-def follow(teacher: nn.Module, students: Sequence[nn.Module], momentum: float) -> None:
+def ema_(teacher: nn.Module, students: Sequence[nn.Module], momentum: float) -> None:
     """momentum teacher + (1 - momentum) student."""
     torch._foreach_lerp_(
         list(teacher.parameters()),

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.step_networks import Head, encoder_of
-from benchmarks.step_twin_base import Twin, bands_first, follow
+from benchmarks.step_twin_base import Twin, bands_first, ema_
 from benchmarks.step_twins_masked import MAE, Data2Vec
 from eo_jax.experiment import Experiment
 
@@ -92,7 +92,7 @@ class DINO(Branch, Twin):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        follow(self.teacher, (self.encoder, self.projector), self.config.momentum)
+        ema_(self.teacher, (self.encoder, self.projector), self.config.momentum)
 
 
 class Pair(Twin):
@@ -210,7 +210,7 @@ class Followed(Pair):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        follow(self.teacher, (self.encoder, self.projector), self.config.momentum)
+        ema_(self.teacher, (self.encoder, self.projector), self.config.momentum)
 
 
 class BYOL(Followed):
@@ -249,7 +249,7 @@ class MoCo(Pair):
         self.teacher = nn.ModuleDict(
             {"encoder": encoder_of(experiment, encoder), "projector": head()}
         ).requires_grad_(False)
-        self.register_buffer("queue", torch.zeros(config.queue, config.projector[-1]))
+        self.register_buffer("queue", torch.zeros(config.queue_size, config.projector[-1]))
         self.grouped, self.next = encoder.kind != "tokens", 0
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
@@ -273,8 +273,8 @@ class MoCo(Pair):
         return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
 
     def _features(self, encoder: nn.Module, view: Tensor, order: Tensor) -> Tensor:
-        """Of rows whose places in `order` are together with BatchNorm statistics of their own, if
-        there is any BatchNorm.
+        """Of rows whose locations in `order` are together with BatchNorm statistics of their own,
+        if there is any BatchNorm.
         """
         if not self.grouped:
             return encoder(view)
@@ -283,7 +283,7 @@ class MoCo(Pair):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        follow(self.teacher, (self.encoder, self.projector), self.config.momentum)
+        ema_(self.teacher, (self.encoder, self.projector), self.config.momentum)
         self.queue[self.next : self.next + len(self.keys)] = self.keys
         self.next = (self.next + len(self.keys)) % len(self.queue)
 
@@ -367,7 +367,7 @@ class SwAV(Pair):
     @torch.no_grad()
     def _assigned(self, scores: Tensor) -> Tensor:
         q = scores / self.config.epsilon
-        for _ in range(self.config.iterations):
+        for _ in range(self.config.sinkhorn_iterations):
             q = q - q.logsumexp(0, keepdim=True)
             q = q - q.logsumexp(1, keepdim=True)
         return q.softmax(1)
@@ -435,7 +435,7 @@ class Sensors(Twin):
 
 
 class CLIP(Sensors):
-    """The two embeddings of a place find each other in the batch."""
+    """The two embeddings of a location find each other in the batch."""
 
     def compare(self, za: Tensor, zb: Tensor) -> Tensor:
         logits = F.normalize(za) @ F.normalize(zb).T / self.config.temperature

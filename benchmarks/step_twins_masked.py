@@ -19,7 +19,7 @@ from benchmarks.step_networks import (
     encoder_of,
     positions_of,
 )
-from benchmarks.step_twin_base import Twin, bands_first, follow
+from benchmarks.step_twin_base import Twin, bands_first, ema_
 from eo_jax.experiment import Experiment
 
 
@@ -159,8 +159,8 @@ class Data2Vec(Twin):
                 return F.layer_norm(t.float(), t.shape[-1:])
 
             targets = normalised(
-                sum(normalised(x[:, 1:]) for x in layers[-self.config.targets :])
-                / self.config.targets
+                sum(normalised(x[:, 1:]) for x in layers[-self.config.average_top_k_layers :])
+                / self.config.average_top_k_layers
             )
         encoder, token = self.encoder, self.regressor.mask_token
         found = encoder.trunk.norm(encoder.trunk.blocks(encoder.tokens(view, masked, token)))
@@ -172,4 +172,4 @@ class Data2Vec(Twin):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        follow(self.teacher, (self.encoder,), self.config.momentum)
+        ema_(self.teacher, (self.encoder,), self.config.momentum)

@@ -34,7 +34,7 @@ class Workload:
         sensor: whose patches; of `side` pixels.
         stem: of tokens; ResNets have their own.
         crops, section: of the config; what is left out has its default.
-        beside: a second source, of another sensor at the same places, or of the same sensor and
+        beside: a second source, of another sensor at the same locations, or of the same sensor and
             with a stem in common; "" for none.
         labelled: the source with labels of the whole patch; "" for none.
     """
@@ -51,9 +51,9 @@ class Workload:
 _DISTORTED = {
     "brightness": (0.6, 1.4),
     "contrast": (0.6, 1.4),
-    "jitter_odds": 0.8,
-    "grey_odds": 0.2,
-    "blur_odds": 0.5,
+    "jitter_prob": 0.8,
+    "grayscale_prob": 0.2,
+    "blur_prob": 0.5,
 }
 _CROPPED = {"size": 96, "scale": (0.2, 1.0)}
 _GLOBAL = {**_CROPPED, **_DISTORTED}
@@ -132,7 +132,7 @@ def config_of(
         sources["beside"] = {
             "store": "none",
             "sensor": work.beside,
-            "follows": "" if alike else "eo",
+            "paired_with": "" if alike else "eo",
         }
         stems["beside"] = "eo" if alike else stems["eo"]
     if work.labelled:

@@ -9,7 +9,7 @@ arXiv 2206.12117, IGARSS 2022).
         --train-map TRhouston.mat --test-map TShouston.mat
     python -m data_prep convert hsi-scene --input /data/salinas_a --output stores/salinas_a \\
         --sensor aviris_salinas --image SalinasA_corrected.mat \\
-        --ground-truth SalinasA_gt.mat --patch-size 16 --val-share 0.01 --test-share 0.5
+        --ground-truth SalinasA_gt.mat --patch-size 16 --val-fraction 0.01 --test-fraction 0.5
     python -m eo_jax.train --config=configs/barlow_pixels.py:pavia --workdir=runs/barlow_pixels
 
 Published figures to compare with: none that we could read; nor could we read encoder, views, scenes
@@ -81,9 +81,9 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
     crops.update(
         {
             "brightness": (0.9, 1.1),
-            "jitter_odds": 0.8,
+            "jitter_prob": 0.8,
             "noise_std": 0.1,
-            "band_drop_odds": 0.5,
+            "band_drop_prob": 0.5,
             "band_drop": (1, 6),
         }
     )

@@ -1,5 +1,5 @@
 """Cross-sensor contrast in the manner of CLIP, the baseline of DeCUR on SSL4EO-S12 (arXiv
-2309.05300; 251,079 places, Sentinel-1 and Sentinel-2 L1C).
+2309.05300; 251,079 locations, Sentinel-1 and Sentinel-2 L1C).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
         --products s1 s2c
@@ -17,7 +17,7 @@ Departures from the released code, which cannot run as it is published (imports 
 directions of the contrast, radar to optical and back, where theirs has the first; no BatchNorm
 after the projectors' last layer; LARS, which they build but never reach, instead of AdamW at 0.2;
 digital numbers as they are, normalised by band, instead of uint8; no solarise; residual branches
-start as their convolutions are drawn, not at zero; every place once an epoch; the cosine goes by
+start as their convolutions are drawn, not at zero; every location once an epoch; the cosine goes by
 steps, not epochs; bfloat16 instead of float16.
 """
 
@@ -44,7 +44,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     l1c = {
         "store": "stores/s12",
         "sensor": "sentinel2_l1c",
-        "follows": "s1",
+        "paired_with": "s1",
     }
     config.data = {
         "sources": {
@@ -60,13 +60,13 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "size": 224,
         "scale": (0.2, 1.0),
         "flips": "both",
-        "grey_odds": 0.2,
-        "blur_odds": 0.5,
+        "grayscale_prob": 0.2,
+        "blur_prob": 0.5,
     }
     optical = radar | {
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
-        "jitter_odds": 0.8,
+        "jitter_prob": 0.8,
     }
     config.augment = {
         "crops": {

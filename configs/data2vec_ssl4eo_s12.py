@@ -1,4 +1,4 @@
-"""data2vec as SSL4EO-S12 pretrains ViT-S/16 (arXiv 2211.07044; 251,079 places in four seasons,
+"""data2vec as SSL4EO-S12 pretrains ViT-S/16 (arXiv 2211.07044; 251,079 locations in four seasons,
 Sentinel-2 L1C).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
@@ -20,7 +20,7 @@ throughout: the script's rise from 0.999 ends at step 0. It goes on for 100 epoc
 name of the published weights tells.
 
 Departures from the released code: digital numbers as they are, normalised by band, instead of
-reflectance in uint8, where values above 1 wrap around; every place once an epoch, where the
+reflectance in uint8, where values above 1 wrap around; every location once an epoch, where the
 released data are drawn with replacement; no dropout of attention (0.05 there); bfloat16 on
 accelerators.
 """
@@ -82,7 +82,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     config.objective = {
         "name": "data2vec",
         "mask_ratio": 120 / 196,
-        "targets": 6,
+        "average_top_k_layers": 6,
         "beta": 2.0,
         "momentum": 0.9998,
         "end_momentum": 0.9998,
@@ -111,7 +111,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "depth": 1,
             "relative_grid": 4,
         }
-        config.objective.targets = 1
+        config.objective.average_top_k_layers = 1
         config.optim.warmup_steps = 1
         config.run = {
             "steps": 4,

@@ -47,7 +47,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     dem = {
         "store": "stores/geonrw",
         "sensor": "geonrw_dem",
-        "follows": "rgb",
+        "paired_with": "rgb",
     }
     config.data = {
         "sources": {
@@ -67,9 +67,9 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     colour = elevation | {
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
-        "jitter_odds": 0.8,
-        "grey_odds": 0.2,
-        "blur_odds": 0.5,
+        "jitter_prob": 0.8,
+        "grayscale_prob": 0.2,
+        "blur_prob": 0.5,
     }
     config.augment = {
         "crops": {

@@ -1,5 +1,5 @@
-"""DeCUR on radar and optical images, as pretrained on SSL4EO-S12 (arXiv 2309.05300; 251,079 places
-in four seasons, Sentinel-1 and Sentinel-2 L1C).
+"""DeCUR on radar and optical images, as pretrained on SSL4EO-S12 (arXiv 2309.05300; 251,079
+locations in four seasons, Sentinel-1 and Sentinel-2 L1C).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
         --products s1 s2c
@@ -24,14 +24,14 @@ runs at 0.05; correlations are divided by the true batch, where theirs divide by
 their number; random initial weights instead of ImageNet's; digital numbers as they are, normalised
 by band, instead of uint8, where brightness and contrast wrap around; no solarise, which with its
 threshold of 0.5 in 0 to 255 changes black pixels alone
-("--config.augment.crops['global'].solarise_odds=0.2" turns bright ones over); fixed sine-cosine
-positions instead of learned ones; every place once an epoch; the cosine goes by steps, not epochs;
-bfloat16 instead of float16. In `rda` each sensor has attention of its own, where theirs sends both
-through the first sensor's; offsets are bounded, where theirs are clipped to the image; sampling
-points start at the centres of their cells, and there is no bias for relative positions
+("--config.augment.crops['global'].solarise_prob=0.2" turns bright ones over); fixed sine-cosine
+positions instead of learned ones; every location once an epoch; the cosine goes by steps, not
+epochs; bfloat16 instead of float16. In `rda` each sensor has attention of its own, where theirs
+sends both through the first sensor's; offsets are bounded, where theirs are clipped to the image;
+sampling points start at the centres of their cells, and there is no bias for relative positions
 (eo_jax/models/layers/deformable_attention.py).
 
-A batch of 256 has all four seasons of its places in both sensors, 2.4 GB. Half of that is read,
+A batch of 256 has all four seasons of its locations in both sensors, 2.4 GB. Half of that is read,
 with two different seasons of each sensor, by --config.data.sources.s1.dates=2
 --config.data.sources.l1c.dates=2 and dates=each for both crop sets.
 """
@@ -41,7 +41,7 @@ import ml_collections
 from eo_jax.config import complete
 
 VARIANTS = ("rn50", "rda", "vit_s", "smoke")
-_PLACES = 251_079
+_LOCATIONS = 251_079
 
 
 def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
@@ -61,7 +61,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "store": "stores/s12",
         "sensor": "sentinel2_l1c",
         "dates": 4,
-        "follows": "s1",
+        "paired_with": "s1",
     }
     config.data = {
         "sources": {
@@ -78,13 +78,13 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "scale": (0.2, 1.0),
         "flips": "both",
         "dates": "random",
-        "grey_odds": 0.2,
-        "blur_odds": 0.5,
+        "grayscale_prob": 0.2,
+        "blur_prob": 0.5,
     }
     optical = radar | {
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
-        "jitter_odds": 0.8,
+        "jitter_prob": 0.8,
     }
     config.augment = {
         "crops": {
@@ -138,7 +138,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         }
         config.optim.lr_rules = (("(bias|scale)$", 0.0048 / 0.05), (".*", 1.0))
     config.run = {
-        "steps": epochs * _PLACES // batch,
+        "steps": epochs * _LOCATIONS // batch,
         "seed": 42,
         "log_every": 100,
         "save_every": 2000,

@@ -28,7 +28,7 @@ import ml_collections
 from eo_jax.config import complete
 
 VARIANTS = ("mit_b5", "mit_b2", "smoke")
-_PLACES = 10_335
+_LOCATIONS = 10_335
 
 
 def get_config(arg: str = "mit_b5") -> ml_collections.ConfigDict:
@@ -48,7 +48,7 @@ def get_config(arg: str = "mit_b5") -> ml_collections.ConfigDict:
         "store": "stores/sunrgbd",
         "sensor": "sunrgbd_hha",
         "split": "all",
-        "follows": "rgb",
+        "paired_with": "rgb",
     }
     config.data = {
         "sources": {
@@ -68,9 +68,9 @@ def get_config(arg: str = "mit_b5") -> ml_collections.ConfigDict:
     colour = hha | {
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
-        "jitter_odds": 0.8,
-        "grey_odds": 0.2,
-        "blur_odds": 0.5,
+        "jitter_prob": 0.8,
+        "grayscale_prob": 0.2,
+        "blur_prob": 0.5,
     }
     config.augment = {
         "crops": {
@@ -107,7 +107,7 @@ def get_config(arg: str = "mit_b5") -> ml_collections.ConfigDict:
         "decay_rules": ((".*", 1.0),),
     }
     config.run = {
-        "steps": 200 * _PLACES // batch,
+        "steps": 200 * _LOCATIONS // batch,
         "seed": 42,
         "log_every": 100,
         "save_every": 2000,

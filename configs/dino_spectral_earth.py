@@ -1,5 +1,5 @@
 """DINO as SpectralEarth pretrains SpecResNet-50 and SpecViT-S (arXiv 2408.08447; 538,974 EnMAP
-patches of 415,153 places, 128 px, 202 bands).
+patches of 415,153 locations, 128 px, 202 bands).
 
     python -m data_prep convert spectral-earth --input /data/spectral_earth --output stores/se
     python -m eo_jax.train --config=configs/dino_spectral_earth.py:vit_s --workdir=runs/se_dino \\
@@ -7,12 +7,12 @@ patches of 415,153 places, 128 px, 202 bands).
 
 Published figures to compare with: none that we could read.
 
-Hyper-parameters are those of the released configs: 100 epochs of 415,153 places, batch 256, each
-global crop from a date of its own where a place has two, else one date twice; AdamW at 0.001 with
-weight decay 1e-5 on every weight, 20 epochs of warm-up from a twentieth, then a half-cosine of 100
-epochs, of which 80 are left, so that it ends at a tenth of the rate; 128 prototypes, frozen for one
-epoch; student temperature 0.1, teacher 0.04, centre 0.9. What the published weights were trained
-with is not known.
+Hyper-parameters are those of the released configs: 100 epochs of 415,153 locations, batch 256, each
+global crop from a date of its own where a location has two, else one date twice; AdamW at 0.001
+with weight decay 1e-5 on every weight, 20 epochs of warm-up from a twentieth, then a half-cosine of
+100 epochs, of which 80 are left, so that it ends at a tenth of the rate; 128 prototypes, frozen for
+one epoch; student temperature 0.1, teacher 0.04, centre 0.9. What the published weights were
+trained with is not known.
 
 `vit_s,local` adds local crops of 48 px, which the released code has and leaves off. Each shows one
 of the two dates at random. How many is not known: 8, as DINO on SSL4EO-S12.
@@ -63,7 +63,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "scale": (0.05, 1.0),
             "flips": "both",
             "dates": "each",
-            "blur_odds": 0.5,
+            "blur_prob": 0.5,
         }
     }
     if arg in ("vit_s,local", "smoke"):
@@ -73,7 +73,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "scale": (0.05, 0.4),
             "flips": "both",
             "dates": "random",
-            "blur_odds": 0.5,
+            "blur_prob": 0.5,
         }
     config.augment = {
         "crops": crops,
@@ -98,7 +98,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "trunk": {
                 "name": "resnet",
                 "depth": 50,
-                "first": "strided",
+                "first_block": "strided",
             },
         }
     config.objective = {
@@ -111,7 +111,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     config.optim = {
         "lr": 1e-3,
         "warmup_steps": _STEPS // 5,
-        "warmup_start": 0.05,
+        "warmup_start_factor": 0.05,
         "horizon": 1.25,
         "weight_decay": 1e-5,
         "beta2": 0.999,

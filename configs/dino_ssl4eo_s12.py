@@ -1,4 +1,4 @@
-"""DINO as SSL4EO-S12 pretrains ResNet-50 and ViT-S/16 (arXiv 2211.07044; 251,079 places in four
+"""DINO as SSL4EO-S12 pretrains ResNet-50 and ViT-S/16 (arXiv 2211.07044; 251,079 locations in four
 seasons, Sentinel-2 L1C).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
@@ -18,12 +18,12 @@ at 0.03, weight decay 1e-4. ViT-S/16: AdamW at 1.5e-4 (betas PyTorch's), weight 
 Departures from the released code: digital numbers as they are, normalised by band, instead of
 reflectance in uint8, where values above 1 wrap around and brightness and contrast wrap around
 again; brightness is a factor on reflectance; solarise inverts what is brighter than reflectance
-0.5, as its name says, where the released code inverts what is darker; every place once an epoch,
+0.5, as its name says, where the released code inverts what is darker; every location once an epoch,
 where the released data are drawn with replacement; fixed sine-cosine positions, counted from the
 corner of each crop, instead of learned ones that are interpolated for local crops; Xavier-uniform
 weights instead of truncated normal ones; bfloat16 instead of float16.
 
-A batch has all four seasons of its places, 1.9 GB, since crops may show the same one or three
+A batch has all four seasons of its locations, 1.9 GB, since crops may show the same one or three
 different ones.
 """
 
@@ -60,24 +60,24 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "flips": "left_right",
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
-        "jitter_odds": 0.8,
-        "grey_odds": 0.2,
+        "jitter_prob": 0.8,
+        "grayscale_prob": 0.2,
     }
     large = {
         "views": 2,
         "size": 224,
         "scale": (border, 1.0),
         "dates": "random",
-        "blur_odds": (1.0, 0.1),
-        "solarise_odds": (0.0, 0.2),
+        "blur_prob": (1.0, 0.1),
+        "solarise_prob": (0.0, 0.2),
         **look,
     }
     small = {
         "views": 8,
         "size": 96,
         "scale": (0.05, border),
-        "dates": "one",
-        "blur_odds": 0.5,
+        "dates": "shared",
+        "blur_prob": 0.5,
         **look,
     }
     config.augment = {

@@ -10,10 +10,10 @@ Nobody has published figures of just this; it answers to models with one trunk f
 such as OFA-Net (arXiv 2401.07527), and to `mae_ssl4eo_s12.py`, which trains a model for each sensor
 with the same settings.
 
-A step shows one sensor, Sentinel-2 twice as often as Sentinel-1 (`data.entries`; the log says how
-often each was drawn). Sensors need not show the same places. Stem and pixel predictor belong to a
-sensor, all else is shared, running statistics too. `python -m eo_jax.export` writes the encoder of
-one sensor, `--encoder=s1`. Steps are those of a hundred epochs over both sensors: 133 of
+A step shows one sensor, Sentinel-2 twice as often as Sentinel-1 (`data.mixture`; the log says how
+often each was drawn). Sensors need not show the same locations. Stem and pixel predictor belong to
+a sensor, all else is shared, running statistics too. `python -m eo_jax.export` writes the encoder
+of one sensor, `--encoder=s1`. Steps are those of a hundred epochs over both sensors: 133 of
 Sentinel-2, 67 of Sentinel-1.
 """
 
@@ -28,7 +28,7 @@ _SIZES = {
 }
 VARIANTS = (*_SIZES, "smoke")
 _BATCH = 256
-_PLACES = 251_079
+_LOCATIONS = 251_079
 
 
 def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
@@ -48,7 +48,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "sensor": "sentinel1_grd",
         },
     }
-    entries = {
+    components = {
         "optical": {
             "sources": ("l1c",),
             "weight": 2.0,
@@ -60,7 +60,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     }
     config.data = {
         "sources": sources,
-        "entries": entries,
+        "mixture": components,
         "batch_size": _BATCH,
         "crop": 264,
         "threads": 16,
@@ -89,7 +89,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "name": "vit",
             "size": _SIZES.get(arg, "tiny"),
         },
-        "trunks": "one",
+        "trunk_sharing": "all",
     }
     config.objective = {
         "name": "mae",
@@ -101,13 +101,13 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     }
     config.optim = {
         "lr": 1.5e-4,
-        "warmup_steps": 20 * _PLACES // _BATCH,
+        "warmup_steps": 20 * _LOCATIONS // _BATCH,
         "weight_decay": 0.05,
         "beta2": 0.95,
         "clip_norm": 0.0,
     }
     config.run = {
-        "steps": 200 * _PLACES // _BATCH,
+        "steps": 200 * _LOCATIONS // _BATCH,
         "seed": 42,
         "log_every": 100,
         "save_every": 2000,

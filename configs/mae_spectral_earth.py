@@ -4,7 +4,7 @@
     python -m eo_jax.train --config=configs/mae_spectral_earth.py:vit_s --workdir=runs/se \\
         --config.data.sources.enmap.store=stores/se
 
-Hyper-parameters are those of the released configs for ViT-S: 200 epochs of 415,153 places, batch
+Hyper-parameters are those of the released configs for ViT-S: 200 epochs of 415,153 locations, batch
 256, AdamW (0.9, 0.999) at 1e-4 with weight decay 0.01 on every weight, cosine without warm-up, 90 %
 of 4 px tokens masked, norm_pix_loss, a decoder of one block. What the published weights of the
 larger sizes were trained with is not known; they use the same here. Published figures to compare

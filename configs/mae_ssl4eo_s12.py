@@ -1,4 +1,4 @@
-"""MAE as SSL4EO-S12 pretrains ViTs (arXiv 2211.07044; 251,079 places in four seasons, Sentinel-2
+"""MAE as SSL4EO-S12 pretrains ViTs (arXiv 2211.07044; 251,079 locations in four seasons, Sentinel-2
 L1C and Sentinel-1).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
@@ -18,8 +18,8 @@ same here.
 
 Departures from the released code: digital numbers as they are, normalised by band, instead of uint8
 (reflectance up to 1, above which values wrap around; decibels within two standard deviations of the
-mean); every place once an epoch, where the released code draws places with replacement; bfloat16 on
-accelerators.
+mean); every location once an epoch, where the released code draws locations with replacement;
+bfloat16 on accelerators.
 """
 
 import ml_collections
@@ -38,7 +38,7 @@ _SENSORS = {
 }
 VARIANTS = (*_SIZES, *(f"{size},s1" for size in _SIZES), "smoke")
 _BATCH = 256
-_PLACES = 251_079
+_LOCATIONS = 251_079
 
 
 def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
@@ -96,13 +96,13 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     }
     config.optim = {
         "lr": 1.5e-4,
-        "warmup_steps": 10 * _PLACES // _BATCH,
+        "warmup_steps": 10 * _LOCATIONS // _BATCH,
         "weight_decay": 0.05,
         "beta2": 0.95,
         "clip_norm": 0.0,
     }
     config.run = {
-        "steps": epochs * _PLACES // _BATCH,
+        "steps": epochs * _LOCATIONS // _BATCH,
         "seed": 42,
         "log_every": 100,
         "save_every": 2000,

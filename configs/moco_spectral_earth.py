@@ -1,5 +1,5 @@
 """MoCo-v2 as SpectralEarth pretrains SpecResNet-50 and SpecViT-S (arXiv 2408.08447; 538,974 EnMAP
-patches of 415,153 places, 128 px, 202 bands).
+patches of 415,153 locations, 128 px, 202 bands).
 
     python -m data_prep convert spectral-earth --input /data/spectral_earth --output stores/se
     python -m eo_jax.train --config=configs/moco_spectral_earth.py:rn50 --workdir=runs/se_moco \\
@@ -7,9 +7,9 @@ patches of 415,153 places, 128 px, 202 bands).
 
 Published figures to compare with: none that we could read.
 
-Hyper-parameters are those of the released configs: 100 epochs of 415,153 places, batch 256, two
-dates of a place where it has two (17.5 % of them), else one twice; SGD at 0.001 with weight decay
-1e-4 on every weight, a tenth of the rate after 60 and again after 80 epochs; temperature 0.1,
+Hyper-parameters are those of the released configs: 100 epochs of 415,153 locations, batch 256, two
+dates of a location where it has two (17.5 % of them), else one twice; SGD at 0.001 with weight
+decay 1e-4 on every weight, a tenth of the rate after 60 and again after 80 epochs; temperature 0.1,
 32,768 keys, a teacher of constant momentum 0.999, BatchNorm after both layers of the projector. The
 model's own file says 0.06 and 1e-5 where that of the experiment, which takes precedence, says 0.001
 and 1e-4. What the published weights were trained with is not known.
@@ -58,7 +58,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "scale": (0.08, 1.0),
         "flips": "both",
         "dates": "each",
-        "blur_odds": 0.5,
+        "blur_prob": 0.5,
     }
     config.augment = {
         "crops": {"global": crops},
@@ -83,13 +83,13 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
             "trunk": {
                 "name": "resnet",
                 "depth": 50,
-                "first": "strided",
+                "first_block": "strided",
             },
         }
     config.objective = {
         "name": "moco",
         "temperature": 0.1,
-        "queue": 32_768,
+        "queue_size": 32_768,
         "momentum": 0.999,
     }
     config.objective.update(
@@ -125,7 +125,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         }
         config.objective.update(
             {
-                "queue": 64,
+                "queue_size": 64,
                 "bn_group": 4,
                 "projector": (64, 32),
             }

@@ -1,4 +1,4 @@
-"""MoCo-v2 as SSL4EO-L pretrains ResNets and ViT-S/16 (arXiv 2306.09424; 250,000 places in four
+"""MoCo-v2 as SSL4EO-L pretrains ResNets and ViT-S/16 (arXiv 2306.09424; 250,000 locations in four
 seasons, five Landsat products).
 
     python -m data_prep convert ssl4eo-l --input /data/ssl4eo_l --output stores/l
@@ -14,7 +14,7 @@ accuracy in %:
     rn50     68.75 / 69.45  66.60 / 64.12  64.37 / 62.35  69.17 / 67.29  67.44 / 65.96
     vit_s    67.17 / 67.60  63.75 / 60.88  64.09 / 52.37  67.11 / 64.62  66.81 / 64.17
 
-Hyper-parameters are those of the released configs: 200 epochs, 256 places a process, SGD at 0.12
+Hyper-parameters are those of the released configs: 200 epochs, 256 locations a process, SGD at 0.12
 (ViT-S 0.012), a tenth of it from epoch 120 and again from 160, temperature 0.07, a queue of 65,536
 keys, a projector without BatchNorm, two different seasons as the two views. How many processes
 there were is not known; the batch of 1,024 is the one for which 0.12 is MoCo's 0.03 a 256. The
@@ -84,9 +84,9 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
     crops |= {
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
-        "jitter_odds": 0.8,
-        "grey_odds": 0.2,
-        "blur_odds": 0.5,
+        "jitter_prob": 0.8,
+        "grayscale_prob": 0.2,
+        "blur_prob": 0.5,
     }
     config.augment = {
         "crops": {"global": crops},
@@ -102,7 +102,7 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
     config.objective = {
         "name": "moco",
         "temperature": 0.07,
-        "queue": 65_536,
+        "queue_size": 65_536,
         "momentum": 0.999,
         "projector": (2048, 128),
         "bn_group": 256,
@@ -149,7 +149,7 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
             "size": "tiny",
             "depth": 1,
         }
-        config.objective.queue, config.objective.bn_group = 64, 4
+        config.objective.queue_size, config.objective.bn_group = 64, 4
         config.run = {
             "steps": 4,
             "log_every": 1,

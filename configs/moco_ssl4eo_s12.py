@@ -1,4 +1,4 @@
-"""MoCo-v2 as SSL4EO-S12 pretrains ResNets (arXiv 2211.07044; 251,079 places in four seasons,
+"""MoCo-v2 as SSL4EO-S12 pretrains ResNets (arXiv 2211.07044; 251,079 locations in four seasons,
 Sentinel-2 L1C and L2A and Sentinel-1).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
@@ -19,18 +19,18 @@ no figures are known of it. Their sources are called `s1` and `l2a`, as in
 --config.data.sources.s1.store=stores/s12.
 
 Another version of the released script drops 1 to 6 bands of a view with odds 0.5
-("--config.augment.crops['global'].band_drop_odds=0.5"); which of them the weights are of is not
+("--config.augment.crops['global'].band_drop_prob=0.5"); which of them the weights are of is not
 known.
 
 Departures from the released code: digital numbers as they are, normalised by band, instead of
 reflectance in uint8, where values above 1 wrap around and brightness and contrast wrap around
-again; brightness is a factor on reflectance; every place once an epoch, where the released data are
-drawn with replacement; the cosine goes by steps, not epochs; BatchNorm sees groups of 64 rows, the
-batch of a published GPU, permuted for the keys, on however many devices, where the released code
-needs four (on one it diverges); bfloat16 instead of float32.
+again; brightness is a factor on reflectance; every location once an epoch, where the released data
+are drawn with replacement; the cosine goes by steps, not epochs; BatchNorm sees groups of 64 rows,
+the batch of a published GPU, permuted for the keys, on however many devices, where the released
+code needs four (on one it diverges); bfloat16 instead of float32.
 
-A batch has all four seasons of its places, 1.9 GB, since both views may show the same one. Half of
-that is read, and two different seasons are shown, with --config.data.sources.l1c.dates=2
+A batch has all four seasons of its locations, 1.9 GB, since both views may show the same one. Half
+of that is read, and two different seasons are shown, with --config.data.sources.l1c.dates=2
 "--config.augment.crops['global'].dates=each". SSL4EO-S12 v1.1, converted as ssl4eo-s12-v1.1, has
 --config.data.sources.l1c.sensor=sentinel2_l1c_offset; of it nothing is published here.
 """
@@ -76,14 +76,14 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "scale": (0.2, 1.0),
         "flips": "left_right",
         "dates": "random",
-        "grey_odds": 0.2,
-        "blur_odds": 0.5,
+        "grayscale_prob": 0.2,
+        "blur_prob": 0.5,
     }
     if product != "s1":
         crops |= {
             "brightness": (0.6, 1.4),
             "contrast": (0.6, 1.4),
-            "jitter_odds": 0.8,
+            "jitter_prob": 0.8,
         }
     config.augment = {
         "crops": {"global": crops},
@@ -99,7 +99,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     config.objective = {
         "name": "moco",
         "temperature": 0.2,
-        "queue": 65_536,
+        "queue_size": 65_536,
         "momentum": 0.999,
         "projector": (width, 128),
         "bn_group": 64,
@@ -121,7 +121,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
     if arg == "smoke":
         config.data.batch_size, config.data.crop = 8, 64
         config.augment.crops["global"].size = 64
-        config.objective.queue, config.objective.bn_group = 64, 4
+        config.objective.queue_size, config.objective.bn_group = 64, 4
         config.run = {
             "steps": 4,
             "log_every": 1,

@@ -1,4 +1,4 @@
-"""MoCo-v3 as SSL4EO-S12 pretrains ViT-S/16 (arXiv 2211.07044; 251,079 places in four seasons,
+"""MoCo-v3 as SSL4EO-S12 pretrains ViT-S/16 (arXiv 2211.07044; 251,079 locations in four seasons,
 Sentinel-2 L1C).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
@@ -15,18 +15,18 @@ warm-up, a cosine by steps, teacher momentum from 0.99 to 1, a patch embedding t
 trained, fixed sine-cosine positions. The betas of AdamW are PyTorch's.
 
 Another version of the released script drops 1 to 6 bands of a view with odds 0.5
-("--config.augment.crops['global'].band_drop_odds=0.5"); which of them the weights are of is not
+("--config.augment.crops['global'].band_drop_prob=0.5"); which of them the weights are of is not
 known.
 
 Departures from the released code: digital numbers as they are, normalised by band, instead of
 reflectance in uint8, where values above 1 wrap around and brightness and contrast wrap around
-again; brightness is a factor on reflectance; every place once an epoch, where the released data are
-drawn with replacement; weights of q, k and v are drawn as one matrix, and the patch embedding,
+again; brightness is a factor on reflectance; every location once an epoch, where the released data
+are drawn with replacement; weights of q, k and v are drawn as one matrix, and the patch embedding,
 which stays as it is drawn, from the range of 13 bands instead of 3, half as wide (0.040, theirs
 0.072); bfloat16 on accelerators.
 
-A batch has all four seasons of its places, 1.9 GB, since both views may show the same one. Half of
-that is read, and two different seasons are shown, with --config.data.sources.l1c.dates=2
+A batch has all four seasons of its locations, 1.9 GB, since both views may show the same one. Half
+of that is read, and two different seasons are shown, with --config.data.sources.l1c.dates=2
 "--config.augment.crops['global'].dates=each".
 """
 
@@ -67,9 +67,9 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     crops |= {
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
-        "jitter_odds": 0.8,
-        "grey_odds": 0.2,
-        "blur_odds": (1.0, 0.1),
+        "jitter_prob": 0.8,
+        "grayscale_prob": 0.2,
+        "blur_prob": (1.0, 0.1),
     }
     config.augment = {
         "crops": {"global": crops},

@@ -42,12 +42,12 @@ import ml_collections
 from eo_jax.config import complete
 
 VARIANTS = ("moco_rn50", "barlow_rn18", "simsiam_rn18", "swav_rn18", "smoke")
-_PLACES = 300_000  # what the released code takes for the length of the training split
+_LOCATIONS = 300_000  # what the released code takes for the length of the training split
 _OBJECTIVES = {
     "moco_rn50": {
         "name": "moco",
         "temperature": 0.2,
-        "queue": 65_536,
+        "queue_size": 65_536,
         "momentum": 0.999,
         "projector": (2048, 128),
         "bn_group": 256,
@@ -67,9 +67,9 @@ _OBJECTIVES = {
         "prototypes": 500,
         "temperature": 0.1,
         "epsilon": 0.05,
-        "iterations": 3,
+        "sinkhorn_iterations": 3,
         "projector": (2048, 128),
-        "queue": 1280,
+        "queue_size": 1280,
         "queue_start": 0.15,
     },
     "smoke": {
@@ -122,12 +122,12 @@ _CROP, _NO_CROP = (
     },
 )
 _STUDY = {
-    "brightness": {"jitter_odds": 0.8},  # and contrast
-    "grey": {"grey_odds": 0.2},
-    "blur": {"blur_odds": 0.5},
+    "brightness": {"jitter_prob": 0.8},  # and contrast
+    "grey": {"grayscale_prob": 0.2},
+    "blur": {"blur_prob": 0.5},
     "flip": {"flips": "left_right"},
     "band_drop": {
-        "band_drop_odds": 0.5,
+        "band_drop_prob": 0.5,
         "band_drop": (1, 6),
     },
 }
@@ -154,7 +154,7 @@ def get_config(arg: str = "moco_rn50") -> ml_collections.ConfigDict:
             f"of {', '.join(STUDY)}"
         )
     epochs, batch = (400, 1024) if arg == "moco_rn50" else (100, 256)
-    steps = epochs * _PLACES // batch
+    steps = epochs * _LOCATIONS // batch
     config = ml_collections.ConfigDict()
     source = {
         "store": "stores/bigearthnet",
@@ -173,7 +173,7 @@ def get_config(arg: str = "moco_rn50") -> ml_collections.ConfigDict:
         "flips": "none",
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
-        "jitter_odds": 0.0,
+        "jitter_prob": 0.0,
     }
     crops |= STUDY[look or _OWN_LOOK.get(arg, "crop_0_8")]
     config.augment = {

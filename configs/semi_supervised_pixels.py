@@ -9,7 +9,7 @@ pixels (after arXiv 2306.10955, IGARSS 2023).
         --train-map TRhouston.mat --test-map TShouston.mat
     python -m data_prep convert hsi-scene --input /data/salinas_a --output stores/salinas_a \\
         --sensor aviris_salinas --image SalinasA_corrected.mat \\
-        --ground-truth SalinasA_gt.mat --patch-size 16 --val-share 0.01 --test-share 0.5
+        --ground-truth SalinasA_gt.mat --patch-size 16 --val-fraction 0.01 --test-fraction 0.5
     python -m eo_jax.train --config=configs/semi_supervised_pixels.py:pavia \\
         --workdir=runs/semi_pixels
 
@@ -91,8 +91,8 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
     crops.update(
         {
             "brightness": (0.6, 1.4),
-            "jitter_odds": 0.8,
-            "band_drop_odds": 0.5,
+            "jitter_prob": 0.8,
+            "band_drop_prob": 0.5,
             "band_drop": (1, 6),
         }
     )

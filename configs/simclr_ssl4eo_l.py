@@ -1,4 +1,4 @@
-"""SimCLR as SSL4EO-L pretrains ResNets and ViT-S/16 (arXiv 2306.09424; 250,000 places in four
+"""SimCLR as SSL4EO-L pretrains ResNets and ViT-S/16 (arXiv 2306.09424; 250,000 locations in four
 seasons, five Landsat products).
 
     python -m data_prep convert ssl4eo-l --input /data/ssl4eo_l --output stores/l
@@ -14,10 +14,10 @@ accuracy in %:
     rn50     62.05 / 62.80  57.17 / 54.95  57.79 / 55.69  64.66 / 62.08  63.65 / 60.01
     vit_s    66.82 / 66.92  63.33 / 59.06  63.99 / 53.17  66.12 / 63.88  65.04 / 62.61
 
-Hyper-parameters are those of the released configs: 200 epochs, 256 places a process, LARS at 0.12
-(ViT-S 0.012) with weight decay 1e-4, 10 epochs of warm-up from a third, then a cosine as long as
-the whole run, which therefore does not come to 0, temperature 0.07, a projector of two layers, two
-different seasons as the two views. The published weights were made with an older release, whose
+Hyper-parameters are those of the released configs: 200 epochs, 256 locations a process, LARS at
+0.12 (ViT-S 0.012) with weight decay 1e-4, 10 epochs of warm-up from a third, then a cosine as long
+as the whole run, which therefore does not come to 0, temperature 0.07, a projector of two layers,
+two different seasons as the two views. The published weights were made with an older release, whose
 optimizer was of Adam's kind; its settings are not known. Nor is the number of processes: the batch
 of 1,024 is that of moco_ssl4eo_l.py. The learning rate of ResNet-18 is not known: as ResNet-50
 here.
@@ -86,9 +86,9 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
     crops |= {
         "brightness": (0.2, 1.8),
         "contrast": (0.2, 1.8),
-        "jitter_odds": 0.8,
-        "grey_odds": 0.2,
-        "blur_odds": 0.5,
+        "jitter_prob": 0.8,
+        "grayscale_prob": 0.2,
+        "blur_prob": 0.5,
     }
     config.augment = {
         "crops": {"global": crops},
@@ -110,7 +110,7 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
         "name": "lars",
         "lr": 0.12,
         "warmup_steps": _STEPS // 20,
-        "warmup_start": 1 / 3,
+        "warmup_start_factor": 1 / 3,
         "horizon": 200 / 190,
     }
     config.optim.update(

@@ -3,9 +3,9 @@
     python -m data_prep convert spectral-earth --input /data/spectral_earth \\
         --output /data/stores/spectral_earth --labels landuse
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output /data/stores/s12 \\
-        --format zarr --split blocks:50 --val-share 0.1
+        --format zarr --split blocks:50 --val-fraction 0.1
     python -m data_prep convert enmap-tiles --input /data/tiles --output /data/stores/tiles \\
-        --val-share 0.2 --dry-run
+        --val-fraction 0.2 --dry-run
     python -m data_prep convert ssl4eo-l --input /data/ssl4eo_l --output /shared/stores/l \\
         --executor dask --scheduler tcp://10.0.0.1:8786
 
@@ -46,7 +46,7 @@ from data_prep.conversion.finalise import finish
 from data_prep.conversion.quantise import Quantiser
 from data_prep.conversion.shard_task import PARTIAL, Task, convert_shard, read_item
 from data_prep.jobs import executors, progress
-from data_prep.reader import Files, Item, LeftOut, Reader, options
+from data_prep.reader import Files, Item, Reader, SkipSample, options
 from data_prep.statistics.moments import raw_bytes, stored_bytes
 from eo_jax.data.store import record
 from eo_jax.data.store.reader import FORMATS, open_store
@@ -136,7 +136,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--split",
         default="archive",
         metavar="RULE",
-        help="archive: its own lists (default); blocks:KM: squares on the ground, by --val-share",
+        help="archive: its own lists (default); blocks:KM: squares on the ground, by "
+        "--val-fraction",
     )
     add(
         "--val",
@@ -146,12 +147,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="ids for validation, such as 'north/*'; repeatable",
     )
     add(
-        "--val-share",
-        type=_share,
+        "--val-fraction",
+        type=_fraction,
         metavar="F",
-        help="share of the places (or blocks) for validation, by a hash of the name",
+        help="share of the locations (or blocks) for validation, by a hash of the name",
     )
-    add("--test-share", type=_share, metavar="F", help="the same for test")
+    add("--test-fraction", type=_fraction, metavar="F", help="the same for test")
     add(
         "--workers",
         type=_positive(int),
@@ -209,7 +210,7 @@ def _add_option(group: Any, field: dataclasses.Field) -> None:
     group.add_argument(name, type=kind, default=field.default, help=about["help"] + shown, **extra)
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     if not 0 < float(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}, expected more than 0 and less than 1")
     return float(text)
@@ -250,11 +251,11 @@ def _check_finished(args: argparse.Namespace) -> None:
 
 
 def _make_store(args: argparse.Namespace) -> None:
-    with output_lock.claimed(args.output):
+    with output_lock.hold(args.output):
         plan = make_plan(args, open_archive(args.input, args.output / PARTIAL))
         examples = _examples(plan)
         run_tasks = _executor(args, examples)
-        output_lock.check_begun(args.output, {**plan.about, "modification_times": plan.stamp})
+        output_lock.check_resumable(args.output, {**plan.about, "modification_times": plan.stamp})
         convert(plan, examples, run_tasks)
     _print_summary(args.output)
 
@@ -318,8 +319,8 @@ def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
             "dtype": args.dtype,
             "split": args.split,
             "val": args.val,
-            "val_share": args.val_share,
-            "test_share": args.test_share,
+            "val_share": args.val_fraction,
+            "test_share": args.test_fraction,
             "shard_mb": args.shard_mb,
             "skip_bad": args.skip_bad,
         },
@@ -355,20 +356,20 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
             "--help` has the layout",
         )
     if args.split == "archive":
-        return splits.assign(items, args.val, args.val_share, args.test_share)
+        return splits.assign(items, args.val, args.val_fraction, args.test_fraction)
     if args.val:
-        raise ValueError("--val names places, --split blocks:KM draws them; keep one of the two")
-    if args.val_share is None and args.test_share is None:
+        raise ValueError("--val names locations, --split blocks:KM draws them; keep one of the two")
+    if args.val_fraction is None and args.test_fraction is None:
         raise ValueError(
-            "--split blocks:KM says how places are drawn, not how many; give --val-share or "
-            "--test-share, such as 0.2"
+            "--split blocks:KM says how locations are drawn, not how many; give --val-fraction or "
+            "--test-fraction, such as 0.2"
         )
     wanted = {
         split: share
-        for split, share in (("val", args.val_share), ("test", args.test_share))
+        for split, share in (("val", args.val_fraction), ("test", args.test_fraction))
         if share is not None
     }
-    splits.check_shares(wanted)
+    splits.check_fractions(wanted)
     kept = args.output / PARTIAL / "places.json"
     return spatial_blocks.assign(
         reader,
@@ -420,7 +421,7 @@ def _examples(plan: Plan) -> list[Sample]:
             first = _read(plan, item)
         except ArchiveError as error:
             reasons.append(error)
-            if not (plan.skip_bad or isinstance(error.__cause__, LeftOut)):
+            if not (plan.skip_bad or isinstance(error.__cause__, SkipSample)):
                 raise
         else:
             return [first, *_others(plan, plan.items[number + 1 :])]
@@ -440,7 +441,7 @@ def _others(plan: Plan, items: Sequence[Item]) -> Iterator[Sample]:
 def _read(plan: Plan, item: Item) -> Sample:
     try:
         return read_item(plan.reader, item, Files(plan.reader.archive, item), plan.quantiser)
-    except LeftOut as reason:
+    except SkipSample as reason:
         raise ArchiveError(item.files[0].name, str(reason)) from reason
 
 
@@ -468,7 +469,7 @@ def _executor(args: argparse.Namespace, examples: Sequence[Sample]) -> Callable[
         raise ValueError(
             f"--memory {args.memory:g}: one worker needs {need / 1e9:.2f} GB; give more"
         )
-    return functools.partial(executors.run, workers=workers, bytes_a_worker=int(total / workers))
+    return functools.partial(executors.run, workers=workers, bytes_per_worker=int(total / workers))
 
 
 def worker_bytes(examples: Sequence[Sample]) -> float:
@@ -492,7 +493,7 @@ def _print_dry_run(plan: Plan) -> None:
     )
     print(
         f"{plan.reader.TITLE}: {len(plan.items)} samples of "
-        f"{len({item.group for item in plan.items})} places in {plan.reader.archive.root}"
+        f"{len({item.group for item in plan.items})} locations in {plan.reader.archive.root}"
     )
     print(f"  splits  {_counts(Counter(item.split for item in plan.items))}")
     print(
@@ -514,7 +515,7 @@ def _print_summary(path: Path) -> None:
     store = open_store(path)
     size = stored_bytes(store)
     raw = raw_bytes(store)
-    print(f"{path}: {len(store)} samples of {store.manifest['groups']} places")
+    print(f"{path}: {len(store)} samples of {store.manifest['groups']} locations")
     print(f"  splits  {_counts(store.manifest['splits'])}")
     print(
         f"  size    {size / 1e6:,.1f} MB in {len(store.manifest['shards'])} shards; raw pixels "

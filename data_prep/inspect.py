@@ -1,4 +1,4 @@
-"""Shows what is in a store: tables on the terminal, and pictures of samples, spectra, places and
+"""Shows what is in a store: tables on the terminal, and pictures of samples, spectra, locations and
 dates.
 
     python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look --samples 12

@@ -5,9 +5,9 @@ other.
     python -m data_prep merge /data/stores/oscd /data/stores/geonrw --output /data/stores/both \\
         --prefix
 
-Places of one name are one place, which makes a store of several sensors out of one store a sensor.
-Where equal names mean different places, or ids meet, --prefix puts the name of the store's folder
-in front of both. Splits stay; statistics and label classes are those of all.
+Locations of one name are one place, which makes a store of several sensors out of one store a
+sensor. Where equal names mean different locations, or ids meet, --prefix puts the name of the
+store's folder in front of both. Splits stay; statistics and label classes are those of all.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prefix",
         action="store_true",
-        help="ids and places become <name of the store's folder>/<as they were>",
+        help="ids and locations become <name of the store's folder>/<as they were>",
     )
 
 
@@ -71,8 +71,8 @@ def _items(store: Store, number: int, prefix: bool) -> list[Item]:
 
 
 def check(sources: Sequence[Store], items: Sequence[Item]) -> None:
-    """Raises ValueError where sensors or labels of one name differ, an id occurs twice, or a place
-    is in other splits in another store.
+    """Raises ValueError where sensors or labels of one name differ, an id occurs twice, or a
+    location is in other splits in another store.
     """
     for one, other in itertools.combinations(sources, 2):
         _check_alike(one, other, "sensors", "convert both archives with one version of eo_jax")
@@ -80,7 +80,7 @@ def check(sources: Sequence[Store], items: Sequence[Item]) -> None:
             one, other, "labels", "write the label alike in both archives and convert again"
         )
     _check_ids(sources, items)
-    _check_places(sources, items)
+    _check_locations(sources, items)
 
 
 def _check_alike(one: Store, other: Store, entry: str, cure: str) -> None:
@@ -109,7 +109,7 @@ def _check_ids(sources: Sequence[Store], items: Sequence[Item]) -> None:
         found[item.id] = item.part[0]
 
 
-def _check_places(sources: Sequence[Store], items: Sequence[Item]) -> None:
+def _check_locations(sources: Sequence[Store], items: Sequence[Item]) -> None:
     splits: dict[str, dict[int, set[str | None]]] = {}
     for item in items:
         splits.setdefault(item.group, {}).setdefault(item.part[0], set()).add(item.split)
@@ -123,7 +123,7 @@ def _check_places(sources: Sequence[Store], items: Sequence[Item]) -> None:
                 )
                 cure = (
                     "split both alike, as `convert --split blocks:KM` does, or give --prefix where "
-                    "they are different places"
+                    "they are different locations"
                 )
                 raise ValueError(
                     f"place {group!r} is in {where}; training would see what is meant for testing: "

@@ -15,7 +15,7 @@ from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
 
 
-class LeftOut(Exception):
+class SkipSample(Exception):
     """A sample that is good but not wanted, such as one under clouds; the text is the reason, the
     same for all of a kind, to be counted.
     """
@@ -119,8 +119,8 @@ class Reader(Protocol):
         """
 
     def read(self, item: Item, files: Files) -> Sample:
-        """The sample of an item. Raises ArchiveError for anything but a good file, LeftOut for what
-        the options do not want.
+        """The sample of an item. Raises ArchiveError for anything but a good file, SkipSample for
+        what the options do not want.
         """
 
 

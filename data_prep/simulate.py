@@ -1,5 +1,5 @@
-"""Writes a synthetic EnMAP archive in the SpectralEarth layout: places with a land-use map, seen on
-one to three dates.
+"""Writes a synthetic EnMAP archive in the SpectralEarth layout: locations with a land-use map, seen
+on one to three dates.
 
     python -m data_prep simulate --output /data/simulated --locations 48 --size 128 --seed 0
 
@@ -246,8 +246,8 @@ def simulate_archive(
 
     Args:
         output: folder of the archive.
-        locations: number of places. The files of one depend on `seed`, its number and `size` alone,
-            so a larger number extends an archive.
+        locations: number of locations. The files of one depend on `seed`, its number and `size`
+            alone, so a larger number extends an archive.
         size: rows and columns of a patch, pixels of 30 m.
         seed: non-negative.
         workers: processes; one a core by default.
@@ -287,7 +287,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder of the archive; a partial one is completed",
     )
-    parser.add_argument("--locations", type=int, default=48, help="number of places (default: 48)")
+    parser.add_argument(
+        "--locations", type=int, default=48, help="number of locations (default: 48)"
+    )
     parser.add_argument(
         "--size", type=int, default=128, help="rows and columns of a patch (default: 128)"
     )

@@ -35,7 +35,7 @@ from rich.table import Table
 from data_prep.jobs import executors, progress
 from data_prep.statistics import quantiles
 from data_prep.statistics.moments import BandSums
-from data_prep.statistics.quantiles import Found, Selection
+from data_prep.statistics.quantiles import PrefixCounts, Selection
 from eo_jax.data import Store, open_store
 from eo_jax.data.store.files import write_atomically
 from eo_jax.sensors import Sensor
@@ -58,12 +58,12 @@ class Task:
 
 
 @dataclasses.dataclass
-class Counted:
+class ShardCounts:
     """What one shard gave: for each sensor counts of digits, and in the first pass sums."""
 
     samples: int
     size: int
-    digits: dict[str, Found] = dataclasses.field(default_factory=dict)
+    digits: dict[str, PrefixCounts] = dataclasses.field(default_factory=dict)
     sums: dict[str, BandSums] = dataclasses.field(default_factory=dict)
 
 
@@ -172,13 +172,13 @@ def _about(sensor: Sensor, sums: BandSums, selection: Selection) -> dict[str, An
 
 def _pass(
     store: Store, chosen: np.ndarray, number: int, going: dict[str, Selection], workers: int
-) -> Counted:
+) -> ShardCounts:
     """One pass over the chosen samples of the sensors that are still going."""
     of_sensors = chosen[np.isin(store.index["sensor"][chosen], list(going))]
     wanted = {sensor: (selection.dtype, selection.prefixes) for sensor, selection in going.items()}
     parts = np.split(of_sensors, np.flatnonzero(np.diff(store.index["shard"][of_sensors])) + 1)
     tasks = [Task(store.path.resolve(), tuple(part.tolist()), number, wanted) for part in parts]
-    total = Counted(0, 0)
+    total = ShardCounts(0, 0)
     with progress.show(f"stats, pass {number + 1}", len(of_sensors)) as advance:
         for counted in executors.run(count_shard, tasks, workers):
             _add(total, counted)
@@ -191,9 +191,9 @@ def _store(path: Path) -> Store:
     return open_store(path)
 
 
-def count_shard(task: Task) -> Counted:
+def count_shard(task: Task) -> ShardCounts:
     """Counts the samples of one shard. Raises RecordError."""
-    store, total = _store(task.store), Counted(0, 0)
+    store, total = _store(task.store), ShardCounts(0, 0)
     for sensor_id, group in _by_sensor(store, task.samples):
         for pixels in _batches(store, group):
             _add(total, _count(store.sensor(sensor_id), pixels, task))
@@ -221,23 +221,23 @@ def _batches(store: Store, samples: Iterable[int]) -> Iterator[list[np.ndarray]]
         yield batch
 
 
-def _count(sensor: Sensor, batch: list[np.ndarray], task: Task) -> Counted:
+def _count(sensor: Sensor, batch: list[np.ndarray], task: Task) -> ShardCounts:
     dtype, prefixes = task.wanted[sensor.id]
     valid = [~sensor.missing(pixels) for pixels in batch]
-    digits: Found = {}
+    digits: PrefixCounts = {}
     for band, wanted in enumerate(prefixes):
         values = np.concatenate(
             [pixels[band][mask[band]] for pixels, mask in zip(batch, valid, strict=True)]
         )
         digits |= quantiles.count(band, values.astype(dtype, copy=False), task.number, wanted)
-    counted = Counted(len(batch), sum(pixels.nbytes for pixels in batch), {sensor.id: digits})
+    counted = ShardCounts(len(batch), sum(pixels.nbytes for pixels in batch), {sensor.id: digits})
     if task.number == 0:
         for pixels, mask in zip(batch, valid, strict=True):
             _add_sums(counted, sensor.id, BandSums.of(pixels, ~mask))
     return counted
 
 
-def _add(total: Counted, counted: Counted) -> None:
+def _add(total: ShardCounts, counted: ShardCounts) -> None:
     total.samples, total.size = total.samples + counted.samples, total.size + counted.size
     for sensor, found in counted.digits.items():
         quantiles.merge(total.digits.setdefault(sensor, {}), found)
@@ -245,7 +245,7 @@ def _add(total: Counted, counted: Counted) -> None:
         _add_sums(total, sensor, sums)
 
 
-def _add_sums(total: Counted, sensor: str, sums: BandSums) -> None:
+def _add_sums(total: ShardCounts, sensor: str, sums: BandSums) -> None:
     if sensor in total.sums:
         total.sums[sensor].add(sums)
     else:

@@ -10,7 +10,7 @@ as they were.
 Without a choice it copies the whole store, for another --format. Statistics and label classes are
 those of what is chosen; splits stay. A sample without place is in no --bbox, one without time in no
 --since or --until. --groups draws by a hash of the name, so a smaller number draws some of the
-places of a larger one.
+locations of a larger one.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="samples with at most this share of no-data values, from 0 to 1",
     )
-    add("--groups", type=int, metavar="N", help="all samples of N places of those that are left")
+    add("--groups", type=int, metavar="N", help="all samples of N locations of those that are left")
 
 
 def run(args: argparse.Namespace) -> int:

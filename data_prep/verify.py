@@ -31,7 +31,7 @@ from eo_jax.schema import Sample
 CURE = "remove the store and convert again"
 
 
-class Found(NamedTuple):
+class ShardReport(NamedTuple):
     """What one shard gave: problems, and its contents as JSON."""
 
     shard: int
@@ -100,7 +100,7 @@ def _store(path: Path) -> Store:
     return open_store(path)
 
 
-def verify_shard(path: Path, shard: int) -> Found:
+def verify_shard(path: Path, shard: int) -> ShardReport:
     """Checks one shard: its hash, and each of its records."""
     store = _store(path)
     entry = store.manifest["shards"][shard]
@@ -121,7 +121,7 @@ def verify_shard(path: Path, shard: int) -> Found:
         except ValueError as error:  # one label in two types
             problems.append(f"{store.record_name(i)}: {error}")
         size += sample.pixels.nbytes
-    return Found(shard, len(rows), size, problems, contents.to_json())
+    return ShardReport(shard, len(rows), size, problems, contents.to_json())
 
 
 def _record_problems(store: Store, i: int, sample: Sample, missing: float) -> Iterator[str]:
@@ -199,7 +199,7 @@ def _arrays(store: Store) -> dict[str, dict[str, Any]]:
     }
 
 
-def _content_problems(store: Store, found: list[Found]) -> Iterator[str]:
+def _content_problems(store: Store, found: list[ShardReport]) -> Iterator[str]:
     contents = Contents()
     for shard in found:
         contents.add(Contents.from_json(shard.contents))

@@ -20,7 +20,7 @@ from eo_jax import run, sharding
 from eo_jax.augment import views
 from eo_jax.augment.crops import CropSet
 from eo_jax.data import pipeline
-from eo_jax.data.mixture import EntryConfig
+from eo_jax.data.mixture import ComponentConfig
 from eo_jax.data.source import SourceConfig
 from eo_jax.optim import optimizers
 
@@ -97,7 +97,7 @@ def parse_section(config: Any, section: str) -> Any:
     """The frozen dataclass of a section that has one shape: data, augment, optim, sharding, run."""
     values = _plain(config[section])
     if section == "data":
-        for field, kind in (("sources", SourceConfig), ("entries", EntryConfig)):
+        for field, kind in (("sources", SourceConfig), ("mixture", ComponentConfig)):
             values[field] = {
                 name: instantiate(kind, about, f"data.{field}.{name}")
                 for name, about in values.get(field, {}).items()
@@ -158,12 +158,13 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         )
 
     model.stems = {source: complete_stem(source, stem) for source, stem in model.stems.items()}
-    model.trunk = _complete_named("models/trunks", model.trunk, "model.trunk")
-    model.trunks = model.get("trunks", "each")
+    model.trunk = _complete_named("models/trunk_sharing", model.trunk, "model.trunk")
+    model.trunk_sharing = model.get("trunk_sharing", "none")
     model.dtype = model.get("dtype", "auto")
-    if set(model) != {"stems", "trunk", "trunks", "dtype"}:
+    if set(model) != {"stems", "trunk", "trunk_sharing", "dtype"}:
         raise ValueError(
-            f"config.model: has {', '.join(sorted(model))}; expected stems, trunk, trunks and dtype"
+            f"config.model: has {', '.join(sorted(model))}; expected stems, trunk, trunk_sharing "
+            "and dtype"
         )
     config.evals = {
         name: _complete_evaluator(config, name, section)

@@ -59,7 +59,7 @@ class Rates:
 
     Attributes:
         loader: batches drawn and placed on the device, no step.
-        step: one batch of each entry, again and again.
+        step: one batch of each component, again and again.
         together: as training does it.
         more_threads: the loader with twice the threads; measured only where the loader is the
             slower one.
@@ -345,13 +345,13 @@ def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[R
     step, batches = (
         _Step(experiment, pipeline, mesh),
         {
-            entry: sharding.to_global(batch, mesh)
-            for entry, batch in _first_batches(pipeline).items()
+            component: sharding.to_global(batch, mesh)
+            for component, batch in _first_batches(pipeline).items()
         },
     )
     for batch in batches.values():
         jax.block_until_ready(step(batch))  # compiled before anything is timed
-    alone = bench.measure((batches[pipeline.mixture.entry(n)] for n in itertools.count()), step)
+    alone = bench.measure((batches[pipeline.mixture.component(n)] for n in itertools.count()), step)
     rates = Rates(
         bench.load(data, lambda batch: batch),
         alone["samples_per_s"] / data.batch_size,
@@ -373,19 +373,20 @@ def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[R
         mfu=alone.get("mfu"),
     )
     batch_bytes = sum(
-        share * _bytes(batches[entry]) for entry, share in pipeline.mixture.shares.items()
+        share * _bytes(batches[component])
+        for component, share in pipeline.mixture.fractions.items()
     )
     return rates, setup, round(batch_bytes)
 
 
 def _first_batches(pipeline: Pipeline) -> dict[str, Batch]:
-    """{entry: the first batch of it}."""
+    """{component: the first batch of it}."""
     found: dict[str, Batch] = {}
     for n in itertools.count():
-        entry = pipeline.mixture.entry(n)
-        if entry not in found:
-            found[entry] = pipeline.batch(n)
-        if len(found) == len(pipeline.mixture.entries):
+        component = pipeline.mixture.component(n)
+        if component not in found:
+            found[component] = pipeline.batch(n)
+        if len(found) == len(pipeline.mixture.components):
             return found
 
 
@@ -450,11 +451,13 @@ def _parse(values: flags.FlagValues) -> tuple[ml_collections.ConfigDict, float]:
             f"{len(stores)} stores ({', '.join(stores)}), expected one, for all sources; give more "
             "as --store=SOURCE=PATH"
         )
-    point_at(sources, stores, values.store)
+    override_stores(sources, stores, values.store)
     return config, values.seconds
 
 
-def point_at(sources: ml_collections.ConfigDict, everywhere: list[str], named: list[str]) -> None:
+def override_stores(
+    sources: ml_collections.ConfigDict, everywhere: list[str], named: list[str]
+) -> None:
     """Sets the stores of config.data.sources, in place: the one of `everywhere`, then "SOURCE=PATH"
     each of `named`. Raises ValueError.
     """

@@ -49,29 +49,29 @@ class Experiment:
 
         def sharing(weights):
             return tuple(
-                name for name, encoder in self.encoders.items() if encoder.weights == weights
+                name for name, encoder in self.encoders.items() if encoder.weight_owner == weights
             )
 
-        return {source: sharing(encoder.weights) for source, encoder in self.encoders.items()}
+        return {source: sharing(encoder.weight_owner) for source, encoder in self.encoders.items()}
 
     def multiply_adds(self) -> float:
-        """Of the forward passes of one sample that carry a gradient: the mean over the entries of a
-        mixture, by their weights.
+        """Of the forward passes of one sample that carry a gradient: the mean over the components
+        of a mixture, by their weights.
         """
-        if not self.data.entries:
+        if not self.data.mixture:
             return self.objective.multiply_adds(self.views)
-        total = sum(entry.weight for entry in self.data.entries.values())
+        total = sum(component.weight for component in self.data.mixture.values())
 
-        def shown(entry):
+        def shown(component):
             return {
                 name: shape
                 for name, shape in self.views.items()
-                if name.partition("/")[0] in entry.sources
+                if name.partition("/")[0] in component.sources
             }
 
         return sum(
-            entry.weight / total * self.objective.multiply_adds(shown(entry))
-            for entry in self.data.entries.values()
+            component.weight / total * self.objective.multiply_adds(shown(component))
+            for component in self.data.mixture.values()
         )
 
 
@@ -85,7 +85,7 @@ def make_experiment(config: Any) -> Experiment:
     shown = _view_shapes(augment, encoders)
     name = config["objective"]["name"]
     _, objective_config = parse_named("objectives", config["objective"], "objective")
-    objective = _objective(objective_config, encoders, config["model"]["trunks"], data)
+    objective = _objective(objective_config, encoders, config["model"]["trunk_sharing"], data)
     if objective.couples_batch and sections["optim"].accum > 1:
         raise ValueError(
             f"config.optim.accum: objective {name!r} compares the samples of a batch, so "
@@ -101,21 +101,23 @@ def make_experiment(config: Any) -> Experiment:
 
 
 def _objective(
-    config: Any, encoders: Mapping[str, Encoder], trunks: str, data: pipeline.Config
+    config: Any, encoders: Mapping[str, Encoder], trunk_sharing: str, data: pipeline.Config
 ) -> Objective:
     """The objective, its encoders with a trunk each, or one for all."""
-    if trunks not in ("each", "one"):
+    if trunk_sharing not in ("none", "all"):
         raise ValueError(
-            f"config.model.trunks: {trunks!r}; expected 'each' for a trunk behind each stem, or "
-            "'one' for one behind all"
+            f"config.model.trunk_sharing: {trunk_sharing!r}; expected 'none' for a trunk behind "
+            "each stem, or "
+            "'all' for one behind all"
         )
-    if trunks == "each":
+    if trunk_sharing == "none":
         return config.build(encoders)
-    together = [entry for entry, about in data.entries.items() if len(about.sources) > 1]
-    if not data.entries or together:
+    together = [component for component, about in data.mixture.items() if len(about.sources) > 1]
+    if not data.mixture or together:
         raise ValueError(
-            "config.model.trunks: 'one' trains on one source a step; give each source an entry of "
-            "its own in config.data.entries, found "
+            "config.model.trunk_sharing: 'all' trains on one source a step; give each source a "
+            "component of "
+            "its own in config.data.mixture, found "
             f"{', '.join(together) or 'none'}"
         )
     return shared_trunk.build(config, encoders)
@@ -155,7 +157,7 @@ def _encoders(model: Any, sources: Mapping[str, SourceConfig]) -> dict[str, Enco
 
 def _encoder(model: Any, source: str, sensor: Sensor) -> Encoder:
     _, stem = parse_named("models/stems", model["stems"][source], f"model.stems.{source}")
-    _, trunk = parse_named("models/trunks", model["trunk"], "model.trunk")
+    _, trunk = parse_named("models/trunk_sharing", model["trunk"], "model.trunk")
     return make_encoder(stem, trunk, sensor, compute_dtype(model["dtype"]), source)
 
 
@@ -167,7 +169,7 @@ def _view_shapes(
     """
     views.crop_sets(augment, encoders)
     for source, encoder in encoders.items():
-        for name, crop in augment.of(source).items():
+        for name, crop in augment.for_source(source).items():
             if encoder.kind == "tokens" and crop.size % encoder.patch:
                 raise ValueError(
                     f"config.augment.crops.{name}.size: {crop.size} is no multiple of the patch of "
@@ -176,13 +178,13 @@ def _view_shapes(
     return {
         f"{source}/{name}": (crop.views, crop.size)
         for source in encoders
-        for name, crop in augment.of(source).items()
+        for name, crop in augment.for_source(source).items()
     }
 
 
 def _check_dates(augment: views.Config, sources: Mapping[str, SourceConfig]) -> None:
     for source, about in sources.items():
-        for name, crop in augment.of(source).items():
+        for name, crop in augment.for_source(source).items():
             if crop.dates != "first" and about.dates == 1:
                 raise ValueError(
                     f"config.augment.crops: the dates of '{source}/{name}' are {crop.dates!r}, but "
@@ -271,8 +273,8 @@ def make_context(
         objective=experiment.objective,
         train_views=views_of.train,
         evaluate_views=views_of.evaluate,
-        place=lambda arrays: jax.device_put(arrays, rows),
-        gathered=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+        shard_rows=lambda arrays: jax.device_put(arrays, rows),
+        replicated=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
         seed=experiment.run.seed,
     )
 

@@ -32,7 +32,7 @@ class Config:
         log_every: steps between log lines; each costs a forward pass of at most 256 samples, for
             the watch on collapse.
         save_every: steps between checkpoints; the last step is saved anyway.
-        keep: checkpoints to keep.
+        max_to_keep: checkpoints to keep.
         writers: where metrics go beside metrics.jsonl: "tensorboard" or nothing.
         init_from: workdir of a run whose encoder the weights start from; "" for random ones.
         init_encoder: which of its encoders, as in "enmap.teacher"; "" for the objective's first.
@@ -44,14 +44,14 @@ class Config:
     seed: int = 0
     log_every: int = 50
     save_every: int = 500
-    keep: int = 2
+    max_to_keep: int = 2
     writers: tuple[str, ...] = ()
     init_from: str = ""
     init_encoder: str = ""
     init_rules: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
-        for field in ("steps", "log_every", "save_every", "keep"):
+        for field in ("steps", "log_every", "save_every", "max_to_keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.run.{field}: {getattr(self, field)}; expected at least 1")
         if set(self.writers) - {"tensorboard"}:
@@ -67,11 +67,11 @@ _FREE = (
     "data.threads",
     "data.prefetch",
     "data.on_error",
-    "data.max_bad",
+    "data.max_bad_fraction",
     "sharding.",
     "run.log_every",
     "run.save_every",
-    "run.keep",
+    "run.max_to_keep",
     "run.writers",
     "evals.",
 )
@@ -141,10 +141,10 @@ def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
         "store": source.store.path.name,
         "content_sha256": source.store.content_hash,
         "split": source.config.split,
-        "places": source.places,
+        "locations": source.locations,
         "samples": len(source.groups.members),
-        "places_dropped": source.groups.dropped,
-        "places_repeating_dates": source.groups.short_of(source.config.dates),
+        "locations_dropped": source.groups.dropped,
+        "locations_repeating_dates": source.groups.short_of(source.config.dates),
         "sensor": source.sensor.row(),
         "normalisation": {
             "source": numbers.source,
@@ -165,8 +165,8 @@ def sizes(params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> list[str]
 
 def _drawn_from(source: Source) -> str:
     found = (
-        f"source {source.name}: {source.places} {source.unit}, {len(source.groups.members)} "
-        f"samples, {source.groups.dropped} places dropped"
+        f"source {source.name}: {source.locations} {source.unit}, {len(source.groups.members)} "
+        f"samples, {source.groups.dropped} locations dropped"
     )
     dates = source.config.dates
     return (
@@ -180,11 +180,12 @@ def _drawn_from(source: Source) -> str:
 def memory(
     steps: Mapping[str, jax.stages.Compiled], watches: Mapping[str, jax.stages.Compiled]
 ) -> Iterator[str]:
-    """What the compiled train step of each entry takes, a line an entry, and what a logged step has
+    """What the compiled train step of each component takes, a line a component, and what a logged
+    step has
     after it: a copy of the weights, the watch.
     """
-    for entry, step in steps.items():
-        found, watch = step.memory_analysis(), watches[entry].memory_analysis()
+    for component, step in steps.items():
+        found, watch = step.memory_analysis(), watches[component].memory_analysis()
         arguments, temporary, watched = (
             size / 2**20
             for size in (
@@ -193,7 +194,9 @@ def memory(
                 watch.temp_size_in_bytes,
             )
         )
-        taken = f"arguments {arguments:.0f} MiB, temporary {temporary:.0f} MiB (entry {entry})"
+        taken = (
+            f"arguments {arguments:.0f} MiB, temporary {temporary:.0f} MiB (component {component})"
+        )
         yield (
             f"compiled; memory a device: {taken}; after logged steps the weights once more and "
             f"temporary {watched:.0f} MiB"
@@ -230,7 +233,7 @@ def write_provenance(workdir: Path, config: dict, fingerprint: dict) -> None:
         write_atomically(workdir / f"{name}.json", (json.dumps(value, indent=1) + "\n").encode())
 
 
-def closing(workdir: Path, step: int, steps: int) -> str:
+def closing_message(workdir: Path, step: int, steps: int) -> str:
     """The last line of a run: what to do next."""
     if step < steps:
         return (

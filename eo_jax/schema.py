@@ -22,7 +22,7 @@ class Sample:
             sensor table.
         sensor: id of the row in `eo_jax.sensors`.
         id: unique in its store, e.g. "0287155/07676".
-        group: the place; acquisitions of one place share it.
+        group: the place; acquisitions of one location share it.
         product: product version as the archive gives it.
         time: acquisition time, seconds since 1970 UTC.
         lonlat: centre of the patch, degrees.

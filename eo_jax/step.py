@@ -139,7 +139,7 @@ def make_pooled(
         weights = state["params"], state["carry"]
         encoded = {found["source"] for found in objective.encoders(*weights).values()}
         shown = {
-            source: {"pixels": _thinned(fields["pixels"])}
+            source: {"pixels": _subsample(fields["pixels"])}
             for source, fields in batch.items()
             if encoded & set(same_encoder[source])
         }
@@ -154,7 +154,7 @@ def make_pooled(
     return pooled
 
 
-def _thinned(rows: jax.Array) -> jax.Array:
+def _subsample(rows: jax.Array) -> jax.Array:
     """Every k-th row: where there are enough for all devices, each keeps some of its own."""
     return rows[:: -(-len(rows) // _WATCHED)]
 

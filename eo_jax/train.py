@@ -43,7 +43,7 @@ from eo_jax.run import (
     check_same_data,
     check_same_run,
     check_steps,
-    closing,
+    closing_message,
     data_fingerprint,
     memory,
     sizes,
@@ -165,7 +165,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         return 0
 
     # -------------------------------------------------------------------------------------- restore
-    checkpoints = Checkpoints(workdir, run.keep)
+    checkpoints = Checkpoints(workdir, run.max_to_keep)
     if checkpoints.latest() is None:
         state, first = jax.jit(make_state, out_shardings=placement)(), 0
         if run.init_from:
@@ -174,7 +174,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
         check_same_data(workdir, fingerprint)
         state, first = checkpoints.restore(sharding.placed(like, placement))
-        pipeline.bad.remember(checkpoints.bad_records())
+        pipeline.bad.restore(checkpoints.bad_records())
     check_steps(workdir, first, run.steps)
     write_provenance(workdir, config, fingerprint)
 
@@ -200,7 +200,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         """
         values = jax.device_get(values)
         throughput.arrived()
-        values = metrics.as_numbers(values)
+        values = metrics.to_scalars(values)
         if is_logged(step) or values["skipped"]:
             values |= {
                 "lr": float(lr[step - 1]),
@@ -227,7 +227,11 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     def save(step: int) -> None:
         clock.enter("checkpoint")  # batch `step` is not taken yet: a resume takes it
         checkpoints.save(
-            step, state, next_batch=step, config=config, bad_records=pipeline.bad.before(step)
+            step,
+            state,
+            next_batch=step,
+            config=config,
+            bad_records=pipeline.bad.skipped_before(step),
         )
 
     @contextlib.contextmanager
@@ -279,13 +283,13 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
             batch = next(batches)
         clock.enter("step")
         with jax.transfer_guard("disallow"):
-            entry, before = (
-                pipeline.mixture.entry(step),
+            component, before = (
+                pipeline.mixture.component(step),
                 copied(state["params"]) if is_logged(step + 1) else None,
             )
-            state, values = train_steps[entry](state, batch)
+            state, values = train_steps[component](state, batch)
             if before:
-                values |= norms(state["params"], before) | watched[entry](state, batch)
+                values |= norms(state["params"], before) | watched[component](state, batch)
                 del before
         clock.dispatched(goodput.finish_of(values))
         if running:
@@ -298,17 +302,19 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     display.say(clock.summary())
     display.close()
     writer.close()
-    print(closing(workdir, step, run.steps), flush=True)
+    print(closing_message(workdir, step, run.steps), flush=True)
     return 0 if step == run.steps else 128 + signal.SIGTERM
 
 
 def _compiled(
     function: Any, like: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
-    """{entry: the function of (state, batch) for its batches}."""
+    """{component: the function of (state, batch) for its batches}."""
     return {
-        entry: function.lower(like, sharding.to_global(pipeline.empty(entry), mesh)).compile()
-        for entry in pipeline.mixture.entries
+        component: function.lower(
+            like, sharding.to_global(pipeline.empty(component), mesh)
+        ).compile()
+        for component in pipeline.mixture.components
     }
 
 

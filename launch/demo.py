@@ -80,7 +80,7 @@ def _own_tiles(data: Path) -> tuple[str, str, list[str]]:
         str(data),
         "--output",
         store_path,
-        "--val-share",
+        "--val-fraction",
         "0.2",
     )
     store = open_store(store_path)

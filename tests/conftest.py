@@ -46,7 +46,7 @@ def sample_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_store(tmp_path_factory) -> Path:
-    """A store of six places, in splits train and val."""
+    """A store of six locations, in splits train and val."""
     from tiny_store import write_tiny_store
 
     return write_tiny_store(tmp_path_factory.mktemp("stores") / "tiny")

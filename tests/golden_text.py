@@ -50,7 +50,7 @@ def text(config: Any) -> str:
     params, _ = jax.eval_shape(experiment.objective.init, jax.random.key(0))
     placed = sharding.state_sharding(experiment.sharding, params, MESH)
     decay, lr = (
-        optimizers.decay_shares(experiment.optim, params),
+        optimizers.decay_factors(experiment.optim, params),
         optimizers.lr_scales(experiment.optim, params),
     )
     leaves = [*rules.paths(params)], *map(jax.tree.leaves, (placed, decay, lr))

@@ -1,4 +1,4 @@
-"""Whether an objective learns: simulated places whose class is in spatial structure, training on
+"""Whether an objective learns: simulated locations whose class is in spatial structure, training on
 them, and a linear probe beside two baselines.
 """
 
@@ -32,13 +32,13 @@ TRAIN, PROBE, TEST, PER_CLASS = (
     500,
     500,
     10,
-)  # places trained on, those of them that the probe is fitted on, scored, labelled of each class
+)  # locations trained on, those of them that the probe is fitted on, scored, labelled of each class
 STEPS, ROWS = 200, 48
 SIDE, GLOBAL, LOCAL = 24, 16, 8  # pixels of a patch, of a global view, of a local one
 POINTS = 3.0  # of accuracy that features have to be better by
 _STATISTICS_BATCHES = 30  # as in `eo_jax.evaluators.base`
 
-# --- the places
+# --- the locations
 
 ARRANGEMENTS = ("rows", "columns", "grid")
 CLASSES = 2 * len(ARRANGEMENTS)
@@ -56,8 +56,8 @@ _INFRARED = np.arange(12) >= 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Places:
-    """The same places as two sensors see them, in the layout of a Batch, and their classes 1 to
+class Locations:
+    """The same locations as two sensors see them, in the layout of a Batch, and their classes 1 to
     CLASSES.
 
     Attributes:
@@ -74,25 +74,25 @@ class Places:
         """Pixels of a source; all but s1 are Sentinel-2."""
         return self.s1 if source == "s1" else self.s2
 
-    def only(self, rows: np.ndarray) -> Places:
-        return Places(self.s2[rows], self.s1[rows], self.label[rows])
+    def only(self, rows: np.ndarray) -> Locations:
+        return Locations(self.s2[rows], self.s1[rows], self.label[rows])
 
 
 @functools.lru_cache(maxsize=8)
-def places(number: int, seed: int) -> Places:
-    """`number` places, evenly of all classes, in random order.
+def locations(number: int, seed: int) -> Locations:
+    """`number` locations, evenly of all classes, in random order.
 
     A class is an arrangement of light and dark ground, and whether infrared bands (and VH) are
     light where the visible ones (and VV) are, or dark. Spectrum, brightness, contrast and width of
-    the pattern are drawn without regard to the class, and the pattern of each place has mean 0 and
-    standard deviation 1. So the mean and the standard deviation of its bands say next to nothing
-    about the class.
+    the pattern are drawn without regard to the class, and the pattern of each location has mean 0
+    and standard deviation 1. So the mean and the standard deviation of its bands say next to
+    nothing about the class.
     """
     rng = np.random.default_rng(seed)
     kind = rng.permutation(np.arange(number) % CLASSES)
     pattern = rng.choice([-1.0, 1.0], (number, 1, 1)) * _arranged(rng, kind % len(ARRANGEMENTS))
     infrared = np.where(kind < len(ARRANGEMENTS), 1.0, -1.0)
-    return Places(
+    return Locations(
         _optical(rng, pattern, infrared),
         _radar(rng, pattern, infrared),
         (kind + 1).astype(np.int32),
@@ -166,15 +166,15 @@ def _radar(rng: np.random.Generator, pattern: np.ndarray, infrared: np.ndarray) 
     return (level + draw(1.5, 3) * sign * pattern[:, None] + speckle).astype(np.float32)[:, None]
 
 
-def labelled_rows(known: Places) -> np.ndarray:
-    """The support: the first PER_CLASS places of each class."""
+def labelled_rows(known: Locations) -> np.ndarray:
+    """The support: the first PER_CLASS locations of each class."""
     return np.concatenate(
         [np.flatnonzero(known.label == code)[:PER_CLASS] for code in range(1, CLASSES + 1)]
     )
 
 
 def batches(
-    known: Places, sources: Sequence[str], labelled: Sequence[str], seed: int
+    known: Locations, sources: Sequence[str], labelled: Sequence[str], seed: int
 ) -> Iterator[Batch]:
     """Endless random rows, the same for all sources but the labelled ones, whose rows are of the
     support.
@@ -212,10 +212,10 @@ _SECTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 64, "decoder_heads": 4, "mask_ratio": 0.7},
     "data2vec": {"mask_ratio": 0.3},
     "dino": {"prototypes": 64, "hidden": 128, "bottleneck": 32, "momentum": 0.98},
-    "swav": {"prototypes": 32, "epsilon": 0.02, "queue": 0, "iterations": 3, **_HEAD},
+    "swav": {"prototypes": 32, "epsilon": 0.02, "queue_size": 0, "sinkhorn_iterations": 3, **_HEAD},
     "barlow_twins": {"projector": (128, 128)},
     "vicreg": {"projector": (128, 128)},
-    "moco": {"queue": 480, "bn_group": 24, "momentum": 0.98, **_HEAD},
+    "moco": {"queue_size": 480, "bn_group": 24, "momentum": 0.98, **_HEAD},
     "moco_v3": {"momentum": 0.98, **_HEAD, **_PREDICTOR},
     "simclr": _HEAD,
     "byol": {"momentum": 0.98, **_HEAD, **_PREDICTOR},
@@ -261,14 +261,14 @@ class Learner:
         shapes = jax.eval_shape(self.objective.init, jax.random.key(0))[0]
         self._optimizer = optimizers.make_optimizer(self.experiment.optim, shapes, STEPS)
         numbers = {
-            source: _statistics(encoder.sensor, places(TRAIN, 0).of(source))
+            source: _statistics(encoder.sensor, locations(TRAIN, 0).of(source))
             for source, encoder in self.experiment.encoders.items()
         }
         self._recipe = make_recipe(self.experiment, numbers)
         self._start, self._step = jax.jit(self._init), jax.jit(self._train_step, donate_argnums=0)
         self._moved, self._pooled = jax.jit(self._moved_carry), jax.jit(self._features)
 
-    def trained(self, known: Places, seed: int) -> TrainState:
+    def trained(self, known: Locations, seed: int) -> TrainState:
         """After STEPS steps."""
         state, batch = self._start(seed), self._batches(known, seed)
         for _ in range(STEPS):
@@ -276,7 +276,7 @@ class Learner:
         assert np.isfinite(metrics["loss"])
         return state
 
-    def untrained(self, known: Places, seed: int) -> TrainState:
+    def untrained(self, known: Locations, seed: int) -> TrainState:
         """Step 0, with BatchNorm statistics from data: without those a random network would be
         judged by a detail.
         """
@@ -286,7 +286,7 @@ class Learner:
                 state["carry"] = self._moved(state["params"], state["carry"], next(batch))
         return state
 
-    def features(self, state: TrainState, known: Places) -> np.ndarray:
+    def features(self, state: TrainState, known: Locations) -> np.ndarray:
         """Pooled features [b, d] of whole patches, by the encoder that the objective names
         first.
         """
@@ -296,7 +296,7 @@ class Learner:
             [self._pooled(state["params"], state["carry"], pixels[i : i + 100]) for i in cut]
         )
 
-    def _batches(self, known: Places, seed: int) -> Iterator[Batch]:
+    def _batches(self, known: Locations, seed: int) -> Iterator[Batch]:
         return batches(known, list(self.experiment.encoders), self.objective.labelled, seed)
 
     def _init(self, seed: jax.Array) -> TrainState:
@@ -339,8 +339,8 @@ def _statistics(sensor: Sensor, pixels: np.ndarray) -> Normalisation:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Percent of test places that a linear probe gets right, on features of the trained and of the
-    untrained encoder and on `moments`.
+    """Percent of test locations that a linear probe gets right, on features of the trained and of
+    the untrained encoder and on `moments`.
     """
 
     trained: float
@@ -358,7 +358,7 @@ class Scores:
 
 def scores(learner: Learner, seed: int) -> Scores:
     """Of an objective trained with this seed: data, weights and augmentation are drawn by it."""
-    known = places(TRAIN, 2 * seed + 1)
+    known = locations(TRAIN, 2 * seed + 1)
 
     def probed(state):
         return probe(lambda where: learner.features(state, where), seed)
@@ -371,22 +371,22 @@ def scores(learner: Learner, seed: int) -> Scores:
 
 
 def probe(
-    features: Callable[[Places], np.ndarray],
+    features: Callable[[Locations], np.ndarray],
     seed: int,
-    labelled: Callable[[Places], np.ndarray] = lambda known: np.arange(PROBE),
+    labelled: Callable[[Locations], np.ndarray] = lambda known: np.arange(PROBE),
 ) -> float:
-    """Percent right of a logistic regression as `eo_jax.evaluators.linear_probe` has it, on places
-    that nothing was trained on.
+    """Percent right of a logistic regression as `eo_jax.evaluators.linear_probe` has it, on
+    locations that nothing was trained on.
 
     Args:
-        labelled: rows of the places trained on that the probe is fitted on.
+        labelled: rows of the locations trained on that the probe is fitted on.
     """
-    known, test = places(TRAIN, 2 * seed + 1), places(TEST, 2 * seed + 2)
+    known, test = locations(TRAIN, 2 * seed + 1), locations(TEST, 2 * seed + 2)
     fitted = known.only(labelled(known))
     model = make_pipeline(StandardScaler(), LogisticRegression(C=10.0, tol=1e-3, max_iter=1000))
     return 100 * float(model.fit(features(fitted), fitted.label).score(features(test), test.label))
 
 
-def moments(known: Places) -> np.ndarray:
+def moments(known: Locations) -> np.ndarray:
     """Mean and standard deviation of each Sentinel-2 band, [b, 2c]."""
     return np.concatenate([known.s2.mean((1, 3, 4)), known.s2.std((1, 3, 4))], axis=1)

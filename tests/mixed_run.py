@@ -1,5 +1,5 @@
-"""A toy run of two entries: "pair", two dates of a source with its follower, and "single", another
-source; a record of that may be bad.
+"""A toy run of two components: "pair", two dates of a source with its follower, and "single",
+another source; a record of that may be bad.
 
 As a command it trains until a step and then kills itself, with the next batches and a save under
 way:
@@ -58,14 +58,14 @@ def config_of(store: Path, follower: Path, single: Path, **values) -> dict:
     source = config["data"]["sources"]["enmap"] | {"dates": 2}
     sources = {
         "s2": source,
-        "s1": source | {"store": str(follower), "follows": "s2"},
+        "s1": source | {"store": str(follower), "paired_with": "s2"},
         "x": source | {"store": str(single), "dates": 1},
     }
-    entries = {
+    components = {
         "pair": {"sources": ("s1", "s2"), "weight": 2.0},
         "single": {"sources": ("x",), "weight": 1.0},
     }
-    config["data"] |= {"sources": sources, "entries": entries}
+    config["data"] |= {"sources": sources, "mixture": components}
     return config
 
 
@@ -80,7 +80,7 @@ def training_the_mixture() -> Iterator[None]:
             config
             | {
                 "data": config["data"]
-                | {"sources": {"enmap": config["data"]["sources"]["s2"]}, "entries": {}}
+                | {"sources": {"enmap": config["data"]["sources"]["s2"]}, "mixture": {}}
             }
         )
         return dataclasses.replace(

@@ -45,7 +45,7 @@ def _salinas_a(root: Path, real: Path) -> None:
 
 
 def _spectral_earth(root: Path, real: Path) -> None:
-    """The tiles of Potsdam as places; every other one has a second date, which is the first
+    """The tiles of Potsdam as locations; every other one has a second date, which is the first
     mirrored.
     """
     kept = [number - 1 for number in ENMAP.band_numbers]

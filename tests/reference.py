@@ -110,8 +110,8 @@ def sincos_2d(width: int, rows: int, columns: int) -> np.ndarray:
 def mae_decoder(
     weights: dict, tokens: np.ndarray, ids: np.ndarray, rows: int, columns: int
 ) -> np.ndarray:
-    """Decoder with one block for one sample: tokens [1 + k, d], class token first, and their places
-    ids [k] -> pixels [n, p].
+    """Decoder with one block for one sample: tokens [1 + k, d], class token first, and their
+    locations ids [k] -> pixels [n, p].
 
     `weights` is the decoder's own tree, its one block stacked along a leading axis.
     """

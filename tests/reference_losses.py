@@ -116,8 +116,10 @@ def vicreg_loss(za, zb, invariance, variance, covariance):
         np.mean(np.maximum(0, 1 - np.sqrt(z.var(axis=0, ddof=1) + 1e-4))) for z in (za, zb)
     )
     centred = [z - z.mean(axis=0) for z in (za, zb)]
-    correlated = sum(off_diagonal_squares(z.T @ z / (len(z) - 1)) / z.shape[1] for z in centred)
-    return invariance * similar + variance * spread + covariance * correlated
+    cross_correlation = sum(
+        off_diagonal_squares(z.T @ z / (len(z) - 1)) / z.shape[1] for z in centred
+    )
+    return invariance * similar + variance * spread + covariance * cross_correlation
 
 
 # --- contrastive

@@ -1,5 +1,5 @@
-"""Tests of `eo_jax.models.stems.spectral_adapter` against PyTorch's Conv3d and BatchNorm3d, on no-data,
-and on visible tokens only.
+"""Tests of `eo_jax.models.stems.spectral_adapter` against PyTorch's Conv3d and BatchNorm3d, on
+no-data, and on visible tokens only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch_twin import spectral_adapter as torch_adapter  # noqa: E402  torch ma
 
 SENSOR_BANDS = {"EnMAP": 202, "DESIS": 235, "EO-1": 198, "Hyperview": 150}
 NETWORK = Network(lambda rngs: SpectralAdapter(jnp.dtype("float32"), rngs=rngs))
-# Our names of the three stages, and the places of their convolution and BatchNorm in
+# Our names of the three stages, and the locations of their convolution and BatchNorm in
 # SpectralEarth's Sequential.
 STAGES = (("conv0", "norm0", 0, 1), ("conv1", "norm1", 3, 4), ("conv2", "norm2", 6, 7))
 

@@ -50,7 +50,7 @@ def test_each_date_in_turn():
 
 
 def test_one_random_date_for_all_views_of_a_row():
-    found = shown_dates("one", 3, 4)
+    found = shown_dates("shared", 3, 4)
     assert (found == found[:, :1]).all()
     assert scipy.stats.chisquare(np.bincount(found[:, 0], minlength=4)).pvalue > 1e-3
 
@@ -190,7 +190,8 @@ def test_a_sources_own_crop_set():
     sources = (("s1", S1), ("s2", SENSOR))
     jittered = CropSet(**UPRIGHT, views=2, brightness=(2.0, 2.0))
     made = recipe_of(
-        sources, (("global", jittered), ("s1/global", CropSet(**UPRIGHT, views=2, grey_odds=1.0)))
+        sources,
+        (("global", jittered), ("s1/global", CropSet(**UPRIGHT, views=2, grayscale_prob=1.0))),
     )
     pixels = {"s1": {"pixels": jnp.asarray(decibels(2))}, "s2": batch(digital_numbers())["three"]}
     found = made.train(pixels, jax.random.key(0))
@@ -207,7 +208,7 @@ def test_a_sources_own_crop_set():
 
 def test_decibels_are_stretched_blurred_and_noisy_but_finite():
     crop = CropSet(
-        size=24, views=2, contrast=(0.6, 1.4), grey_odds=0.5, blur_odds=1.0, noise_std=0.1
+        size=24, views=2, contrast=(0.6, 1.4), grayscale_prob=0.5, blur_prob=1.0, noise_std=0.1
     )
     made = recipe_of((("s1", S1),), (("global", crop),)).train(
         {"s1": {"pixels": jnp.asarray(decibels())}}, jax.random.key(0)

@@ -110,7 +110,7 @@ def test_contrast_stretches_around_the_mean_of_what_is_valid(z, valid):
 def test_grey_is_the_mean_of_a_pixels_valid_bands(z, valid):
     coin = np.array([[True, False], [True, True], [False, False]])
     kept = np.where(valid, z, 0)
-    found = apply(photometric.grey, kept, valid, coin)
+    found = apply(photometric.grayscale, kept, valid, coin)
     mean = np.ma.array(z, mask=~valid).mean(axis=-1, keepdims=True).filled(0)
     np.testing.assert_allclose(found, np.where(per_view(coin) & valid, mean, kept), atol=1e-6)
 
@@ -177,7 +177,7 @@ def test_bands_are_dropped_in_the_number_asked_for_and_evenly():
             z, valid, jnp.full((B, V), 1.3), np.full(BANDS, -2.0), np.ones(BANDS, bool)
         ),
         lambda z, valid: photometric.contrast(z, valid, jnp.full((B, V), 1.3)),
-        lambda z, valid: photometric.grey(z, valid, jnp.ones((B, V), bool)),
+        lambda z, valid: photometric.grayscale(z, valid, jnp.ones((B, V), bool)),
         lambda z, valid: photometric.solarise(
             z, valid, jnp.ones((B, V), bool), np.full(BANDS, -2.0), np.full(BANDS, 2.0), 0.0
         ),
@@ -204,7 +204,7 @@ def test_what_is_no_data_stays_0(z, valid, operation):
             r"interpolation: 'nearest'; expected one of bilinear, bicubic",
         ),
         ({"flips": "up"}, r"flips: 'up'; expected one of none, left_right, both, d4"),
-        ({"dates": "all"}, r"dates: 'all'; expected one of first, each, random, one"),
+        ({"dates": "all"}, r"dates: 'all'; expected one of first, each, random, shared"),
         ({"scale": (0.0, 1.0)}, r"scale: \(0.0, 1.0\); expected 0 < low <= high <= 1"),
         ({"scale": (0.5, 1.1)}, r"scale"),
         ({"ratio": (2.0, 1.0)}, r"ratio: \(2.0, 1.0\); expected 0 < low <= high"),
@@ -212,18 +212,18 @@ def test_what_is_no_data_stays_0(z, valid, operation):
         ({"brightness": (0.0, 1.0)}, r"brightness"),
         ({"contrast": (1.2, 0.8)}, r"contrast"),
         (
-            {"jitter_odds": 1.5},
-            r"jitter_odds: \(1.5,\); expected one number from 0 to 1, or 1, one a view",
+            {"jitter_prob": 1.5},
+            r"jitter_prob: \(1.5,\); expected one number from 0 to 1, or 1, one a view",
         ),
         (
-            {"blur_odds": (0.5, 0.5, 0.5), "views": 2},
-            r"blur_odds: \(0.5, 0.5, 0.5\); expected one number from 0 to 1, or 2, one a view",
+            {"blur_prob": (0.5, 0.5, 0.5), "views": 2},
+            r"blur_prob: \(0.5, 0.5, 0.5\); expected one number from 0 to 1, or 2, one a view",
         ),
         ({"blur_sigma": (0.0, 1.0)}, r"blur_sigma"),
         ({"blur_kernel": 4}, r"blur_kernel: 4; expected an odd number below 256"),
         ({"blur_kernel": 11, "size": 5}, r"blur_kernel: 11; expected an odd number below 10"),
         (
-            {"blur_odds": 0.5, "size": 9},
+            {"blur_prob": 0.5, "size": 9},
             r"blur_kernel: 0; expected an odd number from 3: with size 9 the kernel is 1 pixel",
         ),
         (
@@ -262,9 +262,9 @@ def test_statistics_are_published_or_the_stores():
 
 def test_odds_are_kept_as_tuples():
     """ml_collections lets no number become a tuple, but reads 0.5 for a tuple as (0.5,)."""
-    assert CropSet(blur_odds=0.5).blur_odds == (0.5,) and CropSet(
-        blur_odds=(1.0, 0.1), views=2
-    ).blur_odds == (1.0, 0.1)
+    assert CropSet(blur_prob=0.5).blur_prob == (0.5,) and CropSet(
+        blur_prob=(1.0, 0.1), views=2
+    ).blur_prob == (1.0, 0.1)
 
 
 @pytest.mark.parametrize(("size", "kernel"), [(128, 13), (48, 5), (224, 23), (96, 9)])
@@ -334,15 +334,15 @@ def test_crop_sets_that_fit_no_source_are_refused(crops, message):
         ),
         (
             "sentinel1_grd",
-            {"solarise_odds": (0.0,), "band_drop_odds": 0.5, "band_drop": (1, 2)},
+            {"solarise_prob": (0.0,), "band_drop_prob": 0.5, "band_drop": (1, 2)},
             r"band_drop: \(1, 2\), .* has 2 bands, at least one",
         ),
         (
             "sentinel1_grd",
-            {"solarise_odds": 0.2},
-            r"solarise_odds: \(0.2,\), .* has no known physical range to invert band VV in",
+            {"solarise_prob": 0.2},
+            r"solarise_prob: \(0.2,\), .* has no known physical range to invert band VV in",
         ),
-        ("casi_houston2013", {"solarise_odds": 0.2}, r"solarise_odds: .* no known physical range"),
+        ("casi_houston2013", {"solarise_prob": 0.2}, r"solarise_prob: .* no known physical range"),
     ],
 )
 def test_what_a_sensor_cannot_have_is_refused(sensor, fields, message):

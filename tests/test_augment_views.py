@@ -43,12 +43,12 @@ ALL = {
     "gain": (0.8, 1.2),
     "brightness": (0.6, 1.4),
     "contrast": (0.6, 1.4),
-    "grey_odds": 0.2,
-    "blur_odds": (1.0, 0.1),
-    "solarise_odds": (0.0, 0.2),
+    "grayscale_prob": 0.2,
+    "blur_prob": (1.0, 0.1),
+    "solarise_prob": (0.0, 0.2),
     "solarise_threshold": 0.2,
     "noise_std": 0.1,
-    "band_drop_odds": 0.5,
+    "band_drop_prob": 0.5,
     "band_drop": (1, 2),
 }
 
@@ -120,7 +120,7 @@ def test_pixels_and_small_windows_are_shown_as_they_are(side):
         trained(pixels, **plain)[:, 0], pixels[:, 0].transpose(0, 2, 3, 1), rtol=1e-4
     )
     varied = trained(
-        pixels, **plain, gain=(0.9, 1.1), noise_std=0.01, band_drop_odds=1.0, band_drop=(1, 1)
+        pixels, **plain, gain=(0.9, 1.1), noise_std=0.01, band_drop_prob=1.0, band_drop=(1, 1)
     )
     dropped = (np.abs(varied[:, 0] - MEAN) < 1e-2).all((1, 2))
     np.testing.assert_array_equal(dropped.sum(1), 1)
@@ -156,10 +156,10 @@ def test_how_no_data_is_written_changes_nothing(fields, code):
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("blur_odds", [0.0, 1.0])
-def test_a_constant_image_with_holes_stays_constant(interpolation, blur_odds):
+@pytest.mark.parametrize("blur_prob", [0.0, 1.0])
+def test_a_constant_image_with_holes_stays_constant(interpolation, blur_prob):
     pixels = np.where(with_holes(40) == NODATA, NODATA, 2000).astype(np.int16)
-    made = trained(pixels, size=24, interpolation=interpolation, blur_odds=blur_odds)
+    made = trained(pixels, size=24, interpolation=interpolation, blur_prob=blur_prob)
     assert 0.05 < np.isfinite(made).mean() < 0.95
     np.testing.assert_allclose(made[np.isfinite(made)], 2000, rtol=1e-4)
 
@@ -187,7 +187,7 @@ def test_bicubic_views_are_valid_where_next_to_all_of_the_kernels_weight_is():
 
 def test_blur_weighs_valid_neighbours_only_and_keeps_what_is_valid():
     pixels = with_holes()
-    made = trained(pixels, **UPRIGHT, blur_odds=1.0, blur_sigma=(1.2, 1.2), blur_kernel=7)[:, 0]
+    made = trained(pixels, **UPRIGHT, blur_prob=1.0, blur_sigma=(1.2, 1.2), blur_kernel=7)[:, 0]
     valid = (pixels[:, 0] != NODATA).transpose(0, 2, 3, 1)
     np.testing.assert_array_equal(np.isfinite(made), valid)
 
@@ -286,11 +286,11 @@ def test_a_factor_on_physical_values_is_drawn_evenly_for_each_view(field):
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("jitter_odds", {"brightness": (0.5, 0.7), "contrast": (1.2, 1.4)}),
-        ("grey_odds", {}),
-        ("blur_odds", {"blur_sigma": (1.0, 2.0), "blur_kernel": 5}),
-        ("solarise_odds", {"solarise_threshold": 0.3}),
-        ("band_drop_odds", {"band_drop": (1, 2)}),
+        ("jitter_prob", {"brightness": (0.5, 0.7), "contrast": (1.2, 1.4)}),
+        ("grayscale_prob", {}),
+        ("blur_prob", {"blur_sigma": (1.0, 2.0), "blur_kernel": 5}),
+        ("solarise_prob", {"solarise_threshold": 0.3}),
+        ("band_drop_prob", {"band_drop": (1, 2)}),
     ],
 )
 def test_odds_hold_for_each_view(name, fields):
@@ -303,7 +303,7 @@ def test_odds_hold_for_each_view(name, fields):
 
 def test_brightness_and_contrast_come_together():
     pixels = digital_numbers(300)
-    made = trained(pixels, **UPRIGHT, jitter_odds=0.5, brightness=(0.5, 0.5), contrast=(0.5, 0.5))[
+    made = trained(pixels, **UPRIGHT, jitter_prob=0.5, brightness=(0.5, 0.5), contrast=(0.5, 0.5))[
         :, 0
     ]
     spread = made.std((1, 2)) / pixels[:, 0].std((2, 3))
@@ -313,7 +313,7 @@ def test_brightness_and_contrast_come_together():
 
 
 def test_how_many_bands_are_dropped_is_drawn_from_the_range():
-    made = trained(digital_numbers(600), **UPRIGHT, band_drop_odds=1.0, band_drop=(1, 2))
+    made = trained(digital_numbers(600), **UPRIGHT, band_drop_prob=1.0, band_drop=(1, 2))
     count = (np.abs(made - MEAN) < 1e-2).all((1, 2, 3)).sum(1)
     assert set(count) == {1, 2} and has_odds(count == 2, 0.5)
 
@@ -321,11 +321,11 @@ def test_how_many_bands_are_dropped_is_drawn_from_the_range():
 @pytest.mark.parametrize(
     "off",
     [
-        {"jitter_odds": 0.0, "brightness": (0.5, 1.5), "contrast": (0.5, 1.5)},
-        {"grey_odds": 0.0},
-        {"blur_odds": (0.0, 0.0), "blur_kernel": 5},
-        {"solarise_odds": (0.0, 0.0), "solarise_threshold": 0.1},
-        {"band_drop_odds": 0.0, "band_drop": (1, 2)},
+        {"jitter_prob": 0.0, "brightness": (0.5, 1.5), "contrast": (0.5, 1.5)},
+        {"grayscale_prob": 0.0},
+        {"blur_prob": (0.0, 0.0), "blur_kernel": 5},
+        {"solarise_prob": (0.0, 0.0), "solarise_threshold": 0.1},
+        {"band_drop_prob": 0.0, "band_drop": (1, 2)},
         {"gain": (1.0, 1.0), "brightness": (1.0, 1.0), "contrast": (1.0, 1.0), "noise_std": 0.0},
     ],
 )
@@ -350,11 +350,11 @@ def test_values_change_in_the_published_order():
     sensor = dataclasses.replace(SENSOR, offset=-0.1, nodata=None)
     fields = {
         "brightness": (1.3, 1.3),
-        "grey_odds": 1.0,
-        "blur_odds": 1.0,
+        "grayscale_prob": 1.0,
+        "blur_prob": 1.0,
         "blur_sigma": (0.9, 0.9),
         "blur_kernel": 5,
-        "solarise_odds": 1.0,
+        "solarise_prob": 1.0,
     }
     crop = CropSet(**UPRIGHT, **fields, solarise_threshold=0.2)
     pixels = digital_numbers()

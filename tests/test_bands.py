@@ -139,8 +139,8 @@ def test_zarr_reads_no_chunk_of_another_band(
         lambda store, i, bands, *window: asked.append(bands) or inner(store, i, bands, *window),
     )
     monkeypatch.setattr(type(source.store), "read_into", None)
-    batch = source.around(np.empty(source.pixels_shape(1), source.dtype))
-    source.put(batch, 0, 0, source.draw(0, np.random.default_rng(0)))
+    batch = source.new_batch(np.empty(source.pixels_shape(1), source.dtype))
+    source.decode_into(batch, 0, 0, source.draw(0, np.random.default_rng(0)))
     assert asked == [[0]]
 
 

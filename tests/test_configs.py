@@ -101,12 +101,12 @@ def test_a_default_that_the_file_does_not_mention_is_overridden_on_the_command_l
         "--config.optim.beta1=0.8",
         "--config.evals.reconstruction.every=2",
     ]
-    command.append('--config.augment.crops["global"].blur_odds=0.5')  # one number for a tuple
+    command.append('--config.augment.crops["global"].blur_prob=0.5')  # one number for a tuple
     monkeypatch.setattr(sys, "argv", command)  # ml_collections looks for overrides there
     values(command)
     assert make_experiment(holder.value).optim.beta1 == 0.8
     assert holder.value.evals.reconstruction.every == 2
-    assert make_experiment(holder.value).augment.crops["global"].blur_odds == (0.5,)
+    assert make_experiment(holder.value).augment.crops["global"].blur_prob == (0.5,)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_potsdam(sample_data: Path, tmp_path: Path) -> None:
             root,
             "--output",
             tmp_path / "store",
-            "--val-share",
+            "--val-fraction",
             "0.3",
             "--workers",
             "1",
@@ -488,12 +488,12 @@ def test_all_bad(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
     ("options", "words"),
     [
         (("--val", "north/*"), ("'north/*'", "none of the 7 ids", "0000001/00001")),
-        (("--val", "0000001/*", "--val-share", "0.5"), ("--val and --val-share",)),
-        (("--val", "0000001/00001"), ("1 places on both sides", "'0000001'", "0000001/*")),
-        (("--val", "*"), ("every one of the 5 places goes to 'val'",)),
+        (("--val", "0000001/*", "--val-fraction", "0.5"), ("--val and --val-fraction",)),
+        (("--val", "0000001/00001"), ("1 locations on both sides", "'0000001'", "0000001/*")),
+        (("--val", "*"), ("every one of the 5 locations goes to 'val'",)),
         (
             ("--val", "0000001/*", "--split", "blocks:9"),
-            ("--val names places, --split blocks:KM draws them",),
+            ("--val names locations, --split blocks:KM draws them",),
         ),
         (("--dtype", "uint8"), ("nobody published a formula for enmap",)),
         (("--memory", "0.1"), ("--memory 0.1: one worker needs",)),
@@ -506,13 +506,13 @@ def test_contradicting_options(
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize(("share", "places"), [("0.000001", 1), ("0.999999", 4)])
+@pytest.mark.parametrize(("share", "locations"), [("0.000001", 1), ("0.999999", 4)])
 def test_a_share_leaves_no_side_empty(
-    archive: Path, tmp_path: Path, share: str, places: int
+    archive: Path, tmp_path: Path, share: str, locations: int
 ) -> None:
-    assert run_earth(archive, tmp_path / "store", "--val-share", share) == 0
+    assert run_earth(archive, tmp_path / "store", "--val-fraction", share) == 0
     index = open_store(tmp_path / "store").index
-    assert len(set(index["group"][index["split"] == "val"])) == places
+    assert len(set(index["group"][index["split"] == "val"])) == locations
 
 
 def test_options_against_the_archives_lists(
@@ -526,9 +526,9 @@ def test_options_against_the_archives_lists(
     (archive / "splits" / "train.txt").write_text("\n".join(names))
     fails(
         capsys,
-        run_earth(archive, tmp_path / "store", "--val-share", "0.5"),
+        run_earth(archive, tmp_path / "store", "--val-fraction", "0.5"),
         "its own split",
-        "--val-share",
+        "--val-fraction",
         "--split blocks:KM",
     )
 
@@ -545,7 +545,7 @@ def test_no_such_input(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--val-share", "1"),
+        ("--val-fraction", "1"),
         ("--shard-mb", "0"),
         ("--workers", "-1"),
         ("--worker", "x"),
@@ -575,9 +575,11 @@ def test_share_keeps_places_together_and_where_they_are() -> None:
 def test_dry_run_writes_nothing(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert run_earth(archive, tmp_path / "store", "--dry-run", "--val-share", "0.5") == 0
+    assert run_earth(archive, tmp_path / "store", "--dry-run", "--val-fraction", "0.5") == 0
     said = capsys.readouterr().out
-    assert "7 samples of 5 places" in said and "4 shards" in said and "nothing was written" in said
+    assert (
+        "7 samples of 5 locations" in said and "4 shards" in said and "nothing was written" in said
+    )
     assert not (tmp_path / "store").exists()
 
 

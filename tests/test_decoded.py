@@ -23,7 +23,9 @@ from eo_jax.data.store.record import RecordError
 
 def pipeline(path: Path, cache: str = "memory", rows: int = 4, **changes: Any) -> Pipeline:
     about = {
-        name: changes.pop(name) for name in ("on_error", "max_bad", "threads") if name in changes
+        name: changes.pop(name)
+        for name in ("on_error", "max_bad_fraction", "threads")
+        if name in changes
     }
     return Pipeline(
         Config(
@@ -131,7 +133,7 @@ def test_what_other_sources_are_still_to_decode_counts_and_what_is_shared_counts
 
 
 def test_label_maps_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = write_tiny_store(tmp_path / "store", places=1, size=8)
+    path = write_tiny_store(tmp_path / "store", locations=1, size=8)
     monkeypatch.setattr(sample_cache, "free_memory", lambda: 2 * (202 * 2 + 1) * 64 - 2)
     with pytest.raises(ValueError, match=f"needs {(202 * 2 + 1) * 64:,} bytes"):
         pipeline(path)
@@ -147,7 +149,9 @@ def test_free_memory_is_some():
 def test_bad_records_are_skipped_and_counted_as_from_the_store(tmp_path: Path):
     path = write_store(tmp_path / "store", [sample(i, i) for i in range(8)])
     damage(path, 5)
-    runs = [pipeline(path, cache, on_error="skip", max_bad=0.2) for cache in ("none", "memory")]
+    runs = [
+        pipeline(path, cache, on_error="skip", max_bad_fraction=0.2) for cache in ("none", "memory")
+    ]
     said: list[list[str]] = [[], []]
     for stored, held in zip(
         *(run.batches(0, 6, lines.append) for run, lines in zip(runs, said, strict=True)),

@@ -22,7 +22,7 @@ from eo_jax.models.layers.conv import DepthwiseConv
 from eo_jax.models.layers.deformable_attention import (
     AttentionShape,
     DeformableAttention,
-    moved_points,
+    displaced_points,
     sample_bilinear,
 )
 from eo_jax.models.stems import conv, spectral_adapter_image
@@ -166,7 +166,7 @@ def test_sampling_and_its_gradients_are_pytorchs_grid_sample():
 def test_a_point_moves_at_most_as_far_as_the_next():
     still, far = jnp.zeros((1, 3, 4, 2)), jnp.full((1, 3, 4, 2), 50.0)
     at_rest, moved = (
-        np.asarray(moved_points(moves, (6, 4), 2.0)).reshape(3, 4, 2) for moves in (still, far)
+        np.asarray(displaced_points(moves, (6, 4), 2.0)).reshape(3, 4, 2) for moves in (still, far)
     )
     assert at_rest[:, 0, 0].tolist() == [0.5, 2.5, 4.5] and at_rest[0, :, 1].tolist() == [
         0,
@@ -236,7 +236,7 @@ def test_it_computes_in_its_type_and_places_its_points_in_float32():
     found = attend(STRIDED, params, x, "bfloat16")
     assert found.dtype == jnp.bfloat16
     assert relative_error(found.astype(jnp.float32), attend(STRIDED, params, x)) < 0.1
-    points = moved_points(jnp.full((1, 1, 1, 2), 0.001, jnp.bfloat16), (256, 256), 2.0)
+    points = displaced_points(jnp.full((1, 1, 1, 2), 0.001, jnp.bfloat16), (256, 256), 2.0)
     assert points.dtype == jnp.float32
     ramp = (
         jnp.arange(256, dtype=jnp.bfloat16)[None, :, None, None] - 128

@@ -177,7 +177,7 @@ def sources() -> ml_collections.ConfigDict:
 
 def test_one_store_is_that_of_every_source_and_a_named_one_goes_before_it():
     found = sources()
-    doctor.point_at(found, ["a"], ["s2=b=c"])
+    doctor.override_stores(found, ["a"], ["s2=b=c"])
     assert {name: source.store for name, source in found.items()} == {"s1": "a", "s2": "b=c"}
 
 
@@ -187,7 +187,7 @@ def test_a_store_of_no_source_is_refused(item):
         ValueError,
         match=re.escape(f"--store={item}: expected SOURCE=PATH with SOURCE one of s1, s2"),
     ):
-        doctor.point_at(sources(), [], [item])
+        doctor.override_stores(sources(), [], [item])
 
 
 # --- the command

@@ -93,7 +93,7 @@ def test_the_watch_on_collapse_counts_no_padding_and_tells_a_collapsed_encoder()
     evaluate = collapse.Evaluator(collapse.Config(), run)
     healthy, collapsed = evaluate(True), evaluate(False)
     assert healthy["rankme"] == pytest.approx(5, rel=1e-3) and healthy[
-        "rank_share"
+        "rank_fraction"
     ] == pytest.approx(5 / 12, rel=1e-3)
     assert healthy["feature_std"] > 0.5
     assert collapsed["rankme"] == pytest.approx(1, rel=1e-3) and collapsed[

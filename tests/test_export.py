@@ -204,8 +204,8 @@ WITHOUT_LAYOUT = {
         spectral_adapter.Config(),
         vit.Config(size="tiny", positions="relative", relative_grid=8),
     ),
-    "spectral_adapter_image": (spectral_adapter_image.Config(), resnet.Config(first="plain")),
-    "conv": (conv.Config(), resnet.Config(first="strided")),
+    "spectral_adapter_image": (spectral_adapter_image.Config(), resnet.Config(first_block="plain")),
+    "conv": (conv.Config(), resnet.Config(first_block="strided")),
 }
 
 
@@ -229,7 +229,7 @@ CONTRACTS = {
     ),
     "SpecResNet": (
         spectral_adapter_image.Config(),
-        resnet.Config(first="strided"),
+        resnet.Config(first_block="strided"),
         "rows and columns",
     ),
     "torchvision ResNet": (conv.Config(), resnet.Config(depth=18), "rows and columns"),
@@ -242,7 +242,7 @@ CONTRACTS = {
 FINGERPRINT = {
     "sensor": {"title": "EnMAP"},
     "normalisation": {"mean": [1.0], "std": [2.0], "source": "store"},
-} | dict.fromkeys(("store", "content_sha256", "split", "places", "samples"), "x")
+} | dict.fromkeys(("store", "content_sha256", "split", "locations", "samples"), "x")
 
 
 @pytest.mark.parametrize("layout", CONTRACTS)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from data_prep import readers
 from data_prep.archive import ArchiveError
-from data_prep.reader import LeftOut
+from data_prep.reader import SkipSample
 from eo_jax.data.store import record
 
 SECONDS = 20
@@ -220,7 +220,7 @@ def read_or_explain(name: str, root: Path, options: dict) -> None:
     for item in items:
         try:
             sample = layouts.read_item(reader, item)
-        except LeftOut:
+        except SkipSample:
             continue
         except ArchiveError as error:
             assert "\n" not in str(error)

@@ -1,5 +1,5 @@
-"""Tests of `eo_jax.monitor.goodput`: every moment is counted once, and waiting costs nothing while the
-device computes.
+"""Tests of `eo_jax.monitor.goodput`: every moment is counted once, and waiting costs nothing while
+the device computes.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def test_the_shares_of_a_run_weigh_its_lines_by_their_time():
         {"step": 1, "eval/x": 1.0},
         {"step": 2, "time/step": 0.75, "time/data": 0.25, "time/wall_s": 2.0},
     ]
-    shares = goodput.shares_of(lines)
+    shares = goodput.fractions_of(lines)
     assert shares == {"time/compile": 0.75, "time/step": 0.1875, "time/data": 0.0625}
-    assert goodput.in_words(shares) == "compile 75%, step 19%, data 6%"
-    assert goodput.shares_of(lines[1:2]) == {}
+    assert goodput.format_fractions(shares) == "compile 75%, step 19%, data 6%"
+    assert goodput.fractions_of(lines[1:2]) == {}

@@ -1,4 +1,4 @@
-"""Which places a recipe draws from, and the endless order over them."""
+"""Which locations a recipe draws from, and the endless order over them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from tiny_store import PER_SHARD, write_store
 
 from eo_jax.data import Store, open_store
-from eo_jax.data.index import Order, common_places, group_samples
+from eo_jax.data.index import Order, common_locations, group_samples
 from eo_jax.data.store.files import StoreError, write_atomically
 from eo_jax.data.store.manifest import content_sha256
 from eo_jax.schema import Sample
 
-# Group and split of each sample, in store order; the dates of a place need not be neighbours.
+# Group and split of each sample, in store order; the dates of a location need not be neighbours.
 LISTING = (
     ("b", "train"),
     ("a", "train"),
@@ -51,7 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def members(
     store: Store, split: str, dates: int = 1, missing: str = "repeat"
 ) -> tuple[list[list[int]], int]:
-    """Sample numbers of each place, and how many places were dropped."""
+    """Sample numbers of each location, and how many locations were dropped."""
     groups = group_samples(store, split, dates, missing, "enmap")
     return [groups.samples(place).tolist() for place in range(len(groups))], groups.dropped
 
@@ -90,7 +90,8 @@ def test_many_dates_keep_store_order_too(tmp_path: Path):
 def test_nothing_left_after_dropping(store: Store):
     with pytest.raises(
         ValueError,
-        match=rf"{store.path}: no place of split 'val' has 3 dates; use missing='repeat' or fewer "
+        match=rf"{store.path}: no location of split 'val' has 3 dates; use missing='repeat' or "
+        r"fewer "
         r"dates",
     ):
         group_samples(store, "val", 3, "drop", "enmap")
@@ -166,7 +167,7 @@ def test_an_index_without_codes_gives_the_same_groups(
 
 
 def all_groups(store: Store, dates: int) -> list:
-    """What every split and sensor gives, places of both sensors, too; the message where it is
+    """What every split and sensor gives, locations of both sensors, too; the message where it is
     refused.
     """
     found = []
@@ -175,7 +176,7 @@ def all_groups(store: Store, dates: int) -> list:
             one, other = (
                 group_samples(store, split, dates, "drop", sensor) for sensor in ("s1", "s2")
             )
-            both = common_places([(store, one), (store, other)])
+            both = common_locations([(store, one), (store, other)])
         except ValueError as error:
             found.append(str(error))
             continue

@@ -1,4 +1,4 @@
-"""Every objective learns: after 200 steps on simulated places its features beat those of the
+"""Every objective learns: after 200 steps on simulated locations its features beat those of the
 untrained encoder and band statistics, on each seed.
 """
 
@@ -21,8 +21,8 @@ from learning import (
     batches,
     config_of,
     labelled_rows,
+    locations,
     moments,
-    places,
     probe,
     scores,
 )
@@ -69,7 +69,7 @@ def test_unlabelled_places_add_to_what_few_labels_teach(monkeypatch):
 
 def _right_by_the_support(learner: Learner) -> list[float]:
     """Percent right of a probe that is fitted on the support alone, of every seed."""
-    states = [learner.trained(places(TRAIN, 2 * seed + 1), seed) for seed in SEEDS]
+    states = [learner.trained(locations(TRAIN, 2 * seed + 1), seed) for seed in SEEDS]
     return [
         probe(functools.partial(learner.features, state), seed, labelled_rows)
         for seed, state in zip(SEEDS, states, strict=True)
@@ -79,7 +79,7 @@ def _right_by_the_support(learner: Learner) -> list[float]:
 # --- the data that this is measured on
 
 
-def by_hand(known: learning.Places) -> np.ndarray:
+def by_hand(known: learning.Locations) -> np.ndarray:
     """What a class is made of: energy that is constant along rows, or columns, and covariance of a
     visible with an infrared band, [b, 3].
     """
@@ -97,7 +97,7 @@ def test_the_class_is_in_the_structure_and_not_in_band_statistics():
 
 
 def test_places_are_the_same_whenever_they_are_made_and_others_with_another_seed():
-    made = places.__wrapped__
+    made = locations.__wrapped__
     first, again, other = made(12, 3), made(12, 3), made(12, 4)
     for source in ("s1", "s2"):
         np.testing.assert_array_equal(first.of(source), again.of(source))
@@ -109,7 +109,7 @@ def test_places_are_the_same_whenever_they_are_made_and_others_with_another_seed
 
 
 def test_labels_are_those_of_the_support_and_of_no_other_place():
-    known = places(300, 5)
+    known = locations(300, 5)
     support = labelled_rows(known)
     assert len(support) == PER_CLASS * CLASSES
     batch = next(batches(known, ["s2", "support"], ["support"], 0))

@@ -51,8 +51,8 @@ def test_there_are_fewer_workers_where_memory_is_short(
 ) -> None:
     archive, asked = tiny_archives.spectral_earth(tmp_path / "archive"), []
 
-    def here(function, tasks, workers, bytes_a_worker=None):
-        asked.append((workers, bytes_a_worker))
+    def here(function, tasks, workers, bytes_per_worker=None):
+        asked.append((workers, bytes_per_worker))
         return map(function, tasks)
 
     monkeypatch.setattr(convert.parallel, "run", here)

@@ -181,7 +181,7 @@ def test_features_become_their_rankme_and_are_shown_by_source(capsys):
         "pooled/s1": features,
         "pooled/s2": np.full((4, 3), np.nan),
     }
-    found = metrics.as_numbers(
+    found = metrics.to_scalars(
         values | {"feature_rank/s1": np.float32(2.5), "accuracy": np.float32(0.5)}
     )
     assert found.keys() == {

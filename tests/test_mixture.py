@@ -1,5 +1,5 @@
-"""Mixtures draw one entry a step, in proportion and without memory; sources that follow one another
-show the same places.
+"""Mixtures draw one component a step, in proportion and without memory; sources that follow one
+another show the same locations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tiny_store import write_store
 from traced import CROP, HEIGHT, WIDTH, assert_same, origin, sample, traced
 
 from eo_jax.config import parse_section
-from eo_jax.data.mixture import EntryConfig, Mixture
+from eo_jax.data.mixture import ComponentConfig, Mixture
 from eo_jax.data.pipeline import Config, Pipeline
 from eo_jax.data.source import SourceConfig
 
@@ -28,7 +28,9 @@ BLOCK = 1000
 
 
 def mixture(weights: dict[str, float], seed: int = 0) -> Mixture:
-    return Mixture({name: EntryConfig((name,), weight) for name, weight in weights.items()}, seed)
+    return Mixture(
+        {name: ComponentConfig((name,), weight) for name, weight in weights.items()}, seed
+    )
 
 
 # -------------------------------------------------------------------------------------- proportions
@@ -44,7 +46,7 @@ def test_a_block_has_every_entry_as_often_as_its_weight_says(
     weights: list[float], seed: int, block: int
 ):
     mixed = mixture({f"e{i}": weight for i, weight in enumerate(weights)}, seed)
-    drawn = Counter(mixed.entry(n) for n in range(block * BLOCK, (block + 1) * BLOCK))
+    drawn = Counter(mixed.component(n) for n in range(block * BLOCK, (block + 1) * BLOCK))
     exact = {f"e{i}": BLOCK * weight / sum(weights) for i, weight in enumerate(weights)}
     assert drawn.keys() == exact.keys() and all(
         abs(drawn[name] - exact[name]) < 1 for name in exact
@@ -54,20 +56,20 @@ def test_a_block_has_every_entry_as_often_as_its_weight_says(
     up = [share % 1 for name, share in exact.items() if drawn[name] > share]
     down = [share % 1 for name, share in exact.items() if drawn[name] < share]
     assert min(up, default=1) >= max(down, default=0) - 1e-9
-    assert mixed.shares == {name: drawn[name] / BLOCK for name in exact}
+    assert mixed.fractions == {name: drawn[name] / BLOCK for name in exact}
 
 
 def test_what_came_before_a_step_is_what_was_drawn_before_it():
     mixed, seen = mixture({"a": 5, "b": 2, "c": 0.5}), Counter()
     for n in range(2500):
-        assert mixed.before(n) == {name: seen[name] for name in "abc"}
-        seen[mixed.entry(n)] += 1
+        assert mixed.counts_before(n) == {name: seen[name] for name in "abc"}
+        seen[mixed.component(n)] += 1
 
 
 def test_blocks_and_seeds_have_orders_of_their_own():
     orders = {
         tuple(
-            mixture({"a": 1, "b": 1}, seed).entry(n)
+            mixture({"a": 1, "b": 1}, seed).component(n)
             for n in range(block * BLOCK, (block + 1) * BLOCK)
         )
         for seed in (0, 1)
@@ -78,16 +80,18 @@ def test_blocks_and_seeds_have_orders_of_their_own():
 
 def test_the_order_in_which_entries_are_written_changes_nothing():
     there, back = mixture({"a": 3, "b": 1}), mixture({"b": 1, "a": 3})
-    assert [there.entry(n) for n in range(BLOCK)] == [back.entry(n) for n in range(BLOCK)]
+    assert [there.component(n) for n in range(BLOCK)] == [back.component(n) for n in range(BLOCK)]
 
 
 def test_two_days_of_steps_and_any_number_take_neither_time_nor_memory():
     weights = {"s2": 0.61, "s1": 0.28, "both": 0.11}
     mixed = mixture(weights)
     tracemalloc.start()
-    far = {n: (mixed.entry(n), mixed.before(n)) for n in (0, 10**3, 10**6, 10**9, 10**9 + 1)}
+    far = {
+        n: (mixed.component(n), mixed.counts_before(n)) for n in (0, 10**3, 10**6, 10**9, 10**9 + 1)
+    }
     days = Counter(
-        mixed.entry(n) for n in range(0, 2 * 86_400 * 10, 97)
+        mixed.component(n) for n in range(0, 2 * 86_400 * 10, 97)
     )  # ten steps a second, sampled
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -97,24 +101,26 @@ def test_two_days_of_steps_and_any_number_take_neither_time_nor_memory():
         assert {name: count / n for name, count in far[n][1].items()} == pytest.approx(
             weights, abs=1e-3
         )
-    entry, before = far[10**9]
-    assert far[10**9 + 1][1] == before | {entry: before[entry] + 1}
+    component, before = far[10**9]
+    assert far[10**9 + 1][1] == before | {component: before[component] + 1}
     assert {name: days[name] / days.total() for name in weights} == pytest.approx(weights, abs=0.02)
 
 
 # ------------------------------------------------------------------------------------------ batches
 
-DATES = (1, 2, 3, 1, 2, 3, 1)  # of each place
+DATES = (1, 2, 3, 1, 2, 3, 1)  # of each location
 
 
 def samples(
     first: int, dates: tuple[int, ...], height: int = HEIGHT, names: str = "abcdefghij"
 ) -> list:
     """Samples from number `first` on, `dates[k]` of place k."""
-    places = itertools.chain.from_iterable(
+    locations = itertools.chain.from_iterable(
         [names[place]] * count for place, count in enumerate(dates)
     )
-    return [sample(first + i, place, traced(first + i, height)) for i, place in enumerate(places)]
+    return [
+        sample(first + i, place, traced(first + i, height)) for i, place in enumerate(locations)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +130,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Places b to g and three that the first store has not, from sample 16 on; b has three
+    """Locations b to g and three that the first store has not, from sample 16 on; b has three
     dates.
     """
     return write_store(
@@ -133,21 +139,21 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def entries(**about: tuple[float, str]) -> dict[str, EntryConfig]:
+def components(**about: tuple[float, str]) -> dict[str, ComponentConfig]:
     """{name: (weight, names of the sources with blanks between)}."""
     return {
-        name: EntryConfig(tuple(sources.split()), weight)
+        name: ComponentConfig(tuple(sources.split()), weight)
         for name, (weight, sources) in about.items()
     }
 
 
 def pipeline(
     sources: dict[str, SourceConfig],
-    entries: dict[str, EntryConfig],
+    components: dict[str, ComponentConfig],
     batch_size: int = 4,
     seed: int = 3,
 ) -> Pipeline:
-    return Pipeline(Config(sources, batch_size, CROP, entries=entries), seed)
+    return Pipeline(Config(sources, batch_size, CROP, mixture=components), seed)
 
 
 def source(path: Path, **about: Any) -> SourceConfig:
@@ -156,7 +162,7 @@ def source(path: Path, **about: Any) -> SourceConfig:
 
 def test_one_entry_of_all_sources_is_no_mixture(path: Path, other: Path):
     sources = {"s2": source(path, dates=2), "s1": source(other)}
-    plain, single = pipeline(sources, {}), pipeline(sources, entries(only=(0.3, "s1 s2")))
+    plain, single = pipeline(sources, {}), pipeline(sources, components(only=(0.3, "s1 s2")))
     for n in (0, 1, 5, 10**6):
         assert_same(single.batch(n), plain.batch(n))
         assert plain.batch(n)["s1"]["position"].tolist() == [4 * n + r for r in range(4)]
@@ -165,29 +171,29 @@ def test_one_entry_of_all_sources_is_no_mixture(path: Path, other: Path):
 
 def test_a_batch_has_the_sources_of_its_entry(path: Path, other: Path):
     mixed = pipeline(
-        {"s2": source(path), "s1": source(other)}, entries(one=(2, "s2"), two=(1, "s1 s2"))
+        {"s2": source(path), "s1": source(other)}, components(one=(2, "s2"), two=(1, "s1 s2"))
     )
-    seen = {(mixed.mixture.entry(n), *sorted(mixed.batch(n))) for n in range(12)}
+    seen = {(mixed.mixture.component(n), *sorted(mixed.batch(n))) for n in range(12)}
     assert seen == {("one", "s2"), ("two", "s1", "s2")}
-    assert {entry: sorted(mixed.empty(entry)) for entry in ("one", "two")} == {
+    assert {component: sorted(mixed.empty(component)) for component in ("one", "two")} == {
         "one": ["s2"],
         "two": ["s1", "s2"],
     }
 
 
 def test_epochs_stay_whole_whatever_is_drawn_between(path: Path, other: Path):
-    """s2 is in two entries, and counts its batches in both."""
+    """s2 is in two components, and counts its batches in both."""
     mixed = pipeline(
         {"s2": source(path), "s1": source(other)},
-        entries(one=(2, "s2"), two=(1, "s1 s2")),
+        components(one=(2, "s2"), two=(1, "s1 s2")),
         batch_size=7,
     )
     batches = [mixed.batch(n) for n in range(12)]
     place = np.repeat(np.arange(len(DATES)), DATES)
-    for name, places in (("s2", 7), ("s1", 9)):
+    for name, locations in (("s2", 7), ("s1", 9)):
         positions = np.concatenate([batch[name]["position"] for batch in batches if name in batch])
         assert positions.tolist() == list(range(len(positions)))
-        assert len(mixed.sources[name].groups) == places
+        assert len(mixed.sources[name].groups) == locations
     for batch in batches:
         if "s2" in batch:
             assert sorted(place[origin(row[0])[0]] for row in batch["s2"]["pixels"]) == list(
@@ -196,14 +202,14 @@ def test_epochs_stay_whole_whatever_is_drawn_between(path: Path, other: Path):
 
 
 def test_a_source_draws_in_a_mixture_as_it_does_alone(path: Path, other: Path):
-    """The k-th batch of an entry has the places of the k-th batch of its source alone; crops are
-    those of the step.
+    """The k-th batch of a component has the locations of the k-th batch of its source alone; crops
+    are those of the step.
     """
     mixed = pipeline(
-        {"s2": source(path), "s1": source(other)}, entries(one=(2, "s2"), two=(1, "s1"))
+        {"s2": source(path), "s1": source(other)}, components(one=(2, "s2"), two=(1, "s1"))
     )
     alone = pipeline({"s1": source(other)}, {})
-    steps = [n for n in range(20) if mixed.mixture.entry(n) == "two"]
+    steps = [n for n in range(20) if mixed.mixture.component(n) == "two"]
 
     def shown(pipe, n):
         return [
@@ -218,13 +224,13 @@ def test_a_source_draws_in_a_mixture_as_it_does_alone(path: Path, other: Path):
 
 def test_positions_far_away_take_no_lists(path: Path, other: Path):
     mixed = pipeline(
-        {"s2": source(path), "s1": source(other)}, entries(one=(0.7, "s2"), two=(0.3, "s1 s2"))
+        {"s2": source(path), "s1": source(other)}, components(one=(0.7, "s2"), two=(0.3, "s1 s2"))
     )
     mixed.batch(0)
     tracemalloc.start()
     for n in (10**3, 10**6, 10**9):
-        batch, before = mixed.batch(n), mixed.mixture.before(n)
-        assert batch["s2"]["position"][0] == 4 * n  # it is in every entry
+        batch, before = mixed.batch(n), mixed.mixture.counts_before(n)
+        assert batch["s2"]["position"][0] == 4 * n  # it is in every component
         assert (
             mixed.mixture.occurrences("s1", n)
             == before["two"]
@@ -237,11 +243,11 @@ def test_positions_far_away_take_no_lists(path: Path, other: Path):
 
 def test_the_log_says_which_entry_and_how_much_of_each_so_far(path: Path, other: Path):
     mixed = pipeline(
-        {"s2": source(path), "s1": source(other)}, entries(one=(2, "s2"), two=(1, "s1"))
+        {"s2": source(path), "s1": source(other)}, components(one=(2, "s2"), two=(1, "s1"))
     )
-    drawn = [mixed.mixture.entry(n) for n in range(7)]
+    drawn = [mixed.mixture.component(n) for n in range(7)]
     assert mixed.counts(7) == {
-        "entry": drawn[6],
+        "component": drawn[6],
         "mixture/one": drawn.count("one") / 7,
         "mixture/two": drawn.count("two") / 7,
     }
@@ -252,34 +258,34 @@ def test_the_log_says_which_entry_and_how_much_of_each_so_far(path: Path, other:
     [
         (
             {"a": (1, "s2"), "b": (1, "s3")},
-            r"config\.data\.entries\.b\.sources: 's3' is no source; there are s1, s2",
+            r"config\.data\.mixture\.b\.sources: 's3' is no source; there are s1, s2",
         ),
-        ({"a": (1, "s2")}, r"config\.data\.entries: source 's1' is in no entry"),
+        ({"a": (1, "s2")}, r"config\.data\.mixture: source 's1' is in no component"),
         (
             {"a": (0, "s2 s1")},
-            r"config\.data\.entries\.\*\.weight: 0; expected a finite number above 0",
+            r"config\.data\.mixture\.\*\.weight: 0; expected a finite number above 0",
         ),
-        ({"a": (-1, "s2 s1")}, r"config\.data\.entries\.\*\.weight: -1; expected"),
-        ({"a": (float("nan"), "s2 s1")}, r"config\.data\.entries\.\*\.weight: nan; expected"),
-        ({"a": (1, "")}, r"config\.data\.entries\.\*\.sources: \(\); expected different names"),
+        ({"a": (-1, "s2 s1")}, r"config\.data\.mixture\.\*\.weight: -1; expected"),
+        ({"a": (float("nan"), "s2 s1")}, r"config\.data\.mixture\.\*\.weight: nan; expected"),
+        ({"a": (1, "")}, r"config\.data\.mixture\.\*\.sources: \(\); expected different names"),
         (
             {"a": (1, "s2 s1 s2")},
-            r"config\.data\.entries\.\*\.sources: \('s2', 's1', 's2'\); expected different names",
+            r"config\.data\.mixture\.\*\.sources: \('s2', 's1', 's2'\); expected different names",
         ),
         (
             {"a": (1, "s2"), "b": (1e-4, "s1")},
-            r"config\.data\.entries\.b\.weight: 0\.0001 is less than one of 1000 steps; .* for "
+            r"config\.data\.mixture\.b\.weight: 0\.0001 is less than one of 1000 steps; .* for "
             r"certain is 0\.001001",
         ),
     ],
 )
 def test_entries_that_make_no_sense_are_refused(path: Path, other: Path, about: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        Config({"s2": source(path), "s1": source(other)}, entries=entries(**about))
+        Config({"s2": source(path), "s1": source(other)}, mixture=components(**about))
 
 
 def test_the_smallest_weight_that_the_message_names_is_drawn():
-    assert mixture({"a": 1, "b": 0.001002}).before(BLOCK) == {"a": 999, "b": 1}
+    assert mixture({"a": 1, "b": 0.001002}).counts_before(BLOCK) == {"a": 999, "b": 1}
 
 
 def test_a_name_is_no_list_of_sources():
@@ -287,7 +293,7 @@ def test_a_name_is_no_list_of_sources():
         ValueError,
         match=r"sources: 's2'; expected different names of sources, as in \('s1', 's2'\)",
     ):
-        EntryConfig("s2")
+        ComponentConfig("s2")
 
 
 def test_entries_of_a_config_are_checked_and_completed_by_name():
@@ -296,24 +302,24 @@ def test_entries_of_a_config_are_checked_and_completed_by_name():
             "s1": {"store": "a", "sensor": "enmap"},
             "s2": {"store": "b", "sensor": "enmap"},
         },
-        "entries": {"both": {"sources": ["s1", "s2"]}},
+        "mixture": {"both": {"sources": ["s1", "s2"]}},
     }
     config = parse_section({"data": data}, "data")
-    assert config.entries == {"both": EntryConfig(("s1", "s2"), 1.0)}
+    assert config.mixture == {"both": ComponentConfig(("s1", "s2"), 1.0)}
     assert (
         parse_section(json.loads(json.dumps({"data": dataclasses.asdict(config)})), "data")
         == config
     )
     with pytest.raises(
         ValueError,
-        match=r"config\.data\.entries\.both\.wieght: unknown key; .* Did you mean 'weight'\?",
+        match=r"config\.data\.mixture\.both\.wieght: unknown key; .* Did you mean 'weight'\?",
     ):
         parse_section(
-            {"data": data | {"entries": {"both": {"sources": ("s1", "s2"), "wieght": 2}}}}, "data"
+            {"data": data | {"mixture": {"both": {"sources": ("s1", "s2"), "wieght": 2}}}}, "data"
         )
 
 
-# ------------------------------------------------------------------------------- several of a place
+# ---------------------------------------------------------------------------- several of a location
 
 
 def pairs(
@@ -331,7 +337,9 @@ def pairs(
 
 
 def test_a_follower_shows_the_same_place_and_the_same_window(path: Path, other: Path):
-    mixed = pipeline({"s1": source(other, dates=2, follows="s2"), "s2": source(path, dates=3)}, {})
+    mixed = pipeline(
+        {"s1": source(other, dates=2, paired_with="s2"), "s2": source(path, dates=3)}, {}
+    )
     stores = {name: mixed.sources[name].store.index["group"] for name in ("s1", "s2")}
     dates = set()
     for two, one in pairs(mixed, 30):
@@ -351,9 +359,9 @@ def test_a_follower_shows_the_same_place_and_the_same_window(path: Path, other: 
 
 
 def test_a_leader_draws_the_dates_and_crops_that_it_draws_alone(path: Path):
-    """A follower with the same places: the leader must not notice."""
+    """A follower with the same locations: the leader must not notice."""
     alone = pipeline({"s2": source(path, dates=2)}, {})
-    paired = pipeline({"a": source(path, follows="s2"), "s2": source(path, dates=2)}, {})
+    paired = pipeline({"a": source(path, paired_with="s2"), "s2": source(path, dates=2)}, {})
     for n in range(5):
         assert_same({"s2": paired.batch(n)["s2"]}, alone.batch(n))
 
@@ -361,8 +369,8 @@ def test_a_leader_draws_the_dates_and_crops_that_it_draws_alone(path: Path):
 def test_places_that_one_of_them_has_not_seen_are_dropped_and_counted(path: Path, other: Path):
     sources = {
         "s2": source(path),
-        "s1": source(other, follows="s2"),
-        "third": source(other, dates=2, missing="drop", follows="s2"),
+        "s1": source(other, paired_with="s2"),
+        "third": source(other, dates=2, missing="drop", paired_with="s2"),
     }
     opened = pipeline(sources, {}).sources
     # Of a to g the other store has b to g, and two dates of b, c, e and g.
@@ -378,18 +386,18 @@ def test_places_that_one_of_them_has_not_seen_are_dropped_and_counted(path: Path
 
 
 def test_a_follower_repeats_its_dates_where_it_has_fewer(path: Path, other: Path):
-    mixed = pipeline({"s2": source(path), "s1": source(other, dates=4, follows="s2")}, {})
+    mixed = pipeline({"s2": source(path), "s1": source(other, dates=4, paired_with="s2")}, {})
     assert len(mixed.sources["s2"].groups) == 6
     for _, one in pairs(mixed, 4):
         assert len(one) == 4
 
 
 def test_followers_and_entries_go_together(path: Path, other: Path):
-    about = entries(pair=(1, "s1 s2"), alone=(1, "s2"))
-    mixed = pipeline({"s2": source(path), "s1": source(other, follows="s2")}, about)
-    places = len(mixed.sources["s2"].groups)
+    about = components(pair=(1, "s1 s2"), alone=(1, "s2"))
+    mixed = pipeline({"s2": source(path), "s1": source(other, paired_with="s2")}, about)
+    locations = len(mixed.sources["s2"].groups)
     shown = []
-    for n in range(places * 2):
+    for n in range(locations * 2):
         batch = mixed.batch(n)
         shown += [origin(row[0])[0] for row in batch["s2"]["pixels"]]
         if "s1" in batch:
@@ -397,43 +405,45 @@ def test_followers_and_entries_go_together(path: Path, other: Path):
     place = mixed.sources["s2"].store.index["group"]
     assert set(Counter(place[number] for number in shown).values()) == {
         8
-    }  # whole epochs over both entries
+    }  # whole epochs over both components
 
 
 @pytest.mark.parametrize(
-    ("follows", "about", "message"),
+    ("paired_with", "about", "message"),
     [
         (
             {"s1": "s3"},
             {},
-            r"config\.data\.sources\.s1\.follows: 's3'; expected a source that follows none "
+            r"config\.data\.sources\.s1\.paired_with: 's3'; expected a source that follows none "
             r"itself, of which there are s2, s4",
         ),
         (
             {"s1": "s1"},
             {},
-            r"config\.data\.sources\.s1\.follows: 's1'; expected a source that follows none "
+            r"config\.data\.sources\.s1\.paired_with: 's1'; expected a source that follows none "
             r"itself, of which there are s2, s4",
         ),
         (
             {"s1": "s2", "s4": "s1"},
             {},
-            r"config\.data\.sources\.s4\.follows: 's1'; expected a source that follows none "
+            r"config\.data\.sources\.s4\.paired_with: 's1'; expected a source that follows none "
             r"itself, of which there are s2",
         ),
         (
             {"s1": "s2"},
             {"a": (1, "s2 s4"), "b": (1, "s1")},
-            r"config\.data\.entries\.b\.sources: 's1' follows 's2', which is not there",
+            r"config\.data\.mixture\.b\.sources: 's1' follows 's2', which is not there",
         ),
     ],
 )
 def test_followers_that_make_no_sense_are_refused(
-    path: Path, follows: dict, about: dict, message: str
+    path: Path, paired_with: dict, about: dict, message: str
 ):
-    sources = {name: source(path, follows=follows.get(name, "")) for name in ("s1", "s2", "s4")}
+    sources = {
+        name: source(path, paired_with=paired_with.get(name, "")) for name in ("s1", "s2", "s4")
+    }
     with pytest.raises(ValueError, match=message):
-        Config(sources, entries=entries(**about))
+        Config(sources, mixture=components(**about))
 
 
 def test_patches_of_another_size_are_refused_by_name(path: Path, tmp_path: Path):
@@ -442,18 +452,19 @@ def test_patches_of_another_size_are_refused_by_name(path: Path, tmp_path: Path)
         [sample(20, "a"), sample(21, "b"), sample(22, "b", traced(22, HEIGHT - 1))],
     )
     message = (
-        rf"{small}: id22 is {HEIGHT - 1} x {WIDTH} pixels, the same place in {path} is {HEIGHT} x "
+        rf"{small}: id22 is {HEIGHT - 1} x {WIDTH} pixels, the same location in {path} is {HEIGHT} "
+        r"x "
         rf"{WIDTH}; .* convert both to one grid"
     )
     with pytest.raises(ValueError, match=message):
-        pipeline({"s2": source(path), "s1": source(small, follows="s2")}, {})
+        pipeline({"s2": source(path), "s1": source(small, paired_with="s2")}, {})
 
 
 def test_stores_without_a_common_place_are_refused_with_what_they_have(path: Path, tmp_path: Path):
     elsewhere = write_store(tmp_path / "elsewhere", [sample(20, "x")])
     with pytest.raises(
         ValueError,
-        match=rf"no place .* is in all of these.*: {path} has placea, \.\.\.; {elsewhere} has "
+        match=rf"no location .* is in all of these.*: {path} has placea, \.\.\.; {elsewhere} has "
         r"placex, ",
     ):
-        pipeline({"s2": source(path), "s1": source(elsewhere, follows="s2")}, {})
+        pipeline({"s2": source(path), "s1": source(elsewhere, paired_with="s2")}, {})

@@ -33,8 +33,8 @@ from eo_jax.experiment import make_experiment
 from eo_jax.models.functional import Mode
 from eo_jax.objectives import dino, semi_supervised
 from eo_jax.objectives.base import Objective
-from eo_jax.objectives.ops.collapse_metrics import agreement, share_used, watch_pair
-from eo_jax.objectives.ops.losses import nearest_is
+from eo_jax.objectives.ops.collapse_metrics import agreement, collapse_metrics, fraction_used
+from eo_jax.objectives.ops.losses import cross_entropy_and_top1
 
 # A teacher with local crops, a queue, tokens that are hidden. The others take as long each, and are
 # slow together.
@@ -81,7 +81,7 @@ def test_the_loss_is_finite_and_trains_every_weight(name, backbone):
 
 # What a method logs beside the watch on its features and on what its loss compares.
 OWN = {
-    "mae": {"valid_share"},
+    "mae": {"valid_fraction"},
     "data2vec": {"teacher_agreement", "target_std"},
     "dino": {"teacher_agreement", "teacher_temperature", "prototypes_used"},
     "swav": {"prototypes_used"},
@@ -185,10 +185,10 @@ def test_dinos_loss_has_its_centre_its_temperature_and_koleo():
     config = config_of("dino")
     config.objective.update(
         {
-            "warmup_temperature": 0.04,
+            "warmup_teacher_temperature": 0.04,
             "teacher_temperature": 0.07,
-            "warmup": 0.5,
-            "koleo": 0.3,
+            "teacher_temperature_warmup": 0.5,
+            "koleo_weight": 0.3,
             "centre_momentum": 0.8,
         }
     )
@@ -229,7 +229,7 @@ def test_swavs_assignments_are_balanced_over_a_full_queue_from_its_start_on():
     ones replace the oldest.
     """
     config = config_of("swav")
-    config.objective.update({"queue_start": 0.5, "iterations": 3})
+    config.objective.update({"queue_start": 0.5, "sinkhorn_iterations": 3})
     experiment = make_experiment(config)
     objective, settings, empty = experiment.objective, (0.1, 0.05, 3), np.zeros((2, 0, 10))
     params, carry = jax.jit(objective.init)(jax.random.key(0))
@@ -278,7 +278,11 @@ def test_swavs_assignments_are_balanced_over_a_full_queue_from_its_start_on():
 def test_the_temperature_of_dinos_teacher_rises_in_the_warm_up_and_stays():
     config = config_of("dino")
     config.objective.update(
-        {"warmup_temperature": 0.04, "teacher_temperature": 0.07, "warmup": 0.2}
+        {
+            "warmup_teacher_temperature": 0.04,
+            "teacher_temperature": 0.07,
+            "teacher_temperature_warmup": 0.2,
+        }
     )
     objective = make_experiment(config).objective
     found = [
@@ -350,7 +354,7 @@ def test_dinos_agreement_is_of_prototypes_and_their_use_a_share_of_what_could_be
     [([0, 0, 0], 5, 1 / 3), ([0, 1, 4], 5, 1), ([1, 1, 0, 1], 2, 1), ([1, 1, 1, 1], 2, 0.5)],
 )
 def test_prototypes_that_are_used_count_once(chosen, number, share):
-    assert float(share_used(jnp.asarray(chosen), number)) == pytest.approx(share)
+    assert float(fraction_used(jnp.asarray(chosen), number)) == pytest.approx(share)
 
 
 def test_classes_that_are_assigned_count_over_both_views():
@@ -365,8 +369,8 @@ def test_classes_that_are_assigned_count_over_both_views():
 def test_accuracy_counts_rows_whose_right_column_is_larger_than_all_others():
     """After a collapse all columns are equal, and none is right."""
     logits = jnp.asarray([[3.0, 1, 2], [1, 2, 3], [2, 2, 1], [0, 0, 0]])
-    assert float(nearest_is(logits, jnp.zeros(4, jnp.int32))[1]) == 0.25
-    assert float(nearest_is(logits, jnp.asarray([0, 2, 2, 1]))[1]) == 0.5
+    assert float(cross_entropy_and_top1(logits, jnp.zeros(4, jnp.int32))[1]) == 0.25
+    assert float(cross_entropy_and_top1(logits, jnp.asarray([0, 2, 2, 1]))[1]) == 0.5
 
 
 def test_mocos_accuracies_are_against_the_queue_and_in_the_batch():
@@ -421,7 +425,10 @@ def test_which_methods_compare_the_samples_of_a_batch():
 
 def test_a_dead_head_shows_in_the_embeddings_alone():
     features = jax.random.normal(jax.random.key(0), (8, 12))
-    dead, alive = watch_pair(features, jnp.ones((8, 5))), watch_pair(features, features[:, :5])
+    dead, alive = (
+        collapse_metrics(features, jnp.ones((8, 5))),
+        collapse_metrics(features, features[:, :5]),
+    )
     assert dead["embedding_std"] == pytest.approx(0, abs=1e-6) and alive["embedding_std"] > 0.5
     assert dead["feature_std"] == alive["feature_std"] > 0.5 and dead["feature_rank"] > 3
 
@@ -557,8 +564,8 @@ def test_no_data_changes_nothing(name):
         ),
         (
             "moco",
-            {"objective.queue": 33},
-            r"config\.objective\.queue: 33 is no multiple of config\.data\.batch_size, 8",
+            {"objective.queue_size": 33},
+            r"config\.objective\.queue_size: 33 is no multiple of config\.data\.batch_size, 8",
         ),
         (
             "moco",
@@ -586,7 +593,11 @@ def test_no_data_changes_nothing(name):
             {"objective.key_norm": "shuffle"},
             r"config\.objective\.key_norm: 'shuffle'; expected one of ghost, global, ema",
         ),
-        ("moco", {"objective.queue": 0}, r"config\.objective\.queue: 0; expected more than 0"),
+        (
+            "moco",
+            {"objective.queue_size": 0},
+            r"config\.objective\.queue_size: 0; expected more than 0",
+        ),
         (
             "moco",
             {"objective.temperature": 0},
@@ -614,13 +625,13 @@ def test_no_data_changes_nothing(name):
         ),
         (
             "swav",
-            {"objective.queue": 12},
-            r"config\.objective\.queue: 12 is no multiple of config\.data\.batch_size, 8",
+            {"objective.queue_size": 12},
+            r"config\.objective\.queue_size: 12 is no multiple of config\.data\.batch_size, 8",
         ),
         (
             "swav",
-            {"objective.queue": -8},
-            r"config\.objective\.queue: -8; expected embeddings, or 0",
+            {"objective.queue_size": -8},
+            r"config\.objective\.queue_size: -8; expected embeddings, or 0",
         ),
         (
             "semi_supervised",
@@ -660,8 +671,8 @@ def test_no_data_changes_nothing(name):
         ),
         (
             "data2vec",
-            {"objective.targets": 3},
-            r"config\.objective\.targets: 3; expected 1 to 1, the blocks of the trunk",
+            {"objective.average_top_k_layers": 3},
+            r"config\.objective\.average_top_k_layers: 3; expected 1 to 1, the blocks of the trunk",
         ),
         ("mae", {"model.trunk.depth": -1}, r"config\.model\.trunk\.depth"),
     ],

@@ -1,5 +1,5 @@
-"""Tests of `eo_jax.optim.optimizers`: schedules, and how weights move, against formulas and loops written
-here, and against PyTorch.
+"""Tests of `eo_jax.optim.optimizers`: schedules, and how weights move, against formulas and loops
+written here, and against PyTorch.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ def test_the_schedule_warms_up_peaks_and_ends(warmup):
         ),
         ({"schedule": "constant"}, {0: 1.0, 99: 1.0}),
         (
-            {"schedule": "constant", "warmup_steps": 10, "warmup_start": 1 / 3},
+            {"schedule": "constant", "warmup_steps": 10, "warmup_start_factor": 1 / 3},
             {0: 1 / 3, 5: 2 / 3, 10: 1.0, 99: 1.0},
         ),
         ({"horizon": 0.5, "end_lr": 0.2}, {0: 1.0, 25: 0.55, 50: 0.1, 99: 0.1}),
         # SpectralEarth's DINO: 20 epochs from lr / 20, then a cosine of 100 epochs of which 80 are
         # left.
         (
-            {"warmup_steps": 20, "warmup_start": 0.05, "horizon": 1.25},
+            {"warmup_steps": 20, "warmup_start_factor": 0.05, "horizon": 1.25},
             {0: 0.05, 10: 0.525, 20: 1.0, 70: 0.5, 100: 0.5 + 0.5 * math.cos(0.8 * math.pi)},
         ),
     ],
@@ -547,7 +547,10 @@ def test_a_freeze_rule_that_no_weight_meets_is_refused():
         ({"lr": 0.0}, "lr: 0.0; expected more than 0"),
         ({"lr": math.nan}, "lr: nan; expected more than 0"),
         ({"end_lr": -1.0}, "end_lr: -1.0; expected 0 or more"),
-        ({"warmup_start": 1.5}, "warmup_start: 1.5; expected a share of lr, from 0 to 1"),
+        (
+            {"warmup_start_factor": 1.5},
+            "warmup_start_factor: 1.5; expected a share of lr, from 0 to 1",
+        ),
         ({"horizon": 0}, "horizon: 0; expected more than 0"),
         (
             {"schedule": "step"},

@@ -71,7 +71,7 @@ def test_lars_is_that_of_barlow_twins_under_a_warmed_up_cosine(decay_rules):
         end_lr=2e-4,
         warmup_steps=4,
         weight_decay=0.3,
-        trust=0.02,
+        trust_coefficient=0.02,
         clip_norm=0.0,
         decay_rules=decay_rules,
     )
@@ -86,7 +86,12 @@ def test_lars_is_that_of_barlow_twins_under_a_warmed_up_cosine(decay_rules):
 
 def test_lars_is_that_of_the_paper_without_decay_at_a_constant_rate():
     config = optimizers.Config(
-        name="lars", lr=0.2, schedule="constant", weight_decay=0.0, trust=0.02, clip_norm=0.0
+        name="lars",
+        lr=0.2,
+        schedule="constant",
+        weight_decay=0.0,
+        trust_coefficient=0.02,
+        clip_norm=0.0,
     )
     found = trained(config)
     assert_each_is(
@@ -114,7 +119,7 @@ def test_lars_without_gradient_or_decay_stays_where_it_is():
         # DINO of SpectralEarth: from a twentieth over 20 of 100 epochs; the cosine that follows is
         # 100 long and never comes to 0.
         (
-            {"warmup_steps": 20, "warmup_start": 0.05, "horizon": 1.25},
+            {"warmup_steps": 20, "warmup_start_factor": 0.05, "horizon": 1.25},
             lambda step: reference_optim.warmed_up(
                 step, 20, 0.05, 1.0, lambda since: reference_optim.cosine(since, 100, 1.0, 0.0)
             ),

@@ -29,15 +29,15 @@ from eo_jax.data.store.reader import FORMATS
 from eo_jax.data.store.record import RecordError
 from eo_jax.schema import TIME_ABSENT, Sample
 
-DATES = (1, 2, 3, 1, 2, 3, 1)  # of each place
+DATES = (1, 2, 3, 1, 2, 3, 1)  # of each location
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    places = itertools.chain.from_iterable([place] * dates for place, dates in enumerate(DATES))
+    locations = itertools.chain.from_iterable([place] * dates for place, dates in enumerate(DATES))
     return write_store(
         tmp_path_factory.mktemp("pipeline") / "store",
-        [sample(i, place) for i, place in enumerate(places)],
+        [sample(i, place) for i, place in enumerate(locations)],
     )
 
 
@@ -137,7 +137,7 @@ def test_rows_batches_and_seeds_draw_crops_of_their_own(tmp_path: Path):
 def test_every_epoch_draws_every_place_once_and_epochs_differ(path: Path):
     drawn = places_drawn(
         Pipeline(config(path), 3), 0, 7
-    )  # 28 rows are 4 epochs of 7 places; epochs end within batches
+    )  # 28 rows are 4 epochs of 7 locations; epochs end within batches
     epochs = [drawn[i : i + 7] for i in range(0, 28, 7)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(7))] * 4
     assert len(set(map(tuple, epochs))) == 4
@@ -192,7 +192,7 @@ def test_two_sources_are_read_side_by_side(path: Path, tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same samples in every format, with labels of each kind, times and places."""
+    """The same samples in every format, with labels of each kind, times and locations."""
     folder = tmp_path_factory.mktemp("formats")
     return {format: write_tiny_store(folder / format, size=12, format=format) for format in FORMATS}
 
@@ -348,8 +348,8 @@ def test_two_dates_are_distinct_where_there_are_two_and_share_one_crop(path: Pat
         assert set(numbers) <= place and len(set(numbers)) == min(2, len(place))
         assert len(offsets) == 1
         pairs.add(tuple(numbers))
-    # Every ordered pair of distinct dates is drawn: 3 single places, 2 places of two dates, 2 of
-    # three.
+    # Every ordered pair of distinct dates is drawn: 3 single locations, 2 locations of two dates, 2
+    # of three.
     assert len(pairs) == 3 * 1 + 2 * 2 + 2 * 6
 
 

@@ -1,5 +1,5 @@
-"""Tests of the encoders for pixels and small windows: `spectral_cnn` against PyTorch, `spectral_transformer`
-against its tokens taken by loops.
+"""Tests of the encoders for pixels and small windows: `spectral_cnn` against PyTorch,
+`spectral_transformer` against its tokens taken by loops.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ CONVOLUTIONS = {
     "wide window": spectral_cnn.Config(window=7, dims=3, width=8, layers=2, kernel=3),
 }
 TRUNKS = CONVOLUTIONS | {
-    "spectral_transformer": spectral_transformer.Config(group=4, depth=1),
-    "spectrum of a window": spectral_transformer.Config(window=3, group=5, depth=1),
+    "spectral_transformer": spectral_transformer.Config(bands_per_token=4, depth=1),
+    "spectrum of a window": spectral_transformer.Config(window=3, bands_per_token=5, depth=1),
 }
 
 
@@ -273,12 +273,14 @@ def test_tokens_are_groups_of_neighbouring_bands(trunk):
     embed = params["trunk"]["embed"]
     tokens = []
     for window in view:
-        for first in range(0, BANDS, trunk.group):
-            places = np.ndindex(trunk.window, trunk.window, trunk.group)
-            values = [window[y, x, first + g] if first + g < BANDS else 0.0 for y, x, g in places]
+        for first in range(0, BANDS, trunk.bands_per_token):
+            locations = np.ndindex(trunk.window, trunk.window, trunk.bands_per_token)
+            values = [
+                window[y, x, first + g] if first + g < BANDS else 0.0 for y, x, g in locations
+            ]
             tokens.append(np.array(values) @ embed["kernel"] + embed["bias"])
     tokens = np.array(tokens).reshape(len(view), -1, trunk.width) + sincos_2d(
-        trunk.width, 1, -(-BANDS // trunk.group)
+        trunk.width, 1, -(-BANDS // trunk.bands_per_token)
     )
     assert tokens.shape[1] == trunk.tokens(BANDS)
 
@@ -294,7 +296,7 @@ def test_tokens_are_groups_of_neighbouring_bands(trunk):
 
 
 def test_multiply_adds_of_a_spectrum_are_those_of_its_tokens():
-    trunk = spectral_transformer.Config(window=3, group=5)
+    trunk = spectral_transformer.Config(window=3, bands_per_token=5)
     assert encoder(trunk).multiply_adds(6) == 4 * (5 * 45 * 96 + trunk.blocks.multiply_adds(5))
 
 
@@ -322,7 +324,11 @@ def test_multiply_adds_of_a_spectrum_are_those_of_its_tokens():
             r"width: 100; expected a multiple of 8, for 4 layers",
         ),
         (spectral_cnn.Config, {"kernel": 4}, r"kernel: 4; expected an odd number of bands"),
-        (spectral_transformer.Config, {"group": 0}, r"group: 0; expected at least 1 band"),
+        (
+            spectral_transformer.Config,
+            {"bands_per_token": 0},
+            r"bands_per_token: 0; expected at least 1 band",
+        ),
         (spectral_transformer.Config, {"size": "pico"}, r"size: 'pico'; expected one of tiny"),
     ],
 )

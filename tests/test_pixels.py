@@ -170,9 +170,9 @@ def test_so_many_labels_of_each_class_are_drawn_by_the_seed(path: Path):
         seed: set(drawn(pipeline(path, rows=6, seed=seed, label="where", labels_per_class=2), 0, 5))
         for seed in (0, 1, 2)
     }
-    for places in chosen.values():
-        assert places <= set(labelled(1))
-        assert sorted(CLASSES[place] for place in places) == [1, 1, 2, 2, 3, 3]
+    for locations in chosen.values():
+        assert locations <= set(labelled(1))
+        assert sorted(CLASSES[place] for place in locations) == [1, 1, 2, 2, 3, 3]
     assert len(set(map(frozenset, chosen.values()))) > 1
 
 
@@ -182,8 +182,8 @@ def test_batches_have_the_classes_in_turn_and_epochs_differ(path: Path, rows: in
     for n in range(6):
         counts = np.bincount(run.batch(n)["scene"]["label"].ravel(), minlength=4)[1:]
         assert counts.max() - counts.min() <= (rows % 3 > 0)
-    places = drawn(run, 0, 24)
-    epochs = {tuple(places[at : at + 6]) for at in range(0, len(places) - 5, 6)}
+    locations = drawn(run, 0, 24)
+    epochs = {tuple(locations[at : at + 6]) for at in range(0, len(locations) - 5, 6)}
     assert all(len(set(epoch)) == 6 for epoch in epochs) and len(epochs) > 1
 
 
@@ -222,7 +222,7 @@ def test_a_follower_shows_the_window_around_the_same_pixel_of_the_same_place(tmp
     )  # its scene 0 is place 1
     sources = {
         "hsi": of_pixels(one, label="where"),
-        "lidar": of_pixels(other, follows="hsi", label="where"),
+        "lidar": of_pixels(other, paired_with="hsi", label="where"),
     }
     batch = Pipeline(Config(sources, 50, 3), 0).batch(0)
     leader, follower = (centres(batch[name]) for name in ("hsi", "lidar"))
@@ -254,7 +254,7 @@ def context(path: Path, crop: int = 3, **changes: Any) -> Context:
     """What evaluators get, as far as data goes."""
     data = Config({"scene": of_pixels(path, **changes)}, 8, crop)
     blank = dict.fromkeys(
-        ("mean", "std", "objective", "train_views", "evaluate_views", "place", "gathered")
+        ("mean", "std", "objective", "train_views", "evaluate_views", "shard_rows", "replicated")
     )
     return Context(
         source="scene", same_encoder=("scene",), sensor=ENMAP, patch=1, data=data, seed=0, **blank
@@ -273,10 +273,10 @@ def test_evaluation_sees_every_labelled_pixel_of_a_split_once_with_the_class_of_
         for batch in batches
     )
     real = np.concatenate([batch["position"] for batch in batches]) >= 0
-    places = [place for batch in batches for place in centres(batch)]
+    locations = [place for batch in batches for place in centres(batch)]
     labels = np.concatenate([batch["label"] for batch in batches])
-    assert [place for place, counts in zip(places, real, strict=True) if counts] == labelled(3)
-    assert labels.tolist() == [CLASSES[place] for place in places]
+    assert [place for place, counts in zip(locations, real, strict=True) if counts] == labelled(3)
+    assert labels.tolist() == [CLASSES[place] for place in locations]
 
 
 def test_evaluation_of_a_split_that_no_pixel_is_in_is_refused_before_a_run(
@@ -319,17 +319,17 @@ def test_evaluation_without_a_label_sees_what_may_be_drawn(path: Path):
 def test_classifiers_are_fitted_on_the_pixels_that_training_sees(path: Path):
     batches = [batch["scene"] for batch in context(path).batches("train", "where")]
     count = len(labelled(1))
-    places = np.array([place for batch in batches for place in centres(batch)])[:count]
+    locations = np.array([place for batch in batches for place in centres(batch)])[:count]
     classes = np.concatenate([batch["label"] for batch in batches])[:count]
     run = SimpleNamespace(seed=3)
-    x, y = training_part(run, places, classes, 2, "config.evals.knn.labels_per_class")
+    x, y = training_part(run, locations, classes, 2, "config.evals.knn.labels_per_class")
     assert set(map(tuple, x.tolist())) == set(
         drawn(pipeline(path, rows=6, seed=3, label="where", labels_per_class=2), 0, 1)
     )
     assert y.tolist() == [CLASSES[tuple(place)] for place in x]
-    assert training_part(run, places, classes, 0, "")[0] is places
+    assert training_part(run, locations, classes, 0, "")[0] is locations
     with pytest.raises(ValueError, match=r"config\.evals\.knn\.labels_per_class: 50, but class"):
-        training_part(run, places, classes, 50, "config.evals.knn.labels_per_class")
+        training_part(run, locations, classes, 50, "config.evals.knn.labels_per_class")
 
 
 def test_a_window_has_the_label_of_its_centre():
@@ -370,7 +370,7 @@ def test_classification_of_a_window_learns_the_class_of_its_centre():
             r"labels_per_class: 5 with draw='patch'; expected draw='pixel'",
         ),
         (
-            {"labels_per_class": 5, "label": "where", "follows": "other"},
+            {"labels_per_class": 5, "label": "where", "paired_with": "other"},
             "labels_per_class: 5 .*expected 0 for a source that follows another",
         ),
         (
@@ -402,7 +402,7 @@ def test_a_split_without_a_labelled_pixel_is_named(tmp_path: Path):
 
 
 def test_who_follows_draws_what_its_leader_draws(path: Path):
-    sources = {"hsi": of_pixels(path), "lidar": SourceConfig(str(path), "enmap", follows="hsi")}
+    sources = {"hsi": of_pixels(path), "lidar": SourceConfig(str(path), "enmap", paired_with="hsi")}
     with pytest.raises(
         ValueError,
         match=r"sources\.lidar\.draw: 'patch', but it follows 'hsi', which draws 'pixel'",

@@ -69,7 +69,7 @@ def test_from_archive_to_weights(name: str, tmp_path: Path, request: pytest.Fixt
     ]
     assert (
         all(logged) and set().union(*logged) == sources
-    )  # of a mixture each line has those of its entry
+    )  # of a mixture each line has those of its component
     ranks = {key: value for row in rows for key, value in row.items() if key.endswith("/rankme")}
     assert set(ranks) == {f"eval/{name}/rankme" for name in watched}
     assert all(rank >= 1 for rank in ranks.values())

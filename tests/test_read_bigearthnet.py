@@ -1,5 +1,5 @@
 """BigEarthNet, both versions: bands as their files have them, labels and splits by the published
-lists, S1 and S2 of a place in one group.
+lists, S1 and S2 of a location in one group.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from layouts import bigearthnet, make_reader, read_all, read_item, reject, write
 
-from data_prep.reader import LeftOut
+from data_prep.reader import SkipSample
 from data_prep.readers import _clc_labels, _corine
 from tests import tiny_archives
 
@@ -77,7 +77,7 @@ def test_patches_in_no_list_are_left_out(tmp_path: Path) -> None:
     unlisted = [item for item in reader.items() if item.group == "33UUP_70_48"]
     assert len(unlisted) == 2
     for item in unlisted:
-        with pytest.raises(LeftOut, match="none of the split lists"):
+        with pytest.raises(SkipSample, match="none of the split lists"):
             read_item(reader, item)
     assert len(read_all(BEN, tmp_path, splits="none")) == 8
     assert {item.split for item in make_reader(BEN, tmp_path, splits="none").items()} == {None}

@@ -162,12 +162,12 @@ def test_scenes_shared_between_train_and_test_can_be_told_from_the_products(tmp_
     """The published lists are random patches: no location is in two splits, but most scenes are."""
     options = write(DOWNSTREAM, tmp_path)
     splits = {item.id: item.split for item in make_reader(DOWNSTREAM, tmp_path, **options).items()}
-    scenes, places = {}, {}
+    scenes, locations = {}, {}
     for sample in read_all(DOWNSTREAM, tmp_path, **options):
         scenes.setdefault(splits[sample.id], set()).add(sample.product)
-        places.setdefault(splits[sample.id], set()).add(sample.group)
+        locations.setdefault(splits[sample.id], set()).add(sample.group)
     assert scenes["train"] & scenes["test"] == {"00001"}
-    assert not places["train"] & places["test"]
+    assert not locations["train"] & locations["test"]
 
 
 @pytest.mark.parametrize("folder", ["splits/enmap_cdl", "enmap_cdl/splits"])

@@ -16,7 +16,7 @@ from layouts import enmap_l2a, hyspecnet11k, make_reader, read_all, read_item, r
 from rasterio.windows import Window
 
 from data_prep.formats import geotiff
-from data_prep.reader import LeftOut
+from data_prep.reader import SkipSample
 from data_prep.readers import enmap_l2a as products
 from data_prep.readers._enmap_layers import QUALITY
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
@@ -246,7 +246,7 @@ def test_l2a_limits_on_cloud_and_no_data(tmp_path: Path) -> None:
     for item in reader.items():
         try:
             read_item(reader, item)
-        except LeftOut as reason:
+        except SkipSample as reason:
             reasons[item.part] = str(reason)
     too_cloudy = "more than 0.1 of the patch is cloud"
     assert reasons == {(0, 0): "has pixels without data", (0, 16): too_cloudy, (8, 16): too_cloudy}

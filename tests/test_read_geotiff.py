@@ -16,7 +16,7 @@ import tiny_archives
 from layouts import geotiff as layout
 from layouts import make_reader, read_all, read_item, reject, write
 
-from data_prep.reader import LeftOut
+from data_prep.reader import SkipSample
 from data_prep.readers import geotiff
 
 DRONE = {"sensor": layout.OPTIONS["sensor"]}
@@ -158,7 +158,7 @@ def test_what_has_no_data_is_left_out(tmp_path: Path) -> None:
     tiny_archives.write(tmp_path / "a.tif", cube)
     reader = make_reader("geotiff", tmp_path, **DRONE, patch_size=8)
     first, *others = reader.items()
-    with pytest.raises(LeftOut, match="no data"):
+    with pytest.raises(SkipSample, match="no data"):
         read_item(reader, first)
     assert all(read_item(reader, item).pixels.any() for item in others)
 

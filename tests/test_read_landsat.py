@@ -26,7 +26,7 @@ from layouts import (
 )
 from layouts.ssl4eo_l import GRID
 
-from data_prep.reader import LeftOut
+from data_prep.reader import SkipSample
 from data_prep.readers._landsat_scenes import CLOUD_CODES
 from data_prep.readers.ssl4eo_l_benchmark import CLASSES, published_split
 from eo_jax.schema import Sample
@@ -457,7 +457,7 @@ def test_scene_tiles_of_fill_are_left_out(tmp_path: Path, name: str) -> None:
     for item in reader.items():
         try:
             kept += (read_item(reader, item).labels["cloud"] > 0).any()
-        except LeftOut as reason:
+        except SkipSample as reason:
             reasons.add(str(reason))
             assert item.part == (0, 0)
     assert (kept, reasons) == (7, {"more than 90% fill"})

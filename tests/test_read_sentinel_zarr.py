@@ -75,10 +75,10 @@ def test_samples_are_what_zarr_python_reads(tmp_path: Path) -> None:
     write(V1_1, tmp_path)
     samples = {sample.id: sample for sample in read_all(V1_1, tmp_path)}
     assert len(samples) == sum(map(len, PLACES.values())) * len(BANDS) * DATES
-    for split, places in PLACES.items():
+    for split, locations in PLACES.items():
         for product in BANDS:
             pixels = zarr_python(path_of(tmp_path, split, product), "bands")
-            for number, place in enumerate(places):
+            for number, place in enumerate(locations):
                 for date in range(DATES):
                     sample = samples[f"{split}/000001/{product}/{date}/{place}"]
                     np.testing.assert_array_equal(sample.pixels, pixels[number, date])
@@ -137,7 +137,7 @@ def test_ssl4eo_s12_v1_1_carries_the_offset_of_1000(tmp_path: Path) -> None:
 def test_splits_and_products(tmp_path: Path) -> None:
     write(V1_1, tmp_path)
     splits = {item.group: item.split for item in make_reader(V1_1, tmp_path).items()}
-    assert splits == {place: split for split, places in PLACES.items() for place in places}
+    assert splits == {place: split for split, locations in PLACES.items() for place in locations}
     (tmp_path / "splits" / "ssl4eos12_val.txt").unlink()
     reject(V1_1, tmp_path, "in no split list")
     (tmp_path / "splits" / "ssl4eos12_train.txt").unlink()
@@ -159,7 +159,7 @@ def test_products_must_hold_the_same_places(tmp_path: Path) -> None:
     write_file(
         path_of(tmp_path, "train", "S2L2A"), arrays("S2L2A", ("0080717", "0179869", "0060573"))
     )
-    reject(V1_1, tmp_path, NAME, "same places")
+    reject(V1_1, tmp_path, NAME, "same locations")
 
 
 def test_without_names_places_are_numbered(tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ def test_sections_come_in_reading_order():
         "Versions",
         "Data fingerprint",
     ]
-    places = [text.index(word) for word in words]
-    assert places == sorted(places)
+    locations = [text.index(word) for word in words]
+    assert locations == sorted(locations)
 
 
 def test_metrics_of_several_sources_have_a_curve_each():

@@ -17,7 +17,7 @@ from eo_jax import rules
 from eo_jax.export.to_torch import to_torch
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE, TRAIN, Mode, Network
-from eo_jax.models.layers.conv import counted_cells
+from eo_jax.models.layers.conv import valid_cells
 from eo_jax.models.stems import conv, spectral_adapter_image
 from eo_jax.models.trunks import resnet
 from eo_jax.models.trunks.resnet import BlockShape, Convolution, ResNet
@@ -28,11 +28,11 @@ import torch_twin  # noqa: E402  torch may be absent
 
 S2 = get_sensor("sentinel2_l1c")
 RGB = get_sensor("sunrgbd_rgb")
-PLAIN, STRIDED = resnet.Config(depth=50), resnet.Config(depth=50, first="strided")
+PLAIN, STRIDED = resnet.Config(depth=50), resnet.Config(depth=50, first_block="strided")
 
 
 def encoder_of(trunk: resnet.Config, sensor=S2) -> Encoder:
-    stem = spectral_adapter_image.Config() if trunk.first == "strided" else conv.Config()
+    stem = spectral_adapter_image.Config() if trunk.first_block == "strided" else conv.Config()
     return make_encoder(stem, trunk, sensor, jnp.dtype("float32"))
 
 
@@ -75,7 +75,7 @@ def forward(encoder: Encoder, params, statistics, view, valid, mode: Mode):
 def twin_of(trunk: resnet.Config, sensor=S2):
     return (
         torch_twin.SpecResNet()
-        if trunk.first == "strided"
+        if trunk.first_block == "strided"
         else torch_twin.ResNet(trunk.depth, len(sensor.bands))
     )
 
@@ -185,7 +185,7 @@ def test_multiply_adds_are_what_pytorch_counts(trunk, size):
 )
 def test_a_cell_has_data_where_any_of_its_pixels_has(stride, height, width):
     counted = np.random.default_rng(0).random((2, height, width)) < 0.2
-    found = np.asarray(counted_cells(jnp.asarray(counted), stride))
+    found = np.asarray(valid_cells(jnp.asarray(counted), stride))
     rows, columns = -(-height // stride), -(-width // stride)
     assert found.shape == (2, rows, columns)
     for b, i, j in np.ndindex(found.shape):
@@ -246,11 +246,11 @@ def test_the_stem_says_which_cells_have_data():
         (resnet.Config(depth=18, blocks=(1,)), 64, 9),
         (resnet.Config(depth=18, blocks=(2, 1)), 128, 5),
         (resnet.Config(depth=50, blocks=(1, 1, 1)), 1024, 3),
-        (resnet.Config(depth=50, blocks=(1, 1), first="strided"), 512, 9),
+        (resnet.Config(depth=50, blocks=(1, 1), first_block="strided"), 512, 9),
     ],
 )
 def test_stages_that_are_left_out_leave_features_larger_and_narrower(trunk, width, side):
-    encoder = encoder_of(trunk, ENMAP if trunk.first == "strided" else S2)
+    encoder = encoder_of(trunk, ENMAP if trunk.first_block == "strided" else S2)
     shapes = jax.eval_shape(encoder.network.init, jax.random.key(0))
     view = jax.ShapeDtypeStruct((2, 36, 36, len(encoder.sensor.bands)), jnp.float32)
     found, _ = jax.eval_shape(
@@ -324,8 +324,8 @@ def test_fresh_convolutions_are_kaiming_normal_by_fan_out():
     ("fields", "named"),
     [
         ({"depth": 20}, "depth"),
-        ({"first": "stride"}, "first"),
-        ({"depth": 18, "first": "strided"}, "first"),
+        ({"first_block": "stride"}, "first_block"),
+        ({"depth": 18, "first_block": "strided"}, "first_block"),
         ({"remat": "all"}, "remat"),
         ({"blocks": (1, 0)}, "blocks"),
         ({"blocks": (1, 1, 1, 1, 1)}, "blocks"),

@@ -28,11 +28,16 @@ def config_of(name: str, backbone: str = "vit", **model) -> ml_collections.Confi
     section, crops = OBJECTIVES[name]
     stem, trunk = BACKBONES[backbone]
     config = ml_collections.ConfigDict()
-    entries = {
+    components = {
         "optical": {"sources": ("s2",), "weight": 3.0},
         "radar": {"sources": ("s1",), "weight": 1.0},
     }
-    config.data = {"sources": {"s2": S2, "s1": S1}, "entries": entries, "batch_size": 4, "crop": 16}
+    config.data = {
+        "sources": {"s2": S2, "s1": S1},
+        "mixture": components,
+        "batch_size": 4,
+        "crop": 16,
+    }
     config.augment = {
         "crops": {
             crop: {"views": views, "size": 16 if crop == "global" else 8}
@@ -42,7 +47,7 @@ def config_of(name: str, backbone: str = "vit", **model) -> ml_collections.Confi
     config.model = {
         "stems": {"s2": stem, "s1": stem},
         "trunk": trunk,
-        "trunks": "one",
+        "trunk_sharing": "all",
         "dtype": "float32",
         **model,
     }
@@ -56,9 +61,9 @@ def alone(name: str, source: str, backbone: str = "vit") -> Experiment:
     config = config_of(name, backbone)
     with config.unlocked():
         config.data.sources = {source: config.data.sources[source]}
-        config.data.entries = {}
+        config.data.mixture = {}
         config.model.stems = {source: config.model.stems[source]}
-        config.model.trunks = "each"
+        config.model.trunk_sharing = "none"
     return make_experiment(config)
 
 
@@ -226,26 +231,26 @@ def test_flops_are_the_mean_over_the_entries_by_their_weights():
     )
 
 
-def with_entries(entries: dict) -> ml_collections.ConfigDict:
+def with_mixture(components: dict) -> ml_collections.ConfigDict:
     config = config_of("simclr")
     with config.unlocked():
-        config.data.entries = entries
+        config.data.mixture = components
     return config
 
 
 def test_what_cannot_share_a_trunk_is_refused():
     both = {"both": {"sources": ("s1", "s2"), "weight": 1.0}}
-    for entries, found in ((both, "both"), ({}, "none")):
+    for components, found in ((both, "both"), ({}, "none")):
         with pytest.raises(
             ValueError,
-            match=r"trunks: 'one' trains on one source a step; .* entry of its own in "
-            rf"config\.data\.entries, found {found}",
+            match=r"trunk_sharing: 'all' trains on one source a step; .* component of its own in "
+            rf"config\.data\.mixture, found {found}",
         ):
-            make_experiment(with_entries(entries))
+            make_experiment(with_mixture(components))
     with pytest.raises(
-        ValueError, match=r"config\.model\.trunks: 'two'; expected 'each' .* or 'one'"
+        ValueError, match=r"config\.model\.trunk_sharing: 'two'; expected 'none' .* or 'all'"
     ):
-        make_experiment(config_of("simclr", trunks="two"))
+        make_experiment(config_of("simclr", trunk_sharing="two"))
     config = config_of("simclr")
     config.data.sources.s1.sensor = "sentinel2_l2a"
     with config.unlocked():
@@ -253,8 +258,9 @@ def test_what_cannot_share_a_trunk_is_refused():
         config.model.stems.s1 = "s2"
     with pytest.raises(
         ValueError,
-        match=r"trunks: 'one' with one stem, that of s2; give the sources stems of their own, or "
-        r"use 'each'",
+        match=r"trunk_sharing: 'all' with one stem, that of s2; give the sources stems of their "
+        r"own, or "
+        r"use 'none'",
     ):
         make_experiment(config)
 
@@ -266,8 +272,9 @@ def test_stems_that_end_differently_are_refused():
     stems = {source: {"name": "identity"} for source in ("s1", "s2")}
     with pytest.raises(
         ValueError,
-        match=r"trunks: 'one', but encoder/trunk/.* is \(.*\) behind the stem of s2, \(.*\) behind "
-        r"that of s1; .* 'each'",
+        match=r"trunk_sharing: 'all', but encoder/trunk/.* is \(.*\) behind the stem of s2, \(.*\) "
+        r"behind "
+        r"that of s1; .* 'none'",
     ):
         make_experiment(config_of("simclr", "resnet", stems=stems))
 

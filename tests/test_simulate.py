@@ -40,7 +40,7 @@ def archive(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def places() -> list[acquisition.Location]:
+def locations() -> list[acquisition.Location]:
     return [acquisition.make_location(0, index, SIZE) for index in range(400)]
 
 
@@ -204,21 +204,22 @@ def test_one_location_in_five_is_for_validation_and_two_are_enough_for_both_side
     assert set(sides[:2]) == {True, False}
 
 
-def test_some_locations_have_several_dates_and_scenes_are_shared(places):
-    dates = np.array([len(place.scenes) for place in places])
+def test_some_locations_have_several_dates_and_scenes_are_shared(locations):
+    dates = np.array([len(place.scenes) for place in locations])
     assert set(dates) == {1, 2, 3}
     assert 0.17 < np.mean(dates > 1) < 0.40
-    scenes = [scene.number for place in places for scene in place.scenes]
+    scenes = [scene.number for place in locations for scene in place.scenes]
     assert len(set(scenes)) < len(scenes) / 2
-    for place in places:
+    for place in locations:
         assert [scene.time for scene in place.scenes] == sorted(
             scene.time for scene in place.scenes
         )
 
 
-def test_patches_of_a_region_do_not_overlap(places):
+def test_patches_of_a_region_do_not_overlap(locations):
     corners = [
-        (place.region.epsg, *place.corner) for place in places[: acquisition.LOCATIONS_PER_REGION]
+        (place.region.epsg, *place.corner)
+        for place in locations[: acquisition.LOCATIONS_PER_REGION]
     ]
     assert len(set(corners)) == acquisition.LOCATIONS_PER_REGION
     steps = np.diff(sorted({east for _, east, _ in corners}))
@@ -297,7 +298,7 @@ def test_the_sun_lights_slopes_that_face_it():
     assert acquisition.sun_direction(-35.0, 355)[1] > 0
     level = np.zeros((16, 16))
     land = landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, 0), 16)
-    dry = {**land.shares, "water": level}
+    dry = {**land.fractions, "water": level}
     slopes = {
         rise: dataclasses.replace(land, shares=dry, slope_east=level, slope_north=level + rise)
         for rise in (-0.2, 0.0, 0.2)
@@ -311,7 +312,7 @@ def test_the_sun_lights_slopes_that_face_it():
 
 
 def covers_of(code: int, size: int = 48, draws: int = 40) -> tuple[dict[str, float], np.ndarray]:
-    """Mean share of each cover, and object sizes in pixels, over many places whose roofs
+    """Mean share of each cover, and object sizes in pixels, over many locations whose roofs
     are alike.
     """
     means: dict[str, list[float]] = {}
@@ -320,8 +321,8 @@ def covers_of(code: int, size: int = 48, draws: int = 40) -> tuple[dict[str, flo
         rng = np.random.default_rng(seed)
         place = landscape.Place(rng, size, rng.uniform(0, np.pi / 2), np.full(4, 0.25))
         ground = landscape.GROUND_OF[code](place)
-        np.testing.assert_allclose(sum(ground.shares.values()), 1, atol=1e-9)
-        for name, share in ground.shares.items():
+        np.testing.assert_allclose(sum(ground.fractions.values()), 1, atol=1e-9)
+        for name, share in ground.fractions.items():
             means.setdefault(name, []).append(share.mean())
         sizes.append(size * size / (ground.objects.max() + 1))
     return {name: float(np.mean(values)) for name, values in means.items()}, np.array(sizes)
@@ -353,7 +354,7 @@ def row_strength(code: int, size: int = 32) -> float:
     for seed in range(30):
         place = landscape.Place(np.random.default_rng(seed), size, 0.0, np.full(4, 0.25))
         ground = landscape.GROUND_OF[code](place)
-        tree = ground.shares["tree"]
+        tree = ground.fractions["tree"]
         block = tree[:9, :9] - tree[:9, :9].mean()
         gaps.append(
             abs((block[1:] * block[:-1]).mean() - (block[:, 1:] * block[:, :-1]).mean())

@@ -18,7 +18,7 @@ from traced import CROP, assert_same, joined, origin, sample
 
 from eo_jax.data import Store, open_store
 from eo_jax.data.bad_records import BadRecord, BadRecords
-from eo_jax.data.mixture import EntryConfig
+from eo_jax.data.mixture import ComponentConfig
 from eo_jax.data.pipeline import Config, Pipeline
 from eo_jax.data.source import SourceConfig
 from eo_jax.data.store.reader import FORMATS
@@ -26,7 +26,7 @@ from eo_jax.data.store.record import RecordError
 from eo_jax.data.store.remote import RemoteError
 from eo_jax.schema import TIME_ABSENT
 
-DATES = (1, 2, 3, 1, 2, 3, 1, 2)  # of each place
+DATES = (1, 2, 3, 1, 2, 3, 1, 2)  # of each location
 PLACE = np.repeat(np.arange(len(DATES)), DATES)
 BAD = 7  # of place 4
 
@@ -78,23 +78,25 @@ def damaged(intact, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
     return {format: folder / format for format in FORMATS}
 
 
-def config(*stores: Path, batch_size: int = 4, entries: dict | None = None, **about: Any) -> Config:
+def config(
+    *stores: Path, batch_size: int = 4, components: dict | None = None, **about: Any
+) -> Config:
     """Source "a" of two dates; "b" of the second store, if there is one, follows it; "c" is a
-    source of its own, in an entry of its own.
+    source of its own, in a component of its own.
     """
     sources = {"a": SourceConfig(str(stores[0]), "enmap", dates=2, label="kind")}
     for store in stores[1:]:
         sources |= {
-            "b": SourceConfig(str(store), "enmap", dates=2, follows="a"),
+            "b": SourceConfig(str(store), "enmap", dates=2, paired_with="a"),
             "c": SourceConfig(str(store), "enmap"),
         }
-        entries = {"pair": EntryConfig(("a", "b"), 2.0), "single": EntryConfig(("c",))}
+        components = {"pair": ComponentConfig(("a", "b"), 2.0), "single": ComponentConfig(("c",))}
     return Config(
         sources,
         batch_size,
         CROP,
-        entries=entries or {},
-        **{"on_error": "skip", "max_bad": 0.2} | about,
+        mixture=components or {},
+        **{"on_error": "skip", "max_bad_fraction": 0.2} | about,
     )
 
 
@@ -138,9 +140,9 @@ def test_processes_and_threads_give_the_same_batches_with_all_of_it(
         start=first,
     ):
         assert_same(joined(list(parts)), expected.batch(n))
-        expected.bad.take(n, lambda line: None)
-    found = [pipeline.bad.before(last) for pipeline in pipelines]
-    assert {name for part in found for name in part} == expected.bad.before(last).keys()
+        expected.bad.commit(n, lambda line: None)
+    found = [pipeline.bad.skipped_before(last) for pipeline in pipelines]
+    assert {name for part in found for name in part} == expected.bad.skipped_before(last).keys()
     assert all(samples == [BAD] for part in found for samples in part.values())
     assert len(said) == sum(map(len, found))
 
@@ -156,7 +158,7 @@ def test_only_rows_with_the_bad_record_change_and_their_place_is_another(
         (intact["zarr"], damaged[format]),
         (damaged["zarr"], damaged[format]),
     ):
-        opened, replaced, places = Pipeline(config(*stores), 5), 0, set()
+        opened, replaced, locations = Pipeline(config(*stores), 5), 0, set()
         for n in range(12):
             before, after = whole.batch(n), opened.batch(n)
             names = tuple(before)
@@ -172,7 +174,7 @@ def test_only_rows_with_the_bad_record_change_and_their_place_is_another(
                     for name, numbers in shown.items()
                     if damaged[format] == stores[name != "a"]
                 )
-                places.add(int(PLACE[shown[names[0]][0]]))
+                locations.add(int(PLACE[shown[names[0]][0]]))
                 if "a" in after:
                     assert after["a"]["label"][row].tolist() == [
                         PLACE[number] for number in shown["a"]
@@ -184,7 +186,7 @@ def test_only_rows_with_the_bad_record_change_and_their_place_is_another(
                     assert BAD in was
                     replaced += 1
                 assert after[names[0]]["position"][row] == before[names[0]]["position"][row]
-        assert replaced and len(places) > 4
+        assert replaced and len(locations) > 4
 
 
 def test_nothing_of_the_place_that_was_skipped_stays_in_the_row(tmp_path: Path):
@@ -194,7 +196,11 @@ def test_nothing_of_the_place_that_was_skipped_stays_in_the_row(tmp_path: Path):
     damage(path, 1)
     opened = Pipeline(
         Config(
-            {"a": SourceConfig(str(path), "enmap", dates=2)}, 4, CROP, on_error="skip", max_bad=1.0
+            {"a": SourceConfig(str(path), "enmap", dates=2)},
+            4,
+            CROP,
+            on_error="skip",
+            max_bad_fraction=1.0,
         ),
         5,
     )
@@ -215,44 +221,52 @@ def test_a_record_is_counted_once_and_said_when_its_batch_is_taken(damaged):
     first = lines.index(1)
     assert lines == [0] * first + [1] * (30 - first)
     assert (
-        said[0].startswith("skipped, another place is shown instead: ")
+        said[0].startswith("skipped, another location is shown instead: ")
         and f"(id id{BAD})" in said[0]
         and str(damaged["zarr"]) in said[0]
     )
     assert [pipeline.counts(step)["bad_records"] for step in (first, first + 1, 30)] == [0, 1, 1]
-    assert (pipeline.bad.before(first), pipeline.bad.before(30)) == ({}, {"a": [BAD]})
+    assert (pipeline.bad.skipped_before(first), pipeline.bad.skipped_before(30)) == (
+        {},
+        {"a": [BAD]},
+    )
 
 
 def test_counting_goes_on_from_what_was_saved(damaged):
     said: list[str] = []
     pipeline = Pipeline(config(damaged["zarr"]), 5)
-    pipeline.bad.remember({"a": [3, BAD]})
+    pipeline.bad.restore({"a": [3, BAD]})
     for _ in pipeline.batches(10, 30, said.append):
         pass
-    assert not said and pipeline.bad.before(10) == pipeline.bad.before(30) == {"a": [3, BAD]}
+    assert not said and pipeline.bad.skipped_before(10) == pipeline.bad.skipped_before(30) == {
+        "a": [3, BAD]
+    }
     assert pipeline.counts(10)["bad_records"] == 2
 
 
 def test_what_later_batches_met_does_not_count_before_them():
     bad, said = BadRecords({"a": 2, "b": 1}), []
-    bad.met(4, [BadRecord("a", 9, "nine"), BadRecord("b", 9, "other")])
-    bad.met(3, [BadRecord("a", 9, "nine"), BadRecord("a", 9, "nine"), BadRecord("a", 8, "eight")])
+    bad.report(4, [BadRecord("a", 9, "nine"), BadRecord("b", 9, "other")])
+    bad.report(
+        3, [BadRecord("a", 9, "nine"), BadRecord("a", 9, "nine"), BadRecord("a", 8, "eight")]
+    )
     for n in range(4):
-        bad.take(n, said.append)
+        bad.commit(n, said.append)
     assert [line.rpartition(": ")[2] for line in said] == ["nine", "eight"]
-    bad.take(4, said.append)
-    assert (bad.before(3), bad.before(4), bad.before(5)) == (
+    bad.commit(4, said.append)
+    assert (bad.skipped_before(3), bad.skipped_before(4), bad.skipped_before(5)) == (
         {},
         {"a": [8, 9]},
         {"a": [8, 9], "b": [9]},
     )
-    bad.met(5, [BadRecord("a", 7, "seven")])
+    bad.report(5, [BadRecord("a", 7, "seven")])
     with pytest.raises(
         RecordError,
-        match=r"source 'a': 3 records cannot be decoded, config\.data\.max_bad allows for 2; .* "
+        match=r"source 'a': 3 records cannot be decoded, config\.data\.max_bad_fraction allows for "
+        r"2; .* "
         r"The last: seven",
     ):
-        bad.take(5, said.append)
+        bad.commit(5, said.append)
 
 
 def test_what_a_batch_reads_is_announced_in_the_order_of_reading(intact, monkeypatch):
@@ -287,14 +301,23 @@ def test_more_than_the_limit_stop_the_run_at_the_batch_that_met_them(intact, tmp
         if damages & {origin(date)[0] for date in whole.batch(n)["a"]["pixels"][0]}
     )
     ends = []
-    for max_bad, threads in ((0.0, 0), (0.0, 2), (0.14, 0), (0.14, 4)):  # of 15 samples: none, two
+    for max_bad_fraction, threads in (
+        (0.0, 0),
+        (0.0, 2),
+        (0.14, 0),
+        (0.14, 4),
+    ):  # of 15 samples: none, two
         taken = Pipeline(
-            config(path, batch_size=1, threads=threads, prefetch=4, max_bad=max_bad), 8
+            config(
+                path, batch_size=1, threads=threads, prefetch=4, max_bad_fraction=max_bad_fraction
+            ),
+            8,
         ).batches(0, 40, lambda line: None)
         ends.append(0)
         with pytest.raises(
             RecordError,
-            match=rf"source 'a': {3 if max_bad else 1} records cannot be decoded, .*\(id id\d+\)",
+            match=rf"source 'a': {3 if max_bad_fraction else 1} records cannot be decoded, .*\(id "
+            r"id\d+\)",
         ):
             for _ in taken:
                 ends[-1] += 1
@@ -307,9 +330,9 @@ def test_a_store_with_nothing_to_read_ends_instead_of_trying_for_ever(intact, tm
         damage(path, number)
     with pytest.raises(
         RecordError,
-        match=r"step 3: none of 100 places of source 'a' can be decoded; the last: .*id\d+",
+        match=r"step 3: none of 100 locations of source 'a' can be decoded; the last: .*id\d+",
     ):
-        Pipeline(config(path, max_bad=1.0), 5).batch(2)
+        Pipeline(config(path, max_bad_fraction=1.0), 5).batch(2)
 
 
 def test_stop_is_the_default_and_names_the_record(damaged):
@@ -332,8 +355,14 @@ def test_a_label_that_is_not_there_is_no_bad_record(intact, tmp_path: Path):
     ("about", "message"),
     [
         ({"on_error": "ignore"}, r"config\.data\.on_error: 'ignore'; expected 'stop' or 'skip'"),
-        ({"max_bad": 1.5}, r"config\.data\.max_bad: 1\.5; expected a share from 0 to 1"),
-        ({"max_bad": float("nan")}, r"config\.data\.max_bad: nan; expected a share"),
+        (
+            {"max_bad_fraction": 1.5},
+            r"config\.data\.max_bad_fraction: 1\.5; expected a share from 0 to 1",
+        ),
+        (
+            {"max_bad_fraction": float("nan")},
+            r"config\.data\.max_bad_fraction: nan; expected a share",
+        ),
     ],
 )
 def test_values_that_make_no_sense_are_refused(about: dict, message: str):
@@ -387,7 +416,7 @@ def test_a_mount_that_stays_away_ends_the_run_and_skips_nothing(mount, on_error:
     ):
         pipeline.batch(6)
     assert pauses == [0.1, 0.4, 1.6]
-    assert not pipeline.bad.before(100)
+    assert not pipeline.bad.skipped_before(100)
 
 
 def test_a_network_that_was_tried_again_and_again_is_not_tried_again(intact, monkeypatch):
@@ -408,4 +437,4 @@ def test_a_damaged_record_is_not_read_again(damaged, format: str):
     pipeline = Pipeline(config(damaged[format]), 5, sleep=pauses.append)
     for _ in pipeline.batches(0, 10, lambda line: None):
         pass
-    assert pipeline.bad.before(10) == {"a": [BAD]} and not pauses
+    assert pipeline.bad.skipped_before(10) == {"a": [BAD]} and not pauses

@@ -1,5 +1,5 @@
-"""Tests of `eo_jax.data.store.buffers`: a buffer is used again as soon as nobody has it, and never before,
-JAX's aliases and steps under way included.
+"""Tests of `eo_jax.data.store.buffers`: a buffer is used again as soon as nobody has it, and never
+before, JAX's aliases and steps under way included.
 """
 
 from __future__ import annotations

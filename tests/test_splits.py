@@ -1,4 +1,4 @@
-"""Splits by blocks on the ground, and by pixel: no place on two sides, and no label of another
+"""Splits by blocks on the ground, and by pixel: no location on two sides, and no label of another
 split in a batch.
 """
 
@@ -25,7 +25,7 @@ PLACES = 24
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Places 4 km apart from west to east, two dates each, in a SpectralEarth tree."""
+    """Locations 4 km apart from west to east, two dates each, in a SpectralEarth tree."""
     for place in range(PLACES):
         transform = rasterio.Affine(30, 0, 300_000 + 4_000 * place, 0, -30, 5_800_000)
         for date in range(2):
@@ -60,9 +60,9 @@ def test_blocks_keep_neighbours_together(archive: Path, tmp_path: Path) -> None:
             tmp_path / "store",
             "--split",
             "blocks:20",
-            "--val-share",
+            "--val-fraction",
             "0.3",
-            "--test-share",
+            "--test-fraction",
             "0.2",
         )
         == 0
@@ -85,8 +85,10 @@ def test_blocks_override_the_lists_of_the_archive(archive: Path, tmp_path: Path)
     (archive / "splits" / "train.txt").write_text("\n".join(names[::2]))
     (archive / "splits" / "test.txt").write_text(
         "\n".join(names[1::2])
-    )  # two dates of each place on two sides
-    assert convert(archive, tmp_path / "store", "--split", "blocks:20", "--val-share", "0.3") == 0
+    )  # two dates of each location on two sides
+    assert (
+        convert(archive, tmp_path / "store", "--split", "blocks:20", "--val-fraction", "0.3") == 0
+    )
     index = open_store(tmp_path / "store").index
     for group in set(index["group"].tolist()):
         assert len(set(index["split"][index["group"] == group].tolist())) == 1
@@ -101,9 +103,9 @@ def test_blocks_too_large_for_the_splits(
             tmp_path / "store",
             "--split",
             "blocks:5000",
-            "--val-share",
+            "--val-fraction",
             "0.3",
-            "--test-share",
+            "--test-fraction",
             "0.2",
         )
         == 1
@@ -115,10 +117,10 @@ def test_blocks_too_large_for_the_splits(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--split", "blocks:20"), "give --val-share or --test-share"),
-        (("--val-share", "0.6", "--test-share", "0.6"), "leave nothing for training"),
+        (("--split", "blocks:20"), "give --val-fraction or --test-fraction"),
+        (("--val-fraction", "0.6", "--test-fraction", "0.6"), "leave nothing for training"),
         (
-            ("--split", "blocks:20", "--val-share", "0.6", "--test-share", "0.6"),
+            ("--split", "blocks:20", "--val-fraction", "0.6", "--test-fraction", "0.6"),
             "leave nothing for training",
         ),
     ],
@@ -137,7 +139,7 @@ def test_shares_that_cannot_be(
 def test_places_are_located_once_for_a_run_that_is_resumed(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("--split", "blocks:20", "--val-share", "0.3")
+    options = ("--split", "blocks:20", "--val-fraction", "0.3")
     with monkeypatch.context() as broken:
         broken.setattr(
             "data_prep.convert.convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
@@ -151,7 +153,7 @@ def test_places_are_located_once_for_a_run_that_is_resumed(
 def test_a_block_is_as_wide_as_it_is_high(latitude: float) -> None:
     longitudes = np.linspace(10, 12, 20_001)
     names = [spatial_blocks.block_of(float(longitude), latitude, 10) for longitude in longitudes]
-    length_km = 2 * spatial_blocks.KM_A_DEGREE * math.cos(math.radians(latitude))
+    length_km = 2 * spatial_blocks.KM_PER_DEGREE * math.cos(math.radians(latitude))
     assert length_km / len(set(names)) == pytest.approx(10, rel=0.1)
 
 
@@ -164,7 +166,12 @@ def test_a_place_without_coordinates(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     assert (
         convert(
-            tmp_path / "archive", tmp_path / "store", "--split", "blocks:20", "--val-share", "0.3"
+            tmp_path / "archive",
+            tmp_path / "store",
+            "--split",
+            "blocks:20",
+            "--val-fraction",
+            "0.3",
         )
         == 1
     )
@@ -182,14 +189,16 @@ def test_a_rule_that_is_none(
 
 def test_shares_are_disjoint_and_move_no_other_name() -> None:
     names = [f"place {i}" for i in range(2000)]
-    found = splits.shares(names, {"val": 0.1, "test": 0.2})
+    found = splits.assign_fractions(names, {"val": 0.1, "test": 0.2})
     counts = {
         split: sum(value == split for value in found.values()) for split in ("train", "val", "test")
     }
     assert counts["val"] == pytest.approx(200, abs=40) and counts["test"] == pytest.approx(
         400, abs=55
     )
-    more = splits.shares([*names, *(f"new {i}" for i in range(500))], {"val": 0.1, "test": 0.2})
+    more = splits.assign_fractions(
+        [*names, *(f"new {i}" for i in range(500))], {"val": 0.1, "test": 0.2}
+    )
     assert all(more[name] == found[name] for name in names)
 
 
@@ -231,7 +240,7 @@ def test_only_labels_of_the_chosen_split_enter_a_batch(
 
 
 def test_samples_of_other_splits_are_never_read(archive: Path, tmp_path: Path) -> None:
-    convert(archive, tmp_path / "store", "--val-share", "0.3")
+    convert(archive, tmp_path / "store", "--val-fraction", "0.3")
     store = open_store(tmp_path / "store")
     config = pipeline.SourceConfig(store=str(tmp_path / "store"), sensor="enmap", split="val")
     source = pipeline.Source("enmap", config, crop=8)
@@ -249,7 +258,7 @@ def test_a_label_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_several_sensors_in_one_store(tmp_path: Path) -> None:
-    """A source draws the samples of its sensor alone; groups are places over all sensors."""
+    """A source draws the samples of its sensor alone; groups are locations over all sensors."""
     other = Sample(np.ones((224, 8, 8), np.int16), "enmap_l2a_224", "other", "scene")
     store = write_store(tmp_path / "store", [scene(), other], None, {"labels": {}})
     for sensor, bands in (("enmap", 202), ("enmap_l2a_224", 224)):

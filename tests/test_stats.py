@@ -149,7 +149,7 @@ def test_selection_of_any_values(data: st.DataObject, dtype: str) -> None:
     cut = data.draw(st.integers(0, len(values)))
     selection = quantiles.Selection(np.dtype(dtype), 1, levels)
     for number in range(quantiles.passes(np.dtype(dtype))):
-        found: quantiles.Found = {}
+        found: quantiles.PrefixCounts = {}
         for part in (values[:cut], values[cut:]):
             quantiles.merge(found, quantiles.count(0, part, number, selection.prefixes[0]))
         selection.narrow(number, found)

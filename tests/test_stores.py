@@ -219,7 +219,7 @@ def test_a_missing_index(path: Path):
 
 
 def test_an_index_of_another_store(path: Path, tmp_path: Path):
-    other = write_tiny_store(tmp_path / "other", places=2, size=8)
+    other = write_tiny_store(tmp_path / "other", locations=2, size=8)
     shutil.copy(other / "index.npz", path / "index.npz")
     change_manifest(path, index_sha256=sha256_file(path / "index.npz"))
     assert_refused(path, "index has 3 rows, the shards 12 records")

@@ -107,7 +107,7 @@ def source(
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve optical samples of six places, the last two places for validation."""
+    """Twelve optical samples of six locations, the last two locations for validation."""
     samples = [sample(n) for n in range(12)]
     return source(
         tmp_path_factory.mktemp("stores") / "optical", samples, ["train"] * 8 + ["val"] * 4
@@ -116,7 +116,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def radar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve samples of the same places by another sensor."""
+    """Twelve samples of the same locations by another sensor."""
     samples = [sample(n, RADAR, 5) for n in range(12)]
     return source(tmp_path_factory.mktemp("stores") / "radar", samples, ["train"] * 8 + ["val"] * 4)
 
@@ -181,7 +181,7 @@ def test_groups_are_whole_and_grow(store: Path, tmp_path: Path) -> None:
         drawn.append(set(new.index["group"].tolist()))
         assert len(new) == 2 * len(drawn[-1])
     assert drawn[0] < drawn[1] < drawn[2]
-    assert [len(places) for places in drawn] == [2, 3, 6]
+    assert [len(locations) for locations in drawn] == [2, 3, 6]
 
 
 def test_unknown_place_and_time_are_in_no_box_and_no_period(tmp_path: Path) -> None:

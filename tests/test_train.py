@@ -228,7 +228,7 @@ def test_what_changes_no_weight_may_change(workdir, tiny_store):
     free = {
         "run.log_every": 2,
         "run.save_every": 1,
-        "run.keep": 1,
+        "run.max_to_keep": 1,
         "data.threads": 1,
         "data.prefetch": 1,
         "sharding.prefetch": 2,
@@ -513,7 +513,7 @@ def test_a_dry_run_trains_nothing_and_leaves_no_checkpoint(toy, tiny_store, tmp_
     output = capsys.readouterr().out
     assert (
         "parameters 609;" in output
-        and "source enmap: 4 places, 6 samples, 0 places dropped" in output
+        and "source enmap: 4 locations, 6 samples, 0 locations dropped" in output
         and "compiled; memory a device" in output
     )
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -522,13 +522,16 @@ def test_a_dry_run_trains_nothing_and_leaves_no_checkpoint(toy, tiny_store, tmp_
 def test_the_log_and_the_provenance_count_the_places_whose_dates_repeat(
     toy, tiny_store, tmp_path, capsys
 ):
-    """Of the four places in the training split two have one date and two have two."""
+    """Of the four locations in the training split two have one date and two have two."""
     train.train(config_of(tiny_store, **{"data.sources.enmap.dates": 2, "run.steps": 2}), tmp_path)
     assert (
-        "source enmap: 4 places, 6 samples, 0 places dropped, 2 have fewer than 2 dates and repeat "
+        "source enmap: 4 locations, 6 samples, 0 locations dropped, 2 have fewer than 2 dates and "
+        "repeat "
         "some" in capsys.readouterr().out
     )
-    assert json.loads((tmp_path / "data.json").read_text())["enmap"]["places_repeating_dates"] == 2
+    assert (
+        json.loads((tmp_path / "data.json").read_text())["enmap"]["locations_repeating_dates"] == 2
+    )
 
 
 def test_tensorboard_gets_the_same_numbers_on_request(toy, tiny_store, tmp_path):

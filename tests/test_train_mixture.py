@@ -33,13 +33,13 @@ from eo_jax.monitor import goodput, metrics
 
 @pytest.fixture(scope="module")
 def stores(tiny_store, tmp_path_factory) -> tuple[Path, Path, Path]:
-    """A store, one of the same places by another sensor, and one of more places with a bad
+    """A store, one of the same locations by another sensor, and one of more locations with a bad
     record.
     """
     folder = tmp_path_factory.mktemp("mixture")
     follower, single = (
         write_tiny_store(folder / "follower", seed=1),
-        write_tiny_store(folder / "single", places=9, seed=2),
+        write_tiny_store(folder / "single", locations=9, seed=2),
     )
     damage(single, 0)
     return tiny_store, follower, single
@@ -53,7 +53,7 @@ def damage(store: Path, number: int) -> None:
     tiny_archives.flip(shard, shard.read_bytes().index(part))
 
 
-SKIP = {"data.on_error": "skip", "data.max_bad": 0.2}
+SKIP = {"data.on_error": "skip", "data.max_bad_fraction": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +103,16 @@ def test_a_killed_mixture_with_groups_and_a_bad_record_resumes_bit_for_bit(
 
 def test_lines_of_a_mixture_say_entry_shares_and_bad_records(mixed, stores):
     lines, mixture = metrics.read_metrics(mixed), pipeline_of(stores).mixture
-    assert [line["entry"] for line in lines] == [mixture.entry(n) for n in range(20)]
-    assert {line["entry"] for line in lines} == {"pair", "single"}
+    assert [line["component"] for line in lines] == [mixture.component(n) for n in range(20)]
+    assert {line["component"] for line in lines} == {"pair", "single"}
     for line in lines:
         assert line["mixture/pair"] + line["mixture/single"] == pytest.approx(1)
-        assert line["mixture/pair"] == mixture.before(line["step"])["pair"] / line["step"]
+        assert line["mixture/pair"] == mixture.counts_before(line["step"])["pair"] / line["step"]
     bad = [line["bad_records"] for line in lines]
     assert bad == sorted(bad) and set(bad) == {0, 1}
     sources = {"pair": {"rankme/s1", "rankme/s2"}, "single": {"rankme/x"}}
     assert all(
-        {name for name in line if name.startswith("rankme/")} == sources[line["entry"]]
+        {name for name in line if name.startswith("rankme/")} == sources[line["component"]]
         for line in lines
     )
 
@@ -131,9 +131,10 @@ def test_the_line_of_a_mixture_is_readable(stores, mixture, tmp_path, capsys):
         r"step +4/20  (pair|single) \(so far pair \d+\.\d%, single \d+\.\d%\)  loss ", output
     )
     assert (
-        output.count("skipped, another place is shown instead: ") == 1 and "bad records 1" in output
+        output.count("skipped, another location is shown instead: ") == 1
+        and "bad records 1" in output
     )
-    assert "source s1: 4 places, 6 samples, 0 places dropped" in output
+    assert "source s1: 4 locations, 6 samples, 0 locations dropped" in output
 
 
 def test_every_entry_is_compiled_before_the_first_step_and_nothing_after_it(
@@ -164,10 +165,11 @@ def test_a_dry_run_compiles_every_entry(stores, mixture, tmp_path, capsys):
     output = capsys.readouterr().out
     assert all(
         re.search(
-            rf"compiled; memory a device: arguments \d+ MiB, temporary \d+ MiB \(entry {entry}\)",
+            r"compiled; memory a device: arguments \d+ MiB, temporary \d+ MiB \(component "
+            rf"{component}\)",
             output,
         )
-        for entry in ("pair", "single")
+        for component in ("pair", "single")
     )
 
 
@@ -198,7 +200,8 @@ def test_more_bad_records_than_allowed_end_the_run_with_the_state_saved(
     code, error = end_of(capsys, lambda: train.train(limited, tmp_path))
     assert (
         code == 1
-        and "error: source 'x': 1 records cannot be decoded, config.data.max_bad allows for 0.009"
+        and "error: source 'x': 1 records cannot be decoded, config.data.max_bad_fraction allows "
+        "for 0.009"
         in error
     )
     assert checkpoint.Checkpoints(tmp_path).latest() == steps(tmp_path)[-1] > 0
@@ -221,7 +224,7 @@ def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_
             follower.rename(away)
 
     def reopening(store, *arguments):
-        """Files that are open outlast a rename, as they do not outlast a lost mount."""
+        """Files that are open retry_reads a rename, as they do not retry_reads a lost mount."""
         return read_into(copy.copy(store), *arguments)
 
     monkeypatch.setattr(Store, "read_into", reopening)

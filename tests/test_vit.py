@@ -18,7 +18,7 @@ from scipy.special import erf, softmax
 from eo_jax.models.encoder import make_encoder
 from eo_jax.models.functional import EVALUATE, TRAIN, Mode, Network
 from eo_jax.models.layers.relative_position_bias import relative_index
-from eo_jax.models.layers.transformer_block import Block, draw_kept, drop_path_rates
+from eo_jax.models.layers.transformer_block import Block, draw_drop_path, drop_path_rates
 from eo_jax.models.stems import patch_embed
 from eo_jax.models.trunks import vit
 from eo_jax.sensors import ENMAP
@@ -104,8 +104,8 @@ def table_entry(query: tuple[int, int] | None, key: tuple[int, int] | None) -> i
 
 
 def entries(prefix: int) -> np.ndarray:
-    places = [None] * prefix + [(row, column) for row in range(SIDE) for column in range(SIDE)]
-    return np.array([[table_entry(query, key) for key in places] for query in places])
+    locations = [None] * prefix + [(row, column) for row in range(SIDE) for column in range(SIDE)]
+    return np.array([[table_entry(query, key) for key in locations] for query in locations])
 
 
 def reference_layers(config: vit.Config, params, kept: np.ndarray) -> list[np.ndarray]:
@@ -162,7 +162,7 @@ def test_options_change_the_result():
 def test_dropped_samples_skip_the_branch_in_every_layer_as_in_numpy():
     params, kept = (
         weights(EVERYTHING),
-        np.asarray(draw_kept(KEY, drop_path_rates(0.5, DEPTH), SAMPLES)),
+        np.asarray(draw_drop_path(KEY, drop_path_rates(0.5, DEPTH), SAMPLES)),
     )
     assert 0 < (kept == 0).sum() < kept[1:].size
     layers = reference_layers(EVERYTHING, params, kept)
@@ -178,7 +178,7 @@ def test_stacked_blocks_that_drop_are_the_same_blocks_one_after_the_other():
         weights(EVERYTHING),
         Network(lambda rngs: Block(WIDTH, 3, jnp.dtype("float32"), 0.1, rngs=rngs)),
     )
-    kept = draw_kept(KEY, drop_path_rates(0.5, DEPTH), SAMPLES)
+    kept = draw_drop_path(KEY, drop_path_rates(0.5, DEPTH), SAMPLES)
 
     def unrolled(layers, x, bias):
         for i in range(DEPTH):
@@ -219,7 +219,7 @@ def test_rates_grow_linearly_and_the_first_block_is_never_skipped():
 
 def test_drop_path_skips_its_share_of_samples_and_keeps_the_mean():
     rates, samples = (0.0, 0.1, 0.25, 0.5), 20_000
-    kept = np.asarray(draw_kept(KEY, rates, samples))
+    kept = np.asarray(draw_drop_path(KEY, rates, samples))
     assert kept.shape == (4, 2, samples)
     for of_block, rate in zip(kept, rates, strict=True):
         four_sigma = 4 * math.sqrt(rate * (1 - rate) / samples) + 1e-12

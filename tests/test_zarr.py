@@ -209,8 +209,10 @@ def test_a_part_reads_no_other_chunks(tmp_path: Path):
     pixels = cube("int16", (70, 5, 6))
     path = write_store(tmp_path / "store", [sample(pixels)], format="zarr")
     store, file = open_store(path), pixel_file(path)
-    places = zarr_shards.read_index(file, Kind("zarr", "enmap", "int16", (70, 5, 6)), PER_SHARD)[0]
-    tiny_archives.flip(file, int(places[1].sum()) - 10)
+    locations = zarr_shards.read_index(file, Kind("zarr", "enmap", "int16", (70, 5, 6)), PER_SHARD)[
+        0
+    ]
+    tiny_archives.flip(file, int(locations[1].sum()) - 10)
     bands = [*range(24), *range(48, 70)]
     np.testing.assert_array_equal(store.pixels(0, bands=bands), pixels[bands])
     with pytest.raises(RecordError, match="checksum"):
@@ -330,9 +332,9 @@ def test_every_flipped_bit_of_a_pixel_file_is_found(tmp_path: Path, format: str)
     file = tmp_path / kind.shard_name(0)
 
     def read() -> list[np.ndarray]:
-        places, everything = zarr_shards.read_index(file, kind, 3), slice(None)
+        locations, everything = zarr_shards.read_index(file, kind, 3), slice(None)
         return [
-            zarr_shards.read_pixels(file, kind, places[row], everything, everything, everything)
+            zarr_shards.read_pixels(file, kind, locations[row], everything, everything, everything)
             for row in range(2)
         ]
 

@@ -26,15 +26,24 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
         {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "mask_ratio": 0.5},
         {"global": 1},
     ),
-    "data2vec": ({"targets": 1, "mask_ratio": 0.5}, {"global": 1}),
+    "data2vec": ({"average_top_k_layers": 1, "mask_ratio": 0.5}, {"global": 1}),
     "dino": (
-        {"prototypes": 20, "hidden": 24, "bottleneck": 12, "koleo": 0.05, "warmup": 0.5},
+        {
+            "prototypes": 20,
+            "hidden": 24,
+            "bottleneck": 12,
+            "koleo_weight": 0.05,
+            "teacher_temperature_warmup": 0.5,
+        },
         {"global": 2, "local": 3},
     ),
-    "swav": ({"prototypes": 10, "queue": 16, "iterations": 1, **HEAD}, {"global": 2, "local": 3}),
+    "swav": (
+        {"prototypes": 10, "queue_size": 16, "sinkhorn_iterations": 1, **HEAD},
+        {"global": 2, "local": 3},
+    ),
     "barlow_twins": (HEAD, {"global": 2}),
     "vicreg": (HEAD, {"global": 2}),
-    "moco": ({"queue": 32, "bn_group": 4, "projector_norm": "batch", **HEAD}, {"global": 2}),
+    "moco": ({"queue_size": 32, "bn_group": 4, "projector_norm": "batch", **HEAD}, {"global": 2}),
     "moco_v3": ({**HEAD, "predictor": (24, 16)}, {"global": 2}),
     "simclr": (HEAD, {"global": 2}),
     "byol": ({**HEAD, "predictor": (24, 16)}, {"global": 2}),
@@ -54,7 +63,7 @@ BACKBONES = {
     ),
     "resnet": ({"name": "conv"}, {"name": "resnet", "depth": 18, "blocks": (1,)}),
 }
-# (second source, its sensor and whose places it shows, its stem or whose it shares)
+# (second source, its sensor and whose locations it shows, its stem or whose it shares)
 SECOND = {
     "decur": ("s1", "sentinel1_grd", None),
     "clip": ("s1", "sentinel1_grd", None),
@@ -74,7 +83,7 @@ def config_of(name: str, backbone: str = "vit", rows: int = 8) -> ml_collections
         sources[source] = {
             "store": f"stores/{source}",
             "sensor": sensor,
-            "follows": "" if shared else "s2",
+            "paired_with": "" if shared else "s2",
         }
         stems[source] = shared or stem
     if name in LABELLED:

@@ -1,4 +1,4 @@
-"""Writes tiny stores for tests: any samples, or simulated places with a label map."""
+"""Writes tiny stores for tests: any samples, or simulated locations with a label map."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def write_store(
 
 
 def write_tiny_store(
-    path: Path, places: int = 6, size: int = 32, seed: int = 0, format: str = "array-record"
+    path: Path, locations: int = 6, size: int = 32, seed: int = 0, format: str = "array-record"
 ) -> Path:
-    """A store of places with one, two or three dates of int16 [202, size, size] and a label map
+    """A store of locations with one, two or three dates of int16 [202, size, size] and a label map
     "landuse"; every third place is in split "val".
 
     Classes 1 to 3 are squares of 8 x 8 pixels, brighter the higher the class; a corner is 0,
@@ -54,7 +54,7 @@ def write_tiny_store(
     """
     rng = np.random.default_rng(seed)
     samples, splits = [], []
-    for place in range(places):
+    for place in range(locations):
         for date in range(1 + place % 3):
             samples.append(_sample(rng, place, date, size))
             splits.append("val" if place % 3 == 2 else "train")

@@ -56,7 +56,7 @@ def is_finished(output: Path, about: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def claimed(output: Path) -> Iterator[None]:
+def hold(output: Path) -> Iterator[None]:
     """Holds the output folder for this command alone. Raises ValueError where another process is at
     it.
     """
@@ -79,7 +79,7 @@ def claimed(output: Path) -> Iterator[None]:
                 output.rmdir()
 
 
-def check_begun(output: Path, about: Mapping[str, Any]) -> None:
+def check_resumable(output: Path, about: Mapping[str, Any]) -> None:
     """Notes what is being written. Raises ValueError where the output was begun with something
     else.
     """

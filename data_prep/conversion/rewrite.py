@@ -162,8 +162,8 @@ def write(
     if output_lock.is_finished(args.output, about):
         print(f"{args.output}: up to date")
         return
-    with output_lock.claimed(args.output):
-        output_lock.check_begun(args.output, about)
+    with output_lock.hold(args.output):
+        output_lock.check_resumable(args.output, about)
         tasks = _tasks(sources, items, about["options"]["format"], args)
         with progress.show(about["reader"], len(items)) as advance:
             for samples, size in executors.run(convert_shard, tasks, max(1, args.workers)):
@@ -172,7 +172,8 @@ def write(
     store = open_store(args.output)
     splits = ", ".join(f"{name} {count}" for name, count in store.manifest["splits"].items())
     print(
-        f"{args.output}: {len(store)} samples of {store.manifest['groups']} places ({splits}) in "
+        f"{args.output}: {len(store)} samples of {store.manifest['groups']} locations ({splits}) "
+        "in "
         f"{len(store.manifest['shards'])} shards"
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_prep.archive import ArchiveError
 from data_prep.conversion.quantise import Quantiser
-from data_prep.reader import Files, Item, LeftOut, Reader
+from data_prep.reader import Files, Item, Reader, SkipSample
 from data_prep.statistics.moments import Contents
 from eo_jax.data.store.files import sha256_file, write_atomically
 from eo_jax.data.store.writer import index_row, write_shard
@@ -95,7 +95,7 @@ def _samples(
         files = Files(task.reader.archive, item)
         try:
             sample = read_item(task.reader, item, files, task.quantiser)
-        except LeftOut as reason:
+        except SkipSample as reason:
             left_out[str(reason)] += 1
         except ArchiveError as error:
             if not task.skip_bad:
@@ -111,7 +111,7 @@ def _samples(
 
 def read_item(reader: Reader, item: Item, files: Files, quantiser: Quantiser | None) -> Sample:
     """The sample of an item, quantised where that is wanted. Raises ArchiveError, also for what
-    takes more memory than there may be, and LeftOut.
+    takes more memory than there may be, and SkipSample.
     """
     try:
         sample = reader.read(item, files)

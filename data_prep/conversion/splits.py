@@ -1,5 +1,5 @@
 """Decides which samples are for validation and test: by the archive's own lists, by name, or by a
-share of the places.
+share of the locations.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ def assign(
     """
     listed = any(item.split for item in items)
     drawn = {split: share for split, share in (("val", val), ("test", test)) if share is not None}
-    check_shares(drawn)
+    check_fractions(drawn)
     if listed and (patterns or drawn):
         raise ValueError(
-            "the archive has its own split; leave --val, --val-share and --test-share out, or use "
+            "the archive has its own split; leave --val, --val-fraction and --test-fraction out, "
+            "or use "
             "--split blocks:KM"
         )
     if patterns and drawn:
-        raise ValueError("--val and --val-share or --test-share were given; keep one of them")
+        raise ValueError("--val and --val-fraction or --test-fraction were given; keep one of them")
     if listed:
         return list(items)
     if patterns:
@@ -38,20 +39,20 @@ def assign(
             for item in items
         ]
     else:
-        side = shares({item.group for item in items}, drawn)
+        side = assign_fractions({item.group for item in items}, drawn)
         chosen = [dataclasses.replace(item, split=side[item.group]) for item in items]
     _check(chosen, {*drawn, *(["val"] if patterns else [])})
     return chosen
 
 
-def check_shares(wanted: Mapping[str, float]) -> None:
+def check_fractions(wanted: Mapping[str, float]) -> None:
     """Raises ValueError where nothing would be left for training."""
     if sum(wanted.values()) >= 1:
         given = " and ".join(f"--{split}-share {share:g}" for split, share in wanted.items())
         raise ValueError(f"{given} leave nothing for training; their sum has to be less than 1")
 
 
-def shares(names: Iterable[str], wanted: Mapping[str, float]) -> dict[str, str]:
+def assign_fractions(names: Iterable[str], wanted: Mapping[str, float]) -> dict[str, str]:
     """{name: split} that gives each split of `wanted` its share of the names, by a hash of the
     name, and "train" the rest.
 
@@ -83,8 +84,8 @@ def _matching(items: Sequence[Item], patterns: Sequence[str]) -> set[str]:
 
 
 def _position(group: str) -> float:
-    """Where a place lies in [0, 1). It depends on its name alone: all its dates stay on one side,
-    and new places move no other.
+    """Where a location lies in [0, 1). It depends on its name alone: all its dates stay on one
+    side, and new locations move no other.
     """
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6]) / 2**48
 
@@ -95,13 +96,14 @@ def _check(items: Sequence[Item], wanted: set[str]) -> None:
         sides[item.group].add(item.split)
     torn = [group for group, splits in sides.items() if len(splits) > 1]
     if torn:
-        cure = f"match all dates of a place, as {torn[0] + '/*'!r} does"
+        cure = f"match all dates of a location, as {torn[0] + '/*'!r} does"
         raise ValueError(
-            f"--val puts {len(torn)} places on both sides, such as {torn[0]!r}; {cure}"
+            f"--val puts {len(torn)} locations on both sides, such as {torn[0]!r}; {cure}"
         )
     counts = collections.Counter(item.split for item in items)
     if wanted - set(counts) or (wanted and "train" not in counts):
         raise ValueError(
-            f"every one of the {len(sides)} places goes to {next(iter(counts))!r}; name those for "
+            f"every one of the {len(sides)} locations goes to {next(iter(counts))!r}; name those "
+            "for "
             "validation with --val"
         )

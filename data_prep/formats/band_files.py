@@ -104,7 +104,7 @@ def read_image(
     files: Files, sensor: Sensor, roles: Sequence[str], method: str
 ) -> tuple[np.ndarray, dict]:
     """Pixels [c, h, w] on the finest grid, bands as in `sensor`, and the place of that grid (see
-    `geotiff.place`).
+    `geotiff.georeference`).
 
     `roles` are those of the band files. Coarser bands are brought onto the finest grid by `method`.
     Raises ArchiveError for a file that `geotiff.read_bands` refuses, for grids that do not fit each
@@ -118,7 +118,7 @@ def read_image(
             if grid is None:
                 grid, place = (
                     Grid(name, dataset.shape, dataset.crs, dataset.transform),
-                    geotiff.place(dataset),
+                    geotiff.georeference(dataset),
                 )
                 _check_bytes(grid, sensor)
             _check_grid(name, dataset, grid, factor)

@@ -339,7 +339,7 @@ def check_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> None:
 # ------------------------------------------------------------------ place and time
 
 
-def place(dataset: rasterio.DatasetReader, window: Window | None = None) -> dict:
+def georeference(dataset: rasterio.DatasetReader, window: Window | None = None) -> dict:
     """The fields crs, affine, gsd_m and lonlat of a Sample, or of a window of it; None for each
     that the file does not say.
     """

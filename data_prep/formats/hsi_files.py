@@ -40,8 +40,8 @@ class Scene(Protocol):
     def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
         """The file's own, float64 [c], which agree with the table; None where it has none."""
 
-    def place(self, window: Window) -> dict[str, Any]:
-        """crs, affine, gsd_m and lonlat; see `geotiff.place`."""
+    def georeference(self, window: Window) -> dict[str, Any]:
+        """crs, affine, gsd_m and lonlat; see `geotiff.georeference`."""
 
     def map(self) -> np.ndarray:
         """The first band, [h, w], in the file's own dtype."""
@@ -160,7 +160,7 @@ class _Mat:
     def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
         return None
 
-    def place(self, window: Window) -> dict[str, Any]:
+    def georeference(self, window: Window) -> dict[str, Any]:
         return {}
 
     def map(self) -> np.ndarray:
@@ -252,8 +252,8 @@ class _Tiff:
     def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
         return _known(self._name, geotiff.wavelengths_nm(self._name, self._dataset), sensor, True)
 
-    def place(self, window: Window) -> dict[str, Any]:
-        return geotiff.place(self._dataset, window)
+    def georeference(self, window: Window) -> dict[str, Any]:
+        return geotiff.georeference(self._dataset, window)
 
     def map(self) -> np.ndarray:
         check_bytes(self._name, (1, *self.shape[1:]), self._dataset.dtypes[0])

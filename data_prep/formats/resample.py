@@ -16,7 +16,7 @@ def nearest(band: np.ndarray, factor: int) -> np.ndarray:
 
 def bilinear(band: np.ndarray, factor: int, nodata: float | None) -> np.ndarray:
     """Integers [h, w] -> [h * factor, w * factor] of the same dtype, as OpenCV's INTER_LINEAR
-    places them: pixel centres at halves, edges held.
+    locations them: pixel centres at halves, edges held.
 
     The interpolated value is rounded to the nearest integer, halves to the even one. It is no-data
     wherever a pixel that it would draw on is. Weights are whole numbers over 2 x factor, so sums

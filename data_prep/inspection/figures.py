@@ -42,7 +42,7 @@ class Composite(NamedTuple):
     caption: str
 
 
-class Shown(NamedTuple):
+class SamplePicture(NamedTuple):
     """One sample as a picture, uint8 [h, w, 3]."""
 
     number: int
@@ -78,7 +78,7 @@ def _listed(names: list[str], bands: tuple[int, ...]) -> str:
     return ", ".join(names[band] for band in bands)
 
 
-def examples(store: Store, count: int) -> dict[str, list[Shown]]:
+def examples(store: Store, count: int) -> dict[str, list[SamplePicture]]:
     """{sensor id: pictures}: up to `count` samples in all, as many of each sensor and at least one,
     evenly spaced, on one stretch a sensor.
     """
@@ -92,14 +92,14 @@ def examples(store: Store, count: int) -> dict[str, list[Shown]]:
     }
 
 
-def _pictures(store: Store, sensor: Sensor, numbers: np.ndarray, count: int) -> list[Shown]:
+def _pictures(store: Store, sensor: Sensor, numbers: np.ndarray, count: int) -> list[SamplePicture]:
     chosen = numbers[
         np.unique(np.linspace(0, len(numbers) - 1, count).round().astype(int))
     ].tolist()
     images, valid = zip(*(_image(store, i, sensor) for i in chosen), strict=True)
     limits = pictures.percentile_limits(images, valid)
     return [
-        Shown(i, pictures.colour(image, (0, 1, 2), limits, mask))
+        SamplePicture(i, pictures.colour(image, (0, 1, 2), limits, mask))
         for i, image, mask in zip(chosen, images, valid, strict=True)
     ]
 
@@ -204,7 +204,7 @@ def _draw_line(axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
 
 @_styled
 def draw_map(store: Store) -> Figure | None:
-    """Where the places are, one dot each, coloured by split. None where no sample says
+    """Where the locations are, one dot each, coloured by split. None where no sample says
     where it is.
     """
     index = store.index
@@ -217,7 +217,7 @@ def draw_map(store: Store) -> Figure | None:
     splits = index["split"][known]
     for split in sorted(set(splits.tolist()), key=lambda name: (name not in _COLOURS, name)):
         longitude, latitude = index["lonlat"][known[splits == split]].T
-        # Pixels, not one element a place: an archive has up to a million.
+        # Pixels, not one element a location: an archive has up to a million.
         axes.scatter(
             longitude,
             latitude,

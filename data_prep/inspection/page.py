@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data_prep.inspection import figures, summary
-from data_prep.inspection.figures import Shown
+from data_prep.inspection.figures import SamplePicture
 from data_prep.inspection.summary import Rows
 from eo_jax.data import Store
 from eo_jax.report import pictures
@@ -48,9 +48,9 @@ def render(store: Store, count: int) -> str:
             "Mean and standard deviation of every band",
             "There is no sample in the train split.",
         ),
-        "Places": _figure(
+        "Locations": _figure(
             figures.draw_map(store),
-            "Longitude and latitude of every place, by split",
+            "Longitude and latitude of every location, by split",
             "No sample says where it is.",
         ),
         "Dates": _figure(
@@ -74,7 +74,7 @@ def render(store: Store, count: int) -> str:
 def _lead(store: Store) -> str:
     sensors = "; ".join(sensor.title for sensor in summary.sensors_of(store))
     return (
-        f"{store.manifest['groups']:,} places · {sensors} · licence: "
+        f"{store.manifest['groups']:,} locations · {sensors} · licence: "
         f"{store.manifest['archive'].get('licence', 'not stated')}"
     )
 
@@ -90,7 +90,7 @@ def _samples(store: Store, count: int) -> str:
     return "".join(sheets) or _nothing("The store has no samples.")
 
 
-def _sheet(store: Store, sensor: Sensor, shown: Sequence[Shown]) -> str:
+def _sheet(store: Store, sensor: Sensor, shown: Sequence[SamplePicture]) -> str:
     about = (
         f"{figures.composite(sensor).caption}; one stretch for all, from the 2nd to the 98th "
         "percentile; no-data striped"
@@ -102,7 +102,7 @@ def _sheet(store: Store, sensor: Sensor, shown: Sequence[Shown]) -> str:
     )
 
 
-def _cell(store: Store, shown: Shown) -> str:
+def _cell(store: Store, shown: SamplePicture) -> str:
     name = str(store.index["id"][shown.number])
     data = base64.b64encode(pictures.png(shown.rgb)).decode()
     image = (

@@ -49,7 +49,7 @@ def sensors_of(store: Store) -> list[Sensor]:
 
 
 def overview(store: Store) -> dict[str, str]:
-    """Samples, places, dates, splits and sizes. Raises StoreError where the manifest lacks what
+    """Samples, locations, dates, splits and sizes. Raises StoreError where the manifest lacks what
     this and the tables below need.
     """
     _check_manifest(store)
@@ -66,7 +66,7 @@ def overview(store: Store) -> dict[str, str]:
         "files)",
         "samples": f"{len(store)} ({splits})",
         "bands": "; ".join(map(bands, sensors_of(store))),
-        "places": f"{manifest['groups']} ({_dates_a_place(index['group'])})",
+        "locations": f"{manifest['groups']} ({_dates_per_location(index['group'])})",
         "dates": _dates(index["time"]),
         "position": _extent(index["lonlat"]),
         "shapes": ", ".join(f"{' x '.join(map(str, shape))} ({count})" for shape, count in shapes),
@@ -108,11 +108,11 @@ def bands(sensor: Sensor) -> str:
     return f"{count}{span} ({sensor.title})"
 
 
-def _dates_a_place(groups: np.ndarray) -> str:
+def _dates_per_location(groups: np.ndarray) -> str:
     times = Counter(Counter(groups.tolist()).values()).most_common(5)
     return ", ".join(
-        f"{places} with {samples} sample{'s' if samples > 1 else ''}"
-        for samples, places in sorted(times)
+        f"{locations} with {samples} sample{'s' if samples > 1 else ''}"
+        for samples, locations in sorted(times)
     )
 
 
@@ -148,12 +148,12 @@ def _left_out(manifest: Mapping[str, Any]) -> str:
 
 
 def split_rows(store: Store) -> Rows:
-    """Samples and places of each split."""
+    """Samples and locations of each split."""
     index, rows = store.index, []
     for split, count in sorted(store.manifest["splits"].items()):
-        places = len(set(index["group"][index["split"] == split].tolist()))
-        rows.append((split, f"{count:,}", f"{count / len(store):.1%}", f"{places:,}"))
-    return Rows("splits", ("split", "samples", "share", "places"), rows)
+        locations = len(set(index["group"][index["split"] == split].tolist()))
+        rows.append((split, f"{count:,}", f"{count / len(store):.1%}", f"{locations:,}"))
+    return Rows("splits", ("split", "samples", "share", "locations"), rows)
 
 
 def sensor_rows(store: Store) -> Rows:

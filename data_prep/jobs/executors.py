@@ -25,19 +25,19 @@ def run(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
     workers: int,
-    bytes_a_worker: int | None = None,
+    bytes_per_worker: int | None = None,
 ) -> Iterator[Result]:
     """Yields function(task) of every task as it is finished, in no fixed order; with one worker,
     here and in order.
 
-    With `bytes_a_worker`, tasks run in processes that cannot allocate more than that: a task beyond
-    gets a MemoryError. The first exception of a task ends the run. Raises OSError where a worker
-    process was killed.
+    With `bytes_per_worker`, tasks run in processes that cannot allocate more than that: a task
+    beyond gets a MemoryError. The first exception of a task ends the run. Raises OSError where a
+    worker process was killed.
     """
-    if workers == 1 and bytes_a_worker is None:
+    if workers == 1 and bytes_per_worker is None:
         yield from map(function, tasks)
         return
-    start = functools.partial(_start_worker, bytes_a_worker)
+    start = functools.partial(_start_worker, bytes_per_worker)
     pool = ProcessPoolExecutor(
         min(workers, max(len(tasks), 1)), multiprocessing.get_context("spawn"), initializer=start
     )
@@ -99,9 +99,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start_worker(most_bytes: int | None) -> None:
-    if most_bytes is not None:  # RLIMIT_DATA counts what is allocated, not files that are mapped
-        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
+def _start_worker(max_bytes: int | None) -> None:
+    if max_bytes is not None:  # RLIMIT_DATA counts what is allocated, not files that are mapped
+        resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C goes to the whole group; the parent lets running tasks end

@@ -18,7 +18,7 @@ from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.listing import TIFF, sorted_by_id
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
-from data_prep.reader import File, Files, Item, LeftOut, option
+from data_prep.reader import File, Files, Item, SkipSample, option
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
 
@@ -68,7 +68,7 @@ class SceneReader:
         )
 
     def read(self, item: Item, files: Files) -> Sample:
-        """Raises LeftOut for a tile with too much fill, ArchiveError for anything but a
+        """Raises SkipSample for a tile with too much fill, ArchiveError for anything but a
         good file.
         """
         name, window, (sensor,) = (
@@ -80,7 +80,7 @@ class SceneReader:
             cloud = geotiff.read_label_window(name, dataset, files.name("cloud"), mask, window)
             _check_codes(files.name("cloud"), cloud)
             if (cloud == FILL).mean() > self.max_nodata:
-                raise LeftOut(f"more than {self.max_nodata:.0%} fill")
+                raise SkipSample(f"more than {self.max_nodata:.0%} fill")
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor, window),
                 sensor=sensor.id,
@@ -93,7 +93,7 @@ class SceneReader:
                     if self.classes == "raw"
                     else np.searchsorted(CLOUD_CODES, cloud).astype(np.uint8)
                 },
-                **geotiff.place(dataset, window),
+                **geotiff.georeference(dataset, window),
             )
 
     def _scenes(self) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ Version 1 (arXiv 1902.06148, 2105.07921):
     line, in the first column
 
 Patches have 120 x 120 pixels of 10 m; bands of 20 m have 60 x 60 pixels, bands of 60 m 20 x 20 (for
---resample see ssl4eo_s12.py). A group is a place; an S1 patch is in that of its S2 patch. The
+--resample see ssl4eo_s12.py). A group is a location; an S1 patch is in that of its S2 patch. The
 published metadata.parquet becomes CSV by
 
     python -c "import pandas as p t = p.read_parquet('metadata.parquet');
@@ -45,7 +45,7 @@ import numpy as np
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import band_files, geotiff
 from data_prep.formats.listing import image_files, sorted_by_id
-from data_prep.reader import File, Files, Item, LeftOut, option
+from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _bigearthnet_lists, _clc_labels
 from data_prep.readers._bigearthnet_lists import Lists
 from eo_jax.schema import Sample
@@ -125,7 +125,7 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         if item.split == _UNLISTED:
-            raise LeftOut(
+            raise SkipSample(
                 "in none of the split lists, which leave out snow, clouds and their shadows"
             )
         folder = item.files[0].name.rpartition("/")[0]

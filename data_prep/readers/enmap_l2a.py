@@ -35,7 +35,7 @@ from rasterio.windows import Window
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.listing import TIFF, sorted_by_id
-from data_prep.reader import File, Files, Item, LeftOut, option
+from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _enmap_metadata
 from data_prep.readers._enmap_layers import LAYOUTS, QUALITY, read_layer
 from eo_jax.schema import Sample
@@ -106,7 +106,7 @@ class Reader:
                 time=metadata.time,
                 wavelengths_nm=metadata.wavelengths_nm[kept],
                 masks={mask: _layer(dataset, files, mask, window) for mask in self.masks},
-                **geotiff.place(dataset, window),
+                **geotiff.georeference(dataset, window),
             )
 
     # ------------------------------------------------------------------ listing
@@ -177,4 +177,6 @@ def _layer(image: rasterio.DatasetReader, files: Files, role: str, window: Windo
 
 def _leave_out(what: str, where: np.ndarray, limit: float) -> None:
     if where.mean() > limit:
-        raise LeftOut(f"more than {limit:.4g} of the patch is {what}" if limit else f"has {what}")
+        raise SkipSample(
+            f"more than {limit:.4g} of the patch is {what}" if limit else f"has {what}"
+        )

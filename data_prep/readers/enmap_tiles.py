@@ -73,7 +73,7 @@ class Reader:
                     file.role: geotiff.read_labels(name, dataset, file.name, files[file.role])
                     for file in item.files[1:]
                 },
-                **geotiff.place(dataset),
+                **geotiff.georeference(dataset),
             )
 
     def _item(self, name: str, below: str, folders: dict[str, str]) -> Item:

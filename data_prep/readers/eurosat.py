@@ -100,7 +100,7 @@ class Reader:
                 id=item.id,
                 group=item.group,
                 labels={"class": np.array(1 + CLASSES.index(item.id.split("/")[0]), np.int64)},
-                **geotiff.place(dataset),
+                **geotiff.georeference(dataset),
             )
 
     def _splits(self, images: Iterable[str]) -> dict[str, str]:

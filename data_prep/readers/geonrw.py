@@ -65,7 +65,7 @@ class Reader:
                 id=item.id,
                 group=item.group,
                 labels={"landcover": np.ascontiguousarray(landcover[window.toslices()])},
-                **geotiff.place(dataset, window),
+                **geotiff.georeference(dataset, window),
             )
 
     def _tiles(self) -> dict[str, dict[str, str]]:

@@ -30,9 +30,9 @@ Place and time come from the file name, the path below images/ (or <root>), by r
         --sensor bands.json --patch-size 256 \
         --group-regex '^(?P<group>[^/]+)/' --time-regex '_(?P<time>\d{8}T\d{6})' --val 'north/*'
 
-Without them a file is a place and has no time. Patches are full squares from the upper left; the
-patches at one position in the files of a place are one place, which is right where those files are
-dates on one grid. Patches and files without any data are left out and counted.
+Without them a file is a location and has no time. Patches are full squares from the upper left; the
+patches at one position in the files of a location are one place, which is right where those files
+are dates on one grid. Patches and files without any data are left out and counted.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from data_prep.formats.listing import (
     with_labels,
 )
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
-from data_prep.reader import File, Files, Item, LeftOut, option
+from data_prep.reader import File, Files, Item, SkipSample, option
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 
@@ -129,7 +129,7 @@ class Reader:
         with files.local("image") as path, geotiff.open_tiff_path(name, path) as dataset:
             pixels = geotiff.read_bands(name, dataset, sensor, window)
             if sensor.missing(pixels).all():
-                raise LeftOut("no data in any pixel")
+                raise SkipSample("no data in any pixel")
             return Sample(
                 pixels=pixels,
                 sensor=sensor.id,
@@ -141,7 +141,7 @@ class Reader:
                     file.role: _labels(name, dataset, file, files, window)
                     for file in item.files[1:]
                 },
-                **geotiff.place(dataset, window),
+                **geotiff.georeference(dataset, window),
             )
 
     def _check_options(self) -> None:

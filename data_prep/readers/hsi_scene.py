@@ -40,7 +40,7 @@ from rasterio.windows import Window
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats.hsi_files import check_bytes, open_scene, scene_files
 from data_prep.formats.listing import sorted_by_id
-from data_prep.reader import Files, Item, LeftOut, option
+from data_prep.reader import Files, Item, SkipSample, option
 from eo_jax.data.store.reader import PIXEL_SPLIT, PIXEL_SPLITS
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
@@ -120,7 +120,7 @@ class Reader:
             window = self._window(item.part, height, width)
             pixels = scene.pixels(sensor, window)
             if sensor.missing(pixels).all():
-                raise LeftOut("has no pixel with data")
+                raise SkipSample("has no pixel with data")
             rows, columns = window.toslices()
             labels = self._labels(files, name, (height, width))
             return Sample(
@@ -133,7 +133,7 @@ class Reader:
                     label: np.ascontiguousarray(array[rows, columns])
                     for label, array in labels.items()
                 },
-                **scene.place(window),
+                **scene.georeference(window),
             )
 
     # ------------------------------------------------------------------ options

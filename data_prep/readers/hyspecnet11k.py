@@ -90,7 +90,7 @@ class Reader:
                     file.role: _mask(dataset, file.name, files[file.role])
                     for file in item.files[1:]
                 },
-                **geotiff.place(dataset),
+                **geotiff.georeference(dataset),
             )
 
     def _item(self, name: str) -> Item:

@@ -84,7 +84,7 @@ class Reader:
         name, window = item.files[0].name, tile_window(item.part, self.patch_size)
         with geotiff.open_tiff(name, files[item.files[0].role]) as grid:
             change = geotiff.read_labels(name, grid, files.name("change"), files["change"])
-            shape, place = grid.shape, geotiff.place(grid, window)
+            shape, place = grid.shape, geotiff.georeference(grid, window)
         rows, columns = window.toslices()
         return Sample(
             pixels=np.concatenate([_read_band(files, band, shape, window) for band in _BANDS]),

@@ -1,4 +1,4 @@
-"""Reads SpectralEarth (arXiv 2408.08447): one GeoTIFF of 202 EnMAP bands a place and date.
+"""Reads SpectralEarth (arXiv 2408.08447): one GeoTIFF of 202 EnMAP bands a location and date.
 
 <root>/enmap/<location>/<scene>.tif        int16 [202, h, w], reflectance x 10000
 <root>/<label>/<location>/<scene>.tif      a label map on the same grid, for each --labels
@@ -81,7 +81,7 @@ class Reader:
                     file.role: geotiff.read_labels(name, dataset, file.name, files[file.role])
                     for file in item.files[1:]
                 },
-                **geotiff.place(dataset),
+                **geotiff.georeference(dataset),
             )
 
     def _item(self, name: str, folders: Mapping[str, str], splits: Mapping[str, str]) -> Item:

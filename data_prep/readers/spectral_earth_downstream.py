@@ -131,7 +131,7 @@ class Reader:
                         name, dataset, files.name(task.product), files[task.product]
                     )
                 ),
-                **geotiff.place(dataset),
+                **geotiff.georeference(dataset),
             )
 
     def _task(self) -> Task:
@@ -141,11 +141,11 @@ class Reader:
 
     def _lists(self) -> dict[str, str]:
         """{split: name of its list}. Raises ArchiveError where both folders have lists."""
-        places = [
+        locations = [
             {split: f"{folder}/{split}.txt" for split in _SPLITS}
             for folder in (f"splits/{self.task}", f"{self.task}/splits")
         ]
-        found = [lists for lists in places if any(map(self.archive.exists, lists.values()))]
+        found = [lists for lists in locations if any(map(self.archive.exists, lists.values()))]
         if len(found) > 1:
             raise ArchiveError(
                 f"{self.task}/splits",

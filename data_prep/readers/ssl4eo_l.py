@@ -1,14 +1,14 @@
-"""Reads SSL4EO-L (arXiv 2306.09424): Landsat patches of four seasons a place, in five products.
+"""Reads SSL4EO-L (arXiv 2306.09424): Landsat patches of four seasons a location, in five products.
 
     <root>/ssl4eo_l_<product>/<location>/<scene>/all_bands.tif    uint8 [c, 264, 264], scene such as
     LE07_172034_20010526
 
 Products: tm_toa (7 bands), etm_toa (9), etm_sr (6), oli_tirs_toa (11), oli_sr (7). All were
-downloaded for one list of places, so a location of seven digits is the same place in all five; TOA
-and SR of one sensor have the same dates, too. A location is published with four dates; fewer are
-taken as they are, more than four are an error. The last eight characters of a scene's name are its
-date, whatever is before them. The hour is not published, so times are 00:00 UTC of that date. A
-folder may hold the published *.tar.gzaa, *.tar.gzab, ... as they were downloaded.
+downloaded for one list of locations, so a location of seven digits is the same location in all
+five; TOA and SR of one sensor have the same dates, too. A location is published with four dates;
+fewer are taken as they are, more than four are an error. The last eight characters of a scene's
+name are its date, whatever is before them. The hour is not published, so times are 00:00 UTC of
+that date. A folder may hold the published *.tar.gzaa, *.tar.gzab, ... as they were downloaded.
 
 The 8 bits are clipped: TOA reflectance 0 to 0.4 and 248.15 K to 318.15 K, surface reflectance 0 to
 0.3; see the sensor table.
@@ -45,7 +45,7 @@ _INNER = re.compile(r"(\d{7}/[^/]+)/all_bands\.tif")
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """SSL4EO-L, one sample a place, product and date. Bands are in file order."""
+    """SSL4EO-L, one sample a location, product and date. Bands are in file order."""
 
     TITLE: ClassVar[str] = "SSL4EO-L"
     VERSION: ClassVar[int] = 1
@@ -79,7 +79,7 @@ class Reader:
                 id=item.id,
                 group=item.group,
                 time=scene_time(name),
-                **geotiff.place(dataset),
+                **geotiff.georeference(dataset),
             )
 
 

@@ -19,8 +19,8 @@ numbered from 0, the numbers shuffled by NumPy's legacy generator with seed 0
 (`numpy.random.RandomState(0).shuffle`), the first 70 % are train, the next 15 % val, the rest test;
 shares are rounded down. So it depends on how many images there are: other than 25,000 are an error,
 unless --subset is given. Each product is split by itself: where sensors differ in their lists of
-images, a place can be train for one and test for another. Neighbours can be on both sides anyhow;
---split blocks:KM keeps them apart. SLC-off gaps of etm are 0.
+images, a location can be train for one and test for another. Neighbours can be on both sides
+anyhow; --split blocks:KM keeps them apart. SLC-off gaps of etm are 0.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Reader:
                 labels=maps
                 if self.classes == "raw"
                 else {kind: positions(codes, CLASSES[kind]) for kind, codes in maps.items()},
-                **geotiff.place(dataset),
+                **geotiff.georeference(dataset),
             )
 
     def _items(self, product: str, kinds: Sequence[str]) -> Iterator[Item]:

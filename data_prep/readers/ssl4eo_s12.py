@@ -1,5 +1,5 @@
 """Reads SSL4EO-S12 v1.0 (arXiv 2211.07044): Sentinel-1 GRD, Sentinel-2 L1C and L2A of 251,079
-places, up to four dates each.
+locations, up to four dates each.
 
     <root>/s1/0000200/S1A_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CFBA_D457/{VV,VH}.tif
     float32, dB
@@ -9,11 +9,11 @@ places, up to four dates each.
     no B10
 
 Patches are 264 x 264 pixels of 10 m; bands of 20 m have 132 x 132 pixels, bands of 60 m 44 x 44. A
-group is a place, the same over products; bands are in the order of the sensor table, dates in that
-of time. (The published code takes seasons as the folder listing gives them, in no order.) The
-archive has four dates a place and product. Fewer are no error: what to do with them is decided when
-an index is built. Files metadata.json are not read. `product` is the name of the folder, with tile
-or orbit. The time is the first of that name, the sensing time.
+group is a location, the same over products; bands are in the order of the sensor table, dates in
+that of time. (The published code takes seasons as the folder listing gives them, in no order.) The
+archive has four dates a location and product. Fewer are no error: what to do with them is decided
+when an index is built. Files metadata.json are not read. `product` is the name of the folder, with
+tile or orbit. The time is the first of that name, the sensing time.
 
 --resample bilinear    coarser bands on the 10 m grid, pixel areas aligned, rounded to uint16; as
 the published code does with OpenCV --resample nearest     the same with each pixel repeated, as
@@ -56,7 +56,7 @@ _EXAMPLES = {"s1": "S1A_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CF
 
 @dataclass(frozen=True)
 class Reader:
-    """SSL4EO-S12 v1.0, one sample a place, product and date."""
+    """SSL4EO-S12 v1.0, one sample a location, product and date."""
 
     TITLE: ClassVar[str] = "SSL4EO-S12 v1.0"
     VERSION: ClassVar[int] = 1
@@ -72,7 +72,7 @@ class Reader:
         choices=band_files.METHODS,
     )
     void_ids: str = option(
-        "", "file of the archive with the places to leave out, one number a line", metavar="FILE"
+        "", "file of the archive with the locations to leave out, one number a line", metavar="FILE"
     )
 
     def items(self) -> list[Item]:
@@ -111,7 +111,8 @@ class Reader:
         if wrong:
             raise ArchiveError(
                 self.void_ids,
-                f"has the line {wrong[0][:80]!r}, expected the number of a place; correct the line",
+                f"has the line {wrong[0][:80]!r}, expected the number of a location; correct the "
+                "line",
             )
         return frozenset(line.zfill(7) for line in lines)
 
@@ -122,7 +123,7 @@ class Reader:
                 f"no such folder, or no GeoTIFF in it; leave {product} out of --products, or add "
                 "the folder",
             )
-        for place, scenes in _by_place(product, names).items():
+        for place, scenes in _by_location(product, names).items():
             _check_dates(f"{product}/{place}", product, list(scenes))
             if place not in void:
                 for scene, bands in scenes.items():
@@ -149,7 +150,7 @@ class Reader:
             )
 
 
-def _by_place(product: str, names: list[str]) -> dict[str, dict[str, dict[str, str]]]:
+def _by_location(product: str, names: list[str]) -> dict[str, dict[str, dict[str, str]]]:
     """{place: {scene: {band: file}}} of the files of a product."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     for name in names:

@@ -1,14 +1,14 @@
-"""Reads SSL4EO-S12 v1.1 (arXiv 2503.00168) in its Zarr files: 246,144 places, four dates each, of
-Sentinel-1 GRD, Sentinel-2 L1C, L2A and RGB.
+"""Reads SSL4EO-S12 v1.1 (arXiv 2503.00168) in its Zarr files: 246,144 locations, four dates each,
+of Sentinel-1 GRD, Sentinel-2 L1C, L2A and RGB.
 
     <root>/{train,val}/{S1GRD,S2L1C,S2L2A,S2RGB}/ssl4eos12_{train,val}_seasonal_data_000001.zarr.zip
-    64 places a file <root>/splits/ssl4eos12_{train,val}.txt     one file a line; optional. Without
-    them, the split is the folder
+    64 locations a file <root>/splits/ssl4eos12_{train,val}.txt     one file a line; optional.
+    Without them, the split is the folder
 
 A file has the array `bands` [sample, time, band, y, x], int16 of Sentinel-2, float16 dB of
 Sentinel-1, uint8 of RGB, and beside it `band`, `sample`, `time_`, `center_lat`, `center_lon`,
 `crs`, `x_`, `y_`, `file_id` and, of Sentinel-2, `cloud_mask`. Files of one name hold the same
-places in the same order in every product, which is checked. A group is a place, named as in
+locations in the same order in every product, which is checked. A group is a location, named as in
 `sample`; `product` is the scene in `file_id`. The mask `cloud_mask` has the codes of the file (its
 attribute cloud_classes: 0 land, 1 water, 2 snow, 3 thin and 4 thick cloud, 5 cloud shadow, 6 no
 data).
@@ -61,8 +61,8 @@ _AGAIN = "download the file again"
 
 @dataclass(frozen=True)
 class Reader:
-    """SSL4EO-S12 v1.1, one sample a place, product and date. An item's `part` is (sample, date) in
-    its file.
+    """SSL4EO-S12 v1.1, one sample a location, product and date. An item's `part` is (sample, date)
+    in its file.
     """
 
     TITLE: ClassVar[str] = "SSL4EO-S12 v1.1"
@@ -83,12 +83,12 @@ class Reader:
         splits = split_lists(self.archive, lists, names)
         found, first = [], dict[str, tuple[str, list[str]]]()
         for name, product in files:
-            items, places = self._items(name, product, splits)
-            other, expected = first.setdefault(name.rpartition("/")[2], (name, places))
-            if places != expected:
+            items, locations = self._items(name, product, splits)
+            other, expected = first.setdefault(name.rpartition("/")[2], (name, locations))
+            if locations != expected:
                 raise ArchiveError(
                     name,
-                    f"its samples are not those of {other}, expected the same places and dates; "
+                    f"its samples are not those of {other}, expected the same locations and dates; "
                     f"{_AGAIN}",
                 )
             found += items
@@ -144,7 +144,7 @@ class Reader:
     def _items(
         self, name: str, product: str, splits: dict[str, str]
     ) -> tuple[list[Item], list[str]]:
-        """The items of a file, and its places, a date each."""
+        """The items of a file, and its locations, a date each."""
         with self.archive.local(name) as path:
             source = Source(name, path, self.archive.entry(name).stamp)
             _check(source, PRODUCTS[product])
@@ -152,7 +152,7 @@ class Reader:
             named = zarr_zip.whole(source, "sample")
         folder, _, file = name.split("/")
         number = _FILE.fullmatch(file)[1]
-        places = (
+        locations = (
             [f"{folder}_{number}_{sample:02d}" for sample in range(samples)]
             if named is None
             else [_checked(source, str(each)) for each in named]
@@ -167,9 +167,9 @@ class Reader:
                 (sample, date),
             )
             for date in range(dates)
-            for sample, place in enumerate(places)
+            for sample, place in enumerate(locations)
         ]
-        return items, places * dates
+        return items, locations * dates
 
 
 def _checked(source: Source, place: str) -> str:

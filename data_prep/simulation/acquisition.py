@@ -147,7 +147,7 @@ def make_location(seed: int, index: int, size: int) -> Location:
     region = make_region(seed, region_index)
     cell = stream(seed, REGION, region_index, 1).permutation(16)[
         slot
-    ]  # places on a 4 x 4 chart, no two on one
+    ]  # locations on a 4 x 4 chart, no two on one
     corner = (region.easting + 30 * size * (cell % 4), region.northing - 30 * size * (cell // 4))
     rng = stream(seed, LOCATION, index)
     dates = 1 + rng.choice(SCENES_PER_REGION, p=DATES_SHARE)
@@ -192,7 +192,7 @@ def _crop_state(land: Landscape, day: float, year: int) -> tuple[np.ndarray, np.
     return green, dry
 
 
-def endmember_shares(
+def endmember_fractions(
     land: Landscape, day: float, year: int, wetness: float
 ) -> dict[str, np.ndarray]:
     """What each endmember of `spectra.library` covers, {name: [h, w]}, on a day of the northern
@@ -201,7 +201,7 @@ def endmember_shares(
     `wetness` 0 to 1 is how recent the rain is. The sum is less than 1 where trees and buildings
     cast shade.
     """
-    share, vigour = land.shares, land.vigour
+    share, vigour = land.fractions, land.vigour
     crop_green, crop_dry = _crop_state(land, day, year)
     tree, leafy = 0.75 * share["tree"], _at(day, _TREE_GREEN)  # a canopy shades a quarter of itself
     unshaded = 1 - 0.4 * (
@@ -260,7 +260,7 @@ def illumination(land: Landscape, sun: tuple[float, float, float]) -> np.ndarray
     steep = np.sqrt(1 + land.slope_east**2 + land.slope_north**2)
     cos_incidence = (up - east * land.slope_east - north * land.slope_north) / steep
     lit = 1 / 6 + 5 / 6 * np.clip(cos_incidence / up, 0.2, 1.6)
-    return np.where(land.shares["water"] > 0, 1.0, lit)
+    return np.where(land.fractions["water"] > 0, 1.0, lit)
 
 
 def _reflectance(seed: int, location: Location, scene: Scene, land: Landscape) -> np.ndarray:
@@ -269,14 +269,14 @@ def _reflectance(seed: int, location: Location, scene: Scene, land: Landscape) -
     latitude = location.region.latitude
     endmembers = spectra.library(nm, stream(seed, LIBRARY, location.index))
     wetness = stream(seed, SCENE, scene.number, 1).random()
-    shares = endmember_shares(land, _plant_day(scene, latitude), scene.time.year, wetness)
+    fractions = endmember_fractions(land, _plant_day(scene, latitude), scene.time.year, wetness)
     light = land.gain * illumination(land, sun_direction(latitude, scene.time.timetuple().tm_yday))
-    # Mixing is linear, so blurring the 20 shares is blurring the 202 bands.
-    weights = np.stack([share * light for share in shares.values()]).astype(np.float32)
+    # Mixing is linear, so blurring the 20 fractions is blurring the 202 bands.
+    weights = np.stack([share * light for share in fractions.values()]).astype(np.float32)
     weights = scipy.ndimage.gaussian_filter(
         weights, (0, PSF_SIGMA_PX, PSF_SIGMA_PX), mode="nearest"
     )
-    matrix = np.stack([endmembers[name] for name in shares], axis=1).astype(np.float32)
+    matrix = np.stack([endmembers[name] for name in fractions], axis=1).astype(np.float32)
     return (matrix @ weights.reshape(len(weights), -1)).reshape(len(nm), *land.labels.shape)
 
 

@@ -1,4 +1,4 @@
-"""The ground of a simulated place: land uses, what covers them and how it is arranged, before any
+"""The ground of a simulated site: land uses, what covers them and how it is arranged, before any
 date or sensor.
 """
 
@@ -45,13 +45,13 @@ def smooth_field(rng: np.random.Generator, size: int, length_px: float) -> np.nd
     return (field[:size, :size] - field.mean()) / field.std()
 
 
-def even_field(rng: np.random.Generator, size: int, length_px: float) -> np.ndarray:
+def uniform_field(rng: np.random.Generator, size: int, length_px: float) -> np.ndarray:
     """`smooth_field` with its values spread evenly over 0 to 1."""
     return scipy.special.ndtr(smooth_field(rng, size, length_px))
 
 
-def turned(size: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates u, v [h, w] in pixels of a frame turned by `angle`, non-negative."""
+def rotated_coordinates(size: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates u, v [h, w] in pixels of a frame rotated_coordinates by `angle`, non-negative."""
     y, x = np.mgrid[:size, :size].astype(float)
     u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     return u - u.min(), v - v.min()
@@ -65,9 +65,9 @@ def parcels(
     length_px: tuple[float, float],
 ) -> np.ndarray:
     """Numbers [h, w] of parcels: strips of random width, each cut at a random length, in a frame
-    turned by `angle`.
+    rotated_coordinates by `angle`.
     """
-    u, v = turned(size, angle)
+    u, v = rotated_coordinates(size, angle)
     edges = np.cumsum(rng.uniform(*width_px, int(1.5 * size / width_px[0]) + 2))
     strip = np.searchsorted(edges, u)
     length = rng.uniform(*length_px, len(edges) + 1)[strip]
@@ -75,15 +75,15 @@ def parcels(
     return np.unique(strip * 10_000 + cut, return_inverse=True)[1].reshape(size, size)
 
 
-def draw_each(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
+def uniform_each(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
     """One number in 0 to 1 for each object in `ids` [h, w], as a map [h, w]."""
     return rng.random(ids.max() + 1)[ids]
 
 
-def shares_each(
+def dirichlet_each(
     rng: np.random.Generator, ids: np.ndarray, mean: np.ndarray, evenness: float
 ) -> np.ndarray:
-    """Dirichlet shares [k, h, w] of each object in `ids`, adding to 1, of mean `mean` [k]; a low
+    """Dirichlet fractions [k, h, w] of each object in `ids`, adding to 1, of mean `mean` [k]; a low
     `evenness` makes objects pure.
     """
     raw = (
@@ -118,36 +118,36 @@ COVERS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Site:
     """What the land uses of one location have in common; the generator is the location's own."""
 
     rng: np.random.Generator
     size: int
     angle: float  # of fields and streets
-    roofs: np.ndarray  # shares of tile, bitumen, metal and concrete among roofs
+    roofs: np.ndarray  # fractions of tile, bitumen, metal and concrete among roofs
 
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """What one land use would put on the whole patch: cover shares {name: [h, w]} that add to 1,
+    """What one land use would put on the whole patch: cover fractions {name: [h, w]} that add to 1,
     and the numbers of its objects [h, w].
     """
 
-    shares: dict[str, np.ndarray]
+    fractions: dict[str, np.ndarray]
     objects: np.ndarray
 
 
-def _water(place: Place) -> Ground:
-    flat = np.zeros((place.size, place.size), int)
+def _water(site: Site) -> Ground:
+    flat = np.zeros((site.size, site.size), int)
     return Ground({"water": flat + 1.0}, flat)
 
 
-def _forest(place: Place) -> Ground:
-    gaps = even_field(place.rng, place.size, 3) ** 6
+def _forest(site: Site) -> Ground:
+    gaps = uniform_field(site.rng, site.size, 3) ** 6
     tree = 0.98 - 0.5 * gaps
     return Ground(
         {"tree": tree, "grass": 1 - tree},
-        parcels(place.rng, place.size, place.angle + 0.6, (8, 22), (8, 30)),
+        parcels(site.rng, site.size, site.angle + 0.6, (8, 22), (8, 30)),
     )
 
 
@@ -157,38 +157,36 @@ def _trees_over_grass(tree: np.ndarray, bare: np.ndarray, objects: np.ndarray) -
     )
 
 
-def _orchard(place: Place) -> Ground:
+def _orchard(site: Site) -> Ground:
     """Tree strips in each block; the share of trees along a row's section is that of a wave."""
-    blocks = parcels(place.rng, place.size, place.angle, (9, 20), (10, 24))
-    u, v = turned(place.size, place.angle)
-    across = np.where(draw_each(place.rng, blocks) < 0.5, u, v)
-    period = 3 + 3 * draw_each(place.rng, blocks)
-    wave = 0.5 + 0.5 * np.cos(2 * np.pi * (across / period + draw_each(place.rng, blocks)))
-    density = 0.4 + 0.5 * draw_each(place.rng, blocks)
-    return _trees_over_grass(density * wave, 0.4 * draw_each(place.rng, blocks), blocks)
+    blocks = parcels(site.rng, site.size, site.angle, (9, 20), (10, 24))
+    u, v = rotated_coordinates(site.size, site.angle)
+    across = np.where(uniform_each(site.rng, blocks) < 0.5, u, v)
+    period = 3 + 3 * uniform_each(site.rng, blocks)
+    wave = 0.5 + 0.5 * np.cos(2 * np.pi * (across / period + uniform_each(site.rng, blocks)))
+    density = 0.4 + 0.5 * uniform_each(site.rng, blocks)
+    return _trees_over_grass(density * wave, 0.4 * uniform_each(site.rng, blocks), blocks)
 
 
-def _pasture(place: Place) -> Ground:
+def _pasture(site: Site) -> Ground:
     """Tree clumps over paddocks. `wave` has the distribution of values that it has in an orchard,
     laid out without rows.
     """
-    paddocks = parcels(place.rng, place.size, place.angle + 0.3, (6, 14), (8, 20))
-    wave = 0.5 + 0.5 * np.cos(np.pi * even_field(place.rng, place.size, 1.5))
-    density = 0.2 + 0.6 * draw_each(place.rng, paddocks)
-    return _trees_over_grass(density * wave, 0.3 * draw_each(place.rng, paddocks), paddocks)
+    paddocks = parcels(site.rng, site.size, site.angle + 0.3, (6, 14), (8, 20))
+    wave = 0.5 + 0.5 * np.cos(np.pi * uniform_field(site.rng, site.size, 1.5))
+    density = 0.2 + 0.6 * uniform_each(site.rng, paddocks)
+    return _trees_over_grass(density * wave, 0.3 * uniform_each(site.rng, paddocks), paddocks)
 
 
-def _cropland(
-    place: Place, width_px: tuple[float, float], length_px: tuple[float, float]
-) -> Ground:
-    fields = parcels(place.rng, place.size, place.angle, width_px, length_px)
+def _cropland(site: Site, width_px: tuple[float, float], length_px: tuple[float, float]) -> Ground:
+    fields = parcels(site.rng, site.size, site.angle, width_px, length_px)
     return Ground({"crop": np.ones(fields.shape)}, fields)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fabric:
-    """How a built-up land use is woven: sizes of street blocks and plots in pixels; shares of roof,
-    paving and green; evenness.
+    """How a built-up land use is woven: sizes of street blocks and plots in pixels; fractions of
+    roof, paving and green; evenness.
     """
 
     block_px: tuple[float, float]
@@ -197,38 +195,38 @@ class Fabric:
     evenness: float
 
 
-def _built_up(place: Place, fabric: Fabric) -> Ground:
-    rng = place.rng
-    blocks = parcels(rng, place.size, place.angle, fabric.block_px, fabric.block_px)
-    plots = parcels(rng, place.size, place.angle, fabric.plot_px, fabric.plot_px)
+def _built_up(site: Site, fabric: Fabric) -> Ground:
+    rng = site.rng
+    blocks = parcels(rng, site.size, site.angle, fabric.block_px, fabric.block_px)
+    plots = parcels(rng, site.size, site.angle, fabric.plot_px, fabric.plot_px)
     street = 0.5 * borders(blocks)
     between = np.maximum(np.array(fabric.mean) - (0, street.mean(), 0), 0.02) / (
         1 - street.mean()
     )  # streets are part of the paving
-    roof, paved, green = 0.6 * shares_each(
+    roof, paved, green = 0.6 * dirichlet_each(
         rng, plots, between, fabric.evenness
-    ) + 0.4 * shares_each(rng, blocks, between, 8)
+    ) + 0.4 * dirichlet_each(rng, blocks, between, 8)
     roof, paved, green = roof * (1 - street), paved * (1 - street) + street, green * (1 - street)
-    tile, bitumen, metal, light = roof * shares_each(rng, plots, place.roofs, fabric.evenness)
-    tree = draw_each(rng, blocks)
-    yard = 0.3 * draw_each(rng, plots)  # concrete in place of asphalt
-    shares = {
+    tile, bitumen, metal, light = roof * dirichlet_each(rng, plots, site.roofs, fabric.evenness)
+    tree = uniform_each(rng, blocks)
+    yard = 0.3 * uniform_each(rng, plots)  # concrete in place of asphalt
+    fractions = {
         "tile": tile,
         "bitumen": bitumen,
         "metal": metal,
         "concrete": light + paved * yard,
         "asphalt": paved * (1 - yard),
     }
-    return Ground(shares | {"tree": green * tree, "grass": green * (1 - tree)}, plots)
+    return Ground(fractions | {"tree": green * tree, "grass": green * (1 - tree)}, plots)
 
 
-# City and industry have the same shares on purpose: many small buildings to a pixel, or a hall that
-# fills several.
+# City and industry have the same fractions on purpose: many small buildings to a pixel, or a hall
+# that fills several.
 _SUBURB = Fabric(block_px=(4, 9), plot_px=(1, 2.2), mean=(0.25, 0.18, 0.57), evenness=10)
 _CITY = Fabric(block_px=(3, 6), plot_px=(1, 2.2), mean=(0.45, 0.35, 0.20), evenness=10)
 _INDUSTRY = Fabric(block_px=(9, 20), plot_px=(3, 8), mean=(0.45, 0.35, 0.20), evenness=2)
 
-GROUND_OF: dict[int, Callable[[Place], Ground]] = {
+GROUND_OF: dict[int, Callable[[Site], Ground]] = {
     1: _water,
     2: _forest,
     3: _orchard,
@@ -251,7 +249,7 @@ class Landscape:
 
     Attributes:
         labels: land-use code.
-        shares: cover shares {name: map} for COVERS, adding to 1.
+        fractions: cover fractions {name: map} for COVERS, adding to 1.
         parcel: a number in 0 to 1 of each object, which decides crop and sowing date.
         vigour: 0 to 1, between the sparse and the lush end of each plant.
         sand, wet, wear: 0 to 1, of soils and asphalt.
@@ -261,7 +259,7 @@ class Landscape:
     """
 
     labels: np.ndarray
-    shares: dict[str, np.ndarray]
+    fractions: dict[str, np.ndarray]
     parcel: np.ndarray
     vigour: np.ndarray
     sand: np.ndarray
@@ -287,41 +285,41 @@ def _zones(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _lay_out(
-    place: Place, labels: np.ndarray
+    site: Site, labels: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Cover shares, a number in 0 to 1 of each object and an object's brightness, each use taken
+    """Cover fractions, a number in 0 to 1 of each object and an object's brightness, each use taken
     where the labels say so.
     """
-    shares = {cover: np.zeros(labels.shape) for cover in COVERS}
+    fractions = {cover: np.zeros(labels.shape) for cover in COVERS}
     parcel, gain = np.zeros(labels.shape), np.ones(labels.shape)
     for code in np.unique(labels):
         here = labels == code
-        ground = GROUND_OF[code](place)
-        for cover, share in ground.shares.items():
-            shares[cover][here] = share[here]
-        parcel[here] = draw_each(place.rng, ground.objects)[here]
-        gain[here] = 1 + 0.16 * (draw_each(place.rng, ground.objects)[here] - 0.5)
-    return shares, parcel, gain
+        ground = GROUND_OF[code](site)
+        for cover, share in ground.fractions.items():
+            fractions[cover][here] = share[here]
+        parcel[here] = uniform_each(site.rng, ground.objects)[here]
+        gain[here] = 1 + 0.16 * (uniform_each(site.rng, ground.objects)[here] - 0.5)
+    return fractions, parcel, gain
 
 
 def make_landscape(rng: np.random.Generator, size: int) -> Landscape:
     """One place of [size, size] pixels of 30 m, all of it drawn from `rng`."""
     labels = _zones(rng, size)
-    place = Place(rng, size, rng.uniform(0, np.pi / 2), rng.dirichlet([3, 3, 1, 2]) + 0.02)
-    shares, parcel, gain = _lay_out(place, labels)
+    site = Site(rng, size, rng.uniform(0, np.pi / 2), rng.dirichlet([3, 3, 1, 2]) + 0.02)
+    fractions, parcel, gain = _lay_out(site, labels)
     height_m = rng.gamma(1.5, 20) * smooth_field(rng, size, 12)
     north, east = np.gradient(height_m, 30)
-    particles = even_field(rng, size, 20)
+    particles = uniform_field(rng, size, 20)
     return Landscape(
         labels=labels,
-        shares=shares,
+        fractions=fractions,
         parcel=parcel,
         vigour=np.clip(
-            0.5 * (parcel * 7 % 1) + 0.5 * even_field(rng, size, 8) + rng.normal(0, 0.1), 0, 1
+            0.5 * (parcel * 7 % 1) + 0.5 * uniform_field(rng, size, 8) + rng.normal(0, 0.1), 0, 1
         ),
-        sand=even_field(rng, size, 15),
-        wet=even_field(rng, size, 10),
-        wear=even_field(rng, size, 4),
+        sand=uniform_field(rng, size, 15),
+        wet=uniform_field(rng, size, 10),
+        wear=uniform_field(rng, size, 4),
         particles=particles * rng.random(),
         algae=(1 - particles) * rng.random(),
         gain=gain,

@@ -172,7 +172,7 @@ def library(nm: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """One place's endmembers: {name: reflectance [c]} at wavelengths `nm` [c]; `rng` decides
     species, soils and materials.
 
-    Pairs such as tree_lush and tree_sparse are the ends between which a place's pixels lie.
+    Pairs such as tree_lush and tree_sparse are the ends between which a location's pixels lie.
     """
     u = rng.uniform
     iron, clay, lake_humus = u(0.1, 0.4), u(0.03, 0.15), u(0.1, 1.2)

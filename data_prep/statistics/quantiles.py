@@ -29,7 +29,7 @@ class Counts(NamedTuple):
 
 
 # Counts of digits by (band, the digits above them as one number).
-Found = dict[tuple[int, int], Counts]
+PrefixCounts = dict[tuple[int, int], Counts]
 
 
 def passes(dtype: np.dtype) -> int:
@@ -37,7 +37,7 @@ def passes(dtype: np.dtype) -> int:
     return max(1, dtype.itemsize * 8 // _BITS)
 
 
-def count(band: int, values: np.ndarray, number: int, prefixes: Sequence[int]) -> Found:
+def count(band: int, values: np.ndarray, number: int, prefixes: Sequence[int]) -> PrefixCounts:
     """Counts of the next digit of values [n], none of them NaN, in pass `number` from 0, for each
     of the prefixes.
     """
@@ -52,7 +52,7 @@ def count(band: int, values: np.ndarray, number: int, prefixes: Sequence[int]) -
     }
 
 
-def merge(into: Found, found: Mapping[tuple[int, int], Counts]) -> None:
+def merge(into: PrefixCounts, found: Mapping[tuple[int, int], Counts]) -> None:
     """Adds counts to `into`."""
     for key, counts in found.items():
         into[key] = _sum(into[key], counts) if key in into else counts
@@ -70,7 +70,7 @@ class Selection:
         # prefix)}
         self._ranks: list[dict[int, tuple[int, int]]] = [{} for _ in range(bands)]
 
-    def narrow(self, number: int, found: Found) -> None:
+    def narrow(self, number: int, found: PrefixCounts) -> None:
         """Takes the counts of pass `number` over all the data in."""
         if number == 0:
             self._begin(found)
@@ -90,7 +90,7 @@ class Selection:
             for level in self.levels
         ]
 
-    def _begin(self, found: Found) -> None:
+    def _begin(self, found: PrefixCounts) -> None:
         for band in range(len(self._sizes)):
             size = int(found[band, 0].counts.sum()) if (band, 0) in found else 0
             self._sizes[band] = size

@@ -22,10 +22,10 @@ _DECISIONS = (
     "band_drop",
     "band_count",
 )
-Chances = dict[str, Float[Array, "b v"]]
+Uniforms = dict[str, Float[Array, "b v"]]
 
 
-def draw(key: jax.Array, rows: int, views: int) -> Chances:
+def draw(key: jax.Array, rows: int, views: int) -> Uniforms:
     """One number for each decision and view; drawn at once, since every draw takes half a second to
     compile.
     """
@@ -34,16 +34,16 @@ def draw(key: jax.Array, rows: int, views: int) -> Chances:
     )
 
 
-def coin(chance: Float[Array, "b v"], odds: tuple[float, ...]) -> Bool[Array, "b v"]:
-    """True with `odds`, one for all views or one a view."""
-    return chance < np.float32(odds)
+def bernoulli(chance: Float[Array, "b v"], probs: tuple[float, ...]) -> Bool[Array, "b v"]:
+    """True with `probs`, one for all views or one a view."""
+    return chance < np.float32(probs)
 
 
-def even(chance: Float[Array, "b v"], limits: tuple[float, float]) -> Float[Array, "b v"]:
+def uniform(chance: Float[Array, "b v"], limits: tuple[float, float]) -> Float[Array, "b v"]:
     """A number from a range."""
     return limits[0] + chance * (limits[1] - limits[0])
 
 
-def whole_number(chance: Float[Array, "b v"], first: int, last: int) -> Int[Array, "b v"]:
+def randint(chance: Float[Array, "b v"], first: int, last: int) -> Int[Array, "b v"]:
     """A whole number from a range, both ends included."""
     return first + jnp.floor(chance * (last + 1 - first)).astype(int)

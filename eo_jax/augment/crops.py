@@ -20,7 +20,7 @@ FLIPS = {
 _CHOICES = {
     "interpolation": ("bilinear", "bicubic"),
     "flips": tuple(FLIPS),
-    "dates": ("first", "each", "random", "one"),
+    "dates": ("first", "each", "random", "shared"),
 }
 _AT_MOST = {
     "scale": 1.0,
@@ -30,15 +30,15 @@ _AT_MOST = {
     "contrast": math.inf,
     "blur_sigma": math.inf,
 }
-_ODDS = ("jitter_odds", "grey_odds", "blur_odds", "solarise_odds", "band_drop_odds")
+_PROBABILITIES = ("jitter_prob", "grayscale_prob", "blur_prob", "solarise_prob", "band_drop_prob")
 
 
 @dataclasses.dataclass(frozen=True)
 class CropSet:
     """`views` random resized crops of one kind, and what happens to each, in the order of the
-    fields. (1, 1) and odds of 0 switch off, at no cost.
+    fields. (1, 1) and probs of 0 switch off, at no cost.
 
-    Odds are one number for all views, or one a view: blur_odds=(1.0, 0.1). A range is drawn from
+    Odds are one number for all views, or one a view: blur_prob=(1.0, 0.1). A range is drawn from
         evenly, anew for each view.
 
     Attributes:
@@ -51,20 +51,20 @@ class CropSet:
         flips: "none", "left_right", "both" (and up-down), "d4" (all eight symmetries: there is no
             up in an image taken from above).
         dates: what view i shows of a row's t dates: "first", "each" (date i mod t), "random" (a
-            draw a view, which may coincide), "one" (a draw a row, for all views).
+            draw a view, which may coincide), "shared" (a draw per row, for all views).
         gain: range of a factor on the physical values of reflective bands, for every view.
-        brightness: the same, drawn with `jitter_odds`.
+        brightness: the same, drawn with `jitter_prob`.
         contrast: range of a factor on the distance to the band's mean over the view; with
             brightness or not at all.
-        jitter_odds: of brightness and contrast.
-        grey_odds: of all bands set to the mean of the normalised bands.
-        blur_odds: of a Gaussian blur.
+        jitter_prob: of brightness and contrast.
+        grayscale_prob: of all bands set to the mean of the normalised bands.
+        blur_prob: of a Gaussian blur.
         blur_sigma: range of its standard deviation in pixels of the view.
         blur_kernel: its side in pixels, odd; 0 for size // 10 // 2 * 2 + 1.
-        solarise_odds: of inverting what lies above the threshold, within the physical range.
+        solarise_prob: of inverting what lies above the threshold, within the physical range.
         solarise_threshold: share of the physical range: 0..1 of reflectance, 0..255 of uint8.
         noise_std: of Gaussian noise on normalised values.
-        band_drop_odds: of setting bands to 0, their mean. They stay valid: the network is to cope
+        band_drop_prob: of setting bands to 0, their mean. They stay valid: the network is to cope
             with them, not to be told.
         band_drop: range of how many bands, both ends included.
     """
@@ -79,23 +79,23 @@ class CropSet:
     gain: tuple[float, float] = (1.0, 1.0)
     brightness: tuple[float, float] = (1.0, 1.0)
     contrast: tuple[float, float] = (1.0, 1.0)
-    jitter_odds: float | tuple[float, ...] = (1.0,)
-    grey_odds: float | tuple[float, ...] = (0.0,)
-    blur_odds: float | tuple[float, ...] = (0.0,)
+    jitter_prob: float | tuple[float, ...] = (1.0,)
+    grayscale_prob: float | tuple[float, ...] = (0.0,)
+    blur_prob: float | tuple[float, ...] = (0.0,)
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     blur_kernel: int = 0
-    solarise_odds: float | tuple[float, ...] = (0.0,)
+    solarise_prob: float | tuple[float, ...] = (0.0,)
     solarise_threshold: float = 0.5
     noise_std: float = 0.0
-    band_drop_odds: float | tuple[float, ...] = (0.0,)
+    band_drop_prob: float | tuple[float, ...] = (0.0,)
     band_drop: tuple[int, int] = (1, 6)
 
     def __post_init__(self):
         for field in (
-            _ODDS
+            _PROBABILITIES
         ):  # always a tuple, so that the command line can change one number into several and back
-            odds = getattr(self, field)
-            object.__setattr__(self, field, odds if isinstance(odds, tuple) else (odds,))
+            probs = getattr(self, field)
+            object.__setattr__(self, field, probs if isinstance(probs, tuple) else (probs,))
 
     @property
     def blur_side(self) -> int:
@@ -115,9 +115,9 @@ class CropSet:
         for field, most in _AT_MOST.items():
             if not _is_range(getattr(self, field), most):
                 yield field, "0 < low <= high" + (" <= 1" if most == 1 else "")
-        for field in _ODDS:
-            odds = getattr(self, field)
-            if len(odds) not in (1, self.views) or not all(0 <= share <= 1 for share in odds):
+        for field in _PROBABILITIES:
+            probs = getattr(self, field)
+            if len(probs) not in (1, self.views) or not all(0 <= share <= 1 for share in probs):
                 yield field, f"one number from 0 to 1, or {self.views}, one a view"
         if not (
             self.blur_kernel == 0
@@ -128,11 +128,11 @@ class CropSet:
                 f"an odd number below {2 * self.size}, twice the size, or 0 for size // 10 // 2 * "
                 "2 + 1",
             )
-        elif any(self.blur_odds) and self.blur_side == 1:
+        elif any(self.blur_prob) and self.blur_side == 1:
             yield (
                 "blur_kernel",
                 f"an odd number from 3: with size {self.size} the kernel is 1 pixel, which blurs "
-                "nothing (or blur_odds=0)",
+                "nothing (or blur_prob=0)",
             )
         if not 0 <= self.solarise_threshold <= 1:
             yield "solarise_threshold", "a share of the physical range, from 0 to 1"
@@ -159,7 +159,7 @@ class Config:
         crops: {crop set: CropSet} for every source; "<source>/<crop set>" takes the place of that
             crop set for that source. Evaluation shows whole patches in the size of "global". Keys
             that are no names to Python, such as its word `global`, are overridden so:
-            '--config.augment.crops["global"].blur_odds=0.5'.
+            '--config.augment.crops["global"].blur_prob=0.5'.
     """
 
     statistics: str = "published"
@@ -177,7 +177,7 @@ class Config:
                     f"{expected}"
                 )
 
-    def of(self, source: str) -> dict[str, CropSet]:
+    def for_source(self, source: str) -> dict[str, CropSet]:
         """{crop set: CropSet} of a source."""
         shared = {name: crop for name, crop in self.crops.items() if "/" not in name}
         return shared | {
@@ -199,7 +199,8 @@ def crop_sets(config: Config, sources: Iterable[str]) -> dict[str, dict[str, int
                 f"{', '.join(sources)}"
             )
     given = {
-        source: {name: crop.views for name, crop in config.of(source).items()} for source in sources
+        source: {name: crop.views for name, crop in config.for_source(source).items()}
+        for source in sources
     }
     for source, sets in given.items():
         if "global" not in sets:
@@ -214,7 +215,7 @@ def check_sensor(config: Config, source: str, sensor: Sensor) -> None:
     """ValueError where the sensor of a source lacks what its crop sets ask for: reflective bands, a
     physical range, enough bands.
     """
-    for name, crop in config.of(source).items():
+    for name, crop in config.for_source(source).items():
         for field, reason in _misfits(crop, sensor):
             key = f"{source}/{name}"
             raise ValueError(
@@ -234,11 +235,11 @@ def _misfits(crop: CropSet, sensor: Sensor) -> Iterator[tuple[str, str]]:
         for band, limits in zip(sensor.bands, radiometry.physical_ranges(sensor), strict=True)
         if limits is None
     ]
-    if any(crop.solarise_odds) and unbounded:
+    if any(crop.solarise_prob) and unbounded:
         yield (
-            "solarise_odds",
+            "solarise_prob",
             f"has no known physical range to invert band {unbounded[0]} in (known are uint8 and "
             "reflectance)",
         )
-    if any(crop.band_drop_odds) and crop.band_drop[1] >= len(sensor.bands):
+    if any(crop.band_drop_prob) and crop.band_drop[1] >= len(sensor.bands):
         yield "band_drop", f"has {len(sensor.bands)} bands, at least one of which has to stay"

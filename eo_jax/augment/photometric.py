@@ -35,7 +35,7 @@ def contrast(z: Values, valid: Valid, factor: Float[Array, "b v"]) -> Values:
     return jnp.where(valid, z + (_of_views(factor) - 1) * (z - mean), 0.0)
 
 
-def grey(z: Values, valid: Valid, coin: Bool[Array, "b v"]) -> Values:
+def grayscale(z: Values, valid: Valid, applied: Bool[Array, "b v"]) -> Values:
     """The mean of a pixel's valid bands in all its valid bands.
 
     Of normalised values: the same number reaches the network in every band, as in published code,
@@ -45,13 +45,13 @@ def grey(z: Values, valid: Valid, coin: Bool[Array, "b v"]) -> Values:
     """
     count = valid.sum(-1, keepdims=True)
     mean = jnp.where(valid, z, 0.0).sum(-1, keepdims=True) / jnp.maximum(count, 1)
-    return jnp.where(_of_views(coin) & valid, mean, z)
+    return jnp.where(_of_views(applied) & valid, mean, z)
 
 
 def solarise(
     z: Values,
     valid: Valid,
-    coin: Bool[Array, "b v"],
+    applied: Bool[Array, "b v"],
     low: Float[np.ndarray, " c"],
     high: Float[np.ndarray, " c"],
     share: float,
@@ -61,7 +61,7 @@ def solarise(
     """
     low, high = low.astype(np.float32), high.astype(np.float32)
     bright = z >= low + np.float32(share) * (high - low)
-    return jnp.where(_of_views(coin) & valid & bright, low + high - jnp.clip(z, low, high), z)
+    return jnp.where(_of_views(applied) & valid & bright, low + high - jnp.clip(z, low, high), z)
 
 
 def add_noise(z: Values, valid: Valid, key: jax.Array, std: float) -> Values:

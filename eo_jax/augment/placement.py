@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from eo_jax.augment import geometry
 from eo_jax.augment.blur import blur_matrix
-from eo_jax.augment.chances import Chances, coin, even, whole_number
+from eo_jax.augment.chances import Uniforms, bernoulli, randint, uniform
 from eo_jax.augment.crops import FLIPS, CropSet
 
 # A resampled value counts as data where at least this share of its interpolation weight lay on
@@ -39,17 +39,17 @@ class Placement(NamedTuple):
 
 
 def random_placement(
-    keys: Mapping[str, jax.Array], chances: Chances, crop: CropSet, shape: tuple[int, ...]
+    keys: Mapping[str, jax.Array], uniforms: Uniforms, crop: CropSet, shape: tuple[int, ...]
 ) -> Placement:
     """Random resized crops of pixels of `shape` [b, t, c, h, w]."""
     (b, t, _, height, width), v = shape, crop.views
     boxes = geometry.random_boxes(keys["box"], b * v, height, width, crop.scale, crop.ratio)
     flips = jax.random.bernoulli(keys["flip"], np.array(FLIPS[crop.flips]), (b * v, 3))
     return Placement(
-        _dates(chances["date"], crop, t),
+        _dates(uniforms["date"], crop, t),
         boxes.reshape(b, v, 4),
         flips.reshape(b, v, 3),
-        _sigma(chances, crop),
+        _sigma(uniforms, crop),
     )
 
 
@@ -66,28 +66,30 @@ def _dates(chance: Float[Array, "b v"], crop: CropSet, t: int) -> Int[Array, "b 
         return None
     if crop.dates == "each":
         return jnp.broadcast_to(jnp.arange(crop.views) % t, chance.shape)
-    return whole_number(chance[:, :1] if crop.dates == "one" else chance, 0, t - 1)
+    return randint(chance[:, :1] if crop.dates == "shared" else chance, 0, t - 1)
 
 
-def _sigma(chances: Chances, crop: CropSet) -> Float[Array, "b v"] | None:
-    if not any(crop.blur_odds):
+def _sigma(uniforms: Uniforms, crop: CropSet) -> Float[Array, "b v"] | None:
+    if not any(crop.blur_prob):
         return None
     return jnp.where(
-        coin(chances["blur"], crop.blur_odds), even(chances["sigma"], crop.blur_sigma), 0.0
+        bernoulli(uniforms["blur"], crop.blur_prob),
+        uniform(uniforms["sigma"], crop.blur_sigma),
+        0.0,
     )
 
 
-def of_dates(
+def select_dates(
     array: Num[Array, "b t ..."], dates: Int[Array, "b d"] | None
 ) -> Num[Array, "b d ..."]:
     """What the views show, [b, 1, ...] where it is the same for all of them."""
     return array[:, :1] if dates is None else jax.vmap(lambda row, shown: row[shown])(array, dates)
 
 
-def see(
+def render_views(
     z: Float[Array, "b d c h w"],
     valid: Bool[Array, "b e c h w"] | None,
-    place: Placement,
+    placement: Placement,
     crop: CropSet,
 ) -> tuple[Float[Array, "b v o o c"], Bool[Array, "b v o o c"]]:
     """(views, where they are valid) of normalised pixels in which 0 stands for no data.
@@ -99,7 +101,7 @@ def see(
         z, valid: of every view, or one (d, e = 1) for all of them. `valid` is None where a source
             cannot lack data; that saves half of the work.
     """
-    weights_exact = crop.interpolation == "bilinear" and place.sigma is None
+    weights_exact = crop.interpolation == "bilinear" and placement.sigma is None
 
     def one(
         image: Array, valid: Array | None, box: Array, flip: Array, sigma: Array | None
@@ -117,7 +119,7 @@ def see(
         share = (
             weight
             if weights_exact
-            else geometry.resample(valid.astype(jnp.float32), *map(_shares, sharp))
+            else geometry.resample(valid.astype(jnp.float32), *map(_fractions, sharp))
         )
         is_valid = share >= _VALID_WEIGHT
         return jnp.where(is_valid, view / jnp.where(is_valid, weight, 1.0), 0.0), is_valid
@@ -138,13 +140,13 @@ def see(
             z, valid, boxes, flips, sigma
         )
 
-    return jax.vmap(row)(z, valid, place.boxes, place.flips, place.sigma)
+    return jax.vmap(row)(z, valid, placement.boxes, placement.flips, placement.sigma)
 
 
-def see_labels(
-    label: Num[Array, "b d h w"], place: Placement, crop: CropSet
+def render_labels(
+    label: Num[Array, "b d h w"], placement: Placement, crop: CropSet
 ) -> Num[Array, "b v o o"]:
-    """Label maps of what `see` shows, pixel by nearest pixel."""
+    """Label maps of what `render_views` shows, pixel by nearest pixel."""
 
     def one(label: Array, box: Array, flip: Array) -> Array:
         pixels = (
@@ -158,7 +160,7 @@ def see_labels(
         label, axis = _shared(label)
         return jax.vmap(one, in_axes=(axis, 0, 0))(label, boxes, flips)
 
-    return jax.vmap(row)(label, place.boxes, place.flips)
+    return jax.vmap(row)(label, placement.boxes, placement.flips)
 
 
 def _matrices(
@@ -169,7 +171,7 @@ def _matrices(
     return geometry.flip_axes(rows, columns, flip)
 
 
-def _shares(matrix: Float[Array, "o s"]) -> Float[Array, "o s"]:
+def _fractions(matrix: Float[Array, "o s"]) -> Float[Array, "o s"]:
     """Shares of the weight that pixels carry, whatever its sign: a cubic kernel has
     negative lobes.
     """

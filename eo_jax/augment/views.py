@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Array
 
 from eo_jax.augment import photometric, radiometry
-from eo_jax.augment.chances import Chances, coin, draw, even, whole_number
+from eo_jax.augment.chances import Uniforms, bernoulli, draw, randint, uniform
 from eo_jax.augment.crops import Config, CropSet, check_sensor, crop_sets
 from eo_jax.augment.placement import (
     Placement,
-    of_dates,
     random_placement,
-    see,
-    see_labels,
+    render_labels,
+    render_views,
+    select_dates,
     whole_placement,
 )
 from eo_jax.schema import Batch, Views
@@ -106,7 +106,11 @@ def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisatio
         for i, name in enumerate(sorted(sources)):
             if name in batch:
                 views |= _train_views(
-                    name, batch[name], config.of(name), *sources[name], jax.random.fold_in(key, i)
+                    name,
+                    batch[name],
+                    config.for_source(name),
+                    *sources[name],
+                    jax.random.fold_in(key, i),
                 )
         return views
 
@@ -114,7 +118,9 @@ def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisatio
         views = {}
         for name in sources:
             if name in batch:
-                views |= _whole_views(name, batch[name], config.of(name)["global"], *sources[name])
+                views |= _whole_views(
+                    name, batch[name], config.for_source(name)["global"], *sources[name]
+                )
         return views
 
     return Recipe(train, evaluate)
@@ -134,40 +140,40 @@ def _train_views(
             key if name == "global" else jax.random.fold_in(key, zlib.crc32(name.encode()))
         )  # the same whatever other crop sets there are
         keys = dict(zip(_DRAWS, jax.random.split(set_key, len(_DRAWS)), strict=True))
-        chances = draw(keys["chances"], len(fields["pixels"]), crop.views)
-        place = random_placement(keys, chances, crop, fields["pixels"].shape)
-        z, valid = _cropped(fields["pixels"], place, crop, sensor, numbers, keys["gain"])
-        z = _distorted(z, valid, crop, sensor, numbers, keys, chances)
-        views |= _entries(f"{source}/{name}", fields, z, valid, place, crop)
+        uniforms = draw(keys["chances"], len(fields["pixels"]), crop.views)
+        placement = random_placement(keys, uniforms, crop, fields["pixels"].shape)
+        z, valid = _cropped(fields["pixels"], placement, crop, sensor, numbers, keys["gain"])
+        z = _distorted(z, valid, crop, sensor, numbers, keys, uniforms)
+        views |= _entries(f"{source}/{name}", fields, z, valid, placement, crop)
     return views
 
 
 def _whole_views(
     source: str, fields: Mapping[str, Array], crop: CropSet, sensor: Sensor, numbers: Normalisation
 ) -> Views:
-    crop, place = (
+    crop, placement = (
         CropSet(size=crop.size, interpolation=crop.interpolation),
         whole_placement(fields["pixels"].shape),
     )
     return _entries(
         f"{source}/global",
         fields,
-        *_cropped(fields["pixels"], place, crop, sensor, numbers, None),
-        place,
+        *_cropped(fields["pixels"], placement, crop, sensor, numbers, None),
+        placement,
         crop,
     )
 
 
 def _cropped(
     pixels: Array,
-    place: Placement,
+    placement: Placement,
     crop: CropSet,
     sensor: Sensor,
     numbers: Normalisation,
     gain_key: jax.Array | None,
 ) -> tuple[Array, Array]:
     """(views, validity) [b, v, H, W, c], gain applied."""
-    shown = of_dates(pixels, place.dates)
+    shown = select_dates(pixels, placement.dates)
     valid = radiometry.valid_values(shown, sensor.nodata)
     x = shown.astype(jnp.float32)
     if gain_key is not None and tuple(crop.gain) != (1, 1):
@@ -177,7 +183,7 @@ def _cropped(
         x = radiometry.brighten(x, gain, sensor)
     z = radiometry.normalise(x, valid, numbers.mean, numbers.std)
     always_valid = sensor.nodata is None and not jnp.issubdtype(pixels.dtype, jnp.floating)
-    return see(z, None if always_valid else valid, place, crop)
+    return render_views(z, None if always_valid else valid, placement, crop)
 
 
 def _distorted(
@@ -187,7 +193,7 @@ def _distorted(
     sensor: Sensor,
     numbers: Normalisation,
     keys: Mapping[str, jax.Array],
-    chances: Chances,
+    uniforms: Uniforms,
 ) -> Array:
     """Everything that changes values only, in the published order. Blur, which comes between grey
     and solarise there, is in the crop already: it commutes with brightness and grey, and with
@@ -198,38 +204,47 @@ def _distorted(
 
     def factor(name):
         return jnp.where(
-            coin(chances["jitter"], crop.jitter_odds), even(chances[name], getattr(crop, name)), 1.0
+            bernoulli(uniforms["jitter"], crop.jitter_prob),
+            uniform(uniforms[name], getattr(crop, name)),
+            1.0,
         )
 
-    if any(crop.jitter_odds) and tuple(crop.brightness) != (1, 1):
+    if any(crop.jitter_prob) and tuple(crop.brightness) != (1, 1):
         zero, lit = normalised(radiometry.physical_zero(sensor)), radiometry.reflective(sensor)
         z = photometric.brightness(z, valid, factor("brightness"), zero, lit)
-    if any(crop.jitter_odds) and tuple(crop.contrast) != (1, 1):
+    if any(crop.jitter_prob) and tuple(crop.contrast) != (1, 1):
         z = photometric.contrast(z, valid, factor("contrast"))
-    if any(crop.grey_odds):
-        z = photometric.grey(z, valid, coin(chances["grey"], crop.grey_odds))
-    if any(crop.solarise_odds):
+    if any(crop.grayscale_prob):
+        z = photometric.grayscale(z, valid, bernoulli(uniforms["grey"], crop.grayscale_prob))
+    if any(crop.solarise_prob):
         low, high = normalised(np.array(radiometry.physical_ranges(sensor)).T)
         z = photometric.solarise(
             z,
             valid,
-            coin(chances["solarise"], crop.solarise_odds),
+            bernoulli(uniforms["solarise"], crop.solarise_prob),
             low,
             high,
             crop.solarise_threshold,
         )
     if crop.noise_std:
         z = photometric.add_noise(z, valid, keys["noise"], crop.noise_std)
-    if any(crop.band_drop_odds):
-        count = whole_number(chances["band_count"], *crop.band_drop)
+    if any(crop.band_drop_prob):
+        count = randint(uniforms["band_count"], *crop.band_drop)
         z = photometric.drop_bands(
-            z, keys["bands"], jnp.where(coin(chances["band_drop"], crop.band_drop_odds), count, 0)
+            z,
+            keys["bands"],
+            jnp.where(bernoulli(uniforms["band_drop"], crop.band_drop_prob), count, 0),
         )
     return z
 
 
 def _entries(
-    name: str, fields: Mapping[str, Array], z: Array, valid: Array, place: Placement, crop: CropSet
+    name: str,
+    fields: Mapping[str, Array],
+    z: Array,
+    valid: Array,
+    placement: Placement,
+    crop: CropSet,
 ) -> Views:
     """The entries of one crop set; a label where the batch has one, 0 (unlabelled) where a map's
     pixel has no valid band.
@@ -243,9 +258,9 @@ def _entries(
             f"views {name!r}: label is {label.shape}, its pixels {pixels.shape}; expected [b, t, "
             "...] with the same b and t"
         )
-    shown = of_dates(label, place.dates)
+    shown = select_dates(label, placement.dates)
     if label.shape[2:] == pixels.shape[3:]:
-        shown = jnp.where(valid.any(-1), see_labels(shown, place, crop), 0)
+        shown = jnp.where(valid.any(-1), render_labels(shown, placement, crop), 0)
     else:
         shown = jnp.broadcast_to(shown, (len(label), crop.views, *label.shape[2:]))
     return views | {f"{name}/label": shown}

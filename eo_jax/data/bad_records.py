@@ -36,28 +36,28 @@ class BadRecords:
         self._waiting: dict[int, Sequence[BadRecord]] = {}
         self._first: dict[tuple[str, int], int] = {}
 
-    def met(self, n: int, bad: Sequence[BadRecord]) -> None:
+    def report(self, n: int, bad: Sequence[BadRecord]) -> None:
         """Batch n, which may not be the next, met these."""
         if bad:
             self._waiting[n] = bad
 
-    def take(self, n: int, say: Callable[[str], None]) -> None:
+    def commit(self, n: int, say: Callable[[str], None]) -> None:
         """Batch n is the next: counts what it met, and says what is new. Raises RecordError where a
         source has more than its limit.
         """
         for source, sample, error in self._waiting.pop(n, ()):
             if (source, sample) not in self._first:
                 self._first[source, sample] = n
-                say(f"skipped, another place is shown instead: {error}")
+                say(f"skipped, another location is shown instead: {error}")
                 self._check(source, error)
 
-    def remember(self, bad: Mapping[str, Sequence[int]]) -> None:
-        """Goes on counting from {source: samples}, as `before` gave it."""
+    def restore(self, bad: Mapping[str, Sequence[int]]) -> None:
+        """Goes on counting from {source: samples}, as `skipped_before` gave it."""
         self._first |= {
             (source, sample): -1 for source, samples in bad.items() for sample in samples
         }
 
-    def before(self, n: int) -> dict[str, list[int]]:
+    def skipped_before(self, n: int) -> dict[str, list[int]]:
         """{source: samples that batches before n met}; sources without any are left out."""
         found: dict[str, list[int]] = {}
         for (source, sample), first in sorted(self._first.items()):
@@ -69,13 +69,14 @@ class BadRecords:
         count = sum(name == source for name, _ in self._first)
         if count > self._limits[source]:
             raise RecordError(
-                f"source {source!r}: {count} records cannot be decoded, config.data.max_bad allows "
+                f"source {source!r}: {count} records cannot be decoded, "
+                "config.data.max_bad_fraction allows "
                 f"for {self._limits[source]:g}; mend the store or "
-                f"raise config.data.max_bad. The last: {error}"
+                f"raise config.data.max_bad_fraction. The last: {error}"
             )
 
 
-def outlast(
+def retry_reads(
     read: Callable[[], None], reopen: Callable[[], None], sleep: Callable[[float], None], step: int
 ) -> None:
     """Calls `read`; where the system cannot read a file, as when a mount is gone for a moment,

@@ -17,12 +17,13 @@ from eo_jax.data.store.reader import Store
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Groups:
-    """The places of one split, as sample numbers: place g holds `members[starts[g]:starts[g + 1]]`.
+    """The locations of one split, as sample numbers: location g holds `members[starts[g]:starts[g +
+    1]]`.
 
     Attributes:
         members: int64, sample numbers of the store.
-        starts: int64 [places + 1].
-        dropped: places left out for want of dates, or of samples in a source that follows or is
+        starts: int64 [locations + 1].
+        dropped: locations left out for want of dates, or of samples in a source that follows or is
             followed.
     """
 
@@ -33,20 +34,20 @@ class Groups:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def samples(self, place: int) -> np.ndarray:
-        """Sample numbers of one place."""
-        return self.members[self.starts[place] : self.starts[place + 1]]
+    def samples(self, location: int) -> np.ndarray:
+        """Sample numbers of one location."""
+        return self.members[self.starts[location] : self.starts[location + 1]]
 
     def first(self) -> np.ndarray:
-        """int64 [places], one sample of each."""
+        """int64 [locations], one sample of each."""
         return self.members[self.starts[:-1]]
 
     def short_of(self, dates: int) -> int:
-        """How many places have fewer acquisitions than that, so that some are drawn twice."""
+        """How many locations have fewer acquisitions than that, so that some are drawn twice."""
         return int((np.diff(self.starts) < dates).sum())
 
     def only(self, kept: np.ndarray) -> Groups:
-        """The places where `kept`, bool [places], is true; the others count as dropped."""
+        """The locations where `kept`, bool [locations], is true; the others count as dropped."""
         counts = np.diff(self.starts)
         members = self.members[np.repeat(kept, counts)]
         return Groups(
@@ -57,14 +58,14 @@ class Groups:
 
 
 def group_samples(store: Store, split: str, dates: int, missing: str, sensor: str) -> Groups:
-    """The places of a split that offer what a recipe draws.
+    """The locations of a split that offer what a recipe draws.
 
     Args:
         split: name in the manifest; "all" for every sample.
-        dates: acquisitions drawn from each place.
-        sensor: whose samples; a place may have been seen by others, too.
-        missing: what becomes of a place with fewer: "repeat" keeps it (dates repeat), "drop" leaves
-            it out.
+        dates: acquisitions drawn from each location.
+        sensor: whose samples; a location may have been seen by others, too.
+        missing: what becomes of a location with fewer: "repeat" keeps it (dates repeat), "drop"
+            leaves it out.
 
     Raises:
         ValueError: no such split, or nothing left.
@@ -80,26 +81,27 @@ def group_samples(store: Store, split: str, dates: int, missing: str, sensor: st
     if not len(chosen):
         raise ValueError(
             f"{store.path}: split {split!r} has no sample of sensor {sensor!r}. Convert with --val "
-            "or --val-share to put some there."
+            "or --val-fraction to put some there."
         )
     codes = group_codes(store.index)[chosen]
     by_place = np.argsort(codes, kind="stable")
     counts = np.bincount(codes)
-    counts = counts[counts > 0]  # of places that this split and sensor have
+    counts = counts[counts > 0]  # of locations that this split and sensor have
     kept = counts >= dates if missing == "drop" else counts >= 1
     if not kept.any():
         raise ValueError(
-            f"{store.path}: no place of split {split!r} has {dates} dates; use missing='repeat' or "
+            f"{store.path}: no location of split {split!r} has {dates} dates; use missing='repeat' "
+            "or "
             "fewer dates"
         )
     return Groups(chosen[by_place], np.concatenate([[0], np.cumsum(counts)]), 0).only(kept)
 
 
-def common_places(seen: Sequence[tuple[Store, Groups]]) -> list[Groups]:
-    """What several sources have of the places that all of them have seen: place k is the same in
-    each. Stores may differ; groups go by their name.
+def common_locations(seen: Sequence[tuple[Store, Groups]]) -> list[Groups]:
+    """What several sources have of the locations that all of them have seen: location k is the same
+    in each. Stores may differ; groups go by their name.
 
-    Raises ValueError where there is no such place, or one is not of the same size everywhere.
+    Raises ValueError where there is no such location, or one is not of the same size everywhere.
     """
     names = [
         store.index["group"][groups.first()] for store, groups in seen
@@ -110,7 +112,7 @@ def common_places(seen: Sequence[tuple[Store, Groups]]) -> list[Groups]:
             f"{store.path} has {own[0]}, ..." for (store, _), own in zip(seen, names, strict=True)
         )
         raise ValueError(
-            "no place (column `group` of the index) is in all of these, in the split that is "
+            "no location (column `group` of the index) is in all of these, in the split that is "
             f"drawn: {found}. Convert them with equal groups"
         )
     paired = [
@@ -132,7 +134,7 @@ def _common(names: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _is_among(names: np.ndarray, common: np.ndarray) -> np.ndarray:
-    """bool [places], whether each name is among those that are common."""
+    """bool [locations], whether each name is among those that are common."""
     return (
         np.ones(len(names), bool)
         if len(names) == len(common)
@@ -145,22 +147,22 @@ def _check_sides(seen: Sequence[tuple[Store, Groups]]) -> None:
     expected = leader.index["shape"][groups.first(), 1:]
     for store, groups in seen:
         found = store.index["shape"][groups.members, 1:]
-        place = np.repeat(np.arange(len(groups)), np.diff(groups.starts))
-        wrong = found != expected[place]
+        location = np.repeat(np.arange(len(groups)), np.diff(groups.starts))
+        wrong = found != expected[location]
         if wrong.any():
             at = np.flatnonzero(wrong.any(1))[0]
-            sides = [" x ".join(map(str, shape)) for shape in (found[at], expected[place[at]])]
+            sides = [" x ".join(map(str, shape)) for shape in (found[at], expected[location[at]])]
             raise ValueError(
                 f"{store.path}: {store.index['id'][groups.members[at]]} is {sides[0]} pixels, the "
-                f"same place in {leader.path} is {sides[1]}; "
+                f"same location in {leader.path} is {sides[1]}; "
                 "sources that follow one another show one window of one grid: convert both to one "
                 "grid"
             )
 
 
 class Order:
-    """Position p in an endless run over `count` places -> place: every epoch another permutation,
-    computed in O(1) for any p.
+    """Position p in an endless run over `count` locations -> location: every epoch another
+    permutation, computed in O(1) for any p.
     """
 
     def __init__(self, count: int, seed: int):

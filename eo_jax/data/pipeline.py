@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
-from eo_jax.data.bad_records import BadRecord, BadRecords, outlast
-from eo_jax.data.mixture import EntryConfig, Mixture, check_entries
+from eo_jax.data.bad_records import BadRecord, BadRecords, retry_reads
+from eo_jax.data.mixture import ComponentConfig, Mixture, check_mixture
 from eo_jax.data.pixel_source import open_source
-from eo_jax.data.source import Draw, Source, SourceConfig, draw_together, pair
+from eo_jax.data.source import Draw, Source, SourceConfig, draw_together, keep_common_locations
 from eo_jax.data.store.buffers import Pool
 from eo_jax.data.store.reader import begin_reading
 from eo_jax.data.store.record import RecordError
 from eo_jax.schema import TIME_ABSENT, Batch
 
-_ATTEMPTS = 100  # places that are tried for a row before something else must be wrong
+_ATTEMPTS = 100  # locations that are tried for a row before something else must be wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Config:
             the window around a pixel, which is odd.
         threads: Grain threads that decode.
         prefetch: decoded batches held ready; at least as many as threads.
-        entries: {name: EntryConfig}, the sources that are read together, one entry a step; {} for
-            one entry "all" of all sources.
+        mixture: {name: ComponentConfig}, the sources that are read together, one component a step;
+            {} for one component "all" of all sources.
         on_error: "stop" at a record that cannot be decoded, or "skip" it: its row shows another
-            place.
-        max_bad: share of a source's samples that may be skipped; more stop the run.
+            location.
+        max_bad_fraction: share of a source's samples that may be skipped; more stop the run.
     """
 
     sources: Mapping[str, SourceConfig] = dataclasses.field(default_factory=dict)
@@ -54,9 +54,9 @@ class Config:
     crop: int = 128
     threads: int = 2
     prefetch: int = 2
-    entries: Mapping[str, EntryConfig] = dataclasses.field(default_factory=dict)
+    mixture: Mapping[str, ComponentConfig] = dataclasses.field(default_factory=dict)
     on_error: str = "stop"
-    max_bad: float = 0.001
+    max_bad_fraction: float = 0.001
 
     def __post_init__(self):
         for field in ("batch_size", "crop"):
@@ -66,27 +66,33 @@ class Config:
                 )
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"config.data.on_error: {self.on_error!r}; expected 'stop' or 'skip'")
-        if not 0 <= self.max_bad <= 1:
-            raise ValueError(f"config.data.max_bad: {self.max_bad}; expected a share from 0 to 1")
-        if self.entries:
-            check_entries(self.entries, self.sources)
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(
+                f"config.data.max_bad_fraction: {self.max_bad_fraction}; expected a share from 0 "
+                "to 1"
+            )
+        if self.mixture:
+            check_mixture(self.mixture, self.sources)
         for name, source in self.sources.items():
             if source.draw == "pixel" and self.crop % 2 == 0:
                 raise ValueError(
                     f"config.data.crop: {self.crop}; expected an odd number, the side of the "
                     f"window around a pixel of source {name!r}"
                 )
-            if source.follows:
-                self._check_follower(name, source.follows)
+            if source.paired_with:
+                self._check_pairing(name, source.paired_with)
 
-    def _check_follower(self, name: str, leader: str) -> None:
-        if leader not in self.sources or self.sources[leader].follows:
+    def _check_pairing(self, name: str, leader: str) -> None:
+        if leader not in self.sources or self.sources[leader].paired_with:
             leaders = (
-                ", ".join(source for source, config in self.sources.items() if not config.follows)
+                ", ".join(
+                    source for source, config in self.sources.items() if not config.paired_with
+                )
                 or "none"
             )
             raise ValueError(
-                f"config.data.sources.{name}.follows: {leader!r}; expected a source that follows "
+                f"config.data.sources.{name}.paired_with: {leader!r}; expected a source that "
+                "follows "
                 f"none itself, of which there are {leaders}"
             )
         if self.sources[name].draw != self.sources[leader].draw:
@@ -95,22 +101,23 @@ class Config:
                 f"config.data.sources.{name}.draw: {draws[0]!r}, but it follows {leader!r}, which "
                 f"draws {draws[1]!r}; draw the same"
             )
-        for entry, about in self.entries.items():
+        for component, about in self.mixture.items():
             if name in about.sources and leader not in about.sources:
                 raise ValueError(
-                    f"config.data.entries.{entry}.sources: {name!r} follows {leader!r}, which is "
+                    f"config.data.mixture.{component}.sources: {name!r} follows {leader!r}, which "
+                    "is "
                     f"not there; add it, or remove {name!r}"
                 )
 
 
 class Pipeline:
-    """Batches of the sources of one entry each, for one of `processes` processes.
+    """Batches of the sources of one component each, for one of `processes` processes.
 
     Each process reads a contiguous block of the rows of each global batch, in mesh order.
 
     Attributes:
         sources: {name: Source}.
-        mixture: which entry is drawn at a step.
+        mixture: which component is drawn at a step.
         bad: the records that were skipped.
     """
 
@@ -132,10 +139,12 @@ class Pipeline:
             name: open_source(name, source, config.crop, seed)
             for name, source in config.sources.items()
         }
-        self.mixture = Mixture(config.entries or {"all": EntryConfig(tuple(config.sources))}, seed)
-        leaders = [name for name, source in config.sources.items() if not source.follows]
+        self.mixture = Mixture(
+            config.mixture or {"all": ComponentConfig(tuple(config.sources))}, seed
+        )
+        leaders = [name for name, source in config.sources.items() if not source.paired_with]
         for leader in leaders:
-            pair(self._family(leader, self.sources))
+            keep_common_locations(self._paired_sources(leader, self.sources))
         self._orders = {name: self.sources[name].order() for name in leaders}
         share = config.batch_size // processes
         self.rows = range(process * share, (process + 1) * share)
@@ -148,60 +157,60 @@ class Pipeline:
         }
         self.bad = BadRecords(
             {
-                name: config.max_bad * len(source.groups.members)
+                name: config.max_bad_fraction * len(source.groups.members)
                 for name, source in self.sources.items()
             }
         )
 
-    def _family(self, leader: str, among: Iterable[str]) -> list[Source]:
+    def _paired_sources(self, leader: str, among: Iterable[str]) -> list[Source]:
         """A source and those of `among` that follow it, by name."""
         return [
             self.sources[leader],
             *(
                 self.sources[name]
                 for name in sorted(among)
-                if self.config.sources[name].follows == leader
+                if self.config.sources[name].paired_with == leader
             ),
         ]
 
-    def empty(self, entry: str) -> Batch:
-        """This process's share of a batch of an entry, of any content."""
+    def empty(self, component: str) -> Batch:
+        """This process's share of a batch of a component, of any content."""
         return {
-            name: self.sources[name].around(self._pools[name].take())
-            for name in self.mixture.entries[entry].sources
+            name: self.sources[name].new_batch(self._pools[name].take())
+            for name in self.mixture.components[component].sources
         }
 
     def batch(self, n: int) -> Batch:
         """This process's rows of global batch n. Its memory is used again when nothing refers to it
         or to views of it any more.
         """
-        batch = self.empty(self.mixture.entry(n))
+        batch = self.empty(self.mixture.component(n))
         bad = []
         for leader in batch:
             if leader in self._orders:
-                bad += self._fill(batch, n, self._family(leader, batch))
-        self.bad.met(n, bad)
+                bad += self._fill(batch, n, self._paired_sources(leader, batch))
+        self.bad.report(n, bad)
         return batch
 
-    def _fill(self, batch: Batch, n: int, family: Sequence[Source]) -> list[BadRecord]:
+    def _fill(self, batch: Batch, n: int, sources: Sequence[Source]) -> list[BadRecord]:
         """Fills in what belongs to a source and its followers; returns the bad records that were
         skipped.
         """
-        leader = family[0].name
+        leader = sources[0].name
         first = self.mixture.occurrences(leader, n) * self.config.batch_size
         positions = [first + r for r in self.rows]
-        for source in family:
+        for source in sources:
             batch[source.name]["position"][:] = positions
-        places = [self._orders[leader][position] for position in positions]
+        locations = [self._orders[leader][position] for position in positions]
         shown = [
-            draw_together(family, place, np.random.default_rng((self.seed, n, r)))
-            for r, place in zip(self.rows, places, strict=True)
+            draw_together(sources, location, np.random.default_rng((self.seed, n, r)))
+            for r, location in zip(self.rows, locations, strict=True)
         ]
         begin_reading(
             (source.store, i)
             for draws in shown
             for source, draw in draws
-            if source.announced
+            if source.can_prefetch
             for i in draw.samples.tolist()
         )
         return [
@@ -211,22 +220,23 @@ class Pipeline:
     def _fill_row(
         self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]
     ) -> list[BadRecord]:
-        """Fills one row with what was drawn, or with another place where a record of it is bad.
+        """Fills one row with what was drawn, or with another location where a record of it is bad.
 
-        The other place is drawn from all, by (seed, n, r) and the number of the attempt. The next
-        one in the order would be shown twice in this very batch, where contrastive objectives take
-        different rows for different places.
+        The other location is drawn from all, by (seed, n, r) and the number of the attempt. The
+        next one in the order would be shown twice in this very batch, where contrastive objectives
+        take different rows for different locations.
         """
-        family, bad = [source for source, _ in draws], []
+        sources, bad = [source for source, _ in draws], []
         while failed := self._read(batch, n, row, draws):
             bad.append(failed)
             if len(bad) == _ATTEMPTS:
                 raise RecordError(
-                    f"step {n + 1}: none of {_ATTEMPTS} places of source {family[0].name!r} can be "
+                    f"step {n + 1}: none of {_ATTEMPTS} locations of source {sources[0].name!r} "
+                    "can be "
                     f"decoded; the last: {failed.error}"
                 )
             rng = np.random.default_rng((self.seed, n, self.rows[row], len(bad)))
-            draws = draw_together(family, int(rng.integers(family[0].places)), rng)
+            draws = draw_together(sources, int(rng.integers(sources[0].locations)), rng)
         return bad
 
     def _read(
@@ -243,8 +253,8 @@ class Pipeline:
             )  # not what an attempt before this one left there
             for t, i in enumerate(draw.samples.tolist()):
                 try:
-                    outlast(
-                        functools.partial(source.put, fields, row, t, draw),
+                    retry_reads(
+                        functools.partial(source.decode_into, fields, row, t, draw),
                         source.reopen,
                         self._sleep,
                         n + 1,
@@ -270,23 +280,24 @@ class Pipeline:
         )
 
         def taken(n: int, batch: Batch) -> Batch:
-            self.bad.take(n, say)
+            self.bad.commit(n, say)
             return batch
 
         return map(taken, itertools.count(first), dataset.to_iter_dataset(options))
 
     def counts(self, step: int) -> dict[str, float | str]:
-        """What a log of `step` says of the batches before it: "entry", "mixture/<entry>" (its share
-        of all steps so far), "bad_records".
+        """What a log of `step` says of the batches before it: "component", "mixture/<component>"
+        (its share of all steps so far), "bad_records".
         """
         found: dict[str, float | str] = {}
-        if len(self.mixture.entries) > 1:
-            shares = {
-                f"mixture/{name}": count / step for name, count in self.mixture.before(step).items()
+        if len(self.mixture.components) > 1:
+            fractions = {
+                f"mixture/{name}": count / step
+                for name, count in self.mixture.counts_before(step).items()
             }
-            found |= {"entry": self.mixture.entry(step - 1), **shares}
+            found |= {"component": self.mixture.component(step - 1), **fractions}
         if self.config.on_error == "skip":
-            found["bad_records"] = sum(map(len, self.bad.before(step).values()))
+            found["bad_records"] = sum(map(len, self.bad.skipped_before(step).values()))
         return found
 
 
@@ -325,7 +336,7 @@ def in_order(source: Source, batch_size: int, label: str | None = None) -> Itera
 
 def _blank(source: Source, rows: int) -> dict[str, np.ndarray]:
     """A batch to be filled, without a label."""
-    fields = source.around(np.empty(source.pixels_shape(rows), source.dtype))
+    fields = source.new_batch(np.empty(source.pixels_shape(rows), source.dtype))
     return {name: array for name, array in fields.items() if name != "label"}
 
 

@@ -19,7 +19,7 @@ class Pixels:
     """Pixels that may be drawn, in the order of samples, rows and columns.
 
     Attributes:
-        where: int32 [m, 4], place, sample, row and column of each.
+        where: int32 [m, 4], location, sample, row and column of each.
         classes: [m], its label; 0 where none is asked for.
     """
 
@@ -55,7 +55,7 @@ class ClassesInTurn:
         return rng.permuted(np.tile(np.arange(self._of_each), (self._classes, 1)), axis=1)
 
 
-def few_of_each(classes: np.ndarray, count: int, seed: int, where: str) -> np.ndarray:
+def sample_per_class(classes: np.ndarray, count: int, seed: int, where: str) -> np.ndarray:
     """int64 [k, count], numbers of `count` entries of each of the k classes in `classes` [m], drawn
     by the seed, in their order.
 
@@ -98,17 +98,17 @@ class PixelSource(Source):
             return found
         where = f"config.data.sources.{self.name}.labels_per_class"
         return found.only(
-            few_of_each(found.classes, self.config.labels_per_class, self.seed, where).ravel()
+            sample_per_class(found.classes, self.config.labels_per_class, self.seed, where).ravel()
         )
 
     @property
-    def places(self) -> int:
+    def locations(self) -> int:
         return len(self.drawn.where)
 
     def order(self) -> Order | ClassesInTurn:
         of_each = self.config.labels_per_class
         return (
-            ClassesInTurn(self.places // of_each, of_each, self.seed)
+            ClassesInTurn(self.locations // of_each, of_each, self.seed)
             if of_each
             else super().order()
         )
@@ -117,10 +117,12 @@ class PixelSource(Source):
         """Pixels of this split that have a label of that name; for "", those with data in any band.
         Raises ValueError where there is none.
         """
-        places = np.repeat(np.arange(len(self.groups)), np.diff(self.groups.starts))
+        locations = np.repeat(np.arange(len(self.groups)), np.diff(self.groups.starts))
         found = [
-            self._candidates(place, i, label)
-            for i, place in sorted(zip(self.groups.members.tolist(), places.tolist(), strict=True))
+            self._candidates(location, i, label)
+            for i, location in sorted(
+                zip(self.groups.members.tolist(), locations.tolist(), strict=True)
+            )
         ]
         where, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         if not len(where):
@@ -131,14 +133,14 @@ class PixelSource(Source):
             )
         return Pixels(where, classes)
 
-    def _candidates(self, place: int, i: int, label: str) -> tuple[np.ndarray, np.ndarray]:
+    def _candidates(self, location: int, i: int, label: str) -> tuple[np.ndarray, np.ndarray]:
         if label:
             classes = self._map(i, label)
             rows, columns = np.nonzero(classes)
         else:
             rows, columns = np.nonzero(~self.sensor.missing(self.arrays(i)[0]).all(0))
         where = np.stack(
-            [np.full(len(rows), place), np.full(len(rows), i), rows, columns], axis=1
+            [np.full(len(rows), location), np.full(len(rows), i), rows, columns], axis=1
         ).astype(np.int32)
         return where, classes[rows, columns] if label else np.zeros(len(rows), np.uint8)
 
@@ -153,12 +155,12 @@ class PixelSource(Source):
             )
         return found
 
-    def draw(self, place: int, rng: np.random.Generator) -> Draw:
+    def draw(self, location: int, rng: np.random.Generator) -> Draw:
         """The window around a pixel; the generator is not needed."""
-        group, i, row, column = self.drawn.where[place].tolist()
+        group, i, row, column = self.drawn.where[location].tolist()
         return Draw(np.array([i]), row - self.crop // 2, column - self.crop // 2, group)
 
-    def put(self, batch: dict[str, np.ndarray], row: int, t: int, draw: Draw) -> None:
+    def decode_into(self, batch: dict[str, np.ndarray], row: int, t: int, draw: Draw) -> None:
         i = int(draw.samples[t])
         pixels, _ = self.arrays(i)
         rows, columns = self._window(pixels, draw.top, draw.left)

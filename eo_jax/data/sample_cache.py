@@ -30,7 +30,7 @@ def read_arrays(store: Store, i: int, bands: tuple[int, ...]) -> Arrays:
     return store.pixels(i, list(bands)), store.labels(i)
 
 
-class Decoded:
+class SampleCache:
     """Samples of one store, each decoded when it is first asked for and kept as long as any source
     uses this. Threads may share it.
     """
@@ -80,14 +80,14 @@ class Decoded:
         return self._samples[i]
 
 
-_SHARED: weakref.WeakValueDictionary[tuple[str, tuple[int, ...]], Decoded] = (
+_SHARED: weakref.WeakValueDictionary[tuple[str, tuple[int, ...]], SampleCache] = (
     weakref.WeakValueDictionary()
 )
 
 
-def shared(store: Store, bands: tuple[int, ...]) -> Decoded:
+def shared(store: Store, bands: tuple[int, ...]) -> SampleCache:
     """What this process holds of these bands of a store, under whatever name it was opened."""
-    return _SHARED.setdefault((store.content_hash, bands), Decoded(bands))
+    return _SHARED.setdefault((store.content_hash, bands), SampleCache(bands))
 
 
 def free_memory() -> int:

@@ -1,5 +1,5 @@
-"""One store opened for drawing: its places, what a row shows of a place, and how that is decoded
-into a batch.
+"""One store opened for drawing: its locations, what a row shows of a location, and how that is
+decoded into a batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eo_jax.data import sample_cache
-from eo_jax.data.index import Order, common_places, group_samples
+from eo_jax.data.index import Order, common_locations, group_samples
 from eo_jax.data.store.reader import NO_TIME, PIXEL_SPLITS, open_store
 from eo_jax.schema import TIME_ABSENT
 from eo_jax.sensors import Sensor, get_sensor
@@ -30,10 +30,10 @@ class SourceConfig:
             file.
         split: "train", "val", ... or "all".
         label: name of the label that comes with the pixels; "" for none.
-        dates: acquisitions of a place in one row of a batch (axis t).
-        missing: "repeat" or "drop" places with fewer dates.
-        follows: the source whose places, in its order, and whose crops this one shows, row by row;
-            "" for none.
+        dates: acquisitions of a location in one row of a batch (axis t).
+        missing: "repeat" or "drop" locations with fewer dates.
+        paired_with: the source whose locations, in its order, and whose crops this one shows, row
+            by row; "" for none.
         bands: names of the bands that are read, in the order of the sensor table; () for all. The
             sensor is then these bands, to everyone.
         cache: "none", or "memory": every sample is decoded once, when it is first needed, and kept.
@@ -50,7 +50,7 @@ class SourceConfig:
     label: str = ""
     dates: int = 1
     missing: str = "repeat"
-    follows: str = ""
+    paired_with: str = ""
     bands: tuple[str, ...] = ()
     cache: str = "none"
     draw: str = "patch"
@@ -98,7 +98,7 @@ class SourceConfig:
             ),
             (
                 "labels_per_class",
-                self.labels_per_class and self.follows,
+                self.labels_per_class and self.paired_with,
                 "0 for a source that follows another and shows its pixels",
             ),
         ):
@@ -121,29 +121,29 @@ def sensor_of(config: SourceConfig) -> Sensor:
 
 
 class Draw(NamedTuple):
-    """What one row shows: acquisitions of a place in random order, the same crop of each.
+    """What one row shows: acquisitions of a location in random order, the same crop of each.
 
     Attributes:
         samples: int64 [t], numbers of samples of the store.
         top, left: of the crop, in pixels; of a window around a pixel below 0 where that lies at the
             border.
-        place: its number among the places of the source.
+        location: its number among the locations of the source.
     """
 
     samples: np.ndarray
     top: int
     left: int
-    place: int
+    location: int
 
 
 class Source:
-    """A store opened for drawing: its places and the shape of what a row holds.
+    """A store opened for drawing: its locations and the shape of what a row holds.
 
     Attributes:
         stored: the sensor whose samples the store has; `sensor` is what is read of its bands.
     """
 
-    unit = "places"  # of what is drawn
+    unit = "locations"  # of what is drawn
 
     def __init__(self, name: str, config: SourceConfig, crop: int, seed: int = 0):
         self.name, self.config, self.crop, self.seed = name, config, crop, seed
@@ -167,8 +167,8 @@ class Source:
             )
 
     @property
-    def places(self) -> int:
-        """How many places there are to draw."""
+    def locations(self) -> int:
+        """How many locations there are to draw."""
         return len(self.groups)
 
     @property
@@ -181,15 +181,15 @@ class Source:
         return found and {name: np.array(found[name], float)[chosen] for name in ("mean", "std")}
 
     @property
-    def announced(self) -> bool:
+    def can_prefetch(self) -> bool:
         """Whether what is drawn is read whole from the store, so that a network may be asked for it
         ahead.
         """
         return not (self._bands or self._decoded)
 
     def order(self) -> Order:
-        """Which place each position shows."""
-        return Order(self.places, self.seed)
+        """Which location each position shows."""
+        return Order(self.locations, self.seed)
 
     def reopen(self) -> None:
         """Forgets the open files of the store: a reader that once failed to open its file fails for
@@ -233,7 +233,7 @@ class Source:
         """[b, t, c, h, w] of a batch."""
         return (rows, self.config.dates, len(self.sensor.bands), self.crop, self.crop)
 
-    def around(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    def new_batch(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """A batch of this source on `pixels` [b, t, c, h, w], to be filled with `put_metadata` and
         with labels.
         """
@@ -256,19 +256,21 @@ class Source:
         shape = (self.crop, self.crop) if about["shape"] == "map" else tuple(about["shape"])
         return {"label": np.zeros((rows, self.config.dates, *shape), about["dtype"])}
 
-    def dates(self, place: int, rng: np.random.Generator) -> np.ndarray:
-        """int64 [t], samples of `dates` acquisitions of a place in random order, in turn where it
-        has fewer.
+    def dates(self, location: int, rng: np.random.Generator) -> np.ndarray:
+        """int64 [t], samples of `dates` acquisitions of a location in random order, in turn where
+        it has fewer.
         """
-        return np.resize(rng.permutation(self.groups.samples(place)), self.config.dates)
+        return np.resize(rng.permutation(self.groups.samples(location)), self.config.dates)
 
-    def draw(self, place: int, rng: np.random.Generator) -> Draw:
-        """Dates of a place, and a crop that fits into all of them."""
-        samples = self.dates(place, rng)
+    def draw(self, location: int, rng: np.random.Generator) -> Draw:
+        """Dates of a location, and a crop that fits into all of them."""
+        samples = self.dates(location, rng)
         sides = self.store.index["shape"][samples, 1:].min(0).tolist()
-        return Draw(samples, *(int(rng.integers(0, side - self.crop + 1)) for side in sides), place)
+        return Draw(
+            samples, *(int(rng.integers(0, side - self.crop + 1)) for side in sides), location
+        )
 
-    def put(self, batch: dict[str, np.ndarray], row: int, t: int, draw: Draw) -> None:
+    def decode_into(self, batch: dict[str, np.ndarray], row: int, t: int, draw: Draw) -> None:
         """Decodes date t of what a row shows into a batch of this source. Raises RecordError."""
         i = int(draw.samples[t])
         rows, columns = (
@@ -316,7 +318,7 @@ class Source:
                 )
 
     def put_metadata(self, batch: dict[str, np.ndarray], row: int, t: int, i: int) -> None:
-        """Time and place of sample i, where the index has them."""
+        """Time and location of sample i, where the index has them."""
         index = self.store.index
         if index["time"][i] != NO_TIME:
             batch["time"][row, t] = index["time"][i]
@@ -359,28 +361,28 @@ def _crops(sides: tuple[int, int], crop: int) -> list[tuple[slice, slice]]:
     return [(row, column) for row in rows for column in columns]
 
 
-def pair(family: Sequence[Source]) -> None:
-    """Leaves to a source and its followers the places that all of them have, in one order. Raises
-    ValueError where there is none.
+def keep_common_locations(sources: Sequence[Source]) -> None:
+    """Leaves to a source and its followers the locations that all of them have, in one order.
+    Raises ValueError where there is none.
     """
-    if len(family) > 1:
-        groups = common_places([(source.store, source.groups) for source in family])
-        for source, common in zip(family, groups, strict=True):
+    if len(sources) > 1:
+        groups = common_locations([(source.store, source.groups) for source in sources])
+        for source, common in zip(sources, groups, strict=True):
             source.groups = common
 
 
 def draw_together(
-    family: Sequence[Source], place: int, rng: np.random.Generator
+    sources: Sequence[Source], location: int, rng: np.random.Generator
 ) -> list[tuple[Source, Draw]]:
-    """What each source shows of a place: the first decides on the crop, all draw dates of their
+    """What each source shows of a location: the first decides on the crop, all draw dates of their
     own, one after the other.
     """
-    leader, *followers = family
-    draw = leader.draw(place, rng)
+    leader, *followers = sources
+    draw = leader.draw(location, rng)
     return [
         (leader, draw),
         *(
-            (follower, draw._replace(samples=follower.dates(draw.place, rng)))
+            (follower, draw._replace(samples=follower.dates(draw.location, rng)))
             for follower in followers
         ),
     ]

@@ -57,8 +57,8 @@ class Context:
         data: what is read.
         objective: gives features and previews.
         train_views: (batch, key) -> Views; evaluate_views: batch -> Views.
-        place: arrays -> the same, their rows spread over the devices.
-        gathered: where results go, whole on every device; None to leave them as they come.
+        shard_rows: arrays -> the same, their rows spread over the devices.
+        replicated: where results go, whole on every device; None to leave them as they come.
         seed: of the run.
     """
 
@@ -72,8 +72,8 @@ class Context:
     objective: Objective
     train_views: Callable[[Batch, jax.Array], Views]
     evaluate_views: Callable[[Batch], Views]
-    place: Callable[[Any], Any]
-    gathered: Any
+    shard_rows: Callable[[Any], Any]
+    replicated: Any
     seed: int
 
     def check(self, evaluator: str, splits: Sequence[str], label: str = "") -> None:
@@ -122,12 +122,12 @@ class Context:
         """{"pooled": [b, d], "dense": [b, h, w, d]} of the source's encoder, the teacher's where
         that is the default.
         """
-        return jax.device_get(self._features(*weights, self.place(_pixels(batch))))
+        return jax.device_get(self._features(*weights, self.shard_rows(_pixels(batch))))
 
     def preview(self, weights: Weights, batch: Batch, number: int) -> dict[str, np.ndarray]:
         """The objective's preview arrays for fixed mask `number`."""
         key = jax.device_put(jax.random.fold_in(jax.random.key(0), number))
-        return jax.device_get(self._preview(*weights, self.place(_pixels(batch)), key))
+        return jax.device_get(self._preview(*weights, self.shard_rows(_pixels(batch)), key))
 
     def untrained(self) -> Weights:
         """The weights of step 0, with BatchNorm statistics from training data: without those a
@@ -135,7 +135,7 @@ class Context:
         """
         params, carry = jax.jit(self.objective.init)(jax.random.key(self.seed))
         for batch in Pipeline(self.data, self.seed).batches(0, _STATISTICS_BATCHES):
-            carry = self._moved_carry(params, carry, self.place(batch))
+            carry = self._updated_carry(params, carry, self.shard_rows(batch))
         return params, carry
 
     def _open(self, split: str) -> Source:
@@ -156,24 +156,24 @@ class Context:
                 self.same_encoder,
             )
 
-        return jax.jit(features, out_shardings=self.gathered)
+        return jax.jit(features, out_shardings=self.replicated)
 
     @functools.cached_property
     def _preview(self) -> Callable[..., dict[str, Any]]:
         def preview(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> dict[str, Any]:
             return self.objective.preview(params, carry, self.evaluate_views(batch), key)
 
-        return jax.jit(preview, out_shardings=self.gathered)
+        return jax.jit(preview, out_shardings=self.replicated)
 
     @functools.cached_property
-    def _moved_carry(self) -> Callable[[Params, Carry, Batch], Carry]:
+    def _updated_carry(self) -> Callable[[Params, Carry, Batch], Carry]:
         def moved(params: Params, carry: Carry, batch: Batch) -> Carry:
             key = jax.random.key(0)
             return self.objective.loss(
                 params, carry, self.train_views(batch, key), key, jnp.zeros(())
             )[1][0]
 
-        return jax.jit(moved, out_shardings=self.gathered)
+        return jax.jit(moved, out_shardings=self.replicated)
 
 
 def _pixels(batch: Batch) -> Batch:

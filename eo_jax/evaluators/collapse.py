@@ -29,7 +29,7 @@ class Config:
 
 
 class Evaluator:
-    """See Config. Returns "rankme", "rank_share" (of the most that samples and width allow), and
+    """See Config. Returns "rankme", "rank_fraction" (of the most that samples and width allow), and
     "feature_std" as the log has it.
     """
 
@@ -49,7 +49,7 @@ class Evaluator:
         rank = rankme(features)
         unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
         spread = float(unit.std(0).mean() * features.shape[1] ** 0.5)
-        return {"rankme": rank, "rank_share": rank / min(features.shape), "feature_std": spread}
+        return {"rankme": rank, "rank_fraction": rank / min(features.shape), "feature_std": spread}
 
     def _pooled(self, weights: Weights, batch) -> np.ndarray:
         real = batch[self.context.source]["position"] >= 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
-from eo_jax.data.pixel_source import few_of_each
+from eo_jax.data.pixel_source import sample_per_class
 from eo_jax.evaluators.base import Context, Weights
 
 _UNLABELLED = 0
@@ -40,7 +40,7 @@ def training_part(
     """
     if not labels_per_class:
         return x, y
-    chosen = few_of_each(y, labels_per_class, context.seed, where).ravel()
+    chosen = sample_per_class(y, labels_per_class, context.seed, where).ravel()
     return x[chosen], y[chosen]
 
 

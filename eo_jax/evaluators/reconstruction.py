@@ -98,12 +98,12 @@ def squared_errors(
     valid = np.broadcast_to(preview["valid"], view.shape)
     visible_mean = _visible_mean(view, valid & ~masked[..., None])
     nearest = np.where(_nearest(valid, masked, patch), _nearest(view, masked, patch), visible_mean)
-    counted = valid & masked[..., None]
+    scored = valid & masked[..., None]
     sums = [
-        np.sum(np.square((guess - view) * to_units, dtype=np.float64), where=counted)
+        np.sum(np.square((guess - view) * to_units, dtype=np.float64), where=scored)
         for guess in (preview["reconstruction"], visible_mean, nearest)
     ]
-    return np.array(sums), int(counted.sum())
+    return np.array(sums), int(scored.sum())
 
 
 def _visible_mean(view: np.ndarray, visible: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ def make_contract(
         "step": step,
         "data": {
             key: fingerprint[key]
-            for key in ("store", "content_sha256", "split", "places", "samples")
+            for key in ("store", "content_sha256", "split", "locations", "samples")
         },
     }
 

@@ -30,8 +30,8 @@ def to_torch(
         image_size: side in pixels of the images that a position embedding is written for.
 
     Raises:
-        ValueError: an encoder without a layout; a weight that its layout has no place for, or one
-            that it needs and is missing or of the wrong shape.
+        ValueError: an encoder without a layout; a weight that its layout has no location for, or
+            one that it needs and is missing or of the wrong shape.
     """
     layout = layout_of(encoder)
     _check_shapes(encoder, params, statistics)
@@ -61,7 +61,8 @@ def _translate(
         row = next((i for i, (pattern, _, _) in enumerate(table) if pattern.fullmatch(path)), None)
         if row is None:
             raise ValueError(
-                f"export: {path} {array.shape} has no place in the layout {layout.name!r}; it is "
+                f"export: {path} {array.shape} has no location in the layout {layout.name!r}; it "
+                "is "
                 f"for {layout.requirements}"
             )
         used.add(row)

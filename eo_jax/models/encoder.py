@@ -106,10 +106,10 @@ class TokenModule(nnx.Module):
     ) -> Float[Array, "b k d"]:
         """Patch embeddings, without positions."""
         patch = self.stem.patch
-        pixels, counted = patchify(view, patch), patchify(valid, patch)
+        pixels, cell_valid = patchify(view, patch), patchify(valid, patch)
         if ids is not None:
-            pixels, counted = take_tokens(pixels, ids), take_tokens(counted, ids)
-        return self.stem(jnp.where(counted, pixels, 0.0), counted.any(-1), mode)
+            pixels, cell_valid = take_tokens(pixels, ids), take_tokens(cell_valid, ids)
+        return self.stem(jnp.where(cell_valid, pixels, 0.0), cell_valid.any(-1), mode)
 
     def with_positions(
         self, tokens: Float[Array, "b k d"], ids: Int[Array, "b k"] | None, grid: tuple[int, int]
@@ -133,8 +133,8 @@ class ImageModule(nnx.Module):
         self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode
     ) -> dict[str, Array]:
         """{"pooled": [b, d], "dense": [b, h, w, d]} of a view; see `Encoder.forward`."""
-        image, counted = self.stem(jnp.where(valid, view, 0.0), valid.any(-1), mode)
-        dense = self.trunk(image, counted, mode)
+        image, cell_valid = self.stem(jnp.where(valid, view, 0.0), valid.any(-1), mode)
+        dense = self.trunk(image, cell_valid, mode)
         return {"pooled": dense.mean((1, 2)), "dense": dense}
 
     def pooled(
@@ -153,8 +153,8 @@ class Encoder:
         sensor: whose bands it reads, in that order.
         stem, trunk: their configs.
         dtype: compute type.
-        weights: the source whose weights it uses: its own name, or that of a source it shares a
-            stem with.
+        weight_owner: the source whose weights it uses: its own name, or that of a source it shares
+            a stem with.
     """
 
     network: Network
@@ -162,12 +162,12 @@ class Encoder:
     stem: Any
     trunk: Any
     dtype: jnp.dtype
-    weights: str = ""
+    weight_owner: str = ""
 
     @property
     def kind(self) -> str:
         """ "tokens" or "image": what passes from stem to trunk."""
-        return self.stem.gives
+        return self.stem.output_kind
 
     @property
     def width(self) -> int:
@@ -250,15 +250,15 @@ class Encoder:
 
 
 def make_encoder(
-    stem_config, trunk_config, sensor: Sensor, dtype: jnp.dtype, weights: str = ""
+    stem_config, trunk_config, sensor: Sensor, dtype: jnp.dtype, weight_owner: str = ""
 ) -> Encoder:
     """The encoder of a stem config and a trunk config for a sensor, computing in `dtype`.
     ValueError where stem and trunk do not fit.
     """
-    if stem_config.gives != trunk_config.takes:
+    if stem_config.output_kind != trunk_config.input_kind:
         raise ValueError(
-            f"config.model: a stem {_name(stem_config)!r} gives {stem_config.gives}, a trunk "
-            f"{_name(trunk_config)!r} takes {trunk_config.takes}"
+            f"config.model: a stem {_name(stem_config)!r} gives {stem_config.output_kind}, a trunk "
+            f"{_name(trunk_config)!r} takes {trunk_config.input_kind}"
         )
 
     def make_tokens(rngs: nnx.Rngs) -> TokenModule:
@@ -273,8 +273,8 @@ def make_encoder(
             trunk_config.build(stem_config.channels(sensor), dtype, rngs),
         )
 
-    make = make_tokens if stem_config.gives == "tokens" else make_image
-    return Encoder(Network(make), sensor, stem_config, trunk_config, dtype, weights)
+    make = make_tokens if stem_config.output_kind == "tokens" else make_image
+    return Encoder(Network(make), sensor, stem_config, trunk_config, dtype, weight_owner)
 
 
 def _name(config: Any) -> str:

@@ -66,14 +66,14 @@ class Clock:
         self.enter(self._phase)
         spent = {phase: total - self._taken[phase] for phase, total in self._total.items()}
         self._taken = dict(self._total)
-        return _shares(spent) | {_WALL: sum(spent.values()) / 1e9}
+        return _fractions(spent) | {_WALL: sum(spent.values()) / 1e9}
 
     def summary(self) -> str:
         """Everything since the beginning in one line: "time: step 91%, compile 4%, data 3%,
         evaluate 2%".
         """
         self.enter(self._phase)
-        return f"time: {in_words(_shares(self._total))}"
+        return f"time: {format_fractions(_fractions(self._total))}"
 
 
 def finish_of(values: Any) -> Callable[[], int | None]:
@@ -84,10 +84,10 @@ def finish_of(values: Any) -> Callable[[], int | None]:
     return lambda: done.result() if done.done() else None
 
 
-def shares_of(lines: list[Mapping[str, Any]]) -> dict[str, float]:
-    """The shares of all lines of metrics.jsonl together; empty where none has any."""
+def fractions_of(lines: list[Mapping[str, Any]]) -> dict[str, float]:
+    """The fractions of all lines of metrics.jsonl together; empty where none has any."""
     timed = [line for line in lines if _WALL in line]
-    return _shares(
+    return _fractions(
         {
             phase: sum(line.get(f"{_KEY}{phase}", 0) * line[_WALL] for line in timed)
             for phase in PHASES
@@ -95,14 +95,14 @@ def shares_of(lines: list[Mapping[str, Any]]) -> dict[str, float]:
     )
 
 
-def in_words(shares: Mapping[str, float]) -> str:
+def format_fractions(fractions: Mapping[str, float]) -> str:
     """ "step 91%, data 3%", the largest first; what rounds to nothing is left out."""
-    largest_first = sorted(shares.items(), key=lambda item: -item[1])
+    largest_first = sorted(fractions.items(), key=lambda item: -item[1])
     return ", ".join(
         f"{name.removeprefix(_KEY)} {share:.0%}" for name, share in largest_first if share >= 0.005
     )
 
 
-def _shares(spent: Mapping[str, float]) -> dict[str, float]:
+def _fractions(spent: Mapping[str, float]) -> dict[str, float]:
     wall = sum(spent.values())
     return {f"{_KEY}{phase}": value / wall for phase, value in spent.items() if value}

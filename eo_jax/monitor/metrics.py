@@ -149,7 +149,7 @@ class Writer:
             self._tensorboard.close()
 
 
-class Nowhere:
+class NullWriter:
     """The writer of the other processes, which writes nothing."""
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
@@ -159,9 +159,9 @@ class Nowhere:
         """Nothing."""
 
 
-def writer(workdir: Path, first_step: int, writers: tuple[str, ...]) -> Writer | Nowhere:
+def writer(workdir: Path, first_step: int, writers: tuple[str, ...]) -> Writer | NullWriter:
     """A Writer in process 0."""
-    return Nowhere() if jax.process_index() else Writer(workdir, first_step, writers)
+    return NullWriter() if jax.process_index() else Writer(workdir, first_step, writers)
 
 
 def read_metrics(workdir: Path) -> list[dict]:
@@ -189,7 +189,7 @@ def not_evaluated(workdir: Path, step: int, names: Iterable[str]) -> set[str]:
     return {name for name in names if not any(key.startswith(f"eval/{name}/") for key in scored)}
 
 
-def as_numbers(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+def to_scalars(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """What a step gave as numbers: of features "pooled/<source>" [m, d] their "rankme/<source>".
 
     They are taken apart here and not on the device, which runs the next step meanwhile.
@@ -284,13 +284,13 @@ def _readable(values: Mapping[str, float | str]) -> str:
         f"lr {values['lr']:.2e}",
         f"grad {values['grad_norm']:.3f}",
     ]
-    if "entry" in values:
+    if "component" in values:
         shares = ", ".join(
             f"{name.removeprefix('mixture/')} {share:.1%}"
             for name, share in values.items()
             if name.startswith("mixture/")
         )
-        shown.insert(0, f"{values['entry']} (so far {shares})")
+        shown.insert(0, f"{values['component']} (so far {shares})")
     for metric, short in _SHORT.items():
         of_sources = {
             name.partition("/")[2]: value

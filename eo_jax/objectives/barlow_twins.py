@@ -1,4 +1,4 @@
-"""Barlow Twins: two views of a place give embeddings whose cross-correlation is the identity
+"""Barlow Twins: two views of a location give embeddings whose cross-correlation is the identity
 (Zbontar et al. 2021, arXiv 2103.03230).
 """
 
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.objectives.ops.collapse_metrics import watch_pair
+from eo_jax.objectives.ops.collapse_metrics import collapse_metrics
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
-from eo_jax.objectives.ops.losses import correlated
+from eo_jax.objectives.ops.losses import cross_correlation
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-5
@@ -57,7 +57,10 @@ class BarlowTwins(JointEmbedding):
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
-        return barlow_loss(za, zb, self.config.off_diagonal), (carry, watch_pair(features[0], za))
+        return barlow_loss(za, zb, self.config.off_diagonal), (
+            carry,
+            collapse_metrics(features[0], za),
+        )
 
 
 def barlow_loss(
@@ -77,7 +80,7 @@ def distance(
 
     The batch is the global one under jit.
     """
-    own, others = correlated(za, zb)
+    own, others = cross_correlation(za, zb)
     return jnp.square(diagonal - own / len(za)).sum() + off_diagonal * others / len(za) ** 2
 
 

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.ops.checks import require_same_end, require_shares
-from eo_jax.objectives.ops.collapse_metrics import watch_pair
-from eo_jax.objectives.ops.ema import half_cosine
+from eo_jax.objectives.ops.checks import require_fractions, require_same_width
+from eo_jax.objectives.ops.collapse_metrics import collapse_metrics
+from eo_jax.objectives.ops.ema import cosine_ramp
 from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -38,8 +38,8 @@ class Config:
     predictor: tuple[int, ...] = (4096, 256)
 
     def __post_init__(self):
-        require_shares(self, "momentum")
-        require_same_end(self.projector, self.predictor)
+        require_fractions(self, "momentum")
+        require_same_width(self.projector, self.predictor)
 
     def build(self, encoders: Mapping[str, Encoder]) -> BYOL:
         """The objective for {source: encoder}, all of the same weights."""
@@ -66,11 +66,11 @@ class BYOL(WithTeacher):
         loss = byol_loss(*predicted, *targets)
         return loss, (
             carry,
-            {"teacher_agreement": 1 - loss / 4, **watch_pair(features[0], predicted[0])},
+            {"teacher_agreement": 1 - loss / 4, **collapse_metrics(features[0], predicted[0])},
         )
 
     def momentum(self, progress: jax.Array) -> jax.Array:
-        return half_cosine(self.config.momentum, 1.0, progress)
+        return cosine_ramp(self.config.momentum, 1.0, progress)
 
 
 def byol_loss(

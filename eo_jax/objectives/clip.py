@@ -1,5 +1,5 @@
-"""Contrast between two sensors: the embeddings of one place are nearer to each other than to those
-of other places.
+"""Contrast between two sensors: the embeddings of one location are nearer to each other than to
+those of other locations.
 
 Source: Radford et al. 2021, arXiv 2103.00020. The temperature is a setting, as in DeCUR's baseline,
 where CLIP learns it.
@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
 from eo_jax.objectives.ops.checks import require_positive
-from eo_jax.objectives.ops.collapse_metrics import watch_pair
-from eo_jax.objectives.ops.losses import dot, nearest_is
+from eo_jax.objectives.ops.collapse_metrics import collapse_metrics
+from eo_jax.objectives.ops.losses import cross_entropy_and_top1, dot
 from eo_jax.objectives.ops.two_encoders import PairedSensors
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -61,9 +61,10 @@ class CLIP(PairedSensors):
             features, z, carry = self.embed(params, carry, views, source, drop_key)
             embeddings.append(z[0])
             metrics |= {
-                f"{name}/{source}": value for name, value in watch_pair(features[0], z[0]).items()
+                f"{name}/{source}": value
+                for name, value in collapse_metrics(features[0], z[0]).items()
             }
-        _, accuracy = nearest_is(
+        _, accuracy = cross_entropy_and_top1(
             normalise(embeddings[0]) @ normalise(embeddings[1]).T, jnp.arange(len(embeddings[0]))
         )
         return clip_loss(*embeddings, self.config.temperature), (
@@ -80,4 +81,6 @@ def clip_loss(
         dot(normalise(za.astype(jnp.float32)), normalise(zb.astype(jnp.float32)).T) / temperature
     )
     right = jnp.arange(len(logits))
-    return (nearest_is(logits, right)[0] + nearest_is(logits.T, right)[0]) / 2
+    return (
+        cross_entropy_and_top1(logits, right)[0] + cross_entropy_and_top1(logits.T, right)[0]
+    ) / 2

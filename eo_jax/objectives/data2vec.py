@@ -16,8 +16,8 @@ from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, Mode, Network
 from eo_jax.models.layers.dense import Dense
-from eo_jax.objectives.ops.checks import require_positive, require_shares
-from eo_jax.objectives.ops.collapse_metrics import agreement, watch
+from eo_jax.objectives.ops.checks import require_fractions, require_positive
+from eo_jax.objectives.ops.collapse_metrics import agreement, feature_metrics
 from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -30,14 +30,14 @@ class Config:
 
     Attributes:
         mask_ratio: share of patch tokens that are hidden, in blocks.
-        targets: number of last blocks whose outputs are averaged.
+        average_top_k_layers: number of last blocks whose outputs are averaged.
         beta: where the smooth L1 loss turns from square to straight.
         momentum: share of the teacher that stays at each step, at the beginning.
         end_momentum: the same at the end; it changes linearly.
     """
 
     mask_ratio: float = 120 / 196
-    targets: int = 6
+    average_top_k_layers: int = 6
     beta: float = 2.0
     momentum: float = 0.999
     end_momentum: float = 0.9998
@@ -48,7 +48,7 @@ class Config:
                 f"config.objective.mask_ratio: {self.mask_ratio}; expected a share between 0 and 1"
             )
         require_positive(self, "beta")
-        require_shares(self, "momentum", "end_momentum")
+        require_fractions(self, "momentum", "end_momentum")
 
     def build(self, encoders: Mapping[str, Encoder]) -> Data2Vec:
         """The objective for {source: encoder}, all of the same weights."""
@@ -85,9 +85,10 @@ class Data2Vec(WithTeacher):
                 "config.model.trunk: data2vec hides tokens, so it needs a trunk of tokens, such as "
                 "vit"
             )
-        if not 0 < config.targets <= self.encoder.layers:
+        if not 0 < config.average_top_k_layers <= self.encoder.layers:
             raise ValueError(
-                f"config.objective.targets: {config.targets}; expected 1 to {self.encoder.layers}, "
+                f"config.objective.average_top_k_layers: {config.average_top_k_layers}; expected 1 "
+                f"to {self.encoder.layers}, "
                 "the blocks of the trunk"
             )
         self.config = config
@@ -101,7 +102,7 @@ class Data2Vec(WithTeacher):
     def loss(
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = (x[:, 0] for x in self.of_crop_set(views, "global"))
+        view, valid = (x[:, 0] for x in self.views_of(views, "global"))
         mask_key, drop_key = jax.random.split(key)
         has_data = masking.valid_values(valid, self.encoder.patch) > 0
         rows, columns = view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch
@@ -118,7 +119,7 @@ class Data2Vec(WithTeacher):
         metrics = {
             "target_std": targets.std(axis=(0, 1)).mean(),
             **agreement(predicted, targets),
-            **watch(predicted.mean(1)),
+            **feature_metrics(predicted.mean(1)),
         }
         return loss, ({**carry, "encoder": statistics}, metrics)
 
@@ -166,7 +167,7 @@ class Data2Vec(WithTeacher):
                 module.placed(view, valid, None, EVALUATE),
                 module.grid(view),
                 EVALUATE,
-                self.config.targets,
+                self.config.average_top_k_layers,
             )
 
         found, _ = self.encoder.network.apply(

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.objectives.barlow_twins import distance, standardise
-from eo_jax.objectives.ops.collapse_metrics import watch_pair
+from eo_jax.objectives.ops.collapse_metrics import collapse_metrics
 from eo_jax.objectives.ops.two_encoders import PairedSensors
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -70,7 +70,8 @@ class DeCUR(PairedSensors):
             features, z, carry = self.embed(params, carry, views, source, drop_key)
             embeddings += [z[0], z[1]]
             metrics |= {
-                f"{name}/{source}": value for name, value in watch_pair(features[0], z[0]).items()
+                f"{name}/{source}": value
+                for name, value in collapse_metrics(features[0], z[0]).items()
             }
         return decur_loss(*embeddings, self.config.common, self.config.off_diagonal), (
             carry,

@@ -18,9 +18,9 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import DinoHead, normalise
 from eo_jax.objectives.base import EncoderWeights
-from eo_jax.objectives.ops.checks import require_positive, require_shares
-from eo_jax.objectives.ops.collapse_metrics import share_used, watch_pair
-from eo_jax.objectives.ops.ema import half_cosine
+from eo_jax.objectives.ops.checks import require_fractions, require_positive
+from eo_jax.objectives.ops.collapse_metrics import collapse_metrics, fraction_used
+from eo_jax.objectives.ops.ema import cosine_ramp
 from eo_jax.objectives.ops.losses import dot
 from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -37,12 +37,12 @@ class Config:
         momentum: share of the teacher that stays at each step, at the beginning; it rises to 1
             along half a cosine.
         student_temperature: of the student's softmax.
-        teacher_temperature: of the teacher's, from `warmup` on.
-        warmup_temperature: of the teacher's at the first step; it changes linearly.
-        warmup: share of the run.
+        teacher_temperature: of the teacher's, from `teacher_temperature_warmup` on.
+        warmup_teacher_temperature: of the teacher's at the first step; it changes linearly.
+        teacher_temperature_warmup: share of the run.
         centre_momentum: share of the centre that stays at each step.
-        koleo: weight of the KoLeo regulariser on the pooled features of each global crop, as DINOv2
-            adds them up; 0 for none.
+        koleo_weight: weight of the KoLeo regulariser on the pooled features of each global crop, as
+            DINOv2 adds them up; 0 for none.
     """
 
     prototypes: int = 65536
@@ -51,10 +51,10 @@ class Config:
     momentum: float = 0.996
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04
-    warmup_temperature: float = 0.04
-    warmup: float = 0.0
+    warmup_teacher_temperature: float = 0.04
+    teacher_temperature_warmup: float = 0.0
     centre_momentum: float = 0.9
-    koleo: float = 0.0
+    koleo_weight: float = 0.0
 
     def __post_init__(self):
         require_positive(
@@ -64,9 +64,9 @@ class Config:
             "bottleneck",
             "student_temperature",
             "teacher_temperature",
-            "warmup_temperature",
+            "warmup_teacher_temperature",
         )
-        require_shares(self, "warmup", "momentum", "centre_momentum")
+        require_fractions(self, "teacher_temperature_warmup", "momentum", "centre_momentum")
 
     def build(self, encoders: Mapping[str, Encoder]) -> DINO:
         """The objective for {source: encoder}, all of the same weights."""
@@ -110,12 +110,12 @@ class DINO(WithTeacher):
         loss = dino_loss(
             student, targets, carry["centre"], self.config.student_temperature, temperature
         )
-        if self.config.koleo:
-            loss = loss + self.config.koleo * jax.vmap(koleo)(features[: len(targets)]).sum()
+        if self.config.koleo_weight:
+            loss = loss + self.config.koleo_weight * jax.vmap(koleo)(features[: len(targets)]).sum()
         metrics = {
             "teacher_temperature": temperature,
             **agreement(student, targets - carry["centre"]),
-            **watch_pair(features[0], student[0]),
+            **collapse_metrics(features[0], student[0]),
         }
         return loss, (
             {**carry, "centre": new_centre(carry["centre"], targets, self.config.centre_momentum)},
@@ -123,7 +123,7 @@ class DINO(WithTeacher):
         )
 
     def momentum(self, progress: jax.Array) -> jax.Array:
-        return half_cosine(self.config.momentum, 1.0, progress)
+        return cosine_ramp(self.config.momentum, 1.0, progress)
 
     def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
         """The teacher's first: it is the better one throughout (section 5)."""
@@ -144,9 +144,13 @@ class DINO(WithTeacher):
 
     def _teacher_temperature(self, progress: jax.Array) -> jax.Array:
         config = self.config
-        risen = jnp.clip(progress / config.warmup, 0.0, 1.0) if config.warmup else 1.0
-        return config.warmup_temperature + (
-            config.teacher_temperature - config.warmup_temperature
+        risen = (
+            jnp.clip(progress / config.teacher_temperature_warmup, 0.0, 1.0)
+            if config.teacher_temperature_warmup
+            else 1.0
+        )
+        return config.warmup_teacher_temperature + (
+            config.teacher_temperature - config.warmup_teacher_temperature
         ) * jnp.asarray(risen, jnp.float32)
 
 
@@ -212,5 +216,5 @@ def agreement(student: Float[Array, "vs b k"], teacher: Float[Array, "vt b k"]) 
     same = jax.lax.stop_gradient(student[1]).argmax(-1) == chosen[0]
     return {
         "teacher_agreement": same.mean(dtype=jnp.float32),
-        "prototypes_used": share_used(chosen.ravel(), teacher.shape[-1]),
+        "prototypes_used": fraction_used(chosen.ravel(), teacher.shape[-1]),
     }

@@ -24,7 +24,7 @@ from eo_jax.models.layers.transformer_block import block_multiply_adds
 from eo_jax.models.mae_decoder import PixelDecoder
 from eo_jax.objectives.base import EncoderWeights
 from eo_jax.objectives.ops.checks import only_encoder, present_source
-from eo_jax.objectives.ops.collapse_metrics import watch
+from eo_jax.objectives.ops.collapse_metrics import feature_metrics
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _NORM_PIX_EPSILON = 1e-6
@@ -126,15 +126,15 @@ class MAE:
         predicted, split, tokens, statistics = self._reconstruct(
             params, carry, view, valid, key, mode
         )
-        pixels, counted = self._masked(view, valid, split)
+        pixels, target_valid = self._masked(view, valid, split)
         loss = masked_error(
             predicted,
-            _normalised(pixels, counted) if self.config.norm_pix_loss else pixels,
-            counted,
+            _normalised(pixels, target_valid) if self.config.norm_pix_loss else pixels,
+            target_valid,
         )
         metrics = {
-            "valid_share": masking.valid_values(valid, self.encoder.patch).sum() / valid.size,
-            **watch(tokens[:, 1:].mean(1)),
+            "valid_fraction": masking.valid_values(valid, self.encoder.patch).sum() / valid.size,
+            **feature_metrics(tokens[:, 1:].mean(1)),
         }
         return loss, ({"encoder": statistics}, metrics)
 
@@ -260,37 +260,39 @@ class MAE:
 def masked_error(
     predicted: Float[Array, "b h r s c"],
     target: Float[Array, "b h r s c"],
-    counted: Bool[Array, "b h r s m"],
+    target_valid: Bool[Array, "b h r s m"],
 ) -> Float[Array, ""]:
     """Mean squared error over the valid values of each masked token, averaged over those that have
     any (MAE, section 3).
     """
-    values = _count(counted, target.shape[-1])
-    error = _total(jnp.where(counted, jnp.square(predicted - target), 0.0)) / jnp.maximum(values, 1)
+    values = _count(target_valid, target.shape[-1])
+    error = _total(jnp.where(target_valid, jnp.square(predicted - target), 0.0)) / jnp.maximum(
+        values, 1
+    )
     return jnp.where(values > 0, error, 0.0).sum() / jnp.maximum((values > 0).sum(), 1)
 
 
 def _normalised(
-    pixels: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]
+    pixels: Float[Array, "b h r s c"], target_valid: Bool[Array, "b h r s m"]
 ) -> Float[Array, "b h r s c"]:
-    mean, std = _moments(pixels, counted)
+    mean, std = _moments(pixels, target_valid)
     return (pixels - mean) / std
 
 
 def _moments(
-    pixels: Float[Array, "b h r s c"], counted: Bool[Array, "b h r s m"]
+    pixels: Float[Array, "b h r s c"], target_valid: Bool[Array, "b h r s m"]
 ) -> tuple[Float[Array, "b h 1 1 1"], Float[Array, "b h 1 1 1"]]:
     """Mean and sqrt(unbiased variance + 1e-6) of each token over its valid values."""
-    values = _count(counted, pixels.shape[-1])
-    mean = _total(jnp.where(counted, pixels, 0.0)) / jnp.maximum(values, 1)
-    squares = _total(jnp.where(counted, jnp.square(pixels - mean), 0.0))
+    values = _count(target_valid, pixels.shape[-1])
+    mean = _total(jnp.where(target_valid, pixels, 0.0)) / jnp.maximum(values, 1)
+    squares = _total(jnp.where(target_valid, jnp.square(pixels - mean), 0.0))
     return mean, jnp.sqrt(squares / jnp.maximum(values - 1, 1) + _NORM_PIX_EPSILON)
 
 
-def _count(counted: Bool[Array, "b h r s m"], bands: int) -> Float[Array, "b h 1 1 1"]:
+def _count(target_valid: Bool[Array, "b h r s m"], bands: int) -> Float[Array, "b h 1 1 1"]:
     """How many values of each token count. Rows first: see `masking.valid_values`."""
-    return _total(counted.sum(2, dtype=jnp.int32, keepdims=True).astype(jnp.float32)) * (
-        bands // counted.shape[-1]
+    return _total(target_valid.sum(2, dtype=jnp.int32, keepdims=True).astype(jnp.float32)) * (
+        bands // target_valid.shape[-1]
     )
 
 

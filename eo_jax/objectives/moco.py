@@ -18,10 +18,10 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.ops.checks import require_positive, require_shares
-from eo_jax.objectives.ops.collapse_metrics import agreement, watch_pair
-from eo_jax.objectives.ops.losses import dot, nearest_is
-from eo_jax.objectives.ops.queue import pushed
+from eo_jax.objectives.ops.checks import require_fractions, require_positive
+from eo_jax.objectives.ops.collapse_metrics import agreement, collapse_metrics
+from eo_jax.objectives.ops.losses import cross_entropy_and_top1, dot
+from eo_jax.objectives.ops.queue import enqueue
 from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -32,7 +32,7 @@ class Config:
 
     Attributes:
         temperature: of the softmax.
-        queue: keys that are kept; a multiple of the batch.
+        queue_size: keys that are kept; a multiple of the batch.
         momentum: share of the teacher that stays at each step.
         projector: widths of the projector's layers, the output last.
         projector_norm: "none" (MoCo-v2, SSL4EO-S12, SSL4EO-L) or "batch": bias-free layers, each
@@ -46,7 +46,7 @@ class Config:
     """
 
     temperature: float = 0.2
-    queue: int = 65536
+    queue_size: int = 65536
     momentum: float = 0.999
     projector: tuple[int, ...] = (2048, 128)
     projector_norm: str = "none"
@@ -63,8 +63,8 @@ class Config:
                     f"config.objective.{field}: {getattr(self, field)!r}; expected one of "
                     f"{', '.join(allowed)}"
                 )
-        require_positive(self, "temperature", "queue")
-        require_shares(self, "momentum")
+        require_positive(self, "temperature", "queue_size")
+        require_fractions(self, "momentum")
 
     def build(self, encoders: Mapping[str, Encoder]) -> MoCo:
         """The objective for {source: encoder}, all of the same weights."""
@@ -90,9 +90,9 @@ class MoCo(WithTeacher):
 
     def check_batch(self, rows: int) -> None:
         super().check_batch(rows)
-        if self.config.queue % rows:
+        if self.config.queue_size % rows:
             raise ValueError(
-                f"config.objective.queue: {self.config.queue} is no multiple of "
+                f"config.objective.queue_size: {self.config.queue_size} is no multiple of "
                 f"config.data.batch_size, {rows}"
             )
         divided = 2 <= self.config.bn_group < rows and rows % self.config.bn_group == 0
@@ -119,7 +119,7 @@ class MoCo(WithTeacher):
         params, carry = super().init(key)
         keys = normalise(
             jax.random.normal(
-                jax.random.fold_in(key, 1), (self.config.queue, self.config.projector[-1])
+                jax.random.fold_in(key, 1), (self.config.queue_size, self.config.projector[-1])
             )
         )
         return params, {**carry, "queue": {"rows": keys, "next": jnp.zeros((), jnp.int32)}}
@@ -127,21 +127,23 @@ class MoCo(WithTeacher):
     def loss(
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = self.of_crop_set(views, "global")
+        view, valid = self.views_of(views, "global")
         order_key, drop_key = jax.random.split(key)
         mode = Mode("batch", self._members(jnp.arange(len(view))), drop_key)
         features, q, carry = self.embed(params, carry, view[:, 0], valid[:, 0], mode)
         k, carry = self._keys(carry, view[:, 1], valid[:, 1], order_key)
         loss, accuracy = _info_nce(q, k, carry["queue"]["rows"], self.config.temperature)
-        _, batch_accuracy = nearest_is(normalise(q) @ normalise(k).T, jnp.arange(len(q)))
-        carry = {**carry, "queue": pushed(carry["queue"], normalise(k))}
+        _, batch_accuracy = cross_entropy_and_top1(
+            normalise(q) @ normalise(k).T, jnp.arange(len(q))
+        )
+        carry = {**carry, "queue": enqueue(carry["queue"], normalise(k))}
         return loss, (
             carry,
             {
                 "queue_accuracy": accuracy,
                 "batch_accuracy": batch_accuracy,
                 **agreement(q, k),
-                **watch_pair(features, q),
+                **collapse_metrics(features, q),
             },
         )
 
@@ -149,7 +151,7 @@ class MoCo(WithTeacher):
         return self.config.momentum
 
     def _members(self, order: Int[Array, " b"]) -> Float[Array, "g b"] | None:
-        """Which samples make a group: those whose places in `order` are together."""
+        """Which samples make a group: those whose locations in `order` are together."""
         if self.config.key_norm != "ghost":
             return None
         return jax.nn.one_hot(
@@ -163,8 +165,8 @@ class MoCo(WithTeacher):
         stay on their device.
         """
         if self.config.key_norm == "ema":
-            return self.teach(carry, view, valid, Mode("running"))
-        return self.teach(
+            return self.teacher_embed(carry, view, valid, Mode("running"))
+        return self.teacher_embed(
             carry, view, valid, Mode("batch", self._members(jax.random.permutation(key, len(view))))
         )
 
@@ -186,4 +188,4 @@ def _info_nce(
     """(the loss, share of queries that are nearer to their key than to any of the queue)."""
     q, k = normalise(q.astype(jnp.float32)), jax.lax.stop_gradient(normalise(k.astype(jnp.float32)))
     logits = jnp.concatenate([(q * k).sum(1, keepdims=True), dot(q, queue.T)], axis=1) / temperature
-    return nearest_is(logits, jnp.zeros(len(q), jnp.int32))
+    return cross_entropy_and_top1(logits, jnp.zeros(len(q), jnp.int32))

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.ops.checks import require_positive, require_same_end, require_shares
-from eo_jax.objectives.ops.collapse_metrics import agreement, watch_pair
-from eo_jax.objectives.ops.ema import half_cosine
-from eo_jax.objectives.ops.losses import dot, nearest_is
+from eo_jax.objectives.ops.checks import require_fractions, require_positive, require_same_width
+from eo_jax.objectives.ops.collapse_metrics import agreement, collapse_metrics
+from eo_jax.objectives.ops.ema import cosine_ramp
+from eo_jax.objectives.ops.losses import cross_entropy_and_top1, dot
 from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -44,8 +44,8 @@ class Config:
 
     def __post_init__(self):
         require_positive(self, "temperature")
-        require_shares(self, "momentum")
-        require_same_end(self.projector, self.predictor)
+        require_fractions(self, "momentum")
+        require_same_width(self.projector, self.predictor)
 
     def build(self, encoders: Mapping[str, Encoder]) -> MoCoV3:
         """The objective for {source: encoder}, all of the same weights."""
@@ -67,18 +67,18 @@ class MoCoV3(WithTeacher):
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, queries, keys, carry = self.predict_pair(params, carry, views, key)
-        _, accuracy = nearest_is(
+        _, accuracy = cross_entropy_and_top1(
             normalise(queries[0]) @ normalise(keys[1]).T, jnp.arange(len(queries[0]))
         )
         metrics = {
             "batch_accuracy": accuracy,
             **agreement(queries, keys[::-1]),
-            **watch_pair(features[0], queries[0]),
+            **collapse_metrics(features[0], queries[0]),
         }
         return moco_v3_loss(*queries, *keys, self.config.temperature), (carry, metrics)
 
     def momentum(self, progress: jax.Array) -> jax.Array:
-        return half_cosine(self.config.momentum, 1.0, progress)
+        return cosine_ramp(self.config.momentum, 1.0, progress)
 
 
 def moco_v3_loss(
@@ -100,6 +100,6 @@ def moco_v3_loss(
             )
             / temperature
         )
-        return 2 * temperature * nearest_is(logits, jnp.arange(len(q)))[0]
+        return 2 * temperature * cross_entropy_and_top1(logits, jnp.arange(len(q)))[0]
 
     return contrast(q1, k2) + contrast(q2, k1)

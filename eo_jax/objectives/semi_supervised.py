@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.ops.checks import require_positive, require_shares
-from eo_jax.objectives.ops.collapse_metrics import share_used, watch_pair
+from eo_jax.objectives.ops.checks import require_fractions, require_positive
+from eo_jax.objectives.ops.collapse_metrics import collapse_metrics, fraction_used
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
 from eo_jax.objectives.ops.losses import centre_label, dot
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -47,7 +47,7 @@ class Config:
 
     def __post_init__(self):
         require_positive(self, "temperature", "sharpening")
-        require_shares(self, "smoothing")
+        require_fractions(self, "smoothing")
         if self.classes < 2:
             raise ValueError(f"config.objective.classes: {self.classes}; expected at least 2")
 
@@ -83,7 +83,7 @@ class ViewAssignment(JointEmbedding):
         support, labels, carry = self._support(params, carry, views, support_key)
         features, embeddings, carry = self.embed_pair(params, carry, views, pair_key)
         assigned = [soft_labels(z, support, labels, self.config.temperature) for z in embeddings]
-        metrics = {**assignments(*assigned), **watch_pair(features[0], embeddings[0])}
+        metrics = {**assignments(*assigned), **collapse_metrics(features[0], embeddings[0])}
         return view_assignment_loss(*assigned, self.config.sharpening), (carry, metrics)
 
     def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
@@ -151,7 +151,7 @@ def assignments(p1: Float[Array, "b k"], p2: Float[Array, "b k"]) -> Metrics:
     "classes_used", how many any view has, as a share of how many could be.
     """
     first, second = p1.argmax(1), p2.argmax(1)
-    used = share_used(jnp.concatenate([first, second]), p1.shape[1])
+    used = fraction_used(jnp.concatenate([first, second]), p1.shape[1])
     return {"view_agreement": (first == second).mean(dtype=jnp.float32), "classes_used": used}
 
 

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
 from eo_jax.objectives.ops.checks import require_positive
-from eo_jax.objectives.ops.collapse_metrics import watch_pair
+from eo_jax.objectives.ops.collapse_metrics import collapse_metrics
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
-from eo_jax.objectives.ops.losses import dot, nearest_is
+from eo_jax.objectives.ops.losses import cross_entropy_and_top1, dot
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -53,7 +53,7 @@ class SimCLR(JointEmbedding):
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
-        return nt_xent(za, zb, self.config.temperature), (carry, watch_pair(features[0], za))
+        return nt_xent(za, zb, self.config.temperature), (carry, collapse_metrics(features[0], za))
 
 
 def nt_xent(
@@ -65,4 +65,4 @@ def nt_xent(
     z = normalise(jnp.concatenate([za, zb]).astype(jnp.float32))
     logits = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, dot(z, z.T) / temperature)
     partner = jnp.roll(jnp.arange(len(z)), len(za))
-    return nearest_is(logits, partner)[0]
+    return cross_entropy_and_top1(logits, partner)[0]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
-from eo_jax.objectives.ops.collapse_metrics import watch_pair
+from eo_jax.objectives.ops.collapse_metrics import collapse_metrics
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -60,7 +60,7 @@ class SimSiam(JointEmbedding):
         predicted, carry = self.head("predictor", params, carry, embeddings, Mode("batch"))
         return simsiam_loss(*predicted, *embeddings), (
             carry,
-            watch_pair(features[0], embeddings[0]),
+            collapse_metrics(features[0], embeddings[0]),
         )
 
 

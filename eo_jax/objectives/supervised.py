@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Num
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import TorchDense
-from eo_jax.objectives.ops.collapse_metrics import watch
+from eo_jax.objectives.ops.collapse_metrics import feature_metrics
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
 from eo_jax.objectives.ops.losses import centre_label
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -96,7 +96,7 @@ class Supervised(JointEmbedding):
     def loss(
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = (x[:, 0] for x in self.of_crop_set(views, "global"))
+        view, valid = (x[:, 0] for x in self.views_of(views, "global"))
         label = self._label(views)
         found, statistics = self.encoder.forward(
             params["encoder"], carry["encoder"], view, valid, Mode(self.config.statistics, key=key)
@@ -106,7 +106,10 @@ class Supervised(JointEmbedding):
             params["classifier"], {}, lambda module: module(features)
         )
         loss, metrics = _TASK_LOSSES[self.config.task](outputs, label)
-        return loss, ({**carry, "encoder": statistics}, {**metrics, **watch(found["pooled"])})
+        return loss, (
+            {**carry, "encoder": statistics},
+            {**metrics, **feature_metrics(found["pooled"])},
+        )
 
     def view_multiply_adds(self, size: int) -> int:
         return self.encoder.multiply_adds(size)

@@ -18,10 +18,10 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import Prototypes, normalise
-from eo_jax.objectives.ops.checks import require_positive, require_shares
-from eo_jax.objectives.ops.collapse_metrics import share_used, watch_pair
+from eo_jax.objectives.ops.checks import require_fractions, require_positive
+from eo_jax.objectives.ops.collapse_metrics import collapse_metrics, fraction_used
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
-from eo_jax.objectives.ops.queue import pushed
+from eo_jax.objectives.ops.queue import enqueue
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -34,27 +34,28 @@ class Config:
         prototypes: number k.
         temperature: of the softmax over prototypes.
         epsilon: of the Sinkhorn assignment; smaller is sharper.
-        iterations: of Sinkhorn's algorithm.
+        sinkhorn_iterations: of Sinkhorn's algorithm.
         projector: widths of the projector's layers, the output last.
-        queue: embeddings of earlier batches that assignments are balanced over, too; a multiple of
-            the batch, 0 for none (section 3.1, for small batches).
+        queue_size: embeddings of earlier batches that assignments are balanced over, too; a
+            multiple of the batch, 0 for none (section 3.1, for small batches).
         queue_start: share of the run from which on they are; never before the queue is full.
     """
 
     prototypes: int = 3000
     temperature: float = 0.1
     epsilon: float = 0.05
-    iterations: int = 3
+    sinkhorn_iterations: int = 3
     projector: tuple[int, ...] = (2048, 128)
-    queue: int = 0
+    queue_size: int = 0
     queue_start: float = 0.0
 
     def __post_init__(self):
-        require_positive(self, "prototypes", "temperature", "epsilon", "iterations")
-        require_shares(self, "queue_start")
-        if self.queue < 0:
+        require_positive(self, "prototypes", "temperature", "epsilon", "sinkhorn_iterations")
+        require_fractions(self, "queue_start")
+        if self.queue_size < 0:
             raise ValueError(
-                f"config.objective.queue: {self.queue}; expected embeddings, or 0 for none"
+                f"config.objective.queue_size: {self.queue_size}; expected embeddings, or 0 for "
+                "none"
             )
 
     def build(self, encoders: Mapping[str, Encoder]) -> SwAV:
@@ -82,21 +83,21 @@ class SwAV(JointEmbedding):
 
     def check_batch(self, rows: int) -> None:
         super().check_batch(rows)
-        if self.config.queue % rows:
+        if self.config.queue_size % rows:
             raise ValueError(
-                f"config.objective.queue: {self.config.queue} is no multiple of "
+                f"config.objective.queue_size: {self.config.queue_size} is no multiple of "
                 f"config.data.batch_size, {rows}"
             )
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         params, carry = super().init(key)
-        if not self.config.queue:
+        if not self.config.queue_size:
             return params, carry
         count = jnp.zeros((), jnp.int32)
         return params, {
             **carry,
             "queue": {
-                "rows": jnp.zeros((self.config.queue, 2, self.config.projector[-1])),
+                "rows": jnp.zeros((self.config.queue_size, 2, self.config.projector[-1])),
                 "next": count,
                 "held": count,
             },
@@ -115,8 +116,8 @@ class SwAV(JointEmbedding):
         scores = scores.reshape(*by_sample.shape[:2], -1).swapaxes(0, 1)
         loss = self._swapped(params, carry, scores, progress)
         metrics = {
-            "prototypes_used": share_used(scores[0].argmax(-1), self.config.prototypes),
-            **watch_pair(features[0], projected[:: len(features)]),
+            "prototypes_used": fraction_used(scores[0].argmax(-1), self.config.prototypes),
+            **collapse_metrics(features[0], projected[:: len(features)]),
         }
         embeddings = projected.reshape(*by_sample.shape[:2], -1)[:, :2]
         return loss, ({**carry, **self._with_newest(carry, embeddings)}, metrics)
@@ -128,26 +129,30 @@ class SwAV(JointEmbedding):
 
         def balanced(queued: Float[Array, "2 n k"]) -> Float[Array, ""]:
             return swav_loss(
-                scores, queued, self.config.temperature, self.config.epsilon, self.config.iterations
+                scores,
+                queued,
+                self.config.temperature,
+                self.config.epsilon,
+                self.config.sinkhorn_iterations,
             )
 
         alone = jnp.zeros((2, 0, scores.shape[-1]))
-        if not self.config.queue:
+        if not self.config.queue_size:
             return balanced(alone)
         queue = carry["queue"]
         queued, _ = self.head(
             "prototypes", params, carry, queue["rows"].swapaxes(0, 1), Mode("batch")
         )
-        in_use = (progress >= self.config.queue_start) & (queue["held"] == self.config.queue)
+        in_use = (progress >= self.config.queue_start) & (queue["held"] == self.config.queue_size)
         return jax.lax.cond(in_use, lambda: balanced(queued), lambda: balanced(alone))
 
     def _with_newest(self, carry: Carry, embeddings: Float[Array, "b 2 d"]) -> Carry:
         """{"queue": with these in place of the oldest}; nothing without a queue."""
-        if not self.config.queue:
+        if not self.config.queue_size:
             return {}
         newest = jax.lax.stop_gradient(normalise(embeddings.astype(jnp.float32)))
-        held = jnp.minimum(carry["queue"]["held"] + len(newest), self.config.queue)
-        return {"queue": {**pushed(carry["queue"], newest), "held": held}}
+        held = jnp.minimum(carry["queue"]["held"] + len(newest), self.config.queue_size)
+        return {"queue": {**enqueue(carry["queue"], newest), "held": held}}
 
 
 def swav_loss(

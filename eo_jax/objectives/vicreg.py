@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.objectives.ops.collapse_metrics import watch_pair
+from eo_jax.objectives.ops.collapse_metrics import collapse_metrics
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
-from eo_jax.objectives.ops.losses import correlated
+from eo_jax.objectives.ops.losses import cross_correlation
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _EPSILON = 1e-4
@@ -57,7 +57,7 @@ class VICReg(JointEmbedding):
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
         return vicreg_loss(
             za, zb, self.config.invariance, self.config.variance, self.config.covariance
-        ), (carry, watch_pair(features[0], za))
+        ), (carry, collapse_metrics(features[0], za))
 
 
 def vicreg_loss(
@@ -87,5 +87,5 @@ def _variance_hinge(z: Float[Array, "b d"]) -> Float[Array, ""]:
 
 def _covariance(z: Float[Array, "b d"]) -> Float[Array, ""]:
     centred = z - z.mean(0)
-    _, others = correlated(centred, centred)
+    _, others = cross_correlation(centred, centred)
     return others / (len(z) - 1) ** 2 / z.shape[1]

@@ -20,7 +20,7 @@ from eo_jax.schema import Params
 _EMBEDDINGS = re.compile(r"(^|/)(stems?|cls_token|mask_token|registers|positions?|pos_embed)(/|$)")
 
 # Weights of one sensor among several that come by turns: `objectives/shared_trunk.py`.
-_BY_TURNS = re.compile(r"^own/")
+_PER_SENSOR = re.compile(r"^own/")
 
 
 def _table_of(is_value: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -40,7 +40,7 @@ def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
 _POSITIVE = (lambda value: value > 0, "more than 0")
 _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
 _BELOW_ONE = (lambda value: 0 <= value < 1, "from 0 to below 1")
-_SHARES = (
+_FACTORS = (
     _table_of(lambda share: isinstance(share, int | float) and share >= 0),
     "((regex, 0 or more), ...)",
 )
@@ -55,11 +55,11 @@ _ALLOWED = {
     "name": _one_of("adamw", "sgd", "lars"),
     "schedule": _one_of("cosine", "linear", "step", "constant"),
     "clip_scope": _one_of("global", "weight"),
-    **dict.fromkeys(("lr", "horizon", "gamma", "epsilon", "trust"), _POSITIVE),
+    **dict.fromkeys(("lr", "horizon", "gamma", "epsilon", "trust_coefficient"), _POSITIVE),
     **dict.fromkeys(("end_lr", "warmup_steps", "weight_decay", "clip_norm"), _NOT_NEGATIVE),
     **dict.fromkeys(("beta1", "beta2", "momentum"), _BELOW_ONE),
-    **dict.fromkeys(("decay_rules", "lr_rules"), _SHARES),
-    "warmup_start": (lambda share: 0 <= share <= 1, "a share of lr, from 0 to 1"),
+    **dict.fromkeys(("decay_rules", "lr_rules"), _FACTORS),
+    "warmup_start_factor": (lambda share: 0 <= share <= 1, "a share of lr, from 0 to 1"),
     "milestones": (
         lambda m: all(0 < x < 1 for x in m) and list(m) == sorted(set(m)),
         "rising shares of the run between 0 and 1, such as (0.6, 0.8)",
@@ -92,7 +92,7 @@ class Config:
             of `milestones`; "constant".
         end_lr: learning rate at the last step, of cosine and linear.
         warmup_steps: steps of linear rise to `lr`.
-        warmup_start: share of `lr` at step 0, if there is a warm-up.
+        warmup_start_factor: share of `lr` at step 0, if there is a warm-up.
         horizon: length of the half-cosine, as a share of the steps after the warm-up. Above 1 it
             does not come to `end_lr`; below 1 it stays there.
         milestones: shares of the run, rising, of "step".
@@ -103,7 +103,7 @@ class Config:
             for a constant.
         beta1, beta2, epsilon: of adamw.
         momentum: of sgd and lars.
-        trust: trust coefficient of lars.
+        trust_coefficient: trust coefficient of lars.
         clip_norm: gradient norm above which gradients are scaled down; 0 for never.
         clip_scope: "global": the norm of all gradients together; "weight": each weight by its own
             norm, as DINO's released code.
@@ -127,7 +127,7 @@ class Config:
     schedule: str = "cosine"
     end_lr: float = 0.0
     warmup_steps: int = 0
-    warmup_start: float = 0.0
+    warmup_start_factor: float = 0.0
     horizon: float = 1.0
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
@@ -137,7 +137,7 @@ class Config:
     beta2: float = 0.95
     epsilon: float = 1e-8
     momentum: float = 0.9
-    trust: float = 0.001
+    trust_coefficient: float = 0.001
     clip_norm: float = 1.0
     clip_scope: str = "global"
     accum: int = 1
@@ -178,7 +178,8 @@ def schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Array]:
         "constant": optax.constant_schedule(config.lr),
     }[config.schedule]
     return optax.join_schedules(
-        [optax.linear_schedule(config.warmup_start * config.lr, config.lr, warmup), after], [warmup]
+        [optax.linear_schedule(config.warmup_start_factor * config.lr, config.lr, warmup), after],
+        [warmup],
     )
 
 
@@ -194,13 +195,13 @@ def decay_schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Arra
     )
 
 
-def decay_shares(config: Config, params: Params) -> Params:
+def decay_factors(config: Config, params: Params) -> Params:
     """The share of the weight decay of each weight (shapes suffice)."""
-    shares = rules.match(config.decay_rules, params, "config.optim.decay_rules")
+    factors = rules.match(config.decay_rules, params, "config.optim.decay_rules")
     if config.name != "lars":
-        return shares
+        return factors
     return jax.tree_util.tree_map_with_path(
-        lambda keys, leaf, share: 0.0 if _is_vector(keys, leaf) else share, params, shares
+        lambda keys, leaf, share: 0.0 if _is_vector(keys, leaf) else share, params, factors
     )
 
 
@@ -214,13 +215,13 @@ def lr_scales(config: Config, params: Params) -> Params:
     """The share of the learning rate of each weight (shapes suffice): a number, or with
     `layer_decay` float32 [l, 1, ...] for stacked layers.
     """
-    shares = rules.match(config.lr_rules, params, "config.optim.lr_rules")
+    factors = rules.match(config.lr_rules, params, "config.optim.lr_rules")
     if config.layer_decay == 1:
-        return shares
+        return factors
     return jax.tree.map(
         lambda _, share, factor: share * factor,
         params,
-        shares,
+        factors,
         _layer_factors(config.layer_decay, params),
     )
 
@@ -245,7 +246,7 @@ def _layer_factors(decay: float, params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(factor, params)
 
 
-def freeze_spans(config: Config, params: Params, steps: int) -> Params:
+def freeze_intervals(config: Config, params: Params, steps: int) -> Params:
     """The steps [from, until) in which each weight is frozen, or None (shapes suffice)."""
     table = [
         (pattern, (round(start * steps), round(stop * steps)))
@@ -258,18 +259,18 @@ def make_optimizer(config: Config, params: Params, steps: int) -> optax.Gradient
     """The optax chain for these weights (shapes suffice). Moments have the structure and the paths
     of the weights.
     """
-    shares, spans = decay_shares(config, params), freeze_spans(config, params, steps)
+    factors, intervals = decay_factors(config, params), freeze_intervals(config, params, steps)
     decay, momentum = (
-        transforms.add_decay(decay_schedule(config, steps), shares),
+        transforms.add_decay(decay_schedule(config, steps), factors),
         optax.trace(config.momentum),
     )
     core = {
         "adamw": (
-            transforms.scale_by_adam(config.beta1, config.beta2, config.epsilon, spans),
+            transforms.scale_by_adam(config.beta1, config.beta2, config.epsilon, intervals),
             decay,
         ),
         "sgd": (decay, momentum),
-        "lars": (decay, transforms.scale_by_trust(config.trust, shares), momentum),
+        "lars": (decay, transforms.scale_by_trust(config.trust_coefficient, factors), momentum),
     }[config.name]
     chain = optax.chain(
         _clip(config),
@@ -277,11 +278,11 @@ def make_optimizer(config: Config, params: Params, steps: int) -> optax.Gradient
         transforms.scale(lr_scales(config, params)),
         _rate(config, params, steps),
     )
-    by_turns = jax.tree_util.tree_map_with_path(
-        lambda keys, _: bool(_BY_TURNS.match(rules.path_name(keys))), params
+    per_sensor = jax.tree_util.tree_map_with_path(
+        lambda keys, _: bool(_PER_SENSOR.match(rules.path_name(keys))), params
     )
-    chain = transforms.rest(chain, by_turns) if any(jax.tree.leaves(by_turns)) else chain
-    return transforms.freeze(chain, spans) if config.freeze_rules else chain
+    chain = transforms.skip_unused(chain, per_sensor) if any(jax.tree.leaves(per_sensor)) else chain
+    return transforms.freeze(chain, intervals) if config.freeze_rules else chain
 
 
 def _rate(config: Config, params: Params, steps: int) -> optax.GradientTransformation:

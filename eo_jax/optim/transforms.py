@@ -1,4 +1,4 @@
-"""Gradient transformations that optax lacks: decay by shares, norms of single layers in stacked
+"""Gradient transformations that optax lacks: decay by factors, norms of single layers in stacked
 weights, weights that rest or are frozen a while.
 """
 
@@ -15,7 +15,7 @@ from eo_jax import rules
 from eo_jax.schema import Params
 
 # The steps [from, until) in which a weight is frozen; None for never.
-Span = tuple[int, int] | None
+Interval = tuple[int, int] | None
 
 
 class StepState(NamedTuple):
@@ -64,7 +64,7 @@ def clip_each(limit: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(clip, updates))
 
 
-def scale_by_trust(trust: float, shares: Params) -> optax.GradientTransformation:
+def scale_by_trust(trust: float, factors: Params) -> optax.GradientTransformation:
     """Each update scaled to `trust` times the norm of its weight, or left alone where one of them
     is 0 or its share is 0.
 
@@ -79,7 +79,7 @@ def scale_by_trust(trust: float, shares: Params) -> optax.GradientTransformation
         return update * jnp.where((weight_norm > 0) & (update_norm > 0), ratio, 1.0)
 
     return optax.stateless(
-        lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates, params, shares)
+        lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates, params, factors)
     )
 
 
@@ -90,14 +90,14 @@ def _norm(keys: tuple, leaf: jax.Array) -> jax.Array:
 
 
 def add_decay(
-    schedule: Callable[[jax.Array], jax.Array | float], shares: Params
+    schedule: Callable[[jax.Array], jax.Array | float], factors: Params
 ) -> optax.GradientTransformation:
     """Adds to each update its weight times the scheduled decay times its share."""
 
     def update(updates: Params, state: StepState, params: Params) -> tuple[Params, StepState]:
         decay = schedule(state.count)
         decayed = jax.tree.map(
-            lambda u, weight, share: u + decay * share * weight, updates, params, shares
+            lambda u, weight, share: u + decay * share * weight, updates, params, factors
         )
         return decayed, StepState(optax.safe_increment(state.count))
 
@@ -105,7 +105,7 @@ def add_decay(
 
 
 def scale_by_adam(
-    beta1: float, beta2: float, epsilon: float, spans: Params
+    beta1: float, beta2: float, epsilon: float, intervals: Params
 ) -> optax.GradientTransformation:
     """Adam's direction, bias-corrected for the steps in which a weight was not frozen, as PyTorch's
     counter of each weight does.
@@ -117,7 +117,9 @@ def scale_by_adam(
     ) -> tuple[Params, optax.ScaleByAdamState]:
         directions, state = adam.update(updates, state)
 
-        def corrected(direction: jax.Array, mu: jax.Array, nu: jax.Array, span: Span) -> jax.Array:
+        def corrected(
+            direction: jax.Array, mu: jax.Array, nu: jax.Array, span: Interval
+        ) -> jax.Array:
             if span is None:
                 return direction
             # At least one, so that what is thrown away while frozen is finite.
@@ -130,18 +132,18 @@ def scale_by_adam(
             )
             return mu / (jnp.sqrt(nu) + epsilon)
 
-        return jax.tree.map(corrected, directions, state.mu, state.nu, spans), state
+        return jax.tree.map(corrected, directions, state.mu, state.nu, intervals), state
 
     return optax.GradientTransformation(adam.init, update)
 
 
-def freeze(inner: optax.GradientTransformation, spans: Params) -> optax.GradientTransformation:
+def freeze(inner: optax.GradientTransformation, intervals: Params) -> optax.GradientTransformation:
     """`inner`, but in its span a weight has neither gradient nor update, and its moments stay as
     they are.
     """
 
     def update(updates: Params, state: FreezeState, params: Params) -> tuple[Params, FreezeState]:
-        def hold(now: jax.Array, frozen: Any, span: Span) -> jax.Array:
+        def hold(now: jax.Array, frozen: Any, span: Interval) -> jax.Array:
             return (
                 now
                 if span is None
@@ -150,13 +152,13 @@ def freeze(inner: optax.GradientTransformation, spans: Params) -> optax.Gradient
 
         zeros = jax.tree.map(jnp.zeros_like, updates)
         updates, after = inner.update(
-            jax.tree.map(hold, updates, zeros, spans), state.inner, params
+            jax.tree.map(hold, updates, zeros, intervals), state.inner, params
         )
         of_state = optax.tree.map_params(
-            inner, lambda _, span: span, state.inner, spans, transform_non_params=lambda _: None
+            inner, lambda _, span: span, state.inner, intervals, transform_non_params=lambda _: None
         )
         after = jax.tree.map(hold, after, state.inner, of_state)
-        return jax.tree.map(hold, updates, zeros, spans), FreezeState(
+        return jax.tree.map(hold, updates, zeros, intervals), FreezeState(
             optax.safe_increment(state.count), after
         )
 
@@ -165,8 +167,10 @@ def freeze(inner: optax.GradientTransformation, spans: Params) -> optax.Gradient
     )
 
 
-def rest(inner: optax.GradientTransformation, by_turns: Params) -> optax.GradientTransformation:
-    """`inner`, but weights that are used `by_turns` (a bool each) rest in a step without them,
+def skip_unused(
+    inner: optax.GradientTransformation, per_sensor: Params
+) -> optax.GradientTransformation:
+    """`inner`, but weights that are used `per_sensor` (a bool each) rest in a step without them,
     which is where their gradient is 0 everywhere: no decay, no moments, no update, as PyTorch's
     optimizers pass over a weight without gradient. LARS would scale what is left, the decay alone,
     to the length of any other update. Adam's correction of its moments for the first steps counts
@@ -177,7 +181,7 @@ def rest(inner: optax.GradientTransformation, by_turns: Params) -> optax.Gradien
         updates: Params, state: optax.OptState, params: Params
     ) -> tuple[Params, optax.OptState]:
         absent = jax.tree.map(
-            lambda gradient, turn: ~jnp.any(gradient) if turn else None, updates, by_turns
+            lambda gradient, turn: ~jnp.any(gradient) if turn else None, updates, per_sensor
         )
 
         def hold(now: jax.Array, before: Any, resting: jax.Array | None) -> jax.Array:

@@ -123,13 +123,19 @@ def _probe_cards(found: dict[str, float]) -> list[tuple[str, str, str]]:
 
 
 def time_spent(lines: list[dict]) -> list[tuple[str, str, str]]:
-    """A card with the shares of the wall time, over all lines of a run and its resumptions; none
+    """A card with the fractions of the wall time, over all lines of a run and its resumptions; none
     where nothing was timed.
     """
-    shares = goodput.shares_of(lines)
+    fractions = goodput.fractions_of(lines)
     return (
-        [("Time in training steps", f"{shares.get('time/step', 0):.0%}", goodput.in_words(shares))]
-        if shares
+        [
+            (
+                "Time in training steps",
+                f"{fractions.get('time/step', 0):.0%}",
+                goodput.format_fractions(fractions),
+            )
+        ]
+        if fractions
         else []
     )
 

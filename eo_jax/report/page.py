@@ -397,12 +397,12 @@ def _chosen_pixels(patch: PatchView) -> dict[str, tuple[int, int]]:
     """{letter: (row, column)} at the PERCENTILES of brightness, the mean over bands, of the masked
     valid pixels; {} where there is none.
     """
-    places = np.argwhere(_comparable(patch))
-    if not len(places):
+    locations = np.argwhere(_comparable(patch))
+    if not len(locations):
         return {}
-    order = np.argsort(patch.original[tuple(places.T)].mean(-1), kind="stable")
+    order = np.argsort(patch.original[tuple(locations.T)].mean(-1), kind="stable")
     return {
-        letter: tuple(places[order[round(p / 100 * (len(order) - 1))]].tolist())
+        letter: tuple(locations[order[round(p / 100 * (len(order) - 1))]].tolist())
         for letter, p in PERCENTILES.items()
     }
 

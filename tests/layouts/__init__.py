@@ -1,8 +1,8 @@
 """A tiny, valid archive for every reader: <reader>.py in this folder has `write(root)`, which makes
 one, and may have `OPTIONS` for its reader.
 
-The fuzzing and the convert-then-verify tests run on them, so each shows the whole layout: places,
-dates, splits, labels, as the archive has them.
+The fuzzing and the convert-then-verify tests run on them, so each shows the whole layout:
+locations, dates, splits, labels, as the archive has them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from data_prep.archive import ArchiveError, open_archive
-from data_prep.reader import Files, Item, LeftOut, Reader
+from data_prep.reader import Files, Item, Reader, SkipSample
 from data_prep.readers import reader_class
 from eo_jax.schema import Sample
 
@@ -35,7 +35,7 @@ def read_all(name: str, root: Path, **options: Any) -> list[Sample]:
     """Every sample of an archive that its reader wants, in order."""
     reader, found = make_reader(name, root, **options), []
     for item in reader.items():
-        with contextlib.suppress(LeftOut):
+        with contextlib.suppress(SkipSample):
             found.append(read_item(reader, item))
     return found
 

@@ -1,4 +1,5 @@
-"""BigEarthNet: version 2 with S1, S2, maps and metadata of three places; `write_v1` makes version
+"""BigEarthNet: version 2 with S1, S2, maps and metadata of three locations; `write_v1` makes
+version
 1. Patches of 12 pixels instead of 120.
 """
 
@@ -49,7 +50,7 @@ def write(root: Path) -> None:
 
 
 def write_place(root: Path, place: str) -> None:
-    """The S1 and S2 patch of a place, and its map."""
+    """The S1 and S2 patch of a location, and its map."""
     patch = f"{TILE}_{place}"
     write_patch(root / "BigEarthNet-S2" / TILE / patch, S2, place)
     write_patch(root / "BigEarthNet-S1" / SCENE / f"{SCENE}_33UUP_{place}", S1, place)
@@ -67,7 +68,7 @@ def write_place(root: Path, place: str) -> None:
 
 
 def write_v1(root: Path) -> None:
-    """Two places, in train.csv and in bigearthnet-test.csv; the second has none of the 19
+    """Two locations, in train.csv and in bigearthnet-test.csv; the second has none of the 19
     classes.
     """
     for place, names in {

@@ -1,4 +1,4 @@
-"""SSL4EO-L: two places, all five products, one to four dates; images of 16 pixels."""
+"""SSL4EO-L: two locations, all five products, one to four dates; images of 16 pixels."""
 
 from __future__ import annotations
 

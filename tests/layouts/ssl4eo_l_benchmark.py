@@ -1,4 +1,4 @@
-"""The SSL4EO-L benchmark: twenty places of ETM+, TOA and SR, and three of TM; both label maps;
+"""The SSL4EO-L benchmark: twenty locations of ETM+, TOA and SR, and three of TM; both label maps;
 images of 16 pixels.
 """
 

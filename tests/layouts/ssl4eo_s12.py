@@ -1,5 +1,5 @@
-"""SSL4EO-S12 v1.0: two places, the first with three products and two dates, the second with one; 12
-pixels of 10 m instead of 264.
+"""SSL4EO-S12 v1.0: two locations, the first with three products and two dates, the second with one;
+12 pixels of 10 m instead of 264.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SSL4EO-S12 v1.1: a file of three places and one of two, four dates, four products; 8 pixels
+"""SSL4EO-S12 v1.1: a file of three locations and one of two, four dates, four products; 8 pixels
 instead of 264.
 """
 
@@ -27,9 +27,9 @@ PLACES = {"train": ("0080717", "0060573", "0179869"), "val": ("0000173", "001233
 
 
 def write(root: Path) -> None:
-    for split, places in PLACES.items():
+    for split, locations in PLACES.items():
         for product in BANDS:
-            write_file(path_of(root, split, product), arrays(product, places))
+            write_file(path_of(root, split, product), arrays(product, locations))
         (root / "splits").mkdir(exist_ok=True)
         (root / "splits" / f"ssl4eos12_{split}.txt").write_text(
             f"ssl4eos12_{split}_seasonal_data_000001.zarr.zip\n"
@@ -40,9 +40,9 @@ def path_of(root: Path, split: str, product: str) -> Path:
     return root / split / product / f"ssl4eos12_{split}_seasonal_data_000001.zarr.zip"
 
 
-def arrays(product: str, places: tuple[str, ...]) -> dict[str, np.ndarray]:
+def arrays(product: str, locations: tuple[str, ...]) -> dict[str, np.ndarray]:
     """What a file holds, as xarray writes it."""
-    count, bands = len(places), BANDS[product]
+    count, bands = len(locations), BANDS[product]
     rng = np.random.default_rng([len(product), count])
     shape = (count, DATES, len(bands), SIZE, SIZE)
     pixels = (
@@ -56,7 +56,7 @@ def arrays(product: str, places: tuple[str, ...]) -> dict[str, np.ndarray]:
             pixels - 60 if product == "S1GRD" else pixels % 256 if product == "S2RGB" else pixels
         ).astype(DTYPES[product]),
         "band": np.array(bands),
-        "sample": np.array(places),
+        "sample": np.array(locations),
         "center_lat": 40.0 + np.arange(count),
         "center_lon": 120.0 - np.arange(count),
         "crs": np.array([32651, 32751, 32652][:count]),
@@ -64,9 +64,11 @@ def arrays(product: str, places: tuple[str, ...]) -> dict[str, np.ndarray]:
         "y_": 4728000.0 - 10 * np.arange(SIZE) + 1000 * np.arange(count)[:, None],
         "time_": 86_400 * 91 * np.arange(DATES) + 3600 * np.arange(count)[:, None],
         "file_id": np.array(
-            [[f"{scene}_{place}_{date}" for date in range(DATES)] for place in places]
+            [[f"{scene}_{place}_{date}" for date in range(DATES)] for place in locations]
         ),
-        "sample_id": np.array([[f"{place}_{date}" for date in range(DATES)] for place in places]),
+        "sample_id": np.array(
+            [[f"{place}_{date}" for date in range(DATES)] for place in locations]
+        ),
     }
     if product.startswith("S2L"):
         found["cloud_mask"] = rng.integers(0, 7, (count, DATES, SIZE, SIZE), np.uint8)

@@ -63,7 +63,7 @@ def _numbers(experiment: Experiment) -> dict[str, Normalisation]:
 def _batches(experiment: Experiment, objective: dict) -> list[Batch]:
     """A batch of each entry, as `sharding.to_global` gives it; shapes only."""
     data = experiment.data
-    entries = [entry.sources for entry in data.entries.values()] or [tuple(data.sources)]
+    entries = [entry.sources for entry in data.mixture.values()] or [tuple(data.sources)]
     return [
         {source: _fields(experiment, source, objective) for source in entry} for entry in entries
     ]

@@ -270,7 +270,7 @@ class Store(Sequence[Sample]):
             )
             raise ValueError(
                 f"{self.path}: split {split!r} is empty; the store has {names}. Convert with --val "
-                "or --val-share to make one."
+                "or --val-fraction to make one."
             )
         return found
 

@@ -39,7 +39,7 @@ _SMALL_BYTES = 2**32  # the most of a manifest or an index, which takes about 20
 # patches
 _AHEAD = 16
 _STATUS = re.compile(r"([A-Z_]+): ")
-_MAY_PASS = (
+_TRANSIENT_STATUS = (
     "ABORTED",
     "UNAVAILABLE",
     "DEADLINE_EXCEEDED",
@@ -66,7 +66,7 @@ class RemoteError(OSError):
     """
 
 
-class _MayPass(Exception):
+class _TransientError(Exception):
     """A failure after which another attempt makes sense."""
 
 
@@ -170,7 +170,7 @@ class RemotePath:
                         self, _open(self.root).read(self.file, byte_range=slice(offset, offset + 1))
                     )
                 )
-            except _MayPass as error:
+            except _TransientError as error:
                 if _status(error) == "OUT_OF_RANGE":
                     return False
                 raise
@@ -193,7 +193,7 @@ def fetch(wanted: Range) -> bytes:
     """
     try:
         return _result(wanted.file, _ahead.take(wanted))
-    except _MayPass as error:
+    except _TransientError as error:
         if _status(error) == "OUT_OF_RANGE":
             raise ValueError(
                 f"{wanted.length} bytes from byte {wanted.offset} are not there"
@@ -221,7 +221,7 @@ def retrying(file: RemotePath, attempt: Callable[[], T]) -> T:
             return attempt()
         except StoreError:
             raise
-        except (_MayPass, ValueError) as error:
+        except (_TransientError, ValueError) as error:
             if (delay := next(delays, None)) is None:
                 raise _final(file, error) from error
         RETRIES.sleep(delay)
@@ -317,19 +317,19 @@ def _begin(wanted: Range) -> Any:
 
 
 def _result(file: RemotePath, future: Any) -> bytes:
-    """Raises StoreError where the far end says no, _MayPass."""
+    """Raises StoreError where the far end says no, _TransientError."""
     try:
         found = future.result(timeout=RETRIES.timeout_s)
     except TimeoutError:
         future.cancel()
-        raise _MayPass(f"no answer in {RETRIES.timeout_s:g} seconds") from None
+        raise _TransientError(f"no answer in {RETRIES.timeout_s:g} seconds") from None
     except (
         ValueError,
         LookupError,
         RuntimeError,
     ) as error:  # tensorstore raises these, with the status in the text
-        if (status := _status(error)) in _MAY_PASS:
-            raise _MayPass(str(error)[:500]) from error
+        if (status := _status(error)) in _TRANSIENT_STATUS:
+            raise _TransientError(str(error)[:500]) from error
         raise StoreError(
             f"{file}: cannot be read ({str(error)[:500]}); {_CURES.get(status, 'check the URL')}"
         ) from error

@@ -38,7 +38,7 @@ def folder() -> Path:
     return Path(os.environ.get("EO_JAX_CACHE") or "~/.cache/eo_jax").expanduser()
 
 
-def most_bytes() -> int:
+def max_bytes() -> int:
     """What they may take. Raises StoreError where the environment does not have a number."""
     text = os.environ.get("EO_JAX_CACHE_GB") or "50"
     try:
@@ -53,13 +53,13 @@ def warn_if_small(store: RemotePath, total: int) -> None:
     """Warns where a store of `total` bytes, read in random order, would be downloaded again and
     again.
     """
-    if total > most_bytes():
+    if total > max_bytes():
         cure = (
             "set EO_JAX_CACHE_GB to more, or convert to zarr or zarr-raw, which are read without "
             "the cache"
         )
         warnings.warn(
-            f"{store}: {total / 1e9:.3g} GB of shards for a cache of {most_bytes() / 1e9:.3g} GB "
+            f"{store}: {total / 1e9:.3g} GB of shards for a cache of {max_bytes() / 1e9:.3g} GB "
             f"in {folder()}; {cure}",
             stacklevel=2,
         )
@@ -156,17 +156,17 @@ def _make_room(lock: int, partial: Path, size: int) -> None:
     """Removes what was used least recently until `size` bytes fit, and reserves them. What is in
     use stays, even beyond the bound.
     """
-    if size > most_bytes():
+    if size > max_bytes():
         raise StoreError(
             f"{folder()}: a shard of {size / 1e9:.3g} GB does not fit into "
-            f"EO_JAX_CACHE_GB={most_bytes() / 1e9:g}; set it to more"
+            f"EO_JAX_CACHE_GB={max_bytes() / 1e9:g}; set it to more"
         )
     with _locked(folder() / "lock"):
         others = [entry for entry in _entries() if entry[1] != partial]
         total = sum(entry[2] for entry in others)
         for _, path, bytes in sorted(others):
             # What a crash left is of no use, however much room there is.
-            if (total + size > most_bytes() or path.suffix == ".partial") and _remove_unused(path):
+            if (total + size > max_bytes() or path.suffix == ".partial") and _remove_unused(path):
                 total -= bytes
         with writing(partial):
             os.truncate(lock, size)

@@ -61,7 +61,7 @@ class PixelFiles:
         """
         kind = self._kinds[self._kind_of[i]]
         return zarr_shards.read_pixels(
-            self.file(i, shard), kind, self._places(i, shard, kind), bands, rows, columns
+            self.file(i, shard), kind, self._byte_ranges(i, shard, kind), bands, rows, columns
         )
 
     def read_into(self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice) -> None:
@@ -79,10 +79,10 @@ class PixelFiles:
             )
             zarr_shards.copy_mapped(mapped, kind, index[self._row(i, shard)], out, rows, columns)
         else:
-            zarr_shards.read_into(file, kind, self._places(i, shard, kind), out, rows, columns)
+            zarr_shards.read_into(file, kind, self._byte_ranges(i, shard, kind), out, rows, columns)
             self._verified[i] = True
 
-    def _places(self, i: int, shard: int, kind: Kind) -> np.ndarray:
+    def _byte_ranges(self, i: int, shard: int, kind: Kind) -> np.ndarray:
         """uint64 [chunks, 2], where the chunks of a sample are in its file."""
         return self._index(self._local(shard, kind), kind, self._rows)[self._row(i, shard)]
 

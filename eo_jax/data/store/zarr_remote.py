@@ -37,15 +37,15 @@ class RemotePixels(PixelFiles):
         such band.
         """
         kind = self._kinds[self._kind_of[i]]
-        chunk_of, band_of = np.divmod(np.arange(kind.shape[0])[bands], kind.bands_a_chunk)
+        chunk_of, band_of = np.divmod(np.arange(kind.shape[0])[bands], kind.bands_per_chunk)
         chunks, number = np.unique(chunk_of, return_inverse=True)
         sides = (
             len(range(side)[part])
             for side, part in zip(kind.shape[1:], (rows, columns), strict=True)
         )
-        out = np.empty((len(chunks) * kind.bands_a_chunk, *sides), kind.numpy_dtype)
-        self._copy(i, shard, self._places(i, shard, kind)[chunks], out, rows, columns)
-        return out[number * kind.bands_a_chunk + band_of]
+        out = np.empty((len(chunks) * kind.bands_per_chunk, *sides), kind.numpy_dtype)
+        self._copy(i, shard, self._byte_ranges(i, shard, kind)[chunks], out, rows, columns)
+        return out[number * kind.bands_per_chunk + band_of]
 
     def read_into(self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice) -> None:
         """Puts a part of the pixels of sample i into `out` [c, h', w'].
@@ -53,7 +53,7 @@ class RemotePixels(PixelFiles):
         Raises ValueError where the file is damaged, StoreError where it is refused, RemoteError.
         """
         self._copy(
-            i, shard, self._places(i, shard, self._kinds[self._kind_of[i]]), out, rows, columns
+            i, shard, self._byte_ranges(i, shard, self._kinds[self._kind_of[i]]), out, rows, columns
         )
 
     def index_range(self, i: int, shard: int) -> Range | None:
@@ -66,16 +66,24 @@ class RemotePixels(PixelFiles):
     def ranges(self, i: int, shard: int) -> list[Range]:
         """Where all pixels of sample i are. Raises as `read_into`."""
         kind = self._kinds[self._kind_of[i]]
-        return self._ranges(shard, kind, self._places(i, shard, kind))
+        return self._ranges(shard, kind, self._byte_ranges(i, shard, kind))
 
     def _copy(
-        self, i: int, shard: int, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice
+        self,
+        i: int,
+        shard: int,
+        byte_ranges: np.ndarray,
+        out: np.ndarray,
+        rows: slice,
+        columns: slice,
     ) -> None:
-        """Chunks at these places, one after the other, into `out`."""
+        """Chunks at these byte_ranges, one after the other, into `out`."""
         kind = self._kinds[self._kind_of[i]]
-        ranges = self._ranges(shard, kind, places)
-        lengths = places[:, 1].astype(np.int64)
-        here = np.stack([np.cumsum(lengths) - lengths, lengths], 1)  # places in what was fetched
+        ranges = self._ranges(shard, kind, byte_ranges)
+        lengths = byte_ranges[:, 1].astype(np.int64)
+        here = np.stack(
+            [np.cumsum(lengths) - lengths, lengths], 1
+        )  # byte_ranges in what was fetched
 
         def attempt() -> None:
             data = _joined([remote.fetch(wanted) for wanted in ranges])
@@ -85,7 +93,7 @@ class RemotePixels(PixelFiles):
 
         remote.retrying(self.file(i, shard), attempt)
 
-    def _places(self, i: int, shard: int, kind: Kind) -> np.ndarray:
+    def _byte_ranges(self, i: int, shard: int, kind: Kind) -> np.ndarray:
         """uint64 [chunks, 2], where the chunks of a sample are in its file."""
         key = (shard, kind.name)
         if key not in self._indices:  # no lock: two threads may read an index, and either is right
@@ -101,12 +109,12 @@ class RemotePixels(PixelFiles):
             raise ValueError(f"{entry['bytes']} bytes are too few for an index of {length}")
         return Range(self.store / entry["file"], entry["bytes"] - length, length)
 
-    def _ranges(self, shard: int, kind: Kind, places: np.ndarray) -> list[Range]:
+    def _ranges(self, shard: int, kind: Kind, byte_ranges: np.ndarray) -> list[Range]:
         """Where chunks are, those side by side as one. Raises ValueError for what the file cannot
         hold, before anything is allocated.
         """
         entry, runs = self._entries[shard][kind.name], []
-        for offset, length in places.tolist():
+        for offset, length in byte_ranges.tolist():
             if (
                 offset + length > entry["bytes"]
                 or not _CRC_BYTES < length <= kind.chunk_bytes + _MORE_BYTES

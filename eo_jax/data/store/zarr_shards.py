@@ -2,8 +2,8 @@
 sample, read and written row by row.
 
 STORE/pixels/enmap-int16-202x128x128/zarr.json     the array [shards x rows, c, h, w]; row = number
-of the shard x rows + place in its file STORE/pixels/enmap-int16-202x128x128/c/0/0/0/0     chunks of
-shard 0 one after the other, then the shard index: offset and length of each
+of the shard x rows + byte_range in its file STORE/pixels/enmap-int16-202x128x128/c/0/0/0/0
+chunks of shard 0 one after the other, then the shard index: offset and length of each
 
 Format "zarr-raw" has one plain chunk a sample. Format "zarr" cuts a sample into chunks of about 32
 bands, each compressed by Blosc (bitshuffle, LZ4HC), so that a few bands are read without the
@@ -37,7 +37,7 @@ from eo_jax.schema import Sample
 Bands: TypeAlias = "slice | Sequence[int] | np.ndarray"  # numbers from 0
 
 FORMATS = ("zarr", "zarr-raw")
-_BANDS_A_CHUNK = 32
+_BANDS_PER_CHUNK = 32
 _ABSENT = 2**64 - 1  # offset and length of a chunk that was not written
 _CRC = struct.Struct("<I")
 # Blosc's own choice of half a megabyte packs 3 % better, but its scratch then comes from fresh
@@ -86,15 +86,15 @@ class Kind:
     @functools.cached_property
     def chunks(self) -> int:
         """Chunks of a sample."""
-        return 1 if self.format == "zarr-raw" else -(-self.shape[0] // _BANDS_A_CHUNK)
+        return 1 if self.format == "zarr-raw" else -(-self.shape[0] // _BANDS_PER_CHUNK)
 
     @functools.cached_property
-    def bands_a_chunk(self) -> int:
+    def bands_per_chunk(self) -> int:
         return -(-self.shape[0] // self.chunks)
 
     @functools.cached_property
     def chunk_shape(self) -> tuple[int, int, int]:
-        return (self.bands_a_chunk, *self.shape[1:])
+        return (self.bands_per_chunk, *self.shape[1:])
 
     @functools.cached_property
     def numpy_dtype(self) -> np.dtype:
@@ -132,7 +132,7 @@ class Kind:
             "index_codecs": [_LITTLE_ENDIAN, checksum],
             "index_location": "end",
         }
-        shard_shape = [rows, self.chunks * self.bands_a_chunk, *self.shape[1:]]
+        shard_shape = [rows, self.chunks * self.bands_per_chunk, *self.shape[1:]]
         fields = {
             "zarr_format": 3,
             "node_type": "array",
@@ -146,7 +146,7 @@ class Kind:
             "attributes": {
                 "eo_jax": {
                     "band_difference": self.has_differences,
-                    "bands_a_chunk": self.bands_a_chunk,
+                    "bands_a_chunk": self.bands_per_chunk,
                 }
             },
         }
@@ -234,11 +234,11 @@ class _OpenFile:
     size: int = 0
 
     def append_row(self, chunks: Iterator[bytes]) -> None:
-        places = []
+        byte_ranges = []
         for chunk in chunks:
-            places.append((self.size, len(chunk)))
+            byte_ranges.append((self.size, len(chunk)))
             self.append(chunk)
-        self.index.append(places)
+        self.index.append(byte_ranges)
 
     def append(self, data: bytes) -> None:
         with files.writing(self.final), open(self.temporary, "ab" if self.size else "wb") as file:
@@ -248,8 +248,8 @@ class _OpenFile:
 
 def _encode(pixels: np.ndarray, kind: Kind) -> Iterator[bytes]:
     """The chunks of pixels [c, h, w]. The last one is filled up with zero bands, as Zarr has it."""
-    for first in range(0, kind.shape[0], kind.bands_a_chunk):
-        bands = np.ascontiguousarray(pixels[first : first + kind.bands_a_chunk], kind.numpy_dtype)
+    for first in range(0, kind.shape[0], kind.bands_per_chunk):
+        bands = np.ascontiguousarray(pixels[first : first + kind.bands_per_chunk], kind.numpy_dtype)
         if kind.format == "zarr-raw":
             yield _with_checksum(bands.tobytes())
             continue
@@ -294,21 +294,21 @@ def _index_bytes(kind: Kind, rows: int, size: int) -> int:
 
 
 def read_pixels(
-    file: Path | str, kind: Kind, places: np.ndarray, bands: Bands, rows: slice, columns: slice
+    file: Path | str, kind: Kind, byte_ranges: np.ndarray, bands: Bands, rows: slice, columns: slice
 ) -> np.ndarray:
     """Pixels [c', h', w'] of one sample, maybe a view of more.
 
     Args:
         file: the shard file.
-        places: uint64 [chunks, 2], the sample's row of the shard index.
+        byte_ranges: uint64 [chunks, 2], the sample's row of the shard index.
         bands, rows, columns: what is wanted. Only chunks with wanted bands are read.
 
     Raises ValueError where the file is damaged, IndexError where there is no such band, OSError.
     """
-    chunk_of, band_of = np.divmod(np.arange(kind.shape[0])[bands], kind.bands_a_chunk)
+    chunk_of, band_of = np.divmod(np.arange(kind.shape[0])[bands], kind.bands_per_chunk)
     with open(file, "rb", buffering=0) as source:
         if kind.chunks == 1:
-            return _read_bands(source, kind, places[0], kind.shape[0], rows, columns)[bands]
+            return _read_bands(source, kind, byte_ranges[0], kind.shape[0], rows, columns)[bands]
         sides = (
             len(range(side)[part])
             for side, part in zip(kind.shape[1:], (rows, columns), strict=True)
@@ -316,7 +316,9 @@ def read_pixels(
         pixels = np.empty((len(band_of), *sides), kind.numpy_dtype)
         for chunk in np.unique(chunk_of):
             here = np.flatnonzero(chunk_of == chunk)
-            read = _read_bands(source, kind, places[chunk], band_of[here].max() + 1, rows, columns)
+            read = _read_bands(
+                source, kind, byte_ranges[chunk], band_of[here].max() + 1, rows, columns
+            )
             for to, band in zip(
                 here, band_of[here], strict=True
             ):  # read[band_of[here]] would copy them all twice
@@ -325,7 +327,12 @@ def read_pixels(
 
 
 def read_into(
-    file: Path | str, kind: Kind, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice
+    file: Path | str,
+    kind: Kind,
+    byte_ranges: np.ndarray,
+    out: np.ndarray,
+    rows: slice,
+    columns: slice,
 ) -> None:
     """Puts a part of the pixels of one sample into `out` [c, h', w'] of the kind's dtype, by way of
     this thread's scratch alone.
@@ -333,23 +340,40 @@ def read_into(
     Arguments and errors are those of `read_pixels`.
     """
     with open(file, "rb", buffering=0) as source:
-        _restore(out, kind, rows, columns, (_read_stored(source, kind, place) for place in places))
+        _restore(
+            out,
+            kind,
+            rows,
+            columns,
+            (_read_stored(source, kind, byte_range) for byte_range in byte_ranges),
+        )
 
 
 def copy_mapped(
-    mapped: np.ndarray, kind: Kind, places: np.ndarray, out: np.ndarray, rows: slice, columns: slice
+    mapped: np.ndarray,
+    kind: Kind,
+    byte_ranges: np.ndarray,
+    out: np.ndarray,
+    rows: slice,
+    columns: slice,
 ) -> None:
     """The same from a shard file that is mapped into memory, without a look at the checksums.
     Raises ValueError.
     """
-    _restore(out, kind, rows, columns, (_mapped_stored(mapped, kind, place) for place in places))
+    _restore(
+        out,
+        kind,
+        rows,
+        columns,
+        (_mapped_stored(mapped, kind, byte_range) for byte_range in byte_ranges),
+    )
 
 
 def _restore(
     out: np.ndarray, kind: Kind, rows: slice, columns: slice, chunks: Iterable[np.ndarray]
 ) -> None:
     for number, chunk in enumerate(chunks):
-        bands = out[number * kind.bands_a_chunk : (number + 1) * kind.bands_a_chunk]
+        bands = out[number * kind.bands_per_chunk : (number + 1) * kind.bands_per_chunk]
         record.restore(bands, chunk[: len(bands)], rows, columns, kind.has_differences)
 
 
@@ -374,26 +398,26 @@ def _map_file(file: Path | str, size: int) -> np.ndarray:
 
 
 def _read_bands(
-    source: BinaryIO, kind: Kind, place: np.ndarray, bands: int, rows: slice, columns: slice
+    source: BinaryIO, kind: Kind, byte_range: np.ndarray, bands: int, rows: slice, columns: slice
 ) -> np.ndarray:
     """The first `bands` bands of a chunk [n, h', w']; those after them need not be summed up."""
-    stored = _read_stored(source, kind, place)[:bands]
+    stored = _read_stored(source, kind, byte_range)[:bands]
     pixels = np.empty(stored[:, rows, columns].shape, kind.numpy_dtype)
     record.restore(pixels, stored, rows, columns, kind.has_differences)
     return pixels
 
 
-def _read_stored(source: BinaryIO, kind: Kind, place: np.ndarray) -> np.ndarray:
+def _read_stored(source: BinaryIO, kind: Kind, byte_range: np.ndarray) -> np.ndarray:
     """A chunk as it is stored, differences not undone, in this thread's scratch."""
-    offset, length = _checked_place(kind, place)
+    offset, length = _checked_range(kind, byte_range)
     return _unpack(_read_checked(source, offset, _PACKED.take(length)), kind)
 
 
-def _mapped_stored(mapped: np.ndarray, kind: Kind, place: np.ndarray) -> np.ndarray:
+def _mapped_stored(mapped: np.ndarray, kind: Kind, byte_range: np.ndarray) -> np.ndarray:
     """A chunk as it is stored, differences not undone: in this thread's scratch, or in the file
     where it is not compressed.
     """
-    offset, length = _checked_place(kind, place)
+    offset, length = _checked_range(kind, byte_range)
     if offset + length > len(mapped):
         raise ValueError(f"{length} bytes from byte {offset} are not there")
     return _unpack(mapped[offset : offset + length - _CRC.size], kind)
@@ -404,9 +428,9 @@ def _unpack(data: np.ndarray, kind: Kind) -> np.ndarray:
     return chunk.reshape(kind.chunk_shape)
 
 
-def _checked_place(kind: Kind, place: np.ndarray) -> tuple[int, int]:
+def _checked_range(kind: Kind, byte_range: np.ndarray) -> tuple[int, int]:
     """Offset and length of a chunk."""
-    offset, length = place.tolist()
+    offset, length = byte_range.tolist()
     if offset == _ABSENT:
         raise ValueError("its pixels were not written")
     if length > kind.chunk_bytes + _BLOSC_OVERHEAD + _CRC.size:

@@ -33,5 +33,5 @@ def _rows(encoder: Encoder) -> list[Row]:
 
 PLAIN = {"attention": "none", "blocks": ()}  # what ResNets' names have no keys for
 TORCHVISION_RESNET = Layout(
-    "torchvision ResNet, without fc", "conv", "resnet", _rows, PLAIN | {"first": "plain"}
+    "torchvision ResNet, without fc", "conv", "resnet", _rows, PLAIN | {"first_block": "plain"}
 )

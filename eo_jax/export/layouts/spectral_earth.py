@@ -45,7 +45,7 @@ SPEC_VIT = Layout(
     vit.PLAIN,
     positions="vit_core.pos_embed",
 )
-_SPEC_RESNET = resnet.PLAIN | {"first": "strided", "depth": 50}
+_SPEC_RESNET = resnet.PLAIN | {"first_block": "strided", "depth": 50}
 SPEC_RESNET = Layout(
     "SpectralEarth SpecResNet, without fc",
     "spectral_adapter_image",

@@ -41,7 +41,7 @@ class BatchNorm(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b *#space c"],
-        counted: Bool[Array, "b *#space"] | None,
+        valid: Bool[Array, "b *#space"] | None,
         mode: Mode,
         bias: Float[Array, " c"] | float = 0.0,
     ) -> Float[Array, "b *#space c"]:
@@ -49,7 +49,7 @@ class BatchNorm(nnx.Module):
 
         Args:
             x: the rows of a sample lie together: `b` is the number of samples, or a multiple of it.
-            counted: which positions make the statistics, None for all; its axes may be 1 where
+            valid: which positions make the statistics, None for all; its axes may be 1 where
                 positions share a value.
             bias: of the convolution before. The mean of a batch takes it off again, so only running
                 statistics know of it, and x need not be written once more to add it.
@@ -62,7 +62,7 @@ class BatchNorm(nnx.Module):
                 return a.sum(tuple(range(a.ndim - 1)))[None]
 
             mean, var = self._batch_moments(
-                x.astype(jnp.float32), counted, bias, whole, lambda a: a[0]
+                x.astype(jnp.float32), valid, bias, whole, lambda a: a[0]
             )
             return self._normalise(x, mean, var)
         members = mode.members
@@ -85,7 +85,7 @@ class BatchNorm(nnx.Module):
 
         mean, var = self._batch_moments(
             blocks.astype(jnp.float32),
-            None if counted is None else by_sample(counted),
+            None if valid is None else by_sample(valid),
             bias,
             total,
             back,
@@ -104,7 +104,7 @@ class BatchNorm(nnx.Module):
     def _batch_moments(
         self,
         x: Array,
-        counted: Array | None,
+        valid: Array | None,
         bias: Array | float,
         total: Callable[[Array], Array],
         back: Callable[[Array], Array],
@@ -117,8 +117,8 @@ class BatchNorm(nnx.Module):
         """
         weight = (
             jnp.ones((len(x), *[1] * (x.ndim - 1)))
-            if counted is None
-            else counted.astype(jnp.float32)[..., None]
+            if valid is None
+            else valid.astype(jnp.float32)[..., None]
         )
         shared = tuple(axis for axis in range(1, x.ndim - 1) if weight.shape[axis] == 1)
 

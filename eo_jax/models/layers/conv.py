@@ -109,12 +109,12 @@ def strided(size: int, stride: int) -> int:
     return -(-size // stride)
 
 
-def counted_cells(counted: Bool[Array, "b h w"], stride: int) -> Bool[Array, "b h2 w2"]:
+def valid_cells(valid: Bool[Array, "b h w"], stride: int) -> Bool[Array, "b h2 w2"]:
     """Which cells of stride x stride pixels have data: those in which any pixel has; cells at the
     far edges may be smaller.
     """
-    b, height, width = counted.shape
-    padded = jnp.pad(counted, ((0, 0), (0, -height % stride), (0, -width % stride)))
+    b, height, width = valid.shape
+    padded = jnp.pad(valid, ((0, 0), (0, -height % stride), (0, -width % stride)))
     return padded.reshape(b, strided(height, stride), stride, strided(width, stride), stride).any(
         (2, 4)
     )

@@ -89,7 +89,7 @@ class DeformableAttention(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         q = self.q(x)
         moves = self.offsets(_by_group(q, self.shape.groups))
-        points = moved_points(moves, x.shape[1:3], self.shape.offset_range)
+        points = displaced_points(moves, x.shape[1:3], self.shape.offset_range)
         sampled = _joined(
             sample_bilinear(_by_group(x, self.shape.groups), points), self.shape.groups
         )
@@ -119,7 +119,7 @@ class OffsetNetwork(nnx.Module):
         return self.move(gelu(self.norm(self.depthwise(q))))
 
 
-def moved_points(
+def displaced_points(
     moves: Float[Array, "b h2 w2 2"], size: tuple[int, int], offset_range: float
 ) -> Float[Array, "b p 2"]:
     """Points in float32 as (row, column) in cells of an image of `size`, cell centres at whole

@@ -27,7 +27,7 @@ def drop_path_rates(last: float, depth: int) -> tuple[float, ...]:
     return tuple(np.linspace(0, last, depth).tolist())
 
 
-def draw_kept(key: jax.Array, rates: tuple[float, ...], samples: int) -> Float[Array, "l 2 b"]:
+def draw_drop_path(key: jax.Array, rates: tuple[float, ...], samples: int) -> Float[Array, "l 2 b"]:
     """What each sample's two residual branches of each block are multiplied by: 0 with the block's
     rate, else 1 / (1 - rate).
     """

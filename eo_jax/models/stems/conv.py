@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.functional import Mode
 from eo_jax.models.layers.batch_norm import BatchNorm
-from eo_jax.models.layers.conv import Conv, counted_cells, strided
+from eo_jax.models.layers.conv import Conv, strided, valid_cells
 from eo_jax.sensors import Sensor
 
 _KERNEL, _CHANNELS = 7, 64
@@ -24,7 +24,7 @@ _KERNEL, _CHANNELS = 7, 64
 class Config:
     """The convolutional stem; it has no options."""
 
-    gives: ClassVar[str] = "image"
+    output_kind: ClassVar[str] = "image"
 
     @property
     def patch(self) -> int:
@@ -52,9 +52,9 @@ class ConvStem(nnx.Module):
         self.norm = BatchNorm(_CHANNELS)
 
     def __call__(
-        self, view: Float[Array, "b H W c"], counted: Bool[Array, "b H W"], mode: Mode
+        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W"], mode: Mode
     ) -> tuple[Float[Array, "b h w 64"], Bool[Array, "b h w"]]:
-        """(image, which of its cells have data); `counted` says which pixels have."""
-        counted = counted_cells(counted, 2)
-        x = jax.nn.relu(self.norm(self.conv(view), counted, mode))
-        return nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))), counted_cells(counted, 2)
+        """(image, which of its cells have data); `valid` says which pixels have."""
+        valid = valid_cells(valid, 2)
+        x = jax.nn.relu(self.norm(self.conv(view), valid, mode))
+        return nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))), valid_cells(valid, 2)

@@ -19,7 +19,7 @@ from eo_jax.sensors import Sensor
 class Config:
     """The bands as they are. Nothing to set."""
 
-    gives: ClassVar[str] = "image"
+    output_kind: ClassVar[str] = "image"
     patch: ClassVar[int] = 1
 
     def channels(self, sensor: Sensor) -> int:
@@ -42,7 +42,7 @@ class Bands(nnx.Module):
         self.dtype = dtype
 
     def __call__(
-        self, view: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+        self, view: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> tuple[Array, Array]:
         """(the view, which of its pixels have data)."""
-        return view.astype(self.dtype), counted
+        return view.astype(self.dtype), valid

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.functional import Mode
-from eo_jax.models.layers.conv import BiasedConv, counted_cells, strided
+from eo_jax.models.layers.conv import BiasedConv, strided, valid_cells
 from eo_jax.models.layers.layer_norm import TORCH_EPSILON, LayerNorm
 from eo_jax.sensors import Sensor
 
@@ -29,7 +29,7 @@ class Config:
 
     width: int = 64
 
-    gives: ClassVar[str] = "image"
+    output_kind: ClassVar[str] = "image"
 
     def __post_init__(self):
         if self.width < 1:
@@ -62,10 +62,10 @@ class OverlapStem(nnx.Module):
         self.embed = OverlapEmbedding(bands, width, _KERNEL, _STRIDE, dtype, rngs=rngs)
 
     def __call__(
-        self, view: Float[Array, "b H W c"], counted: Bool[Array, "b H W"], mode: Mode
+        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W"], mode: Mode
     ) -> tuple[Float[Array, "b h w d"], Bool[Array, "b h w"]]:
-        """(image, which of its cells have data); `counted` says which pixels have."""
-        return self.embed(view), counted_cells(counted, _STRIDE)
+        """(image, which of its cells have data); `valid` says which pixels have."""
+        return self.embed(view), valid_cells(valid, _STRIDE)
 
 
 class OverlapEmbedding(nnx.Module):

@@ -26,7 +26,7 @@ class Config:
 
     patch: int = 16
 
-    gives: ClassVar[str] = "tokens"
+    output_kind: ClassVar[str] = "tokens"
 
     def __post_init__(self):
         if self.patch < 1:

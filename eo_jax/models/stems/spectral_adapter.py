@@ -39,7 +39,7 @@ class Config:
 
     patch: int = 4
 
-    gives: ClassVar[str] = "tokens"
+    output_kind: ClassVar[str] = "tokens"
 
     def __post_init__(self):
         if self.patch not in (4, 8, 16):
@@ -115,10 +115,10 @@ class SpectralAdapter(nnx.Module):
         self, pixels: Float[Array, "*pixel c"], valid: Bool[Array, "*pixel"], mode: Mode
     ) -> Float[Array, "*pixel 128"]:
         x = pixels.reshape(-1, pixels.shape[-1], 1)
-        counted = valid.reshape(-1, 1)
+        flat_valid = valid.reshape(-1, 1)
         for i in range(len(_LAYERS)):
             conv = getattr(self, f"conv{i}")
-            x = jax.nn.relu(getattr(self, f"norm{i}")(conv(x), counted, mode, conv.bias[...]))
+            x = jax.nn.relu(getattr(self, f"norm{i}")(conv(x), flat_valid, mode, conv.bias[...]))
         return x.mean(axis=1).reshape(*pixels.shape[:-1], CHANNELS)
 
 

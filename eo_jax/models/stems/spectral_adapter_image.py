@@ -20,7 +20,7 @@ from eo_jax.sensors import Sensor
 class Config:
     """The adapter; it has no options."""
 
-    gives: ClassVar[str] = "image"
+    output_kind: ClassVar[str] = "image"
 
     @property
     def patch(self) -> int:
@@ -54,7 +54,7 @@ class SpectralImage(nnx.Module):
         self.adapter = spectral_adapter.SpectralAdapter(dtype, rngs=rngs)
 
     def __call__(
-        self, view: Float[Array, "b H W c"], counted: Bool[Array, "b H W"], mode: Mode
+        self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W"], mode: Mode
     ) -> tuple[Float[Array, "b H W 128"], Bool[Array, "b H W"]]:
-        """(image, `counted`): which pixels have data."""
-        return self.adapter(view, counted, mode), counted
+        """(image, `valid`): which pixels have data."""
+        return self.adapter(view, valid, mode), valid

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 from eo_jax.models.functional import REMAT, Mode, Stack, gelu
 from eo_jax.models.layers.conv import BiasedConv, DepthwiseConv, strided
 from eo_jax.models.layers.layer_norm import TORCH_EPSILON, LayerNorm
-from eo_jax.models.layers.transformer_block import draw_kept, drop_path_rates
+from eo_jax.models.layers.transformer_block import draw_drop_path, drop_path_rates
 from eo_jax.models.stems.overlap_patch_embed import OverlapEmbedding
 
 _WIDE = (64, 128, 320, 512)
@@ -53,7 +53,7 @@ class Config:
     drop_path: float = 0.0
     remat: str = "cheap"
 
-    takes: ClassVar[str] = "image"
+    input_kind: ClassVar[str] = "image"
     stride: ClassVar[int] = 8
 
     def __post_init__(self):
@@ -126,9 +126,9 @@ class MixTransformer(nnx.Module):
         self.config = config
 
     def __call__(
-        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+        self, image: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> Float[Array, "b h2 w2 d"]:
-        """`mode.key` turns drop path on; `counted` is there for trunks with BatchNorm, which this
+        """`mode.key` turns drop path on; `valid` is there for trunks with BatchNorm, which this
         is not.
         """
         for i, each in enumerate(self._beside(mode, len(image)), start=1):
@@ -142,7 +142,9 @@ class MixTransformer(nnx.Module):
         depths = SIZES[self.config.size][1]
         if not self.config.drop_path or mode.key is None:
             return [{} for _ in depths]
-        kept = draw_kept(mode.key, drop_path_rates(self.config.drop_path, sum(depths)), samples)
+        kept = draw_drop_path(
+            mode.key, drop_path_rates(self.config.drop_path, sum(depths)), samples
+        )
         return [{"kept": of_stage} for of_stage in jnp.split(kept, np.cumsum(depths)[:-1])]
 
 

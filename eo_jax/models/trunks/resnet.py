@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.functional import Mode
 from eo_jax.models.layers.batch_norm import BatchNorm
-from eo_jax.models.layers.conv import Conv, counted_cells, strided
+from eo_jax.models.layers.conv import Conv, strided, valid_cells
 from eo_jax.models.layers.deformable_attention import AttentionShape, DeformableAttention
 from eo_jax.schema import Carry, Params
 
@@ -40,9 +40,9 @@ class Config:
 
     Attributes:
         depth: 18, 34, 50 or 101.
-        first: what the first block is: "plain" as in torchvision, behind a stem that has shrunk the
-            image already; or "strided", which takes an image at full resolution and halves it
-            between convolutions of 256 channels, as SpectralEarth's SpecResNet-50 does.
+        first_block: what the first block is: "plain" as in torchvision, behind a stem that has
+            shrunk the image already; or "strided", which takes an image at full resolution and
+            halves it between convolutions of 256 channels, as SpectralEarth's SpecResNet-50 does.
         attention: "none", or "deformable": after each of the last two stages, deformable attention
             is added to the image, as in DeCUR (RDA; arXiv 2309.05300), with heads of 128 channels
             and points that move for two heads together. It takes cells without data as any others.
@@ -52,17 +52,17 @@ class Config:
     """
 
     depth: int = 50
-    first: str = "plain"
+    first_block: str = "plain"
     attention: str = "none"
     remat: str = "none"
     blocks: tuple[int, ...] = ()
 
-    takes: ClassVar[str] = "image"
+    input_kind: ClassVar[str] = "image"
 
     def __post_init__(self):
         options = {
             "depth": tuple(_DEPTHS),
-            "first": ("plain", "strided"),
+            "first_block": ("plain", "strided"),
             "attention": ("none", "deformable"),
             "remat": ("none", "block"),
         }
@@ -72,9 +72,10 @@ class Config:
                     f"config.model.trunk.{field}: {getattr(self, field)!r}; expected one of "
                     f"{', '.join(map(str, allowed))}"
                 )
-        if self.first == "strided" and self._block == "basic":
+        if self.first_block == "strided" and self._block == "basic":
             raise ValueError(
-                "config.model.trunk.first: 'strided' is for bottlenecks, depth 50 or 101, and not "
+                "config.model.trunk.first_block: 'strided' is for bottlenecks, depth 50 or 101, "
+                "and not "
                 f"for depth {self.depth}; use 'plain'"
             )
         if len(self.blocks) > len(_WIDTHS) or min(self.blocks, default=1) < 1:
@@ -96,7 +97,7 @@ class Config:
     @property
     def stride(self) -> int:
         """Side of a feature in cells of the image that it takes."""
-        return 2**self._stages if self.first == "strided" else 2 ** (self._stages - 1)
+        return 2**self._stages if self.first_block == "strided" else 2 ** (self._stages - 1)
 
     def multiply_adds(self, channels: int, size: int) -> int:
         """Multiply-adds of a forward pass over one image of size x size cells of `channels`."""
@@ -120,7 +121,7 @@ class Config:
             stages.append([])
             for j in range(number):
                 convolutions = _convolutions(self._block, width, 2 if i and not j else 1)
-                if self.first == "strided" and i == j == 0:
+                if self.first_block == "strided" and i == j == 0:
                     convolutions = (
                         Convolution(1, 1, 256),
                         Convolution(3, 2, 256),
@@ -230,12 +231,12 @@ class ResNet(nnx.Module):
         self.stages, self.attended, self.remat = len(stages), tuple(attentions), remat
 
     def __call__(
-        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+        self, image: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> Float[Array, "b h2 w2 d"]:
-        """`counted` says which cells have data; the others take no part in BatchNorm statistics."""
+        """`valid` says which cells have data; the others take no part in BatchNorm statistics."""
         attend = _recomputed if self.remat == "block" else DeformableAttention.__call__
         for i in range(1, self.stages + 1):
-            image, counted = getattr(self, f"layer{i}")(image, counted, mode)
+            image, valid = getattr(self, f"layer{i}")(image, valid, mode)
             if i in self.attended:
                 image = image + attend(getattr(self, f"attention{i}"), image)
         return image
@@ -253,14 +254,14 @@ class Stage(nnx.Module):
         self.shapes, self.remat = tuple(shapes), remat
 
     def __call__(
-        self, x: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+        self, x: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> tuple[Float[Array, "b h2 w2 d"], Bool[Array, "b h2 w2"]]:
         """(features, which of their cells have data)."""
         run = _recomputed if self.remat == "block" else ResidualBlock.__call__
         for j, shape in enumerate(self.shapes):
-            x = run(getattr(self, f"block{j}"), x, counted, mode)
-            counted = counted_cells(counted, shape.stride)
-        return x, counted
+            x = run(getattr(self, f"block{j}"), x, valid, mode)
+            valid = valid_cells(valid, shape.stride)
+        return x, valid
 
 
 class ResidualBlock(nnx.Module):
@@ -282,15 +283,15 @@ class ResidualBlock(nnx.Module):
         self.shape = shape
 
     def __call__(
-        self, x: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+        self, x: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> Float[Array, "b h2 w2 d"]:
         inside, last = x, len(self.shape.convolutions)
         for i, convolution in enumerate(self.shape.convolutions, start=1):
-            counted = counted_cells(counted, convolution.stride)
-            inside = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(inside), counted, mode)
+            valid = valid_cells(valid, convolution.stride)
+            inside = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(inside), valid, mode)
             inside = inside if i == last else jax.nn.relu(inside)
         if self.shape.projects:
-            x = self.shortcut_norm(self.shortcut_conv(x), counted, mode)
+            x = self.shortcut_norm(self.shortcut_conv(x), valid, mode)
         return jax.nn.relu(x + inside)
 
 

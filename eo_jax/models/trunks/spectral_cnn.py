@@ -53,7 +53,7 @@ class Config:
     layers: int = 4
     kernel: int = 7
 
-    takes: ClassVar[str] = "image"
+    input_kind: ClassVar[str] = "image"
     pool: ClassVar[str] = "mean"
 
     def __post_init__(self):
@@ -138,47 +138,45 @@ class SpectralConvolutions(nnx.Module):
         self.config = config
 
     def __call__(
-        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+        self, image: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> Float[Array, "b h2 w2 d"]:
-        """`counted` pixels make the statistics and, under dims=1, the mean over a window."""
+        """`valid` pixels make the statistics and, under dims=1, the mean over a window."""
         window = self.config.window
         check_divides(window, image.shape)
-        pixels, counted_pixels = (
+        pixels, valid_pixels = (
             patchify(image, window),
-            patchify(counted[..., None], window)[..., 0],
+            patchify(valid[..., None], window)[..., 0],
         )
         features = (self._of_pixels if self.config.dims == 1 else self._of_windows)(
-            pixels, counted_pixels, mode
+            pixels, valid_pixels, mode
         )
         return features.reshape(len(image), image.shape[1] // window, image.shape[2] // window, -1)
 
     def _of_pixels(
-        self, pixels: Float[Array, "b n p c"], counted: Bool[Array, "b n p"], mode: Mode
+        self, pixels: Float[Array, "b n p c"], valid: Bool[Array, "b n p"], mode: Mode
     ) -> Float[Array, "b n d"]:
         features = self._features(
-            pixels.reshape(-1, pixels.shape[-1], 1, 1, 1), counted.reshape(-1), mode
+            pixels.reshape(-1, pixels.shape[-1], 1, 1, 1), valid.reshape(-1), mode
         ).reshape(*pixels.shape[:3], -1)
-        weight = counted[..., None].astype(features.dtype)
+        weight = valid[..., None].astype(features.dtype)
         return (features * weight).sum(2) / jnp.maximum(weight.sum(2), 1)
 
     def _of_windows(
-        self, pixels: Float[Array, "b n p c"], counted: Bool[Array, "b n p"], mode: Mode
+        self, pixels: Float[Array, "b n p c"], valid: Bool[Array, "b n p"], mode: Mode
     ) -> Float[Array, "b n d"]:
         side, bands = self.config.window, pixels.shape[-1]
         cubes = pixels.reshape(-1, side, side, bands).transpose(0, 3, 1, 2)[..., None]
-        return self._features(cubes, counted.any(-1).reshape(-1), mode).reshape(
-            *pixels.shape[:2], -1
-        )
+        return self._features(cubes, valid.any(-1).reshape(-1), mode).reshape(*pixels.shape[:2], -1)
 
     def _features(
-        self, x: Float[Array, "r s y x 1"], counted: Bool[Array, " r"], mode: Mode
+        self, x: Float[Array, "r s y x 1"], valid: Bool[Array, " r"], mode: Mode
     ) -> Float[Array, "r d"]:
-        everywhere = counted[:, None, None, None]
+        everywhere = valid[:, None, None, None]
         for i in range(self.config.layers):
             x = jax.nn.relu(
                 getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x), everywhere, mode)
             )
-        return jax.nn.relu(self.embed_norm(self.embed(x.reshape(len(x), -1)), counted, mode))
+        return jax.nn.relu(self.embed_norm(self.embed(x.reshape(len(x), -1)), valid, mode))
 
 
 class WindowConv(nnx.Module):

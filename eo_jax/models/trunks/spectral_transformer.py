@@ -31,23 +31,26 @@ class Config:
     Attributes:
         window: side in pixels of the window that makes one feature, odd, 1 to 15; a larger view is
             cut into windows.
-        group: neighbouring bands of a token; the last group may have fewer.
+        bands_per_token: neighbouring bands of a token; the last group may have fewer.
         size: as of vit.
         depth: number of blocks; 0 means that of the size.
     """
 
     window: int = 1
-    group: int = 8
+    bands_per_token: int = 8
     size: str = "nano"
     depth: int = 0
 
-    takes: ClassVar[str] = "image"
+    input_kind: ClassVar[str] = "image"
     pool: ClassVar[str] = "mean"
 
     def __post_init__(self):
         check_window(self.window)
-        if self.group < 1:
-            raise ValueError(f"config.model.trunk.group: {self.group}; expected at least 1 band")
+        if self.bands_per_token < 1:
+            raise ValueError(
+                f"config.model.trunk.bands_per_token: {self.bands_per_token}; expected at least 1 "
+                "band"
+            )
         _ = self.blocks
 
     @property
@@ -67,12 +70,12 @@ class Config:
 
     def tokens(self, channels: int) -> int:
         """Groups of bands."""
-        return math.ceil(channels / self.group)
+        return math.ceil(channels / self.bands_per_token)
 
     def multiply_adds(self, channels: int, size: int) -> int:
         """Multiply-adds of a forward pass over an image of `size` pixels a side."""
         tokens = self.tokens(channels)
-        embedding = tokens * self.group * self.window**2 * self.width
+        embedding = tokens * self.bands_per_token * self.window**2 * self.width
         return (size // self.window) ** 2 * (embedding + self.blocks.multiply_adds(tokens))
 
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> SpectrumTransformer:
@@ -86,14 +89,16 @@ class SpectrumTransformer(nnx.Module):
     """
 
     def __init__(self, config: Config, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        self.embed = Dense(config.group * config.window**2, config.width, dtype, rngs=rngs)
+        self.embed = Dense(
+            config.bands_per_token * config.window**2, config.width, dtype, rngs=rngs
+        )
         self.trunk = config.blocks.build(dtype, rngs)
         self.config = config
 
     def __call__(
-        self, image: Float[Array, "b h w c"], counted: Bool[Array, "b h w"], mode: Mode
+        self, image: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> Float[Array, "b h2 w2 d"]:
-        """Pixels that are not `counted` are 0 already, the training mean."""
+        """Pixels that are not `valid` are 0 already, the training mean."""
         window = self.config.window
         check_divides(window, image.shape)
         spectra = patchify(image, window)
@@ -108,9 +113,9 @@ class SpectrumTransformer(nnx.Module):
         the last group is 0.
         """
         rows, inside, bands = pixels.shape
-        padded = jnp.pad(pixels, ((0, 0), (0, 0), (0, -bands % self.config.group)))
+        padded = jnp.pad(pixels, ((0, 0), (0, 0), (0, -bands % self.config.bands_per_token)))
         return (
-            padded.reshape(rows, inside, -1, self.config.group)
+            padded.reshape(rows, inside, -1, self.config.bands_per_token)
             .swapaxes(1, 2)
-            .reshape(rows, -1, inside * self.config.group)
+            .reshape(rows, -1, inside * self.config.bands_per_token)
         )

@@ -21,7 +21,7 @@ from eo_jax.models.layers.relative_position_bias import RelativePositions
 from eo_jax.models.layers.transformer_block import (
     Block,
     block_multiply_adds,
-    draw_kept,
+    draw_drop_path,
     drop_path_rates,
 )
 
@@ -72,7 +72,7 @@ class Config:
     positions: str = "sincos"
     relative_grid: int = 0
 
-    takes: ClassVar[str] = "tokens"
+    input_kind: ClassVar[str] = "tokens"
 
     def __post_init__(self):
         for field, allowed in (
@@ -221,7 +221,7 @@ class VisionTransformer(nnx.Module):
         """
         each, every = {}, {}
         if self.config.drop_path and mode.key is not None:
-            each["kept"] = draw_kept(
+            each["kept"] = draw_drop_path(
                 mode.key, drop_path_rates(self.config.drop_path, self.config.layers), len(tokens)
             )
         if self.config.positions == "relative":

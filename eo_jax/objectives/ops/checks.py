@@ -14,7 +14,7 @@ def only_encoder(name: str, encoders: Mapping[str, Encoder]) -> tuple[str, Encod
     config has more.
     """
     owners = {
-        encoder.weights or source: (source, encoder)
+        encoder.weight_owner or source: (source, encoder)
         for source, encoder in reversed(encoders.items())
     }
     if len(owners) != 1:
@@ -32,7 +32,7 @@ def present_source(sources: Sequence[str], views: Views, crop_set: str) -> str:
     present = [source for source in sources if f"{source}/{crop_set}" in views]
     if len(present) != 1:
         raise ValueError(
-            f"config.data.entries: a batch of {', '.join(present) or 'no source'}; this objective "
+            f"config.data.mixture: a batch of {', '.join(present) or 'no source'}; this objective "
             "takes one source at a time"
         )
     return present[0]
@@ -59,7 +59,7 @@ def require_positive(config: Any, *fields: str) -> None:
             )
 
 
-def require_shares(config: Any, *fields: str) -> None:
+def require_fractions(config: Any, *fields: str) -> None:
     """ValueError where a setting of an objective is no share, 0 to 1."""
     for field in fields:
         if not 0 <= getattr(config, field) <= 1:
@@ -68,7 +68,7 @@ def require_shares(config: Any, *fields: str) -> None:
             )
 
 
-def require_same_end(projector: Sequence[int], predictor: Sequence[int]) -> None:
+def require_same_width(projector: Sequence[int], predictor: Sequence[int]) -> None:
     """ValueError where a predictor does not predict what the projector gives."""
     if projector[-1] != predictor[-1]:
         raise ValueError(

@@ -21,7 +21,7 @@ def agreement(student: Float[Array, "*rows k"], teacher: Float[Array, "*rows k"]
     return {"teacher_agreement": (student * teacher).sum(-1).mean()}
 
 
-def share_used(chosen: Int[Array, " m"], number: int) -> Float[Array, ""]:
+def fraction_used(chosen: Int[Array, " m"], number: int) -> Float[Array, ""]:
     """How many of `number` prototypes or classes any of m choices has, as a share of how many could
     be.
     """
@@ -29,7 +29,7 @@ def share_used(chosen: Int[Array, " m"], number: int) -> Float[Array, ""]:
     return used.sum(dtype=jnp.float32) / min(len(chosen), number)
 
 
-def watch(features: Float[Array, "b d"]) -> Metrics:
+def feature_metrics(features: Float[Array, "b d"]) -> Metrics:
     """How far features are from collapse, without gradient.
 
     "feature_std": mean standard deviation over the batch of the entries of unit-length features,
@@ -46,12 +46,12 @@ def watch(features: Float[Array, "b d"]) -> Metrics:
     }
 
 
-def watch_pair(features: Float[Array, "b d"], z: Float[Array, "b k"]) -> Metrics:
+def collapse_metrics(features: Float[Array, "b d"], z: Float[Array, "b k"]) -> Metrics:
     """The same, and "embedding_std", the spread of what the loss compares: where a head makes the
     same of all samples, no gradient comes to the features, which then stay as different as those of
     a random network.
     """
-    return {**watch(features), "embedding_std": _spread(_centred(z))}
+    return {**feature_metrics(features), "embedding_std": _spread(_centred(z))}
 
 
 def _centred(z: Float[Array, "b d"]) -> Float[Array, "b d"]:

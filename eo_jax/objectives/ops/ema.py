@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from eo_jax.schema import Params
 
 
-def follow(teacher: Params, student: Params, momentum: float | jax.Array) -> Params:
+def ema(teacher: Params, student: Params, momentum: float | jax.Array) -> Params:
     """momentum teacher + (1 - momentum) student, leaf by leaf."""
     return jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, teacher, student)
 
 
-def half_cosine(start: float, end: float, progress: jax.Array) -> jax.Array:
+def cosine_ramp(start: float, end: float, progress: jax.Array) -> jax.Array:
     """From `start` at progress 0 to `end` at 1 along half a cosine, as teachers' momenta rise."""
     return end - (end - start) * (jnp.cos(jnp.pi * progress) + 1) / 2

@@ -64,7 +64,7 @@ class JointEmbedding:
             name: statistics for name, (_, statistics) in made.items()
         }
 
-    def of_crop_set(self, views: Views, crop_set: str) -> tuple[Float[Array, "b v H W c"], Array]:
+    def views_of(self, views: Views, crop_set: str) -> tuple[Float[Array, "b v H W c"], Array]:
         """Views of a crop set and their validity, of the source that this batch holds."""
         name = f"{present_source(self.sources, views, crop_set)}/{crop_set}"
         return views[name], views[f"{name}/valid"]
@@ -85,8 +85,8 @@ class JointEmbedding:
         """Pooled features of the first two views, each with BatchNorm statistics of its own, and
         all running statistics after both.
         """
-        view, valid = self.of_crop_set(views, "global")
-        features, moved = pooled_apart(
+        view, valid = self.views_of(views, "global")
+        features, moved = embed_views_separately(
             self.encoder, params["encoder"], statistics["encoder"], view[:, :2], valid[:, :2], mode
         )
         return features, {**statistics, "encoder": moved}
@@ -97,11 +97,11 @@ class JointEmbedding:
         """Pooled features of all views of a crop set, in one forward pass, and the carry
         after it.
         """
-        features, moved = pooled_together(
+        features, moved = embed_views_jointly(
             self.encoder,
             params["encoder"],
             carry["encoder"],
-            *self.of_crop_set(views, crop_set),
+            *self.views_of(views, crop_set),
             mode,
         )
         return features, {**carry, "encoder": moved}
@@ -196,7 +196,7 @@ class JointEmbedding:
         return self.encoder.pooled_multiply_adds(size)
 
 
-def pooled_together(
+def embed_views_jointly(
     encoder: Encoder,
     params: Params,
     statistics: Carry,
@@ -216,7 +216,7 @@ def pooled_together(
     return found.reshape(b, v, -1).swapaxes(0, 1), statistics
 
 
-def pooled_apart(
+def embed_views_separately(
     encoder: Encoder,
     params: Params,
     statistics: Carry,
@@ -231,7 +231,7 @@ def pooled_apart(
         its weights is made once.
     """
     if not jax.tree.leaves(statistics):
-        return pooled_together(encoder, params, statistics, view, valid, mode)
+        return embed_views_jointly(encoder, params, statistics, view, valid, mode)
     features = []
     for i in range(view.shape[1]):
         found, statistics = encoder.pooled(

@@ -19,7 +19,7 @@ def dot(a: Float[Array, "... m d"], b: Float[Array, "d n"]) -> Float[Array, "...
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def correlated(
+def cross_correlation(
     x: Float[Array, "b d"], y: Float[Array, "b d"]
 ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     """(the diagonal of x^T y, the sum of the squares of its other entries).
@@ -33,7 +33,7 @@ def correlated(
     return diagonal, squares.sum() - jnp.square(diagonal).sum()
 
 
-def nearest_is(
+def cross_entropy_and_top1(
     logits: Float[Array, "b k"], right: Int[Array, " b"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(cross-entropy of the softmax against the right column of each row, share of rows where that

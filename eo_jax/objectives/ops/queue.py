@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from eo_jax.schema import Carry
 
 
-def pushed(queue: Carry, rows: Float[Array, "b ..."]) -> Carry:
+def enqueue(queue: Carry, rows: Float[Array, "b ..."]) -> Carry:
     """The queue {"rows": [n, ...], "next": row that is replaced next} with its oldest rows
     replaced; b divides n.
     """

@@ -32,15 +32,16 @@ def build(config: Any, encoders: Mapping[str, Encoder]) -> SharedTrunk:
     """
     families: dict[str, dict[str, Encoder]] = {}
     for source, encoder in encoders.items():
-        families.setdefault(encoder.weights, {})[source] = encoder
+        families.setdefault(encoder.weight_owner, {})[source] = encoder
     if len(families) < 2:
         raise ValueError(
-            f"config.model.trunks: 'one' with one stem, that of {', '.join(families)}; give the "
-            "sources stems of their own, or use 'each'"
+            f"config.model.trunk_sharing: 'all' with one stem, that of {', '.join(families)}; give "
+            "the "
+            "sources stems of their own, or use 'none'"
         )
     return SharedTrunk(
         {owner: config.build(family) for owner, family in families.items()},
-        {s: e.weights for s, e in encoders.items()},
+        {s: e.weight_owner for s, e in encoders.items()},
     )
 
 
@@ -116,8 +117,8 @@ class SharedTrunk:
         stems = {self._owners[name.partition("/")[0]] for name in views}
         if len(stems) != 1:
             raise ValueError(
-                f"config.data.entries: a batch for the stems of {', '.join(sorted(stems))}; with "
-                "one trunk, an entry has one source"
+                f"config.data.mixture: a batch for the stems of {', '.join(sorted(stems))}; with "
+                "one trunk, a component has one source"
             )
         return stems.pop()
 
@@ -149,8 +150,9 @@ class SharedTrunk:
                         f"{expected.get(apart[0])} behind that of {first}"
                     )
                     raise ValueError(
-                        f"config.model.trunks: 'one', but {where}; give them stems that end alike, "
-                        "or use 'each'"
+                        f"config.model.trunk_sharing: 'all', but {where}; give them stems that end "
+                        "alike, "
+                        "or use 'none'"
                     )
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.functional import Mode
 from eo_jax.objectives.base import EncoderWeights
-from eo_jax.objectives.ops.ema import follow
+from eo_jax.objectives.ops.ema import ema
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
 from eo_jax.schema import Carry, Params, Views
 
@@ -44,7 +44,7 @@ class WithTeacher(JointEmbedding):
         """Share of the teacher that stays, at this progress."""
         raise NotImplementedError
 
-    def teach(
+    def teacher_embed(
         self, carry: Carry, view: Array, valid: Array, mode: Mode
     ) -> tuple[Float[Array, "b k"], Carry]:
         """(what the teacher's projector makes of a view, without gradient, the carry after it)."""
@@ -89,7 +89,7 @@ class WithTeacher(JointEmbedding):
         return {
             **carry,
             "teacher": {
-                "params": follow(teacher["params"], of_student(params), momentum),
+                "params": ema(teacher["params"], of_student(params), momentum),
                 "statistics": statistics,
             },
         }
@@ -97,7 +97,7 @@ class WithTeacher(JointEmbedding):
     def _statistics(self, teacher: Carry, student: Carry, momentum: float | jax.Array) -> Carry:
         if self.statistics_of == "teacher":
             return teacher
-        return student if self.statistics_of == "student" else follow(teacher, student, momentum)
+        return student if self.statistics_of == "student" else ema(teacher, student, momentum)
 
     def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
         teacher = carry["teacher"]

@@ -15,13 +15,13 @@ from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import MLP
 from eo_jax.objectives.base import EncoderWeights
 from eo_jax.objectives.ops.checks import require_pairs
-from eo_jax.objectives.ops.joint_embedding import pooled_apart
+from eo_jax.objectives.ops.joint_embedding import embed_views_separately
 from eo_jax.schema import Carry, Params, Views
 
 
 class PairedSensors:
-    """Base of objectives over two sources that show the same places, row by row
-    (`data.sources.*.follows`).
+    """Base of objectives over two sources that show the same locations, row by row
+    (`data.sources.*.paired_with`).
 
     Params and running statistics are {"encoders": {source: ...}, "projectors": {source: ...}}.
     Nothing is shared, so each encoder is one to export.
@@ -31,7 +31,7 @@ class PairedSensors:
     labelled: Mapping[str, int] = {}
 
     def __init__(self, name: str, encoders: Mapping[str, Encoder], widths: Sequence[int], end: str):
-        owners = {encoder.weights or source for source, encoder in encoders.items()}
+        owners = {encoder.weight_owner or source for source, encoder in encoders.items()}
         if len(encoders) != 2 or len(owners) != 2:
             raise ValueError(
                 f"config.model.stems: {name} trains two encoders, found "
@@ -72,7 +72,7 @@ class PairedSensors:
 
         view, valid = views[f"{source}/global"], views[f"{source}/global/valid"]
         mode = Mode("batch", key=key)
-        features, moved = pooled_apart(
+        features, moved = embed_views_separately(
             self.by_source[source], of(params, "encoders"), of(carry, "encoders"), view, valid, mode
         )
         z, head = self.projectors[source].apply(
