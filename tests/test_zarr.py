@@ -35,11 +35,12 @@ from eo_jax.data.store.files import StoreError, sha256_file
 from eo_jax.data.store.reader import FORMATS
 from eo_jax.data.store.record import RecordError
 from eo_jax.data.store.writer import finish_store, index_row, write_shard
+from eo_jax.data.store.zarr_shards import FORMATS as ZARR_FORMATS
 from eo_jax.data.store.zarr_shards import Kind
 from eo_jax.schema import Sample
 
 SPECIAL = {"f": [np.nan, -np.nan, np.inf, -np.inf, -0.0, 0.0], "b": [False, True]}
-every_format = pytest.mark.parametrize("format", FORMATS)
+every_format = pytest.mark.parametrize("format", ZARR_FORMATS)
 
 
 def sample(pixels: np.ndarray, number: int = 0, **fields) -> Sample:
@@ -76,7 +77,7 @@ def ragged() -> list[Sample]:
     return samples
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(scope="module", params=ZARR_FORMATS)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of the ragged samples that tests only read."""
     return write_store(tmp_path_factory.mktemp("zarr") / "whole", ragged(), format=request.param)
