@@ -158,7 +158,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         )
 
     model.stems = {source: complete_stem(source, stem) for source, stem in model.stems.items()}
-    model.trunk = _complete_named("models/trunk_sharing", model.trunk, "model.trunk")
+    model.trunk = _complete_named("models/trunks", model.trunk, "model.trunk")
     model.trunk_sharing = model.get("trunk_sharing", "none")
     model.dtype = model.get("dtype", "auto")
     if set(model) != {"stems", "trunk", "trunk_sharing", "dtype"}:
