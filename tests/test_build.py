@@ -113,7 +113,7 @@ def test_an_unknown_section_names_the_nearest(no_device):
         ),
         (
             {"model": raw()["model"] | {"trunk": {"name": "vti"}}},
-            r"no models named 'vti'; .* Did you mean 'vit'\?",
+            r"no models/trunks named 'vti'; .* Did you mean 'vit'\?",
         ),
         (
             {"model": raw()["model"] | {"head": {}}},
@@ -136,10 +136,9 @@ def test_a_section_that_names_nothing_or_something_unknown(no_device, section, m
 
 def test_modules_without_a_config_of_their_own_cannot_be_named():
     assert set(modules("objectives")) >= {"mae"} and "base" not in modules("objectives")
-    assert set(modules("models")) >= {"vit", "spectral_adapter"} and not {
-        "functional",
-        "encoder",
-    } & set(modules("models"))
+    stems, trunks = modules("models/stems"), modules("models/trunks")
+    assert set(trunks) >= {"vit", "resnet"} and set(stems) >= {"spectral_adapter", "conv"}
+    assert not set(stems) & set(trunks)
 
 
 # --- wrong values
