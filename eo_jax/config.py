@@ -25,15 +25,13 @@ from eo_jax.data.source import SourceConfig
 from eo_jax.optim import optimizers
 
 # The sections that have one shape; the others name a module of a folder.
-_FIXED = {
+FIXED_SECTIONS = {
     "data": pipeline.Config,
     "augment": views.Config,
     "optim": optimizers.Config,
     "sharding": sharding.Config,
     "run": run.Config,
 }
-
-
 _SECTIONS = ("data", "augment", "model", "objective", "optim", "sharding", "run", "evals")
 
 
@@ -66,7 +64,7 @@ def instantiate(config_class: type, section: Any, where: str) -> Any:
     """`config_class(**section)`. An unknown key is a ValueError that names the section and the
     nearest key, before any device is touched.
     """
-    values = _plain(section)
+    values = plain_dict(section)
     known = [field.name for field in dataclasses.fields(config_class)]
     for key in values:
         if key not in known:
@@ -84,7 +82,7 @@ def instantiate(config_class: type, section: Any, where: str) -> Any:
 
 def parse_named(folder: str, section: Any, where: str) -> tuple[ModuleType, Any]:
     """(module, its Config) of a section with a `name`."""
-    values = _plain(section)
+    values = plain_dict(section)
     if "name" not in values:
         raise ValueError(
             f"config.{where}: `name` must be given; one of {', '.join(modules(folder))}"
@@ -95,7 +93,7 @@ def parse_named(folder: str, section: Any, where: str) -> tuple[ModuleType, Any]
 
 def parse_section(config: Any, section: str) -> Any:
     """The frozen dataclass of a section that has one shape: data, augment, optim, sharding, run."""
-    values = _plain(config[section])
+    values = plain_dict(config[section])
     if section == "data":
         for field, kind in (("sources", SourceConfig), ("mixture", ComponentConfig)):
             values[field] = {
@@ -107,14 +105,14 @@ def parse_section(config: Any, section: str) -> Any:
             name: instantiate(CropSet, crop, f"augment.crops.{name}")
             for name, crop in values["crops"].items()
         }
-    return instantiate(_FIXED[section], values, section)
+    return instantiate(FIXED_SECTIONS[section], values, section)
 
 
-def _evaluator(config: Any, name: str, section: Any) -> tuple[tuple[str, ...], Any]:
+def parse_evaluator(config: Any, name: str, section: Any) -> tuple[tuple[str, ...], Any]:
     """(sources, the evaluator's Config) of a section of evals; `sources` are those it runs on one
     after the other, none for the first alone.
     """
-    values = _plain(section)
+    values = plain_dict(section)
     sources, known = _frozen(values.pop("sources", ())), config["data"]["sources"]
     if isinstance(sources, str):
         raise ValueError(
@@ -134,7 +132,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Adds every default to a config, in place, and checks every key: ml_collections refuses to
     override a key that is not there.
 
-    The last line of every `get_config` is `return build.complete(config)`.
+    The last line of every `get_config` is `return config.complete(...)`.
     """
     for section in config:
         if section not in _SECTIONS:
@@ -142,7 +140,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
                 f"config.{section}: unknown section; there are "
                 f"{', '.join(_SECTIONS)}.{_did_you_mean(section, _SECTIONS)}"
             )
-    for section in _FIXED:
+    for section in FIXED_SECTIONS:
         config[section] = _overridable(
             dataclasses.asdict(parse_section({section: config.get(section, {})}, section))
         )
@@ -174,13 +172,13 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def _complete_evaluator(config: Any, name: str, section: Any) -> dict:
-    sources, settings = _evaluator(config, name, section)
+    sources, settings = parse_evaluator(config, name, section)
     return {"sources": sources, **dataclasses.asdict(settings)}
 
 
 def _complete_named(folder: str, section: Any, where: str) -> dict:
     chosen, _ = parse_named(folder, section, where)
-    rest = {key: value for key, value in _plain(section).items() if key != "name"}
+    rest = {key: value for key, value in plain_dict(section).items() if key != "name"}
     return {"name": section["name"], **_with_defaults(chosen.Config, rest, where)}
 
 
@@ -199,7 +197,8 @@ def _overridable(values: dict) -> dict:
     }
 
 
-def _plain(section: Any) -> dict:
+def plain_dict(section: Any) -> dict:
+    """A section as a new dict."""
     return section.to_dict() if isinstance(section, ml_collections.ConfigDict) else dict(section)
 
 

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 
 from eo_jax import run, sharding
 from eo_jax.augment import views
-from eo_jax.config import _FIXED, _evaluator, _plain, find_module, parse_named, parse_section
+from eo_jax.config import (
+    FIXED_SECTIONS,
+    find_module,
+    parse_evaluator,
+    parse_named,
+    parse_section,
+    plain_dict,
+)
 from eo_jax.data import pipeline
 from eo_jax.data.source import SourceConfig, sensor_of
 from eo_jax.evaluators.base import Context, Evaluator
@@ -79,7 +86,7 @@ def make_experiment(config: Any) -> Experiment:
     """The Experiment of a completed config. Every mistake that can be seen without data is a
     ValueError here, before any device is touched.
     """
-    sections = {name: parse_section(config, name) for name in _FIXED}
+    sections = {name: parse_section(config, name) for name in FIXED_SECTIONS}
     data, augment = sections["data"], sections["augment"]
     encoders = _encoders(config["model"], data.sources)
     shown = _view_shapes(augment, encoders)
@@ -127,7 +134,7 @@ def _encoders(model: Any, sources: Mapping[str, SourceConfig]) -> dict[str, Enco
     """{source: its encoder}; where `model.stems` has the name of another source instead of a
     section, the two have the same weights.
     """
-    stems = _plain(model["stems"])
+    stems = plain_dict(model["stems"])
     if set(stems) != set(sources):
         raise ValueError(
             f"config.model.stems: {sorted(stems)}, but config.data.sources: {sorted(sources)}; one "
@@ -291,7 +298,7 @@ def make_evaluators(
     chosen = {}
     for name, section in config["evals"].items():
         evaluator_module = find_module("evaluators", name)
-        sources, settings = _evaluator(config, name, section)
+        sources, settings = parse_evaluator(config, name, section)
         for source in sources or ("",):
             label = f"{name}/{source}" if source else name
             evaluator = evaluator_module.Evaluator(settings, context_of(source))
