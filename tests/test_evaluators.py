@@ -18,9 +18,9 @@ from tiny_objectives import SIZE, compiled, config_of, experiment_of
 
 from eo_jax import sharding
 from eo_jax.augment import views
-from eo_jax.config import complete
+from eo_jax.config import complete, modules
 from eo_jax.data.pipeline import Pipeline
-from eo_jax.evaluators import collapse, labelled, linear_probe, reconstruction
+from eo_jax.evaluators import collapse, knn, labelled, linear_probe, reconstruction
 from eo_jax.evaluators.base import Context
 from eo_jax.evaluators.labelled import token_majority
 from eo_jax.evaluators.reconstruction import squared_errors
@@ -31,6 +31,7 @@ from eo_jax.experiment import (
     make_experiment,
     make_normalisation,
 )
+from eo_jax.monitor.metric import Card, Metric
 from eo_jax.monitor.rankme import rankme
 
 BANDS, PATCH = 3, 2
@@ -55,6 +56,29 @@ def preview(
         "reconstruction": rng.normal(size=shape).astype(np.float32),
         "masked": tokens.repeat(PATCH, 1).repeat(PATCH, 2),
     }
+
+
+# ------------------------------------------------------------------------------- scores and cards
+
+
+@pytest.mark.parametrize("name", sorted(modules("evaluators")))
+def test_every_evaluator_describes_its_scores_and_makes_cards_of_them(name):
+    module = modules("evaluators")[name]
+    assert all(isinstance(metric, Metric) and metric.title for metric in module.METRICS.values())
+    cards = module.cards(dict.fromkeys(module.METRICS, 0.5))
+    assert cards and all(isinstance(card, Card) for card in cards)
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "label"), [(knn, "Nearest neighbours"), (linear_probe, "Linear probe")]
+)
+def test_a_classifier_that_was_not_scored_says_so(evaluator, label):
+    (card,) = evaluator.cards({"test_classes": 1})
+    assert (card.label, card.value) == (label, "not scored") and "hold out more" in card.note
+
+
+def test_features_that_are_not_finite_have_no_card():
+    assert collapse.cards({"rank_fraction": 0.5}) == []
 
 
 # ----------------------------------------------------------------------------------------- collapse
@@ -92,6 +116,7 @@ def test_the_watch_on_collapse_counts_no_padding_and_tells_a_collapsed_encoder()
     )
     evaluate = collapse.Evaluator(collapse.Config(), run)
     healthy, collapsed = evaluate(True), evaluate(False)
+    assert healthy.keys() == collapse.METRICS.keys()
     assert healthy["rankme"] == pytest.approx(5, rel=1e-3) and healthy[
         "rank_fraction"
     ] == pytest.approx(5 / 12, rel=1e-3)
@@ -357,6 +382,7 @@ def test_the_evaluator_gives_root_mean_squares_in_units_over_samples_and_masks()
     found = reconstruction.Evaluator(
         reconstruction.Config(masks=2), context(previews, [[0, 1, 2], [3, 4, 5]])
     )(({}, {}))
+    assert found.keys() == reconstruction.METRICS.keys()
     units = np.array([1.0, 2.0, 8.0])
     totals = [squared_errors(previews[number], PATCH, units) for number in range(2)]
     expected = np.sqrt(sum(sums for sums, _ in totals) / sum(count for _, count in totals))
@@ -442,6 +468,7 @@ def labels_and_features() -> tuple[np.ndarray, np.ndarray]:
 def test_the_probe_finds_classes_that_the_features_show_and_the_untrained_encoder_does_not():
     label, dense = labels_and_features()
     found = linear_probe.Evaluator(linear_probe.Config(), probed(label, [0, 1, 2, 3], dense))(1.0)
+    assert found.keys() == linear_probe.METRICS.keys()
     commonest = np.unique(label, return_counts=True)[1].max() / label.size
     perfect = {"accuracy": 1.0, "average_accuracy": 1.0, "kappa": 1.0}
     assert found == perfect | {

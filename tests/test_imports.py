@@ -22,15 +22,23 @@ MAY_IMPORT = {
     "data.store": (*NOUNS, "data.store"),
     "augment": (*NOUNS, "rules", "augment"),
     "models": (*NOUNS, "rules", "models"),
-    "objectives": ("schema", "models", "augment", "objectives"),
+    "objectives": ("schema", "models", "augment", "monitor.metric", "objectives"),
     "optim": ("schema", "rules", "optim"),
     "sharding": ("schema", "rules"),
     "step": ("schema", "objectives.base"),
-    "evaluators": (*NOUNS, "data", "objectives.base", "monitor.rankme", "evaluators"),
+    "evaluators": (
+        *NOUNS,
+        "data",
+        "objectives.base",
+        "monitor.metric",
+        "monitor.rankme",
+        "evaluators",
+    ),
     "checkpoint": ("schema", "rules", "cli"),
     "report.pictures": (*NOUNS,),
     "report.style": (),
     "monitor": ("schema", "monitor"),
+    "monitor.metric": (),
 }
 # Libraries that only these modules may import.
 ONLY_IN = {

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from eo_jax.monitor.metric import Metric
+
 MEMORY = 8
 
 
@@ -23,6 +25,7 @@ class Toy:
     crop_sets: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"global": 1})
     couples_batch: bool = False
     labelled: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=lambda: {"out": Metric("")})
 
     def check_batch(self, rows):
         """Any batch will do."""

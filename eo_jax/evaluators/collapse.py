@@ -6,11 +6,27 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 
 from eo_jax.evaluators.base import Context, Weights
+from eo_jax.monitor.metric import Card, Metric
 from eo_jax.monitor.rankme import rankme
+
+METRICS = {
+    "rankme": Metric("RankMe of features"),
+    "rank_fraction": Metric("RankMe over the largest rank possible"),
+    "feature_std": Metric("Spread of features; 0 is collapse"),
+}
+
+
+def cards(scores: Mapping[str, float]) -> list[Card]:
+    """RankMe; none where features were not finite."""
+    if "rankme" not in scores:
+        return []
+    note = f"{scores['rank_fraction']:.1%} of the largest possible; spread of features "
+    return [Card("RankMe", f"{scores['rankme']:.1f}", f"{note}{scores['feature_std']:.3f}")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,25 @@ cheap enough to watch a run by.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
+from eo_jax.evaluators import labelled
 from eo_jax.evaluators.base import Context, Weights
 from eo_jax.evaluators.labelled import labelled_features, scores, training_part
+from eo_jax.monitor.metric import Card
+
+METRICS = labelled.METRICS
+
+
+def cards(scores: Mapping[str, float]) -> list[Card]:
+    """Its overall accuracy."""
+    if "accuracy" not in scores:
+        return [labelled.not_scored("Nearest neighbours")]
+    note = f"average accuracy {scores['average_accuracy']:.1%}, kappa {scores['kappa']:.3f}"
+    return [Card("Nearest neighbours", f"{scores['accuracy']:.1%}", note)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,15 @@ from sklearn.metrics import cohen_kappa_score
 
 from eo_jax.data.pixel_source import sample_per_class
 from eo_jax.evaluators.base import Context, Weights
+from eo_jax.monitor.metric import Card, Metric
+
+# What `scores` gives, and the number of classes that they are of.
+METRICS = {
+    "accuracy": Metric("Overall accuracy"),
+    "average_accuracy": Metric("Average accuracy"),
+    "kappa": Metric("Cohen's kappa"),
+    "test_classes": Metric("Classes in the test split"),
+}
 
 _UNLABELLED = 0
 
@@ -79,6 +88,12 @@ def token_majority(label: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
         return np.zeros((b, *grid), label.dtype)
     counts = np.stack([(tokens == code).sum(-1) for code in classes], axis=-1)
     return np.where(counts.max(-1) > 0, classes[counts.argmax(-1)], _UNLABELLED)
+
+
+def not_scored(label: str) -> Card:
+    """The card of a classifier whose test split has fewer than two classes."""
+    note = "the held-out patches have fewer than two classes; hold out more of them"
+    return Card(label, "not scored", note)
 
 
 def scores(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from eo_jax.evaluators import labelled
 from eo_jax.evaluators.base import Context, Weights
 from eo_jax.evaluators.labelled import labelled_features, scores, training_part
+from eo_jax.monitor.metric import Card, Metric
+
+METRICS = {
+    **labelled.METRICS,
+    "untrained_accuracy": Metric("Overall accuracy of the untrained encoder"),
+    "gain": Metric("Overall accuracy over the untrained encoder"),
+}
+
+
+def cards(scores: Mapping[str, float]) -> list[Card]:
+    """Its overall accuracy."""
+    if "accuracy" not in scores:
+        return [labelled.not_scored("Linear probe")]
+    note = (
+        f"untrained encoder {scores['untrained_accuracy']:.1%}, gain {100 * scores['gain']:+.1f} "
+        "points"
+    )
+    return [Card("Linear probe", f"{scores['accuracy']:.1%}", note)]
 
 
 @dataclasses.dataclass(frozen=True)

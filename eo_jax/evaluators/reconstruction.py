@@ -5,10 +5,42 @@ training.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from eo_jax.evaluators.base import Context, Weights
+from eo_jax.monitor.metric import Card, Metric
+
+METRICS = {
+    "rmse": Metric("Reconstruction RMSE"),
+    "mean_visible_rmse": Metric("RMSE of the mean of the visible pixels"),
+    "nearest_token_rmse": Metric("RMSE of the nearest visible token"),
+    "ratio_to_mean_visible": Metric("RMSE over that of the mean of the visible pixels"),
+    "ratio_to_nearest_token": Metric("RMSE over that of the nearest visible token"),
+}
+_BASELINES = {
+    "mean_visible": "Mean of the visible pixels",
+    "nearest_token": "Nearest visible token copied",
+}
+
+
+def cards(scores: Mapping[str, float]) -> list[Card]:
+    """The error of the model, and those of both baselines."""
+    own = Card(
+        "Reconstruction RMSE",
+        f"{scores['rmse']:.4f}",
+        "reflectance, masked tokens of held-out patches",
+    )
+    baselines = [
+        Card(
+            title,
+            f"{scores[f'{name}_rmse']:.4f}",
+            f"baseline; the model has {scores[f'ratio_to_{name}']:.3f} of it",
+        )
+        for name, title in _BASELINES.items()
+    ]
+    return [own, *baselines]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import jax
 
+from eo_jax.monitor.metric import Metric
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
@@ -32,11 +33,14 @@ class Objective(Protocol):
             accumulation would change the method.
         labelled: {source: number of classes} of those whose labels it reads, from
             Views["<source>/<crop set>/label"]; 0 where labels are no classes.
+        metrics: {name: description} of all Metrics that `loss` returns, whose names may have the
+            suffix "/<source>".
     """
 
     crop_sets: Mapping[str, int]
     couples_batch: bool
     labelled: Mapping[str, int]
+    metrics: Mapping[str, Metric]
 
     def check_batch(self, rows: int) -> None:
         """Raises ValueError for a global batch that the method cannot be trained with."""

@@ -16,9 +16,10 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import require_positive
 from eo_jax.objectives.ops.collapse_metrics import collapse_metrics
-from eo_jax.objectives.ops.losses import cross_entropy_and_top1, dot
+from eo_jax.objectives.ops.losses import BATCH_ACCURACY, cross_entropy_and_top1, dot
 from eo_jax.objectives.ops.two_encoders import PairedSensors
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -48,6 +49,7 @@ class CLIP(PairedSensors):
     """The objective; see the module docstring. Negatives are those of the global batch."""
 
     crop_sets: Mapping[str, int] = {"global": 1}
+    metrics: Mapping[str, Metric] = {**PairedSensors.metrics, **BATCH_ACCURACY}
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("clip", encoders, config.projector, "linear")

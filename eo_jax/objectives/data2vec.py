@@ -16,8 +16,14 @@ from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, Mode, Network
 from eo_jax.models.layers.dense import Dense
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import require_fractions, require_positive
-from eo_jax.objectives.ops.collapse_metrics import agreement, feature_metrics
+from eo_jax.objectives.ops.collapse_metrics import (
+    FEATURE_METRICS,
+    TEACHER_AGREEMENT,
+    agreement,
+    feature_metrics,
+)
 from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -75,6 +81,11 @@ class Data2Vec(WithTeacher):
 
     crop_sets: Mapping[str, int] = {"global": 1}
     couples_batch = False
+    metrics: Mapping[str, Metric] = {
+        **FEATURE_METRICS,
+        **TEACHER_AGREEMENT,
+        "target_std": Metric(""),
+    }
     copied = ("encoder",)
     statistics_of = "student"
 

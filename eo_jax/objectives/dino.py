@@ -17,9 +17,10 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import DinoHead, normalise
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.base import EncoderWeights
 from eo_jax.objectives.ops.checks import require_fractions, require_positive
-from eo_jax.objectives.ops.collapse_metrics import collapse_metrics, fraction_used
+from eo_jax.objectives.ops.collapse_metrics import PROTOTYPES_USED, collapse_metrics, fraction_used
 from eo_jax.objectives.ops.ema import cosine_ramp
 from eo_jax.objectives.ops.losses import dot
 from eo_jax.objectives.ops.teacher import WithTeacher
@@ -79,6 +80,11 @@ class DINO(WithTeacher):
     """
 
     crop_sets: Mapping[str, int] = {"global": 2, "local": 0}
+    metrics: Mapping[str, Metric] = {
+        **WithTeacher.metrics,
+        **PROTOTYPES_USED,
+        "teacher_temperature": Metric(""),
+    }
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("dino", encoders)

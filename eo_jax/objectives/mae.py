@@ -22,9 +22,10 @@ from eo_jax.models.encoder import Encoder, patchify, take_tokens, unpatchify
 from eo_jax.models.functional import EVALUATE, REMAT, Mode, Network
 from eo_jax.models.layers.transformer_block import block_multiply_adds
 from eo_jax.models.mae_decoder import PixelDecoder
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.base import EncoderWeights
 from eo_jax.objectives.ops.checks import only_encoder, present_source
-from eo_jax.objectives.ops.collapse_metrics import feature_metrics
+from eo_jax.objectives.ops.collapse_metrics import FEATURE_METRICS, feature_metrics
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _NORM_PIX_EPSILON = 1e-6
@@ -96,6 +97,7 @@ class MAE:
     )
 
     labelled: Mapping[str, int] = {}
+    metrics: Mapping[str, Metric] = {**FEATURE_METRICS, "valid_fraction": Metric("")}
 
     def __init__(self, config: Config, sources: Sequence[str], source: str, encoder: Encoder):
         self.config, self.sources, self.source, self.encoder = config, sources, source, encoder

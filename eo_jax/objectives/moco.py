@@ -18,9 +18,10 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import require_fractions, require_positive
 from eo_jax.objectives.ops.collapse_metrics import agreement, collapse_metrics
-from eo_jax.objectives.ops.losses import cross_entropy_and_top1, dot
+from eo_jax.objectives.ops.losses import BATCH_ACCURACY, cross_entropy_and_top1, dot
 from eo_jax.objectives.ops.queue import enqueue
 from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -75,6 +76,12 @@ class MoCo(WithTeacher):
     """The objective; see the module docstring. Carry has the teacher, and {"rows": [n, k], "next":
     row that is replaced next} as "queue".
     """
+
+    metrics: Mapping[str, Metric] = {
+        **WithTeacher.metrics,
+        "queue_accuracy": Metric("Accuracy against the queue", "queue acc"),
+        **BATCH_ACCURACY,
+    }
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("moco", encoders)

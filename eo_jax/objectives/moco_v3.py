@@ -13,10 +13,11 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import require_fractions, require_positive, require_same_width
 from eo_jax.objectives.ops.collapse_metrics import agreement, collapse_metrics
 from eo_jax.objectives.ops.ema import cosine_ramp
-from eo_jax.objectives.ops.losses import cross_entropy_and_top1, dot
+from eo_jax.objectives.ops.losses import BATCH_ACCURACY, cross_entropy_and_top1, dot
 from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -56,6 +57,8 @@ class MoCoV3(WithTeacher):
     """The objective; see the module docstring. BatchNorm statistics are those of each view over the
     global batch, in either branch.
     """
+
+    metrics: Mapping[str, Metric] = {**WithTeacher.metrics, **BATCH_ACCURACY}
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("moco_v3", encoders)

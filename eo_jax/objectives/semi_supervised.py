@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import require_fractions, require_positive
 from eo_jax.objectives.ops.collapse_metrics import collapse_metrics, fraction_used
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
@@ -68,6 +69,12 @@ class ViewAssignment(JointEmbedding):
     """The objective; see the module docstring. Support and unlabelled views go through the network
     in separate passes.
     """
+
+    metrics: Mapping[str, Metric] = {
+        **JointEmbedding.metrics,
+        "classes_used": Metric("Share of classes that are assigned", "classes"),
+        "view_agreement": Metric(""),
+    }
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("semi_supervised", encoders)

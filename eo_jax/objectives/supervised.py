@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int, Num
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import TorchDense
-from eo_jax.objectives.ops.collapse_metrics import feature_metrics
+from eo_jax.monitor.metric import Metric
+from eo_jax.objectives.ops.collapse_metrics import FEATURE_METRICS, feature_metrics
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
 from eo_jax.objectives.ops.losses import centre_label
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -81,8 +82,10 @@ class Supervised(JointEmbedding):
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("supervised", encoders)
         self.config = config
-        self.labelled = dict.fromkeys(
-            encoders, config.outputs if config.task in ("classification", "segmentation") else 0
+        of_classes = config.task in ("classification", "segmentation")
+        self.labelled = dict.fromkeys(encoders, config.outputs if of_classes else 0)
+        self.metrics = FEATURE_METRICS | (
+            {"accuracy": Metric("", "accuracy")} if of_classes else {}
         )
         self.networks["classifier"] = Network(
             lambda rngs: Classifier(

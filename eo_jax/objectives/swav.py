@@ -18,8 +18,9 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import Prototypes, normalise
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import require_fractions, require_positive
-from eo_jax.objectives.ops.collapse_metrics import collapse_metrics, fraction_used
+from eo_jax.objectives.ops.collapse_metrics import PROTOTYPES_USED, collapse_metrics, fraction_used
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
 from eo_jax.objectives.ops.queue import enqueue
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -72,6 +73,7 @@ class SwAV(JointEmbedding):
     """
 
     crop_sets: Mapping[str, int] = {"global": 2, "local": 0}
+    metrics: Mapping[str, Metric] = {**JointEmbedding.metrics, **PROTOTYPES_USED}
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("swav", encoders)

@@ -7,8 +7,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from eo_jax.models.heads import normalise
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.losses import dot
 from eo_jax.schema import Metrics
+
+COLLAPSE_METRICS = {
+    "feature_std": Metric("Spread of features; 0 is collapse", "std"),
+    "embedding_std": Metric("Spread of what the loss compares", "embedding std"),
+    "feature_rank": Metric("Directions that features use", "rank"),
+}
+FEATURE_METRICS = {name: COLLAPSE_METRICS[name] for name in ("feature_std", "feature_rank")}
+TEACHER_AGREEMENT = {"teacher_agreement": Metric("Agreement of teacher and student", "agree")}
+PROTOTYPES_USED = {"prototypes_used": Metric("Share of prototypes in use", "prototypes")}
 
 
 def agreement(student: Float[Array, "*rows k"], teacher: Float[Array, "*rows k"]) -> Metrics:

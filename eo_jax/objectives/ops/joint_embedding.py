@@ -12,8 +12,10 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import MLP
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.base import EncoderWeights
 from eo_jax.objectives.ops.checks import only_encoder, present_source, require_pairs
+from eo_jax.objectives.ops.collapse_metrics import COLLAPSE_METRICS
 from eo_jax.schema import Carry, Params, Views
 
 
@@ -31,6 +33,7 @@ class JointEmbedding:
     couples_batch = True
     crop_sets: Mapping[str, int] = {"global": 2}
     labelled: Mapping[str, int] = {}
+    metrics: Mapping[str, Metric] = COLLAPSE_METRICS
 
     def __init__(self, name: str, encoders: Mapping[str, Encoder]):
         self.source, self.encoder = only_encoder(name, encoders)

@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from eo_jax.monitor.metric import Metric
+
+BATCH_ACCURACY = {"batch_accuracy": Metric("Accuracy in the batch", "batch acc")}
+
 
 def centre_label(label: Int[Array, "m ..."]) -> Int[Array, " m"]:
     """The label of a sample: that of a window is its centre pixel's."""

@@ -58,6 +58,7 @@ class SharedTrunk:
         self._by_stem, self._owners = dict(by_stem), dict(owners)
         first = next(iter(self._by_stem.values()))
         self.crop_sets, self.couples_batch = first.crop_sets, first.couples_batch
+        self.metrics = first.metrics
         self.labelled = {
             source: classes
             for objective in self._by_stem.values()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 from jaxtyping import Array, Float
 
 from eo_jax.models.functional import Mode
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.base import EncoderWeights
+from eo_jax.objectives.ops.collapse_metrics import TEACHER_AGREEMENT
 from eo_jax.objectives.ops.ema import ema
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
 from eo_jax.schema import Carry, Params, Views
@@ -26,6 +30,7 @@ class WithTeacher(JointEmbedding):
             student's as the weights follow its weights (EMAN, Cai et al. 2021, arXiv 2101.08482).
     """
 
+    metrics: Mapping[str, Metric] = {**JointEmbedding.metrics, **TEACHER_AGREEMENT}
     copied: tuple[str, ...] = ("encoder", "projector")
     statistics_of: str = "teacher"
 

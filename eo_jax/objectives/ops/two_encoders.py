@@ -13,8 +13,10 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import MLP
+from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.base import EncoderWeights
 from eo_jax.objectives.ops.checks import require_pairs
+from eo_jax.objectives.ops.collapse_metrics import COLLAPSE_METRICS
 from eo_jax.objectives.ops.joint_embedding import embed_views_separately
 from eo_jax.schema import Carry, Params, Views
 
@@ -29,6 +31,7 @@ class PairedSensors:
 
     couples_batch = True
     labelled: Mapping[str, int] = {}
+    metrics: Mapping[str, Metric] = COLLAPSE_METRICS
 
     def __init__(self, name: str, encoders: Mapping[str, Encoder], widths: Sequence[int], end: str):
         owners = {encoder.weight_owner or source for source, encoder in encoders.items()}
