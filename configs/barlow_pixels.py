@@ -1,5 +1,4 @@
-"""Barlow Twins on the pixels of one hyperspectral scene, before few labels are learned from (after
-arXiv 2206.12117, IGARSS 2022).
+"""Barlow Twins on the pixels of one hyperspectral scene, before learning from few labels.
 
     python -m data_prep convert hsi-scene --input /data/pavia --output stores/pavia \\
         --sensor rosis_pavia_university --image PaviaU.mat \\
@@ -12,25 +11,27 @@ arXiv 2206.12117, IGARSS 2022).
         --ground-truth SalinasA_gt.mat --patch-size 16 --val-fraction 0.01 --test-fraction 0.5
     python -m eo_jax.train --config=configs/barlow_pixels.py:pavia --workdir=runs/barlow_pixels
 
-Published figures to compare with: none that we could read; nor could we read encoder, views, scenes
-and hyper-parameters, the body of the paper being out of reach. That it pretrains by Barlow Twins on
-unlabelled pixels is all that we know. What stands here instead: lambda, projector and optimizer of
-the SSL review's Barlow Twins on BigEarthNet (100 epochs of batch 256, of all pixels of the scene,
-LARS at 0.1, biases 0.0048), its dropped bands, and a convolutional encoder along the spectrum.
-Scenes are those of the group's later paper (arXiv 2306.10955). 10 labels a class for the probes at
-the end are ours; they are scored on all pixels of the test map.
+After arXiv 2206.12117 (IGARSS 2022).
 
-The two views are a pixel's neighbours, drawn from the 3 x 3 pixels around it, each up to a tenth
+Published figures: not available to us, and neither are encoder, views, scenes and hyper-parameters,
+since we could not obtain the body of the paper. All we know is that it pretrains on unlabelled
+pixels with Barlow Twins. Our choices: lambda, projector and optimizer of the SSL review's Barlow
+Twins on BigEarthNet (100 epochs over all pixels of the scene, batch 256, LARS at 0.1, biases at
+0.0048), its dropped bands, and a convolutional encoder along the spectrum. The scenes are those of
+the group's later paper (arXiv 2306.10955). The probes at the end use 10 labels per class, also our
+choice, and are scored on all pixels of the test map.
+
+The two views are neighbours of a pixel, drawn from the 3 x 3 pixels around it, each up to a tenth
 brighter or darker, with noise of a tenth of a band's standard deviation. On Salinas-A (`salinas_a`:
-tiles of 16 pixels, half of them for the test by a hash of their names, the others to train on),
-after 500 of the 2788 steps (209 epochs of those tiles), one seed, a linear probe scores 0.979 and 5
-nearest neighbours 0.949; the untrained encoder's probe 0.963. With both views of the pixel itself
-and no noise it scored 0.957 and 0.833, and with brightness 0.6 to 1.4, as on images, 0.877 and
-0.639: its classes are mostly lettuce of several ages, and brightness tells them apart.
+tiles of 16 pixels, half of them for testing by a hash of their names, the others for training),
+after 500 of the 2788 steps (209 epochs of those tiles), with one seed, a linear probe scores 0.979
+and 5 nearest neighbours 0.949; the untrained encoder's probe scores 0.963. With both views of the
+pixel itself and no noise, they scored 0.957 and 0.833; with brightness 0.6 to 1.4, as for images,
+0.877 and 0.639: most of the classes are lettuce of different ages, which brightness tells apart.
 
-With split maps all pixels of the scene are drawn, those of the test map too, whose labels are never
-seen. Windows of 5 x 5 pixels instead, as Hamida et al. have them, turned and mirrored in all eight
-ways (the shell needs those with brackets in quotes):
+Where a scene has split maps, all of its pixels are drawn, including those of the test map; their
+labels are never used. For windows of 5 x 5 pixels, as in Hamida et al., rotated and mirrored in all
+eight ways, add (quote the overrides with brackets in a shell):
 
     --config.data.crop=5 --config.augment.crops['global'].size=5
     --config.augment.crops['global'].scale=(1.0,1.0) --config.augment.crops['global'].flips=d4
@@ -74,19 +75,15 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
     crops = {
         "views": 2,
         "size": 1,
-        "scale": (0.12, 0.12),
+        "scale": (0.12, 0.12),  # one pixel of the 3 x 3
         "ratio": (1.0, 1.0),
         "flips": "none",
-    }  # a pixel of the 3 x 3
-    crops.update(
-        {
-            "brightness": (0.9, 1.1),
-            "jitter_prob": 0.8,
-            "noise_std": 0.1,
-            "band_drop_prob": 0.5,
-            "band_drop": (1, 6),
-        }
-    )
+        "brightness": (0.9, 1.1),
+        "jitter_prob": 0.8,
+        "noise_std": 0.1,
+        "band_drop_prob": 0.5,
+        "band_drop": (1, 6),
+    }
     config.augment = {
         "crops": {"global": crops},
         "statistics": "store",

@@ -1,24 +1,28 @@
-"""Cross-sensor contrast in the manner of CLIP, the baseline of DeCUR on SSL4EO-S12 (arXiv
-2309.05300; 251,079 locations, Sentinel-1 and Sentinel-2 L1C).
+"""Cross-sensor contrast as in CLIP on SSL4EO-S12, the baseline of DeCUR (arXiv 2309.05300).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
         --products s1 s2c
     python -m eo_jax.train --config=configs/clip_ssl4eo_s12.py:rn50 --workdir=runs/clip_s12
 
-Published figures to compare with: none that we could read.
+Data: 251,079 locations, Sentinel-1 and Sentinel-2 L1C. Published figures: not available to us.
 
 Hyper-parameters are those of the released script: 100 epochs, batch 256, rate 0.2 for weights and
 0.0048 for biases and norms, weight decay 1e-6, a cosine without warm-up, projectors of 512 and 128,
 temperature 1. (Embeddings of unit length hardly differ at that temperature; CLIP itself starts at
-0.07: --config.objective.temperature=0.07.) Views are those of DeCUR, one a sensor, each of a season
-of its own.
+0.07: --config.objective.temperature=0.07.) Views are those of DeCUR, one per sensor, each from its
+own season.
 
-Departures from the released code, which cannot run as it is published (imports are missing): both
-directions of the contrast, radar to optical and back, where theirs has the first; no BatchNorm
-after the projectors' last layer; LARS, which they build but never reach, instead of AdamW at 0.2;
-digital numbers as they are, normalised by band, instead of uint8; no solarise; residual branches
-start as their convolutions are drawn, not at zero; every location once an epoch; the cosine goes by
-steps, not epochs; bfloat16 instead of float16.
+Departures from the released code, which cannot run as published (imports are missing):
+
+* The contrast runs in both directions, radar to optical and back; theirs only in the first.
+* No BatchNorm after the last layer of the projectors.
+* LARS, which they construct but never reach, instead of AdamW at 0.2.
+* Unchanged digital numbers, normalised per band, instead of uint8.
+* No solarise.
+* No zero initialisation of residual branches.
+* Every location once per epoch.
+* The cosine advances per step, not per epoch.
+* bfloat16 instead of float16.
 """
 
 import ml_collections

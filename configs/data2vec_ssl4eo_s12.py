@@ -1,28 +1,31 @@
-"""data2vec as SSL4EO-S12 pretrains ViT-S/16 (arXiv 2211.07044; 251,079 locations in four seasons,
-Sentinel-2 L1C).
+"""data2vec on SSL4EO-S12 with ViT-S/16 (arXiv 2211.07044).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
         --products s2c
     python -m eo_jax.train --config=configs/data2vec_ssl4eo_s12.py:vit_s \\
         --workdir=runs/s12_data2vec --config.data.sources.l1c.store=stores/s12
 
-The encoder trains on in eo_jax (run.init_from), but is not exported: no PyTorch layout that we
-write has its relative positions and layer scales.
+Data: 251,079 locations in four seasons, Sentinel-2 L1C. The encoder can be trained further in
+eo_jax (run.init_from) but not exported: none of our PyTorch layouts has relative positions and
+layer scales.
 
 Published figures, fine-tuned: BigEarthNet 90.3 mAP, EuroSAT 99.1 %, So2Sat 64.8 %.
 
 The hyper-parameters of the published weights are not known. These are those of the released script,
-which as it stands runs two epochs to see whether it works: batch 256, AdamW at 1e-3 (betas
-PyTorch's) with weight decay 0.05, one epoch of warm-up, a cosine to 1e-5, gradients clipped at norm
-3, 120 of 196 tokens masked in blocks, targets of the last six blocks, drop path 0.25, layer scale,
-relative positions shared by all blocks, one season a step. The teacher's momentum is 0.9998
-throughout: the script's rise from 0.999 ends at step 0. It goes on for 100 epochs here, which the
-name of the published weights tells.
+which as published only runs two epochs as a test: batch 256, AdamW at 1e-3 (PyTorch's betas) with
+weight decay 0.05, one epoch of warm-up, a cosine to 1e-5, gradients clipped at norm 3, 120 of 196
+tokens masked in blocks, targets from the last six blocks, drop path 0.25, layer scale, relative
+positions shared by all blocks, one season per step. The teacher's momentum is 0.9998 throughout,
+because the script's rise from 0.999 ends at step 0. Training runs for 100 epochs, as the name of
+the published weights says.
 
-Departures from the released code: digital numbers as they are, normalised by band, instead of
-reflectance in uint8, where values above 1 wrap around; every location once an epoch, where the
-released data are drawn with replacement; no dropout of attention (0.05 there); bfloat16 on
-accelerators.
+Departures from the released code:
+
+* Unchanged digital numbers, normalised per band, instead of reflectance in uint8, where values
+  above 1 wrap around.
+* Every location once per epoch; the released code draws with replacement.
+* No attention dropout (theirs: 0.05).
+* bfloat16 on accelerators.
 """
 
 import ml_collections

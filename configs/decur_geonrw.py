@@ -1,27 +1,34 @@
-"""DeCUR on aerial photographs and elevation, as pretrained on GeoNRW (arXiv 2309.05300; 7,298 tiles
-of 40 cities in 116,768 patches of 250 px, 1 m).
+"""DeCUR on aerial photographs and elevation of GeoNRW (arXiv 2309.05300).
 
     python -m data_prep convert geonrw --input /data/geonrw --output stores/geonrw \\
         --val 'duesseldorf/*' --val 'herne/*' --val 'neuss/*'
     python -m eo_jax.train --config=configs/decur_geonrw.py:rn50 --workdir=runs/decur_geonrw
 
-Published figures to compare with: none that we could read.
+Data: 7,298 tiles of 40 cities, cut into 116,768 patches of 250 px, 1 m. Published figures: not
+available to us.
 
 Hyper-parameters are those of the released script: 100 epochs, batch 256, rate 0.2 for weights and
 0.0048 for biases and norms, weight decay 1e-6, a cosine without warm-up; 6144 of 8192 dimensions
-are common. The three cities that torchgeo tests on are left out; which tiles the released code left
-out of its training folder is not known.
+are common. The three cities that torchgeo tests on are held out; which tiles the released code left
+out of its training folder is not known. Deformable attention (RDA):
+--config.model.trunk.attention=deformable.
 
-Departures from the released code: each sensor has a projector of its own, where theirs share one by
-mistake; the four terms of the loss are added up, where theirs weighs those between sensors half of
-those within and divides by 3, so that the rate of biases and norms, which LARS does not adapt,
-meets gradients three to six times larger; LARS, which they build but never reach, instead of AdamW
-at 0.2; correlations are divided by the true batch; random initial weights instead of ImageNet's;
-elevation is normalised over the whole store, where theirs is stretched patch by patch between its
-own 1st and 99th percentile, which keeps relief and loses height; photographs in float, where
-brightness and contrast wrap around in uint8; channels are red, green, blue, theirs the reverse; no
-solarise, which there changes black pixels alone; the cosine goes by steps, not epochs; bfloat16
-instead of float16. Deformable attention (RDA) is --config.model.trunk.attention=deformable.
+Departures from the released code:
+
+* One projector per sensor; theirs share one by mistake.
+* The loss is the sum of its four terms; theirs gives the terms between sensors half the weight of
+  those within and divides by 3. For biases and norms, whose rate LARS does not adapt, gradients are
+  therefore three to six times larger here.
+* LARS, which they construct but never reach, instead of AdamW at 0.2.
+* Correlations are divided by the true batch size.
+* Random initial weights instead of ImageNet's.
+* Elevation is normalised over the whole store; theirs is stretched per patch between its own 1st
+  and 99th percentile, which keeps relief and loses height.
+* Photographs are augmented in float; in uint8 brightness and contrast wrap around.
+* Channels are red, green, blue; theirs are reversed.
+* No solarise, which in their code changes only black pixels.
+* The cosine advances per step, not per epoch.
+* bfloat16 instead of float16.
 """
 
 import ml_collections

@@ -1,39 +1,46 @@
-"""DeCUR on radar and optical images, as pretrained on SSL4EO-S12 (arXiv 2309.05300; 251,079
-locations in four seasons, Sentinel-1 and Sentinel-2 L1C).
+"""DeCUR on radar and optical images of SSL4EO-S12 (arXiv 2309.05300).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
         --products s1 s2c
     python -m eo_jax.train --config=configs/decur_ssl4eo_s12.py:rn50 --workdir=runs/decur_s12
 
-Published figures to compare with: none that we could read.
+Data: 251,079 locations in four seasons, Sentinel-1 and Sentinel-2 L1C. Published figures: not
+available to us.
 
 Hyper-parameters are those of the released code. `rn50`: 100 epochs, batch 256, rate 0.05 for
 weights and 0.0048 for biases and norms, weight decay 1e-6, a cosine without warm-up. (Another
 version of its script says 200 epochs, batch 512, 0.2 and 1e-5; the published weights have 100
-epochs.) `vit_s`, and `rda`, ResNet-50 with deformable attention after its last two stages: 200
+epochs.) `vit_s`, and `rda` (ResNet-50 with deformable attention after its last two stages): 200
 epochs, batch 512, AdamW at 1e-4 with weight decay 0.01 on every weight. 7168 of 8192 dimensions are
-common. Every view of either sensor has a season drawn for itself, so a pair need not be of one
-season.
+common. Each view of each sensor draws its own season, so a pair may mix seasons.
 
-Departures from the released code: each sensor has a projector of its own, as the paper draws it,
-where theirs share one by mistake; the four terms of the loss are added up as in the paper, where
-theirs weighs those between sensors half of those within and divides by 3, so that the rate of
-biases and norms, which LARS does not adapt, meets gradients three to six times larger; ResNets are
-trained by LARS, which they build but never reach (`if 'vit' or ...` is always true), so that AdamW
-runs at 0.05; correlations are divided by the true batch, where theirs divide by four GPUs' whatever
-their number; random initial weights instead of ImageNet's; digital numbers as they are, normalised
-by band, instead of uint8, where brightness and contrast wrap around; no solarise, which with its
-threshold of 0.5 in 0 to 255 changes black pixels alone
-("--config.augment.crops['global'].solarise_prob=0.2" turns bright ones over); fixed sine-cosine
-positions instead of learned ones; every location once an epoch; the cosine goes by steps, not
-epochs; bfloat16 instead of float16. In `rda` each sensor has attention of its own, where theirs
-sends both through the first sensor's; offsets are bounded, where theirs are clipped to the image;
-sampling points start at the centres of their cells, and there is no bias for relative positions
-(eo_jax/models/layers/deformable_attention.py).
+Departures from the released code:
 
-A batch of 256 has all four seasons of its locations in both sensors, 2.4 GB. Half of that is read,
-with two different seasons of each sensor, by --config.data.sources.s1.dates=2
---config.data.sources.l1c.dates=2 and dates=each for both crop sets.
+* One projector per sensor, as the paper draws it; theirs share one by mistake.
+* The loss is the sum of its four terms, as in the paper; theirs gives the terms between sensors
+  half the weight of those within and divides by 3. For biases and norms, whose rate LARS does not
+  adapt, gradients are therefore three to six times larger here.
+* ResNets are trained by LARS, which they construct but never reach (`if 'vit' or ...` is always
+  true), so that their AdamW runs at 0.05.
+* Correlations are divided by the true batch size; theirs by that of four GPUs, whatever their
+  number.
+* Random initial weights instead of ImageNet's.
+* Unchanged digital numbers, normalised per band, instead of uint8, where brightness and contrast
+  wrap around.
+* No solarise, which with its threshold of 0.5 in 0 to 255 changes only black pixels;
+  "--config.augment.crops['global'].solarise_prob=0.2" inverts bright ones.
+* Fixed sine-cosine positions instead of learned ones.
+* Every location once per epoch.
+* The cosine advances per step, not per epoch.
+* bfloat16 instead of float16.
+* In `rda` each sensor has its own attention; theirs sends both sensors through that of the first.
+  Offsets are bounded; theirs are clipped to the image. Sampling points start at the centres of
+  their cells, and there is no relative position bias
+  (eo_jax/models/layers/deformable_attention.py).
+
+A batch of 256 reads all four seasons of its locations in both sensors, 2.4 GB. To read half of
+that, with two different seasons of each sensor: --config.data.sources.s1.dates=2
+--config.data.sources.l1c.dates=2, and dates=each for both crop sets.
 """
 
 import ml_collections

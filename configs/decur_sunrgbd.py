@@ -1,26 +1,31 @@
-"""DeCUR on photographs and depth, as pretrained on SUN RGB-D (arXiv 2309.05300; 10,335 indoor
-pictures with depth, coded as HHA).
+"""DeCUR on photographs and depth of SUN RGB-D (arXiv 2309.05300).
 
     python -m data_prep convert sunrgbd --input /data/sun_rgbd --output stores/sunrgbd
     python -m eo_jax.train --config=configs/decur_sunrgbd.py:mit_b5 --workdir=runs/decur_sunrgbd
 
-Published figures to compare with: none that we could read.
+Data: 10,335 indoor pictures with depth, coded as HHA; for raw depth instead,
+--config.data.sources.depth.sensor=sunrgbd_depth. Published figures: not available to us.
 
 Hyper-parameters are those of the released script for MiT-B5: 200 epochs over all pictures, batch
 128, AdamW at 1e-4 with weight decay 1e-4 (the script's default) on every weight, a cosine without
-warm-up; 6144 of 8192 dimensions are common. For MiT-B2, whose weights are published as well, a file
+warm-up; 6144 of 8192 dimensions are common. For MiT-B2, whose weights are also published, a file
 name in that script says batch 16, 64 on four GPUs; the rest is not known and the same here. Drop
-path 0.1 is that of SegFormer. Raw depth instead of HHA:
---config.data.sources.depth.sensor=sunrgbd_depth.
+path 0.1 is SegFormer's.
 
-Departures from the released code: each sensor has a projector of its own, on MiT's 512 features,
-where theirs share one by mistake, behind a linear layer to 2048; the four terms of the loss are
-added up, where theirs weighs those between sensors half of those within; all weights learn at 1e-4,
-where the script leaves biases and norms at the default of 0.0048; correlations are divided by the
-true batch; views are cut from a random window of 416 px, which fits into the smallest pictures that
-we know of (427 rows), instead of from the whole picture; statistics of the store instead of
-ImageNet's; channels are red, green, blue, theirs the reverse; the cosine goes by steps, not epochs;
-bfloat16 instead of float16.
+Departures from the released code:
+
+* One projector per sensor, on MiT's 512 features; theirs share one by mistake, behind a linear
+  layer to 2048.
+* The loss is the sum of its four terms; theirs gives the terms between sensors half the weight of
+  those within.
+* All weights learn at 1e-4; the script leaves biases and norms at the default of 0.0048.
+* Correlations are divided by the true batch size.
+* Views are cut from a random window of 416 px, which fits into the smallest pictures known to us
+  (427 rows), instead of from the whole picture.
+* Statistics of the store instead of ImageNet's.
+* Channels are red, green, blue; theirs are reversed.
+* The cosine advances per step, not per epoch.
+* bfloat16 instead of float16.
 """
 
 import ml_collections

@@ -1,30 +1,34 @@
-"""DINO as SpectralEarth pretrains SpecResNet-50 and SpecViT-S (arXiv 2408.08447; 538,974 EnMAP
-patches of 415,153 locations, 128 px, 202 bands).
+"""DINO on SpectralEarth with SpecResNet-50 and SpecViT-S (arXiv 2408.08447).
 
     python -m data_prep convert spectral-earth --input /data/spectral_earth --output stores/se
     python -m eo_jax.train --config=configs/dino_spectral_earth.py:vit_s --workdir=runs/se_dino \\
         --config.data.sources.enmap.store=stores/se
 
-Published figures to compare with: none that we could read.
+Data: 538,974 EnMAP patches of 415,153 locations, 128 px, 202 bands. Published figures: not
+available to us.
 
-Hyper-parameters are those of the released configs: 100 epochs of 415,153 locations, batch 256, each
-global crop from a date of its own where a location has two, else one date twice; AdamW at 0.001
-with weight decay 1e-5 on every weight, 20 epochs of warm-up from a twentieth, then a half-cosine of
-100 epochs, of which 80 are left, so that it ends at a tenth of the rate; 128 prototypes, frozen for
-one epoch; student temperature 0.1, teacher 0.04, centre 0.9. What the published weights were
-trained with is not known.
+Hyper-parameters are those of the released configs: 100 epochs of 415,153 locations, batch 256; the
+global crops come from two dates where a location has them, else from one date twice; AdamW at 0.001
+with weight decay 1e-5 on every weight, 20 epochs of warm-up from a twentieth of the rate, then a
+half-cosine of 100 epochs, cut off after 80 at a tenth of the rate; 128 prototypes, frozen for one
+epoch; student temperature 0.1, teacher temperature 0.04, centre momentum 0.9. How the published
+weights were trained is not known.
 
-`vit_s,local` adds local crops of 48 px, which the released code has and leaves off. Each shows one
-of the two dates at random. How many is not known: 8, as DINO on SSL4EO-S12.
+`vit_s,local` adds local crops of 48 px, which the released code supports and leaves off. Each shows
+one of the two dates at random. Their number is not known: 8, as for DINO on SSL4EO-S12.
 
-Departures from the released code: the teacher's momentum rises from 0.996 to 1 over the whole run,
-where theirs counts ten epochs, so that the teacher is frozen from then on; the teacher's head
-begins as a copy of the student's, where theirs is drawn for itself; BatchNorm has statistics of all
-crops of one size, as DINO has, where theirs has those of each crop; the schedule goes by steps, not
-epochs; fixed sine-cosine positions instead of learned ones, which in a local crop are those of the
-first rows and columns, and Xavier-uniform weights instead of truncated normal ones in the ViT,
-whose blocks are recomputed backward, since 1,025 tokens attend to each other; bfloat16 instead of
-float16; no-data takes no part in views and statistics.
+Departures from the released code:
+
+* The teacher's momentum rises from 0.996 to 1 over the whole run; theirs over ten epochs, after
+  which the teacher is frozen.
+* The teacher's head starts as a copy of the student's; theirs is initialised on its own.
+* BatchNorm statistics cover all crops of one size, as in DINO; theirs each crop.
+* The schedule advances per step, not per epoch.
+* ViT: fixed sine-cosine positions, counted from the corner of each crop, instead of learned ones,
+  and Xavier-uniform weights instead of truncated normal ones. Its blocks are recomputed in the
+  backward pass, since 1,025 tokens attend to each other.
+* bfloat16 instead of float16.
+* No-data takes no part in views and statistics.
 """
 
 import ml_collections
@@ -115,14 +119,10 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "horizon": 1.25,
         "weight_decay": 1e-5,
         "beta2": 0.999,
+        "clip_norm": 0.0,
+        "decay_rules": ((".*", 1.0),),
+        "freeze_rules": (("last_layer", (0.0, 0.01)),),
     }
-    config.optim.update(
-        {
-            "clip_norm": 0.0,
-            "decay_rules": ((".*", 1.0),),
-            "freeze_rules": (("last_layer", (0.0, 0.01)),),
-        }
-    )
     config.run = {
         "steps": _STEPS,
         "seed": 12345,

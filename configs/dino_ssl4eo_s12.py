@@ -1,30 +1,36 @@
-"""DINO as SSL4EO-S12 pretrains ResNet-50 and ViT-S/16 (arXiv 2211.07044; 251,079 locations in four
-seasons, Sentinel-2 L1C).
+"""DINO on SSL4EO-S12 with ResNet-50 and ViT-S/16 (arXiv 2211.07044).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
         --products s2c
     python -m eo_jax.train --config=configs/dino_ssl4eo_s12.py:vit_s --workdir=runs/s12_dino \\
         --config.data.sources.l1c.store=stores/s12
 
+Data: 251,079 locations in four seasons, Sentinel-2 L1C.
+
 Published figures, fine-tuned, BigEarthNet mAP / EuroSAT % / So2Sat %: ResNet-50 90.7 / 99.1 / 63.6,
 ViT-S/16 90.5 / 99.0 / 62.2.
 
 Hyper-parameters are those of the released scripts: 100 epochs, batch 256, 10 epochs of warm-up, a
-cosine by steps to 1e-6, teacher momentum from 0.996 to 1, 65,536 prototypes that are frozen for one
-epoch, gradients of each weight clipped at norm 3, two global and eight local crops. ResNet-50: SGD
-at 0.03, weight decay 1e-4. ViT-S/16: AdamW at 1.5e-4 (betas PyTorch's), weight decay from 0.04 to
-0.4. Each global crop has a season of its own; all local ones share a third.
+cosine per step to 1e-6, teacher momentum from 0.996 to 1, 65,536 prototypes that are frozen for one
+epoch, the gradient of each weight clipped at norm 3, two global and eight local crops. ResNet-50:
+SGD at 0.03, weight decay 1e-4. ViT-S/16: AdamW at 1.5e-4 (PyTorch's betas), weight decay from 0.04
+to 0.4. Each global crop has its own season; all local crops share a third.
 
-Departures from the released code: digital numbers as they are, normalised by band, instead of
-reflectance in uint8, where values above 1 wrap around and brightness and contrast wrap around
-again; brightness is a factor on reflectance; solarise inverts what is brighter than reflectance
-0.5, as its name says, where the released code inverts what is darker; every location once an epoch,
-where the released data are drawn with replacement; fixed sine-cosine positions, counted from the
-corner of each crop, instead of learned ones that are interpolated for local crops; Xavier-uniform
-weights instead of truncated normal ones; bfloat16 instead of float16.
+Departures from the released code:
 
-A batch has all four seasons of its locations, 1.9 GB, since crops may show the same one or three
-different ones.
+* Unchanged digital numbers, normalised per band, instead of reflectance in uint8, where values
+  above 1 wrap around and brightness and contrast wrap around again.
+* Brightness is a factor on reflectance.
+* Solarise inverts values above reflectance 0.5, as its name says; the released code inverts darker
+  ones.
+* Every location once per epoch; the released code draws with replacement.
+* ViT: fixed sine-cosine positions, counted from the corner of each crop, instead of learned ones
+  that are interpolated for local crops, and Xavier-uniform weights instead of truncated normal
+  ones.
+* bfloat16 instead of float16.
+
+A batch reads all four seasons of its locations, 1.9 GB, since crops may show the same season or
+three different ones.
 """
 
 import ml_collections
@@ -55,7 +61,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "threads": 8,
     }
     border = 0.14 if arg == "rn50" else 0.4
-    look = {
+    shared = {
         "interpolation": "bicubic",
         "flips": "left_right",
         "brightness": (0.6, 1.4),
@@ -70,7 +76,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "dates": "random",
         "blur_prob": (1.0, 0.1),
         "solarise_prob": (0.0, 0.2),
-        **look,
+        **shared,
     }
     small = {
         "views": 8,
@@ -78,7 +84,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "scale": (0.05, border),
         "dates": "shared",
         "blur_prob": 0.5,
-        **look,
+        **shared,
     }
     config.augment = {
         "crops": {
@@ -114,14 +120,10 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "beta2": 0.999,
         "weight_decay": 0.04,
         "end_weight_decay": 0.4,
+        "clip_norm": 3.0,
+        "clip_scope": "weight",
+        "freeze_rules": (("last_layer", (0.0, 0.01)),),
     }
-    config.optim.update(
-        {
-            "clip_norm": 3.0,
-            "clip_scope": "weight",
-            "freeze_rules": (("last_layer", (0.0, 0.01)),),
-        }
-    )
     config.run = {
         "steps": _STEPS,
         "seed": 42,

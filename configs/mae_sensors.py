@@ -1,20 +1,21 @@
-"""MAE of one ViT on two sensors by turns: a stem for each, one trunk behind both. SSL4EO-S12's
-Sentinel-2 and Sentinel-1.
+"""MAE with one ViT for two sensors, trained alternately: one stem per sensor, one shared trunk.
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
         --products s2c s1
-    python -m eo_jax.train --config=configs/mae_sensors.py:vit_b --workdir=runs/sensors_mae \
+    python -m eo_jax.train --config=configs/mae_sensors.py:vit_b --workdir=runs/sensors_mae \\
         --config.data.sources.l1c.store=stores/s12 --config.data.sources.s1.store=stores/s12
 
-Nobody has published figures of just this; it answers to models with one trunk for many sensors,
-such as OFA-Net (arXiv 2401.07527), and to `mae_ssl4eo_s12.py`, which trains a model for each sensor
-with the same settings.
+Data: Sentinel-2 and Sentinel-1 of SSL4EO-S12.
+
+Published figures: none for exactly this. Compare models with one trunk for many sensors, such as
+OFA-Net (arXiv 2401.07527), and `mae_ssl4eo_s12.py`, which trains one model per sensor with the same
+settings.
 
 A step shows one sensor, Sentinel-2 twice as often as Sentinel-1 (`data.mixture`; the log says how
-often each was drawn). Sensors need not show the same locations. Stem and pixel predictor belong to
-a sensor, all else is shared, running statistics too. `python -m eo_jax.export` writes the encoder
-of one sensor, `--encoder=s1`. Steps are those of a hundred epochs over both sensors: 133 of
-Sentinel-2, 67 of Sentinel-1.
+often each was drawn). The sensors need not show the same locations. Each sensor has its own stem
+and pixel predictor; everything else is shared, including running statistics. `python -m
+eo_jax.export --encoder=s1` writes the encoder of one sensor. The number of steps is that of a
+hundred epochs over both sensors: 133 of Sentinel-2, 67 of Sentinel-1.
 """
 
 import ml_collections

@@ -1,18 +1,23 @@
-"""MAE as SpectralEarth pretrains it (arXiv 2408.08447; 538,974 EnMAP patches of 128 px, 202 bands).
+"""MAE on SpectralEarth (arXiv 2408.08447; 538,974 EnMAP patches of 128 px, 202 bands).
 
     python -m data_prep convert spectral-earth --input /data/spectral_earth --output stores/se
     python -m eo_jax.train --config=configs/mae_spectral_earth.py:vit_s --workdir=runs/se \\
         --config.data.sources.enmap.store=stores/se
 
-Hyper-parameters are those of the released configs for ViT-S: 200 epochs of 415,153 locations, batch
-256, AdamW (0.9, 0.999) at 1e-4 with weight decay 0.01 on every weight, cosine without warm-up, 90 %
-of 4 px tokens masked, norm_pix_loss, a decoder of one block. What the published weights of the
-larger sizes were trained with is not known; they use the same here. Published figures to compare
-with: none that we could read.
+Published figures: not available to us.
 
-Departures from the released code: the adapter runs on visible tokens only (the released code runs
-it on all pixels; BatchNorm statistics then come from visible pixels); the cosine goes by steps, not
-epochs; bfloat16 instead of float16; no-data takes no part in loss and statistics.
+Hyper-parameters are those of the released configs for ViT-S: 200 epochs of 415,153 locations, batch
+256, AdamW (0.9, 0.999) at 1e-4 with weight decay 0.01 on every weight, a cosine without warm-up, 90
+% of the tokens of 4 px masked, norm_pix_loss, a decoder of one block. How the published weights of
+the larger sizes were trained is not known; they use the same here.
+
+Departures from the released code:
+
+* The adapter runs on visible tokens only, so that BatchNorm statistics come from visible pixels;
+  theirs runs on all pixels.
+* The cosine advances per step, not per epoch.
+* bfloat16 instead of float16.
+* No-data takes no part in loss and statistics.
 """
 
 import ml_collections

@@ -1,25 +1,28 @@
-"""MAE as SSL4EO-S12 pretrains ViTs (arXiv 2211.07044; 251,079 locations in four seasons, Sentinel-2
-L1C and Sentinel-1).
+"""MAE on SSL4EO-S12 with ViTs (arXiv 2211.07044).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
         --products s2c s1
     python -m eo_jax.train --config=configs/mae_ssl4eo_s12.py:vit_s --workdir=runs/s12_mae \\
         --config.data.sources.l1c.store=stores/s12
 
+Data: 251,079 locations in four seasons, Sentinel-2 L1C and Sentinel-1.
+
 Published figures of ViT-S/16 on L1C, fine-tuned: BigEarthNet 88.9 mAP, EuroSAT 98.7 %, So2Sat 63.9
-%. None that we could read of other sizes and of Sentinel-1.
+%. For other sizes and Sentinel-1: not available to us.
 
 Hyper-parameters are those of the released script for ViT-S/16 on L1C: batch 256, AdamW (0.9, 0.95)
-at 1.5e-4 with weight decay 0.05, 10 epochs of warm-up, a cosine by steps, 70 % of the tokens
-masked, norm_pix_loss, a decoder of eight blocks, one season a step. Epochs are those that the names
-of the published weights tell: 100, and 200 for ViT-H/14 (the released script of ViT-S/16 itself
-says 200). What else the larger sizes and Sentinel-1 were trained with is not known; they use the
-same here.
+at 1.5e-4 with weight decay 0.05, 10 epochs of warm-up, a cosine per step, 70 % of the tokens
+masked, norm_pix_loss, a decoder of eight blocks, one season per step. The epochs are those in the
+names of the published weights: 100, and 200 for ViT-H/14 (the released script of ViT-S/16 itself
+says 200). How else the larger sizes and Sentinel-1 were trained is not known; they use the same
+here.
 
-Departures from the released code: digital numbers as they are, normalised by band, instead of uint8
-(reflectance up to 1, above which values wrap around; decibels within two standard deviations of the
-mean); every location once an epoch, where the released code draws locations with replacement;
-bfloat16 on accelerators.
+Departures from the released code:
+
+* Unchanged digital numbers, normalised per band, instead of uint8 (reflectance up to 1, above which
+  values wrap around; decibels within two standard deviations of the mean).
+* Every location once per epoch; the released code draws with replacement.
+* bfloat16 on accelerators.
 """
 
 import ml_collections

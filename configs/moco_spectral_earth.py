@@ -1,26 +1,30 @@
-"""MoCo-v2 as SpectralEarth pretrains SpecResNet-50 and SpecViT-S (arXiv 2408.08447; 538,974 EnMAP
-patches of 415,153 locations, 128 px, 202 bands).
+"""MoCo-v2 on SpectralEarth with SpecResNet-50 and SpecViT-S (arXiv 2408.08447).
 
     python -m data_prep convert spectral-earth --input /data/spectral_earth --output stores/se
     python -m eo_jax.train --config=configs/moco_spectral_earth.py:rn50 --workdir=runs/se_moco \\
         --config.data.sources.enmap.store=stores/se
 
-Published figures to compare with: none that we could read.
+Data: 538,974 EnMAP patches of 415,153 locations, 128 px, 202 bands. Published figures: not
+available to us.
 
 Hyper-parameters are those of the released configs: 100 epochs of 415,153 locations, batch 256, two
-dates of a location where it has two (17.5 % of them), else one twice; SGD at 0.001 with weight
-decay 1e-4 on every weight, a tenth of the rate after 60 and again after 80 epochs; temperature 0.1,
-32,768 keys, a teacher of constant momentum 0.999, BatchNorm after both layers of the projector. The
-model's own file says 0.06 and 1e-5 where that of the experiment, which takes precedence, says 0.001
-and 1e-4. What the published weights were trained with is not known.
+dates of a location where it has two (17.5 % of them), else one date twice; SGD at 0.001 with weight
+decay 1e-4 on every weight, the rate divided by ten after 60 and again after 80 epochs; temperature
+0.1, 32,768 keys, constant teacher momentum 0.999, BatchNorm after both layers of the projector. The
+model's own file says 0.06 and 1e-5; the experiment's file, which takes precedence, says 0.001 and
+1e-4. How the published weights were trained is not known.
 
-Departures from the released code: the key encoder starts as a copy of the query's, where theirs
-starts from random weights of its own; BatchNorm sees groups of 64 rows, the batch of a published
-GPU, permuted for the keys, where theirs is synchronised over all 256, which lets keys be told from
-the queue by their statistics; fixed sine-cosine positions instead of learned ones and
-Xavier-uniform weights instead of truncated normal ones in the ViT, whose blocks are recomputed
-backward, since 1,025 tokens attend to each other; bfloat16 instead of float16; no-data takes no
-part in views and statistics, where it is read as reflectance there.
+Departures from the released code:
+
+* The key encoder starts as a copy of the query encoder; theirs starts from its own random weights.
+* BatchNorm sees groups of 64 rows, the batch of one GPU of the published run, permuted for the
+  keys; theirs is synchronised over all 256, which lets keys be told from the queue by their
+  statistics.
+* ViT: fixed sine-cosine positions instead of learned ones, and Xavier-uniform weights instead of
+  truncated normal ones. Its blocks are recomputed in the backward pass, since 1,025 tokens attend
+  to each other.
+* bfloat16 instead of float16.
+* No-data takes no part in views and statistics; theirs is read as reflectance.
 """
 
 import ml_collections
@@ -91,14 +95,10 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "temperature": 0.1,
         "queue_size": 32_768,
         "momentum": 0.999,
+        "projector": (2048, 128),
+        "projector_norm": "batch",
+        "bn_group": 64,
     }
-    config.objective.update(
-        {
-            "projector": (2048, 128),
-            "projector_norm": "batch",
-            "bn_group": 64,
-        }
-    )
     config.optim = {
         "name": "sgd",
         "lr": 1e-3,

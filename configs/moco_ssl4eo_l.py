@@ -1,30 +1,36 @@
-"""MoCo-v2 as SSL4EO-L pretrains ResNets and ViT-S/16 (arXiv 2306.09424; 250,000 locations in four
-seasons, five Landsat products).
+"""MoCo-v2 on SSL4EO-L with ResNets and ViT-S/16 (arXiv 2306.09424).
 
     python -m data_prep convert ssl4eo-l --input /data/ssl4eo_l --output stores/l
     python -m eo_jax.train --config=configs/moco_ssl4eo_l.py --workdir=runs/l_moco \\
         --config.data.sources.oli_sr.store=stores/l
 
-A variant is an encoder (rn18, rn50, vit_s) and a product (tm_toa, etm_toa, etm_sr, oli_tirs_toa,
-oli_sr): configs/moco_ssl4eo_l.py:rn18,tm_toa. Published figures, U-Net on NLCD / CDL, overall
-accuracy in %:
+Data: 250,000 locations in four seasons, five Landsat products. A variant is an encoder (rn18, rn50,
+vit_s) and a product (tm_toa, etm_toa, etm_sr, oli_tirs_toa, oli_sr):
+configs/moco_ssl4eo_l.py:rn18,tm_toa.
+
+Published figures, U-Net on NLCD / CDL, overall accuracy in %:
 
              tm_toa         etm_toa        etm_sr         oli_tirs_toa   oli_sr
     rn18     67.65 / 68.70  65.22 / 62.84  64.18 / 67.30  67.82 / 65.74  67.01 / 68.05
     rn50     68.75 / 69.45  66.60 / 64.12  64.37 / 62.35  69.17 / 67.29  67.44 / 65.96
     vit_s    67.17 / 67.60  63.75 / 60.88  64.09 / 52.37  67.11 / 64.62  66.81 / 64.17
 
-Hyper-parameters are those of the released configs: 200 epochs, 256 locations a process, SGD at 0.12
-(ViT-S 0.012), a tenth of it from epoch 120 and again from 160, temperature 0.07, a queue of 65,536
-keys, a projector without BatchNorm, two different seasons as the two views. How many processes
-there were is not known; the batch of 1,024 is the one for which 0.12 is MoCo's 0.03 a 256. The
-learning rate of ResNet-18 is not known: as ResNet-50 here.
+Hyper-parameters are those of the released configs: 200 epochs, 256 locations per process, SGD at
+0.12 (ViT-S 0.012), divided by ten from epoch 120 and again from 160, temperature 0.07, a queue of
+65,536 keys, a projector without BatchNorm, two different seasons as the two views. The number of
+processes is not known; the batch of 1,024 is the one for which 0.12 equals MoCo's 0.03 per 256. The
+learning rate of ResNet-18 is not known: that of ResNet-50 here.
 
-Departures from the released code: random weights to begin with, not those of ImageNet; keys by a
-copy of the encoder, where the released one begins as another random network; values normalised by
-band with the statistics of the store (none are published), not divided by 255; brightness is a
-factor on reflectance and leaves thermal bands alone, and one toss of the coin decides on brightness
-and contrast; BatchNorm sees groups of 256 rows, permuted for the keys; bfloat16 on accelerators.
+Departures from the released code:
+
+* Random initial weights instead of ImageNet's.
+* The key encoder starts as a copy of the query encoder; theirs as another random network.
+* Values are normalised per band with the statistics of the store (none are published), not divided
+  by 255.
+* Brightness is a factor on reflectance and leaves thermal bands unchanged; one draw decides on both
+  brightness and contrast.
+* BatchNorm sees groups of 256 rows, permuted for the keys.
+* bfloat16 on accelerators.
 """
 
 import ml_collections
@@ -39,8 +45,7 @@ _SENSORS = {
     "oli_sr": "landsat8_oli_sr",
 }
 _PAIRS = tuple(f"{arch},{product}" for arch in ("rn18", "rn50", "vit_s") for product in _SENSORS)
-# Of the fifteen, each encoder and each product once: these are the ones whose weights are on record
-# in tests/golden.
+# Each encoder and each product at least once; tests/golden records the weights of these pairs.
 VARIANTS = (
     "rn50,oli_sr",
     "rn50,etm_sr",
@@ -80,8 +85,6 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
         "scale": (0.2, 1.0),
         "flips": "both",
         "dates": "each",
-    }
-    crops |= {
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
         "jitter_prob": 0.8,
@@ -113,14 +116,10 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
         "schedule": "step",
         "milestones": (0.6, 0.8),
         "gamma": 0.1,
+        "weight_decay": 1e-4,
+        "clip_norm": 0.0,
+        "decay_rules": ((".*", 1.0),),
     }
-    config.optim.update(
-        {
-            "weight_decay": 1e-4,
-            "clip_norm": 0.0,
-            "decay_rules": ((".*", 1.0),),
-        }
-    )
     config.run = {
         "steps": _STEPS,
         "log_every": 100,

@@ -1,38 +1,44 @@
-"""MoCo-v2 as SSL4EO-S12 pretrains ResNets (arXiv 2211.07044; 251,079 locations in four seasons,
-Sentinel-2 L1C and L2A and Sentinel-1).
+"""MoCo-v2 on SSL4EO-S12 with ResNets (arXiv 2211.07044).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
         --products s2c s2a s1
     python -m eo_jax.train --config=configs/moco_ssl4eo_s12.py:rn50 --workdir=runs/s12_moco \\
         --config.data.sources.l1c.store=stores/s12
 
+Data: 251,079 locations in four seasons, Sentinel-2 L1C and L2A, and Sentinel-1.
+
 Published figures of ResNet-50 on L1C, fine-tuned: BigEarthNet 91.8 mAP, EuroSAT 99.1 %, So2Sat 60.9
-%; on the official test set of BigEarthNet 88.7 mAP and 79.8 F1. None that we could read of
-ResNet-18 and Sentinel-1.
+%; on the official test set of BigEarthNet 88.7 mAP and 79.8 F1. For ResNet-18 and Sentinel-1: not
+available to us.
 
 Hyper-parameters are those of the released scripts for ResNet-50 on L1C: 100 epochs, batch 256, SGD
-at 0.03 with a cosine and no warm-up, a queue of 65,536 keys, views of two seasons drawn
-independently. ResNet-18 is trained by the same script; the hidden layer of its projector is as wide
-as its features. The scripts of the published Sentinel-1 weights are not known: the same here,
-without brightness and contrast, as a factor on decibels means nothing. L2A (12 bands) follows L1C;
-no figures are known of it. Their sources are called `s1` and `l2a`, as in
+at 0.03 with a cosine and no warm-up, a queue of 65,536 keys, views of two independently drawn
+seasons. ResNet-18 is trained by the same script; the hidden layer of its projector is as wide as
+its features. The scripts of the published Sentinel-1 weights are not known: the same here, without
+brightness and contrast, since a factor on decibels has no meaning. L2A (12 bands) follows L1C; no
+figures for it are known. Their sources are called `s1` and `l2a`, as in
 --config.data.sources.s1.store=stores/s12.
 
-Another version of the released script drops 1 to 6 bands of a view with odds 0.5
-("--config.augment.crops['global'].band_drop_prob=0.5"); which of them the weights are of is not
-known.
+Another version of the released script drops 1 to 6 bands of a view with probability 0.5
+("--config.augment.crops['global'].band_drop_prob=0.5"); which version made the published weights is
+not known.
 
-Departures from the released code: digital numbers as they are, normalised by band, instead of
-reflectance in uint8, where values above 1 wrap around and brightness and contrast wrap around
-again; brightness is a factor on reflectance; every location once an epoch, where the released data
-are drawn with replacement; the cosine goes by steps, not epochs; BatchNorm sees groups of 64 rows,
-the batch of a published GPU, permuted for the keys, on however many devices, where the released
-code needs four (on one it diverges); bfloat16 instead of float32.
+Departures from the released code:
 
-A batch has all four seasons of its locations, 1.9 GB, since both views may show the same one. Half
-of that is read, and two different seasons are shown, with --config.data.sources.l1c.dates=2
-"--config.augment.crops['global'].dates=each". SSL4EO-S12 v1.1, converted as ssl4eo-s12-v1.1, has
---config.data.sources.l1c.sensor=sentinel2_l1c_offset; of it nothing is published here.
+* Unchanged digital numbers, normalised per band, instead of reflectance in uint8, where values
+  above 1 wrap around and brightness and contrast wrap around again.
+* Brightness is a factor on reflectance.
+* Every location once per epoch; the released code draws with replacement.
+* The cosine advances per step, not per epoch.
+* BatchNorm sees groups of 64 rows, the batch of one GPU of the published run, permuted for the
+  keys, on any number of devices; the released code needs four (on one it diverges).
+* bfloat16 instead of float32.
+
+A batch reads all four seasons of its locations, 1.9 GB, since both views may show the same one. To
+read half of that and show two different seasons: --config.data.sources.l1c.dates=2
+"--config.augment.crops['global'].dates=each". SSL4EO-S12 v1.1, converted as ssl4eo-s12-v1.1, needs
+--config.data.sources.l1c.sensor=sentinel2_l1c_offset; the published figures are not of that
+version.
 """
 
 import ml_collections

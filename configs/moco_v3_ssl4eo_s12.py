@@ -1,32 +1,36 @@
-"""MoCo-v3 as SSL4EO-S12 pretrains ViT-S/16 (arXiv 2211.07044; 251,079 locations in four seasons,
-Sentinel-2 L1C).
+"""MoCo-v3 on SSL4EO-S12 with ViT-S/16 (arXiv 2211.07044).
 
     python -m data_prep convert ssl4eo-s12 --input /data/ssl4eo_s12 --output stores/s12 \\
         --products s2c
     python -m eo_jax.train --config=configs/moco_v3_ssl4eo_s12.py:vit_s \\
         --workdir=runs/s12_moco_v3 --config.data.sources.l1c.store=stores/s12
 
+Data: 251,079 locations in four seasons, Sentinel-2 L1C.
+
 Published figures, fine-tuned: BigEarthNet 89.9 mAP, EuroSAT 98.6 %, So2Sat 61.6 %; on the official
 test set of BigEarthNet 89.3 mAP and 80.5 F1.
 
 Hyper-parameters are those of the released script: 100 epochs, batch 256, AdamW at 1.5e-4 (not
-scaled by the batch: that line is commented out) with weight decay 0.1 on every weight, 10 epochs of
-warm-up, a cosine by steps, teacher momentum from 0.99 to 1, a patch embedding that is never
-trained, fixed sine-cosine positions. The betas of AdamW are PyTorch's.
+scaled by the batch: that line is commented out) with PyTorch's betas and weight decay 0.1 on every
+weight, 10 epochs of warm-up, a cosine per step, teacher momentum from 0.99 to 1, a patch embedding
+that is never trained, fixed sine-cosine positions.
 
-Another version of the released script drops 1 to 6 bands of a view with odds 0.5
-("--config.augment.crops['global'].band_drop_prob=0.5"); which of them the weights are of is not
-known.
+Another version of the released script drops 1 to 6 bands of a view with probability 0.5
+("--config.augment.crops['global'].band_drop_prob=0.5"); which version made the published weights is
+not known.
 
-Departures from the released code: digital numbers as they are, normalised by band, instead of
-reflectance in uint8, where values above 1 wrap around and brightness and contrast wrap around
-again; brightness is a factor on reflectance; every location once an epoch, where the released data
-are drawn with replacement; weights of q, k and v are drawn as one matrix, and the patch embedding,
-which stays as it is drawn, from the range of 13 bands instead of 3, half as wide (0.040, theirs
-0.072); bfloat16 on accelerators.
+Departures from the released code:
 
-A batch has all four seasons of its locations, 1.9 GB, since both views may show the same one. Half
-of that is read, and two different seasons are shown, with --config.data.sources.l1c.dates=2
+* Unchanged digital numbers, normalised per band, instead of reflectance in uint8, where values
+  above 1 wrap around and brightness and contrast wrap around again.
+* Brightness is a factor on reflectance.
+* Every location once per epoch; the released code draws with replacement.
+* The weights of q, k and v are initialised as one matrix. The patch embedding, which is never
+  trained, is drawn from the range for 13 bands instead of 3, half as wide (0.040, theirs 0.072).
+* bfloat16 on accelerators.
+
+A batch reads all four seasons of its locations, 1.9 GB, since both views may show the same one. To
+read half of that and show two different seasons: --config.data.sources.l1c.dates=2
 "--config.augment.crops['global'].dates=each".
 """
 
@@ -63,8 +67,6 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "scale": (0.08, 1.0),
         "flips": "left_right",
         "dates": "random",
-    }
-    crops |= {
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
         "jitter_prob": 0.8,

@@ -1,40 +1,45 @@
-"""Four methods of "Self-supervised Learning in Remote Sensing: A Review" on BigEarthNet (arXiv
-2206.13188; 12 bands of Sentinel-2 L2A, 120 px).
+"""Four methods of "Self-supervised Learning in Remote Sensing: A Review" (arXiv 2206.13188).
 
     python -m data_prep convert bigearthnet --input /data/bigearthnet --output stores/bigearthnet
     python -m eo_jax.train --config=configs/review_bigearthnet.py:moco_rn50 \\
         --workdir=runs/review_moco
 
-Published figures to compare with: none that we could read.
+Data: BigEarthNet, 12 bands of Sentinel-2 L2A, 120 px. Published figures: not available to us.
 
-Hyper-parameters are those of the released scripts, four GPUs each, epochs of 300,000 patches:
-MoCo-v2 ResNet-50, 400 epochs, batch 1024 (256 a GPU), SGD at 0.2, whole patches under brightness
-and contrast, grey, blur, flips and dropped bands; and with nothing but a crop from 0.8 of the area,
-for 100 epochs of batch 256, Barlow Twins (LARS at 0.1, biases 0.0048), SimSiam (SGD at 0.05, a
-tenth after 60 and 80 epochs) and SwAV (SGD at 0.3, 500 prototypes, from epoch 15 on a queue of
-1280), ResNet-18 each. Cosines have no warm-up. The rate of SimSiam's predictor falls with the
-others', as in that script; the paper keeps it constant:
-"--config.optim.constant_lr=('^predictor/',)". The 300,000 are the length of their training list.
-Such lists (train.csv, val.csv, test.csv) have to lie beside an archive of version 1 when it is
-converted: without them all of its patches are trained on, those of the test too. Version 2 brings
-splits of its own. The number of steps is the same whatever the store has.
+Hyper-parameters are those of the released scripts, four GPUs each, epochs of 300,000 patches.
+MoCo-v2 with ResNet-50: 400 epochs, batch 1024 (256 per GPU), SGD at 0.2, whole patches with
+brightness and contrast, grayscale, blur, flips and dropped bands. With ResNet-18, nothing but a
+crop from 0.8 of the area, 100 epochs and batch 256: Barlow Twins (LARS at 0.1, biases at 0.0048),
+SimSiam (SGD at 0.05, divided by ten after 60 and 80 epochs) and SwAV (SGD at 0.3, 500 prototypes, a
+queue of 1280 from epoch 15). Cosines have no warm-up. The rate of SimSiam's predictor falls with
+the others', as in that script; the paper keeps it constant:
+"--config.optim.constant_lr=('^predictor/',)".
 
-The augmentation study is one sweep over what follows a method and a comma, here of SimSiam. Names
-are those of the released runs where they have one; which others the paper has is not known. Each is
-a crop from 0.8 of the area and what its name says; `all` has every one of them, and `no_crop` all
-but the crop. Without a comma a method has its own, as above; that of the last three is `crop_0_8`.
+The 300,000 are the length of their training list. An archive of version 1 must have such lists
+(train.csv, val.csv, test.csv) in its folder when it is converted; without them all of its patches
+are used for training, including the test patches. Version 2 has its own splits. The number of steps
+does not depend on the store.
 
-    for look in crop_0_8 crop brightness grey blur flip band_drop all no_crop; do
-        python -m eo_jax.train --config=configs/review_bigearthnet.py:simsiam_rn18,$look \\
-            --workdir=runs/study_$look
+The augmentation study is one sweep over the name after a method and a comma, here for SimSiam.
+Names are those of the released runs where they have one; which others the paper has is not known.
+Each name means a crop from 0.8 of the area and the named augmentation; `all` has all of them,
+`no_crop` all but the crop. Without a comma a method uses the augmentation described above; for the
+last three that is `crop_0_8`.
+
+    for name in crop_0_8 crop brightness grey blur flip band_drop all no_crop; do
+        python -m eo_jax.train --config=configs/review_bigearthnet.py:simsiam_rn18,$name \\
+            --workdir=runs/study_$name
     done
 
-Departures from the released code: digital numbers as they are, normalised by band with SSL4EO-S12's
-statistics, instead of reflectance in uint8, where brightness and contrast wrap around; dropped
-bands are 0 after normalisation, their mean, not reflectance 0; residual branches start as their
-convolutions are drawn, not at zero; MoCo's BatchNorm sees groups of 256 rows, permuted for the
-keys, on however many devices; schedules go by steps, not epochs; bfloat16 instead of float32
-(Barlow Twins: float16).
+Departures from the released code:
+
+* Unchanged digital numbers, normalised per band with SSL4EO-S12's statistics, instead of
+  reflectance in uint8, where brightness and contrast wrap around.
+* Dropped bands are 0 after normalisation, i.e. their mean, not reflectance 0.
+* No zero initialisation of residual branches.
+* MoCo's BatchNorm sees groups of 256 rows, permuted for the keys, on any number of devices.
+* Schedules advance per step, not per epoch.
+* bfloat16 instead of float32 (Barlow Twins: float16).
 """
 
 import ml_collections
@@ -42,7 +47,7 @@ import ml_collections
 from eo_jax.config import complete
 
 VARIANTS = ("moco_rn50", "barlow_rn18", "simsiam_rn18", "swav_rn18", "smoke")
-_LOCATIONS = 300_000  # what the released code takes for the length of the training split
+_LOCATIONS = 300_000  # the length of the training split in the released code
 _OBJECTIVES = {
     "moco_rn50": {
         "name": "moco",
@@ -113,14 +118,12 @@ _OPTIMIZERS = {
 }
 
 
-_CROP, _NO_CROP = (
-    {"scale": (0.2, 1.0)},
-    {
-        "size": 120,
-        "scale": (1.0, 1.0),
-        "ratio": (1.0, 1.0),
-    },
-)
+_CROP = {"scale": (0.2, 1.0)}
+_NO_CROP = {
+    "size": 120,
+    "scale": (1.0, 1.0),
+    "ratio": (1.0, 1.0),
+}
 _STUDY = {
     "brightness": {"jitter_prob": 0.8},  # and contrast
     "grey": {"grayscale_prob": 0.2},
@@ -131,27 +134,27 @@ _STUDY = {
         "band_drop": (1, 6),
     },
 }
-_EVERY_LOOK = {key: value for look in _STUDY.values() for key, value in look.items()}
-_OWN_LOOK = {"moco_rn50": "no_crop"}
+_ALL = {key: value for settings in _STUDY.values() for key, value in settings.items()}
+_DEFAULT = {"moco_rn50": "no_crop"}
 STUDY = {
     "crop_0_8": {},
     "crop": _CROP,
     **_STUDY,
-    "all": _CROP | _EVERY_LOOK,
-    "no_crop": _NO_CROP | _EVERY_LOOK,
+    "all": _CROP | _ALL,
+    "no_crop": _NO_CROP | _ALL,
 }
 
 
 def get_config(arg: str = "moco_rn50") -> ml_collections.ConfigDict:
-    """`moco_rn50`, `barlow_rn18`, `simsiam_rn18`, `swav_rn18`, each also with a comma and a name of
-    STUDY; `smoke` is a few steps of Barlow Twins.
+    """`moco_rn50`, `barlow_rn18`, `simsiam_rn18`, `swav_rn18`, each optionally followed by a comma
+    and a name from STUDY; `smoke` is a few steps of Barlow Twins.
     """
-    arg, comma, look = arg.partition(",")
-    if arg not in VARIANTS or (comma and look not in STUDY):
+    arg, comma, name = arg.partition(",")
+    if arg not in VARIANTS or (comma and name not in STUDY):
         raise ValueError(
-            f"configs/review_bigearthnet.py: no variant {arg + comma + look!r}; there are "
-            f"{', '.join(VARIANTS)}, of the study with a comma and one "
-            f"of {', '.join(STUDY)}"
+            f"configs/review_bigearthnet.py: no variant {arg + comma + name!r}; there are "
+            f"{', '.join(VARIANTS)}; for the augmentation study add a comma and one of "
+            f"{', '.join(STUDY)}"
         )
     epochs, batch = (400, 1024) if arg == "moco_rn50" else (100, 256)
     steps = epochs * _LOCATIONS // batch
@@ -175,7 +178,7 @@ def get_config(arg: str = "moco_rn50") -> ml_collections.ConfigDict:
         "contrast": (0.6, 1.4),
         "jitter_prob": 0.0,
     }
-    crops |= STUDY[look or _OWN_LOOK.get(arg, "crop_0_8")]
+    crops |= STUDY[name or _DEFAULT.get(arg, "crop_0_8")]
     config.augment = {
         "crops": {"global": crops},
         "statistics": "published",

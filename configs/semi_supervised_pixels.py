@@ -1,5 +1,4 @@
-"""Pixels of a hyperspectral scene, their views assigned to classes by likeness to a few labelled
-pixels (after arXiv 2306.10955, IGARSS 2023).
+"""Hyperspectral pixels whose views are assigned to classes by similarity to a few labelled pixels.
 
     python -m data_prep convert hsi-scene --input /data/pavia --output stores/pavia \\
         --sensor rosis_pavia_university --image PaviaU.mat \\
@@ -13,22 +12,24 @@ pixels (after arXiv 2306.10955, IGARSS 2023).
     python -m eo_jax.train --config=configs/semi_supervised_pixels.py:pavia \\
         --workdir=runs/semi_pixels
 
-Published figures to compare with: none that we could read. The abstract says Houston 2013 and Pavia
-University, and better than self-supervision and supervision alone; configs/barlow_pixels.py and
-configs/supervised_pixels.py are those, the same network and the same labels. Encoder, views, the
-exact loss, label counts and hyper-parameters are not known to us: the loss is that of PAWS, on
+After arXiv 2306.10955 (IGARSS 2023).
+
+Published figures: not available to us. The abstract names Houston 2013 and Pavia University and
+reports better results than self-supervision alone and supervision alone; configs/barlow_pixels.py
+and configs/supervised_pixels.py are these two, with the same network and labels. Encoder, views,
+the exact loss, label counts and hyper-parameters are not known to us. The loss is that of PAWS, on
 which the paper builds, with its sharpening of 0.25; encoder and optimizer are those of
 barlow_pixels.py; views are the pixel itself, brighter or darker and without some bands.
 
-On Salinas-A (`salinas_a`: tiles of 16 pixels, half of them for the test by a hash of their names;
-700 of the 2788 steps, which are 209 epochs of the others, one seed) a linear probe on 10 labels a
+On Salinas-A (`salinas_a`: tiles of 16 pixels, half of them for testing by a hash of their names;
+700 of the 2788 steps, which are 209 epochs of the others, one seed) a linear probe on 10 labels per
 class scores 0.966, untrained 0.956: six kinds of crops that nearly any features tell apart. It is
-the one scene here that anybody can fetch whole and train on in minutes; take it to see that
+the only scene here that anyone can download whole and train on in minutes; use it to check that
 everything works, not to compare methods.
 
-10 labels a class of the training map are ours; every batch has as many of each class, or one more.
-The probes are fitted on the same 10 and scored on all pixels of the test map. For another number of
-labels, with the same --config.run.seed for the same pixels:
+The 10 labels per class of the training map are our choice; every batch has the same number of each
+class, or one more. The probes are fitted on the same 10 and scored on all pixels of the test map.
+For another number of labels, with the same --config.run.seed for the same pixels:
 
     --config.data.sources.support.labels_per_class=5 --config.evals.knn.labels_per_class=5
     --config.evals.linear_probe.labels_per_class=5
@@ -41,12 +42,8 @@ from eo_jax.config import complete
 _SCENES = {
     "pavia": ("stores/pavia", "rosis_pavia_university", 610 * 340, 9),
     "houston": ("stores/houston", "casi_houston2013", 349 * 1905, 15),
-    "salinas_a": (
-        "stores/salinas_a",
-        "aviris_salinas",
-        83 * 86,
-        14,
-    ),  # six of Salinas' classes, 1 and 10 to 14,
+    # six of Salinas' classes: 1 and 10 to 14
+    "salinas_a": ("stores/salinas_a", "aviris_salinas", 83 * 86, 14),
 }
 VARIANTS = (*_SCENES, "smoke")
 _BATCH = 256
@@ -87,15 +84,11 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
         "scale": (1.0, 1.0),
         "ratio": (1.0, 1.0),
         "flips": "none",
+        "brightness": (0.6, 1.4),
+        "jitter_prob": 0.8,
+        "band_drop_prob": 0.5,
+        "band_drop": (1, 6),
     }
-    crops.update(
-        {
-            "brightness": (0.6, 1.4),
-            "jitter_prob": 0.8,
-            "band_drop_prob": 0.5,
-            "band_drop": (1, 6),
-        }
-    )
     config.augment = {
         "crops": {"global": crops},
         "statistics": "store",

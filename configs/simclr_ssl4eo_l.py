@@ -1,32 +1,38 @@
-"""SimCLR as SSL4EO-L pretrains ResNets and ViT-S/16 (arXiv 2306.09424; 250,000 locations in four
-seasons, five Landsat products).
+"""SimCLR on SSL4EO-L with ResNets and ViT-S/16 (arXiv 2306.09424).
 
     python -m data_prep convert ssl4eo-l --input /data/ssl4eo_l --output stores/l
     python -m eo_jax.train --config=configs/simclr_ssl4eo_l.py --workdir=runs/l_simclr \\
         --config.data.sources.oli_sr.store=stores/l
 
-A variant is an encoder (rn18, rn50, vit_s) and a product (tm_toa, etm_toa, etm_sr, oli_tirs_toa,
-oli_sr): configs/simclr_ssl4eo_l.py:rn18,tm_toa. Published figures, U-Net on NLCD / CDL, overall
-accuracy in %:
+Data: 250,000 locations in four seasons, five Landsat products. A variant is an encoder (rn18, rn50,
+vit_s) and a product (tm_toa, etm_toa, etm_sr, oli_tirs_toa, oli_sr):
+configs/simclr_ssl4eo_l.py:rn18,tm_toa.
+
+Published figures, U-Net on NLCD / CDL, overall accuracy in %:
 
              tm_toa         etm_toa        etm_sr         oli_tirs_toa   oli_sr
     rn18     60.86 / 61.94  58.76 / 56.47  57.26 / 54.42  62.14 / 60.01  59.93 / 57.44
     rn50     62.05 / 62.80  57.17 / 54.95  57.79 / 55.69  64.66 / 62.08  63.65 / 60.01
     vit_s    66.82 / 66.92  63.33 / 59.06  63.99 / 53.17  66.12 / 63.88  65.04 / 62.61
 
-Hyper-parameters are those of the released configs: 200 epochs, 256 locations a process, LARS at
-0.12 (ViT-S 0.012) with weight decay 1e-4, 10 epochs of warm-up from a third, then a cosine as long
-as the whole run, which therefore does not come to 0, temperature 0.07, a projector of two layers,
-two different seasons as the two views. The published weights were made with an older release, whose
-optimizer was of Adam's kind; its settings are not known. Nor is the number of processes: the batch
-of 1,024 is that of moco_ssl4eo_l.py. The learning rate of ResNet-18 is not known: as ResNet-50
-here.
+Hyper-parameters are those of the released configs: 200 epochs, 256 locations per process, LARS at
+0.12 (ViT-S 0.012) with weight decay 1e-4, 10 epochs of warm-up from a third of the rate, then a
+cosine as long as the whole run, which therefore does not reach 0, temperature 0.07, a projector of
+two layers, two different seasons as the two views. The published weights were made with an older
+release and an optimizer of the Adam family, whose settings are not known. Nor is the number of
+processes: the batch of 1,024 is that of moco_ssl4eo_l.py. The learning rate of ResNet-18 is not
+known: that of ResNet-50 here.
 
-Departures from the released code: random weights to begin with, not those of ImageNet; values
-normalised by band with the statistics of the store (none are published), not divided by 255;
-brightness is a factor on reflectance and leaves thermal bands alone, and one toss of the coin
-decides on brightness and contrast; biases and norms have neither decay nor a share in LARS; the
-schedule goes by steps, not epochs; bfloat16 on accelerators.
+Departures from the released code:
+
+* Random initial weights instead of ImageNet's.
+* Values are normalised per band with the statistics of the store (none are published), not divided
+  by 255.
+* Brightness is a factor on reflectance and leaves thermal bands unchanged; one draw decides on both
+  brightness and contrast.
+* Biases and norms are exempt from weight decay and from LARS' adaptation.
+* The schedule advances per step, not per epoch.
+* bfloat16 on accelerators.
 """
 
 import ml_collections
@@ -41,8 +47,7 @@ _SENSORS = {
     "oli_sr": "landsat8_oli_sr",
 }
 _PAIRS = tuple(f"{arch},{product}" for arch in ("rn18", "rn50", "vit_s") for product in _SENSORS)
-# Of the fifteen, each encoder and each product once: these are the ones whose weights are on record
-# in tests/golden.
+# Each encoder and each product at least once; tests/golden records the weights of these pairs.
 VARIANTS = (
     "rn50,oli_sr",
     "rn50,etm_sr",
@@ -82,8 +87,6 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
         "scale": (0.08, 1.0),
         "flips": "both",
         "dates": "each",
-    }
-    crops |= {
         "brightness": (0.2, 1.8),
         "contrast": (0.2, 1.8),
         "jitter_prob": 0.8,
@@ -112,13 +115,9 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
         "warmup_steps": _STEPS // 20,
         "warmup_start_factor": 1 / 3,
         "horizon": 200 / 190,
+        "weight_decay": 1e-4,
+        "clip_norm": 0.0,
     }
-    config.optim.update(
-        {
-            "weight_decay": 1e-4,
-            "clip_norm": 0.0,
-        }
-    )
     config.run = {
         "steps": _STEPS,
         "log_every": 100,

@@ -1,21 +1,25 @@
-"""Fine-tuning, shown on EuroSAT: ResNet-50 and a linear classifier, all weights trained (27,000
-chips of Sentinel-2 L1C, ten classes).
+"""Fine-tuning, shown on EuroSAT: ResNet-50 and a linear classifier, all weights trained.
 
     python -m data_prep convert eurosat --input /data/eurosat --output stores/eurosat \\
         --splits random
     python -m eo_jax.train --config=configs/supervised_eurosat.py:rn50 --workdir=runs/eurosat
 
+Data: 27,000 chips of Sentinel-2 L1C, ten classes.
+
 Published figures, overall accuracy of ResNet-50 pretrained on SSL4EO-S12: MoCo-v2 99.1 %, DINO 99.1
-%. As it stands the encoder starts from random weights, for which no figure is known.
+%. By default the encoder starts from random weights, for which no figure is known.
 
 Hyper-parameters are those of the released script for MoCo-v2: 100 epochs, batch 256, SGD at 0.1
-without weight decay, a tenth of it after 60 and 80 epochs, random resized crops of 224 px with the
-area that is the default of that function, 0.08 to 1. (DINO's script has a rate of 0.001.) The
-program that they name trains the classifier alone; the one that fine-tuned is not released.
+without weight decay, divided by ten after 60 and 80 epochs, random resized crops of 224 px with the
+default area of that function, 0.08 to 1. (DINO's script has a rate of 0.001.) The program that this
+script names trains only the classifier; the one that fine-tuned is not released.
 
-Departures from the released code: the split is torchgeo's random one, 16,200 chips to train on and
-5,400 for the test, where theirs draws 21,600 and 5,400 by class; test chips are shown whole at 224
-px, not as the centre of 256; the classifier is drawn as PyTorch's layers are, theirs with 0.01.
+Departures from the released code:
+
+* The split is torchgeo's random one, 16,200 chips for training and 5,400 for testing; theirs draws
+  21,600 and 5,400 by class.
+* Test chips are resized whole to 224 px, not cropped from the centre of 256.
+* The classifier has PyTorch's default initial weights; theirs a standard deviation of 0.01.
 """
 
 import ml_collections
@@ -76,9 +80,8 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "weight_decay": 0.0,
         "clip_norm": 0.0,
     }
-    config.sharding = {
-        "rules": ((".*", ()),)
-    }  # a ResNet has none of the weights that the default rules split
+    # A ResNet has none of the weights that the default rules split.
+    config.sharding = {"rules": ((".*", ()),)}
     config.run = {
         "steps": _STEPS,
         "seed": 42,

@@ -37,7 +37,7 @@ WITHOUT_CODE = (
 def test_the_docstring_says_what_to_compare_with_and_where_it_departs(name):
     text = golden_text.load(name)["__doc__"]
     assert "Published figures" in text
-    assert "could read" in text if name in WITHOUT_CODE else "Departures from " in text
+    assert "not available to us" in text if name in WITHOUT_CODE else "Departures from " in text
 
 
 @pytest.mark.parametrize(("name", "variant"), golden_text.listed())
@@ -123,18 +123,18 @@ def test_every_augmentation_of_the_review_is_in_the_sweep_and_a_variant_differs_
     method, own
 ):
     module = golden_text.load("review_bigearthnet")
-    sweep = re.search(r"^ *for look in (.+); do$", module["__doc__"], re.MULTILINE).group(1).split()
+    sweep = re.search(r"^ *for name in (.+); do$", module["__doc__"], re.MULTILINE).group(1).split()
     assert sorted(sweep) == sorted(module["STUDY"])
-    configs = {look: module["get_config"](f"{method},{look}") for look in sweep}
+    configs = {name: module["get_config"](f"{method},{name}") for name in sweep}
     assert str(configs[own]) == str(module["get_config"](method))
-    crops = {look: config.augment.crops["global"].to_dict() for look, config in configs.items()}
-    for look in ("crop", "brightness", "grey", "blur", "flip", "band_drop"):
-        changed = {key for key, value in crops[look].items() if value != crops["crop_0_8"][key]}
-        assert changed and changed <= set(module["STUDY"][look])
-        assert all(crops["all"][key] == crops[look][key] for key in changed)
-    for look, config in configs.items():
+    crops = {name: config.augment.crops["global"].to_dict() for name, config in configs.items()}
+    for name in ("crop", "brightness", "grey", "blur", "flip", "band_drop"):
+        changed = {key for key, value in crops[name].items() if value != crops["crop_0_8"][key]}
+        assert changed and changed <= set(module["STUDY"][name])
+        assert all(crops["all"][key] == crops[name][key] for key in changed)
+    for name, config in configs.items():
         config.augment.crops["global"] = configs["crop_0_8"].augment.crops["global"]
-        assert str(config) == str(configs["crop_0_8"]), look
+        assert str(config) == str(configs["crop_0_8"]), name
     with pytest.raises(ValueError, match=rf"no variant '{method},colour'; there are .*crop_0_8"):
         module["get_config"](f"{method},colour")
 
