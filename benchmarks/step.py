@@ -55,8 +55,8 @@ from benchmarks.step_workloads import (
     batch_of,
     compile_step,
     config_of,
-    make_step,
     recipe_of,
+    session_of,
 )
 from eo_jax.data.store.files import write_atomically
 from eo_jax.experiment import Experiment, make_experiment
@@ -230,8 +230,8 @@ def fits(objective: str, backbone: str) -> bool:
 
 def whole_step(experiment: Experiment, steps: int) -> dict[str, float | None]:
     """The figures of a step that makes its views."""
-    step = Step.of(experiment, recipe_of(experiment).train, batch_of(experiment))
-    best = step_race.best_of({OURS: step.seconds, "watch": step.watching(experiment)}, steps)
+    step = Step.of(experiment, recipe_of(experiment), batch_of(experiment))
+    best = step_race.best_of({OURS: step.seconds, "watch": step.pooled_seconds}, steps)
     rate = experiment.data.batch_size / best[OURS]
     flops, peak = rate * 6 * experiment.multiply_adds(), peak_flops()
     speed = {"samples_per_s": rate, "flops_per_s": flops, "mfu": flops / peak if peak else None}
@@ -260,9 +260,8 @@ def scan_check(batch: int) -> dict[str, float]:
         for backbone in SCAN:
             jax.clear_caches()
             experiment = make_experiment(config_of("mae", backbone, batch))
-            _, seconds = compile_step(
-                *make_step(experiment, recipe_of(experiment).train), batch_of(experiment)
-            )
+            session = session_of(experiment, recipe_of(experiment))
+            _, seconds = compile_step(session, batch_of(experiment))
             best[backbone] = min(best[backbone], seconds)
     return best
 

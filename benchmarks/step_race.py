@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.step_workloads import SEED, Step, batch_of, recipe_of
+from benchmarks.step_workloads import NO_AUGMENTATION, SEED, Step, batch_of, recipe_of
 from eo_jax.augment import masking
 from eo_jax.experiment import Experiment, make_experiment
 from eo_jax.schema import Carry, Views
@@ -102,7 +102,7 @@ def _runner(experiment: Experiment, way: str) -> Any:
     """What has `run(steps)`: our step, or a twin with the same weights, on the same views."""
     shown = jax.jit(recipe_of(experiment).train)(batch_of(experiment), jax.random.key(1))
     if way == OURS:
-        return Step.of(experiment, lambda batch, key: batch, shown)
+        return Step.of(experiment, NO_AUGMENTATION, shown)
     import torch
 
     torch.set_num_threads(threads())

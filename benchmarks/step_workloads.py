@@ -7,20 +7,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from eo_jax.augment import views
 from eo_jax.config import complete, modules
 from eo_jax.experiment import Experiment, make_recipe
-from eo_jax.optim import optimizers
 from eo_jax.schema import Batch
-from eo_jax.step import init_state, make_pooled, make_train_step
+from eo_jax.step import TrainSession
 
 SEED = 0
 CLASSES = 10
@@ -170,6 +170,10 @@ def batch_of(experiment: Experiment) -> Batch:
     return jax.device_put(batch)
 
 
+# Views in place of batches: for races on the same views.
+NO_AUGMENTATION = views.Recipe(train=lambda views, key: views, evaluate=lambda views: views)
+
+
 def recipe_of(experiment: Experiment) -> views.Recipe:
     """Its augmentation, normalised by published statistics."""
     published = {
@@ -183,48 +187,40 @@ def recipe_of(experiment: Experiment) -> views.Recipe:
 class Step:
     """A compiled train step and its state."""
 
+    session: TrainSession
     compiled: Any
     batch: Any
     state: Any
     compile_s: float
 
     @classmethod
-    def of(cls, experiment: Experiment, make_views: Callable, batch: Any) -> Step:
+    def of(cls, experiment: Experiment, recipe: views.Recipe, batch: Any) -> Step:
         """Compiled, its weights made."""
-        make_state, step = make_step(experiment, make_views)
-        compiled, seconds = compile_step(make_state, step, batch)
-        return cls(compiled, batch, jax.jit(make_state)(), seconds)
+        session = session_of(experiment, recipe)
+        compiled, seconds = compile_step(session, batch)
+        return cls(session, compiled, batch, session.init(), seconds)
 
     def run(self, steps: int) -> float:
-        """So many steps, to their end; the last one's loss."""
+        """Runs `steps` steps to their end; the last one's loss."""
         for _ in range(steps):
             self.state, metrics = self.compiled(self.state, self.batch)
         jax.block_until_ready(self.state)
         return float(metrics["loss"])
 
     def seconds(self, steps: int) -> float:
-        """So many steps; seconds of one."""
+        """Runs `steps` steps; seconds per step."""
         start = time.perf_counter()
         self.run(steps)
         return (time.perf_counter() - start) / steps
 
-    def watching(self, experiment: Experiment) -> Callable[[int], float]:
-        """What a logged step has after it: makes the features that the watch on collapse takes
-        apart, so many times; seconds of one.
+    def pooled_seconds(self, times: int) -> float:
+        """Makes the features for collapse metrics `times` times, as a logged step does after it;
+        seconds per time.
         """
-        pooled = jax.jit(
-            make_pooled(
-                experiment.objective, recipe_of(experiment).evaluate, experiment.same_encoder
-            )
-        )
-
-        def seconds(times: int) -> float:
-            start = time.perf_counter()
-            for _ in range(times):
-                jax.block_until_ready(pooled(self.state, self.batch))
-            return (time.perf_counter() - start) / times
-
-        return seconds
+        start = time.perf_counter()
+        for _ in range(times):
+            jax.block_until_ready(self.session.pooled(self.state, self.batch))
+        return (time.perf_counter() - start) / times
 
     def memory_mb(self) -> float:
         """Arguments and temporaries, as XLA plans them."""
@@ -232,20 +228,14 @@ class Step:
         return (planned.argument_size_in_bytes + planned.temp_size_in_bytes) / 1e6
 
 
-def make_step(experiment: Experiment, make_views: Callable) -> tuple[Callable, Any]:
-    """(what makes the state, the jitted step)."""
-    objective, steps = experiment.objective, experiment.run.steps
-    shapes, _ = jax.eval_shape(lambda: objective.init(jax.random.key(0)))
-    optimizer = optimizers.make_optimizer(experiment.optim, shapes, steps)
-    step = make_train_step(objective, optimizer, make_views, seed=SEED, steps=steps, accum=1)
-    return functools.partial(init_state, objective, optimizer, SEED), jax.jit(
-        step, donate_argnums=0
-    )
+def session_of(experiment: Experiment, recipe: views.Recipe) -> TrainSession:
+    """The train session of an experiment on one device."""
+    one_device = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+    return TrainSession(experiment, recipe, one_device)
 
 
-def compile_step(make_state: Callable, step: Any, batch: Any) -> tuple[Any, float]:
+def compile_step(session: TrainSession, batch: Any) -> tuple[Any, float]:
     """(the compiled step, seconds of tracing, lowering and compiling); nothing runs."""
-    like = jax.eval_shape(make_state)
     start = time.perf_counter()
-    compiled = step.lower(like, batch).compile()
+    compiled = session.step.lower(session.shapes, batch).compile()
     return compiled, time.perf_counter() - start

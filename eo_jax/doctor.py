@@ -13,7 +13,6 @@ written.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import jax
 import ml_collections
 from absl import flags
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
@@ -38,9 +37,8 @@ from eo_jax.experiment import (
     make_recipe,
 )
 from eo_jax.monitor import metrics
-from eo_jax.optim import optimizers
 from eo_jax.schema import Batch
-from eo_jax.step import init_state, make_train_step
+from eo_jax.step import TrainSession
 
 _SEE_HELP = "`python -m eo_jax.doctor --help` shows examples"
 _WARM_UP, _LEAST = 3, 4  # batches that are not timed; batches that are, however long they take
@@ -255,37 +253,15 @@ _ADVICE = {
 
 
 class _Step:
-    """The train step of an experiment with its state: each call takes a batch, trains on it and
-    gives its metrics, perhaps not computed yet.
+    """A train session with its state: each call trains on a batch and gives its metrics, perhaps
+    not computed yet.
     """
 
-    def __init__(self, experiment: Experiment, pipeline: Pipeline, mesh: Mesh):
-        objective, run = experiment.objective, experiment.run
-        views = make_recipe(experiment, make_normalisation(experiment, pipeline)).train
-        optimizer = optimizers.make_optimizer(
-            experiment.optim,
-            jax.eval_shape(lambda: objective.init(jax.random.key(0)))[0],
-            run.steps,
-        )
-        make_state = functools.partial(init_state, objective, optimizer, run.seed)
-        placement = sharding.state_sharding(experiment.sharding, jax.eval_shape(make_state), mesh)
-        self._state = jax.jit(make_state, out_shardings=placement)()
-        self._step = jax.jit(
-            make_train_step(
-                objective,
-                optimizer,
-                views,
-                seed=run.seed,
-                steps=run.steps,
-                accum=experiment.optim.accum,
-            ),
-            donate_argnums=0,
-            in_shardings=(placement, sharding.batch_sharding(mesh)),
-            out_shardings=(placement, NamedSharding(mesh, PartitionSpec())),
-        )
+    def __init__(self, session: TrainSession):
+        self._session, self._state = session, session.init()
 
     def __call__(self, batch: Batch) -> Any:
-        self._state, values = self._step(self._state, batch)
+        self._state, values = self._session.step(self._state, batch)
         return values
 
 
@@ -342,13 +318,12 @@ def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[R
         f"{experiment.objective_name} on {mesh.size} x {jax.devices()[0].device_kind}: compiling, "
         f"then {seconds:g} s each of step, loader, both"
     )
-    step, batches = (
-        _Step(experiment, pipeline, mesh),
-        {
-            component: sharding.to_global(batch, mesh)
-            for component, batch in _first_batches(pipeline).items()
-        },
-    )
+    recipe = make_recipe(experiment, make_normalisation(experiment, pipeline))
+    step = _Step(TrainSession(experiment, recipe, mesh))
+    batches = {
+        component: sharding.to_global(batch, mesh)
+        for component, batch in _first_batches(pipeline).items()
+    }
     for batch in batches.values():
         jax.block_until_ready(step(batch))  # compiled before anything is timed
     alone = bench.measure((batches[pipeline.mixture.component(n)] for n in itertools.count()), step)

@@ -20,6 +20,7 @@ import eo_jax
 from eo_jax.augment.views import Normalisation
 from eo_jax.data.pipeline import Pipeline, Source
 from eo_jax.data.store.files import write_atomically
+from eo_jax.step import CompiledStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +134,14 @@ def versions() -> dict[str, str]:
     }
 
 
+def data_fingerprints(pipeline: Pipeline, normalisation: Mapping[str, Normalisation]) -> dict:
+    """{source: its fingerprint}."""
+    return {
+        name: data_fingerprint(source, normalisation[name])
+        for name, source in pipeline.sources.items()
+    }
+
+
 def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
     """What a source was, for checkpoint, report and export: store, content hash, counts, sensor
     row, normalisation numbers.
@@ -177,29 +186,24 @@ def _drawn_from(source: Source) -> str:
     )
 
 
-def memory(
-    steps: Mapping[str, jax.stages.Compiled], watches: Mapping[str, jax.stages.Compiled]
-) -> Iterator[str]:
-    """What the compiled train step of each component takes, a line a component, and what a logged
-    step has
-    after it: a copy of the weights, the watch.
+def memory(compiled: Mapping[str, CompiledStep]) -> Iterator[str]:
+    """The memory of the compiled train step, one line per mixture component, and what a logged step
+    takes after it: a copy of the weights and the features for collapse metrics.
     """
-    for component, step in steps.items():
-        found, watch = step.memory_analysis(), watches[component].memory_analysis()
-        arguments, temporary, watched = (
+    for component, (step, pooled) in compiled.items():
+        planned = step.memory_analysis()
+        arguments, temporary, after = (
             size / 2**20
             for size in (
-                found.argument_size_in_bytes,
-                found.temp_size_in_bytes,
-                watch.temp_size_in_bytes,
+                planned.argument_size_in_bytes,
+                planned.temp_size_in_bytes,
+                pooled.memory_analysis().temp_size_in_bytes,
             )
         )
-        taken = (
-            f"arguments {arguments:.0f} MiB, temporary {temporary:.0f} MiB (component {component})"
-        )
         yield (
-            f"compiled; memory a device: {taken}; after logged steps the weights once more and "
-            f"temporary {watched:.0f} MiB"
+            f"compiled; memory per device: arguments {arguments:.0f} MiB, temporary "
+            f"{temporary:.0f} MiB (component {component}); after logged steps the weights once "
+            f"more and temporary {after:.0f} MiB"
         )
 
 
@@ -237,7 +241,7 @@ def closing_message(workdir: Path, step: int, steps: int) -> str:
     """The last line of a run: what to do next."""
     if step < steps:
         return (
-            f"stopped at step {step} of {steps}, state saved; the same command goes on from there"
+            f"stopped at step {step} of {steps}, state saved; the same command resumes from there"
         )
     return (
         f"done: {workdir}; next: python -m eo_jax.export --workdir={workdir} "

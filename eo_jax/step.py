@@ -1,25 +1,85 @@
 """One train step for every objective: views, loss, gradient, optimizer, teacher. No `if objective`
-anywhere.
+anywhere. And the step of an experiment on a mesh: its state placed, compiled once per component.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eo_jax.objectives.base import Objective, features_of
+from eo_jax import sharding
+from eo_jax.objectives.base import Objective
+from eo_jax.objectives.features import make_pooled
+from eo_jax.optim.optimizers import make_optimizer
 from eo_jax.schema import Batch, Carry, Metrics, Params, Views
 
 # {"step": int32, "params": Params, "carry": Carry, "optimizer": optax state}
 TrainState = dict[str, Any]
 
-# samples of a batch whose features are watched: what their decomposition costs is bounded, whatever
-# the batch
-_WATCHED = 256
+
+class TrainSession:
+    """The train step of an experiment on a mesh: the one that `train` runs, `doctor` measures and
+    benchmarks race.
+
+    Args:
+        experiment: see `eo_jax.experiment.Experiment`.
+        recipe: `train` and `evaluate` turn a batch into views; see `eo_jax.augment.views.Recipe`.
+
+    Attributes:
+        shapes: ShapeDtypeStructs of the TrainState, each with its sharding.
+        step: the jitted (state, batch) -> (state, metrics); the state is donated.
+        pooled: the jitted (state, batch) -> pooled features, for collapse metrics.
+    """
+
+    def __init__(self, experiment: Any, recipe: Any, mesh: Mesh):
+        objective, run, optim = experiment.objective, experiment.run, experiment.optim
+        params, _ = jax.eval_shape(objective.init, jax.random.key(0))
+        optimizer = make_optimizer(optim, params, run.steps)
+        make_state = functools.partial(init_state, objective, optimizer, run.seed)
+        shapes = jax.eval_shape(make_state)
+        self.placement = sharding.state_sharding(experiment.sharding, shapes, mesh)
+        self.shapes = sharding.placed(shapes, self.placement)
+        inputs = self.placement, sharding.batch_sharding(mesh)
+        replicated = NamedSharding(mesh, PartitionSpec())
+        step = make_train_step(
+            objective, optimizer, recipe.train, seed=run.seed, steps=run.steps, accum=optim.accum
+        )
+        pooled = make_pooled(objective, recipe.evaluate, experiment.same_encoder)
+        self._init = jax.jit(make_state, out_shardings=self.placement)
+        self.step = jax.jit(
+            step,
+            donate_argnums=0,
+            in_shardings=inputs,
+            out_shardings=(self.placement, replicated),
+        )
+        self.pooled = jax.jit(pooled, in_shardings=inputs, out_shardings=replicated)
+
+    def init(self) -> TrainState:
+        """Step 0, on the mesh."""
+        return self._init()
+
+    def compile(self, batches: Mapping[str, Batch]) -> dict[str, CompiledStep]:
+        """{component: its compiled step}; `batches` are global ones, of which shapes suffice."""
+        return {
+            component: CompiledStep(
+                self.step.lower(self.shapes, batch).compile(),
+                self.pooled.lower(self.shapes, batch).compile(),
+            )
+            for component, batch in batches.items()
+        }
+
+
+class CompiledStep(NamedTuple):
+    """The compiled train step of a mixture component, and the pass for its collapse metrics."""
+
+    step: jax.stages.Compiled
+    pooled: jax.stages.Compiled
 
 
 def init_state(
@@ -117,46 +177,6 @@ def norms(after: Params, before: Params) -> Metrics:
     """
     moved = jax.tree.map(jnp.subtract, after, before)
     return {"update_norm": optax.tree.norm(moved), "param_norm": optax.tree.norm(after)}
-
-
-def make_pooled(
-    objective: Objective,
-    make_views: Callable[[Batch], Views],
-    same_encoder: Mapping[str, Sequence[str]],
-) -> Callable[[TrainState, Batch], dict[str, jax.Array]]:
-    """The pure function (state, batch) -> {"pooled/<source>": features [m, d]} in evaluation mode
-    of at most 256 samples, spread over the batch.
-
-    Beside the train step, for the steps that are logged, as `norms` are: the watch on collapse
-    takes them apart on the host. Sources without an encoder have none.
-
-    Args:
-        make_views: batch -> Views without augmentation.
-        same_encoder: {source: names of the sources that share its encoder, its own among them}.
-    """
-
-    def pooled(state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        weights = state["params"], state["carry"]
-        encoded = {found["source"] for found in objective.encoders(*weights).values()}
-        shown = {
-            source: {"pixels": _subsample(fields["pixels"])}
-            for source, fields in batch.items()
-            if encoded & set(same_encoder[source])
-        }
-        views = make_views(shown)
-        return {
-            f"pooled/{source}": features_of(
-                objective, *weights, views, source, same_encoder[source]
-            )["pooled"]
-            for source in shown
-        }
-
-    return pooled
-
-
-def _subsample(rows: jax.Array) -> jax.Array:
-    """Every k-th row: where there are enough for all devices, each keeps some of its own."""
-    return rows[:: -(-len(rows) // _WATCHED)]
 
 
 def _accumulate(

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax
 from tiny_objectives import views_of
 
+from eo_jax import sharding
+from eo_jax.augment.views import Recipe
 from eo_jax.checkpoint import Checkpoints, leaf_hashes
 from eo_jax.experiment import Experiment
-from eo_jax.optim import optimizers
-from eo_jax.step import TrainState, init_state, make_train_step
+from eo_jax.step import TrainSession, TrainState
+
+# Views in place of batches.
+NO_AUGMENTATION = Recipe(train=lambda views, key: views, evaluate=lambda views: views)
 
 
 def hashes_after_resume(
@@ -21,28 +24,18 @@ def hashes_after_resume(
     """Hashes of every array after four steps: restored from a checkpoint after two, and in
     one go.
     """
-    objective = experiment.objective
-    optimizer = optimizers.make_optimizer(
-        experiment.optim, jax.eval_shape(objective.init, jax.random.key(0))[0], 10
-    )
-    step = jax.jit(
-        make_train_step(objective, optimizer, lambda views, key: views, seed=0, steps=10, accum=1)
-    )
+    session = TrainSession(experiment, NO_AUGMENTATION, sharding.make_mesh(experiment.sharding))
 
     def trained(state: TrainState, steps: range) -> TrainState:
         for n in steps:
-            state, values = step(state, views_of(experiment, n))
+            state, values = session.step(state, views_of(experiment, n))
             assert not values["skipped"]
         return state
 
-    # Placed, as restored arrays are: without that, the step would be compiled once for each.
-    start = jax.device_put(jax.jit(lambda: init_state(objective, optimizer, 0))(), jax.devices()[0])
+    start = session.init()
     half = trained(start, range(2))
     checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save(2, half, next_batch=2, config={})
     checkpoints.wait()
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), half
-    )
-    restored, _ = Checkpoints(folder).restore(like)
+    restored, _ = Checkpoints(folder).restore(session.shapes)
     return leaf_hashes(trained(restored, range(2, 4))), leaf_hashes(trained(half, range(2, 4)))

@@ -15,6 +15,7 @@ from tiny_objectives import OBJECTIVES
 from benchmarks import step, step_race
 from benchmarks.step_workloads import (
     BACKBONES,
+    NO_AUGMENTATION,
     WORKLOADS,
     Step,
     Workload,
@@ -92,7 +93,7 @@ def start(objective: str, backbone: str = "vit_s", batch: int = 8) -> tuple:
     pytest.importorskip("torch")
     experiment = experiment_of(objective, backbone, batch)
     shown = jax.jit(recipe_of(experiment).train)(batch_of(experiment), jax.random.key(1))
-    return experiment, shown, Step.of(experiment, lambda batch, key: batch, shown)
+    return experiment, shown, Step.of(experiment, NO_AUGMENTATION, shown)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -25,11 +25,12 @@ MAY_IMPORT = {
     "objectives": ("schema", "models", "augment", "monitor.metric", "objectives"),
     "optim": ("schema", "rules", "optim"),
     "sharding": ("schema", "rules"),
-    "step": ("schema", "objectives.base"),
+    "step": ("schema", "objectives.base", "objectives.features", "optim", "sharding"),
     "evaluators": (
         *NOUNS,
         "data",
         "objectives.base",
+        "objectives.features",
         "monitor.metric",
         "monitor.rankme",
         "evaluators",

@@ -20,10 +20,10 @@ from eo_jax.models.layers.transformer_block import Block
 from eo_jax.models.stems.spectral_adapter import Config as StemConfig
 from eo_jax.models.trunks import vit
 from eo_jax.objectives import mae
-from eo_jax.objectives.base import features_of
+from eo_jax.objectives.features import features_of, make_pooled
 from eo_jax.optim import optimizers
 from eo_jax.sensors import ENMAP
-from eo_jax.step import init_state, make_pooled, make_train_step, norms
+from eo_jax.step import init_state, make_train_step, norms
 
 BANDS, ROWS, STEPS = 5, 8, 50
 TOY = Toy(BANDS)

@@ -403,7 +403,7 @@ def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(
     with pytest.raises(ValueError, match="one class of two is missing"):
         train.train(config, tmp_path)
     assert checkpoint.load(tmp_path)[1] == 6
-    assert "step 6: state saved, the same command goes on from there" in capsys.readouterr().out
+    assert "step 6: state saved; the same command resumes from there" in capsys.readouterr().out
     for _ in range(2):
         assert train.train(config, tmp_path) == 0
     assert calls == ["first", "second", "second"]
@@ -514,7 +514,7 @@ def test_a_dry_run_trains_nothing_and_leaves_no_checkpoint(toy, tiny_store, tmp_
     assert (
         "parameters 609;" in output
         and "source enmap: 4 locations, 6 samples, 0 locations dropped" in output
-        and "compiled; memory a device" in output
+        and "compiled; memory per device" in output
     )
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

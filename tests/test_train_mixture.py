@@ -165,7 +165,7 @@ def test_a_dry_run_compiles_every_entry(stores, mixture, tmp_path, capsys):
     output = capsys.readouterr().out
     assert all(
         re.search(
-            r"compiled; memory a device: arguments \d+ MiB, temporary \d+ MiB \(component "
+            r"compiled; memory per device: arguments \d+ MiB, temporary \d+ MiB \(component "
             rf"{component}\)",
             output,
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -17,7 +17,8 @@ from eo_jax.data.pipeline import Config as DataConfig
 from eo_jax.data.pipeline import Pipeline, in_order
 from eo_jax.data.pixel_source import open_source
 from eo_jax.data.source import Source
-from eo_jax.objectives.base import Objective, features_of
+from eo_jax.objectives.base import Objective
+from eo_jax.objectives.features import features_of
 from eo_jax.schema import Batch, Carry, Params, Views
 from eo_jax.sensors import Sensor
 
@@ -179,3 +180,14 @@ class Context:
 def _pixels(batch: Batch) -> Batch:
     """What evaluation shows; labels are for the evaluator."""
     return {source: {"pixels": fields["pixels"]} for source, fields in batch.items()}
+
+
+def due_evaluators(
+    evaluators: Mapping[str, tuple[int, Evaluator]], step: int, steps: int
+) -> dict[str, Evaluator]:
+    """{name: evaluator} of those that run after `step`: every `every` steps, and all at the end."""
+    return {
+        name: evaluator
+        for name, (every, evaluator) in evaluators.items()
+        if step == steps or (every and step % every == 0)
+    }

@@ -76,30 +76,6 @@ class Objective(Protocol):
         {"<source>/<crop set>": (number, size in pixels)}, of the sources that a batch has."""
 
 
-def features_of(
-    objective: Objective,
-    params: Params,
-    carry: Carry,
-    views: Views,
-    source: str,
-    same_encoder: Sequence[str],
-) -> dict[str, jax.Array]:
-    """`Objective.features` of the first global view of a source, by the first of the encoders whose
-    source is among `same_encoder`: the teacher's where that is the default. Raises ValueError where
-    there is none.
-    """
-    encoders = objective.encoders(params, carry)
-    fitting = [weights for weights in encoders.values() if weights["source"] in same_encoder]
-    if not fitting:
-        raise ValueError(
-            f"objective {type(objective).__name__}: no encoder of source {source!r} among "
-            f"{', '.join(encoders)}"
-        )
-    return objective.features(
-        fitting[0], views[f"{source}/global"][:, 0], views[f"{source}/global/valid"][:, 0]
-    )
-
-
 def check_views(
     objective: Objective, name: str, views: Mapping[str, tuple[int, int]], sources: Sequence[str]
 ) -> None:

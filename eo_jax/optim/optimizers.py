@@ -183,6 +183,11 @@ def schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Array]:
     )
 
 
+def learning_rates(config: Config, steps: int) -> np.ndarray:
+    """The learning rate of every step, float [steps], in one call: for log lines."""
+    return np.asarray(schedule(config, steps)(np.arange(steps)))
+
+
 def decay_schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Array | float]:
     """step -> weight decay: constant, or half a cosine from `weight_decay` to `end_weight_decay` at
     `steps`.

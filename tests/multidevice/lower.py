@@ -12,14 +12,12 @@ import golden_text
 import jax
 import numpy as np
 from jax import ShapeDtypeStruct
-from jax.sharding import NamedSharding, PartitionSpec
 
 from eo_jax import sharding
 from eo_jax.augment.views import Normalisation
 from eo_jax.experiment import Experiment, make_experiment, make_recipe
-from eo_jax.optim import optimizers
 from eo_jax.schema import Batch
-from eo_jax.step import init_state, make_train_step
+from eo_jax.step import TrainSession
 
 
 def lower(target: str, mesh: jax.sharding.Mesh) -> str:
@@ -28,24 +26,9 @@ def lower(target: str, mesh: jax.sharding.Mesh) -> str:
     config = golden_text.load(name)["get_config"](variant)
     experiment = make_experiment(config)
     sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
-    objective, steps = experiment.objective, experiment.run.steps
-    optimizer = optimizers.make_optimizer(
-        experiment.optim, jax.eval_shape(objective.init, jax.random.key(0))[0], steps
-    )
-    state = jax.eval_shape(lambda: init_state(objective, optimizer, 0))
-    placement = sharding.state_sharding(experiment.sharding, state, mesh)
-    train_views = make_recipe(experiment, _numbers(experiment)).train
-    step = make_train_step(
-        objective, optimizer, train_views, seed=0, steps=steps, accum=experiment.optim.accum
-    )
-    replicated = NamedSharding(mesh, PartitionSpec())
-    jitted = jax.jit(
-        step,
-        in_shardings=(placement, sharding.batch_sharding(mesh)),
-        out_shardings=(placement, replicated),
-    )
+    session = TrainSession(experiment, make_recipe(experiment, _numbers(experiment)), mesh)
     found = {
-        jitted.lower(state, batch).as_text().count("num_partitions = 8")
+        session.step.lower(session.shapes, batch).as_text().count("num_partitions = 8")
         for batch in _batches(experiment, config.objective)
     }
     return ", ".join(f"{count} module for 8 devices" for count in sorted(found))

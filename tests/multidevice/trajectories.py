@@ -23,9 +23,10 @@ from eo_jax.models.encoder import make_encoder
 from eo_jax.models.stems.spectral_adapter import Config as StemConfig
 from eo_jax.models.trunks.vit import Config as TrunkConfig
 from eo_jax.objectives import mae
+from eo_jax.objectives.features import make_pooled
 from eo_jax.optim import optimizers
 from eo_jax.sensors import ENMAP
-from eo_jax.step import init_state, make_pooled, make_train_step
+from eo_jax.step import init_state, make_train_step
 
 ROWS, SIZE, STEPS = 8, 16, 5
 ENCODER = make_encoder(

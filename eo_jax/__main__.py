@@ -1,0 +1,26 @@
+"""Lists the commands.
+
+python -m eo_jax
+"""
+
+from __future__ import annotations
+
+COMMANDS = {
+    "eo_jax.train": "pretrain, or resume",
+    "eo_jax.doctor": "measure what training waits for",
+    "eo_jax.report": "write the HTML page of a run",
+    "eo_jax.export": "write an encoder for PyTorch",
+    "eo_jax.checkpoint": "print the hashes of a checkpoint",
+    "data_prep": "turn archives into stores; inspect, verify, subset and merge them",
+}
+
+
+def main() -> None:
+    """Prints each command with its task."""
+    print("commands (each has --help):")
+    for command, task in COMMANDS.items():
+        print(f"  python -m {command:<20} {task}")
+
+
+if __name__ == "__main__":
+    main()

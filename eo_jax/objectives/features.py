@@ -1,0 +1,79 @@
+"""Pooled features of a source by its encoder, for evaluators and collapse metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from eo_jax.objectives.base import Objective
+from eo_jax.schema import Batch, Carry, Params, Views
+
+# Cap on the samples used for collapse metrics, so that their SVD does not grow with the batch.
+_MAX_SAMPLES = 256
+
+
+def features_of(
+    objective: Objective,
+    params: Params,
+    carry: Carry,
+    views: Views,
+    source: str,
+    same_encoder: Sequence[str],
+) -> dict[str, jax.Array]:
+    """`Objective.features` of the first global view of a source, by the first of the encoders whose
+    source is among `same_encoder`: the teacher's where that is the default. Raises ValueError where
+    there is none.
+    """
+    encoders = objective.encoders(params, carry)
+    fitting = [weights for weights in encoders.values() if weights["source"] in same_encoder]
+    if not fitting:
+        raise ValueError(
+            f"objective {type(objective).__name__}: no encoder of source {source!r} among "
+            f"{', '.join(encoders)}"
+        )
+    return objective.features(
+        fitting[0], views[f"{source}/global"][:, 0], views[f"{source}/global/valid"][:, 0]
+    )
+
+
+def make_pooled(
+    objective: Objective,
+    make_views: Callable[[Batch], Views],
+    same_encoder: Mapping[str, Sequence[str]],
+) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
+    """The pure function (state, batch) -> {"pooled/<source>": features [m, d]} in evaluation mode
+    of at most 256 samples, spread over
+    the batch.
+
+    Runs beside the train step for logged steps; collapse metrics (an SVD) are computed from them on
+    the host. Sources without an encoder have none.
+
+    Args:
+        make_views: batch -> Views without augmentation.
+        same_encoder: {source: names of the sources that share its encoder, its own among them}.
+    """
+
+    def pooled(state: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
+        weights = state["params"], state["carry"]
+        encoded = {found["source"] for found in objective.encoders(*weights).values()}
+        shown = {
+            source: {"pixels": _subsample(fields["pixels"])}
+            for source, fields in batch.items()
+            if encoded & set(same_encoder[source])
+        }
+        views = make_views(shown)
+        return {
+            f"pooled/{source}": features_of(
+                objective, *weights, views, source, same_encoder[source]
+            )["pooled"]
+            for source in shown
+        }
+
+    return pooled
+
+
+def _subsample(rows: jax.Array) -> jax.Array:
+    """Every k-th row: where there are enough for all devices, each keeps some of its own."""
+    return rows[:: -(-len(rows) // _MAX_SAMPLES)]
