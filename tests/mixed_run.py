@@ -24,7 +24,7 @@ import pytest
 import tiny_run
 from toy_objective import Toy
 
-from eo_jax import train
+from eo_jax import doctor, train
 from eo_jax.config import parse_section
 from eo_jax.experiment import Experiment, make_experiment
 from eo_jax.monitor import metrics
@@ -91,7 +91,8 @@ def training_the_mixture() -> Iterator[None]:
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_experiment", experiment)
+        for command in (train, doctor):
+            patch.setattr(command, "make_experiment", experiment)
         yield
     signal.signal(signal.SIGTERM, handler)
 
