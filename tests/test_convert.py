@@ -283,10 +283,10 @@ def test_interrupt_says_how_to_go_on(
 def test_killed_parent_leaves_no_worker(tmp_path: Path) -> None:
     script = tmp_path / "sleepers.py"
     script.write_text(
-        "import os, sys, time\nfrom data_prep import parallel\n"
+        "import os, sys, time\nfrom data_prep.jobs import executors\n"
         "def task(i):\n    open(f'{sys.argv[1]}/{os.getpid()}.pid', 'w').close()\n    "
         "time.sleep(60)\n"
-        "if __name__ == '__main__':\n    list(parallel.run(task, range(4), 2))\n"
+        "if __name__ == '__main__':\n    list(executors.run(task, range(4), 2))\n"
     )
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path)], cwd=REPOSITORY, env=environment()

@@ -55,7 +55,7 @@ def test_there_are_fewer_workers_where_memory_is_short(
         asked.append((workers, bytes_per_worker))
         return map(function, tasks)
 
-    monkeypatch.setattr(convert.parallel, "run", here)
+    monkeypatch.setattr(convert.executors, "run", here)
     command = [
         "convert",
         "spectral-earth",

@@ -338,5 +338,7 @@ def test_impossible_settings_name_themselves(make, fields, message):
 
 
 def test_a_stem_of_bands_and_a_trunk_of_tokens_do_not_fit():
-    with pytest.raises(ValueError, match="a stem 'bands' gives image, a trunk 'vit' takes tokens"):
+    with pytest.raises(
+        ValueError, match="a stem 'identity' gives image, a trunk 'vit' takes tokens"
+    ):
         make_encoder(identity.Config(), vit.Config(), SENSOR, jnp.dtype("float32"))

@@ -14,6 +14,7 @@ import pytest
 
 from eo_jax import checkpoint, cli
 from eo_jax.monitor import metrics
+from eo_jax.report import __main__ as report_command
 from eo_jax.report import collect
 
 
@@ -43,7 +44,7 @@ def page(tiny_run, tmp_path_factory):
     (workdir / "encoder.safetensors").touch()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(sys, "argv", ["report", f"--workdir={workdir}"])
-        cli.run(collect.main)
+        cli.run(report_command.main)
     assert stopped.value.code == 0
     return workdir, (workdir / "report.html").read_text()
 
@@ -86,7 +87,7 @@ def test_the_page_needs_nothing_else(page):
 def test_the_same_run_gives_the_same_page(page, monkeypatch):
     workdir, text = page
     monkeypatch.setattr(sys, "argv", ["report", f"--workdir={workdir}"])
-    assert collect.main() == 0
+    assert report_command.main() == 0
     assert (workdir / "report.html").read_text() == text
 
 
@@ -103,7 +104,7 @@ def test_what_is_missing_is_said_in_one_line(
     workdir = page[0] if arguments else tmp_path
     monkeypatch.setattr(sys, "argv", ["report", f"--workdir={workdir}", *arguments])
     with pytest.raises(SystemExit) as stopped:
-        cli.run(collect.main)
+        cli.run(report_command.main)
     error = capsys.readouterr().err
     assert stopped.value.code == 1 and message in error and len(error.splitlines()) == 1
 

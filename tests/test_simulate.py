@@ -300,7 +300,7 @@ def test_the_sun_lights_slopes_that_face_it():
     land = landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, 0), 16)
     dry = {**land.fractions, "water": level}
     slopes = {
-        rise: dataclasses.replace(land, shares=dry, slope_east=level, slope_north=level + rise)
+        rise: dataclasses.replace(land, fractions=dry, slope_east=level, slope_north=level + rise)
         for rise in (-0.2, 0.0, 0.2)
     }
     lit = {rise: acquisition.illumination(slope, sun).mean() for rise, slope in slopes.items()}
@@ -319,8 +319,8 @@ def covers_of(code: int, size: int = 48, draws: int = 40) -> tuple[dict[str, flo
     sizes = []
     for seed in range(draws):
         rng = np.random.default_rng(seed)
-        place = landscape.Place(rng, size, rng.uniform(0, np.pi / 2), np.full(4, 0.25))
-        ground = landscape.GROUND_OF[code](place)
+        site = landscape.Site(rng, size, rng.uniform(0, np.pi / 2), np.full(4, 0.25))
+        ground = landscape.GROUND_OF[code](site)
         np.testing.assert_allclose(sum(ground.fractions.values()), 1, atol=1e-9)
         for name, share in ground.fractions.items():
             means.setdefault(name, []).append(share.mean())
@@ -352,8 +352,8 @@ def row_strength(code: int, size: int = 32) -> float:
     """
     gaps = []
     for seed in range(30):
-        place = landscape.Place(np.random.default_rng(seed), size, 0.0, np.full(4, 0.25))
-        ground = landscape.GROUND_OF[code](place)
+        site = landscape.Site(np.random.default_rng(seed), size, 0.0, np.full(4, 0.25))
+        ground = landscape.GROUND_OF[code](site)
         tree = ground.fractions["tree"]
         block = tree[:9, :9] - tree[:9, :9].mean()
         gaps.append(
