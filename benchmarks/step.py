@@ -60,7 +60,7 @@ from benchmarks.step_workloads import (
 )
 from eo_jax.data.store.files import write_atomically
 from eo_jax.experiment import Experiment, make_experiment
-from eo_jax.monitor.metrics import peak_flops
+from eo_jax.monitor.throughput import peak_flops
 
 # {platform: {(objective, way of the twin): samples/s of ours to the twin's, at least}}
 GOALS = {

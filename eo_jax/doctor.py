@@ -36,7 +36,7 @@ from eo_jax.experiment import (
     make_normalisation,
     make_recipe,
 )
-from eo_jax.monitor import metrics
+from eo_jax.monitor.throughput import Throughput
 from eo_jax.schema import Batch
 from eo_jax.step import TrainSession
 
@@ -281,7 +281,7 @@ class _Bench:
         """
         for batch in itertools.islice(batches, _WARM_UP):
             jax.block_until_ready(consume(batch))
-        throughput = metrics.Throughput(
+        throughput = Throughput(
             self.experiment.data.batch_size, self.experiment.multiply_adds()
         )
         end, running = time.perf_counter() + self.seconds, consume(next(batches))

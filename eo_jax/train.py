@@ -35,8 +35,9 @@ from eo_jax.experiment import (
     make_normalisation,
     make_recipe,
 )
-from eo_jax.monitor import goodput, metrics
+from eo_jax.monitor import goodput, writers
 from eo_jax.monitor.run_log import RunLog
+from eo_jax.monitor.throughput import Throughput
 from eo_jax.optim.optimizers import learning_rates
 from eo_jax.run import (
     StopSignal,
@@ -139,9 +140,9 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
 
     # ----------------------------------------------------------------------------------------- loop
     stop = StopSignal()
-    missed = metrics.not_evaluated(workdir, first, evaluators)  # an error ended the run in them
+    missed = writers.not_evaluated(workdir, first, evaluators)  # an error ended the run in them
     rates = learning_rates(experiment.optim, run.steps)
-    throughput = metrics.Throughput(experiment.data.batch_size, experiment.multiply_adds())
+    throughput = Throughput(experiment.data.batch_size, experiment.multiply_adds())
     log = RunLog(workdir, run, first, clock, throughput, rates, pipeline.counts)
     log.begin(experiment.objective_name, overview)
 

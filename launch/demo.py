@@ -16,7 +16,7 @@ from pathlib import Path
 
 from eo_jax import cli
 from eo_jax.data import open_store
-from eo_jax.monitor.metrics import read_metrics
+from eo_jax.monitor.writers import read_metrics
 from eo_jax.report.collect import headline
 
 # Side of a token and of a crop in configs/mae_demo.py; smaller tiles get a smaller crop.

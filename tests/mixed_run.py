@@ -27,7 +27,7 @@ from toy_objective import Toy
 from eo_jax import doctor, train
 from eo_jax.config import parse_section
 from eo_jax.experiment import Experiment, make_experiment
-from eo_jax.monitor import metrics
+from eo_jax.monitor import writers
 
 SAVE_EVERY = 6
 
@@ -98,9 +98,9 @@ def training_the_mixture() -> Iterator[None]:
 
 
 def main(config: Path, workdir: Path, kill_at: int) -> None:
-    write = metrics.Writer.write
+    write = writers.Writer.write
 
-    def killing(writer: metrics.Writer, step: int, values: dict) -> None:
+    def killing(writer: writers.Writer, step: int, values: dict) -> None:
         write(writer, step, values)
         while step == kill_at:
             if any(
@@ -109,7 +109,7 @@ def main(config: Path, workdir: Path, kill_at: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.01)
 
-    metrics.Writer.write = killing
+    writers.Writer.write = killing
     with training_the_mixture():
         train.train(json.loads(config.read_text()), workdir)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eo_jax import checkpoint, cli
-from eo_jax.monitor import metrics
+from eo_jax.monitor import writers
 
 
 def numbers(workdir: Path) -> list[dict]:
@@ -19,12 +19,12 @@ def numbers(workdir: Path) -> list[dict]:
             for key, value in line.items()
             if key not in clock and not key.startswith("time/")
         }
-        for line in metrics.read_metrics(workdir)
+        for line in writers.read_metrics(workdir)
     ]
 
 
 def steps(workdir: Path) -> list[int]:
-    return [line["step"] for line in metrics.read_metrics(workdir)]
+    return [line["step"] for line in writers.read_metrics(workdir)]
 
 
 def hashes(workdir: Path) -> dict[str, str]:

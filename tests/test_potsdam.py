@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import main as data_prep
-from eo_jax.monitor.metrics import read_metrics
+from eo_jax.monitor.writers import read_metrics
 from eo_jax.train import train
 
 

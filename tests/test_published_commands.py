@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from eo_jax.data import open_store
-from eo_jax.monitor.metrics import read_metrics
+from eo_jax.monitor.writers import read_metrics
 
 STEPS = 4
 # Their `smoke` is of a scene that cannot be had whole; Salinas-A can.

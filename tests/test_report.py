@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 import pytest
 
 from eo_jax import checkpoint, cli
-from eo_jax.monitor import metrics
+from eo_jax.monitor import writers
 from eo_jax.report import __main__ as report_command
 from eo_jax.report import collect
 
@@ -51,7 +51,7 @@ def page(tiny_run, tmp_path_factory):
 
 def test_the_page_has_the_numbers_of_the_run(page):
     workdir, text = page
-    lines = metrics.read_metrics(workdir)
+    lines = writers.read_metrics(workdir)
     scores = next(line for line in lines if "eval/reconstruction/rmse" in line)
     assert f"{lines[0]['loss']:.4f} to {lines[-2]['loss']:.4f}" in text
     assert (
@@ -194,7 +194,7 @@ def test_where_the_time_went_is_a_card_of_its_own(page):
     ]
     assert collect.time_spent(lines) == [("Time in training steps", "75%", "step 75%, compile 25%")]
     assert collect.time_spent([{"step": 1, "loss": 1.0}]) == []
-    assert collect.time_spent(metrics.read_metrics(page[0]))[0][2] in page[1]
+    assert collect.time_spent(writers.read_metrics(page[0]))[0][2] in page[1]
 
 
 def test_the_report_restores_the_newest_checkpoint(page):

@@ -32,7 +32,7 @@ from toy_objective import Toy
 from eo_jax import checkpoint, train
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.experiment import make_experiment, make_normalisation, make_recipe
-from eo_jax.monitor import metrics
+from eo_jax.monitor import writers
 
 SMOKE = f"--config={CONFIG}"
 
@@ -65,7 +65,7 @@ class Run:
             time.sleep(0.01)
 
     def logged(self) -> int:
-        return max((line["step"] for line in metrics.read_metrics(self.workdir)), default=0)
+        return max((line["step"] for line in writers.read_metrics(self.workdir)), default=0)
 
     def saved(self) -> list[int]:
         return sorted(
@@ -269,7 +269,7 @@ def test_lines_logged_after_the_checkpoint_are_cut_on_resume(workdir, tiny_store
         file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "loss": 1.0}\n{"step": 9, "lo')
     train.train(config_of(tiny_store, **{"run.steps": 8}), workdir, extend=True)
     assert steps(workdir) == list(range(1, 9))
-    assert metrics.read_metrics(workdir)[6]["loss"] != 1.0
+    assert writers.read_metrics(workdir)[6]["loss"] != 1.0
 
 
 def test_log_every_thins_the_lines_but_keeps_first_and_last(toy, tiny_store, tmp_path):
@@ -281,7 +281,7 @@ def test_log_every_thins_the_lines_but_keeps_first_and_last(toy, tiny_store, tmp
         return (line["update_norm"], line["param_norm"], line["rankme/enmap"])
 
     def watched(folder):
-        return {line["step"]: logged(line) for line in metrics.read_metrics(folder)}
+        return {line["step"]: logged(line) for line in writers.read_metrics(folder)}
 
     assert (
         watched(tmp_path).items() < watched(tmp_path / "all").items()
@@ -305,17 +305,17 @@ def test_every_line_has_rankme_of_the_weights_after_the_step_on_its_batch_withou
     features = spectra @ layer["kernel"] + layer["bias"]
     share = np.sqrt(np.linalg.eigvalsh(features.T @ features))
     share /= share.sum()
-    ranks = [line["rankme/enmap"] for line in metrics.read_metrics(workdir)]
+    ranks = [line["rankme/enmap"] for line in writers.read_metrics(workdir)]
     assert ranks[-1] == pytest.approx(np.exp(-np.sum(share * np.log(share))), rel=1e-3)
     assert len(set(ranks)) == 6 and all(1 < rank < 3 for rank in ranks)
 
 
 def test_the_logged_learning_rate_is_the_one_that_was_used(workdir):
-    lrs = [line["lr"] for line in metrics.read_metrics(workdir)]
+    lrs = [line["lr"] for line in writers.read_metrics(workdir)]
     assert lrs == pytest.approx(
         [0] + [0.5e-3 * (1 + np.cos(np.pi * k / 5)) for k in range(5)], rel=1e-4
     )
-    norms = [line["update_norm"] for line in metrics.read_metrics(workdir)]
+    norms = [line["update_norm"] for line in writers.read_metrics(workdir)]
     assert norms[0] == 0 and norms[1] > norms[-1] > 0
 
 
@@ -409,7 +409,7 @@ def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(
     assert calls == ["first", "second", "second"]
     assert [
         line["eval/second/score"]
-        for line in metrics.read_metrics(tmp_path)
+        for line in writers.read_metrics(tmp_path)
         if "eval/second/score" in line
     ] == [2.0]
 
@@ -484,12 +484,12 @@ def test_a_collapsed_run_says_so_in_its_lines_and_on_the_screen(
     monkeypatch.setitem(globals(), "Toy", Collapsing)
     with training_the_toy():
         train.train(config_of(tiny_store, **{"run.steps": 3, "run.save_every": 3}), tmp_path)
-    assert [line["collapsed"] for line in metrics.read_metrics(tmp_path)] == ["feature_std"] * 3
+    assert [line["collapsed"] for line in writers.read_metrics(tmp_path)] == ["feature_std"] * 3
     assert capsys.readouterr().out.count("COLLAPSED: feature_std below 0.02") == 3
 
 
 def test_where_the_time_went_is_logged_and_said_at_the_end(workdir, tiny_store, capsys):
-    lines = metrics.read_metrics(workdir)
+    lines = writers.read_metrics(workdir)
     for line in lines:
         assert sum(
             value
@@ -504,7 +504,7 @@ def test_where_the_time_went_is_logged_and_said_at_the_end(workdir, tiny_store, 
         "time/checkpoint" in lines[2] and "time/checkpoint" not in lines[1]
     )  # steps 2 and 4 are saved
     train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True)
-    assert "time/start" in metrics.read_metrics(workdir)[6]
+    assert "time/start" in writers.read_metrics(workdir)[6]
     assert "\ntime: " in capsys.readouterr().out
 
 

@@ -28,7 +28,7 @@ from eo_jax.config import parse_section
 from eo_jax.data import Store, open_store
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.data.store.record import RecordError
-from eo_jax.monitor import goodput, metrics
+from eo_jax.monitor import goodput, writers
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_killed_mixture_with_groups_and_a_bad_record_resumes_bit_for_bit(
 
 
 def test_lines_of_a_mixture_say_entry_shares_and_bad_records(mixed, stores):
-    lines, mixture = metrics.read_metrics(mixed), pipeline_of(stores).mixture
+    lines, mixture = writers.read_metrics(mixed), pipeline_of(stores).mixture
     assert [line["component"] for line in lines] == [mixture.component(n) for n in range(20)]
     assert {line["component"] for line in lines} == {"pair", "single"}
     for line in lines:
@@ -214,7 +214,7 @@ def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_
         shutil.copytree(stores[1], tmp_path / "store"),
         tmp_path / "away",
         Store.read_into,
-        metrics.Writer.write,
+        writers.Writer.write,
     )
     monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(seconds / 100))
 
@@ -228,7 +228,7 @@ def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_
         return read_into(copy.copy(store), *arguments)
 
     monkeypatch.setattr(Store, "read_into", reopening)
-    monkeypatch.setattr(metrics.Writer, "write", unmounting)
+    monkeypatch.setattr(writers.Writer, "write", unmounting)
     config = mixed_run.config_of(stores[0], follower, stores[2], **SKIP)
     code, error = end_of(capsys, lambda: train.train(config, tmp_path / "run"))
     assert code == 1 and re.match(
@@ -239,6 +239,6 @@ def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_
     saved = checkpoint.Checkpoints(tmp_path / "run").latest()
     assert 8 <= saved < 20 and steps(tmp_path / "run")[-1] == saved
     away.rename(follower)
-    monkeypatch.setattr(metrics.Writer, "write", write)
+    monkeypatch.setattr(writers.Writer, "write", write)
     assert train.train(config, tmp_path / "run") == 0
     assert hashes(tmp_path / "run") == hashes(mixed)

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 
-from eo_jax.monitor import metrics
+from eo_jax.monitor import metrics, writers
+from eo_jax.monitor.display import Display
 from eo_jax.monitor.goodput import Clock, finish_of
+from eo_jax.monitor.throughput import Throughput
 
 
 class RunLog:
@@ -32,14 +34,14 @@ class RunLog:
         run: Any,
         first: int,
         clock: Clock,
-        throughput: metrics.Throughput,
+        throughput: Throughput,
         learning_rates: Sequence[float],
         counts: Callable[[int], Mapping[str, Any]],
     ):
         self._run, self._clock, self._throughput = run, clock, throughput
         self._learning_rates, self._counts = learning_rates, counts
-        self._writer = metrics.writer(workdir, first, run.writers)
-        self._display = metrics.Display(first, run.steps)
+        self._writer = writers.make_writer(workdir, first, run.writers)
+        self._display = Display(first, run.steps)
         self._pending: tuple[int, dict[str, Any]] | None = None
         self.enter, self.say, self.begin = clock.enter, self._display.say, self._display.begin
 

@@ -15,7 +15,7 @@ from eo_jax.data import open_store
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.evaluators.base import Context, Weights
 from eo_jax.experiment import make_context, make_experiment, make_normalisation
-from eo_jax.monitor import goodput, metrics
+from eo_jax.monitor import goodput, writers
 from eo_jax.report.page import PatchView, Report
 
 _PATCHES = 4
@@ -27,7 +27,7 @@ def collect(workdir: Path, split: str) -> Report:
     experiment = make_experiment(config)
     numbers = make_normalisation(experiment, Pipeline(experiment.data, experiment.run.seed))
     context = make_context(experiment, numbers, sharding.make_mesh(sharding.Config()))
-    lines = metrics.read_metrics(workdir)
+    lines = writers.read_metrics(workdir)
     return Report(
         title=f"{experiment.objective_name} on {context.sensor.title}, step {step}",
         headline=headline(lines) + time_spent(lines),

@@ -1,0 +1,71 @@
+"""Samples and model FLOPs per second, against the peak of the devices."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+
+# Dense bf16 peak in FLOP/s of one device, by the beginning of jax's device_kind; vendors' data
+# sheets.
+_PEAK_FLOPS = {
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def peak_flops() -> float | None:
+    """Peak of all devices together, None where the data sheet is not in the table (CPUs)."""
+    kind = jax.devices()[0].device_kind
+    known = [peak for name, peak in _PEAK_FLOPS.items() if kind.startswith(name)]
+    return known[0] * jax.device_count() if known else None
+
+
+class Throughput:
+    """Samples and model FLOP a second between two steps whose metrics have arrived; pauses
+    (compiling, evaluation, saving) are left out.
+
+    The watch on collapse of logged steps is not: its time counts, its FLOP do not.
+
+    Args:
+        batch_size: samples a step.
+        multiply_adds: of one sample's forward pass. Training costs three forward passes, 2 FLOP a
+            multiply-add; recomputation is not counted.
+    """
+
+    def __init__(self, batch_size: int, multiply_adds: int):
+        self._batch_size, self._flops = batch_size, 6 * multiply_adds
+        self._last: float | None = None
+        self._steps, self._seconds = 0, 0.0
+
+    def arrived(self) -> None:
+        """The metrics of one more step are here, so that step is done. The first after a pause only
+        starts the clock.
+        """
+        now = time.perf_counter()
+        if self._last is not None:
+            self._steps, self._seconds = self._steps + 1, self._seconds + now - self._last
+        self._last = now
+
+    def pause(self) -> None:
+        """What follows is no training, until the next step."""
+        self._last = None
+
+    def take(self) -> dict[str, float]:
+        """{"samples_per_s", "flops_per_s", "mfu"?} since the last call; empty where nothing was
+        timed.
+        """
+        if not self._steps:
+            return {}
+        rate = self._steps * self._batch_size / self._seconds
+        self._steps, self._seconds = 0, 0.0
+        rates = {"samples_per_s": rate, "flops_per_s": rate * self._flops}
+        peak = peak_flops()
+        return rates | ({"mfu": rate * self._flops / peak} if peak else {})
