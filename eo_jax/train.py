@@ -143,7 +143,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     missed = writers.not_evaluated(workdir, first, evaluators)  # an error ended the run in them
     rates = learning_rates(experiment.optim, run.steps)
     throughput = Throughput(experiment.data.batch_size, experiment.multiply_adds())
-    log = RunLog(workdir, run, first, clock, throughput, rates, pipeline.counts)
+    described = experiment.objective.metrics
+    log = RunLog(workdir, run, first, clock, throughput, described, rates, pipeline.counts)
     log.begin(experiment.objective_name, overview)
 
     def save(step: int) -> None:

@@ -104,8 +104,8 @@ def _run(module: str, *arguments: str) -> None:
 
 def _summary(workdir: Path, weights: Path) -> None:
     print("\nWhat came out")
-    for label, value, note in headline(read_metrics(workdir)):
-        print(f"  {label:<30} {value:<20} {note}")
+    for card in headline(read_metrics(workdir)):
+        print(f"  {card.label:<30} {card.value:<20} {card.note}")
     print(f"  {'Weights for PyTorch':<30} {weights}")
     print(f"  {'Report':<30} {workdir / 'report.html'}")
 

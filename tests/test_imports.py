@@ -37,7 +37,7 @@ MAY_IMPORT = {
     ),
     "checkpoint": ("schema", "rules", "cli"),
     "report.pictures": (*NOUNS,),
-    "report.style": (),
+    "report.html_page": (),
     "monitor": ("schema", "monitor"),
     "monitor.metric": (),
 }
@@ -54,7 +54,7 @@ DATA_PREP_MAY_IMPORT = (
     "eo_jax.data",
     "eo_jax.schema",
     "eo_jax.report.pictures",
-    "eo_jax.report.style",
+    "eo_jax.report.html_page",
     "data_prep",
 )
 

@@ -1,6 +1,4 @@
-"""Tests of `eo_jax.report`: the page of a real run has its numbers and pictures and needs nothing
-else.
-"""
+"""Tests of `eo_jax.report`: the page of a run has its numbers and pictures and loads nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +12,8 @@ import pytest
 
 from eo_jax import checkpoint, cli
 from eo_jax.monitor import writers
-from eo_jax.report import __main__ as report_command
+from eo_jax.monitor.metric import Card
+from eo_jax.report import __main__ as report
 from eo_jax.report import collect
 
 
@@ -44,7 +43,7 @@ def page(tiny_run, tmp_path_factory):
     (workdir / "encoder.safetensors").touch()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(sys, "argv", ["report", f"--workdir={workdir}"])
-        cli.run(report_command.main)
+        cli.run(report.main)
     assert stopped.value.code == 0
     return workdir, (workdir / "report.html").read_text()
 
@@ -74,7 +73,7 @@ def test_the_page_has_pictures_of_held_out_samples(page):
     assert not re.search(r"000000[0134]/0000", text), "pictures come from the validation split"
 
 
-def test_the_page_needs_nothing_else(page):
+def test_the_page_loads_nothing(page):
     found = Page(page[1])
     assert all(
         source.startswith(("data:", "#")) for source in found.loads
@@ -87,7 +86,7 @@ def test_the_page_needs_nothing_else(page):
 def test_the_same_run_gives_the_same_page(page, monkeypatch):
     workdir, text = page
     monkeypatch.setattr(sys, "argv", ["report", f"--workdir={workdir}"])
-    assert report_command.main() == 0
+    assert report.main() == 0
     assert (workdir / "report.html").read_text() == text
 
 
@@ -104,12 +103,16 @@ def test_what_is_missing_is_said_in_one_line(
     workdir = page[0] if arguments else tmp_path
     monkeypatch.setattr(sys, "argv", ["report", f"--workdir={workdir}", *arguments])
     with pytest.raises(SystemExit) as stopped:
-        cli.run(report_command.main)
+        cli.run(report.main)
     error = capsys.readouterr().err
     assert stopped.value.code == 1 and message in error and len(error.splitlines()) == 1
 
 
 # --- the headline
+
+
+def labels_and_values(lines: list[dict]) -> list[tuple[str, str]]:
+    return [(card.label, card.value) for card in collect.headline(lines)]
 
 
 def test_the_headline_takes_the_last_of_each_score():
@@ -131,12 +134,26 @@ def test_the_headline_takes_the_last_of_each_score():
         {"step": 3, **{f"eval/linear_probe/{name}": value for name, value in probe.items()}},
     ]
     assert collect.headline(lines) == [
-        ("Loss", "1.0000 to 0.2500", "first and last logged step"),
-        ("Reconstruction RMSE", "0.5000", "reflectance, masked tokens of held-out patches"),
-        ("Mean of the visible pixels", "1.0000", "baseline; the model has 0.500 of it"),
-        ("Nearest visible token copied", "0.8000", "baseline; the model has 0.625 of it"),
-        ("Linear probe", "90.0%", "untrained encoder 70.0%, gain +20.0 points"),
+        Card("Loss", "1.0000 to 0.2500", "first and last logged step"),
+        Card("Reconstruction RMSE", "0.5000", "reflectance, masked tokens of held-out patches"),
+        Card("Mean of the visible pixels", "1.0000", "baseline; model / baseline = 0.500"),
+        Card("Nearest visible token copied", "0.8000", "baseline; model / baseline = 0.625"),
+        Card("Linear probe", "90.0%", "untrained encoder 70.0%, gain +20.0 points"),
     ]
+
+
+def test_every_evaluator_of_a_run_has_its_cards_and_one_that_no_longer_exists_has_none():
+    line = {
+        "step": 1,
+        "eval/knn/accuracy": 0.5,
+        "eval/knn/average_accuracy": 0.25,
+        "eval/knn/kappa": 0.125,
+        "eval/collapse/rankme": 12.0,
+        "eval/collapse/rank_fraction": 0.5,
+        "eval/collapse/feature_std": 0.75,
+        "eval/removed/score": 1.0,
+    }
+    assert labels_and_values([line]) == [("Nearest neighbours", "50.0%"), ("RankMe", "12.0")]
 
 
 def test_a_collapsed_run_has_a_card_that_says_since_when():
@@ -144,11 +161,11 @@ def test_a_collapsed_run_has_a_card_that_says_since_when():
         {"step": step, "loss": 1.0, **({"collapsed": "feature_std"} if step in (20, 30) else {})}
         for step in (10, 20, 30)
     ]
-    assert [card[:2] for card in collect.headline(lines)] == [
+    assert labels_and_values(lines) == [
         ("Loss", "1.0000 to 1.0000"),
         ("Collapsed", "step 20 to 30"),
     ]
-    assert "(feature_std)" in collect.headline(lines)[1][2]
+    assert "(feature_std)" in collect.headline(lines)[1].note
 
 
 def test_each_source_that_is_probed_has_a_card():
@@ -158,7 +175,7 @@ def test_each_source_that_is_probed_has_a_card():
         for source in ("s1", "l1c")
         for name, value in probe.items()
     }
-    assert [card[:2] for card in collect.headline([{"step": 1, **line}])] == [
+    assert labels_and_values([{"step": 1, **line}]) == [
         ("Linear probe of l1c", "90.0%"),
         ("Linear probe of s1", "90.0%"),
     ]
@@ -170,8 +187,9 @@ def test_a_run_that_logged_nothing_has_no_headline():
 
 
 def test_a_probe_that_could_not_be_scored_says_so():
-    label, value, note = collect.headline([{"step": 3, "eval/linear_probe/test_classes": 1}])[0]
-    assert (label, value) == ("Linear probe", "not scored") and "hold out more" in note
+    (card,) = collect.headline([{"step": 3, "eval/linear_probe/test_classes": 1}])
+    assert (card.label, card.value) == ("Linear probe", "not scored")
+    assert "hold out more" in card.note
 
 
 def test_scores_of_a_run_that_diverged_are_left_out():
@@ -184,7 +202,7 @@ def test_scores_of_a_run_that_diverged_are_left_out():
         "ratio_to_nearest_token",
     )
     line = {"step": 1, "loss": 1.0, **{f"eval/reconstruction/{name}": None for name in names}}
-    assert [label for label, _, _ in collect.headline([line])] == ["Loss"]
+    assert [card.label for card in collect.headline([line])] == ["Loss"]
 
 
 def test_where_the_time_went_is_a_card_of_its_own(page):
@@ -192,9 +210,10 @@ def test_where_the_time_went_is_a_card_of_its_own(page):
         {"step": 1, "time/compile": 1.0, "time/wall_s": 1.0},
         {"step": 2, "time/step": 1.0, "time/wall_s": 3.0},
     ]
-    assert collect.time_spent(lines) == [("Time in training steps", "75%", "step 75%, compile 25%")]
+    expected = Card("Time in training steps", "75%", "step 75%, compile 25%")
+    assert collect.time_spent(lines) == [expected]
     assert collect.time_spent([{"step": 1, "loss": 1.0}]) == []
-    assert collect.time_spent(writers.read_metrics(page[0]))[0][2] in page[1]
+    assert collect.time_spent(writers.read_metrics(page[0]))[0].note in page[1]
 
 
 def test_the_report_restores_the_newest_checkpoint(page):

@@ -1,23 +1,34 @@
-"""The report page and its pictures: self-contained, safe, true to the arrays, and standing up to
-runs that went wrong.
-"""
+"""The report page and its pictures: self-contained, safe, true to the arrays, whatever the run."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import io
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 from PIL import Image
 
-from eo_jax.report import pictures
-from eo_jax.report.page import PatchView, Report, render
+from eo_jax.monitor.metric import Card, Metric
+from eo_jax.monitor.metrics import step_metrics
+from eo_jax.report import html_page, pictures
+from eo_jax.report.page import Report, render
+from eo_jax.report.patches import Bands, PatchView
 from eo_jax.sensors import ENMAP
 
+ROOT = Path(__file__).parents[1]
 VOID = {"meta", "img"}
+METRICS = step_metrics(
+    {
+        "feature_std": Metric("Spread of features; 0 is collapse", "std"),
+        "accuracy": Metric("", "accuracy"),
+    }
+)
 
 
 class Page(HTMLParser):
@@ -72,7 +83,7 @@ def make_patch(title="tile", size=32, token=8, seed=0) -> PatchView:
 
 
 def make_report(**changes) -> Report:
-    metrics = [
+    lines = [
         {
             "step": step,
             "loss": 2.0 - step / 100,
@@ -82,15 +93,14 @@ def make_report(**changes) -> Report:
         }
         for step in range(0, 100, 10)
     ]
-    metrics[-1] |= {"eval/knn/accuracy": 0.625, "eval/collapse/rankme": 12.5}
+    lines[-1] |= {"eval/knn/accuracy": 0.625, "eval/collapse/rankme": 12.5}
     report = Report(
         title="EnMAP MAE",
-        headline=[("RMSE", 0.0123, "reflectance; mean of the visible tokens 0.0311")],
-        metrics=metrics,
+        cards=[Card("RMSE", "0.0123", "reflectance; mean of the visible tokens 0.0311")],
+        lines=lines,
+        metrics=METRICS,
         patches=[make_patch()],
-        wavelengths_nm=ENMAP.centres_nm,
-        true_colour=ENMAP.true_colour,
-        false_colour=ENMAP.false_colour,
+        bands=Bands(ENMAP.centres_nm, ENMAP.true_colour, ENMAP.false_colour),
         config={"objective": {"name": "mae", "mask_ratio": 0.75}, "seed": 0},
         versions={"jax": "0.10.2"},
         fingerprint={"store": "tiles", "samples": 12},
@@ -136,10 +146,11 @@ def test_metrics_of_several_sources_have_a_curve_each():
             "rankme/s2": 7.0,
             "feature_std": 0.5,
             "losses": 3.0,
+            "accuracy": 0.5,
         }
         for step in range(5)
     ]
-    text = render(make_report(metrics=lines))
+    text = render(make_report(lines=lines))
     assert all(
         text.count(title)
         for title in (
@@ -150,7 +161,7 @@ def test_metrics_of_several_sources_have_a_curve_each():
     )
     assert (
         text.count("<figure")
-        - render(make_report(metrics=[{"step": step, "loss": 1.0} for step in range(5)])).count(
+        - render(make_report(lines=[{"step": step, "loss": 1.0} for step in range(5)])).count(
             "<figure"
         )
         == 3
@@ -159,10 +170,10 @@ def test_metrics_of_several_sources_have_a_curve_each():
 
 def test_no_string_of_a_run_becomes_markup():
     evil = '"><script>alert(1)</script>'
-    metrics = [{"step": 0, "loss": 1.0, f"eval/{evil}/{evil}": 0.5}]
-    names = {evil: evil, "nested": {evil: evil}}
+    lines = [{"step": 0, "loss": 1.0, f"loss/{evil}": 1.0, f"eval/{evil}/{evil}": 0.5}]
+    names = {evil: evil, "nested": {evil: [evil]}}
     report = make_report(
-        title=evil, headline=[(evil, evil, evil)], metrics=metrics, patches=[make_patch(evil)]
+        title=evil, cards=[Card(evil, evil, evil)], lines=lines, patches=[make_patch(evil)]
     )
     page = Page(
         render(
@@ -177,22 +188,33 @@ def test_no_string_of_a_run_becomes_markup():
     )
     assert "script" not in page.tags
     assert not any(link.startswith("javascript:") for link in page.links)
-    assert page.text.count(evil) >= 12  # shown, as text
+    assert page.text.count(evil) >= 14  # shown, as text
+
+
+def test_templates_escape_everything_and_miss_nothing():
+    templates = [
+        path for package in ("eo_jax", "data_prep") for path in (ROOT / package).rglob("*.html")
+    ]
+    assert len(templates) == 4
+    for path in templates:
+        assert not re.search(r"\|\s*safe|autoescape|Markup", path.read_text()), path
+    with pytest.raises(UndefinedError, match="'summary' is undefined"):
+        html_page.render("eo_jax.report", "report.html", title="")
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"patches": []}, "No patches were drawn"),
-        ({"metrics": []}, "No training metrics were logged"),
-        ({"metrics": [{"step": 0, "loss": 1.0}]}, "No evaluator ran"),
+        ({"lines": []}, "No training metrics were logged"),
+        ({"lines": [{"step": 0, "loss": 1.0}]}, "No evaluator ran"),
         (
-            {"metrics": [{"step": 5, "loss": float("nan"), "eval/knn/accuracy": float("nan")}]},
+            {"lines": [{"step": 5, "loss": float("nan"), "eval/knn/accuracy": float("nan")}]},
             "5 NaN",
         ),
-        ({"metrics": [{"step": 0, "loss": 1.0, "mfu": None}]}, "steps 0 to 0"),
+        ({"lines": [{"step": 0, "loss": 1.0, "mfu": None}]}, "steps 0 to 0"),
         (
-            {"links": {}, "headline": [], "config": {}, "versions": {}, "fingerprint": {}},
+            {"links": {}, "cards": [], "config": {}, "versions": {}, "fingerprint": {}},
             "Nothing recorded",
         ),
     ],
@@ -255,22 +277,22 @@ def test_rmse_and_error_scale_ignore_visible_and_invalid_pixels():
 
 
 def test_a_resumed_run_shows_the_last_value_of_a_step():
-    metrics = [
+    lines = [
         {"step": 10, "loss": 1.0, "eval/knn/accuracy": 0.111},
         {"step": 10, "loss": 1.0, "eval/knn/accuracy": 0.222},
     ]
-    text = Page(render(make_report(metrics=metrics, patches=[]))).text
+    text = Page(render(make_report(lines=lines, patches=[]))).text
     assert "0.222" in text and "0.111" not in text
 
 
 def test_skipped_updates_are_counted():
-    metrics = [{"step": step, "loss": 1.0, "skipped": int(step in (3, 7))} for step in range(9)]
+    lines = [{"step": step, "loss": 1.0, "skipped": int(step in (3, 7))} for step in range(9)]
     assert (
         "loss or gradient was not finite: 2."
-        in Page(render(make_report(metrics=metrics, patches=[]))).text
+        in Page(render(make_report(lines=lines, patches=[]))).text
     )
-    quiet = [{**line, "skipped": 0} for line in metrics]
-    assert "not finite" not in Page(render(make_report(metrics=quiet, patches=[]))).text
+    quiet = [{**line, "skipped": 0} for line in lines]
+    assert "not finite" not in Page(render(make_report(lines=quiet, patches=[]))).text
 
 
 def test_size_stays_within_an_attachment():
@@ -293,7 +315,7 @@ def test_arrays_that_do_not_belong_together_are_named():
     with pytest.raises(ValueError, match=r"tile 7.*masked is \(16, 16\), expected \(32, 32\)"):
         dataclasses.replace(patch, masked=patch.masked[:16, :16])
     with pytest.raises(ValueError, match=r"tile 7.*202 bands, expected 13"):
-        make_report(patches=[patch], wavelengths_nm=ENMAP.centres_nm[:13])
+        make_report(patches=[patch], bands=Bands(ENMAP.centres_nm[:13], (3, 2, 1), (7, 3, 2)))
 
 
 def test_limits_leave_out_no_data():

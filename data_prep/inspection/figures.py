@@ -281,13 +281,6 @@ def draw_dates(store: Store) -> Figure | None:
     return figure
 
 
-def figure_svg(figure: Figure, label: str) -> str:
-    """The figure as one <svg> element in the colours of the page, always the same text; `label` is
-    what a screen reader says.
-    """
-    return pictures.svg(figure, label)
-
-
 def figure_png(figure: Figure) -> bytes:
     """The figure as PNG, always the same bytes."""
     buffer = io.BytesIO()

@@ -36,7 +36,7 @@ def cards(scores: Mapping[str, float]) -> list[Card]:
         Card(
             title,
             f"{scores[f'{name}_rmse']:.4f}",
-            f"baseline; the model has {scores[f'ratio_to_{name}']:.3f} of it",
+            f"baseline; model / baseline = {scores[f'ratio_to_{name}']:.3f}",
         )
         for name, title in _BASELINES.items()
     ]

@@ -1,1 +1,1 @@
-"""Metrics of a run, where they are written, and where its time goes."""
+"""Monitoring of a run: metrics, their writers and display, throughput and goodput."""

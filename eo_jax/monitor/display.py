@@ -1,37 +1,31 @@
-"""What the person at the terminal sees of a run: a progress bar, and one line per logged step."""
+"""The terminal output of a run: a progress bar, and one line per logged step."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from eo_jax.monitor.metric import Metric
 from eo_jax.monitor.metrics import COLLAPSED_BELOW
 
-# What the log line shows beside loss, rates and norms, as such or as "<name>/<source>", and how it
-# is called there; metrics.jsonl has all.
-_SHORT = {
-    "update_norm": "update",
-    "feature_std": "std",
-    "embedding_std": "embedding std",
-    "feature_rank": "rank",
-    "rankme": "RankMe",
-    "prototypes_used": "prototypes",
-    "classes_used": "classes",
-    "teacher_agreement": "agree",
-    "accuracy": "accuracy",
-    "queue_accuracy": "queue acc",
-    "batch_accuracy": "batch acc",
-}
+_FORMATS = {"loss": ".4f", "lr": ".2e", "grad_norm": ".3f"}  # ".3g" for all others
 
 
 class Display:
-    """A progress bar on a terminal, plain lines otherwise."""
+    """A progress bar on a terminal, plain lines otherwise.
 
-    def __init__(self, first_step: int, steps: int):
+    Args:
+        first_step: step the run starts at.
+        steps: its total number.
+        metrics: {name: description} of what log lines show, in their order; a value "<name>" or
+            "<name>/<source>" that is not described, or has no short name, is left out.
+    """
+
+    def __init__(self, first_step: int, steps: int, metrics: Mapping[str, Metric]):
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -43,35 +37,36 @@ class Display:
             *columns, console=Console(file=sys.stdout), disable=not sys.stdout.isatty()
         )
         self._task = self._progress.add_task("training", total=steps, completed=first_step)
-        self._steps, self._first, self._start = steps, first_step, time.perf_counter()
+        self._steps, self._first, self._metrics = steps, first_step, metrics
+        self._start = time.perf_counter()
         self._progress.start()
 
     def begin(self, objective: str, sizes: Iterable[str]) -> None:
-        """The first line: what is trained, and from which step."""
-        begin = f"resuming at step {self._first}" if self._first else "from step 0"
-        self.say(f"{objective}: {'; '.join(sizes)}; {begin} of {self._steps}")
+        """The first line: the objective, sizes, and the step the run starts at."""
+        start = f"resuming at step {self._first}" if self._first else "from step 0"
+        self.say(f"{objective}: {'; '.join(sizes)}; {start} of {self._steps}")
 
     def advance(self, step: int) -> None:
         """`step` steps are done."""
         self._progress.update(self._task, completed=step)
 
     def log(self, step: int, values: Mapping[str, float | str]) -> None:
-        """One line of the step's numbers, with the time left."""
-        left = (
-            (time.perf_counter() - self._start) / max(step - self._first, 1) * (self._steps - step)
-        )
-        self.say(
-            f"step {step:>6}/{self._steps}  {_readable(values)}{_warning(values)}  left "
-            f"{int(left // 60)}:{int(left % 60):02d}"
-        )
+        """One line with the values of a step and the time left."""
+        pace = (time.perf_counter() - self._start) / max(step - self._first, 1)
+        minutes, seconds = divmod(int(pace * (self._steps - step)), 60)
+        facts = [
+            *_mixture(values),
+            *_described(self._metrics, values),
+            *_rates(values),
+            *_warnings(values),
+            f"left {minutes}:{seconds:02d}",
+        ]
+        self._line(step, facts)
 
     def scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """One line of what an evaluator found, named "eval/..."."""
-        self.say(
-            f"step {step:>6}/{self._steps}  "
-            + "  ".join(
-                f"{name.removeprefix('eval/')} {score:.4f}" for name, score in scores.items()
-            )
+        """One line with the scores "eval/..." of an evaluator."""
+        self._line(
+            step, [f"{name.removeprefix('eval/')} {score:.4f}" for name, score in scores.items()]
         )
 
     def say(self, text: str) -> None:
@@ -85,45 +80,42 @@ class Display:
         """Removes the bar."""
         self._progress.stop()
 
-
-def _warning(values: Mapping[str, float | str]) -> str:
-    return (
-        f"  COLLAPSED: {values['collapsed']} below {COLLAPSED_BELOW}"
-        if "collapsed" in values
-        else ""
-    )
+    def _line(self, step: int, facts: Iterable[str]) -> None:
+        self.say("  ".join([f"step {step:>6}/{self._steps}", *facts]))
 
 
-def _readable(values: Mapping[str, float | str]) -> str:
-    shown = [
-        f"loss {values['loss']:.4f}",
-        f"lr {values['lr']:.2e}",
-        f"grad {values['grad_norm']:.3f}",
-    ]
+def _mixture(values: Mapping[str, float | str]) -> Iterator[str]:
+    """The component of this step, and the fractions of steps so far."""
     if "component" in values:
-        shares = ", ".join(
-            f"{name.removeprefix('mixture/')} {share:.1%}"
-            for name, share in values.items()
+        fractions = ", ".join(
+            f"{name.removeprefix('mixture/')} {value:.1%}"
+            for name, value in values.items()
             if name.startswith("mixture/")
         )
-        shown.insert(0, f"{values['component']} (so far {shares})")
-    for metric, short in _SHORT.items():
-        of_sources = {
-            name.partition("/")[2]: value
-            for name, value in values.items()
-            if name.partition("/")[0] == metric
-        }
-        shown += [
-            f"{' '.join(filter(None, (short, source)))} {value:.3g}"
-            for source, value in of_sources.items()
-        ]
+        yield f"{values['component']} (so far {fractions})"
+
+
+def _described(metrics: Mapping[str, Metric], values: Mapping[str, float | str]) -> Iterator[str]:
+    for metric, description in metrics.items():
+        for name, value in values.items():
+            own, _, source = name.partition("/")
+            if own == metric and description.short:
+                label = f"{description.short} {source}".rstrip()
+                yield f"{label} {value:{_FORMATS.get(metric, '.3g')}}"
+
+
+def _rates(values: Mapping[str, float | str]) -> Iterator[str]:
     if "samples_per_s" in values:
-        shown.append(f"{values['samples_per_s']:.1f} samples/s")
-        shown.append(f"{values['flops_per_s'] / 1e9:.1f} GFLOP/s")
+        yield f"{values['samples_per_s']:.1f} samples/s"
+        yield f"{values['flops_per_s'] / 1e9:.1f} GFLOP/s"
     if "mfu" in values:
-        shown.append(f"MFU {values['mfu']:.1%}")
+        yield f"MFU {values['mfu']:.1%}"
+
+
+def _warnings(values: Mapping[str, float | str]) -> Iterator[str]:
     if values.get("skipped"):
-        shown.append("NOT FINITE: step skipped")
+        yield "NOT FINITE: step skipped"
     if values.get("bad_records"):
-        shown.append(f"bad records {values['bad_records']:g}")
-    return "  ".join(shown)
+        yield f"bad records {values['bad_records']:g}"
+    if "collapsed" in values:
+        yield f"COLLAPSED: {values['collapsed']} below {COLLAPSED_BELOW}"

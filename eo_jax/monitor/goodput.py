@@ -1,4 +1,4 @@
-"""Where the wall time of a run goes: phases that sum to it exactly."""
+"""Attributes the wall time of a run to phases that sum exactly to it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ _WATCHER = ThreadPoolExecutor(1, thread_name_prefix="goodput")
 
 
 class Clock:
-    """Attributes every moment of the wall clock to one of PHASES; begins in "start".
+    """Attributes every moment of the wall clock to one of PHASES; starts in "start".
 
     While a step runs on the device, the time is "step", whatever the host does meanwhile; all other
-    phases count only while the device has nothing to do. So the share of "data" is what a faster
-    loader would save, not how long `next` took.
+    phases count only while the device is idle. So "data" is the time that a faster loader would
+    save, not the time that `next` took.
     """
 
     def __init__(self):
         self._phase, self._since = "start", time.perf_counter_ns()
         self._finished: Callable[[], int | None] | None = None
-        self._total = dict.fromkeys(
-            PHASES, 0
-        )  # integer nanoseconds: nothing is lost in adding them up
+        self._total = dict.fromkeys(PHASES, 0)  # integer nanoseconds: their sums are exact
         self._taken = dict(self._total)
 
     def enter(self, phase: str) -> None:
-        """From now on, the host does `phase`, one of PHASES."""
+        """The host is in `phase`, one of PHASES, from now on."""
         now = time.perf_counter_ns()
         busy = self._busy(now)
         self._total["step"] += busy
@@ -41,7 +39,7 @@ class Clock:
         self._phase, self._since = phase, now
 
     def _busy(self, now: int) -> int:
-        """Nanoseconds since the last change of phase in which the device computed."""
+        """Nanoseconds that the device computed since the last change of phase."""
         if self._finished is None:
             return 0
         finished = self._finished()
@@ -49,19 +47,18 @@ class Clock:
         return max(until - self._since, 0)
 
     def dispatched(self, finished: Callable[[], int | None]) -> None:
-        """A step was handed to the device, which computes from now on; what the host does besides
-        is "other" until it says what.
+        """The device computes a step from now on; the host is in "other" until it enters a phase.
 
         Args:
-            finished: gives the time (perf_counter_ns) at which the step was done, None until then;
-                see `finish_of`.
+            finished: returns the time (perf_counter_ns) at which the step was done, None until
+                then; see `finish_of`.
         """
         self.enter("other")
         self._finished = finished
 
     def take(self) -> dict[str, float]:
-        """{"time/<phase>": share of the time since the last call, "time/wall_s": that time}; phases
-        that took none are left out.
+        """{"time/<phase>": fraction of the time since the last call, "time/wall_s": that time};
+        phases that took no time are left out.
         """
         self.enter(self._phase)
         spent = {phase: total - self._taken[phase] for phase, total in self._total.items()}
@@ -69,23 +66,21 @@ class Clock:
         return _fractions(spent) | {_WALL: sum(spent.values()) / 1e9}
 
     def summary(self) -> str:
-        """Everything since the beginning in one line: "time: step 91%, compile 4%, data 3%,
-        evaluate 2%".
-        """
+        """The whole run in one line: "time: step 91%, compile 4%, data 3%, evaluate 2%"."""
         self.enter(self._phase)
         return f"time: {format_fractions(_fractions(self._total))}"
 
 
 def finish_of(values: Any) -> Callable[[], int | None]:
-    """The time (perf_counter_ns) at which arrays were computed, None until then. A thread waits for
-    them, so that neither host nor device has to.
+    """A function that returns the time (perf_counter_ns) at which arrays were computed, None until
+    then. A thread waits for them, so that neither host nor device has to.
     """
     done = _WATCHER.submit(lambda: (jax.block_until_ready(values), time.perf_counter_ns())[1])
     return lambda: done.result() if done.done() else None
 
 
 def fractions_of(lines: list[Mapping[str, Any]]) -> dict[str, float]:
-    """The fractions of all lines of metrics.jsonl together; empty where none has any."""
+    """The fractions over all lines of metrics.jsonl together; {} where no line was timed."""
     timed = [line for line in lines if _WALL in line]
     return _fractions(
         {
@@ -96,10 +91,10 @@ def fractions_of(lines: list[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def format_fractions(fractions: Mapping[str, float]) -> str:
-    """ "step 91%, data 3%", the largest first; what rounds to nothing is left out."""
+    """ "step 91%, data 3%", the largest first; phases that round to 0% are left out."""
     largest_first = sorted(fractions.items(), key=lambda item: -item[1])
     return ", ".join(
-        f"{name.removeprefix(_KEY)} {share:.0%}" for name, share in largest_first if share >= 0.005
+        f"{name.removeprefix(_KEY)} {value:.0%}" for name, value in largest_first if value >= 0.005
     )
 
 

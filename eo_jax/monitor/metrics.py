@@ -1,4 +1,4 @@
-"""Metrics that every step has, as numbers of the host."""
+"""Metrics that every step has: how they describe themselves, and their values on the host."""
 
 from __future__ import annotations
 
@@ -6,37 +6,63 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from eo_jax.monitor.metric import Metric
 from eo_jax.monitor.rankme import rankme
 
+# The display formats rates in units of their own, so they have no short name here.
+_EVERY_STEP = {
+    "loss": Metric("Loss", "loss", "log"),
+    "lr": Metric("Learning rate", "lr"),
+    "samples_per_s": Metric("Samples per second"),
+    "flops_per_s": Metric(""),
+    "grad_norm": Metric("Gradient norm", "grad", "log"),
+    "update_norm": Metric("Norm of the updates", "update", "log"),
+    "param_norm": Metric(""),
+    "mfu": Metric("Model FLOPs utilisation"),
+}
+_RANKME = {"rankme": Metric("RankMe of features", "RankMe")}
+
+_POOLED = "pooled/"  # prefix of the features that `step.make_pooled` returns
 _SPREADS = ("feature_std", "embedding_std")
-_POOLED = "pooled/"  # what `step.make_pooled` gives
-COLLAPSED_BELOW = 0.02  # of unit-length vectors; 1 is where they point everywhere alike
+COLLAPSED_BELOW = 0.02  # spread of unit-length vectors; 1 where they point in all directions
+
+
+def step_metrics(objective_metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """{name: description} of everything that a step may log, in the order of log line and report.
+
+    Args:
+        objective_metrics: `Objective.metrics`. Those of features and embeddings come before RankMe.
+    """
+    of_features = {
+        name: metric
+        for name, metric in objective_metrics.items()
+        if name.startswith(("feature_", "embedding_"))
+    }
+    return {**_EVERY_STEP, **of_features, **_RANKME, **objective_metrics}
 
 
 def to_scalars(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """What a step gave as numbers: of features "pooled/<source>" [m, d] their "rankme/<source>".
+    """The values of a step as floats; features "pooled/<source>" [m, d] become "rankme/<source>".
 
-    They are taken apart here and not on the device, which runs the next step meanwhile.
+    RankMe is computed here and not on the device, which runs the next step meanwhile.
     """
     ranks = {
         f"rankme/{name.removeprefix(_POOLED)}": rankme(value)
         for name, value in values.items()
         if name.startswith(_POOLED)
     }
-    return {
-        name: float(value) for name, value in values.items() if not name.startswith(_POOLED)
-    } | ranks
+    scalars = {name: float(value) for name, value in values.items() if not name.startswith(_POOLED)}
+    return scalars | ranks
 
 
 def collapse(step: int, steps: int, values: Mapping[str, float | str]) -> dict[str, str]:
-    """{"collapsed": what is below its limit} where embeddings have become the same for all samples,
-    else nothing.
+    """{"collapsed": names of the spreads below their limit}; {} where there are none.
 
-    Not in the first tenth of the run, when those of a fresh network still are the same.
+    The first tenth of a run is exempt, because embeddings of a fresh network are alike.
     """
-    flat = [
+    collapsed = [
         name
         for name, value in values.items()
         if name.startswith(_SPREADS) and value < COLLAPSED_BELOW
     ]
-    return {"collapsed": ", ".join(flat)} if flat and step * 10 >= steps else {}
+    return {"collapsed": ", ".join(collapsed)} if collapsed and step * 10 >= steps else {}

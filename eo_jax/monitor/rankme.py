@@ -1,4 +1,4 @@
-"""How many directions features use."""
+"""RankMe: the effective rank of features."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ _EPSILON = 1e-7
 
 
 def rankme(features: np.ndarray) -> float:
-    """exp of the entropy of the normalised singular values of features [m, d]: directions in use
-    (Garrido et al. 2023, equations 1, 2).
-
-    NaN where a feature is not finite.
+    """exp of the entropy of the normalised singular values of features [m, d] (Garrido et al. 2023,
+    equations 1, 2): the number of directions in use. NaN where a feature is not finite.
     """
     if not np.isfinite(features).all():
         return float("nan")
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
-    share = values / max(values.sum(), 1e-300) + _EPSILON
-    return float(np.exp(-(share * np.log(share)).sum()))
+    weights = values / max(values.sum(), 1e-300) + _EPSILON
+    return float(np.exp(-(weights * np.log(weights)).sum()))

@@ -11,6 +11,7 @@ import jax
 from eo_jax.monitor import metrics, writers
 from eo_jax.monitor.display import Display
 from eo_jax.monitor.goodput import Clock, finish_of
+from eo_jax.monitor.metric import Metric
 from eo_jax.monitor.throughput import Throughput
 
 
@@ -24,6 +25,7 @@ class RunLog:
         run: `steps`, `log_every` and `writers` of the run.
         first: the step the run starts at.
         clock: started with the run.
+        objective_metrics: `Objective.metrics`.
         learning_rates: of every step of the run.
         counts: step -> what the pipeline counts, for log lines.
     """
@@ -35,13 +37,14 @@ class RunLog:
         first: int,
         clock: Clock,
         throughput: Throughput,
+        objective_metrics: Mapping[str, Metric],
         learning_rates: Sequence[float],
         counts: Callable[[int], Mapping[str, Any]],
     ):
         self._run, self._clock, self._throughput = run, clock, throughput
         self._learning_rates, self._counts = learning_rates, counts
         self._writer = writers.make_writer(workdir, first, run.writers)
-        self._display = Display(first, run.steps)
+        self._display = Display(first, run.steps, metrics.step_metrics(objective_metrics))
         self._pending: tuple[int, dict[str, Any]] | None = None
         self.enter, self.say, self.begin = clock.enter, self._display.say, self._display.begin
 

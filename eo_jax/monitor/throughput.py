@@ -6,8 +6,8 @@ import time
 
 import jax
 
-# Dense bf16 peak in FLOP/s of one device, by the beginning of jax's device_kind; vendors' data
-# sheets.
+# Dense bf16 peak in FLOP/s of one device, from the vendors' data sheets, by the beginning of jax's
+# device_kind.
 _PEAK_FLOPS = {
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100": 989e12,
@@ -22,22 +22,22 @@ _PEAK_FLOPS = {
 
 
 def peak_flops() -> float | None:
-    """Peak of all devices together, None where the data sheet is not in the table (CPUs)."""
+    """Peak FLOP/s of all devices together; None for a device that is not in the table (CPUs)."""
     kind = jax.devices()[0].device_kind
     known = [peak for name, peak in _PEAK_FLOPS.items() if kind.startswith(name)]
     return known[0] * jax.device_count() if known else None
 
 
 class Throughput:
-    """Samples and model FLOP a second between two steps whose metrics have arrived; pauses
-    (compiling, evaluation, saving) are left out.
+    """Samples and model FLOPs per second, from when the metrics of steps arrive.
 
-    The watch on collapse of logged steps is not: its time counts, its FLOP do not.
+    Pauses (compiling, evaluation, saving) do not count. Of the collapse metrics of logged steps,
+    the time counts and the FLOPs do not.
 
     Args:
-        batch_size: samples a step.
-        multiply_adds: of one sample's forward pass. Training costs three forward passes, 2 FLOP a
-            multiply-add; recomputation is not counted.
+        batch_size: samples per step.
+        multiply_adds: of one sample's forward pass. Training costs three forward passes and 2 FLOPs
+            per multiply-add; recomputation is not counted.
     """
 
     def __init__(self, batch_size: int, multiply_adds: int):
@@ -46,8 +46,8 @@ class Throughput:
         self._steps, self._seconds = 0, 0.0
 
     def arrived(self) -> None:
-        """The metrics of one more step are here, so that step is done. The first after a pause only
-        starts the clock.
+        """One more step is done, since its metrics are here. The first after a pause only starts
+        the clock.
         """
         now = time.perf_counter()
         if self._last is not None:
@@ -55,11 +55,11 @@ class Throughput:
         self._last = now
 
     def pause(self) -> None:
-        """What follows is no training, until the next step."""
+        """The time until the next step is not training time."""
         self._last = None
 
     def take(self) -> dict[str, float]:
-        """{"samples_per_s", "flops_per_s", "mfu"?} since the last call; empty where nothing was
+        """{"samples_per_s", "flops_per_s", "mfu"?} since the last call; {} where nothing was
         timed.
         """
         if not self._steps:

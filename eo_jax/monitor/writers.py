@@ -12,12 +12,14 @@ import jax
 
 
 class Writer:
-    """Metrics of a run: WORKDIR/metrics.jsonl, and TensorBoard events where asked for. Process 0
-    alone holds one.
+    """Writes the metrics of a run to WORKDIR/metrics.jsonl, and to TensorBoard on request.
 
     Args:
-        first_step: step the run starts at; later lines, left by a run that was killed, are cut off.
+        first_step: step the run starts at; lines of later steps, left by a killed run, are removed.
         writers: "tensorboard" or nothing.
+
+    Raises:
+        ValueError: tensorboardX is not installed.
     """
 
     def __init__(self, workdir: Path, first_step: int, writers: tuple[str, ...]):
@@ -30,8 +32,8 @@ class Writer:
         self._tensorboard = _tensorboard(workdir, first_step) if "tensorboard" in writers else None
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
-        """One line; NaN and infinity become null, since JSON has neither. TensorBoard gets the
-        numbers alone.
+        """One line; NaN and infinity become null, since JSON has neither. TensorBoard gets only
+        the numbers.
         """
         finite = {
             name: value if isinstance(value, str) or math.isfinite(value) else None
@@ -58,7 +60,7 @@ class Writer:
 
 
 class NullWriter:
-    """The writer of the other processes, which writes nothing."""
+    """The writer of all processes but 0: writes nothing."""
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
         """Nothing."""
@@ -68,7 +70,7 @@ class NullWriter:
 
 
 def make_writer(workdir: Path, first_step: int, writers: tuple[str, ...]) -> Writer | NullWriter:
-    """A Writer in process 0."""
+    """A Writer in process 0, a NullWriter in the others."""
     return NullWriter() if jax.process_index() else Writer(workdir, first_step, writers)
 
 
@@ -85,11 +87,11 @@ def read_metrics(workdir: Path) -> list[dict]:
 
 
 def not_evaluated(workdir: Path, step: int, names: Iterable[str]) -> set[str]:
-    """The evaluators whose scores at this step are not among the lines of metrics.jsonl; none at
-    step 0, where nothing is evaluated.
+    """The evaluators without scores at this step in metrics.jsonl; none at step 0, where nothing is
+    evaluated.
 
-    None of several processes either: they would have to see the same file, or some would wait for
-        the others.
+    With several processes none either: if they did not all see the same file, some would wait for
+    the others.
     """
     if step == 0 or jax.process_count() > 1:
         return set()

@@ -1,1 +1,1 @@
-"""One HTML page per run."""
+"""The report page of a run, and what other pages share with it."""

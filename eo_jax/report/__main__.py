@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: numbers, curves, pictures, spectra, configuration, data.
+"""Writes one self-contained HTML page of a run: numbers, curves, pictures, configuration, data.
 
 python -m eo_jax.report --workdir=runs/demo            # writes runs/demo/report.html
 """
@@ -18,13 +18,13 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m eo_jax.report",
-        description="Writes WORKDIR/report.html: loss, pictures of reconstructions, spectra, "
+        description="Writes WORKDIR/report.html: metrics, reconstructions, spectra, "
         "configuration, data.",
         epilog="example: python -m eo_jax.report --workdir=runs/demo",
     )
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument(
-        "--split", default="val", help="split of the store that pictures come from (default: val)"
+        "--split", default="val", help="split of the samples that are drawn (default: val)"
     )
     arguments = parser.parse_args()
     path = arguments.workdir / "report.html"

@@ -1,5 +1,5 @@
-"""Gathers what the report page of a run shows: its metrics, pictures of its newest weights, its
-configuration and its data.
+"""Collects the contents of the report page: metrics, pictures of the newest weights, configuration
+and data of a run.
 """
 
 from __future__ import annotations
@@ -11,31 +11,34 @@ import numpy as np
 
 from eo_jax import sharding
 from eo_jax.checkpoint import load
+from eo_jax.config import modules
 from eo_jax.data import open_store
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.evaluators.base import Context, Weights
 from eo_jax.experiment import make_context, make_experiment, make_normalisation
 from eo_jax.monitor import goodput, writers
-from eo_jax.report.page import PatchView, Report
+from eo_jax.monitor.metric import Card
+from eo_jax.monitor.metrics import step_metrics
+from eo_jax.report.page import Lines, Report
+from eo_jax.report.patches import Bands, PatchView
 
 _PATCHES = 4
 
 
 def collect(workdir: Path, split: str) -> Report:
-    """Everything the page of a run shows; restores its newest checkpoint."""
+    """The contents of the page of a run; restores its newest checkpoint."""
     config, step, params, carry = load(workdir)
     experiment = make_experiment(config)
     numbers = make_normalisation(experiment, Pipeline(experiment.data, experiment.run.seed))
     context = make_context(experiment, numbers, sharding.make_mesh(sharding.Config()))
-    lines = writers.read_metrics(workdir)
+    sensor, lines = context.sensor, writers.read_metrics(workdir)
     return Report(
-        title=f"{experiment.objective_name} on {context.sensor.title}, step {step}",
-        headline=headline(lines) + time_spent(lines),
-        metrics=lines,
+        title=f"{experiment.objective_name} on {sensor.title}, step {step}",
+        cards=[*headline(lines), *time_spent(lines)],
+        lines=lines,
+        metrics=step_metrics(experiment.objective.metrics),
         patches=_patches(context, (params, carry), split),
-        wavelengths_nm=context.sensor.axis,
-        true_colour=context.sensor.composite,
-        false_colour=context.sensor.false_colour or context.sensor.composite,
+        bands=Bands(sensor.axis, sensor.composite, sensor.false_colour or sensor.composite),
         config=config,
         versions=json.loads((workdir / "versions.json").read_text()),
         fingerprint=_short(json.loads((workdir / "data.json").read_text())),
@@ -43,128 +46,90 @@ def collect(workdir: Path, split: str) -> Report:
     )
 
 
-def headline(lines: list[dict]) -> list[tuple[str, str, str]]:
-    """(label, value, note) of what a reader asks first, from the metrics of a run."""
+def headline(lines: Lines) -> list[Card]:
+    """Loss, collapse, and the cards of every evaluator with its last scores."""
+    return [*_loss(lines), *_collapsed(lines), *_scores(lines)]
+
+
+def _loss(lines: Lines) -> list[Card]:
     losses = [line["loss"] for line in lines if line.get("loss") is not None]
-    last = {key: value for line in lines for key, value in line.items() if key.startswith("eval/")}
-    last = {
-        key: value for key, value in last.items() if value is not None
-    }  # NaN is null in metrics.jsonl
-    cards = (
-        [("Loss", f"{losses[0]:.4f} to {losses[-1]:.4f}", "first and last logged step")]
-        if losses
-        else []
-    )
-    flat = [line for line in lines if "collapsed" in line]
-    if flat:
-        names = sorted({name for line in flat for name in line["collapsed"].split(", ")})
-        note = f"logged steps where nearly all samples had the same vector ({', '.join(names)})"
-        cards.append(("Collapsed", f"step {flat[0]['step']} to {flat[-1]['step']}", note))
-    for evaluator, make in (
-        ("reconstruction", _reconstruction_cards),
-        ("linear_probe", _probe_cards),
-    ):
-        for source, found in sorted(_by_source(last, evaluator).items()):
-            cards += [
-                (f"{title} of {source}" if source else title, value, note)
-                for title, value, note in make(found)
-            ]
-    return cards
+    if not losses:
+        return []
+    value = f"{losses[0]:.4f} to {losses[-1]:.4f}"
+    return [Card("Loss", value, "first and last logged step")]
 
 
-def _by_source(last: dict[str, float], evaluator: str) -> dict[str, dict[str, float]]:
-    """{source: {metric: value}} of an evaluator, from "eval/<evaluator>/<metric>", which is of
-    source "", or "eval/<evaluator>/<source>/<metric>".
+def _collapsed(lines: Lines) -> list[Card]:
+    collapsed = [line for line in lines if "collapsed" in line]
+    if not collapsed:
+        return []
+    names = sorted({name for line in collapsed for name in line["collapsed"].split(", ")})
+    value = f"step {collapsed[0]['step']} to {collapsed[-1]['step']}"
+    note = f"logged steps where nearly all samples had the same vector ({', '.join(names)})"
+    return [Card("Collapsed", value, note)]
+
+
+def _scores(lines: Lines) -> list[Card]:
+    evaluators = modules("evaluators")
+    return [
+        Card(f"{card.label} of {source}" if source else card.label, card.value, card.note)
+        for evaluator, by_source in _last_scores(lines).items()
+        if evaluator in evaluators  # it may have been removed since the run
+        for source, scores in sorted(by_source.items())
+        for card in evaluators[evaluator].cards(scores)
+    ]
+
+
+def _last_scores(lines: Lines) -> dict[str, dict[str, dict[str, float]]]:
+    """{evaluator: {source: {metric: value}}}, the last of each, from "eval/<evaluator>/<metric>",
+    which is of source "", or "eval/<evaluator>/<source>/<metric>".
     """
-    found: dict[str, dict[str, float]] = {}
+    last = {key: value for line in lines for key, value in line.items() if key.startswith("eval/")}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for key, value in last.items():
-        source, _, metric = key.removeprefix(f"eval/{evaluator}/").rpartition("/")
-        if key.startswith(f"eval/{evaluator}/"):
-            found.setdefault(source, {})[metric] = value
+        if value is not None:  # NaN is null in metrics.jsonl
+            _, evaluator, *source, metric = key.split("/")
+            of_evaluator = found.setdefault(evaluator, {})
+            of_evaluator.setdefault("/".join(source), {})[metric] = value
     return found
 
 
-def _reconstruction_cards(found: dict[str, float]) -> list[tuple[str, str, str]]:
-    cards = [
-        (
-            "Reconstruction RMSE",
-            f"{found['rmse']:.4f}",
-            "reflectance, masked tokens of held-out patches",
-        )
-    ]
-    for baseline, title in (
-        ("mean_visible", "Mean of the visible pixels"),
-        ("nearest_token", "Nearest visible token copied"),
-    ):
-        cards.append(
-            (
-                title,
-                f"{found[f'{baseline}_rmse']:.4f}",
-                f"baseline; the model has {found[f'ratio_to_{baseline}']:.3f} of it",
-            )
-        )
-    return cards
-
-
-def _probe_cards(found: dict[str, float]) -> list[tuple[str, str, str]]:
-    if "accuracy" not in found:
-        return [
-            (
-                "Linear probe",
-                "not scored",
-                "the held-out patches have fewer than two classes; hold out more of them",
-            )
-        ]
-    note = (
-        f"untrained encoder {found['untrained_accuracy']:.1%}, gain {100 * found['gain']:+.1f} "
-        "points"
-    )
-    return [("Linear probe", f"{found['accuracy']:.1%}", note)]
-
-
-def time_spent(lines: list[dict]) -> list[tuple[str, str, str]]:
+def time_spent(lines: Lines) -> list[Card]:
     """A card with the fractions of the wall time, over all lines of a run and its resumptions; none
     where nothing was timed.
     """
     fractions = goodput.fractions_of(lines)
-    return (
-        [
-            (
-                "Time in training steps",
-                f"{fractions.get('time/step', 0):.0%}",
-                goodput.format_fractions(fractions),
-            )
-        ]
-        if fractions
-        else []
-    )
+    if not fractions:
+        return []
+    value = f"{fractions.get('time/step', 0):.0%}"
+    return [Card("Time in training steps", value, goodput.format_fractions(fractions))]
 
 
 def _patches(context: Context, weights: Weights, split: str) -> list[PatchView]:
-    """Up to four samples of a split, evenly spaced, as the first fixed mask shows them."""
+    """Up to _PATCHES samples of a split, evenly spaced, under the first fixed mask."""
     store, patches = open_store(context.data.sources[context.source].store), []
-    members = np.flatnonzero(store.index["split"] == split)
-    chosen = (
-        set(members[np.linspace(0, len(members) - 1, _PATCHES).astype(int)].tolist())
-        if len(members)
-        else set()
-    )
+    chosen = _chosen(store.index["split"], split)
     for batch in context.batches(split):
         positions = batch[context.source]["position"].tolist()
-        wanted = [row for row, number in enumerate(positions) if number in chosen]
+        rows = [row for row, position in enumerate(positions) if position in chosen]
         chosen -= set(positions)  # the first crop of each is enough
-        if wanted:
-            preview, tokens = (
-                context.preview(weights, batch, 0),
-                context.features(weights, batch)["dense"],
-            )
-            first = {positions[row]: row for row in reversed(wanted)}
+        preview = context.preview(weights, batch, 0) if rows else {}
+        if preview:
+            tokens = context.features(weights, batch)["dense"]
+            first = {positions[row]: row for row in reversed(rows)}
             patches += [
-                _patch(context, preview, tokens, row, str(store.index["id"][number]))
-                for number, row in first.items()
-                if preview
+                _patch(context, preview, tokens, row, str(store.index["id"][position]))
+                for position, row in first.items()
             ]
     return sorted(patches, key=lambda patch: patch.title)
+
+
+def _chosen(splits: np.ndarray, split: str) -> set[int]:
+    """Positions of up to _PATCHES samples of a split, evenly spaced."""
+    members = np.flatnonzero(splits == split)
+    if not len(members):
+        return set()
+    return set(members[np.linspace(0, len(members) - 1, _PATCHES).astype(int)].tolist())
 
 
 def _patch(
@@ -186,7 +151,7 @@ def _patch(
 
 
 def _short(fingerprint: dict) -> dict:
-    """The data fingerprint without the 202-number lists, which the weights' header carries."""
+    """The data fingerprint without the lists per band, which the header of the weights has."""
     return {
         source: {
             key: value for key, value in fields.items() if key not in ("sensor", "normalisation")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -185,7 +186,7 @@ def spectra_figure(
     spectra: Mapping[str, np.ndarray],
     title: str,
     quantity: str = "reflectance",
-) -> str:
+) -> Markup:
     """SVG of one or two spectra {name: [c]}, in `quantity`, over wavelengths_nm [c] in any order.
 
     The lines break where the sensor has no bands.
@@ -221,7 +222,7 @@ def band_gaps(sorted_nm: np.ndarray) -> np.ndarray:
 
 def curve_figure(
     steps: np.ndarray, values: np.ndarray, title: str, marks: np.ndarray, scale: str
-) -> str:
+) -> Markup:
     """SVG of values [n] over training steps [n], ascending; `marks` [m] are steps to flag at the
     upper edge, and gaps stand for NaN.
 
@@ -276,9 +277,9 @@ def _scale_y(axes, finite: np.ndarray, scale: str) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def svg(figure: Figure, label: str) -> str:
-    """The figure as one <svg> element without date, version or global ids; `label` is what a screen
-    reader says.
+def svg(figure: Figure, label: str) -> Markup:
+    """The figure as one <svg> element without date, version or global ids; `label` is for screen
+    readers.
     """
     buffer = io.StringIO()
     # Text stays text, which can be searched and takes the page's font. The salt makes ids
@@ -290,9 +291,10 @@ def svg(figure: Figure, label: str) -> str:
     return _labelled(text[text.index("<svg") :], label)
 
 
-def _labelled(svg: str, label: str) -> str:
+def _labelled(svg: str, label: str) -> Markup:
     # matplotlib numbers its groups (axes_1, text_2, ...) from 1 in every figure; nothing refers to
-    # them, and a page may hold an id once.
+    # them, and an id must be unique within a page.
     svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
     svg = svg.replace(INK, "currentColor")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
+    # matplotlib has escaped the texts of the figure.
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1))
