@@ -281,9 +281,7 @@ class _Bench:
         """
         for batch in itertools.islice(batches, _WARM_UP):
             jax.block_until_ready(consume(batch))
-        throughput = Throughput(
-            self.experiment.data.batch_size, self.experiment.multiply_adds()
-        )
+        throughput = Throughput(self.experiment.data.batch_size, self.experiment.multiply_adds())
         end, running = time.perf_counter() + self.seconds, consume(next(batches))
         for count in itertools.count():
             if count > _LEAST and time.perf_counter() > end:
