@@ -1,13 +1,11 @@
-"""Shows what is in a store: tables on the terminal, and pictures of samples, spectra, locations and
-dates.
+"""Shows the contents of a store: tables, and pictures of samples, spectra, locations and dates.
 
-    python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look --samples 12
-    python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look --html
+    python -m data_prep inspect stores/spectral_earth --output /tmp/inspect --samples 12
+    python -m data_prep inspect stores/spectral_earth --output /tmp/inspect --html
 
 <output>/quicklook.png     evenly spaced samples of every sensor, no-data hatched
 <output>/spectra.png       mean of every band +- one standard deviation, train split
-<output>/inspect.html      with --html, instead of the two: one page with all of it, which needs
-nothing else and can be sent around
+<output>/inspect.html      with --html, instead of both pictures: all of it on one page in one file
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep inspect`."""
     parser.description = __doc__
     parser.epilog = (
-        "example: python -m data_prep inspect /data/stores/spectral_earth --output /tmp/look --html"
+        "example: python -m data_prep inspect stores/spectral_earth --output /tmp/inspect --html"
     )
     parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store; only read")
     parser.add_argument(
@@ -39,17 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("."),
         metavar="DIR",
-        help="folder of what is written (default: the current one)",
+        help="folder to write to (default: the current one)",
     )
     parser.add_argument(
         "--samples",
         type=int,
         default=12,
         metavar="N",
-        help="samples in the pictures, shared among the sensors (default: 12)",
+        help="samples in the pictures, split evenly among the sensors (default: 12)",
     )
     parser.add_argument(
-        "--html", action="store_true", help="write one page instead of two pictures"
+        "--html", action="store_true", help="write one HTML page instead of two pictures"
     )
 
 
@@ -88,20 +86,20 @@ def _table(rows: Rows) -> Table:
 
 
 def images(store: Store, count: int) -> dict[str, bytes]:
-    """{file name: PNG} of what there is to show."""
-    found = {"quicklook.png": quicklook(store, count)} if len(store) else {}
+    """{file name: PNG}, without samples or statistics that the store lacks."""
+    drawn = {"quicklook.png": quicklook(store, count)} if len(store) else {}
     spectra = figures.draw_spectra(store)
-    return {**found, "spectra.png": figures.figure_png(spectra)} if spectra else found
+    return {**drawn, "spectra.png": figures.figure_png(spectra)} if spectra else drawn
 
 
 def quicklook(store: Store, count: int) -> bytes:
     """PNG of up to `count` samples, sensor after sensor."""
-    shown = [picture for found in figures.examples(store, count).values() for picture in found]
-    titles = [_short(str(store.index["id"][picture.number])) for picture in shown]
+    samples = [picture for group in figures.examples(store, count).values() for picture in group]
+    titles = [_short(str(store.index["id"][picture.number])) for picture in samples]
     return pictures.contact_sheet(
-        [picture.rgb for picture in shown], titles, min(COLUMNS, len(shown))
+        [picture.rgb for picture in samples], titles, min(COLUMNS, len(samples))
     )
 
 
-def _short(name: str, most: int = 26) -> str:
-    return name if len(name) <= most else f"...{name[3 - most :]}"
+def _short(name: str, limit: int = 26) -> str:
+    return name if len(name) <= limit else f"...{name[3 - limit :]}"

@@ -1,5 +1,5 @@
 """Tests of `eo_jax.export`: exported weights load strictly into a PyTorch ViT, which then gives the
-same tokens; what has no layout is refused.
+same tokens; encoders without a layout are refused.
 
 The layouts of ResNet and MiT are tested with their models.
 """

@@ -17,7 +17,7 @@ from eo_jax.objectives.mae import MAE
 
 @pytest.fixture
 def with_teacher(monkeypatch):
-    """MAE whose encoders have a teacher with other weights beside them."""
+    """MAE with a teacher of other weights among its encoders."""
     plain = MAE.encoders
 
     def encoders(self, params, carry):

@@ -39,10 +39,10 @@ def watch(monkeypatch):
 
 
 def seconds(taken: dict[str, float]) -> dict[str, float]:
-    """{phase: seconds} of what `take` gave."""
+    """{phase: seconds} from the result of `take`."""
     return {
-        name.removeprefix("time/"): share * taken["time/wall_s"]
-        for name, share in taken.items()
+        name.removeprefix("time/"): value * taken["time/wall_s"]
+        for name, value in taken.items()
         if name != "time/wall_s"
     }
 
@@ -67,7 +67,7 @@ def test_phases_sum_to_the_wall_time(watch):
     assert sum(taken.values()) - taken["time/wall_s"] == pytest.approx(1, abs=1e-12)
 
 
-def test_take_begins_anew_in_the_same_phase_and_the_summary_does_not(watch):
+def test_take_starts_over_in_the_same_phase_and_the_summary_does_not(watch):
     clock = goodput.Clock()
     watch.spend(clock, "step", 6)
     clock.take()
@@ -77,14 +77,14 @@ def test_take_begins_anew_in_the_same_phase_and_the_summary_does_not(watch):
     assert clock.summary() == "time: step 80%, data 20%"
 
 
-def test_a_phase_that_is_none_is_an_error(watch):
+def test_an_unknown_phase_is_an_error(watch):
     clock = goodput.Clock()
     clock.enter("dada")
     with pytest.raises(KeyError, match="dada"):
         clock.enter("step")
 
 
-# --- what the device does meanwhile
+# --- while the device computes
 
 
 def test_waiting_for_data_behind_a_running_step_is_step(watch):
@@ -144,7 +144,7 @@ def test_the_shares_of_a_run_weigh_its_lines_by_their_time():
         {"step": 1, "eval/x": 1.0},
         {"step": 2, "time/step": 0.75, "time/data": 0.25, "time/wall_s": 2.0},
     ]
-    shares = goodput.fractions_of(lines)
-    assert shares == {"time/compile": 0.75, "time/step": 0.1875, "time/data": 0.0625}
-    assert goodput.format_fractions(shares) == "compile 75%, step 19%, data 6%"
+    fractions = goodput.fractions_of(lines)
+    assert fractions == {"time/compile": 0.75, "time/step": 0.1875, "time/data": 0.0625}
+    assert goodput.format_fractions(fractions) == "compile 75%, step 19%, data 6%"
     assert goodput.fractions_of(lines[1:2]) == {}

@@ -1,6 +1,4 @@
-"""`inspect` says what is in a store of any sensor, and draws it: two pictures, or one page that
-needs nothing else.
-"""
+"""`inspect` describes and draws a store of any sensor: two pictures, or one self-contained page."""
 
 from __future__ import annotations
 
@@ -297,7 +295,7 @@ TIMES = [
 
 
 class Page(html.parser.HTMLParser):
-    """Collects what could load something, and checks that elements are closed."""
+    """Collects everything that could be loaded, and checks that elements are closed."""
 
     void = ("meta", "img", "br", "path", "use", "image")
 

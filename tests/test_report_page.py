@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -200,6 +201,23 @@ def test_templates_escape_everything_and_miss_nothing():
         assert not re.search(r"\|\s*safe|autoescape|Markup", path.read_text()), path
     with pytest.raises(UndefinedError, match="'summary' is undefined"):
         html_page.render("eo_jax.report", "report.html", title="")
+
+
+def test_templates_and_styles_are_in_a_wheel():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    shipped = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    needed = {
+        path
+        for package in ("eo_jax", "data_prep")
+        for kind in ("*.html", "*.css")
+        for path in (ROOT / package).rglob(kind)
+    }
+    assert needed and needed == shipped
 
 
 @pytest.mark.parametrize(

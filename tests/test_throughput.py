@@ -1,4 +1,4 @@
-"""Tests of `eo_jax.monitor.throughput`: what is timed and what is not, and the peak of a device."""
+"""Tests of `eo_jax.monitor.throughput`: the time that counts, and the peak of a device."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_pauses_and_what_came_before_the_last_call_do_not_count(clock):
     assert throughput.take()["samples_per_s"] == 2.0
 
 
-def test_utilisation_is_a_share_of_the_data_sheet_and_absent_where_there_is_none(
+def test_utilisation_is_a_fraction_of_the_data_sheet_and_absent_where_there_is_none(
     clock, monkeypatch
 ):
     class Device:

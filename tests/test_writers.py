@@ -20,7 +20,9 @@ def written(workdir, *lines: tuple[int, dict], first_step: int = 0) -> list[str]
 
 def test_nan_and_infinity_become_null(tmp_path):
     (line,) = written(tmp_path, (3, {"loss": float("nan"), "grad_norm": float("inf"), "lr": 0.5}))
-    strict = json.loads(line, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    strict = json.loads(
+        line, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON")
+    )
     assert strict == {"step": 3, "loss": None, "grad_norm": None, "lr": 0.5}
 
 

@@ -1,1 +1,1 @@
-"""Tables, figures and the page of `inspect`."""
+"""Tables, figures and the HTML page of `inspect`."""

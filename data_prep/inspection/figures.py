@@ -1,6 +1,4 @@
-"""Turns samples of any sensor, and what is known of all of them, into pictures that people can
-read.
-"""
+"""Pictures of samples of any sensor, and figures of their spectra, locations and dates."""
 
 from __future__ import annotations
 
@@ -22,10 +20,8 @@ from eo_jax.report import pictures
 from eo_jax.report.pictures import BLUE, ORANGE
 from eo_jax.sensors import Sensor
 
-MOST_PIXELS = 256  # of a picture's side; larger samples are thinned out
-_FEW_BANDS = (
-    16  # up to here every band is a dot with its name, which a line would join for no reason
-)
+_MAX_PIXELS = 256  # of a picture's side; larger samples are subsampled
+_FEW_BANDS = 16  # up to here every band is a dot with its name, not a point of a line
 _MAP_SHAPE = 1.9  # width of a map divided by its height
 _GREEN = "#009e73"
 _COLOURS = {"train": BLUE, "val": ORANGE, "test": _GREEN}
@@ -33,8 +29,11 @@ _GREY_KINDS = {"sar", "thermal", "elevation"}
 
 
 class Composite(NamedTuple):
-    """How samples of a sensor are shown: its bands as red, green and blue, whether blue is red
-    minus green, and what to call it.
+    """How samples of a sensor are shown.
+
+    Attributes:
+        bands: shown as red, green and blue.
+        ratio: whether blue is red minus green.
     """
 
     bands: tuple[int, ...]
@@ -51,7 +50,7 @@ class SamplePicture(NamedTuple):
 
 def composite(sensor: Sensor) -> Composite:
     """True colour where the sensor has it; VV and VH in dB with their ratio; grey for other radar,
-    heat and heights; else bands spread evenly.
+    thermal and elevation bands; evenly spread bands otherwise.
     """
     names = [band.name for band in sensor.bands]
     by_name = {name.upper(): index for index, name in enumerate(names)}
@@ -79,8 +78,8 @@ def _listed(names: list[str], bands: tuple[int, ...]) -> str:
 
 
 def examples(store: Store, count: int) -> dict[str, list[SamplePicture]]:
-    """{sensor id: pictures}: up to `count` samples in all, as many of each sensor and at least one,
-    evenly spaced, on one stretch a sensor.
+    """{sensor id: pictures}: up to `count` samples, equally many of each sensor and at least one,
+    evenly spaced, with one stretch per sensor.
     """
     sensors = np.unique(store.index["sensor"]).tolist()
     each = max(1, count // max(1, len(sensors)))
@@ -105,11 +104,11 @@ def _pictures(store: Store, sensor: Sensor, numbers: np.ndarray, count: int) -> 
 
 
 def _image(store: Store, i: int, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
-    """Red, green and blue [h, w, 3] in physical units, and where there is data [h, w]."""
+    """Red, green and blue [h, w, 3] in physical units, and the valid mask [h, w]."""
     shown = composite(sensor)
     bands = list(shown.bands)
     pixels = store.pixels(i, bands)
-    step = -(-max(pixels.shape[1:]) // MOST_PIXELS)
+    step = -(-max(pixels.shape[1:]) // _MAX_PIXELS)
     pixels = pixels[:, ::step, ::step]
     values = np.moveaxis(pixels, 0, -1) * sensor.scales[bands] + sensor.offsets[bands]
     if shown.ratio:
@@ -123,7 +122,7 @@ def _image(store: Store, i: int, sensor: Sensor) -> tuple[np.ndarray, np.ndarray
 
 
 def _styled(draw: Callable[[Store], Figure | None]) -> Callable[[Store], Figure | None]:
-    """Draws as the report of a training run does."""
+    """Draws in the style of the report of a training run."""
 
     @functools.wraps(draw)
     def styled(store: Store) -> Figure | None:
@@ -135,8 +134,8 @@ def _styled(draw: Callable[[Store], Figure | None]) -> Callable[[Store], Figure 
 
 @_styled
 def draw_spectra(store: Store) -> Figure | None:
-    """Mean +- one standard deviation of every band, train split: a panel a sensor and unit. None
-    where there are no statistics.
+    """Mean +- one standard deviation of every band, train split, with a panel per sensor and unit.
+    None where there are no statistics.
     """
     panels = [
         panel
@@ -147,8 +146,8 @@ def draw_spectra(store: Store) -> Figure | None:
         return None
     figure = Figure(figsize=(8, 0.3 + 3 * len(panels)), layout="constrained")
     figure.suptitle("Mean and one standard deviation of every band, train split", fontsize=9)
-    for place, (sensor, inside, values) in enumerate(panels, start=1):
-        axes = figure.add_subplot(len(panels), 1, place)
+    for number, (sensor, inside, values) in enumerate(panels, start=1):
+        axes = figure.add_subplot(len(panels), 1, number)
         _draw_bands(axes, sensor, inside, values)
     return figure
 
@@ -156,7 +155,7 @@ def draw_spectra(store: Store) -> Figure | None:
 def _panels(
     sensor: Sensor, moments: Mapping[str, list]
 ) -> Iterator[tuple[Sensor, np.ndarray, dict[str, np.ndarray]]]:
-    """For each unit of a sensor's bands: which they are, and their moments."""
+    """(sensor, bands, moments) for each unit of its bands."""
     values = summary.physical(sensor, moments)
     units = np.array([band.units or sensor.units for band in sensor.bands])
     for unit in dict.fromkeys(units.tolist()):
@@ -194,7 +193,7 @@ def _draw_dots(axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
 
 
 def _draw_line(axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
-    """Broken where the sensor has no bands."""
+    """Breaks the line where the sensor has no bands."""
     for run in np.split(np.arange(len(x)), pictures.band_gaps(x)):
         axes.fill_between(
             x[run], mean[run] - std[run], mean[run] + std[run], color=BLUE, alpha=0.2, linewidth=0
@@ -204,8 +203,8 @@ def _draw_line(axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
 
 @_styled
 def draw_map(store: Store) -> Figure | None:
-    """Where the locations are, one dot each, coloured by split. None where no sample says
-    where it is.
+    """The locations, one dot each, coloured by split. None where no sample has a longitude and
+    latitude.
     """
     index = store.index
     _, first = np.unique(index["group"], return_index=True)
@@ -217,7 +216,7 @@ def draw_map(store: Store) -> Figure | None:
     splits = index["split"][known]
     for split in sorted(set(splits.tolist()), key=lambda name: (name not in _COLOURS, name)):
         longitude, latitude = index["lonlat"][known[splits == split]].T
-        # Pixels, not one element a location: an archive has up to a million.
+        # Pixels, not one SVG element per location: an archive has up to a million.
         axes.scatter(
             longitude,
             latitude,
@@ -234,8 +233,8 @@ def draw_map(store: Store) -> Figure | None:
 
 
 def _frame(axes, lonlat: np.ndarray) -> None:
-    """A little more than what there is, no less than half a degree, with a kilometre as long to the
-    east as to the north in the middle.
+    """Limits a little beyond the locations and at least half a degree wide, with an aspect that is
+    true to distances in the middle.
     """
     low, high = lonlat.min(0), lonlat.max(0)
     middle = (low + high) / 2
@@ -250,8 +249,8 @@ def _frame(axes, lonlat: np.ndarray) -> None:
 
 @_styled
 def draw_dates(store: Store) -> Figure | None:
-    """Samples a month, or a year where they span more than twenty. None where no sample
-    has a time.
+    """Samples per month, or per year where they span more than twenty. None where no sample has a
+    time.
     """
     times = store.index["time"]
     known = times[times != np.iinfo(np.int64).min].astype("datetime64[s]")
@@ -265,7 +264,7 @@ def draw_dates(store: Store) -> Figure | None:
     every = np.arange(steps.min(), steps.max() + 1)
     starts = every.astype("datetime64[D]")
     figure = Figure(figsize=(8, 2.4), layout="constrained")
-    axes = figure.add_subplot(ylabel=f"samples a {name}")
+    axes = figure.add_subplot(ylabel=f"samples per {name}")
     axes.bar(
         starts,
         np.bincount((steps - steps.min()).astype(np.int64)),
@@ -282,7 +281,7 @@ def draw_dates(store: Store) -> Figure | None:
 
 
 def figure_png(figure: Figure) -> bytes:
-    """The figure as PNG, always the same bytes."""
+    """The figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

@@ -20,7 +20,7 @@ from eo_jax.report.html_page import Row
 
 _NUMBER = re.compile(r"[-\d,.e+%]+|")
 _NO_TIME = np.iinfo(np.int64).min
-# Hashes and versions of the manifest, beside what the tables show.
+# Fields of the manifest that no table shows: hashes and versions.
 _HASHES = ("content_sha256", "index_sha256", "store_format", "record_format", "format")
 
 

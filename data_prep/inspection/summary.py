@@ -1,4 +1,4 @@
-"""Says what is in a store in words and rows of text, for the terminal and the page alike."""
+"""Describes a store in words and tables of text, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eo_jax.data import Store
 from eo_jax.data.store.files import StoreError
 from eo_jax.sensors import Sensor
 
-# Borders in nm, as spectroscopy of vegetation and soil draws them.
+# Limits in nm, as usual in spectroscopy of vegetation and soil.
 REGIONS = {
     "visible": (400, 690),
     "red edge": (690, 780),
@@ -24,19 +24,19 @@ REGIONS = {
 }
 _MANY_BANDS = 20  # more are summed up by region
 _NO_TIME = np.iinfo(np.int64).min
-_FIELDS = {
+_MANIFEST_FIELDS = {
     "archive": dict,
     "sensors": dict,
     "splits": dict,
     "groups": int,
     "labels": dict,
     "statistics": dict,
-}  # of the manifest
+}
 _MOMENTS = ("mean", "std", "min", "max", "nodata_share")
 
 
 class Rows(NamedTuple):
-    """A table: its title, the names of its columns, and its rows of as many texts."""
+    """A table: title, names of columns, and rows of as many texts."""
 
     title: str
     columns: tuple[str, ...]
@@ -44,13 +44,14 @@ class Rows(NamedTuple):
 
 
 def sensors_of(store: Store) -> list[Sensor]:
-    """The sensors of a store, as its manifest has them, by id."""
+    """The sensors in the manifest of a store, sorted by id."""
     return [store.sensor(name) for name in sorted(store.manifest["sensors"])]
 
 
 def overview(store: Store) -> dict[str, str]:
-    """Samples, locations, dates, splits and sizes. Raises StoreError where the manifest lacks what
-    this and the tables below need.
+    """Samples, locations, dates, splits and sizes.
+
+    Raises StoreError where the manifest lacks a field that this or a table below needs.
     """
     _check_manifest(store)
     manifest, index = store.manifest, store.index
@@ -85,10 +86,10 @@ def overview(store: Store) -> dict[str, str]:
 
 def _check_manifest(store: Store) -> None:
     file = store.path / "manifest.json"
-    for field, kind in _FIELDS.items():
+    for field, kind in _MANIFEST_FIELDS.items():
         if not isinstance(store.manifest.get(field), kind):
             raise StoreError(
-                f"{file}: manifest has no {field!r}, or none that `convert` writes; convert again"
+                f"{file}: manifest has no {field!r} of type {kind.__name__}; convert again"
             )
     missing = {"name", "reader"} - store.manifest["archive"].keys()
     if missing:
@@ -96,7 +97,7 @@ def _check_manifest(store: Store) -> None:
 
 
 def bands(sensor: Sensor) -> str:
-    """Number of bands, wavelengths where they are known, and title."""
+    """Number of bands, wavelengths where known, and title."""
     nm, count = sensor.centres_nm[np.isfinite(sensor.centres_nm)], len(sensor.bands)
     span = (
         f", {nm.min():.0f} to {nm.max():.0f} nm"
@@ -153,7 +154,7 @@ def split_rows(store: Store) -> Rows:
     for split, count in sorted(store.manifest["splits"].items()):
         locations = len(set(index["group"][index["split"] == split].tolist()))
         rows.append((split, f"{count:,}", f"{count / len(store):.1%}", f"{locations:,}"))
-    return Rows("splits", ("split", "samples", "share", "locations"), rows)
+    return Rows("splits", ("split", "samples", "fraction", "locations"), rows)
 
 
 def sensor_rows(store: Store) -> Rows:
@@ -188,7 +189,7 @@ def _encoding(sensor: Sensor) -> str:
 
 
 def label_rows(store: Store) -> list[Rows]:
-    """One table a label: how often each class occurs, over all splits."""
+    """One table per label: how often each class occurs, over all splits."""
     tables = []
     for name, about in store.manifest["labels"].items():
         counts = {int(value): count for value, count in (about["values"] or {}).items()}
@@ -201,7 +202,7 @@ def label_rows(store: Store) -> list[Rows]:
         tables.append(
             Rows(
                 f"label {name} ({about['dtype']})",
-                ("value", unit, "share"),
+                ("value", unit, "fraction"),
                 rows or [("fractions, or more than 256 values", "", "")],
             )
         )
@@ -209,8 +210,8 @@ def label_rows(store: Store) -> list[Rows]:
 
 
 def statistics_rows(store: Store) -> list[Rows]:
-    """One table a sensor, in physical units over the train split: a row a band, or a region of the
-    spectrum where there are many bands.
+    """One table per sensor, in physical units over the train split: one row per band, or per region
+    of the spectrum where there are many bands.
     """
     tables = []
     for sensor_id, moments in store.manifest["statistics"].items():
@@ -221,7 +222,7 @@ def statistics_rows(store: Store) -> list[Rows]:
 
 
 def band_rows(sensor: Sensor, moments: Mapping[str, list]) -> Rows:
-    """A row a band."""
+    """One row per band."""
     values, rows = physical(sensor, moments), []
     for b, band in enumerate(sensor.bands):
         nm = "" if band.centre_nm is None else f"{band.centre_nm:g}"
@@ -237,7 +238,7 @@ def band_rows(sensor: Sensor, moments: Mapping[str, list]) -> Rows:
 
 
 def region_rows(sensor: Sensor, moments: Mapping[str, list]) -> Rows:
-    """A row for each region of the spectrum; one row where wavelengths are not known."""
+    """One row per region of the spectrum; a single row where wavelengths are not known."""
     values, nm, rows = physical(sensor, moments), sensor.centres_nm, []
     regions = {name: (nm >= low) & (nm < high) for name, (low, high) in REGIONS.items()}
     if not np.isfinite(nm).all():
@@ -253,8 +254,8 @@ def region_rows(sensor: Sensor, moments: Mapping[str, list]) -> Rows:
 
 
 def physical(sensor: Sensor, moments: Mapping[str, list]) -> dict[str, np.ndarray]:
-    """Mean, std, min, max in physical units, and nodata_share, float64 [c]; NaN for a band without
-    valid pixels.
+    """Mean, std, min and max in physical units, and nodata_share, float64 [c]; NaN for a band
+    without valid pixels.
     """
     values = {
         name: np.array(moments.get(name, [None] * len(sensor.bands)), float) for name in _MOMENTS

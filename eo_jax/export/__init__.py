@@ -1,3 +1,1 @@
-"""Encoders for PyTorch users: the key layouts of published networks, and the contract that says
-what to feed them.
-"""
+"""Encoders for PyTorch: the layouts of published networks, and the contract of the input."""

@@ -1,4 +1,4 @@
-"""Writes the encoder of a run for PyTorch users.
+"""Exports the encoder of a run to PyTorch.
 
     python -m eo_jax.export --workdir=runs/demo --output=runs/demo/encoder.safetensors
 
@@ -7,8 +7,8 @@ Load it as
     from safetensors.torch import load_file
     network.load_state_dict(load_file("encoder.safetensors"), strict=True)
 
-and read from the header which network that is, and what to feed it: `safetensors.safe_open(path,
-"pt").metadata()["eo_jax"]`.
+The header says which network that is and which input it expects:
+`safetensors.safe_open(path, "pt").metadata()["eo_jax"]`.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m eo_jax.export",
-        description="Writes the encoder of a run in the PyTorch layout that it belongs to, with "
-        "the sensor contract in the header.",
+        description="Writes the encoder of a run in the layout of a published PyTorch network, "
+        "with the contract in the header.",
         epilog="example: python -m eo_jax.export --workdir=runs/demo --output=encoder.safetensors",
     )
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     parser.add_argument(
         "--encoder",
-        help="which encoder, e.g. enmap or enmap.teacher; the default is the objective's first",
+        help="name of the encoder, e.g. enmap or enmap.teacher (default: the objective's first)",
     )
     parser.add_argument(
         "--format",
         choices=("safetensors", "pth"),
         default="safetensors",
-        help="pth needs torch (pip install 'eo_jax[torch]')",
+        help="file format; pth needs torch (pip install 'eo_jax[torch]') (default: safetensors)",
     )
     arguments = parser.parse_args()
     if arguments.format == "pth" and not _has_torch():
@@ -72,13 +72,14 @@ def main() -> int:
         f"{sum(tensor.size for tensor in tensors.values()):,} values; {contract['sensor']['title']}"
     )
     print(f"keys: {contract['layout']}")
-    print(f"feed it: {contract['input']}; pooled feature: {contract['pooling']}")
+    print(f"input: {contract['input']}; pooled feature: {contract['pooling']}")
     return 0
 
 
 def encoder_of(workdir: Path, name: str | None) -> tuple[dict[str, np.ndarray], dict]:
-    """(tensors in PyTorch layout, contract) of an encoder of a run; ValueError where the run has no
-    such encoder.
+    """(tensors in PyTorch layout, contract) of an encoder of a run, by default the first.
+
+    Raises ValueError where the run has no such encoder.
     """
     config, step, params, carry = load(workdir)
     experiment = make_experiment(config)
@@ -103,7 +104,7 @@ def _has_torch() -> bool:
 
 
 def _write_pth(path: Path, tensors: dict[str, np.ndarray], contract: dict) -> None:
-    """A plain state dict, as published weights come; the contract goes beside it."""
+    """Writes a plain state dict, like published weights, and the contract next to it."""
     import torch
 
     temporary = path.with_name(f".{path.name}.partial")

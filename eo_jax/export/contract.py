@@ -1,6 +1,4 @@
-"""What a user must know to feed an exported encoder: bands, order, wavelengths, units,
-normalisation, pooling. Travels in the file's header.
-"""
+"""The contract in an exported file: bands, wavelengths, units, normalisation, pooling."""
 
 from __future__ import annotations
 
@@ -24,9 +22,10 @@ def make_contract(
     """The contract as plain JSON types.
 
     Args:
-        name: of the encoder among those of its objective, such as "enmap.teacher".
-        fingerprint: of the source, as `train` wrote it into data.json: sensor row, normalisation,
-            content hash.
+        name: of the encoder, a key of `Objective.encoders`: "enmap.teacher".
+        image_size: side in pixels of the images it was trained on.
+        fingerprint: of the source, from data.json: sensor row, normalisation, content hash.
+        config, step: of the run.
     """
     normalisation = fingerprint["normalisation"]
     return {
@@ -54,7 +53,7 @@ def make_contract(
 
 
 def to_header(contract: dict[str, Any]) -> dict[str, str]:
-    """The contract as safetensors metadata, which holds strings only: one JSON text under "eo_jax",
-    and "format" for loaders that look for it.
+    """The contract as safetensors metadata, whose values are strings: JSON under "eo_jax", and
+    "format", which some loaders require.
     """
     return {"format": "pt", "eo_jax": json.dumps(contract)}

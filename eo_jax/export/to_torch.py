@@ -1,6 +1,6 @@
-"""Weights of an encoder in the PyTorch layout that it belongs to.
+"""Translates the weights of an encoder to its PyTorch layout.
 
-A layout is a table: for each tensor of ours, its PyTorch key and how its axes are turned. A weight
+A layout is a table with the PyTorch key and the order of axes of each of our tensors. A weight
 without a row, or a row without a weight, is an error.
 """
 
@@ -22,16 +22,15 @@ from eo_jax.schema import Carry, Params
 def to_torch(
     encoder: Encoder, params: Params, statistics: Carry, image_size: int
 ) -> dict[str, np.ndarray]:
-    """{PyTorch key: array} of an encoder, float32 but for the batch counters.
+    """{PyTorch key: array} of an encoder, all float32 except the batch counters.
 
     Args:
-        params, statistics: of the encoder, as its objective's `encoders` gives them; any array
-            type.
-        image_size: side in pixels of the images that a position embedding is written for.
+        params, statistics: of the encoder, from `Objective.encoders`; any array type.
+        image_size: side in pixels of the images that the position embedding is for.
 
     Raises:
-        ValueError: an encoder without a layout; a weight that its layout has no location for, or
-            one that it needs and is missing or of the wrong shape.
+        ValueError: no layout fits the encoder; a weight has no row in the layout, or one that it
+            needs is missing or has the wrong shape.
     """
     layout = layout_of(encoder)
     _check_shapes(encoder, params, statistics)
@@ -45,8 +44,7 @@ def to_torch(
             [np.zeros((1, encoder.width), np.float32), positions]
         )[None]
     for key in [key for key in exported if key.endswith(".running_mean")]:
-        # PyTorch only uses the counter when momentum is None, which it is not here; strict loading
-        # asks for it all the same.
+        # PyTorch uses the counter only where momentum is None, but strict loading requires it.
         exported[key.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
     return dict(sorted(exported.items()))
 
@@ -55,32 +53,30 @@ def _translate(
     layout: Layout, rows: list[Row], weights: list[tuple[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """{PyTorch key: array} by the first row that matches each path."""
-    table = [(re.compile(pattern), key, turn) for pattern, key, turn in rows]
+    table = [(re.compile(pattern), key, reorder) for pattern, key, reorder in rows]
     exported, used = {}, set()
     for path, array in weights:
         row = next((i for i, (pattern, _, _) in enumerate(table) if pattern.fullmatch(path)), None)
         if row is None:
             raise ValueError(
-                f"export: {path} {array.shape} has no location in the layout {layout.name!r}; it "
-                "is "
+                f"export: {path} {array.shape} has no row in the layout {layout.name!r}, which is "
                 f"for {layout.requirements}"
             )
         used.add(row)
-        pattern, key, turn = table[row]
-        exported[pattern.fullmatch(path).expand(key)] = np.ascontiguousarray(
-            turn(array), np.float32
-        )
+        pattern, key, reorder = table[row]
+        name = pattern.fullmatch(path).expand(key)
+        exported[name] = np.ascontiguousarray(reorder(array), np.float32)
     missing = [pattern for i, (pattern, _, _) in enumerate(rows) if i not in used]
     if missing:
         raise ValueError(
-            f"export: the layout {layout.name!r} needs weights that this encoder does not have: "
+            f"export: the layout {layout.name!r} needs weights that this encoder lacks: "
             f"{', '.join(missing)}"
         )
     return exported
 
 
 def _unstacked(tree: Params) -> list[tuple[str, np.ndarray]]:
-    """(path, array) with stacked blocks taken apart: "trunk/blocks/layers/3/norm1/scale"."""
+    """(path, array) with stacked blocks split: "trunk/blocks/layers/3/norm1/scale"."""
     flat = []
     for path, leaf in rules.paths(tree):
         array = np.asarray(leaf)

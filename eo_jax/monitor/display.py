@@ -21,8 +21,8 @@ class Display:
     Args:
         first_step: step the run starts at.
         steps: its total number.
-        metrics: {name: description} of what log lines show, in their order; a value "<name>" or
-            "<name>/<source>" that is not described, or has no short name, is left out.
+        metrics: {name: description} in the order of log lines, which show the values "<name>" and
+            "<name>/<source>" of those with a short name.
     """
 
     def __init__(self, first_step: int, steps: int, metrics: Mapping[str, Metric]):

@@ -31,8 +31,7 @@ class Report:
             "skipped" (above 0 where the non-finite guard skipped the update) and
             "eval/<evaluator>/<metric>"; a later line for a step replaces an earlier one.
         metrics: {metric: description} of the curves, in their order.
-        patches: what to draw.
-        bands: of the patches.
+        patches, bands: pictures and spectra to draw.
         config, versions, fingerprint: nested.
         links: {text: path relative to the page}.
 

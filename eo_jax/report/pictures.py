@@ -1,6 +1,4 @@
-"""Turns arrays into pictures: uint8 RGB, PNG bytes and inline SVG, always the same bytes for the
-same arrays.
-"""
+"""Draws arrays as uint8 RGB, PNG bytes and inline SVG, the same bytes for the same arrays."""
 
 from __future__ import annotations
 
@@ -22,14 +20,13 @@ Limits = tuple[np.ndarray, np.ndarray]
 
 HIDDEN = 122  # flat grey: a token that the encoder did not see
 HATCH = (205, 165)  # diagonal stripes: no data
-# Okabe-Ito colours, which the colour-blind tell apart. INK becomes the text colour of the page that
-# holds the picture, light or dark.
+# Okabe-Ito colours, distinct for the colour-blind. INK becomes the text colour of the page.
 INK, BLUE, ORANGE = "#010203", "#0072b2", "#d55e00"
-# A step in wavelength this many times the median one is a hole in the spectrum, such as a removed
+# A step in wavelength of more than this many median steps is a gap in the spectrum: a removed
 # water-vapour window.
 GAP = 5
-SHORT_RUN = 8  # bands; a run as short as this, as of Sentinel-2, shows every band as a dot
-BINS = 300  # a curve of more steps than this is drawn as the median and range of this many bins
+SHORT_RUN = 8  # bands; runs no longer than this, as of Sentinel-2, show every band as a dot
+BINS = 300  # a curve of more steps is drawn as median and range of this many bins
 
 STYLE = {
     "font.size": 9,
@@ -70,8 +67,9 @@ def percentile_limits(images: Sequence[np.ndarray], valid: Sequence[np.ndarray])
 
 
 def stretch(image: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Values [..., k] to uint8, linear from low [k] (0) to high [k] (255); a channel without range
-    becomes mid-grey, NaN becomes 0.
+    """Scales values [..., k] to uint8, linear from low [k] (0) to high [k] (255).
+
+    A channel without range becomes mid-grey, NaN becomes 0.
     """
     flat = high <= low
     scaled = (image - low) / np.where(flat, 1, high - low)
@@ -83,13 +81,13 @@ def colour(
     cube: np.ndarray, bands: Sequence[int], limits: Limits, valid: np.ndarray | None = None
 ) -> np.ndarray:
     """Three bands of cube [h, w, c] as uint8 RGB [h, w, 3], stretched to limits ([3], [3]); pixels
-    invalid or not finite are hatched.
+    that are invalid or not finite are hatched.
     """
     image = cube[..., list(bands)]
-    shown = np.isfinite(image).all(-1)
+    drawn = np.isfinite(image).all(-1)
     if valid is not None:
-        shown &= valid
-    return hatch(stretch(image, *limits), ~shown)
+        drawn &= valid
+    return hatch(stretch(image, *limits), ~drawn)
 
 
 def hatch(rgb: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -106,7 +104,7 @@ def hide(rgb: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 def heat(values: np.ndarray, high: float) -> np.ndarray:
     """Values [h, w] from 0 to high as uint8 RGB [h, w, 3] in viridis, which the colour-blind can
-    read and which has no grey.
+    read and which contains no grey.
     """
     return mpl.colormaps["viridis"](
         stretch(values[..., None], np.zeros(1), np.array([high]))[..., 0], bytes=True
@@ -114,13 +112,13 @@ def heat(values: np.ndarray, high: float) -> np.ndarray:
 
 
 def pca_rgb(tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """First three principal components of patch tokens as RGB: a list of [h, w, d], with one d, to
-    a list of uint8 [h, w, 3].
+    """First three principal components of patch tokens as RGB: [h, w, d] to uint8 [h, w, 3] per
+    patch, with one d.
 
-    The components and their 2-98 % stretch are fitted over all patches together, so that one colour
-    means one thing in every picture. Each component points to where its largest loading is
-    positive. Tokens that are not finite stay grey, and so does a component that is
-    rounding noise: a collapsed encoder gives a grey picture, not a colourful one.
+    The components and their 2-98 % stretch are fitted over all patches together, so that a colour
+    means the same in every picture. The sign of a component makes its largest loading positive.
+    Tokens that are not finite stay grey, and so does a component of rounding noise: a collapsed
+    encoder gives a grey picture, not a colourful one.
     """
     if not tokens:
         return []
@@ -141,14 +139,14 @@ def pca_rgb(tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _principal_scores(rows: np.ndarray) -> np.ndarray:
-    """Scores [n, 3] of rows [n, d] on their first three principal components, 0 for a component
-    that d, n or rounding leaves empty.
+    """Scores [n, 3] of rows [n, d] on their first three principal components; 0 for components
+    beyond the rank of the rows.
     """
     centred = rows - rows.mean(0)
     variances, axes = np.linalg.eigh(centred.T @ centred / len(rows))
     axes, variances = axes[:, ::-1][:, :3], variances[::-1][:3]
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
-    # Below float32 rounding of the tokens themselves there is no signal to show.
+    # Below float32 rounding of the tokens there is no signal.
     axes = np.where(variances > 1e-12 * np.mean(rows**2), axes, 0)
     scores = centred @ axes
     return np.pad(scores, ((0, 0), (0, 3 - scores.shape[1])))
@@ -163,13 +161,13 @@ def png(rgb: np.ndarray, zoom: int = 1) -> bytes:
 
 
 def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int) -> bytes:
-    """PNG bytes of uint8 RGB images [h, w, 3] of any size in rows of `columns`, each under its
+    """PNG bytes of uint8 RGB images [h, w, 3] of any size in rows of `columns`, each with its
     title, on white.
     """
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.5 * rows), layout="constrained")
-    for place, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
-        axes = figure.add_subplot(rows, columns, place)
+    for number, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, number)
         axes.imshow(image, interpolation="nearest")
         axes.set_title(title, fontsize=8, parse_math=False)
         axes.set_axis_off()
@@ -196,9 +194,8 @@ def spectra_figure(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.add_subplot(title=title, xlabel="wavelength (nm)", ylabel=quantity)
-        for (name, values), look in zip(
-            spectra.items(), ({"color": INK}, {"color": ORANGE, "dashes": (3, 1.2)}), strict=False
-        ):
+        styles = {"color": INK}, {"color": ORANGE, "dashes": (3, 1.2)}
+        for (name, values), style in zip(spectra.items(), styles, strict=False):
             for number, run in enumerate(runs):
                 marker = "." if len(run) <= SHORT_RUN else None
                 axes.plot(
@@ -206,14 +203,14 @@ def spectra_figure(
                     values[run],
                     marker=marker,
                     label=name if number == 0 else None,
-                    **look,
+                    **style,
                 )
         axes.legend(loc="best", fontsize=8)
         return svg(figure, f"{title}: {quantity} over wavelength in nm, of {' and '.join(spectra)}")
 
 
 def band_gaps(sorted_nm: np.ndarray) -> np.ndarray:
-    """Positions in ascending wavelengths [c] at which a new run of bands begins: after a step of
+    """Indices into ascending wavelengths [c] at which a new run of bands starts, after a step of
     more than GAP times the median step.
     """
     steps = np.diff(sorted_nm)
@@ -223,11 +220,12 @@ def band_gaps(sorted_nm: np.ndarray) -> np.ndarray:
 def curve_figure(
     steps: np.ndarray, values: np.ndarray, title: str, marks: np.ndarray, scale: str
 ) -> Markup:
-    """SVG of values [n] over training steps [n], ascending; `marks` [m] are steps to flag at the
-    upper edge, and gaps stand for NaN.
+    """SVG of values [n] over training steps [n], ascending; NaN is a gap.
 
-    `scale` is "linear", or "log" for a log axis where every value is positive and they span more
-    than a factor of ten.
+    Args:
+        marks: steps [m] to flag at the upper edge.
+        scale: "linear", or "log" for a log axis if all values are positive and span more than a
+            factor of ten.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.5, 2.3), layout="constrained")
@@ -255,9 +253,8 @@ def _plot_series(axes, steps: np.ndarray, values: np.ndarray) -> None:
         return
     parts = np.array_split(values, BINS)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # a bin of nothing but NaN is NaN, and drawn as a gap
+        # A bin of only NaN is NaN, and drawn as a gap.
+        warnings.simplefilter("ignore", RuntimeWarning)
         low, middle, high = (
             np.array([f(part) for part in parts]) for f in (np.nanmin, np.nanmedian, np.nanmax)
         )
@@ -282,8 +279,7 @@ def svg(figure: Figure, label: str) -> Markup:
     readers.
     """
     buffer = io.StringIO()
-    # Text stays text, which can be searched and takes the page's font. The salt makes ids
-    # repeatable.
+    # Text stays text: searchable, and in the font of the page. The salt makes ids repeatable.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

@@ -1,4 +1,4 @@
-"""The PyTorch layouts that encoders are written in, and which of them an encoder gets."""
+"""The PyTorch layouts, and the choice of one for an encoder."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def layout_of(encoder: Encoder) -> Layout:
     known = "; ".join(f"{layout.name}: {layout.requirements}" for layout in LAYOUTS)
     raise ValueError(
         f"export: no PyTorch layout for config.model stem {section(encoder.stem)}, trunk "
-        f"{section(encoder.trunk)}; there are {known}"
+        f"{section(encoder.trunk)}; known layouts: {known}"
     )

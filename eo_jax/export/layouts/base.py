@@ -1,6 +1,4 @@
-"""What a layout is: a table from our weights to PyTorch keys, and the turns of axes that tables
-use.
-"""
+"""A layout: the table from our weights to PyTorch keys, and the orders of axes in such tables."""
 
 from __future__ import annotations
 
@@ -12,9 +10,9 @@ import numpy as np
 
 from eo_jax.models.encoder import Encoder
 
-Turn = Callable[[np.ndarray], np.ndarray]
-# (regex of our path, PyTorch key as a template of the match, how the axes turn)
-Row = tuple[str, str, Turn]
+Reorder = Callable[[np.ndarray], np.ndarray]
+# (regex of our path, PyTorch key as a template of the match, our order of axes -> PyTorch's)
+Row = tuple[str, str, Reorder]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +20,10 @@ class Layout:
     """One PyTorch layout.
 
     Attributes:
-        name: whose keys these are.
-        stem, trunk: modules of `eo_jax.models` that an encoder must be made of.
-        rows: the table for an encoder.
-        trunk_fields: what the trunk's config must say.
+        name: of the network with these keys.
+        stem, trunk: modules of `eo_jax.models` that the encoder must have.
+        rows: encoder -> its table.
+        trunk_fields: values that the trunk's config must have.
         positions: key of the position embedding; "" where the layout has none.
     """
 
@@ -37,7 +35,7 @@ class Layout:
     positions: str = ""
 
     def fits(self, encoder: Encoder) -> bool:
-        """Whether an encoder can be written so."""
+        """Whether an encoder can be exported in this layout."""
         names = (module_name(encoder.stem), module_name(encoder.trunk))
         return names == (self.stem, self.trunk) and all(
             getattr(encoder.trunk, field) == value for field, value in self.trunk_fields.items()
@@ -45,18 +43,18 @@ class Layout:
 
     @property
     def requirements(self) -> str:
-        """What an encoder must be made of, in words."""
+        """The stem and trunk that an encoder must have, in words."""
         fields = "".join(f", {field}={value!r}" for field, value in self.trunk_fields.items())
         return f"stem {self.stem} with trunk {self.trunk}{fields}"
 
 
 def module_name(config: Any) -> str:
-    """The name by which configs call the module of a stem's or trunk's Config."""
+    """The name of a stem or trunk in a config file."""
     return type(config).__module__.rpartition(".")[2]
 
 
 def section(config: Any) -> dict[str, Any]:
-    """A stem's or trunk's Config as a config file has it, in plain JSON types."""
+    """The Config of a stem or trunk as in a config file, in plain JSON types."""
     fields = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(config).items()
@@ -65,7 +63,7 @@ def section(config: Any) -> dict[str, Any]:
 
 
 def as_is(x: np.ndarray) -> np.ndarray:
-    """Vectors, and tokens."""
+    """Vectors and tokens: unchanged."""
     return x
 
 
@@ -80,8 +78,8 @@ def flat(x: np.ndarray) -> np.ndarray:
 
 
 def fuse_heads(x: np.ndarray) -> np.ndarray:
-    """Projections to heads: [d, 3, heads, head_dim] -> [3 d, d], q then k then v, as timm; or one
-    or two of the three.
+    """Projections to heads: [d, 3, heads, head_dim] -> [3 d, d], in timm's order q, k, v; or one or
+    two of the three.
     """
     return x.reshape(len(x), -1).T
 
@@ -101,13 +99,13 @@ def spectral_conv3d(x: np.ndarray) -> np.ndarray:
     return x.transpose(2, 1, 0)[..., None, None]
 
 
-def patch_conv2d(patch: int) -> Turn:
+def patch_conv2d(patch: int) -> Reorder:
     """Patch embedding: [row column in, out] -> [out, in, row, column]."""
     return lambda x: conv2d(x.reshape(patch, patch, -1, x.shape[-1]))
 
 
 def affine_rows(pattern: str, key: str) -> list[Row]:
-    """LayerNorm, or what BatchNorm learns."""
+    """LayerNorm, or the weights of BatchNorm."""
     return [(f"{pattern}/scale", f"{key}.weight", as_is), (f"{pattern}/bias", f"{key}.bias", as_is)]
 
 

@@ -1,5 +1,5 @@
-"""SegFormer's MixVisionTransformer with the keys of its authors' release (NVlabs/SegFormer), which
-DeCUR and segmentation_models_pytorch share.
+"""SegFormer's MixVisionTransformer: keys of the authors' release (NVlabs/SegFormer), also used by
+DeCUR and segmentation_models_pytorch.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""torchvision's ResNet, whose keys timm and torchgeo share: keys of the stages under any prefix,
-and of the whole encoder.
+"""torchvision's ResNet, whose keys timm and torchgeo use too: of the stages, under any prefix, and
+of the whole encoder.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ _BLOCK = r"trunk/layer(\d)/block(\d+)"
 
 
 def trunk_rows(prefix: str) -> list[Row]:
-    """The four stages; a shortcut's convolution and norm are modules 0 and 1 of a
-    Sequential there.
-    """
+    """The four stages; PyTorch's shortcut is a Sequential of convolution (0) and norm (1)."""
     block = rf"{prefix}layer\1.\2"
     return [
         (rf"{_BLOCK}/conv(\d)/kernel", rf"{block}.conv\3.weight", conv2d),
@@ -31,7 +29,7 @@ def _rows(encoder: Encoder) -> list[Row]:
     ]
 
 
-PLAIN = {"attention": "none", "blocks": ()}  # what ResNets' names have no keys for
+PLAIN = {"attention": "none", "blocks": ()}  # anything else has no keys in published ResNets
 TORCHVISION_RESNET = Layout(
     "torchvision ResNet, without fc", "conv", "resnet", _rows, PLAIN | {"first_block": "plain"}
 )

@@ -10,18 +10,16 @@ from eo_jax.models.encoder import Encoder
 
 
 def _adapter_rows() -> list[Row]:
-    """The adapter is a torch Sequential in which convolution i is module 3 i and its norm
-    3 i + 1.
-    """
+    """PyTorch's adapter is a Sequential: convolution i is module 3 i, its norm 3 i + 1."""
     rows = [
         ("stem/adapter/conv{i}/kernel", "spectral_adapter.{conv}.weight", spectral_conv3d),
         ("stem/adapter/conv{i}/bias", "spectral_adapter.{conv}.bias", as_is),
         *batch_norm_rows("stem/adapter/norm{i}", "spectral_adapter.{norm}"),
     ]
     return [
-        (path.format(i=i), key.format(conv=3 * i, norm=3 * i + 1), turn)
+        (path.format(i=i), key.format(conv=3 * i, norm=3 * i + 1), reorder)
         for i in range(3)
-        for path, key, turn in rows
+        for path, key, reorder in rows
     ]
 
 

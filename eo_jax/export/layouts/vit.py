@@ -1,4 +1,4 @@
-"""timm's VisionTransformer: keys of the trunk under any prefix, and of the whole encoder with a
+"""timm's VisionTransformer: keys of the trunk, under any prefix, and of the whole encoder with a
 plain patch embedding.
 """
 
@@ -20,7 +20,7 @@ _BLOCK = r"trunk/blocks/layers/(\d+)"
 
 
 def embedding_rows(patch: int, prefix: str) -> list[Row]:
-    """The patch embedding: a linear layer here, a strided convolution there."""
+    """The patch embedding: a linear layer here, a strided convolution in timm."""
     return [
         (r"stem/embed/kernel", rf"{prefix}patch_embed.proj.weight", patch_conv2d(patch)),
         (r"stem/embed/bias", rf"{prefix}patch_embed.proj.bias", as_is),
@@ -28,7 +28,7 @@ def embedding_rows(patch: int, prefix: str) -> list[Row]:
 
 
 def trunk_rows(prefix: str) -> list[Row]:
-    """Class token, blocks and last norm."""
+    """Class token, blocks and final norm."""
     block = rf"{prefix}blocks.\1"
     return [
         (r"trunk/cls_token", rf"{prefix}cls_token", as_is),
@@ -45,11 +45,8 @@ def _timm_rows(encoder: Encoder) -> list[Row]:
     return [*embedding_rows(encoder.patch, ""), *trunk_rows("")]
 
 
-PLAIN = {
-    "positions": "sincos",
-    "registers": 0,
-    "layer_scale": 0.0,
-}  # what timm's vit_*_patch* names have no keys for
+# Anything else has no keys in timm's vit_*_patch*.
+PLAIN = {"positions": "sincos", "registers": 0, "layer_scale": 0.0}
 TIMM_VIT = Layout(
     "timm VisionTransformer, without head",
     "patch_embed",
