@@ -27,7 +27,7 @@ import numpy as np
 
 from data_prep.conversion import rewrite
 from eo_jax.data import Store, open_store
-from eo_jax.data.store.reader import PIXEL_SPLIT
+from eo_jax.data.store.manifest import PIXEL_SPLIT
 
 _DAY = 86_400
 _NO_TIME = np.iinfo(np.int64).min

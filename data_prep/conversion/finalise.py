@@ -18,7 +18,7 @@ import numpy as np
 from data_prep.conversion.shard_task import PARTIAL
 from data_prep.statistics.moments import Contents
 from eo_jax.data.store.files import write_atomically
-from eo_jax.data.store.reader import PIXEL_SPLITS
+from eo_jax.data.store.manifest import PIXEL_SPLITS
 from eo_jax.data.store.writer import finish_store
 from eo_jax.sensors import Sensor
 
@@ -122,7 +122,7 @@ def _collect_pixels(
 
 def _write_pixels(output: Path, pixels: dict[str, list[np.ndarray]]) -> dict[str, Any]:
     """STORE/pixels.npz: for each label with a split map, columns
-    <label>/{sample,row,column,class,split}; see stores.PIXEL_SPLITS.
+    <label>/{sample,row,column,class,split}; see manifest.PIXEL_SPLITS.
     """
     if not pixels:
         return {}

@@ -142,7 +142,7 @@ def _describe(
 
 def labelled_pixels(sample: Sample) -> dict[str, np.ndarray]:
     """{label: int64 [4, n], row, column, class and split of every pixel that a scene's split maps
-    name}; see stores.PIXEL_SPLITS.
+    name}; see manifest.PIXEL_SPLITS.
     """
     found = {}
     for name, split in sample.labels.items():

@@ -41,7 +41,7 @@ from data_prep.archive import Archive, ArchiveError
 from data_prep.formats.hsi_files import check_bytes, open_scene, scene_files
 from data_prep.formats.listing import sorted_by_id
 from data_prep.reader import Files, Item, SkipSample, option
-from eo_jax.data.store.reader import PIXEL_SPLIT, PIXEL_SPLITS
+from eo_jax.data.store.manifest import PIXEL_SPLIT, PIXEL_SPLITS
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from eo_jax.data import sample_cache
 from eo_jax.data.index import Order, common_locations, group_samples
-from eo_jax.data.store.reader import NO_TIME, PIXEL_SPLITS, open_store
+from eo_jax.data.store.manifest import NO_TIME, PIXEL_SPLITS
+from eo_jax.data.store.reader import open_store
 from eo_jax.schema import TIME_ABSENT
 from eo_jax.sensors import Sensor, get_sensor
 

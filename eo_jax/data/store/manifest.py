@@ -20,6 +20,9 @@ from eo_jax.data.store.files import StoreError
 from eo_jax.data.store.remote import RemoteError, RemotePath
 
 STORE_FORMAT = 1
+NO_TIME = np.iinfo(np.int64).min  # `time` of a sample that has none
+PIXEL_SPLIT = "pixel"  # `split` of a scene whose labels are split by pixel, see PIXEL_SPLITS
+PIXEL_SPLITS = ("", "train", "val", "test")  # the codes in its label map `<name>.split`
 _ROW_COLUMNS = (
     "id",
     "group",

@@ -27,6 +27,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from eo_jax.data.store import record, shard_cache, zarr_remote, zarr_shards
 from eo_jax.data.store.files import StoreError, check_size
 from eo_jax.data.store.manifest import (
+    PIXEL_SPLIT,
+    PIXEL_SPLITS,
     format_of,
     read_index,
     read_manifest,
@@ -38,25 +40,10 @@ from eo_jax.data.store.zarr_shards import Bands
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
 
-PIXEL_SPLIT = (
-    "pixel"  # the split of a scene whose labels are split by pixel, in a label map `<name>.split`
-)
-
-
-PIXEL_SPLITS = ("", "train", "val", "test")  # what the numbers in that map mean
-
-
 FORMATS = ("array-record", *zarr_shards.FORMATS)
-
-
 _ALL = slice(None)
-
-
-# of a store at a time: each takes a file descriptor, of which a process often has no more than 1024
+# Open shards per store: each takes a file descriptor, of which a process often has only 1024.
 _OPEN_SHARDS = 128
-
-
-NO_TIME = np.iinfo(np.int64).min  # in the index, where a sample has no time
 
 
 def open_store(path: str | os.PathLike) -> Store:

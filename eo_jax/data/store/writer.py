@@ -13,12 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from eo_jax.data.store import record, zarr_shards
 from eo_jax.data.store.files import replacing, sha256_file, write_atomically
-from eo_jax.data.store.manifest import (
-    STORE_FORMAT,
-    content_sha256,
-    index_bytes,
-)
-from eo_jax.data.store.reader import NO_TIME
+from eo_jax.data.store.manifest import NO_TIME, STORE_FORMAT, content_sha256, index_bytes
 from eo_jax.data.store.zarr_shards import Kind, ShardWriter
 from eo_jax.schema import Sample
 
