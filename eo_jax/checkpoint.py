@@ -1,15 +1,15 @@
-"""Save, restore and hash {state, data position, config}. The only file that imports Orbax.
+"""Saves, restores and hashes {state, data position, config}. Only this module imports Orbax.
 
-python -m eo_jax.checkpoint hash --workdir=runs/mae        # the SHA-256 of every leaf, and of the
-whole state
+python -m eo_jax.checkpoint hash --workdir=runs/mae    # SHA-256 of each leaf and of the state
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,19 @@ import orbax.checkpoint as ocp
 from eo_jax import cli, rules
 from eo_jax.schema import Carry, Params
 
-# Orbax reports every phase of every save, and a traceback where a command ends before its clean-up
-# thread; real errors come as exceptions.
+# Orbax logs every phase of every save, and a traceback where a command ends before its clean-up
+# thread; real errors are exceptions.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
     """The checkpoints of a workdir: WORKDIR/checkpoints/STEP/{state, data, config}.
 
-    Saving is asynchronous; a save that was cut short is never listed.
+    Saving is asynchronous; an interrupted save is never listed.
 
     Args:
-        keep: how many of the latest to keep; None opens them for reading only, which leaves a run
-            that is still saving alone.
+        keep: how many of the latest to keep; None opens them read-only, so that a run that is still
+            saving is not disturbed.
     """
 
     def __init__(self, workdir: Path, keep: int | None = None):
@@ -56,10 +56,10 @@ class Checkpoints:
         config: dict,
         bad_records: Mapping[str, list[int]] | None = None,
     ) -> None:
-        """Starts saving; returns as soon as the arrays are copied. A full disk is an OSError, here
-        or in `wait`.
+        """Starts saving; returns as soon as the arrays are copied.
 
-        `bad_records`: {source: samples that were skipped so far}.
+        `bad_records` is {source: samples skipped so far}. A full disk is an OSError, here or in
+        `wait`.
         """
         if step == self.latest():
             return
@@ -69,65 +69,48 @@ class Checkpoints:
             data=ocp.args.JsonSave(data),
             config=ocp.args.JsonSave(config),
         )
-        with _named_errors(
-            self._folder / str(step),
-            "saved",
-            "free space on that disk, then run the same command again",
-        ):
+        with _save_errors(self._folder / str(step)):
             self._manager.save(step, args=items)
 
     def wait(self) -> None:
-        """Returns when every save has reached the disk."""
-        with _named_errors(
-            self._folder, "saved", "free space on that disk, then run the same command again"
-        ):
+        """Waits until every save is on the disk."""
+        with _save_errors(self._folder):
             self._manager.wait_until_finished()
 
     def restore(self, like: Any) -> tuple[Any, int]:
-        """(state, number of the next batch) of the newest checkpoint; `like` gives shapes and
-        shardings, on any mesh.
+        """(state, number of the next batch) of the newest checkpoint.
+
+        `like` gives shapes and shardings, on any mesh.
         """
         step = self.latest()
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
         )
-        with _named_errors(
-            self._folder / str(step),
-            "restored",
-            "delete that folder to go back to the checkpoint before it",
-        ):
+        with _restore_errors(self._folder / str(step)):
             restored = self._manager.restore(step, args=items)
         return restored.state, restored.data["next_batch"]
 
     def config(self) -> dict:
-        """The config that the newest checkpoint was trained with."""
+        """The config of the newest checkpoint."""
         return self._json("config")
 
     def bad_records(self) -> dict[str, list[int]]:
-        """{source: samples that were skipped} before the newest checkpoint."""
-        return self._json("data").get(
-            "bad_records", {}
-        )  # a checkpoint from before there were any does not say
+        """{source: samples skipped} before the newest checkpoint."""
+        return self._json("data").get("bad_records", {})  # absent from older checkpoints
 
     def _json(self, item: str) -> dict:
         step = self.latest()
-        with _named_errors(
-            self._folder / str(step),
-            "restored",
-            "delete that folder to go back to the checkpoint before it",
-        ):
-            return self._manager.restore(
-                step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()})
-            )[item]
+        items = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+        with _restore_errors(self._folder / str(step)):
+            return self._manager.restore(step, args=items)[item]
 
     def arrays(self) -> dict:
-        """The state of the newest checkpoint as nested dicts of numpy arrays, needing neither the
-        model nor the mesh of the run.
+        """The state of the newest checkpoint as nested dicts of numpy arrays.
+
+        It needs neither the model nor the mesh of the run.
         """
         path = self._folder / str(self.latest()) / "state"
-        with _named_errors(
-            path, "restored", "delete that folder to go back to the checkpoint before it"
-        ):
+        with _restore_errors(path):
             handler = ocp.PyTreeCheckpointer()
             tree = handler.metadata(path).item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
@@ -135,8 +118,9 @@ class Checkpoints:
 
 
 def load(workdir: Path) -> tuple[dict, int, Params, Carry]:
-    """(config, step, params, carry) of the newest checkpoint of a workdir, as numpy. ValueError
-    where there is none.
+    """(config, step, params, carry) of the newest checkpoint of a workdir, as numpy arrays.
+
+    Raises ValueError where there is none.
     """
     checkpoints = _existing(workdir)
     state = checkpoints.arrays()
@@ -173,30 +157,29 @@ def state_hash(hashes: dict[str, str]) -> str:
     ).hexdigest()
 
 
-class _named_errors:
-    """Turns whatever Orbax and tensorstore raise into one OSError that names the path and the way
-    out.
-    """
+def _save_errors(path: Path) -> contextlib.AbstractContextManager[None]:
+    return _os_errors(path, "saved", "free space on that disk, then run the same command again")
 
-    def __init__(self, path: Path, verb: str, cure: str):
-        self.path, self.verb, self.cure = path, verb, cure
 
-    def __enter__(self) -> None:
-        pass
+def _restore_errors(path: Path) -> contextlib.AbstractContextManager[None]:
+    return _os_errors(path, "restored", "delete that folder to go back to the checkpoint before it")
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, Exception):
-            first_line = (str(error).strip().splitlines() or [kind.__name__])[0]
-            raise OSError(
-                f"{self.path}: checkpoint cannot be {self.verb} ({first_line}); {self.cure}"
-            ) from error
+
+@contextlib.contextmanager
+def _os_errors(path: Path, verb: str, cure: str) -> Iterator[None]:
+    """Turns any error of Orbax and tensorstore into an OSError with the path and the way out."""
+    try:
+        yield
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise OSError(f"{path}: checkpoint cannot be {verb} ({first_line}); {cure}") from error
 
 
 def main() -> int:
     """The `hash` command."""
     parser = argparse.ArgumentParser(
         prog="python -m eo_jax.checkpoint",
-        description="Looks into checkpoints.",
+        description="Inspects checkpoints.",
         epilog="example: python -m eo_jax.checkpoint hash --workdir=runs/mae",
     )
     commands = parser.add_subparsers(required=True)

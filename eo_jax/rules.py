@@ -1,5 +1,6 @@
-"""First-match regex tables over the paths of a tree: the one way to say which weights are sharded,
-decayed, frozen, scaled or renamed how.
+"""First-match regex tables over the paths of a tree.
+
+This is the only way to select weights for sharding, decay, freezing, scaling or renaming.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ def path_name(keys: tuple) -> str:
 
 
 def is_stacked(path: str) -> bool:
-    """Whether the first axis of the weight at this path is that of layers: blocks are stacked below
-    "layers/".
+    """Whether the first axis of the weight at this path is that of layers.
+
+    Blocks are stacked below "layers/".
     """
     return "/layers/" in f"/{path}"
 
 
 def match(rules: Rules, tree: Any, table: str) -> Any:
-    """A tree of the same structure holding, for each leaf, the value of the first rule whose regex
-    is found in its path.
+    """A tree of the same structure: for each leaf, the value of the first rule found in its path.
 
     Args:
         rules: (regex, value) pairs, tried in order with `re.search`.
@@ -41,8 +42,8 @@ def match(rules: Rules, tree: Any, table: str) -> Any:
         table: the name of the rule table, for errors.
 
     Raises:
-        ValueError: a leaf that no rule matches, or a rule that no leaf reaches: either is a typing
-            mistake or a forgotten weight.
+        ValueError: a leaf that no rule matches, or a rule that no leaf reaches: a typing mistake or
+            a forgotten weight.
     """
 
     def refuse(path: str) -> Any:
@@ -54,16 +55,15 @@ def match(rules: Rules, tree: Any, table: str) -> Any:
 
 
 def match_some(rules: Rules, tree: Any, table: str, otherwise: Any) -> Any:
-    """As `match`, but a leaf that no rule matches gets `otherwise`. A rule that no leaf reaches is
-    a ValueError here too.
+    """As `match`, but a leaf that no rule matches gets `otherwise`.
+
+    A rule that no leaf reaches is a ValueError here too.
     """
     return _first_match(rules, tree, table, lambda _: otherwise)
 
 
 def needed(rules: Rules, tree: Any) -> Rules:
-    """The rules that some leaf reaches: of a table that is made for many trees, those for
-    this one.
-    """
+    """The rules that some leaf reaches, of a table that is made for many trees."""
     first = [
         next((i for i, (pattern, _) in enumerate(rules) if re.search(pattern, path)), None)
         for path, _ in paths(tree)
@@ -87,7 +87,7 @@ def _first_match(rules: Rules, tree: Any, table: str, unmatched: Callable[[str],
     unused = [pattern for (pattern, _), was_used in zip(rules, used, strict=True) if not was_used]
     if unused:
         raise ValueError(
-            f"{table}: rules that match no weight, or none that an earlier rule left: {unused}; "
+            f"{table}: rules that match no weight, or only weights of earlier rules: {unused}; "
             "remove or reorder them"
         )
     return matched
@@ -97,4 +97,4 @@ def _compiled(pattern: str, table: str) -> re.Pattern:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{table}: {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"{table}: {pattern!r} is not a regular expression: {error}") from error

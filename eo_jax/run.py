@@ -153,7 +153,7 @@ def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
         "locations": source.locations,
         "samples": len(source.groups.members),
         "locations_dropped": source.groups.dropped,
-        "locations_repeating_dates": source.groups.short_of(source.config.dates),
+        "locations_repeating_dates": source.groups.count_short_of(source.config.dates),
         "sensor": source.sensor.row(),
         "normalisation": {
             "source": numbers.source,
@@ -178,12 +178,10 @@ def _drawn_from(source: Source) -> str:
         f"samples, {source.groups.dropped} locations dropped"
     )
     dates = source.config.dates
-    return (
-        found
-        if dates == 1
-        else f"{found}, {source.groups.short_of(dates)} have fewer than {dates} dates and repeat "
-        "some"
-    )
+    if dates == 1:
+        return found
+    short = source.groups.count_short_of(dates)
+    return f"{found}, {short} have fewer than {dates} dates and repeat some"
 
 
 def memory(compiled: Mapping[str, CompiledStep]) -> Iterator[str]:

@@ -63,6 +63,5 @@ Carry: TypeAlias = dict[str, Any]
 # {name: scalar}
 Metrics: TypeAlias = dict[str, Any]
 
-TIME_ABSENT = np.int32(
-    -(2**31)
-)  # what `time` holds in a Batch where a record has none; lonlat holds NaN
+# What `time` holds in a Batch where a record has none; lonlat holds NaN.
+TIME_ABSENT = np.int32(-(2**31))

@@ -1,6 +1,4 @@
-"""Where arrays live: the mesh, one regex table from weights to axes, host batches to global arrays,
-prefetch to the device.
-"""
+"""Placement of arrays: mesh, rule table from weights to mesh axes, global batches, prefetch."""
 
 from __future__ import annotations
 
@@ -17,9 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from eo_jax import rules
 from eo_jax.schema import Batch
 
-# Right-aligned: the spec covers the last axes, so stacked and plain weights, and the moments of
-# both, share a row. The axis that `fsdp` splits is the one that stays whole in the matrix product's
-# result, or the largest.
+# Right-aligned: a spec covers the last axes, so stacked and plain weights, and the moments of both,
+# share a row. `fsdp` splits the axis that a matrix product sums over, or the largest.
 _RULES = (
     (r"attention/qkv$", ("fsdp", None, None, None)),
     (
@@ -38,8 +35,8 @@ class Config:
         data: replicas; -1 for all devices that `fsdp` leaves.
         fsdp: devices that share one copy of weights and moments. The batch is split over both axes.
         prefetch: batches placed on the device ahead of the step.
-        rules: regex -> axes of the last dimensions; () for the table of this module, less the rows
-            that a model has no weight for.
+        rules: regex -> axes of the last dimensions; () for the table of this module, without the
+            rows that no weight of the model needs.
     """
 
     data: int = -1
@@ -53,15 +50,16 @@ class Config:
 
 
 def make_mesh(config: Config) -> Mesh:
-    """The mesh over all devices. Raises ValueError where the axes do not multiply to the number of
-    devices.
+    """The mesh over all devices.
+
+    Raises ValueError where the product of the axes is not the number of devices.
     """
     devices = jax.device_count()
     data = devices // config.fsdp if config.data == -1 else config.data
     if data * config.fsdp != devices:
         raise ValueError(
             f"config.sharding: data {data} x fsdp {config.fsdp} is not {devices}, the number of "
-            "devices; set one axis to -1 or fit them"
+            "devices; change them, or set data to -1"
         )
     # Auto: XLA propagates shardings. make_mesh's own default is Explicit, under which a plain model
     # fails.
@@ -71,24 +69,26 @@ def make_mesh(config: Config) -> Mesh:
 def state_sharding(config: Config, state: Any, mesh: Mesh) -> Any:
     """A NamedSharding for every leaf of a train state (shapes suffice)."""
     specs = rules.match(config.rules or rules.needed(_RULES, state), state, "config.sharding.rules")
-    flat_specs = jax.tree.structure(state).flatten_up_to(specs)
-    placed = [
-        NamedSharding(mesh, _right_aligned(spec, leaf.shape, path, mesh))
-        for (path, leaf), spec in zip(rules.paths(state), flat_specs, strict=True)
+    structure = jax.tree.structure(state)
+    shardings = [
+        NamedSharding(mesh, _right_align(spec, leaf.shape, path, mesh))
+        for (path, leaf), spec in zip(
+            rules.paths(state), structure.flatten_up_to(specs), strict=True
+        )
     ]
-    return jax.tree.unflatten(jax.tree.structure(state), placed)
+    return jax.tree.unflatten(structure, shardings)
 
 
-def placed(shapes: Any, placement: Any) -> Any:
-    """The tree of shapes, each with its sharding: what a restore has to give."""
+def with_sharding(shapes: Any, shardings: Any) -> Any:
+    """The tree of shapes, each with its sharding, as `Checkpoints.restore` needs it."""
     return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        placement,
+        shardings,
     )
 
 
-def _right_aligned(
+def _right_align(
     axes: tuple[str | None, ...], shape: tuple[int, ...], path: str, mesh: Mesh
 ) -> PartitionSpec:
     if len(axes) > len(shape):
@@ -111,12 +111,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch(batch_size: int, accum: int, mesh: Mesh) -> None:
-    """Raises ValueError where a batch does not divide over the mesh, or its microbatches do not."""
+    """Raises ValueError where a batch or its microbatches cannot be divided over the mesh."""
     if batch_size % (mesh.size * accum):
         raise ValueError(
             f"config.data.batch_size: {batch_size} does not divide over {mesh.size} devices x "
-            f"{accum} microbatches (config.optim.accum); "
-            f"nearest that do: {max(1, batch_size // (mesh.size * accum)) * mesh.size * accum}"
+            f"{accum} microbatches (config.optim.accum); the nearest that does: "
+            f"{max(1, batch_size // (mesh.size * accum)) * mesh.size * accum}"
         )
 
 
@@ -136,16 +136,16 @@ def to_global(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def prefetch(batches: Iterator[Batch], mesh: Mesh, depth: int) -> Iterator[Batch]:
-    """Global batches, `depth` of them placed ahead. Transfers are asynchronous, so they overlap the
-    step, and send the archive's dtype.
+    """Global batches, `depth` of them placed ahead.
 
-    Nothing here refers to a host batch once it is placed, so that its memory is free as soon as the
-    device has no use for it.
+    Transfers are asynchronous, so they overlap the step, and send the archive's dtype. Nothing here
+    refers to a host batch once it is placed, so that its memory is free as soon as the device no
+    longer needs it.
     """
     ahead: collections.deque[Batch] = collections.deque()
-    for placed in map(functools.partial(to_global, mesh=mesh), batches):
-        ahead.append(placed)
-        del placed
+    for batch in map(functools.partial(to_global, mesh=mesh), batches):
+        ahead.append(batch)
+        del batch
         if len(ahead) > depth:
             yield ahead.popleft()
     yield from ahead

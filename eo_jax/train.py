@@ -52,7 +52,7 @@ from eo_jax.run import (
 )
 from eo_jax.schema import Batch
 from eo_jax.step import TrainSession, TrainState, copied, norms
-from eo_jax.warm_start import warm_started
+from eo_jax.warm_start import load_weights
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -216,14 +216,14 @@ def _initial_state(
         return checkpoints.restore(session.shapes)
     state = session.init()
     if experiment.run.init_from:
-        state = jax.device_put(warm_started(state, experiment), session.placement)
+        state = jax.device_put(load_weights(state, experiment), session.placement)
     return state, 0
 
 
 def _empty_batches(pipeline: Pipeline, mesh: jax.sharding.Mesh) -> dict[str, Batch]:
     """{component: a global batch of its shapes}."""
     return {
-        component: sharding.to_global(pipeline.empty(component), mesh)
+        component: sharding.to_global(pipeline.empty_batch(component), mesh)
         for component in pipeline.mixture.components
     }
 

@@ -1,5 +1,6 @@
-"""Starting weights from another run: `run.init_from` names its workdir, a table says which weight
-of its encoder goes where.
+"""Starting weights from another run: `run.init_from` is its workdir.
+
+A rule table says which weight of its encoder goes where.
 """
 
 from __future__ import annotations
@@ -26,27 +27,28 @@ _RULES = (
 )
 
 
-def warm_started(state: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
-    """A train state whose weights come from the run that `config.run.init_from` names, where a rule
-    says so; the others stay as they are.
+def load_weights(state: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """A train state with weights of the run `config.run.init_from`, where a rule says so.
+
+    Other weights stay as they are.
 
     Args:
         state: of step 0.
-        experiment: of the new run; `run.init_encoder` chooses the encoder, "" the objective's
-            first; `run.init_rules` the table, () the one above.
+        experiment: of the new run; `run.init_encoder` is the encoder to take, "" for the
+            objective's first; `run.init_rules` the table, () for the one above.
 
     Raises:
         ValueError: another sensor, a weight that the rules ask for and that is absent or of another
-            shape, a rule that no weight reaches.
+            shape, or a rule that no weight reaches.
     """
     workdir, table = Path(experiment.run.init_from), experiment.run.init_rules
-    encoder = _encoder_of(workdir, experiment)
-    wanted = {"params": state["params"], "carry": state["carry"]}
-    found = _taken(wanted, encoder, table or rules.needed(_RULES, wanted), workdir)
-    return {**state, **found}
+    encoder = _load_encoder(workdir, experiment)
+    fresh = {"params": state["params"], "carry": state["carry"]}
+    weights = _replace_leaves(fresh, encoder, table or rules.needed(_RULES, fresh), workdir)
+    return {**state, **weights}
 
 
-def _encoder_of(workdir: Path, experiment: Experiment) -> dict[str, np.ndarray]:
+def _load_encoder(workdir: Path, experiment: Experiment) -> dict[str, np.ndarray]:
     """{"params/...", "statistics/...": array} of the chosen encoder."""
     config, _, params, carry = load(workdir)
     other = make_experiment(config)
@@ -55,31 +57,25 @@ def _encoder_of(workdir: Path, experiment: Experiment) -> dict[str, np.ndarray]:
     if name not in encoders:
         raise ValueError(f"config.run.init_encoder: {name!r}; {workdir} has {', '.join(encoders)}")
     weights = encoders[name]
-    sensor, sensors = (
-        other.encoders[weights["source"]].sensor,
-        {encoder.sensor.id for encoder in experiment.encoders.values()},
-    )
+    sensor = other.encoders[weights["source"]].sensor
+    sensors = {encoder.sensor.id for encoder in experiment.encoders.values()}
     if sensor.id not in sensors:
         raise ValueError(
             f"config.run.init_from: {workdir} trained encoder {name!r} on sensor {sensor.id!r}, "
-            f"this run has {', '.join(sorted(sensors))}; weights "
-            f"belong to bands in their order"
+            f"this run has {', '.join(sorted(sensors))}; weights belong to bands in their order"
         )
     return dict(rules.paths({"params": weights["params"], "statistics": weights["statistics"]}))
 
 
-def _taken(
-    wanted: dict[str, Any], encoder: dict[str, np.ndarray], table: rules.Rules, workdir: Path
+def _replace_leaves(
+    fresh: dict[str, Any], encoder: dict[str, np.ndarray], table: rules.Rules, workdir: Path
 ) -> dict[str, Any]:
-    where = rules.match_some(
-        tuple((pattern, (pattern, path)) for pattern, path in table),
-        wanted,
-        "config.run.init_rules",
-        None,
-    )
+    """The tree with the leaves that a rule matches taken from an encoder."""
+    with_pattern = tuple((pattern, (pattern, path)) for pattern, path in table)
+    matched = rules.match_some(with_pattern, fresh, "config.run.init_rules", None)
     if not table:
         raise ValueError(
-            "config.run.init_rules: this objective has no single encoder, so the table of "
+            "config.run.init_rules: this objective has no single encoder, so "
             "config.run.init_rules has to be given"
         )
 
@@ -90,19 +86,17 @@ def _taken(
         source = re.search(rule[0], path).expand(rule[1])
         array = encoder.get(source)
         if array is None or array.shape != leaf.shape:
-            there = "absent" if array is None else f"of shape {array.shape}"
+            found = "absent" if array is None else f"of shape {array.shape}"
             raise ValueError(
                 f"config.run.init_rules: {path} {leaf.shape} starts from {source}, which is "
-                f"{there} in {workdir}"
+                f"{found} in {workdir}"
             )
-        # Over NaN, so that what is not written would be seen at the first step.
+        # Over NaN, so that a part that is not written would show at the first step.
         return jnp.full_like(leaf, jnp.nan).at[...].set(array)
 
-    flat = jax.tree.structure(wanted).flatten_up_to(where)
+    with_paths, structure = jax.tree_util.tree_flatten_with_path(fresh)
     leaves = [
         take(keys, leaf, rule)
-        for (keys, leaf), rule in zip(
-            jax.tree_util.tree_flatten_with_path(wanted)[0], flat, strict=True
-        )
+        for (keys, leaf), rule in zip(with_paths, structure.flatten_up_to(matched), strict=True)
     ]
-    return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
+    return jax.tree.unflatten(structure, leaves)

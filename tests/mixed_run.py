@@ -103,9 +103,8 @@ def main(config: Path, workdir: Path, kill_at: int) -> None:
     def killing(writer: writers.Writer, step: int, values: dict) -> None:
         write(writer, step, values)
         while step == kill_at:
-            if any(
-                path.name.isdigit() for path in workdir.glob("checkpoints/*")
-            ):  # there is something to resume
+            # There is something to resume.
+            if any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.01)
 

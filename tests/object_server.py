@@ -117,9 +117,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "hang":
             time.sleep(1)
         elif fault == "reset":
-            self.connection.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )  # closing sends RST
+            # Closing sends RST.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         elif fault.isdigit():
             return self._send(int(fault), b"a fault")
         elif file.is_file():

@@ -47,7 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("EO_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(shard_cache, "_checked", set())
+    monkeypatch.setattr(shard_cache, "_verified", set())
     return tmp_path / "cache"
 
 

@@ -27,8 +27,8 @@ from eo_jax.data.store.remote import RemoteError
 from eo_jax.schema import TIME_ABSENT
 
 DATES = (1, 2, 3, 1, 2, 3, 1, 2)  # of each location
-PLACE = np.repeat(np.arange(len(DATES)), DATES)
-BAD = 7  # of place 4
+LOCATION_OF = np.repeat(np.arange(len(DATES)), DATES)
+BAD = 7  # of location 4
 
 
 def unreadable(store: Path) -> set[int]:
@@ -50,9 +50,8 @@ def damage(store: Path, number: int) -> None:
         tiny_archives.flip(file, file.read_bytes().index(data) + len(data) // 2)
     else:
         file = next(store.glob(f"pixels/*/c/{shard}/0/0/0"))
-        tiny_archives.flip(
-            file, (2 * row + 1) * file.stat().st_size // (2 * PER_SHARD)
-        )  # rows are about equal, the index is short
+        # Rows are about equally long, and the index is short.
+        tiny_archives.flip(file, (2 * row + 1) * file.stat().st_size // (2 * PER_SHARD))
     assert unreadable(store) == before | {number}
 
 
@@ -60,7 +59,8 @@ def damage(store: Path, number: int) -> None:
 def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("skipping")
     samples = [
-        sample(i, int(place), labels={"kind": np.array(place)}) for i, place in enumerate(PLACE)
+        sample(i, int(location), labels={"kind": np.array(location)})
+        for i, location in enumerate(LOCATION_OF)
     ]
     about = {"labels": {"kind": {"dtype": "int64", "shape": [], "values": {}}}}
     return {
@@ -148,7 +148,7 @@ def test_processes_and_threads_give_the_same_batches_with_all_of_it(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_only_rows_with_the_bad_record_change_and_their_place_is_another(
+def test_only_rows_with_the_bad_record_change_and_their_location_is_another(
     intact, damaged, format: str
 ):
     """Followers and leader are replaced together, whoever of them is bad."""
@@ -168,16 +168,19 @@ def test_only_rows_with_the_bad_record_change_and_their_place_is_another(
                 shown = {
                     name: [origin(date)[0] for date in after[name]["pixels"][row]] for name in names
                 }
-                assert len({PLACE[number] for numbers in shown.values() for number in numbers}) == 1
+                assert (
+                    len({LOCATION_OF[number] for numbers in shown.values() for number in numbers})
+                    == 1
+                )
                 assert not any(
                     BAD in numbers
                     for name, numbers in shown.items()
                     if damaged[format] == stores[name != "a"]
                 )
-                locations.add(int(PLACE[shown[names[0]][0]]))
+                locations.add(int(LOCATION_OF[shown[names[0]][0]]))
                 if "a" in after:
                     assert after["a"]["label"][row].tolist() == [
-                        PLACE[number] for number in shown["a"]
+                        LOCATION_OF[number] for number in shown["a"]
                     ]
                 if old != new:
                     was = [
@@ -189,7 +192,7 @@ def test_only_rows_with_the_bad_record_change_and_their_place_is_another(
         assert replaced and len(locations) > 4
 
 
-def test_nothing_of_the_place_that_was_skipped_stays_in_the_row(tmp_path: Path):
+def test_nothing_of_the_location_that_was_skipped_stays_in_the_row(tmp_path: Path):
     """Its good date may have been read before its bad one."""
     dated = [sample(i, 0, time=1_650_000_000, lonlat=(13.5, 52.25)) for i in range(2)]
     path = write_store(tmp_path / "store", [*dated, sample(2, 1)])
@@ -262,7 +265,7 @@ def test_what_later_batches_met_does_not_count_before_them():
     bad.report(5, [BadRecord("a", 7, "seven")])
     with pytest.raises(
         RecordError,
-        match=r"source 'a': 3 records cannot be decoded, config\.data\.max_bad_fraction allows for "
+        match=r"source 'a': 3 records cannot be decoded, config\.data\.max_bad_fraction allows "
         r"2; .* "
         r"The last: seven",
     ):
@@ -301,12 +304,13 @@ def test_more_than_the_limit_stop_the_run_at_the_batch_that_met_them(intact, tmp
         if damages & {origin(date)[0] for date in whole.batch(n)["a"]["pixels"][0]}
     )
     ends = []
+    # Of 15 samples none, or two, may be bad.
     for max_bad_fraction, threads in (
         (0.0, 0),
         (0.0, 2),
         (0.14, 0),
         (0.14, 4),
-    ):  # of 15 samples: none, two
+    ):
         taken = Pipeline(
             config(
                 path, batch_size=1, threads=threads, prefetch=4, max_bad_fraction=max_bad_fraction
@@ -326,7 +330,7 @@ def test_more_than_the_limit_stop_the_run_at_the_batch_that_met_them(intact, tmp
 
 def test_a_store_with_nothing_to_read_ends_instead_of_trying_for_ever(intact, tmp_path: Path):
     path = shutil.copytree(intact["zarr"], tmp_path / "store")
-    for number in range(len(PLACE)):
+    for number in range(len(LOCATION_OF)):
         damage(path, number)
     with pytest.raises(
         RecordError,
@@ -357,11 +361,11 @@ def test_a_label_that_is_not_there_is_no_bad_record(intact, tmp_path: Path):
         ({"on_error": "ignore"}, r"config\.data\.on_error: 'ignore'; expected 'stop' or 'skip'"),
         (
             {"max_bad_fraction": 1.5},
-            r"config\.data\.max_bad_fraction: 1\.5; expected a share from 0 to 1",
+            r"config\.data\.max_bad_fraction: 1\.5; expected a fraction from 0 to 1",
         ),
         (
             {"max_bad_fraction": float("nan")},
-            r"config\.data\.max_bad_fraction: nan; expected a share",
+            r"config\.data\.max_bad_fraction: nan; expected a fraction",
         ),
     ],
 )

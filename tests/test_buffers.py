@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from multidevice.start import run_script
 
-from eo_jax.data.store.buffers import Pool, Scratch
+from eo_jax.data.store.buffers import BufferPool, Scratch
 
 
 def address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def pool(size: int = 1024, most: int = 4) -> Pool:
-    return Pool((2, size), np.int16, most)
+def pool(size: int = 1024, max_free: int = 4) -> BufferPool:
+    return BufferPool((2, size), np.int16, max_free)
 
 
-def filled(pool: Pool, value: int) -> np.ndarray:
+def filled(pool: BufferPool, value: int) -> np.ndarray:
     array = pool.take()
     array[:] = value
     return array
@@ -55,14 +55,14 @@ def test_an_array_is_as_asked_for_writable_and_aligned():
 
 
 def test_a_buffer_is_used_again_when_its_array_is_gone():
-    slots = pool()
-    first = address(slots.take())
-    assert [address(slots.take()) for _ in range(5)] == [first] * 5
+    buffers = pool()
+    first = address(buffers.take())
+    assert [address(buffers.take()) for _ in range(5)] == [first] * 5
 
 
 def test_an_empty_pool_allocates():
-    slots = pool(most=1)
-    held = [filled(slots, value) for value in range(10)]
+    buffers = pool(max_free=1)
+    held = [filled(buffers, value) for value in range(10)]
     assert len({address(array) for array in held}) == 10
     assert all((array == value).all() for value, array in enumerate(held))
 
@@ -82,35 +82,35 @@ VIEWS = {
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_alone_keeps_the_buffer_from_being_used_again(view: str):
-    slots = pool()
-    kept = VIEWS[view](filled(slots, 7))
+    buffers = pool()
+    kept = VIEWS[view](filled(buffers, 7))
     before = np.array(kept)
-    others = [filled(slots, value) for value in (1, 2, 3)]
+    others = [filled(buffers, value) for value in (1, 2, 3)]
     np.testing.assert_array_equal(np.array(kept), before)
     del others, kept
-    assert wait_until(lambda: len(slots._free) == 4)
+    assert wait_until(lambda: len(buffers._free) == 4)
 
 
 def test_a_torch_tensor_alone_keeps_the_buffer():
     torch = pytest.importorskip("torch")
-    slots = pool()
-    kept = torch.from_numpy(filled(slots, 7))[1]
-    assert (filled(slots, 1) == 1).all() and (kept == 7).all()
+    buffers = pool()
+    kept = torch.from_numpy(filled(buffers, 7))[1]
+    assert (filled(buffers, 1) == 1).all() and (kept == 7).all()
 
 
 def test_no_more_free_buffers_are_kept_than_said():
-    slots = pool(most=2)
-    held = [slots.take() for _ in range(6)]
+    buffers = pool(max_free=2)
+    held = [buffers.take() for _ in range(6)]
     del held
-    assert len(slots._free) == 2
+    assert len(buffers._free) == 2
 
 
 def test_threads_never_share_a_buffer():
-    slots = pool(most=3)
+    buffers = pool(max_free=3)
 
     def work(value: int) -> bool:
         for _ in range(300):
-            array = filled(slots, value)
+            array = filled(buffers, value)
             time.sleep(0)
             if not (array == value).all():
                 return False
@@ -118,7 +118,7 @@ def test_threads_never_share_a_buffer():
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(work, range(4)))
-    assert len(slots._free) == 3
+    assert len(buffers._free) == 3
 
 
 # ---------------------------------------------------------------------------------------------- jax
@@ -126,25 +126,25 @@ def test_threads_never_share_a_buffer():
 
 def test_jax_takes_the_buffer_as_it_is_and_gives_it_back():
     """The reason for the alignment; and without an alias, the tests below would prove nothing."""
-    slots = pool()
-    array = filled(slots, 7)
+    buffers = pool()
+    array = filled(buffers, 7)
     where, placed = address(array), jax.device_put(array)
     assert placed.unsafe_buffer_pointer() == where
     del array
-    assert address(filled(slots, 1)) != where and (placed == 7).all()
+    assert address(filled(buffers, 1)) != where and (placed == 7).all()
     del placed
-    assert wait_until(lambda: where in {address(free) for free in slots._free})
+    assert wait_until(lambda: where in {address(free) for free in buffers._free})
 
 
 def test_a_step_under_way_reads_what_it_was_given():
     """The caller lets go of its batch at once, while the device has hardly begun."""
-    slots = Pool((512, 512), np.float32, 4)
+    buffers = BufferPool((512, 512), np.float32, 4)
     step = jax.jit(lambda x: jax.lax.fori_loop(0, 30, lambda _, y: x @ y / 512, x))
     step(jnp.ones((512, 512))).block_until_ready()
     results = []
     for value in range(1, 6):
-        results.append(step(jax.device_put(filled(slots, value)))[0, 0])
-        filled(slots, -1000)
+        results.append(step(jax.device_put(filled(buffers, value)))[0, 0])
+        filled(buffers, -1000)
     np.testing.assert_allclose(results, [float(value) ** 31 for value in range(1, 6)], rtol=1e-4)
 
 

@@ -53,10 +53,10 @@ def members(
 ) -> tuple[list[list[int]], int]:
     """Sample numbers of each location, and how many locations were dropped."""
     groups = group_samples(store, split, dates, missing, "enmap")
-    return [groups.samples(place).tolist() for place in range(len(groups))], groups.dropped
+    return [groups.samples(location).tolist() for location in range(len(groups))], groups.dropped
 
 
-def test_places_hold_the_samples_of_their_group_in_store_order(store: Store):
+def test_locations_hold_the_samples_of_their_group_in_store_order(store: Store):
     assert members(store, "train") == ([[1], [0, 2, 5], [4, 6]], 0)
     assert members(store, "val") == ([[3, 7]], 0)
     assert members(store, "all") == ([[1], [0, 2, 5], [3, 7], [4, 6]], 0)
@@ -66,15 +66,14 @@ def test_places_hold_the_samples_of_their_group_in_store_order(store: Store):
     ("dates", "kept", "dropped"),
     [(1, [[1], [0, 2, 5], [4, 6]], 0), (2, [[0, 2, 5], [4, 6]], 1), (3, [[0, 2, 5]], 2)],
 )
-def test_drop_leaves_out_places_with_too_few_dates_and_counts_them(
+def test_drop_leaves_out_locations_with_too_few_dates_and_counts_them(
     store: Store, dates: int, kept: list, dropped: int
 ):
     assert members(store, "train", dates, "drop") == (kept, dropped)
     assert members(store, "train", dates, "repeat") == ([[1], [0, 2, 5], [4, 6]], 0)
-    assert group_samples(store, "train", dates, "drop", "enmap").short_of(dates) == 0
-    assert (
-        group_samples(store, "train", dates, "repeat", "enmap").short_of(dates) == dropped
-    )  # whose dates repeat
+    assert group_samples(store, "train", dates, "drop", "enmap").count_short_of(dates) == 0
+    # The same locations repeat dates.
+    assert group_samples(store, "train", dates, "repeat", "enmap").count_short_of(dates) == dropped
 
 
 def test_many_dates_keep_store_order_too(tmp_path: Path):
@@ -288,7 +287,7 @@ def epoch(count: int, seed: int, number: int) -> list[int]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
-def test_every_epoch_visits_every_place_once(count: int):
+def test_every_epoch_visits_every_location_once(count: int):
     for number in (0, 1, 2, 1000):
         assert sorted(epoch(count, 5, number)) == list(range(count))
 

@@ -1,5 +1,5 @@
-"""Mixtures draw one component a step, in proportion and without memory; sources that follow one
-another show the same locations.
+"""Mixtures draw one component per step, in proportion and without state; paired sources show the
+same locations.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def mixture(weights: dict[str, float], seed: int = 0) -> Mixture:
     seed=st.integers(0, 2**32),
     block=st.sampled_from([0, 1, 10**6]),
 )
-def test_a_block_has_every_entry_as_often_as_its_weight_says(
+def test_a_block_has_every_component_as_often_as_its_weight_says(
     weights: list[float], seed: int, block: int
 ):
     mixed = mixture({f"e{i}": weight for i, weight in enumerate(weights)}, seed)
@@ -51,10 +51,9 @@ def test_a_block_has_every_entry_as_often_as_its_weight_says(
     assert drawn.keys() == exact.keys() and all(
         abs(drawn[name] - exact[name]) < 1 for name in exact
     )
-    # Largest remainder: whoever was rounded up had at least the remainder of whoever was rounded
-    # down.
-    up = [share % 1 for name, share in exact.items() if drawn[name] > share]
-    down = [share % 1 for name, share in exact.items() if drawn[name] < share]
+    # Largest remainder: components rounded up had at least the remainder of those rounded down.
+    up = [steps % 1 for name, steps in exact.items() if drawn[name] > steps]
+    down = [steps % 1 for name, steps in exact.items() if drawn[name] < steps]
     assert min(up, default=1) >= max(down, default=0) - 1e-9
     assert mixed.fractions == {name: drawn[name] / BLOCK for name in exact}
 
@@ -78,7 +77,7 @@ def test_blocks_and_seeds_have_orders_of_their_own():
     assert len(orders) == 4
 
 
-def test_the_order_in_which_entries_are_written_changes_nothing():
+def test_the_order_in_which_components_are_written_changes_nothing():
     there, back = mixture({"a": 3, "b": 1}), mixture({"b": 1, "a": 3})
     assert [there.component(n) for n in range(BLOCK)] == [back.component(n) for n in range(BLOCK)]
 
@@ -90,9 +89,8 @@ def test_two_days_of_steps_and_any_number_take_neither_time_nor_memory():
     far = {
         n: (mixed.component(n), mixed.counts_before(n)) for n in (0, 10**3, 10**6, 10**9, 10**9 + 1)
     }
-    days = Counter(
-        mixed.component(n) for n in range(0, 2 * 86_400 * 10, 97)
-    )  # ten steps a second, sampled
+    # Ten steps a second, sampled.
+    days = Counter(mixed.component(n) for n in range(0, 2 * 86_400 * 10, 97))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**20
@@ -114,12 +112,13 @@ DATES = (1, 2, 3, 1, 2, 3, 1)  # of each location
 def samples(
     first: int, dates: tuple[int, ...], height: int = HEIGHT, names: str = "abcdefghij"
 ) -> list:
-    """Samples from number `first` on, `dates[k]` of place k."""
+    """Samples from number `first` on, `dates[k]` of location k."""
     locations = itertools.chain.from_iterable(
-        [names[place]] * count for place, count in enumerate(dates)
+        [names[location]] * count for location, count in enumerate(dates)
     )
     return [
-        sample(first + i, place, traced(first + i, height)) for i, place in enumerate(locations)
+        sample(first + i, location, traced(first + i, height))
+        for i, location in enumerate(locations)
     ]
 
 
@@ -160,7 +159,7 @@ def source(path: Path, **about: Any) -> SourceConfig:
     return SourceConfig(str(path), "enmap", **about)
 
 
-def test_one_entry_of_all_sources_is_no_mixture(path: Path, other: Path):
+def test_one_component_of_all_sources_is_no_mixture(path: Path, other: Path):
     sources = {"s2": source(path, dates=2), "s1": source(other)}
     plain, single = pipeline(sources, {}), pipeline(sources, components(only=(0.3, "s1 s2")))
     for n in (0, 1, 5, 10**6):
@@ -169,13 +168,13 @@ def test_one_entry_of_all_sources_is_no_mixture(path: Path, other: Path):
     assert plain.counts(5) == single.counts(5) == {}
 
 
-def test_a_batch_has_the_sources_of_its_entry(path: Path, other: Path):
+def test_a_batch_has_the_sources_of_its_component(path: Path, other: Path):
     mixed = pipeline(
         {"s2": source(path), "s1": source(other)}, components(one=(2, "s2"), two=(1, "s1 s2"))
     )
     seen = {(mixed.mixture.component(n), *sorted(mixed.batch(n))) for n in range(12)}
     assert seen == {("one", "s2"), ("two", "s1", "s2")}
-    assert {component: sorted(mixed.empty(component)) for component in ("one", "two")} == {
+    assert {component: sorted(mixed.empty_batch(component)) for component in ("one", "two")} == {
         "one": ["s2"],
         "two": ["s1", "s2"],
     }
@@ -189,14 +188,14 @@ def test_epochs_stay_whole_whatever_is_drawn_between(path: Path, other: Path):
         batch_size=7,
     )
     batches = [mixed.batch(n) for n in range(12)]
-    place = np.repeat(np.arange(len(DATES)), DATES)
+    location_of = np.repeat(np.arange(len(DATES)), DATES)
     for name, locations in (("s2", 7), ("s1", 9)):
         positions = np.concatenate([batch[name]["position"] for batch in batches if name in batch])
         assert positions.tolist() == list(range(len(positions)))
         assert len(mixed.sources[name].groups) == locations
     for batch in batches:
         if "s2" in batch:
-            assert sorted(place[origin(row[0])[0]] for row in batch["s2"]["pixels"]) == list(
+            assert sorted(location_of[origin(row[0])[0]] for row in batch["s2"]["pixels"]) == list(
                 range(7)
             )
 
@@ -241,7 +240,7 @@ def test_positions_far_away_take_no_lists(path: Path, other: Path):
     assert peak < 2**21
 
 
-def test_the_log_says_which_entry_and_how_much_of_each_so_far(path: Path, other: Path):
+def test_the_log_says_which_component_and_how_much_of_each_so_far(path: Path, other: Path):
     mixed = pipeline(
         {"s2": source(path), "s1": source(other)}, components(one=(2, "s2"), two=(1, "s1"))
     )
@@ -258,7 +257,7 @@ def test_the_log_says_which_entry_and_how_much_of_each_so_far(path: Path, other:
     [
         (
             {"a": (1, "s2"), "b": (1, "s3")},
-            r"config\.data\.mixture\.b\.sources: 's3' is no source; there are s1, s2",
+            r"config\.data\.mixture\.b\.sources: 's3' is not a source; there are s1, s2",
         ),
         ({"a": (1, "s2")}, r"config\.data\.mixture: source 's1' is in no component"),
         (
@@ -274,12 +273,14 @@ def test_the_log_says_which_entry_and_how_much_of_each_so_far(path: Path, other:
         ),
         (
             {"a": (1, "s2"), "b": (1e-4, "s1")},
-            r"config\.data\.mixture\.b\.weight: 0\.0001 is less than one of 1000 steps; .* for "
-            r"certain is 0\.001001",
+            r"config\.data\.mixture\.b\.weight: 0\.0001 is less than one of 1000 steps; .* "
+            r"certainly drawn is 0\.001001",
         ),
     ],
 )
-def test_entries_that_make_no_sense_are_refused(path: Path, other: Path, about: dict, message: str):
+def test_components_that_make_no_sense_are_refused(
+    path: Path, other: Path, about: dict, message: str
+):
     with pytest.raises(ValueError, match=message):
         Config({"s2": source(path), "s1": source(other)}, mixture=components(**about))
 
@@ -288,7 +289,7 @@ def test_the_smallest_weight_that_the_message_names_is_drawn():
     assert mixture({"a": 1, "b": 0.001002}).counts_before(BLOCK) == {"a": 999, "b": 1}
 
 
-def test_a_name_is_no_list_of_sources():
+def test_a_name_is_not_a_list_of_sources():
     with pytest.raises(
         ValueError,
         match=r"sources: 's2'; expected different names of sources, as in \('s1', 's2'\)",
@@ -296,7 +297,7 @@ def test_a_name_is_no_list_of_sources():
         ComponentConfig("s2")
 
 
-def test_entries_of_a_config_are_checked_and_completed_by_name():
+def test_components_of_a_config_are_checked_and_completed_by_name():
     data = {
         "sources": {
             "s1": {"store": "a", "sensor": "enmap"},
@@ -336,7 +337,7 @@ def pairs(
     return found
 
 
-def test_a_follower_shows_the_same_place_and_the_same_window(path: Path, other: Path):
+def test_a_paired_source_shows_the_same_location_and_the_same_window(path: Path, other: Path):
     mixed = pipeline(
         {"s1": source(other, dates=2, paired_with="s2"), "s2": source(path, dates=3)}, {}
     )
@@ -359,14 +360,14 @@ def test_a_follower_shows_the_same_place_and_the_same_window(path: Path, other: 
 
 
 def test_a_leader_draws_the_dates_and_crops_that_it_draws_alone(path: Path):
-    """A follower with the same locations: the leader must not notice."""
+    """A paired source with the same locations does not affect its leader."""
     alone = pipeline({"s2": source(path, dates=2)}, {})
     paired = pipeline({"a": source(path, paired_with="s2"), "s2": source(path, dates=2)}, {})
     for n in range(5):
         assert_same({"s2": paired.batch(n)["s2"]}, alone.batch(n))
 
 
-def test_places_that_one_of_them_has_not_seen_are_dropped_and_counted(path: Path, other: Path):
+def test_locations_that_one_of_them_has_not_seen_are_dropped_and_counted(path: Path, other: Path):
     sources = {
         "s2": source(path),
         "s1": source(other, paired_with="s2"),
@@ -376,23 +377,23 @@ def test_places_that_one_of_them_has_not_seen_are_dropped_and_counted(path: Path
     # Of a to g the other store has b to g, and two dates of b, c, e and g.
     for name, dropped in (("s2", 3), ("s1", 5), ("third", 5)):
         groups = opened[name].groups
-        assert opened[name].store.index["group"][groups.first()].tolist() == [
-            "placeb",
-            "placec",
-            "placee",
-            "placeg",
+        assert opened[name].store.index["group"][groups.first_samples()].tolist() == [
+            "locationb",
+            "locationc",
+            "locatione",
+            "locationg",
         ]
         assert groups.dropped == dropped
 
 
-def test_a_follower_repeats_its_dates_where_it_has_fewer(path: Path, other: Path):
+def test_a_paired_source_repeats_its_dates_where_it_has_fewer(path: Path, other: Path):
     mixed = pipeline({"s2": source(path), "s1": source(other, dates=4, paired_with="s2")}, {})
     assert len(mixed.sources["s2"].groups) == 6
     for _, one in pairs(mixed, 4):
         assert len(one) == 4
 
 
-def test_followers_and_entries_go_together(path: Path, other: Path):
+def test_paired_sources_and_components_go_together(path: Path, other: Path):
     about = components(pair=(1, "s1 s2"), alone=(1, "s2"))
     mixed = pipeline({"s2": source(path), "s1": source(other, paired_with="s2")}, about)
     locations = len(mixed.sources["s2"].groups)
@@ -402,10 +403,9 @@ def test_followers_and_entries_go_together(path: Path, other: Path):
         shown += [origin(row[0])[0] for row in batch["s2"]["pixels"]]
         if "s1" in batch:
             np.testing.assert_array_equal(batch["s1"]["position"], batch["s2"]["position"])
-    place = mixed.sources["s2"].store.index["group"]
-    assert set(Counter(place[number] for number in shown).values()) == {
-        8
-    }  # whole epochs over both components
+    location_of = mixed.sources["s2"].store.index["group"]
+    # Whole epochs over both components.
+    assert set(Counter(location_of[number] for number in shown).values()) == {8}
 
 
 @pytest.mark.parametrize(
@@ -414,29 +414,29 @@ def test_followers_and_entries_go_together(path: Path, other: Path):
         (
             {"s1": "s3"},
             {},
-            r"config\.data\.sources\.s1\.paired_with: 's3'; expected a source that follows none "
-            r"itself, of which there are s2, s4",
+            r"config\.data\.sources\.s1\.paired_with: 's3'; expected a source that is not paired "
+            r"itself: s2, s4",
         ),
         (
             {"s1": "s1"},
             {},
-            r"config\.data\.sources\.s1\.paired_with: 's1'; expected a source that follows none "
-            r"itself, of which there are s2, s4",
+            r"config\.data\.sources\.s1\.paired_with: 's1'; expected a source that is not paired "
+            r"itself: s2, s4",
         ),
         (
             {"s1": "s2", "s4": "s1"},
             {},
-            r"config\.data\.sources\.s4\.paired_with: 's1'; expected a source that follows none "
-            r"itself, of which there are s2",
+            r"config\.data\.sources\.s4\.paired_with: 's1'; expected a source that is not paired "
+            r"itself: s2",
         ),
         (
             {"s1": "s2"},
             {"a": (1, "s2 s4"), "b": (1, "s1")},
-            r"config\.data\.mixture\.b\.sources: 's1' follows 's2', which is not there",
+            r"config\.data\.mixture\.b\.sources: 's1' is paired with 's2', which is missing",
         ),
     ],
 )
-def test_followers_that_make_no_sense_are_refused(
+def test_paired_sources_that_make_no_sense_are_refused(
     path: Path, paired_with: dict, about: dict, message: str
 ):
     sources = {
@@ -460,11 +460,13 @@ def test_patches_of_another_size_are_refused_by_name(path: Path, tmp_path: Path)
         pipeline({"s2": source(path), "s1": source(small, paired_with="s2")}, {})
 
 
-def test_stores_without_a_common_place_are_refused_with_what_they_have(path: Path, tmp_path: Path):
+def test_stores_without_a_common_location_are_refused_with_what_they_have(
+    path: Path, tmp_path: Path
+):
     elsewhere = write_store(tmp_path / "elsewhere", [sample(20, "x")])
     with pytest.raises(
         ValueError,
-        match=rf"no location .* is in all of these.*: {path} has placea, \.\.\.; {elsewhere} has "
-        r"placex, ",
+        match=rf"no location .* is in all of these.*: {path} has locationa, \.\.\.; {elsewhere} "
+        r"has locationx, ",
     ):
         pipeline({"s2": source(path), "s1": source(elsewhere, paired_with="s2")}, {})

@@ -34,10 +34,12 @@ DATES = (1, 2, 3, 1, 2, 3, 1)  # of each location
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    locations = itertools.chain.from_iterable([place] * dates for place, dates in enumerate(DATES))
+    locations = itertools.chain.from_iterable(
+        [location] * dates for location, dates in enumerate(DATES)
+    )
     return write_store(
         tmp_path_factory.mktemp("pipeline") / "store",
-        [sample(i, place) for i, place in enumerate(locations)],
+        [sample(i, location) for i, location in enumerate(locations)],
     )
 
 
@@ -58,11 +60,11 @@ def config(
     )
 
 
-def places_drawn(pipeline: Pipeline, first: int, last: int) -> list[int]:
-    """Place of every row."""
-    place = np.repeat(np.arange(len(DATES)), DATES)
+def locations_drawn(pipeline: Pipeline, first: int, last: int) -> list[int]:
+    """The location of every row."""
+    location_of = np.repeat(np.arange(len(DATES)), DATES)
     rows = [row for n in range(first, last) for row in pipeline.batch(n)["enmap"]["pixels"]]
-    return [int(place[origin(row[0])[0]]) for row in rows]
+    return [int(location_of[origin(row[0])[0]]) for row in rows]
 
 
 # -------------------------------------------------------------------------------------- determinism
@@ -118,13 +120,14 @@ def test_nothing_left_to_read(path: Path):
 
 def test_seeds_change_the_order(path: Path):
     orders = {
-        tuple(places_drawn(Pipeline(config(path, batch_size=7), seed), 0, 1)) for seed in range(4)
+        tuple(locations_drawn(Pipeline(config(path, batch_size=7), seed), 0, 1))
+        for seed in range(4)
     }
     assert len(orders) == 4
 
 
 def test_rows_batches_and_seeds_draw_crops_of_their_own(tmp_path: Path):
-    """One place, so that the order has no say: equal draws would give equal crops."""
+    """One location, so that the order has no say: equal draws would give equal crops."""
     path = write_store(tmp_path / "store", [sample(0)])
     draws = {}
     for seed, n in itertools.product(range(3), range(3)):
@@ -134,10 +137,9 @@ def test_rows_batches_and_seeds_draw_crops_of_their_own(tmp_path: Path):
     assert all(len(set(rows)) > 3 for rows in draws.values())
 
 
-def test_every_epoch_draws_every_place_once_and_epochs_differ(path: Path):
-    drawn = places_drawn(
-        Pipeline(config(path), 3), 0, 7
-    )  # 28 rows are 4 epochs of 7 locations; epochs end within batches
+def test_every_epoch_draws_every_location_once_and_epochs_differ(path: Path):
+    # 28 rows are 4 epochs of 7 locations; epochs end within batches.
+    drawn = locations_drawn(Pipeline(config(path), 3), 0, 7)
     epochs = [drawn[i : i + 7] for i in range(0, 28, 7)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(7))] * 4
     assert len(set(map(tuple, epochs))) == 4
@@ -293,7 +295,7 @@ def test_reading_into_an_array_of_another_shape_is_refused(stores, format: str):
     store = open_store(stores[format])
     for shape in ((202, 12, 11), (1, 12, 12), (202, 12, 12, 1)):
         with pytest.raises(
-            ValueError, match=r"its part has shape \(202, 12, 12\), the array to read into"
+            ValueError, match=r"the part to read has shape \(202, 12, 12\), the array to read into"
         ):
             store.read_into(0, np.empty(shape, np.int16))
 
@@ -314,7 +316,7 @@ def test_a_pickled_store_reads_into_the_same_way(stores, format: str):
 # --------------------------------------------------------------------------------------------- size
 
 
-def test_the_order_of_a_million_places_takes_no_memory_and_no_time_to_reach():
+def test_the_order_of_a_million_locations_takes_no_memory_and_no_time_to_reach():
     tracemalloc.start()
     order = Order(10**6, 0)
     far = [order[10**12 + i] for i in range(10_000)]
@@ -341,11 +343,13 @@ def numbers_and_offsets(
 
 
 def test_two_dates_are_distinct_where_there_are_two_and_share_one_crop(path: Path):
-    of_place = [set(numbers) for numbers in np.split(np.arange(sum(DATES)), np.cumsum(DATES)[:-1])]
+    of_location = [
+        set(numbers) for numbers in np.split(np.arange(sum(DATES)), np.cumsum(DATES)[:-1])
+    ]
     pairs = set()
     for numbers, offsets in numbers_and_offsets(path, 40, dates=2):
-        place = next(numbers_of for numbers_of in of_place if numbers[0] in numbers_of)
-        assert set(numbers) <= place and len(set(numbers)) == min(2, len(place))
+        location = next(numbers_of for numbers_of in of_location if numbers[0] in numbers_of)
+        assert set(numbers) <= location and len(set(numbers)) == min(2, len(location))
         assert len(offsets) == 1
         pairs.add(tuple(numbers))
     # Every ordered pair of distinct dates is drawn: 3 single locations, 2 locations of two dates, 2
@@ -353,7 +357,7 @@ def test_two_dates_are_distinct_where_there_are_two_and_share_one_crop(path: Pat
     assert len(pairs) == 3 * 1 + 2 * 2 + 2 * 6
 
 
-def test_drop_draws_only_places_with_enough_dates(path: Path):
+def test_drop_draws_only_locations_with_enough_dates(path: Path):
     rows = numbers_and_offsets(path, 2, dates=3, missing="drop")
     assert {tuple(sorted(numbers)) for numbers, _ in rows} == {(3, 4, 5), (9, 10, 11)}
     assert (
@@ -383,7 +387,7 @@ def test_dates_of_different_sizes_share_a_crop_that_fits_both(tmp_path: Path):
         assert offsets <= set(itertools.product(range(2), range(2))) and len(offsets) == 1
 
 
-def test_time_and_place_and_their_absence(tmp_path: Path):
+def test_time_and_location_and_their_absence(tmp_path: Path):
     samples = [sample(0, 0, time=1_650_000_000, lonlat=(13.5, 52.25)), sample(1, 1)]
     fields = Pipeline(config(write_store(tmp_path / "store", samples)), 0).batch(0)["enmap"]
     present = np.array([origin(row[0])[0] == 0 for row in fields["pixels"]])
@@ -484,11 +488,11 @@ def test_a_damaged_record_stops_the_run_by_name_after_the_batches_before_it(
 # ----------------------------------------------------------------------------------------- in order
 
 
-def labelled(number: int, place: int = 0) -> Sample:
+def labelled(number: int, location: int = 0) -> Sample:
     """A sample with a map that holds 20 row + column, and a label of the whole patch."""
     return sample(
         number,
-        place,
+        location,
         labels={"where": (traced(number)[0] % 1000).astype(np.uint8), "kind": np.array(number % 3)},
     )
 

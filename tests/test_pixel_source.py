@@ -1,6 +1,4 @@
-"""Single pixels as rows: which are drawn, in what order, what a window shows at the border, and
-what evaluation sees of them.
-"""
+"""Single pixels as rows: which are drawn, in which order, windows at the border, and evaluation."""
 
 from __future__ import annotations
 
@@ -33,9 +31,8 @@ SHAPES = {
 }
 RANDOM = np.random.default_rng(0)
 CLASSES = RANDOM.integers(0, 4, (SCENES, HEIGHT, WIDTH)).astype(np.uint8)  # 0 is unlabelled
-SPLITS = RANDOM.integers(0, 4, (SCENES, HEIGHT, WIDTH)).astype(
-    np.uint8
-)  # 0 none, 1 train, 2 val, 3 test
+# 0 none, 1 train, 2 val, 3 test.
+SPLITS = RANDOM.integers(0, 4, (SCENES, HEIGHT, WIDTH)).astype(np.uint8)
 
 
 def scene(number: int) -> Any:
@@ -82,7 +79,7 @@ def centres(fields: dict[str, np.ndarray]) -> list[tuple[int, int, int]]:
 
 
 def drawn(run: Pipeline, first: int, last: int) -> list[tuple[int, int, int]]:
-    return [place for n in range(first, last) for place in centres(run.batch(n)["scene"])]
+    return [pixel for n in range(first, last) for pixel in centres(run.batch(n)["scene"])]
 
 
 def labelled(split: int) -> list[tuple[int, int, int]]:
@@ -107,7 +104,7 @@ def test_without_a_label_every_pixel_with_data_in_any_band_is_drawn(tmp_path: Pa
     pixels[1:, 3, 3] = ENMAP.nodata
     run = pipeline(write_store(tmp_path / "store", [sample(0, pixels=pixels)]), rows=19)
     every = [(0, row, column) for row in range(5) for column in range(4)]
-    assert sorted(drawn(run, 0, 1)) == [place for place in every if place != (0, 1, 2)]
+    assert sorted(drawn(run, 0, 1)) == [pixel for pixel in every if pixel != (0, 1, 2)]
 
 
 def test_pixels_of_the_test_map_are_drawn_where_no_label_is_read(path: Path):
@@ -137,7 +134,7 @@ def test_a_window_is_what_numpy_pads_by_reflection(path: Path, crop: int, label:
             np.testing.assert_array_equal(fields["label"][row, 0], known[number, *window])
 
 
-def test_time_and_place_are_those_of_the_scene(tmp_path: Path):
+def test_time_and_location_are_those_of_the_scene(tmp_path: Path):
     path = write_store(tmp_path / "store", [sample(0, time=1_650_000_000, lonlat=(13.5, 52.25))])
     fields = pipeline(path, rows=2).batch(3)["scene"]
     assert (
@@ -170,9 +167,9 @@ def test_so_many_labels_of_each_class_are_drawn_by_the_seed(path: Path):
         seed: set(drawn(pipeline(path, rows=6, seed=seed, label="where", labels_per_class=2), 0, 5))
         for seed in (0, 1, 2)
     }
-    for locations in chosen.values():
-        assert locations <= set(labelled(1))
-        assert sorted(CLASSES[place] for place in locations) == [1, 1, 2, 2, 3, 3]
+    for pixels in chosen.values():
+        assert pixels <= set(labelled(1))
+        assert sorted(CLASSES[pixel] for pixel in pixels) == [1, 1, 2, 2, 3, 3]
     assert len(set(map(frozenset, chosen.values()))) > 1
 
 
@@ -182,8 +179,8 @@ def test_batches_have_the_classes_in_turn_and_epochs_differ(path: Path, rows: in
     for n in range(6):
         counts = np.bincount(run.batch(n)["scene"]["label"].ravel(), minlength=4)[1:]
         assert counts.max() - counts.min() <= (rows % 3 > 0)
-    locations = drawn(run, 0, 24)
-    epochs = {tuple(locations[at : at + 6]) for at in range(0, len(locations) - 5, 6)}
+    pixels = drawn(run, 0, 24)
+    epochs = {tuple(pixels[at : at + 6]) for at in range(0, len(pixels) - 5, 6)}
     assert all(len(set(epoch)) == 6 for epoch in epochs) and len(epochs) > 1
 
 
@@ -192,9 +189,8 @@ def test_labels_that_were_not_chosen_are_not_seen_in_windows_either(path: Path):
     fields = run.batch(0)["scene"]
     chosen = set(centres(fields))
     shown = {
-        tuple(place)
-        for row in fields["pixels"][:, 0, 0][fields["label"][:, 0] > 0].tolist()
-        for place in [(row // 1000, *divmod(row % 1000, 20))]
+        (value // 1000, *divmod(value % 1000, 20))
+        for value in fields["pixels"][:, 0, 0][fields["label"][:, 0] > 0].tolist()
     }
     assert len(chosen) == 3 and shown == chosen
 
@@ -202,7 +198,7 @@ def test_labels_that_were_not_chosen_are_not_seen_in_windows_either(path: Path):
 def test_a_class_with_too_few_labels_is_named(path: Path):
     with pytest.raises(
         ValueError,
-        match=r"sources\.scene\.labels_per_class: 40, but class \d has \d+ labelled in this split",
+        match=r"sources\.scene\.labels_per_class: 40, but class \d has \d+ labels in this split",
     ):
         pipeline(path, label="where", labels_per_class=40)
 
@@ -210,28 +206,28 @@ def test_a_class_with_too_few_labels_is_named(path: Path):
 # ------------------------------------------------------------------------------------ other sources
 
 
-def test_a_follower_shows_the_window_around_the_same_pixel_of_the_same_place(tmp_path: Path):
+def test_a_paired_source_shows_the_window_around_the_same_pixel_of_the_same_location(
+    tmp_path: Path,
+):
+    # Scene 0 of the other store is location 1.
     scenes = [
-        dataclasses.replace(scene(number), group=f"place{1 - number}") for number in range(SCENES)
+        dataclasses.replace(scene(number), group=f"location{1 - number}")
+        for number in range(SCENES)
     ]
     one = write_store(
         tmp_path / "one", [scene(number) for number in range(SCENES)], about={"labels": SHAPES}
     )
-    other = write_store(
-        tmp_path / "other", scenes, about={"labels": SHAPES}
-    )  # its scene 0 is place 1
+    other = write_store(tmp_path / "other", scenes, about={"labels": SHAPES})
     sources = {
         "hsi": of_pixels(one, label="where"),
         "lidar": of_pixels(other, paired_with="hsi", label="where"),
     }
     batch = Pipeline(Config(sources, 50, 3), 0).batch(0)
-    leader, follower = (centres(batch[name]) for name in ("hsi", "lidar"))
-    assert follower == [(1 - number, row, column) for number, row, column in leader] and {
-        number for number, *_ in leader
-    } == {0, 1}
-    assert [CLASSES[place] * (SPLITS[place] == 1) for place in follower] == batch["lidar"]["label"][
-        :, 0, 1, 1
-    ].tolist()
+    leader, paired = (centres(batch[name]) for name in ("hsi", "lidar"))
+    assert paired == [(1 - number, row, column) for number, row, column in leader]
+    assert {number for number, *_ in leader} == {0, 1}
+    labels = batch["lidar"]["label"][:, 0, 1, 1].tolist()
+    assert [CLASSES[pixel] * (SPLITS[pixel] == 1) for pixel in paired] == labels
 
 
 def test_pixels_and_patches_are_read_side_by_side(path: Path):
@@ -251,7 +247,7 @@ def test_pixels_and_patches_are_read_side_by_side(path: Path):
 
 
 def context(path: Path, crop: int = 3, **changes: Any) -> Context:
-    """What evaluators get, as far as data goes."""
+    """The context of evaluators, without what does not concern data."""
     data = Config({"scene": of_pixels(path, **changes)}, 8, crop)
     blank = dict.fromkeys(
         ("mean", "std", "objective", "train_views", "evaluate_views", "shard_rows", "replicated")
@@ -273,10 +269,10 @@ def test_evaluation_sees_every_labelled_pixel_of_a_split_once_with_the_class_of_
         for batch in batches
     )
     real = np.concatenate([batch["position"] for batch in batches]) >= 0
-    locations = [place for batch in batches for place in centres(batch)]
+    pixels = [pixel for batch in batches for pixel in centres(batch)]
     labels = np.concatenate([batch["label"] for batch in batches])
-    assert [place for place, counts in zip(locations, real, strict=True) if counts] == labelled(3)
-    assert labels.tolist() == [CLASSES[place] for place in locations]
+    assert [pixel for pixel, counts in zip(pixels, real, strict=True) if counts] == labelled(3)
+    assert labels.tolist() == [CLASSES[pixel] for pixel in pixels]
 
 
 def test_evaluation_of_a_split_that_no_pixel_is_in_is_refused_before_a_run(
@@ -319,17 +315,17 @@ def test_evaluation_without_a_label_sees_what_may_be_drawn(path: Path):
 def test_classifiers_are_fitted_on_the_pixels_that_training_sees(path: Path):
     batches = [batch["scene"] for batch in context(path).batches("train", "where")]
     count = len(labelled(1))
-    locations = np.array([place for batch in batches for place in centres(batch)])[:count]
+    pixels = np.array([pixel for batch in batches for pixel in centres(batch)])[:count]
     classes = np.concatenate([batch["label"] for batch in batches])[:count]
     run = SimpleNamespace(seed=3)
-    x, y = training_part(run, locations, classes, 2, "config.evals.knn.labels_per_class")
+    x, y = training_part(run, pixels, classes, 2, "config.evals.knn.labels_per_class")
     assert set(map(tuple, x.tolist())) == set(
         drawn(pipeline(path, rows=6, seed=3, label="where", labels_per_class=2), 0, 1)
     )
-    assert y.tolist() == [CLASSES[tuple(place)] for place in x]
-    assert training_part(run, locations, classes, 0, "")[0] is locations
+    assert y.tolist() == [CLASSES[tuple(pixel)] for pixel in x]
+    assert training_part(run, pixels, classes, 0, "")[0] is pixels
     with pytest.raises(ValueError, match=r"config\.evals\.knn\.labels_per_class: 50, but class"):
-        training_part(run, locations, classes, 50, "config.evals.knn.labels_per_class")
+        training_part(run, pixels, classes, 50, "config.evals.knn.labels_per_class")
 
 
 def test_a_window_has_the_label_of_its_centre():
@@ -362,7 +358,7 @@ def test_classification_of_a_window_learns_the_class_of_its_centre():
         ({"dates": 2}, r"sources\.\*\.dates: 2 with draw='pixel'; expected 1"),
         (
             {"labels_per_class": 5},
-            r"labels_per_class: 5 with draw='pixel'; expected a `label` beside it",
+            r"labels_per_class: 5 with draw='pixel'; expected a `label` as well",
         ),
         ({"labels_per_class": -1}, r"labels_per_class: -1; expected at least 1, or 0"),
         (
@@ -371,7 +367,7 @@ def test_classification_of_a_window_learns_the_class_of_its_centre():
         ),
         (
             {"labels_per_class": 5, "label": "where", "paired_with": "other"},
-            "labels_per_class: 5 .*expected 0 for a source that follows another",
+            "labels_per_class: 5 .*expected 0 for a paired source",
         ),
         (
             {"crop": 4},
@@ -401,11 +397,11 @@ def test_a_split_without_a_labelled_pixel_is_named(tmp_path: Path):
         pipeline(path, label="where")
 
 
-def test_who_follows_draws_what_its_leader_draws(path: Path):
+def test_a_paired_source_draws_what_its_leader_draws(path: Path):
     sources = {"hsi": of_pixels(path), "lidar": SourceConfig(str(path), "enmap", paired_with="hsi")}
     with pytest.raises(
         ValueError,
-        match=r"sources\.lidar\.draw: 'patch', but it follows 'hsi', which draws 'pixel'",
+        match=r"sources\.lidar\.draw: 'patch', but it is paired with 'hsi', which draws 'pixel'",
     ):
         Config(sources, 4, 1)
 

@@ -222,7 +222,7 @@ def test_two_failures_are_outlasted(
     assert_same_samples(
         open_store(url_of(server, "http", format)), open_store(folder / "bucket" / format)
     )
-    # A connection that was used before and is then reset, the transport opens anew by itself.
+    # The transport itself reopens a used connection that is reset.
     assert slept == [0.2, 0.4] or fault == "reset"
 
 
@@ -351,13 +351,13 @@ def test_a_hostile_manifest(
     assert not list(cache.rglob("*.partial"))
 
 
-def test_hostile_places_in_a_shard_index_are_not_believed(server: ObjectServer):
+def test_hostile_byte_ranges_in_a_shard_index_are_not_believed(server: ObjectServer):
     store = open_store(url_of(server, "http", "zarr-raw"))
     store.pixels(7)
     (key, index), asked = next(iter(store._pixel_files._indices.items())), len(server.requests)
-    for place in ((0, 2**63), (2**64 - 1, 2**64 - 1), (2**62, 8), (0, 3)):
+    for byte_range in ((0, 2**63), (2**64 - 1, 2**64 - 1), (2**62, 8), (0, 3)):
         bad = index.copy()
-        bad[:] = place
+        bad[:] = byte_range
         store._pixel_files._indices[key] = bad
         with pytest.raises(RecordError, match="cannot be in a file"):
             store.pixels(7)
@@ -368,9 +368,8 @@ def test_small_files_are_bounded(server: ObjectServer, monkeypatch: pytest.Monke
     monkeypatch.setattr(remote, "_SMALL_BYTES", 100)
     with pytest.raises(StoreError, match=r"manifest.json: more than 100 bytes"):
         open_store(url_of(server, "http", "zarr"))
-    assert "bytes=100-100" in [
-        request.range for request in server.requests
-    ]  # a request of the test before may still arrive
+    # A request of the previous test may still arrive.
+    assert "bytes=100-100" in [request.range for request in server.requests]
 
 
 def test_a_store_that_changed_since_the_run_began_is_refused(
@@ -382,9 +381,8 @@ def test_a_store_that_changed_since_the_run_began_is_refused(
     shutil.copytree(folder / "bucket" / "zarr", folder / "bucket" / "changing")
     url = url_of(server, "s3", "changing")
     (tmp_path / "data.json").write_text(json.dumps(fingerprint(open_store(url))))
-    run.check_same_data(
-        tmp_path, fingerprint(open_store(folder / "bucket" / "changing"))
-    )  # where it lies may change
+    # The path of a store may change.
+    run.check_same_data(tmp_path, fingerprint(open_store(folder / "bucket" / "changing")))
     shutil.rmtree(folder / "bucket" / "changing")
     write_tiny_store(folder / "bucket" / "changing", size=8, seed=1)
     with pytest.raises(ValueError, match="store changing now holds"):
@@ -431,22 +429,22 @@ def test_what_tensorstore_is_asked_for(monkeypatch: pytest.MonkeyPatch):
         "path": "deep/er/",
         "context": {"gcs_request_retries": {"max_retries": 0}},
     }
-    assert remote.spec("gs://b/deep/er") == remote.spec("gs://b/deep/er/") == gcs
+    assert remote.kvstore_spec("gs://b/deep/er") == remote.spec("gs://b/deep/er/") == gcs
     s3 = {
         "driver": "s3",
         "bucket": "b",
         "path": "",
         "context": {"s3_request_retries": {"max_retries": 0}},
     }
-    assert remote.spec("s3://b") == remote.spec("s3://b/") == s3
+    assert remote.kvstore_spec("s3://b") == remote.spec("s3://b/") == s3
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
-    assert remote.spec("s3://b") == s3 | {
+    assert remote.kvstore_spec("s3://b") == s3 | {
         "endpoint": "http://minio:9000",
         "aws_region": "us-east-1",
     }
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    assert remote.spec("s3://b")["aws_region"] == "eu-central-1"
-    assert remote.spec("https://h:8/a/b?sig=x")["base_url"] == "https://h:8/a/b/?sig=x"
+    assert remote.kvstore_spec("s3://b")["aws_region"] == "eu-central-1"
+    assert remote.kvstore_spec("https://h:8/a/b?sig=x")["base_url"] == "https://h:8/a/b/?sig=x"
 
 
 @pytest.mark.parametrize("fault", ["503", "403", "404", "reset", "truncated"])

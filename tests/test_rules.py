@@ -69,7 +69,9 @@ def test_unmatched_leaves_may_have_a_default_but_an_unused_rule_is_still_an_erro
 
 
 def test_a_broken_pattern_is_named():
-    with pytest.raises(ValueError, match=r"decay: '\(bias' is no regular expression: missing \)"):
+    with pytest.raises(
+        ValueError, match=r"decay: '\(bias' is not a regular expression: missing \)"
+    ):
         rules.match([("(bias", 0)], TREE, "decay")
 
 

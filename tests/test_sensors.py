@@ -67,9 +67,8 @@ def test_the_published_mean_is_smooth_over_each_camera_in_this_order_only():
         )
 
     ours = np.array(ENMAP.band_numbers)
-    assert curvature(np.sort(ours)) > 1.9 * curvature(
-        ours
-    )  # 5492 if the cube were in product order, 2720 as it is
+    # 5492 if the cube were in product order, 2720 as it is.
+    assert curvature(np.sort(ours)) > 1.9 * curvature(ours)
 
 
 @pytest.mark.parametrize(("index", "number", "centre", "fwhm"), PUBLISHED)

@@ -183,9 +183,8 @@ def test_sentinel2(sensor_id: str):
         for index in kept
     ]
     assert (sensor.dtype, sensor.units, sensor.gsd_m) == (dtype, units, 10)
-    assert sensor.nodata == (
-        0 if sensor_id == "sentinel2_l2a_bigearthnet" else None
-    )  # in the tags of BigEarthNet's files
+    # From the tags of BigEarthNet's files.
+    assert sensor.nodata == (0 if sensor_id == "sentinel2_l2a_bigearthnet" else None)
     for digital, value in zip((0, 10_000), ends, strict=True):
         assert physical(sensor, digital) == pytest.approx(value)
 
@@ -236,9 +235,8 @@ def test_sensors_of_which_no_wavelength_is_published(sensor_id: str):
     else:
         names, dtype, gsd_m, kind, units = WITHOUT_WAVELENGTH[sensor_id]
         names = names.split()
-    if (
-        sensor_id == "aviris_jasper_ridge"
-    ):  # named after the 224 channels of AVIRIS; SlectBands in its .mat file
+    # Named after the 224 channels of AVIRIS; SlectBands in its .mat file.
+    if sensor_id == "aviris_jasper_ridge":
         names = [
             f"band {channel}"
             for channel in range(4, 220)

@@ -80,12 +80,13 @@ def test_a_shard_that_is_read_stays(
     store = open_store(url_of(server, "http", "array-record"))
     first, second = store.manifest["shards"][:2]
     monkeypatch.setenv("EO_JAX_CACHE_GB", str(max(first["bytes"], second["bytes"]) / 1e9))
-    with shard_cache.opened(store.path / first["file"], first["bytes"], first["sha256"]):
+    with shard_cache.local_copy(store.path / first["file"], first["bytes"], first["sha256"]):
         store.read(5)
+        # Beyond the bound rather than waiting for ever.
         assert set(shards(cache)) == {
             first["sha256"],
             second["sha256"],
-        }  # beyond the bound rather than waiting for ever
+        }
     store.read(11)
     assert set(shards(cache)).isdisjoint({first["sha256"], second["sha256"]})
 
@@ -95,9 +96,7 @@ def test_a_cache_that_is_too_small_or_no_number(
 ):
     store = open_store(url_of(server, "http", "array-record"))
     monkeypatch.setenv("EO_JAX_CACHE_GB", "0.00001")
-    with pytest.raises(
-        StoreError, match=r"does not fit into EO_JAX_CACHE_GB=1e-05; set it to more"
-    ):
+    with pytest.raises(StoreError, match=r"does not fit into EO_JAX_CACHE_GB=1e-05; raise it"):
         store.read(0)
     monkeypatch.setenv("EO_JAX_CACHE_GB", "much")
     with pytest.raises(StoreError, match="EO_JAX_CACHE_GB: 'much'; expected a number"):
@@ -114,7 +113,7 @@ def test_a_damaged_shard_in_the_cache_is_fetched_again(
         data[len(data) // 2] ^= 1
         (cache / name).write_bytes(data)
     (cache / name).unlink()
-    monkeypatch.setattr(shard_cache, "_checked", set())  # as in another process
+    monkeypatch.setattr(shard_cache, "_verified", set())  # as in another process
     assert_same_samples(store, open_store(folder / "bucket" / "array-record"))
 
 

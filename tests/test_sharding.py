@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, AxisType
 from multidevice.start import run_script
 
 from eo_jax import sharding
-from eo_jax.data.store.buffers import Pool
+from eo_jax.data.store.buffers import BufferPool
 
 MESHES = ("8x1", "4x2", "1x8")
 
@@ -29,9 +29,10 @@ def test_any_mesh_gives_the_losses_of_one_device(found, mesh):
     one = found["runs"]["one"]["losses"]
     assert one[-1] < one[0]
     np.testing.assert_allclose(found["runs"][mesh]["losses"], one, rtol=1e-5)
+    # Their values are at most 3.
     np.testing.assert_allclose(
         found["runs"][mesh]["watched"], found["runs"]["one"]["watched"], rtol=0, atol=3e-4
-    )  # of 3 at most
+    )
 
 
 def test_fsdp_cuts_weights_and_their_moments(found):
@@ -167,7 +168,7 @@ def test_what_is_placed_keeps_the_archives_dtype():
 
 def test_a_batch_that_was_used_leaves_its_memory_to_the_next():
     """Held at a time: `depth` ahead, the one in use, and the one being filled."""
-    pool, addresses = Pool((2, 512), np.int16, 8), set()
+    pool, addresses = BufferPool((2, 512), np.int16, 8), set()
 
     def batches():
         for _ in range(40):

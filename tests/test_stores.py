@@ -84,7 +84,7 @@ def test_index_says_what_the_samples_say(whole: Path):
         assert (row["time"], tuple(row["lonlat"])) == (sample.time, sample.lonlat)
 
 
-def test_index_of_absent_time_and_place(tmp_path: Path):
+def test_index_of_absent_time_and_location(tmp_path: Path):
     index = open_store(
         write_store(tmp_path / "store", [small(0), small(1, time=0, lonlat=(0.0, 0.0))])
     ).index

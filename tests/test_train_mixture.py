@@ -101,7 +101,7 @@ def test_a_killed_mixture_with_groups_and_a_bad_record_resumes_bit_for_bit(
     ] * 2
 
 
-def test_lines_of_a_mixture_say_entry_shares_and_bad_records(mixed, stores):
+def test_lines_of_a_mixture_say_component_shares_and_bad_records(mixed, stores):
     lines, mixture = writers.read_metrics(mixed), pipeline_of(stores).mixture
     assert [line["component"] for line in lines] == [mixture.component(n) for n in range(20)]
     assert {line["component"] for line in lines} == {"pair", "single"}
@@ -137,7 +137,7 @@ def test_the_line_of_a_mixture_is_readable(stores, mixture, tmp_path, capsys):
     assert "source s1: 4 locations, 6 samples, 0 locations dropped" in output
 
 
-def test_every_entry_is_compiled_before_the_first_step_and_nothing_after_it(
+def test_every_component_is_compiled_before_the_first_step_and_nothing_after_it(
     stores, mixture, tmp_path, monkeypatch
 ):
     events, enter = [], goodput.Clock.enter
@@ -160,7 +160,7 @@ def test_every_entry_is_compiled_before_the_first_step_and_nothing_after_it(
     assert not [event for event in events[started:] if event.startswith("lowered")]
 
 
-def test_a_dry_run_compiles_every_entry(stores, mixture, tmp_path, capsys):
+def test_a_dry_run_compiles_every_component(stores, mixture, tmp_path, capsys):
     assert train.train(mixed_run.config_of(*stores), tmp_path, dry_run=True) == 0
     output = capsys.readouterr().out
     assert all(
@@ -201,7 +201,7 @@ def test_more_bad_records_than_allowed_end_the_run_with_the_state_saved(
     assert (
         code == 1
         and "error: source 'x': 1 records cannot be decoded, config.data.max_bad_fraction allows "
-        "for 0.009"
+        "0.009"
         in error
     )
     assert checkpoint.Checkpoints(tmp_path).latest() == steps(tmp_path)[-1] > 0

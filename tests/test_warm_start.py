@@ -12,7 +12,7 @@ from eo_jax.checkpoint import Checkpoints
 from eo_jax.experiment import make_experiment
 from eo_jax.optim import optimizers
 from eo_jax.step import init_state
-from eo_jax.warm_start import warm_started
+from eo_jax.warm_start import load_weights
 
 
 def state_of(config, seed: int):
@@ -44,7 +44,7 @@ def started(name: str, workdir, **run):
     config = config_of(name)
     config.run.update({"init_from": str(workdir), **run})
     experiment, state = state_of(config, 2)
-    return state, warm_started(state, experiment)
+    return state, load_weights(state, experiment)
 
 
 def same(a, b) -> None:
@@ -66,7 +66,7 @@ def test_a_teacher_starts_as_a_copy_of_the_student_that_was_loaded(pretrained):
     same(warm["carry"]["teacher"]["params"]["encoder"], dino["params"]["encoder"])
 
 
-def test_rules_choose_parts_and_places(pretrained):
+def test_rules_choose_weights_and_where_they_go(pretrained):
     workdir, dino = pretrained
     rules = ((r"^params/encoders/s2/(stem/.+)$", r"params/\1"),)
     fresh, warm = started("clip", workdir, init_rules=rules, init_encoder="s2")
@@ -116,4 +116,4 @@ def test_weights_of_another_sensor_are_refused(pretrained):
         match=r"on sensor 'sentinel2_l2a', this run has sentinel1_grd; weights belong to bands in "
         r"their order",
     ):
-        warm_started(state, experiment)
+        load_weights(state, experiment)

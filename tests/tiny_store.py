@@ -46,39 +46,39 @@ def write_tiny_store(
     path: Path, locations: int = 6, size: int = 32, seed: int = 0, format: str = "array-record"
 ) -> Path:
     """A store of locations with one, two or three dates of int16 [202, size, size] and a label map
-    "landuse"; every third place is in split "val".
+    "landuse"; every third location is in split "val".
 
     Classes 1 to 3 are squares of 8 x 8 pixels, brighter the higher the class; a corner is 0,
     unlabelled. Every band has the published mean for its level, and the first two rows of one date
-    of the second place are no-data.
+    of the second location are no-data.
     """
     rng = np.random.default_rng(seed)
     samples, splits = [], []
-    for place in range(locations):
-        for date in range(1 + place % 3):
-            samples.append(_sample(rng, place, date, size))
-            splits.append("val" if place % 3 == 2 else "train")
+    for location in range(locations):
+        for date in range(1 + location % 3):
+            samples.append(_sample(rng, location, date, size))
+            splits.append("val" if location % 3 == 2 else "train")
     return write_store(path, samples, splits, _about(samples, splits), format)
 
 
-def _sample(rng: np.random.Generator, place: int, date: int, size: int) -> Sample:
+def _sample(rng: np.random.Generator, location: int, date: int, size: int) -> Sample:
     squares = rng.integers(1, CLASSES + 1, (-(-size // 8), -(-size // 8)))
     label = np.kron(squares, np.ones((8, 8), int))[:size, :size].astype(np.uint8)
     level = np.asarray(ENMAP.mean)[:, None, None] * (0.6 + 0.2 * label)
     pixels = (level + rng.normal(0, 30, (len(ENMAP.bands), size, size))).astype(np.int16)
     label[:4, :4] = 0
-    if (place, date) == (1, 0):
+    if (location, date) == (1, 0):
         pixels[:, :2] = ENMAP.nodata
     return Sample(
         pixels=pixels,
         sensor=ENMAP.id,
-        id=f"{place:07d}/{date:05d}",
-        group=f"{place:07d}",
+        id=f"{location:07d}/{date:05d}",
+        group=f"{location:07d}",
         product="V010400",
-        time=_START + 86400 * (100 * place + date),
-        lonlat=(13.0 + 0.1 * place, 52.0),
+        time=_START + 86400 * (100 * location + date),
+        lonlat=(13.0 + 0.1 * location, 52.0),
         crs="EPSG:32633",
-        affine=(30.0, 0.0, 366015.0 + 3840 * place, 0.0, -30.0, 5809965.0),
+        affine=(30.0, 0.0, 366015.0 + 3840 * location, 0.0, -30.0, 5809965.0),
         gsd_m=30.0,
         labels={"landuse": label},
     )

@@ -18,10 +18,12 @@ def traced(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 
 def sample(
-    number: int, place: int | str = 0, pixels: np.ndarray | None = None, **fields: Any
+    number: int, location: int | str = 0, pixels: np.ndarray | None = None, **fields: Any
 ) -> Sample:
     pixels = traced(number) if pixels is None else pixels
-    return Sample(pixels=pixels, sensor="enmap", id=f"id{number}", group=f"place{place}", **fields)
+    return Sample(
+        pixels=pixels, sensor="enmap", id=f"id{number}", group=f"location{location}", **fields
+    )
 
 
 def origin(pixels: np.ndarray) -> tuple[int, int, int]:

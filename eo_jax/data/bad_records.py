@@ -1,6 +1,4 @@
-"""What becomes of records that cannot be decoded and of files that vanish: the former are counted,
-the latter are read again, then given up.
-"""
+"""Skipping undecodable records and retrying unreadable files."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ _PAUSES = (0.1, 0.4, 1.6)  # seconds before a file is read again
 
 
 class BadRecord(NamedTuple):
-    """A record that cannot be decoded: source, number of the sample in its store, and the error,
-    which names it.
-    """
+    """A record that cannot be decoded: source, sample number in its store, error with its name."""
 
     source: str
     sample: int
@@ -24,66 +20,65 @@ class BadRecord(NamedTuple):
 
 
 class BadRecords:
-    """The distinct records that were skipped, and the batch that met each first.
+    """The distinct records that were skipped, each with the first batch that contained it.
 
-    Threads decode batches in any order; what they met counts when its batch is taken, in the order
-    of batches. So counts depend on no thread.
+    Threads decode batches in any order; their bad records are counted when the batch is taken, in
+    the order of batches. So counts do not depend on threads.
     """
 
     def __init__(self, limits: Mapping[str, float]):
-        """`limits`: {source: how many distinct bad records it may have}."""
+        """`limits`: {source: the largest number of distinct bad records}."""
         self._limits = limits
         self._waiting: dict[int, Sequence[BadRecord]] = {}
         self._first: dict[tuple[str, int], int] = {}
 
     def report(self, n: int, bad: Sequence[BadRecord]) -> None:
-        """Batch n, which may not be the next, met these."""
+        """Reports the bad records of batch n; batches may come in any order."""
         if bad:
             self._waiting[n] = bad
 
-    def commit(self, n: int, say: Callable[[str], None]) -> None:
-        """Batch n is the next: counts what it met, and says what is new. Raises RecordError where a
-        source has more than its limit.
+    def commit(self, n: int, log: Callable[[str], None]) -> None:
+        """Counts the bad records of batch n, which is the next one, and logs new ones.
+
+        Raises RecordError where a source has more than its limit.
         """
         for source, sample, error in self._waiting.pop(n, ()):
             if (source, sample) not in self._first:
                 self._first[source, sample] = n
-                say(f"skipped, another location is shown instead: {error}")
-                self._check(source, error)
+                log(f"skipped, another location is shown instead: {error}")
+                self._check_limit(source, error)
 
     def restore(self, bad: Mapping[str, Sequence[int]]) -> None:
-        """Goes on counting from {source: samples}, as `skipped_before` gave it."""
+        """Continues counting from {source: samples}, the result of `skipped_before`."""
         self._first |= {
             (source, sample): -1 for source, samples in bad.items() for sample in samples
         }
 
     def skipped_before(self, n: int) -> dict[str, list[int]]:
-        """{source: samples that batches before n met}; sources without any are left out."""
-        found: dict[str, list[int]] = {}
+        """{source: samples skipped in batches before n}, without sources that have none."""
+        skipped: dict[str, list[int]] = {}
         for (source, sample), first in sorted(self._first.items()):
             if first < n:
-                found.setdefault(source, []).append(sample)
-        return found
+                skipped.setdefault(source, []).append(sample)
+        return skipped
 
-    def _check(self, source: str, error: str) -> None:
+    def _check_limit(self, source: str, error: str) -> None:
         count = sum(name == source for name, _ in self._first)
         if count > self._limits[source]:
             raise RecordError(
                 f"source {source!r}: {count} records cannot be decoded, "
-                "config.data.max_bad_fraction allows "
-                f"for {self._limits[source]:g}; mend the store or "
-                f"raise config.data.max_bad_fraction. The last: {error}"
+                f"config.data.max_bad_fraction allows {self._limits[source]:g}; repair the store "
+                f"or raise config.data.max_bad_fraction. The last: {error}"
             )
 
 
 def retry_reads(
     read: Callable[[], None], reopen: Callable[[], None], sleep: Callable[[float], None], step: int
 ) -> None:
-    """Calls `read`; where the system cannot read a file, as when a mount is gone for a moment,
-    three times more, after 0.1, 0.4 and 1.6 s.
+    """Calls `read`, and again after 0.1, 0.4 and 1.6 s where the system cannot read a file.
 
-    Raises OSError, which names file and step, where that does not help either; at once RecordError
-    for a record that is there but damaged, and RemoteError.
+    A mount may be gone for a moment. Raises OSError with file and step after the last attempt; at
+    once RecordError for a record that is there but damaged, and RemoteError.
     """
     for pause in (*_PAUSES, None):
         try:
@@ -92,22 +87,21 @@ def retry_reads(
             if not _is_outage(error):
                 raise
             if pause is None:
-                tried = f"tried {len(_PAUSES) + 1} times in {sum(_PAUSES):g} s"
                 raise OSError(
-                    f"step {step}: {error}; {tried}. When the file can be read, the same command "
-                    "goes on"
+                    f"step {step}: {error}; tried {len(_PAUSES) + 1} times in {sum(_PAUSES):g} s. "
+                    "When the file can be read, the same command resumes the run"
                 ) from error
         sleep(pause)
         reopen()
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether the system failed to read, rather than the record to decode."""
-    if isinstance(error, RemoteError):  # was tried again and again already
+    """Whether the system failed to read, as opposed to a record that cannot be decoded."""
+    if isinstance(error, RemoteError):  # remote.py has already retried it
         return False
     cause = error if isinstance(error, OSError) else error.__cause__
-    # Riegeli, with which ArrayRecord reads, has RuntimeError for everything; a failed system call
-    # is "open() failed: No such file or directory".
+    # Riegeli, which ArrayRecord reads with, raises RuntimeError for everything; of a failed system
+    # call, "open() failed: No such file or directory".
     return isinstance(cause, OSError) or (
         isinstance(cause, RuntimeError) and "() failed: " in str(cause)
     )

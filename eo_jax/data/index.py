@@ -1,5 +1,6 @@
-"""Which samples a recipe draws from: splits, groups and the endless shuffled order over them, all
-decided before the first read.
+"""Which samples a config draws from: splits, groups and the endless shuffled order over locations.
+
+All of it is decided before the first read.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from eo_jax.data.store.reader import Store
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Groups:
-    """The locations of one split, as sample numbers: location g holds `members[starts[g]:starts[g +
-    1]]`.
+    """The locations of one split, as sample numbers.
+
+    Location g has the samples `members[starts[g]:starts[g + 1]]`.
 
     Attributes:
         members: int64, sample numbers of the store.
         starts: int64 [locations + 1].
-        dropped: locations left out for want of dates, or of samples in a source that follows or is
-            followed.
+        dropped: the number of locations left out for lack of dates, or of samples in a paired
+            source.
     """
 
     members: np.ndarray
@@ -38,16 +40,16 @@ class Groups:
         """Sample numbers of one location."""
         return self.members[self.starts[location] : self.starts[location + 1]]
 
-    def first(self) -> np.ndarray:
-        """int64 [locations], one sample of each."""
+    def first_samples(self) -> np.ndarray:
+        """int64 [locations], the first sample of each."""
         return self.members[self.starts[:-1]]
 
-    def short_of(self, dates: int) -> int:
-        """How many locations have fewer acquisitions than that, so that some are drawn twice."""
+    def count_short_of(self, dates: int) -> int:
+        """The number of locations with fewer acquisitions, some of which are drawn repeatedly."""
         return int((np.diff(self.starts) < dates).sum())
 
-    def only(self, kept: np.ndarray) -> Groups:
-        """The locations where `kept`, bool [locations], is true; the others count as dropped."""
+    def select(self, kept: np.ndarray) -> Groups:
+        """The locations where `kept`, bool [locations], is True; the others count as dropped."""
         counts = np.diff(self.starts)
         members = self.members[np.repeat(kept, counts)]
         return Groups(
@@ -58,17 +60,16 @@ class Groups:
 
 
 def group_samples(store: Store, split: str, dates: int, missing: str, sensor: str) -> Groups:
-    """The locations of a split that offer what a recipe draws.
+    """The locations of a split that have what a source draws.
 
     Args:
         split: name in the manifest; "all" for every sample.
         dates: acquisitions drawn from each location.
-        sensor: whose samples; a location may have been seen by others, too.
-        missing: what becomes of a location with fewer: "repeat" keeps it (dates repeat), "drop"
-            leaves it out.
+        missing: "repeat" keeps locations with fewer (dates repeat), "drop" leaves them out.
+        sensor: id of the sensor whose samples are drawn; others at a location are ignored.
 
     Raises:
-        ValueError: no such split, or nothing left.
+        ValueError: no such split, or no location left.
     """
     of_sensor = store.index["sensor"] == sensor
     if not of_sensor.any():
@@ -84,68 +85,62 @@ def group_samples(store: Store, split: str, dates: int, missing: str, sensor: st
             "or --val-fraction to put some there."
         )
     codes = group_codes(store.index)[chosen]
-    by_place = np.argsort(codes, kind="stable")
+    by_location = np.argsort(codes, kind="stable")
     counts = np.bincount(codes)
-    counts = counts[counts > 0]  # of locations that this split and sensor have
+    counts = counts[counts > 0]  # without locations that this split and sensor lack
     kept = counts >= dates if missing == "drop" else counts >= 1
     if not kept.any():
         raise ValueError(
             f"{store.path}: no location of split {split!r} has {dates} dates; use missing='repeat' "
-            "or "
-            "fewer dates"
+            "or fewer dates"
         )
-    return Groups(chosen[by_place], np.concatenate([[0], np.cumsum(counts)]), 0).only(kept)
+    return Groups(chosen[by_location], np.concatenate([[0], np.cumsum(counts)]), 0).select(kept)
 
 
-def common_locations(seen: Sequence[tuple[Store, Groups]]) -> list[Groups]:
-    """What several sources have of the locations that all of them have seen: location k is the same
-    in each. Stores may differ; groups go by their name.
+def common_locations(sources: Sequence[tuple[Store, Groups]]) -> list[Groups]:
+    """The Groups of several sources, restricted to the locations that all of them have.
 
-    Raises ValueError where there is no such location, or one is not of the same size everywhere.
+    Location k is the same in each result. Stores may differ; groups are matched by name. Raises
+    ValueError where there is no common location, or one that differs in size between sources.
     """
-    names = [
-        store.index["group"][groups.first()] for store, groups in seen
-    ]  # sorted, as group_samples leaves them
+    stores, all_groups = zip(*sources, strict=True)
+    # Sorted, as group_samples leaves them.
+    names = [store.index["group"][groups.first_samples()] for store, groups in sources]
     common = functools.reduce(_common, names)
     if not len(common):
-        found = "; ".join(
-            f"{store.path} has {own[0]}, ..." for (store, _), own in zip(seen, names, strict=True)
+        examples = "; ".join(
+            f"{store.path} has {own[0]}, ..." for store, own in zip(stores, names, strict=True)
         )
         raise ValueError(
             "no location (column `group` of the index) is in all of these, in the split that is "
-            f"drawn: {found}. Convert them with equal groups"
+            f"drawn: {examples}. Convert them with equal groups"
         )
-    paired = [
-        groups.only(_is_among(own, common)) for (_, groups), own in zip(seen, names, strict=True)
+    shared = [
+        groups.select(_is_among(own, common)) for groups, own in zip(all_groups, names, strict=True)
     ]
-    _check_sides([(store, groups) for (store, _), groups in zip(seen, paired, strict=True)])
-    return paired
+    _check_sides(list(zip(stores, shared, strict=True)))
+    return shared
 
 
 def _common(names: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """What is in both, each sorted and without repeats. Mostly they are equal, and nothing has to
-    be sorted.
-    """
-    return (
-        names
-        if np.array_equal(names, others)
-        else np.intersect1d(names, others, assume_unique=True)
-    )
+    """The names in both, each sorted and without repeats; mostly they are equal: no sort."""
+    if np.array_equal(names, others):
+        return names
+    return np.intersect1d(names, others, assume_unique=True)
 
 
 def _is_among(names: np.ndarray, common: np.ndarray) -> np.ndarray:
-    """bool [locations], whether each name is among those that are common."""
-    return (
-        np.ones(len(names), bool)
-        if len(names) == len(common)
-        else np.isin(names, common, assume_unique=True)
-    )
+    """bool [locations], whether each name is one of the common ones."""
+    if len(names) == len(common):
+        return np.ones(len(names), bool)
+    return np.isin(names, common, assume_unique=True)
 
 
-def _check_sides(seen: Sequence[tuple[Store, Groups]]) -> None:
-    leader, groups = seen[0]
-    expected = leader.index["shape"][groups.first(), 1:]
-    for store, groups in seen:
+def _check_sides(sources: Sequence[tuple[Store, Groups]]) -> None:
+    """Raises ValueError where the height or width of a location differs between sources."""
+    leader, groups = sources[0]
+    expected = leader.index["shape"][groups.first_samples(), 1:]
+    for store, groups in sources:
         found = store.index["shape"][groups.members, 1:]
         location = np.repeat(np.arange(len(groups)), np.diff(groups.starts))
         wrong = found != expected[location]
@@ -154,15 +149,15 @@ def _check_sides(seen: Sequence[tuple[Store, Groups]]) -> None:
             sides = [" x ".join(map(str, shape)) for shape in (found[at], expected[location[at]])]
             raise ValueError(
                 f"{store.path}: {store.index['id'][groups.members[at]]} is {sides[0]} pixels, the "
-                f"same location in {leader.path} is {sides[1]}; "
-                "sources that follow one another show one window of one grid: convert both to one "
-                "grid"
+                f"same location in {leader.path} is {sides[1]}; paired sources show the same "
+                "window of one grid: convert both to one grid"
             )
 
 
 class Order:
-    """Position p in an endless run over `count` locations -> location: every epoch another
-    permutation, computed in O(1) for any p.
+    """Position p of an endless sequence over `count` locations -> location.
+
+    Every epoch is another permutation, computed in O(1) for any p.
     """
 
     def __init__(self, count: int, seed: int):

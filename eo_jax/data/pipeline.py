@@ -1,11 +1,10 @@
-"""From stores to Batches: row r of global batch n is a pure function of (seed, n, r), decoded in
-Grain's threads.
+"""From stores to Batches: row r of global batch n is a function of (seed, n, r) alone.
 
-The only state is the number of the next batch, so a resumed run reads on exactly where the
-checkpoint was taken, whatever was prefetched. (What was skipped so far is counted, too, and changes
-no batch.) A batch is decoded whole into a buffer of a pool, which gets it back when nothing refers
-to the batch any more. Buffers in use are what `prefetch` holds, plus the batches that the caller
-and the device hold, so peak memory is about prefetch + 4 batches.
+The only state is the number of the next batch, so a resumed run continues exactly where the
+checkpoint was taken, whatever was prefetched. (Skipped records are counted, too, which changes no
+batch.) Grain's threads decode each batch into a buffer of a pool, which gets it back when nothing
+refers to the batch any more. Buffers in use are the `prefetch` ones and those of batches that the
+caller and the device hold, so peak memory is about prefetch + 4 batches.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ from eo_jax.data.bad_records import BadRecord, BadRecords, retry_reads
 from eo_jax.data.mixture import ComponentConfig, Mixture, check_mixture
 from eo_jax.data.pixel_source import open_source
 from eo_jax.data.source import Draw, Source, SourceConfig, draw_together, keep_common_locations
-from eo_jax.data.store.buffers import Pool
+from eo_jax.data.store.buffers import BufferPool
 from eo_jax.data.store.reader import begin_reading
 from eo_jax.data.store.record import RecordError
 from eo_jax.schema import TIME_ABSENT, Batch
 
-_ATTEMPTS = 100  # locations that are tried for a row before something else must be wrong
+_ATTEMPTS = 100  # locations tried for a row; if all are bad, something else is wrong
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What is read.
+    """The sources of a run, and how batches are read from them.
 
     Attributes:
         sources: {name: SourceConfig}.
         batch_size: rows of a global batch, over all processes.
-        crop: side in pixels of the random crop that is read of each patch, before augmentation; of
-            the window around a pixel, which is odd.
+        crop: side in pixels of the random crop that is read of each patch, before augmentation; or
+            of the window around a pixel, which is odd.
         threads: Grain threads that decode.
-        prefetch: decoded batches held ready; at least as many as threads.
-        mixture: {name: ComponentConfig}, the sources that are read together, one component a step;
-            {} for one component "all" of all sources.
+        prefetch: decoded batches held ready; never fewer than threads.
+        mixture: {name: ComponentConfig}, the sources that are read together, one component per
+            step; {} for one component "all" with all sources.
         on_error: "stop" at a record that cannot be decoded, or "skip" it: its row shows another
             location.
-        max_bad_fraction: share of a source's samples that may be skipped; more stop the run.
+        max_bad_fraction: fraction of a source's samples that may be skipped; more stop the run.
     """
 
     sources: Mapping[str, SourceConfig] = dataclasses.field(default_factory=dict)
@@ -68,8 +67,8 @@ class Config:
             raise ValueError(f"config.data.on_error: {self.on_error!r}; expected 'stop' or 'skip'")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(
-                f"config.data.max_bad_fraction: {self.max_bad_fraction}; expected a share from 0 "
-                "to 1"
+                f"config.data.max_bad_fraction: {self.max_bad_fraction}; expected a fraction from "
+                "0 to 1"
             )
         if self.mixture:
             check_mixture(self.mixture, self.sources)
@@ -83,35 +82,28 @@ class Config:
                 self._check_pairing(name, source.paired_with)
 
     def _check_pairing(self, name: str, leader: str) -> None:
-        if leader not in self.sources or self.sources[leader].paired_with:
-            leaders = (
-                ", ".join(
-                    source for source, config in self.sources.items() if not config.paired_with
-                )
-                or "none"
-            )
+        leaders = [source for source, config in self.sources.items() if not config.paired_with]
+        if leader not in leaders:
             raise ValueError(
-                f"config.data.sources.{name}.paired_with: {leader!r}; expected a source that "
-                "follows "
-                f"none itself, of which there are {leaders}"
+                f"config.data.sources.{name}.paired_with: {leader!r}; expected a source that is "
+                f"not paired itself: {', '.join(leaders) or 'none'}"
             )
         if self.sources[name].draw != self.sources[leader].draw:
             draws = [self.sources[source].draw for source in (name, leader)]
             raise ValueError(
-                f"config.data.sources.{name}.draw: {draws[0]!r}, but it follows {leader!r}, which "
-                f"draws {draws[1]!r}; draw the same"
+                f"config.data.sources.{name}.draw: {draws[0]!r}, but it is paired with "
+                f"{leader!r}, which draws {draws[1]!r}; draw the same"
             )
         for component, about in self.mixture.items():
             if name in about.sources and leader not in about.sources:
                 raise ValueError(
-                    f"config.data.mixture.{component}.sources: {name!r} follows {leader!r}, which "
-                    "is "
-                    f"not there; add it, or remove {name!r}"
+                    f"config.data.mixture.{component}.sources: {name!r} is paired with "
+                    f"{leader!r}, which is missing; add it, or remove {name!r}"
                 )
 
 
 class Pipeline:
-    """Batches of the sources of one component each, for one of `processes` processes.
+    """Batches for one of `processes` processes, each with the sources of one component.
 
     Each process reads a contiguous block of the rows of each global batch, in mesh order.
 
@@ -139,20 +131,18 @@ class Pipeline:
             name: open_source(name, source, config.crop, seed)
             for name, source in config.sources.items()
         }
-        self.mixture = Mixture(
-            config.mixture or {"all": ComponentConfig(tuple(config.sources))}, seed
-        )
+        components = config.mixture or {"all": ComponentConfig(tuple(config.sources))}
+        self.mixture = Mixture(components, seed)
         leaders = [name for name, source in config.sources.items() if not source.paired_with]
         for leader in leaders:
             keep_common_locations(self._paired_sources(leader, self.sources))
         self._orders = {name: self.sources[name].order() for name in leaders}
-        share = config.batch_size // processes
-        self.rows = range(process * share, (process + 1) * share)
-        slots = (
-            config.threads + config.prefetch + 2
-        )  # being decoded, held ready, with the caller and on the device
+        rows = config.batch_size // processes
+        self.rows = range(process * rows, (process + 1) * rows)
+        # Buffers being decoded, held ready, with the caller and on the device.
+        buffers = config.threads + config.prefetch + 2
         self._pools = {
-            name: Pool(source.pixels_shape(share), source.dtype, slots)
+            name: BufferPool(source.pixels_shape(rows), source.dtype, buffers)
             for name, source in self.sources.items()
         }
         self.bad = BadRecords(
@@ -163,7 +153,7 @@ class Pipeline:
         )
 
     def _paired_sources(self, leader: str, among: Iterable[str]) -> list[Source]:
-        """A source and those of `among` that follow it, by name."""
+        """A source, and those of `among` that are paired with it, by name."""
         return [
             self.sources[leader],
             *(
@@ -173,18 +163,19 @@ class Pipeline:
             ),
         ]
 
-    def empty(self, component: str) -> Batch:
-        """This process's share of a batch of a component, of any content."""
+    def empty_batch(self, component: str) -> Batch:
+        """This process's rows of a component's batch, uninitialised."""
         return {
             name: self.sources[name].new_batch(self._pools[name].take())
             for name in self.mixture.components[component].sources
         }
 
     def batch(self, n: int) -> Batch:
-        """This process's rows of global batch n. Its memory is used again when nothing refers to it
-        or to views of it any more.
+        """This process's rows of global batch n.
+
+        Its memory is reused when nothing refers to it or to views of it any more.
         """
-        batch = self.empty(self.mixture.component(n))
+        batch = self.empty_batch(self.mixture.component(n))
         bad = []
         for leader in batch:
             if leader in self._orders:
@@ -193,38 +184,37 @@ class Pipeline:
         return batch
 
     def _fill(self, batch: Batch, n: int, sources: Sequence[Source]) -> list[BadRecord]:
-        """Fills in what belongs to a source and its followers; returns the bad records that were
-        skipped.
-        """
+        """Fills a source and those paired with it; returns the bad records that were skipped."""
         leader = sources[0].name
         first = self.mixture.occurrences(leader, n) * self.config.batch_size
         positions = [first + r for r in self.rows]
         for source in sources:
             batch[source.name]["position"][:] = positions
         locations = [self._orders[leader][position] for position in positions]
-        shown = [
+        draws = [
             draw_together(sources, location, np.random.default_rng((self.seed, n, r)))
             for r, location in zip(self.rows, locations, strict=True)
         ]
         begin_reading(
             (source.store, i)
-            for draws in shown
-            for source, draw in draws
+            for source, draw in itertools.chain.from_iterable(draws)
             if source.can_prefetch
             for i in draw.samples.tolist()
         )
         return [
-            bad for row, draws in enumerate(shown) for bad in self._fill_row(batch, n, row, draws)
+            bad
+            for row, row_draws in enumerate(draws)
+            for bad in self._fill_row(batch, n, row, row_draws)
         ]
 
     def _fill_row(
         self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]
     ) -> list[BadRecord]:
-        """Fills one row with what was drawn, or with another location where a record of it is bad.
+        """Fills one row with its draws, or with another location if one of their records is bad.
 
         The other location is drawn from all, by (seed, n, r) and the number of the attempt. The
-        next one in the order would be shown twice in this very batch, where contrastive objectives
-        take different rows for different locations.
+        next one in the order would be shown twice in this very batch, and contrastive objectives
+        assume that different rows are different locations.
         """
         sources, bad = [source for source, _ in draws], []
         while failed := self._read(batch, n, row, draws):
@@ -232,8 +222,7 @@ class Pipeline:
             if len(bad) == _ATTEMPTS:
                 raise RecordError(
                     f"step {n + 1}: none of {_ATTEMPTS} locations of source {sources[0].name!r} "
-                    "can be "
-                    f"decoded; the last: {failed.error}"
+                    f"can be decoded; the last: {failed.error}"
                 )
             rng = np.random.default_rng((self.seed, n, self.rows[row], len(bad)))
             draws = draw_together(sources, int(rng.integers(sources[0].locations)), rng)
@@ -242,75 +231,72 @@ class Pipeline:
     def _read(
         self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]
     ) -> BadRecord | None:
-        """Decodes what a row shows. With on_error="skip", a record that cannot be decoded is
-        returned instead of raised.
+        """Decodes the draws of a row.
+
+        With on_error="skip", a record that cannot be decoded is returned instead of raised.
         """
         for source, draw in draws:
             fields = batch[source.name]
-            fields["time"][row], fields["lonlat"][row] = (
-                TIME_ABSENT,
-                np.nan,
-            )  # not what an attempt before this one left there
+            # An earlier attempt may have left its own.
+            fields["time"][row], fields["lonlat"][row] = TIME_ABSENT, np.nan
             for t, i in enumerate(draw.samples.tolist()):
+                decode = functools.partial(source.decode_into, fields, row, t, draw)
                 try:
-                    retry_reads(
-                        functools.partial(source.decode_into, fields, row, t, draw),
-                        source.reopen,
-                        self._sleep,
-                        n + 1,
-                    )
+                    retry_reads(decode, source.reopen, self._sleep, n + 1)
                 except RecordError as error:
                     if self.config.on_error == "stop":
                         raise
                     return BadRecord(source.name, i, str(error))
         return None
 
-    def batches(self, first: int, last: int, say: Callable[[str], None] = print) -> Iterator[Batch]:
-        """Batches first ... last - 1, decoded ahead in `threads` threads; `say` gets a line for
-        every bad record, when its batch is taken.
+    def batches(self, first: int, last: int, log: Callable[[str], None] = print) -> Iterator[Batch]:
+        """Batches first ... last - 1, decoded ahead in `threads` threads.
+
+        `log` gets a line for every bad record, when its batch is taken.
         """
         if first >= last:
             return iter(())
         dataset = grain.MapDataset.range(first, last).map(self.batch)
-        # Grain's default buffer of 500 elements would be tens of gigabytes of whole batches; of
-        # more threads than it holds, the rest would idle.
+        # Grain's default buffer of 500 elements would be tens of gigabytes of batches; threads
+        # beyond the size of the buffer would idle.
         options = grain.ReadOptions(
             num_threads=self.config.threads,
             prefetch_buffer_size=max(self.config.prefetch, self.config.threads),
         )
 
-        def taken(n: int, batch: Batch) -> Batch:
-            self.bad.commit(n, say)
+        def take(n: int, batch: Batch) -> Batch:
+            self.bad.commit(n, log)
             return batch
 
-        return map(taken, itertools.count(first), dataset.to_iter_dataset(options))
+        return map(take, itertools.count(first), dataset.to_iter_dataset(options))
 
     def counts(self, step: int) -> dict[str, float | str]:
-        """What a log of `step` says of the batches before it: "component", "mixture/<component>"
-        (its share of all steps so far), "bad_records".
+        """What to log at `step` about the batches before it.
+
+        The keys are "component", "mixture/<component>" (its fraction of all steps so far) and
+        "bad_records".
         """
-        found: dict[str, float | str] = {}
+        counts: dict[str, float | str] = {}
         if len(self.mixture.components) > 1:
             fractions = {
                 f"mixture/{name}": count / step
                 for name, count in self.mixture.counts_before(step).items()
             }
-            found |= {"component": self.mixture.component(step - 1), **fractions}
+            counts |= {"component": self.mixture.component(step - 1), **fractions}
         if self.config.on_error == "skip":
-            found["bad_records"] = sum(map(len, self.bad.skipped_before(step).values()))
-        return found
+            counts["bad_records"] = sum(map(len, self.bad.skipped_before(step).values()))
+        return counts
 
 
 def in_order(source: Source, batch_size: int, label: str | None = None) -> Iterator[Batch]:
-    """Every sample of a source once, in store order, cut into as many crops side by side as fit;
-    for evaluation.
+    """Every sample of a source once, in store order, as non-overlapping crops; for evaluation.
 
-    Of a source that draws pixels, the window around every pixel that has the label, or without one
-    around every pixel that may be drawn.
+    A source that draws pixels gives the window around every pixel that has the label, or without a
+    label around every pixel that may be drawn.
 
-    `position` is the number of the sample. Shapes are static: the last batch is filled up with
-    repeats of the last crop, whose `position` is -1. With `label`, the label array of that name is
-    under "label", [b, ...]: cropped alike where it is a map, of a window the class of its centre.
+    `position` is the number of the sample. Shapes are static: the last batch is padded with repeats
+    of the last crop, whose `position` is -1. With `label`, the label array of that name is under
+    "label", [b, ...]: a map is cropped with the pixels, a window has the class of its centre.
     """
     if source.config.dates != 1:
         raise ValueError(
@@ -335,7 +321,7 @@ def in_order(source: Source, batch_size: int, label: str | None = None) -> Itera
 
 
 def _blank(source: Source, rows: int) -> dict[str, np.ndarray]:
-    """A batch to be filled, without a label."""
+    """An uninitialised batch without a label."""
     fields = source.new_batch(np.empty(source.pixels_shape(rows), source.dtype))
     return {name: array for name, array in fields.items() if name != "label"}
 

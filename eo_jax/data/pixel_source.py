@@ -1,6 +1,4 @@
-"""Single pixels of scenes as what a row shows: which there are, in what order they come, and the
-window around each.
-"""
+"""Sampling single labelled pixels of scenes: candidates, order, and the window around each."""
 
 from __future__ import annotations
 
@@ -20,55 +18,53 @@ class Pixels:
 
     Attributes:
         where: int32 [m, 4], location, sample, row and column of each.
-        classes: [m], its label; 0 where none is asked for.
+        classes: [m], its label; 0 where no label is used.
     """
 
     where: np.ndarray
     classes: np.ndarray
 
-    def only(self, chosen: np.ndarray) -> Pixels:
-        """Those of these numbers."""
+    def select(self, chosen: np.ndarray) -> Pixels:
+        """The pixels with these numbers."""
         return Pixels(self.where[chosen], self.classes[chosen])
 
 
 class ClassesInTurn:
-    """Position p -> pixel: one of each class in turn, so that batches are balanced; every epoch of
-    a class is another permutation of its pixels.
+    """Position p -> pixel: the classes in turn, so that batches are balanced.
 
-    Pixels are numbered class by class, as many of each.
+    Every epoch of a class is another permutation of its pixels. Pixels are numbered class by class,
+    `per_class` of each.
     """
 
-    def __init__(self, classes: int, of_each: int, seed: int):
-        self._classes, self._of_each, self._seed = classes, of_each, seed
-        self._epoch = functools.lru_cache(64)(
-            self._permuted
-        )  # Grain's shuffle takes milliseconds for each of so few
+    def __init__(self, classes: int, per_class: int, seed: int):
+        self._classes, self._per_class, self._seed = classes, per_class, seed
+        # Not Grain's shuffle, which takes milliseconds per class even for a few pixels.
+        self._epoch = functools.lru_cache(64)(self._permute)
 
     def __getitem__(self, position: int) -> int:
         turn, number = divmod(position, self._classes)
-        epoch, within = divmod(turn, self._of_each)
-        return number * self._of_each + int(self._epoch(epoch)[number, within])
+        epoch, within = divmod(turn, self._per_class)
+        return number * self._per_class + int(self._epoch(epoch)[number, within])
 
-    def _permuted(self, epoch: int) -> np.ndarray:
-        """int64 [k, pixels of a class], the order of each class."""
+    def _permute(self, epoch: int) -> np.ndarray:
+        """int64 [k, pixels per class], the order of each class."""
         rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(1, epoch)))
-        return rng.permuted(np.tile(np.arange(self._of_each), (self._classes, 1)), axis=1)
+        return rng.permuted(np.tile(np.arange(self._per_class), (self._classes, 1)), axis=1)
 
 
 def sample_per_class(classes: np.ndarray, count: int, seed: int, where: str) -> np.ndarray:
-    """int64 [k, count], numbers of `count` entries of each of the k classes in `classes` [m], drawn
-    by the seed, in their order.
+    """int64 [k, count], `count` numbers of entries of each of the k classes in `classes` [m].
 
-    Raises ValueError, beginning with `where`, for a class that has fewer.
+    They are drawn by the seed and sorted. Raises ValueError, beginning with `where`, for a class
+    that has fewer.
     """
-    rng = np.random.default_rng(
-        np.random.SeedSequence(seed, spawn_key=(0, 0))
-    )  # no stream of rows, nor of mixtures
+    # The spawn key separates this stream from those of rows and mixtures.
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0, 0)))
     codes, counts = np.unique(classes, return_counts=True)
     if counts.min() < count:
         scarce = codes[counts.argmin()]
         raise ValueError(
-            f"{where}: {count}, but class {scarce} has {counts.min()} labelled in this split; "
+            f"{where}: {count}, but class {scarce} has {counts.min()} labels in this split; "
             "expected at most that, or 0 for all"
         )
     return np.stack(
@@ -80,50 +76,43 @@ def sample_per_class(classes: np.ndarray, count: int, seed: int, where: str) -> 
 
 
 class PixelSource(Source):
-    """A store whose pixels are drawn, each with the window around it; beyond the border of its
-    scene by reflection, as numpy's "reflect" has it.
+    """A store opened for drawing pixels, each with the window around it.
 
-    Labels of a window are cut alike; they are 0 but for the pixels that may be drawn.
+    A window that crosses the border of its scene is filled by reflection, numpy's "reflect". Labels
+    are cropped with the window; they are 0 except at pixels that may be drawn.
     """
 
     unit = "pixels"
 
     @functools.cached_property
-    def drawn(self) -> Pixels:
-        """What is drawn: all candidates, or with `labels_per_class` so many of each class, class by
-        class.
-        """
-        found = self.candidates(self.config.label)
-        if not self.config.labels_per_class:
-            return found
+    def drawn_pixels(self) -> Pixels:
+        """All candidates, or with `labels_per_class` that number of each class, class by class."""
+        pixels, count = self.candidates(self.config.label), self.config.labels_per_class
+        if not count:
+            return pixels
         where = f"config.data.sources.{self.name}.labels_per_class"
-        return found.only(
-            sample_per_class(found.classes, self.config.labels_per_class, self.seed, where).ravel()
-        )
+        return pixels.select(sample_per_class(pixels.classes, count, self.seed, where).ravel())
 
     @property
     def locations(self) -> int:
-        return len(self.drawn.where)
+        """The number of pixels that are drawn."""
+        return len(self.drawn_pixels.where)
 
     def order(self) -> Order | ClassesInTurn:
-        of_each = self.config.labels_per_class
-        return (
-            ClassesInTurn(self.locations // of_each, of_each, self.seed)
-            if of_each
-            else super().order()
-        )
+        """The pixel at each position."""
+        per_class = self.config.labels_per_class
+        if per_class:
+            return ClassesInTurn(self.locations // per_class, per_class, self.seed)
+        return super().order()
 
     def candidates(self, label: str) -> Pixels:
         """Pixels of this split that have a label of that name; for "", those with data in any band.
+
         Raises ValueError where there is none.
         """
         locations = np.repeat(np.arange(len(self.groups)), np.diff(self.groups.starts))
-        found = [
-            self._candidates(location, i, label)
-            for i, location in sorted(
-                zip(self.groups.members.tolist(), locations.tolist(), strict=True)
-            )
-        ]
+        samples = sorted(zip(self.groups.members.tolist(), locations.tolist(), strict=True))
+        found = [self._candidates(location, i, label) for i, location in samples]
         where, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         if not len(where):
             missing = f"has label {label!r}" if label else "has data"
@@ -150,14 +139,14 @@ class PixelSource(Source):
         if found.ndim != 2:
             raise ValueError(
                 f"{self.store.path}: label {label!r} of {self.store.index['id'][i]} belongs to the "
-                f"whole patch; source {self.name!r} draws pixels, "
-                f"so it needs a map, or draw='patch'"
+                f"whole patch; source {self.name!r} draws pixels, so it needs a map, or "
+                "draw='patch'"
             )
         return found
 
     def draw(self, location: int, rng: np.random.Generator) -> Draw:
-        """The window around a pixel; the generator is not needed."""
-        group, i, row, column = self.drawn.where[location].tolist()
+        """The window around a pixel; `location` is its number, and `rng` is not used."""
+        group, i, row, column = self.drawn_pixels.where[location].tolist()
         return Draw(np.array([i]), row - self.crop // 2, column - self.crop // 2, group)
 
     def decode_into(self, batch: dict[str, np.ndarray], row: int, t: int, draw: Draw) -> None:
@@ -170,11 +159,12 @@ class PixelSource(Source):
             batch["label"][row, t] = self._drawn_labels[i][rows, columns]
 
     def windows(self, label: str) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-        """(sample, window [c, crop, crop], class of its centre; None for "") of every candidate,
-        whatever `labels_per_class` says.
+        """(sample, window [c, crop, crop], class of its centre; None for "") of every candidate.
+
+        `labels_per_class` does not apply.
         """
-        found = self.candidates(label or self.config.label)
-        for (_, i, row, column), code in zip(found.where, found.classes, strict=True):
+        candidates = self.candidates(label or self.config.label)
+        for (_, i, row, column), code in zip(candidates.where, candidates.classes, strict=True):
             pixels, _ = self.arrays(int(i))
             rows, columns = self._window(pixels, row - self.crop // 2, column - self.crop // 2)
             yield int(i), pixels[:, rows, columns], code if label else None
@@ -182,22 +172,22 @@ class PixelSource(Source):
     def _window(self, pixels: np.ndarray, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows [w, 1] and columns [1, w] of a window."""
         height, width = pixels.shape[1:]
-        return np.ix_(_reflected(top, self.crop, height), _reflected(left, self.crop, width))
+        return np.ix_(_reflect(top, self.crop, height), _reflect(left, self.crop, width))
 
     @functools.cached_property
     def _drawn_labels(self) -> dict[int, np.ndarray]:
-        """{sample: its labels [h, w] where they may be drawn, 0 elsewhere}."""
+        """{sample: its labels [h, w] at drawn pixels, 0 elsewhere}."""
         sides = {i: self.store.index["shape"][i, 1:] for i in self.groups.members.tolist()}
-        maps = {i: np.zeros(side, self.drawn.classes.dtype) for i, side in sides.items()}
-        for (_, i, row, column), code in zip(
-            self.drawn.where.tolist(), self.drawn.classes, strict=True
-        ):
+        drawn = self.drawn_pixels
+        maps = {i: np.zeros(side, drawn.classes.dtype) for i, side in sides.items()}
+        for (_, i, row, column), code in zip(drawn.where.tolist(), drawn.classes, strict=True):
             maps[i][row, column] = code
         return maps
 
 
-def _reflected(first: int, count: int, side: int) -> np.ndarray:
-    """Rows or columns `first` ... of a scene with so many, mirrored at its first and last one;
+def _reflect(first: int, count: int, side: int) -> np.ndarray:
+    """`count` rows or columns from `first` of a scene with `side` of them, mirrored at both ends.
+
     `count` is at most `side`.
     """
     at = np.abs(np.arange(first, first + count))
@@ -205,5 +195,5 @@ def _reflected(first: int, count: int, side: int) -> np.ndarray:
 
 
 def open_source(name: str, config: SourceConfig, crop: int, seed: int) -> Source:
-    """A source, opened for what it draws: patches or pixels. Raises ValueError, StoreError."""
+    """A source that draws patches or pixels, as its config says. Raises ValueError, StoreError."""
     return (PixelSource if config.draw == "pixel" else Source)(name, config, crop, seed)

@@ -1,6 +1,4 @@
-"""One store opened for drawing: its locations, what a row shows of a location, and how that is
-decoded into a batch.
-"""
+"""One store opened for drawing: its locations, the draw of a row, and decoding it into a batch."""
 
 from __future__ import annotations
 
@@ -26,23 +24,21 @@ class SourceConfig:
     """One source: a store, and what is drawn from it.
 
     Attributes:
-        store: folder of the store.
-        sensor: id of the sensor table row whose samples are drawn, or path of a band table, a JSON
-            file.
+        store: folder or URL of the store.
+        sensor: id of the sensor row whose samples are drawn, or path of a band table, a JSON file.
         split: "train", "val", ... or "all".
         label: name of the label that comes with the pixels; "" for none.
         dates: acquisitions of a location in one row of a batch (axis t).
         missing: "repeat" or "drop" locations with fewer dates.
-        paired_with: the source whose locations, in its order, and whose crops this one shows, row
-            by row; "" for none.
+        paired_with: the source whose locations and crops this one shows, row by row; "" for none.
         bands: names of the bands that are read, in the order of the sensor table; () for all. The
-            sensor is then these bands, to everyone.
+            sensor of the source has only these bands.
         cache: "none", or "memory": every sample is decoded once, when it is first needed, and kept.
         draw: what a row shows: a random crop of a "patch", or the window of config.data.crop pixels
-            around one "pixel", see pixels.py: one with the label in this split, or without a label
-            one with data. Needs cache="memory".
-        labels_per_class: so many labelled pixels of each class, drawn by the run's seed, and the
-            classes in turn; 0 for all pixels in any order.
+            around one "pixel", see pixel_source.py: one with the label in this split, or without a
+            label one with data. Needs cache="memory".
+        labels_per_class: use this number of labelled pixels of each class, drawn by the run's seed,
+            the classes in turn; 0 for all pixels in any order.
     """
 
     store: str
@@ -85,22 +81,15 @@ class SourceConfig:
             )
 
     def _check_pixels(self) -> None:
+        few_labels = self.labels_per_class > 0
         for field, wrong, expected in (
-            (
-                "cache",
-                self.cache != "memory",
-                "'memory', or a scene would be decoded for each pixel",
-            ),
+            ("cache", self.cache != "memory", "'memory', or each pixel would decode a scene"),
             ("dates", self.dates != 1, "1, since a pixel is drawn with its date"),
+            ("labels_per_class", few_labels and not self.label, "a `label` as well, or 0"),
             (
                 "labels_per_class",
-                self.labels_per_class and not self.label,
-                "a `label` beside it, or 0",
-            ),
-            (
-                "labels_per_class",
-                self.labels_per_class and self.paired_with,
-                "0 for a source that follows another and shows its pixels",
+                few_labels and self.paired_with,
+                "0 for a paired source, which shows the pixels of another",
             ),
         ):
             if wrong:
@@ -111,7 +100,8 @@ class SourceConfig:
 
 
 def sensor_of(config: SourceConfig) -> Sensor:
-    """The sensor of what a source reads: the row of the table, or the bands of it that are chosen.
+    """The sensor that a source reads: a row of the sensor table, or some of its bands.
+
     Raises ValueError.
     """
     whole = get_sensor(config.sensor)
@@ -126,8 +116,7 @@ class Draw(NamedTuple):
 
     Attributes:
         samples: int64 [t], numbers of samples of the store.
-        top, left: of the crop, in pixels; of a window around a pixel below 0 where that lies at the
-            border.
+        top, left: of the crop, in pixels; negative for a window that crosses the scene's border.
         location: its number among the locations of the source.
     """
 
@@ -138,69 +127,39 @@ class Draw(NamedTuple):
 
 
 class Source:
-    """A store opened for drawing: its locations and the shape of what a row holds.
+    """A store opened for drawing.
 
     Attributes:
-        stored: the sensor whose samples the store has; `sensor` is what is read of its bands.
+        sensor: the bands that are read.
+        store_sensor: the sensor of the store's samples, with all bands.
+        groups: the locations of the split.
+        dtype: that of a batch's pixels.
     """
 
-    unit = "locations"  # of what is drawn
+    unit = "locations"  # what `locations` counts
 
     def __init__(self, name: str, config: SourceConfig, crop: int, seed: int = 0):
         self.name, self.config, self.crop, self.seed = name, config, crop, seed
-        self.stored, self.sensor = get_sensor(config.sensor), sensor_of(config)
+        self.store_sensor, self.sensor = get_sensor(config.sensor), sensor_of(config)
         self.store = open_store(config.store)
         self.groups = group_samples(
-            self.store, config.split, config.dates, config.missing, self.stored.id
+            self.store, config.split, config.dates, config.missing, self.store_sensor.id
         )
         self._check()
-        # Archives that mix int16 and float32 tiles are read as what holds both.
-        self.dtype = np.result_type(
-            *np.unique(self.store.index["dtype"][self.groups.members]).tolist()
-        )
-        self._bands = tuple(map(self.stored.bands.index, self.sensor.bands)) if config.bands else ()
-        self._decoded = (
-            sample_cache.shared(self.store, self._bands) if config.cache == "memory" else None
-        )
-        if self._decoded:
-            self._decoded.reserve(
-                self.store, self.groups.members, f"config.data.sources.{name}.cache"
-            )
-
-    @property
-    def locations(self) -> int:
-        """How many locations there are to draw."""
-        return len(self.groups)
-
-    @property
-    def statistics(self) -> dict[str, np.ndarray] | None:
-        """{"mean", "std"} [c] of the store's training split, of the bands that are read; None where
-        its manifest has none.
-        """
-        found = self.store.manifest.get("statistics", {}).get(self.stored.id)
-        chosen = list(self._bands) or slice(None)
-        return found and {name: np.array(found[name], float)[chosen] for name in ("mean", "std")}
-
-    @property
-    def can_prefetch(self) -> bool:
-        """Whether what is drawn is read whole from the store, so that a network may be asked for it
-        ahead.
-        """
-        return not (self._bands or self._decoded)
-
-    def order(self) -> Order:
-        """Which location each position shows."""
-        return Order(self.locations, self.seed)
-
-    def reopen(self) -> None:
-        """Forgets the open files of the store: a reader that once failed to open its file fails for
-        good.
-        """
-        self.store = copy(self.store)
+        # The common dtype, for archives that mix int16 and float32 tiles.
+        dtypes = np.unique(self.store.index["dtype"][self.groups.members])
+        self.dtype = np.result_type(*dtypes.tolist())
+        some_bands = self.sensor.bands if config.bands else ()
+        self._bands = tuple(map(self.store_sensor.bands.index, some_bands))
+        self._cache = None
+        if config.cache == "memory":
+            self._cache = sample_cache.cache_of(self.store, self._bands)
+            where = f"config.data.sources.{name}.cache"
+            self._cache.reserve(self.store, self.groups.members, where)
 
     def _check(self) -> None:
         index, members = self.store.index, self.groups.members
-        bands = len(self.stored.bands)
+        bands = len(self.store_sensor.bands)
         for column, fits, expected in (
             ("shape", index["shape"][members, 0] == bands, f"{bands} bands"),
             (
@@ -211,7 +170,7 @@ class Source:
             (
                 "time",
                 index["time"][members] < 2**31,
-                "a time before 2038, which int32 seconds hold",
+                "a time before 2038, since int32 seconds hold no later one",
             ),
         ):
             if not fits.all():
@@ -224,20 +183,61 @@ class Source:
 
         labels = self.store.manifest.get("labels", {})
         if self.config.label and self.config.label not in labels:
-            there = ", ".join(labels) or "none"
+            names = ", ".join(labels) or "none"
             raise ValueError(
                 f"{self.store.path}: no label {self.config.label!r} "
-                f"(config.data.sources.{self.name}.label); there is {there}"
+                f"(config.data.sources.{self.name}.label); there is {names}"
             )
+
+    def reopen(self) -> None:
+        """Closes the store's files: a reader that once failed to open its file fails for ever."""
+        self.store = copy(self.store)
+
+    @property
+    def statistics(self) -> dict[str, np.ndarray] | None:
+        """{"mean", "std"} [c] of the store's training split, for the bands that are read.
+
+        None where its manifest has none.
+        """
+        found = self.store.manifest.get("statistics", {}).get(self.store_sensor.id)
+        chosen = list(self._bands) or slice(None)
+        return found and {name: np.array(found[name], float)[chosen] for name in ("mean", "std")}
+
+    @property
+    def can_prefetch(self) -> bool:
+        """Whether samples are read whole, so that requests to a network can start ahead."""
+        return not (self._bands or self._cache)
+
+    # ------------------------------------------------------------------------------------- drawing
+
+    @property
+    def locations(self) -> int:
+        """The number of locations that are drawn."""
+        return len(self.groups)
+
+    def order(self) -> Order:
+        """The location at each position."""
+        return Order(self.locations, self.seed)
+
+    def draw(self, location: int, rng: np.random.Generator) -> Draw:
+        """Dates of a location, and a crop that fits into all of them."""
+        samples = self.dates(location, rng)
+        sides = self.store.index["shape"][samples, 1:].min(0).tolist()
+        top, left = (int(rng.integers(0, side - self.crop + 1)) for side in sides)
+        return Draw(samples, top, left, location)
+
+    def dates(self, location: int, rng: np.random.Generator) -> np.ndarray:
+        """int64 [t], samples of a location in random order, repeated where it has fewer dates."""
+        return np.resize(rng.permutation(self.groups.samples(location)), self.config.dates)
+
+    # ------------------------------------------------------------------------------------ decoding
 
     def pixels_shape(self, rows: int) -> tuple[int, int, int, int, int]:
         """[b, t, c, h, w] of a batch."""
         return (rows, self.config.dates, len(self.sensor.bands), self.crop, self.crop)
 
     def new_batch(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """A batch of this source on `pixels` [b, t, c, h, w], to be filled with `put_metadata` and
-        with labels.
-        """
+        """A batch of this source on `pixels` [b, t, c, h, w], whose rows `decode_into` fills."""
         rows, dates = pixels.shape[:2]
         return {
             **self._empty_label(rows),
@@ -248,91 +248,57 @@ class Source:
         }
 
     def _empty_label(self, rows: int) -> dict[str, np.ndarray]:
-        """{"label": [b, t, h, w] for a map, [b, t, ...] for what belongs to the whole patch},
-        zeros.
-        """
+        """{"label": zeros}, [b, t, h, w] of maps or [b, t, ...] of whole patches; {} without."""
         if not self.config.label:
             return {}
         about = self.store.manifest["labels"][self.config.label]
         shape = (self.crop, self.crop) if about["shape"] == "map" else tuple(about["shape"])
         return {"label": np.zeros((rows, self.config.dates, *shape), about["dtype"])}
 
-    def dates(self, location: int, rng: np.random.Generator) -> np.ndarray:
-        """int64 [t], samples of `dates` acquisitions of a location in random order, in turn where
-        it has fewer.
-        """
-        return np.resize(rng.permutation(self.groups.samples(location)), self.config.dates)
-
-    def draw(self, location: int, rng: np.random.Generator) -> Draw:
-        """Dates of a location, and a crop that fits into all of them."""
-        samples = self.dates(location, rng)
-        sides = self.store.index["shape"][samples, 1:].min(0).tolist()
-        return Draw(
-            samples, *(int(rng.integers(0, side - self.crop + 1)) for side in sides), location
-        )
-
     def decode_into(self, batch: dict[str, np.ndarray], row: int, t: int, draw: Draw) -> None:
-        """Decodes date t of what a row shows into a batch of this source. Raises RecordError."""
+        """Decodes date t of a draw into a row of a batch of this source. Raises RecordError."""
         i = int(draw.samples[t])
-        rows, columns = (
-            slice(draw.top, draw.top + self.crop),
-            slice(draw.left, draw.left + self.crop),
-        )
+        rows = slice(draw.top, draw.top + self.crop)
+        columns = slice(draw.left, draw.left + self.crop)
         self._read_into(i, batch["pixels"][row, t], rows, columns)
         self.put_metadata(batch, row, t, i)
         if self.config.label:
-            labels = (
-                self._decoded.arrays(self.store, i)[1] if self._decoded else self.store.labels(i)
-            )
-            batch["label"][row, t] = _part(self.label(i, labels, self.config.label), rows, columns)
+            labels = self._cache.arrays(self.store, i)[1] if self._cache else self.store.labels(i)
+            label = self.label(i, labels, self.config.label)
+            batch["label"][row, t] = _crop_label(label, rows, columns)
 
     def _read_into(self, i: int, out: np.ndarray, rows: slice, columns: slice) -> None:
-        if self._decoded:
-            np.copyto(out, self._decoded.arrays(self.store, i)[0][:, rows, columns])
+        if self._cache:
+            np.copyto(out, self._cache.arrays(self.store, i)[0][:, rows, columns])
         elif self._bands:
             out[:] = self.store.pixels(i, list(self._bands), rows, columns)
         else:
             self.store.read_into(i, out, rows, columns)
 
-    def arrays(self, i: int) -> sample_cache.Arrays:
-        """All pixels [c, h, w] of sample i that this source reads, and its labels. Raises
-        RecordError.
-        """
-        return (
-            self._decoded.arrays(self.store, i)
-            if self._decoded
-            else sample_cache.read_arrays(self.store, i, self._bands)
-        )
-
-    def windows(self, label: str) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-        """(sample, pixels [c, crop, crop], label of that name, cropped alike; None for "") of the
-        crops that fit side by side into each sample.
-        """
-        for i in np.sort(self.groups.members).tolist():
-            pixels, labels = self.arrays(i)
-            whole = self.label(i, labels, label) if label else None
-            for rows, columns in _crops(pixels.shape[1:], self.crop):
-                yield (
-                    i,
-                    pixels[:, rows, columns],
-                    None if whole is None else _part(whole, rows, columns),
-                )
-
     def put_metadata(self, batch: dict[str, np.ndarray], row: int, t: int, i: int) -> None:
-        """Time and location of sample i, where the index has them."""
+        """Writes time and lon-lat of sample i, where the index has them, into a batch."""
         index = self.store.index
         if index["time"][i] != NO_TIME:
             batch["time"][row, t] = index["time"][i]
         if not np.isnan(index["lonlat"][i]).any():
             batch["lonlat"][row] = index["lonlat"][i]
 
+    def arrays(self, i: int) -> sample_cache.Arrays:
+        """All pixels [c, h, w] of sample i in the bands that are read, and its labels.
+
+        Raises RecordError.
+        """
+        if self._cache:
+            return self._cache.arrays(self.store, i)
+        return sample_cache.read_arrays(self.store, i, self._bands)
+
     def label(self, i: int, labels: Mapping[str, np.ndarray], name: str) -> np.ndarray:
         """A label of sample i; where it is split by pixel, 0 outside this source's split."""
         sample = f"sample {self.store.index['id'][i]}"
         if name not in labels:
-            there = ", ".join(labels) or "none"
+            names = ", ".join(labels) or "none"
             raise ValueError(
-                f"{sample}: no label {name!r}; it has {there}. Convert with --labels {name}"
+                f"{sample}: no label {name!r}; it has {names}. Convert with --labels {name}"
             )
         array, split = labels[name], labels.get(f"{name}.split")
         if array.ndim != 2:
@@ -347,14 +313,28 @@ class Source:
             array = np.where(split == PIXEL_SPLITS.index(self.config.split), array, 0)
         return array
 
+    # ---------------------------------------------------------------------------------- evaluation
 
-def _part(label: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-    """A part of a map; what belongs to the whole patch stays as it is."""
+    def windows(self, label: str) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+        """(sample, pixels [c, crop, crop], label) of the non-overlapping crops of each sample.
+
+        `label` is the name of a label, cropped with the pixels; the result is None for "".
+        """
+        for i in np.sort(self.groups.members).tolist():
+            pixels, labels = self.arrays(i)
+            whole = self.label(i, labels, label) if label else None
+            for rows, columns in _crops(pixels.shape[1:], self.crop):
+                part = None if whole is None else _crop_label(whole, rows, columns)
+                yield i, pixels[:, rows, columns], part
+
+
+def _crop_label(label: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """A crop of a map; the label of a whole patch is returned as it is."""
     return label[rows, columns] if label.ndim == 2 else label
 
 
 def _crops(sides: tuple[int, int], crop: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the crops that fit side by side, centred in the patch."""
+    """Rows and columns of the non-overlapping crops, centred in the patch."""
     rows, columns = (
         [slice(at, at + crop) for at in range(side % crop // 2, side - crop + 1, crop)]
         for side in sides
@@ -363,7 +343,8 @@ def _crops(sides: tuple[int, int], crop: int) -> list[tuple[slice, slice]]:
 
 
 def keep_common_locations(sources: Sequence[Source]) -> None:
-    """Leaves to a source and its followers the locations that all of them have, in one order.
+    """Restricts a source and those paired with it to the locations they share, in one order.
+
     Raises ValueError where there is none.
     """
     if len(sources) > 1:
@@ -375,15 +356,13 @@ def keep_common_locations(sources: Sequence[Source]) -> None:
 def draw_together(
     sources: Sequence[Source], location: int, rng: np.random.Generator
 ) -> list[tuple[Source, Draw]]:
-    """What each source shows of a location: the first decides on the crop, all draw dates of their
-    own, one after the other.
+    """The draw of each source at a location.
+
+    The first source decides on the crop; all draw their own dates, one after the other.
     """
-    leader, *followers = sources
+    leader, *paired = sources
     draw = leader.draw(location, rng)
     return [
         (leader, draw),
-        *(
-            (follower, draw._replace(samples=follower.dates(draw.location, rng)))
-            for follower in followers
-        ),
+        *((source, draw._replace(samples=source.dates(draw.location, rng))) for source in paired),
     ]

@@ -298,9 +298,8 @@ def check_wavelengths(sensor: Sensor, found_nm: np.ndarray, source: str) -> None
         )
     distance = np.abs(np.asarray(found_nm, float) - sensor.centres_nm)
     known = np.isfinite(sensor.centres_nm)
-    off = np.flatnonzero(
-        known & ~(distance <= WAVELENGTH_TOLERANCE_NM)
-    )  # so written, NaN in the file is off too
+    # This comparison is also True for NaN in the file.
+    off = np.flatnonzero(known & ~(distance <= WAVELENGTH_TOLERANCE_NM))
     if len(off):
         first = sensor.bands[off[0]]
         raise ValueError(

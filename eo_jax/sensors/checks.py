@@ -48,15 +48,13 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_id(value: Any) -> bool:
-    return (
-        _is_text(value) and re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value) is not None
-    )  # without a dot, so that no id reads as a file name
+    # Without a dot, so that an id cannot be mistaken for a file name.
+    return _is_text(value) and re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value) is not None
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-    )  # so written, NaN is none
+    # This comparison also rejects NaN.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _is_positive(value: Any) -> bool:

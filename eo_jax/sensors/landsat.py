@@ -53,11 +53,12 @@ _OLI_TIRS: dict[int, _Range] = {
 }
 
 _TOA = {"scale": 0.4 / 255, "units": "top-of-atmosphere reflectance"}  # 0..0.4 in 0..255
+# 248.15..318.15 K in 0..255.
 _KELVIN = {
     "scale": (318.15 - 248.15) / 255,
     "offset": 248.15,
     "units": "K",
-}  # 248.15..318.15 K in 0..255
+}
 _SR = {"scale": 0.3 / 255, "units": "surface reflectance"}  # 0..0.3 in 0..255
 _SR_COLLECTION_2 = {"scale": 0.0000275, "offset": -0.2, "units": "surface reflectance"}
 _DN = {"scale": 1.0, "units": "digital number"}
@@ -81,10 +82,11 @@ def _numbered(prefix: str, *numbers: int) -> dict[str, int]:
     return {f"{prefix}{number}": number for number in numbers}
 
 
+# B3, B2, B1 and B4, B3, B2; of ETM+ too.
 _TM_COLOURS = {
     "true_colour": (2, 1, 0),
     "false_colour": (3, 2, 1),
-}  # B3, B2, B1 and B4, B3, B2; of ETM+ too
+}
 _OLI_COLOURS = {"true_colour": (3, 2, 1), "false_colour": (4, 3, 2)}  # B4, B3, B2 and B5, B4, B3
 _ETM_TOA_NAMES = (
     _numbered("B", 1, 2, 3, 4, 5) | {"B6_VCID_1": 6, "B6_VCID_2": 6} | _numbered("B", 7, 8)

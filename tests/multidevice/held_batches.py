@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from eo_jax import sharding
-from eo_jax.data.store.buffers import Pool
+from eo_jax.data.store.buffers import BufferPool
 
 mesh = sharding.make_mesh(sharding.Config(data=4, fsdp=2))
-pool = Pool((16, 1, 3, 32, 32), np.int16, 4)
+pool = BufferPool((16, 1, 3, 32, 32), np.int16, 4)
 addresses = set()
 
 

@@ -1,4 +1,5 @@
-"""Memory that is used again: batch buffers whose last user is gone, and scratch of one thread.
+"""Recycled batch buffers and per-thread scratch memory.
+
 Fresh pages cost more than decoding into them.
 """
 
@@ -12,47 +13,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_ALIGNMENT = 64  # at a multiple of it JAX on CPU takes an array as it is instead of copying it
+_ALIGNMENT = 64  # JAX on CPU uses an array in place, without a copy, if it starts at a multiple
 
 
-class Pool:
-    """Arrays of one shape and dtype on buffers that return by themselves.
+class BufferPool:
+    """Arrays of one shape and dtype, on buffers that return to the pool by themselves.
 
     An array from `take` is the caller's for as long as anything refers to it or to a view of it: a
-    variable, a tensor, a jax.Array that aliases it, a transfer under way. Then its buffer is free.
-    An empty pool allocates, so nobody waits and nothing in use is ever overwritten.
+    variable, a tensor, a jax.Array that aliases it, a transfer in progress. Then its buffer is
+    free. An empty pool allocates, so nobody waits and nothing in use is ever overwritten.
     """
 
-    def __init__(self, shape: Sequence[int], dtype: np.dtype, most: int):
-        """`most` is the number of free buffers that are kept; those beyond it go back to the
-        system.
-        """
+    def __init__(self, shape: Sequence[int], dtype: np.dtype, max_free: int):
+        """Keeps at most `max_free` free buffers; the rest goes back to the system."""
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        self._free: collections.deque[np.ndarray] = collections.deque(maxlen=most)
+        self._free: collections.deque[np.ndarray] = collections.deque(maxlen=max_free)
 
     def take(self) -> np.ndarray:
-        """An array of any content, aligned to 64 bytes. Threads may share the pool."""
+        """An uninitialised array, aligned to 64 bytes. Threads may share the pool."""
         try:
-            slot = self._free.pop()
+            buffer = self._free.pop()
         except IndexError:
-            slot = _allocate(math.prod(self.shape) * self.dtype.itemsize)
-        # Over a memoryview, since views of views refer to the first array: over the slot itself
-        # that would be the slot, and the root would die early.
-        root = np.frombuffer(slot.data, self.dtype)
-        weakref.finalize(root, self._free.append, slot).atexit = False
+            buffer = _allocate(math.prod(self.shape) * self.dtype.itemsize)
+        # Over a memoryview, since views of views refer to the first array: without it that would
+        # be the buffer, and the root would die early.
+        root = np.frombuffer(buffer.data, self.dtype)
+        weakref.finalize(root, self._free.append, buffer).atexit = False
         return root.reshape(self.shape)
 
 
 class Scratch(threading.local):
-    """Bytes for a moment's work, of each thread its own. They grow to the largest request
-    and stay.
-    """
+    """Short-lived memory, separate for each thread; it grows to the largest request and is kept."""
 
     def __init__(self):
         self._bytes = np.empty(0, np.uint8)
 
     def take(self, size: int) -> np.ndarray:
-        """uint8 [size], of any content, until the thread's next call."""
+        """uint8 [size], uninitialised; the thread's next call reuses it."""
         if len(self._bytes) < size:
             self._bytes = _allocate(size)
         return self._bytes[:size]

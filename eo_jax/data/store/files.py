@@ -1,6 +1,4 @@
-"""Files of a store that are there whole or not at all: temporary names, renames, sizes, hashes, and
-errors that name the file.
-"""
+"""Files that are complete or absent: temporary names, renames, sizes, hashes, errors with names."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ class StoreError(ValueError):
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name in the same folder that no other thread, process or machine uses; it begins with "."
-    and ends with ".partial".
-    """
+    """A name in the same folder that no other thread, process or machine uses: ".*.partial"."""
     return path.with_name(
         f".{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}.partial"
     )
@@ -30,9 +26,7 @@ def temporary_beside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary name to write under; what is there at the end becomes `path`, and after an
-    error nothing is left of it.
-    """
+    """Yields a temporary path, which becomes `path` at the end or is removed after an error."""
     temporary = temporary_beside(path)
     try:
         yield temporary
@@ -43,20 +37,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """An OSError inside, which for a full disk has no file name, becomes one about `path`."""
+    """Makes an OSError inside name `path`; that of a full disk has no file name."""
     try:
         yield
     except OSError as error:
-        cure = "mend that (free space?), then run the same command again"
+        cure = "fix that (free space?), then run the same command again"
         raise OSError(
             error.errno, f"{error.strerror}: cannot be written; {cure}", str(path)
         ) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` under a temporary name in the same folder, then renames: readers see the old
-    file or the new one, never half of it.
-    """
+    """Writes `data` under a temporary name, then renames it: readers see old or new."""
     with writing(path), replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
         file.flush()
@@ -70,15 +62,14 @@ def sha256_file(path: Path) -> str:
 
 
 def check_size(store: Path | Any, name: str, expected: int) -> None:
-    """Raises StoreError where a file of a store, `name` as the manifest has it, is absent, of
-    another size, or not in the store at all.
+    """Raises StoreError where a file that the manifest calls `name` is absent or of another size.
 
-    Of a store over a network, a RemotePath, only the manifest is looked at: the file is held
-        against it when it is read.
+    A name outside the store is refused, too. For a store over a network, a RemotePath, this checks
+    the manifest alone: the file itself is checked when it is read.
     """
     if os.path.isabs(name) or ".." in name.split("/"):
         raise StoreError(
-            f"{store}/manifest.json: names the file {name!r}, which lies outside the store; "
+            f"{store}/manifest.json: names the file {name!r}, which is outside the store; "
             "convert the archive again"
         )
     if not isinstance(store, Path):
@@ -88,9 +79,8 @@ def check_size(store: Path | Any, name: str, expected: int) -> None:
                 "archive again"
             )
         return
-    found = _size(
-        f"{store}/{name}"
-    )  # a store has many: pathlib would take ten times as long as the system
+    # A store has many files, and pathlib would take ten times as long as the system call.
+    found = _size(f"{store}/{name}")
     if found != expected:
         state = "is missing" if found is None else f"has {found} bytes"
         raise StoreError(
@@ -100,7 +90,7 @@ def check_size(store: Path | Any, name: str, expected: int) -> None:
 
 
 def _size(file: str) -> int | None:
-    """Bytes of a file; None where there is none."""
+    """Bytes of a file; None if there is none."""
     try:
         status = os.stat(file)
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -1,6 +1,4 @@
-"""manifest.json and index.npz of a store, on a disk or over a network: written last, read first,
-held against their hashes.
-"""
+"""manifest.json and index.npz: written last, read first, checked against their hashes."""
 
 from __future__ import annotations
 
@@ -35,30 +33,27 @@ _ROW_COLUMNS = (
     "nodata_share",
 )
 _COLUMNS = (*_ROW_COLUMNS, "shard", "row")
-_CODES = ("group_code", "kind_code")  # stores written before there were these do not have them
-_LOCAL_HEADER = struct.Struct(
-    "<26x2H"
-)  # of a file in a zip: lengths of its name and of what else comes before its content
+_CODES = ("group_code", "kind_code")  # absent from stores of older versions
+# Local header of a file in a zip: lengths of its name and of the extra field before its content.
+_LOCAL_HEADER = struct.Struct("<26x2H")
 
 
 def content_sha256(manifest: dict) -> str:
-    """SHA-256 of a manifest without its own `content_sha256`; the manifest names the hash of every
-    other file.
-    """
+    """SHA-256 of a manifest, which has the hash of every file, without its own `content_sha256`."""
     rest = {key: value for key, value in manifest.items() if key != "content_sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def format_of(manifest: dict) -> str:
-    """The format of the store, one of `stores.FORMATS` unless this eo_jax is too old for it."""
-    return manifest.get(
-        "format", "array-record"
-    )  # stores written before there were others do not say
+    """The format of the store, one of `reader.FORMATS` unless this eo_jax is too old for it."""
+    return manifest.get("format", "array-record")  # the only one when manifests did not name it
 
 
 def read_manifest(path: Path | RemotePath) -> dict:
-    """The manifest of a store. Raises StoreError where there is none, or one of another format or
-    content than it says, RemoteError.
+    """The manifest of a store.
+
+    Raises StoreError where it is absent, of another format, or changed since it was written;
+    RemoteError.
     """
     file = path / "manifest.json"
     if isinstance(path, Path):
@@ -90,8 +85,8 @@ def _check_finished(path: Path) -> None:
         )
     if not (path / "manifest.json").is_file():
         raise StoreError(
-            f"{path}: no manifest.json, so this is no store or its conversion did not finish; run "
-            "the same convert command again"
+            f"{path}: no manifest.json, so this is not a store or its conversion did not finish; "
+            "run the same convert command again"
         )
 
 
@@ -99,22 +94,21 @@ def _check_finished(path: Path) -> None:
 
 
 def index_bytes(rows: list[list[dict]]) -> bytes:
-    """The index.npz of rows as `stores.index_row` gives them, a list a shard."""
+    """The index.npz of rows as `writer.index_row` makes them, one list per shard."""
     flat, counts = list(itertools.chain.from_iterable(rows)), [len(shard) for shard in rows]
     columns = {name: np.array([row[name] for row in flat]) for name in _ROW_COLUMNS}
     columns["shard"] = np.repeat(np.arange(len(rows)), counts)
     columns["row"] = np.concatenate([np.arange(0), *map(np.arange, counts)])
     columns["group_code"], columns["kind_code"] = group_codes(columns), kind_codes(columns)
     buffer = io.BytesIO()
-    np.savez(
-        buffer, **columns
-    )  # numpy stamps every member 1980-01-01, so equal rows give equal bytes
+    np.savez(buffer, **columns)  # every member is dated 1980-01-01: equal rows give equal bytes
     return buffer.getvalue()
 
 
 def group_codes(index: dict[str, np.ndarray]) -> np.ndarray:
-    """int32 [samples], the number of each sample's group among the names in sorted order. Text
-    takes a million samples half a second to sort.
+    """int32 [samples], the number of each sample's group among the sorted names.
+
+    It is stored because sorting the names of a million samples takes half a second.
     """
     if "group_code" in index:
         return index["group_code"]
@@ -122,9 +116,7 @@ def group_codes(index: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def kind_codes(index: dict[str, np.ndarray]) -> np.ndarray:
-    """int32 [samples], the number of each sample's (sensor, dtype, shape) among those in order of
-    their first samples.
-    """
+    """int32 [samples], the number of each sample's (sensor, dtype, shape), by first use."""
     if "kind_code" in index:
         return index["kind_code"]
     numbers: dict[tuple, int] = {}
@@ -138,22 +130,22 @@ def kind_codes(index: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def read_index(path: Path | RemotePath, sha256: str) -> dict[str, np.ndarray]:
-    """{column: array of one row a record}, read-only. Raises StoreError where it is absent or not
-    what the manifest says, RemoteError.
+    """{column: array with one row per record}, read-only.
 
-    The index of a local store stays a memory map, so processes share its 200 bytes a record, and
-    columns that nobody looks at cost nothing.
+    A local index stays memory-mapped: processes share its 200 bytes per record, and unused columns
+    cost nothing. Raises StoreError where it is absent or its SHA-256 is not the manifest's;
+    RemoteError.
     """
     file = path / "index.npz"
     try:
-        data = _mapped(file) if isinstance(file, Path) else file.read_checked(sha256)
+        data = _map(file) if isinstance(file, Path) else file.read_checked(sha256)
     except RemoteError:
         raise
     except OSError as error:
         raise StoreError(f"{file}: {error.strerror}; convert the archive again") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise StoreError(
-            f"{file}: SHA-256 is not the manifest's, so it is damaged; convert the archive again"
+            f"{file}: damaged, its SHA-256 is not the manifest's; convert the archive again"
         )
     try:
         columns = _columns(data)
@@ -163,31 +155,31 @@ def read_index(path: Path | RemotePath, sha256: str) -> dict[str, np.ndarray]:
         raise StoreError(f"{file}: not an index ({error}); convert the archive again") from error
 
 
-def _mapped(file: Path) -> mmap.mmap | bytes:
-    """A file mapped into memory. Stores are only ever replaced by rename, which leaves the map as
-    it was.
-    """
+def _map(file: Path) -> mmap.mmap | bytes:
+    """A memory-mapped file. Stores replace files only by rename, which leaves a map intact."""
     with open(file, "rb") as source:
         empty = source.seek(0, io.SEEK_END) == 0  # cannot be mapped
         return b"" if empty else mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _columns(data: mmap.mmap | bytes) -> dict[str, np.ndarray]:
-    """The arrays of an npz, without a copy. np.load would copy them all and take a CRC-32 of each
-    beside the SHA-256 of the whole.
+    """The arrays of an npz, without a copy.
+
+    np.load would copy all of them and compute a CRC-32 of each besides the SHA-256 of the whole.
     """
     source = io.BytesIO(data) if isinstance(data, bytes) else data
     with zipfile.ZipFile(source) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-    there = [*_COLUMNS, *(name for name in _CODES if name in members)]
-    return {name: _column(data, source, members[name]) for name in there}
+    names = [*_COLUMNS, *(name for name in _CODES if name in members)]
+    return {name: _column(data, source, members[name]) for name in names}
 
 
 def _column(
     data: mmap.mmap | bytes, source: mmap.mmap | io.BytesIO, member: zipfile.ZipInfo
 ) -> np.ndarray:
-    """One array of an npz, a view of `data`; `source` is the same to read from. Raises ValueError
-    for what np.savez does not write.
+    """One array of an npz, a view of `data`; `source` is the same data as a file.
+
+    Raises ValueError for anything that np.savez does not write.
     """
     if member.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{member.filename} is compressed; expected it stored")
@@ -200,15 +192,12 @@ def _column(
     shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(source)
     if is_fortran:
         raise ValueError(f"{member.filename} is in Fortran order; expected C order")
-    return np.frombuffer(data, dtype, math.prod(shape), source.tell()).reshape(
-        shape
-    )  # refuses objects, and what lies beyond the end
+    # frombuffer refuses objects, and anything beyond the end.
+    return np.frombuffer(data, dtype, math.prod(shape), source.tell()).reshape(shape)
 
 
 def _check_codes(columns: dict[str, np.ndarray]) -> None:
-    """Raises ValueError for codes that cannot be; what is counted by them then takes no more memory
-    than the samples do.
-    """
+    """Raises ValueError for impossible codes; without them, counts per code stay small."""
     samples = len(columns["id"])
     for name in _CODES:
         codes = columns.get(name, np.zeros(samples, np.int32))

@@ -1,15 +1,13 @@
-"""A store on disk: shards of records, one index, one manifest; written once, then only read.
+"""Reads a store: shards of records, one index, one manifest; written once, then only read.
 
-STORE/manifest.json                      what is in it, and the SHA-256 of everything else
-STORE/index.npz                          one row a record: id, group, split, shard, row, sensor,
-shape, dtype, time, lonlat, no-data share,
-                                         and numbers for group and kind of pixels, see manifest.py
-STORE/shards/00000.array_record ...      the records, see record.py STORE/pixels/KIND/zarr.json,
-c/...       in the formats "zarr" and "zarr-raw": the pixels, see zarr_shards.py
+    STORE/manifest.json                  contents, and the SHA-256 of every other file
+    STORE/index.npz                      one row per record, see manifest.py
+    STORE/shards/00000.array_record ...  the records, see record.py
+    STORE/pixels/KIND/zarr.json, c/...   the pixels of the Zarr formats, see zarr_shards.py
 
-"array-record" keeps whole compressed samples, of any shapes. "zarr" compresses as well and reads a
-few bands without the others; "zarr-raw" does not compress, which is fastest where the disk is. The
-Zarr formats have an array for each kind of pixels, so shapes should be few.
+"array-record" has whole compressed samples of any shape. "zarr" compresses as well and reads a few
+bands without the others; "zarr-raw" does not compress, which is fastest where the disk is. The Zarr
+formats have one array per kind of pixels (sensor, dtype and shape), so there should be few kinds.
 """
 
 from __future__ import annotations
@@ -47,41 +45,39 @@ _OPEN_SHARDS = 128
 
 
 def open_store(path: str | os.PathLike) -> Store:
-    """Opens a store for reading: a folder, or a URL that begins with s3://, gs://, http:// or
-    https://, see remote.py.
+    """Opens a store for reading: a folder, or a URL (s3, gs, http or https), see remote.py.
 
-    Raises StoreError where it is absent, unfinished, of another format, or not what its manifest
-    says; RemoteError where a network fails.
+    Raises StoreError where it is absent, unfinished, of another format, or different from its
+    manifest; RemoteError where the network fails.
     """
     return Store(RemotePath(path) if is_url(path) else Path(path))
 
 
 def begin_reading(samples: Iterable[tuple[Store, int]]) -> None:
-    """Says that this thread next reads all bands of these samples, in this order: over a network
-    their requests then run side by side.
+    """Starts requests for the samples whose bands this thread reads next, in this order.
 
-    It changes nothing but the time that takes. Stores on a disk need no such word. Raises
-    RemoteError.
+    A network then serves them in parallel. It only saves time, and does nothing for local stores.
+    Raises RemoteError.
     """
     remotely = [
         (store._pixel_files, store._wrap(i), store._locate(i)[0])
         for store, i in samples
         if isinstance(store._pixel_files, RemotePixels)
     ]
-    with contextlib.suppress(ValueError):  # whoever reads a damaged sample is told then
+    with contextlib.suppress(ValueError):  # the error is raised when the sample is read
         zarr_remote.begin_reading(remotely)
 
 
 class Store(Sequence[Sample]):
-    """A read-only sequence of Samples. Threads may share it; a forked or spawned process opens its
-    own readers.
+    """A read-only sequence of Samples.
 
-    From a URL, methods that read also raise RemoteError where the network fails, which says nothing
-    about the data, and a process must not fork.
+    Threads may share it; a forked or spawned process opens its own readers. From a URL, methods
+    that read also raise RemoteError where the network fails, whatever the state of the data, and a
+    process must not fork.
 
     Attributes:
         manifest: the parsed manifest.json.
-        index: {column: array of one row a record}; see the module docstring.
+        index: {column: array with one row per record}, see manifest.py.
     """
 
     def __init__(self, path: Path | RemotePath):
@@ -109,8 +105,9 @@ class Store(Sequence[Sample]):
         return record.decode(self.read(i), self.record_name(i), pixels)
 
     def read(self, i: int) -> bytes:
-        """The bytes of record i, not yet decoded. Raises IndexError, or RecordError where the shard
-        is damaged there.
+        """The bytes of record i, not yet decoded.
+
+        Raises IndexError, or RecordError where the shard is damaged there.
         """
         shard, row = self._locate(i)
         try:
@@ -118,8 +115,8 @@ class Store(Sequence[Sample]):
         except (StoreError, RemoteError):
             raise
         except (RuntimeError, OSError, IndexError, ValueError) as error:
-            # a reader that once failed to open its file fails for good
-            self._opened().cache_clear()
+            # A reader that once failed to open its file fails for ever.
+            self._opener().cache_clear()
             raise record.RecordError(
                 f"{self.record_name(i)}: cannot be read ({error}); run `python -m data_prep verify "
                 f"{self.path}`"
@@ -127,26 +124,21 @@ class Store(Sequence[Sample]):
 
     def _read_record(self, shard: int, row: int) -> bytes:
         if isinstance(self.path, Path):
-            return self._opened()(f"{self.path}/{self.manifest['shards'][shard]['file']}").read(
-                [row]
-            )[0]
+            file = f"{self.path}/{self.manifest['shards'][shard]['file']}"
+            return self._opener()(file).read([row])[0]
         entry = self.manifest["shards"][shard]
-        # ArrayRecord reads files only. Opened for each record, which takes a tenth of a
-        # millisecond, a shard can leave the cache between two.
-        with shard_cache.opened(self.path / entry["file"], entry["bytes"], entry["sha256"]) as file:
+        source = self.path / entry["file"]
+        # ArrayRecord reads only files. It is opened for each record, which takes 0.1 ms, so that
+        # the shard can leave the cache in between.
+        with shard_cache.local_copy(source, entry["bytes"], entry["sha256"]) as file:
             return _open_shard(str(file)).read([row])[0]
 
     def pixels(
         self, i: int, bands: Bands = _ALL, rows: slice = _ALL, columns: slice = _ALL
     ) -> np.ndarray:
-        """A part of the pixels of sample i, [c', h', w'], maybe a view; the Zarr formats read no
-        more chunks than it takes.
+        """A part of the pixels of sample i, [c', h', w'], maybe a view.
 
-        Args:
-            i: number of the sample.
-            bands: slice or numbers of bands, from 0.
-            rows, columns: slices.
-
+        `bands` is a slice or band numbers from 0. The Zarr formats read only the chunks they need.
         Raises IndexError where there is no such sample or band, or RecordError where the shard is
         damaged there.
         """
@@ -155,21 +147,17 @@ class Store(Sequence[Sample]):
         return self._read_pixels(i, bands, rows, columns)
 
     def read_into(self, i: int, out: np.ndarray, rows: slice = _ALL, columns: slice = _ALL) -> None:
-        """Puts a part of the pixels of sample i into `out` [c, h', w']: as `pixels`, but into
-        memory that is there already, which is much faster.
+        """Reads a part of the pixels of sample i into `out` [c, h', w']; faster than `pixels`.
 
         Raises IndexError, RecordError, or ValueError where `out` has another shape.
         """
         i = self._wrap(i)
-        count, *sides = self.index["shape"][i].tolist()
-        shape = (
-            count,
-            *(len(range(side)[part]) for side, part in zip(sides, (rows, columns), strict=True)),
-        )
+        bands, height, width = self.index["shape"][i].tolist()
+        shape = (bands, len(range(height)[rows]), len(range(width)[columns]))
         if out.shape != shape:
             raise ValueError(
-                f"{self.record_name(i)}: its part has shape {shape}, the array to read into "
-                f"{out.shape}"
+                f"{self.record_name(i)}: the part to read has shape {shape}, the array to read "
+                f"into {out.shape}"
             )
         if out.dtype != self.index["dtype"][i]:
             out[:] = self.pixels(i, rows=rows, columns=columns)
@@ -190,41 +178,36 @@ class Store(Sequence[Sample]):
 
     @contextlib.contextmanager
     def _naming_pixels(self, i: int) -> Iterator[int]:
-        """Yields the shard of sample i; what goes wrong inside becomes an error that names sample
-        and file.
-        """
+        """Yields the shard of sample i; errors inside become a RecordError with sample and file."""
         shard, _ = self._locate(i)
         try:
             yield shard
         except (StoreError, RemoteError):
             raise
         except (ValueError, RuntimeError, OSError, OverflowError) as error:
-            file, cure = (
-                self._pixel_files.file(i, shard),
-                f"run `python -m data_prep verify {self.path}`, then convert again",
-            )
+            file = self._pixel_files.file(i, shard)
             raise record.RecordError(
-                f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); {cure}"
+                f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); run "
+                f"`python -m data_prep verify {self.path}`, then convert again"
             ) from error
 
     def record_name(self, i: int) -> str:
-        """What errors call record i: store, shard, row and id."""
+        """The name of record i in errors: store, shard, row and id."""
         shard, row = self._locate(i)
-        return (
-            f"{self.path}/{self.manifest['shards'][shard]['file']} record {row} (id "
-            f"{self.index['id'][self._wrap(i)]})"
-        )
+        file, sample_id = self.manifest["shards"][shard]["file"], self.index["id"][self._wrap(i)]
+        return f"{self.path}/{file} record {row} (id {sample_id})"
 
     def sensor(self, sensor_id: str) -> Sensor:
-        """The row of the sensor table that the samples were written with. Raises StoreError where
-        the manifest has none of that id.
+        """The sensor row that the samples were written with.
+
+        Raises StoreError where the manifest has none of that id.
         """
         if sensor_id not in self._sensors:
             rows = self.manifest.get("sensors", {})
             if sensor_id not in rows:
-                there = ", ".join(rows) or "none"
+                names = ", ".join(rows) or "none"
                 raise StoreError(
-                    f"{self.path}/manifest.json: no sensor {sensor_id!r}; there is {there}. "
+                    f"{self.path}/manifest.json: no sensor {sensor_id!r}; there is {names}. "
                     "Convert the archive again"
                 )
             self._sensors[sensor_id] = _parse_sensor(self.path, rows[sensor_id])
@@ -235,29 +218,22 @@ class Store(Sequence[Sample]):
         return self.sensor(str(self.index["sensor"][self._wrap(i)]))
 
     def in_split(self, split: str) -> np.ndarray:
-        """bool [samples]: which belong to a split, or to "all".
+        """bool [samples]: True for samples of that split; "all" is every sample.
 
-        A scene whose labels are split by pixel belongs to each split that its map can name; its
-        labels are cut down when they are read. Raises ValueError where no sample does.
+        A scene whose labels are split by pixel belongs to each split that its map can name; labels
+        of the others are set to 0 on reading. Raises ValueError where no sample does.
         """
         splits = self.index["split"]
-        found = np.isin(splits, (split, PIXEL_SPLIT) if split in PIXEL_SPLITS else split) | (
-            split == "all"
-        )
+        found = np.isin(splits, (split, PIXEL_SPLIT) if split in PIXEL_SPLITS else split)
+        found |= split == "all"
         if not found.any():
-            there = set(splits.tolist())
-            names = (
-                ", ".join(
-                    sorted(
-                        there - {PIXEL_SPLIT}
-                        | (set(PIXEL_SPLITS[1:]) if PIXEL_SPLIT in there else set())
-                    )
-                )
-                or "no samples"
-            )
+            names = set(splits.tolist())
+            if PIXEL_SPLIT in names:
+                names = names - {PIXEL_SPLIT} | set(PIXEL_SPLITS[1:])
             raise ValueError(
-                f"{self.path}: split {split!r} is empty; the store has {names}. Convert with --val "
-                "or --val-fraction to make one."
+                f"{self.path}: split {split!r} is empty; the store has "
+                f"{', '.join(sorted(names)) or 'no samples'}. Convert with --val or --val-fraction "
+                "to make one."
             )
         return found
 
@@ -268,7 +244,7 @@ class Store(Sequence[Sample]):
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over manifest, index and shards: the identity that checkpoints cite."""
+        """SHA-256 over manifest, index and shards: the identity of the store in data.json."""
         return self.manifest["content_sha256"]
 
     def _wrap(self, i: int) -> int:
@@ -284,12 +260,11 @@ class Store(Sequence[Sample]):
     def _open_readers(self) -> None:
         self._readers: dict[int, functools._lru_cache_wrapper[ArrayRecordReader]] = {}
 
-    def _opened(self) -> functools._lru_cache_wrapper[ArrayRecordReader]:
-        """`_open_shard`, which remembers the last files that this process has opened."""
-        # a reader does not survive a fork, nor can it be closed after one: those of the parent are
-        # kept as they are
+    def _opener(self) -> functools._lru_cache_wrapper[ArrayRecordReader]:
+        """`_open_shard` with this process's cache of open files."""
+        # A reader does not survive a fork and cannot be closed after one, so the parent's are kept.
         process = os.getpid()
-        if process not in self._readers:  # no lock, which a fork could copy while it is held
+        if process not in self._readers:  # without a lock, which a fork could copy while it is held
             self._readers.setdefault(process, functools.lru_cache(_OPEN_SHARDS)(_open_shard))
         return self._readers[process]
 

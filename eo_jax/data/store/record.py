@@ -6,11 +6,11 @@ Layout of a record, format version 1, little-endian:
     uint32 CRC-32C of everything before it
 
 The header is JSON: the fields of `schema.Sample` and, for each array, name, dtype, shape, filter
-and payload length. A payload is one Blosc2 chunk (bitshuffle, LZ4). Integer cubes go through a band
-difference first: band k is stored as its difference to band k - 1 modulo 2^bits, which doubles the
-ratio on spectra (real EnMAP: 1.4 without, 2.1 with) and costs half a millisecond a patch to undo.
-Where a store keeps pixels in files of their own, the header states their dtype and shape all the
-same, the filter is "elsewhere" and the payload empty.
+and payload length. A payload is one Blosc2 chunk (bitshuffle, LZ4). Integer cubes are band
+differences: band k is stored as its difference to band k - 1 modulo 2^bits, which raises the
+compression ratio of spectra (real EnMAP: from 1.4 to 2.1) and takes half a millisecond per patch to
+undo. Where a store keeps pixels in separate files, the header still states their dtype and shape;
+the filter is "elsewhere" and the payload empty.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ _DTYPES = (
     "float32",
     "float64",
 )
-# A record that claims more than this is damaged or hostile: the largest real one (a 1000 x 1000
-# tile of 224 int16 bands) has 0.45 GB.
+_FILTERS = ("none", "band_difference", "elsewhere")
+# A record that claims more is damaged or hostile: the largest real one (a 1000 x 1000 tile of 224
+# int16 bands) has 0.45 GB.
 _MAX_ARRAY_BYTES = 2**31 - 2**16
 _PLAIN_FIELDS = {
     "sensor": str,
@@ -62,18 +63,14 @@ _PLAIN_FIELDS = {
     "gsd_m": int | float | None,
 }
 
-
-# Fits the second-level cache. On real EnMAP a little smaller and a tenth faster than what Blosc2
-# chooses by itself.
+# Fits the second-level cache. On real EnMAP a little smaller and 10 % faster than Blosc2's choice.
 _BLOCK_BYTES = 128 * 1024
-
-_BANDS_AT_ONCE = 32  # of a patch of 128 x 128 pixels they fit that cache, too
+_BANDS_AT_ONCE = 32  # of a patch of 128 x 128 pixels: these fit that cache, too
 
 _SCRATCH, _RESIDUAL = Scratch(), Scratch()
 
-blosc2.set_releasegil(
-    True
-)  # the callers' threads decode side by side, each in one thread of Blosc2
+# The callers' threads decode in parallel, each in one thread of Blosc2.
+blosc2.set_releasegil(True)
 
 
 class RecordError(ValueError):
@@ -81,25 +78,24 @@ class RecordError(ValueError):
 
 
 def encode(sample: Sample) -> bytes:
-    """The record of a Sample. Raises ValueError for dtypes and sizes that the format does
-    not have.
-    """
-    return _record(sample, [_packed(sample, name, array) for name, array in _named_arrays(sample)])
+    """The record of a Sample. Raises ValueError for dtypes and sizes that the format excludes."""
+    return _record(sample, [_pack(sample, name, array) for name, array in _named_arrays(sample)])
 
 
 def encode_without_pixels(sample: Sample) -> bytes:
-    """The record of a Sample whose pixels are kept elsewhere; `decode` wants them back. Raises
-    ValueError as `encode`.
+    """The record of a Sample whose pixels are stored elsewhere; `decode` needs them as an argument.
+
+    Raises ValueError as `encode`.
     """
     (_, pixels), *others = _named_arrays(sample)
     check_array(f"sample {sample.id}: pixels", pixels.dtype.name, pixels.shape)
     elsewhere = _entry("pixels", pixels, "elsewhere", b"")
     return _record(
-        sample, [(elsewhere, b""), *(_packed(sample, name, array) for name, array in others)]
+        sample, [(elsewhere, b""), *(_pack(sample, name, array) for name, array in others)]
     )
 
 
-def _packed(sample: Sample, name: str, array: np.ndarray) -> tuple[dict[str, Any], bytes]:
+def _pack(sample: Sample, name: str, array: np.ndarray) -> tuple[dict[str, Any], bytes]:
     check_array(f"sample {sample.id}: {name}", array.dtype.name, array.shape)
     filtered, filter_name = difference(array)
     payload = _compress(filtered)
@@ -107,7 +103,7 @@ def _packed(sample: Sample, name: str, array: np.ndarray) -> tuple[dict[str, Any
 
 
 def _entry(name: str, array: np.ndarray, filter_name: str, payload: bytes) -> dict[str, Any]:
-    """What the header says of an array."""
+    """The header's entry of an array."""
     return {
         "name": name,
         "dtype": array.dtype.name,
@@ -118,9 +114,7 @@ def _entry(name: str, array: np.ndarray, filter_name: str, payload: bytes) -> di
 
 
 def check_array(name: str, dtype: str, shape: Sequence[int]) -> None:
-    """Raises ValueError for a dtype or a size that a store does not hold; `name` is what the
-    message calls the array.
-    """
+    """Raises ValueError, beginning with `name`, for a dtype or size that a store cannot hold."""
     if dtype not in _DTYPES:
         raise ValueError(f"{name} has dtype {dtype}, expected one of {', '.join(_DTYPES)}")
     size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -139,25 +133,23 @@ def _record(sample: Sample, arrays: list[tuple[dict[str, Any], bytes]]) -> bytes
         {**fields, "arrays": entries}, sort_keys=True, separators=(",", ":"), default=_plain_number
     ).encode()
     parts = [_PREFIX.pack(_MAGIC, FORMAT_VERSION, len(header)), header, *payloads]
-    checksum = functools.reduce(
-        google_crc32c.extend, parts, 0
-    )  # part by part, so that megabytes are joined once
+    # Part by part, so that megabytes are joined only once.
+    checksum = functools.reduce(google_crc32c.extend, parts, 0)
     return b"".join([*parts, _CHECKSUM.pack(checksum)])
 
 
 def _plain_number(value: Any) -> Any:
-    """A numpy scalar as the Python number that JSON knows."""
+    """A numpy scalar as a Python number, for JSON."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"a record's header cannot hold {value!r}; give plain Python numbers and text")
 
 
 def decode(data: bytes, name: str, pixels: np.ndarray | None = None) -> Sample:
-    """The Sample of a record; `name` is what errors call it. Raises RecordError for anything but an
-    intact record.
+    """The Sample of a record. Raises RecordError, beginning with `name`, unless it is intact.
 
-    `pixels` [c, h, w] belong to a record of `encode_without_pixels`, and to no other; they have to
-    be what the header says.
+    A record of `encode_without_pixels`, and no other, needs `pixels` [c, h, w], of the dtype and
+    shape that its header states.
     """
     header, offset = _read_header(data, name)
     arrays = {}
@@ -193,8 +185,9 @@ def decode(data: bytes, name: str, pixels: np.ndarray | None = None) -> Sample:
 
 
 def decode_pixels(data: bytes, name: str, out: np.ndarray, rows: slice, columns: slice) -> None:
-    """Puts a part of the pixels of a record into `out` [c, h', w'], by way of this thread's scratch
-    alone. Raises RecordError as `decode`.
+    """Decodes a part of a record's pixels into `out` [c, h', w'], using only this thread's scratch.
+
+    Raises RecordError as `decode`.
     """
     header, offset = _read_header(data, name)
     for entry in header["arrays"]:
@@ -214,7 +207,7 @@ def decode_pixels(data: bytes, name: str, out: np.ndarray, rows: slice, columns:
 
 
 def decode_labels(data: bytes, name: str) -> dict[str, np.ndarray]:
-    """The labels of a record, none of its other arrays. Raises RecordError as `decode`."""
+    """The labels of a record, without its other arrays. Raises RecordError as `decode`."""
     header, offset = _read_header(data, name)
     labels = {}
     for entry in header["arrays"]:
@@ -227,14 +220,13 @@ def decode_labels(data: bytes, name: str) -> dict[str, np.ndarray]:
 
 
 def _check_elsewhere(entry: dict, pixels: np.ndarray | None, name: str) -> None:
-    stated = (
-        f"{entry['dtype']} {list(entry['shape'])}" if entry["filter"] == "elsewhere" else "its own"
-    )
-    given = "its own" if pixels is None else f"{pixels.dtype.name} {list(pixels.shape)}"
-    if stated != given:
+    stated = f"{entry['dtype']} {list(entry['shape'])}"
+    expected = stated if entry["filter"] == "elsewhere" else "none"
+    found = "none" if pixels is None else f"{pixels.dtype.name} {list(pixels.shape)}"
+    if found != expected:
         raise RecordError(
-            f"{name}: the record says that its pixels are {stated}, the store that they are "
-            f"{given}; convert its shard again"
+            f"{name}: pixels from the store's pixel files: expected {expected} by the record's "
+            f"header, found {found}; convert its shard again"
         )
 
 
@@ -242,8 +234,8 @@ def _check_own_pixels(entry: dict, name: str) -> None:
     if entry["filter"] == "elsewhere" or len(entry["shape"]) != 3:
         found = f"{entry['dtype']} {entry['shape']}, filter {entry['filter']!r}"
         raise RecordError(
-            f"{name}: the record says that its pixels are {found}; expected [c, h, w] in the "
-            "record; convert its shard again"
+            f"{name}: the record's header says that its pixels are {found}; expected [c, h, w] in "
+            "the record; convert its shard again"
         )
 
 
@@ -256,18 +248,16 @@ def _named_arrays(sample: Sample) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def difference(array: np.ndarray) -> tuple[np.ndarray, str]:
-    """What is compressed of an array, contiguous and little-endian, and the name of the filter:
-    integers [c, h, w] become band differences.
+    """(array to compress, contiguous and little-endian; name of its filter).
 
-    Those lie in memory that the thread's next call uses again: fresh pages for every patch of an
-        archive would cost as much as the difference.
+    Integers [c, h, w] become band differences, in memory that the thread's next call reuses: fresh
+    pages for every patch would cost as much as the difference itself.
     """
     array = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
     if array.ndim != 3 or array.dtype.kind not in "iu":
         return array, "none"
-    words = array.view(
-        f"u{array.itemsize}"
-    )  # unsigned, so that the difference wraps and the sum wraps back
+    # Unsigned, so that the difference wraps and the sum wraps back.
+    words = array.view(f"u{array.itemsize}")
     residual = _RESIDUAL.take(words.nbytes).view(words.dtype).reshape(words.shape)
     residual[:1] = words[:1]
     np.subtract(words[1:], words[:-1], out=residual[1:])
@@ -276,17 +266,17 @@ def difference(array: np.ndarray) -> tuple[np.ndarray, str]:
 
 def undo_difference(residual: np.ndarray) -> None:
     """Turns unsigned band differences [c, h, w] back into bands, in place."""
-    for before, band in itertools.pairwise(
-        residual
-    ):  # one add a band: ten times faster than np.cumsum over the first axis
+    # One addition per band: ten times faster than np.cumsum over the first axis.
+    for before, band in itertools.pairwise(residual):
         np.add(band, before, out=band)
 
 
 def restore(
     out: np.ndarray, stored: np.ndarray, rows: slice, columns: slice, differences: bool
 ) -> None:
-    """Puts a part of what is stored [c, h, w] into `out` [c, h', w']: pixels, or band differences,
-    which are undone where they are stored.
+    """Copies a part of `stored` [c, h, w] into `out` [c, h', w'].
+
+    With `differences`, `stored` has band differences, which are undone in place.
     """
     if not differences:
         np.copyto(out, stored[:, rows, columns])
@@ -294,7 +284,7 @@ def restore(
     words = f"u{out.itemsize}"
     for first in range(0, len(out), _BANDS_AT_ONCE):
         bands = slice(first, first + _BANDS_AT_ONCE)
-        # Over whole rows, whose memory has no gaps: faster than over the columns that are wanted.
+        # Over whole rows, whose memory has no gaps: faster than over the wanted columns alone.
         undo_difference(stored[max(first - 1, 0) : bands.stop, rows].view(words))
         np.copyto(out[bands], stored[bands, rows, columns])
 
@@ -309,8 +299,7 @@ def _compress(array: np.ndarray) -> bytes:
         filters=[blosc2.Filter.BITSHUFFLE],
         typesize=array.itemsize,
         blocksize=_BLOCK_BYTES,
-        # the converter runs one process a core; and threads would not change a byte, only the time
-        nthreads=1,
+        nthreads=1,  # the converter runs one process per core; threads would not change a byte
     )
 
 
@@ -324,8 +313,9 @@ def _decompress(payload: memoryview, entry: dict, name: str) -> np.ndarray:
 def _inflate(
     payload: memoryview, entry: dict, name: str, allocate: Callable[[int], np.ndarray]
 ) -> np.ndarray:
-    """What Blosc2 packed, the filter not undone, in bytes from `allocate`, which is asked only for
-    what the payload really holds.
+    """A decompressed payload, its filter not undone.
+
+    `allocate` is called only once the payload is known to hold that many bytes.
     """
     shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
     expected = math.prod(shape) * dtype.itemsize
@@ -361,10 +351,8 @@ def _read_header(data: bytes, name: str) -> tuple[dict, int]:
     magic, version, length = _PREFIX.unpack_from(data)
     if magic != _MAGIC:
         raise RecordError(damaged.format(f"it begins with {magic!r}, expected {_MAGIC!r}"))
-    if (
-        google_crc32c.value(data[: -_CHECKSUM.size])
-        != _CHECKSUM.unpack_from(data, len(data) - _CHECKSUM.size)[0]
-    ):
+    (checksum,) = _CHECKSUM.unpack_from(data, len(data) - _CHECKSUM.size)
+    if google_crc32c.value(data[: -_CHECKSUM.size]) != checksum:
         raise RecordError(damaged.format("its checksum does not match"))
     if version != FORMAT_VERSION:
         raise RecordError(
@@ -395,37 +383,32 @@ def _check_fields(header: dict) -> None:
 
 
 def _check_entries(entries: list[dict], available: int) -> None:
-    """A checksum proves no good will: sizes are checked before anything is allocated."""
+    """Checks sizes before anything is allocated: a valid checksum does not make input trusted."""
     for entry in entries:
-        name, shape = entry["name"], entry["shape"]
-        if not isinstance(name, str) or not all(
-            isinstance(size, int) and size >= 0 for size in (*shape, entry["bytes"])
-        ):
-            raise ValueError(f"array {name!r} claims shape {shape!r} in {entry['bytes']!r} bytes")
-        if entry["dtype"] not in _DTYPES or entry["filter"] not in (
-            "none",
-            "band_difference",
-            "elsewhere",
-        ):
-            raise ValueError(
-                f"array {name!r} has dtype {entry['dtype']!r}, filter {entry['filter']!r}"
-            )
-        if entry["filter"] == "elsewhere" and (name != "pixels" or entry["bytes"]):
-            raise ValueError(
-                f"array {name!r} of {entry['bytes']} bytes has filter 'elsewhere', which is for "
-                "pixels and takes none"
-            )
-        if entry["filter"] == "band_difference" and len(shape) != 3:
-            raise ValueError(
-                f"array {name!r} of shape {shape} has filter 'band_difference', which takes [c, h, "
-                "w]"
-            )
-        if (
-            math.prod(max(side, 1) for side in shape) * np.dtype(entry["dtype"]).itemsize
-            > _MAX_ARRAY_BYTES
-        ):
-            raise ValueError(f"array {name!r} claims shape {shape}")
+        _check_entry(entry)
     if sum(entry["bytes"] for entry in entries) != available:
         raise ValueError(f"payload lengths do not add up to the {available} bytes there are")
     if not any(entry["name"] == "pixels" for entry in entries):
         raise ValueError("no array named 'pixels'")
+
+
+def _check_entry(entry: dict) -> None:
+    name, shape, size = entry["name"], entry["shape"], entry["bytes"]
+    if not isinstance(name, str) or not all(
+        isinstance(number, int) and number >= 0 for number in (*shape, size)
+    ):
+        raise ValueError(f"array {name!r} claims shape {shape!r} in {size!r} bytes")
+    if entry["dtype"] not in _DTYPES or entry["filter"] not in _FILTERS:
+        raise ValueError(f"array {name!r} has dtype {entry['dtype']!r}, filter {entry['filter']!r}")
+    if entry["filter"] == "elsewhere" and (name != "pixels" or size):
+        raise ValueError(
+            f"array {name!r} of {size} bytes has filter 'elsewhere', which is for pixels and has "
+            "no payload"
+        )
+    if entry["filter"] == "band_difference" and len(shape) != 3:
+        raise ValueError(
+            f"array {name!r} of shape {shape} has filter 'band_difference', which takes [c, h, w]"
+        )
+    elements = math.prod(max(side, 1) for side in shape)
+    if elements * np.dtype(entry["dtype"]).itemsize > _MAX_ARRAY_BYTES:
+        raise ValueError(f"array {name!r} claims shape {shape}")

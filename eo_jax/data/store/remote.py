@@ -1,20 +1,22 @@
-"""Files of a store in an object store or on a web server: small ones whole, large ones by byte
-ranges, with a bounded number of attempts.
+"""Reads files from object stores and web servers, with a bounded number of attempts.
 
-    s3://bucket/path         credentials as every AWS tool has them: AWS_ACCESS_KEY_ID and
-    AWS_SECRET_ACCESS_KEY, AWS_PROFILE, the machine's role;
-                             AWS_NO_SIGN_REQUEST=YES for public buckets; AWS_ENDPOINT_URL (and
-                             AWS_REGION) for MinIO and others
-    gs://bucket/path         GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default
-    login`, or the machine's role http(s)://host/path      the server has to serve byte ranges; a
-    query string, such as a signature, is sent with every request
+Small files are read whole, large ones by byte ranges.
 
-tensorstore does the transport, asked to try once. It is imported here alone, and only when
-something is read: a process that has used it cannot fork. Attempts are counted here: what may pass
-(no answer in time, no connection, a body cut short, 408, 429, 5xx, a checksum that does not match)
-is tried again after 0.2, 0.4, 0.8 and 1.6 seconds, anything else is an error at once. So a request
-that is refused five times fails after 3 seconds, and one that a server takes and never answers
-after 5 minutes.
+    s3://bucket/path      credentials as for any AWS tool: AWS_ACCESS_KEY_ID and
+                          AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role;
+                          AWS_NO_SIGN_REQUEST=YES for public buckets; AWS_ENDPOINT_URL (and
+                          AWS_REGION) for MinIO and others
+    gs://bucket/path      GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`,
+                          or the machine's role
+    http(s)://host/path   the server has to serve byte ranges; a query string, for example a
+                          signature, is sent with every request
+
+tensorstore does the transport, with a single attempt per call. Only this module imports it, and
+only when something is read: a process that has used it cannot fork. This module counts attempts:
+transient errors (no answer in time, no connection, a truncated body, 408, 429, 5xx, a wrong
+checksum) are retried after 0.2, 0.4, 0.8 and 1.6 seconds; any other error is raised at once. So a
+request that is rejected five times fails after 3 seconds, and one that is never answered after 5
+minutes.
 """
 
 from __future__ import annotations
@@ -34,10 +36,9 @@ from typing import Any, NamedTuple, TypeVar
 from eo_jax.data.store.files import StoreError
 
 _SCHEMES = ("s3", "gs", "http", "https")
-_SMALL_BYTES = 2**32  # the most of a manifest or an index, which takes about 200 bytes a sample
-# requests of one thread under way: enough to hide 50 ms of latency, and 100 MB of the largest
-# patches
-_AHEAD = 16
+_SMALL_BYTES = 2**32  # limit of a manifest or an index, which has about 200 bytes per sample
+# Concurrent requests per thread: enough to hide 50 ms of latency; 100 MB of the largest patches.
+_CONCURRENT_REQUESTS = 16
 _STATUS = re.compile(r"([A-Z_]+): ")
 _TRANSIENT_STATUS = (
     "ABORTED",
@@ -51,8 +52,8 @@ _TRANSIENT_STATUS = (
     "OUT_OF_RANGE",
 )
 _CURES = {
-    "PERMISSION_DENIED": "check credentials and path; a bucket that may not be listed says the "
-    "same of files that are not there",
+    "PERMISSION_DENIED": "check credentials and path; a bucket that you may not list answers the "
+    "same for missing files",
     "UNAUTHENTICATED": "check credentials",
     "FAILED_PRECONDITION": "check region and endpoint; a web server has to serve byte ranges",
 }
@@ -61,56 +62,56 @@ T = TypeVar("T")
 
 
 class RemoteError(OSError):
-    """The network or the far end failed, again and again; the data may be well. The message says
-    what to do.
-    """
+    """The network or server failed repeatedly; data may be fine. The message says what to do."""
 
 
 class _TransientError(Exception):
-    """A failure after which another attempt makes sense."""
+    """A failure that another attempt may overcome."""
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How often and how long.
+    """Number and delays of attempts.
 
     Attributes:
-        attempts: of one request, the first one counted.
-        first_s, most_s: seconds before the second attempt; they double from attempt to attempt up
-            to the most.
-        timeout_s: seconds for the answer to one attempt.
-        sleep: what waits.
+        attempts: per request, including the first.
+        first_delay_s: before the second attempt; the delay doubles with each attempt.
+        max_delay_s: upper limit of the delay.
+        timeout_s: for the answer to one attempt.
+        sleep: called with each delay.
     """
 
     attempts: int = 5
-    first_s: float = 0.2
-    most_s: float = 10.0
+    first_delay_s: float = 0.2
+    max_delay_s: float = 10.0
     timeout_s: float = 60.0
     sleep: Callable[[float], None] = time.sleep
 
     def delays(self) -> list[float]:
         """Seconds before the second, third ... attempt."""
-        return [min(self.first_s * 2**number, self.most_s) for number in range(self.attempts - 1)]
+        doubled = (self.first_delay_s * 2**number for number in range(self.attempts - 1))
+        return [min(delay, self.max_delay_s) for delay in doubled]
 
 
 RETRIES = Retries()
 
 
 def is_url(path: str | os.PathLike) -> bool:
-    """Whether a store's path is a URL. Raises StoreError for a URL that went through pathlib, which
-    takes slashes away.
+    """Whether a store's path is a URL.
+
+    Raises StoreError for a URL that is a pathlib.Path, which drops a slash.
     """
     if isinstance(path, os.PathLike) and re.match(rf"({'|'.join(_SCHEMES)}):/", os.fspath(path)):
         raise StoreError(
-            f"{path}: this needs a store in a local folder; copy it first, such as with `aws s3 "
-            "sync`, `gcloud storage rsync` or `wget`"
+            f"{path}: this needs a store in a local folder; copy it first, for example with `aws "
+            "s3 sync`, `gcloud storage rsync` or `wget`"
         )
     return isinstance(path, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A folder or file at a URL, with those methods of pathlib.Path that a store needs.
+    """A folder or file at a URL, with the methods of pathlib.Path that a store needs.
 
     Attributes:
         root: URL of the store.
@@ -124,28 +125,32 @@ class RemotePath:
         return RemotePath(self.root, f"{self.file}/{name}" if self.file else name)
 
     def __str__(self) -> str:
-        """Without a query string, which may be a secret."""
+        """The URL without its query string, which may be a secret."""
         root = self.root.partition("?")[0] if self.root.startswith("http") else self.root
         return f"{root.rstrip('/')}/{self.file}".rstrip("/")
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last part of the path."""
         return str(self).rpartition("/")[2]
 
     def read_bytes(self) -> bytes:
-        """A whole small file. Raises StoreError where it is absent, refused or larger than 4 GiB,
-        RemoteError.
+        """The bytes of a small file.
+
+        Raises StoreError where it is absent, refused or larger than 4 GiB; RemoteError.
         """
-        if self._is_there_at(_SMALL_BYTES):
+        if self._is_longer_than(_SMALL_BYTES):
             raise StoreError(
-                f"{self}: more than {_SMALL_BYTES} bytes, so it is no part of a store; check the "
-                "URL"
+                f"{self}: more than {_SMALL_BYTES} bytes, so it is not a part of a store; check "
+                "the URL"
             )
-        return retrying(self, lambda: _result(self, _open(self.root).read(self.file)))
+        return retry(self, lambda: _result(self, _open(self.root).read(self.file)))
 
     def read_checked(self, sha256: str) -> bytes:
-        """The same, with this SHA-256. Raises StoreError where it has another in every attempt."""
+        """The bytes of a small file with this SHA-256.
+
+        Raises StoreError where every attempt gives another; RemoteError.
+        """
 
         def attempt() -> bytes:
             data = self.read_bytes()
@@ -154,66 +159,60 @@ class RemotePath:
             return data
 
         try:
-            return retrying(self, attempt)
+            return retry(self, attempt)
         except StoreError:
             raise
         except ValueError as error:
             raise StoreError(f"{self}: {error}; copy the store there again") from error
 
-    def _is_there_at(self, offset: int) -> bool:
-        """Whether the file has a byte there."""
-
+    def _is_longer_than(self, size: int) -> bool:
         def probe() -> bool:
             try:
-                return bool(
-                    _result(
-                        self, _open(self.root).read(self.file, byte_range=slice(offset, offset + 1))
-                    )
-                )
+                return bool(_result(self, _start(Range(self, size, 1))))
             except _TransientError as error:
                 if _status(error) == "OUT_OF_RANGE":
                     return False
                 raise
 
-        return retrying(self, probe)
+        return retry(self, probe)
 
 
 class Range(NamedTuple):
-    """Bytes of a file."""
+    """A byte range of a file."""
 
     file: RemotePath
     offset: int
     length: int
 
 
-def fetch(wanted: Range) -> bytes:
-    """One attempt to get the bytes, for `retrying`; those that were announced may be here already.
+def fetch(part: Range) -> bytes:
+    """One attempt to get these bytes, for `retry`; uses the request of `begin_reading`, if any.
 
-    Raises StoreError where they are refused, ValueError where the file ends before them.
+    Raises StoreError where access is refused, ValueError where the file ends before them.
     """
     try:
-        return _result(wanted.file, _ahead.take(wanted))
+        return _result(part.file, _requests.take(part))
     except _TransientError as error:
         if _status(error) == "OUT_OF_RANGE":
             raise ValueError(
-                f"{wanted.length} bytes from byte {wanted.offset} are not there"
+                f"{part.length} bytes from byte {part.offset} are not there"
             ) from error
         raise
 
 
-def announce(ranges: Iterable[Range]) -> None:
-    """Says what this thread will `fetch` next, in this order: the first 16 are asked for at once.
-    What was announced before is forgotten.
+def begin_reading(ranges: Iterable[Range]) -> None:
+    """Starts requests, 16 at a time, for the ranges that this thread will `fetch` next.
+
+    They should be fetched in this order. It replaces the ranges of an earlier call.
     """
-    _ahead.announce(ranges)
+    _requests.begin(ranges)
 
 
-def retrying(file: RemotePath, attempt: Callable[[], T]) -> T:
-    """The result of `attempt`, called until it succeeds; a ValueError of it means that bytes came
-    damaged.
+def retry(file: RemotePath, attempt: Callable[[], T]) -> T:
+    """The result of `attempt`, called until it succeeds; it raises ValueError for damaged bytes.
 
-    Raises RemoteError after the last attempt, the ValueError where bytes always came damaged, and
-    at once any other error, StoreError too.
+    After the last attempt, raises its ValueError if bytes were damaged, else RemoteError. Any other
+    error, including StoreError, is raised at once.
     """
     delays = iter(RETRIES.delays())
     while True:
@@ -230,21 +229,20 @@ def retrying(file: RemotePath, attempt: Callable[[], T]) -> T:
 def _final(file: RemotePath, error: Exception) -> Exception:
     if isinstance(error, ValueError):
         return ValueError(f"{error}, in {RETRIES.attempts} attempts")
-    cure = (
-        "mend the network or the server, then run the same command again; training goes on from "
-        "its last checkpoint"
-    )
     return RemoteError(
-        f"{file}: cannot be read in {RETRIES.attempts} attempts; the last: {error}; {cure}"
+        f"{file}: cannot be read in {RETRIES.attempts} attempts; the last: {error}; fix the "
+        "network or the server, then run the same command again; training resumes from its last "
+        "checkpoint"
     )
 
 
 # -------------------------------------------------------------------------------------- tensorstore
 
 
-def spec(url: str) -> dict[str, Any]:
-    """What tensorstore calls a store at this URL; the environment has a say. Raises StoreError for
-    a URL that is none of ours.
+def kvstore_spec(url: str) -> dict[str, Any]:
+    """The tensorstore spec of a store at this URL, with options from the environment.
+
+    Raises StoreError for any other URL.
     """
     scheme, _, rest = url.partition("://")
     if scheme not in _SCHEMES:
@@ -259,8 +257,9 @@ def spec(url: str) -> dict[str, Any]:
         raise StoreError(f"{url}: names no bucket; expected {scheme}://bucket/path")
     driver = {"s3": "s3", "gs": "gcs"}[scheme]
     path = f"{folder.rstrip('/')}/" if folder.strip("/") else ""
-    return {"driver": driver, "bucket": bucket, "path": path, "context": _once(driver)} | (
-        _s3_options() if scheme == "s3" else {}
+    options = _s3_options() if scheme == "s3" else {}
+    return {"driver": driver, "bucket": bucket, "path": path, "context": _no_retries(driver)} | (
+        options
     )
 
 
@@ -274,60 +273,51 @@ def _http_spec(url: str) -> dict[str, Any]:
     return {
         "driver": "http",
         "base_url": parts._replace(path=f"{parts.path.rstrip('/')}/").geturl(),
-        "context": _once("http"),
+        "context": _no_retries("http"),
     }
 
 
 def _s3_options() -> dict[str, Any]:
     environment, options = os.environ.get, {}
     endpoint = environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL")
-    if endpoint:  # Amazon tells the region of a bucket, others may not
-        options |= {
-            "endpoint": endpoint,
-            "aws_region": environment("AWS_REGION")
-            or environment("AWS_DEFAULT_REGION")
-            or "us-east-1",
-        }
+    if endpoint:  # Amazon reports the region of a bucket, others may not
+        region = environment("AWS_REGION") or environment("AWS_DEFAULT_REGION") or "us-east-1"
+        options |= {"endpoint": endpoint, "aws_region": region}
     if environment("AWS_NO_SIGN_REQUEST", "").upper() in ("YES", "TRUE", "1"):
         options |= {"aws_credentials": {"type": "anonymous"}}
     return options
 
 
-def _once(driver: str) -> dict[str, Any]:
+def _no_retries(driver: str) -> dict[str, Any]:
     return {f"{driver}_request_retries": {"max_retries": 0}}
 
 
 def _open(root: str) -> Any:
-    """tensorstore.KvStore of a store."""
-    return _open_spec(json.dumps(spec(root), sort_keys=True))
+    """The tensorstore.KvStore of a store."""
+    return _open_spec(json.dumps(kvstore_spec(root), sort_keys=True))
 
 
 @functools.lru_cache(64)
 def _open_spec(text: str) -> Any:
-    import tensorstore  # only here: whoever reads local stores can fork
+    import tensorstore  # only here, so that a process that reads local stores can fork
 
     return tensorstore.KvStore.open(json.loads(text)).result()
 
 
-def _begin(wanted: Range) -> Any:
+def _start(part: Range) -> Any:
     """A future of the bytes."""
-    return _open(wanted.file.root).read(
-        wanted.file.file, byte_range=slice(wanted.offset, wanted.offset + wanted.length)
-    )
+    byte_range = slice(part.offset, part.offset + part.length)
+    return _open(part.file.root).read(part.file.file, byte_range=byte_range)
 
 
 def _result(file: RemotePath, future: Any) -> bytes:
-    """Raises StoreError where the far end says no, _TransientError."""
+    """The bytes of a future. Raises StoreError where the server refuses, _TransientError."""
     try:
         found = future.result(timeout=RETRIES.timeout_s)
     except TimeoutError:
         future.cancel()
         raise _TransientError(f"no answer in {RETRIES.timeout_s:g} seconds") from None
-    except (
-        ValueError,
-        LookupError,
-        RuntimeError,
-    ) as error:  # tensorstore raises these, with the status in the text
+    except (ValueError, LookupError, RuntimeError) as error:  # the errors of tensorstore
         if (status := _status(error)) in _TRANSIENT_STATUS:
             raise _TransientError(str(error)[:500]) from error
         raise StoreError(
@@ -335,37 +325,38 @@ def _result(file: RemotePath, future: Any) -> bytes:
         ) from error
     if found.state == "missing":
         raise StoreError(
-            f"{file}: there is no such file; check bucket and path, and that all of the store was "
+            f"{file}: there is no such file; check bucket and path, and that the whole store was "
             "copied there"
         )
     return found.value
 
 
 def _status(error: Exception) -> str:
+    """The status with which tensorstore begins its messages, or ""."""
     found = _STATUS.match(str(error))
     return found[1] if found else ""
 
 
-class _Ahead(threading.local):
-    """What one thread has announced, the first of it under way."""
+class _Requests(threading.local):
+    """The ranges that one thread reads next; requests for the first of them have started."""
 
     def __init__(self):
         self._waiting: Iterator[Range] = iter(())
-        self._begun: dict[Range, Any] = {}
+        self._started: dict[Range, Any] = {}
 
-    def announce(self, ranges: Iterable[Range]) -> None:
-        self._begun.clear()
+    def begin(self, ranges: Iterable[Range]) -> None:
+        self._started.clear()
         self._waiting = iter(dict.fromkeys(ranges))
         self._fill()
 
-    def take(self, wanted: Range) -> Any:
-        future = self._begun.pop(wanted, None) or _begin(wanted)
+    def take(self, part: Range) -> Any:
+        future = self._started.pop(part, None) or _start(part)
         self._fill()
         return future
 
     def _fill(self) -> None:
-        while len(self._begun) < _AHEAD and (wanted := next(self._waiting, None)):
-            self._begun[wanted] = _begin(wanted)
+        while len(self._started) < _CONCURRENT_REQUESTS and (part := next(self._waiting, None)):
+            self._started[part] = _start(part)
 
 
-_ahead = _Ahead()
+_requests = _Requests()

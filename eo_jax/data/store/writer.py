@@ -1,4 +1,4 @@
-"""Writes the shards, the index and the manifest of a store."""
+"""Writes a store: shards one by one, then index and manifest. reader.py shows the files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from eo_jax.data.store.zarr_shards import Kind, ShardWriter
 from eo_jax.schema import Sample
 
 
-def index_row(sample: Sample, split: str, nodata_share: float) -> dict[str, Any]:
-    """What the index says of one sample; shard and row are added when the store is finished."""
+def index_row(sample: Sample, split: str, nodata_fraction: float) -> dict[str, Any]:
+    """One sample's row of the index; `finish_store` adds shard and row."""
     return {
         "id": sample.id,
         "group": sample.group,
@@ -29,45 +29,49 @@ def index_row(sample: Sample, split: str, nodata_share: float) -> dict[str, Any]
         "dtype": sample.pixels.dtype.name,
         "time": NO_TIME if sample.time is None else sample.time,
         "lonlat": [float("nan")] * 2 if sample.lonlat is None else list(sample.lonlat),
-        "nodata_share": nodata_share,
+        "nodata_share": nodata_fraction,
     }
 
 
 def write_shard(
-    output: Path, number: int, format: str, samples_a_shard: int, samples: Iterable[Sample]
+    output: Path, number: int, format: str, samples_per_shard: int, samples: Iterable[Sample]
 ) -> dict[str, Any]:
-    """Writes one shard of a store, holding one sample at a time. Equal samples give equal bytes;
-    after a failure nothing is left behind.
+    """Writes one shard of a store, holding one sample in memory at a time.
 
-    Several processes, on one machine or more, may write the same shard: names are given when files
-        are whole.
+    Equal samples give equal bytes, and a failure leaves nothing behind. Several processes, on one
+    machine or more, may write the same shard: files get their names when they are complete.
 
     Args:
         output: folder of the store.
         number: of the shard, from 0.
-        format: one of FORMATS.
-        samples_a_shard: the most samples that a shard of this store has.
+        format: one of `reader.FORMATS`.
+        samples_per_shard: the largest number of samples in a shard of this store.
 
-    Returns the shard's entry in the manifest: {"file", "samples", "bytes", "sha256"}; in the Zarr
-        formats also "samples_a_shard" and "pixels", a list
-    of {"array", "file", "samples", "bytes", "sha256"}. Raises ValueError for samples that the
-    format cannot hold, OSError.
+    Returns:
+        The shard's entry in the manifest: {"file", "samples", "bytes", "sha256"}; in the Zarr
+        formats also "samples_a_shard" and "pixels", a list of {"array", "file", "samples", "bytes",
+        "sha256"}.
+
+    Raises:
+        ValueError: a sample that the format cannot hold.
+        OSError: the disk is full.
     """
     name = f"shards/{number:05d}.array_record"
     (output / "shards").mkdir(parents=True, exist_ok=True)
     if format == "array-record":
         return {"file": name, **_write_file(output / name, map(record.encode, samples))}
-    with ShardWriter(output, number, format, samples_a_shard) as pixels:
-        entry = _write_file(output / name, _records_beside(pixels, samples))
+    with ShardWriter(output, number, format, samples_per_shard) as pixels:
+        entry = _write_file(output / name, _records_without_pixels(samples, pixels))
         return {
             "file": name,
             **entry,
-            "samples_a_shard": samples_a_shard,
+            "samples_a_shard": samples_per_shard,
             "pixels": pixels.finish(),
         }
 
 
-def _records_beside(pixels: ShardWriter, samples: Iterable[Sample]) -> Iterator[bytes]:
+def _records_without_pixels(samples: Iterable[Sample], pixels: ShardWriter) -> Iterator[bytes]:
+    """The record of each sample, whose pixels go to `pixels`."""
     for sample in samples:
         pixels.put(sample)
         yield record.encode_without_pixels(sample)
@@ -85,8 +89,10 @@ def _write_file(path: Path, records: Iterable[bytes]) -> dict[str, Any]:
 
 
 def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int:
-    """Number of records written. What ArrayRecord itself raises becomes an OSError about `path`;
-    errors of the iterator pass through.
+    """Writes records and returns their number.
+
+    An error of ArrayRecord becomes an OSError that names `path`; errors of the iterator pass
+    through.
     """
 
     def checked(call: Callable, *arguments: Any) -> Any:
@@ -98,17 +104,17 @@ def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int
                 "command again."
             ) from error
 
-    # Random access wants one record a group; the payloads are compressed already.
-    writer = checked(
-        ArrayRecordWriter, str(temporary), "group_size:1,uncompressed,max_parallelism:1"
-    )  # threads would be beside a process a core
+    # One record per group for random access; the payloads are already compressed; and the converter
+    # runs one process per core, so no threads.
+    options = "group_size:1,uncompressed,max_parallelism:1"
+    writer = checked(ArrayRecordWriter, str(temporary), options)
     samples = 0
     try:
         for data in records:
             checked(writer.write, data)
             samples += 1
     except BaseException:
-        with contextlib.suppress(RuntimeError):  # the first error is the one to tell
+        with contextlib.suppress(RuntimeError):  # the first error is the one to report
             writer.close()
         raise
     checked(writer.close)
@@ -121,11 +127,11 @@ def finish_store(
     """Writes index and manifest, the manifest last: a store without one is unfinished.
 
     Args:
-        shards: what `write_shard` returned, in order; shards without samples left out.
+        shards: the results of `write_shard`, in order, without shards that have no sample.
         rows: for each shard, `index_row` of each record, in order.
-        about: archive, sensors, splits, labels, statistics; goes into the manifest as it is.
+        about: archive, sensors, splits, labels and statistics, copied into the manifest.
         format: as given to `write_shard`.
-        tasks: the number of shards, those without samples included.
+        tasks: the number of shards, including those without samples.
     """
     index = index_bytes(rows)
     write_atomically(path / "index.npz", index)
@@ -140,7 +146,7 @@ def finish_store(
     if format in zarr_shards.FORMATS:
         manifest |= _write_arrays(path, shards, rows, format, tasks)
     manifest["index_sha256"] = hashlib.sha256(index).hexdigest()
-    manifest = json.loads(json.dumps(manifest))  # what a reader will see: text keys
+    manifest = json.loads(json.dumps(manifest))  # as a reader will see it: keys are text
     manifest["content_sha256"] = content_sha256(manifest)
     write_atomically(
         path / "manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
@@ -150,25 +156,27 @@ def finish_store(
 def _write_arrays(
     path: Path, shards: list[dict], rows: list[list[dict]], format: str, tasks: int
 ) -> dict[str, Any]:
-    """Writes the zarr.json of every kind of pixels. Returns what the manifest says of them,
-    {"arrays": {kind: {"file", "bytes", "sha256"}}, ...}.
+    """Writes the zarr.json of every kind of pixels.
+
+    Returns their part of the manifest: {"arrays": {kind: {"file", "bytes", "sha256"}},
+    "samples_a_shard": number}.
     """
     sizes = {shard["samples_a_shard"] for shard in shards}
     if len(sizes) > 1:
         raise ValueError(
             f"{path}: shards of {' and '.join(map(str, sorted(sizes)))} samples in one store; "
-            "write all with one samples_a_shard"
+            "write all with one samples_per_shard"
         )
-    samples_a_shard, arrays = max(sizes, default=0), {}
+    samples_per_shard, arrays = max(sizes, default=0), {}
     for sensor, dtype, shape in sorted(
         {(row["sensor"], row["dtype"], tuple(row["shape"])) for shard in rows for row in shard}
     ):
         kind = Kind(format, sensor, dtype, shape)
-        data = kind.metadata(tasks, samples_a_shard)
+        data = kind.metadata(tasks, samples_per_shard)
         write_atomically(path / kind.metadata_name, data)
         arrays[kind.name] = {
             "file": kind.metadata_name,
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-    return {"arrays": arrays, "samples_a_shard": samples_a_shard}
+    return {"arrays": arrays, "samples_a_shard": samples_per_shard}

@@ -1,6 +1,4 @@
-"""Where the pixels of each sample of a Zarr store are: which array, which file, which row; checked
-when the store is opened.
-"""
+"""Reads pixels of a Zarr store; the array, file and row of each sample are checked on opening."""
 
 from __future__ import annotations
 
@@ -16,25 +14,23 @@ from eo_jax.data.store.manifest import kind_codes
 from eo_jax.data.store.remote import RemotePath
 from eo_jax.data.store.zarr_shards import Bands, Kind
 
-# of a store at a time: each takes a file descriptor, of which a process often has no more than 1024
+# Mapped files per store: each takes a file descriptor, of which a process often has only 1024.
 _MAPPED_FILES = 256
-_INDICES = (
-    64  # of shards, remembered of a store at a time, for what is not mapped: some megabytes at most
-)
+_INDICES = 64  # cached shard indices per store, of files that are not mapped: some megabytes
 
 
 class PixelFiles:
-    """The pixel files of a store. It keeps none open but by memory map, so threads may share it and
-    a fork does not harm it.
+    """The pixel files of a store.
 
-    It remembers whose checksums it has verified, a byte a sample, and the last shard indices; those
-    of mapped files stay there.
+    None is kept open except by memory map, so threads may share them and a fork does no harm. It
+    remembers which samples' checksums it has verified, in one byte per sample, and the shard
+    indices read last; those of mapped files stay in the files.
     """
 
     def __init__(
         self, store: Path | RemotePath, manifest: dict[str, Any], index: dict[str, np.ndarray]
     ):
-        """Raises StoreError where files are not what manifest and index say."""
+        """Raises StoreError where files do not match manifest and index."""
         self.store = store
         self._kinds, self._kind_of = _kinds(manifest["format"], index)
         counts = [shard["samples"] for shard in manifest["shards"]]
@@ -49,15 +45,16 @@ class PixelFiles:
         for entries in self._entries:
             for entry in entries.values():
                 check_size(store, entry["file"], entry["bytes"])
-        self._begin()
+        self._open()
 
     def file(self, i: int, shard: int) -> Path | RemotePath:
-        """The file that holds the pixels of sample i, a sample of that shard."""
+        """The pixel file of sample i, which is in that shard."""
         return self.store / self._entries[shard][self._kinds[self._kind_of[i]].name]["file"]
 
     def read(self, i: int, shard: int, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
-        """Pixels [c', h', w'] of sample i, a sample of that shard. Raises as
-        `zarr_shards.read_pixels`.
+        """Pixels [c', h', w'] of sample i, which is in that shard.
+
+        Raises as `zarr_shards.read_pixels`.
         """
         kind = self._kinds[self._kind_of[i]]
         return zarr_shards.read_pixels(
@@ -65,14 +62,14 @@ class PixelFiles:
         )
 
     def read_into(self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice) -> None:
-        """Puts a part of the pixels of sample i, a sample of that shard, into `out` [c, h', w'] of
-        their dtype. Raises as `zarr_shards.read_pixels`.
+        """Reads a part of the pixels of sample i, which is in that shard, into `out` [c, h', w'].
 
-        The first time they are read whole and held against their checksums; after that they come
-        out of a memory map.
+        `out` has the dtype of the pixels. The first time, whole chunks are read and checked against
+        their checksums; after that, pixels come from a memory map. Raises as
+        `zarr_shards.read_pixels`.
         """
         kind = self._kinds[self._kind_of[i]]
-        file = self._local(shard, kind)
+        file = self._local_file(shard, kind)
         if self._verified[i]:
             mapped, index = self._map(
                 file, self._entries[shard][kind.name]["bytes"], kind, self._rows
@@ -83,23 +80,20 @@ class PixelFiles:
             self._verified[i] = True
 
     def _byte_ranges(self, i: int, shard: int, kind: Kind) -> np.ndarray:
-        """uint64 [chunks, 2], where the chunks of a sample are in its file."""
-        return self._index(self._local(shard, kind), kind, self._rows)[self._row(i, shard)]
+        """uint64 [chunks, 2], the byte ranges of a sample's chunks in its file."""
+        return self._index(self._local_file(shard, kind), kind, self._rows)[self._row(i, shard)]
 
-    def _local(self, shard: int, kind: Kind) -> str:
-        """The path of a pixel file; pathlib would take as long as the rest of the reading of a
-        small sample.
-        """
+    def _local_file(self, shard: int, kind: Kind) -> str:
+        """The path of a pixel file, as text: pathlib would double the time of a small read."""
         return f"{self.store}/{self._entries[shard][kind.name]['file']}"
 
     def _row(self, i: int, shard: int) -> int:
-        """The row of sample i in its file: how many of its shard and kind come before it."""
-        return int(
-            np.count_nonzero(self._kind_of[self._first_of_shard[shard] : i] == self._kind_of[i])
-        )
+        """The row of sample i in its file: how many samples of its shard and kind precede it."""
+        before = self._kind_of[self._first_of_shard[shard] : i]
+        return int(np.count_nonzero(before == self._kind_of[i]))
 
-    def _begin(self) -> None:
-        """What every process has for itself."""
+    def _open(self) -> None:
+        """Creates the state that is separate for each process."""
         self._verified = np.zeros(len(self._kind_of), bool)
         self._map = functools.lru_cache(_MAPPED_FILES)(zarr_shards.map_shard)
         self._index = functools.lru_cache(_INDICES)(zarr_shards.read_index)
@@ -113,10 +107,10 @@ class PixelFiles:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._begin()
+        self._open()
 
     def _check_counts(self, shard_of: np.ndarray) -> None:
-        """Manifest and index have to agree on how many rows each file has."""
+        """Raises StoreError unless manifest and index agree on the number of rows of each file."""
         files, counts = np.unique(shard_of * len(self._kinds) + self._kind_of, return_counts=True)
         shards_and_kinds = (divmod(file, len(self._kinds)) for file in files.tolist())
         indexed = {
@@ -139,13 +133,12 @@ class PixelFiles:
 
 
 def _kinds(format: str, index: dict[str, np.ndarray]) -> tuple[list[Kind], np.ndarray]:
-    """Every kind of pixels, and int [samples], which of them a sample is of."""
+    """(every kind of pixels; int [samples], the number of each sample's kind)."""
     kind_of = kind_codes(index)
-    first = np.flatnonzero(
-        np.diff(np.maximum.accumulate(kind_of), prepend=-1)
-    )  # samples: a kind that is new has a number above those before
+    # The first sample of each kind: codes count up in order of first use.
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(kind_of), prepend=-1))
     if len(first) != kind_of.max(initial=-1) + 1:
-        raise ValueError("kind_code of the index leaves out a number")
+        raise ValueError("kind_code of the index skips a number")
     of_first = (index[column][first].tolist() for column in ("sensor", "dtype", "shape"))
     return [
         Kind(format, sensor, dtype, tuple(shape))
@@ -154,14 +147,15 @@ def _kinds(format: str, index: dict[str, np.ndarray]) -> tuple[list[Kind], np.nd
 
 
 def _check_metadata(store: Path | RemotePath, kind: Kind, manifest: dict[str, Any]) -> None:
-    """zarr.json has to be, byte for byte, the one this module would have written; nothing in it is
-    believed.
+    """Raises StoreError unless zarr.json is, byte for byte, the one that the writer makes.
+
+    Nothing in it is trusted.
     """
     expected = kind.metadata(manifest["tasks"], manifest["samples_a_shard"])
     name = kind.metadata_name
     check_size(store, name, len(expected))
     if (store / name).read_bytes() != expected:
         raise StoreError(
-            f"{store / name}: is not the description of {kind.name} that belongs to this store; "
-            "copy it again or convert again"
+            f"{store / name}: does not describe {kind.name} as this store has it; copy it again or "
+            "convert again"
         )

@@ -1,6 +1,4 @@
-"""Pixels of a Zarr store over a network: the byte ranges of the chunks that are wanted, each held
-against its checksum.
-"""
+"""Reads pixels of a remote Zarr store: byte ranges of chunks, each checked against its CRC-32C."""
 
 from __future__ import annotations
 
@@ -8,23 +6,21 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from eo_jax.data.store import remote, zarr_shards
 from eo_jax.data.store.remote import Range, RemotePath
 from eo_jax.data.store.zarr_reader import PixelFiles
-from eo_jax.data.store.zarr_shards import Bands, Kind
+from eo_jax.data.store.zarr_shards import CRC_BYTES, Bands, Kind, check_crc, index_bytes
 
-_CRC_BYTES = 4
-# than it had before that a compressed chunk may take, checksum included; zarr_shards knows the
-# exact number
-_MORE_BYTES = 64
+# The most bytes that compression and checksum add to a chunk; zarr_shards has the exact bound.
+_OVERHEAD = 64
 
 
 class RemotePixels(PixelFiles):
-    """Reads as PixelFiles does, from a RemotePath. Chunks that lie side by side come with one
-    request; shard indices are kept in memory.
+    """PixelFiles of a RemotePath.
+
+    Adjacent chunks come with one request; shard indices are kept in memory.
     """
 
     def __init__(self, store: RemotePath, manifest: dict[str, Any], index: dict[str, np.ndarray]):
@@ -33,8 +29,9 @@ class RemotePixels(PixelFiles):
         self._indices: dict[tuple[int, str], np.ndarray] = {}
 
     def read(self, i: int, shard: int, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
-        """Pixels [c', h', w'] of sample i. Raises as `read_into`, and IndexError where there is no
-        such band.
+        """Pixels [c', h', w'] of sample i.
+
+        Raises as `read_into`, and IndexError where there is no such band.
         """
         kind = self._kinds[self._kind_of[i]]
         chunk_of, band_of = np.divmod(np.arange(kind.shape[0])[bands], kind.bands_per_chunk)
@@ -44,31 +41,32 @@ class RemotePixels(PixelFiles):
             for side, part in zip(kind.shape[1:], (rows, columns), strict=True)
         )
         out = np.empty((len(chunks) * kind.bands_per_chunk, *sides), kind.numpy_dtype)
-        self._copy(i, shard, self._byte_ranges(i, shard, kind)[chunks], out, rows, columns)
+        self._fetch_into(i, shard, self._byte_ranges(i, shard, kind)[chunks], out, rows, columns)
         return out[number * kind.bands_per_chunk + band_of]
 
     def read_into(self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice) -> None:
-        """Puts a part of the pixels of sample i into `out` [c, h', w'].
+        """Reads a part of the pixels of sample i into `out` [c, h', w'].
 
-        Raises ValueError where the file is damaged, StoreError where it is refused, RemoteError.
+        Raises ValueError where the file is damaged, StoreError where access is refused,
+        RemoteError.
         """
-        self._copy(
-            i, shard, self._byte_ranges(i, shard, self._kinds[self._kind_of[i]]), out, rows, columns
-        )
+        kind = self._kinds[self._kind_of[i]]
+        self._fetch_into(i, shard, self._byte_ranges(i, shard, kind), out, rows, columns)
 
     def index_range(self, i: int, shard: int) -> Range | None:
-        """Where the shard index is that sample i needs; None where it is known. Raises ValueError
-        where it cannot be.
+        """The byte range of the shard index that sample i needs; None if it is in memory.
+
+        Raises ValueError where the file is too short for an index.
         """
         kind = self._kinds[self._kind_of[i]]
         return None if (shard, kind.name) in self._indices else self._index_range(shard, kind)
 
     def ranges(self, i: int, shard: int) -> list[Range]:
-        """Where all pixels of sample i are. Raises as `read_into`."""
+        """The byte ranges of all pixels of sample i. Raises as `read_into`."""
         kind = self._kinds[self._kind_of[i]]
         return self._ranges(shard, kind, self._byte_ranges(i, shard, kind))
 
-    def _copy(
+    def _fetch_into(
         self,
         i: int,
         shard: int,
@@ -77,48 +75,44 @@ class RemotePixels(PixelFiles):
         rows: slice,
         columns: slice,
     ) -> None:
-        """Chunks at these byte_ranges, one after the other, into `out`."""
+        """Reads the chunks at these byte ranges, one after the other, into `out`."""
         kind = self._kinds[self._kind_of[i]]
         ranges = self._ranges(shard, kind, byte_ranges)
         lengths = byte_ranges[:, 1].astype(np.int64)
-        here = np.stack(
-            [np.cumsum(lengths) - lengths, lengths], 1
-        )  # byte_ranges in what was fetched
+        within = np.stack([np.cumsum(lengths) - lengths, lengths], 1)  # the ranges in fetched data
 
         def attempt() -> None:
-            data = _joined([remote.fetch(wanted) for wanted in ranges])
-            for offset, length in here.tolist():
-                _check(data[offset : offset + length])
-            zarr_shards.copy_mapped(data, kind, here, out, rows, columns)
+            data = _join([remote.fetch(part) for part in ranges])
+            for offset, length in within.tolist():
+                check_crc(data[offset : offset + length])
+            zarr_shards.copy_mapped(data, kind, within, out, rows, columns)
 
-        remote.retrying(self.file(i, shard), attempt)
+        remote.retry(self.file(i, shard), attempt)
 
     def _byte_ranges(self, i: int, shard: int, kind: Kind) -> np.ndarray:
-        """uint64 [chunks, 2], where the chunks of a sample are in its file."""
+        """uint64 [chunks, 2], the byte ranges of a sample's chunks in its file."""
         key = (shard, kind.name)
         if key not in self._indices:  # no lock: two threads may read an index, and either is right
-            wanted = self._index_range(shard, kind)
-            self._indices[key] = remote.retrying(
-                wanted.file, functools.partial(_fetch_index, wanted)
-            ).reshape(self._rows, kind.chunks, 2)
+            index_range = self._index_range(shard, kind)
+            fetch = functools.partial(_fetch_index, index_range)
+            index = remote.retry(index_range.file, fetch)
+            self._indices[key] = index.reshape(self._rows, kind.chunks, 2)
         return self._indices[key][self._row(i, shard)]
 
     def _index_range(self, shard: int, kind: Kind) -> Range:
-        entry, length = self._entries[shard][kind.name], self._rows * kind.chunks * 16 + _CRC_BYTES
-        if length > entry["bytes"]:
-            raise ValueError(f"{entry['bytes']} bytes are too few for an index of {length}")
+        entry = self._entries[shard][kind.name]
+        length = index_bytes(kind, self._rows, entry["bytes"])
         return Range(self.store / entry["file"], entry["bytes"] - length, length)
 
     def _ranges(self, shard: int, kind: Kind, byte_ranges: np.ndarray) -> list[Range]:
-        """Where chunks are, those side by side as one. Raises ValueError for what the file cannot
-        hold, before anything is allocated.
+        """Byte ranges of chunks, adjacent ones merged.
+
+        Raises ValueError for a range that the file cannot have, before anything is allocated.
         """
         entry, runs = self._entries[shard][kind.name], []
         for offset, length in byte_ranges.tolist():
-            if (
-                offset + length > entry["bytes"]
-                or not _CRC_BYTES < length <= kind.chunk_bytes + _MORE_BYTES
-            ):
+            is_length = CRC_BYTES < length <= kind.chunk_bytes + _OVERHEAD
+            if not is_length or offset + length > entry["bytes"]:
                 raise ValueError(
                     f"a chunk of {length} bytes from byte {offset} cannot be in a file of "
                     f"{entry['bytes']}"
@@ -131,32 +125,21 @@ class RemotePixels(PixelFiles):
 
 
 def begin_reading(samples: Sequence[tuple[RemotePixels, int, int]]) -> None:
-    """Says which samples, each with its shard, this thread reads next, all bands of them: the first
-    ones are asked for at once, after their indices.
+    """Starts requests for the samples, each with its shard, that this thread reads next.
 
-    Raises as `RemotePixels.read_into`.
+    Their shard indices come first, then all their bands. Raises as `RemotePixels.read_into`.
     """
-    remote.announce(filter(None, (pixels.index_range(i, shard) for pixels, i, shard in samples)))
-    remote.announce([wanted for pixels, i, shard in samples for wanted in pixels.ranges(i, shard)])
+    remote.begin_reading(
+        filter(None, (pixels.index_range(i, shard) for pixels, i, shard in samples))
+    )
+    remote.begin_reading([part for pixels, i, shard in samples for part in pixels.ranges(i, shard)])
 
 
-def _fetch_index(wanted: Range) -> np.ndarray:
+def _fetch_index(index_range: Range) -> np.ndarray:
     """uint64, a shard index without its checksum."""
-    data = np.frombuffer(remote.fetch(wanted), np.uint8)
-    _check(data)
-    return data[:-_CRC_BYTES].view("<u8")
+    return check_crc(np.frombuffer(remote.fetch(index_range), np.uint8)).view("<u8")
 
 
-def _joined(parts: list[bytes]) -> np.ndarray:
-    """uint8, without a copy where there is one part."""
+def _join(parts: list[bytes]) -> np.ndarray:
+    """uint8, without a copy if there is only one part."""
     return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
-
-
-def _check(data: np.ndarray) -> None:
-    """Raises ValueError where the CRC-32C at the end of some bytes is not that of those
-    before it.
-    """
-    if google_crc32c.value(data[:-_CRC_BYTES]) != int.from_bytes(
-        data[-_CRC_BYTES:].tobytes(), "little"
-    ):
-        raise ValueError("a checksum does not match")

@@ -1,16 +1,16 @@
-"""Pixels as sharded Zarr version 3 arrays: one array a kind of pixels, one file a shard, one row a
-sample, read and written row by row.
+"""Pixels as sharded Zarr version 3 arrays: one per (sensor, dtype, shape), with one row per sample.
 
-STORE/pixels/enmap-int16-202x128x128/zarr.json     the array [shards x rows, c, h, w]; row = number
-of the shard x rows + byte_range in its file STORE/pixels/enmap-int16-202x128x128/c/0/0/0/0
-chunks of shard 0 one after the other, then the shard index: offset and length of each
+    STORE/pixels/enmap-int16-202x128x128/zarr.json    the array [shards x rows, c, h, w]; a sample's
+                                                      row is shard x rows + its position in the file
+    STORE/pixels/enmap-int16-202x128x128/c/0/0/0/0    the chunks of shard 0, then the shard index:
+                                                      offset and length of each chunk
 
-Format "zarr-raw" has one plain chunk a sample. Format "zarr" cuts a sample into chunks of about 32
-bands, each compressed by Blosc (bitshuffle, LZ4HC), so that a few bands are read without the
-others; integers are stored as band differences, which begin anew in each chunk, and the attribute
-`eo_jax` of zarr.json says so. Chunks and index end with their CRC-32C. Any Zarr reader opens the
-arrays. This one keeps nothing open, so that it works in a forked process, where tensorstore aborts,
-and it holds every length against the kind of pixels before it allocates.
+Format "zarr-raw" has one plain chunk per sample. Format "zarr" splits a sample into chunks of about
+32 bands, each compressed by Blosc (bitshuffle, LZ4HC), so that a few bands are read without the
+others; integers are stored as band differences, which start again in each chunk, as the attribute
+`eo_jax` of zarr.json says. Chunks and index end with their CRC-32C. Any Zarr reader opens the
+arrays. This one keeps no file open, so that it works in a forked process, where tensorstore aborts,
+and it checks every length against the kind of pixels before it allocates.
 """
 
 from __future__ import annotations
@@ -34,31 +34,34 @@ from eo_jax.data.store import files, record
 from eo_jax.data.store.buffers import Scratch
 from eo_jax.schema import Sample
 
-Bands: TypeAlias = "slice | Sequence[int] | np.ndarray"  # numbers from 0
+Bands: TypeAlias = "slice | Sequence[int] | np.ndarray"  # band numbers from 0
 
 FORMATS = ("zarr", "zarr-raw")
 _BANDS_PER_CHUNK = 32
 _ABSENT = 2**64 - 1  # offset and length of a chunk that was not written
 _CRC = struct.Struct("<I")
-# Blosc's own choice of half a megabyte packs 3 % better, but its scratch then comes from fresh
-# pages: a tenth slower with two threads.
+CRC_BYTES = _CRC.size
+# Blosc's own choice of half a megabyte compresses 3 % better, but its scratch memory then comes
+# from fresh pages: 10 % slower with two threads.
 _BLOSC = {"cname": "lz4hc", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 65536}
-_BLOSC_HEADER = struct.Struct("<4x3I")  # bytes before compression, of a block, after
-_BLOSC_OVERHEAD = 16  # what Blosc adds at most
+_BLOSC_HEADER = struct.Struct("<4x3I")  # bytes before compression, of a block, after compression
+_BLOSC_OVERHEAD = 16  # the most that Blosc adds to a chunk
 _FILL = {"b": False, "i": 0, "u": 0, "f": 0.0}
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # becomes the name of a folder
 
 _PACKED, _UNPACKED = Scratch(), Scratch()
 
-# its own threads hold the GIL and do not survive a fork; the callers' threads then run side by side
+# Blosc's own threads hold the GIL and do not survive a fork; without them, callers' threads run in
+# parallel.
 numcodecs.blosc.use_threads = False
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Pixels of one sensor, dtype and shape [c, h, w]: those that share an array. Raises ValueError
-    for what cannot be one.
+    """Pixels of one sensor, dtype and shape [c, h, w], which share an array.
+
+    Raises ValueError for values that an array cannot have.
     """
 
     format: str
@@ -85,7 +88,7 @@ class Kind:
 
     @functools.cached_property
     def chunks(self) -> int:
-        """Chunks of a sample."""
+        """Chunks per sample."""
         return 1 if self.format == "zarr-raw" else -(-self.shape[0] // _BANDS_PER_CHUNK)
 
     @functools.cached_property
@@ -119,7 +122,7 @@ class Kind:
         return f"pixels/{self.name}/c/{number}/0/0/0"
 
     def metadata(self, tasks: int, rows: int) -> bytes:
-        """The zarr.json of the array of `tasks` shards with `rows` rows each."""
+        """The zarr.json of an array of `tasks` shards with `rows` rows each."""
         compressor = (
             [{"name": "blosc", "configuration": {**_BLOSC, "typesize": self.numpy_dtype.itemsize}}]
             if self.format == "zarr"
@@ -157,10 +160,9 @@ class Kind:
 
 
 class ShardWriter:
-    """Writes the pixel files of one shard, sample by sample; a context manager that leaves nothing
-    temporary behind.
+    """Writes the pixel files of one shard, sample by sample, under temporary names until `finish`.
 
-    One sample at a time is held in memory. Nothing has its final name before `finish`.
+    A context manager: at its end, temporary files are removed.
     """
 
     def __init__(self, store: Path, number: int, format: str, rows: int):
@@ -168,8 +170,9 @@ class ShardWriter:
         self._files: dict[Kind, _OpenFile] = {}
 
     def put(self, sample: Sample) -> None:
-        """Adds the pixels of a sample. Raises ValueError for pixels that a Zarr store cannot hold,
-        OSError where the disk is full.
+        """Adds the pixels of a sample.
+
+        Raises ValueError for pixels that a Zarr store cannot hold, OSError where the disk is full.
         """
         try:
             kind = Kind(self.format, sample.sensor, sample.pixels.dtype.name, sample.pixels.shape)
@@ -183,14 +186,15 @@ class ShardWriter:
         file = self._files[kind]
         if len(file.index) == self.rows:
             raise ValueError(
-                f"sample {sample.id}: shard {self.number} has {self.rows} samples already, the "
-                "most of a shard in this store"
+                f"sample {sample.id}: shard {self.number} already has {self.rows} samples, the "
+                "limit of this store"
             )
-        file.append_row(_encode(sample.pixels, kind))
+        file.append_sample(_encode(sample.pixels, kind))
 
     def finish(self) -> list[dict[str, Any]]:
-        """Gives the files their names. Returns {"array", "file", "samples", "bytes", "sha256"}
-        each, for the manifest.
+        """Gives the files their names, and returns the manifest entry of each.
+
+        An entry is {"array", "file", "samples", "bytes", "sha256"}.
         """
         return [
             self._finish(kind, self._files[kind])
@@ -224,16 +228,17 @@ class ShardWriter:
 
 @dataclass
 class _OpenFile:
-    """A file that grows under a temporary name. It is opened for each chunk: a shard may have as
-    many kinds of pixels as samples.
+    """A file that grows under a temporary name.
+
+    It is reopened for each chunk, since a shard may have as many kinds of pixels as samples.
     """
 
     temporary: Path
-    final: Path  # for messages
-    index: list[list[tuple[int, int]]] = field(default_factory=list)
+    final: Path
+    index: list[list[tuple[int, int]]] = field(default_factory=list)  # byte ranges of each sample
     size: int = 0
 
-    def append_row(self, chunks: Iterator[bytes]) -> None:
+    def append_sample(self, chunks: Iterator[bytes]) -> None:
         byte_ranges = []
         for chunk in chunks:
             byte_ranges.append((self.size, len(chunk)))
@@ -247,7 +252,7 @@ class _OpenFile:
 
 
 def _encode(pixels: np.ndarray, kind: Kind) -> Iterator[bytes]:
-    """The chunks of pixels [c, h, w]. The last one is filled up with zero bands, as Zarr has it."""
+    """The chunks of pixels [c, h, w]; the last one is zero-padded, as Zarr requires."""
     for first in range(0, kind.shape[0], kind.bands_per_chunk):
         bands = np.ascontiguousarray(pixels[first : first + kind.bands_per_chunk], kind.numpy_dtype)
         if kind.format == "zarr-raw":
@@ -273,21 +278,23 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 def read_index(file: Path | str, kind: Kind, rows: int) -> np.ndarray:
-    """uint64 [rows, chunks, 2], offset and length of every chunk of a shard file. Raises ValueError
-    where it is damaged, OSError.
+    """uint64 [rows, chunks, 2], the byte range of every chunk of a shard file.
+
+    Raises ValueError where the index is damaged, OSError.
     """
     with open(file, "rb", buffering=0) as source:
         size = source.seek(0, 2)
-        length = _index_bytes(kind, rows, size)
-        data = _read_checked(source, size - length, np.empty(length, np.uint8))
+        length = index_bytes(kind, rows, size)
+        data = _readcheck_crc(source, size - length, np.empty(length, np.uint8))
     return data.view("<u8").reshape(rows, kind.chunks, 2)
 
 
-def _index_bytes(kind: Kind, rows: int, size: int) -> int:
-    """Length of a shard index with its checksum. Raises ValueError where a file of `size` bytes
-    cannot have one.
+def index_bytes(kind: Kind, rows: int, size: int) -> int:
+    """Length of a shard index with its checksum.
+
+    Raises ValueError where a file of `size` bytes is too short for it.
     """
-    length = rows * kind.chunks * 16 + _CRC.size
+    length = rows * kind.chunks * 16 + CRC_BYTES
     if size < length:
         raise ValueError(f"{size} bytes are too few for an index of {length}")
     return length
@@ -301,9 +308,12 @@ def read_pixels(
     Args:
         file: the shard file.
         byte_ranges: uint64 [chunks, 2], the sample's row of the shard index.
-        bands, rows, columns: what is wanted. Only chunks with wanted bands are read.
+        bands, rows, columns: the part to read. Only chunks with such bands are read.
 
-    Raises ValueError where the file is damaged, IndexError where there is no such band, OSError.
+    Raises:
+        ValueError: the file is damaged.
+        IndexError: there is no such band.
+        OSError: the file cannot be read.
     """
     chunk_of, band_of = np.divmod(np.arange(kind.shape[0])[bands], kind.bands_per_chunk)
     with open(file, "rb", buffering=0) as source:
@@ -319,9 +329,8 @@ def read_pixels(
             read = _read_bands(
                 source, kind, byte_ranges[chunk], band_of[here].max() + 1, rows, columns
             )
-            for to, band in zip(
-                here, band_of[here], strict=True
-            ):  # read[band_of[here]] would copy them all twice
+            # Band by band: read[band_of[here]] would copy all of them twice.
+            for to, band in zip(here, band_of[here], strict=True):
                 pixels[to] = read[band]
     return pixels
 
@@ -334,19 +343,13 @@ def read_into(
     rows: slice,
     columns: slice,
 ) -> None:
-    """Puts a part of the pixels of one sample into `out` [c, h', w'] of the kind's dtype, by way of
-    this thread's scratch alone.
+    """Reads a part of the pixels of one sample into `out` [c, h', w'] of the kind's dtype.
 
-    Arguments and errors are those of `read_pixels`.
+    It uses only this thread's scratch memory. Arguments and errors are those of `read_pixels`.
     """
     with open(file, "rb", buffering=0) as source:
-        _restore(
-            out,
-            kind,
-            rows,
-            columns,
-            (_read_stored(source, kind, byte_range) for byte_range in byte_ranges),
-        )
+        chunks = (_read_stored(source, kind, byte_range) for byte_range in byte_ranges)
+        _restore(out, kind, rows, columns, chunks)
 
 
 def copy_mapped(
@@ -357,16 +360,9 @@ def copy_mapped(
     rows: slice,
     columns: slice,
 ) -> None:
-    """The same from a shard file that is mapped into memory, without a look at the checksums.
-    Raises ValueError.
-    """
-    _restore(
-        out,
-        kind,
-        rows,
-        columns,
-        (_mapped_stored(mapped, kind, byte_range) for byte_range in byte_ranges),
-    )
+    """The same from a memory-mapped shard file, without checking checksums. Raises ValueError."""
+    chunks = (_mapped_stored(mapped, kind, byte_range) for byte_range in byte_ranges)
+    _restore(out, kind, rows, columns, chunks)
 
 
 def _restore(
@@ -378,17 +374,19 @@ def _restore(
 
 
 def map_shard(file: Path | str, size: int, kind: Kind, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """A shard file mapped into memory, uint8 [size], and its index as `read_index` gives it, a view
-    of that. Raises ValueError, OSError.
+    """(memory-mapped shard file, uint8 [size]; its index as of `read_index`, a view of the file).
+
+    Raises ValueError, OSError.
     """
     mapped = _map_file(file, size)
-    index = _checked(mapped[size - _index_bytes(kind, rows, size) :])
+    index = check_crc(mapped[size - index_bytes(kind, rows, size) :])
     return mapped, index.view("<u8").reshape(rows, kind.chunks, 2)
 
 
 def _map_file(file: Path | str, size: int) -> np.ndarray:
-    """uint8 [size]. Raises ValueError where the file is of another size: reading past its end would
-    kill the process.
+    """uint8 [size], the mapped file.
+
+    Raises ValueError where it has another size: reading past its end would kill the process.
     """
     with open(file, "rb", buffering=0) as source:
         found = os.fstat(source.fileno()).st_size
@@ -400,7 +398,7 @@ def _map_file(file: Path | str, size: int) -> np.ndarray:
 def _read_bands(
     source: BinaryIO, kind: Kind, byte_range: np.ndarray, bands: int, rows: slice, columns: slice
 ) -> np.ndarray:
-    """The first `bands` bands of a chunk [n, h', w']; those after them need not be summed up."""
+    """The first `bands` bands of a chunk [n, h', w']; differences after them are not undone."""
     stored = _read_stored(source, kind, byte_range)[:bands]
     pixels = np.empty(stored[:, rows, columns].shape, kind.numpy_dtype)
     record.restore(pixels, stored, rows, columns, kind.has_differences)
@@ -408,19 +406,20 @@ def _read_bands(
 
 
 def _read_stored(source: BinaryIO, kind: Kind, byte_range: np.ndarray) -> np.ndarray:
-    """A chunk as it is stored, differences not undone, in this thread's scratch."""
+    """A chunk as stored, its differences not undone, in this thread's scratch."""
     offset, length = _checked_range(kind, byte_range)
-    return _unpack(_read_checked(source, offset, _PACKED.take(length)), kind)
+    return _unpack(_readcheck_crc(source, offset, _PACKED.take(length)), kind)
 
 
 def _mapped_stored(mapped: np.ndarray, kind: Kind, byte_range: np.ndarray) -> np.ndarray:
-    """A chunk as it is stored, differences not undone: in this thread's scratch, or in the file
-    where it is not compressed.
+    """A chunk as stored, its differences not undone.
+
+    It is in this thread's scratch, or, where it is not compressed, in the mapped file.
     """
     offset, length = _checked_range(kind, byte_range)
     if offset + length > len(mapped):
         raise ValueError(f"{length} bytes from byte {offset} are not there")
-    return _unpack(mapped[offset : offset + length - _CRC.size], kind)
+    return _unpack(mapped[offset : offset + length - CRC_BYTES], kind)
 
 
 def _unpack(data: np.ndarray, kind: Kind) -> np.ndarray:
@@ -429,41 +428,42 @@ def _unpack(data: np.ndarray, kind: Kind) -> np.ndarray:
 
 
 def _checked_range(kind: Kind, byte_range: np.ndarray) -> tuple[int, int]:
-    """Offset and length of a chunk."""
+    """Offset and length of a chunk. Raises ValueError where the chunk cannot have them."""
     offset, length = byte_range.tolist()
     if offset == _ABSENT:
         raise ValueError("its pixels were not written")
-    if length > kind.chunk_bytes + _BLOSC_OVERHEAD + _CRC.size:
+    if length > kind.chunk_bytes + _BLOSC_OVERHEAD + CRC_BYTES:
         raise ValueError(f"a chunk claims {length} bytes, {kind.chunk_bytes} before compression")
     return offset, length
 
 
 def _decompress(data: np.ndarray, kind: Kind) -> np.ndarray:
-    """Checks first what Blosc itself believes: the lengths in its header."""
+    """Checks first the lengths in the header, which Blosc itself would trust."""
     if len(data) < _BLOSC_HEADER.size:
         raise ValueError(f"a chunk of {len(data)} bytes is too short for Blosc")
     before, _, after = _BLOSC_HEADER.unpack_from(data)
     if (before, after) != (kind.chunk_bytes, len(data)):
         raise ValueError(
-            f"a chunk of {len(data)} bytes says {after} bytes for {before}, expected "
-            f"{kind.chunk_bytes}"
+            f"a chunk of {len(data)} bytes claims {after} bytes for {before} before compression, "
+            f"expected {kind.chunk_bytes}"
         )
     chunk = _UNPACKED.take(kind.chunk_bytes).view(kind.numpy_dtype)
     numcodecs.blosc.decompress(data, chunk)
     return chunk
 
 
-def _read_checked(source: BinaryIO, offset: int, into: np.ndarray) -> np.ndarray:
-    """uint8, bytes of a file that their checksum follows, read into an array for both."""
+def _readcheck_crc(source: BinaryIO, offset: int, into: np.ndarray) -> np.ndarray:
+    """uint8, bytes of a file without the checksum after them; `into` has room for both."""
     length = len(into)
     source.seek(offset)
-    if length <= _CRC.size or source.readinto(into) != length:
+    if length <= CRC_BYTES or source.readinto(into) != length:
         raise ValueError(f"{length} bytes from byte {offset} are not there")
-    return _checked(into)
+    return check_crc(into)
 
 
-def _checked(data: np.ndarray) -> np.ndarray:
-    """uint8, without the checksum at its end. Raises ValueError where that does not match."""
-    if google_crc32c.value(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
+def check_crc(data: np.ndarray) -> np.ndarray:
+    """uint8, without the CRC-32C at its end. Raises ValueError where that does not match."""
+    (checksum,) = _CRC.unpack_from(data, len(data) - CRC_BYTES)
+    if google_crc32c.value(data[:-CRC_BYTES]) != checksum:
         raise ValueError("a checksum does not match")
-    return data[: -_CRC.size]
+    return data[:-CRC_BYTES]
