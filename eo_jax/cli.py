@@ -1,6 +1,4 @@
-"""How commands end: one clear line for what a user can mend, a traceback only on request or for a
-bug.
-"""
+"""How commands end: one clear line for a user's error, a traceback on request or for a bug."""
 
 from __future__ import annotations
 
@@ -10,10 +8,10 @@ from collections.abc import Callable
 
 
 def run(main: Callable[[], int]) -> None:
-    """Runs a command and exits with its code. ValueError and OSError, which carry messages for
-    users, end as one line and exit code 1.
+    """Runs a command and exits with its code.
 
-    EO_JAX_TRACEBACK=1 shows where they came from.
+    ValueError and OSError, whose messages are for users, end as one line and exit code 1;
+    EO_JAX_TRACEBACK=1 shows their traceback.
     """
     try:
         code = main()
@@ -24,7 +22,7 @@ def run(main: Callable[[], int]) -> None:
         code = 1
     except KeyboardInterrupt:
         print(
-            "interrupted; the same command goes on from the last checkpoint",
+            "interrupted; the same command resumes from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )
@@ -33,8 +31,9 @@ def run(main: Callable[[], int]) -> None:
 
 
 def first_cause(error: Exception) -> str:
-    """One line of what ml_collections or absl says of flags in several: the end of a traceback
-    through the config file, or all of it.
+    """One line for an error of ml_collections or absl about flags, which takes several.
+
+    It is the end of a traceback through the config file, or the whole message.
     """
     cause = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
     lines = [line.strip() for line in str(cause).splitlines() if line.strip(". ")]

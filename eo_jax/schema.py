@@ -14,23 +14,22 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """One acquisition on one grid: one place, one time, one sensor. Absent means None, never a
-    guess.
+    """One acquisition on one grid: one location, time and sensor. Absent is None, never a guess.
 
     Attributes:
         pixels: [c, h, w] in the archive's own dtype and digital numbers, bands in the order of the
             sensor table.
         sensor: id of the row in `eo_jax.sensors`.
         id: unique in its store, e.g. "0287155/07676".
-        group: the place; acquisitions of one location share it.
-        product: product version as the archive gives it.
+        group: name of the location; all samples of one location share it.
+        product: product version, as in the archive.
         time: acquisition time, seconds since 1970 UTC.
         lonlat: centre of the patch, degrees.
         crs: "EPSG:..." or WKT.
         affine: pixel -> CRS as (a, b, c, d, e, f), x = a col + b row + c, y = d col + e row + f.
         gsd_m: ground sampling distance in metres.
-        wavelengths_nm: float [c], the file's own centre wavelengths, where it has them.
-        labels: named label arrays: [h, w] for maps, [k] or [] for the whole patch.
+        wavelengths_nm: float [c], the file's own centre wavelengths, if any.
+        labels: named label arrays: maps [h, w], or [k] or [] for the whole patch.
         masks: named quality masks [h, w].
     """
 
@@ -49,15 +48,15 @@ class Sample:
     masks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-# {source: {"pixels": [b, t, c, h, w], "time": int32 [b, t], "lonlat": f32 [b, 2], "position": int64
-# [b], "label"?: ...}}
+# {source: {"pixels": [b, t, c, h, w], "time": int32 [b, t], "lonlat": f32 [b, 2],
+#           "position": int64 [b], "label"?: ...}}
 Batch: TypeAlias = dict[str, dict[str, Any]]
-# {"<source>/<crop set>": f32 [b, v, H, W, c], "<source>/<crop set>/valid": bool [b, v, H, W, c or
-# 1], "<source>/<crop set>/label"?: [b, v, H, W] of maps, [b, v, ...] of what belongs to the whole
-# patch}
+# {"<source>/<crop set>": f32 [b, v, H, W, c],
+#  "<source>/<crop set>/valid": bool [b, v, H, W, c or 1],
+#  "<source>/<crop set>/label"?: [b, v, H, W] of maps, [b, v, ...] of whole patches}
 Views: TypeAlias = dict[str, Any]
-# Nested dicts of arrays. Params is what the gradient sees; Carry is everything else a method keeps
-# (running statistics, teacher, queue).
+# Nested dicts of arrays. The gradient is with respect to Params; Carry is all other state of a
+# method (running statistics, teacher, queue).
 Params: TypeAlias = dict[str, Any]
 Carry: TypeAlias = dict[str, Any]
 # {name: scalar}

@@ -1,8 +1,8 @@
-"""The sensor table: what each band of each product is, in numbers that someone published. Each
-family of sensors is a module of this folder.
+"""The sensor table: the published numbers of each band of each product.
 
-A user's own sensor is a JSON file with what `Sensor.row` gives; wherever a sensor is named, the
-file's name, which ends in .json, does as well. Write one from a row that is near:
+Each family of sensors is a module of this folder. A user's own sensor is a JSON file with the
+result of `Sensor.row`; wherever a sensor is named, the name of such a file, which ends in .json,
+works as well. Start from a similar row:
 
     json.dumps(get_sensor("sentinel2_l1c").row(), indent=1)
 """
@@ -30,8 +30,9 @@ _FILE_LIMIT = 10 * 2**20  # bytes; a row of 1000 bands has 0.1 MB
 
 
 def get_sensor(sensor_id: str) -> Sensor:
-    """The sensor of that id, or of that file where it ends in .json. ValueError with the nearest
-    id, or with the field that is wrong.
+    """The sensor of that id, or of that file if it ends in .json.
+
+    Raises ValueError with the nearest id, or with the field that is wrong.
     """
     if sensor_id.endswith(".json"):
         return _read_sensor(Path(sensor_id))
@@ -53,12 +54,12 @@ def _read_sensor(path: Path) -> Sensor:
     if path.stat().st_size > _FILE_LIMIT:
         raise ValueError(
             f"{path}: {path.stat().st_size} bytes, expected the JSON of one sensor, at most "
-            f"{_FILE_LIMIT}"
+            f"{_FILE_LIMIT} bytes"
         )
     try:
         row = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error}); write what Sensor.row() gives") from error
+        raise ValueError(f"{path}: not JSON ({error}); write the result of Sensor.row()") from error
     try:
         sensor = Sensor.from_row(row)
     except ValueError as error:

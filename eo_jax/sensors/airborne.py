@@ -1,9 +1,9 @@
-"""Airborne scenes: the classical classification benchmarks of ROSIS, CASI and AVIRIS, and the HyMap
-flight over Berlin with EnMAP simulated from it.
+"""Airborne scenes: the classification benchmarks of ROSIS, CASI and AVIRIS, and HyMap over Berlin.
 
-The benchmarks are .mat files of digital numbers without wavelengths, and their usual sources list
-none, so they have none here, only positions; a file that brings its own may be read with them.
-Wavelengths over Berlin are those of the files' ENVI headers.
+With the HyMap flight comes EnMAP simulated from it. The benchmarks are .mat files of digital
+numbers. Neither they nor their usual sources have wavelengths, so their bands here have only
+positions; a file that brings its own may be read with them. Wavelengths over Berlin are those of
+the files' ENVI headers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _KNOWLEDGE = "is general knowledge"
 def _benchmark(
     sensor_id: str, title: str, count: int, gsd_m: float | None, dtype: str, source: str
 ) -> Sensor:
-    """A scene of which only count and ground sampling distance of the bands are known."""
+    """A scene of whose bands only the number and ground sampling distance are known."""
     return Sensor(
         id=sensor_id,
         title=f"{title}, {count} bands",
@@ -68,7 +68,7 @@ AVIRIS_INDIAN_PINES = _benchmark(
     f"Train_X.mat (200 bands); 20 m, uint16 {_KNOWLEDGE}",
 )
 
-# SlectBands of jasperRidge2_R198.mat: which of AVIRIS' 224 channels are kept.
+# SlectBands of jasperRidge2_R198.mat: the channels of AVIRIS (of 224) that the file has.
 _JASPER_RIDGE_KEPT = (*range(4, 108), *range(113, 154), *range(167, 220))
 AVIRIS_JASPER_RIDGE = dataclasses.replace(
     _benchmark(
@@ -86,7 +86,7 @@ AVIRIS_JASPER_RIDGE = dataclasses.replace(
 )
 
 # fmt: off
-# The channels of HyMap and of the simulated EnMAP that the files keep, with their centres and
+# The channels of HyMap and of the simulated EnMAP that the files have, with their centres and
 # widths.
 _HYMAP_BERLIN_KEPT = (*range(1, 63), *range(71, 95), *range(99, 124))
 _HYMAP_BERLIN_CENTRE_NM = (

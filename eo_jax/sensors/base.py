@@ -1,6 +1,4 @@
-"""What a band and a sensor are, and how a file's wavelengths are held against them. The numbers are
-in the modules beside this one.
-"""
+"""Band and Sensor, and the check of a file's wavelengths. The numbers are in the other modules."""
 
 from __future__ import annotations
 
@@ -18,25 +16,25 @@ from eo_jax.sensors.checks import (
     SENSOR_RULES,
     Rule,
     check_names,
-    demand,
+    require,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Band:
-    """One band of a product. What nobody published is None, never a guess.
+    """One band of a product. Values that nobody published are None, never a guess.
 
     Attributes:
-        name: as the product names it, "B8A", "VV".
+        name: as in the product, "B8A", "VV".
         number: 1-based position in the product.
-        centre_nm: centre wavelength; None for bands that have none (SAR, elevation) and where it is
+        centre_nm: centre wavelength; None for bands without one (SAR, elevation) and where it is
             not known.
         fwhm_nm: full width at half maximum.
         gsd_m: native ground sampling distance, which may be coarser than the grid the band is
             stored on.
         kind: one of `checks.KINDS`.
-        scale, offset, units: where they differ from the sensor's, as for thermal bands beside
-            reflective ones.
+        scale, offset, units: where they differ from the sensor's, for example of thermal bands
+            among reflective ones.
     """
 
     name: str
@@ -55,10 +53,10 @@ class Sensor:
     """One product of one sensor, bands in storage order.
 
     Physical value = digital number x scale + offset, in `units`. Where the scale is not known it is
-    1 and the units are "digital number". `mean` and `std` are in digital numbers, one a band, or
-    empty where nobody published them; `statistics_source` says who did. `nodata` is None where the
-    product has no such value. `true_colour` and `false_colour` are band indices for red, green and
-    blue, or None where there are no such bands. `source` says where the band table comes from.
+    1 and the units are "digital number". `mean` and `std` are in digital numbers, one per band, or
+    empty where nobody published them; `statistics_source` is their origin. `nodata` is None where
+    the product has no such value. `true_colour` and `false_colour` are band indices for red, green
+    and blue, or None where there are no such bands. `source` is the origin of the band table.
     """
 
     id: str
@@ -104,33 +102,31 @@ class Sensor:
 
     @property
     def axis(self) -> np.ndarray:
-        """float64 [c]: what spectra are drawn over, centre wavelengths in nm, or band numbers where
-        a band has none.
+        """float64 [c], the x axis of spectra: centre wavelengths in nm.
+
+        Band numbers where a band has no wavelength.
         """
         centres = self.centres_nm
         return centres if np.isfinite(centres).all() else np.array(self.band_numbers, float)
 
     @property
     def composite(self) -> tuple[int, int, int]:
-        """Band indices to show as red, green and blue: true colour, or where there is none three
-        bands spread evenly.
-        """
+        """Band indices to show as red, green and blue: true colour, else three spread evenly."""
         last = len(self.bands) - 1
         return self.true_colour or (last, last // 2, 0)
 
     def missing(self, pixels: np.ndarray) -> np.ndarray:
-        """bool, like `pixels`: where there is no data. NaN and infinity never are data."""
+        """bool, like `pixels`: True where there is no data. NaN and infinity are never data."""
         if pixels.dtype.kind != "f":
             return np.zeros(pixels.shape, bool) if self.nodata is None else pixels == self.nodata
         missing = ~np.isfinite(pixels)
         return missing if self.nodata is None else missing | (pixels == self.nodata)
 
     def select(self, names: Sequence[str]) -> Sensor:
-        """The same with some of its bands, named in the order of the table; colours that lack a
-        band are None.
+        """The sensor with some of its bands, named in the order of the table.
 
-        Its id ends in how many of how many, and a checksum of the names. Raises ValueError for an
-        unknown name, one given twice, or another order.
+        Colours that lack a band become None. The new id ends in "<number>of<all>" and a checksum of
+        the names. Raises ValueError for an unknown name, one given twice, or another order.
         """
         known = [band.name for band in self.bands]
         for name in names:
@@ -148,30 +144,29 @@ class Sensor:
                 f"expected {', '.join(ordered)}"
             )
 
-        def of(values):
+        def pick(values):
             return tuple(values[index] for index in kept) if values else ()
 
-        def seen(colours):
-            return (
-                tuple(map(kept.index, colours)) if colours and set(colours) <= set(kept) else None
-            )
+        def renumber(colours):
+            has_all = colours and set(colours) <= set(kept)
+            return tuple(map(kept.index, colours)) if has_all else None
 
         chosen = dataclasses.replace(
             self,
             id=f"{self.id}-{len(kept)}of{len(known)}-{zlib.crc32(','.join(ordered).encode()):08x}",
             title=f"{self.title}, {len(kept)} of them "
             f"({' to '.join([*ordered[:1], *ordered[1:][-1:]])})",
-            bands=of(self.bands),
-            mean=of(self.mean),
-            std=of(self.std),
-            true_colour=seen(self.true_colour),
-            false_colour=seen(self.false_colour),
+            bands=pick(self.bands),
+            mean=pick(self.mean),
+            std=pick(self.std),
+            true_colour=renumber(self.true_colour),
+            false_colour=renumber(self.false_colour),
         )
         chosen.check()
         return chosen
 
     def row(self) -> dict[str, Any]:
-        """All fields as JSON has them; `from_row` undoes it."""
+        """All fields as JSON types; `from_row` is the inverse."""
         columns = {
             field.name: [getattr(band, field.name) for band in self.bands]
             for field in dataclasses.fields(Band)
@@ -192,7 +187,7 @@ class Sensor:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Sensor:
-        """The sensor of a `row`. Raises ValueError, naming the field, for anything else."""
+        """The sensor of a `row`. Raises ValueError with the field for anything else."""
         check_names(
             "the row", row, _required(cls), [field.name for field in dataclasses.fields(cls)]
         )
@@ -204,14 +199,14 @@ class Sensor:
         return sensor
 
     def check(self) -> None:
-        """Raises ValueError, naming the field, for a type, a unit or a length that no row has."""
+        """Raises ValueError with the field for a wrong type, unit or length."""
         for name, rule in SENSOR_RULES.items():
-            demand(name, getattr(self, name), rule)
+            require(name, getattr(self, name), rule)
         for index, band in enumerate(self.bands):
             _check_band(index, band)
         for name in ("name", "number"):
             values = [getattr(band, name) for band in self.bands]
-            demand(
+            require(
                 f"bands.{name}",
                 values,
                 (lambda values: len(set(values)) == len(values), "a different value for each band"),
@@ -220,18 +215,18 @@ class Sensor:
         if found not in ((0, 0), (bands, bands)):
             raise ValueError(
                 f"fields 'mean' and 'std' have {found[0]} and {found[1]} values, expected {bands} "
-                "each, one a band, or none in both"
+                "each, one per band, or none in both"
             )
         for name in ("true_colour", "false_colour"):
-            below: Rule = (
+            within: Rule = (
                 lambda values: values is None or max(values) < bands,
                 f"indices below {bands}, the number of bands",
             )
-            demand(name, getattr(self, name), below)
+            require(name, getattr(self, name), within)
 
 
 def numbered_bands(count: int, gsd_m: float | None) -> tuple[Band, ...]:
-    """Bands "band 1" .. "band <count>" of a product whose wavelengths nobody published."""
+    """Bands "band 1" to "band <count>" of a product whose wavelengths nobody published."""
     return tuple(
         Band(f"band {number}", number, None, None, gsd_m=gsd_m) for number in range(1, count + 1)
     )
@@ -245,7 +240,7 @@ def _required(record: type) -> list[str]:
 
 def _check_band(index: int, band: Band) -> None:
     for name, rule in BAND_RULES.items():
-        demand(f"bands.{name}[{index}]", getattr(band, name), rule)
+        require(f"bands.{name}[{index}]", getattr(band, name), rule)
     if band.kind in KINDS_WITHOUT_WAVELENGTH and band.centre_nm is not None:
         raise ValueError(
             f"field 'bands.centre_nm[{index}]' is {band.centre_nm!r}, expected null, as bands of "
@@ -254,25 +249,26 @@ def _check_band(index: int, band: Band) -> None:
 
 
 def _bands_of_columns(columns: Any) -> tuple[Band, ...]:
-    """The bands of {field: [a value a band]}; columns that are not there hold the default,
-    or None.
-    """
+    """The bands of {field: [one value per band]}; absent columns have the default, or None."""
     defaults = {
         field.name: None if field.default is dataclasses.MISSING else field.default
         for field in dataclasses.fields(Band)
     }
     check_names("field 'bands'", columns, ["name", "number"], list(defaults))
     for name, column in columns.items():
-        demand(
+        require(
             f"bands.{name}",
             column,
-            (lambda column: isinstance(column, list), "a list, a value a band"),
+            (lambda column: isinstance(column, list), "a list with one value per band"),
         )
     lengths = {name: len(column) for name, column in columns.items()}
-    demand(
+    require(
         "bands",
         lengths,
-        (lambda lengths: len(set(lengths.values())) == 1, "columns of one length, a value a band"),
+        (
+            lambda lengths: len(set(lengths.values())) == 1,
+            "columns of one length, with one value per band",
+        ),
     )
     return tuple(
         Band(**{**defaults, **dict(zip(columns, values, strict=True))})
@@ -280,14 +276,13 @@ def _bands_of_columns(columns: Any) -> tuple[Band, ...]:
     )
 
 
-# How far a file's centre wavelength may lie from the table. Scenes differ by up to 0.5 nm;
-# neighbouring bands of one camera are 4.6 nm apart or more.
+# The largest difference of a file's wavelength from the table. Scenes differ by up to 0.5 nm;
+# neighbouring bands of one camera are at least 4.6 nm apart.
 WAVELENGTH_TOLERANCE_NM = 1.0
 
 
 def check_wavelengths(sensor: Sensor, found_nm: np.ndarray, source: str) -> None:
-    """Raises ValueError, naming file and bands, where a file's wavelengths [c] do not belong to the
-    bands of `sensor`.
+    """Raises ValueError with file and bands where wavelengths [c] do not belong to `sensor`.
 
     Bands whose wavelength the table does not know pass.
     """
@@ -304,8 +299,7 @@ def check_wavelengths(sensor: Sensor, found_nm: np.ndarray, source: str) -> None
         first = sensor.bands[off[0]]
         raise ValueError(
             f"{source}: {len(off)} of {len(sensor.bands)} wavelengths are not those of "
-            f"{sensor.title}; first: band {first.number} has "
-            f"{found_nm[off[0]]:g} nm, expected {first.centre_nm:g} +- {WAVELENGTH_TOLERANCE_NM:g} "
-            "nm. Bands may be in another order or "
-            f"in another unit: write them in product order, with centre wavelengths in nm."
+            f"{sensor.title}; first: band {first.number} has {found_nm[off[0]]:g} nm, expected "
+            f"{first.centre_nm:g} +- {WAVELENGTH_TOLERANCE_NM:g} nm. Bands may be in another order "
+            "or unit: write them in product order, with centre wavelengths in nm."
         )

@@ -1,6 +1,4 @@
-"""What each field of a row of the sensor table must hold, so that a table that somebody wrote by
-hand fails with the field's name.
-"""
+"""The rule for each field of a sensor row, so that an error in a user's table names the field."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ KINDS = ("reflective", "thermal", "sar", "elevation", "depth", "other")
 KINDS_WITHOUT_WAVELENGTH = ("sar", "elevation", "depth")
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
 
-# A test, and what it expects in words.
+# A test, and its expectation in words.
 Rule = tuple[Callable[[Any], bool], str]
 
 
-def demand(field: str, value: Any, rule: Rule) -> None:
-    """Raises ValueError, naming field, value and expectation, where the rule does not hold."""
+def require(field: str, value: Any, rule: Rule) -> None:
+    """Raises ValueError with field, value and expectation where the rule does not hold."""
     holds, expected = rule
     if not holds(value):
         raise ValueError(f"field {field!r} is {repr(value)[:100]}, expected {expected}")
@@ -30,12 +28,10 @@ def check_names(where: str, found: Any, required: Iterable[str], known: Iterable
             f"{where} is of type {type(found).__name__}, expected an object with the fields "
             f"{', '.join(required)}"
         )
-    missing, unknown = (
-        [name for name in required if name not in found],
-        [name for name in found if name not in known],
-    )
+    missing = [name for name in required if name not in found]
     if missing:
         raise ValueError(f"{where} lacks the fields {', '.join(missing)}; add them")
+    unknown = [name for name in found if name not in known]
     if unknown:
         raise ValueError(
             f"{where} has the unknown fields {', '.join(unknown)[:100]}; there are "
@@ -66,7 +62,7 @@ def _is_index(value: Any) -> bool:
 
 
 def _is_nm(value: Any) -> bool:
-    return _is_number(value) and 100 <= value <= 100_000  # micrometres are far below
+    return _is_number(value) and 100 <= value <= 100_000  # in micrometres it would be far below 100
 
 
 def _all(test: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -1,10 +1,10 @@
 """EnMAP: the 224 bands of the L2A product and the 202 of SpectralEarth.
 
 Sources: centre wavelengths from the EnMAP spectral band list (EnMAP_Spectral_Bands_update.xlsx, as
-torchgeo carries it); FWHM from the band tags of EnMAP L2A products, rounded to 0.01 nm; the 202
-kept bands, their mean and standard deviation from SpectralEarth (arXiv 2408.08447). SpectralEarth's
-own band file mislabels 15 bands (it skips 146-152 and keeps 161-167, where the data have it the
-other way round), so it is not used.
+torchgeo has it); FWHM from the band tags of EnMAP L2A products, rounded to 0.01 nm; the 202 bands
+of the cube, their mean and standard deviation from SpectralEarth (arXiv 2408.08447).
+SpectralEarth's own band file mislabels 15 bands (it skips 146-152 and keeps 161-167, while the data
+have the opposite), so it is not used.
 """
 
 from __future__ import annotations

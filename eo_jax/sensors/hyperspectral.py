@@ -1,9 +1,8 @@
-"""Hyperspectral products beside EnMAP in SpectralEarth's downstream tasks: DESIS, EO-1 Hyperion,
-HYPERVIEW.
+"""Other hyperspectral products of SpectralEarth's downstream tasks: DESIS, Hyperion, HYPERVIEW.
 
-Nobody published which wavelength each of their bands has, so they have none here, only positions.
+The wavelengths of their bands are not published, so they have none here, only positions.
 SpectralEarth ships mean and standard deviation of all three as files, which are not copied here.
-dtype is what we expect, not published.
+The dtype is an expectation, not published.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Landsat TM, ETM+ and OLI/TIRS: the SSL4EO-L products, level 1 as cloud benchmarks store it, and
-Collection 2 surface reflectance.
+"""Landsat TM, ETM+ and OLI/TIRS: SSL4EO-L products, level 1, Collection 2 surface reflectance.
 
-Sources: band ranges and native GSD as torchgeo has them (datasets/landsat.py, band_data.csv); a
-centre here is the middle of the range, a FWHM its width. uint8 scaling and file order of SSL4EO-L
-from torchgeo's experiments/ssl4eo/landsat. SSL4EO-L publishes no mean and standard deviation (its
-data module divides by 255), and its uint8 has no value for no-data: 0 is the lower end of the
-scale.
+Level 1 is as cloud benchmarks store it.
+
+Sources: band ranges and native GSD as in torchgeo (datasets/landsat.py, band_data.csv); a centre
+here is the middle of the range, a FWHM its width. uint8 scaling and file order of SSL4EO-L from
+torchgeo's experiments/ssl4eo/landsat. SSL4EO-L publishes no mean and standard deviation (its data
+module divides by 255), and its uint8 has no value for no-data: 0 is the lower end of the scale.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ _DN = {"scale": 1.0, "units": "digital number"}
 
 
 def _bands(ranges: dict[int, _Range], names: dict[str, int], **thermal: Any) -> tuple[Band, ...]:
-    """The bands of {product's name: number in `ranges`}, in that order; `thermal` holds for the
-    thermal ones.
+    """The bands of {name in the product: number in `ranges`}, in that order.
+
+    `thermal` are fields of the thermal ones.
     """
     bands = []
     for position, (name, number) in enumerate(names.items(), 1):

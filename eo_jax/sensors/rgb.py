@@ -1,5 +1,6 @@
-"""Colour pictures and the elevation or depth beside them: GeoNRW and SUN RGB-D. Cameras have no
-wavelengths here, nobody published them.
+"""Colour pictures and their elevation or depth: GeoNRW and SUN RGB-D.
+
+Cameras have no wavelengths here, since nobody published them.
 """
 
 from __future__ import annotations

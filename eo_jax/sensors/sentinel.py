@@ -1,11 +1,10 @@
-"""Sentinel-2 MSI and Sentinel-1 GRD as SSL4EO-S12 v1.0, SSL4EO-S12 v1.1, BigEarthNet and So2Sat
-LCZ42 store them.
+"""Sentinel-2 MSI and Sentinel-1 GRD as SSL4EO-S12 v1.0 and v1.1, BigEarthNet and So2Sat store them.
 
 Sources: centre wavelengths and native GSD from torchgeo datasets/sentinel.py, which has no
 bandwidths; band order and statistics v1.0 from zhu-xlab/SSL4EO-S12 (50k subset), v1.1 from the
-README of DLR-MF-DAS/SSL4EO-S12-v1.1. The digital numbers of v1.1 carry + 1000 against v1.0, so the
-two never share a row. Neither says that a value stands for no-data; BigEarthNet's files say that 0
-does. Sentinel-1 sees at 5.55 cm (C band), which is no optical wavelength.
+README of DLR-MF-DAS/SSL4EO-S12-v1.1. Digital numbers of v1.1 are those of v1.0 + 1000, so the two
+never share a row. Neither documents a no-data value; in BigEarthNet's files it is 0. Sentinel-1
+measures at 5.55 cm (C band), which is not an optical wavelength.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def _msi(names: tuple[str, ...]) -> tuple[Band, ...]:
 
 
 def _zero_padded(bands: tuple[Band, ...]) -> tuple[Band, ...]:
-    """The same under the names of v1.1: B1 is B01 there, B8A is B8A."""
+    """The same bands under the names of v1.1: B1 is B01, B8A is B8A."""
     return tuple(dataclasses.replace(band, name=f"B{band.name[1:]:0>2}") for band in bands)
 
 
