@@ -44,7 +44,7 @@ class TrainSession:
         make_state = functools.partial(init_state, objective, optimizer, run.seed)
         shapes = jax.eval_shape(make_state)
         self.placement = sharding.state_sharding(experiment.sharding, shapes, mesh)
-        self.shapes = sharding.placed(shapes, self.placement)
+        self.shapes = sharding.with_sharding(shapes, self.placement)
         inputs = self.placement, sharding.batch_sharding(mesh)
         replicated = NamedSharding(mesh, PartitionSpec())
         step = make_train_step(

@@ -1,8 +1,7 @@
-"""A toy run of two components: "pair", two dates of a source with its follower, and "single",
-another source; a record of that may be bad.
+"""A toy run of two components: "pair", a source with its paired source, and "single", another one.
 
-As a command it trains until a step and then kills itself, with the next batches and a save under
-way:
+"pair" has two dates; a record of "single" may be bad. As a command it trains until a step and then
+kills itself, while the next batches are read and a checkpoint is saved:
 
     python tests/mixed_run.py CONFIG.json WORKDIR KILL_AT
 """
@@ -33,7 +32,7 @@ SAVE_EVERY = 6
 
 
 class Mixed(Toy):
-    """The toy on the mean of whatever sources a batch has, one encoder for all."""
+    """The toy on the mean over the sources of a batch, with one encoder for all."""
 
     def encoders(self, params, carry):
         return {"s2": {"source": "s2", "params": params, "statistics": {}}}
@@ -71,7 +70,7 @@ def config_of(store: Path, follower: Path, single: Path, **values) -> dict:
 
 @contextlib.contextmanager
 def training_the_mixture() -> Iterator[None]:
-    """Every config trains `Mixed`; signal handlers are put back."""
+    """Every config trains `Mixed`; signal handlers are restored."""
     inner, handler = make_experiment, signal.getsignal(signal.SIGTERM)
 
     def experiment(config: dict) -> Experiment:
@@ -103,7 +102,7 @@ def main(config: Path, workdir: Path, kill_at: int) -> None:
     def killing(writer: writers.Writer, step: int, values: dict) -> None:
         write(writer, step, values)
         while step == kill_at:
-            # There is something to resume.
+            # There is a checkpoint to resume from.
             if any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.01)

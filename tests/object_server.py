@@ -1,6 +1,4 @@
-"""A server on loopback that speaks as much HTTP, S3 and GCS as reading takes, and fails on request;
-and what tests ask of it.
-"""
+"""A local server with as much HTTP, S3 and GCS as reading needs, which fails on request."""
 
 from __future__ import annotations
 
@@ -24,22 +22,21 @@ _GCS = re.compile(r"/storage/v1/b/([^/]+)/o/([^/]+)")
 
 
 class Request(NamedTuple):
-    """What was asked for: path below the served folder, and the Range header, "" where there was
-    none.
-    """
+    """Path below the served folder, and the Range header, "" if there was none."""
 
     file: str
     range: str
 
 
 class ObjectServer:
-    """Serves FOLDER/BUCKET/... as http://host/BUCKET/..., as S3 objects and as GCS objects; a
-    context manager.
+    """Serves FOLDER/BUCKET/... as http://host/BUCKET/..., as S3 objects and as GCS objects.
+
+    A context manager.
 
     Attributes:
-        requests: what was asked for, in order.
+        requests: all requests, in order.
         latency: seconds before each answer.
-        most_at_once: requests that were being answered side by side, at most.
+        most_at_once: the largest number of concurrent requests.
     """
 
     def __init__(self, folder: Path):
@@ -52,14 +49,16 @@ class ObjectServer:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def fail(self, fault: str, times: int = 1, on: str = "") -> None:
-        """The next requests of files whose path contains `on` fail: "403", "503" ..., "reset",
-        "truncated", "flipped" or "hang".
+        """Makes the next requests of files whose path contains `on` fail.
+
+        `fault` is "403", "503" ..., "reset", "truncated", "flipped" or "hang".
         """
         self._faults += [(fault, on)] * times
 
     def begin(self, request: Request, has_body: bool) -> str:
-        """Notes a request; returns its fault, "" for none. Only an answer that has a body can come
-        truncated or flipped.
+        """Records a request; returns its fault, "" for none.
+
+        Only an answer that has a body can be truncated or flipped.
         """
         with self._lock:
             self.requests.append(request)
@@ -71,12 +70,12 @@ class ObjectServer:
             return ""
 
     def end(self) -> None:
-        """A request is answered."""
+        """Records that a request is answered."""
         with self._lock:
             self._open -= 1
 
     def forget(self) -> None:
-        """Faults that did not happen and requests that did are no more."""
+        """Drops pending faults and recorded requests."""
         self._faults.clear()
         self.requests.clear()
         self.latency, self.most_at_once = 0.0, 0
@@ -96,7 +95,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # or each answer waits 40 ms for an acknowledgement
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
     def do_GET(self) -> None:
         asked = urllib.parse.urlsplit(self.path).path
@@ -145,7 +144,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         )
 
     def _span(self) -> tuple[int, int]:
-        """First and last byte that are asked for."""
+        """First and last byte of the request."""
         if "Range" not in self.headers:
             return 0, sys.maxsize
         first, last = self.headers["Range"].removeprefix("bytes=").split("-")
@@ -168,7 +167,7 @@ def url_of(server: ObjectServer, scheme: str, name: str) -> str:
 
 
 def assert_same_samples(found: Store, expected: Store) -> None:
-    """Every sample of two stores, bit for bit."""
+    """Compares every sample of two stores, bit for bit."""
     assert len(found) == len(expected) and found.content_hash == expected.content_hash
     for i, (one, other) in enumerate(zip(found, expected, strict=True)):
         np.testing.assert_array_equal(one.pixels, other.pixels, strict=True)
@@ -176,7 +175,7 @@ def assert_same_samples(found: Store, expected: Store) -> None:
 
 
 def spans(server: ObjectServer) -> list[int]:
-    """Bytes of each range that was asked for."""
+    """Bytes of each requested range."""
     edges = [
         request.range.removeprefix("bytes=").split("-")
         for request in server.requests

@@ -1,6 +1,4 @@
-"""Stores of every format, served over http, s3 and gs: fixtures of the tests of what reads over a
-network.
-"""
+"""Stores of every format, served over http, s3 and gs: fixtures for tests of remote reading."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ def server(_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServ
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of shards, empty; and credentials for nobody."""
+    """An empty cache of shards; credentials are invalid."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("EO_JAX_CACHE", str(tmp_path / "cache"))
@@ -53,7 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the retries would have slept."""
+    """The delays that retries would have slept."""
     seconds: list[float] = []
     monkeypatch.setattr(remote, "RETRIES", Retries(sleep=seconds.append))
     return seconds

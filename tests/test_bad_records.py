@@ -1,6 +1,4 @@
-"""Records that cannot be decoded are replaced by a function of (seed, n, r) and counted; files that
-vanish are read again, then named.
-"""
+"""Bad records are replaced by a function of (seed, n, r) and counted; lost files are read again."""
 
 from __future__ import annotations
 
@@ -81,8 +79,9 @@ def damaged(intact, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 def config(
     *stores: Path, batch_size: int = 4, components: dict | None = None, **about: Any
 ) -> Config:
-    """Source "a" of two dates; "b" of the second store, if there is one, follows it; "c" is a
-    source of its own, in a component of its own.
+    """Source "a" of two dates; with a second store "b", paired with "a", and "c".
+
+    "c" is a source of its own, in a component of its own.
     """
     sources = {"a": SourceConfig(str(stores[0]), "enmap", dates=2, label="kind")}
     for store in stores[1:]:
@@ -101,7 +100,7 @@ def config(
 
 
 def rows_of(batch: dict, *names: str) -> list[tuple]:
-    """What every row holds of some sources."""
+    """The content of every row in some sources."""
     return [
         tuple(array[row].tobytes() for name in names for array in batch[name].values())
         for row in range(4)
@@ -123,7 +122,7 @@ def rows_of(batch: dict, *names: str) -> list[tuple]:
 def test_processes_and_threads_give_the_same_batches_with_all_of_it(
     intact, damaged, format, processes, threads, prefetch, seed, first
 ):
-    """Two dates, a follower, a mixture, and a bad record in both stores."""
+    """With two dates, a paired source, a mixture, and a bad record in both stores."""
 
     def of(format, **about):
         return config(damaged["array-record"], damaged[format], **about)
@@ -151,7 +150,7 @@ def test_processes_and_threads_give_the_same_batches_with_all_of_it(
 def test_only_rows_with_the_bad_record_change_and_their_location_is_another(
     intact, damaged, format: str
 ):
-    """Followers and leader are replaced together, whoever of them is bad."""
+    """A leader and its paired source are replaced together, whichever is bad."""
     whole = Pipeline(config(intact["zarr"], intact[format]), 5)
     for stores in (
         (damaged["zarr"], intact[format]),
@@ -273,7 +272,7 @@ def test_what_later_batches_met_does_not_count_before_them():
 
 
 def test_what_a_batch_reads_is_announced_in_the_order_of_reading(intact, monkeypatch):
-    """So that requests over a network run side by side."""
+    """Requests over a network can then run in parallel."""
     announced, read, read_into = [], [], Store.read_into
     monkeypatch.setattr(
         "eo_jax.data.pipeline.begin_reading",
@@ -347,7 +346,7 @@ def test_stop_is_the_default_and_names_the_record(damaged):
 
 
 def test_a_label_that_is_not_there_is_no_bad_record(intact, tmp_path: Path):
-    """It would be missing everywhere; skipping would hide a mistake of the config."""
+    """It would be missing everywhere; skipping would hide a mistake in the config."""
     about = {"labels": {"kind": {"dtype": "int64", "shape": [], "values": {}}}}
     path = write_store(tmp_path / "store", [sample(i, i) for i in range(3)], about=about)
     with pytest.raises(ValueError, match="no label 'kind'") as error:

@@ -1,4 +1,4 @@
-"""Some of a sensor's bands: read alone, and from there on the only ones that anybody sees."""
+"""Some of a sensor's bands: only these are read, and only these exist from there on."""
 
 from __future__ import annotations
 

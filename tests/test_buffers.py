@@ -1,6 +1,4 @@
-"""Tests of `eo_jax.data.store.buffers`: a buffer is used again as soon as nobody has it, and never
-before, JAX's aliases and steps under way included.
-"""
+"""A buffer is reused as soon as nobody has it and never before, with JAX's aliases and steps."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ def filled(pool: BufferPool, value: int) -> np.ndarray:
 
 
 def wait_until(reached) -> bool:
-    """JAX lets go of arrays in its own time."""
+    """Whether it is reached within 2 s: JAX releases arrays with a delay."""
     for _ in range(200):
         gc.collect()
         if reached():
@@ -125,7 +123,7 @@ def test_threads_never_share_a_buffer():
 
 
 def test_jax_takes_the_buffer_as_it_is_and_gives_it_back():
-    """The reason for the alignment; and without an alias, the tests below would prove nothing."""
+    """The reason for the alignment; without an alias, the tests below would prove nothing."""
     buffers = pool()
     array = filled(buffers, 7)
     where, placed = address(array), jax.device_put(array)
@@ -137,7 +135,7 @@ def test_jax_takes_the_buffer_as_it_is_and_gives_it_back():
 
 
 def test_a_step_under_way_reads_what_it_was_given():
-    """The caller lets go of its batch at once, while the device has hardly begun."""
+    """The caller drops its batch at once, while the device has hardly started."""
     buffers = BufferPool((512, 512), np.float32, 4)
     step = jax.jit(lambda x: jax.lax.fori_loop(0, 30, lambda _, y: x @ y / 512, x))
     step(jnp.ones((512, 512))).block_until_ready()

@@ -1,6 +1,4 @@
-"""Tests of `eo_jax.checkpoint`: what was saved comes back bit for bit, and what cannot come back
-says so in one line.
-"""
+"""A saved state comes back bit for bit; a checkpoint that cannot is one clear line."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ CONFIG = {
 
 
 def state_of(seed: int = 0) -> dict:
-    """A train state with every kind of leaf that one has."""
+    """A train state with every kind of leaf."""
     values = np.random.default_rng(seed).normal(size=(3, 4)).astype(np.float32)
     return {
         "step": jnp.asarray(5, jnp.int32),

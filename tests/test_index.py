@@ -1,4 +1,4 @@
-"""Which locations a recipe draws from, and the endless order over them."""
+"""Which locations a config draws from, and the endless order over them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_drop_leaves_out_locations_with_too_few_dates_and_counts_them(
 
 
 def test_many_dates_keep_store_order_too(tmp_path: Path):
-    """An unstable sort would only show where there are many."""
+    """An unstable sort would show only with many dates."""
     pixels = np.zeros((1, 1, 1), np.int16)
     samples = [
         Sample(pixels=pixels, sensor="enmap", id=f"{i}", group=str(i * i % 3)) for i in range(300)
@@ -133,7 +133,7 @@ def sign_index(path: Path, data: bytes) -> None:
 
 
 def without_codes(columns: dict[str, np.ndarray]) -> None:
-    """As stores were written before there were codes."""
+    """Turns the index into one of an older version, without codes."""
     del columns["group_code"], columns["kind_code"]
 
 
@@ -166,9 +166,7 @@ def test_an_index_without_codes_gives_the_same_groups(
 
 
 def all_groups(store: Store, dates: int) -> list:
-    """What every split and sensor gives, locations of both sensors, too; the message where it is
-    refused.
-    """
+    """The groups of every split and sensor, and those common to both; or the error message."""
     found = []
     for split in ("train", "val", "all"):
         try:
@@ -240,9 +238,7 @@ def test_codes_of_another_dtype_are_refused(store: Store, tmp_path: Path):
 
 
 def test_an_index_that_numpy_would_not_have_written_is_refused(store: Store, tmp_path: Path):
-    """Its SHA-256 is right: whoever made the manifest made it so. Nothing is unpickled, and nothing
-    unpacked.
-    """
+    """Its SHA-256 is right, as a hostile manifest has it. Nothing is unpickled or unpacked."""
     for number, (change, save, message) in enumerate(
         (
             (lambda columns: None, np.savez_compressed, "is compressed"),

@@ -1,4 +1,4 @@
-"""--memory: workers that cannot take more than their share, and what the user is told then."""
+"""--memory: workers are limited to their part of it, and a file that takes too much is named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARE = 700_000_000
 
 
 def allocate(size: int) -> int:
-    """A task that takes that many bytes."""
+    """A task that allocates that many bytes."""
     return int(np.ones(size, np.uint8)[::4096].sum()) * 4096
 
 

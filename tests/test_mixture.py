@@ -1,6 +1,4 @@
-"""Mixtures draw one component per step, in proportion and without state; paired sources show the
-same locations.
-"""
+"""Mixtures draw one component per step, in proportion; paired sources show the same locations."""
 
 from __future__ import annotations
 
@@ -129,9 +127,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Locations b to g and three that the first store has not, from sample 16 on; b has three
-    dates.
-    """
+    """Locations b to g, three dates of b, and three that the first store lacks; from sample 16."""
     return write_store(
         tmp_path_factory.mktemp("mixture") / "s1",
         samples(16, (3, 2, 1, 2, 1, 2, 1, 1, 1), names="bcdefghij"),
@@ -139,7 +135,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def components(**about: tuple[float, str]) -> dict[str, ComponentConfig]:
-    """{name: (weight, names of the sources with blanks between)}."""
+    """{name: (weight, names of the sources separated by blanks)}."""
     return {
         name: ComponentConfig(tuple(sources.split()), weight)
         for name, (weight, sources) in about.items()
@@ -181,7 +177,7 @@ def test_a_batch_has_the_sources_of_its_component(path: Path, other: Path):
 
 
 def test_epochs_stay_whole_whatever_is_drawn_between(path: Path, other: Path):
-    """s2 is in two components, and counts its batches in both."""
+    """s2 is in two components, and counts its batches in both together."""
     mixed = pipeline(
         {"s2": source(path), "s1": source(other)},
         components(one=(2, "s2"), two=(1, "s1 s2")),
@@ -201,8 +197,9 @@ def test_epochs_stay_whole_whatever_is_drawn_between(path: Path, other: Path):
 
 
 def test_a_source_draws_in_a_mixture_as_it_does_alone(path: Path, other: Path):
-    """The k-th batch of a component has the locations of the k-th batch of its source alone; crops
-    are those of the step.
+    """The k-th batch of a component has the locations of the k-th batch of its source alone.
+
+    Its crops are those of the step.
     """
     mixed = pipeline(
         {"s2": source(path), "s1": source(other)}, components(one=(2, "s2"), two=(1, "s1"))

@@ -1,6 +1,4 @@
-"""Large stores: an index of many records costs no memory of its own, and the benchmark of opening
-says what it measured.
-"""
+"""Large stores: an index takes no memory of its own; the benchmark of opening shows its figures."""
 
 from __future__ import annotations
 
@@ -42,8 +40,9 @@ def test_opening_a_store_copies_no_column_of_its_index(path: Path):
 
 @pytest.mark.parametrize("format", opening.FORMATS)
 def test_drawing_keeps_nothing(tmp_path: Path, format: str):
-    """A hundred bytes a batch would be a gigabyte after some weeks of training. What is lost is
-    lost in every window; a table that is enlarged once, for all that the process keeps, is not.
+    """A hundred bytes per batch would be a gigabyte after some weeks of training.
+
+    A leak shows in every window; a table that grows once, for all that the process keeps, does not.
     """
     path = tmp_path / "store"
     opening.write_store(path, format, 2000)  # so few that the first batches have opened every file
@@ -59,7 +58,7 @@ def test_drawing_keeps_nothing(tmp_path: Path, format: str):
 
 
 def _held_after(pipeline: opening.Pipeline, batches: range) -> int:
-    """Bytes that are in use when these batches are drawn and gone."""
+    """Bytes in use after these batches were drawn and dropped."""
     for n in batches:
         pipeline.batch(n)
     gc.collect()

@@ -1,6 +1,4 @@
-"""The pipeline: row r of global batch n is a function of (seed, n, r), whoever reads it, in how
-many threads, from wherever it starts.
-"""
+"""The pipeline: row r of global batch n is a function of (seed, n, r) in any process and thread."""
 
 from __future__ import annotations
 
@@ -109,7 +107,7 @@ def test_a_run_started_at_n_reads_on_as_if_it_had_never_stopped(path: Path):
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it(path: Path):
-    """Crop and dates of row r of batch n: the batch may grow at its end."""
+    """Crop and dates of row r of batch n are the same in a larger batch."""
     small, large = (Pipeline(config(path, batch_size=size), 7).batch(0)["enmap"] for size in (2, 4))
     np.testing.assert_array_equal(large["pixels"][:2], small["pixels"])
 
@@ -127,7 +125,7 @@ def test_seeds_change_the_order(path: Path):
 
 
 def test_rows_batches_and_seeds_draw_crops_of_their_own(tmp_path: Path):
-    """One location, so that the order has no say: equal draws would give equal crops."""
+    """There is one location, so the order does not matter: equal draws would give equal crops."""
     path = write_store(tmp_path / "store", [sample(0)])
     draws = {}
     for seed, n in itertools.product(range(3), range(3)):
@@ -155,7 +153,7 @@ def test_held_batches_stay_as_they_were(path: Path):
 
 
 def test_batches_held_on_the_device_stay_as_they_were(path: Path):
-    """JAX on CPU takes the buffers as they are."""
+    """JAX on CPU uses the buffers in place."""
     batches = Pipeline(config(path), 0).batches(0, 12)
     placed = [
         jax.device_put(batch["enmap"]["pixels"])
@@ -226,7 +224,7 @@ def test_any_format_processes_and_threads_give_the_same_batches(
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_batch_holds_what_the_samples_hold(stores, format: str):
-    """Epoch after epoch: what is read a second time takes another way in zarr-raw."""
+    """Over several epochs: in zarr-raw, a second read takes another path."""
     pipeline = Pipeline(config(stores[format], crop=12, label="landuse"), 0)
     by_time = {sample.time: sample for sample in open_store(stores[format])}
     for n in range(8):
@@ -489,7 +487,7 @@ def test_a_damaged_record_stops_the_run_by_name_after_the_batches_before_it(
 
 
 def labelled(number: int, location: int = 0) -> Sample:
-    """A sample with a map that holds 20 row + column, and a label of the whole patch."""
+    """A sample with a map of 20 row + column, and a label of the whole patch."""
     return sample(
         number,
         location,
@@ -583,9 +581,7 @@ def test_a_missing_label_is_named(tmp_path: Path):
 
 
 def test_reading_a_store_never_imports_jax(path: Path):
-    """So that a PyTorch user's workers need no jax. (Grain, which the pipeline uses, imports it
-    itself.)
-    """
+    """A PyTorch user's workers need no jax. (Grain, which the pipeline uses, imports it.)"""
     code = (
         "import sys; from eo_jax.data import open_store; "
         f"print(len(list(open_store({str(path)!r}))), 'jax' in sys.modules)"

@@ -1,6 +1,4 @@
-"""The record: what goes in comes out, bit for bit, and anything but an intact record is an error
-that names it.
-"""
+"""The record: samples come back bit for bit, and any damage is an error that names the record."""
 
 from __future__ import annotations
 
@@ -44,9 +42,7 @@ def sample(pixels: np.ndarray, **fields) -> Sample:
 
 
 def cube(dtype: str = "int16", shape: tuple[int, ...] = (3, 4, 5)) -> np.ndarray:
-    """Values over the whole range of a dtype: random bits, so floats hold NaN and
-    infinities too.
-    """
+    """Values over the whole range of a dtype: random bits, so floats include NaN and infinity."""
     values = np.random.default_rng(0).integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8)
     return (values % 2).astype(bool)[..., 0] if dtype == "bool" else values.view(dtype)[..., 0]
 
@@ -258,7 +254,7 @@ def opened() -> tuple[dict, bytes]:
 
 
 def with_pixels(payload: bytes | None = None, **changes) -> bytes:
-    """A record whose entry for the pixels, and payload, are changed."""
+    """A record with changed entry and payload of the pixels."""
     header, own = opened()
     payload = own if payload is None else payload
     header["arrays"][0] = {**header["arrays"][0], "bytes": len(payload), **changes}
@@ -282,7 +278,7 @@ def with_extra(**changes) -> bytes:
 
 
 def with_header(**changes) -> bytes:
-    """A record whose header fields are changed; ... removes one."""
+    """A record with changed header fields; ... removes one."""
     header, payload = opened()
     kept = {key: value for key, value in {**header, **changes}.items() if value is not ...}
     return forged(json.dumps(kept).encode(), payload)
@@ -354,7 +350,7 @@ def test_a_lying_header_is_refused_and_allocates_nothing_big(data: bytes):
 
 
 def test_an_honest_forgery_is_read():
-    """Otherwise the lies above could be refused for what they share."""
+    """Otherwise the lies above could be refused for what they have in common."""
     assert record.decode(with_pixels(), NAME).pixels.ravel().tolist() == [0, 1, 2, 3]
     assert record.decode(with_header(time=5), NAME).time == 5
     assert record.decode(with_extra(), NAME).labels["x"].shape == (0,)

@@ -1,9 +1,8 @@
-"""Stores over the network: the same samples and batches as from a disk, whatever the network does,
-or an error that says so.
+"""Stores over the network: the same samples and batches as from a disk, or a clear error.
 
 s3:// is read from moto's S3, and, like http:// and gs://, from a small server that fails on
-request. No Google server is asked: what gs:// becomes is what tensorstore's driver sends to the
-address in TENSORSTORE_GCS_HTTP_URL.
+request. No Google server is used: tensorstore's driver for gs:// sends its requests to the address
+in TENSORSTORE_GCS_HTTP_URL.
 """
 
 from __future__ import annotations
@@ -266,7 +265,7 @@ def test_what_always_comes_damaged_is_a_bad_record(
     with pytest.raises(RecordError, match=r"(checksum|SHA-256).* in 5 attempts"):
         store.pixels(7)
     assert slept == [0.2, 0.4, 0.8, 1.6]
-    store.pixels(0)  # the rest is well
+    store.pixels(0)  # the rest is fine
 
 
 def test_a_manifest_that_comes_damaged_is_refused(server: ObjectServer):

@@ -1,6 +1,4 @@
-"""Samples held in memory: the same batches, decoded once, shared, and refused where they do not
-fit.
-"""
+"""Samples in memory: the same batches, decoded once, shared, and refused where they do not fit."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ def pipeline(path: Path, cache: str = "memory", rows: int = 4, **changes: Any) -
 
 @pytest.fixture
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by the number of each sample that is decoded into memory."""
+    """The number of each sample that is decoded into memory is appended."""
     found: list[int] = []
     inner = sample_cache.read_arrays
     monkeypatch.setattr(
@@ -128,7 +126,7 @@ def test_what_other_sources_are_still_to_decode_counts_and_what_is_shared_counts
     held = [pipeline(stores[0]), pipeline(stores[0])]
     with pytest.raises(ValueError, match=f"needs {2 * BYTES:,} bytes"):
         pipeline(stores[1])
-    held[0].batch(0)  # in memory now, which the system counts itself
+    held[0].batch(0)  # now in memory, so the system counts it
     pipeline(stores[1])
 
 

@@ -1,6 +1,4 @@
-"""EnMAP against published facts, the checks that refuse files in another order or unit, and tables
-that users write.
-"""
+"""EnMAP against published facts, checks of order and units, and users' tables."""
 
 from __future__ import annotations
 
@@ -210,9 +208,7 @@ def test_bands_without_a_known_wavelength_are_not_checked_and_the_others_are():
 
 
 def _camera(columns: dict | None = None, **changes) -> dict:
-    """The row of a user's camera of two bands, with some columns of the bands and some fields
-    changed.
-    """
+    """The row of a user's camera of two bands, with some columns and fields changed."""
     bands = {
         "name": ["red", "thermal"],
         "number": [1, 2],

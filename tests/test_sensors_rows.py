@@ -1,6 +1,4 @@
-"""Every row of the sensor table against its source, written down here a second time and in the
-source's own units.
-"""
+"""Every sensor row against its source, written down a second time, in the source's own units."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ DN = ((0, 0), (255, 255), "digital number")
 
 
 class Landsat(NamedTuple):
-    """`order` is names in file order with, where the name does not say it, "=number" of
-    the band.
-    """
+    """`order` has the names in file order, with "=number" of the band where the name lacks it."""
 
     order: str
     ranges: dict[str, tuple[float, float, float]]
@@ -93,7 +89,7 @@ LANDSAT = {
 
 
 def physical(sensor: Sensor, number: float) -> np.ndarray:
-    """[c]: what a digital number means in each band."""
+    """[c]: the physical value of a digital number in each band."""
     return number * sensor.scales + sensor.offsets
 
 

@@ -1,5 +1,6 @@
-"""The cache of shards that came over a network: each is downloaded once, checked, and kept within a
-bound, whoever is killed meanwhile.
+"""The cache of remote shards: each is downloaded once, verified and kept within a limit.
+
+Killed processes do no harm.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def test_a_shard_that_is_read_stays(
     monkeypatch.setenv("EO_JAX_CACHE_GB", str(max(first["bytes"], second["bytes"]) / 1e9))
     with shard_cache.local_copy(store.path / first["file"], first["bytes"], first["sha256"]):
         store.read(5)
-        # Beyond the bound rather than waiting for ever.
+        # Beyond the limit, rather than waiting for ever.
         assert set(shards(cache)) == {
             first["sha256"],
             second["sha256"],

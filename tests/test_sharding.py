@@ -1,6 +1,4 @@
-"""Tests of `eo_jax.sharding`: a mesh changes where arrays are and nothing else; what does not fit a
-mesh is said before anything is placed.
-"""
+"""A mesh changes only where arrays are; what does not fit a mesh is refused before placement."""
 
 from __future__ import annotations
 
@@ -167,7 +165,7 @@ def test_what_is_placed_keeps_the_archives_dtype():
 
 
 def test_a_batch_that_was_used_leaves_its_memory_to_the_next():
-    """Held at a time: `depth` ahead, the one in use, and the one being filled."""
+    """Buffers in use: `depth` ahead, the one of the step, and the one being filled."""
     pool, addresses = BufferPool((2, 512), np.int16, 8), set()
 
     def batches():

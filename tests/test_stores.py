@@ -1,6 +1,4 @@
-"""Stores: what is missing, unfinished or damaged is said at once, and every reader in every process
-sees the same bytes.
-"""
+"""Stores: missing, unfinished or damaged parts are refused; all processes read the same bytes."""
 
 from __future__ import annotations
 
@@ -259,7 +257,7 @@ def test_a_flipped_bit_in_a_shard_is_found_when_its_record_is_read_and_named(pat
 
 
 def test_a_damaged_record_does_not_end_iteration_early(path: Path):
-    """IndexError would: the sequence protocol takes it for the end."""
+    """An IndexError would: the sequence protocol treats it as the end."""
     damage(path, 7)
     with pytest.raises(RecordError):
         list(open_store(path))
@@ -283,8 +281,8 @@ def test_a_flipped_bit_anywhere_in_a_shard_never_gives_other_bytes(tmp_path: Pat
     assert len(set(errors)) > 50
 
 
-def test_a_shard_that_could_not_be_opened_is_opened_anew(path: Path):
-    """As where a network disk comes back."""
+def test_a_shard_that_could_not_be_opened_is_opened_again(path: Path):
+    """A network disk may come back."""
     intact, away = read_all(open_store(path)), path / "away"
     store = open_store(path)
     (path / SHARD).rename(away)

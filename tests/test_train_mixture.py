@@ -1,5 +1,6 @@
-"""Training on a mixture with followers and bad data: resumed bit for bit, compiled once, and ended
-with the state saved.
+"""Training on a mixture with paired sources and bad data: resumed bit for bit, compiled once.
+
+A run that ends early saves its state.
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ from eo_jax.monitor import goodput, writers
 
 @pytest.fixture(scope="module")
 def stores(tiny_store, tmp_path_factory) -> tuple[Path, Path, Path]:
-    """A store, one of the same locations by another sensor, and one of more locations with a bad
-    record.
-    """
+    """A store, one of the same locations by another sensor, and a larger one with a bad record."""
     folder = tmp_path_factory.mktemp("mixture")
     follower, single = (
         write_tiny_store(folder / "follower", seed=1),
@@ -58,7 +57,7 @@ SKIP = {"data.on_error": "skip", "data.max_bad_fraction": 0.2}
 
 @pytest.fixture(scope="module")
 def mixed(stores, tmp_path_factory) -> Path:
-    """A finished run of the mixture, in one go."""
+    """A finished run of the mixture, not interrupted."""
     workdir = tmp_path_factory.mktemp("mixed")
     with mixed_run.training_the_mixture():
         assert train.train(mixed_run.config_of(*stores, **SKIP), workdir) == 0
@@ -186,7 +185,7 @@ def test_a_corrupt_record_stops_the_run_with_its_name_and_the_state_saved(
 def test_a_run_that_stopped_at_a_bad_record_goes_on_by_skipping_it(
     stores, mixture, mixed, tmp_path
 ):
-    """Both settings are free: they change no batch that could be read."""
+    """Both settings may change on resume: they change no batch that could be read."""
     with pytest.raises(RecordError):
         train.train(mixed_run.config_of(*stores), tmp_path)
     assert train.train(mixed_run.config_of(*stores, **SKIP), tmp_path) == 0
@@ -224,7 +223,7 @@ def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_
             follower.rename(away)
 
     def reopening(store, *arguments):
-        """Files that are open retry_reads a rename, as they do not retry_reads a lost mount."""
+        """Open files survive a rename, but not a lost mount."""
         return read_into(copy.copy(store), *arguments)
 
     monkeypatch.setattr(Store, "read_into", reopening)

@@ -1,4 +1,4 @@
-"""Fine-tuning starts from the weights that it says, or not at all."""
+"""Fine-tuning starts from the weights that the config names, or not at all."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Zarr stores: every bit comes back, any Zarr reader opens the arrays, parts are read alone, and
-damage is found and named.
-"""
+"""Zarr stores: bit-exact round trip, other Zarr readers, partial reads, damage found by name."""
 
 from __future__ import annotations
 
@@ -50,8 +48,9 @@ def sample(pixels: np.ndarray, number: int = 0, **fields) -> Sample:
 
 
 def ragged() -> list[Sample]:
-    """Two shards and a bit in which sensors, dtypes and shapes alternate; 70 bands are three
-    chunks, 3 are one.
+    """Two shards and a bit in which sensors, dtypes and shapes alternate.
+
+    70 bands are three chunks, 3 are one.
     """
     kinds = [
         ("enmap", "int16", (70, 5, 6)),
@@ -104,9 +103,7 @@ def pixel_file(path: Path) -> Path:
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_comes_back_bit_for_bit(tmp_path: Path, dtype: str, format: str):
-    """Random bits are NaN with payloads, too; and the fill value must not be mistaken for
-    absence.
-    """
+    """Random bits include NaN with payloads; the fill value must not be mistaken for absence."""
     pixels = cube(dtype, (35, 4, 5))
     special = SPECIAL.get(pixels.dtype.kind) or [np.iinfo(dtype).min, np.iinfo(dtype).max, 0]
     expected = [
@@ -151,7 +148,7 @@ def test_ragged_samples_come_back_in_order_with_all_their_fields(whole: Path):
 def test_a_sample_with_every_field_comes_back(tmp_path: Path, format: str):
     found = open_store(write_store(tmp_path / "store", [full()], format=format))[0]
     assert_equal_samples(found, full())
-    found.pixels[:] = 0  # what is read may be changed, as that of the other format
+    found.pixels[:] = 0  # pixels may be changed, as of the other format
 
 
 @every_format
@@ -206,7 +203,7 @@ def test_a_part_is_what_is_cut_from_the_whole(tmp_path: Path, format: str, part:
 
 
 def test_a_part_reads_no_other_chunks(tmp_path: Path):
-    """Damage in the chunk of bands 24 to 47 is not seen by who wants those before and after."""
+    """Damage in the chunk of bands 24 to 47 does not affect reads of bands before and after."""
     pixels = cube("int16", (70, 5, 6))
     path = write_store(tmp_path / "store", [sample(pixels)], format="zarr")
     store, file = open_store(path), pixel_file(path)
@@ -232,7 +229,7 @@ def test_a_band_that_is_not_there_is_an_index_error(tmp_path: Path, format: str)
 
 
 def undo(differences: np.ndarray, attributes: dict) -> np.ndarray:
-    """Pixels [n, c, h, w] as the attributes of zarr.json say that they are to be had."""
+    """Pixels [n, c, h, w], restored as the attributes of zarr.json say."""
     step = attributes["eo_jax"]["bands_a_chunk"]
     if not attributes["eo_jax"]["band_difference"]:
         return differences
@@ -244,9 +241,7 @@ def undo(differences: np.ndarray, attributes: dict) -> np.ndarray:
 
 
 def expected_rows(shape: tuple[int, ...], samples: list[Sample]) -> np.ndarray:
-    """What the array of the cubes of 70 bands holds: each shard's in its first rows, 0 in the
-    others.
-    """
+    """The array of the cubes of 70 bands: each shard's in its first rows, 0 in the others."""
     rows = np.zeros(shape, np.int16)
     for shard in range(3):
         cubes = [
@@ -294,7 +289,7 @@ def test_other_libraries_read_every_dtype(tmp_path: Path, dtype: str, format: st
 
 
 def test_a_shard_without_samples_leaves_its_rows_empty(tmp_path: Path):
-    """Rows follow the shard's number, which the shards that are listed do not."""
+    """Rows follow the number of the shard, not its position in the manifest."""
     samples = [sample(cube(), 0), sample(cube()[::-1], 1)]
     entries = {
         number: write_shard(tmp_path, number, "zarr-raw", 2, part)
@@ -438,9 +433,7 @@ def test_a_manifest_of_something_else(path: Path, changes: dict):
 
 
 def forge(path: Path, chunk: bytes, byte_range: tuple[int, int] | None = None) -> RecordError:
-    """The error of reading a store of format "zarr" whose first chunk is another one, all checksums
-    right.
-    """
+    """The error of reading a "zarr" store with another first chunk, all checksums right."""
     file = pixel_file(path)
     data, length = bytearray(file.read_bytes()), PER_SHARD * 3 * 16 + 4
     chunk = chunk + struct.pack("<I", google_crc32c.value(chunk))

@@ -23,9 +23,7 @@ def write_store(
     about: dict | None = None,
     format: str = "array-record",
 ) -> Path:
-    """A store of the samples, PER_SHARD in each shard; all in split "train" where no splits are
-    given.
-    """
+    """A store of the samples, PER_SHARD in each shard; all in split "train" by default."""
     splits = ["train"] * len(samples) if splits is None else splits
     path.mkdir(parents=True, exist_ok=True)
     shards, rows = [], []
@@ -45,12 +43,12 @@ def write_store(
 def write_tiny_store(
     path: Path, locations: int = 6, size: int = 32, seed: int = 0, format: str = "array-record"
 ) -> Path:
-    """A store of locations with one, two or three dates of int16 [202, size, size] and a label map
-    "landuse"; every third location is in split "val".
+    """A store of locations with one, two or three dates and a label map "landuse".
 
-    Classes 1 to 3 are squares of 8 x 8 pixels, brighter the higher the class; a corner is 0,
-    unlabelled. Every band has the published mean for its level, and the first two rows of one date
-    of the second location are no-data.
+    Pixels are int16 [202, size, size]; every third location is in split "val". Classes 1 to 3 are
+    squares of 8 x 8 pixels, brighter the higher the class; a corner is 0, unlabelled. Every band
+    has the published mean for its level, and the first two rows of one date of the second location
+    are no-data.
     """
     rng = np.random.default_rng(seed)
     samples, splits = [], []
@@ -85,9 +83,7 @@ def _sample(rng: np.random.Generator, location: int, date: int, size: int) -> Sa
 
 
 def _about(samples: Sequence[Sample], splits: Sequence[str]) -> dict:
-    """What the converter would write of these samples: statistics of the train split, labels of
-    all.
-    """
+    """The manifest's statistics of the train split and labels of all samples."""
     train = [
         sample.pixels for sample, split in zip(samples, splits, strict=True) if split == "train"
     ]

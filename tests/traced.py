@@ -1,4 +1,4 @@
-"""Samples every pixel of which says where it comes from: sample * 1000 + row * 20 + column."""
+"""Samples whose pixels encode their origin: sample * 1000 + row * 20 + column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEIGHT, WIDTH, CROP = 10, 8, 6
 
 
 def traced(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """int16 [202, height, width] that says where each pixel comes from."""
+    """int16 [202, height, width], the origin of each pixel."""
     where = 1000 * number + 20 * np.arange(height)[:, None] + np.arange(width)
     return np.broadcast_to(where, (202, height, width)).astype(np.int16)
 
@@ -27,7 +27,7 @@ def sample(
 
 
 def origin(pixels: np.ndarray) -> tuple[int, int, int]:
-    """(sample, row, column) of the corner of a crop [c, h, w], which must be whole."""
+    """(sample, row, column) of the corner of a crop [c, h, w], which must be complete."""
     corner = int(pixels[0, 0, 0])
     number, (top, left) = corner // 1000, divmod(corner % 1000, 20)
     side = slice(top, top + pixels.shape[1]), slice(left, left + pixels.shape[2])
@@ -44,7 +44,7 @@ def assert_same(found: Batch, expected: Batch) -> None:
 
 
 def joined(parts: list[Batch]) -> Batch:
-    """The global batch of the parts that processes read."""
+    """The global batch of the parts of several processes."""
     return {
         name: {field: np.concatenate([part[name][field] for part in parts]) for field in fields}
         for name, fields in parts[0].items()
