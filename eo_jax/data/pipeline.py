@@ -237,7 +237,7 @@ class Pipeline:
         """
         for source, draw in draws:
             fields = batch[source.name]
-            # An earlier attempt may have left its own.
+            # An earlier attempt may have left other values.
             fields["time"][row], fields["lonlat"][row] = TIME_ABSENT, np.nan
             for t, i in enumerate(draw.samples.tolist()):
                 decode = functools.partial(source.decode_into, fields, row, t, draw)

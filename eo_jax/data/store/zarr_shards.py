@@ -285,7 +285,7 @@ def read_index(file: Path | str, kind: Kind, rows: int) -> np.ndarray:
     with open(file, "rb", buffering=0) as source:
         size = source.seek(0, 2)
         length = index_bytes(kind, rows, size)
-        data = _readcheck_crc(source, size - length, np.empty(length, np.uint8))
+        data = _read_checked(source, size - length, np.empty(length, np.uint8))
     return data.view("<u8").reshape(rows, kind.chunks, 2)
 
 
@@ -408,7 +408,7 @@ def _read_bands(
 def _read_stored(source: BinaryIO, kind: Kind, byte_range: np.ndarray) -> np.ndarray:
     """A chunk as stored, its differences not undone, in this thread's scratch."""
     offset, length = _checked_range(kind, byte_range)
-    return _unpack(_readcheck_crc(source, offset, _PACKED.take(length)), kind)
+    return _unpack(_read_checked(source, offset, _PACKED.take(length)), kind)
 
 
 def _mapped_stored(mapped: np.ndarray, kind: Kind, byte_range: np.ndarray) -> np.ndarray:
@@ -452,7 +452,7 @@ def _decompress(data: np.ndarray, kind: Kind) -> np.ndarray:
     return chunk
 
 
-def _readcheck_crc(source: BinaryIO, offset: int, into: np.ndarray) -> np.ndarray:
+def _read_checked(source: BinaryIO, offset: int, into: np.ndarray) -> np.ndarray:
     """uint8, bytes of a file without the checksum after them; `into` has room for both."""
     length = len(into)
     source.seek(offset)
