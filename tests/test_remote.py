@@ -192,7 +192,7 @@ def test_local_stores_do_without_tensorstore(folder: Path):
     subprocess.run([sys.executable, "-c", code, str(folder / "bucket" / "zarr")], check=True)
 
 
-# ------------------------------------------------------------------------------------ what may pass
+# -------------------------------------------------------------------------------- transient errors
 
 
 READ_FILES = {
@@ -202,18 +202,18 @@ READ_FILES = {
     f"x8{PIXELS}": "zarr-raw",
     SHARD: "array-record",
 }
-MAY_PASS = ("503", "429", "500", "reset", "truncated", "flipped")
+TRANSIENT = ("503", "429", "500", "reset", "truncated", "flipped")
 
 
 @pytest.mark.parametrize(
     "on, fault",
     [
         pair
-        for pair in itertools.product(READ_FILES, MAY_PASS)
+        for pair in itertools.product(READ_FILES, TRANSIENT)
         if pair != ("manifest.json", "flipped")
     ],
 )
-def test_two_failures_are_outlasted(
+def test_two_failures_are_retried(
     server: ObjectServer, folder: Path, slept: list[float], on: str, fault: str
 ):
     format = READ_FILES[on]
@@ -286,7 +286,7 @@ def test_nobody_listens(slept: list[float]):
     assert len(slept) == 4
 
 
-# ------------------------------------------------------------------------------------ what does not
+# ----------------------------------------------------------------------------------- final errors
 
 
 @pytest.mark.parametrize(

@@ -222,11 +222,11 @@ def retry(file: RemotePath, attempt: Callable[[], T]) -> T:
             raise
         except (_TransientError, ValueError) as error:
             if (delay := next(delays, None)) is None:
-                raise _final(file, error) from error
+                raise _last_error(file, error) from error
         RETRIES.sleep(delay)
 
 
-def _final(file: RemotePath, error: Exception) -> Exception:
+def _last_error(file: RemotePath, error: Exception) -> Exception:
     if isinstance(error, ValueError):
         return ValueError(f"{error}, in {RETRIES.attempts} attempts")
     return RemoteError(
@@ -257,10 +257,8 @@ def kvstore_spec(url: str) -> dict[str, Any]:
         raise StoreError(f"{url}: names no bucket; expected {scheme}://bucket/path")
     driver = {"s3": "s3", "gs": "gcs"}[scheme]
     path = f"{folder.rstrip('/')}/" if folder.strip("/") else ""
-    options = _s3_options() if scheme == "s3" else {}
-    return {"driver": driver, "bucket": bucket, "path": path, "context": _no_retries(driver)} | (
-        options
-    )
+    spec = {"driver": driver, "bucket": bucket, "path": path, "context": _no_retries(driver)}
+    return spec | (_s3_options() if scheme == "s3" else {})
 
 
 def _http_spec(url: str) -> dict[str, Any]:
