@@ -24,7 +24,7 @@ from eo_jax.data.mixture import ComponentConfig
 from eo_jax.data.source import SourceConfig
 from eo_jax.optim import optimizers
 
-# The sections that have one shape; the others name a module of a folder.
+# Sections with one dataclass; the others name a module of a folder.
 FIXED_SECTIONS = {
     "data": pipeline.Config,
     "augment": views.Config,
@@ -92,7 +92,7 @@ def parse_named(folder: str, section: Any, where: str) -> tuple[ModuleType, Any]
 
 
 def parse_section(config: Any, section: str) -> Any:
-    """The frozen dataclass of a section that has one shape: data, augment, optim, sharding, run."""
+    """The frozen dataclass of a section without a name: data, augment, optim, sharding, run."""
     values = plain_dict(config[section])
     if section == "data":
         for field, kind in (("sources", SourceConfig), ("mixture", ComponentConfig)):
@@ -109,8 +109,8 @@ def parse_section(config: Any, section: str) -> Any:
 
 
 def parse_evaluator(config: Any, name: str, section: Any) -> tuple[tuple[str, ...], Any]:
-    """(sources, the evaluator's Config) of a section of evals; `sources` are those it runs on one
-    after the other, none for the first alone.
+    """(sources, the evaluator's Config) of a section of evals; it runs on each of `sources`, or on
+    the first source of the config where there are none.
     """
     values = plain_dict(section)
     sources, known = _frozen(values.pop("sources", ())), config["data"]["sources"]
@@ -130,9 +130,9 @@ def parse_evaluator(config: Any, name: str, section: Any) -> tuple[tuple[str, ..
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Adds every default to a config, in place, and checks every key: ml_collections refuses to
-    override a key that is not there.
+    override a key that is absent.
 
-    The last line of every `get_config` is `return config.complete(...)`.
+    The last line of every `get_config` is `return complete(config)`.
     """
     for section in config:
         if section not in _SECTIONS:
@@ -146,16 +146,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         )
     config.objective = _complete_named("objectives", config.objective, "objective")
     model = config.model
-
-    def shared(stem):
-        return isinstance(stem, str)
-
-    def complete_stem(source, stem):
-        return (
-            stem if shared(stem) else _complete_named("models/stems", stem, f"model.stems.{source}")
-        )
-
-    model.stems = {source: complete_stem(source, stem) for source, stem in model.stems.items()}
+    model.stems = {source: _complete_stem(source, stem) for source, stem in model.stems.items()}
     model.trunk = _complete_named("models/trunks", model.trunk, "model.trunk")
     model.trunk_sharing = model.get("trunk_sharing", "none")
     model.dtype = model.get("dtype", "auto")
@@ -169,6 +160,13 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         for name, section in config.get("evals", {}).items()
     }
     return config
+
+
+def _complete_stem(source: str, stem: Any) -> Any:
+    """The completed section, or the name of the source whose stem it is."""
+    if isinstance(stem, str):
+        return stem
+    return _complete_named("models/stems", stem, f"model.stems.{source}")
 
 
 def _complete_evaluator(config: Any, name: str, section: Any) -> dict:
@@ -188,9 +186,7 @@ def _with_defaults(config_class: type, section: Any, where: str) -> dict:
 
 
 def _overridable(values: dict) -> dict:
-    """None stands for a number that is not given; as a placeholder it can be given on the command
-    line.
-    """
+    """Numbers that default to None become placeholders, so that the command line can set them."""
     return {
         key: ml_collections.config_dict.placeholder(float) if value is None else value
         for key, value in values.items()

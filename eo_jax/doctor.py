@@ -1,12 +1,12 @@
-"""Says what training waits for: measures the loader, the step, and both together, and names the
-setting to change.
+"""Finds out whether training waits for data or for compute: measures the loader, the step, and both
+together, and names the setting to change.
 
     python -m eo_jax.doctor stores/demo --config=configs/mae_demo.py
     python -m eo_jax.doctor stores/demo --config=configs/mae_demo.py --config.data.threads=4 \\
         --seconds=10
     python -m eo_jax.doctor --store=enmap=stores/se --config=configs/mae_spectral_earth.py:vit_s
 
-STORE takes the place of every source's store, --store=SOURCE=PATH that of one source. Nothing is
+STORE replaces the store of every source, --store=SOURCE=PATH that of one source. Nothing is
 written.
 """
 
@@ -41,11 +41,11 @@ from eo_jax.schema import Batch
 from eo_jax.step import TrainSession
 
 _SEE_HELP = "`python -m eo_jax.doctor --help` shows examples"
-_WARM_UP, _LEAST = 3, 4  # batches that are not timed; batches that are, however long they take
+_WARM_UP, _LEAST = 3, 4  # untimed batches; timed batches at least, however long they take
 _EQUAL = 1.25  # loader and step within this factor are balanced: measurements scatter by less
-_OVERLAP = 0.75  # of the slower one's rate, together: below, they hold each other up
-_PAYS = 1.15  # a gain worth a setting
-_LOW_MFU = 0.3  # what others reach with vision transformers is 0.2 to 0.3
+_OVERLAP = 0.75  # of the slower one's rate: below it, loader and step slow each other down
+_PAYS = 1.15  # a gain worth changing a setting for
+_LOW_MFU = 0.3  # others reach 0.2 to 0.3 with vision transformers
 
 
 # ------------------------------------------------------------------------------ what the rates mean
@@ -53,14 +53,14 @@ _LOW_MFU = 0.3  # what others reach with vision transformers is 0.2 to 0.3
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """Batches a second.
+    """Batches per second.
 
     Attributes:
-        loader: batches drawn and placed on the device, no step.
-        step: one batch of each component, again and again.
-        together: as training does it.
-        more_threads: the loader with twice the threads; measured only where the loader is the
-            slower one.
+        loader: of drawing batches and placing them on the device, without a step.
+        step: of the train step on the same batch of each component.
+        together: of both, as in training.
+        more_threads: of the loader with twice the threads; only where the loader is slower than the
+            step.
     """
 
     loader: float
@@ -71,15 +71,15 @@ class Rates:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What advice depends on besides the rates.
+    """The settings that advice depends on besides the rates.
 
     Attributes:
-        on_cpu: steps run on the cores that the loader uses.
+        on_cpu: whether steps run on the cores that the loader uses.
         threads, crop: of config.data.
         size: side of the largest view in pixels.
         stores: {source: (format, smallest side of a patch)}.
-        dtype: that the model computes in.
-        mfu: of the step alone; None where the device's peak is not known.
+        dtype: compute type of the model.
+        mfu: of the step alone; None where the peak of the device is unknown.
     """
 
     on_cpu: bool
@@ -101,12 +101,12 @@ def bound_by(rates: Rates) -> str:
 
 
 def verdict(rates: Rates) -> str:
-    """What the rates say, in one line."""
+    """The diagnosis in one line."""
     return _VERDICTS[bound_by(rates)](rates)
 
 
 def advice(rates: Rates, setup: Setup) -> list[str]:
-    """What to change, a line each, the surest first."""
+    """Changes to make, one per line, the surest first."""
     return _ADVICE[bound_by(rates)](rates, setup)
 
 
@@ -143,7 +143,7 @@ def _contention_verdict(rates: Rates) -> str:
     )
     return (
         f"contention: {rates.together:.3g} batches/s together, the slower of the two alone "
-        f"{alone:.3g}; loader and step hold each other up, {how}"
+        f"{alone:.3g}; loader and step slow each other down, {how}"
     )
 
 
@@ -184,15 +184,15 @@ def _less_to_read(setup: Setup) -> list[str]:
         times = (setup.crop / setup.size) ** 2
         lines.append(
             f"config.data.crop={setup.size}: the views are {setup.size} px, a crop of {setup.crop} "
-            f"px moves {times:.1f} times their pixels"
+            f"px transfers {times:.1f} times their pixels"
         )
-    return lines or ["stores and crop are as cheap as they get; a faster disk, or more cores"]
+    return lines or ["stores and crop cannot get cheaper; use a faster disk or more cores"]
 
 
 def _compute_advice(rates: Rates, setup: Setup) -> list[str]:
     if setup.on_cpu:
         return [
-            "an accelerator, or a smaller model (config.model.trunk); on a CPU float32 is the "
+            "use an accelerator, or a smaller model (config.model.trunk); on a CPU float32 is the "
             "fastest model.dtype"
         ]
     lines = [] if setup.mfu is None else [f"MFU of the step alone is {setup.mfu:.1%}"]
@@ -202,10 +202,10 @@ def _compute_advice(rates: Rates, setup: Setup) -> list[str]:
         )
     if setup.mfu is None or setup.mfu < _LOW_MFU:
         lines.append(
-            "a larger config.data.batch_size, as far as memory goes: small batches do not fill the "
+            "a larger config.data.batch_size, if memory allows: small batches do not fill the "
             "device"
         )
-    return lines or ["the device is well used; more devices"]
+    return lines or ["the device is well used; use more devices"]
 
 
 def _balanced_advice(rates: Rates, setup: Setup) -> list[str]:
@@ -267,7 +267,7 @@ class _Step:
 
 @dataclasses.dataclass(frozen=True)
 class _Bench:
-    """What is measured, and for how many seconds each."""
+    """Measurements of an experiment on a mesh, each for `seconds`."""
 
     experiment: Experiment
     mesh: Mesh
@@ -276,8 +276,8 @@ class _Bench:
     def measure(
         self, batches: Iterator[Batch], consume: Callable[[Batch], Any]
     ) -> dict[str, float]:
-        """{"samples_per_s", "flops_per_s", "mfu"?}. What came of a batch is waited for while the
-        next is under way, as training does.
+        """{"samples_per_s", "flops_per_s", "mfu"?}. As in training, the result of a batch is awaited
+        while the next one is on its way.
         """
         for batch in itertools.islice(batches, _WARM_UP):
             jax.block_until_ready(consume(batch))
@@ -294,10 +294,9 @@ class _Bench:
         return throughput.take()
 
     def load(self, data: Config, consume: Callable[[Batch], Any]) -> float:
-        """Batches a second with batches from the loader."""
-        batches = Pipeline(data, self.experiment.run.seed).batches(
-            0, 2**31
-        )  # endless, as far as a measurement goes
+        """Batches per second from the loader."""
+        endless = 2**31
+        batches = Pipeline(data, self.experiment.run.seed).batches(0, endless)
         placed = sharding.prefetch(batches, self.mesh, self.experiment.sharding.prefetch)
         rate = self.measure(placed, consume)["samples_per_s"] / data.batch_size
         placed.close()
@@ -305,8 +304,8 @@ class _Bench:
 
 
 def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[Rates, Setup, int]:
-    """(rates, setup, bytes of a batch, on average) of a completed config; takes about three times
-    `seconds`, and compiling.
+    """(rates, setup, mean bytes of a batch) of a completed config. Takes about three times
+    `seconds`, plus compilation.
     """
     experiment = make_experiment(config)
     data, mesh = experiment.data, sharding.make_mesh(experiment.sharding)
@@ -346,14 +345,14 @@ def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[R
         mfu=alone.get("mfu"),
     )
     batch_bytes = sum(
-        share * _bytes(batches[component])
-        for component, share in pipeline.mixture.fractions.items()
+        fraction * _bytes(batches[component])
+        for component, fraction in pipeline.mixture.fractions.items()
     )
     return rates, setup, round(batch_bytes)
 
 
 def _first_batches(pipeline: Pipeline) -> dict[str, Batch]:
-    """{component: the first batch of it}."""
+    """{component: its first batch}."""
     found: dict[str, Batch] = {}
     for n in itertools.count():
         component = pipeline.mixture.component(n)
@@ -392,7 +391,7 @@ def main() -> int:
 
 
 def _flags() -> flags.FlagValues:
-    """The flags of this command, apart from those of others in the same process."""
+    """The flags of this command, separate from those of other commands in the process."""
     values = flags.FlagValues()
     about = "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value"
     config_flags.DEFINE_config_file("config", None, about, flag_values=values)
@@ -409,19 +408,18 @@ def _flags() -> flags.FlagValues:
 
 
 def _parse(values: flags.FlagValues) -> tuple[ml_collections.ConfigDict, float]:
-    """(the config with the stores that were given, seconds)."""
+    """(the config with the given stores, seconds)."""
     try:
         stores, config = values(sys.argv)[1:], values["config"].value
-        sources = (
-            {} if config is None else config.data.sources
-        )  # only here does a config file that is not there come to light
+        # The config file is read on first use, so a missing one raises here.
+        sources = {} if config is None else config.data.sources
     except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{cli.first_cause(error)}; {_SEE_HELP}") from error
     if config is None:
         raise ValueError(f"--config=configs/FILE.py[:variant] must be given; {_SEE_HELP}")
     if len(stores) > 1:
         raise ValueError(
-            f"{len(stores)} stores ({', '.join(stores)}), expected one, for all sources; give more "
+            f"{len(stores)} stores ({', '.join(stores)}), expected one for all sources; give others "
             "as --store=SOURCE=PATH"
         )
     override_stores(sources, stores, values.store)
@@ -431,8 +429,8 @@ def _parse(values: flags.FlagValues) -> tuple[ml_collections.ConfigDict, float]:
 def override_stores(
     sources: ml_collections.ConfigDict, everywhere: list[str], named: list[str]
 ) -> None:
-    """Sets the stores of config.data.sources, in place: the one of `everywhere`, then "SOURCE=PATH"
-    each of `named`. Raises ValueError.
+    """Sets the stores of config.data.sources in place: that of `everywhere` for all, then each
+    "SOURCE=PATH" of `named`. Raises ValueError.
     """
     for store, source in itertools.product(everywhere, sources.values()):
         source.store = store

@@ -34,8 +34,8 @@ from eo_jax.sensors import Sensor
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything a config describes that needs neither data nor a device: the frozen sections, the
-    encoders and the objective.
+    """The parts of a config that need neither data nor a device: its frozen sections, the encoders
+    and the objective.
 
     `views` is {"<source>/<crop set>": (number, size in pixels)}.
     """
@@ -83,8 +83,8 @@ class Experiment:
 
 
 def make_experiment(config: Any) -> Experiment:
-    """The Experiment of a completed config. Every mistake that can be seen without data is a
-    ValueError here, before any device is touched.
+    """The Experiment of a completed config. Raises ValueError for every mistake that shows without
+    data, before any device is touched.
     """
     sections = {name: parse_section(config, name) for name in FIXED_SECTIONS}
     data, augment = sections["data"], sections["augment"]
@@ -110,35 +110,31 @@ def make_experiment(config: Any) -> Experiment:
 def _objective(
     config: Any, encoders: Mapping[str, Encoder], trunk_sharing: str, data: pipeline.Config
 ) -> Objective:
-    """The objective, its encoders with a trunk each, or one for all."""
+    """The objective on encoders with a trunk per stem, or one trunk for all stems."""
     if trunk_sharing not in ("none", "all"):
         raise ValueError(
-            f"config.model.trunk_sharing: {trunk_sharing!r}; expected 'none' for a trunk behind "
-            "each stem, or "
-            "'all' for one behind all"
+            f"config.model.trunk_sharing: {trunk_sharing!r}; expected 'none' for one trunk per "
+            "stem, or 'all' for one trunk behind all stems"
         )
     if trunk_sharing == "none":
         return config.build(encoders)
     together = [component for component, about in data.mixture.items() if len(about.sources) > 1]
     if not data.mixture or together:
         raise ValueError(
-            "config.model.trunk_sharing: 'all' trains on one source a step; give each source a "
-            "component of "
-            "its own in config.data.mixture, found "
-            f"{', '.join(together) or 'none'}"
+            "config.model.trunk_sharing: 'all' trains on one source per step; give each source a "
+            "component of its own in config.data.mixture; components with several sources: "
+            f"{', '.join(together) or 'no mixture given'}"
         )
     return shared_trunk.build(config, encoders)
 
 
 def _encoders(model: Any, sources: Mapping[str, SourceConfig]) -> dict[str, Encoder]:
-    """{source: its encoder}; where `model.stems` has the name of another source instead of a
-    section, the two have the same weights.
-    """
+    """{source: its encoder}; a stem given as the name of another source shares its weights."""
     stems = plain_dict(model["stems"])
     if set(stems) != set(sources):
         raise ValueError(
-            f"config.model.stems: {sorted(stems)}, but config.data.sources: {sorted(sources)}; one "
-            "stem a source"
+            f"config.model.stems: {sorted(stems)}, but config.data.sources: {sorted(sources)}; "
+            "expected one stem per source"
         )
     owners = {source: stem if isinstance(stem, str) else source for source, stem in stems.items()}
     sensors = {source: sensor_of(about) for source, about in sources.items()}
@@ -150,7 +146,7 @@ def _encoders(model: Any, sources: Mapping[str, SourceConfig]) -> dict[str, Enco
     for source, owner in owners.items():
         if owner not in made:
             raise ValueError(
-                f"config.model.stems.{source}: {owner!r} is no source with a stem of its own; "
+                f"config.model.stems.{source}: {owner!r} is not a source with a stem of its own; "
                 f"there are {', '.join(made)}"
             )
         if sensors[source] != sensors[owner]:
@@ -179,7 +175,7 @@ def _view_shapes(
         for name, crop in augment.for_source(source).items():
             if encoder.kind == "tokens" and crop.size % encoder.patch:
                 raise ValueError(
-                    f"config.augment.crops.{name}.size: {crop.size} is no multiple of the patch of "
+                    f"config.augment.crops.{name}.size: {crop.size} is not a multiple of the patch of "
                     f"source {source!r}, {encoder.patch}"
                 )
     return {
@@ -204,8 +200,8 @@ def _check_labels(objective: Objective, name: str, sources: Mapping[str, SourceC
     for source in objective.labelled:
         if not sources[source].label:
             raise ValueError(
-                f"config.data.sources.{source}.label: objective {name!r} learns from labels; give "
-                "the name of the store's label"
+                f"config.data.sources.{source}.label: objective {name!r} learns from labels; name a "
+                "label of the store"
             )
 
 
@@ -223,9 +219,7 @@ def compute_dtype(name: str) -> jnp.dtype:
 def make_normalisation(
     experiment: Experiment, opened: pipeline.Pipeline
 ) -> dict[str, views.Normalisation]:
-    """{source: the numbers its views are normalised by}, from the sensor table or from the
-    manifests of the opened stores.
-    """
+    """{source: mean and std for its views}, from the sensor table or the stores' manifests."""
     numbers = {}
     for name, source in opened.sources.items():
         numbers[name] = views.normalisation(
@@ -235,8 +229,8 @@ def make_normalisation(
 
 
 def check_labels(experiment: Experiment, opened: pipeline.Pipeline) -> None:
-    """ValueError where a store has labels of more classes than the objective knows; a loss would be
-    NaN there, or wrong.
+    """Raises ValueError where a store has more classes than the objective was built for; its loss
+    would be NaN or wrong.
     """
     for name, classes in experiment.objective.labelled.items():
         config, store = experiment.data.sources[name], opened.sources[name].store
@@ -264,7 +258,7 @@ def make_context(
     mesh: jax.sharding.Mesh,
     source: str = "",
 ) -> Context:
-    """What evaluators see of a source, by default the first, its rows spread over the devices."""
+    """The context of evaluators on a source, the first by default; rows are sharded."""
     source = source or next(iter(experiment.encoders))
     encoder = experiment.encoders[source]
     views_of = make_recipe(experiment, numbers)

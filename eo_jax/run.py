@@ -1,6 +1,4 @@
-"""What a run is: its section of the config, its size, what it was trained on, what may change when
-it is resumed, and the signal to stop.
-"""
+"""Run settings, provenance files, resume checks and SIGTERM handling."""
 
 from __future__ import annotations
 
@@ -28,14 +26,14 @@ class Config:
     """A run.
 
     Attributes:
-        steps: optimizer steps in all; schedules end there.
-        seed: of weights, order of samples, crops, masks.
+        steps: number of optimizer steps; schedules end there.
+        seed: seeds weights, order of samples, crops and masks.
         log_every: steps between log lines; each costs a forward pass of at most 256 samples, for
-            the watch on collapse.
+            collapse metrics.
         save_every: steps between checkpoints; the last step is saved anyway.
         max_to_keep: checkpoints to keep.
-        writers: where metrics go beside metrics.jsonl: "tensorboard" or nothing.
-        init_from: workdir of a run whose encoder the weights start from; "" for random ones.
+        writers: writers besides metrics.jsonl: ("tensorboard",) or ().
+        init_from: workdir of a run whose encoder gives the initial weights; "" for random ones.
         init_encoder: which of its encoders, as in "enmap.teacher"; "" for the objective's first.
         init_rules: regex on paths of this run -> path in that encoder; () for its encoder, and its
             teacher's, as a whole. See warm_start.py.
@@ -61,9 +59,9 @@ class Config:
             )
 
 
-# What may differ between a run and its resumption: nothing here changes a weight. A store may move,
-# too: its content hash is what counts. Where samples are held changes no batch either. To skip bad
-# records changes no batch that could be read without.
+# May differ between a run and its resumption, since none of it changes a weight. A store may also
+# move (its content hash counts), and a cache changes no batch. Skipping bad records changes no batch
+# that can be read.
 _FREE = (
     "data.threads",
     "data.prefetch",
@@ -143,8 +141,8 @@ def data_fingerprints(pipeline: Pipeline, normalisation: Mapping[str, Normalisat
 
 
 def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
-    """What a source was, for checkpoint, report and export: store, content hash, counts, sensor
-    row, normalisation numbers.
+    """The provenance of a source for checkpoint, report and export: store, content hash, counts,
+    sensor row, normalisation.
     """
     return {
         "store": source.store.path.name,
@@ -164,7 +162,7 @@ def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
 
 
 def sizes(params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> list[str]:
-    """How much there is of everything: weights, devices, and what each source draws from."""
+    """Numbers of weights, devices, and locations and samples per source, for the first log line."""
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return [
         f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}",
@@ -206,11 +204,11 @@ def memory(compiled: Mapping[str, CompiledStep]) -> Iterator[str]:
 
 
 def check_steps(workdir: Path, first: int, steps: int) -> None:
-    """Raises ValueError where a run is asked to end before the step that it has come to."""
+    """Raises ValueError where a run is asked to end before its newest checkpoint."""
     if first > steps:
         raise ValueError(
-            f"{workdir}: trained to step {first} already, --extend-to={steps} is fewer; give more "
-            f"than {first}"
+            f"{workdir}: already trained to step {first}, but --extend-to={steps}; give more than "
+            f"{first}"
         )
 
 
@@ -236,7 +234,7 @@ def write_provenance(workdir: Path, config: dict, fingerprint: dict) -> None:
 
 
 def closing_message(workdir: Path, step: int, steps: int) -> str:
-    """The last line of a run: what to do next."""
+    """The last line of a run, with the next command."""
     if step < steps:
         return (
             f"stopped at step {step} of {steps}, state saved; the same command resumes from there"
@@ -248,8 +246,8 @@ def closing_message(workdir: Path, step: int, steps: int) -> str:
 
 
 class StopSignal:
-    """Turns SIGTERM, which schedulers send before they take a machine away, into a saved
-    checkpoint.
+    """Notes SIGTERM, which schedulers send before they reclaim a machine, so that the loop saves and
+    stops.
     """
 
     def __init__(self):

@@ -106,8 +106,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure function (state, batch) -> (state, metrics); jit it with donated state.
 
-    All randomness comes from fold_in(seed, step). A step whose loss or gradient is not finite
-    leaves everything as it was, except the step number.
+    All randomness comes from fold_in(seed, step). A step with a non-finite loss or gradient leaves
+    the state unchanged, except for the step number.
     """
 
     def micro_loss(params: Params, carry: Carry, batch: Batch, key: jax.Array, progress: jax.Array):
@@ -145,10 +145,9 @@ def _if_finite(
 ) -> TrainState:
     """`advanced()`, or the state as it was.
 
-    On CPU by a branch: selecting leaf by leaf keeps XLA from updating moments in place, which makes
-        the update of 69M weights five times slower.
-    On accelerators leaf by leaf: that costs nothing there, and a branch would wait for the gradient
-        on the host.
+    A branch on CPU, where selecting leaf by leaf keeps XLA from updating moments in place (the
+    update of 69M weights takes five times longer). Leaf by leaf on accelerators, where that is free
+    and a branch would wait for the gradient on the host.
     """
 
     def select() -> TrainState:
@@ -169,11 +168,11 @@ def copied(params: Params) -> Params:
 
 @jax.jit
 def norms(after: Params, before: Params) -> Metrics:
-    """The "param_norm" of the weights after a step, and "update_norm", how far they moved in it.
+    """The norm of the weights after a step ("param_norm") and of their change ("update_norm").
 
-    Beside the train step, for the steps that are logged: a step that gives them keeps the old
-        weights until the new ones are made, 4 % of a small one
-    on CPU. A skipped step that is logged out of turn has neither.
+    Computed outside the train step, for logged steps only: inside, they keep the old weights alive
+    until the new ones exist, 4 % of a small step on CPU. A skipped step logged out of turn has
+    neither.
     """
     moved = jax.tree.map(jnp.subtract, after, before)
     return {"update_norm": optax.tree.norm(moved), "param_norm": optax.tree.norm(after)}
@@ -187,8 +186,8 @@ def _accumulate(
     progress: jax.Array,
     accum: int,
 ):
-    """Loss, metrics and gradients averaged over `accum` microbatches, the carry threaded through
-    them in order.
+    """Loss, metrics and gradients averaged over `accum` microbatches; the carry passes through them
+    in order.
     """
     params = state["params"]
     if accum == 1:

@@ -62,13 +62,13 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "folder of the run: checkpoints, metrics, report; the same command resumes what is there",
+    "folder of the run: checkpoints, metrics, report; the same command resumes the run in it",
 )
 flags.DEFINE_bool(
     "dry-run", False, "build, check and compile everything, print sizes and memory, train nothing"
 )
 flags.DEFINE_integer(
-    "extend-to", 0, "train a finished run on to this many steps (the schedule is stretched to it)"
+    "extend-to", 0, "train a finished run up to this many steps; the schedule is stretched to them"
 )
 
 

@@ -66,9 +66,9 @@ def test_verdicts_have_the_figures():
 
 
 def test_taking_turns_is_told_from_less_than_that():
-    assert doctor.verdict(Rates(10, 10, 5)).endswith("hold each other up, as if they took turns")
+    assert doctor.verdict(Rates(10, 10, 5)).endswith("slow each other down, as if they took turns")
     assert doctor.verdict(Rates(10, 10, 3)).endswith(
-        "hold each other up, slower than if they took turns"
+        "slow each other down, slower than if they took turns"
     )
 
 
@@ -229,7 +229,7 @@ def test_it_measures_and_gives_a_verdict(command, tiny_store):
         ((), "--config=configs/FILE.py[:variant] must be given"),
         (
             ("a", "b", f"--config={CONFIG}"),
-            "2 stores (a, b), expected one, for all sources; give more as --store=SOURCE=PATH",
+            "2 stores (a, b), expected one for all sources; give others as --store=SOURCE=PATH",
         ),
         (("no/such", f"--config={CONFIG}"), "no/such: no such store"),
         (("--config=configs/none.py",), "configs/none.py"),

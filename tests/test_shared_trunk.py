@@ -243,7 +243,7 @@ def test_what_cannot_share_a_trunk_is_refused():
     for components, found in ((both, "both"), ({}, "none")):
         with pytest.raises(
             ValueError,
-            match=r"trunk_sharing: 'all' trains on one source a step; .* component of its own in "
+            match=r"trunk_sharing: 'all' trains on one source per step; .* component of its own in "
             rf"config\.data\.mixture, found {found}",
         ):
             make_experiment(with_mixture(components))
