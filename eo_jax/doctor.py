@@ -276,8 +276,8 @@ class _Bench:
     def measure(
         self, batches: Iterator[Batch], consume: Callable[[Batch], Any]
     ) -> dict[str, float]:
-        """{"samples_per_s", "flops_per_s", "mfu"?}. As in training, the result of a batch is awaited
-        while the next one is on its way.
+        """{"samples_per_s", "flops_per_s", "mfu"?}. As in training, the result of a batch is
+        awaited while the next one is on its way.
         """
         for batch in itertools.islice(batches, _WARM_UP):
             jax.block_until_ready(consume(batch))
@@ -419,8 +419,8 @@ def _parse(values: flags.FlagValues) -> tuple[ml_collections.ConfigDict, float]:
         raise ValueError(f"--config=configs/FILE.py[:variant] must be given; {_SEE_HELP}")
     if len(stores) > 1:
         raise ValueError(
-            f"{len(stores)} stores ({', '.join(stores)}), expected one for all sources; give others "
-            "as --store=SOURCE=PATH"
+            f"{len(stores)} stores ({', '.join(stores)}), expected one for all sources; give "
+            "others as --store=SOURCE=PATH"
         )
     override_stores(sources, stores, values.store)
     return config, values.seconds

@@ -152,8 +152,7 @@ def _encoders(model: Any, sources: Mapping[str, SourceConfig]) -> dict[str, Enco
         if sensors[source] != sensors[owner]:
             raise ValueError(
                 f"config.model.stems.{source}: sensor {sensors[source].id!r} cannot use the stem "
-                f"of source {owner!r}, which reads "
-                f"{sensors[owner].id!r}; give it a stem of its own"
+                f"of source {owner!r}, which reads {sensors[owner].id!r}; give it a stem of its own"
             )
     return {source: made[owner] for source, owner in owners.items()}
 
@@ -175,8 +174,8 @@ def _view_shapes(
         for name, crop in augment.for_source(source).items():
             if encoder.kind == "tokens" and crop.size % encoder.patch:
                 raise ValueError(
-                    f"config.augment.crops.{name}.size: {crop.size} is not a multiple of the patch of "
-                    f"source {source!r}, {encoder.patch}"
+                    f"config.augment.crops.{name}.size: {crop.size} is not a multiple of the patch "
+                    f"of source {source!r}, {encoder.patch}"
                 )
     return {
         f"{source}/{name}": (crop.views, crop.size)
@@ -191,8 +190,8 @@ def _check_dates(augment: views.Config, sources: Mapping[str, SourceConfig]) -> 
             if crop.dates != "first" and about.dates == 1:
                 raise ValueError(
                     f"config.augment.crops: the dates of '{source}/{name}' are {crop.dates!r}, but "
-                    "one date is read; set "
-                    f"config.data.sources.{source}.dates, or dates='first' for these crops"
+                    f"one date is read; set config.data.sources.{source}.dates, or dates='first' "
+                    "for these crops"
                 )
 
 
@@ -200,8 +199,8 @@ def _check_labels(objective: Objective, name: str, sources: Mapping[str, SourceC
     for source in objective.labelled:
         if not sources[source].label:
             raise ValueError(
-                f"config.data.sources.{source}.label: objective {name!r} learns from labels; name a "
-                "label of the store"
+                f"config.data.sources.{source}.label: objective {name!r} learns from labels; name "
+                "a label of the store"
             )
 
 
@@ -239,8 +238,7 @@ def check_labels(experiment: Experiment, opened: pipeline.Pipeline) -> None:
         if classes and largest > classes:
             raise ValueError(
                 f"{store.path}: label {config.label!r} has class {largest}, objective "
-                f"{experiment.objective_name!r} knows classes 1 to {classes}; "
-                f"0 is unlabelled"
+                f"{experiment.objective_name!r} knows classes 1 to {classes}; 0 is unlabelled"
             )
 
 

@@ -60,8 +60,8 @@ class Config:
 
 
 # May differ between a run and its resumption, since none of it changes a weight. A store may also
-# move (its content hash counts), and a cache changes no batch. Skipping bad records changes no batch
-# that can be read.
+# move (its content hash counts), and a cache changes no batch. Skipping bad records changes no
+# batch that can be read.
 _FREE = (
     "data.threads",
     "data.prefetch",
@@ -246,8 +246,8 @@ def closing_message(workdir: Path, step: int, steps: int) -> str:
 
 
 class StopSignal:
-    """Notes SIGTERM, which schedulers send before they reclaim a machine, so that the loop saves and
-    stops.
+    """Notes SIGTERM, which schedulers send before they reclaim a machine, so that the loop saves
+    and stops.
     """
 
     def __init__(self):

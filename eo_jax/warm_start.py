@@ -75,8 +75,8 @@ def _replace_leaves(
     matched = rules.match_some(with_pattern, fresh, "config.run.init_rules", None)
     if not table:
         raise ValueError(
-            "config.run.init_rules: this objective has no single encoder, so "
-            "config.run.init_rules has to be given"
+            "config.run.init_rules: this objective has no single encoder, so config.run.init_rules "
+            "has to be given"
         )
 
     def take(keys: tuple, leaf: jax.Array, rule: tuple[str, str] | None) -> jax.Array:
