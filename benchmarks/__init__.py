@@ -1,3 +1,3 @@
-"""Every performance claim, as a command: ratios against a named peer and the physical limit,
-measured in one run.
+"""Every performance claim as a command: ratios to a named peer and to the physical limit, from one
+run; results/README.md has what was measured, when and how.
 """

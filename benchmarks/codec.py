@@ -1,12 +1,11 @@
-"""Measures the record codec against its alternatives: compressed ratio, encode and decode time a
-patch, all in one run.
+"""Compares the record codec with its alternatives: compression ratio, encode and decode time.
 
     python -m benchmarks.codec /data/stores/spectral_earth --samples 16
     python -m benchmarks.codec --tiles ../shared/data/enmap/potsdam_l2a_tiles --json /tmp/codec.json
 
-Raw pixels copied from memory to memory are the floor of the times. The times are of one thread, the
-best of several passes over the samples; the ratios are of all samples together and depend on the
-data alone.
+All figures come from one run. Times are per patch, in one thread, the best of several passes over
+the samples; copying raw pixels in memory is their lower bound. Ratios are over all samples together
+and depend on the data alone.
 """
 
 from __future__ import annotations
@@ -66,9 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=int,
         default=16,
         metavar="N",
-        help="samples at most, evenly spaced (default: 16)",
+        help="at most this many samples, evenly spaced (default: 16)",
     )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    parser.add_argument(
+        "--json", type=Path, metavar="PATH", help="also write the figures to this file"
+    )
     args = parser.parse_args(arguments)
     try:
         cubes = (
@@ -129,7 +130,7 @@ def _unblosc(data: bytes, like: np.ndarray) -> np.ndarray:
 
 def _difference(pixels: np.ndarray) -> np.ndarray:
     residual = pixels.copy()
-    residual[1:] -= pixels[:-1]  # wraps, as the sum does
+    residual[1:] -= pixels[:-1]  # wraps around, and so does the sum
     return residual
 
 
@@ -167,8 +168,8 @@ CODECS = (
     Codec("eo_jax record: difference, LZ4", _record, _unrecord),
     Codec("difference, zstd 1", _zstd_difference, lambda data, like: _sum(_unblosc(data, like))),
     Codec("no difference, LZ4", _blosc(blosc2.Codec.LZ4, 9), _unblosc),
-    Codec("deflate 6, as GeoTIFF uses", _deflate, _inflate),
-    Codec("raw copy (the floor)", lambda pixels: pixels.tobytes(), _from_buffer),
+    Codec("deflate 6, as in GeoTIFF", _deflate, _inflate),
+    Codec("raw copy (lower bound)", lambda pixels: pixels.tobytes(), _from_buffer),
 )
 
 
@@ -176,8 +177,8 @@ CODECS = (
 
 
 def measure(cubes: Sequence[np.ndarray]) -> list[dict]:
-    """{"codec", "ratio", "encode_ms", "decode_ms"} of each codec, times a patch. Raises
-    AssertionError where a codec loses a value.
+    """{"codec", "ratio", "encode_ms", "decode_ms"} of each codec, times per patch. Raises
+    AssertionError if a codec loses a value.
     """
     return [_measure(codec, cubes) for codec in CODECS]
 
@@ -208,7 +209,7 @@ def _best_ms(work: Callable[[], list]) -> float:
 
 def _print(figures: Sequence[dict], cubes: Sequence[np.ndarray]) -> None:
     shape = " x ".join(map(str, cubes[0].shape))
-    title = f"{len(cubes)} patches, the first {shape} {cubes[0].dtype}; times of one patch"
+    title = f"{len(cubes)} patches, the first {shape} {cubes[0].dtype}; times per patch"
     table = Table("ratio", "encode ms", "decode ms", "codec", title=title, title_justify="left")
     for row in figures:
         table.add_row(

@@ -1,14 +1,13 @@
-"""Measures conversion against rasterio alone reading the same deflate GeoTIFFs: rate, cost a patch,
-scaling, memory, size. All in one run.
+"""Compares conversion with rasterio reading the same GeoTIFFs: rate, scaling, memory, size.
 
     python -m benchmarks.convert --tiles ../shared/data/enmap/potsdam_l2a_tiles \\
         --work /tmp/convert --json /tmp/convert.json
 
 The archive is made of real EnMAP tiles, each patch a mosaic of rotated and flipped tiles (202 x 128
-x 128 int16, 6.6 MB), written as deflate GeoTIFFs with predictor 2. The peer and the physical limit
-of a reader that uses GDAL is `rasterio.open(path).read()` of the same files by one process; ratios
-count, because they are of one run and one machine. Peers and commands take turns, and the best of
-three turns is kept.
+x 128 int16, 6.6 MB), written as deflate GeoTIFFs with predictor 2. The peer, and the physical limit
+of a reader that uses GDAL, is `rasterio.open(path).read()` of the same files in one process. Only
+ratios count, since both sides come from one run on one machine. Peer and commands take turns; the
+best of three turns is kept.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ SIDE = 128
 TURNS = 3
 GOALS = {
     "rate_to_rasterio": ("conversion by one worker / rasterio alone", ">=", 0.60),
-    "encode_ms_a_patch": ("encode, checksum and statistics, ms a patch", "<=", 16.5),
+    "encode_ms_per_patch": ("encode, checksum and statistics, ms per patch", "<=", 16.5),
     "two_workers": ("two workers / one worker", ">=", 1.7),
     "worker_mb": ("peak memory of a worker, MB", "<=", 1500),
-    "worker_mb_growth": ("the same, archive four times as large, MB more", "<=", 50),
+    "worker_mb_growth": ("its growth with an archive four times as large, MB", "<=", 50),
     "store_to_archive": ("size of the store / size of the archive", "<=", 1.0),
 }
 
@@ -67,16 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         required=True,
         metavar="DIR",
-        help="new folder, 20 MB a patch; removed at the end",
+        help="new folder, 20 MB per patch; removed at the end",
     )
     parser.add_argument(
         "--patches",
         type=int,
         default=160,
         metavar="N",
-        help="patches of the archive (default: 160)",
+        help="patches in the archive (default: 160)",
     )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    parser.add_argument(
+        "--json", type=Path, metavar="PATH", help="also write the figures to this file"
+    )
     args = parser.parse_args(arguments)
     try:
         cubes = load(args.tiles, 16)
@@ -98,7 +99,7 @@ def measure(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[str, 
     paths = write_archive(small, cubes, patches)
     four_times(small, large)
     peer = one = two = float("inf")
-    for _ in range(TURNS):  # in turns, so that a busy moment of the machine hits all alike
+    for _ in range(TURNS):  # in turns, so that other load on the machine affects all alike
         peer = min(peer, _seconds(lambda: read_all(paths)))
         one = min(one, _convert(small, work / "one", 1)[0])
         two = min(two, _convert(small, work / "two", 2)[0])
@@ -106,7 +107,7 @@ def measure(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[str, 
     archive_bytes = sum(path.stat().st_size for path in paths)
     return {
         "rate_to_rasterio": peer / one,
-        "encode_ms_a_patch": encode_ms(cubes, work),
+        "encode_ms_per_patch": encode_ms(cubes, work),
         "two_workers": one / two,
         "worker_mb": max(memory, memory4),
         "worker_mb_growth": memory4 - memory,
@@ -114,9 +115,9 @@ def measure(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[str, 
             shard["bytes"] for shard in open_store(work / "one").manifest["shards"]
         )
         / archive_bytes,
-        "rasterio_patches_a_second": patches / peer,
-        "one_worker_patches_a_second": patches / one,
-        "two_workers_patches_a_second": patches / two,
+        "rasterio_patches_per_second": patches / peer,
+        "one_worker_patches_per_second": patches / one,
+        "two_workers_patches_per_second": patches / two,
         "patches": patches,
         "archive_mb": archive_bytes / 1e6,
     }
@@ -158,7 +159,7 @@ def _grid(number: int) -> rasterio.Affine:
 
 
 def mosaic(cubes: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """int16 [202, SIDE, SIDE] of tiles, each rotated, none twice in a row."""
+    """int16 [202, SIDE, SIDE]: tiles in rows, each rotated, none twice in one row."""
     across = -(-SIDE // cubes[0].shape[-1])
     rows = []
     for _ in range(across):
@@ -170,7 +171,7 @@ def mosaic(cubes: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
 
 
 def four_times(small: Path, large: Path) -> None:
-    """The same archive four times, by hard links."""
+    """Four copies of an archive, as hard links."""
     for path in sorted(small.rglob("*.tif")):
         for copy in range(4):
             target = large / "enmap" / f"{copy}{path.parent.name}" / path.name
@@ -178,7 +179,7 @@ def four_times(small: Path, large: Path) -> None:
             os.link(path, target)
 
 
-# ------------------------------------------------------------------ what is timed
+# ------------------------------------------------------------------ timed work
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -195,7 +196,7 @@ def read_all(paths: Sequence[Path]) -> None:
 
 
 def _convert(archive: Path, store: Path, workers: int) -> tuple[float, float]:
-    """(seconds between first and last shard, with the start of workers; peak memory in MB of the
+    """(seconds from first to last shard, including the start of workers; peak memory in MB of the
     largest process) of the command.
     """
     shutil.rmtree(store, ignore_errors=True)
@@ -238,8 +239,8 @@ def _convert(archive: Path, store: Path, workers: int) -> tuple[float, float]:
 
 
 def encode_ms(cubes: Sequence[np.ndarray], work: Path) -> float:
-    """Milliseconds of one core that a patch costs beside reading: no-data, statistics, record with
-    its checksum, shard with its SHA-256.
+    """Milliseconds of one core per patch, without reading: no-data, statistics, record with its
+    checksum, shard with its SHA-256.
     """
     rng = np.random.default_rng(1)
     samples = [Sample(mosaic(cubes, rng), ENMAP.id, f"{i:03d}", f"{i:03d}") for i in range(10)]
@@ -256,7 +257,7 @@ def encode_ms(cubes: Sequence[np.ndarray], work: Path) -> float:
     return min(_seconds(shard) for _ in range(5)) / len(samples) * 1e3
 
 
-# ------------------------------------------------------------------ what is shown
+# ------------------------------------------------------------------ printed tables
 
 
 def _reached(name: str, value: float) -> bool:
@@ -269,7 +270,7 @@ def _print(figures: dict[str, float]) -> None:
         f"conversion of {figures['patches']} patches, {figures['archive_mb']:.0f} MB of deflate "
         "GeoTIFF"
     )
-    table = Table("figure", "goal", "found", "", title=title)
+    table = Table("figure", "goal", "measured", "", title=title)
     for name, (title, relation, goal) in GOALS.items():
         table.add_row(
             title,
@@ -279,10 +280,11 @@ def _print(figures: dict[str, float]) -> None:
         )
     Console().print(table)
     rates = {
-        who: figures[f"{who}_patches_a_second"] for who in ("rasterio", "one_worker", "two_workers")
+        who: figures[f"{who}_patches_per_second"]
+        for who in ("rasterio", "one_worker", "two_workers")
     }
     print(
-        "patches a second: "
+        "patches per second: "
         + ", ".join(f"{who.replace('_', ' ')} {rate:.1f}" for who, rate in rates.items())
     )
 

@@ -1,16 +1,15 @@
-"""Measures the input path against its peers and against a plain copy: shuffle, random crop, batch
-of 16, device_put; page cache warm, all in one run.
+"""Compares the input path with its peers and with a plain copy, in one run with a warm page cache.
 
     python -m benchmarks.loader --tiles ../shared/data/enmap/potsdam_l2a_tiles \\
         --work /tmp/loader --json /tmp/loader.json
 
-Patches are mosaics of different, rotated real EnMAP tiles (202 x 128 x 128 int16, 6.6 MB), crops
-112 x 112. The floor is one thread that copies whole patches from the page cache into a batch that
-is there already. Every pipeline has a process of its own; they take turns, and of each the best
-turn is kept. Ratios count, because they are of one run and one machine; figures of two threads need
-two cores that nobody else uses. The first batch counts from the opening of the store, with JAX
-running and nothing verified yet. Peers whose library is missing (`pip install lmdb torch
-webdataset`) are left out and named.
+Each pipeline shuffles, crops at random, makes batches of 16 and calls device_put. Patches are
+mosaics of different, rotated real EnMAP tiles (202 x 128 x 128 int16, 6.6 MB), crops 112 x 112. The
+floor is one thread that copies whole patches from the page cache into an existing batch. Every
+pipeline runs in its own process; they take turns, and the best turn of each is kept. Only ratios
+count, since they come from one run on one machine; figures of two threads need two idle cores. The
+time to the first batch starts when the store is opened, with JAX running and nothing verified yet.
+Peers whose library is missing (`pip install lmdb torch webdataset`) are left out and named.
 """
 
 from __future__ import annotations
@@ -56,13 +55,13 @@ _TUNED = {
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """A pipeline: `open(work)` gives what consumes a number of batches.
+    """A pipeline: `open(work)` returns a function that consumes a number of batches.
 
     Attributes:
         data: the file or folder it reads.
-        batches: consumed a turn, a second or two: starting a pipeline and its threads takes 20 ms,
-            which a run has once.
-        names: that each patch has and is read by before the first turn.
+        batches: consumed per turn, a second or two: starting a pipeline and its threads takes
+            20 ms, which a real run pays once.
+        names: hard links of each patch, all read before the first turn.
     """
 
     name: str
@@ -172,7 +171,7 @@ CONTENDERS = {
         6,
     ),
 }
-# (what, contender, to which contender, at least)
+# (title, contender, contender it is compared with, at least)
 GOALS = (
     ("raw, two threads / floor", "raw_2", "floor", 0.8),
     ("raw, one thread / floor", "raw_1", "floor", 0.6),
@@ -184,7 +183,7 @@ GOALS = (
     ("compressed / Grain as documented", "zarr_2", "grain", 2),
     ("compressed, one thread / LMDB of the same ratio", "zarr_1", "lmdb", 1),
 )
-# Those without a goal: (what, contender, to which contender)
+# Comparisons without a goal: (title, contender, contender it is compared with)
 COMPARISONS = (
     ("raw / LMDB raw, one thread each", "raw_1", "lmdb_raw"),
     ("raw / LMDB raw, two threads each", "raw_2", "lmdb_raw_2"),
@@ -192,7 +191,7 @@ COMPARISONS = (
     ("raw / WebDataset raw, one thread each", "raw_1", "tars_raw"),
     ("compressed / WebDataset of the same ratio, one thread each", "zarr_1", "tars"),
 )
-MEMORY_MB = 150  # beside the slots
+MEMORY_MB = 150  # besides the batch buffers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -213,12 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         required=True,
         metavar="DIR",
-        help="new folder, 60 MB a patch; removed at the end",
+        help="new folder, 60 MB per patch; removed at the end",
     )
     parser.add_argument(
-        "--patches", type=int, default=64, metavar="N", help="patches of the data set (default: 64)"
+        "--patches", type=int, default=64, metavar="N", help="patches in the data set (default: 64)"
     )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    parser.add_argument(
+        "--json", type=Path, metavar="PATH", help="also write the figures to this file"
+    )
     args = parser.parse_args(arguments)
     try:
         cubes = load(args.tiles, 64)
@@ -249,8 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_data(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[str, float]:
-    """The same patches in every format. Returns the compression ratios of patches and of the tiles
-    that they are made of, by the record codec.
+    """Writes the same patches in every format. Returns the record codec's compression ratios of the
+    patches and of the tiles in them.
     """
     rng = np.random.default_rng(0)
     samples = [Sample(mosaic(cubes, rng), ENMAP.id, f"{i:04d}", f"{i:04d}") for i in range(patches)]
@@ -277,8 +278,8 @@ def write_data(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[st
 
 
 def _write_store(path: Path, format: str, samples: Sequence[Sample]) -> None:
-    """The samples LINKS times, by hard links: Grain's shuffle is slow for fewer than some thousand
-    locations, which is not what is measured here.
+    """The samples LINKS times, as hard links: Grain's shuffle is slow below some thousand
+    locations, which is not measured here.
     """
     first = json.dumps(write_shard(path, 0, format, len(samples), samples))
     shards = [
@@ -325,8 +326,8 @@ def _write_tifs(folder: Path, pixels: np.ndarray, **options: str | int) -> None:
 
 
 def measure(work: Path, patches: int) -> dict[str, dict]:
-    """{"rates": {contender: patches a second}, "ratios": {contender: compression}, "anonymous_mb",
-    "first_batch_s", "skipped": [name]}.
+    """{"rates": {contender: patches per second}, "ratios": {contender: compression},
+    "anonymous_mb", "first_batch_s", "skipped": [name]}.
     """
     raw_bytes = (work / "raw.npy").stat().st_size
     there = {
@@ -358,7 +359,7 @@ def measure(work: Path, patches: int) -> dict[str, dict]:
 
 
 def _size(path: Path) -> int:
-    """Bytes on the disk; a file of several names counts once."""
+    """Bytes on disk; a file with several names counts once."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(
         {
@@ -370,8 +371,8 @@ def _size(path: Path) -> int:
 
 
 def _start(contender: Contender, work: Path, patches: int) -> tuple[ProcessPoolExecutor, float]:
-    """A process in which the pipeline is open and has read everything once, and how many seconds
-    its first batch took.
+    """(a process in which the pipeline is open and has read everything once, the seconds to its
+    first batch).
     """
     before = dict(os.environ)
     os.environ |= {"JAX_PLATFORMS": "cpu", **contender.environment}
@@ -401,7 +402,7 @@ def _open(open_contender: Callable[..., Consume], work: Path, arguments: tuple) 
 
 
 def _warm_up(batches: int) -> float:
-    """Seconds from the opening to the first batch."""
+    """Seconds from opening to the first batch."""
     consumed = _consume(batches)
     next(consumed)
     seconds = time.perf_counter() - _opened
@@ -411,19 +412,19 @@ def _warm_up(batches: int) -> float:
 
 
 def _turn(batches: int) -> tuple[float, float]:
-    """(patches a second, MB of anonymous memory above what there was before the first batch)."""
+    """(patches per second, MB of anonymous memory more than before the first batch)."""
     peak, start = 0.0, time.perf_counter()
     for _ in _consume(batches):
         peak = max(peak, loader_peers.anonymous_mb())
     return batches * BATCH / (time.perf_counter() - start), peak - _anonymous_mb
 
 
-# ------------------------------------------------------------------ what is shown
+# ------------------------------------------------------------------ printed tables
 
 
 def _goals(figures: dict) -> list[dict]:
-    """{"goal", "at_least" or "at_most", "found", "reached"} each; those of a skipped peer are left
-    out.
+    """{"goal", "at_least" or "at_most", "found", "reached"} of each goal, without those of skipped
+    peers.
     """
     rates, rows = figures["rates"], []
     for goal, one, other, least in GOALS:
@@ -433,7 +434,7 @@ def _goals(figures: dict) -> list[dict]:
         {"goal": "compression of zarr", "at_least": 2.0, "found": figures["ratios"]["zarr_2"]}
     )
     for key in ("raw_2", "zarr_2", "array_record_2"):
-        most = loader_peers.slots(2) * BATCH * len(ENMAP.bands) * CROP**2 * 2 / 1e6 + MEMORY_MB
+        most = loader_peers.buffers(2) * BATCH * len(ENMAP.bands) * CROP**2 * 2 / 1e6 + MEMORY_MB
         rows.append(
             {
                 "goal": f"{CONTENDERS[key].name}: anonymous MB",
@@ -443,7 +444,7 @@ def _goals(figures: dict) -> list[dict]:
         )
     rows.append(
         {
-            "goal": "ratio of patches / of tiles",
+            "goal": "compression of patches / of tiles",
             "at_most": 1.05,
             "found": figures["ratio_of_patches"] / figures["ratio_of_tiles"],
         }
@@ -456,7 +457,7 @@ def _goals(figures: dict) -> list[dict]:
 
 
 def _comparisons(rates: dict[str, float]) -> list[dict]:
-    """{"comparison", "found"} each; those with a skipped peer are left out."""
+    """{"comparison", "found"} of each comparison, without those of skipped peers."""
     return [
         {"comparison": what, "found": rates[one] / rates[other]}
         for what, one, other in COMPARISONS
@@ -467,8 +468,8 @@ def _comparisons(rates: dict[str, float]) -> list[dict]:
 def _print(figures: dict, goals: Sequence[dict], comparisons: Sequence[dict]) -> None:
     rates = figures["rates"]
     title = (
-        f"{figures['patches']} patches; ratio of patches {figures['ratio_of_patches']:.2f}, of "
-        f"their tiles {figures['ratio_of_tiles']:.2f}"
+        f"{figures['patches']} patches; compression of patches {figures['ratio_of_patches']:.2f}, "
+        f"of their tiles {figures['ratio_of_tiles']:.2f}"
     )
     table = Table(
         "pipeline",
@@ -494,7 +495,7 @@ def _print(figures: dict, goals: Sequence[dict], comparisons: Sequence[dict]) ->
         )
     console = Console(width=130)
     console.print(table)
-    verdicts = Table("goal", "", "found", "")
+    verdicts = Table("goal", "", "measured", "")
     for row in goals:
         limit = f">= {row['at_least']:g}" if "at_least" in row else f"<= {row['at_most']:.4g}"
         verdicts.add_row(
@@ -504,7 +505,7 @@ def _print(figures: dict, goals: Sequence[dict], comparisons: Sequence[dict]) ->
         verdicts.add_row(row["comparison"], "", f"{row['found']:.2f}", "")
     console.print(verdicts)
     for name in figures["skipped"]:
-        print(f"skipped, its library is not installed: {name}")
+        print(f"skipped because its library is not installed: {name}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The pipelines that benchmarks/loader.py compares, each as a function that opens it and gives what
-consumes batches; in a process of its own.
+"""The pipelines that benchmarks/loader.py compares. Each is a function that opens the pipeline, in
+its own process, and returns a function that consumes batches.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from eo_jax.data.store import record
 from eo_jax.sensors import ENMAP
 
 BATCH, CROP, SIDE = 16, 112, 128
-LINKS = 80  # names that each shard has
+LINKS = 80  # hard links of each shard
 PREFETCH = 2
-_A_TAR = 16  # patches
-_SHUFFLED = (
-    64  # patches in the buffer of WebDataset, 0.4 GB: the 1000 of its documentation would be 6.6 GB
-)
+_PER_TAR = 16  # patches
+# patches in WebDataset's shuffle buffer, 0.4 GB: the 1000 of its documentation would be 6.6 GB
+_SHUFFLED = 64
 _SHAPE = (len(ENMAP.bands), SIDE, SIDE)
 Consume: TypeAlias = Callable[[int], Iterator[None]]  # yields when a batch is on the device
 
@@ -40,8 +39,8 @@ def has(library: str) -> bool:
     return importlib.util.find_spec(library) is not None
 
 
-def slots(threads: int) -> int:
-    """Buffers of a batch that eo_jax keeps."""
+def buffers(threads: int) -> int:
+    """Number of batch buffers that eo_jax keeps."""
     return threads + PREFETCH + 2
 
 
@@ -52,7 +51,7 @@ def anonymous_mb() -> float:
 
 
 def write_array_record(path: Path, records: Sequence[bytes]) -> None:
-    """As Grain's documentation asks for: a record a group, here not compressed."""
+    """One record per group, as Grain's documentation recommends; not compressed."""
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for data in records:
         writer.write(data)
@@ -60,7 +59,7 @@ def write_array_record(path: Path, records: Sequence[bytes]) -> None:
 
 
 def write_lmdb(path: Path, records: Sequence[bytes]) -> None:
-    """Records under their numbers."""
+    """Records keyed by their numbers."""
     import lmdb as library
 
     with (
@@ -76,18 +75,18 @@ def write_tars(folder: Path, records: Sequence[bytes]) -> None:
     import webdataset
 
     folder.mkdir()
-    for first in range(0, len(records), _A_TAR):
+    for first in range(0, len(records), _PER_TAR):
         with webdataset.TarWriter(str(folder / f"{first:05d}.tar")) as tar:
-            for number, data in enumerate(records[first : first + _A_TAR], first):
+            for number, data in enumerate(records[first : first + _PER_TAR], first):
                 tar.write({"__key__": f"{number:05d}", "bin": data})
 
 
-# ------------------------------------------------------------------ the limit, and ours
+# ------------------------------------------------------------------ lower bound and our pipeline
 
 
 def floor(work: Path) -> Consume:
-    """One thread that copies whole patches in random order from the page cache into a batch that is
-    there already.
+    """One thread that copies whole patches in random order from the page cache into an existing
+    batch.
     """
     patches = np.load(work / "raw.npy", mmap_mode="r")
     batch, order = (
@@ -139,13 +138,13 @@ _DECODE = {"raw": _plain, "record": lambda data: record.decode(bytes(data), "ben
 
 
 def _stacked(count: int, read: Callable[[int], np.ndarray], n: int) -> np.ndarray:
-    """Batch n: patches drawn at random, cropped, np.stack."""
+    """Batch n: random patches, cropped and stacked."""
     rng = np.random.default_rng(n)
     return np.stack([_crop(read(int(i)), rng) for i in rng.choice(count, BATCH, replace=False)])
 
 
 def _in_one_thread(stacked: Callable[[int], np.ndarray]) -> Consume:
-    """The loop that everyone writes: read, crop, np.stack, device_put."""
+    """The usual loop: read, crop, np.stack, device_put."""
 
     def consume(batches: int) -> Iterator[None]:
         for n in range(batches):
@@ -156,7 +155,7 @@ def _in_one_thread(stacked: Callable[[int], np.ndarray]) -> Consume:
 
 
 def _in_threads(stacked: Callable[[int], np.ndarray], threads: int) -> Consume:
-    """The same with whole batches made ahead, one in each thread."""
+    """The same loop with batches prepared ahead, one per thread."""
     pool = ThreadPoolExecutor(threads)
 
     def consume(batches: int) -> Iterator[None]:
@@ -188,7 +187,7 @@ def lmdb_threads(work: Path, kind: str, threads: int) -> Consume:
 
 
 def _lmdb(work: Path, kind: str) -> Callable[[int], np.ndarray]:
-    """Batches from LMDB without a copy of the value: buffers into its memory map."""
+    """Batches from LMDB without copying the value: buffers into its memory map."""
     import lmdb as library
 
     database = library.open(str(work / f"{kind}.lmdb"), readonly=True, lock=False, readahead=False)
@@ -202,8 +201,8 @@ def _lmdb(work: Path, kind: str) -> Callable[[int], np.ndarray]:
 
 
 def web_dataset(work: Path, kind: str) -> Consume:
-    """WebDataset as its documentation shows it: one shard after the other, drawn at random, and
-    samples by way of a shuffle buffer.
+    """WebDataset as its documentation shows it: shards one after the other in random order, samples
+    through a shuffle buffer.
     """
     import webdataset
 
@@ -250,8 +249,8 @@ def grain_documented(work: Path, kind: str) -> Consume:
 
 
 class Tifs:
-    """A PyTorch data set of a folder of GeoTIFFs; read whole and cropped, as the loaders of
-    published archives do.
+    """A PyTorch dataset of a folder of GeoTIFFs, read whole and cropped as in the loaders of
+    published archives.
     """
 
     def __init__(self, folder: Path, count: int):
@@ -266,8 +265,8 @@ class Tifs:
 
 
 def rasterio_torch(work: Path, folder: str, workers: int) -> Consume:
-    """rasterio in a PyTorch DataLoader; its worker processes stay, and an epoch is what is
-    consumed, so nothing is read ahead between two.
+    """rasterio in a PyTorch DataLoader with persistent workers. An epoch is the batches of one
+    turn, so that nothing is read ahead between turns.
     """
     from torch.utils.data import DataLoader
 

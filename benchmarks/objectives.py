@@ -1,26 +1,24 @@
-"""Measures what every objective has to hold: parity with the papers' losses, eight devices against
-one, resume, learning; and shows its speed.
+"""Checks every objective: loss parity with its paper, eight devices, resume, learning; and speed.
 
     python -m benchmarks.objectives --fast
     python -m benchmarks.objectives --step-json /tmp/step.json \\
         --json benchmarks/results/cpu/objectives.json
 
-Run it on the CPU and from a checkout with the extra `test`: each cell is measured in this run, by
-the functions that the tests use.
+Run it on the CPU from a checkout with the extra `test`: the tests' own functions measure each cell.
 
 Loss, gradient: the largest deviation from the numpy references in float64 over easy and nasty
 inputs, relative to the largest value; the same for all backbones. 8 devices: the largest relative
 difference of three losses from those on one device, in float64. Resume: whether every array is
-equal to the bit after a checkpoint in between. Learns: points of accuracy of a linear probe over
-the untrained encoder and over band means and standard deviations, the smallest of three seeds
-(`tests/learning.py`; one minute a ViT, ten a ResNet). Speed: samples/s and ratio to PyTorch, eager,
-of the file that `python -m benchmarks.step --json` wrote. '-' is what does not exist, was left out,
-or is not in that file.
+equal to the bit after resuming from a checkpoint. Over untrained, over mean and std: points of
+accuracy of a linear probe above the untrained encoder, and above band means and standard
+deviations, the smallest of three seeds (`tests/learning.py`; one minute per ViT, ten per ResNet).
+Speed: samples/s and the ratio to PyTorch eager, from the file that `python -m benchmarks.step
+--json` wrote. '-' marks combinations that do not exist, were left out, or are not in that file.
 
-All of it takes hours: `--jobs 2` measures two rows at a time, each in a process of its own on its
-share of the cores. `--json` writes after each row, and rows of that file that are not measured
-again stay in it and in the table, with their dates: `--objectives dino --backbones vit` brings one
-up to date. Speeds are those of the last --step-json that had them.
+The full table takes hours: `--jobs 2` measures two rows at a time, each in its own process on its
+own cores. `--json` is written after each row; rows of that file that are not measured again stay in
+it and in the table, with their dates, so `--objectives dino --backbones vit` updates one row.
+Speeds are those of the last --step-json that had them.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ from rich.table import Table
 from eo_jax.data.store.files import write_atomically
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS))  # the tests import one another so, too
+sys.path.insert(0, str(TESTS))  # as pytest does; the tests import each other
 
 import learning  # noqa: E402
 import loss_cases  # noqa: E402
@@ -57,7 +55,7 @@ from resuming import hashes_after_resume  # noqa: E402
 from tiny_objectives import OBJECTIVES, backbones_of, experiment_of  # noqa: E402
 
 BACKBONES = ("vit", "resnet")
-# {figure: (title, what it has to be, whether it is)}
+# {figure: (title, limit, whether a figure is within it)}
 LIMITS: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
     "loss": ("loss", "<= 1e-05", lambda figure: figure <= 1e-5),
     "gradient": ("gradient", "<= 0.0001", lambda figure: figure <= 1e-4),
@@ -70,7 +68,7 @@ SPEED = {"samples_per_s": "samples/s", "ours_to_pytorch": "ours / PyTorch"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark; returns 0, 1 for an error, 3 where a figure is not what it has to be."""
+    """Runs the benchmark; returns 0, 1 for an error, 3 where a figure misses its limit."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "python -m benchmarks.objectives", description=__doc__, formatter_class=raw
@@ -90,25 +88,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--step-json",
         type=Path,
         metavar="PATH",
-        help="what `python -m benchmarks.step --json PATH` wrote",
+        help="the file written by `python -m benchmarks.step --json PATH`",
     )
     parser.add_argument(
         "--json",
         type=Path,
         metavar="PATH",
-        help="also write the figures there, beside those that it has",
+        help="also write the figures to this file, updating its rows",
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="rows at a time (default: 1)"
+        "--jobs", type=int, default=1, metavar="N", help="rows measured at a time (default: 1)"
     )
-    parser.add_argument("--fast", action="store_true", help="leave out learning")
+    parser.add_argument("--fast", action="store_true", help="without learning")
     args = parser.parse_args(arguments)
     try:
         rows = read_rows(args.json) if args.json and args.json.exists() else {}
         if rows and args.fast:
             raise ValueError(
-                f"{args.json}: --fast would put rows without learning into a table; leave it out, "
-                "or give another path"
+                f"{args.json}: --fast would replace rows with learning by rows without; leave it "
+                "out, or give another path"
             )
         speeds = read_speeds(args.step_json) if args.step_json else {}
         for row in measure(
@@ -119,8 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(args.json, rows, speeds)
     except BrokenExecutor as error:
         print(
-            f"error: {error} Rows that are done stay in --json; was there memory for {args.jobs} "
-            "at a time? Fewer --jobs take less",
+            f"error: {error} Finished rows stay in --json. Was there enough memory for "
+            f"{args.jobs} rows at a time? Fewer --jobs need less",
             file=sys.stderr,
         )
         return 1
@@ -135,9 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def table_of(
     rows: Mapping[tuple, Mapping], speeds: Mapping[tuple, Mapping]
 ) -> list[dict[str, Any]]:
-    """Rows in the order of objectives and backbones; with the speeds that are known, else those
-    that they have.
-    """
+    """Rows in the order of objectives and backbones, with new speeds where given."""
     order = [(objective, backbone) for objective in OBJECTIVES for backbone in BACKBONES]
     return [{**rows[key], **speeds.get(key, {})} for key in order if key in rows]
 
@@ -155,19 +151,19 @@ def _write(
 def measure(
     objectives: Sequence[str], backbones: Sequence[str], learners: Sequence[str], jobs: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for each objective and backbone, as they are done, `jobs` at a time; the first error
-    follows the other rows.
+    """Yields a row per objective and backbone as each finishes, `jobs` at a time; the first error
+    is raised after all other rows.
 
     Raises:
-        ValueError: an unknown name, no job.
-        BrokenExecutor: a process ended, for want of memory for example.
+        ValueError: an unknown name, or `jobs` below 1.
+        BrokenExecutor: a process ended, for example out of memory.
     """
     for given, known in ((objectives, OBJECTIVES), (backbones, BACKBONES)):
         for name in given:
             if name not in known:
                 raise ValueError(f"no {name!r}; there are {', '.join(known)}")
     if jobs < 1:
-        raise ValueError(f"--jobs {jobs}; at least 1")
+        raise ValueError(f"--jobs {jobs}: expected at least 1")
     with workers(jobs) as executor:
         pairs = [(objective, backbone) for backbone in backbones for objective in objectives]
         rows = [executor.submit(measure_row, *pair, learners) for pair in pairs]
@@ -182,21 +178,21 @@ def measure(
 
 
 def workers(jobs: int) -> Executor:
-    """So many processes, each on its share of the cores that this one may use."""
+    """A pool of `jobs` processes, which divide the cores of this one."""
     spawned, cores = multiprocessing.get_context("spawn"), sorted(os.sched_getaffinity(0))
-    shares = spawned.Queue()
+    subsets = spawned.Queue()
     for i in range(jobs):
-        shares.put(cores[i::jobs] or cores)
-    return ProcessPoolExecutor(jobs, spawned, _take_share, (shares,))
+        subsets.put(cores[i::jobs] or cores)
+    return ProcessPoolExecutor(jobs, spawned, _pin, (subsets,))
 
 
-def _take_share(shares: Queue) -> None:
-    os.sched_setaffinity(0, shares.get())
+def _pin(subsets: Queue) -> None:
+    os.sched_setaffinity(0, subsets.get())
 
 
 def measure_row(objective: str, backbone: str, learners: Sequence[str]) -> dict[str, Any]:
-    """ "objective", "backbone", "date", "versions" and every key of LIMITS and SPEED, None where
-    there is no figure.
+    """{"objective", "backbone", "date", "versions", each key of LIMITS and SPEED}; None for no
+    figure.
     """
     row = {
         "objective": objective,
@@ -207,9 +203,9 @@ def measure_row(objective: str, backbone: str, learners: Sequence[str]) -> dict[
     if backbone in backbones_of(objective):
         row |= trained_alike(objective, backbone)
         row |= learns(objective, backbone) if objective in learners else {}
-    jax.clear_caches()  # what one row compiled is of no use to the next
+    jax.clear_caches()  # the next row reuses none of this row's compiled functions
     print(
-        f"{objective} {backbone}: {', '.join(missed(row)) or 'as it has to be'}",
+        f"{objective} {backbone}: {', '.join(missed(row)) or 'all within limits'}",
         file=sys.stderr,
         flush=True,
     )
@@ -221,7 +217,7 @@ def measure_row(objective: str, backbone: str, learners: Sequence[str]) -> dict[
 
 def loss_parity(objective: str) -> dict[str, float]:
     """{"loss", "gradient"}: the largest deviations from the references over all functions and
-    inputs; nothing where there is no reference yet.
+    inputs; empty without a reference.
     """
     losses = [
         loss
@@ -243,7 +239,7 @@ def trained_alike(objective: str, backbone: str) -> dict[str, Any]:
 
 
 def learns(objective: str, backbone: str) -> dict[str, float]:
-    """{"over_untrained", "over_moments"}: points, the smallest of the seeds."""
+    """{"over_untrained", "over_moments"} in points, the smallest over the seeds."""
     learner = learning.Learner(learning.config_of(objective, backbone))
     found = [learning.scores(learner, seed) for seed in learning.SEEDS]
     return {
@@ -253,7 +249,7 @@ def learns(objective: str, backbone: str) -> dict[str, float]:
 
 
 def read_rows(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """{(objective, backbone): row} of what an earlier run wrote."""
+    """{(objective, backbone): row} of the file of an earlier run."""
     try:
         rows = {(row["objective"], row["backbone"]): row for row in json.loads(path.read_text())}
         lacking = next(
@@ -269,14 +265,14 @@ def read_rows(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
         lacking = repr(error)
     if lacking:
         raise ValueError(
-            f"{path}: {lacking}; expected what `python -m benchmarks.objectives --json` writes; "
-            "give another path, or remove it"
+            f"{path}: {lacking}; expected a file written by `python -m benchmarks.objectives "
+            "--json`; give another path, or remove it"
         )
     return rows
 
 
 def read_speeds(path: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """{(objective, "vit" or "resnet"): figures of SPEED}; the first of several ViTs or ResNets."""
+    """{(objective, "vit" or "resnet"): figures of SPEED}; of several ViTs or ResNets the first."""
     try:
         steps = json.loads(path.read_text())
         speeds: dict[tuple[str, str], dict[str, float]] = {}
@@ -287,8 +283,8 @@ def read_speeds(path: Path) -> dict[tuple[str, str], dict[str, float]]:
                 speeds[_family(row)].setdefault("ours_to_pytorch", row["ours_to_it"])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path}: {error!r}; expected what `python -m benchmarks.step --json` writes; run it "
-            "again"
+            f"{path}: {error!r}; expected a file written by `python -m benchmarks.step --json`; "
+            "run it again"
         ) from error
     return speeds
 
@@ -297,11 +293,11 @@ def _family(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["objective"], row["backbone"].partition("_")[0].rstrip("0123456789")
 
 
-# ------------------------------------------------------------------ what is shown
+# ------------------------------------------------------------------ printed tables
 
 
 def missed(row: Mapping[str, Any]) -> list[str]:
-    """ "loss 2e-05, not <= 1e-05" for each figure that is not what it has to be."""
+    """A line such as "loss 2e-05, not <= 1e-05" for each figure that misses its limit."""
     there = (
         (figure, title, limit, holds)
         for figure, (title, limit, holds) in LIMITS.items()
@@ -315,7 +311,7 @@ def missed(row: Mapping[str, Any]) -> list[str]:
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """A row as the table shows it; docs/objectives.md has the same."""
+    """A row as text; docs/objectives.md shows the same cells."""
     return [
         row["objective"],
         row["backbone"],

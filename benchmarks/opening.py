@@ -1,16 +1,15 @@
-"""Measures how a store of a million records opens: seconds to the first batch, at the start and on
-resume, and memory over 10,000 batches.
+"""Measures opening a store of a million records: time to the first batch, memory, on resume too.
 
     python -m benchmarks.opening --json /tmp/opening.json
 
-The store is real but for its pixels: patches of 2 x 2 pixels, 1000 records a shard, and all shards
-are hard links of one. Manifest and index are what a conversion writes of locations with four dates
-of Sentinel-2 and of Sentinel-1 each, in no order: dates of a location are no neighbours. Each
-figure is of a process of its own and counts from where everything is imported; of three the best is
-kept. Files are in the page cache, since they have just been written. One source is Sentinel-2
-alone; in the pair Sentinel-1 follows it, place by place, and each opens the store for itself.
-`cpu_s` is what the process had of the processors until the first batch: the time it would take on a
-machine that does nothing else.
+The store is real except for its pixels: patches of 2 x 2 pixels, 1000 records per shard, all shards
+hard links of one. Manifest and index are those that a conversion writes for locations with four
+dates each of Sentinel-2 and Sentinel-1, in random order, so that the dates of a location are not
+neighbours. Each figure comes from its own process and starts after all imports; the best of three
+is kept. Files are in the page cache, since they have just been written. "one" is Sentinel-2 alone;
+in the "pair" Sentinel-1 is its paired source, and each opens the store itself. `cpu_s` is the
+process's CPU time until the first batch, i.e. the time on an otherwise idle machine. Memory is
+watched over 10,000 batches.
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ PER_SHARD = 1000
 DATES = 4
 SENSORS = {"sentinel2_l2a": "uint16", "sentinel1_grd": "float32"}
 BATCH, SIDE = 64, 2
-RESUMED = 123_456  # the first batch of a run that is resumed
+RESUMED = 123_456  # the first batch of a resumed run
 TURNS = 3
 GROWTH_BATCHES = 10_000
-TWO_DAYS = 2 * 86_400 * 5_000  # positions, at 5,000 patches a second
+TWO_DAYS = 2 * 86_400 * 5_000  # positions, at 5,000 patches per second
 FORMATS = ("array-record", "zarr-raw")
 _ORDER_DRAWS = 2_000
-_STEP = 514_229  # a prime, so that multiples of it visit all locations before they come back to one
+_STEP = 514_229  # a prime, so that its multiples visit all locations before any comes again
 
 FIRST_BATCH_S, GROWTH_MB = 1.0, 5.0  # the goals
 
@@ -71,22 +70,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=int,
         default=1_000_000,
         metavar="N",
-        help="of the store, a multiple of 1000 (default: 1000000)",
+        help="records of the store, a multiple of 1000 (default: 1000000)",
     )
     parser.add_argument(
         "--batches",
         type=int,
         default=GROWTH_BATCHES,
         metavar="N",
-        help="drawn to see whether memory grows (default: 10000)",
+        help="batches drawn to measure memory growth (default: 10000)",
     )
     parser.add_argument(
         "--work",
         type=Path,
         metavar="DIR",
-        help="where a folder of 600 MB is made, and removed at the end (default: the system's)",
+        help="where to create a folder of 600 MB, removed at the end (default: the system's)",
     )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    parser.add_argument(
+        "--json", type=Path, metavar="PATH", help="also write the figures to this file"
+    )
     args = parser.parse_args(arguments)
     if args.records < PER_SHARD or args.records % PER_SHARD:
         parser.error(f"--records {args.records}: expected a multiple of {PER_SHARD}")
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_store(path: Path, format: str, records: int) -> None:
-    """A finished store of `records` records, whose shards are all one."""
+    """A finished store of `records` records, whose shards are all the same file."""
     samples = [_sample(number) for number in range(PER_SHARD)]
     shards = records // PER_SHARD
     first = json.dumps(write_shard(path, 0, format, PER_SHARD, samples))
@@ -142,8 +143,8 @@ def _sample(number: int) -> Sample:
 
 
 def _rows(samples: Sequence[Sample], records: int) -> Iterator[list[dict[str, Any]]]:
-    """The index rows of each shard. One shape, one place and so on for all: a million of each would
-    be 2 GB here.
+    """The index rows of each shard. All share one shape, one position and so on: a million of each
+    would take 2 GB here.
     """
     rows = [index_row(sample, "train", 0.0) for sample in samples]
     locations = max(1, records // (DATES * len(SENSORS)))
@@ -175,15 +176,15 @@ def _measure_format(path: Path, format: str, args: argparse.Namespace) -> dict[s
 
 
 def _in_new_process(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
-    """What a measurement gives in a fresh process, which has imported this module and so all that
-    it needs.
+    """The figures of a measurement in a fresh process, which has imported this module and thus
+    everything it needs.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, *arguments).result()
 
 
 def pipeline_config(path: Path, case: str) -> Config:
-    """Of "one" source, or of a "pair" of which the second follows the first."""
+    """The config of "one" source, or of a "pair" with the second paired with the first."""
     sources = {"s2": SourceConfig(str(path), "sentinel2_l2a", dates=1)}
     if case == "pair":
         sources["s1"] = SourceConfig(str(path), "sentinel1_grd", dates=1, paired_with="s2")
@@ -191,8 +192,8 @@ def pipeline_config(path: Path, case: str) -> Config:
 
 
 def opening(path: Path, case: str, n: int) -> dict[str, float]:
-    """Seconds to the first batch, through Grain's threads as in training, and the peak of anonymous
-    memory above what the imports take.
+    """Seconds to the first batch, through Grain's threads as in training, and peak anonymous memory
+    above that of the imports.
     """
     before = anonymous_mb()
     with _Peak() as peak:
@@ -211,7 +212,7 @@ def opening(path: Path, case: str, n: int) -> dict[str, float]:
 
 
 def parts(path: Path) -> dict[str, float]:
-    """Seconds that each step takes, one after the other."""
+    """Seconds of each part of opening, one after the other."""
     marks = {"": time.perf_counter()}
 
     def mark(name: str) -> None:
@@ -235,8 +236,8 @@ def parts(path: Path) -> dict[str, float]:
 
 
 def drawing(path: Path, batches: int) -> dict[str, float]:
-    """Growth of memory from the first batch on, what a batch takes, and what a position takes now
-    and after two days.
+    """Memory growth after the first batch, time per batch, and time per position now and after two
+    days.
     """
     pipeline = Pipeline(pipeline_config(path, "one"), seed=0)
     drawn = pipeline.batches(0, batches + 1)
@@ -264,22 +265,22 @@ def _position_us(order: Order, first: int) -> float:
 
 
 def _resident_mb() -> float:
-    """Resident memory of this process, with what is mapped of files."""
+    """Resident memory of this process, including mapped files."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
 
 
 class _Peak:
-    """The most anonymous memory that this process has within the context, looked at every 2 ms. The
-    system itself keeps no such peak.
+    """Peak anonymous memory of this process within the context, sampled every 2 ms, since the
+    system does not record it.
     """
 
     def __enter__(self) -> _Peak:
         self.mb, self._done = anonymous_mb(), threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        self._thread = threading.Thread(target=self._sample)
         self._thread.start()
         return self
 
-    def _watch(self) -> None:
+    def _sample(self) -> None:
         while not self._done.wait(0.002):
             self.mb = max(self.mb, anonymous_mb())
 
@@ -288,17 +289,17 @@ class _Peak:
         self._thread.join()
 
 
-# ------------------------------------------------------------------ what is shown
+# ------------------------------------------------------------------ printed tables
 
 
 def _goals(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """{"goal", "at_most", "found", "reached"} each."""
+    """{"goal", "at_most", "found", "reached"} of each goal."""
     for format, found in figures["formats"].items():
         for case, n in itertools.product(("one", "pair"), (0, RESUMED)):
             name = f"{format}, {case}: seconds to batch {n}"
             yield _goal(name, FIRST_BATCH_S, found[f"{case} from {n}"]["first_batch_s"])
         yield _goal(
-            f"{format}: MB more after {figures['batches']} batches",
+            f"{format}: memory growth over {figures['batches']} batches, MB",
             GROWTH_MB,
             found["drawing"]["growth_mb"],
         )
@@ -317,8 +318,8 @@ def _print(figures: dict[str, Any], goals: Sequence[dict[str, Any]]) -> None:
     console = Console(width=130)
     for format, found in figures["formats"].items():
         table = Table(
-            "what",
-            "figure",
+            "measurement",
+            "figures",
             title=f"{format}: {figures['records']} records, index of {found['index_mb']:.0f} MB",
         )
         for what, figure in found.items():
@@ -329,7 +330,7 @@ def _print(figures: dict[str, Any], goals: Sequence[dict[str, Any]]) -> None:
                 else f"{figure:.3g}",
             )
         console.print(table)
-    verdicts = Table("goal", "", "found", "")
+    verdicts = Table("goal", "", "measured", "")
     for goal in goals:
         verdicts.add_row(
             goal["goal"],

@@ -147,7 +147,7 @@ def test_unknown_names_are_named(capsys):
 
 def test_no_job_is_refused(capsys):
     assert objectives.main(["--jobs", "0"]) == 1
-    assert "--jobs 0; at least 1" in capsys.readouterr().err
+    assert "--jobs 0: expected at least 1" in capsys.readouterr().err
 
 
 def end_of_process(*row):
