@@ -9,7 +9,7 @@ neighbours. Each figure comes from its own process and starts after all imports;
 is kept. Files are in the page cache, since they have just been written. "one" is Sentinel-2 alone;
 in the "pair" Sentinel-1 is its paired source, and each opens the store itself. `cpu_s` is the
 process's CPU time until the first batch, i.e. the time on an otherwise idle machine. Memory is
-watched over 10,000 batches.
+measured over 10,000 batches.
 """
 
 from __future__ import annotations

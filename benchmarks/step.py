@@ -1,27 +1,27 @@
-"""Measures the train step: samples/s, FLOP/s, compile time and memory of each objective and
-backbone, and against PyTorch.
+"""Measures the train step of each objective and backbone, by itself and against PyTorch.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.step --json /tmp/step.json
     python -m benchmarks.step --objectives mae,moco --backbones vit_s,resnet50 --batch 8 --no-peers
 
 The first table is the whole step of `eo_jax.step`, from a batch of digital numbers on the device:
-augmentation, forward, backward, AdamW, teacher, checks that all is finite; state donated; bfloat16
-on accelerators, float32 on CPU. "watch / step" is what a logged step has after it for the watch on
-collapse, a forward pass in evaluation mode, over that: divided by `config.run.log_every`, what
-logging costs. FLOP are those of the model: 6 a multiply-add of the forward passes that carry a
-gradient; heads and teachers of joint objectives are left out. Memory is what XLA plans: arguments
-and temporaries. On CPU, blocks of ViT encoders are unrolled and nothing is recomputed
-(`config.model.trunk`: loop, remat). Compile times of a shallow and a deep trunk are compared as
-they are by default, scanned. The environment variable gives large arrays pages of 2 MB on Linux,
-ours and PyTorch's: XLA takes fresh ones in each step.
+augmentation, forward, backward, AdamW, teacher, checks for finite values; with donated state, in
+bfloat16 on accelerators and float32 on CPU. It shows samples/s, FLOP/s, compile time and memory
+(arguments and temporaries, as planned by XLA). "collapse / step" is the cost of the collapse
+metrics after a logged step, one forward pass in evaluation mode, relative to a step; divided by
+`config.run.log_every`, it is the cost of logging. FLOP are those of the model: 6 per multiply-add
+of the forward passes that carry a gradient; heads and teachers of joint objectives are left out. On
+CPU, ViT blocks are unrolled and nothing is recomputed (`config.model.trunk`: loop, remat). Compile
+times of a shallow and a deep trunk are compared with default settings, i.e. scanned. On Linux the
+environment variable gives large arrays pages of 2 MB, in ours and PyTorch's: XLA takes fresh pages
+in each step.
 
-The second table is ours against PyTorch twins (`benchmarks/step_twins.py`) with the same weights,
-on the same device, with as many threads, each in a process of its own, in turns, the best turn of
-each. Inside the time are forward, backward, AdamW and the teacher's moving average; views are made
-once by our recipe and given to both, so no side augments. The first loss of a twin must equal ours,
-or the ratio means nothing. Below stand the rates of plain matrix products in both
-(`benchmarks/step_products.py`): their ratio is that of a step made of nothing else. On an AMD
-processor PyTorch's, which are of Intel's library, were seen at half the rate of XLA's.
+The second table compares ours with PyTorch twins (`benchmarks/step_twins.py`) that have the same
+weights, device and number of threads. Each runs in its own process; they take turns, and the best
+turn of each is kept. The time covers forward, backward, AdamW and the teacher's moving average;
+views are made once by our recipe and given to both, so neither side augments. The first loss of a
+twin must equal ours, or the ratio means nothing. The rates of plain matrix products in both
+(`benchmarks/step_products.py`) are printed below: their ratio is that of a step with nothing else.
+On an AMD processor, PyTorch's products, from Intel's library, ran at half the rate of XLA's.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from eo_jax.data.store.files import write_atomically
 from eo_jax.experiment import Experiment, make_experiment
 from eo_jax.monitor.throughput import peak_flops
 
-# {platform: {(objective, way of the twin): samples/s of ours to the twin's, at least}}
+# {platform: {(objective, mode of the twin): least ratio of our samples/s to the twin's}}
 GOALS = {
     "cpu": {
         ("mae", "compiled"): 1.2,
@@ -77,20 +77,18 @@ GOALS = {
         ("barlow_twins", "compiled"): 1.3,
     },
 }
-# Backbones that have to reach them. XLA's convolutions on CPU are 2 to 4 times slower than
-# oneDNN's: reported, without a goal.
-HELD = {"cpu": ("vit_s",), "gpu": ("vit_s", "resnet50")}
+# Backbones with these goals. XLA's convolutions on CPU are 2 to 4 times slower than oneDNN's, so
+# ResNets are reported without a goal there.
+WITH_GOALS = {"cpu": ("vit_s",), "gpu": ("vit_s", "resnet50")}
 LOSS_TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}  # relative; bfloat16 has 3 digits
-# How ViTs run where they are timed.
+# Settings of ViTs where they are timed.
 TRUNKS: dict[str, dict[str, str]] = {"cpu": {"loop": "unrolled", "remat": "none"}}
 # Scanned blocks make a deep trunk compile like a shallow one.
 SCAN, SCAN_AT_MOST = ("vit_s", "vit_l"), 1.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark; returns 0, 1 for an error, 3 where a goal is missed or a twin
-    cannot run.
-    """
+    """Runs the benchmark; returns 0, 1 for an error, 3 if a goal is missed or a twin cannot run."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "python -m benchmarks.step", description=__doc__, formatter_class=raw
@@ -111,22 +109,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"of {', '.join(BACKBONES)}",
     )
     parser.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="samples a step (default: 8)"
+        "--batch", type=int, default=8, metavar="N", help="samples per step (default: 8)"
     )
     parser.add_argument(
         "--steps",
         type=int,
         default=1,
         metavar="N",
-        help=f"steps of each of the {step_race.TURNS} turns (default: 1)",
+        help=f"steps in each of the {step_race.TURNS} turns (default: 1)",
     )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    parser.add_argument(
+        "--json", type=Path, metavar="PATH", help="also write the figures to this file"
+    )
     parser.add_argument("--no-peers", action="store_true", help="without the PyTorch twins")
     args = parser.parse_args(arguments)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with PyTorch
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # compile times would be those of a file's reading
+    # With the cache, compile times would be those of reading a file.
+    jax.config.update("jax_enable_compilation_cache", False)
     twins, notes = ([], []) if args.no_peers else step_race.available_twins()
     try:
         figures = measure(args.objectives, args.backbones, args.batch, args.steps, twins)
@@ -168,7 +167,7 @@ def environment() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The name of this machine's processor, or its kind where the system does not say."""
+    """The name of this machine's processor, or its architecture if the system does not tell."""
     table = Path("/proc/cpuinfo")
     names = (
         re.findall(r"^model name\s*: (.+)$", table.read_text(), re.MULTILINE)
@@ -195,7 +194,7 @@ def measure(
     for objective in objectives:
         for backbone in backbones:
             if not fits(objective, backbone):
-                notes.append(f"{objective} takes tokens, which {backbone} has not: left out")
+                notes.append(f"{objective} needs tokens, which {backbone} does not have: left out")
                 continue
             config = config_of(objective, backbone, batch, TRUNKS.get(jax.default_backend(), {}))
             rows.append(
@@ -229,9 +228,9 @@ def fits(objective: str, backbone: str) -> bool:
 
 
 def whole_step(experiment: Experiment, steps: int) -> dict[str, float | None]:
-    """The figures of a step that makes its views."""
+    """The figures of a step that makes its own views."""
     step = Step.of(experiment, recipe_of(experiment), batch_of(experiment))
-    best = step_race.best_of({OURS: step.seconds, "watch": step.pooled_seconds}, steps)
+    best = step_race.best_of({OURS: step.seconds, "collapse": step.pooled_seconds}, steps)
     rate = experiment.data.batch_size / best[OURS]
     flops, peak = rate * 6 * experiment.multiply_adds(), peak_flops()
     speed = {"samples_per_s": rate, "flops_per_s": flops, "mfu": flops / peak if peak else None}
@@ -239,20 +238,18 @@ def whole_step(experiment: Experiment, steps: int) -> dict[str, float | None]:
         **speed,
         "compile_s": step.compile_s,
         "memory_mb": step.memory_mb(),
-        "watch_to_step": best["watch"] / best[OURS],
+        "collapse_to_step": best["collapse"] / best[OURS],
     }
 
 
 def ways(objective: str) -> list[str]:
-    """How the twin of an objective runs here: as it is, and as the goals of this platform
-    have it.
-    """
+    """The modes of an objective's twin: eager, and those in the goals of this platform."""
     wanted = GOALS.get(jax.default_backend(), {})
     return list(dict.fromkeys(["eager", *(way for of, way in wanted if of == objective)]))
 
 
 def scan_check(batch: int) -> dict[str, float]:
-    """{backbone: seconds to trace, lower and compile MAE's step}, the better of two turns; nothing
+    """{backbone: seconds to trace, lower and compile MAE's step}, the better of two turns. No step
     runs.
     """
     best = dict.fromkeys(SCAN, math.inf)
@@ -266,19 +263,17 @@ def scan_check(batch: int) -> dict[str, float]:
     return best
 
 
-# ------------------------------------------------------------------ what is shown
+# ------------------------------------------------------------------ printed tables
 
 
 def goals(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """{"goal", "at_least" or "at_most", "found", "reached"} each; those of what was not measured
-    are left out.
-    """
+    """{"goal", "at_least" or "at_most", "found", "reached"} of each goal that was measured."""
     rows, where = [], figures["platform"]
     for row in figures["peers"]:
         name = f"{row['objective']} {row['backbone']}: ours / PyTorch {row['contender']}"
         if (least := GOALS[where].get((row["objective"], row["contender"]))) and row[
             "backbone"
-        ] in HELD[where]:
+        ] in WITH_GOALS[where]:
             rows.append({"goal": name, "at_least": least, "found": row["ours_to_it"]})
         if row["contender"] in ("eager", "compiled"):
             own = next(
@@ -289,7 +284,7 @@ def goals(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
             apart = abs(row["first_loss"] - own) / abs(own)
             rows.append(
                 {
-                    "goal": f"{name}, first losses apart",
+                    "goal": f"{name}, relative difference of first losses",
                     "at_most": LOSS_TOLERANCE[where],
                     "found": apart,
                 }
@@ -326,7 +321,7 @@ def _print(figures: Mapping[str, Any]) -> None:
         "MFU",
         "compile s",
         "memory MB",
-        "watch / step",
+        "collapse / step",
         title=title,
     )
     for row in figures["steps_of_ours"]:
@@ -338,7 +333,7 @@ def _print(figures: Mapping[str, Any]) -> None:
             f"{row['compile_s']:.1f}",
             f"{row['memory_mb']:.0f}",
         )
-        table.add_row(row["objective"], row["backbone"], *numbers, f"{row['watch_to_step']:.2f}")
+        table.add_row(row["objective"], row["backbone"], *numbers, f"{row['collapse_to_step']:.2f}")
     console.print(table)
     if figures["peers"]:
         table = Table(
@@ -346,9 +341,9 @@ def _print(figures: Mapping[str, Any]) -> None:
             "backbone",
             "contender",
             "samples/s",
-            "ours / it",
+            "ours / this",
             "first loss",
-            title="views given: forward, backward, AdamW, teacher",
+            title="on given views: forward, backward, AdamW, teacher",
         )
         for row in figures["peers"]:
             numbers = (
@@ -365,7 +360,7 @@ def _print(figures: Mapping[str, Any]) -> None:
         console.print(table)
     rates = (f"{library} {rate / 1e9:.0f} GFLOP/s" for library, rate in figures["products"].items())
     print(f"matrix products of {step_products.SIDE} x {step_products.SIDE}: {', '.join(rates)}")
-    verdicts = Table("goal", "", "found", "")
+    verdicts = Table("goal", "", "measured", "")
     for row in figures["goals"]:
         limit = f">= {row['at_least']:g}" if "at_least" in row else f"<= {row['at_most']:g}"
         verdicts.add_row(

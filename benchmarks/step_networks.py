@@ -1,5 +1,5 @@
-"""PyTorch twins of our networks, for `step_twins`: written plainly and for speed. Modules bear our
-names, so that weights are copied by rule.
+"""PyTorch twins of our networks, for `step_twins`: simple and fast. Modules have our names, so that
+weights can be copied by rules.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _LAYERS = ((7, 5, 1, 32), (7, 5, 32, 64), (5, 3, 64, 128))
 
 
 def encoder_of(experiment: Experiment, encoder: Encoder) -> nn.Module:
-    """The twin of one of its encoders: views [b, c, H, W] -> pooled features [b, d]; `layout` is
-    how it has its views in memory.
+    """The twin of an encoder: views [b, c, H, W] -> pooled features [b, d]; `layout` is the memory
+    layout of its views.
     """
     return (
         ViT(encoder, {size for _, size in experiment.views.values()})
@@ -46,7 +46,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with the exact GELU between."""
+    """Two layers with the exact GELU between them."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -87,9 +87,7 @@ class Trunk(nn.Module):
 
 
 class ViT(nn.Module):
-    """Views [b, c, H, W] -> class token [b, d]; patch embedding by a convolution, as timm
-    has it.
-    """
+    """Views [b, c, H, W] -> class token [b, d]; patch embedding by a convolution, as in timm."""
 
     layout = torch.contiguous_format
 
@@ -109,8 +107,8 @@ class ViT(nn.Module):
     def tokens(
         self, view: Tensor, masked: Tensor | None = None, mask_token: Tensor | None = None
     ) -> Tensor:
-        """What the first block sees, [b, 1 + n, d]; patches that are masked [b, n] are the mask
-        token.
+        """The input of the first block, [b, 1 + n, d]; the mask token replaces `masked` patches
+        [b, n].
         """
         grid = self.stem["embed"](view)
         patches = grid.flatten(2).transpose(1, 2)
@@ -124,8 +122,8 @@ def positions_of(width: int, side: int) -> Tensor:
 
 
 class SpectralAdapter(nn.Module):
-    """Pixels [p, c] -> [p, 128]: convolutions along the bands as windows and one product each;
-    compiled, the fastest of four ways to write it.
+    """Pixels [p, c] -> [p, 128]: each convolution along the bands as windows and one product;
+    compiled, the fastest of four variants.
     """
 
     def __init__(self):
@@ -144,8 +142,8 @@ class SpectralAdapter(nn.Module):
 
 
 class SpectralImage(nn.Module):
-    """Images [b, c, H, W] -> [b, 128, H, W]: the same by 3-D convolutions, as SpectralEarth's code
-    has it.
+    """Images [b, c, H, W] -> [b, 128, H, W]: the same by 3-D convolutions, as in SpectralEarth's
+    code.
     """
 
     def __init__(self):
@@ -196,7 +194,7 @@ class ResNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions with BatchNorm and ReLU, beside a shortcut, and a ReLU of the sum."""
+    """Convolutions with BatchNorm and ReLU, a shortcut, and a ReLU of the sum."""
 
     def __init__(self, shape: BlockShape):
         super().__init__()
@@ -227,9 +225,7 @@ class ResidualBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """Linear layers with BatchNorm (or none) and ReLU between them, as
-    `eo_jax.models.heads.MLP`.
-    """
+    """Linear layers with BatchNorm (or none) and ReLU between them; see `eo_jax.models.heads.MLP`."""
 
     def __init__(self, widths: Sequence[int], hidden_norm: str = "batch", end: str = "linear"):
         super().__init__()

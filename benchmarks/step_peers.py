@@ -1,6 +1,4 @@
-"""What `benchmarks.step_race` lets run against us: PyTorch twins of our train step (`step_twins`),
-with our weights.
-"""
+"""Training of the PyTorch twins (`step_twins`) with our weights, for `benchmarks.step_race`."""
 
 from __future__ import annotations
 
@@ -21,10 +19,10 @@ class Peer:
     """A twin in training: forward, backward, AdamW, teacher.
 
     Args:
-        module: its parameters are trained; `after_step()` follows each update.
-        loss: what makes a scalar of the inputs: the module, or what torch.compile made of it.
+        module: its parameters are trained; `after_step()` is called after each update.
+        loss: inputs -> scalar: the module, or its torch.compile version.
         inputs: on the device, the same for every step.
-        optim: ours, a constant AdamW without clipping.
+        optim: our config, a constant AdamW without clipping.
     """
 
     def __init__(
@@ -39,10 +37,10 @@ class Peer:
         )
 
     def run(self, steps: int) -> float:
-        """So many steps, to their end; the last one's loss."""
+        """Runs `steps` steps to their end; the last one's loss."""
         for _ in range(steps):
             loss = self._step()
-        return loss.item()  # waits for the device, whose work is done in order
+        return loss.item()  # waits for the device, which works in order
 
     def _step(self) -> Tensor:
         self._optimizer.zero_grad()
@@ -67,10 +65,10 @@ def make(
     Args:
         objective: a key of `TWINS`.
         way: "eager", "compiled" (torch.compile) or, MAE only, "all pixels": the adapter on every
-            pixel, as SpectralEarth's code has it.
-        params: ours; under "teacher" the teacher's.
-        inputs: {"global": [b, v, H, W, c], "local"?: ..., "noise"?: [b, n]}: views, and what MAE
-            orders tokens by.
+            pixel, as in SpectralEarth's code.
+        params: our weights; under "teacher" the teacher's.
+        inputs: {"global": [b, v, H, W, c], "local"?: ..., "noise"?: [b, n]}: views, and the noise
+            by which MAE orders tokens.
     """
     twin = (AllPixelsMAE if way == "all pixels" else TWINS[objective])(experiment)
     load(twin, params)
@@ -88,12 +86,12 @@ def make(
 
 
 def load(module: nn.Module, params: Mapping[str, Any]) -> None:
-    """Copies our weights into a twin. Raises ValueError where the two do not have the same ones."""
+    """Copies our weights into a twin. Raises ValueError if the two have different ones."""
     ours, theirs = dict(_named(params)), dict(module.named_parameters())
     if set(ours) != set(theirs):
         raise ValueError(
-            f"a twin of other weights: {sorted(set(ours) ^ set(theirs))[:6]} are on one side only; "
-            "copy the change of eo_jax to its twin"
+            f"twin with other weights: {sorted(set(ours) ^ set(theirs))[:6]} are on one side only; "
+            "apply the change of eo_jax to its twin"
         )
     with torch.no_grad():
         for name, parameter in theirs.items():
@@ -119,10 +117,9 @@ def _named(
 
 
 def _reshaped(leaf: str, array: np.ndarray, shape: torch.Size) -> np.ndarray:
-    """An array of ours in the axes of a PyTorch weight."""
-    if (
-        leaf == "kernel" and len(shape) == 4
-    ):  # a patch embedding as a convolution: row, column, band -> out
+    """One of our arrays with the axes of a PyTorch weight."""
+    # A patch embedding becomes a convolution: row, column, band -> out.
+    if leaf == "kernel" and len(shape) == 4:
         _, channels, rows, columns = shape
         return array.reshape(rows, columns, channels, -1).transpose(3, 2, 0, 1)
     if leaf == "qkv":

@@ -1,5 +1,5 @@
-"""The rate of plain matrix products in XLA and in PyTorch: a limit of both steps, and what their
-ratio owes to the libraries beneath.
+"""The rate of plain matrix products in XLA and in PyTorch: an upper limit of both steps, and the
+part of their ratio that is due to the underlying libraries.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIDE, TURNS = 2048, 10
 
 
 def rates(libraries: Sequence[str]) -> dict[str, float]:
-    """{library: FLOP/s of square products}, the best of some, each library in a process of its own;
+    """{library: FLOP/s of square products}, the best of TURNS, each library in its own process;
     float32 on CPU, bfloat16 on accelerators.
     """
     spawned = multiprocessing.get_context("spawn")

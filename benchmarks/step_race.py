@@ -1,7 +1,7 @@
-"""A race between our train step and its PyTorch twins, each in a process of its own, in turns.
+"""A race between our train step and its PyTorch twins, each in its own process, taking turns.
 
-In one process the one who waits would still cost the other: threads that spin a while after their
-work, memory left in pieces; up to a fifth of a step was seen.
+In one process, the idle one would still slow the other down, by up to a fifth of a step: its
+threads spin for a while after their work, and its memory is fragmented.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from eo_jax.augment import masking
 from eo_jax.experiment import Experiment, make_experiment
 from eo_jax.schema import Carry, Views
 
-# more of them rather than longer ones: what else the machine does then spoils a turn, not the
-# figure
+# More turns rather than longer ones: other load on the machine then spoils a turn, not the figure.
 TURNS = 6
 OURS = "ours"
 
 
 class Contender:
-    """A train step in a process of its own, compiled, one step done.
+    """A train step in its own process, compiled and run once.
 
     Args:
         config: of the experiment.
@@ -42,7 +41,7 @@ class Contender:
         first_loss: of step 0.
 
     Raises:
-        RuntimeError: it cannot run here; what its process said.
+        RuntimeError: it cannot run here; with the message of its process.
         ValueError: its process ended, now or in a later run.
     """
 
@@ -56,8 +55,8 @@ class Contender:
         _, self.first_loss = self._answer()
 
     def run(self, steps: int) -> float:
-        """So many steps more; seconds a step."""
-        with contextlib.suppress(BrokenPipeError):  # there is no answer then, which says it
+        """Runs `steps` more steps; seconds per step."""
+        with contextlib.suppress(BrokenPipeError):  # `_answer` then reports the ended process
             self._pipe.send(steps)
         return self._answer()[0] / steps
 
@@ -72,8 +71,8 @@ class Contender:
         except (EOFError, ConnectionResetError):
             self._process.join()
             raise ValueError(
-                f"{self._way}: its process ended with exit code {self._process.exitcode}; what it "
-                "printed stands above"
+                f"{self._way}: its process ended with exit code {self._process.exitcode}; see its "
+                "output above"
             ) from None
         if isinstance(answer, str):
             self.close()
@@ -82,8 +81,8 @@ class Contender:
 
 
 def _serve(pipe: Connection, config: Mapping[str, Any], way: str) -> None:
-    """Answers each number of steps with (seconds, last loss), from the first step on; with what is
-    wrong, where it cannot run.
+    """Answers each number of steps with (seconds, last loss), starting with one step; with an error
+    message if it cannot run.
     """
     try:
         runner, steps = _runner(make_experiment(config), way), 1
@@ -99,7 +98,7 @@ def _serve(pipe: Connection, config: Mapping[str, Any], way: str) -> None:
 
 
 def _runner(experiment: Experiment, way: str) -> Any:
-    """What has `run(steps)`: our step, or a twin with the same weights, on the same views."""
+    """An object with `run(steps)`: our step, or a twin with the same weights, on the same views."""
     shown = jax.jit(recipe_of(experiment).train)(batch_of(experiment), jax.random.key(1))
     if way == OURS:
         return Step.of(experiment, NO_AUGMENTATION, shown)
@@ -114,7 +113,7 @@ def race(
     config: Mapping[str, Any], ways: Sequence[str], steps: int
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """({"contender", "samples_per_s", "first_loss", "ours_to_it"} of ours and of each twin, {twin:
-    why it could not run}).
+    the reason why it could not run}).
     """
     contenders, failed = {}, {}
     with contextlib.ExitStack() as running:
@@ -144,8 +143,8 @@ def race(
 
 
 def best_of(contenders: Mapping[str, Callable[[int], float]], steps: int) -> dict[str, float]:
-    """Seconds a step of each, as they say, the best of the turns that they take one after the
-    other; one step before the first turn.
+    """Seconds per step of each contender, as it reports them: the best of TURNS turns that they
+    take one after the other, after one step of warm-up.
     """
     for run in contenders.values():
         run(1)
@@ -185,8 +184,8 @@ def twin_of(experiment: Experiment, way: str, state: Mapping[str, Any], shown: V
 
 
 def _drawn(experiment: Experiment, shape: tuple[int, ...], carry: Carry) -> dict[str, jax.Array]:
-    """What our loss draws at step 0, so that a twin hides the same tokens or groups the same keys,
-    and the queue that it finds.
+    """The random draws of our loss at step 0, so that a twin masks the same tokens or groups the
+    same keys, and the initial queue.
     """
     objective, (_, key) = (
         experiment.objective,
@@ -214,15 +213,15 @@ def _drawn(experiment: Experiment, shape: tuple[int, ...], carry: Carry) -> dict
 
 
 def available_twins() -> tuple[list[str], list[str]]:
-    """(objectives that have a twin here, why not)."""
+    """(objectives that have a twin here, reasons why there is none)."""
     if importlib.util.find_spec("torch") is None:
         return [], ["no PyTorch twins: pip install torch"]
     import torch
 
     if jax.default_backend() == "gpu" and not torch.cuda.is_available():
         return [], [
-            "no PyTorch twins: this PyTorch has no GPU, and they must run on the device that ours "
-            "runs on"
+            "no PyTorch twins: this PyTorch has no GPU support, and they must run on the same "
+            "device as ours"
         ]
     from benchmarks import step_peers
 

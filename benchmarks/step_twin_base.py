@@ -1,4 +1,4 @@
-"""What the PyTorch twins of all objectives start from."""
+"""The base of the PyTorch twins."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class Twin(nn.Module):
     """An objective: `forward(*inputs)` is its loss."""
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        """What `forward` takes, made of views [b, v, H, W, c] and noise; not measured, so each twin
-        has the layout that suits it.
+        """The arguments of `forward`, from views [b, v, H, W, c] and noise. This is not timed, so
+        each twin may choose its memory layout.
         """
         raise NotImplementedError
 
     def after_step(self) -> None:
-        """Follows the optimizer."""
+        """Called after the optimizer."""
 
 
 def bands_first(views: Tensor, encoder: nn.Module) -> Tensor:
-    """[b, H, W, c] -> [b, c, H, W], laid out in memory as the encoder is."""
+    """[b, H, W, c] -> [b, c, H, W], in the encoder's memory layout."""
     return views.movedim(-1, 1).contiguous(memory_format=encoder.layout)
 
 

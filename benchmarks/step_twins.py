@@ -1,13 +1,12 @@
-"""PyTorch twins of our objectives: the same mathematics, written from the papers, plainly and for
-speed.
+"""PyTorch twins of our objectives: the same mathematics, written from the papers, simple and fast.
 
-They do what the papers' code does, and no more: pairs go through the encoder view by view, the last
-block makes all tokens, correlations are made whole. Ours saves there, and the ratios contain it.
-They know nothing of no-data: every value of a view counts. Here DINO (arXiv 2104.14294), Barlow
-Twins (2103.03230), VICReg (2105.04906), SimCLR (2002.05709), SimSiam (2011.10566), BYOL
-(2006.07733), MoCo-v2 (2003.04297), MoCo-v3 (2104.02057), SwAV (2006.09882), CLIP (2103.00020),
-DeCUR (2309.05300), PAWS' view assignment (2104.13963), supervised classification; in
-`step_twins_masked` those that hide tokens.
+They do what the papers' code does, and no more: the views of a pair go through the encoder one by
+one, the last block computes all tokens, correlation matrices are computed in full. Ours avoids that
+work, and the ratios include the savings. Twins ignore no-data: every value of a view counts. This
+file has DINO (arXiv 2104.14294), Barlow Twins (2103.03230), VICReg (2105.04906), SimCLR
+(2002.05709), SimSiam (2011.10566), BYOL (2006.07733), MoCo-v2 (2003.04297), MoCo-v3 (2104.02057),
+SwAV (2006.09882), CLIP (2103.00020), DeCUR (2309.05300), PAWS' view assignment (2104.13963) and
+supervised classification; `step_twins_masked` has the objectives that mask tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from benchmarks.step_twin_base import Twin, bands_first, ema_
 from benchmarks.step_twins_masked import MAE, Data2Vec
 from eo_jax.experiment import Experiment
 
-_TINY = 1e-20  # below what a probability is not told from 0
+_TINY = 1e-20  # smaller probabilities count as 0
 
 
 class Branch(nn.Module):
@@ -96,7 +95,7 @@ class DINO(Branch, Twin):
 
 
 class Pair(Twin):
-    """Two views, each by itself through an encoder and its projector."""
+    """Two views, each passed separately through an encoder and its projector."""
 
     end = "bias_free"
 
@@ -132,8 +131,8 @@ def standardised(z: Tensor) -> Tensor:
 
 
 def correlation_distance(za: Tensor, zb: Tensor, diagonal: float, off_diagonal: float) -> Tensor:
-    """Of standardised embeddings: squared distance of the correlations' diagonal from `diagonal`,
-    and weighted that of the rest from 0.
+    """The squared distance of the diagonal of the correlation matrix of standardised embeddings
+    from `diagonal`, plus the weighted squares of its other entries.
     """
     correlation = za.T @ zb / len(za)
     on = torch.diagonal(correlation)
@@ -172,7 +171,7 @@ class SimCLR(Pair):
 
 
 class SimSiam(Pair):
-    """Each view predicts the other, which has no gradient."""
+    """Each view predicts the other, through which no gradient flows."""
 
     end = "plain_norm"
 
@@ -186,8 +185,8 @@ class SimSiam(Pair):
         return -sum(F.cosine_similarity(predicted, z.detach()).mean() for predicted, z in pairs) / 2
 
 
-class Followed(Pair):
-    """The same with a predictor, and a teacher that follows encoder and projector."""
+class WithTeacher(Pair):
+    """A pair with a predictor and an EMA teacher of encoder and projector."""
 
     predictor_end = "linear"
 
@@ -213,8 +212,8 @@ class Followed(Pair):
         ema_(self.teacher, (self.encoder, self.projector), self.config.momentum)
 
 
-class BYOL(Followed):
-    """The prediction's distance to what the teacher makes of the other view."""
+class BYOL(WithTeacher):
+    """The prediction's distance to the teacher's embedding of the other view."""
 
     end = "linear"
 
@@ -222,8 +221,8 @@ class BYOL(Followed):
         return (2 - 2 * F.cosine_similarity(q, k)).mean()
 
 
-class MoCoV3(Followed):
-    """The prediction finds what the teacher makes of the other view, among those of the batch."""
+class MoCoV3(WithTeacher):
+    """The prediction finds the teacher's embedding of the other view among those of the batch."""
 
     end = predictor_end = "plain_norm"
 
@@ -234,8 +233,8 @@ class MoCoV3(Followed):
 
 
 class MoCo(Pair):
-    """A query finds the teacher's key of the other view, beside a queue of earlier keys. BatchNorm
-    by groups of rows ("ghost" batches).
+    """A query finds the teacher's key of the other view among a queue of earlier keys. BatchNorm by
+    groups of rows ("ghost" batches).
     """
 
     def __init__(self, experiment: Experiment):
@@ -273,8 +272,8 @@ class MoCo(Pair):
         return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
 
     def _features(self, encoder: nn.Module, view: Tensor, order: Tensor) -> Tensor:
-        """Of rows whose locations in `order` are together with BatchNorm statistics of their own,
-        if there is any BatchNorm.
+        """Features with BatchNorm statistics per group of rows that are neighbours in `order`, if
+        there is any BatchNorm.
         """
         if not self.grouped:
             return encoder(view)
@@ -289,8 +288,8 @@ class MoCo(Pair):
 
 
 class ViewAssignment(Pair):
-    """Soft labels of two views, from similarity to a labelled support set, agree and use all
-    classes.
+    """Soft labels of two views, by similarity to a labelled support set; they should agree and use
+    all classes.
     """
 
     end = "linear"
@@ -329,7 +328,7 @@ class ViewAssignment(Pair):
 
 class SwAV(Pair):
     """Prototypes assigned to one view are predicted from the others; crops of one size in one
-    forward pass, all of them in one of the head.
+    forward pass, all crops in one pass of the head.
     """
 
     end = "linear"
@@ -395,7 +394,7 @@ class Supervised(Twin):
 
 
 class Sensors(Twin):
-    """Views of two sensors, each through an encoder and a projector of its own."""
+    """Views of two sensors, each through its own encoder and projector."""
 
     end = "linear"
 
@@ -430,7 +429,7 @@ class Sensors(Twin):
         )
 
     def compare(self, *z: Tensor) -> Tensor:
-        """The loss of embeddings [b, k], those of the first sensor first."""
+        """The loss of embeddings [b, k], first those of the first sensor."""
         raise NotImplementedError
 
 
@@ -444,9 +443,7 @@ class CLIP(Sensors):
 
 
 class DeCUR(Sensors):
-    """Barlow Twins within each sensor and between them, with dimensions that are common and others
-    that are unique.
-    """
+    """Barlow Twins within each sensor and between sensors, with common and unique dimensions."""
 
     end = "bias_free"
 

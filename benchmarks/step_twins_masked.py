@@ -1,5 +1,5 @@
-"""PyTorch twins of the masked objectives, as `step_twins`; MAE (arXiv 2111.06377) with
-SpectralEarth's adapter (2408.08447), data2vec 2202.03555.
+"""PyTorch twins of the masked objectives, as in `step_twins`: MAE (arXiv 2111.06377) with
+SpectralEarth's adapter (2408.08447), and data2vec (2202.03555).
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class MAE(Twin):
 
 
 class AllPixelsMAE(MAE):
-    """The same with the adapter and the patch embedding on the whole image, before masking. Views
-    have the bands first.
+    """MAE with adapter and patch embedding on the whole image, before masking. Views have the bands
+    first.
     """
 
     def make_stem(self, width: int) -> nn.ModuleDict:

@@ -1,6 +1,4 @@
-"""What `benchmarks.step` measures: the workload of each objective, its experiment, its batch, and
-the compiled train step on it.
-"""
+"""The workloads of `benchmarks.step`: experiment, batch and compiled train step per objective."""
 
 from __future__ import annotations
 
@@ -28,14 +26,14 @@ CLASSES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What an objective is measured on.
+    """The data and settings on which an objective is measured.
 
     Attributes:
-        sensor: whose patches; of `side` pixels.
-        stem: of tokens; ResNets have their own.
-        crops, section: of the config; what is left out has its default.
-        beside: a second source, of another sensor at the same locations, or of the same sensor and
-            with a stem in common; "" for none.
+        sensor: its id; patches have `side` pixels.
+        stem: of ViTs; ResNets have their own.
+        crops, section: of the config; missing keys have their defaults.
+        beside: sensor of a second source: another sensor at the same locations, or the same sensor
+            with a shared stem; "" for none.
         labelled: the source with labels of the whole patch; "" for none.
     """
 
@@ -63,8 +61,7 @@ _PAIR, _MULTI = (
     {"global": {"views": 2, **_GLOBAL}, "local": _LOCAL},
 )
 _SENTINEL = functools.partial(Workload, "sentinel2_l1c", 128, {"name": "patch_embed", "patch": 16})
-# Projectors are narrower than the papers' where those would make the optimizer most of a step of
-# few samples.
+# Narrower than in the papers, where the optimizer would otherwise dominate a step of few samples.
 _PROJECTOR = {"projector": (2048, 2048, 2048)}
 WORKLOADS = {
     "mae": Workload(
@@ -97,7 +94,7 @@ WORKLOADS = {
         {"global": _GLOBAL}, {"task": "classification", "outputs": CLASSES}, labelled="eo"
     ),
 }
-USUAL = _SENTINEL(_PAIR)  # of objectives that are not listed
+DEFAULT = _SENTINEL(_PAIR)  # of objectives that are not listed
 _VITS = {"vit_nano": "nano", "vit_s": "small", "vit_b": "base", "vit_l": "large"}
 BACKBONES = {name: {"name": "vit", "size": size} for name, size in _VITS.items()} | {
     "resnet50": {"name": "resnet", "depth": 50}
@@ -115,13 +112,13 @@ OPTIM = {
 def config_of(
     objective: str, backbone: str, batch: int, of_vits: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The config of a workload; its store is not there. `of_vits` is more of the config of a ViT.
-    ValueError for names that are not known.
+    """The config of a workload, whose store does not exist. `of_vits` is merged into the config of
+    ViT trunks. ValueError for unknown names.
     """
     for name, known in ((objective, modules("objectives")), (backbone, BACKBONES)):
         if name not in known:
             raise ValueError(f"no {name!r}; there are {', '.join(known)}")
-    work, trunk = WORKLOADS.get(objective, USUAL), BACKBONES[backbone]
+    work, trunk = WORKLOADS.get(objective, DEFAULT), BACKBONES[backbone]
     trunk = trunk | of_vits if trunk["name"] == "vit" else dict(trunk)
     sources, stems = (
         {"eo": {"store": "none", "sensor": work.sensor}},
@@ -148,8 +145,8 @@ def config_of(
 
 
 def batch_of(experiment: Experiment) -> Batch:
-    """Digital numbers [b, 1, c, h, w] on the device, in the sensor's dtype, spread as its published
-    statistics say; all are data. Labels [b, 1].
+    """Digital numbers [b, 1, c, h, w] on the device, in the sensor's dtype, distributed as its
+    published statistics say, without no-data. Labels [b, 1].
     """
     data, random = experiment.data, np.random.default_rng(SEED)
     batch: Batch = {}
@@ -161,9 +158,9 @@ def batch_of(experiment: Experiment) -> Batch:
         values = mean + std * random.standard_normal(
             (data.batch_size, 1, len(sensor.bands), data.crop, data.crop), np.float32
         )
-        whole = np.issubdtype(np.dtype(sensor.dtype), np.integer)
+        integer = np.issubdtype(np.dtype(sensor.dtype), np.integer)
         batch[source] = {
-            "pixels": (np.clip(values, 1, 10_000) if whole else values).astype(sensor.dtype)
+            "pixels": (np.clip(values, 1, 10_000) if integer else values).astype(sensor.dtype)
         }
         if data.sources[source].label:
             batch[source]["label"] = random.integers(1, CLASSES + 1, (data.batch_size, 1))
@@ -175,7 +172,7 @@ NO_AUGMENTATION = views.Recipe(train=lambda views, key: views, evaluate=lambda v
 
 
 def recipe_of(experiment: Experiment) -> views.Recipe:
-    """Its augmentation, normalised by published statistics."""
+    """The experiment's augmentation, normalised by published statistics."""
     published = {
         source: views.normalisation("published", encoder.sensor, None)
         for source, encoder in experiment.encoders.items()
@@ -195,7 +192,7 @@ class Step:
 
     @classmethod
     def of(cls, experiment: Experiment, recipe: views.Recipe, batch: Any) -> Step:
-        """Compiled, its weights made."""
+        """Compiles the step and initialises its state."""
         session = session_of(experiment, recipe)
         compiled, seconds = compile_step(session, batch)
         return cls(session, compiled, batch, session.init(), seconds)
@@ -214,8 +211,8 @@ class Step:
         return (time.perf_counter() - start) / steps
 
     def pooled_seconds(self, times: int) -> float:
-        """Makes the features for collapse metrics `times` times, as a logged step does after it;
-        seconds per time.
+        """Computes the features for collapse metrics `times` times, as after a logged step; seconds
+        per time.
         """
         start = time.perf_counter()
         for _ in range(times):

@@ -192,7 +192,13 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert (
         min(
             row[key]
-            for key in ("samples_per_s", "flops_per_s", "compile_s", "memory_mb", "watch_to_step")
+            for key in (
+                "samples_per_s",
+                "flops_per_s",
+                "compile_s",
+                "memory_mb",
+                "collapse_to_step",
+            )
         )
         > 0
     )
@@ -217,7 +223,7 @@ def test_mae_of_a_resnet_is_left_out_and_said_so(monkeypatch):
         "steps_of_ours": [],
         "peers": [],
         "scan": {},
-        "notes": ["mae takes tokens, which resnet50 has not: left out"],
+        "notes": ["mae needs tokens, which resnet50 does not have: left out"],
         "failed": [],
     }
 
