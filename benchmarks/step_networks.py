@@ -225,7 +225,7 @@ class ResidualBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """Linear layers with BatchNorm (or none) and ReLU between them; see `eo_jax.models.heads.MLP`."""
+    """Linear layers with BatchNorm (or none) and ReLU between; see `eo_jax.models.heads.MLP`."""
 
     def __init__(self, widths: Sequence[int], hidden_norm: str = "batch", end: str = "linear"):
         super().__init__()
