@@ -169,7 +169,7 @@ def test_modules_without_a_config_of_their_own_cannot_be_named():
         (
             "augment.crops.global.size",
             36,
-            r"config\.augment\.crops\.global\.size: 36 is no multiple of the patch of source "
+            r"config\.augment\.crops\.global\.size: 36 is not a multiple of the patch of source "
             r"'enmap', 8",
         ),
         (
@@ -218,7 +218,7 @@ def test_every_source_needs_a_stem():
     with pytest.raises(
         ValueError,
         match=r"config\.model\.stems: \['enmap'\], but config\.data\.sources: \['enmap', "
-        r"'other'\]; one stem a source",
+        r"'other'\]; expected one stem per source",
     ):
         make_experiment(config)
 

@@ -59,8 +59,8 @@ def test_metrics_are_shown_by_their_short_names_and_sources(capsys):
     }
     Display(0, 10, METRICS).log(1, values)
     assert capsys.readouterr().out.startswith(
-        "step      1/10  loss 1.0000  lr 0.00e+00  grad 1.000  rank s1 2.5  RankMe s1 3  "
-        "RankMe s2 nan  accuracy 0.5  left "
+        "step      1/10  loss 1.0000  lr 0.00e+00  grad 1.000  rank s1 2.5  RankMe s1 3  RankMe s2 "
+        "nan  accuracy 0.5  left "
     )
 
 

@@ -109,13 +109,13 @@ def test_a_crop_larger_than_the_views_is_named():
     (line,) = data_bound(10, crop=96)[1:]
     assert (
         line
-        == "config.data.crop=32: the views are 32 px, a crop of 96 px moves 9.0 times their pixels"
+        == "config.data.crop=32: the views are 32 px, a crop of 96 px transfers 9.0 times their pixels"
     )
 
 
 def test_where_nothing_is_left_to_save_it_says_so():
     assert data_bound(10)[1:] == [
-        "stores and crop are as cheap as they get; a faster disk, or more cores"
+        "stores and crop cannot get cheaper; use a faster disk or more cores"
     ]
 
 

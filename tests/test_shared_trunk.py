@@ -240,11 +240,11 @@ def with_mixture(components: dict) -> ml_collections.ConfigDict:
 
 def test_what_cannot_share_a_trunk_is_refused():
     both = {"both": {"sources": ("s1", "s2"), "weight": 1.0}}
-    for components, found in ((both, "both"), ({}, "none")):
+    for components, found in ((both, "both"), ({}, "no mixture given")):
         with pytest.raises(
             ValueError,
             match=r"trunk_sharing: 'all' trains on one source per step; .* component of its own in "
-            rf"config\.data\.mixture, found {found}",
+            rf"config\.data\.mixture; components with several sources: {found}",
         ):
             make_experiment(with_mixture(components))
     with pytest.raises(

@@ -140,7 +140,7 @@ def test_sigterm_saves_what_it_has_and_the_next_command_goes_on_there(broken):
     stopped, resumed = broken["outputs"]
     assert f"resuming at step {broken['saved']} of {STEPS}" in stopped
     assert (
-        f"stopped at step {broken['stopped_at']} of {STEPS}, state saved; the same command goes on "
+        f"stopped at step {broken['stopped_at']} of {STEPS}, state saved; the same command resumes "
         "from there" in stopped
     )
     assert f"resuming at step {broken['stopped_at']} of {STEPS}" in resumed
@@ -250,7 +250,7 @@ def test_extend_to_goes_on_and_equals_nothing_lost(workdir, tiny_store, capsys):
 
 
 def test_extend_to_fewer_steps_is_refused(workdir, tiny_store):
-    with pytest.raises(ValueError, match=r"trained to step 6 already, --extend-to=4 is fewer"):
+    with pytest.raises(ValueError, match=r"already trained to step 6, but --extend-to=4"):
         train.train(config_of(tiny_store, **{"run.steps": 4}), workdir, extend=True)
 
 
@@ -526,8 +526,7 @@ def test_the_log_and_the_provenance_count_the_places_whose_dates_repeat(
     train.train(config_of(tiny_store, **{"data.sources.enmap.dates": 2, "run.steps": 2}), tmp_path)
     assert (
         "source enmap: 4 locations, 6 samples, 0 locations dropped, 2 have fewer than 2 dates and "
-        "repeat "
-        "some" in capsys.readouterr().out
+        "repeat some" in capsys.readouterr().out
     )
     assert (
         json.loads((tmp_path / "data.json").read_text())["enmap"]["locations_repeating_dates"] == 2
