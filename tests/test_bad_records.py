@@ -345,7 +345,7 @@ def test_stop_is_the_default_and_names_the_record(damaged):
     assert "bad_records" not in Pipeline(config(damaged["zarr"], on_error="stop"), 5).counts(3)
 
 
-def test_a_label_that_is_not_there_is_no_bad_record(intact, tmp_path: Path):
+def test_a_missing_label_is_not_a_bad_record(intact, tmp_path: Path):
     """It would be missing everywhere; skipping would hide a mistake in the config."""
     about = {"labels": {"kind": {"dtype": "int64", "shape": [], "values": {}}}}
     path = write_store(tmp_path / "store", [sample(i, i) for i in range(3)], about=about)

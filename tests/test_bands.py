@@ -126,7 +126,7 @@ def test_batches_are_those_of_all_bands_without_the_others(stores: dict[str, Pat
         )
 
 
-def test_zarr_reads_no_chunk_of_another_band(
+def test_zarr_reads_only_chunks_of_these_bands(
     stores: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
     """Damage elsewhere goes unnoticed."""

@@ -96,7 +96,7 @@ def test_a_torch_tensor_alone_keeps_the_buffer():
     assert (filled(buffers, 1) == 1).all() and (kept == 7).all()
 
 
-def test_no_more_free_buffers_are_kept_than_said():
+def test_at_most_max_free_buffers_are_kept():
     buffers = pool(max_free=2)
     held = [buffers.take() for _ in range(6)]
     del held

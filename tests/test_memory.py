@@ -18,7 +18,7 @@ from data_prep.reader import Files
 from eo_jax.data import open_store
 from eo_jax.schema import Sample
 
-SHARE = 700_000_000
+LIMIT = 700_000_000
 
 
 def allocate(size: int) -> int:
@@ -26,10 +26,10 @@ def allocate(size: int) -> int:
     return int(np.ones(size, np.uint8)[::4096].sum()) * 4096
 
 
-def test_a_worker_takes_its_share_and_no_more() -> None:
-    assert list(executors.run(allocate, [1 << 26], 1, SHARE)) == [1 << 26]
+def test_a_worker_takes_no_more_than_its_memory() -> None:
+    assert list(executors.run(allocate, [1 << 26], 1, LIMIT)) == [1 << 26]
     with pytest.raises(MemoryError):
-        list(executors.run(allocate, [1 << 31], 1, SHARE))
+        list(executors.run(allocate, [1 << 31], 1, LIMIT))
 
 
 def test_a_file_that_takes_too_much_is_named(
@@ -69,6 +69,6 @@ def test_there_are_fewer_workers_where_memory_is_short(
         "1.5",
     ]
     assert main(command) == 0
-    ((workers, share),) = asked
-    assert 1 < workers < 16 and workers * share <= 1.5e9
+    ((workers, limit),) = asked
+    assert 1 < workers < 16 and workers * limit <= 1.5e9
     assert len(open_store(tmp_path / "store")) == 7

@@ -155,7 +155,7 @@ def source(path: Path, **about: Any) -> SourceConfig:
     return SourceConfig(str(path), "enmap", **about)
 
 
-def test_one_component_of_all_sources_is_no_mixture(path: Path, other: Path):
+def test_one_component_of_all_sources_changes_nothing(path: Path, other: Path):
     sources = {"s2": source(path, dates=2), "s1": source(other)}
     plain, single = pipeline(sources, {}), pipeline(sources, components(only=(0.3, "s1 s2")))
     for n in (0, 1, 5, 10**6):

@@ -115,7 +115,7 @@ def test_the_benchmark_prints_goals_and_writes_figures(
     assert list(work.iterdir()) == []
 
 
-def test_the_benchmark_refuses_what_is_no_whole_shard_and_no_folder(
+def test_the_benchmark_refuses_incomplete_shards_and_missing_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     with pytest.raises(SystemExit):

@@ -106,7 +106,7 @@ def test_a_run_started_at_n_reads_on_as_if_it_had_never_stopped(path: Path):
         assert_same(batch, whole[n])
 
 
-def test_a_row_does_not_depend_on_the_rows_beside_it(path: Path):
+def test_a_row_does_not_depend_on_other_rows(path: Path):
     """Crop and dates of row r of batch n are the same in a larger batch."""
     small, large = (Pipeline(config(path, batch_size=size), 7).batch(0)["enmap"] for size in (2, 4))
     np.testing.assert_array_equal(large["pixels"][:2], small["pixels"])

@@ -320,7 +320,7 @@ def test_missing_and_unknown_fields_of_a_users_table_are_named(tmp_path: Path):
     ],
     ids=["cut short", "deep", "empty", "list", "null"],
 )
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str, message: str):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path: Path, text: str, message: str):
     with pytest.raises(ValueError, match=rf"camera\.json: .*{message}"):
         get_sensor(_written(tmp_path, text))
 

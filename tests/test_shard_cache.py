@@ -92,7 +92,7 @@ def test_a_shard_that_is_read_stays(
     assert set(shards(cache)).isdisjoint({first["sha256"], second["sha256"]})
 
 
-def test_a_cache_that_is_too_small_or_no_number(
+def test_a_cache_limit_that_is_too_small_or_not_a_number(
     server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ):
     store = open_store(url_of(server, "http", "array-record"))

@@ -100,7 +100,7 @@ def test_a_killed_mixture_with_groups_and_a_bad_record_resumes_bit_for_bit(
     ] * 2
 
 
-def test_lines_of_a_mixture_say_component_shares_and_bad_records(mixed, stores):
+def test_lines_of_a_mixture_have_component_fractions_and_bad_records(mixed, stores):
     lines, mixture = writers.read_metrics(mixed), pipeline_of(stores).mixture
     assert [line["component"] for line in lines] == [mixture.component(n) for n in range(20)]
     assert {line["component"] for line in lines} == {"pair", "single"}

@@ -484,7 +484,7 @@ def test_a_chunk_that_blosc_cannot_read(tmp_path: Path):
     [None, cube("uint16"), cube("int16", (3, 4, 4))],
     ids=["none", "another dtype", "another shape"],
 )
-def test_a_record_takes_no_pixels_but_its_own(pixels: np.ndarray | None):
+def test_a_record_takes_only_its_own_pixels(pixels: np.ndarray | None):
     data = record.encode_without_pixels(sample(cube()))
     with pytest.raises(
         RecordError, match=r"this one: pixels .*: expected int16 \[3, 4, 5\] by the record"
@@ -589,7 +589,7 @@ def test_samples_that_no_zarr_array_holds(tmp_path: Path, changes: dict, message
         write_shard(tmp_path, 0, "zarr", 2, [dataclasses.replace(sample(cube()), **changes)])
 
 
-def test_shards_of_different_sizes_make_no_store(tmp_path: Path):
+def test_shards_of_different_sizes_are_refused(tmp_path: Path):
     shards = [
         write_shard(tmp_path, number, "zarr", number + 1, [sample(cube(), number)])
         for number in range(2)
