@@ -90,8 +90,7 @@ def test_nothing_left_after_dropping(store: Store):
     with pytest.raises(
         ValueError,
         match=rf"{store.path}: no location of split 'val' has 3 dates; use missing='repeat' or "
-        r"fewer "
-        r"dates",
+        r"fewer dates",
     ):
         group_samples(store, "val", 3, "drop", "enmap")
 

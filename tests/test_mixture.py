@@ -449,9 +449,8 @@ def test_patches_of_another_size_are_refused_by_name(path: Path, tmp_path: Path)
         [sample(20, "a"), sample(21, "b"), sample(22, "b", traced(22, HEIGHT - 1))],
     )
     message = (
-        rf"{small}: id22 is {HEIGHT - 1} x {WIDTH} pixels, the same location in {path} is {HEIGHT} "
-        r"x "
-        rf"{WIDTH}; .* convert both to one grid"
+        rf"{small}: id22 is {HEIGHT - 1} x {WIDTH} pixels, the same location in {path} is "
+        rf"{HEIGHT} x {WIDTH}; .* convert both to one grid"
     )
     with pytest.raises(ValueError, match=message):
         pipeline({"s2": source(path), "s1": source(small, paired_with="s2")}, {})
