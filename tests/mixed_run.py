@@ -44,7 +44,7 @@ class Mixed(Toy):
         )
 
 
-def config_of(store: Path, follower: Path, single: Path, **values) -> dict:
+def config_of(store: Path, paired: Path, single: Path, **values) -> dict:
     """The config of the run; `values` as in `tiny_run.config_of`."""
     small = {
         "run.steps": 20,
@@ -57,7 +57,7 @@ def config_of(store: Path, follower: Path, single: Path, **values) -> dict:
     source = config["data"]["sources"]["enmap"] | {"dates": 2}
     sources = {
         "s2": source,
-        "s1": source | {"store": str(follower), "paired_with": "s2"},
+        "s1": source | {"store": str(paired), "paired_with": "s2"},
         "x": source | {"store": str(single), "dates": 1},
     }
     components = {

@@ -36,12 +36,12 @@ from eo_jax.monitor import goodput, writers
 def stores(tiny_store, tmp_path_factory) -> tuple[Path, Path, Path]:
     """A store, one of the same locations by another sensor, and a larger one with a bad record."""
     folder = tmp_path_factory.mktemp("mixture")
-    follower, single = (
-        write_tiny_store(folder / "follower", seed=1),
+    paired, single = (
+        write_tiny_store(folder / "paired", seed=1),
         write_tiny_store(folder / "single", locations=9, seed=2),
     )
     damage(single, 0)
-    return tiny_store, follower, single
+    return tiny_store, paired, single
 
 
 def damage(store: Path, number: int) -> None:
@@ -209,7 +209,7 @@ def test_more_bad_records_than_allowed_end_the_run_with_the_state_saved(
 def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_when_it_is_back(
     stores, mixture, mixed, tmp_path, capsys, monkeypatch
 ):
-    follower, away, read_into, write = (
+    paired, away, read_into, write = (
         shutil.copytree(stores[1], tmp_path / "store"),
         tmp_path / "away",
         Store.read_into,
@@ -220,7 +220,7 @@ def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_
     def unmounting(writer, step, values):
         write(writer, step, values)
         if step == 8:
-            follower.rename(away)
+            paired.rename(away)
 
     def reopening(store, *arguments):
         """Open files survive a rename, but not a lost mount."""
@@ -228,16 +228,16 @@ def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_
 
     monkeypatch.setattr(Store, "read_into", reopening)
     monkeypatch.setattr(writers.Writer, "write", unmounting)
-    config = mixed_run.config_of(stores[0], follower, stores[2], **SKIP)
+    config = mixed_run.config_of(stores[0], paired, stores[2], **SKIP)
     code, error = end_of(capsys, lambda: train.train(config, tmp_path / "run"))
     assert code == 1 and re.match(
-        rf"error: step \d+: {follower}/shards/.* record \d .*No such file or directory.*; tried 4 "
+        rf"error: step \d+: {paired}/shards/.* record \d .*No such file or directory.*; tried 4 "
         r"times in 2\.1 s\. ",
         error,
     )
     saved = checkpoint.Checkpoints(tmp_path / "run").latest()
     assert 8 <= saved < 20 and steps(tmp_path / "run")[-1] == saved
-    away.rename(follower)
+    away.rename(paired)
     monkeypatch.setattr(writers.Writer, "write", write)
     assert train.train(config, tmp_path / "run") == 0
     assert hashes(tmp_path / "run") == hashes(mixed)
