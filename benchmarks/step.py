@@ -8,10 +8,10 @@ augmentation, forward, backward, AdamW, teacher, checks for finite values; with 
 bfloat16 on accelerators and float32 on CPU. It shows samples/s, FLOP/s, compile time and memory
 (arguments and temporaries, as planned by XLA). "collapse / step" is the cost of the collapse
 metrics after a logged step, one forward pass in evaluation mode, relative to a step; divided by
-`config.run.log_every`, it is the cost of logging. FLOP are those of the model: 6 per multiply-add
-of the forward passes that carry a gradient; heads and teachers of joint objectives are left out. On
-CPU, ViT blocks are unrolled and nothing is recomputed (`config.model.trunk`: loop, remat). Compile
-times of a shallow and a deep trunk are compared with default settings, i.e. scanned. On Linux the
+`config.run.log_every`, it is the cost of logging. FLOP are those of matrix products and
+convolutions in loss and gradient, heads and teachers included, recomputation left out. On CPU, ViT
+blocks are unrolled and nothing is recomputed (`config.model.trunk`: loop, remat). Compile times of
+a shallow and a deep trunk are compared with default settings, i.e. scanned. On Linux the
 environment variable gives large arrays pages of 2 MB, in ours and PyTorch's: XLA takes fresh pages
 in each step.
 
@@ -59,7 +59,7 @@ from benchmarks.step_workloads import (
     session_of,
 )
 from eo_jax.data.store.files import write_atomically
-from eo_jax.experiment import Experiment, make_experiment
+from eo_jax.experiment import Experiment, make_experiment, sample_flops
 from eo_jax.monitor.throughput import peak_flops
 
 # {platform: {(objective, mode of the twin): least ratio of our samples/s to the twin's}}
@@ -232,7 +232,8 @@ def whole_step(experiment: Experiment, steps: int) -> dict[str, float | None]:
     step = Step.of(experiment, recipe_of(experiment), batch_of(experiment))
     best = step_race.best_of({OURS: step.seconds, "collapse": step.pooled_seconds}, steps)
     rate = experiment.data.batch_size / best[OURS]
-    flops, peak = rate * 6 * experiment.multiply_adds(), peak_flops()
+    flops = rate * sample_flops(experiment, recipe_of(experiment).train, step.batch)
+    peak = peak_flops()
     speed = {"samples_per_s": rate, "flops_per_s": flops, "mfu": flops / peak if peak else None}
     return {
         **speed,

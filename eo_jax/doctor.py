@@ -35,6 +35,7 @@ from eo_jax.experiment import (
     make_experiment,
     make_normalisation,
     make_recipe,
+    mean_sample_flops,
 )
 from eo_jax.monitor.throughput import Throughput
 from eo_jax.schema import Batch
@@ -272,6 +273,7 @@ class _Bench:
     experiment: Experiment
     mesh: Mesh
     seconds: float
+    sample_flops: float
 
     def measure(
         self, batches: Iterator[Batch], consume: Callable[[Batch], Any]
@@ -281,7 +283,7 @@ class _Bench:
         """
         for batch in itertools.islice(batches, _WARM_UP):
             jax.block_until_ready(consume(batch))
-        throughput = Throughput(self.experiment.data.batch_size, self.experiment.multiply_adds())
+        throughput = Throughput(self.experiment.data.batch_size, self.sample_flops)
         end, running = time.perf_counter() + self.seconds, consume(next(batches))
         for count in itertools.count():
             if count > _LEAST and time.perf_counter() > end:
@@ -310,12 +312,13 @@ def examine(config: dict, seconds: float, say: Callable[[str], None]) -> tuple[R
     experiment = make_experiment(config)
     data, mesh = experiment.data, sharding.make_mesh(experiment.sharding)
     sharding.check_batch(data.batch_size, experiment.optim.accum, mesh)
-    pipeline, bench = Pipeline(data, experiment.run.seed), _Bench(experiment, mesh, seconds)
+    pipeline = Pipeline(data, experiment.run.seed)
+    recipe = make_recipe(experiment, make_normalisation(experiment, pipeline))
+    bench = _Bench(experiment, mesh, seconds, mean_sample_flops(experiment, recipe.train, pipeline))
     say(
         f"{experiment.objective_name} on {mesh.size} x {jax.devices()[0].device_kind}: compiling, "
         f"then {seconds:g} s each of step, loader, both"
     )
-    recipe = make_recipe(experiment, make_normalisation(experiment, pipeline))
     step = _Step(TrainSession(experiment, recipe, mesh))
     batches = {
         component: sharding.to_global(batch, mesh)

@@ -26,9 +26,11 @@ from eo_jax.data import pipeline
 from eo_jax.data.source import SourceConfig, sensor_of
 from eo_jax.evaluators.base import Context, Evaluator
 from eo_jax.models.encoder import Encoder, make_encoder
+from eo_jax.monitor import flops
 from eo_jax.objectives.base import Objective, check_views
 from eo_jax.objectives.ops import shared_trunk
 from eo_jax.optim import optimizers
+from eo_jax.schema import Batch, Views
 from eo_jax.sensors import Sensor
 
 
@@ -60,26 +62,6 @@ class Experiment:
             )
 
         return {source: sharing(encoder.weight_owner) for source, encoder in self.encoders.items()}
-
-    def multiply_adds(self) -> float:
-        """Of the forward passes of one sample that carry a gradient: the mean over the components
-        of a mixture, by their weights.
-        """
-        if not self.data.mixture:
-            return self.objective.multiply_adds(self.views)
-        total = sum(component.weight for component in self.data.mixture.values())
-
-        def shown(component):
-            return {
-                name: shape
-                for name, shape in self.views.items()
-                if name.partition("/")[0] in component.sources
-            }
-
-        return sum(
-            component.weight / total * self.objective.multiply_adds(shown(component))
-            for component in self.data.mixture.values()
-        )
 
 
 def make_experiment(config: Any) -> Experiment:
@@ -247,6 +229,38 @@ def make_recipe(experiment: Experiment, numbers: Mapping[str, views.Normalisatio
     return views.make_recipe(
         experiment.augment,
         {name: (experiment.encoders[name].sensor, numbers[name]) for name in numbers},
+    )
+
+
+def sample_flops(
+    experiment: Experiment, make_views: Callable[[Batch, jax.Array], Views], batch: Batch
+) -> float:
+    """FLOP of loss and gradient per sample, recomputation and augmentation left out, for batches
+    with the fields of this one; `batch` may have fewer rows.
+    """
+    objective, key = experiment.objective, jax.random.key(0)
+    rows = experiment.data.batch_size // experiment.optim.accum  # what the loss sees at once
+    seen = {
+        source: {
+            name: jax.ShapeDtypeStruct((rows, *array.shape[1:]), array.dtype)
+            for name, array in fields.items()
+        }
+        for source, fields in batch.items()
+    }
+    made = jax.eval_shape(make_views, seen, key)
+    params, carry = jax.eval_shape(objective.init, key)
+    return flops.count(objective.loss, params, carry, made, key, jnp.float32(0)).train / rows
+
+
+def mean_sample_flops(
+    experiment: Experiment,
+    make_views: Callable[[Batch, jax.Array], Views],
+    opened: pipeline.Pipeline,
+) -> float:
+    """`sample_flops` averaged over the mixture components."""
+    return sum(
+        fraction * sample_flops(experiment, make_views, opened.empty(component))
+        for component, fraction in opened.mixture.fractions.items()
     )
 
 

@@ -34,6 +34,7 @@ from eo_jax.experiment import (
     make_experiment,
     make_normalisation,
     make_recipe,
+    mean_sample_flops,
 )
 from eo_jax.monitor import goodput, writers
 from eo_jax.monitor.run_log import RunLog
@@ -119,7 +120,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     fingerprint = data_fingerprints(pipeline, normalisation)
 
     # -------------------------------------------------------------------------- step and evaluators
-    session = TrainSession(experiment, make_recipe(experiment, normalisation), mesh)
+    recipe = make_recipe(experiment, normalisation)
+    session = TrainSession(experiment, recipe, mesh)
     context_of = functools.partial(make_context, experiment, normalisation, mesh)
     evaluators = make_evaluators(config, context_of)
     overview = sizes(session.shapes["params"], pipeline, mesh)
@@ -142,7 +144,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     stop = StopSignal()
     missed = writers.not_evaluated(workdir, first, evaluators)  # an error ended the run in them
     rates = learning_rates(experiment.optim, run.steps)
-    throughput = Throughput(experiment.data.batch_size, experiment.multiply_adds())
+    flops = mean_sample_flops(experiment, recipe.train, pipeline)
+    throughput = Throughput(experiment.data.batch_size, flops)
     described = experiment.objective.metrics
     log = RunLog(workdir, run, first, clock, throughput, described, rates, pipeline.counts)
     log.begin(experiment.objective_name, overview)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import of_module
 from reference import random_weights, relative_error
 from scipy.special import erf
 
@@ -354,25 +355,18 @@ def test_encoders_of_every_kind_of_resnet_take_it(depth, stem, sensor):
         )
 
 
-def test_its_multiply_adds_are_counted():
-    plain, attended = (
-        resnet.Config(attention=attention).multiply_adds(64, 56)
-        for attention in ("none", "deformable")
-    )
-    of_stages = []
-    for channels, size, kernel, stride in ((1024, 14, 5, 2), (2048, 7, 3, 1)):
-        shape = AttentionShape(channels, channels // 128, channels // 256, kernel, stride)
-        x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-        params = jax.eval_shape(network(shape).init, jax.random.key(0))[0]
-        lowered = jax.jit(
-            lambda params, x, shape=shape: network(shape).apply(
-                params, {}, lambda module: module(x)
-            )[0]
-        ).lower(params, x)
-        of_stages.append(lowered.cost_analysis()["flops"] / 2)
-    assert (attended - plain) / sum(of_stages) == pytest.approx(
-        1, abs=0.05
-    )  # XLA counts sums, roots and all cells of a sampled point too
+@pytest.mark.parametrize(
+    ("channels", "size", "kernel", "stride"), [(1024, 14, 5, 2), (2048, 7, 3, 1)]
+)
+def test_its_products_are_nearly_all_that_xla_counts(channels, size, kernel, stride):
+    shape = AttentionShape(channels, channels // 128, channels // 256, kernel, stride)
+    x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    params = jax.eval_shape(network(shape).init, jax.random.key(0))[0]
+    lowered = jax.jit(
+        lambda params, x: network(shape).apply(params, {}, lambda module: module(x))[0]
+    ).lower(params, x)
+    found = of_module(network(shape), lambda module, x: module(x), x)
+    assert 0.95 < found / (lowered.cost_analysis()["flops"] / 2) < 1
 
 
 # --- what is refused

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_losses
+from counting import multiply_adds
 from multidevice.start import run_script
 from resuming import hashes_after_resume
 from tiny_objectives import (
@@ -29,7 +30,7 @@ from tiny_objectives import (
 
 from eo_jax import rules
 from eo_jax.config import complete, modules
-from eo_jax.experiment import make_experiment
+from eo_jax.experiment import make_experiment, sample_flops
 from eo_jax.models.functional import Mode
 from eo_jax.objectives import dino, semi_supervised
 from eo_jax.objectives.base import Objective
@@ -744,35 +745,23 @@ def test_pooled_features_alone_are_those_beside_dense_ones(backbone, more):
     left_out = (
         10 * 16 * 192**2 + 2 * 16 * 17 * 192 if backbone == "vit" and not more else 0
     )  # the patch tokens of the last block
-    assert encoder.multiply_adds(SIZE) - encoder.pooled_multiply_adds(SIZE) == left_out
+    assert multiply_adds(encoder, SIZE) - multiply_adds(encoder, SIZE, "pooled") == left_out
 
 
-@pytest.mark.parametrize(
-    ("name", "alone"),
-    [
-        ("barlow_twins", True),
-        ("decur", True),
-        ("data2vec", False),
-        ("supervised", False),
-        ("semi_supervised", True),
-    ],
-)
-def test_flop_are_counted_of_what_is_made(name, alone):
-    """Views of those that need no tokens but the class token cost less."""
+@pytest.mark.parametrize(("name", "products"), [("simclr", 3), ("byol", 4), ("supervised", 3)])
+def test_flop_of_a_sample_are_those_of_loss_and_gradient(name, products):
+    """Every product of the student three times, and once that of the teacher, where there is one;
+    but the gradient of the view is not needed.
+    """
     experiment = experiment_of(name)
-
-    def of(encoder):
-        return encoder.pooled_multiply_adds(SIZE) if alone else encoder.multiply_adds(SIZE)
-
-    views = {
-        source: number
-        for (source, _), (number, _) in (
-            (view.split("/"), shown) for view, shown in experiment.views.items()
-        )
-    }
-    assert experiment.multiply_adds() == sum(
-        number * of(experiment.encoders[source]) for source, number in views.items()
-    )
+    batch = {"s2": views_of(experiment)}
+    of_two_rows = jax.tree.map(lambda x: x[:2], batch)
+    found = sample_flops(experiment, lambda batch, key: batch["s2"], of_two_rows)
+    encoder = experiment.encoders["s2"]
+    part, views = ("forward", 1) if name == "supervised" else ("pooled", 2)
+    stem = 16 * encoder.patch**2 * len(encoder.sensor.bands) * encoder.width
+    expected = 2 * views * (products * multiply_adds(encoder, SIZE, part) - stem)
+    assert found == pytest.approx(expected, rel=0.01)  # heads of the tiny objectives are small
 
 
 def test_labels_of_every_labelled_objective_are_named():

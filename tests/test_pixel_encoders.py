@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import multiply_adds, of_module
 from reference import random_weights, relative_error, sincos_2d
 
 from eo_jax.models.encoder import Encoder, make_encoder
-from eo_jax.models.functional import EVALUATE, TRAIN, Mode
+from eo_jax.models.functional import EVALUATE, TRAIN, Mode, Network
 from eo_jax.models.stems import identity
 from eo_jax.models.trunks import spectral_cnn, spectral_transformer, vit
 from eo_jax.sensors import ENMAP
@@ -205,7 +206,7 @@ def test_multiply_adds_are_those_of_torchs_layers(trunk):
         layer.register_forward_hook(count)
     cubes = as_cubes(trunk, windows(trunk, samples=1)[0])
     head.eval()(convolutions.eval()(head[0].weight.new_tensor(cubes)).flatten(1))
-    assert encoder(trunk).multiply_adds(trunk.window) == sum(counts) * len(cubes)
+    assert multiply_adds(encoder(trunk), trunk.window) == sum(counts) * len(cubes)
 
 
 # --- no-data and groups
@@ -282,7 +283,7 @@ def test_tokens_are_groups_of_neighbouring_bands(trunk):
     tokens = np.array(tokens).reshape(len(view), -1, trunk.width) + sincos_2d(
         trunk.width, 1, -(-BANDS // trunk.bands_per_token)
     )
-    assert tokens.shape[1] == trunk.tokens(BANDS)
+    assert tokens.shape[1] == -(-BANDS // trunk.bands_per_token)
 
     def inside(module):
         return module.trunk.trunk(jnp.asarray(tokens, jnp.float32), (1, tokens.shape[1]), EVALUATE)[
@@ -297,7 +298,13 @@ def test_tokens_are_groups_of_neighbouring_bands(trunk):
 
 def test_multiply_adds_of_a_spectrum_are_those_of_its_tokens():
     trunk = spectral_transformer.Config(window=3, bands_per_token=5)
-    assert encoder(trunk).multiply_adds(6) == 4 * (5 * 45 * 96 + trunk.blocks.multiply_adds(5))
+    blocks = Network(lambda rngs: trunk.blocks.build(jnp.dtype("float32"), rngs))
+    of_tokens = of_module(
+        blocks,
+        lambda module, tokens: module(tokens, (1, 5), EVALUATE),
+        jax.ShapeDtypeStruct((1, 5, 96), jnp.float32),
+    )
+    assert multiply_adds(encoder(trunk), 6) == 4 * (5 * 45 * 96 + of_tokens)
 
 
 # --- config
@@ -337,7 +344,7 @@ def test_impossible_settings_name_themselves(make, fields, message):
         make(**fields)
 
 
-def test_a_stem_of_bands_and_a_trunk_of_tokens_do_not_fit():
+def test_a_stem_of_images_and_a_trunk_of_tokens_do_not_fit():
     with pytest.raises(
         ValueError, match="a stem 'identity' gives image, a trunk 'vit' takes tokens"
     ):

@@ -4,6 +4,8 @@ sensor's step is that of the objective alone.
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -13,7 +15,8 @@ import pytest
 from tiny_objectives import BACKBONES, HEAD, OBJECTIVES, views_of
 
 from eo_jax.config import complete
-from eo_jax.experiment import Experiment, make_experiment
+from eo_jax.data.mixture import Mixture
+from eo_jax.experiment import Experiment, make_experiment, mean_sample_flops, sample_flops
 from eo_jax.objectives.ops import shared_trunk
 from eo_jax.optim import optimizers
 
@@ -223,12 +226,26 @@ def test_each_sensor_has_an_encoder_to_evaluate_and_export():
         assert pooled.shape == (4, 192) and np.isfinite(pooled).all()
 
 
-def test_flops_are_the_mean_over_the_entries_by_their_weights():
-    found = make_experiment(config_of("simclr")).multiply_adds()
-    assert (
-        found
-        == (3 * alone("simclr", "s2").multiply_adds() + alone("simclr", "s1").multiply_adds()) / 4
+def test_flops_are_the_mean_over_the_components_by_their_weights():
+    experiment = make_experiment(config_of("simclr"))
+    views = views_of(experiment)
+    batches = {
+        component: {source: of_source(views, source) for source in about.sources}
+        for component, about in experiment.data.mixture.items()
+    }
+
+    def given(batch, key):
+        return {name: view for fields in batch.values() for name, view in fields.items()}
+
+    opened = types.SimpleNamespace(
+        mixture=Mixture(experiment.data.mixture, 0), empty=batches.__getitem__
     )
+    s2, s1 = (
+        sample_flops(alone("simclr", source), given, batches[component])
+        for source, component in (("s2", "optical"), ("s1", "radar"))
+    )
+    assert mean_sample_flops(experiment, given, opened) == (3 * s2 + s1) / 4
+    assert s2 > s1
 
 
 def with_mixture(components: dict) -> ml_collections.ConfigDict:

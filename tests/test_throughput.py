@@ -29,7 +29,7 @@ def after(clock, throughput: Throughput, seconds: float) -> None:
 
 
 def test_throughput_is_samples_over_the_time_between_steps(clock):
-    throughput = Throughput(batch_size=8, multiply_adds=1000)
+    throughput = Throughput(batch_size=8, sample_flops=6000)
     after(clock, throughput, 30.0)  # compiling: only starts the clock
     assert throughput.take() == {}
     after(clock, throughput, 2.0)
@@ -39,7 +39,7 @@ def test_throughput_is_samples_over_the_time_between_steps(clock):
 
 
 def test_pauses_and_what_came_before_the_last_call_do_not_count(clock):
-    throughput = Throughput(batch_size=8, multiply_adds=1)
+    throughput = Throughput(batch_size=8, sample_flops=1)
     after(clock, throughput, 1.0)
     after(clock, throughput, 100.0)
     throughput.take()
@@ -59,7 +59,7 @@ def test_utilisation_is_a_fraction_of_the_data_sheet_and_absent_where_there_is_n
 
     monkeypatch.setattr(module.jax, "devices", lambda: [Device()] * 4)
     monkeypatch.setattr(module.jax, "device_count", lambda: 4)
-    throughput = Throughput(batch_size=1, multiply_adds=int(989e12))
+    throughput = Throughput(batch_size=1, sample_flops=6 * 989e12)
     after(clock, throughput, 0.0)
     after(clock, throughput, 3.0)
     assert throughput.take()["mfu"] == pytest.approx(6 / 3 / 4)

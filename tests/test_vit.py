@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import of_module, view_of
 from reference import patchify, random_weights, relative_error
 from scipy.special import erf, softmax
 
@@ -59,6 +60,15 @@ def last(config: vit.Config, params, count: int, key: jax.Array | None = None) -
     return network(config).apply(
         params, {}, lambda m: m.last_layers(tokens(), (SIDE, SIDE), Mode(key=key), count)
     )[0]
+
+
+def multiply_adds(config: vit.Config, method: str, shape: tuple[int, ...]) -> int:
+    """Of a method on tokens of this shape."""
+    return of_module(
+        network(config),
+        lambda module, x: getattr(module, method)(x, (SIDE, SIDE), EVALUATE),
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+    )
 
 
 def gradients(config: vit.Config, params, key: jax.Array | None = None):
@@ -299,23 +309,13 @@ def test_the_class_token_is_that_of_all_tokens(config, key):
     )
 
 
-def test_the_class_token_is_counted_as_it_is_made():
-    """What is left out is what XLA counts less, to a few percent: it counts normalisation too."""
-    config = dataclasses.replace(PLAIN, loop="unrolled")  # XLA counts the body of a loop once
-
-    def multiply_adds(call) -> float:
-        compiled = (
-            jax.jit(lambda params: network(config).apply(params, {}, call)[0])
-            .lower(weights(config))
-            .compile()
-        )
-        return compiled.cost_analysis()["flops"] / 2 / SAMPLES
-
-    every = multiply_adds(lambda module: module(tokens(), (SIDE, SIDE), EVALUATE))
-    one = multiply_adds(lambda module: module.class_token(tokens(), (SIDE, SIDE), EVALUATE))
-    assert every - one == pytest.approx(
-        config.multiply_adds(SIDE**2) - config.class_token_multiply_adds(SIDE**2), rel=0.05
+def test_the_class_token_saves_the_other_tokens_of_the_last_block():
+    """All but their keys and values: queries, attention, output and MLP."""
+    every, one = (
+        multiply_adds(PLAIN, method, tokens().shape) / SAMPLES
+        for method in ("__call__", "class_token")
     )
+    assert every - one == 10 * SIDE**2 * WIDTH**2 + 2 * SIDE**2 * (1 + SIDE**2) * WIDTH
 
 
 # --- what is learned
@@ -416,8 +416,10 @@ def test_impossible_options_name_themselves(fields, message):
         vit.Config(**fields)
 
 
-def test_multiply_adds_count_registers():
-    assert vit.Config("tiny", registers=4).multiply_adds(60) == vit.Config("tiny").multiply_adds(64)
+def test_a_register_costs_as_much_as_a_patch_token():
+    registers = dataclasses.replace(PLAIN, registers=4)
+    found = multiply_adds(registers, "__call__", (1, 60, WIDTH))
+    assert found == multiply_adds(PLAIN, "__call__", (1, 64, WIDTH))
 
 
 # --- patch embedding
@@ -444,7 +446,12 @@ def test_the_patch_embedding_is_one_matrix_on_the_values_of_a_patch(patch):
         for image, mask in zip(view, valid, strict=True)
     ]
     assert relative_error(found, np.stack(expected)) < 1e-5
-    assert encoder.token_multiply_adds(1) - PLAIN.multiply_adds(1) == kernel.size
+    embedding = of_module(
+        encoder.network,
+        lambda module, *args: module.embed(*args, None, TRAIN),
+        *view_of(encoder, 2 * patch),
+    )
+    assert embedding == 4 * kernel.size
 
 
 def test_a_patch_without_pixels_is_refused():

@@ -63,6 +63,3 @@ class Toy:
 
     def preview(self, params, carry, views, key):
         return {}
-
-    def multiply_adds(self, views):
-        return 3 * self.bands

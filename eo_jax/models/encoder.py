@@ -224,30 +224,6 @@ class Encoder:
         found, _ = self.forward(params, statistics, view, valid, EVALUATE)
         return jax.tree.map(lambda x: x.astype(jnp.float32), found)
 
-    def multiply_adds(self, size: int) -> int:
-        """Multiply-adds of a forward pass over a view of `size` pixels."""
-        if self.kind == "tokens":
-            return self.token_multiply_adds((size // self.patch) ** 2)
-        inside = -(-size // self.stem.patch)  # stems of convolutions are padded
-        return self.stem.multiply_adds(self.sensor, size) + self.trunk.multiply_adds(
-            self.stem.channels(self.sensor), inside
-        )
-
-    def pooled_multiply_adds(self, size: int) -> int:
-        """The same of `pooled`."""
-        if self.kind != "tokens" or self.pool != "cls":
-            return self.multiply_adds(size)
-        tokens = (size // self.patch) ** 2
-        return tokens * self.stem.token_multiply_adds(
-            self.sensor, self.width
-        ) + self.trunk.class_token_multiply_adds(tokens)
-
-    def token_multiply_adds(self, tokens: int) -> int:
-        """Multiply-adds of a forward pass over `tokens` patch tokens of one sample."""
-        return tokens * self.stem.token_multiply_adds(
-            self.sensor, self.width
-        ) + self.trunk.multiply_adds(tokens)
-
 
 def make_encoder(
     stem_config, trunk_config, sensor: Sensor, dtype: jnp.dtype, weight_owner: str = ""

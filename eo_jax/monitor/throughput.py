@@ -36,12 +36,11 @@ class Throughput:
 
     Args:
         batch_size: samples per step.
-        multiply_adds: of one sample's forward pass. Training costs three forward passes and 2 FLOPs
-            per multiply-add; recomputation is not counted.
+        sample_flops: of loss and gradient per sample; see `eo_jax.monitor.flops`.
     """
 
-    def __init__(self, batch_size: int, multiply_adds: int):
-        self._batch_size, self._flops = batch_size, 6 * multiply_adds
+    def __init__(self, batch_size: int, sample_flops: float):
+        self._batch_size, self._flops = batch_size, sample_flops
         self._last: float | None = None
         self._steps, self._seconds = 0, 0.0
 

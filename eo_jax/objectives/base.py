@@ -71,16 +71,14 @@ class Objective(Protocol):
     def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, Any]:
         """Arrays for pictures, evaluation mode; empty where a method has nothing to show."""
 
-    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
-        """Multiply-adds of the forward pass of one sample, for FLOP/s and MFU; `views` is
-        {"<source>/<crop set>": (number, size in pixels)}, of the sources that a batch has."""
-
 
 def check_views(
     objective: Objective, name: str, views: Mapping[str, tuple[int, int]], sources: Sequence[str]
 ) -> None:
-    """Raises ValueError where the views are not those that an objective takes of every source;
-    `views` is as in `Objective.multiply_adds`.
+    """Raises ValueError where the views are not those that an objective takes of every source.
+
+    Args:
+        views: {"<source>/<crop set>": (number, size in pixels)}.
     """
     for view in views:
         crop_set = view.partition("/")[2]

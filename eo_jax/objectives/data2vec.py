@@ -137,9 +137,6 @@ class Data2Vec(WithTeacher):
     def momentum(self, progress: jax.Array) -> jax.Array:
         return self.config.momentum + (self.config.end_momentum - self.config.momentum) * progress
 
-    def view_multiply_adds(self, size: int) -> int:
-        return self.encoder.multiply_adds(size)
-
     def _predict(
         self,
         params: Params,

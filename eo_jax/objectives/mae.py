@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float, Int
 from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder, patchify, take_tokens, unpatchify
 from eo_jax.models.functional import EVALUATE, REMAT, Mode, Network
-from eo_jax.models.layers.transformer_block import block_multiply_adds
 from eo_jax.models.mae_decoder import PixelDecoder
 from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.base import EncoderWeights
@@ -190,17 +189,6 @@ class MAE:
             title: reconstruction,
             "masked": unpatchify(masked, rows, columns, patch)[..., 0],
         }
-
-    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
-        _, size = views[f"{present_source(self.sources, views, 'global')}/global"]
-        tokens = (size // self.encoder.patch) ** 2
-        visible = masking.visible_count(tokens, self.config.mask_ratio)
-        width, pixels = self.config.decoder_width, self.encoder.patch**2
-        decoder = self.config.decoder_depth * block_multiply_adds(1 + tokens, width)
-        ends = (1 + visible) * self.encoder.width * width + (
-            tokens - visible
-        ) * width * pixels * len(self.encoder.sensor.bands)
-        return self.encoder.token_multiply_adds(visible) + decoder + ends
 
     def _view(self, views: Views) -> tuple[Array, Array]:
         name = f"{present_source(self.sources, views, 'global')}/global"

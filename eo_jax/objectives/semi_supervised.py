@@ -93,10 +93,6 @@ class ViewAssignment(JointEmbedding):
         metrics = {**assignments(*assigned), **collapse_metrics(features[0], embeddings[0])}
         return view_assignment_loss(*assigned, self.config.sharpening), (carry, metrics)
 
-    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
-        """Of the encoder alone, over unlabelled views and those of the support."""
-        return sum(count * self.view_multiply_adds(size) for count, size in views.values())
-
     def _support(
         self, params: Params, carry: Carry, views: Views, key: jax.Array
     ) -> tuple[Float[Array, "m d"], Float[Array, "m k"], Carry]:

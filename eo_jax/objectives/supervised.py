@@ -114,9 +114,6 @@ class Supervised(JointEmbedding):
             {**metrics, **feature_metrics(found["pooled"])},
         )
 
-    def view_multiply_adds(self, size: int) -> int:
-        return self.encoder.multiply_adds(size)
-
     def _label(self, views: Views) -> Array:
         """The labels in the shape of the task, [b], [b, k] or [b, H, W]. ValueError, while the step
         is traced, where they have another.

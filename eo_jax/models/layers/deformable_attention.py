@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.functional import gelu
 from eo_jax.models.heads import TorchDense
-from eo_jax.models.layers.conv import DepthwiseConv, strided
+from eo_jax.models.layers.conv import DepthwiseConv
 from eo_jax.models.layers.layer_norm import TORCH_EPSILON, LayerNorm
 
 
@@ -62,15 +62,6 @@ class AttentionShape:
                 f"deformable attention: kernel: {self.kernel}; expected an odd number, so that it "
                 "has a centre"
             )
-
-    def multiply_adds(self, size: int) -> int:
-        """Multiply-adds for one image of size x size cells; a point is counted with the four cells
-        between which it lies.
-        """
-        cells, points = size**2, strided(size, self.stride) ** 2
-        projections = 2 * (cells + points) * self.channels**2
-        attention = 2 * cells * points * self.channels
-        return projections + attention + points * self.channels * (self.kernel**2 + 2 + 4)
 
 
 class DeformableAttention(nnx.Module):

@@ -13,13 +13,6 @@ from eo_jax.models.layers.dense import MLP
 from eo_jax.models.layers.layer_norm import LayerNorm
 
 
-def block_multiply_adds(tokens: int, width: int) -> int:
-    """Multiply-adds of one block's forward pass for one sample: 12 n d^2 for the projections, 2 n^2
-    d for attention.
-    """
-    return 12 * tokens * width**2 + 2 * tokens**2 * width
-
-
 def drop_path_rates(last: float, depth: int) -> tuple[float, ...]:
     """The share of samples that skip a branch of each block: linear from 0 to `last`; 0 for a
     single block.

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.functional import Mode
 from eo_jax.models.layers.batch_norm import BatchNorm
-from eo_jax.models.layers.conv import Conv, strided, valid_cells
+from eo_jax.models.layers.conv import Conv, valid_cells
 from eo_jax.sensors import Sensor
 
 _KERNEL, _CHANNELS = 7, 64
@@ -34,10 +34,6 @@ class Config:
     def channels(self, sensor: Sensor) -> int:
         """Channels of the image that it gives."""
         return _CHANNELS
-
-    def multiply_adds(self, sensor: Sensor, size: int) -> int:
-        """Multiply-adds of one view of `size` pixels."""
-        return _KERNEL**2 * len(sensor.bands) * _CHANNELS * strided(size, 2) ** 2
 
     def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> ConvStem:
         """The stem for a sensor of any number of bands."""

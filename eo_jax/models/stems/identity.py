@@ -26,10 +26,6 @@ class Config:
         """Channels of the image."""
         return len(sensor.bands)
 
-    def multiply_adds(self, sensor: Sensor, size: int) -> int:
-        """None."""
-        return 0
-
     def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> Bands:
         """The stem module, without weights."""
         return Bands(dtype)

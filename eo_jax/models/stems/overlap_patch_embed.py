@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.functional import Mode
-from eo_jax.models.layers.conv import BiasedConv, strided, valid_cells
+from eo_jax.models.layers.conv import BiasedConv, valid_cells
 from eo_jax.models.layers.layer_norm import TORCH_EPSILON, LayerNorm
 from eo_jax.sensors import Sensor
 
@@ -45,10 +45,6 @@ class Config:
     def channels(self, sensor: Sensor) -> int:
         """Channels of the image that it gives."""
         return self.width
-
-    def multiply_adds(self, sensor: Sensor, size: int) -> int:
-        """Multiply-adds of one view of `size` pixels."""
-        return _KERNEL**2 * len(sensor.bands) * self.width * strided(size, _STRIDE) ** 2
 
     def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> OverlapStem:
         """The stem for a sensor of any number of bands."""

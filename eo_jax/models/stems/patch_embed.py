@@ -36,10 +36,6 @@ class Config:
         """The stem for a sensor."""
         return PatchEmbedding(self.patch, len(sensor.bands), width, dtype, rngs=rngs)
 
-    def token_multiply_adds(self, sensor: Sensor, width: int) -> int:
-        """Multiply-adds of one token's embedding."""
-        return self.patch**2 * len(sensor.bands) * width
-
 
 class PatchEmbedding(nnx.Module):
     """Pixels of tokens -> token embeddings. The weight [p * c, d] is initialised flat, as MAE does,

@@ -58,10 +58,6 @@ class Config:
             )
         return SpectralPatchEmbedding(self.patch, width, dtype, rngs=rngs)
 
-    def token_multiply_adds(self, sensor: Sensor, width: int) -> int:
-        """Multiply-adds of one token's embedding."""
-        return self.patch**2 * (multiply_adds(len(sensor.bands)) + CHANNELS * width)
-
 
 def spectral_lengths(bands: int) -> tuple[int, int, int]:
     """Length of the spectral axis after each convolution: 202 bands -> 40, 8, 2."""
@@ -70,15 +66,6 @@ def spectral_lengths(bands: int) -> tuple[int, int, int]:
         bands = (bands + 2 - kernel) // stride + 1
         lengths.append(bands)
     return tuple(lengths)
-
-
-def multiply_adds(bands: int) -> int:
-    """Multiply-adds of the adapter for one pixel: 205,568 for 202 bands."""
-    channels_in, total = 1, 0
-    for (kernel, _, channels), length in zip(_LAYERS, spectral_lengths(bands), strict=True):
-        total += kernel * channels_in * channels * length
-        channels_in = channels
-    return total
 
 
 class SpectralPatchEmbedding(nnx.Module):

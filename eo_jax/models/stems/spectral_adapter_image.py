@@ -31,18 +31,14 @@ class Config:
         """Channels of the image that it gives."""
         return spectral_adapter.CHANNELS
 
-    def multiply_adds(self, sensor: Sensor, size: int) -> int:
-        """Multiply-adds of one view of `size` pixels."""
-        return size**2 * spectral_adapter.multiply_adds(len(sensor.bands))
-
     def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> SpectralImage:
         """The stem for a sensor; ValueError where it has too few bands for three strided
         convolutions.
         """
         if spectral_adapter.spectral_lengths(len(sensor.bands))[-1] < 1:
             raise ValueError(
-                f"config.model.stems: spectral_image needs at least 75 bands, {sensor.title} has "
-                f"{len(sensor.bands)}; conv_stem takes any number"
+                f"config.model.stems: spectral_adapter_image needs at least 75 bands, "
+                f"{sensor.title} has {len(sensor.bands)}; conv takes any number"
             )
         return SpectralImage(dtype, rngs=rngs)
 

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.functional import REMAT, Mode, Stack, gelu
-from eo_jax.models.layers.conv import BiasedConv, DepthwiseConv, strided
+from eo_jax.models.layers.conv import BiasedConv, DepthwiseConv
 from eo_jax.models.layers.layer_norm import TORCH_EPSILON, LayerNorm
 from eo_jax.models.layers.transformer_block import draw_drop_path, drop_path_rates
 from eo_jax.models.stems.overlap_patch_embed import OverlapEmbedding
@@ -74,17 +74,6 @@ class Config:
         """Width d of the features."""
         return SIZES[self.size][0][-1]
 
-    def multiply_adds(self, channels: int, size: int) -> int:
-        """Multiply-adds of a forward pass over one image of size x size cells of `channels`."""
-        total = 0
-        for i, (width, depth) in enumerate(zip(*SIZES[self.size], strict=True)):
-            if i:
-                size = strided(size, 2)
-                total += size**2 * 9 * channels * width
-            total += depth * _block_multiply_adds(size, width, _REDUCTIONS[i])
-            channels = width
-        return total
-
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> MixTransformer:
         """The trunk module; ValueError where the stem gives another number of channels than the
         first stage has.
@@ -93,16 +82,9 @@ class Config:
         if channels != needed:
             raise ValueError(
                 f"config.model.stems: MiT-{self.size.upper()} takes {needed} channels, the stem "
-                f"gives {channels}; use overlap_embed, width {needed}"
+                f"gives {channels}; use overlap_patch_embed, width {needed}"
             )
         return MixTransformer(self, dtype, rngs=rngs)
-
-
-def _block_multiply_adds(size: int, width: int, reduction: int) -> int:
-    tokens, keys = size**2, (size // reduction) ** 2
-    attention = 2 * tokens * width**2 + 2 * keys * width**2 + 2 * tokens * keys * width
-    reduce = keys * reduction**2 * width**2 if reduction > 1 else 0
-    return attention + reduce + tokens * 4 * width * (2 * width + 9)
 
 
 class MixTransformer(nnx.Module):

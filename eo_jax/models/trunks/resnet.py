@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.functional import Mode
 from eo_jax.models.layers.batch_norm import BatchNorm
-from eo_jax.models.layers.conv import Conv, strided, valid_cells
+from eo_jax.models.layers.conv import Conv, valid_cells
 from eo_jax.models.layers.deformable_attention import AttentionShape, DeformableAttention
 from eo_jax.schema import Carry, Params
 
@@ -99,16 +99,6 @@ class Config:
         """Side of a feature in cells of the image that it takes."""
         return 2**self._stages if self.first_block == "strided" else 2 ** (self._stages - 1)
 
-    def multiply_adds(self, channels: int, size: int) -> int:
-        """Multiply-adds of a forward pass over one image of size x size cells of `channels`."""
-        total, attentions = 0, self.attentions()
-        for i, stage in enumerate(self.stages(channels), start=1):
-            for block in stage:
-                total += block.multiply_adds(size)
-                size = strided(size, block.stride)
-            total += attentions[i].multiply_adds(size) if i in attentions else 0
-        return total
-
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
         """The trunk module for images of `channels`."""
         return ResNet(self.stages(channels), self.remat, dtype, self.attentions(), rngs=rngs)
@@ -188,16 +178,6 @@ class BlockShape:
     def projects(self) -> bool:
         """Whether the shortcut is a convolution, because input and output differ in shape."""
         return self.stride > 1 or self.channels_in != self.channels
-
-    def multiply_adds(self, size: int) -> int:
-        """Multiply-adds for one image of size x size cells."""
-        total = self.projects * strided(size, self.stride) ** 2 * self.channels_in * self.channels
-        channels = self.channels_in
-        for convolution in self.convolutions:
-            size = strided(size, convolution.stride)
-            total += size**2 * convolution.kernel**2 * channels * convolution.channels
-            channels = convolution.channels
-        return total
 
 
 def _convolutions(block: str, width: int, stride: int) -> tuple[Convolution, ...]:

@@ -98,18 +98,6 @@ class Config:
             found.append((channels, side))
         return tuple(found)
 
-    def multiply_adds(self, channels: int, size: int) -> int:
-        """Multiply-adds of a forward pass over an image of `size` pixels a side."""
-        sizes = self.sizes(channels)
-        convolutions = sum(
-            positions * side**2 * self.kernel * kernel_side**2 * channels_in * channels_out
-            for (positions, side), (channels_in, channels_out, kernel_side) in zip(
-                sizes, self.shapes, strict=True
-            )
-        )
-        spectra = size**2 if self.dims == 1 else (size // self.window) ** 2
-        return spectra * (convolutions + self.flat(channels) * self.width)
-
     def flat(self, channels: int) -> int:
         """Numbers that the convolutions leave of one pixel or window."""
         positions, side = self.sizes(channels)[-1]

@@ -9,7 +9,6 @@ cheaper as a group has bands; its cross-layer fusion is left out, and positions 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -67,16 +66,6 @@ class Config:
     def stride(self) -> int:
         """Pixels on the side of what one dense feature stands for."""
         return self.window
-
-    def tokens(self, channels: int) -> int:
-        """Groups of bands."""
-        return math.ceil(channels / self.bands_per_token)
-
-    def multiply_adds(self, channels: int, size: int) -> int:
-        """Multiply-adds of a forward pass over an image of `size` pixels a side."""
-        tokens = self.tokens(channels)
-        embedding = tokens * self.bands_per_token * self.window**2 * self.width
-        return (size // self.window) ** 2 * (embedding + self.blocks.multiply_adds(tokens))
 
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> SpectrumTransformer:
         """The trunk; any number of bands."""

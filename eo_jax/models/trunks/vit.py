@@ -20,7 +20,6 @@ from eo_jax.models.layers.layer_norm import LayerNorm
 from eo_jax.models.layers.relative_position_bias import RelativePositions
 from eo_jax.models.layers.transformer_block import (
     Block,
-    block_multiply_adds,
     draw_drop_path,
     drop_path_rates,
 )
@@ -124,18 +123,6 @@ class Config:
     def layers(self) -> int:
         """Number of blocks."""
         return self.depth or SIZES[self.size][1]
-
-    def multiply_adds(self, tokens: int) -> int:
-        """Multiply-adds of a forward pass over `tokens` patch tokens of one sample."""
-        return self.layers * block_multiply_adds(1 + self.registers + tokens, self.width)
-
-    def class_token_multiply_adds(self, tokens: int) -> int:
-        """Those of `VisionTransformer.class_token`: of the last block, keys and values alone are of
-        all tokens.
-        """
-        every = 1 + self.registers + tokens
-        last = 2 * every * self.width**2 + 10 * self.width**2 + 2 * every * self.width
-        return (self.layers - 1) * block_multiply_adds(every, self.width) + last
 
     def build(self, dtype: jnp.dtype, rngs: nnx.Rngs) -> VisionTransformer:
         """The trunk module."""

@@ -111,9 +111,6 @@ class SharedTrunk:
         stem = self._stem_of(views)
         return self._by_stem[stem].preview(_of(params, stem), _of(carry, stem), views, key)
 
-    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
-        return self._by_stem[self._stem_of(views)].multiply_adds(views)
-
     def _stem_of(self, views: Views) -> str:
         stems = {self._owners[name.partition("/")[0]] for name in views}
         if len(stems) != 1:

@@ -111,10 +111,3 @@ class PairedSensors:
 
     def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, Any]:
         return {}
-
-    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
-        """Of the encoders alone; heads are left out."""
-        return sum(
-            count * self.by_source[name.partition("/")[0]].pooled_multiply_adds(size)
-            for name, (count, size) in views.items()
-        )
