@@ -34,7 +34,7 @@ def is_stacked(path: str) -> bool:
 
 
 def match(rules: Rules, tree: Any, table: str) -> Any:
-    """A tree of the same structure: for each leaf, the value of the first rule found in its path.
+    """A tree of the same structure: for each leaf, the value of the first rule that matches it.
 
     Args:
         rules: (regex, value) pairs, tried in order with `re.search`.
@@ -72,7 +72,7 @@ def needed(rules: Rules, tree: Any) -> Rules:
 
 
 def _first_match(rules: Rules, tree: Any, table: str, unmatched: Callable[[str], Any]) -> Any:
-    compiled = [(_compiled(pattern, table), value) for pattern, value in rules]
+    compiled = [(_compile(pattern, table), value) for pattern, value in rules]
     used = [False] * len(compiled)
 
     def first(keys: tuple, _: Any) -> Any:
@@ -93,7 +93,7 @@ def _first_match(rules: Rules, tree: Any, table: str, unmatched: Callable[[str],
     return matched
 
 
-def _compiled(pattern: str, table: str) -> re.Pattern:
+def _compile(pattern: str, table: str) -> re.Pattern:
     try:
         return re.compile(pattern)
     except re.error as error:
