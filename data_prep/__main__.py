@@ -1,5 +1,4 @@
-"""The command line of data_prep: finds the command's module, turns errors into one line and an exit
-code.
+"""The command line of data_prep: dispatches to a command and turns errors into an exit code.
 
     python -m data_prep --help
     python -m data_prep convert spectral-earth --input /data/spectral_earth \\
@@ -17,11 +16,11 @@ from collections.abc import Sequence
 COMMANDS = {
     "simulate": "write a synthetic archive in the SpectralEarth layout",
     "convert": "turn an archive into a store",
-    "verify": "prove that a store is whole",
-    "inspect": "show what is in a store, in tables, pictures or a page",
-    "stats": "measure every band of a store, quantiles too",
-    "subset": "write a store of some samples of another",
-    "merge": "write a store of all samples of several others",
+    "verify": "check a store for damage",
+    "inspect": "show the contents of a store in tables, pictures or a page",
+    "stats": "compute statistics and quantiles of every band of a store",
+    "subset": "write a store with some samples of another",
+    "merge": "write a store with all samples of several others",
 }
 
 
@@ -30,9 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupted.
     """
     args = _top_parser().parse_args(arguments)
-    module = importlib.import_module(
-        f"data_prep.{args.command}"
-    )  # only now: `--help` needs no GDAL
+    # Imported only now, because `--help` needs no GDAL.
+    module = importlib.import_module(f"data_prep.{args.command}")
     parser = argparse.ArgumentParser(
         f"python -m data_prep {args.command}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,28 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return module.run(options)
     except KeyboardInterrupt:
         print(
-            f"interrupted; what is finished is kept, and the same {args.command} command resumes",
+            f"interrupted; finished work is kept, and the same {args.command} command resumes it",
             file=sys.stderr,
         )
         return 130
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # StoreError, RecordError and ArchiveError are ValueErrors
+    # StoreError, RecordError and ArchiveError are ValueErrors.
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
 def _top_parser() -> argparse.ArgumentParser:
-    lines = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    lines = "\n".join(f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items())
     parser = argparse.ArgumentParser(
         "python -m data_prep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Archives of satellite images become stores that eo_jax trains from.",
-        epilog=f"commands:\n{lines}\n\n`python -m data_prep COMMAND --help` has the options of "
-        "each.\n"
-        "example: python -m data_prep convert enmap-tiles --input /data/tiles --output "
-        "/data/stores/tiles",
+        description="Turns archives of satellite images into stores that eo_jax trains on.",
+        epilog=f"commands:\n{lines}\n\n"
+        "`python -m data_prep COMMAND --help` shows the options of a command.\n"
+        "example: python -m data_prep convert enmap-tiles --input /data/tiles "
+        "--output /data/stores/tiles",
     )
     parser.add_argument(
         "command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below"

@@ -1,4 +1,4 @@
-"""Converts an archive into a store, in shards that can be interrupted and resumed at any moment.
+"""Converts an archive into a store, shard by shard; can be interrupted and resumed at any time.
 
     python -m data_prep convert spectral-earth --input /data/spectral_earth \\
         --output /data/stores/spectral_earth --labels landuse
@@ -9,18 +9,17 @@
     python -m data_prep convert ssl4eo-l --input /data/ssl4eo_l --output /shared/stores/l \\
         --executor dask --scheduler tcp://10.0.0.1:8786
 
-The input is the extracted archive, or the tar, tar.gz and zip files as downloaded, which are read
-without extracting them. Samples are sorted by id and cut into shards of a fixed number: as many as
---shard-mb of raw pixels hold, judged by some of them. Each shard is one task, which ends by writing
-a note of what it did:
+The input is the extracted archive, or its tar, tar.gz and zip files as downloaded, which are read
+without extracting them. Samples are sorted by id and divided into shards of a fixed number of
+samples: --shard-mb of raw pixels, estimated from some samples. Each shard is one task, which ends
+by writing a note:
 
-    STORE/.partial/plan.json           what is converted, and how; another input or other options
-    cannot be mixed in STORE/.partial/00000.json ...      rows, sums, file hashes and rejects of
-    each finished shard
+    STORE/.partial/plan.json         archive and options; a resumed run must have the same
+    STORE/.partial/00000.json ...    rows, sums, file hashes and rejects of each finished shard
 
-A rerun of the same command keeps every shard whose note is there and whose SHA-256 agrees. When all
-are done the notes become index and manifest, and .partial goes. The bytes of a store depend on the
-archive and the options, not on workers, machines, interruptions or the clock.
+A rerun of the same command keeps every shard whose note exists and whose SHA-256 matches. When all
+shards are done, their notes become index and manifest, and .partial is removed. The bytes of a
+store depend on the archive and the options, not on workers, machines, interruptions or the clock.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from typing import Any
 from data_prep import readers
 from data_prep.archive import Archive, ArchiveError, open_archive
 from data_prep.conversion import output_lock, quantise, spatial_blocks, splits
-from data_prep.conversion.finalise import finish
+from data_prep.conversion.finalise import finalise_store
 from data_prep.conversion.quantise import Quantiser
 from data_prep.conversion.shard_task import PARTIAL, Task, convert_shard, read_item
 from data_prep.jobs import executors, progress
@@ -54,15 +53,14 @@ from eo_jax.schema import Sample
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _EXAMPLES = 8
-# What a worker takes beside pixels: Python with GDAL, numpy and tensorstore, and GDAL's block
-# cache.
+# Memory of a worker besides pixels: Python with GDAL, numpy and tensorstore, GDAL's block cache.
 _WORKER_BASE_BYTES = 350e6
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be converted. `about` goes into the manifest; `stamp` is a hash of modification
-    times, for resuming only.
+    """A conversion. `about` goes into the manifest; `stamp`, a hash of modification times, is for
+    resuming only.
     """
 
     reader: Reader
@@ -80,13 +78,11 @@ class Plan:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `python -m data_prep convert`: one sub-parser a reader, with the options
-    of that reader and those of all.
-    """
+    """Adds one sub-parser per reader, with the common options and those of the reader."""
     parser.description = __doc__
     parser.epilog = (
-        "`python -m data_prep convert ARCHIVE --help` has the options.\nexample: python -m "
-        "data_prep convert enmap-tiles --help"
+        "`python -m data_prep convert ARCHIVE --help` shows the options.\n"
+        "example: python -m data_prep convert enmap-tiles --help"
     )
     archives = parser.add_subparsers(
         dest="archive", required=True, metavar="ARCHIVE", help=", ".join(readers.names())
@@ -111,32 +107,32 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="PATH",
-        help="folder of the archive, or one of its tar or zip files; only read",
+        help="folder of the archive, or one of its tar or zip files; never written to",
     )
     add(
         "--output",
         type=Path,
         required=True,
         metavar="STORE",
-        help="folder of the store; new, or one to resume",
+        help="folder of the store: a new one, or one to resume",
     )
     add(
         "--format",
         choices=FORMATS,
         default=FORMATS[0],
-        help="array-record: compressed samples; zarr: reads parts; zarr-raw: fastest",
+        help="array-record: compressed samples; zarr: partial reads; zarr-raw: fastest",
     )
     add(
         "--dtype",
         choices=("archive", "uint8"),
         default="archive",
-        help="archive: lossless (default); uint8: by a published formula, clipped",
+        help="archive: lossless (default); uint8: quantised by a published formula, clipped",
     )
     add(
         "--split",
         default="archive",
         metavar="RULE",
-        help="archive: its own lists (default); blocks:KM: squares on the ground, by "
+        help="archive: its own lists (default); blocks:KM: square blocks on the ground, drawn by "
         "--val-fraction",
     )
     add(
@@ -150,47 +146,47 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--val-fraction",
         type=_fraction,
         metavar="F",
-        help="share of the locations (or blocks) for validation, by a hash of the name",
+        help="fraction of the locations (or blocks) for validation, drawn by a hash of the name",
     )
-    add("--test-fraction", type=_fraction, metavar="F", help="the same for test")
+    add("--test-fraction", type=_fraction, metavar="F", help="the same for the test split")
     add(
         "--workers",
         type=_positive(int),
         default=executors.cores(),
         metavar="N",
-        help="processes (default: one a core)",
+        help="processes (default: one per core)",
     )
     add(
         "--memory",
         type=_positive(float),
         metavar="GB",
-        help="for all workers together; there are fewer of them where it is not enough",
+        help="limit for all workers together; reduces their number where necessary",
     )
     add(
         "--executor",
         choices=("processes", "dask"),
         default="processes",
-        help="dask: on the workers of a running Dask cluster",
+        help="dask: the workers of a running Dask cluster",
     )
     add(
         "--scheduler",
         metavar="ADDRESS",
-        help="of the Dask cluster, such as tcp://10.0.0.1:8786; all its machines see input and "
-        "output",
+        help="of the Dask cluster, such as tcp://10.0.0.1:8786; all its machines must see input "
+        "and output",
     )
     add(
         "--shard-mb",
         type=_positive(float),
         default=64.0,
         metavar="MB",
-        help="raw pixels in a shard (default: 64)",
+        help="raw pixels per shard (default: 64)",
     )
     add(
         "--skip-bad",
         action="store_true",
-        help="leave bad files out and list them in the store's rejects.txt",
+        help="skip bad files and list them in the store's rejects.txt",
     )
-    add("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    add("--dry-run", action="store_true", help="show what would be written, and write nothing")
 
 
 def _add_option(group: Any, field: dataclasses.Field) -> None:
@@ -201,13 +197,14 @@ def _add_option(group: Any, field: dataclasses.Field) -> None:
         return
     many = isinstance(field.default, tuple)
     kind = str if many else type(field.default)
-    shown = "" if many or field.default == "" else f" (default: {field.default})"
+    default = "" if many or field.default == "" else f" (default: {field.default})"
     extra = {"nargs": "+"} if many else {}
     if about["choices"]:
         extra["choices"] = about["choices"]
     elif about["metavar"]:
         extra["metavar"] = about["metavar"]
-    group.add_argument(name, type=kind, default=field.default, help=about["help"] + shown, **extra)
+    help_text = about["help"] + default
+    group.add_argument(name, type=kind, default=field.default, help=help_text, **extra)
 
 
 def _fraction(text: str) -> float:
@@ -228,7 +225,7 @@ def _positive(kind: type) -> Any:
 def run(args: argparse.Namespace) -> int:
     """Runs the command. Raises ValueError or OSError with a message for the user."""
     _check_executor(args)
-    with _whole_paths(args.input), _disk_errors(args.output):
+    with _full_paths(args.input), _disk_errors(args.output):
         output_lock.check_output(args.output)
         if args.dry_run:
             with tempfile.TemporaryDirectory() as indices:
@@ -241,12 +238,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_finished(args: argparse.Namespace) -> None:
-    with (
-        tempfile.TemporaryDirectory() as indices
-    ):  # so that workers need not go through a tar.gz again
-        output_lock.is_finished(
-            args.output, make_plan(args, open_archive(args.input, Path(indices))).about
-        )
+    with tempfile.TemporaryDirectory() as indices:  # spares workers another pass over a tar.gz
+        plan = make_plan(args, open_archive(args.input, Path(indices)))
+        output_lock.is_finished(args.output, plan.about)
     print(f"{args.output}: up to date")
 
 
@@ -269,10 +263,8 @@ def _check_executor(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _whole_paths(root: Path) -> Iterator[None]:
-    """Readers name files relative to the archive, for the sake of rejects.txt; the user gets the
-    whole path.
-    """
+def _full_paths(root: Path) -> Iterator[None]:
+    """Turns names relative to the archive, as rejects.txt needs them, into full paths for users."""
     try:
         yield
     except ArchiveError as error:
@@ -286,8 +278,8 @@ def _disk_errors(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
-            cure = "Free space on that disk and run the same command again."
-            raise OSError(f"{output}: cannot be written ({error.strerror}). {cure}") from error
+            hint = "Free space on that disk and run the same command again."
+            raise OSError(f"{output}: cannot be written ({error.strerror}). {hint}") from error
         raise
 
 
@@ -295,16 +287,17 @@ def _disk_errors(output: Path) -> Iterator[None]:
 
 
 def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
-    """Lists the archive and decides the splits. Reads no image, unless the splits are by place.
-    Raises ValueError.
+    """Lists the archive and assigns the splits. Reads images only for splits by location. Raises
+    ValueError.
     """
     kind = readers.reader_class(args.archive)
-    given = {field.name: _frozen(getattr(args, field.name)) for field in options(kind)}
+    given = {field.name: _immutable(getattr(args, field.name)) for field in options(kind)}
     reader = kind(archive, **given)
+    # File names only: paths would make stores of different machines differ.
     chosen = {
         name: Path(value).name if str(value).endswith(".json") else value
         for name, value in given.items()
-    }  # no path of this machine
+    }
     quantiser = quantise.make(args.dtype, reader.sensors)
     items = _with_splits(args, reader)
     listing, stamp = _listing(archive, items)
@@ -319,6 +312,7 @@ def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
             "dtype": args.dtype,
             "split": args.split,
             "val": args.val,
+            # Keys of the manifest: they keep the names that published stores have.
             "val_share": args.val_fraction,
             "test_share": args.test_fraction,
             "shard_mb": args.shard_mb,
@@ -343,7 +337,7 @@ def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
     )
 
 
-def _frozen(value: Any) -> Any:
+def _immutable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -352,38 +346,40 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
     if not items:
         raise ArchiveError(
             ".",
-            f"nothing in it that {args.archive} reads; `python -m data_prep convert {args.archive} "
-            "--help` has the layout",
+            f"contains nothing that {args.archive} reads; `python -m data_prep convert "
+            f"{args.archive} --help` describes the layout",
         )
     if args.split == "archive":
         return splits.assign(items, args.val, args.val_fraction, args.test_fraction)
     if args.val:
-        raise ValueError("--val names locations, --split blocks:KM draws them; keep one of the two")
+        raise ValueError(
+            "--val names locations and --split blocks:KM draws them; give one of the two"
+        )
     if args.val_fraction is None and args.test_fraction is None:
         raise ValueError(
-            "--split blocks:KM says how locations are drawn, not how many; give --val-fraction or "
-            "--test-fraction, such as 0.2"
+            "--split blocks:KM sets how locations are drawn, but not how many; give "
+            "--val-fraction or --test-fraction, such as 0.2"
         )
-    wanted = {
-        split: share
-        for split, share in (("val", args.val_fraction), ("test", args.test_fraction))
-        if share is not None
+    fractions = {
+        split: fraction
+        for split, fraction in (("val", args.val_fraction), ("test", args.test_fraction))
+        if fraction is not None
     }
-    splits.check_fractions(wanted)
-    kept = args.output / PARTIAL / "places.json"
+    splits.check_fractions(fractions)
+    cache = args.output / PARTIAL / "places.json"
     return spatial_blocks.assign(
         reader,
         items,
         spatial_blocks.side_km(args.split),
-        wanted,
+        fractions,
         args.workers,
-        kept if kept.parent.is_dir() else None,
+        cache if cache.parent.is_dir() else None,
     )
 
 
 def _listing(archive: Archive, items: Sequence[Item]) -> tuple[str, str]:
-    """SHA-256 of ids, splits, file names and sizes; and of modification times, which a finished
-    store does not record.
+    """SHA-256 of ids, splits, file names and sizes, and SHA-256 of modification times, which a
+    finished store does not record.
     """
     listing, stamp, entries = hashlib.sha256(), hashlib.sha256(), archive.entries()
     for item in items:
@@ -409,11 +405,11 @@ def _tasks(plan: Plan, examples: Sequence[Sample]) -> list[Task]:
 
 
 def _examples(plan: Plan) -> list[Sample]:
-    """The first sample that is good and wanted, and about _EXAMPLES more, evenly spaced: the
-    sensors of an archive differ in size.
+    """The first valid sample and about _EXAMPLES more, evenly spaced, because the sensors of an
+    archive differ in size.
 
-    Raises ArchiveError for a bad one before the first, unless bad ones are skipped, and where there
-    is none.
+    Raises ArchiveError for a bad sample before the first valid one, unless bad ones are skipped,
+    and where there is no valid sample.
     """
     reasons: list[ArchiveError] = []
     for number, item in enumerate(plan.items):
@@ -427,14 +423,14 @@ def _examples(plan: Plan) -> list[Sample]:
             return [first, *_others(plan, plan.items[number + 1 :])]
     raise ArchiveError(
         reasons[0].name,
-        f"{reasons[0].reason}. It is the first of {len(reasons)} images, and every one is bad or "
-        "not wanted.",
+        f"{reasons[0].reason}. It is the first of {len(reasons)} images, all of which are bad or "
+        "excluded by the options.",
     )
 
 
 def _others(plan: Plan, items: Sequence[Item]) -> Iterator[Sample]:
     for item in items[:: max(1, len(items) // _EXAMPLES)]:
-        with contextlib.suppress(ArchiveError):  # it is told where its shard is made
+        with contextlib.suppress(ArchiveError):  # reported when its shard is written
             yield _read(plan, item)
 
 
@@ -449,13 +445,15 @@ def _read(plan: Plan, item: Item) -> Sample:
 
 
 def convert(plan: Plan, examples: Sequence[Sample], run_tasks: Callable[..., Iterable]) -> None:
-    """Writes what is missing of the store. The output is claimed. Raises ArchiveError, OSError."""
+    """Writes the missing shards and finalises the store; the caller holds the output lock. Raises
+    ArchiveError, OSError.
+    """
     tasks = _tasks(plan, examples)
     with progress.show("convert", len(plan.items)) as advance:
         for items, size in run_tasks(convert_shard, tasks):
             advance(items, size)
     sensors = plan.reader.sensors if plan.quantiser is None else plan.quantiser.sensors
-    finish(plan.output, [task.note for task in tasks], plan.about, sensors)
+    finalise_store(plan.output, [task.note for task in tasks], plan.about, sensors)
 
 
 def _executor(args: argparse.Namespace, examples: Sequence[Sample]) -> Callable[..., Iterable]:
@@ -473,7 +471,7 @@ def _executor(args: argparse.Namespace, examples: Sequence[Sample]) -> Callable[
 
 
 def worker_bytes(examples: Sequence[Sample]) -> float:
-    """What one worker needs: itself, and a few copies of the one sample that is on its way."""
+    """Memory of one worker: the process and a few copies of the sample it is working on."""
     return _WORKER_BASE_BYTES + 8 * _largest(examples)
 
 
@@ -481,7 +479,7 @@ def _largest(examples: Sequence[Sample]) -> int:
     return max(sample.pixels.nbytes for sample in examples)
 
 
-# ------------------------------------------------------------------ what the user sees
+# ------------------------------------------------------------------ output
 
 
 def _print_dry_run(plan: Plan) -> None:
@@ -498,7 +496,7 @@ def _print_dry_run(plan: Plan) -> None:
     print(f"  splits  {_counts(Counter(item.split for item in plan.items))}")
     print(
         f"  size    about {size / 1e6:,.0f} MB in {len(tasks)} shards ({raw / 1e6:,.0f} MB raw), "
-        f"judged by {len(examples)} of them"
+        f"estimated from {len(examples)} samples"
     )
     print("nothing was written; leave out --dry-run to convert")
 
@@ -522,10 +520,10 @@ def _print_summary(path: Path) -> None:
         f"{raw / 1e6:,.1f} MB, ratio {raw / size:.2f}"
     )
     for reason, count in store.manifest["left_out"].items():
-        print(f"  left    {count} out: {reason}")
+        print(f"  skipped {count}: {reason}")
     if "rejects" in store.manifest:
         print(
-            f"  bad     {store.manifest['rejects']['samples']} left out, listed in "
+            f"  bad     {store.manifest['rejects']['samples']} skipped, listed in "
             f"{path / store.manifest['rejects']['file']}"
         )
     print(f"next: python -m data_prep inspect {path}")

@@ -1,13 +1,13 @@
-"""Writes one store of all samples of several others, bit for bit as they were, one store after the
-other.
+"""Writes one store with all samples of several others, bit for bit the same, store after store.
 
     python -m data_prep merge /data/stores/s1 /data/stores/s2 --output /data/stores/s12
     python -m data_prep merge /data/stores/oscd /data/stores/geonrw --output /data/stores/both \\
         --prefix
 
-Locations of one name are one place, which makes a store of several sensors out of one store a
-sensor. Where equal names mean different locations, or ids meet, --prefix puts the name of the
-store's folder in front of both. Splits stay; statistics and label classes are those of all.
+Equal location names mean the same location, so stores of one sensor each become one store of
+several sensors. Where equal names mean different locations, or ids collide, --prefix puts the name
+of the store's folder in front of both. Splits stay; statistics and label classes are computed from
+all samples.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="STORE",
-        help="folders of two or more stores; only read",
+        help="folders of two or more stores; never written to",
     )
-    rewrite.add_writing_arguments(parser)
+    rewrite.add_output_arguments(parser)
     parser.add_argument(
         "--prefix",
         action="store_true",
-        help="ids and locations become <name of the store's folder>/<as they were>",
+        help="put the name of the store's folder in front of ids and locations",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command. Raises ValueError for stores that do not go together, StoreError,
+    """Runs the command. Raises ValueError for stores that cannot be merged, StoreError,
     RecordError, OSError.
     """
     if len(args.stores) < 2:
         raise ValueError(
-            "merge takes two stores or more; for a part of one, or another format, use subset"
+            "merge needs two or more stores; for a part of one, or another format, use subset"
         )
     sources = [open_store(path) for path in args.stores]
     items = [
@@ -71,30 +71,28 @@ def _items(store: Store, number: int, prefix: bool) -> list[Item]:
 
 
 def check(sources: Sequence[Store], items: Sequence[Item]) -> None:
-    """Raises ValueError where sensors or labels of one name differ, an id occurs twice, or a
-    location is in other splits in another store.
+    """Raises ValueError where sensors or labels of the same name differ, an id occurs twice, or a
+    location is in different splits in two stores.
     """
     for one, other in itertools.combinations(sources, 2):
         _check_alike(one, other, "sensors", "convert both archives with one version of eo_jax")
         _check_alike(
-            one, other, "labels", "write the label alike in both archives and convert again"
+            one, other, "labels", "write the label the same way in both archives and convert again"
         )
     _check_ids(sources, items)
     _check_locations(sources, items)
 
 
-def _check_alike(one: Store, other: Store, entry: str, cure: str) -> None:
-    """Classes of labels that occur may differ, everything else of one name may not."""
+def _check_alike(one: Store, other: Store, entry: str, hint: str) -> None:
+    """Sensors or labels of the same name may differ only in the classes that occur."""
     for name in one.manifest[entry].keys() & other.manifest[entry].keys():
         first, second = ({**store.manifest[entry][name], "values": None} for store in (one, other))
         differ = sorted(
             field for field in first.keys() | second.keys() if first.get(field) != second.get(field)
         )
         if differ:
-            what = f"{entry.removesuffix('s')} {name!r} has another {differ[0]}"
-            raise ValueError(
-                f"{one.path} and {other.path}: {what} in the second than in the first; {cure}"
-            )
+            what = f"{entry.removesuffix('s')} {name!r} has a different {differ[0]} in the second"
+            raise ValueError(f"{one.path} and {other.path}: {what}; {hint}")
 
 
 def _check_ids(sources: Sequence[Store], items: Sequence[Item]) -> None:
@@ -121,13 +119,12 @@ def _check_locations(sources: Sequence[Store], items: Sequence[Item]) -> None:
                     f"{sources[one].path} in split {_names(first)}, in {sources[other].path} in "
                     f"{_names(second)}"
                 )
-                cure = (
-                    "split both alike, as `convert --split blocks:KM` does, or give --prefix where "
-                    "they are different locations"
+                hint = (
+                    "split both the same way, as `convert --split blocks:KM` does, or give "
+                    "--prefix where they are different locations"
                 )
                 raise ValueError(
-                    f"place {group!r} is in {where}; training would see what is meant for testing: "
-                    f"{cure}"
+                    f"location {group!r} is in {where}; training would see test data: {hint}"
                 )
 
 

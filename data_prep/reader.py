@@ -1,4 +1,4 @@
-"""The contract of a reader: an archive's items, and the sample of each."""
+"""The contract of a reader: it lists the items of an archive and reads the sample of each."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from eo_jax.sensors import Sensor
 
 
 class SkipSample(Exception):
-    """A sample that is good but not wanted, such as one under clouds; the text is the reason, the
-    same for all of a kind, to be counted.
+    """A valid sample that the options exclude, such as a cloudy one.
+
+    The text is the reason, the same for all samples of a kind: it is a key of the manifest's
+    "left_out", where they are counted, so a changed text changes the bytes of stores.
     """
 
 
 class File(NamedTuple):
-    """One file of an item: its role ("image", the name of a label, ...) and its name in the
-    archive.
-    """
+    """One file of an item: its role ("image", the name of a label, ...) and name in the archive."""
 
     role: str
     name: str
@@ -32,17 +32,17 @@ class File(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One sample that an archive has, not read yet.
+    """One sample of an archive, not read yet.
 
     Attributes:
-        id: unique in the archive; items are converted in the order of their ids, so those that
-            share a file should sort together.
-        group: the place.
-        files: begins with the image.
-        split: None where the archive has no split lists; "pixel" where each pixel has its own, in a
-            label `<name>.split`.
-        part: which part of the files it is, as the reader counts: a window (row, column), a number
-            in a container.
+        id: unique in the archive. Items are converted in the order of their ids, so items that
+            share a file should be neighbours in that order.
+        group: name of the location.
+        files: the image first.
+        split: None where the archive has no split lists; "pixel" where each pixel has its own
+            split, in a label `<name>.split`.
+        part: which part of the files the sample is, in the reader's own numbering: a window (row,
+            column), or an index in a container.
     """
 
     id: str
@@ -53,9 +53,7 @@ class Item:
 
 
 class Files:
-    """The files of one item, read when asked for. `hashes` collects {name: SHA-256} of each file
-    that was read.
-    """
+    """The files of one item, read on demand. `hashes` collects {name: SHA-256} of files read."""
 
     def __init__(self, archive: Archive, item: Item):
         self._archive, self._names = archive, {file.role: file.name for file in item.files}
@@ -68,7 +66,7 @@ class Files:
         return self.read(role)
 
     def name(self, role: str) -> str:
-        """The file's name in the archive, as errors call it."""
+        """The file's name in the archive, for error messages."""
         return self._names[role]
 
     def read(self, role: str, limit: int = DEFAULT_LIMIT) -> bytes:
@@ -79,7 +77,7 @@ class Files:
 
     @contextlib.contextmanager
     def local(self, role: str) -> Iterator[Path]:
-        """A path of the file on this machine, for formats that are read by window."""
+        """A local path of the file, for formats that are read by window."""
         name = self._names[role]
         with self._archive.local(name) as path:
             self.hashes[name] = _sha256(path, name, self._archive.entry(name).stamp)
@@ -88,23 +86,26 @@ class Files:
 
 @functools.lru_cache(8)
 def _sha256(path: Path, name: str, stamp: int) -> str:
-    """Of a scene that is read tile by tile, once. A member's temporary path may be used again,
-    hence name and stamp.
+    """The SHA-256 of a file; cached, so that a scene read tile by tile is hashed once.
+
+    Name and stamp are part of the cache key because temporary paths are reused.
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Reader(Protocol):
-    """One archive layout. A reader is a frozen dataclass of `archive` and its options (see
-    `option`), and goes to worker processes.
+    """Reads archives of one layout.
+
+    A reader is a frozen dataclass of `archive` and its options (see `option`) and is pickled for
+    worker processes.
 
     Attributes:
-        TITLE: the archive's name for people.
-        VERSION: raised with every change that alters what is read, so that no store mixes two
+        TITLE: the archive's display name.
+        VERSION: raised with every change that alters the samples, so that no store mixes two
             versions.
-        LICENCE: what is known of the terms, for the manifest.
-        sensors: rows of the sensor table that its samples may have.
+        LICENCE: the terms as far as they are known, for the manifest.
+        sensors: rows of the sensor table that the samples may have.
     """
 
     TITLE: ClassVar[str]
@@ -114,21 +115,21 @@ class Reader(Protocol):
     sensors: tuple[Sensor, ...]
 
     def items(self) -> list[Item]:
-        """All items, sorted by id, by a look at names, lists and headers only. Raises
-        ArchiveError.
-        """
+        """All items, sorted by id; looks at names, lists and headers only. Raises ArchiveError."""
 
     def read(self, item: Item, files: Files) -> Sample:
-        """The sample of an item. Raises ArchiveError for anything but a good file, SkipSample for
-        what the options do not want.
+        """The sample of an item.
+
+        Raises ArchiveError for any invalid file, SkipSample for a sample that the options exclude.
         """
 
 
 def option(
     default: Any, help: str, choices: Sequence[str] | None = None, metavar: str | None = None
 ) -> Any:
-    """A field of a reader that is an option of the command line: `patch_size` is given as
-    --patch-size. Its type is that of the default.
+    """A field of a reader that is a command-line option, of the type of its default.
+
+    The field `patch_size` becomes --patch-size.
     """
     return dataclasses.field(
         default=default, metadata={"help": help, "choices": choices, "metavar": metavar}

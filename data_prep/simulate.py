@@ -1,19 +1,20 @@
-"""Writes a synthetic EnMAP archive in the SpectralEarth layout: locations with a land-use map, seen
-on one to three dates.
+"""Writes a synthetic EnMAP archive in the SpectralEarth layout.
 
     python -m data_prep simulate --output /data/simulated --locations 48 --size 128 --seed 0
 
-    <output>/simulate.json                     what the archive was made from
+    <output>/simulate.json                     recipe, seed and size
     <output>/enmap/<location>/<scene>.tif      int16 [202, size, size], reflectance x 10000
     <output>/landuse/<location>/<scene>.tif    uint8 [size, size], 0 = unlabelled
-    <output>/landuse/classes.csv               code,name <output>/splits/train.txt, val.txt
-    one <location>/<scene>.tif a line, all dates of a location on one side
+    <output>/landuse/classes.csv               code,name
+    <output>/splits/train.txt, val.txt         one <location>/<scene>.tif per line, all dates of a
+                                               location in one split
 
-It is for learning the tools and for tests, not for results about the Earth. A pixel is a linear
-mixture of the endmembers in `data_prep.simulation.spectra`, lit by the slope, blurred by the sensor
-and read with noise. Land uses made of the same materials in nearly the same shares differ in
-arrangement only: large and small cropland, orchard rows and wooded pasture, city and industry. At
-30 m single orchard rows are below the pixel; the strips here are blocks of rows between alleys.
+Each location has a land-use map and one to three acquisition dates. The archive is for learning the
+tools and for tests, not for results about the Earth. A pixel is a linear mixture of the endmembers
+in `data_prep.simulation.spectra`, lit according to the slope, blurred by the sensor and read with
+noise. Land uses of the same materials in nearly the same fractions differ in arrangement only:
+large and small cropland, orchard rows and wooded pasture, city and industry. At 30 m single orchard
+rows are smaller than a pixel; the strips here are blocks of rows between alleys.
 """
 
 from __future__ import annotations
@@ -47,11 +48,10 @@ from data_prep.simulation.landscape import CLASSES, make_landscape
 from eo_jax.sensors import ENMAP
 
 RECIPE = 1  # raise it with every change that alters bytes, so that no archive mixes two recipes
-SMALLEST_SIZE = 16
-MOST_LOCATIONS = (
-    99_999 // SCENES_PER_REGION * LOCATIONS_PER_REGION
-)  # a scene number has five digits
-VAL_EVERY = 5  # one location in so many is for validation
+MIN_SIZE = 16
+# A scene number has five digits.
+MAX_LOCATIONS = 99_999 // SCENES_PER_REGION * LOCATIONS_PER_REGION
+VAL_EVERY = 5  # one in this many locations is for validation
 
 _MARKER = "simulate.json"
 
@@ -59,7 +59,7 @@ _FWHM = [band.fwhm_nm for band in ENMAP.bands]
 
 
 def _replace_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a temporary file beside `path`, then puts it in place."""
+    """Lets `write` fill a temporary file next to `path`, then moves it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     write(partial)
@@ -80,7 +80,7 @@ def _profile(location: Location, count: int, size: int) -> dict:
         "crs": CRS.from_epsg(location.region.epsg),
         "transform": Affine(30, 0, west, 0, -30, north),
         "compress": "deflate",
-        "zlevel": 1,  # higher levels cost three times the time for 3 % less
+        "zlevel": 1,  # higher levels take three times as long for 3 % less
         "blockysize": size,
         "interleave": "band",
     }
@@ -110,8 +110,8 @@ def _write_labels(path: Path, labels: np.ndarray, location: Location) -> None:
 
 
 def write_location(output: Path, seed: int, size: int, index: int) -> tuple[int, int]:
-    """Writes all dates of a location that are not there yet; returns how many, and their images'
-    bytes. Finished files are left alone.
+    """Writes the missing dates of a location; returns their number and the bytes of their images.
+    Finished files are left alone.
     """
     location = make_location(seed, index, size)
     folders = output / "enmap" / location.name, output / "landuse" / location.name
@@ -123,9 +123,8 @@ def write_location(output: Path, seed: int, size: int, index: int) -> tuple[int,
         return 0, 0
     land = make_landscape(stream(seed, GROUND, index), size)
     for scene, image, label in absent:
-        with threadpoolctl.threadpool_limits(
-            1
-        ):  # one core a worker, and the same sums in whatever number of them
+        # One core per worker, and sums that do not depend on the number of cores.
+        with threadpoolctl.threadpool_limits(1):
             pixels, labels = observe(seed, location, scene, land)
         _replace_with(
             image, functools.partial(_write_pixels, pixels=pixels, location=location, scene=scene)
@@ -135,11 +134,12 @@ def write_location(output: Path, seed: int, size: int, index: int) -> tuple[int,
 
 
 def is_validation(seed: int, index: int) -> bool:
-    """Whether a location is for validation: one in every five, whatever the number of locations;
-    one of the first two is, one is not.
+    """Whether a location is for validation.
+
+    One in every VAL_EVERY is, however many locations there are, and exactly one of the first two.
     """
-    block, place = divmod(index, VAL_EVERY)
-    return place == stream(seed, SPLIT, block).integers(2 if block == 0 else VAL_EVERY)
+    block, position = divmod(index, VAL_EVERY)
+    return position == stream(seed, SPLIT, block).integers(2 if block == 0 else VAL_EVERY)
 
 
 def _write_splits(output: Path, seed: int, size: int, locations: int) -> None:
@@ -163,38 +163,36 @@ def _check_arguments(output: Path, locations: int, size: int, seed: int, workers
         "--locations": (
             locations,
             2,
-            MOST_LOCATIONS,
-            "one location at least goes to each split, and scene numbers have five digits",
+            MAX_LOCATIONS,
+            "each split gets at least one location, and scene numbers have five digits",
         ),
-        "--size": (size, SMALLEST_SIZE, 4096, "rows and columns of a patch; SpectralEarth has 128"),
+        "--size": (size, MIN_SIZE, 4096, "rows and columns of a patch; SpectralEarth has 128"),
         "--seed": (seed, 0, 2**63, "any non-negative integer"),
-        "--workers": (workers, 1, 4096, "processes; leave it out for one a core"),
+        "--workers": (workers, 1, 4096, "processes; leave it out for one per core"),
     }
     for name, (value, least, most, why) in limits.items():
         if not least <= value <= most:
             raise ValueError(f"{name} {value}: expected {least} to {most} ({why})")
     if output.exists() and not output.is_dir():
         raise ValueError(
-            f"--output {output} is a file; expected a folder that is new, or an archive of "
-            "`simulate` to complete"
+            f"--output {output} is a file; expected a new folder, or an archive of `simulate` to "
+            "complete"
         )
 
 
-def _claim(output: Path, made_from: dict[str, int]) -> None:
-    """Writes what the archive is made from, or checks that the archive there is made from
-    the same.
-    """
+def _write_or_check_marker(output: Path, settings: dict[str, int]) -> None:
+    """Writes the settings of the archive, or checks that an existing archive has the same."""
     marker = output / _MARKER
     if marker.exists():
-        _check_marker(marker, made_from)
+        _check_marker(marker, settings)
         return
     if (output / "enmap").exists():
         raise ValueError(
-            f"{output} holds enmap/ but no {_MARKER}: expected an archive made by `simulate`. Give "
+            f"{output} has enmap/ but no {_MARKER}: expected an archive made by `simulate`. Give "
             "another --output."
         )
     try:
-        _write_text(marker, json.dumps(made_from, indent=1) + "\n")
+        _write_text(marker, json.dumps(settings, indent=1) + "\n")
     except OSError as error:
         raise OSError(
             f"--output {output}: cannot be written ({error.strerror}); choose a folder that you "
@@ -203,18 +201,18 @@ def _claim(output: Path, made_from: dict[str, int]) -> None:
 
 
 def _check_extends(output: Path, locations: int) -> None:
-    """Raises ValueError where the archive has a location beyond the first `locations`: its splits
-    would no longer name all files.
+    """Raises ValueError where the archive has more than `locations` locations, because its splits
+    would no longer list all files.
     """
     last = max((folder.name for folder in output.glob("enmap/[0-9]*")), default="")
     if last >= f"{locations:07d}":
         raise ValueError(
-            f"{output} holds location {last}: --locations {locations} found, {int(last) + 1} or "
-            "more expected"
+            f"{output} has location {last}: --locations {locations} found, {int(last) + 1} or more "
+            "expected"
         )
 
 
-def _check_marker(marker: Path, made_from: dict[str, int]) -> None:
+def _check_marker(marker: Path, settings: dict[str, int]) -> None:
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -226,7 +224,7 @@ def _check_marker(marker: Path, made_from: dict[str, int]) -> None:
             f"{marker}: found {found!r}, expected an object; remove the archive, or give another "
             "--output"
         )
-    for field, value in made_from.items():
+    for field, value in settings.items():
         if found.get(field) != value:
             raise ValueError(
                 f"{marker}: {field} is {found.get(field)}, expected {value}. Use the same {field}, "
@@ -242,16 +240,16 @@ def simulate_archive(
     workers: int | None = None,
     advance: progress.Advance = lambda units, size: None,
 ) -> int:
-    """Writes, or completes, a synthetic archive; returns how many patches were written.
+    """Writes, or completes, a synthetic archive; returns the number of patches written.
 
     Args:
         output: folder of the archive.
-        locations: number of locations. The files of one depend on `seed`, its number and `size`
-            alone, so a larger number extends an archive.
+        locations: number of locations. The files of a location depend on `seed`, its number and
+            `size` alone, so a larger number extends an archive.
         size: rows and columns of a patch, pixels of 30 m.
         seed: non-negative.
-        workers: processes; one a core by default.
-        advance: called with (1, bytes written) for each finished location; for showing progress.
+        workers: processes; one per core by default.
+        advance: called with (1, bytes written) after each location; for showing progress.
 
     Raises:
         ValueError: an argument out of range, or `output` holds something else.
@@ -259,7 +257,7 @@ def simulate_archive(
     """
     output, workers = Path(output), executors.cores() if workers is None else workers
     _check_arguments(output, locations, size, seed, workers)
-    _claim(output, {"recipe": RECIPE, "seed": seed, "size": size})
+    _write_or_check_marker(output, {"recipe": RECIPE, "seed": seed, "size": size})
     _check_extends(output, locations)
     written = 0
     for patches, written_bytes in executors.run(
@@ -268,9 +266,7 @@ def simulate_archive(
         written += patches
         advance(1, written_bytes)
     _write_classes(output)
-    _write_splits(
-        output, seed, size, locations
-    )  # last: a split never names a file that is not there
+    _write_splits(output, seed, size, locations)  # last, so that every file it lists exists
     return written
 
 
@@ -295,12 +291,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="non-negative (default: 0)")
     parser.add_argument(
-        "--workers", type=int, default=executors.cores(), help="processes (default: one a core)"
+        "--workers", type=int, default=executors.cores(), help="processes (default: one per core)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; returns the exit status. Raises what `simulate_archive` raises."""
+    """Runs the command; returns the exit status. Raises the errors of `simulate_archive`."""
     with progress.show("simulate", args.locations, "locations") as advance:
         written = simulate_archive(
             args.output, args.locations, args.size, args.seed, args.workers, advance

@@ -1,21 +1,20 @@
-"""Measures every band of a store: count, mean, standard deviation, least, greatest, share of
-no-data, and exact quantiles.
+"""Computes count, mean, std, min, max, no-data fraction and exact quantiles of every band.
 
     python -m data_prep stats /data/stores/spectral_earth --split train \\
         --quantiles 0.01 0.5 0.99 --output stats.json
 
-All numbers are digital numbers as stored; no-data, NaN and infinity are left out. Quantiles are
-those of numpy.quantile, not estimates. They take one pass over the store for pixels of 8 and 16
-bits, two for 32 bits and four for 64 bits (quantiles.py says why). A worker holds 64 MB of pixels
-and their counts: at most bands x 65,536 x 10 bytes in the first pass, 130 MB for 202 bands. Shards
-and workers alter nothing in the result.
+All values are digital numbers as stored; no-data, NaN and infinity are excluded. Quantiles equal
+those of numpy.quantile. They take one pass over the store for pixels of 8 and 16 bits, two for 32
+bits and four for 64 bits (statistics/quantiles.py says why). A worker holds 64 MB of pixels and
+their counts: at most bands x 65,536 x 10 bytes in the first pass, 130 MB for 202 bands. The result
+does not depend on shards or workers.
 
-The JSON file, null for a band without data:
+The JSON file, with null for a band without data:
 
-    {"content_sha256", "split", "levels": [...], "sensors": {id: {"bands": [names], "dtype",
-    "units": "digital number",
-     "count", "mean", "std", "min", "max", "nodata_share": one value a band each, "quantiles": for
-     each level one value a band}}}
+    {"content_sha256", "split", "levels": [...],
+     "sensors": {id: {"bands": [names], "dtype", "units": "digital number",
+                      "count", "mean", "std", "min", "max", "nodata_share": one value per band,
+                      "quantiles": for each level, one value per band}}}
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ from eo_jax.sensors import Sensor
 
 LEVELS = (0.01, 0.02, 0.25, 0.5, 0.75, 0.98, 0.99)
 _BATCH_BYTES = 64e6
-_COLUMNS = 150  # of text: narrower tables would cut numbers
+_COLUMNS = 150  # of text: narrower tables would truncate numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One shard in one pass: the samples to read, and for each sensor its dtype and the wanted
-    prefixes of each band.
+    """One shard in one pass: the samples to read, and per sensor the dtype and the wanted prefixes
+    of each band.
     """
 
     store: Path
@@ -59,7 +58,7 @@ class Task:
 
 @dataclasses.dataclass
 class ShardCounts:
-    """What one shard gave: for each sensor counts of digits, and in the first pass sums."""
+    """Results of one shard: per sensor the counts of digits and, in the first pass, sums."""
 
     samples: int
     size: int
@@ -74,12 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "example: python -m data_prep stats /data/stores/spectral_earth --split all --output "
         "stats.json"
     )
-    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store; only read")
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
     parser.add_argument(
         "--split",
         default="train",
         metavar="NAME",
-        help="which samples: train (default), val, ... or all",
+        help="samples to include: train (default), val, ... or all",
     )
     parser.add_argument(
         "--quantiles",
@@ -94,11 +93,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=executors.cores(),
         metavar="N",
-        help="processes (default: one a core)",
+        help="processes (default: one per core)",
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the numbers as JSON, too"
-    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the values as JSON")
 
 
 def _level(text: str) -> float:
@@ -108,9 +105,7 @@ def _level(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command. Raises StoreError, RecordError, or ValueError for a split without
-    samples.
-    """
+    """Runs the command. Raises StoreError, RecordError, ValueError for a split without samples."""
     store = open_store(args.store)
     found = measure(store, args.split, args.quantiles, max(1, args.workers))
     console = Console(width=max(Console().width, _COLUMNS))
@@ -123,9 +118,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(store: Store, split: str, levels: Sequence[float], workers: int = 1) -> dict[str, Any]:
-    """The numbers of a split, or of "all", as the JSON file has them. Raises ValueError,
-    RecordError.
-    """
+    """The contents of the JSON file for a split or "all". Raises ValueError, RecordError."""
     chosen = np.flatnonzero(store.in_split(split))
     selections = {
         sensor: _selection(store, chosen, sensor, levels)
@@ -135,15 +128,15 @@ def measure(store: Store, split: str, levels: Sequence[float], workers: int = 1)
     for number in range(
         max(quantiles.passes(selection.dtype) for selection in selections.values())
     ):
-        going = {
+        unfinished = {
             sensor: selection
             for sensor, selection in selections.items()
             if number < quantiles.passes(selection.dtype)
         }
-        counted = _pass(store, chosen, number, going, workers)
-        sums |= counted.sums
-        for sensor, selection in going.items():
-            selection.narrow(number, counted.digits[sensor])
+        counts = _pass(store, chosen, number, unfinished, workers)
+        sums |= counts.sums
+        for sensor, selection in unfinished.items():
+            selection.narrow(number, counts.digits[sensor])
     about = {
         sensor: _about(store.sensor(sensor), sums[sensor], selection)
         for sensor, selection in selections.items()
@@ -171,18 +164,20 @@ def _about(sensor: Sensor, sums: BandSums, selection: Selection) -> dict[str, An
 
 
 def _pass(
-    store: Store, chosen: np.ndarray, number: int, going: dict[str, Selection], workers: int
+    store: Store, chosen: np.ndarray, number: int, unfinished: dict[str, Selection], workers: int
 ) -> ShardCounts:
-    """One pass over the chosen samples of the sensors that are still going."""
-    of_sensors = chosen[np.isin(store.index["sensor"][chosen], list(going))]
-    wanted = {sensor: (selection.dtype, selection.prefixes) for sensor, selection in going.items()}
-    parts = np.split(of_sensors, np.flatnonzero(np.diff(store.index["shard"][of_sensors])) + 1)
+    """One pass over the chosen samples of the sensors that need it."""
+    samples = chosen[np.isin(store.index["sensor"][chosen], list(unfinished))]
+    wanted = {
+        sensor: (selection.dtype, selection.prefixes) for sensor, selection in unfinished.items()
+    }
+    parts = np.split(samples, np.flatnonzero(np.diff(store.index["shard"][samples])) + 1)
     tasks = [Task(store.path.resolve(), tuple(part.tolist()), number, wanted) for part in parts]
     total = ShardCounts(0, 0)
-    with progress.show(f"stats, pass {number + 1}", len(of_sensors)) as advance:
-        for counted in executors.run(count_shard, tasks, workers):
-            _add(total, counted)
-            advance(counted.samples, counted.size)
+    with progress.show(f"stats, pass {number + 1}", len(samples)) as advance:
+        for counts in executors.run(count_shard, tasks, workers):
+            _add(total, counts)
+            advance(counts.samples, counts.size)
     return total
 
 
@@ -210,7 +205,7 @@ def _by_sensor(store: Store, samples: Sequence[int]) -> Iterator[tuple[str, list
 
 
 def _batches(store: Store, samples: Iterable[int]) -> Iterator[list[np.ndarray]]:
-    """Pixels of samples, so many at a time that counting is worth its while."""
+    """Pixels of samples, in batches large enough for efficient counting."""
     batch: list[np.ndarray] = []
     for i in samples:
         batch.append(store.pixels(i))
@@ -230,18 +225,18 @@ def _count(sensor: Sensor, batch: list[np.ndarray], task: Task) -> ShardCounts:
             [pixels[band][mask[band]] for pixels, mask in zip(batch, valid, strict=True)]
         )
         digits |= quantiles.count(band, values.astype(dtype, copy=False), task.number, wanted)
-    counted = ShardCounts(len(batch), sum(pixels.nbytes for pixels in batch), {sensor.id: digits})
+    counts = ShardCounts(len(batch), sum(pixels.nbytes for pixels in batch), {sensor.id: digits})
     if task.number == 0:
         for pixels, mask in zip(batch, valid, strict=True):
-            _add_sums(counted, sensor.id, BandSums.of(pixels, ~mask))
-    return counted
+            _add_sums(counts, sensor.id, BandSums.of(pixels, ~mask))
+    return counts
 
 
-def _add(total: ShardCounts, counted: ShardCounts) -> None:
-    total.samples, total.size = total.samples + counted.samples, total.size + counted.size
-    for sensor, found in counted.digits.items():
-        quantiles.merge(total.digits.setdefault(sensor, {}), found)
-    for sensor, sums in counted.sums.items():
+def _add(total: ShardCounts, counts: ShardCounts) -> None:
+    total.samples, total.size = total.samples + counts.samples, total.size + counts.size
+    for sensor, digits in counts.digits.items():
+        quantiles.merge(total.digits.setdefault(sensor, {}), digits)
+    for sensor, sums in counts.sums.items():
         _add_sums(total, sensor, sums)
 
 
@@ -256,24 +251,24 @@ def _add_sums(total: ShardCounts, sensor: str, sums: BandSums) -> None:
 
 
 def table(sensor: Sensor, about: dict[str, Any], levels: Sequence[float], split: str) -> Table:
-    """One row a band."""
+    """The statistics of a sensor with one row per band."""
     title = f"{sensor.id}, split {split}, digital numbers ({about['dtype']})"
     columns = {"mean": about["mean"], "std": about["std"], "min": about["min"]}
     columns |= {
         f"{level:g}": values for level, values in zip(levels, about["quantiles"], strict=True)
     } | {"max": about["max"]}
-    shown = Table("band", "nm", title=title, title_justify="left")
+    result = Table("band", "nm", title=title, title_justify="left")
     for name in (*columns, "no-data"):
-        shown.add_column(name, justify="right")
+        result.add_column(name, justify="right")
     for b, band in enumerate(sensor.bands):
         nm = "" if band.centre_nm is None else f"{band.centre_nm:g}"
-        shown.add_row(
+        result.add_row(
             band.name,
             nm,
             *(_number(values[b]) for values in columns.values()),
             f"{about['nodata_share'][b]:.2%}",
         )
-    return shown
+    return result
 
 
 def _number(value: float | None) -> str:

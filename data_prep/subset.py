@@ -1,5 +1,4 @@
-"""Writes a store of some samples of another: those that all the given options agree on, bit for bit
-as they were.
+"""Writes a store with the samples of another that match all given options, bit for bit the same.
 
     python -m data_prep subset /data/stores/s12 --output /data/stores/alps --bbox 5 44 17 48.5 \\
         --since 2020-05-01 --until 2020-09-30
@@ -7,10 +6,10 @@ as they were.
         --groups 1000
     python -m data_prep subset /data/stores/s12 --output /data/stores/s12_zarr --format zarr
 
-Without a choice it copies the whole store, for another --format. Statistics and label classes are
-those of what is chosen; splits stay. A sample without place is in no --bbox, one without time in no
---since or --until. --groups draws by a hash of the name, so a smaller number draws some of the
-locations of a larger one.
+Without any of them it copies the whole store, for another --format. Statistics and label classes
+are computed from the chosen samples; splits stay. A sample without coordinates matches no --bbox,
+a sample without time no --since or --until. --groups draws by a hash of the name, so a smaller
+number draws a subset of the locations of a larger one.
 """
 
 from __future__ import annotations
@@ -41,24 +40,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-nodata 0.1 --split train val"
     )
     add = parser.add_argument
-    add("store", type=Path, metavar="STORE", help="folder of the store; only read")
-    rewrite.add_writing_arguments(parser)
+    add("store", type=Path, metavar="STORE", help="folder of the store; never written to")
+    rewrite.add_output_arguments(parser)
     add("--split", nargs="+", default=[], metavar="NAME", help="samples of these splits")
     add("--sensor", nargs="+", default=[], metavar="ID", help="samples of these sensors")
-    add("--ids", type=Path, metavar="FILE", help="samples in this text file, one id a line")
+    add("--ids", type=Path, metavar="FILE", help="samples in this text file, one id per line")
     add(
         "--match",
         nargs="+",
         default=[],
         metavar="PATTERN",
-        help="samples whose id matches one of these, such as 'north/*'",
+        help="samples whose id matches one of these patterns, such as 'north/*'",
     )
     add(
         "--bbox",
         nargs=4,
         type=float,
         metavar=("W", "S", "E", "N"),
-        help="samples with their centre in it, degrees; W > E crosses 180 degrees",
+        help="samples with their centre in this box, in degrees; W > E crosses 180 degrees",
     )
     add(
         "--since",
@@ -76,13 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-nodata",
         type=float,
         metavar="F",
-        help="samples with at most this share of no-data values, from 0 to 1",
+        help="samples with at most this fraction of no-data values, from 0 to 1",
     )
-    add("--groups", type=int, metavar="N", help="all samples of N locations of those that are left")
+    add("--groups", type=int, metavar="N", help="all samples of N of the remaining locations")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command. Raises ValueError where nothing is chosen, StoreError, RecordError,
+    """Runs the command. Raises ValueError where no sample matches, StoreError, RecordError,
     OSError.
     """
     store = open_store(args.store)
@@ -94,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def choose(store: Store, args: argparse.Namespace) -> np.ndarray:
-    """Numbers of the samples that every option agrees on, ascending. Raises ValueError where one
-    leaves nothing.
+    """Numbers of the samples that match every option, ascending. Raises ValueError where an option
+    leaves none.
     """
     kept = np.ones(len(store), bool)
     for option, mask in _masks(store, args):
@@ -104,7 +103,7 @@ def choose(store: Store, args: argparse.Namespace) -> np.ndarray:
         if not kept.any():
             raise ValueError(
                 f"{store.path}: {option} leaves none of {before} samples; `python -m data_prep "
-                f"inspect {store.path}` shows what there is"
+                f"inspect {store.path}` shows the contents"
             )
     chosen = np.flatnonzero(kept)
     return (
@@ -115,7 +114,7 @@ def choose(store: Store, args: argparse.Namespace) -> np.ndarray:
 
 
 def _masks(store: Store, args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
-    """Each option that was given, as bool [samples]."""
+    """The options that were given, each with its mask, bool [samples]."""
     index = store.index
     for column in ("split", "sensor"):
         wanted = getattr(args, column)
@@ -145,15 +144,14 @@ def _masks(store: Store, args: argparse.Namespace) -> Iterator[tuple[str, np.nda
 
 
 def _one_of(store: Store, column: str, wanted: list[str]) -> np.ndarray:
-    there = set(store.index[column].tolist())
-    everywhere = (
-        {PIXEL_SPLIT} & there if column == "split" else set()
-    )  # a scene that is split by pixel belongs to every split
-    unknown = [] if everywhere else sorted(set(wanted) - there)
+    present = set(store.index[column].tolist())
+    # A scene that is split by pixel belongs to every split.
+    everywhere = {PIXEL_SPLIT} & present if column == "split" else set()
+    unknown = [] if everywhere else sorted(set(wanted) - present)
     if unknown:
         raise ValueError(
-            f"{store.path}: no sample has --{column} {unknown[0]!r}; there is "
-            f"{', '.join(sorted(there))}"
+            f"{store.path}: no sample has --{column} {unknown[0]!r}; expected one of "
+            f"{', '.join(sorted(present))}"
         )
     return np.isin(store.index[column], [*wanted, *everywhere])
 
@@ -163,7 +161,8 @@ def _ids(file: Path, store: Store) -> list[str]:
         wanted = file.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{file}: is no UTF-8 text ({error.reason} at byte {error.start}); write one id a line"
+            f"{file}: is not UTF-8 text ({error.reason} at byte {error.start}); write one id per "
+            "line"
         ) from error
     wanted = [line.strip() for line in wanted if line.strip()]
     unknown = sorted(set(wanted) - set(store.index["id"].tolist()))
@@ -195,7 +194,7 @@ def _seconds(day: datetime.date) -> int:
 
 
 def _in_groups(groups: np.ndarray, count: int) -> np.ndarray:
-    """bool [samples]: whether a sample's place is one of `count` that its name's hash draws."""
+    """bool [samples]: whether a sample's location is among the first `count` by hash of name."""
     if count < 1:
         raise ValueError(f"--groups {count}; expected 1 or more")
     order = sorted(set(groups.tolist()), key=lambda name: hashlib.sha256(name.encode()).digest())
@@ -203,9 +202,7 @@ def _in_groups(groups: np.ndarray, count: int) -> np.ndarray:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """What was chosen, for the manifest: a list of ids by its hash, since its path would be another
-    elsewhere.
-    """
+    """The options for the manifest; a list of ids as its hash, since paths differ by machine."""
     days = {name: str(getattr(args, name)) for name in ("since", "until") if getattr(args, name)}
     ids = {"ids_sha256": hashlib.sha256(args.ids.read_bytes()).hexdigest()} if args.ids else {}
     plain = {

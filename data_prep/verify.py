@@ -1,9 +1,8 @@
-"""Proves that a store is whole: every byte is what was written, and every record decodes to what
-index and manifest say of it.
+"""Checks that a store is intact: bytes match their checksums, records match index and manifest.
 
     python -m data_prep verify /data/stores/spectral_earth
 
-It prints one line a problem, naming shard and record, and exits with 1 where there is one.
+Prints one line per problem, with shard and record, and exits with 1 where there is one.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from eo_jax.data.store.record import RecordError
 from eo_jax.data.store.writer import index_row
 from eo_jax.schema import Sample
 
-CURE = "remove the store and convert again"
+HINT = "remove the store and convert again"
 
 
 class ShardReport(NamedTuple):
-    """What one shard gave: problems, and its contents as JSON."""
+    """Problems of one shard, and its contents as JSON."""
 
     shard: int
     samples: int
@@ -45,13 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep verify`."""
     parser.description = __doc__
     parser.epilog = "example: python -m data_prep verify /data/stores/spectral_earth --workers 4"
-    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store; only read")
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
     parser.add_argument(
         "--workers",
         type=int,
         default=executors.cores(),
         metavar="N",
-        help="processes (default: one a core)",
+        help="processes (default: one per core)",
     )
 
 
@@ -64,31 +63,31 @@ def run(args: argparse.Namespace) -> int:
         store = open_store(args.store)
         print(
             f"{args.store}: {len(store)} records in {len(store.manifest['shards'])} shards are "
-            f"whole; content {store.content_hash[:16]}"
+            f"intact; content {store.content_hash[:16]}"
         )
     return 1 if problems else 0
 
 
 def verify(path: Path, workers: int = 1) -> list[str]:
-    """The problems of a store, none for a whole one."""
+    """The problems of a store; an empty list for an intact one."""
     try:
         store = open_store(path)
     except StoreError as error:
         return [str(error)]
-    found = []
+    reports = []
     with progress.show("verify", len(store)) as advance:
-        for shard in executors.run(
+        for report in executors.run(
             functools.partial(verify_shard, path), range(len(store.manifest["shards"])), workers
         ):
-            found.append(shard)
-            advance(shard.samples, shard.raw_bytes)
-    found.sort()
-    in_shards = [problem for shard in found for problem in shard.problems]
-    # A damaged record alters every sum, which would say the same thing twice.
+            reports.append(report)
+            advance(report.samples, report.raw_bytes)
+    reports.sort()
+    in_shards = [problem for report in reports for problem in report.problems]
+    # A damaged record alters every sum, which would report the same problem twice.
     return [
         *_manifest_problems(store),
         *in_shards,
-        *([] if in_shards else _content_problems(store, found)),
+        *([] if in_shards else _content_problems(store, reports)),
     ]
 
 
@@ -101,7 +100,7 @@ def _store(path: Path) -> Store:
 
 
 def verify_shard(path: Path, shard: int) -> ShardReport:
-    """Checks one shard: its hash, and each of its records."""
+    """Checks the hash of one shard and each of its records."""
     store = _store(path)
     entry = store.manifest["shards"][shard]
     problems, contents, size = [], Contents(), 0
@@ -118,7 +117,7 @@ def verify_shard(path: Path, shard: int) -> ShardReport:
         problems += _record_problems(store, i, sample, np.count_nonzero(missing) / missing.size)
         try:
             contents.add_sample(sample, str(store.index["split"][i]), missing)
-        except ValueError as error:  # one label in two types
+        except ValueError as error:  # a label has two dtypes
             problems.append(f"{store.record_name(i)}: {error}")
         size += sample.pixels.nbytes
     return ShardReport(shard, len(rows), size, problems, contents.to_json())
@@ -129,7 +128,7 @@ def _record_problems(store: Store, i: int, sample: Sample, missing: float) -> It
         listed = store.index[field][i]
         expected = np.asarray(value)
         if not np.array_equal(listed, expected, equal_nan=expected.dtype.kind == "f"):
-            yield f"{store.record_name(i)}: {field} is {value}, the index says {listed}; {CURE}"
+            yield f"{store.record_name(i)}: {field} is {value}, the index says {listed}; {HINT}"
 
 
 # ------------------------------------------------------------------ manifest and index
@@ -138,44 +137,41 @@ def _record_problems(store: Store, i: int, sample: Sample, missing: float) -> It
 def _manifest_problems(store: Store) -> Iterator[str]:
     file = store.path / "manifest.json"
     if file.read_bytes() != (json.dumps(store.manifest, indent=1, sort_keys=True) + "\n").encode():
-        yield f"{file}: has other bytes than were written, so it is damaged or edited; {CURE}"
+        yield f"{file}: is not what was written, so it is damaged or edited; {HINT}"
     for entry in (store.manifest.get("rejects"), store.manifest.get("pixels")):
         if entry:
             yield from _file_problems(store.path, entry)
     if store.manifest.get("arrays", {}) != _arrays(store):
-        yield f"{file}: arrays is not what the samples in the index need; {CURE}"
+        yield f"{file}: arrays does not match the samples in the index; {HINT}"
     repeated = [
         str(name) for name, times in Counter(store.index["id"].tolist()).items() if times > 1
     ]
     if repeated:
         yield (
             f"{store.path / 'index.npz'}: {len(repeated)} ids occur more than once, such as "
-            f"{repeated[0]!r}; {CURE}"
+            f"{repeated[0]!r}; {HINT}"
         )
 
 
 def _file_problems(store: Path, entry: Any) -> Iterator[str]:
-    """Of a file that the manifest names; one that lies outside the store is not opened."""
+    """Problems of a file that the manifest names; a file outside the store is not opened."""
     try:
         name, sha256 = entry["file"], entry["sha256"]
         file = store / name
         size = file.stat().st_size if file.is_file() else 0
         check_size(store, name, entry.get("bytes", size))
         if sha256_file(file) != sha256:
-            yield f"{file}: SHA-256 is not the manifest's, so it is damaged; {CURE}"
+            yield f"{file}: SHA-256 differs from the manifest's, so it is damaged; {HINT}"
     except StoreError as error:
         yield str(error)
     except (AttributeError, KeyError, TypeError) as error:
         yield (
-            f"{store}/manifest.json: names a file by {entry!r}, which is no such description "
-            f"({error!r}); {CURE}"
+            f"{store}/manifest.json: {entry!r} is not a description of a file ({error!r}); {HINT}"
         )
 
 
 def _arrays(store: Store) -> dict[str, dict[str, Any]]:
-    """What the manifest has to say of the Zarr arrays; nothing in a store whose records hold the
-    pixels.
-    """
+    """The manifest's entry on the Zarr arrays; empty in a store whose records hold the pixels."""
     if store.format not in zarr_shards.FORMATS:
         return {}
     columns = zip(
@@ -185,7 +181,7 @@ def _arrays(store: Store) -> dict[str, dict[str, Any]]:
         strict=True,
     )
     kinds = [zarr_shards.Kind(store.format, *key) for key in set(columns)]
-    described = {
+    metadata = {
         kind: kind.metadata(store.manifest["tasks"], store.manifest["samples_a_shard"])
         for kind in kinds
     }
@@ -195,14 +191,14 @@ def _arrays(store: Store) -> dict[str, dict[str, Any]]:
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-        for kind, data in described.items()
+        for kind, data in metadata.items()
     }
 
 
-def _content_problems(store: Store, found: list[ShardReport]) -> Iterator[str]:
+def _content_problems(store: Store, reports: list[ShardReport]) -> Iterator[str]:
     contents = Contents()
-    for shard in found:
-        contents.add(Contents.from_json(shard.contents))
+    for report in reports:
+        contents.add(Contents.from_json(report.contents))
     actual = {
         **contents.about(),
         "splits": dict(sorted(Counter(store.index["split"].tolist()).items())),
@@ -211,4 +207,4 @@ def _content_problems(store: Store, found: list[ShardReport]) -> Iterator[str]:
     }
     for name, value in actual.items():
         if store.manifest.get(name) != value:
-            yield f"{store.path / 'manifest.json'}: {name} is not what the records give; {CURE}"
+            yield f"{store.path / 'manifest.json'}: {name} does not match the records; {HINT}"

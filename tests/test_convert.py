@@ -390,7 +390,7 @@ def test_unfinished_store_of_other_options(
     fails(
         capsys,
         run_earth(archive, tmp_path / "store", "--shard-mb", "2"),
-        "begun with another",
+        "started with a different",
         "(shard_mb: 1.0 there, 2.0 here)",
         "--output",
     )
@@ -480,7 +480,7 @@ def test_all_bad(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
         run_earth(archive, tmp_path / "store", "--skip-bad"),
         "0000001/00001.tif",
         "7 images",
-        "every one is bad",
+        "all of which are bad",
     )
 
 
@@ -488,14 +488,14 @@ def test_all_bad(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
     ("options", "words"),
     [
         (("--val", "north/*"), ("'north/*'", "none of the 7 ids", "0000001/00001")),
-        (("--val", "0000001/*", "--val-fraction", "0.5"), ("--val and --val-fraction",)),
-        (("--val", "0000001/00001"), ("1 locations on both sides", "'0000001'", "0000001/*")),
-        (("--val", "*"), ("every one of the 5 locations goes to 'val'",)),
+        (("--val", "0000001/*", "--val-fraction", "0.5"), ("--val was given with --val-fraction",)),
+        (("--val", "0000001/00001"), ("1 locations in both splits", "'0000001'", "0000001/*")),
+        (("--val", "*"), ("all 5 locations go to 'val'",)),
         (
             ("--val", "0000001/*", "--split", "blocks:9"),
-            ("--val names locations, --split blocks:KM draws them",),
+            ("--val names locations and --split blocks:KM draws them",),
         ),
-        (("--dtype", "uint8"), ("nobody published a formula for enmap",)),
+        (("--dtype", "uint8"), ("no formula is published for enmap",)),
         (("--memory", "0.1"), ("--memory 0.1: one worker needs",)),
     ],
 )

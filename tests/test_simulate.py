@@ -380,7 +380,7 @@ def test_patches_have_one_to_five_uses_and_all_classes_occur():
     ("wrong", "message"),
     [
         ({"locations": 1}, "--locations 1: expected 2 to"),
-        ({"locations": simulate.MOST_LOCATIONS + 1}, "--locations .*: expected 2 to"),
+        ({"locations": simulate.MAX_LOCATIONS + 1}, "--locations .*: expected 2 to"),
         ({"size": 15}, "--size 15: expected 16 to"),
         ({"seed": -1}, "--seed -1: expected 0 to"),
         ({"workers": 0}, "--workers 0: expected 1 to"),
@@ -396,7 +396,7 @@ def test_an_argument_out_of_range_is_named_before_anything_is_written(tmp_path, 
 def test_output_must_not_be_a_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("")
-    with pytest.raises(ValueError, match="is a file; expected a folder"):
+    with pytest.raises(ValueError, match="is a file; expected a new folder"):
         simulate.simulate_archive(path, locations=2, size=SIZE)
 
 

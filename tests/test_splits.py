@@ -111,7 +111,7 @@ def test_blocks_too_large_for_the_splits(
         == 1
     )
     message = capsys.readouterr().err
-    assert "nothing is left for" in message and "take smaller ones" in message
+    assert "nothing is left for" in message and "choose smaller blocks" in message
 
 
 @pytest.mark.parametrize(

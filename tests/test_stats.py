@@ -168,9 +168,9 @@ def test_selection_of_any_values(data: st.DataObject, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_keys_are_in_the_order_of_the_values(dtype: str) -> None:
     values = np.unique(random_cube(dtype, 0))
-    keys = quantiles.ordered(values)
+    keys = quantiles.to_sortable(values)
     assert (np.diff(keys.astype(object)) > 0).all()
-    assert [quantiles.original(int(key), values.dtype) for key in keys] == values.tolist()
+    assert [quantiles.from_sortable(int(key), values.dtype) for key in keys] == values.tolist()
 
 
 # ------------------------------------------------------------------ what else there is

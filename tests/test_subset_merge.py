@@ -324,7 +324,7 @@ def test_the_source_is_never_written_to(store: Path, capsys: pytest.CaptureFixtu
     before = tiny_archives.files(store)
     for output in (store, store / "new", store.parent):
         assert run("subset", store, "--output", output) == 1
-        assert "overlaps the store" in capsys.readouterr().err
+        assert "overlaps the input store" in capsys.readouterr().err
     assert tiny_archives.files(store) == before
 
 
@@ -333,7 +333,7 @@ def test_a_folder_of_something_else(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     assert run("subset", store, "--output", tmp_path) == 1
-    assert "neither a store nor the beginning of one" in capsys.readouterr().err
+    assert "neither a store nor an unfinished one" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -468,7 +468,7 @@ def test_one_store_is_none_to_merge(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert run("merge", store, "--output", tmp_path / "new") == 1
-    assert "two stores or more" in capsys.readouterr().err
+    assert "two or more stores" in capsys.readouterr().err
 
 
 def test_stores_of_convert(tmp_path: Path) -> None:

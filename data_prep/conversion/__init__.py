@@ -1,1 +1,1 @@
-"""The steps of a conversion: splits, shards, the lock of the output, the finished store."""
+"""The steps of a conversion: splits, shards, output lock, finished store."""

@@ -1,5 +1,6 @@
-"""Ends a conversion: what the shards noted becomes index and manifest, the manifest last, because a
-store without one is unfinished.
+"""Completes a store: turns the notes of its shards into index and manifest.
+
+The manifest is written last, because a store without one is unfinished.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ PIXELS = "pixels.npz"
 PIXEL_COLUMNS = ("sample", "row", "column", "class", "split")
 
 
-def finish(
+def finalise_store(
     output: Path, notes: Sequence[Path], about: dict[str, Any], sensors: Sequence[Sensor]
 ) -> None:
-    """Writes everything but the shards of a store, and removes the notes.
+    """Writes everything except the shards of a store, and removes the notes.
 
     Args:
-        notes: one a shard, in order.
+        notes: one per shard, in order.
         about: name, reader, options and so on, for the manifest's "archive".
-        sensors: rows that the samples may have.
+        sensors: rows of the sensor table that the samples may have.
     """
     shards, rows, files, rejects, left_out, contents = [], [], [], [], Counter[str](), Contents()
     pixels: dict[str, list[np.ndarray]] = {}
@@ -60,16 +61,15 @@ def finish(
         **_write_rejects(output, rejects),
         **_write_pixels(output, pixels),
     }
-    described = (
-        describe(archive, [row for shard in rows for row in shard], contents, sensors) | extra
-    )
-    remove_strays(output)  # of tasks that ran twice, or died
-    finish_store(output, shards, rows, described, about["options"]["format"], len(notes))
+    all_rows = [row for shard in rows for row in shard]
+    entries = describe(archive, all_rows, contents, sensors) | extra
+    remove_strays(output)  # of tasks that ran twice or were killed
+    finish_store(output, shards, rows, entries, about["options"]["format"], len(notes))
     shutil.rmtree(output / PARTIAL)
 
 
 def remove_strays(output: Path) -> None:
-    """Removes what tasks that were killed had begun to write."""
+    """Removes the unfinished files of tasks that were killed."""
     for stray in output.rglob(".*.partial"):
         shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
 
@@ -77,7 +77,7 @@ def remove_strays(output: Path) -> None:
 def describe(
     archive: dict[str, Any], rows: Sequence[dict], contents: Contents, sensors: Sequence[Sensor]
 ) -> dict[str, Any]:
-    """The manifest's entries on what a store holds; `rows` are index rows."""
+    """The manifest's entries on the contents of a store; `rows` are index rows."""
     present = {row["sensor"] for row in rows}
     return {
         "archive": archive,
@@ -109,8 +109,9 @@ def _write_rejects(output: Path, lines: Sequence[str]) -> dict[str, Any]:
 def _collect_pixels(
     pixels: dict[str, list[np.ndarray]], noted: dict[str, list], first: int
 ) -> None:
-    """Adds a shard's labelled pixels, int64 [5, n] of sample, row, column, class, split; `first` is
-    the number of its first sample.
+    """Adds the labelled pixels of a shard, int64 [5, n]: sample, row, column, class, split.
+
+    `first` is the number of its first sample.
     """
     for name, samples in noted.items():
         for number, *columns in samples:
@@ -121,8 +122,8 @@ def _collect_pixels(
 
 
 def _write_pixels(output: Path, pixels: dict[str, list[np.ndarray]]) -> dict[str, Any]:
-    """STORE/pixels.npz: for each label with a split map, columns
-    <label>/{sample,row,column,class,split}; see manifest.PIXEL_SPLITS.
+    """Writes STORE/pixels.npz: <label>/{sample,row,column,class,split} of each label with a split
+    map; see eo_jax.data.store.manifest.PIXEL_SPLITS.
     """
     if not pixels:
         return {}

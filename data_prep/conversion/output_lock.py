@@ -1,6 +1,4 @@
-"""Keeps the folder of a store for the one command that writes it, and for one set of options, so
-that a rerun goes on where it stopped.
-"""
+"""Locks the folder of a store for one command and one set of options, so that reruns resume it."""
 
 from __future__ import annotations
 
@@ -29,27 +27,26 @@ _WORDS = {
 
 
 def check_output(output: Path) -> None:
-    """Raises ValueError where the output is something else than a store or the beginning of one."""
+    """Raises ValueError where the output is neither a store nor an unfinished one."""
     empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
     if not (empty or (output / PARTIAL).is_dir() or (output / "manifest.json").exists()):
         raise ValueError(
-            f"{output}: exists and is neither a store nor the beginning of one; give another "
-            "--output"
+            f"{output}: exists and is neither a store nor an unfinished one; give another --output"
         )
 
 
 def is_finished(output: Path, about: Mapping[str, Any]) -> bool:
-    """Whether the store is there already. Raises ValueError where it is one of something else than
+    """Whether the store is complete. Raises ValueError where it is a store of something other than
     `about`, the manifest's "archive".
     """
     if not (output / "manifest.json").exists():
         return False
     found = open_store(output).manifest["archive"]
-    other = _differing(about, found)
-    if other:
+    different = _differences(about, found)
+    if different:
         raise ValueError(
-            f"{output}: is a finished store, but of another {_named(other, about, found)}; give "
-            "another --output, or remove it"
+            f"{output}: is a finished store of a different {_in_words(different, about, found)}; "
+            "give another --output, or remove it"
         )
     shutil.rmtree(output / PARTIAL, ignore_errors=True)  # killed between manifest and tidying up
     return True
@@ -57,9 +54,7 @@ def is_finished(output: Path, about: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def hold(output: Path) -> Iterator[None]:
-    """Holds the output folder for this command alone. Raises ValueError where another process is at
-    it.
-    """
+    """Locks the output folder for this command. Raises ValueError if another process holds it."""
     partial = output / PARTIAL
     partial.mkdir(parents=True, exist_ok=True)
     with open(partial / "lock", "wb") as lock:
@@ -74,40 +69,42 @@ def hold(output: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if [path.name for path in output.rglob("*")] == [PARTIAL, "lock"]:  # nothing came of it
+            if [path.name for path in output.rglob("*")] == [PARTIAL, "lock"]:  # nothing written
                 shutil.rmtree(partial)
                 output.rmdir()
 
 
 def check_resumable(output: Path, about: Mapping[str, Any]) -> None:
-    """Notes what is being written. Raises ValueError where the output was begun with something
-    else.
+    """Records archive and options of a new output. Raises ValueError where an unfinished output has
+    others.
     """
     file = output / PARTIAL / "plan.json"
     wanted = {**about, "record_format": record.FORMAT_VERSION, "store_format": STORE_FORMAT}
     if not file.exists():
         write_atomically(file, json.dumps(wanted, indent=1).encode())
     found = json.loads(file.read_bytes())
-    other = _differing(wanted, found)
-    if other:
-        cure = "run that command again, give another --output, or remove the folder"
-        raise ValueError(f"{output}: was begun with another {_named(other, wanted, found)}; {cure}")
+    different = _differences(wanted, found)
+    if different:
+        hint = "run that command again, give another --output, or remove the folder"
+        raise ValueError(
+            f"{output}: was started with a different {_in_words(different, wanted, found)}; {hint}"
+        )
 
 
-def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    wanted = json.loads(json.dumps(wanted))  # as a file has it: lists for tuples
+def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    wanted = json.loads(json.dumps(wanted))  # as in a file: lists for tuples
     return [name for name in wanted if found.get(name) != wanted[name]]
 
 
-def _named(names: Sequence[str], wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """In words, and options one by one: "set of options (format: array-record there, zarr
+def _in_words(names: Sequence[str], wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """The differences, options one by one: "set of options (format: array-record there, zarr
     here)".
     """
     words = []
     for name in names:
         there, here = found.get(name), wanted[name]
         both = isinstance(there, dict) and isinstance(here, Mapping)
-        options = _differing(here, there) if both and name == "options" else []
+        options = _differences(here, there) if both and name == "options" else []
         detail = "; ".join(
             f"{option}: {there.get(option)} there, {here[option]} here" for option in options
         )

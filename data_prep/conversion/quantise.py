@@ -1,6 +1,4 @@
-"""Turns pixels into uint8 by the formulas that were published for them, clipped and never wrapped.
-Everything else is stored as it is.
-"""
+"""Quantises pixels to uint8 by their published formulas, clipping instead of wrapping around."""
 
 from __future__ import annotations
 
@@ -13,13 +11,13 @@ from data_prep.archive import ArchiveError
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 
-_TOP = 255
+_MAX = 255
 
 
 @dataclasses.dataclass(frozen=True)
 class Formula:
-    """uint8 = floor(clip((DN - low) / (high - low), 0, 1) x 255), low and high one number a band,
-    in digital numbers.
+    """uint8 = floor(clip((DN - low) / (high - low), 0, 1) x 255); `low` and `high` have one digital
+    number per band.
     """
 
     low: tuple[float, ...]
@@ -28,7 +26,7 @@ class Formula:
 
     @property
     def text(self) -> str:
-        """As the manifest has it."""
+        """The formula as the manifest states it."""
         lows, highs = (
             ", ".join(f"{value:g}" for value in dict.fromkeys(values))
             for values in (self.low, self.high)
@@ -67,31 +65,31 @@ FORMULAS = dict(
 
 @dataclasses.dataclass(frozen=True)
 class Quantiser:
-    """What becomes of the samples of some sensors."""
+    """Quantises samples of the sensors `originals`."""
 
     originals: tuple[Sensor, ...]
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
-        """The rows of what comes out."""
-        return tuple(_quantised(sensor) for sensor in self.originals)
+        """The rows of the quantised products."""
+        return tuple(_quantised_row(sensor) for sensor in self.originals)
 
     def about(self) -> dict[str, str]:
         """{sensor: formula} for the manifest."""
         return {sensor.id: formula(sensor).text for sensor in self.originals}
 
     def apply(self, sample: Sample, name: str) -> Sample:
-        """The sample as uint8. Raises ArchiveError for a sensor without a formula, and for no-data,
-        which uint8 has no value for.
+        """The sample as uint8. Raises ArchiveError for a sensor without a formula, and for no-data
+        values, which uint8 has no code for.
         """
         original = next((sensor for sensor in self.originals if sensor.id == sample.sensor), None)
         if original is None:
-            cure = (
-                "leave --dtype out, or choose options of the reader that give "
+            hint = (
+                "leave --dtype out, or choose reader options that give "
                 f"{', '.join(sensor.id for sensor in self.originals)}"
             )
             raise ArchiveError(
-                name, f"--dtype uint8: nobody published a formula for {sample.sensor}; {cure}"
+                name, f"--dtype uint8: no formula is published for {sample.sensor}; {hint}"
             )
         if original.missing(sample.pixels).any():
             raise ArchiveError(
@@ -101,22 +99,24 @@ class Quantiser:
             np.array(values)[:, None, None]
             for values in (formula(original).low, formula(original).high)
         )
-        share = np.clip((sample.pixels.astype(np.float64) - low) / (high - low), 0, 1)
+        scaled = np.clip((sample.pixels.astype(np.float64) - low) / (high - low), 0, 1)
         return dataclasses.replace(
-            sample, pixels=np.floor(share * _TOP).astype(np.uint8), sensor=_quantised(original).id
+            sample,
+            pixels=np.floor(scaled * _MAX).astype(np.uint8),
+            sensor=_quantised_row(original).id,
         )
 
 
 def formula(sensor: Sensor) -> Formula | None:
-    """The formula of a sensor, also where its row was derived for another dtype; None where nobody
-    published one.
+    """The formula of a sensor, or of the sensor whose row was changed to another dtype; None where
+    none is published.
     """
     return FORMULAS.get(sensor.id.removesuffix(f"_{sensor.dtype}"))
 
 
 def make(dtype: str, sensors: Sequence[Sensor]) -> Quantiser | None:
-    """The quantiser of --dtype; None for "archive". Raises ValueError where nobody published a
-    formula for any of the sensors.
+    """The quantiser of --dtype; None for "archive". Raises ValueError where no formula is published
+    for any of the sensors.
     """
     if dtype == "archive":
         return None
@@ -124,20 +124,20 @@ def make(dtype: str, sensors: Sequence[Sensor]) -> Quantiser | None:
     if not known:
         names = ", ".join(sensor.id for sensor in sensors)
         raise ValueError(
-            f"--dtype {dtype}: nobody published a formula for {names}; there is one for "
+            f"--dtype {dtype}: no formula is published for {names}; there are formulas for "
             f"{', '.join(FORMULAS)}"
         )
     return Quantiser(known)
 
 
-def _quantised(sensor: Sensor) -> Sensor:
+def _quantised_row(sensor: Sensor) -> Sensor:
     """The row of the quantised product: physical value = uint8 x scale + offset of each band."""
-    low_high = formula(sensor).low, formula(sensor).high
+    limits = formula(sensor).low, formula(sensor).high
     columns = zip(
-        sensor.bands, *low_high, sensor.scales.tolist(), sensor.offsets.tolist(), strict=True
+        sensor.bands, *limits, sensor.scales.tolist(), sensor.offsets.tolist(), strict=True
     )
     bands = tuple(
-        dataclasses.replace(band, scale=(high - low) / _TOP * scale, offset=low * scale + offset)
+        dataclasses.replace(band, scale=(high - low) / _MAX * scale, offset=low * scale + offset)
         for band, low, high, scale, offset in columns
     )
     title = f"{sensor.title}, as uint8"

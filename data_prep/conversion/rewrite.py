@@ -1,6 +1,4 @@
-"""Writes a new store out of samples of others, bit for bit the same, in shards that can be
-interrupted and resumed as those of `convert`.
-"""
+"""Writes a store from samples of others, bit for bit the same and resumable like `convert`."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data_prep.conversion import output_lock
-from data_prep.conversion.finalise import finish
+from data_prep.conversion.finalise import finalise_store
 from data_prep.conversion.shard_task import Task, convert_shard
 from data_prep.jobs import executors, progress
 from data_prep.reader import File, Files, Item
@@ -24,13 +22,14 @@ from eo_jax.data.store.reader import FORMATS
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
 
-_OPEN = 64  # stores that a worker keeps open
+_MAX_OPEN = 64  # stores that a worker keeps open
 
 
 @dataclasses.dataclass(frozen=True)
 class StoreReader:
-    """Reads samples of stores as a reader of an archive does. Items have (number of the store,
-    number of the sample) as their `part`.
+    """Reads samples of stores; satisfies the contract of a reader as far as shard tasks need it.
+
+    The `part` of an item is (number of the store, number of the sample).
     """
 
     stores: tuple[Path, ...]
@@ -38,8 +37,8 @@ class StoreReader:
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
-        """Of all stores, each once."""
-        opened = [_opened(path) for path in self.stores]
+        """The sensor rows of all stores, each once."""
+        opened = [_store(path) for path in self.stores]
         return tuple(
             {
                 name: store.sensor(name) for store in opened for name in store.manifest["sensors"]
@@ -47,24 +46,22 @@ class StoreReader:
         )
 
     def read(self, item: Item, files: Files) -> Sample:
-        """The sample under the id and group of its item; all else is as it was. Raises
-        RecordError.
-        """
+        """The sample with the id and group of its item, otherwise unchanged. Raises RecordError."""
         number, i = item.part
-        store = _opened(self.stores[number])
+        store = _store(self.stores[number])
         shard = store.manifest["shards"][store.index["shard"][i]]
         files.hashes[item.files[0].name] = shard["sha256"]
         return dataclasses.replace(store[i], id=item.id, group=item.group)
 
 
-@functools.lru_cache(_OPEN)
-def _opened(path: Path) -> Store:
+@functools.lru_cache(_MAX_OPEN)
+def _store(path: Path) -> Store:
     return open_store(path)
 
 
 def items_of(store: Store, number: int, chosen: Iterable[int], prefix: str = "") -> list[Item]:
-    """The chosen samples of store `number`, in the order given; `prefix` goes in front of ids and
-    groups.
+    """Items for the chosen samples of store `number`, in the given order, with `prefix` in front of
+    ids and groups.
     """
     index, shards = store.index, store.manifest["shards"]
     columns = {name: index[name].tolist() for name in ("id", "group", "split", "shard")}
@@ -80,31 +77,31 @@ def items_of(store: Store, number: int, chosen: Iterable[int], prefix: str = "")
     ]
 
 
-def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say how the new store is written."""
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the new store."""
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="NEW",
-        help="folder of the new store, or one to resume",
+        help="folder of the store to write or resume",
     )
     parser.add_argument(
-        "--format", choices=FORMATS, help="of the new store (default: that of the first one)"
+        "--format", choices=FORMATS, help="format of the new store (default: that of the first)"
     )
     parser.add_argument(
         "--shard-mb",
         type=_positive,
         default=64.0,
         metavar="MB",
-        help="raw pixels in a shard (default: 64)",
+        help="raw pixels per shard (default: 64)",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=executors.cores(),
         metavar="N",
-        help="processes (default: one a core)",
+        help="processes (default: one per core)",
     )
 
 
@@ -121,8 +118,8 @@ def describe_sources(
     options: dict[str, Any],
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """The manifest's "archive" of a store that `reader`, "subset" or "merge", writes. Holds no
-    path, so that equal stores are equal everywhere.
+    """The manifest's "archive" of a store that `reader`, "subset" or "merge", writes; without
+    paths, so that equal stores have equal bytes on every machine.
     """
     archives = [store.manifest["archive"] for store in sources]
     return {
@@ -152,12 +149,12 @@ def store_name(store: Store) -> str:
 def write(
     sources: Sequence[Store], items: Sequence[Item], about: dict[str, Any], args: argparse.Namespace
 ) -> None:
-    """Writes the store, or what is missing of it. Raises ValueError for an output that is something
+    """Writes the store, or its missing shards. Raises ValueError for an output that is something
     else, RecordError, OSError.
     """
     if not items:
         raise ValueError(f"{sources[0].path}: has no samples; there is nothing to write")
-    _check_apart(sources, args.output)
+    _check_no_overlap(sources, args.output)
     output_lock.check_output(args.output)
     if output_lock.is_finished(args.output, about):
         print(f"{args.output}: up to date")
@@ -168,23 +165,22 @@ def write(
         with progress.show(about["reader"], len(items)) as advance:
             for samples, size in executors.run(convert_shard, tasks, max(1, args.workers)):
                 advance(samples, size)
-        finish(args.output, [task.note for task in tasks], about, tasks[0].reader.sensors)
+        finalise_store(args.output, [task.note for task in tasks], about, tasks[0].reader.sensors)
     store = open_store(args.output)
     splits = ", ".join(f"{name} {count}" for name, count in store.manifest["splits"].items())
     print(
-        f"{args.output}: {len(store)} samples of {store.manifest['groups']} locations ({splits}) "
-        "in "
-        f"{len(store.manifest['shards'])} shards"
+        f"{args.output}: {len(store)} samples of {store.manifest['groups']} locations "
+        f"({splits}) in {len(store.manifest['shards'])} shards"
     )
 
 
-def _check_apart(sources: Sequence[Store], output: Path) -> None:
+def _check_no_overlap(sources: Sequence[Store], output: Path) -> None:
     for store in sources:
         one, other = store.path.resolve(), output.resolve()
         if one.is_relative_to(other) or other.is_relative_to(one):
             raise ValueError(
-                f"{output}: overlaps the store {store.path}, which is only read; give another "
-                "--output"
+                f"{output}: overlaps the input store {store.path}, which must not change; give "
+                "another --output"
             )
 
 
@@ -192,10 +188,8 @@ def _tasks(
     sources: Sequence[Store], items: Sequence[Item], store_format: str, args: argparse.Namespace
 ) -> list[Task]:
     size = max(1, int(args.shard_mb * 1e6 // _largest(sources, items)))
-    reader, output = (
-        StoreReader(tuple(store.path.resolve() for store in sources)),
-        args.output.resolve(),
-    )
+    reader = StoreReader(tuple(store.path.resolve() for store in sources))
+    output = args.output.resolve()
     chunks = [tuple(items[start : start + size]) for start in range(0, len(items), size)]
     return [
         Task(reader, chunk, output, n, store_format, size, skip_bad=False, quantiser=None)

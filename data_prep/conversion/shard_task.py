@@ -1,5 +1,5 @@
-"""One shard of a conversion: a task that any process on any machine may run, once or again, and
-that always writes the same bytes.
+"""One shard of a conversion: a repeatable task for any process on any machine, always with the same
+bytes.
 """
 
 from __future__ import annotations
@@ -26,48 +26,44 @@ PARTIAL = ".partial"
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One shard. Tasks travel to worker processes, so they hold names and options, nothing that is
-    open.
-    """
+    """One shard. Tasks are pickled for worker processes, so they hold no open files."""
 
     reader: Reader
     items: tuple[Item, ...]
     output: Path
     number: int
     format: str
-    samples_a_shard: int
+    samples_per_shard: int
     skip_bad: bool
     quantiser: Quantiser | None
 
     @property
     def note(self) -> Path:
-        """Where the finished task says what it did."""
+        """Path of the note that the finished task writes."""
         return self.output / PARTIAL / f"{self.number:05d}.json"
 
 
 def convert_shard(task: Task) -> tuple[int, int]:
-    """Writes one shard and its note, unless both are there. Returns (items, bytes of raw
-    pixels).
-    """
-    note = _kept_note(task)
+    """Writes one shard and its note, unless both exist. Returns (items, bytes of raw pixels)."""
+    note = _valid_note(task)
     if note is None:
         note = _write_shard(task)
         write_atomically(task.note, json.dumps(note).encode())
     return len(task.items), note["raw_bytes"]
 
 
-def _kept_note(task: Task) -> dict | None:
-    """The note of a shard that is finished and whole, else None."""
+def _valid_note(task: Task) -> dict | None:
+    """The note of a shard that is finished and undamaged, else None."""
     if not task.note.exists():
         return None
     note = json.loads(task.note.read_bytes())
     files = [note["shard"], *note["shard"].get("pixels", [])] if note["rows"] else []
-    whole = all(
+    undamaged = all(
         (task.output / file["file"]).is_file()
         and sha256_file(task.output / file["file"]) == file["sha256"]
         for file in files
     )
-    return note if whole else None
+    return note if undamaged else None
 
 
 def _write_shard(task: Task) -> dict[str, Any]:
@@ -77,10 +73,10 @@ def _write_shard(task: Task) -> dict[str, Any]:
         task.output,
         task.number,
         task.format,
-        task.samples_a_shard,
+        task.samples_per_shard,
         _samples(task, contents, left_out, note),
     )
-    if not note["rows"]:  # all left out or rejected
+    if not note["rows"]:  # all skipped or rejected
         (task.output / shard["file"]).unlink()
     return {**note, "left_out": left_out, "contents": contents.to_json(), "shard": shard}
 
@@ -88,9 +84,7 @@ def _write_shard(task: Task) -> dict[str, Any]:
 def _samples(
     task: Task, contents: Contents, left_out: Counter[str], note: dict[str, Any]
 ) -> Iterator[Sample]:
-    """The samples of the shard, one at a time; contents, left_out and note are filled on
-    the way.
-    """
+    """Yields the samples of the shard and fills contents, left_out and note on the way."""
     for item in task.items:
         files = Files(task.reader.archive, item)
         try:
@@ -110,15 +104,15 @@ def _samples(
 
 
 def read_item(reader: Reader, item: Item, files: Files, quantiser: Quantiser | None) -> Sample:
-    """The sample of an item, quantised where that is wanted. Raises ArchiveError, also for what
-    takes more memory than there may be, and SkipSample.
+    """The sample of an item, quantised if there is a quantiser. Raises ArchiveError, also where
+    reading exceeds the memory limit, and SkipSample.
     """
     try:
         sample = reader.read(item, files)
     except MemoryError as error:
         raise ArchiveError(
             item.files[0].name,
-            "takes more memory to read than a worker may have; give more --memory, or cut the file",
+            "needs more memory to read than a worker has; give more --memory, or cut the file",
         ) from error
     return sample if quantiser is None else quantiser.apply(sample, item.files[0].name)
 
@@ -141,8 +135,8 @@ def _describe(
 
 
 def labelled_pixels(sample: Sample) -> dict[str, np.ndarray]:
-    """{label: int64 [4, n], row, column, class and split of every pixel that a scene's split maps
-    name}; see manifest.PIXEL_SPLITS.
+    """{label: int64 [4, n]}: row, column, class and split of every pixel in a scene's split maps;
+    see eo_jax.data.store.manifest.PIXEL_SPLITS.
     """
     found = {}
     for name, split in sample.labels.items():

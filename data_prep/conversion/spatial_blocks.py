@@ -1,8 +1,7 @@
-"""Splits by location on the ground: whole square blocks go to one side, so that no scene or field
-is on both.
+"""Splits by spatial block: whole squares on the ground go to one split.
 
-Random splits, as most archives publish them, put patches of one scene into training and test;
-scores on them are optimistic.
+Most archives publish random splits, which put patches of one scene or field into both training and
+test, so scores on them are optimistic.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _LOCATIONS_PER_TASK = 64
 
 
 def side_km(rule: str) -> float:
-    """The side in "blocks:KM". Raises ValueError for anything else."""
+    """The block side in "blocks:KM". Raises ValueError for anything else."""
     kind, _, side = rule.partition(":")
     try:
         km = float(side)
@@ -33,8 +32,8 @@ def side_km(rule: str) -> float:
         km = math.nan
     if kind != "blocks" or not 0 < km <= 5000:
         raise ValueError(
-            f"--split {rule!r}; expected archive, or blocks:KM with the side of a block, such as "
-            "blocks:50"
+            f"--split {rule!r}; expected archive, or blocks:KM with the side of a block in km, "
+            "such as blocks:50"
         )
     return km
 
@@ -43,44 +42,41 @@ def assign(
     reader: Reader,
     items: Sequence[Item],
     km: float,
-    wanted: Mapping[str, float],
+    fractions: Mapping[str, float],
     workers: int,
-    kept: Path | None,
+    cache: Path | None,
 ) -> list[Item]:
-    """The items with their `split`, all dates of a location and all locations of a block on one
-    side.
+    """The items with their `split`: all dates of a location and all locations of a block in one.
 
     Args:
         km: side of a block.
-        wanted: {split: share of the blocks}; the rest is "train".
-        kept: file that keeps where the locations are, so that a run that is resumed need not read
-            them again.
+        fractions: {split: fraction of the blocks}; the rest is "train".
+        cache: file for the coordinates of the locations, so that a resumed run need not read them
+            again.
 
-    The first readable date of each location says where the location is. Raises ArchiveError for a
-    location that has no coordinates, ValueError where there are fewer blocks than splits.
+    The coordinates are those of the first readable date. Raises ArchiveError for a location without
+    coordinates, ValueError where there are fewer blocks than splits.
     """
     locations: dict[str, list[Item]] = {}
     for item in items:
         locations.setdefault(item.group, []).append(item)
     block = {
         group: block_of(*lonlat, km)
-        for group, lonlat in _cached_locations(reader, locations, workers, kept).items()
+        for group, lonlat in _cached_locations(reader, locations, workers, cache).items()
     }
-    side = assign_fractions(block.values(), wanted)
-    empty = [split for split in ("train", *wanted) if split not in side.values()]
+    split_of = assign_fractions(block.values(), fractions)
+    empty = [split for split in ("train", *fractions) if split not in split_of.values()]
     if empty:
-        found = len(set(block.values()))
         raise ValueError(
-            f"--split blocks:{km:g}: nothing is left for {empty[0]!r}, because all locations lie "
-            "in "
-            f"{found} blocks; take smaller ones"
+            f"--split blocks:{km:g}: nothing is left for {empty[0]!r}, because all locations are "
+            f"in {len(set(block.values()))} blocks; choose smaller blocks"
         )
-    return [dataclasses.replace(item, split=side[block[item.group]]) for item in items]
+    return [dataclasses.replace(item, split=split_of[block[item.group]]) for item in items]
 
 
 def block_of(longitude: float, latitude: float, km: float) -> str:
-    """Name of the block of `km` a side; rows of equal latitude, in each the columns that keep the
-    width.
+    """Name of the block with a side of `km`: rows of equal height in latitude, each divided into
+    columns of that width.
     """
     row = math.floor(latitude * KM_PER_DEGREE / km)
     middle = math.radians(min(max((row + 0.5) * km / KM_PER_DEGREE, -89.9), 89.9))
@@ -88,15 +84,15 @@ def block_of(longitude: float, latitude: float, km: float) -> str:
 
 
 def _cached_locations(
-    reader: Reader, locations: dict[str, list[Item]], workers: int, kept: Path | None
+    reader: Reader, locations: dict[str, list[Item]], workers: int, cache: Path | None
 ) -> dict[str, tuple[float, float]]:
-    if kept and kept.exists():
-        found = json.loads(kept.read_bytes())
+    if cache and cache.exists():
+        found = json.loads(cache.read_bytes())
         if found.keys() == locations.keys():
             return found
     found = _locate(reader, locations, workers)
-    if kept:
-        write_atomically(kept, json.dumps(found).encode())
+    if cache:
+        write_atomically(cache, json.dumps(found).encode())
     return found
 
 
@@ -123,7 +119,7 @@ def locate(reader: Reader, locations: Sequence[Sequence[Item]]) -> dict[str, tup
 
 
 def _lonlat(reader: Reader, items: Sequence[Item]) -> tuple[float, float]:
-    reason = "no sample of the location can be read"
+    reason = "no sample of this location can be read"
     for item in items:
         try:
             lonlat = reader.read(item, Files(reader.archive, item)).lonlat
@@ -132,9 +128,9 @@ def _lonlat(reader: Reader, items: Sequence[Item]) -> tuple[float, float]:
             continue
         if lonlat is not None:
             return lonlat
-        reason = "it has no coordinates"
+        reason = "it has none"
     raise ArchiveError(
         items[0].files[0].name,
-        f"--split blocks needs to know where it is, but {reason}; use --val-fraction, or leave the "
-        "file out",
+        f"--split blocks needs its coordinates, but {reason}; use --val-fraction, or remove the "
+        "file",
     )

@@ -1,1 +1,1 @@
-"""Running tasks in processes or on a cluster, with progress."""
+"""Running tasks in processes or on a cluster, and showing progress."""

@@ -1,6 +1,4 @@
-"""Runs independent tasks: in worker processes that never outlive the command, or on the workers of
-a Dask cluster.
-"""
+"""Runs independent tasks in worker processes that end with the command, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -27,12 +25,11 @@ def run(
     workers: int,
     bytes_per_worker: int | None = None,
 ) -> Iterator[Result]:
-    """Yields function(task) of every task as it is finished, in no fixed order; with one worker,
-    here and in order.
+    """Yields function(task) of every task as it finishes, in no fixed order; with one worker, in
+    this process and in order.
 
-    With `bytes_per_worker`, tasks run in processes that cannot allocate more than that: a task
-    beyond gets a MemoryError. The first exception of a task ends the run. Raises OSError where a
-    worker process was killed.
+    With `bytes_per_worker`, a task that allocates more than that in its process gets a MemoryError.
+    The first exception of a task ends the run. Raises OSError where a worker process was killed.
     """
     if workers == 1 and bytes_per_worker is None:
         yield from map(function, tasks)
@@ -46,8 +43,8 @@ def run(
             yield future.result()
     except BrokenProcessPool as error:
         raise OSError(
-            "a worker process was killed, perhaps for memory; run the same command again, with "
-            "fewer --workers"
+            "a worker process was killed, perhaps for lack of memory; run the same command again "
+            "with fewer --workers"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -56,12 +53,12 @@ def run(
 def run_dask(
     function: Callable[[Task], Result], tasks: Sequence[Task], scheduler: str
 ) -> Iterator[Result]:
-    """The same on the workers of the Dask cluster at `scheduler`. A task whose worker is lost runs
-    again on another.
+    """Like `run`, on the workers of the Dask cluster at `scheduler`. A task whose worker is lost
+    runs again on another.
 
     Raises OSError where the scheduler cannot be reached or a task has lost too many workers.
     """
-    import distributed  # only here: nobody else pays for its import
+    import distributed  # imported only here, because it is slow to import
 
     try:
         client = distributed.Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
@@ -84,8 +81,8 @@ def run_dask(
 
 
 def _without_cause(function: Callable[[Task], Result], task: Task) -> Result:
-    """function(task). Errors of GDAL cannot be pickled, and Dask would tell nothing but
-    their name.
+    """function(task), without causes of errors: GDAL's cannot be pickled, and Dask would report
+    only their names.
     """
     try:
         return function(task)
@@ -95,21 +92,20 @@ def _without_cause(function: Callable[[Task], Result], task: Task) -> Result:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker(max_bytes: int | None) -> None:
-    if max_bytes is not None:  # RLIMIT_DATA counts what is allocated, not files that are mapped
+    if max_bytes is not None:  # RLIMIT_DATA counts allocated memory, not mapped files
         resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the whole group; the parent lets running tasks end
+    # Ctrl-C goes to the whole process group; the parent lets running tasks finish.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    # Idle workers hold both ends of the task queue, so they would wait for ever after the parent
-    # was killed.
+    # Idle workers hold both ends of the task queue, so they would wait forever if the parent were
+    # killed.
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -1,6 +1,4 @@
-"""Shows on stderr how far a long job is: a bar on a terminal, a plain line every five seconds
-elsewhere.
-"""
+"""Shows progress on stderr: a bar on a terminal, a plain line every five seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ Advance = Callable[[int, int], None]
 
 @contextlib.contextmanager
 def show(title: str, total: int, unit: str = "samples") -> Iterator[Advance]:
-    """Gives a function to call with (units, bytes) that are newly done; `total` is in units."""
+    """Yields a function to call with (units, bytes) newly completed; `total` is in units."""
     style = _bar if sys.stderr.isatty() else _lines
     with style(title, total, unit) as advance:
         yield advance

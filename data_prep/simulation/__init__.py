@@ -1,1 +1,1 @@
-"""What `python -m data_prep simulate` is made of: spectra, landscapes, acquisitions."""
+"""The parts of `python -m data_prep simulate`: spectra, landscapes, acquisitions."""

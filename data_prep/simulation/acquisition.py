@@ -1,5 +1,5 @@
-"""Which scenes see a simulated place, and what the sensor makes of its ground on each date: season,
-light, atmosphere, blur, noise, no-data.
+"""Scenes over simulated locations, and their pixels: season, light, atmosphere, blur, noise,
+no-data.
 """
 
 from __future__ import annotations
@@ -16,16 +16,13 @@ from data_prep.simulation.landscape import Landscape
 from eo_jax.sensors import ENMAP
 
 SCENES_PER_REGION = 3
-LOCATIONS_PER_REGION = 8  # they lie in the same scenes
-DATES_SHARE = (
-    0.72,
-    0.20,
-    0.08,
-)  # of the locations have one, two, three dates; SpectralEarth: 17.5 % have more than one
+LOCATIONS_PER_REGION = 8  # all in the same scenes
+# Probabilities of one, two and three dates; in SpectralEarth, 17.5 % of locations have several.
+DATES_PROBABILITIES = (0.72, 0.20, 0.08)
 PSF_SIGMA_PX = 0.6  # modulation of 0.17 at the Nyquist frequency
 
-# What a random stream is for. Streams are keyed (seed, purpose, index...), so nothing depends on
-# what else is drawn, or where.
+# Purposes of random streams. Streams are keyed (seed, purpose, index...), so that none depends on
+# other draws.
 REGION, SCENE, LOCATION, GROUND, LIBRARY, VIEW, SPLIT = range(7)
 
 _NM = ENMAP.centres_nm
@@ -34,19 +31,19 @@ _IS_VNIR = np.array([number <= 91 for number in ENMAP.band_numbers])
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One pass over a region: when, and what is wrong with its wavelengths and its atmospheric
+    """One pass over a region: its time, and the errors of its wavelengths and its atmospheric
     correction.
     """
 
     number: int
     time: datetime.datetime
-    shift_nm: tuple[float, float]  # of the VNIR and the SWIR camera, known and tagged in the file
+    shift_nm: tuple[float, float]  # of the VNIR and the SWIR camera; known, and tagged in the file
     unknown_shift_nm: float
     vapour_error: float
     haze_strength: float
     haze_exponent: float
     swir_gain: float  # of the SWIR camera relative to the VNIR camera
-    stripe_tilt: float  # columns moved a row: the orbit is not along the grid
+    stripe_tilt: float  # shift in columns per row, because the orbit is not aligned with the grid
 
     @property
     def name(self) -> str:
@@ -60,8 +57,8 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Where neighbouring locations lie: UTM zone, corner in metres, latitude in degrees, and the
-    scenes that cover it, oldest first.
+    """Neighbouring locations: UTM zone, corner in metres, latitude in degrees, and the scenes that
+    cover them, oldest first.
     """
 
     epsg: int
@@ -91,9 +88,7 @@ def _scene(seed: int, number: int, when: datetime.datetime) -> Scene:
 
 
 def _acquisition_times(rng: np.random.Generator, northern: bool) -> list[datetime.datetime]:
-    """Three instants UTC in 2022 to 2024, sorted, near 11 h local solar time, outside the local
-    winter.
-    """
+    """Three sorted times in 2022 to 2024, near 11 h local solar time, outside the local winter."""
     times = []
     for year in rng.integers(2022, 2025, SCENES_PER_REGION):
         day = rng.integers(70, 310) + (0 if northern else 182)
@@ -127,7 +122,7 @@ def make_region(seed: int, index: int) -> Region:
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-    """One place: its region, its upper left corner (UTM metres) and the scenes that see it."""
+    """One location: its region, its upper left corner (UTM metres) and the scenes that show it."""
 
     index: int
     region: Region
@@ -140,23 +135,20 @@ class Location:
 
 
 def make_location(seed: int, index: int, size: int) -> Location:
-    """Location `index` of the archive drawn from `seed`; it does not depend on how many others
-    there are.
-    """
-    region_index, slot = divmod(index, LOCATIONS_PER_REGION)
+    """Location `index` of the archive drawn from `seed`, independent of the number of locations."""
+    region_index, number = divmod(index, LOCATIONS_PER_REGION)
     region = make_region(seed, region_index)
-    cell = stream(seed, REGION, region_index, 1).permutation(16)[
-        slot
-    ]  # locations on a 4 x 4 chart, no two on one
+    # Each location has a cell of its own on a 4 x 4 chart.
+    cell = stream(seed, REGION, region_index, 1).permutation(16)[number]
     corner = (region.easting + 30 * size * (cell % 4), region.northing - 30 * size * (cell // 4))
     rng = stream(seed, LOCATION, index)
-    dates = 1 + rng.choice(SCENES_PER_REGION, p=DATES_SHARE)
-    seen = np.sort(rng.permutation(SCENES_PER_REGION)[:dates])
-    return Location(index, region, corner, tuple(region.scenes[k] for k in seen))
+    dates = 1 + rng.choice(SCENES_PER_REGION, p=DATES_PROBABILITIES)
+    chosen = np.sort(rng.permutation(SCENES_PER_REGION)[:dates])
+    return Location(index, region, corner, tuple(region.scenes[k] for k in chosen))
 
 
-# Plants by day of the northern year (southern days are moved by half a year): share that is green,
-# share that is dry; the rest is bare.
+# Plants by day of the northern year (southern days are shifted by half a year): green fraction and
+# dry fraction; the rest is bare.
 _DAYS = (0, 60, 90, 120, 150, 180, 210, 240, 270, 300, 330, 365)
 _TREE_GREEN = (0.05, 0.05, 0.15, 0.65, 0.95, 1.0, 1.0, 0.97, 0.85, 0.45, 0.10, 0.05)
 _GRASS_GREEN = (0.55, 0.60, 0.75, 0.92, 0.92, 0.80, 0.65, 0.62, 0.70, 0.72, 0.62, 0.55)
@@ -171,7 +163,7 @@ _SUMMER_CROP = (
 
 
 def _plant_day(scene: Scene, latitude: float) -> float:
-    """Day of the northern year whose season this is."""
+    """Day of the northern year with the season of the scene."""
     return (scene.time.timetuple().tm_yday + (0 if latitude > 0 else 182)) % 365
 
 
@@ -180,8 +172,8 @@ def _at(day: np.ndarray | float, table: tuple[float, ...]) -> np.ndarray:
 
 
 def _crop_state(land: Landscape, day: float, year: int) -> tuple[np.ndarray, np.ndarray]:
-    """Green and dry share [h, w] of cropland: crops rotate by year, and fields are sown and
-    harvested up to 20 days apart.
+    """Green and dry fractions [h, w] of cropland: crops rotate by year, and dates of sowing and
+    harvest vary by up to 20 days.
     """
     winter_sown = (land.parcel + 0.37 * (year - 2022)) % 1 < 0.55
     own_day = day + 40 * ((land.parcel * 13) % 1 - 0.5)
@@ -195,46 +187,43 @@ def _crop_state(land: Landscape, day: float, year: int) -> tuple[np.ndarray, np.
 def endmember_fractions(
     land: Landscape, day: float, year: int, wetness: float
 ) -> dict[str, np.ndarray]:
-    """What each endmember of `spectra.library` covers, {name: [h, w]}, on a day of the northern
-    year.
+    """Cover fractions {name: [h, w]} of the endmembers of `spectra.library`, on a day of the
+    northern year.
 
-    `wetness` 0 to 1 is how recent the rain is. The sum is less than 1 where trees and buildings
-    cast shade.
+    `wetness`, 0 to 1, is 1 right after rain. The sum is less than 1 where trees and buildings cast
+    shade.
     """
-    share, vigour = land.fractions, land.vigour
+    cover, vigour = land.fractions, land.vigour
     crop_green, crop_dry = _crop_state(land, day, year)
-    tree, leafy = 0.75 * share["tree"], _at(day, _TREE_GREEN)  # a canopy shades a quarter of itself
-    unshaded = 1 - 0.4 * (
-        share["tile"] + share["bitumen"] + share["metal"]
-    )  # buildings shade what lies between them
+    tree, leafy = 0.75 * cover["tree"], _at(day, _TREE_GREEN)  # a canopy shades a quarter of itself
+    # Buildings shade the ground between them.
+    unshaded = 1 - 0.4 * (cover["tile"] + cover["bitumen"] + cover["metal"])
     green = _at(day, _GRASS_GREEN)
-    grown, straw = (
-        share["crop"] * crop_green,
-        share["crop"] * crop_dry + share["grass"] * (1 - green),
-    )
-    bare = share["soil"] + share["crop"] * (1 - crop_green - crop_dry)
+    growing = cover["crop"] * crop_green
+    straw = cover["crop"] * crop_dry + cover["grass"] * (1 - green)
+    bare = cover["soil"] + cover["crop"] * (1 - crop_green - crop_dry)
     wet = np.clip(wetness * (0.4 + land.wet), 0, 1)
     return {
         "tree_lush": tree * leafy * vigour,
         "tree_sparse": tree * leafy * (1 - vigour),
         "litter": tree * (1 - leafy) * 0.7,
-        "grass_lush": share["grass"] * green * vigour,
-        "grass_sparse": share["grass"] * green * (1 - vigour),
-        "crop_lush": grown * vigour,
-        "crop_sparse": grown * (1 - vigour),
+        "grass_lush": cover["grass"] * green * vigour,
+        "grass_sparse": cover["grass"] * green * (1 - vigour),
+        "crop_lush": growing * vigour,
+        "crop_sparse": growing * (1 - vigour),
         "straw": straw,
         "sand": bare * (1 - wet) * land.sand,
         "loam": bare * (1 - wet) * (1 - land.sand),
         "moist_soil": bare * wet,
-        "clear_water": share["water"] * (1 - land.particles - land.algae),
-        "turbid_water": share["water"] * land.particles,
-        "green_water": share["water"] * land.algae,
-        "asphalt": share["asphalt"] * unshaded * (1 - land.wear),
-        "worn_asphalt": share["asphalt"] * unshaded * land.wear,
-        "bitumen": share["bitumen"],
-        "tile": share["tile"],
-        "metal": share["metal"],
-        "concrete": share["concrete"] * unshaded,
+        "clear_water": cover["water"] * (1 - land.particles - land.algae),
+        "turbid_water": cover["water"] * land.particles,
+        "green_water": cover["water"] * land.algae,
+        "asphalt": cover["asphalt"] * unshaded * (1 - land.wear),
+        "worn_asphalt": cover["asphalt"] * unshaded * land.wear,
+        "bitumen": cover["bitumen"],
+        "tile": cover["tile"],
+        "metal": cover["metal"],
+        "concrete": cover["concrete"] * unshaded,
     }
 
 
@@ -253,9 +242,7 @@ def sun_direction(latitude: float, day_of_year: int) -> tuple[float, float, floa
 
 
 def illumination(land: Landscape, sun: tuple[float, float, float]) -> np.ndarray:
-    """Light on the slope relative to level ground [h, w]; a sixth is diffuse, and water is
-    level.
-    """
+    """Light on the slope relative to level ground [h, w]; one sixth is diffuse; water is level."""
     east, north, up = sun
     steep = np.sqrt(1 + land.slope_east**2 + land.slope_north**2)
     cos_incidence = (up - east * land.slope_east - north * land.slope_north) / steep
@@ -271,8 +258,8 @@ def _reflectance(seed: int, location: Location, scene: Scene, land: Landscape) -
     wetness = stream(seed, SCENE, scene.number, 1).random()
     fractions = endmember_fractions(land, _plant_day(scene, latitude), scene.time.year, wetness)
     light = land.gain * illumination(land, sun_direction(latitude, scene.time.timetuple().tm_yday))
-    # Mixing is linear, so blurring the 20 fractions is blurring the 202 bands.
-    weights = np.stack([share * light for share in fractions.values()]).astype(np.float32)
+    # Mixing is linear, so blurring the 20 fractions blurs the 202 bands.
+    weights = np.stack([fraction * light for fraction in fractions.values()]).astype(np.float32)
     weights = scipy.ndimage.gaussian_filter(
         weights, (0, PSF_SIGMA_PX, PSF_SIGMA_PX), mode="nearest"
     )
@@ -281,8 +268,8 @@ def _reflectance(seed: int, location: Location, scene: Scene, land: Landscape) -
 
 
 def _retrieve(surface: np.ndarray, scene: Scene) -> np.ndarray:
-    """What atmospheric correction makes of `surface` [c, h, w]: residues of water vapour, haze and
-    camera gain, in digital numbers.
+    """Digital numbers of `surface` [c, h, w] after atmospheric correction, with residues of water
+    vapour, haze and camera gain.
     """
     nm = scene.wavelengths_nm
     factor = spectra.air_residue(nm, scene.vapour_error, scene.unknown_shift_nm) * np.where(
@@ -294,30 +281,27 @@ def _retrieve(surface: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def _add_noise(rng: np.random.Generator, pixels: np.ndarray, tilt: float) -> np.ndarray:
-    """Adds noise that grows with the signal, and stripes along the orbit, to digital numbers [c, h,
-    w].
-    """
+    """Digital numbers [c, h, w] with signal-dependent noise and stripes along the orbit."""
     bands, rows, columns = pixels.shape
     floor = (spectra.noise_floor(_NM) / ENMAP.scale).astype(np.float32)[:, None, None]
-    shot = np.sqrt(
-        1 + np.maximum(pixels, 0) / np.float32(1500)
-    )  # photon noise equals the floor at a reflectance of 0.15
+    # Photon noise equals the floor at a reflectance of 0.15.
+    shot = np.sqrt(1 + np.maximum(pixels, 0) / np.float32(1500))
     noise = rng.standard_normal(pixels.shape, dtype=np.float32) * shot
     detector = (np.arange(columns) + (tilt * np.arange(rows))[:, None]).astype(int)
     stripes = rng.standard_normal((bands, detector.max() + 1), dtype=np.float32)
     return pixels + floor * (noise + np.float32(0.4) * stripes[:, detector])
 
 
-def _cut_wedge(rng: np.random.Generator, missing: np.ndarray) -> None:
-    """Marks a corner beyond the scene's edge in all bands; changes `missing` [c, h, w]."""
+def _mark_scene_edge(rng: np.random.Generator, missing: np.ndarray) -> None:
+    """Marks a corner beyond the scene's edge in all bands; modifies `missing` [c, h, w]."""
     size = missing.shape[-1]
     u, v = np.mgrid[:size, :size] / size
     corner = rng.uniform(0.1, 0.6) > u + v * rng.uniform(0.4, 1.6)
     missing |= np.rot90(corner, rng.integers(4))
 
 
-def _kill_pixels(rng: np.random.Generator, missing: np.ndarray) -> None:
-    """Marks one to six single pixels in one camera or in both; changes `missing` [c, h, w]."""
+def _mark_dead_pixels(rng: np.random.Generator, missing: np.ndarray) -> None:
+    """Marks one to six single pixels in one camera or in both; modifies `missing` [c, h, w]."""
     camera = (_IS_VNIR, ~_IS_VNIR, np.ones(len(_NM), bool))[rng.integers(3)]
     rows, columns = rng.integers(0, missing.shape[-1], (2, rng.integers(1, 7)))
     for row, column in zip(rows, columns, strict=True):
@@ -327,17 +311,17 @@ def _kill_pixels(rng: np.random.Generator, missing: np.ndarray) -> None:
 def _missing(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
     missing = np.zeros(shape, bool)
     if rng.random() < 0.08:
-        _cut_wedge(rng, missing)
+        _mark_scene_edge(rng, missing)
     if rng.random() < 0.06:
-        _kill_pixels(rng, missing)
+        _mark_dead_pixels(rng, missing)
     return missing
 
 
 def observe(
     seed: int, location: Location, scene: Scene, land: Landscape
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels int16 [c, h, w] and labels uint8 [h, w] of a location in a scene; a label is 0 where
-    any band has no data.
+    """Pixels int16 [c, h, w] and labels uint8 [h, w] of a location in a scene; labels are 0 where
+    any band is no-data.
     """
     rng = stream(seed, VIEW, location.index, scene.number)
     values = _add_noise(

@@ -1,5 +1,5 @@
-"""The ground of a simulated site: land uses, what covers them and how it is arranged, before any
-date or sensor.
+"""The ground of a simulated site: land uses, their covers and arrangement, before any date or
+sensor.
 """
 
 from __future__ import annotations
@@ -26,17 +26,15 @@ CLASSES = {
 }
 
 
-# --- patterns on the ground
-# --------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------ patterns on the ground
 
 
 def smooth_field(rng: np.random.Generator, size: int, length_px: float) -> np.ndarray:
     """Gaussian random field [h, w] of mean 0 and standard deviation 1 that varies over `length_px`
     pixels, with rougher detail below.
     """
-    padded = scipy.fft.next_fast_len(
-        size + int(4 * length_px), real=True
-    )  # so that opposite edges do not fit together
+    # Padded, because the field is periodic and opposite edges must not match.
+    padded = scipy.fft.next_fast_len(size + int(4 * length_px), real=True)
     fy, fx = np.fft.fftfreq(padded)[:, None], np.fft.rfftfreq(padded)[None, :]
     amplitude = (1 + (2 * np.pi * length_px) ** 2 * (fy**2 + fx**2)) ** -1.75
     field = scipy.fft.irfft2(
@@ -46,12 +44,12 @@ def smooth_field(rng: np.random.Generator, size: int, length_px: float) -> np.nd
 
 
 def uniform_field(rng: np.random.Generator, size: int, length_px: float) -> np.ndarray:
-    """`smooth_field` with its values spread evenly over 0 to 1."""
+    """`smooth_field` with its values distributed uniformly over 0 to 1."""
     return scipy.special.ndtr(smooth_field(rng, size, length_px))
 
 
 def rotated_coordinates(size: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates u, v [h, w] in pixels of a frame rotated_coordinates by `angle`, non-negative."""
+    """Non-negative coordinates u, v [h, w], in pixels, in a frame rotated by `angle`."""
     y, x = np.mgrid[:size, :size].astype(float)
     u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     return u - u.min(), v - v.min()
@@ -65,7 +63,7 @@ def parcels(
     length_px: tuple[float, float],
 ) -> np.ndarray:
     """Numbers [h, w] of parcels: strips of random width, each cut at a random length, in a frame
-    rotated_coordinates by `angle`.
+    rotated by `angle`.
     """
     u, v = rotated_coordinates(size, angle)
     edges = np.cumsum(rng.uniform(*width_px, int(1.5 * size / width_px[0]) + 2))
@@ -76,32 +74,30 @@ def parcels(
 
 
 def uniform_each(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
-    """One number in 0 to 1 for each object in `ids` [h, w], as a map [h, w]."""
+    """A random number in 0 to 1 per object in `ids` [h, w], as a map [h, w]."""
     return rng.random(ids.max() + 1)[ids]
 
 
 def dirichlet_each(
-    rng: np.random.Generator, ids: np.ndarray, mean: np.ndarray, evenness: float
+    rng: np.random.Generator, ids: np.ndarray, mean: np.ndarray, concentration: float
 ) -> np.ndarray:
-    """Dirichlet fractions [k, h, w] of each object in `ids`, adding to 1, of mean `mean` [k]; a low
-    `evenness` makes objects pure.
+    """Dirichlet fractions [k, h, w] of each object in `ids`, adding to 1, with mean `mean` [k]; a
+    low `concentration` makes objects pure.
     """
-    raw = (
-        rng.standard_gamma(np.asarray(mean)[:, None] * evenness, (len(mean), ids.max() + 1)) + 1e-9
-    )
+    shape = np.asarray(mean)[:, None] * concentration
+    raw = rng.standard_gamma(shape, (len(mean), ids.max() + 1)) + 1e-9
     return (raw / raw.sum(0))[:, ids]
 
 
 def borders(ids: np.ndarray) -> np.ndarray:
-    """True [h, w] on the pixels whose right or lower neighbour is another object."""
+    """True [h, w] at pixels whose right or lower neighbour is another object."""
     edge = np.zeros(ids.shape, bool)
     edge[:, :-1] |= ids[:, :-1] != ids[:, 1:]
     edge[:-1] |= ids[:-1] != ids[1:]
     return edge
 
 
-# --- land uses: what covers the ground
-# --------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------ land uses and their covers
 
 COVERS = (
     "water",
@@ -119,7 +115,7 @@ COVERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """What the land uses of one location have in common; the generator is the location's own."""
+    """Properties shared by the land uses of one location; the generator is the location's own."""
 
     rng: np.random.Generator
     size: int
@@ -129,8 +125,8 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """What one land use would put on the whole patch: cover fractions {name: [h, w]} that add to 1,
-    and the numbers of its objects [h, w].
+    """One land use laid out over the whole patch: cover fractions {name: [h, w]} that add to 1, and
+    the numbers of its objects [h, w].
     """
 
     fractions: dict[str, np.ndarray]
@@ -158,7 +154,7 @@ def _trees_over_grass(tree: np.ndarray, bare: np.ndarray, objects: np.ndarray) -
 
 
 def _orchard(site: Site) -> Ground:
-    """Tree strips in each block; the share of trees along a row's section is that of a wave."""
+    """Tree strips in each block; across the rows, tree density follows a cosine."""
     blocks = parcels(site.rng, site.size, site.angle, (9, 20), (10, 24))
     u, v = rotated_coordinates(site.size, site.angle)
     across = np.where(uniform_each(site.rng, blocks) < 0.5, u, v)
@@ -169,8 +165,8 @@ def _orchard(site: Site) -> Ground:
 
 
 def _pasture(site: Site) -> Ground:
-    """Tree clumps over paddocks. `wave` has the distribution of values that it has in an orchard,
-    laid out without rows.
+    """Tree clumps over paddocks. `wave` has the same distribution of values as in an orchard, but
+    without rows.
     """
     paddocks = parcels(site.rng, site.size, site.angle + 0.3, (6, 14), (8, 20))
     wave = 0.5 + 0.5 * np.cos(np.pi * uniform_field(site.rng, site.size, 1.5))
@@ -185,14 +181,14 @@ def _cropland(site: Site, width_px: tuple[float, float], length_px: tuple[float,
 
 @dataclasses.dataclass(frozen=True)
 class Fabric:
-    """How a built-up land use is woven: sizes of street blocks and plots in pixels; fractions of
-    roof, paving and green; evenness.
+    """Urban fabric of a built-up land use: sizes of street blocks and plots in pixels; mean
+    fractions of roof, paving and green; concentration of the fractions (see `dirichlet_each`).
     """
 
     block_px: tuple[float, float]
     plot_px: tuple[float, float]
     mean: tuple[float, float, float]
-    evenness: float
+    concentration: float
 
 
 def _built_up(site: Site, fabric: Fabric) -> Ground:
@@ -200,16 +196,15 @@ def _built_up(site: Site, fabric: Fabric) -> Ground:
     blocks = parcels(rng, site.size, site.angle, fabric.block_px, fabric.block_px)
     plots = parcels(rng, site.size, site.angle, fabric.plot_px, fabric.plot_px)
     street = 0.5 * borders(blocks)
-    between = np.maximum(np.array(fabric.mean) - (0, street.mean(), 0), 0.02) / (
-        1 - street.mean()
-    )  # streets are part of the paving
-    roof, paved, green = 0.6 * dirichlet_each(
-        rng, plots, between, fabric.evenness
-    ) + 0.4 * dirichlet_each(rng, blocks, between, 8)
+    # Fractions between the streets, which are part of the paving.
+    between = np.maximum(np.array(fabric.mean) - (0, street.mean(), 0), 0.02) / (1 - street.mean())
+    by_plot = dirichlet_each(rng, plots, between, fabric.concentration)
+    roof, paved, green = 0.6 * by_plot + 0.4 * dirichlet_each(rng, blocks, between, 8)
     roof, paved, green = roof * (1 - street), paved * (1 - street) + street, green * (1 - street)
-    tile, bitumen, metal, light = roof * dirichlet_each(rng, plots, site.roofs, fabric.evenness)
+    roofs = dirichlet_each(rng, plots, site.roofs, fabric.concentration)
+    tile, bitumen, metal, light = roof * roofs
     tree = uniform_each(rng, blocks)
-    yard = 0.3 * uniform_each(rng, plots)  # concrete in place of asphalt
+    yard = 0.3 * uniform_each(rng, plots)  # concrete instead of asphalt
     fractions = {
         "tile": tile,
         "bitumen": bitumen,
@@ -220,11 +215,11 @@ def _built_up(site: Site, fabric: Fabric) -> Ground:
     return Ground(fractions | {"tree": green * tree, "grass": green * (1 - tree)}, plots)
 
 
-# City and industry have the same fractions on purpose: many small buildings to a pixel, or a hall
-# that fills several.
-_SUBURB = Fabric(block_px=(4, 9), plot_px=(1, 2.2), mean=(0.25, 0.18, 0.57), evenness=10)
-_CITY = Fabric(block_px=(3, 6), plot_px=(1, 2.2), mean=(0.45, 0.35, 0.20), evenness=10)
-_INDUSTRY = Fabric(block_px=(9, 20), plot_px=(3, 8), mean=(0.45, 0.35, 0.20), evenness=2)
+# City and industry have the same fractions on purpose: many small buildings per pixel, or one hall
+# over several pixels.
+_SUBURB = Fabric(block_px=(4, 9), plot_px=(1, 2.2), mean=(0.25, 0.18, 0.57), concentration=10)
+_CITY = Fabric(block_px=(3, 6), plot_px=(1, 2.2), mean=(0.45, 0.35, 0.20), concentration=10)
+_INDUSTRY = Fabric(block_px=(9, 20), plot_px=(3, 8), mean=(0.45, 0.35, 0.20), concentration=2)
 
 GROUND_OF: dict[int, Callable[[Site], Ground]] = {
     1: _water,
@@ -239,23 +234,22 @@ GROUND_OF: dict[int, Callable[[Site], Ground]] = {
 }
 
 
-# --- a landscape: what stays between dates
-# ------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------ landscapes
 
 
 @dataclasses.dataclass(frozen=True)
 class Landscape:
-    """What stays between dates. All maps are [h, w].
+    """Ground that is the same on all dates. All maps are [h, w].
 
     Attributes:
         labels: land-use code.
         fractions: cover fractions {name: map} for COVERS, adding to 1.
-        parcel: a number in 0 to 1 of each object, which decides crop and sowing date.
-        vigour: 0 to 1, between the sparse and the lush end of each plant.
+        parcel: a number in 0 to 1 per object, which determines crop and sowing date.
+        vigour: 0 to 1, from the sparse to the lush spectrum of each plant.
         sand, wet, wear: 0 to 1, of soils and asphalt.
         particles, algae: 0 to 1, of water, adding to at most 1.
         gain: brightness factor of the object.
-        slope_east, slope_north: rise of the terrain, metres a metre.
+        slope_east, slope_north: slope of the terrain, metres per metre.
     """
 
     labels: np.ndarray
@@ -273,7 +267,7 @@ class Landscape:
 
 
 def _zones(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Land-use codes [h, w]: two to five uses, each where its own smooth field is the highest."""
+    """Land-use codes [h, w]: two to five uses, each where its smooth field is the highest."""
     uses = rng.choice(
         list(CLASSES), size=rng.choice([2, 3, 4, 5], p=[0.25, 0.35, 0.25, 0.15]), replace=False
     )
@@ -287,23 +281,23 @@ def _zones(rng: np.random.Generator, size: int) -> np.ndarray:
 def _lay_out(
     site: Site, labels: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Cover fractions, a number in 0 to 1 of each object and an object's brightness, each use taken
-    where the labels say so.
+    """Cover fractions, and maps of a number in 0 to 1 and a brightness factor per object, each from
+    the land use of the label.
     """
     fractions = {cover: np.zeros(labels.shape) for cover in COVERS}
     parcel, gain = np.zeros(labels.shape), np.ones(labels.shape)
     for code in np.unique(labels):
         here = labels == code
         ground = GROUND_OF[code](site)
-        for cover, share in ground.fractions.items():
-            fractions[cover][here] = share[here]
+        for cover, fraction in ground.fractions.items():
+            fractions[cover][here] = fraction[here]
         parcel[here] = uniform_each(site.rng, ground.objects)[here]
         gain[here] = 1 + 0.16 * (uniform_each(site.rng, ground.objects)[here] - 0.5)
     return fractions, parcel, gain
 
 
 def make_landscape(rng: np.random.Generator, size: int) -> Landscape:
-    """One place of [size, size] pixels of 30 m, all of it drawn from `rng`."""
+    """One landscape of [size, size] pixels of 30 m, drawn from `rng`."""
     labels = _zones(rng, size)
     site = Site(rng, size, rng.uniform(0, np.pi / 2), rng.dirichlet([3, 3, 1, 2]) + 0.02)
     fractions, parcel, gain = _lay_out(site, labels)

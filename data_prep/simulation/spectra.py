@@ -1,12 +1,11 @@
-"""Spectra of surfaces, of the air's residue and of the instrument's noise, as functions of
-wavelength in nm.
+"""Spectra of surfaces, atmospheric residues and instrument noise as functions of wavelength in nm.
 
 Absorbing mixtures (leaves, straw, moist soil) follow Kubelka and Munk: an optically thick layer
 with absorption-to-scattering ratio q reflects 1 + q - sqrt(q^2 + 2 q). Water bodies follow Gordon's
-quadratic in u = backscatter / (absorption + backscatter). Absorption of liquid water is
-approximate, in the size and shape of Pope and Fry 1997 (below 700 nm) and Hale and Querry 1973
-(above). Amplitudes are set by hand to the shape of library spectra and the size of a Potsdam scene
-of EnMAP; they are plausible, not fitted.
+quadratic in u = backscatter / (absorption + backscatter). Absorption of liquid water approximates
+the size and shape of Pope and Fry 1997 (below 700 nm) and Hale and Querry 1973 (above). Amplitudes
+are set by hand, after the shape of library spectra and the magnitude of an EnMAP scene of Potsdam;
+they are plausible, not fitted.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ _WATER_NM = (400, 450, 500, 550, 600, 650, 700, 750, 800, 850, 900, 940, 970, 10
 _WATER_PER_CM = (7e-5, 9e-5, 2e-4, 5.7e-4, 2.2e-3, 3.4e-3, 6.2e-3, .026, .020, .043, .068, .27, .45,
     .36, .16, .19, .85, 1.24, 1.1, .98, 1.6, 12.4, 29., 12.5, 6.7, 5.4, 6.0, 8.0, 22., 120., 80.,
     45., 26., 17., 18., 25., 44., 90.)
-# Atmospheric bands inside the kept bands: centre and width (standard deviation) in nm, optical
-# depth of a usual column.
-_VAPOUR = ((823, 8, .10), (905, 9, .20), (937, 14, .60), (1128, 14, .75), (1160, 14, .25), 
+# Absorption bands of the atmosphere within the kept bands: centre and width (standard deviation) in
+# nm, optical depth of a typical column.
+_VAPOUR = ((823, 8, .10), (905, 9, .20), (937, 14, .60), (1128, 14, .75), (1160, 14, .25),
     (1978, 10, .6), (2430, 25, .25))
-_OTHER_GASES = ((687, 3, .15), (762, 3, .5), (1270, 6, .08), (2005, 7, .7), (2013, 5, .4), 
+_OTHER_GASES = ((687, 3, .15), (762, 3, .5), (1270, 6, .08), (2005, 7, .7), (2013, 5, .4),
     (2060, 7, .35), (2317, 6, .1), (2350, 8, .1))
 # Instrument noise over a dark target: wavelength in nm, standard deviation in reflectance.
 _NOISE_NM = (418, 430, 450, 500, 560, 640, 760, 840, 895, 900, 995, 1000, 1250, 1730, 1970, 2020,
@@ -77,7 +76,7 @@ def _dry_matter(nm: np.ndarray) -> np.ndarray:
 
 def leaves(nm: np.ndarray, chlorophyll: float, water: float, dry: float) -> np.ndarray:
     """Reflectance [c] of a closed leaf layer; `chlorophyll`, `water` and `dry` are amounts relative
-    to a usual leaf (1).
+    to a typical leaf (1).
     """
     carotenoid = 0.6 * _peak(nm, 480, 35)
     q = (
@@ -86,7 +85,7 @@ def leaves(nm: np.ndarray, chlorophyll: float, water: float, dry: float) -> np.n
         + 0.14 * water * water_absorption(nm)
         + dry * _dry_matter(nm)
     )
-    return 0.012 + 0.97 * _thick_layer(q)  # 0.012: light turned back at the leaf surface
+    return 0.012 + 0.97 * _thick_layer(q)  # 0.012: reflection at the leaf surface
 
 
 def dead_plants(nm: np.ndarray, age: float) -> np.ndarray:
@@ -98,8 +97,8 @@ def dead_plants(nm: np.ndarray, age: float) -> np.ndarray:
 def soil(
     nm: np.ndarray, brightness: float, iron: float, clay: float, moisture: float
 ) -> np.ndarray:
-    """Reflectance [c] of bare soil; `brightness` is the dry plateau, `iron` and `clay` depths of
-    absorption, `moisture` 0 to 1.
+    """Reflectance [c] of bare soil; `brightness` is the dry plateau, `iron` and `clay` are
+    absorption depths, `moisture` is 0 to 1.
     """
     rise = 1 - np.exp(-(((nm - 330) / 420) ** 1.1))
     oxides = 1 - iron * (_peak(nm, 480, 70) + 0.5 * _peak(nm, 890, 75))
@@ -113,7 +112,7 @@ def soil(
 
 
 def water_body(nm: np.ndarray, particles: float, chlorophyll: float, humus: float) -> np.ndarray:
-    """Reflectance [c] of deep water; `particles` in g/m3, `chlorophyll` in mg/m3, `humus`: its
+    """Reflectance [c] of deep water; `particles` in g/m3, `chlorophyll` in mg/m3, `humus` as
     absorption at 440 nm in 1/m.
     """
     absorption = (
@@ -169,10 +168,10 @@ def metal(nm: np.ndarray, brightness: float) -> np.ndarray:
 
 
 def library(nm: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """One place's endmembers: {name: reflectance [c]} at wavelengths `nm` [c]; `rng` decides
+    """Endmembers of one location, {name: reflectance [c]} at wavelengths `nm` [c]; `rng` draws
     species, soils and materials.
 
-    Pairs such as tree_lush and tree_sparse are the ends between which a location's pixels lie.
+    Pixels of a location are between the two of a pair, such as tree_lush and tree_sparse.
     """
     u = rng.uniform
     iron, clay, lake_humus = u(0.1, 0.4), u(0.03, 0.15), u(0.1, 1.2)
@@ -205,17 +204,17 @@ def _optical_depth(nm: np.ndarray, gases: tuple[tuple[float, float, float], ...]
 
 
 def air_residue(nm: np.ndarray, vapour_error: float, shift_error_nm: float) -> np.ndarray:
-    """Factor [c] that a wrong water column (relative error) and a wrong wavelength (nm) leave on
-    corrected reflectance.
+    """Factor [c] in corrected reflectance due to errors of the water column (relative) and the
+    wavelength (nm).
     """
     all_gases = _VAPOUR + _OTHER_GASES
-    moved = _optical_depth(nm + shift_error_nm, all_gases) - _optical_depth(nm, all_gases)
-    return np.exp(-vapour_error * _optical_depth(nm, _VAPOUR) - moved)
+    change = _optical_depth(nm + shift_error_nm, all_gases) - _optical_depth(nm, all_gases)
+    return np.exp(-vapour_error * _optical_depth(nm, _VAPOUR) - change)
 
 
 def haze(nm: np.ndarray, strength: float, exponent: float) -> np.ndarray:
-    """Offset in reflectance [c] that a wrong aerosol load leaves: `strength` at 450 nm, falling as
-    wavelength to the power -`exponent`.
+    """Offset in reflectance [c] due to an error of the aerosol load: `strength` at 450 nm, falling
+    as wavelength to the power -`exponent`.
     """
     return strength * (nm / 450) ** -exponent
 

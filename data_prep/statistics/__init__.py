@@ -1,1 +1,1 @@
-"""Moments and quantiles of the bands of a store."""
+"""Moments, quantiles and class counts of a store."""

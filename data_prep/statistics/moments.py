@@ -1,8 +1,7 @@
-"""What a store holds, in exact numbers: moments of every band over the train split, and the classes
-of every label map.
+"""Moments of every band over the train split, and class counts of every label map.
 
-Sums are kept as fractions, so the result depends on no order: not on shards, workers or
-interruptions. For integer pixels they are exact; for floats each sample adds its float64 sum.
+Sums are kept as fractions, so the result does not depend on the order of shards, on workers or
+interruptions. They are exact for integer pixels; for floats each sample adds its float64 sum.
 """
 
 from __future__ import annotations
@@ -18,17 +17,15 @@ import numpy as np
 from eo_jax.data import Store
 from eo_jax.schema import Sample
 
-MOST_CLASSES = 256
-TRAINING = (
-    "train",
-    "pixel",
-)  # all pixels of a scene whose labels are split by pixel may be trained on
+MAX_CLASSES = 256
+# All pixels of a scene whose labels are split by pixel may be used for training.
+TRAINING = ("train", "pixel")
 
 
 @dataclasses.dataclass
 class BandSums:
-    """Sums over the valid pixels of each band, lists of length c; `pixels` counts valid and no-data
-    pixels of one band.
+    """Sums over the valid pixels of each band, as lists of length c; `pixels` is the number of
+    valid and no-data pixels of one band.
     """
 
     pixels: int
@@ -40,12 +37,10 @@ class BandSums:
 
     @classmethod
     def of(cls, pixels: np.ndarray, missing: np.ndarray) -> BandSums:
-        """The sums of one sample [c, h, w]; `missing`, bool [c, h, w], is where there is
-        no data.
-        """
+        """The sums of one sample [c, h, w]; `missing`, bool [c, h, w], is True at no-data."""
         flat, gone = pixels.reshape(len(pixels), -1), missing.reshape(len(pixels), -1)
         if not gone.any() and _is_small(pixels) and flat.shape[1] <= _EXACT_PIXELS:
-            return cls(flat.shape[1], *_whole_sums(flat))
+            return cls(flat.shape[1], *_integer_sums(flat))
         columns = [_sums(band[~holes]) for band, holes in zip(flat, gone, strict=True)]
         return cls(flat.shape[1], *(list(column) for column in zip(*columns, strict=True)))
 
@@ -70,8 +65,8 @@ class BandSums:
         return cls(**{**fields, **exact})
 
     def moments(self) -> dict[str, list]:
-        """count, mean, std, min, max and nodata_share of each band; None for a band without a valid
-        pixel.
+        """count, mean, std, min, max and nodata_share (keys of the manifest) of each band; None for
+        a band without a valid pixel.
         """
         means = [
             Fraction(total) / n if n else None
@@ -85,35 +80,35 @@ class BandSums:
         return {
             "count": self.count,
             "mean": [None if mean is None else float(mean) for mean in means],
+            # Rounding of float sums can make a variance negative.
             "std": [
                 None if variance is None else math.sqrt(max(variance, 0)) for variance in variances
-            ],  # rounding of float sums only
+            ],
             "min": [low if math.isfinite(low) else None for low in self.minimum],
             "max": [high if math.isfinite(high) else None for high in self.maximum],
             "nodata_share": [1 - n / self.pixels for n in self.count],
         }
 
 
-# Up to here float64 sums of squares of 16-bit integers are exact: 2^32 x 2^21 = 2^53.
+# Float64 sums of squares of 16-bit integers are exact up to this number: 2^32 x 2^21 = 2^53.
 _EXACT_PIXELS = 2**21
-_BANDS_AT_ONCE = 8  # of 128 x 128 pixels take 1 MB as float64, which stays in the cache
+_BANDS_AT_ONCE = 8  # 8 bands of 128 x 128 pixels are 1 MB as float64, which fits into the cache
 
 
 def _is_small(values: np.ndarray) -> bool:
     return values.dtype.kind in "bui" and values.itemsize <= 2
 
 
-def _whole_sums(bands: np.ndarray) -> tuple[list, list, list, list, list]:
-    """What `_sums` gives of each of small integer bands [c, n], several at once, because there is
-    one for every patch of an archive.
+def _integer_sums(bands: np.ndarray) -> tuple[list, list, list, list, list]:
+    """The `_sums` of small integer bands [c, n], several bands at a time, because this runs for
+    every patch of an archive.
     """
     counts, totals, squares = [bands.shape[1]] * len(bands), [], []
-    room = np.empty(
-        (_BANDS_AT_ONCE, bands.shape[1])
-    )  # used again: fresh pages would cost as much as the sums
+    # Reused, because fresh pages would cost as much as the sums.
+    buffer = np.empty((_BANDS_AT_ONCE, bands.shape[1]))
     for start in range(0, len(bands), _BANDS_AT_ONCE):
         part = bands[start : start + _BANDS_AT_ONCE]
-        wide = room[: len(part)]
+        wide = buffer[: len(part)]
         np.copyto(wide, part)
         totals += map(int, np.add.reduce(wide, 1).tolist())
         squares += map(int, np.einsum("cn,cn->c", wide, wide).tolist())
@@ -125,8 +120,8 @@ def _whole_sums(bands: np.ndarray) -> tuple[list, list, list, list, list]:
 
 
 def _sums(values: np.ndarray) -> tuple[int, int | Fraction, int | Fraction, float, float]:
-    """Count, sum, sum of squares, minimum and maximum of values [n]; exact sums of small integers
-    are plain integers, which add up faster.
+    """Count, sum, sum of squares, minimum and maximum of values [n]; sums of small integers are
+    plain integers, which are faster to add.
     """
     if not len(values):
         return 0, 0, 0, math.inf, -math.inf
@@ -135,9 +130,8 @@ def _sums(values: np.ndarray) -> tuple[int, int | Fraction, int | Fraction, floa
     for start in range(0, len(values), step):
         part = values[start : start + step].astype(np.float64)
         total += exact(np.add.reduce(part).item())
-        squares += exact(
-            np.einsum("n,n->", part, part).item()
-        )  # not np.dot, whose threads cost more than they bring and change the last digit
+        # Not np.dot: its threads cost more than they gain and change the last digit.
+        squares += exact(np.einsum("n,n->", part, part).item())
     return len(values), total, squares, float(values.min()), float(values.max())
 
 
@@ -146,8 +140,8 @@ class Contents:
     """Band sums of the train split {sensor id: BandSums}, and label types and class counts of all
     splits {label: ...}.
 
-    A type is (dtype, "map" or the shape of what belongs to the whole patch). `classes` holds None
-    for a label that is no integer map or has more than MOST_CLASSES values.
+    A type is (dtype, "map"), or (dtype, shape) for the label of a whole patch. `classes` is None
+    for a label that is not of integers or has more than MAX_CLASSES values.
     """
 
     bands: dict[str, BandSums] = dataclasses.field(default_factory=dict)
@@ -155,14 +149,14 @@ class Contents:
     classes: dict[str, Counter[int] | None] = dataclasses.field(default_factory=dict)
 
     def add_sample(self, sample: Sample, split: str, missing: np.ndarray) -> None:
-        """Counts one sample in; `missing`, bool [c, h, w], is where it has no data."""
+        """Adds one sample; `missing`, bool [c, h, w], is True at no-data."""
         labels = {name: _classes(np.asarray(label)) for name, label in sample.labels.items()}
         types = {name: _type(np.asarray(label), sample) for name, label in sample.labels.items()}
         bands = {sample.sensor: BandSums.of(sample.pixels, missing)} if split in TRAINING else {}
         self.add(Contents(bands, types, labels))
 
     def add(self, other: Contents) -> None:
-        """Counts other contents in. Raises ValueError where one label has two dtypes."""
+        """Adds other contents. Raises ValueError where a label has two types."""
         for sensor, sums in other.bands.items():
             if sensor in self.bands:
                 self.bands[sensor].add(sums)
@@ -172,10 +166,12 @@ class Contents:
             if self.types.setdefault(name, kind) != kind:
                 one, two = (f"{dtype} {shape}" for dtype, shape in (self.types[name], kind))
                 raise ValueError(
-                    f"label {name!r} is {one} in some files, {two} in others; write it alike in "
-                    "all files"
+                    f"label {name!r} is {one} in some files, {two} in others; write it the same "
+                    "way in all files"
                 )
-            self.classes[name] = _merged(self.classes.get(name, Counter()), other.classes[name])
+            self.classes[name] = _merge_counts(
+                self.classes.get(name, Counter()), other.classes[name]
+            )
 
     def to_json(self) -> dict[str, Any]:
         classes = {
@@ -242,16 +238,16 @@ def _classes(label: np.ndarray) -> Counter[int] | None:
     values, counts = np.unique(label, return_counts=True)
     return (
         Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        if len(values) <= MOST_CLASSES
+        if len(values) <= MAX_CLASSES
         else None
     )
 
 
-def _merged(one: Counter[int] | None, other: Counter[int] | None) -> Counter[int] | None:
+def _merge_counts(one: Counter[int] | None, other: Counter[int] | None) -> Counter[int] | None:
     if one is None or other is None:
         return None
     both = one + other
-    return both if len(both) <= MOST_CLASSES else None
+    return both if len(both) <= MAX_CLASSES else None
 
 
 def _in_order(counts: Counter[int] | None) -> dict[str, int] | None:

@@ -1,12 +1,11 @@
-"""Exact quantiles of numbers that do not fit into memory, by counting 16-bit digits: a pass over
-the data for every digit.
+"""Exact quantiles of data larger than memory, by counting 16-bit digits, one pass per digit.
 
 Values become unsigned integers in the same order, of one digit (8 and 16 bits), two (32 bits) or
-four (64 bits). The first pass counts upper digits; each further one counts the next digit of those
-values only that share their upper digits with a wanted one. A single pass in bounded memory would
-only be an approximation. Counts of a pass take at most bands x 65,536 x 10 bytes for each wanted
-prefix: one in the first pass, twice the number of quantiles in later ones; digits that do not occur
-take nothing.
+four (64 bits). The first pass counts the upper digits; each later pass counts the next digit, but
+only of values that share their upper digits with a wanted value. A single pass in bounded memory
+could only approximate. The counts of a pass take at most bands x 65,536 x 10 bytes per wanted
+prefix, of which there is one in the first pass and twice the number of quantiles in later ones;
+digits that do not occur take no memory.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _DIGITS = 2**_BITS
 
 
 class Counts(NamedTuple):
-    """How often each digit occurs: digits uint16 [n], ascending, and counts int64 [n]."""
+    """Histogram of a digit: digits uint16 [n], ascending, and counts int64 [n]."""
 
     digits: np.ndarray
     counts: np.ndarray
@@ -33,15 +32,15 @@ PrefixCounts = dict[tuple[int, int], Counts]
 
 
 def passes(dtype: np.dtype) -> int:
-    """How many passes over the data a dtype takes."""
+    """Number of passes over the data for a dtype."""
     return max(1, dtype.itemsize * 8 // _BITS)
 
 
 def count(band: int, values: np.ndarray, number: int, prefixes: Sequence[int]) -> PrefixCounts:
-    """Counts of the next digit of values [n], none of them NaN, in pass `number` from 0, for each
-    of the prefixes.
+    """Counts of the next digit of values [n] without NaN, for each of the prefixes, in pass
+    `number`, from 0.
     """
-    keys = ordered(values)
+    keys = to_sortable(values)
     shift = _BITS * (passes(values.dtype) - 1 - number)
     if number == 0:
         return {(band, 0): _counts(keys >> shift)}
@@ -66,12 +65,11 @@ class Selection:
         self.dtype, self.levels = dtype, tuple(levels)
         self.prefixes: list[list[int]] = [[0]] * bands
         self._sizes = [0] * bands
-        # Of each band: {rank: (prefix of the value at that rank, its rank among the values of that
-        # prefix)}
+        # Per band: {rank: (prefix of the value at that rank, its rank among values of that prefix)}
         self._ranks: list[dict[int, tuple[int, int]]] = [{} for _ in range(bands)]
 
     def narrow(self, number: int, found: PrefixCounts) -> None:
-        """Takes the counts of pass `number` over all the data in."""
+        """Applies the counts of pass `number` over all the data."""
         if number == 0:
             self._begin(found)
         for band, ranks in enumerate(self._ranks):
@@ -82,8 +80,8 @@ class Selection:
             self.prefixes[band] = sorted({prefix for prefix, _ in self._ranks[band].values()})
 
     def result(self) -> list[list[float | None]]:
-        """For each level a value a band, as np.quantile interpolates it; None for a band without
-        values.
+        """For each level one value per band, interpolated as np.quantile does; None for a band
+        without values.
         """
         return [
             [self._quantile(band, level) for band in range(len(self._sizes))]
@@ -104,17 +102,16 @@ class Selection:
         if not size:
             return None
         low, high = (self._value(band, rank) for rank in _neighbours(level, size))
-        share = (size - 1) * level % 1
-        return (
-            float(low) if low == high else (1 - share) * low + share * high
-        )  # so written, it does not overflow
+        weight = (size - 1) * level % 1
+        # Written this way, it does not overflow.
+        return float(low) if low == high else (1 - weight) * low + weight * high
 
     def _value(self, band: int, rank: int) -> int | float:
-        return original(self._ranks[band][rank][0], self.dtype)
+        return from_sortable(self._ranks[band][rank][0], self.dtype)
 
 
-def ordered(values: np.ndarray) -> np.ndarray:
-    """Unsigned integers of the same width, in the order of the values; none of them may be NaN."""
+def to_sortable(values: np.ndarray) -> np.ndarray:
+    """Unsigned integers of the same width and order as the values, none of which may be NaN."""
     bits = np.ascontiguousarray(values).view(f"u{values.itemsize}")
     if values.dtype.kind in "bu":
         return bits
@@ -124,8 +121,8 @@ def ordered(values: np.ndarray) -> np.ndarray:
     return np.where(bits & sign, ~bits, bits | sign)  # negative floats count downwards
 
 
-def original(key: int, dtype: np.dtype) -> int | float:
-    """The value that `ordered` makes `key` of."""
+def from_sortable(key: int, dtype: np.dtype) -> int | float:
+    """The inverse of `to_sortable` for one value."""
     sign = 1 << (8 * dtype.itemsize - 1)
     if dtype.kind == "i":
         key ^= sign
@@ -135,20 +132,19 @@ def original(key: int, dtype: np.dtype) -> int | float:
 
 
 def _neighbours(level: float, size: int) -> tuple[int, int]:
-    """The ranks that a quantile of `size` values lies between."""
+    """The ranks between which a quantile of `size` values is interpolated."""
     low = math.floor((size - 1) * level)
     return low, min(low + 1, size - 1)
 
 
 def _descend(counts: Counts, prefix: int, left: int) -> tuple[int, int]:
-    """The prefix with its next digit, and the rank among its values, of the value at rank `left` in
-    `counts`.
+    """The prefix with the next digit of the value at rank `left` in `counts`, and the rank of that
+    value among those of the new prefix.
     """
     ends = np.cumsum(counts.counts)
-    place = int(np.searchsorted(ends, left, side="right"))
-    return prefix << _BITS | int(counts.digits[place]), left - int(
-        ends[place] - counts.counts[place]
-    )
+    index = int(np.searchsorted(ends, left, side="right"))
+    start = int(ends[index] - counts.counts[index])
+    return prefix << _BITS | int(counts.digits[index]), left - start
 
 
 def _counts(digits: np.ndarray) -> Counts:
