@@ -71,7 +71,7 @@ def test_a_published_folder_reads_the_same_with_and_without_its_extracted_files(
     folder = sample_data / "torchgeo_fixtures_SYNTHETIC" / "ssl4eo" / "l"
     for part in folder.glob("*.tar.gz*"):
         (tmp_path / part.name).symlink_to(part)
-    with pytest.raises(ArchiveError, match="outside of the archive"):
+    with pytest.raises(ArchiveError, match="outside the archive"):
         open_archive(tmp_path).entries()
     for part in folder.glob("*.tar.gz*"):
         (tmp_path / part.name).unlink()
@@ -371,7 +371,7 @@ def test_many_containers_hold_neither_files_nor_seek_points(tmp_path, monkeypatc
     assert len(os.listdir("/dev/fd")) == before
     assert (
         sum("_stream" in container.__dict__ for _, container in archive._containers)
-        <= access.OPENED
+        <= access.MAX_OPEN
     )
 
 
@@ -471,7 +471,7 @@ def test_temporary_files_are_few_and_go_with_the_archive(tmp_path, monkeypatch):
                 pass
         assert held.read_bytes() == b"x"  # still in use
     del held
-    assert len(list((tmp_path / "spool").iterdir())) == access.SPOOLED
+    assert len(list((tmp_path / "spool").iterdir())) == access.MAX_SPOOLED
     del archive
     assert not list((tmp_path / "spool").iterdir())
 

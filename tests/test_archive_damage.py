@@ -156,12 +156,10 @@ def linked(tmp_path) -> Path:
 @pytest.mark.parametrize("target", ["../outside/x.tif", "../outside", "/etc/passwd", "/etc"])
 def test_links_out_of_the_folder(linked, target):
     (linked / "link").symlink_to(target)
-    assert "--input" in refused(
-        open_archive(linked), r"^link: is a link to /.*outside of the archive"
-    )
-    with pytest.raises(ArchiveError, match="outside of the archive"):
+    assert "--input" in refused(open_archive(linked), r"^link: is a link to /.*outside the archive")
+    with pytest.raises(ArchiveError, match="outside the archive"):
         open_archive(linked).read("link")
-    with pytest.raises(ArchiveError, match="outside of the archive"):
+    with pytest.raises(ArchiveError, match="outside the archive"):
         open_archive(linked).read("link/x.tif" if target.endswith("outside") else "link")
 
 
@@ -176,7 +174,7 @@ def test_links_within_the_folder(linked, tmp_path):
     refused(open_archive(linked), r"^a/loop: is a link to the folder .*read twice")
     (linked / "a" / "loop").unlink()
     (linked / "gone.tif").symlink_to("nothing")
-    refused(open_archive(linked), r"^gone.tif: is a link to .*not there")
+    refused(open_archive(linked), r"^gone.tif: is a link to .*does not exist")
 
 
 # ------------------------------------------------------------------ what changes under one's hands
@@ -212,7 +210,7 @@ def test_a_file_that_grows_and_a_tar_that_shrinks(tmp_path, monkeypatch):
     archive = open_archive(tmp_path / "a.tif")
     with (
         monkeypatch.context() as patch,
-        pytest.raises(ArchiveError, match="changed while it was read"),
+        pytest.raises(ArchiveError, match="changed while it was being read"),
     ):
         patch.setattr(os, "fstat", lambda number: status)
         archive.read("a.tif")
@@ -332,8 +330,8 @@ def lie(**fields: int):
     ("change", "message"),
     [
         (lie(file_size=10**12), "claims 1,000,000,000,000 bytes"),
-        (lie(header_offset=0), "shares bytes"),
-        (lie(compress_size=10**6), "shares bytes"),
+        (lie(header_offset=0), "overlaps the next member"),
+        (lie(compress_size=10**6), "overlaps the next member"),
         (lie(flag_bits=1), "is encrypted"),
         (lie(compress_type=zipfile.ZIP_LZMA), "method 14"),
     ],

@@ -104,10 +104,10 @@ def test_envi_wavelengths(tmp_path: Path, fields: dict, wavelengths: list[float]
         ({"reflectance_scale_factor": 10000}, ("reflectance scale factor is 10000",)),
         ({"reflectance_scale_factor": 0}, ("reflectance scale factor is 0",)),
         ({"wavelength": "{1, 2, 3}"}, ("3 wavelengths for 5 bands",)),
-        ({"wavelength": "{1, 2, 3, 4, x}"}, ("no number",)),
+        ({"wavelength": "{1, 2, 3, 4, x}"}, ("not a number",)),
         ({"wavelength": "{1, 2, 3, 4, 5}", "wavelength_units": "Wavenumber"}, ("'wavenumber'",)),
         ({"wavelength": "{1, 2, 3, 4, 5}"}, ("no unit",)),
-        ({"wavelength": "{1, 2, 3, 4, nan}", "wavelength_units": "nm"}, ("no numbers",)),
+        ({"wavelength": "{1, 2, 3, 4, nan}", "wavelength_units": "nm"}, ("not numbers",)),
         ({"description": "{never ends"}, ("'description'", "no closing brace")),
         ({"Samples ": 18}, ("second samples",)),
         ({"map_info": "{UTM, 1, 1, 3e5, 5e6, 30, 30, 33, Nörd}"}, ("map info", "ASCII")),
@@ -357,9 +357,9 @@ def test_old_and_foreign_files(tmp_path: Path) -> None:
     folder.mkdir()
     for data in (b"", b"MATLAB", bytes(200), b"\x89HDF\r\n\x1a\n" + bytes(200)):
         (folder / "scene.mat").write_bytes(data)
-        reject(HSI, folder, "scene.mat", "no .mat of version 5 or 7.3", **own(tmp_path))
+        reject(HSI, folder, "scene.mat", "not .mat of version 5 or 7.3", **own(tmp_path))
     savemat(folder / "scene.mat", {"scene": np.ones((3, 4))}, format="4")
-    reject(HSI, folder, "scene.mat", "no .mat of version 5 or 7.3", "save -v7", **own(tmp_path))
+    reject(HSI, folder, "scene.mat", "not .mat of version 5 or 7.3", "save -v7", **own(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["5", "5 plain", "7.3", "envi"])

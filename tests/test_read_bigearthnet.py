@@ -242,8 +242,8 @@ def test_metadata_as_parquet_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", ("is no JSON",)),
-        ("[" * 100_000, ("is no JSON",)),
+        ("{", ("is not JSON",)),
+        ("[" * 100_000, ("is not JSON",)),
         ('{"labels": []}', ("no 'corresponding_s2_patch'",)),
         ('{"labels": [], "corresponding_s2_patch": 5}', ("is '5'",)),
         ('{"labels": [], "corresponding_s2_patch": "../x"}', ("'../x'", "expected a name such as")),
@@ -280,9 +280,9 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     path.unlink()
     reject(BEN, tmp_path, path.name, "no such file", "--labels landcover", **options)
     (tmp_path / "metadata.csv").unlink()
-    reject(BEN, tmp_path, "names no S2 patch", labels=("landcover",), products=("s1",))
+    reject(BEN, tmp_path, "has no S2 patch for it", labels=("landcover",), products=("s1",))
     bigearthnet.write_v1(tmp_path)
-    reject(BEN, tmp_path, "version 2", "version 1", "convert them apart")
+    reject(BEN, tmp_path, "version 2", "version 1", "convert them separately")
 
 
 def test_version_1_has_no_maps_and_a_patch_is_in_one_list(tmp_path: Path) -> None:
@@ -303,4 +303,4 @@ def test_version_1_has_no_maps_and_a_patch_is_in_one_list(tmp_path: Path) -> Non
 def test_file_that_lies_elsewhere(tmp_path: Path, name: str) -> None:
     write(BEN, tmp_path)
     tiny_archives.write(tmp_path / "BigEarthNet-S2" / name, np.ones((1, 2, 2), np.uint16))
-    reject(BEN, tmp_path, f"BigEarthNet-S2/{name}", "lies elsewhere")
+    reject(BEN, tmp_path, f"BigEarthNet-S2/{name}", "is not at BigEarthNet-S2")

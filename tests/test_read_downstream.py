@@ -16,7 +16,7 @@ from layouts.spectral_earth_downstream import BANDS, SPLITS, write_lists, write_
 
 from data_prep.archive import ArchiveError
 from data_prep.formats import npyzip
-from data_prep.formats.stored_as import stored_as
+from data_prep.formats.dtype_rows import rows_by_dtype
 from data_prep.readers import _corine
 from data_prep.readers.spectral_earth_downstream import TASKS
 from eo_jax.sensors import ENMAP, get_sensor
@@ -218,7 +218,7 @@ def test_desis_and_eo1_keep_the_dtype_they_are_found_in(
 
 
 def test_derived_rows_have_no_nodata_that_their_dtype_cannot_hold() -> None:
-    rows = stored_as(ENMAP, "uint16", "float32")
+    rows = rows_by_dtype(ENMAP, "uint16", "float32")
     assert [rows[dtype].nodata for dtype in ("int16", "uint16", "float32")] == [
         -32768,
         None,
@@ -275,7 +275,9 @@ def test_image_elsewhere(tmp_path: Path) -> None:
         tmp_path / "enmap_cdl" / "enmap" / "00001.tif"
     )
     (tmp_path / "splits" / "enmap_cdl" / "test.txt").write_text("00001.tif\n")
-    reject(DOWNSTREAM, tmp_path, "enmap_cdl/enmap/00001.tif", "lies elsewhere", **options)
+    reject(
+        DOWNSTREAM, tmp_path, "enmap_cdl/enmap/00001.tif", "is not at enmap_cdl/enmap", **options
+    )
 
 
 # ------------------------------------------------------------------ HYPERVIEW
@@ -353,7 +355,7 @@ def test_hyperview_file_and_row_belong_together(tmp_path: Path) -> None:
         ("599,A,77,5.0,,1,1,1,1\n", ("line 6", "expected")),
         ("599,A\n", ("line 6", "expected")),
         ("3,A,77,5.0,1,1,1,1,1\n", ("line 6", "sample_index 3 a second time")),
-        ("599,A,77,5.0,1,1,1,1,1\n", ("599", "has already")),
+        ("599,A,77,5.0,1,1,1,1,1\n", ("599", "is also in")),
     ],
     ids=["nan", "empty", "short", "twice", "in two lists"],
 )

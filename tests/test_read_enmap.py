@@ -190,7 +190,7 @@ def test_hyspecnet_layer_of_another_size(tmp_path: Path) -> None:
 
 def test_nothing_of_hyspecnet(tmp_path: Path) -> None:
     tiny_archives.tile(tmp_path / "a.tif")
-    reject(HYSPECNET, tmp_path, "no patch in it")
+    reject(HYSPECNET, tmp_path, "contains no patch")
 
 
 # ------------------------------------------------------------------ EnMAP L2A

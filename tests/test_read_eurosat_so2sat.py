@@ -168,7 +168,7 @@ def test_eurosat_wrong_images(tmp_path: Path, pixels: np.ndarray, words: tuple[s
 )
 def test_eurosat_files_that_are_no_images_of_it(tmp_path: Path, name: str) -> None:
     tiny_archives.write(tmp_path / name, np.ones((13, 64, 64), np.uint16))
-    reject("eurosat", tmp_path, name, "no image of EuroSAT")
+    reject("eurosat", tmp_path, name, "is not a EuroSAT image")
 
 
 def test_eurosat_same_image_twice(tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_so2sat_truncated_anywhere(tmp_path: Path) -> None:
 def test_so2sat_other_files(tmp_path: Path) -> None:
     reject("so2sat", tmp_path, "training.h5, validation.h5, testing.h5")
     so2sat.write_file(tmp_path / "training_geo.h5", so2sat.patches(1), np.eye(17)[:1])
-    reject("so2sat", tmp_path, "training_geo.h5", "no file of So2Sat")
+    reject("so2sat", tmp_path, "training_geo.h5", "is not a file of So2Sat")
 
 
 def test_so2sat_same_split_twice(tmp_path: Path) -> None:

@@ -207,8 +207,14 @@ def test_bands_in_another_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"group_regex": r"^(?P<group>\d+)/"}, ("flight.tif", "--group-regex", "finds nothing")),
-        ({"time_regex": r"(?P<time>\d{8})"}, ("flight.tif", "--time-regex", "finds nothing")),
+        (
+            {"group_regex": r"^(?P<group>\d+)/"},
+            ("flight.tif", "--group-regex", "does not match its name"),
+        ),
+        (
+            {"time_regex": r"(?P<time>\d{8})"},
+            ("flight.tif", "--time-regex", "does not match its name"),
+        ),
         ({"time_regex": r"^(?P<time>[a-z]+)"}, ("flight.tif", "'flight'", "--time-format")),
         (
             {"time_regex": r"^(?P<time>[a-z]+)", "time_format": "%Y"},
@@ -231,10 +237,10 @@ def test_files_that_do_not_fit_the_options(
         ({"sensor": ""}, "--sensor is missing"),
         ({"sensor": "drohne"}, "drohne"),
         ({"sensor": "nowhere/bands.json"}, "nowhere/bands.json"),
-        ({"group_regex": "(?P<group>["}, "--group-regex.*no regular expression"),
-        ({"group_regex": r"\d+"}, r"--group-regex .*no group of the name 'group'"),
-        ({"time_regex": r"(?P<date>\d+)"}, r"--time-regex .*no group of the name 'time'"),
-        ({"time_format": "%Y"}, "give --time-regex"),
+        ({"group_regex": "(?P<group>["}, "--group-regex.*not a valid regular expression"),
+        ({"group_regex": r"\d+"}, r"--group-regex .*no group named 'group'"),
+        ({"time_regex": r"(?P<date>\d+)"}, r"--time-regex .*no group named 'time'"),
+        ({"time_format": "%Y"}, "needs --time-regex"),
         ({"patch_size": -1}, "--patch-size -1"),
     ],
 )

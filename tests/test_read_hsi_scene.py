@@ -469,7 +469,7 @@ def test_tiles_without_data_are_left_out(tmp_path: Path) -> None:
         ({"variable": "pavia"}, ("PaviaU.mat", "paviaU 13 x 18 x 103", "'pavia'", "--variable")),
         ({"ground_truth": "PaviaU.mat"}, ("PaviaU.mat", "one array of 2 axes", "--label-variable")),
         ({"label_variable": "gt"}, ("PaviaU_gt.mat", "'gt'")),
-        ({"test_map": "PaviaU_gt.mat"}, ("PaviaU_gt.mat", "train, TRpaviaU.mat", "two splits")),
+        ({"test_map": "PaviaU_gt.mat"}, ("PaviaU_gt.mat", "train, TRpaviaU.mat", "one split only")),
     ],
 )
 def test_options_that_cannot_be(tmp_path: Path, changes: dict, words: tuple[str, ...]) -> None:
@@ -487,11 +487,11 @@ def test_unknown_sensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda truth: truth.T, ("1 x 18 x 13", "1 x 13 x 18", "looks transposed")),
+        (lambda truth: truth.T, ("1 x 18 x 13", "1 x 13 x 18", "seems transposed")),
         (lambda truth: truth[:10], ("1 x 10 x 18", "PaviaU.mat")),
-        (lambda truth: truth + 0.5, ("no class numbers",)),
-        (lambda truth: np.where(truth == 2, np.nan, truth), ("no class numbers",)),
-        (lambda truth: truth.astype(np.int16) - 1, ("no class numbers", "below 0")),
+        (lambda truth: truth + 0.5, ("not class numbers",)),
+        (lambda truth: np.where(truth == 2, np.nan, truth), ("not class numbers",)),
+        (lambda truth: truth.astype(np.int16) - 1, ("not class numbers", "below 0")),
     ],
 )
 def test_ground_truth_that_does_not_fit(tmp_path: Path, change, words: tuple[str, ...]) -> None:

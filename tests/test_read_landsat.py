@@ -319,7 +319,7 @@ def test_benchmark_with_one_kind_of_maps(tmp_path: Path) -> None:
     )
     for sensor in ("tm", "etm"):
         shutil.rmtree(tmp_path / f"ssl4eo_l_{sensor}_nlcd")
-    reject("ssl4eo-l-benchmark", tmp_path, "label maps beside the images", **options)
+    reject("ssl4eo-l-benchmark", tmp_path, "label maps next to the images", **options)
 
 
 def test_benchmark_map_on_another_grid(tmp_path: Path) -> None:
@@ -534,19 +534,23 @@ def test_l7irish_mask_of_another_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "file", "words"),
     [
-        ("l7irish", "austral/p226_r98/L71226098_09720011112.TIF", ("no file of this archive",)),
+        (
+            "l7irish",
+            "austral/p226_r98/L71226098_09720011112.TIF",
+            ("is not a file of this archive",),
+        ),
         ("l7irish", "austral/p1_r98/L71226098_09820011312.TIF", ("no cloud mask",)),
         (
             "l7irish",
             "p226_r98/L71226098_09820011112.TIF",
-            ("no file of this archive", "<biome>/p226_r98"),
+            ("is not a file of this archive", "<biome>/p226_r98"),
         ),
         (
             "l8biome",
             "barren/LC80420082013220LGN00/LC80420082013221LGN00.TIF",
-            ("no file of this archive",),
+            ("is not a file of this archive",),
         ),
-        ("l8biome", "barren/LC80420082013220LGN00/BQA.TIF", ("no file of this archive",)),
+        ("l8biome", "barren/LC80420082013220LGN00/BQA.TIF", ("is not a file of this archive",)),
     ],
 )
 def test_scene_files_that_do_not_belong_there(

@@ -284,7 +284,7 @@ def test_band_missing_or_unknown(tmp_path: Path) -> None:
     ssl4eo_s12.write_scene(
         tmp_path / "s2a" / "0000200" / ssl4eo_s12.SCENES["s2a"][0], "s2c", 0
     )  # has B10, as no L2A has
-    reject(S12, tmp_path, "s2a/0000200", "B10", "no bands of")
+    reject(S12, tmp_path, "s2a/0000200", "B10", "not bands of")
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_band_missing_or_unknown(tmp_path: Path) -> None:
             ("s2c/0000200", "20200604T054639", "two folders"),
         ),
         ("20209904T054639_20200604T054831_T43RCQ", ("20209904T054639", "does not exist")),
-        ("2020-06-04", ("s2c/0000200/2020-06-04", "no name of a s2c scene")),
+        ("2020-06-04", ("s2c/0000200/2020-06-04", "not the name of a s2c scene")),
     ],
     ids=["one time twice", "no date", "no name"],
 )
@@ -319,4 +319,4 @@ def test_files_that_lie_elsewhere_and_empty_folders(tmp_path: Path) -> None:
     (tmp_path / "void_ids.csv").write_text("place\n")
     reject(S12, tmp_path, "void_ids.csv", "'place'", void_ids="void_ids.csv")
     (tmp_path / FOLDER / "B2.tif").rename(tmp_path / "s2c" / "B2.tif")
-    reject(S12, tmp_path, "s2c/B2.tif", "lies elsewhere")
+    reject(S12, tmp_path, "s2c/B2.tif", "is not at s2c/")

@@ -254,7 +254,7 @@ def test_files_that_lie_elsewhere(tmp_path: Path) -> None:
     reject(V1_1, tmp_path, "no *.zarr.zip")
     path = one_file(tmp_path)
     path.rename(tmp_path / "train" / path.name)
-    reject(V1_1, tmp_path, f"train/{path.name}", "lies elsewhere")
+    reject(V1_1, tmp_path, f"train/{path.name}", "is not at")
 
 
 # ------------------------------------------------------------------ chunks
@@ -286,14 +286,14 @@ def test_any_chunks_and_codecs_as_zarr_python(
     )
     np.testing.assert_array_equal(zarr_python(path, "bands"), values)
     for index in ((0, 0), (2, 3), (1,), ()):
-        found = zarr_zip.part(source_of(path), "bands", index)
+        found = zarr_zip.read_part(source_of(path), "bands", index)
         np.testing.assert_array_equal(found, values[index])
         assert found.dtype == np.int16
 
 
 def test_chunks_that_are_not_there_are_no_black_pixels(tmp_path: Path) -> None:
     rewrite(one_file(tmp_path), lambda members: members.pop("bands/0.2.0.0.0"))
-    reject(V1_1, tmp_path, f"{NAME}/bands/0.2.0.0.0", "is not there")
+    reject(V1_1, tmp_path, f"{NAME}/bands/0.2.0.0.0", "is missing")
 
 
 def test_a_chunk_that_samples_share_is_decoded_once(
@@ -302,10 +302,10 @@ def test_a_chunk_that_samples_share_is_decoded_once(
     one_file(tmp_path)
     reader, decoded = make_reader(V1_1, tmp_path), []
     items = reader.items()
-    original = zarr_zip._decompressed
+    original = zarr_zip._decompress
     monkeypatch.setattr(
         zarr_zip,
-        "_decompressed",
+        "_decompress",
         lambda array, data: decoded.append(array.key) or original(array, data),
     )
     for item in items:
@@ -370,8 +370,8 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
         ({"shape": [2**30, 2**20, 12, 8, 8]}, ("images, at most",)),
         ({"shape": [3, 4, 12, 2**20, 2**20], "chunks": [1, 1, 1, 1, 1]}, ("/",)),
         ({"chunks": [3, 1, 12, 0, 8]}, ("chunks",)),
-        ({"chunks": [3, 1, 12, 8]}, ("no array of Zarr version 2",)),
-        ({"zarr_format": 3}, ("no array of Zarr version 2",)),
+        ({"chunks": [3, 1, 12, 8]}, ("is not a Zarr version 2 array",)),
+        ({"zarr_format": 3}, ("is not a Zarr version 2 array",)),
         ({"dtype": "<U0"}, ("numbers or text",)),
         ({"dtype": [["a", "<i2"]]}, ("numbers or text",)),
         ({"dimension_separator": "/../"}, ("/bands",)),
@@ -435,7 +435,7 @@ def test_members_that_are_no_good(tmp_path: Path) -> None:
     path = one_file(tmp_path)
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as file:
         file.writestr("bands/0.0.0.0.0", b"other pixels")
-    reject(V1_1, tmp_path, "bands/0.0.0.0.0", "there twice")
+    reject(V1_1, tmp_path, "bands/0.0.0.0.0", "occurs twice")
     one_file(tmp_path)
     with zipfile.ZipFile(path, "a") as file:
         file.writestr("../../escaped", b"")

@@ -466,7 +466,7 @@ def test_label_folder_elsewhere(tmp_path: Path) -> None:
 def test_label_that_is_no_class(tmp_path: Path, value: float) -> None:
     tiny_archives.tile(tmp_path / "images" / "a.tif")
     tiny_archives.write(tmp_path / "labels" / "a.tif", np.full((1, 32, 32), value, np.float32))
-    reject("enmap-tiles", tmp_path, "labels/a.tif", "no class numbers")
+    reject("enmap-tiles", tmp_path, "labels/a.tif", "not class numbers")
 
 
 # ------------------------------------------------------------------ split lists

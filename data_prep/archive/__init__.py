@@ -1,6 +1,4 @@
-"""Archives as readers see them: names and bytes, whether in a folder, a tar, a tar.gz or a zip, and
-safe against hostile ones.
-"""
+"""Uniform, hardened access to the files of an archive in a folder, tar, tar.gz or zip."""
 
 from data_prep.archive.access import DEFAULT_LIMIT, SPOOL_LIMIT, Archive, open_archive
 from data_prep.archive.containers import ArchiveError, Entry

@@ -1,11 +1,10 @@
-"""The one way to look at an archive: a folder, or tar, tar.gz and zip files as they were
-downloaded, read as if extracted where they lie.
+"""Uniform read access to an archive: a folder, or tar, tar.gz and zip files as if extracted.
 
     archive = open_archive(Path("SSL4EO-L"), index_dir=Path("stores/ssl4eo_l/index"))
     for name in archive.names((".tif",)):
         data = archive.read(name)
 
-The long pass over a tar.gz is made once; with `index_dir` its outcome is kept (see tar_index.py).
+The long pass over a tar.gz is made once; `index_dir` keeps its result (see tar_index.py).
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from data_prep.archive.containers import (
     MAX_MEMBERS,
     ArchiveError,
     Entry,
-    checked_name,
+    container_of,
     group_parts,
-    is_closed,
+    io_errors,
+    needs_extraction,
+    normalise_name,
     open_regular,
     regular_status,
     require_regular,
-    unreadable,
-    whole_of,
 )
 from data_prep.archive.tar_index import Tar
 from data_prep.archive.zip_index import Zip
@@ -42,47 +41,46 @@ __all__ = ["DEFAULT_LIMIT", "SPOOL_LIMIT", "Archive", "ArchiveError", "Entry", "
 
 DEFAULT_LIMIT = 512_000_000  # bytes of a file that is read into memory
 SPOOL_LIMIT = 64_000_000_000  # bytes of a member that is unpacked to a temporary file
-OPENED = 8  # tar.gz files whose seek points are in memory at one time
-SPOOLED = 4  # temporary files that are kept for the next call: an image and its label maps
+MAX_OPEN = 8  # tar.gz files with their seek points in memory at a time
+MAX_SPOOLED = 4  # temporary files kept for the next call: an image and its label maps
 
 
 class Folder:
-    """The files below a folder, or one file of it. Links are followed only to files below that
-    folder.
+    """The files below a folder, or one of them. Links are followed only to files below the folder.
 
     Attributes:
         real: its path without links.
-        only: the one file that counts, where the archive is a single file.
+        only: the name of the file, where the archive is a single file.
     """
 
     def __init__(self, real: Path, only: str | None = None):
         self.real, self.only = real, only
 
     def entries(self) -> dict[str, Entry]:
-        """{name: Entry} of its files; hidden ones are left out. Raises ArchiveError."""
+        """{name: Entry} of its files, without hidden ones. Raises ArchiveError."""
         if self.only:
             return {self.only: self.entry(self.only)}
         found, folders = dict[str, Entry](), [""]
         while folders:
             folder = folders.pop()
             for file in _listing(self.real / folder, folder):
-                name = checked_name(folder + file.name, folder or ".")
+                name = normalise_name(folder + file.name, folder or ".")
                 if name is None:
                     continue
                 if file.is_dir(follow_symlinks=False):
                     folders.append(f"{name}/")
                 else:
-                    found[name] = self._listed(file, name)
+                    found[name] = self._entry(file, name)
                 if len(found) + len(folders) > MAX_MEMBERS:
                     raise ArchiveError(
                         folder or ".", f"the archive has more than {MAX_MEMBERS:,} files; split it"
                     )
         return found
 
-    def _listed(self, file: os.DirEntry, name: str) -> Entry:
+    def _entry(self, file: os.DirEntry, name: str) -> Entry:
         if file.is_symlink():
             self._target(name)
-        with unreadable(name):
+        with io_errors(name):
             status = file.stat()
         require_regular(status, name)
         return Entry(status.st_size, status.st_mtime_ns)
@@ -96,7 +94,7 @@ class Folder:
         return Entry(status.st_size, status.st_mtime_ns)
 
     def path(self, name: str) -> Path | None:
-        """The path of the file without links, or None where nothing is there. Raises ArchiveError
+        """The path of the file without links, or None where there is none. Raises ArchiveError
         where it is not below the folder.
         """
         if (self.only and name != self.only) or not os.path.lexists(self.real / name):
@@ -104,21 +102,21 @@ class Folder:
         return self._target(name)
 
     def _target(self, name: str) -> Path:
-        """Where a name leads to. Raises ArchiveError outside of the folder, and for a link to
-        nothing or to a folder.
+        """The path that a name resolves to. Raises ArchiveError outside the folder, and for a link
+        to nothing or to a folder.
         """
         path = self.real / name
         target = Path(os.path.realpath(path))
         if not target.is_relative_to(self.real):
             raise ArchiveError(
                 name,
-                f"is a link to {target}, outside of the archive; give the real folder as --input, "
-                "or put the file there",
+                f"is a link to {target}, outside the archive; give the real folder as --input, or "
+                "put the file there",
             )
         if not os.path.lexists(target):
             raise ArchiveError(
                 name,
-                f"is a link to {target}, which is not there; remove the link, or put the file "
+                f"is a link to {target}, which does not exist; remove the link, or put the file "
                 "there",
             )
         if path.is_symlink() and target.is_dir():
@@ -130,20 +128,20 @@ class Folder:
 
 
 def _listing(path: Path, folder: str) -> list[os.DirEntry]:
-    with unreadable(folder or "."), os.scandir(path) as files:
+    with io_errors(folder or "."), os.scandir(path) as files:
         return list(files)
 
 
 class Archive:
-    """The files of an archive by their names, "folder/file.tif". It goes to worker processes
+    """The files of an archive by name, "folder/file.tif". It is pickled for worker processes
     without open files or lists.
 
-    Names are the same whether an archive is extracted or not: a container's members stand where it
-        lies. An extracted file is preferred to
-    the member of that name. Hidden files are not seen.
+    Names do not depend on whether an archive is extracted: members of a container appear in the
+    container's folder. An extracted file is preferred to a member of the same name. Hidden files
+    are ignored.
 
     Attributes:
-        root: what the user gave, a folder or a file.
+        root: the path that the user gave, a folder or a file.
     """
 
     def __init__(
@@ -155,13 +153,13 @@ class Archive:
     ):
         self.root = root
         self._folder, self._containers, self._index_dir = folder, containers, index_dir
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._entries: dict[str, Entry] | None = None
         self._names: list[str] = []
         self._opened: collections.deque[Tar] = collections.deque()
-        self._spools: collections.deque[_Spool] = collections.deque(maxlen=SPOOLED)
+        self._spools: collections.deque[_Spool] = collections.deque(maxlen=MAX_SPOOLED)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -170,10 +168,10 @@ class Archive:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._reset()
 
     def entries(self) -> Mapping[str, Entry]:
-        """{name: Entry}, sorted by name; listed once in a process. Raises ArchiveError."""
+        """{name: Entry}, sorted by name; listed once per process. Raises ArchiveError."""
         if self._entries is None:
             found = self._scan()
             self._names = sorted(found)
@@ -181,12 +179,12 @@ class Archive:
         return self._entries
 
     def entry(self, name: str) -> Entry:
-        """The entry of one file, without a list of all. Raises ArchiveError where there is none."""
+        """The entry of one file, without listing all. Raises ArchiveError where there is none."""
         source, inner = self._find(name)
         return source.entry(inner)
 
     def names(self, suffixes: tuple[str, ...]) -> list[str]:
-        """The names that end in one of `suffixes`, in any case of letters, sorted."""
+        """The names that end in one of `suffixes`, ignoring case, sorted."""
         suffixes = tuple(suffix.lower() for suffix in suffixes)
         return [name for name in self.entries() if name.lower().endswith(suffixes)]
 
@@ -195,8 +193,8 @@ class Archive:
         return name in self.entries()
 
     def folders(self, below: str = "") -> list[str]:
-        """Names, without what is before them, of the folders directly in folder `below` ("" for the
-        top) that have files, sorted.
+        """Sorted names, relative to `below`, of the non-empty folders directly in folder `below`
+        ("" for the top).
         """
         self.entries()
         prefix, found = f"{below}/" if below else "", []
@@ -211,8 +209,8 @@ class Archive:
         return sorted(found)
 
     def read(self, name: str, limit: int = DEFAULT_LIMIT) -> bytes:
-        """The whole file. Raises ArchiveError where it is absent, vanished, damaged, or has more
-        than `limit` bytes.
+        """The whole file. Raises ArchiveError where it is absent or damaged, has vanished, or has
+        more than `limit` bytes.
         """
         source, inner = self._find(name)
         if isinstance(source, Folder):
@@ -222,11 +220,11 @@ class Archive:
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """A path of the file on this machine, for formats that are read by window.
+        """A local path of the file, for formats that are read by window.
 
-        A member of a tar or zip is unpacked to a temporary file (below TMPDIR). It is kept for the
-        next calls, until SPOOLED others came or the process ends. Raises ArchiveError as `read`
-        does, and where the disk is full.
+        A member of a tar or zip is unpacked to a temporary file (below TMPDIR), which is kept for
+        the next calls until MAX_SPOOLED others followed or the process ends. Raises ArchiveError
+        like `read`, and where the disk is full.
         """
         source, inner = self._find(name)
         if isinstance(source, Folder):
@@ -234,26 +232,25 @@ class Archive:
             regular_status(path, name)
             yield path
         else:
-            spool = next(
-                (spool for spool in self._spools if spool.name == name), None
-            )  # a reference, so that it outlives its place in the queue
+            # A reference, so that it outlives its position in the queue.
+            spool = next((spool for spool in self._spools if spool.name == name), None)
             if spool is None:
                 spool = _Spool(name, source, inner)
                 self._spools.append(spool)
             yield spool.path
 
-    # ------------------------------------------------------------------ where a file is
+    # ------------------------------------------------------------------ finding files
 
     def _find(self, name: str) -> tuple[Folder | Tar | Zip, str]:
         """The folder or container that has the file, and its name there."""
-        if checked_name(name, name) == name and name:
+        if normalise_name(name, name) == name and name:
             if (
                 self._folder
-                and (self._folder.only or whole_of(name) is None)
+                and (self._folder.only or container_of(name) is None)
                 and self._folder.path(name)
             ):
                 return self._folder, name
-            for prefix, container in self._looked_into():
+            for prefix, container in self._all_containers():
                 if name.startswith(prefix) and container.entry(name.removeprefix(prefix)):
                     self._release_others(container)
                     return container, name.removeprefix(prefix)
@@ -264,13 +261,13 @@ class Archive:
         raise ArchiveError(name, "no such file in the archive; check that the archive is complete")
 
     def _release_others(self, container: Tar | Zip) -> None:
-        """Frees the tar that was opened first, where OPENED others are."""
+        """Frees the tar that was opened first once more than MAX_OPEN are open."""
         if isinstance(container, Tar) and container not in self._opened:
             self._opened.append(container)
-        if len(self._opened) > OPENED:
+        if len(self._opened) > MAX_OPEN:
             self._opened.popleft().release()
 
-    def _looked_into(self) -> tuple[tuple[str, Tar | Zip], ...]:
+    def _all_containers(self) -> tuple[tuple[str, Tar | Zip], ...]:
         if self._containers is None:
             self.entries()
         return self._containers
@@ -284,10 +281,10 @@ class Archive:
                 self._index_dir,
             )
         if not self._folder or not self._folder.only:
-            files = {name: entry for name, entry in files.items() if whole_of(name) is None}
-        if files and all(map(is_closed, files)):
-            raise _closed(min(files))
-        members = _merged(self._containers, files)
+            files = {name: entry for name, entry in files.items() if container_of(name) is None}
+        if files and all(map(needs_extraction, files)):
+            raise _needs_extraction(min(files))
+        members = _merge_members(self._containers, files)
         return members | files
 
 
@@ -300,28 +297,21 @@ def _containers(
     found = []
     for name, parts in sorted(group_parts(sizes).items()):
         prefix = name[: name.rfind("/") + 1]
-        found.append(
-            (
-                prefix,
-                _container(
-                    name, tuple(Path(os.path.realpath(real / part)) for part in parts), index_dir
-                ),
-            )
-        )
+        paths = tuple(Path(os.path.realpath(real / part)) for part in parts)
+        found.append((prefix, _container(name, paths, index_dir)))
     return tuple(found)
 
 
 def _container(name: str, parts: tuple[Path, ...], index_dir: Path | None) -> Tar | Zip:
-    return (
-        Zip(name, parts) if whole_of(name).lower().endswith(".zip") else Tar(name, parts, index_dir)
-    )
+    is_zip = container_of(name).lower().endswith(".zip")
+    return Zip(name, parts) if is_zip else Tar(name, parts, index_dir)
 
 
-def _merged(
+def _merge_members(
     containers: tuple[tuple[str, Tar | Zip], ...], extracted: Mapping[str, Entry]
 ) -> dict[str, Entry]:
     """The members of all containers that are not extracted. Raises ArchiveError where two
-    containers have a file of one name.
+    containers have a file of the same name.
     """
     found, owners = dict[str, Entry](), dict[str, str]()
     for prefix, container in containers:
@@ -343,13 +333,13 @@ def _read_file(path: Path, name: str, limit: int) -> bytes:
     with io.BufferedReader(open_regular(path, name)) as file:
         size = os.fstat(file.fileno()).st_size
         _check_size(size, name, limit)
-        with unreadable(name):
+        with io_errors(name):
             data = file.read(size + 1)
     if len(data) != size:
         raise ArchiveError(
             name,
-            f"changed while it was read, from {size:,} bytes to {len(data):,} or more; start again "
-            "when it is complete",
+            f"changed while it was being read, from {size:,} bytes to {len(data):,} or more; start "
+            "again when it is complete",
         )
     return data
 
@@ -358,13 +348,13 @@ def _check_size(size: int, name: str, limit: int) -> None:
     if size > limit:
         raise ArchiveError(
             name,
-            f"has {size / 1e6:,.1f} MB, at most {limit / 1e6:,.1f} MB; it is damaged, or no file "
+            f"has {size / 1e6:,.1f} MB, at most {limit / 1e6:,.1f} MB; it is damaged or not a file "
             "of this archive: remove it",
         )
 
 
 class _Spool:
-    """A member as a temporary file, which goes when nothing refers to it."""
+    """A member as a temporary file, which is removed with the last reference to it."""
 
     def __init__(self, name: str, container: Tar | Zip, inner: str):
         _check_size(container.entry(inner).size, name, SPOOL_LIMIT)
@@ -378,7 +368,7 @@ class _Spool:
             raise ArchiveError(
                 name,
                 f"cannot be unpacked to {folder} ({error.strerror}); set TMPDIR to a disk with "
-                "room",
+                "free space",
             ) from error
 
 
@@ -386,16 +376,15 @@ class _Spool:
 
 
 def open_archive(path: Path, index_dir: Path | None = None) -> Archive:
-    """The archive in a folder, in a tar, tar.gz or zip file (for a split one: its first part), or
+    """The archive in a folder, in a tar, tar.gz or zip file (or the first part of a split one), or
     in a single file of another kind.
 
-    `index_dir` keeps the tables of tar files. Nothing is listed yet. Raises ArchiveError.
+    `index_dir` keeps the tables of tar files. Lists nothing yet. Raises ArchiveError.
     """
     if str(path).startswith("/vsi"):
         raise ArchiveError(
             str(path),
-            "paths of GDAL's virtual file systems are not read; give a folder or file of this "
-            "machine",
+            "paths of GDAL's virtual file systems are not supported; give a local folder or file",
         )
     real = Path(os.path.realpath(path))
     if real.is_dir():
@@ -403,15 +392,15 @@ def open_archive(path: Path, index_dir: Path | None = None) -> Archive:
     if not real.exists():
         raise ArchiveError(str(path), "no such folder or file; check the path of --input")
     regular_status(real, str(path))
-    if is_closed(real.name):
-        raise _closed(str(path))
-    if whole_of(real.name) is None:
+    if needs_extraction(real.name):
+        raise _needs_extraction(str(path))
+    if container_of(real.name) is None:
         return Archive(path, Folder(real.parent, real.name), (), index_dir)
     parts = _parts_of(real)
     return Archive(path, None, (("", _container(real.name, parts, index_dir)),), index_dir)
 
 
-def _closed(name: str) -> ArchiveError:
+def _needs_extraction(name: str) -> ArchiveError:
     return ArchiveError(
         name,
         "this kind cannot be read in place; extract it with `tar -xf`, `7z x` or `unrar x` first "
@@ -420,16 +409,16 @@ def _closed(name: str) -> ArchiveError:
 
 
 def _parts_of(first: Path) -> tuple[Path, ...]:
-    """The parts of the container whose first part, or whole, is given. Raises ArchiveError for
-    another part.
+    """The parts of a container, given its first part or all of it in one file. Raises ArchiveError
+    for another part.
     """
-    whole = whole_of(first.name)
+    whole = container_of(first.name)
     if whole == first.name:
         return (first,)
     sizes = {
         file.name: file.stat().st_size
         for file in _listing(first.parent, ".")
-        if file.name != whole and whole_of(file.name) == whole
+        if file.name != whole and container_of(file.name) == whole
     }
     groups = group_parts(sizes)
     names = groups.get(first.name)

@@ -1,6 +1,4 @@
-"""What folders, tar and zip files have in common: their error, their limits, checked names, and
-parts of a split file read as one.
-"""
+"""Shared by folders, tar and zip: error type, limits, name checks, split files read as one."""
 
 from __future__ import annotations
 
@@ -15,24 +13,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-# files of an archive, about 300 bytes of memory each; one product of SSL4EO-S12 has 14 million
+# Files of an archive, about 300 bytes of memory each; one product of SSL4EO-S12 has 14 million.
 MAX_MEMBERS = 50_000_000
-MAX_NAME = 4096  # bytes, as Linux allows for a path
-CHUNK = (
-    16 * 2**20
-)  # bytes of a file that are taken at once, where it need not be in memory as a whole
+MAX_NAME = 4096  # bytes, Linux's limit for a path
+CHUNK = 16 * 2**20  # bytes per read of a file that need not be in memory as a whole
 
-_CONTROL = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
-)  # with everything that ends a line: names go into lists of one name a line
+# Includes everything that ends a line, because names go into lists with one name per line.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DRIVE = re.compile(r"[A-Za-z]:")
-_NOT_A_PART = "gz|xz|lz|bz|md|sh"  # two letters after a dot that are no part of a split file
+_NOT_A_PART = "gz|xz|lz|bz|md|sh"  # two letters after a dot that do not number a part
 _PART = rf"(?P<mark>[._-]?(?:part)?[._-]?)(?P<part>(?!{_NOT_A_PART})[a-z]{{2}}|\d{{1,5}})"
 _CONTAINER = re.compile(rf"(?P<whole>.+\.(?:tar\.gz|tgz|tar|zip))(?:{_PART})?", re.I)
-_CLOSED = re.compile(
+_NEEDS_EXTRACTION = re.compile(
     r".+\.(?:tar\.(?:zst|xz|bz2|lz|lz4|z)|tzst|txz|tbz2?|7z|rar)(?:[._-]?part[._-]?\w+)?", re.I
 )
-_NOT_LOOKED_INTO = ".zarr.zip"  # a Zarr store; its reader opens it as it is
+_NOT_OPENED = ".zarr.zip"  # a Zarr store; its reader opens it
 
 
 class ArchiveError(ValueError):
@@ -40,7 +35,7 @@ class ArchiveError(ValueError):
 
     Attributes:
         name: the file or folder, relative to the archive's root.
-        reason: what was found, what was expected, what to do.
+        reason: the finding, the expectation and the way out.
     """
 
     def __init__(self, name: str, reason: str):
@@ -52,8 +47,8 @@ class ArchiveError(ValueError):
 
 
 class Entry(NamedTuple):
-    """One file of an archive: its size in bytes and its modification time in ns since 1970 (tar and
-    zip keep whole seconds).
+    """One file of an archive: its size in bytes and modification time in ns since 1970 (whole
+    seconds in tar and zip).
     """
 
     size: int
@@ -63,19 +58,19 @@ class Entry(NamedTuple):
 # ------------------------------------------------------------------ names
 
 
-def checked_name(raw: str, where: str) -> str | None:
-    """The name without "." and doubled slashes ("" for the top folder), or None for what is hidden:
+def normalise_name(raw: str, where: str) -> str | None:
+    """The name without "." and doubled slashes ("" for the top folder), or None for hidden files:
     .DS_Store, ._x, __MACOSX/.
 
-    Raises ArchiveError, called `where`, for a name that could lead out of the archive or break a
-    list of names.
+    Raises ArchiveError about `where` for a name that could lead out of the archive or break a list
+    of names.
     """
     fault = _name_fault(raw)
     if fault:
         raise ArchiveError(
             where,
-            f"holds the name {raw[:200]!r}, which {fault}; rename it and pack again, or ask the "
-            "publisher for a sound archive",
+            f"contains the name {raw[:200]!r}, which {fault}; rename it and pack again, or ask the "
+            "publisher for a corrected archive",
         )
     parts = [part for part in raw.split("/") if part not in ("", ".")]
     return None if any(map(_is_hidden, parts)) else "/".join(parts)
@@ -101,21 +96,19 @@ def _name_fault(raw: str) -> str:
     return f"has {length:,} bytes, at most {MAX_NAME:,}" if length > MAX_NAME else ""
 
 
-def is_closed(name: str) -> bool:
-    """Whether the file is a container of a kind that cannot be read in place, such as .tar.zst or
-    .rar.
-    """
-    return _CLOSED.fullmatch(name) is not None
+def needs_extraction(name: str) -> bool:
+    """Whether the file is a container that cannot be read in place, such as .tar.zst or .rar."""
+    return _NEEDS_EXTRACTION.fullmatch(name) is not None
 
 
-def whole_of(name: str) -> str | None:
-    """The name of the container that the file is, or is a part of: `x.tar.gz` for `x.tar.gzab`.
+def container_of(name: str) -> str | None:
+    """The name of the container that the file is, or is a part of: `x.tar.gz` for `x.tar.gzab`;
     None for any other file.
     """
     match = _CONTAINER.fullmatch(name)
     return (
         match["whole"]
-        if match and not is_closed(name) and not match["whole"].lower().endswith(_NOT_LOOKED_INTO)
+        if match and not needs_extraction(name) and not match["whole"].lower().endswith(_NOT_OPENED)
         else None
     )
 
@@ -124,16 +117,16 @@ def whole_of(name: str) -> str | None:
 
 
 def group_parts(sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    """{first file: all files in order} of each container among files {name: bytes}. A whole file is
-    preferred to its parts.
+    """{first file: all files in order} of each container among files {name: bytes}. A complete file
+    is preferred to its parts.
 
-    Parts are numbered as `split` does (aa, ab, ...) or with digits. Raises ArchiveError for a
-    missing part, and for a whole file that has another size than its parts together. A missing last
-    part is found when the container is read.
+    Parts are numbered like those of `split` (aa, ab, ...) or with digits. Raises ArchiveError for a
+    missing part, and for a complete file whose size is not that of its parts together. A missing
+    last part is only detected when the container is read.
     """
     wholes, split = [], dict[tuple[str, str], dict[str, str]]()
     for name in sorted(sizes):
-        if whole_of(name) is None:
+        if container_of(name) is None:
             continue
         match = _CONTAINER.fullmatch(name)
         if match["part"] is None:
@@ -149,54 +142,53 @@ def group_parts(sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
             together = sum(sizes[name] for name in names)
             raise ArchiveError(
                 whole,
-                f"has {sizes[whole]:,} bytes, its parts beside it {together:,}; remove the one "
-                "that is incomplete",
+                f"has {sizes[whole]:,} bytes, but its parts next to it have {together:,}; remove "
+                "the incomplete one",
             )
     return found
 
 
 def _in_order(parts: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of {part: name} by their parts. Raises ArchiveError where one is missing, or where
-    letters and digits are mixed.
+    """The names of {part: name} in order of their parts. Raises ArchiveError where a part is
+    missing, or where letters and digits are mixed.
     """
     numbers = {_part_number(part): name for part, name in parts.items()}
     first = parts[min(parts)]
     if len({part.isdigit() for part in parts}) > 1 or len(numbers) != len(parts):
         raise ArchiveError(
             first,
-            f"has parts of two kinds ({', '.join(sorted(parts)[:8])}); keep those of one kind",
+            f"has parts of two kinds ({', '.join(sorted(parts)[:8])}); keep only one kind",
         )
     begin = 1 if min(parts).isdigit() and 0 not in numbers else 0
     missing = next((number for number in range(begin, max(numbers)) if number not in numbers), None)
     if missing is not None:
-        there = ", ".join(sorted(parts)[:8])
+        present = ", ".join(sorted(parts)[:8])
         raise ArchiveError(
             first,
-            f"part {missing + 1 - begin} is missing, there are {there}; download it, too, or "
-            "rename what is no part",
+            f"part {missing + 1 - begin} is missing, found {present}; download it as well, or "
+            "rename files that are not parts",
         )
     return tuple(numbers[number] for number in sorted(numbers))
 
 
 def _part_number(part: str) -> int:
-    return (
-        int(part)
-        if part.isdigit()
-        else (ord(part[0].lower()) - 97) * 26 + ord(part[1].lower()) - 97
-    )
+    if part.isdigit():
+        return int(part)
+    first, second = (ord(letter) - ord("a") for letter in part.lower())
+    return first * 26 + second
 
 
 def open_regular(path: Path, name: str) -> io.FileIO:
-    """The file at a path without links, for reading; it never waits. Raises ArchiveError, called
-    `name`, for anything but a regular file.
+    """Opens the file at a path without links, for reading; never blocks. Raises ArchiveError about
+    `name` for anything but a regular file.
     """
-    regular_status(path, name)  # before it is opened, on which devices may act
-    with unreadable(name):
+    regular_status(path, name)  # before opening, because opening can trigger devices
+    with io_errors(name):
         file = io.FileIO(
             os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), closefd=True
         )
     try:
-        require_regular(os.fstat(file.fileno()), name)  # it may have been exchanged in between
+        require_regular(os.fstat(file.fileno()), name)  # it may have been replaced in between
     except ArchiveError:
         file.close()
         raise
@@ -204,15 +196,15 @@ def open_regular(path: Path, name: str) -> io.FileIO:
 
 
 def regular_status(path: Path, name: str) -> os.stat_result:
-    """The status of a file. Raises ArchiveError, called `name`, for anything but a regular file."""
-    with unreadable(name):
+    """The status of a file. Raises ArchiveError about `name` for anything but a regular file."""
+    with io_errors(name):
         status = os.stat(path)
     require_regular(status, name)
     return status
 
 
 def require_regular(status: os.stat_result, name: str) -> None:
-    """Raises ArchiveError, called `name`, for a folder, FIFO, device or socket."""
+    """Raises ArchiveError about `name` for a folder, FIFO, device or socket."""
     kinds = {
         stat.S_IFDIR: "folder",
         stat.S_IFIFO: "FIFO",
@@ -226,8 +218,8 @@ def require_regular(status: os.stat_result, name: str) -> None:
 
 
 @contextlib.contextmanager
-def unreadable(name: str) -> Iterator[None]:
-    """Errors of the file system as ArchiveError, called `name`."""
+def io_errors(name: str) -> Iterator[None]:
+    """Turns errors of the file system into ArchiveError about `name`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -236,15 +228,15 @@ def unreadable(name: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise ArchiveError(
-            name, f"cannot be read ({error.strerror}); check the disk, and that you may read it"
+            name, f"cannot be read ({error.strerror}); check the disk and your permissions"
         ) from error
 
 
 class Parts(io.RawIOBase):
-    """Files one after another, read as one. None stays open between reads, so that there may be
-    thousands of containers.
+    """Consecutive files read as one. None stays open between reads, so that there can be thousands
+    of containers.
 
-    Raises ArchiveError where a file is absent or shorter than it was.
+    Raises ArchiveError where a file is absent or has become shorter.
     """
 
     def __init__(self, paths: Iterable[Path]):
@@ -255,7 +247,7 @@ class Parts(io.RawIOBase):
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Total bytes of all files."""
         return self._ends[-1]
 
     def readable(self) -> bool:
@@ -278,11 +270,8 @@ class Parts(io.RawIOBase):
         number = bisect.bisect_right(self._ends, self._at)
         if number == len(self._paths):
             return 0
-        path, size, left = (
-            self._paths[number],
-            self.stats[number].st_size,
-            self._ends[number] - self._at,
-        )
+        path, size = self._paths[number], self.stats[number].st_size
+        left = self._ends[number] - self._at
         with open_regular(path, path.name) as file:
             file.seek(size - left)
             count = file.readinto(memoryview(buffer)[:left])

@@ -1,19 +1,18 @@
-"""Reads tar and tar.gz files, whole or in parts, without extracting them: one pass lists the
-members, then each is read where it lies.
+"""Reads tar and tar.gz files, complete or split, in place: one pass lists the members.
 
-A tar.gz can be read from the middle only with seek points, the state of the decompressor every few
-megabytes. `Tar` keeps them, with the table of members, as one file in `index_dir`; so the long pass
-is made once, and not again by each worker process.
+Reading from the middle of a tar.gz needs seek points: the state of the decompressor every few
+megabytes. `Tar` keeps them, with the table of members, in a file in `index_dir`, so that the long
+pass is made once and not again by each worker process.
 
-The pass trusts the standard library with what matters: `gzip` checks length and CRC-32 of the whole
-stream, and `tarfile` decodes and checks each header block. indexed_gzip only finds the place: it
-takes a truncated stream for a short one, and checks nothing that it reads from the middle, so the
-table has a CRC-32 a member. Headers are walked here because tarfile's own walk keeps every member
-in memory, takes extended headers of any size, and stops without a word at a damaged header.
+The pass leaves the critical checks to the standard library: `gzip` checks length and CRC-32 of the
+whole stream, and `tarfile` decodes and checks each header block. indexed_gzip only seeks: it
+mistakes a truncated stream for a short one, and does not check anything that it reads from the
+middle, so the table has a CRC-32 per member. Headers are iterated here because tarfile itself keeps
+every member in memory, accepts extended headers of any size, and stops silently at a damaged
+header.
 
-No limit on the decompressed size is needed: deflate gives at most 1032 bytes for one, nothing of it
-is held while listing, and there are at most MAX_POINTS seek points of 32 KB, however large the
-archive is.
+The decompressed size needs no limit: deflate expands at most 1032-fold, listing keeps none of the
+data, and there are at most MAX_POINTS seek points of 32 KB, whatever the size of the archive.
 """
 
 from __future__ import annotations
@@ -40,23 +39,19 @@ from data_prep.archive.containers import (
     ArchiveError,
     Entry,
     Parts,
-    checked_name,
+    normalise_name,
 )
 from data_prep.jobs import progress
 
 BLOCK = tarfile.BLOCKSIZE
-MAX_HEADER = (
-    65_536  # bytes of one extended header; what it can say of a name, size and time is far below
-)
-MAX_SIZE = 2**62  # bytes of a member; beyond any file system, so that offsets stay 64-bit numbers
-SPACING = (
-    4 * 2**20
-    # bytes between seek points: reading a member costs at most that much decompression more; wider
-    # for large archives
-)
-MAX_POINTS = 8192  # seek points of 32 KB: 256 MB of memory a process
+MAX_HEADER = 65_536  # bytes of one extended header; far more than a name, size and time need
+MAX_SIZE = 2**62  # bytes of a member; above any file system's limit, so offsets stay 64-bit numbers
+# Bytes between seek points, and thus the maximum extra decompression per member; wider for large
+# archives.
+SPACING = 4 * 2**20
+MAX_POINTS = 8192  # seek points of 32 KB: 256 MB of memory per process
 MAX_SPACING = 2**29  # bytes; indexed_gzip allocates four times as much
-READ = 2**20  # bytes that are taken at once while listing, and of a compressed file
+READ = 2**20  # bytes per read while listing, and of a compressed file
 STEP = 2**30  # bytes of the stream between two chances to interrupt
 
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -80,8 +75,8 @@ _AGAIN = "it is truncated or damaged: download it again"
 
 
 class Member(NamedTuple):
-    """Where a file lies: offset and size in bytes of the decompressed tar; its modification time in
-    ns; its CRC-32 in a tar.gz.
+    """A file in a tar: offset and size in bytes of the decompressed tar, modification time in ns,
+    CRC-32 in a tar.gz.
     """
 
     offset: int
@@ -91,8 +86,8 @@ class Member(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What the pass over a tar finds: the table of members, a line each, and the seek points of a
-    tar.gz as indexed_gzip exports them.
+    """The result of the pass over a tar: the table of members, one line each, and the seek points
+    of a tar.gz as exported by indexed_gzip.
     """
 
     lines: bytes
@@ -100,21 +95,22 @@ class Index(NamedTuple):
 
 
 class Tar:
-    """A tar or tar.gz. It goes to worker processes without its table and handles, which are made
-    again from `index_dir`.
+    """A tar or tar.gz. It is pickled for worker processes without its table and handles, which are
+    restored from `index_dir`.
 
     Attributes:
-        name: as errors call it.
+        name: for error messages.
         parts: its files, in order.
-        index_dir: where the table is kept between processes; None to list the members anew in each.
+        index_dir: where the table is kept between processes; None to list the members in each.
     """
 
     def __init__(self, name: str, parts: tuple[Path, ...], index_dir: Path | None = None):
         self.name, self.parts, self.index_dir = name, parts, index_dir
-        self._found: Index | None = None  # only where there is no index_dir
+        self._own_index: Index | None = None  # only without index_dir
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "parts": self.parts, "index_dir": self.index_dir, "_found": None}
+        kept = {"name": self.name, "parts": self.parts, "index_dir": self.index_dir}
+        return kept | {"_own_index": None}
 
     def entries(self) -> dict[str, Entry]:
         """{name: Entry} of its files. Raises ArchiveError."""
@@ -127,19 +123,17 @@ class Tar:
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The bytes of a file, CHUNK at a time; in a tar.gz their CRC-32 is checked before the last
-        comes. Raises ArchiveError.
+        chunk is yielded. Raises ArchiveError.
         """
         member, where, crc = self._table[name], f"{self.name}/{name}", 0
         for begin in range(0, member.size, CHUNK):
             wanted = min(CHUNK, member.size - begin)
-            with _damage(where):
+            with _decompression_errors(where):
                 data = self._read(member.offset + begin, wanted)
             crc = zlib.crc32(data, crc)
             last = begin + wanted == member.size
             if len(data) != wanted or (last and member.crc not in (None, crc)):
-                raise ArchiveError(
-                    where, f"is not what was there when the archive was listed; {_AGAIN}"
-                )
+                raise ArchiveError(where, f"has changed since the archive was listed; {_AGAIN}")
             yield data
 
     def release(self) -> None:
@@ -166,7 +160,7 @@ class Tar:
         points = self._index().points
         if not points:
             return None
-        # With a buffer as wide as the points are apart, members read in the order of the tar are
+        # With a buffer of the spacing of the points, members read in the order of the tar are
         # decompressed about twice, not many times.
         total = max((member.offset + member.size for member in self._table.values()), default=0)
         stream = indexed_gzip.IndexedGzipFile(
@@ -176,10 +170,10 @@ class Tar:
         return stream
 
     def _index(self) -> Index:
-        """From index_dir, or by the long pass."""
+        """The index from index_dir, or from the long pass."""
         if self.index_dir is None:
-            self._found = self._found or self._scan()
-            return self._found
+            self._own_index = self._own_index or self._scan()
+            return self._own_index
         path = self.index_dir / f"{self._key()}.members"
         index = load_index(path)
         if index is None:
@@ -188,7 +182,7 @@ class Tar:
         return index
 
     def _key(self) -> str:
-        """A hash of the names, sizes and modification times of the parts: other files, another
+        """A hash of the names, sizes and modification times of the parts, which identifies an
         index.
         """
         facts = [
@@ -198,16 +192,15 @@ class Tar:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
     def _scan(self) -> Index:
-        with _damage(self.name):
+        with _decompression_errors(self.name):
             with self._open(io.DEFAULT_BUFFER_SIZE) as file:
-                if (
-                    file.read(2) != b"\x1f\x8b"
-                ):  # not by its name: browsers are known to decompress on the way
+                # Not decided by the name, because browsers may decompress while downloading.
+                if file.read(2) != b"\x1f\x8b":
                     return Index(_lines_of(list_members(file, self.name, _no_checksum)), b"")
             with (
                 self._open(READ) as file,
                 gzip.GzipFile(fileobj=file) as stream,
-                self._shown(file) as advance,
+                self._progress(file) as advance,
             ):
 
                 def checksum(member: BinaryIO, size: int) -> int:
@@ -215,25 +208,23 @@ class Tar:
                     return _checksum(member, size)
 
                 table = list_members(stream, self.name, checksum)
-                while stream.read(READ):  # to its end, where the checksum is
+                while stream.read(READ):  # to the end, where the checksum is
                     advance()
-                return Index(
-                    _lines_of(table), _find_points(file, stream.tell(), self.name, advance)
-                )
+                points = _find_points(file, stream.tell(), self.name, advance)
+                return Index(_lines_of(table), points)
 
     @contextlib.contextmanager
-    def _shown(self, file: BinaryIO) -> Iterator[Callable[[], None]]:
-        """Shows how far the two passes over a tar.gz are, in compressed megabytes. Gives a function
-        to call now and then.
+    def _progress(self, file: BinaryIO) -> Iterator[Callable[[], None]]:
+        """Shows the progress of the two passes over a tar.gz, in compressed megabytes. Yields a
+        function to call from time to time.
         """
         size, done = sum(status.st_size for status in Parts(self.parts).stats), 0
         with progress.show(f"list {self.name}", 2 * size // 10**6, "MB") as show:
 
             def advance() -> None:
                 nonlocal done
-                here = (
-                    file.tell() if file.tell() >= done else size + file.tell()
-                )  # the second pass begins at the front
+                # The second pass starts at the front again.
+                here = file.tell() if file.tell() >= done else size + file.tell()
                 show(here // 10**6 - done // 10**6, here - done)
                 done = here
 
@@ -248,15 +239,15 @@ def _spacing(total: int, name: str) -> int:
     if spacing > MAX_SPACING:
         raise ArchiveError(
             name,
-            f"holds {total / 1e12:,.1f} TB, too much to be read in place; extract it with `tar "
-            "-xzf` first and give the folder",
+            f"has {total / 1e12:,.1f} TB, too much to read in place; extract it with `tar -xzf` "
+            "first and give the folder",
         )
     return spacing
 
 
 def _find_points(file: BinaryIO, total: int, name: str, advance: Callable[[], None]) -> bytes:
-    """The seek points of a gzip stream that has been found good and has `total` bytes decompressed.
-    Raises ArchiveError.
+    """The seek points of a checked gzip stream of `total` decompressed bytes. Raises
+    ArchiveError.
     """
     file.seek(0)
     stream = indexed_gzip.IndexedGzipFile(
@@ -271,16 +262,12 @@ def _find_points(file: BinaryIO, total: int, name: str, advance: Callable[[], No
 
 
 @contextlib.contextmanager
-def _damage(name: str) -> Iterator[None]:
-    """Every error of decompression as ArchiveError."""
+def _decompression_errors(name: str) -> Iterator[None]:
+    """Turns every error of decompression into ArchiveError."""
     try:
         yield
-    except (
-        EOFError,
-        zlib.error,
-        OSError,
-        indexed_gzip.NotCoveredError,
-    ) as error:  # ZranError, CrcError and BadGzipFile are OSErrors
+    # ZranError, CrcError and BadGzipFile are OSErrors.
+    except (EOFError, zlib.error, OSError, indexed_gzip.NotCoveredError) as error:
         raise ArchiveError(name, f"cannot be read ({error}); {_AGAIN}") from error
 
 
@@ -288,7 +275,7 @@ def _damage(name: str) -> Iterator[None]:
 
 
 def _checksum(stream: BinaryIO, size: int) -> int:
-    """CRC-32 of the next `size` bytes, or of all there are."""
+    """CRC-32 of the next `size` bytes, or of fewer at the end of the stream."""
     crc = 0
     while size and (data := stream.read(min(READ, size))):
         crc, size = zlib.crc32(data, crc), size - len(data)
@@ -296,23 +283,23 @@ def _checksum(stream: BinaryIO, size: int) -> int:
 
 
 def _no_checksum(stream: BinaryIO, size: int) -> None:
-    """An uncompressed tar has no checksum of its contents, and they are not read to list it."""
+    """Nothing: listing an uncompressed tar does not read the data."""
 
 
 def list_members(
     stream: BinaryIO, name: str, checksum: Callable[[BinaryIO, int], int | None]
 ) -> dict[str, Member]:
-    """{name: Member} of the files of a tar, seeking forward only. Hidden files are left out.
-    `checksum` reads the data of one.
+    """{name: Member} of the files of a tar, without hidden ones, seeking forward only. `checksum`
+    reads the data of a member.
 
-    Raises ArchiveError, called `name`, for links, devices, sparse files, escaping names, names that
-    are there twice, damage and truncation.
+    Raises ArchiveError about `name` for links, devices, sparse files, escaping names, duplicate
+    names, damage and truncation.
     """
     table: dict[str, Member] = {}
     for count, (header, offset) in enumerate(_headers(stream, name), 1):
         if count > MAX_MEMBERS:
             raise ArchiveError(name, f"has more than {MAX_MEMBERS:,} members; split it")
-        inner = checked_name(header.name, name)
+        inner = normalise_name(header.name, name)
         if inner is None or header.isdir():
             continue
         if header.type not in _REGULAR:
@@ -326,7 +313,7 @@ def list_members(
             where = f"at byte {table[inner].offset:,}, and as {header.name!r} at byte {offset:,}"
             raise ArchiveError(
                 f"{name}/{inner}",
-                f"is there twice, {where}; extract the archive with `tar -x` first and give the "
+                f"occurs twice, {where}; extract the archive with `tar -x` first and give the "
                 "folder",
             )
         table[inner] = Member(
@@ -336,8 +323,8 @@ def list_members(
 
 
 def _headers(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Each member's header, and the offset of its data. What extended headers say is put
-    into it.
+    """Each member's header, with the records of its extended headers applied, and the offset of its
+    data.
     """
     position, shared, own = 0, dict[str, str](), dict[str, str]()
     while True:
@@ -347,17 +334,22 @@ def _headers(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, int
         position += BLOCK
         if header.type in _EXTENDED:
             records = _extended(
-                _take(stream, position, header, name), header.type, f"{name} at byte {position:,}"
+                _header_data(stream, position, header, name),
+                header.type,
+                f"{name} at byte {position:,}",
             )
             (shared if header.type == tarfile.XGLTYPE else own).update(records)
         else:
             _apply({**shared, **own}, header, name)
             own = {}
             yield header, position
-        if (
-            header.type in _EXTENDED or header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
-        ):  # others have no data
+        if _has_data(header):
             position += -(-header.size // BLOCK) * BLOCK
+
+
+def _has_data(header: tarfile.TarInfo) -> bool:
+    unknown = header.type not in tarfile.SUPPORTED_TYPES
+    return header.type in _EXTENDED or header.isreg() or unknown
 
 
 def _header(stream: BinaryIO, position: int, name: str) -> tarfile.TarInfo | None:
@@ -367,7 +359,7 @@ def _header(stream: BinaryIO, position: int, name: str) -> tarfile.TarInfo | Non
     if len(block) < BLOCK:
         raise ArchiveError(
             name,
-            f"ends at byte {position + len(block):,} or before, without the end mark of a tar; "
+            f"ends at byte {position + len(block):,} or earlier, without the end mark of a tar; "
             f"{_AGAIN}",
         )
     try:
@@ -376,7 +368,7 @@ def _header(stream: BinaryIO, position: int, name: str) -> tarfile.TarInfo | Non
         return None
     except tarfile.HeaderError as error:
         raise ArchiveError(
-            name, f"has no tar header at byte {position:,} ({error}); it is no tar, or {_AGAIN}"
+            name, f"has no tar header at byte {position:,} ({error}); it is not a tar, or {_AGAIN}"
         ) from error
     _check_size(header.size, name)
     return header
@@ -387,7 +379,7 @@ def _check_size(size: int, name: str) -> None:
         raise ArchiveError(name, f"has a member of {size:,} bytes; {_AGAIN}")
 
 
-def _take(stream: BinaryIO, position: int, header: tarfile.TarInfo, name: str) -> bytes:
+def _header_data(stream: BinaryIO, position: int, header: tarfile.TarInfo, name: str) -> bytes:
     """The data of an extended header."""
     if header.size > MAX_HEADER:
         raise ArchiveError(
@@ -402,7 +394,7 @@ def _take(stream: BinaryIO, position: int, header: tarfile.TarInfo, name: str) -
 
 
 def _extended(data: bytes, kind: bytes, where: str) -> dict[str, str]:
-    """What an extended header says of path, size and mtime."""
+    """path, size and mtime in an extended header."""
     if kind == tarfile.GNUTYPE_LONGLINK:
         return {}
     if kind == tarfile.GNUTYPE_LONGNAME:
@@ -436,7 +428,7 @@ def _pax_records(data: bytes, where: str) -> dict[str, str]:
 
 
 def _apply(records: dict[str, str], header: tarfile.TarInfo, name: str) -> None:
-    """Puts the records of extended headers into the header that they belong to."""
+    """Applies the records of extended headers to the header that they belong to."""
     header.name = records.get("path", header.name)
     if "size" in records:
         header.size = _number(records["size"], "size", name)
@@ -455,7 +447,9 @@ def _number(text: str, field: str, name: str) -> int:
     return int(match[1])
 
 
-# ------------------------------ the index on disk: a line of JSON, a line a member, the seek points
+# ------------------------------------------------------------------ the index on disk
+
+# One line of JSON, one line per member, the seek points.
 
 
 def _lines_of(table: dict[str, Member]) -> bytes:
@@ -474,7 +468,7 @@ def _table_of(lines: bytes) -> dict[str, Member]:
 
 
 def save_index(path: Path, index: Index) -> None:
-    """Writes an index, never half of one. Raises OSError."""
+    """Writes an index atomically. Raises OSError."""
     body = index.lines + index.points
     head = {
         "format": 1,
@@ -491,8 +485,8 @@ def save_index(path: Path, index: Index) -> None:
 
 
 def load_index(path: Path) -> Index | None:
-    """What `save_index` wrote, or None where it is absent or damaged: then the archive is listed
-    again.
+    """The index that `save_index` wrote, or None where it is absent or damaged, so that the archive
+    is listed again.
     """
     try:
         head, _, body = path.read_bytes().partition(b"\n")

@@ -1,4 +1,4 @@
-"""Reads zip files, whole or in parts, without extracting them."""
+"""Reads zip files, complete or split, in place."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from data_prep.archive.containers import (
     ArchiveError,
     Entry,
     Parts,
-    checked_name,
+    normalise_name,
 )
 
-# bytes of the list of members, which zipfile takes at once: about 100 for each of MAX_MEMBERS
+# Bytes of the list of members, which zipfile reads at once: about 100 for each of MAX_MEMBERS.
 MAX_DIRECTORY = 1_000_000_000
-MAX_RATIO = 1032  # bytes that one byte of deflate can give at most
-LOCAL_HEADER = 30  # bytes before a member's data, its name not counted
+MAX_RATIO = 1032  # maximum expansion of deflate
+LOCAL_HEADER = 30  # bytes before a member's data, without its name
 
 _ENCRYPTED = 0x1
 _LINKS_AND_DEVICES = (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK)
@@ -36,10 +36,10 @@ _AGAIN = "it is truncated or damaged: download it again"
 
 
 class Zip:
-    """A zip file. It goes to worker processes without its table and handles.
+    """A zip file. It is pickled for worker processes without its table and handles.
 
     Attributes:
-        name: as errors call it.
+        name: for error messages.
         parts: its files, in order.
     """
 
@@ -59,23 +59,23 @@ class Zip:
         return info and _entry(info)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a file, CHUNK at a time; their CRC-32 is checked before the last comes.
-        Raises ArchiveError.
+        """The bytes of a file, CHUNK at a time; their CRC-32 is checked before the last chunk is
+        yielded. Raises ArchiveError.
         """
         info, where = self._table[name], f"{self.name}/{name}"
         left = info.file_size
-        with _damage(where), self._zip.open(info) as stream:
+        with _zip_errors(where), self._zip.open(info) as stream:
             while left:
                 data = stream.read(min(CHUNK, left))
                 if not data:
                     raise ArchiveError(where, f"ends {left:,} bytes early; {_AGAIN}")
                 left -= len(data)
                 yield data
-            stream.read(1)  # nothing comes, but an empty file's checksum is compared
+            stream.read(1)  # returns nothing, but compares the checksum of an empty file
 
     @functools.cached_property
     def _zip(self) -> zipfile.ZipFile:
-        with _damage(self.name):
+        with _zip_errors(self.name):
             return zipfile.ZipFile(_Bounded(Parts(self.parts), self.name))
 
     @functools.cached_property
@@ -88,7 +88,7 @@ class Zip:
         _check_overlap(infos, self._zip.start_dir, self.name)
         table: dict[str, zipfile.ZipInfo] = {}
         for info in infos:
-            inner = checked_name(info.orig_filename, self.name)
+            inner = normalise_name(info.orig_filename, self.name)
             if inner is None or info.is_dir():
                 continue
             _check_member(info, f"{self.name}/{inner}")
@@ -97,14 +97,14 @@ class Zip:
                     f"at byte {table[inner].header_offset:,}, and as {info.filename!r} at byte "
                     f"{info.header_offset:,}"
                 )
-                raise ArchiveError(f"{self.name}/{inner}", f"is there twice, {where}; {_EXTRACT}")
+                raise ArchiveError(f"{self.name}/{inner}", f"occurs twice, {where}; {_EXTRACT}")
             table[inner] = info
         return table
 
 
 class _Bounded(io.BufferedReader):
-    """Refuses to take more than MAX_DIRECTORY bytes at once, as a damaged or hostile zip file may
-    ask for.
+    """Refuses to read more than MAX_DIRECTORY bytes at once, which a damaged or hostile zip file
+    can request.
     """
 
     def __init__(self, parts: Parts, name: str):
@@ -124,14 +124,14 @@ class _Bounded(io.BufferedReader):
 def _entry(info: zipfile.ZipInfo) -> Entry:
     try:
         stamp = calendar.timegm(info.date_time)  # zip has no time zone
-    except ValueError:  # the month 0 that writers give where they know no time
+    except ValueError:  # month 0, which some writers use for an unknown time
         stamp = 0
     return Entry(info.file_size, stamp * 10**9)
 
 
 def _check_member(info: zipfile.ZipInfo, where: str) -> None:
-    """Raises ArchiveError for a member that cannot be read, or that claims more than its bytes can
-    hold.
+    """Raises ArchiveError for a member that cannot be read, or that claims more bytes than its data
+    can expand to.
     """
     if stat.S_IFMT(info.external_attr >> 16) in _LINKS_AND_DEVICES:
         raise ArchiveError(where, f"is a link or device, expected a file; {_EXTRACT}")
@@ -143,19 +143,17 @@ def _check_member(info: zipfile.ZipInfo, where: str) -> None:
             f"is compressed by method {info.compress_type}, expected 0 (stored) or 8 (deflate); "
             f"{_EXTRACT}",
         )
-    most = info.compress_size * (MAX_RATIO if info.compress_type == zipfile.ZIP_DEFLATED else 1)
-    if info.file_size > most:
+    limit = info.compress_size * (MAX_RATIO if info.compress_type == zipfile.ZIP_DEFLATED else 1)
+    if info.file_size > limit:
         raise ArchiveError(
             where,
-            f"claims {info.file_size:,} bytes, but its {info.compress_size:,} can give at most "
-            f"{most:,}; {_AGAIN}",
+            f"claims {info.file_size:,} bytes, but its {info.compress_size:,} can expand to at "
+            f"most {limit:,}; {_AGAIN}",
         )
 
 
 def _check_overlap(infos: list[zipfile.ZipInfo], end: int, name: str) -> None:
-    """Raises ArchiveError where two members share bytes, by which a small file could claim any
-    size.
-    """
+    """Raises ArchiveError where members overlap, which would let a small file claim any size."""
     order = sorted(infos, key=lambda info: info.header_offset)
     begins = [info.header_offset for info in order[1:]] + [end]
     for info, following in itertools.zip_longest(order, begins[: len(order)]):
@@ -164,13 +162,13 @@ def _check_overlap(infos: list[zipfile.ZipInfo], end: int, name: str) -> None:
             or info.header_offset + LOCAL_HEADER + info.compress_size > following
         ):
             raise ArchiveError(
-                f"{name}/{info.filename[:200]}", f"shares bytes with the member after it; {_AGAIN}"
+                f"{name}/{info.filename[:200]}", f"overlaps the next member; {_AGAIN}"
             )
 
 
 @contextlib.contextmanager
-def _damage(name: str) -> Iterator[None]:
-    """Every error of zipfile as ArchiveError."""
+def _zip_errors(name: str) -> Iterator[None]:
+    """Turns every error of zipfile into ArchiveError."""
     try:
         yield
     except ArchiveError:

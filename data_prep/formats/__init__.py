@@ -1,3 +1,1 @@
-"""What readers share: file formats, band files on several grids, class lists, tiles. No reader
-imports another.
-"""
+"""File formats, and what readers share about file lists, grids and tiles. Knows no archive."""

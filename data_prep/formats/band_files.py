@@ -1,6 +1,4 @@
-"""Reads images that are stored as one GeoTIFF a band, on grids of several pixel sizes, as
-Sentinel-2 has them.
-"""
+"""Reads images with one GeoTIFF per band, on grids of several pixel sizes, such as Sentinel-2."""
 
 from __future__ import annotations
 
@@ -20,12 +18,12 @@ from data_prep.reader import Files
 from eo_jax.sensors import Band, Sensor
 
 METHODS = ("bilinear", "nearest", "native")
-ON_ONE_GRID = 0  # stands for the pixel size of images that hold all bands
+ON_ONE_GRID = 0  # in place of a pixel size, for images with all bands on one grid
 _TOLERANCE = 1e-3  # in pixels
 
 
 class Grid(NamedTuple):
-    """The grid of a file, and its name."""
+    """The name of a file and its grid."""
 
     name: str
     shape: tuple[int, int]
@@ -34,8 +32,8 @@ class Grid(NamedTuple):
 
 
 def rows(sensor: Sensor, method: str) -> dict[int, Sensor]:
-    """{pixel size in m: row} of the samples an image gives: the sensor's own row on one grid, or
-    with "native" a row `<id>_20m` a pixel size.
+    """{pixel size in m: sensor row} of the samples of an image: the sensor's own row on one grid,
+    or with "native" a row such as `<id>_20m` per pixel size.
     """
     sizes = sorted({_gsd(sensor, band) for band in sensor.bands})
     if method != "native" or len(sizes) == 1:
@@ -44,7 +42,7 @@ def rows(sensor: Sensor, method: str) -> dict[int, Sensor]:
 
 
 def all_rows(*sensors: Sensor) -> tuple[Sensor, ...]:
-    """Every row that images of these sensors may have, whatever the method."""
+    """All rows that images of these sensors can have, over all methods."""
     return tuple(
         {
             row.id: row
@@ -66,8 +64,8 @@ def one_digit(band: str) -> str:
 
 
 def seconds(name: str, stamp: str) -> int:
-    """Seconds since 1970 of a UTC time in a name, "20200604T054639". Raises ArchiveError where
-    there is no such time.
+    """Seconds since 1970 of a UTC time in a name, "20200604T054639". Raises ArchiveError for a time
+    that does not exist.
     """
     try:
         moment = datetime.datetime.strptime(stamp, "%Y%m%dT%H%M%S")
@@ -79,8 +77,8 @@ def seconds(name: str, stamp: str) -> int:
 
 
 def check_names(folder: str, found: Iterable[str], expected: Iterable[str], what: str) -> None:
-    """Raises ArchiveError where a folder lacks the file of a band, or has one of a band that the
-    product does not have.
+    """Raises ArchiveError where the file of a band is missing from a folder, or where there is one
+    of a band that the product does not have.
     """
     missing, more = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing:
@@ -91,7 +89,7 @@ def check_names(folder: str, found: Iterable[str], expected: Iterable[str], what
         )
     if more:
         raise ArchiveError(
-            folder, f"files of {', '.join(more)}, which are no bands of {what}; move them away"
+            folder, f"files of {', '.join(more)}, which are not bands of {what}; move them away"
         )
 
 
@@ -103,27 +101,25 @@ def finest(sensor: Sensor) -> int:
 def read_image(
     files: Files, sensor: Sensor, roles: Sequence[str], method: str
 ) -> tuple[np.ndarray, dict]:
-    """Pixels [c, h, w] on the finest grid, bands as in `sensor`, and the place of that grid (see
-    `geotiff.georeference`).
+    """Pixels [c, h, w] on the finest grid, bands as in `sensor`, and the georeference of that grid
+    (see `geotiff.georeference`).
 
-    `roles` are those of the band files. Coarser bands are brought onto the finest grid by `method`.
-    Raises ArchiveError for a file that `geotiff.read_bands` refuses, for grids that do not fit each
-    other, and where there is nothing but no-data.
+    `roles` are those of the band files. Coarser bands are resampled to the finest grid by `method`.
+    Raises ArchiveError for a file that `geotiff.read_bands` refuses, for grids that do not match,
+    and where every pixel is no-data.
     """
     size = _gsd(sensor, sensor.bands[finest(sensor)])
-    planes, grid, place = [np.empty(0)] * len(roles), None, {}
+    planes, grid, georeference = [np.empty(0)] * len(roles), None, {}
     for index in sorted(range(len(roles)), key=lambda index: _gsd(sensor, sensor.bands[index])):
         name, factor = files.name(roles[index]), round(_gsd(sensor, sensor.bands[index]) / size)
         with geotiff.open_tiff(name, files[roles[index]]) as dataset:
             if grid is None:
-                grid, place = (
-                    Grid(name, dataset.shape, dataset.crs, dataset.transform),
-                    geotiff.georeference(dataset),
-                )
+                grid = Grid(name, dataset.shape, dataset.crs, dataset.transform)
+                georeference = geotiff.georeference(dataset)
                 _check_bytes(grid, sensor)
             _check_grid(name, dataset, grid, factor)
             plane = geotiff.read_bands(name, dataset, _one_band(sensor, index))[0]
-        planes[index] = _refined(plane, factor, method, sensor.nodata)
+        planes[index] = _upsample(plane, factor, method, sensor.nodata)
     pixels = np.stack(planes)
     if sensor.missing(pixels).all():
         raise ArchiveError(
@@ -131,10 +127,10 @@ def read_image(
             f"every pixel of every band is no-data ({sensor.nodata}); remove the image, or give "
             "--skip-bad",
         )
-    return pixels, place
+    return pixels, georeference
 
 
-def _refined(plane: np.ndarray, factor: int, method: str, nodata: float | None) -> np.ndarray:
+def _upsample(plane: np.ndarray, factor: int, method: str, nodata: float | None) -> np.ndarray:
     if factor == 1:
         return plane
     return (
@@ -149,7 +145,7 @@ def _gsd(sensor: Sensor, band: Band) -> float:
 
 
 def _of_size(sensor: Sensor, size: float) -> Sensor:
-    """The row of the bands of one pixel size."""
+    """A sensor row with the bands of one pixel size."""
     kept = [index for index, band in enumerate(sensor.bands) if _gsd(sensor, band) == size]
     return dataclasses.replace(
         sensor,
@@ -159,12 +155,12 @@ def _of_size(sensor: Sensor, size: float) -> Sensor:
         gsd_m=size,
         mean=tuple(sensor.mean[index] for index in kept) if sensor.mean else (),
         std=tuple(sensor.std[index] for index in kept) if sensor.std else (),
-        true_colour=_moved(sensor.true_colour, kept),
-        false_colour=_moved(sensor.false_colour, kept),
+        true_colour=_reindex(sensor.true_colour, kept),
+        false_colour=_reindex(sensor.false_colour, kept),
     )
 
 
-def _moved(colours: tuple[int, int, int] | None, kept: Sequence[int]) -> tuple[int, ...] | None:
+def _reindex(colours: tuple[int, int, int] | None, kept: Sequence[int]) -> tuple[int, ...] | None:
     return tuple(map(kept.index, colours)) if colours and set(colours) <= set(kept) else None
 
 
@@ -184,17 +180,16 @@ def _check_bytes(grid: Grid, sensor: Sensor) -> None:
         size = f"{bands} bands of {height} x {width} pixels take {claimed / 1e6:,.0f} MB"
         raise ArchiveError(
             grid.name,
-            f"{size}, at most {geotiff.MAX_BYTES / 1e6:,.0f} MB; the file is damaged, or no patch: "
-            "copy it again",
+            f"{size}, at most {geotiff.MAX_BYTES / 1e6:,.0f} MB; the file is damaged or not a "
+            "patch: copy it again",
         )
 
 
 def _check_grid(name: str, dataset: rasterio.DatasetReader, grid: Grid, factor: int) -> None:
-    """Raises ArchiveError where the file's grid is not that of `grid` with pixels `factor` times
-    larger.
+    """Raises ArchiveError where the file's grid is not `grid` with pixels `factor` times larger.
 
-    Either the corners of both or the centres of their first pixels are the same point: Google Earth
-        Engine's export wrote the latter.
+    Either the corners of both grids or the centres of their first pixels must coincide: Google
+    Earth Engine's export wrote the latter.
     """
     height, width = grid.shape
     if height % factor or width % factor:
@@ -215,13 +210,13 @@ def _check_grid(name: str, dataset: rasterio.DatasetReader, grid: Grid, factor: 
         )
         raise ArchiveError(
             name,
-            f"transform is ({found}), which does not fit that of {grid.name} ({expected}); copy "
+            f"transform is ({found}), which does not match that of {grid.name} ({expected}); copy "
             "the folder again",
         )
 
 
 def _fits(found: Affine, fine: Affine, factor: int) -> bool:
-    if found.is_identity or fine.is_identity:  # what rasterio says where there is none
+    if found.is_identity or fine.is_identity:  # rasterio's value for no transform
         return found == fine
     if fine.is_degenerate:
         return False

@@ -1,9 +1,8 @@
-"""Reads ENVI scenes, a header and a file of raw numbers, by window. GDAL sees a header that is
-written here, in a folder of our own.
+"""Reads ENVI scenes (a header and a raw data file) by window.
 
-The header comes from strangers, so what it claims must fit the data file to the byte before
-anything is read. Gzip-compressed data files (`file compression = 1`) are unpacked within that size;
-GDAL itself would write a file beside them.
+Headers are untrusted: the sizes they claim must match the data file to the byte before anything is
+read, and GDAL gets a header written here, in a temporary folder. Gzip-compressed data files (`file
+compression = 1`) are unpacked within that size; GDAL itself would write a file next to them.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from rasterio.errors import CRSError, RasterioError
 from data_prep.archive import ArchiveError
 
 MAX_HEADER_BYTES = 10_000_000
-MAX_UNPACKED_BYTES = 64_000_000_000  # of a compressed data file; it goes to a temporary one
+MAX_UNPACKED_BYTES = 64_000_000_000  # of a compressed data file, unpacked to a temporary file
 
 _DTYPES = {
     1: "uint8",
@@ -43,26 +42,25 @@ _DTYPES = {
 _INTERLEAVES = ("bsq", "bil", "bip")
 _NM_PER_UNIT = {"nanometers": 1.0, "nm": 1.0, "micrometers": 1000.0, "um": 1000.0, "µm": 1000.0}
 _UNIT_UNKNOWN = ("", "unknown")
-_BAND_NAME_WAVELENGTH = re.compile(
-    r".*\((\d+(?:\.\d+)?) (\w+)\)"
-)  # "band 1 (0.455400 Micrometers)", as ENVI and GDAL write it
-_PLACE = ("map info", "projection info", "coordinate system string")
+# "band 1 (0.455400 Micrometers)", as ENVI and GDAL write it
+_BAND_NAME_WAVELENGTH = re.compile(r".*\((\d+(?:\.\d+)?) (\w+)\)")
+_GEOREFERENCE = ("map info", "projection info", "coordinate system string")
 _CHUNK = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What an ENVI header says, checked.
+    """The checked contents of an ENVI header.
 
     Attributes:
         dtype: of the pixels, without byte order.
         skip: bytes before the pixels.
-        wavelengths_nm: one a band, or None where there are none.
-        unit_known: whether the header says their unit; where it does not, they are taken for nm,
-            which a sensor table has to prove.
+        wavelengths_nm: one per band, or None where there are none.
+        unit_known: whether the header gives their unit; if not, nm are assumed, which the
+            comparison with a sensor table has to confirm.
         nodata: `data ignore value`.
         factor: `reflectance scale factor`.
-        fields: everything, as text, by lower-case names.
+        fields: all fields as text, by lower-case names.
     """
 
     bands: int
@@ -81,7 +79,7 @@ class Header:
 
     @property
     def file_bytes(self) -> int:
-        """Size of the data file, unpacked."""
+        """Size of the unpacked data file."""
         return self.skip + self.bands * self.height * self.width * np.dtype(self.dtype).itemsize
 
 
@@ -91,11 +89,11 @@ class Header:
 def parse_header(name: str, data: bytes) -> Header:
     """The header in a .hdr file. Raises ArchiveError."""
     fields = _fields(name, data.decode("latin-1"))
-    odd = [key for key in _PLACE if not fields.get(key, "").isascii()]
-    if odd:
-        raise ArchiveError(name, f"{odd[0]} has characters that are not ASCII; correct the header")
-    bands = _whole(name, fields, "bands", least=1)
-    code = _whole(name, fields, "data type")
+    wrong = [key for key in _GEOREFERENCE if not fields.get(key, "").isascii()]
+    if wrong:
+        raise ArchiveError(name, f"{wrong[0]} has non-ASCII characters; correct the header")
+    bands = _integer(name, fields, "bands", least=1)
+    code = _integer(name, fields, "data type")
     interleave = fields.get("interleave", "").lower()
     if code not in _DTYPES:
         raise ArchiveError(
@@ -112,13 +110,13 @@ def parse_header(name: str, data: bytes) -> Header:
     wavelengths_nm, unit_known = _wavelengths(name, fields, bands)
     return Header(
         bands=bands,
-        height=_whole(name, fields, "lines", least=1),
-        width=_whole(name, fields, "samples", least=1),
+        height=_integer(name, fields, "lines", least=1),
+        width=_integer(name, fields, "samples", least=1),
         dtype=_DTYPES[code],
-        skip=_whole(name, fields, "header offset", default="0"),
-        big_endian=_whole(name, fields, "byte order", most=1) == 1,
+        skip=_integer(name, fields, "header offset", default="0"),
+        big_endian=_integer(name, fields, "byte order", most=1) == 1,
         interleave=interleave,
-        compressed=_whole(name, fields, "file compression", default="0", most=1) == 1,
+        compressed=_integer(name, fields, "file compression", default="0", most=1) == 1,
         wavelengths_nm=wavelengths_nm,
         unit_known=unit_known,
         nodata=_number(name, fields, "data ignore value"),
@@ -128,11 +126,11 @@ def parse_header(name: str, data: bytes) -> Header:
 
 
 def _fields(name: str, text: str) -> dict[str, str]:
-    """{lower-case name: value}; values in braces may go over lines, and are one line here."""
+    """{lower-case name: value}; values in braces that span several lines are joined."""
     first, _, rest = text.partition("\n")
     if first.strip() != "ENVI":
         raise ArchiveError(
-            name, "does not begin with ENVI; it is damaged or no ENVI header: copy it again"
+            name, "does not begin with ENVI; it is damaged or not an ENVI header: copy it again"
         )
     found, lines = dict[str, str](), iter(rest.splitlines())
     for line in lines:
@@ -141,17 +139,14 @@ def _fields(name: str, text: str) -> dict[str, str]:
         key, equals, value = line.partition("=")
         key, value = " ".join(key.lower().split()), value.strip()
         if not equals or not key or key in found:
-            raise ArchiveError(
-                name,
-                f"line {line.strip()[:60]!r} is "
-                f"{'a second ' + key if key in found else 'no field'}; correct the header",
-            )
+            fault = f"a second {key}" if key in found else "not a field"
+            raise ArchiveError(name, f"line {line.strip()[:60]!r} is {fault}; correct the header")
         found[key] = _braced(name, key, value, lines) if value.startswith("{") else value
     return found
 
 
 def _braced(name: str, key: str, value: str, lines: Iterator[str]) -> str:
-    """The value up to its closing brace, which may be some lines further down."""
+    """The value up to its closing brace, which may be several lines further down."""
     parts = [value]
     while "}" not in parts[-1]:
         more = next(lines, None)
@@ -163,7 +158,7 @@ def _braced(name: str, key: str, value: str, lines: Iterator[str]) -> str:
     return " ".join(parts)
 
 
-def _whole(
+def _integer(
     name: str,
     fields: Mapping[str, str],
     key: str,
@@ -177,7 +172,7 @@ def _whole(
     if not re.fullmatch(r"\d{1,13}", text) or not least <= int(text) <= most:
         raise ArchiveError(
             name,
-            f"{key} is {text[:40]!r}, expected a whole number from {least} to {most}; correct the "
+            f"{key} is {text[:40]!r}, expected an integer from {least} to {most}; correct the "
             "header",
         )
     return int(text)
@@ -197,15 +192,14 @@ def _number(name: str, fields: Mapping[str, str], key: str) -> float | None:
 def _wavelengths(
     name: str, fields: Mapping[str, str], bands: int
 ) -> tuple[tuple[float, ...] | None, bool]:
-    """(wavelengths in nm, whether the unit is known): of the field `wavelength`, or else of the
+    """(wavelengths in nm, whether the unit is known), from the field `wavelength`, or else from the
     names of all bands.
     """
     if "wavelength" in fields:
-        texts, unit = _listed(fields["wavelength"]), fields.get("wavelength units", "").lower()
+        texts, unit = _parse_list(fields["wavelength"]), fields.get("wavelength units", "").lower()
     else:
-        matches = [
-            _BAND_NAME_WAVELENGTH.fullmatch(band) for band in _listed(fields.get("band names", ""))
-        ]
+        names = _parse_list(fields.get("band names", ""))
+        matches = [_BAND_NAME_WAVELENGTH.fullmatch(band) for band in names]
         units = {match[2].lower() for match in matches if match}
         if not matches or not all(matches) or len(units) > 1 or not units <= set(_NM_PER_UNIT):
             return None, False
@@ -217,17 +211,16 @@ def _wavelengths(
             name,
             f"wavelength units is {unit!r}, expected Nanometers or Micrometers; correct the header",
         )
+    factor = _NM_PER_UNIT.get(unit, 1.0)
     try:
-        return tuple(
-            float(text) * _NM_PER_UNIT.get(unit, 1.0) for text in texts
-        ), unit in _NM_PER_UNIT
+        return tuple(float(text) * factor for text in texts), unit in _NM_PER_UNIT
     except ValueError as error:
         raise ArchiveError(
-            name, f"wavelength has what is no number ({error}); correct the header"
+            name, f"wavelength has a value that is not a number ({error}); correct the header"
         ) from error
 
 
-def _listed(text: str) -> list[str]:
+def _parse_list(text: str) -> list[str]:
     inner = text.strip().removeprefix("{").removesuffix("}").strip()
     return [part.strip() for part in inner.split(",")] if inner else []
 
@@ -239,14 +232,14 @@ def _listed(text: str) -> list[str]:
 def open_envi(
     name: str, path: Path, stamp: int, header: Header
 ) -> Iterator[rasterio.DatasetReader]:
-    """The scene as GDAL sees it. `stamp` tells one version of the data file from another. GDAL
-    errors become ArchiveError.
+    """Opens the scene with GDAL. `stamp` distinguishes versions of the data file.
 
-    Raises ArchiveError where the data file has not the size that the header says.
+    GDAL errors become ArchiveError, which is also raised where the data file does not have the size
+    that the header claims.
     """
     pair = _pair(name, path, stamp, header)
-    # ENVI files come in pairs, so GDAL has to look beside the file; there is nothing but what was
-    # put there.
+    # ENVI files come in pairs, so GDAL has to look for the second one; the folder has only these
+    # two.
     options = {
         "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
         "GDAL_PAM_ENABLED": "NO",
@@ -255,24 +248,21 @@ def open_envi(
     try:
         with rasterio.Env(**options), rasterio.open(pair.data, driver="ENVI") as dataset:
             yield dataset
-    except (
-        RasterioError,
-        CRSError,
-        CPLE_BaseError,
-    ) as error:  # the last two of coordinate systems that cannot be
+    # CRSError and CPLE_BaseError are raised for impossible coordinate systems.
+    except (RasterioError, CRSError, CPLE_BaseError) as error:
         raise ArchiveError(
             name,
             f"cannot be read as ENVI ({error.__cause__ or error}); it is damaged: copy it again",
         ) from error
 
 
-@functools.lru_cache(1)  # for the next tile of the scene
+@functools.lru_cache(1)  # kept for the next tile of the scene
 def _pair(name: str, path: Path, stamp: int, header: Header) -> _Pair:
     return _Pair(name, path, header)
 
 
 class _Pair:
-    """Header and data in a temporary folder, which goes when nothing refers to it."""
+    """Header and data in a temporary folder, which is removed with the last reference to it."""
 
     def __init__(self, name: str, path: Path, header: Header):
         folder = Path(tempfile.mkdtemp(prefix="data_prep_"))
@@ -286,14 +276,14 @@ class _Pair:
         if found != header.file_bytes:
             raise ArchiveError(
                 name,
-                f"has {found} bytes, but its header needs {header.file_bytes} ({_count(header)}); "
-                "copy both again",
+                f"has {found} bytes, but its header needs {header.file_bytes} "
+                f"({_describe(header)}); copy both again",
             )
-        (folder / "scene.hdr").write_text(_written(header), encoding="ascii")
+        (folder / "scene.hdr").write_text(_header_text(header), encoding="ascii")
 
 
 def _unpack(name: str, source: Path, target: Path, size: int) -> None:
-    """Unpacks up to one byte more than `size`, which is as good as any to tell that it is wrong."""
+    """Unpacks at most one byte more than `size`, which suffices to detect a wrong size."""
     if size > MAX_UNPACKED_BYTES:
         raise ArchiveError(
             name,
@@ -314,15 +304,15 @@ def _unpack(name: str, source: Path, target: Path, size: int) -> None:
         ) from error
 
 
-def _count(header: Header) -> str:
+def _describe(header: Header) -> str:
     return (
         f"{header.bands} bands of {header.height} x {header.width} {header.dtype}, after "
         f"{header.skip}"
     )
 
 
-def _written(header: Header) -> str:
-    """The header with what GDAL needs, and nothing that makes it look elsewhere."""
+def _header_text(header: Header) -> str:
+    """A header with the fields that GDAL needs, and none that refers to other files."""
     codes = {dtype: code for code, dtype in _DTYPES.items()}
     fields = {
         "samples": header.width,
@@ -333,14 +323,14 @@ def _written(header: Header) -> str:
         "data type": codes[header.dtype],
         "interleave": header.interleave,
         "byte order": int(header.big_endian),
-        **{key: value for key, value in header.fields if key in _PLACE},
+        **{key: value for key, value in header.fields if key in _GEOREFERENCE},
     }
     return "ENVI\n" + "".join(f"{key} = {value}\n" for key, value in fields.items())
 
 
 def check_scale(name: str, header: Header, scale: float, nodata: float | None) -> None:
-    """Raises ArchiveError where the header's no-data value or scale is another than that of a
-    sensor table.
+    """Raises ArchiveError where the header's no-data value or scale differs from the sensor
+    table's.
     """
     if header.nodata is not None and not _same(header.nodata, nodata):
         wrong = f"data ignore value is {header.nodata:g}"

@@ -1,6 +1,4 @@
-"""Reads GeoTIFFs as archives have them: pixels, wavelengths, grid, time and label maps, each
-checked.
-"""
+"""Reads and checks pixels, wavelengths, grid, time and label maps of GeoTIFFs."""
 
 from __future__ import annotations
 
@@ -25,14 +23,13 @@ from data_prep.archive import ArchiveError
 from eo_jax import sensors
 from eo_jax.sensors import Sensor
 
-warnings.filterwarnings(
-    "ignore", category=NotGeoreferencedWarning
-)  # a tile without coordinates is no error
+# A tile without coordinates is not an error.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
-MAX_BYTES = 512 * 2**20  # that a file or window may take once decoded: a header can claim anything
+MAX_BYTES = 512 * 2**20  # of a decoded file or window: a header can claim any size
 
-# No look at neighbouring files, no .aux.xml beside them: what is read is the file, and nothing is
-# written. The default cache is a share of the machine's memory, for each worker.
+# GDAL must not look for neighbouring files or write .aux.xml files. Its default cache would be a
+# fraction of the machine's memory for each worker.
 _GDAL = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
@@ -49,7 +46,7 @@ _NM_PER_UNIT = {
 }
 _FILE_NAME_TIME = re.compile(r"_(\d{8}T\d{6})Z_")
 _FILE_NAME_VERSION = re.compile(r"_(V\d{6})_")
-# The random name that rasterio gives to bytes in memory, which would differ between runs.
+# The random name that rasterio gives to bytes in memory; it differs between runs.
 _MEMORY_NAME = re.compile(r"[^\s',]*[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}[^\s',:]*")
 _LOST_TAG = re.compile(r"TIFFFetch\w+:.*tag ignored|TIFF\w*:.*IO error.*")
 _INT16 = np.iinfo(np.int16)
@@ -58,10 +55,10 @@ _LABEL_INTEGERS = {"float32": np.int32, "float64": np.int64}
 
 @contextlib.contextmanager
 def open_tiff(name: str, data: bytes) -> Iterator[rasterio.DatasetReader]:
-    """The GeoTIFF in `data`; other formats are refused. GDAL errors become ArchiveError, also those
-    of reading inside the block.
+    """Opens the GeoTIFF in `data`; other formats are refused. GDAL errors become ArchiveError, also
+    those raised inside the block.
     """
-    if not data:  # which rasterio would take for a file to be written
+    if not data:  # for which rasterio would create a file
         raise ArchiveError(name, "is empty, so it cannot be read as GeoTIFF: copy it again")
     with (
         _gdal_errors(name, "GeoTIFF"),
@@ -75,7 +72,7 @@ def open_tiff(name: str, data: bytes) -> Iterator[rasterio.DatasetReader]:
 
 @contextlib.contextmanager
 def open_tiff_path(name: str, path: Path) -> Iterator[rasterio.DatasetReader]:
-    """The same for a file that is read by window."""
+    """Like `open_tiff`, for a file that is read by window."""
     with (
         _gdal_errors(name, "GeoTIFF"),
         _lost_tags() as lost,
@@ -90,23 +87,20 @@ def _gdal_errors(name: str, kind: str) -> Iterator[None]:
     try:
         with rasterio.Env(**_GDAL):
             yield
-    except (
-        RasterioError,
-        CRSError,
-        CPLE_BaseError,
-    ) as error:  # the last two of coordinate systems that cannot be
+    # CRSError and CPLE_BaseError are raised for impossible coordinate systems.
+    except (RasterioError, CRSError, CPLE_BaseError) as error:
         cause = _MEMORY_NAME.sub("the file", str(error.__cause__ or error))
         raise ArchiveError(
             name,
-            f"cannot be read as {kind} ({cause}); it is truncated, damaged or no {kind}: copy it "
+            f"cannot be read as {kind} ({cause}); it is truncated, damaged or not {kind}: copy it "
             "again",
         ) from error
 
 
 @contextlib.contextmanager
 def _lost_tags() -> Iterator[list[str]]:
-    """Collects what GDAL logs of tags that it cannot read. It goes on without them, so a truncated
-    file would only seem to have no tags.
+    """Collects log messages of GDAL about unreadable tags. GDAL ignores such tags, so a truncated
+    file would appear to have none.
     """
     lost: list[str] = []
     handler, logger = logging.Handler(), logging.getLogger("rasterio._env")
@@ -115,7 +109,7 @@ def _lost_tags() -> Iterator[list[str]]:
     )
     before = logger.propagate
     logger.addHandler(handler)
-    logger.propagate = False  # errors are in the exception; they need not be on stderr, too
+    logger.propagate = False  # errors are in the exception, and need not be on stderr as well
     try:
         yield lost
     finally:
@@ -137,11 +131,10 @@ def _check_tags(name: str, lost: Sequence[str]) -> None:
 def read_bands(
     name: str, dataset: rasterio.DatasetReader, sensor: Sensor, window: Window | None = None
 ) -> np.ndarray:
-    """All bands [c, h, w] of a file that holds just the bands of `sensor`, in its dtype; of a
-    window, where one is given.
+    """All bands [c, h, w] of a file, or of a window of it, with the bands and dtype of `sensor`.
 
-    Raises ArchiveError for another number of bands, dtype, no-data value or scale, for a size
-    beyond MAX_BYTES, and for NaN or infinity where the sensor's no-data value should stand.
+    Raises ArchiveError for another number of bands, dtype, no-data value or scale, for a size above
+    MAX_BYTES, and for NaN or infinity in place of the sensor's no-data value.
     """
     check_count(name, dataset, len(sensor.bands), sensor.title)
     _check_encoding(name, dataset, sensor, (sensor.dtype,))
@@ -158,8 +151,8 @@ def check_count(name: str, dataset: rasterio.DatasetReader, bands: int, what: st
     if dataset.count != bands:
         raise ArchiveError(
             name,
-            f"{dataset.count} bands, expected the {bands} of {what}; give the reader of that "
-            "product, or mend the file",
+            f"{dataset.count} bands, expected the {bands} of {what}; use the reader of that "
+            "product, or fix the file",
         )
 
 
@@ -178,9 +171,8 @@ def _check_bytes(
     block = max(rows * columns for rows, columns in dataset.block_shapes) * (
         dataset.count if dataset.interleaving is Interleaving.pixel else 1
     )
-    claimed = (
-        max(bands * height * width, block) * np.dtype(dataset.dtypes[0]).itemsize
-    )  # a window is decoded block by block
+    # A window is decoded block by block.
+    claimed = max(bands * height * width, block) * np.dtype(dataset.dtypes[0]).itemsize
     if claimed > MAX_BYTES:
         raise ArchiveError(
             name,
@@ -196,19 +188,18 @@ def read_pixels(
     sensor: Sensor,
     dtypes: Sequence[str],
 ) -> np.ndarray:
-    """The bands of those 1-based numbers [c, h, w], in their order, int16 wherever that loses
-    nothing. Raises ArchiveError.
+    """The bands with these 1-based numbers [c, h, w], in the given order, as int16 where that is
+    lossless. Raises ArchiveError.
 
-    Tools that cut EnMAP tiles like to write them as float32, though the product is int16: whole
-        numbers go back to int16, at half the size
-    and with every value kept. Anything else stays float32.
+    Tools that cut EnMAP tiles often write them as float32, though the product is int16: integers go
+    back to int16, at half the size and with every value kept. Anything else stays float32.
     """
     _check_encoding(name, dataset, sensor, dtypes)
     _check_bytes(name, dataset, len(numbers), None)
     pixels = dataset.read(list(numbers))
     if pixels.dtype.kind == "f":
         _check_finite(name, ~np.isfinite(pixels), numbers, sensor)
-        pixels = _as_int16_if_whole(pixels)
+        pixels = _to_int16_if_lossless(pixels)
     if (pixels == sensor.nodata).all():
         raise ArchiveError(
             name,
@@ -230,18 +221,16 @@ def _check_encoding(
         and not _nan_is_nodata(dataset)
         and dataset.nodata != sensor.nodata
     ):
-        cure = (
-            f"write {sensor.nodata} where there is no data"
+        hint = (
+            f"write {sensor.nodata} for pixels without data"
             if sensor.nodata is not None
             else "remove the tag"
         )
         raise ArchiveError(
-            name, f"no-data value is {dataset.nodata:g}, expected {sensor.nodata} or none; {cure}"
+            name, f"no-data value is {dataset.nodata:g}, expected {sensor.nodata} or none; {hint}"
         )
-    scales, offsets = (
-        set(dataset.scales) - {1.0, sensor.scale},
-        set(dataset.offsets) - {0.0, sensor.offset},
-    )
+    scales = set(dataset.scales) - {1.0, sensor.scale}
+    offsets = set(dataset.offsets) - {0.0, sensor.offset}
     if scales or offsets:
         wrong = f"scale is {scales.pop():g}" if scales else f"offset is {offsets.pop():g}"
         expected = f"scale {sensor.scale:g} and offset {sensor.offset:g}"
@@ -251,39 +240,37 @@ def _check_encoding(
 
 
 def _encoding(sensor: Sensor) -> str:
-    """How the sensor's digital numbers are called: "surface reflectance x 10000"."""
+    """The sensor's digital numbers in words: "surface reflectance x 10000"."""
     return sensor.units if sensor.scale == 1 else f"{sensor.units} x {1 / sensor.scale:g}"
 
 
 def _nan_is_nodata(dataset: rasterio.DatasetReader) -> bool:
-    """Whether the file says that NaN is where there is no data, which it then is for every
-    sensor.
-    """
+    """Whether the file declares NaN as its no-data value, which is accepted for every sensor."""
     return dataset.nodata is not None and math.isnan(dataset.nodata)
 
 
 def _check_finite(name: str, bad: np.ndarray, numbers: Sequence[int], sensor: Sensor) -> None:
     if bad.any():
         band, row, column = np.argwhere(bad)[0]
-        cure = (
-            f"write {sensor.nodata} where there is no data"
+        hint = (
+            f"write {sensor.nodata} for pixels without data"
             if sensor.nodata is not None
-            else "mend the file, or give --skip-bad"
+            else "fix the file, or give --skip-bad"
         )
         raise ArchiveError(
             name,
             f"{bad.sum()} values are NaN or infinite, the first in band {numbers[band]} at row "
-            f"{row}, column {column}; {cure}",
+            f"{row}, column {column}; {hint}",
         )
 
 
-def _as_int16_if_whole(pixels: np.ndarray) -> np.ndarray:
-    whole = (
+def _to_int16_if_lossless(pixels: np.ndarray) -> np.ndarray:
+    lossless = (
         pixels.min() >= _INT16.min
         and pixels.max() <= _INT16.max
         and (pixels == np.rint(pixels)).all()
     )
-    return pixels.astype(np.int16) if whole else pixels.astype(np.float32, copy=False)
+    return pixels.astype(np.int16) if lossless else pixels.astype(np.float32, copy=False)
 
 
 # ------------------------------------------------------------------ wavelengths
@@ -293,7 +280,7 @@ def wavelengths_nm(name: str, dataset: rasterio.DatasetReader) -> np.ndarray | N
     """Centre wavelengths [c] from the band tags `wavelength` and `wavelength_units`, or None where
     no band has them. Raises ArchiveError.
 
-    A missing unit is taken for nm, which the comparison with the sensor table proves or refutes.
+    Without a unit nm are assumed, which the comparison with the sensor table confirms or refutes.
     """
     tags = [dataset.tags(number) for number in dataset.indexes]
     present = ["wavelength" in band for band in tags]
@@ -302,8 +289,8 @@ def wavelengths_nm(name: str, dataset: rasterio.DatasetReader) -> np.ndarray | N
     if not all(present):
         raise ArchiveError(
             name,
-            f"band {present.index(False) + 1} has no tag `wavelength`, others have; write it for "
-            "all bands or none",
+            f"band {present.index(False) + 1} has no tag `wavelength`, but others do; write it "
+            "for all bands or none",
         )
     return np.array(
         [_nm(name, number, band) for number, band in zip(dataset.indexes, tags, strict=True)]
@@ -329,26 +316,26 @@ def _nm(name: str, number: int, tags: dict[str, str]) -> float:
 
 
 def check_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> None:
-    """Raises ArchiveError where wavelengths [c] do not belong to the bands of `sensor`."""
+    """Raises ArchiveError where wavelengths [c] are not those of the bands of `sensor`."""
     try:
         sensors.check_wavelengths(sensor, found_nm, name)
     except ValueError as error:
         raise ArchiveError(name, str(error).removeprefix(f"{name}: ")) from error
 
 
-# ------------------------------------------------------------------ place and time
+# ------------------------------------------------------------------ georeference and time
 
 
 def georeference(dataset: rasterio.DatasetReader, window: Window | None = None) -> dict:
-    """The fields crs, affine, gsd_m and lonlat of a Sample, or of a window of it; None for each
-    that the file does not say.
+    """The fields crs, affine, gsd_m and lonlat of a Sample of the file or of a window of it; None
+    for each that the file does not have.
     """
     crs, affine = dataset.crs, dataset.transform
     height, width = dataset.shape
-    if affine.is_identity:  # what rasterio says where there is none
+    if affine.is_identity:  # rasterio's value for no transform
         return {"crs": _crs_name(crs), "affine": None, "gsd_m": None, "lonlat": None}
-    # The root of a pixel's area, so that it holds for rotated grids, too. Degrees are no metres: a
-    # geographic grid has none.
+    # The root of a pixel's area also holds for rotated grids. Geographic grids are in degrees, so
+    # they have no size in metres.
     gsd_m = (
         math.sqrt(abs(affine.determinant)) * crs.linear_units_factor[1]
         if crs and crs.is_projected
@@ -356,11 +343,8 @@ def georeference(dataset: rasterio.DatasetReader, window: Window | None = None) 
     )
     if window is not None:
         x, y = rasterio.transform.xy(affine, window.row_off, window.col_off, offset="ul")
-        affine, height, width = (
-            rasterio.Affine(affine.a, affine.b, x, affine.d, affine.e, y),
-            window.height,
-            window.width,
-        )
+        affine = rasterio.Affine(affine.a, affine.b, x, affine.d, affine.e, y)
+        height, width = window.height, window.width
     return {
         "crs": _crs_name(crs),
         "affine": tuple(affine)[:6],
@@ -389,8 +373,8 @@ def _lonlat(crs, affine: rasterio.Affine, height: int, width: int) -> tuple[floa
 
 
 def acquisition_time(name: str, dataset: rasterio.DatasetReader) -> int | None:
-    """Seconds since 1970 UTC from the file tag `start_time`, or from an EnMAP file name, or None. A
-    time without a zone is UTC.
+    """Seconds since 1970 UTC from the file tag `start_time` or an EnMAP file name, or None. A time
+    without a zone is UTC.
     """
     in_name = _FILE_NAME_TIME.search(name)
     text = dataset.tags().get("start_time") or (in_name and in_name[1])
@@ -419,10 +403,10 @@ def product_version(name: str) -> str | None:
 def read_labels(
     image_name: str, image: rasterio.DatasetReader, name: str, data: bytes
 ) -> np.ndarray:
-    """A label map [h, w] on the grid of its image, integers. Raises ArchiveError.
+    """An integer label map [h, w] on the grid of its image. Raises ArchiveError.
 
-    Maps that hold class numbers as floats become int32 (float32) or int64 (float64), whatever is in
-    them, so that all maps of a kind agree.
+    Maps with class numbers as floats become int32 (float32) or int64 (float64), whatever their
+    values, so that all maps of a kind have the same dtype.
     """
     with open_tiff(name, data) as dataset:
         _check_grid(image_name, image, name, dataset)
@@ -440,7 +424,7 @@ def _check_grid(
         raise ArchiveError(
             name,
             f"{_size(label)} pixels, but its image {image_name} has {_size(image)}; cut both on "
-            "one grid",
+            "the same grid",
         )
     if label.crs and image.crs and label.crs != image.crs:
         raise ArchiveError(
@@ -467,12 +451,12 @@ def _as_integers(name: str, labels: np.ndarray) -> np.ndarray:
             f"label map is {labels.dtype}, expected class numbers; write it as uint8 or uint16",
         )
     integers = _LABEL_INTEGERS[labels.dtype.name]
-    with np.errstate(invalid="ignore"):  # NaN and what does not fit do not come back equal
+    with np.errstate(invalid="ignore"):  # NaN and values out of range do not compare equal
         converted = labels.astype(integers)
     if not (converted == labels).all():
         raise ArchiveError(
             name,
-            "label map has values that are no class numbers (fractions, NaN, too large); write it "
+            "label map has values that are not class numbers (fractions, NaN, too large); write it "
             "as uint8 or uint16",
         )
     return converted
@@ -491,7 +475,7 @@ def _numbers(dataset: rasterio.DatasetReader) -> str:
 
 @contextlib.contextmanager
 def open_jp2_path(name: str, path: Path) -> Iterator[rasterio.DatasetReader]:
-    """The same as `open_tiff_path` for JPEG 2000."""
+    """Like `open_tiff_path`, for JPEG 2000."""
     with _gdal_errors(name, "JPEG 2000"), rasterio.open(path, driver="JP2OpenJPEG") as dataset:
         yield dataset
 
@@ -503,9 +487,7 @@ def read_label_window(
     label: rasterio.DatasetReader,
     window: Window | None,
 ) -> np.ndarray:
-    """The same as `read_labels` for a window [h, w] of a label map that is open already, or for all
-    of it.
-    """
+    """Like `read_labels`, for an open label map or a window [h, w] of it."""
     _check_grid(image_name, image, name, label)
     _check_bytes(name, label, 1, window)
     return _as_integers(name, label.read(1, window=window))

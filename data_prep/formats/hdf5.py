@@ -1,8 +1,6 @@
-"""Holds arrays of HDF5 files from strangers against what their chunks may unpack to, before HDF5
-itself unpacks them.
+"""Checks chunk sizes of untrusted HDF5 files before HDF5 decompresses them.
 
-HDF5 believes a chunk: it inflates whatever is in it, a thousandfold, and once more for each time
-that deflate is in the list of filters.
+HDF5 itself inflates any chunk up to a thousandfold, and again for each deflate filter in its list.
 """
 
 from __future__ import annotations
@@ -15,28 +13,25 @@ import h5py
 
 from data_prep.archive import ArchiveError
 
-MAX_CHUNKS = (
-    2**20
-)  # that are read at once: HDF5 takes some hundred bytes for each, whatever is in it
+MAX_CHUNKS = 2**20  # per read: HDF5 needs some hundred bytes for each, whatever its contents
+# Other filters are plug-ins, or their output cannot be bounded.
 _FILTERS = {
     h5py.h5z.FILTER_DEFLATE,
     h5py.h5z.FILTER_SHUFFLE,
     h5py.h5z.FILTER_FLETCHER32,
-}  # others come as plug-ins, or cannot be bounded
-_CHECKSUM = 8  # bytes at most that a checksum adds to a chunk
+}
+_CHECKSUM = 8  # maximum bytes that a checksum adds to a chunk
 
 
 def check_layout(name: str, dataset: h5py.Dataset, limit: int) -> None:
-    """Raises ArchiveError for an array in other files, with filters beyond deflate, shuffle and
-    Fletcher-32 or one of them twice, or with chunks of more than `limit` bytes. Nothing of the
-    array is read.
+    """Raises ArchiveError for an array with data in other files, with filters other than deflate,
+    shuffle and Fletcher-32 or one of them twice, or with chunks above `limit` bytes. Reads no data.
     """
     key, filters = _key(dataset), _filters(dataset)
     if dataset.is_virtual or dataset.external:
         raise ArchiveError(
             name,
-            f"{key} lies in other files, expected one that has its data itself; copy the file "
-            "again",
+            f"{key} has its data in other files, expected all in this one; copy the file again",
         )
     if len(set(filters)) < len(filters) or not _FILTERS.issuperset(filters):
         wanted = "at most deflate (1), shuffle (2) and Fletcher-32 (3), each once"
@@ -54,10 +49,10 @@ def check_layout(name: str, dataset: h5py.Dataset, limit: int) -> None:
 
 
 def check_chunks(name: str, dataset: h5py.Dataset, rows: range) -> None:
-    """Raises ArchiveError where a chunk that holds some of the `rows` of the first axis unpacks to
-    other than its size, or for too many chunks.
+    """Raises ArchiveError where a chunk with any of the `rows` of the first axis does not unpack to
+    its size, or for too many chunks.
 
-    `check_layout` comes before. Takes up to the bytes of two chunks, packed and unpacked.
+    Call `check_layout` first. Needs memory for at most two chunks, packed and unpacked.
     """
     if not dataset.chunks:
         return
@@ -76,30 +71,30 @@ def check_chunks(name: str, dataset: h5py.Dataset, rows: range) -> None:
 
 
 def _check_chunk(name: str, dataset: h5py.Dataset, offset: tuple[int, ...]) -> None:
-    whole, stored = _chunk_bytes(dataset), dataset.id.get_chunk_info_by_coord(offset)
+    expected, stored = _chunk_bytes(dataset), dataset.id.get_chunk_info_by_coord(offset)
     if stored.byte_offset is None:  # was never written, so it is all fill value
         return
-    packed_limit = whole + whole // 1000 + 64  # deflate adds that much to what cannot be compressed
+    packed_limit = expected + expected // 1000 + 64  # deflate may add that to incompressible data
     found = (
         stored.size
         if stored.size > packed_limit
-        else _unpacked_bytes(dataset, offset, whole + _CHECKSUM + 1)
+        else _unpacked_bytes(dataset, offset, expected + _CHECKSUM + 1)
     )
-    if not whole <= found <= whole + _CHECKSUM:
-        place = f"the chunk of {_key(dataset)} at {list(offset)}"
+    if not expected <= found <= expected + _CHECKSUM:
+        chunk = f"the chunk of {_key(dataset)} at {list(offset)}"
         raise ArchiveError(
             name,
-            f"{place} has {found} bytes or more, expected {whole}; it is damaged: copy it again",
+            f"{chunk} has {found} bytes or more, expected {expected}; it is damaged: copy it again",
         )
 
 
 def _unpacked_bytes(dataset: h5py.Dataset, offset: tuple[int, ...], limit: int) -> int:
-    """What a chunk inflates to, counted up to `limit`. The other filters change no more than the
-    checksum does.
+    """Inflated size of a chunk, counted up to `limit`. Other filters change it by at most the
+    checksum.
     """
-    left_out, raw = dataset.id.read_direct_chunk(offset)
+    skipped, raw = dataset.id.read_direct_chunk(offset)
     filters = _filters(dataset)
-    applied = [code for number, code in enumerate(filters) if not left_out >> number & 1]
+    applied = [code for number, code in enumerate(filters) if not skipped >> number & 1]
     return (
         len(zlib.decompressobj().decompress(raw, limit))
         if h5py.h5z.FILTER_DEFLATE in applied
@@ -113,9 +108,8 @@ def _filters(dataset: h5py.Dataset) -> list[int]:
 
 
 def _chunk_bytes(dataset: h5py.Dataset) -> int:
-    return (
-        math.prod(dataset.chunks) * dataset.id.get_type().get_size()
-    )  # as stored: NumPy may have no number of that width
+    # The stored width: NumPy may have no number of that width.
+    return math.prod(dataset.chunks) * dataset.id.get_type().get_size()
 
 
 def _key(dataset: h5py.Dataset) -> str:

@@ -1,6 +1,4 @@
-"""Opens a hyperspectral scene, or a label map of one, in a .mat, ENVI or GeoTIFF file, and reads
-windows of it.
-"""
+"""Opens hyperspectral scenes and label maps in .mat, ENVI or GeoTIFF files, read by window."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from data_prep.reader import File, Files
 from eo_jax.sensors import Sensor
 
 _ENVI_DATA = ("", ".bsq", ".bil", ".bip", ".dat", ".img", ".raw")
-_SIZES = ("nRow", "nCol")  # beside a matrix [c, w * h] of spectra, as unmixing benchmarks have it
+_SIZES = ("nRow", "nCol")  # next to a matrix [c, w * h] of spectra, as in unmixing benchmarks
 
 
 class Scene(Protocol):
@@ -35,10 +33,10 @@ class Scene(Protocol):
     shape: tuple[int, int, int]
 
     def pixels(self, sensor: Sensor, window: Window) -> np.ndarray:
-        """[c, h, w] in the dtype of the sensor table, every value as in the file."""
+        """[c, h, w] in the dtype of the sensor table, with every value of the file unchanged."""
 
     def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
-        """The file's own, float64 [c], which agree with the table; None where it has none."""
+        """The file's wavelengths, float64 [c], checked against the table; None without any."""
 
     def georeference(self, window: Window) -> dict[str, Any]:
         """crs, affine, gsd_m and lonlat; see `geotiff.georeference`."""
@@ -48,8 +46,8 @@ class Scene(Protocol):
 
 
 def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
-    """The files of a scene: itself; or for an ENVI header its data file and the header. Raises
-    ArchiveError where one is not there.
+    """The files of a scene: the file itself, or for an ENVI header its data file and the header.
+    Raises ArchiveError where one is missing.
     """
     path = PurePosixPath(name)
     suffix = path.suffix.lower()
@@ -66,7 +64,7 @@ def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
     if len(data) != 1:
         raise ArchiveError(
             name,
-            f"has {' and '.join(data) or 'no data file'} beside it, expected one of "
+            f"has {' and '.join(data) or 'no data file'} next to it, expected one of "
             f"{stem}[{'|'.join(_ENVI_DATA[1:])}]",
         )
     return File(role, data[0]), File(f"{role} header", name)
@@ -76,8 +74,8 @@ def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
 def open_scene(
     archive: Archive, files: Files, role: str, axes: int, variable: str = ""
 ) -> Iterator[Scene]:
-    """The scene (3 axes) or map (2) in that role. `variable` is which one of a .mat file, where it
-    has several. Raises ArchiveError.
+    """Opens the scene (3 axes) or map (2 axes) with that role. `variable` selects one of several in
+    a .mat file. Raises ArchiveError.
     """
     name = files.name(role)
     stamp = archive.entries()[name].stamp
@@ -95,38 +93,38 @@ def open_scene(
                 yield _Tiff(name, dataset)
 
 
-def as_table(name: str, pixels: np.ndarray, sensor: Sensor) -> np.ndarray:
-    """The pixels in the dtype that the table has for the sensor, every value kept. Raises
-    ArchiveError where that cannot be, and for NaN.
+def to_table_dtype(name: str, pixels: np.ndarray, sensor: Sensor) -> np.ndarray:
+    """The pixels in the sensor table's dtype, with every value kept. Raises ArchiveError where that
+    is impossible, and for NaN.
 
-    MATLAB stores whole numbers as the smallest integers that hold them, or all as doubles.
-    Fractions in place of digital numbers, and whole numbers in place of reflectance, say that the
-    scene was scaled, which no table can undo.
+    MATLAB stores integers in the smallest dtype that holds them, or everything as doubles.
+    Fractions instead of digital numbers, and integers instead of reflectance, mean that the scene
+    was scaled, which no table can undo.
     """
     scaled = (
         f"{pixels.dtype}, but {sensor.title} has {sensor.dtype} ({sensor.units}), which cannot "
         "hold them"
     )
-    cure = "give --sensor a JSON file with the dtype, scale and units of this file"
+    hint = "give --sensor a JSON file with the dtype, scale and units of this file"
     if pixels.dtype.kind != "f" and np.dtype(sensor.dtype).kind == "f":
-        raise ArchiveError(name, f"pixels are {scaled} in the same unit; {cure}")
+        raise ArchiveError(name, f"pixels are {scaled} in the same unit; {hint}")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise ArchiveError(
             name,
             f"{(~np.isfinite(pixels)).sum()} values are NaN or infinite; write a no-data value, "
-            f"and {cure}, too",
+            f"and also {hint}",
         )
-    with np.errstate(invalid="ignore", over="ignore"):  # what does not fit does not come back equal
+    with np.errstate(invalid="ignore", over="ignore"):  # values out of range do not compare equal
         converted = pixels.astype(sensor.dtype, copy=False)
     if not (converted == pixels).all():
         raise ArchiveError(
-            name, f"pixels are {scaled}, from {pixels.min():g} to {pixels.max():g}; {cure}"
+            name, f"pixels are {scaled}, from {pixels.min():g} to {pixels.max():g}; {hint}"
         )
     return converted
 
 
 def check_bytes(name: str, shape: tuple[int, int, int], dtype: str) -> None:
-    """Raises ArchiveError where an array of that shape [c, h, w] takes more memory than one may."""
+    """Raises ArchiveError where an array of that shape [c, h, w] exceeds the memory limit."""
     claimed = math.prod(shape) * np.dtype(dtype).itemsize
     if claimed > geotiff.MAX_BYTES:
         size = (
@@ -140,7 +138,7 @@ def check_bytes(name: str, shape: tuple[int, int, int], dtype: str) -> None:
 
 
 class _Layout(NamedTuple):
-    """Where a scene is in a .mat file. `file` is (name, path, stamp)."""
+    """Location of a scene in a .mat file; `file` is (name, path, stamp)."""
 
     file: tuple[str, Path, int]
     variable: str
@@ -154,7 +152,7 @@ class _Mat:
     def pixels(self, sensor: Sensor, window: Window) -> np.ndarray:
         rows, columns = window.toslices()
         return np.ascontiguousarray(
-            as_table(self._layout.file[0], _mat_cube(self._layout)[:, rows, columns], sensor)
+            to_table_dtype(self._layout.file[0], _mat_cube(self._layout)[:, rows, columns], sensor)
         )
 
     def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
@@ -176,11 +174,10 @@ def _mat_layout(name: str, path: Path, stamp: int, axes: int, variable: str) -> 
         and set(_SIZES) <= set(shapes)
         and not any(len(shape) == 3 for shape in shapes.values())
     )
-    chosen = _chosen(name, shapes, 2 if spectra else axes, variable)
+    chosen = _pick_variable(name, shapes, 2 if spectra else axes, variable)
     shape, file = shapes[chosen], (name, path, stamp)
-    matfile.check_bytes(
-        name, chosen, math.prod(shape)
-    )  # at one byte a value; how many it takes is only known when it is read
+    # At one byte per value; the real width is only known when the variable is read.
+    matfile.check_bytes(name, chosen, math.prod(shape))
     if len(shape) == 3:
         return _Layout(file, chosen, (shape[2], shape[0], shape[1]))
     if not spectra:
@@ -195,7 +192,9 @@ def _mat_layout(name: str, path: Path, stamp: int, axes: int, variable: str) -> 
     return _Layout(file, chosen, (shape[0], height, width))
 
 
-def _chosen(name: str, shapes: Mapping[str, tuple[int, ...]], axes: int, variable: str) -> str:
+def _pick_variable(
+    name: str, shapes: Mapping[str, tuple[int, ...]], axes: int, variable: str
+) -> str:
     found = [key for key, shape in shapes.items() if len(shape) == axes and min(shape) > 1]
     if variable:
         found = [key for key in shapes if key == variable and len(shapes[key]) == axes]
@@ -217,13 +216,12 @@ def _chosen(name: str, shapes: Mapping[str, tuple[int, ...]], axes: int, variabl
 def _size(name: str, path: Path, shapes: Mapping[str, tuple[int, ...]], key: str) -> int:
     value = matfile.read(name, path, key) if shapes[key] == (1, 1) else np.zeros(1)
     if not 1 <= value.item() < 2**31 or value.item() % 1:
-        raise ArchiveError(name, f"{key} is not one whole number of pixels; copy it again")
+        raise ArchiveError(name, f"{key} is not a single integer number of pixels; copy it again")
     return int(value.item())
 
 
-@functools.lru_cache(
-    5
-)  # for the next tile of the scene: an image, its ground truth and three split maps
+# Kept for the next tile of the scene: an image, its ground truth and three split maps.
+@functools.lru_cache(5)
 def _mat_cube(layout: _Layout) -> np.ndarray:
     """The whole scene, [c, h, w]."""
     name, path, _ = layout.file
@@ -233,12 +231,11 @@ def _mat_cube(layout: _Layout) -> np.ndarray:
         return array.transpose(2, 0, 1)
     if bands == 1:
         return array[None]
-    return array.reshape(bands, width, height).transpose(
-        0, 2, 1
-    )  # MATLAB counts pixels down the columns
+    # MATLAB counts pixels down the columns.
+    return array.reshape(bands, width, height).transpose(0, 2, 1)
 
 
-# ------------------------------------------------------------------ files that GDAL reads
+# ------------------------------------------------------------------ files read with GDAL
 
 
 class _Tiff:
@@ -250,7 +247,8 @@ class _Tiff:
         return geotiff.read_bands(self._name, self._dataset, sensor, window)
 
     def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
-        return _known(self._name, geotiff.wavelengths_nm(self._name, self._dataset), sensor, True)
+        found_nm = geotiff.wavelengths_nm(self._name, self._dataset)
+        return _check_wavelengths(self._name, found_nm, sensor, unit_known=True)
 
     def georeference(self, window: Window) -> dict[str, Any]:
         return geotiff.georeference(self._dataset, window)
@@ -269,21 +267,18 @@ class _Envi(_Tiff):
 
     def pixels(self, sensor: Sensor, window: Window) -> np.ndarray:
         envi.check_scale(self._header_name, self._header, sensor.scale, sensor.nodata)
-        return as_table(self._name, self._dataset.read(window=window), sensor)
+        return to_table_dtype(self._name, self._dataset.read(window=window), sensor)
 
     def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
         found = self._header.wavelengths_nm
-        return (
-            None
-            if found is None
-            else _known(self._header_name, np.array(found), sensor, self._header.unit_known)
-        )
+        found_nm = None if found is None else np.array(found)
+        return _check_wavelengths(self._header_name, found_nm, sensor, self._header.unit_known)
 
 
-def _known(
+def _check_wavelengths(
     name: str, found_nm: np.ndarray | None, sensor: Sensor, unit_known: bool
 ) -> np.ndarray | None:
-    """Wavelengths that agree with the table, or that it has not. Raises ArchiveError."""
+    """The wavelengths, if they match the table or the table has none. Raises ArchiveError."""
     if found_nm is None:
         return None
     if not np.isnan(sensor.centres_nm).all():
@@ -291,7 +286,7 @@ def _known(
     elif not unit_known or not np.isfinite(found_nm).all():
         raise ArchiveError(
             name,
-            "wavelengths have no unit, or are no numbers, and the sensor table has none; write "
+            "wavelengths have no unit, or are not numbers, and the sensor table has none; write "
             "their unit, or remove them",
         )
     return found_nm

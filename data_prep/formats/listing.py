@@ -1,4 +1,4 @@
-"""Lists of an archive's files: images, split lists, label folders."""
+"""Listing the files of an archive: images, split lists, label folders."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ TIFF = (".tif", ".tiff")
 
 
 def image_files(archive: Archive, below: str = "") -> list[str]:
-    """Names of the *.tif and *.tiff files below a folder of the archive, in any case of letters,
-    sorted.
-    """
+    """Sorted names of the *.tif and *.tiff files below a folder of the archive, ignoring case."""
     prefix = f"{below}/" if below else ""
     return [name for name in archive.names(TIFF) if name.startswith(prefix)]
 
 
 def sorted_by_id(items: Iterable[Item]) -> list[Item]:
-    """The items sorted by id. Raises ArchiveError where two have one id."""
+    """The items sorted by id. Raises ArchiveError where two have the same id."""
     found: dict[str, Item] = {}
     for item in items:
         if item.id in found:
@@ -34,14 +32,12 @@ def sorted_by_id(items: Iterable[Item]) -> list[Item]:
 
 
 def text_lines(archive: Archive, name: str, limit: int = 200_000_000) -> list[str]:
-    """The lines of a text file that are not blank, stripped. Raises ArchiveError where it is not
-    UTF-8.
-    """
+    """The non-blank lines of a text file, stripped. Raises ArchiveError where it is not UTF-8."""
     try:
         text = archive.read(name, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ArchiveError(
-            name, f"is no UTF-8 text ({error.reason} at byte {error.start}); copy it again"
+            name, f"is not UTF-8 text ({error.reason} at byte {error.start}); copy it again"
         ) from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
@@ -49,11 +45,11 @@ def text_lines(archive: Archive, name: str, limit: int = 200_000_000) -> list[st
 def split_lists(
     archive: Archive, lists: Mapping[str, str], present: Iterable[str], below: str = ""
 ) -> dict[str, str]:
-    """{name: split} of split lists {split: file of one name a line}; names are relative to `below`.
-    Lists that are not there are left away.
+    """{name: split} from split lists {split: file with one name per line}; names are relative to
+    `below`. Missing lists are ignored.
 
-    Half a list is a mistake: raises ArchiveError for a name that is not in `present`, for one in
-        two lists, and for one of `present` in none.
+    Lists must be complete: raises ArchiveError for a name that is not in `present`, for one in two
+    lists, and for one of `present` in none.
     """
     lines = {
         split: (file, text_lines(archive, file))
@@ -72,39 +68,39 @@ def split_lists(
             if name in found:
                 raise ArchiveError(
                     file,
-                    f"lists {name!r}, which {lists[found[name]]} has already; keep one of the two "
+                    f"lists {name!r}, which is also in {lists[found[name]]}; keep one of the two "
                     "lines",
                 )
             found[name] = split
-    left = sorted(present - set(found))
-    if lines and left:
-        there = ", ".join(sorted(lists.values()))
+    unlisted = sorted(present - set(found))
+    if lines and unlisted:
         raise ArchiveError(
-            f"{below}{left[0]}",
-            f"is in no split list, as {len(left)} images are; list them, or remove {there}",
+            f"{below}{unlisted[0]}",
+            f"is in no split list, the first of {len(unlisted)} such images; list them, or remove "
+            f"{', '.join(sorted(lists.values()))}",
         )
     return found
 
 
 def label_folders(archive: Archive, labels: Sequence[str]) -> dict[str, str]:
-    """{label name: folder} of --labels, folders of the archive. Raises ArchiveError for what is
-    none.
+    """{label name: folder} of --labels, folders of the archive. Raises ArchiveError where there is
+    no such folder.
     """
     for label in labels:
         if not any(name.startswith(f"{label}/") for name in archive.entries()):
             raise ArchiveError(
                 label,
-                "no such label folder, or nothing in it; --labels takes names of folders of the "
+                "no such label folder, or an empty one; --labels takes names of folders of the "
                 "archive, such as landuse",
             )
     return {PurePosixPath(label).name: label for label in labels}
 
 
-def with_labels(
+def files_with_labels(
     archive: Archive, image: str, below: str, folders: Mapping[str, str]
 ) -> tuple[File, ...]:
-    """The files of an item: image, and its label maps at the same path below each label folder.
-    Raises ArchiveError where one is missing.
+    """The files of an item: an image, and its label maps at the same path below each label folder.
+    Raises ArchiveError where a map is missing.
     """
     inner = image.removeprefix(f"{below}/") if below else image
     files = [File("image", image)]

@@ -1,9 +1,8 @@
-"""Reads arrays out of MATLAB's .mat files from strangers: versions 5 and 7.3. Only plain numeric
-arrays, each within a limit.
+"""Reads numeric arrays, up to a size limit, from untrusted MATLAB .mat files of version 5 and 7.3.
 
-Version 7.3 is HDF5, read with h5py. Version 5 is a list of variables, each of which may be
-compressed; it is read here, by "MAT-File Level 5 File Format" of MathWorks, because SciPy believes
-what variables say of their own size, and crashes on damaged ones.
+Version 7.3 is HDF5, read with h5py. Version 5 is a list of variables, each possibly compressed; it
+is read here according to MathWorks' "MAT-File Level 5 File Format", because SciPy trusts the sizes
+that variables claim, and crashes on damaged ones.
 """
 
 from __future__ import annotations
@@ -22,14 +21,11 @@ import numpy as np
 from data_prep.archive import ArchiveError
 from data_prep.formats import hdf5
 
-MAX_BYTES = (
-    2**30
-    # of the file, and of one array: Houston 2013 as doubles has 0.77 GB, and a header can claim
-    # anything
-)
+# Of the file, and of one array: Houston 2013 has 0.77 GB as doubles; a header can claim any size.
+MAX_BYTES = 2**30
 
-# Version 5: kinds of elements, of arrays (mxDOUBLE_CLASS to mxUINT64_CLASS), and of numbers, which
-# may be smaller than the array's own.
+# Version 5: types of elements, of arrays (mxDOUBLE_CLASS to mxUINT64_CLASS), and of stored numbers,
+# which may be smaller than the type of the array.
 _MATRIX, _COMPRESSED = 14, 15
 _NUMERIC_CLASSES = range(6, 16)
 _COMPLEX = 0x0800
@@ -45,8 +41,8 @@ _NUMBERS = {
     12: "i8",
     13: "u8",
 }
-_HEAD = 4096  # bytes in which the name, class and shape of a variable lie
-_WIDEST = 8  # bytes of a number
+_HEAD = 4096  # bytes that contain the name, class and shape of a variable
+_WIDEST = 8  # bytes of the widest number
 # Version 7.3
 _NUMERIC = {
     b"double",
@@ -61,8 +57,7 @@ _NUMERIC = {
     b"uint64",
     b"logical",
 }
-# What h5py and zlib raise for bytes that are no .mat, and struct and NumPy for an end that comes
-# too early.
+# Errors of h5py and zlib for bytes that are not .mat, and of struct and NumPy for a truncated file.
 _BROKEN = (
     OSError,
     ValueError,
@@ -78,10 +73,8 @@ _BROKEN = (
 
 
 def shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:
-    """{variable: shape} of the numeric arrays, axes as MATLAB has them. Structures, cells, texts
-    and empty arrays are not listed.
-
-    Raises ArchiveError.
+    """{variable: shape} of the numeric arrays, in MATLAB's order of axes. Structures, cells, texts
+    and empty arrays are not listed. Raises ArchiveError.
     """
     with _errors(name):
         if _version(name, path) == 5:
@@ -95,10 +88,10 @@ def shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read(name: str, path: Path, variable: str) -> np.ndarray:
-    """One array of those that `shapes` lists, axes as MATLAB has them. Raises ArchiveError.
+    """One of the arrays that `shapes` lists, in MATLAB's order of axes. Raises ArchiveError.
 
-    The dtype is what the file holds: MATLAB 5 writes doubles that are whole numbers as the smallest
-        integers that hold them.
+    The dtype is that of the file: MATLAB 5 writes integral doubles in the smallest integer type
+    that holds them.
     """
     with _errors(name):
         array = (
@@ -108,7 +101,7 @@ def read(name: str, path: Path, variable: str) -> np.ndarray:
         )
     if array.dtype.kind not in "iuf":
         raise ArchiveError(
-            name, f"variable {variable!r} is {array.dtype}, expected whole or real numbers"
+            name, f"variable {variable!r} is {array.dtype}, expected integers or real numbers"
         )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -122,7 +115,8 @@ def _errors(name: str) -> Iterator[None]:
     except _BROKEN as error:
         raise ArchiveError(
             name,
-            f"cannot be read as .mat ({error}); it is truncated, damaged or no .mat: copy it again",
+            f"cannot be read as .mat ({error}); it is truncated, damaged or not .mat: copy it "
+            "again",
         ) from error
 
 
@@ -139,13 +133,13 @@ def _version(name: str, path: Path) -> int:
     found = {b"\0\1IM": 5, b"\1\0MI": 5, b"\0\2IM": 7}.get(head[124:128])
     if found is None:
         raise ArchiveError(
-            name, "is no .mat of version 5 or 7.3; write it again in MATLAB with save -v7"
+            name, "is not .mat of version 5 or 7.3; write it again in MATLAB with save -v7"
         )
     return found
 
 
 def check_bytes(name: str, variable: str, claimed: int) -> None:
-    """Raises ArchiveError where a variable of so many bytes is more than may be read."""
+    """Raises ArchiveError where a variable of `claimed` bytes exceeds the limit."""
     if claimed > MAX_BYTES:
         raise ArchiveError(
             name,
@@ -158,8 +152,8 @@ def check_bytes(name: str, variable: str, claimed: int) -> None:
 
 
 class _Variable(NamedTuple):
-    """A numeric array of a file of version 5. `at` is where its numbers begin in the element, once
-    that is plain.
+    """A numeric array of a file of version 5. `at` is the offset of its numbers in the uncompressed
+    element.
     """
 
     name: str
@@ -170,20 +164,18 @@ class _Variable(NamedTuple):
 
 
 def _variables(name: str, data: bytes) -> Iterator[_Variable]:
-    """The numeric arrays of a file that are not empty."""
+    """The non-empty numeric arrays of a file."""
     order = _order(data)
     for element in _elements(name, data):
         plain, at = _plain(element, order, _HEAD), 8
-        if not len(plain) > at:  # MATLAB writes [] so
+        if not len(plain) > at:  # how MATLAB writes []
             continue
         parts = []
         for _ in range(3):  # flags, shape and name
             _, start, size, at = _part(plain, at, order)
             parts.append(plain[start : start + size])
-        flags, shape = (
-            struct.unpack_from(f"{order}I", parts[0])[0],
-            struct.unpack(f"{order}{len(parts[1]) // 4}i", parts[1]),
-        )
+        (flags,) = struct.unpack_from(f"{order}I", parts[0])
+        shape = struct.unpack(f"{order}{len(parts[1]) // 4}i", parts[1])
         if flags & 0xFF in _NUMERIC_CLASSES and min(shape) > 0:
             yield _Variable(parts[2].decode("ascii"), shape, bool(flags & _COMPLEX), element, at)
 
@@ -196,7 +188,7 @@ def _elements(name: str, data: bytes) -> Iterator[memoryview]:
         if kind not in (_MATRIX, _COMPRESSED) or at + 8 + size > len(data):
             raise ArchiveError(
                 name,
-                f"has no whole variable at byte {at}; it is truncated or damaged: copy it again",
+                f"has no complete variable at byte {at}; it is truncated or damaged: copy it again",
             )
         yield view[at : at + 8 + size]
         at += 8 + size
@@ -207,15 +199,15 @@ def _order(data: bytes) -> str:
 
 
 def _plain(element: memoryview, order: str, limit: int) -> bytes:
-    """The element as it is without compression, at most `limit` bytes of it."""
+    """The first `limit` bytes of the uncompressed element."""
     if struct.unpack_from(f"{order}I", element)[0] != _COMPRESSED:
         return bytes(element[:limit])
     return zlib.decompressobj().decompress(element[8:], limit)
 
 
 def _part(plain: bytes, at: int, order: str) -> tuple[int, int, int, int]:
-    """(kind, first byte, bytes, where the next begins) of a part of an element. Parts of up to 4
-    bytes have a tag of 4 bytes, others of 8.
+    """(type, offset, bytes, offset of the next) of a part of an element. Parts of up to 4 bytes
+    have a tag of 4 bytes, others of 8.
     """
     (word,) = struct.unpack_from(f"{order}I", plain, at)
     if word >> 16:
@@ -228,21 +220,20 @@ def _read_5(name: str, data: bytes, wanted: str) -> np.ndarray:
     variable, order = {found.name: found for found in _variables(name, data)}[wanted], _order(data)
     if variable.is_complex:
         raise ArchiveError(
-            name, f"variable {wanted!r} has complex numbers, expected real ones; give another"
+            name, f"variable {wanted!r} has complex numbers, expected real ones; choose another"
         )
     count = math.prod(variable.shape)
-    limit = (
-        min(count * _WIDEST, MAX_BYTES) + _HEAD
-    )  # past the end, so that zlib compares the checksum
+    # Beyond the end, so that zlib compares the checksum.
+    limit = min(count * _WIDEST, MAX_BYTES) + _HEAD
     plain = _plain(variable.element, order, limit)
     kind, start, size, end = _part(plain, variable.at, order)
     dtype = np.dtype(f"{order}{_NUMBERS[kind]}")
     check_bytes(name, wanted, count * dtype.itemsize)
     if size != count * dtype.itemsize or not start + size <= len(plain) <= end:
-        found = f"{size} bytes of {dtype} in {len(plain)} that are there"
+        found = f"{size} bytes of {dtype} in an element of {len(plain)}"
         raise ArchiveError(
             name,
-            f"variable {wanted!r} has {found}, its shape {variable.shape} needs "
+            f"variable {wanted!r} has {found}, but its shape {variable.shape} needs "
             f"{count * dtype.itemsize}; copy it again",
         )
     return np.frombuffer(plain, dtype, count, start).reshape(variable.shape, order="F")
@@ -257,12 +248,12 @@ def _read_73(name: str, path: Path, variable: str) -> np.ndarray:
         check_bytes(name, variable, dataset.size * dataset.dtype.itemsize)
         hdf5.check_layout(name, dataset, MAX_BYTES)
         hdf5.check_chunks(name, dataset, range(len(dataset)))
-        return dataset[()].T  # MATLAB counts axes from the other end
+        return dataset[()].T  # MATLAB has the axes in reverse order
 
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset | None:
-    """The numeric array of that name, or None where it is something else. Links to other files are
-    not followed.
+    """The numeric array of that name, or None where it is not one. Links to other files are not
+    followed.
     """
     if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(
         file[key], h5py.Dataset

@@ -1,6 +1,4 @@
-"""Reads arrays out of .npz files from strangers: every header is checked before an array is
-allocated, and nothing is unpickled.
-"""
+"""Reads arrays from untrusted .npz files: headers are checked before allocation; no pickles."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ from numpy.lib import format as npy
 
 from data_prep.archive import ArchiveError
 
-MAX_BYTES = 512 * 2**20  # that one array may take: a header can claim anything
+MAX_BYTES = 512 * 2**20  # of one array: a header can claim any size
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-# What zipfile, and NumPy's parser of headers, raise for bytes that are no .npz. MemoryError is how
-# Python's parser takes deep nesting.
+# Errors of zipfile, and of NumPy's parser of headers, for bytes that are not .npz. Python's parser
+# raises MemoryError for deep nesting.
 _ZIP = (
     zipfile.BadZipFile,
     zlib.error,
@@ -38,7 +36,7 @@ def read_npz(
     name: str, data: bytes, required: Collection[str], optional: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
     """{key: array} of a .npz file. Raises ArchiveError for a missing or unknown key, for object
-    arrays, and for what is larger than it may be.
+    arrays, and for arrays above the size limit.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
@@ -55,7 +53,8 @@ def read_npz(
         cause = " ".join(str(error).split())[:200]
         raise ArchiveError(
             name,
-            f"cannot be read as .npz ({cause}); it is truncated, damaged or no .npz: copy it again",
+            f"cannot be read as .npz ({cause}); it is truncated, damaged or not .npz: copy it "
+            "again",
         ) from error
 
 
@@ -65,22 +64,22 @@ def _check_members(
     members = file.namelist()
     if len(set(members)) < len(members) or not required <= set(members) <= required | optional:
         wanted = ", ".join(sorted(required)) + (
-            f", and perhaps {', '.join(sorted(optional))}" if optional else ""
+            f", optionally {', '.join(sorted(optional))}" if optional else ""
         )
         raise ArchiveError(
             name,
             f"has the arrays {', '.join(sorted(members)[:8]) or 'none'}, expected {wanted}; copy "
             "it again",
         )
-    odd = [
+    unknown = [
         info.filename
         for info in file.infolist()
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     ]
-    if odd:
+    if unknown:
         raise ArchiveError(
             name,
-            f"{odd[0]} is compressed in a way that NumPy does not write; write it again with "
+            f"{unknown[0]} is compressed in a way that NumPy does not use; write it again with "
             "numpy.savez_compressed",
         )
 
@@ -97,7 +96,7 @@ def _check_header(name: str, header: BinaryIO, size: int, member: str) -> None:
     if version not in _HEADERS:
         raise ArchiveError(
             name,
-            f"{member} is of .npy version {version}, expected 1.0 or 2.0; write it again with "
+            f"{member} has .npy version {version}, expected 1.0 or 2.0; write it again with "
             "numpy.savez",
         )
     shape, _, dtype = _HEADERS[version](header)

@@ -1,5 +1,6 @@
-"""Reads JPEG and PNG pictures from strangers with Pillow, which decodes JPEG as the networks
-trained on them saw it (GDAL does not).
+"""Reads untrusted JPEG and PNG pictures with Pillow.
+
+Pillow decodes JPEG the way it was decoded for the networks trained on them; GDAL does not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from data_prep.archive import ArchiveError
 
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
-# Of a palette, the indices. "I" is how older versions of Pillow call 16 bits; PNG has no more.
+# A palette ("P") gives its indices. Older versions of Pillow call 16 bits "I"; PNG has at most 16.
 _DTYPES = {"RGB": np.uint8, "L": np.uint8, "P": np.uint8, "I;16": np.uint16, "I": np.uint16}
 _DAMAGED = (
     OSError,
@@ -35,15 +36,14 @@ _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def read_picture(name: str, data: bytes) -> np.ndarray:
-    """[c, h, w], uint8 or uint16, channels in the file's order. Raises ArchiveError for what is not
-    the format that the name's ending says.
+    """[c, h, w], uint8 or uint16, channels in the file's order. Raises ArchiveError where the
+    format is not that of the name's suffix.
     """
     kind = FORMATS[PurePosixPath(name).suffix.lower()]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "error", Image.DecompressionBombWarning
-            )  # Pillow warns from 89 million pixels on, by the header
+            # Pillow warns at 89 million pixels, by the header.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=(kind,)) as image:
                 _check_mode(name, image)
                 pixels = np.asarray(image, _DTYPES[image.mode])
@@ -55,7 +55,7 @@ def read_picture(name: str, data: bytes) -> np.ndarray:
         cause = " ".join(str(error).split()).replace(" <_io.BytesIO object", "").split(" at 0x")[0]
         raise ArchiveError(
             name,
-            f"cannot be read as {kind} ({cause}); it is truncated, damaged or no {kind}: copy it "
+            f"cannot be read as {kind} ({cause}); it is truncated, damaged or not {kind}: copy it "
             "again",
         ) from error
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,4 +1,4 @@
-"""Cuts scenes into square tiles that do not overlap."""
+"""Cuts scenes into square, non-overlapping tiles."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from data_prep.archive import ArchiveError
 
 
 def full_tiles(name: str, shape: tuple[int, int], size: int) -> list[tuple[int, int]]:
-    """(row, column) of the upper left pixel of each full tile of size x size pixels. What is left
-    at the right and bottom edge is no tile.
+    """(row, column) of the upper left pixel of each full tile of size x size pixels; remainders at
+    the right and bottom edge are dropped.
 
-    Raises ArchiveError where not one fits.
+    Raises ArchiveError where no tile fits.
     """
     if size < 1:
         raise ArchiveError("--patch-size", f"is {size}, expected 1 or more pixels")
@@ -24,18 +24,18 @@ def full_tiles(name: str, shape: tuple[int, int], size: int) -> list[tuple[int, 
     if not tiles:
         raise ArchiveError(
             name,
-            f"{height} x {width} pixels hold no full tile of {size} x {size}; give a smaller "
+            f"{height} x {width} pixels, too few for a tile of {size} x {size}; give a smaller "
             "--patch-size",
         )
     return tiles
 
 
 def tile_window(part: tuple[int, int], size: int) -> Window:
-    """The window of a tile of `full_tiles`."""
+    """The window of a tile from `full_tiles`."""
     row, column = part
     return Window(column, row, size, size)
 
 
 def tile_name(part: tuple[int, int]) -> str:
-    """Of a tile in ids and groups, in an order that sorts: "00096_00192"."""
+    """The sortable name of a tile in ids and groups: "00096_00192"."""
     return "{:05}_{:05}".format(*part)

@@ -1,10 +1,10 @@
-"""Reads arrays of Zarr version 2 in a zip file from strangers: every size is checked before
-anything is decoded, and nothing can be executed.
+"""Reads arrays of untrusted Zarr version 2 zip files: sizes are checked before decoding; no
+pickles.
 
-zarr-python decodes what a file claims, of any size and with any filter, pickles among them; and its
-version 3 has trouble with such files (https://github.com/DLR-MF-DAS/SSL4EO-S12-v1.1). A chunk is a
-member of the zip file, so that little is needed to read it: the parts of the format that xarray
-writes. Consolidated metadata (.zmetadata) repeat what each array says and are not read.
+zarr-python decodes chunks of any size with any filter, including pickles, and its version 3 has
+problems with such files (https://github.com/DLR-MF-DAS/SSL4EO-S12-v1.1). A chunk is a member of the
+zip file, so little code is needed for the part of the format that xarray writes. Consolidated
+metadata (.zmetadata) repeat those of each array and are not read.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import numcodecs
 import numpy as np
 
 from data_prep.archive import ArchiveError
-from data_prep.archive.containers import checked_name
+from data_prep.archive.containers import normalise_name
 
-MAX_BYTES = 512 * 2**20  # of a chunk once decoded, and of what is read at once
+MAX_BYTES = 512 * 2**20  # of a decoded chunk, and of one read
 MAX_SMALL = 16 * 2**20  # of an array that is read and kept as a whole
 _MAX_JSON = 4 * 2**20
 _COMPRESSORS = (None, "blosc", "lz4", "zstd", "zlib", "gzip")
-_MAX_CHUNKS = 100_000  # that are put together at once
+_MAX_CHUNKS = 100_000  # per read
 _DTYPE = re.compile(r"[<>|](?:b1|[iu][1248]|f[248]|[SU][1-9]\d{0,3})|[<>]M8\[(?:s|ms|us|ns)\]")
 _AGAIN = "it is truncated or damaged: download it again"
 _ZIP_ERRORS = (
@@ -49,8 +49,8 @@ _ZIP_ERRORS = (
 
 
 class Source(NamedTuple):
-    """A zip file: its name in the archive, where it is now, and when it was changed. What is kept
-    of it is kept by all three.
+    """A zip file: its name in the archive, local path and modification time; the key of all caches
+    here.
     """
 
     name: str
@@ -75,9 +75,9 @@ class Array(NamedTuple):
 
 
 @functools.lru_cache(256)
-def find(source: Source, key: str) -> Array | None:
-    """The metadata of an array, or None where there is no such array. Raises ArchiveError for what
-    is not read here, such as objects.
+def find_array(source: Source, key: str) -> Array | None:
+    """The metadata of an array, or None where there is no such array. Raises ArchiveError for
+    unsupported arrays, such as objects.
     """
     text = _member(source, f"{key}/.zarray", _MAX_JSON)
     if text is None:
@@ -94,7 +94,7 @@ def find(source: Source, key: str) -> Array | None:
         or about.get("order") not in ("C", "F")
     ):
         raise ArchiveError(
-            where, "is no array of Zarr version 2 (shape, chunks, order, zarr_format); " + _AGAIN
+            where, f"is not a Zarr version 2 array (shape, chunks, order, zarr_format); {_AGAIN}"
         )
     if about.get("filters") or kind not in _COMPRESSORS:
         found = f"filters {about.get('filters')!r} and compressor {kind!r}"[:200]
@@ -122,7 +122,7 @@ def find(source: Source, key: str) -> Array | None:
         raise ArchiveError(
             where,
             f"chunks of {array.chunk_bytes / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; "
-            "write it again in smaller ones",
+            "write it again with smaller chunks",
         )
     return array
 
@@ -134,11 +134,11 @@ def attributes(source: Source, key: str) -> dict[str, Any]:
 
 
 @functools.lru_cache(64)
-def whole(source: Source, key: str) -> np.ndarray | None:
-    """A small array, or None where there is no such array; not to be written to. Raises
-    ArchiveError where it is not small.
+def read_small(source: Source, key: str) -> np.ndarray | None:
+    """A small array, or None where there is no such array; must not be modified. Raises
+    ArchiveError above MAX_SMALL.
     """
-    array = find(source, key)
+    array = find_array(source, key)
     if array is None:
         return None
     size = math.prod(array.shape) * array.dtype.itemsize
@@ -147,25 +147,25 @@ def whole(source: Source, key: str) -> np.ndarray | None:
             f"{source.name}/{key}",
             f"takes {size / 1e6:,.0f} MB, at most {MAX_SMALL / 1e6:,.0f} MB; {_AGAIN}",
         )
-    return _gather(source, array, (), _decoded)
+    return _assemble(source, array, (), _decode_chunk)
 
 
-def part(source: Source, key: str, index: tuple[int, ...]) -> np.ndarray:
-    """array[index] of an array that is there, for an index within its first axes. The last chunks
-    decoded are kept for the next call.
+def read_part(source: Source, key: str, index: tuple[int, ...]) -> np.ndarray:
+    """array[index] of an existing array, for an index into its first axes. The last decoded chunks
+    are kept for the next call.
     """
-    array = find(source, key)
+    array = find_array(source, key)
     size = math.prod(array.shape[len(index) :]) * array.dtype.itemsize
     if size > MAX_BYTES:
         raise ArchiveError(
             f"{source.name}/{key}",
             f"takes {size / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB; {_AGAIN}",
         )
-    return _gather(source, array, index, _kept)
+    return _assemble(source, array, index, _decode_chunk_cached)
 
 
-def _gather(source: Source, array: Array, index: tuple[int, ...], decoded: Any) -> np.ndarray:
-    """array[index], put together of its chunks."""
+def _assemble(source: Source, array: Array, index: tuple[int, ...], decode: Any) -> np.ndarray:
+    """array[index], assembled from its chunks."""
     found = np.empty(array.shape[len(index) :], array.dtype.newbyteorder("="))
     inside = tuple(at % size for at, size in zip(index, array.chunks, strict=False))
     first = tuple(at // size for at, size in zip(index, array.chunks, strict=False))
@@ -174,14 +174,14 @@ def _gather(source: Source, array: Array, index: tuple[int, ...], decoded: Any) 
     if math.prod(counts) > _MAX_CHUNKS:
         raise ArchiveError(
             f"{source.name}/{array.key}",
-            f"is cut in {math.prod(counts):,} chunks, at most {_MAX_CHUNKS:,}; write it again in "
+            f"has {math.prod(counts):,} chunks, at most {_MAX_CHUNKS:,}; write it again with "
             "larger ones",
         )
     for rest in itertools.product(*map(range, counts)):
         target = tuple(
             slice(at * size, (at + 1) * size) for at, size in zip(rest, sizes, strict=True)
         )
-        chunk = decoded(source, array, (*first, *rest))[inside]
+        chunk = decode(source, array, (*first, *rest))[inside]
         found[target] = chunk[tuple(slice(0, length) for length in found[target].shape)]
     return found
 
@@ -189,19 +189,18 @@ def _gather(source: Source, array: Array, index: tuple[int, ...], decoded: Any) 
 # ------------------------------------------------------------------ chunks
 
 
-def _decoded(source: Source, array: Array, at: tuple[int, ...]) -> np.ndarray:
-    """A chunk, whole also at the edges of its array."""
+def _decode_chunk(source: Source, array: Array, at: tuple[int, ...]) -> np.ndarray:
+    """A chunk, of full size also at the edges of its array."""
     member = f"{array.key}/{array.separator.join(map(str, at)) if at else '0'}"
     data = _member(source, member, MAX_BYTES)
-    if (
-        data is None
-    ):  # Zarr would take the fill value, and a damaged list of members would become black pixels
+    # Zarr would use the fill value, so a damaged list of members would become black pixels.
+    if data is None:
         raise ArchiveError(
             f"{source.name}/{member}",
-            f"is not there, expected every chunk, also empty ones; {_AGAIN}",
+            f"is missing, expected every chunk, including empty ones; {_AGAIN}",
         )
-    with _damage(f"{source.name}/{member}"):
-        raw = _decompressed(array, data)
+    with _decoding_errors(f"{source.name}/{member}"):
+        raw = _decompress(array, data)
     if len(raw) != array.chunk_bytes:
         raise ArchiveError(
             f"{source.name}/{member}",
@@ -213,43 +212,42 @@ def _decoded(source: Source, array: Array, at: tuple[int, ...]) -> np.ndarray:
     return chunk
 
 
-# Two, for pixels and their mask take turns: what 64 samples share is decoded once.
-_kept = functools.lru_cache(2)(_decoded)
+# Two, because pixels and their mask alternate: a chunk of 64 samples is decoded once.
+_decode_chunk_cached = functools.lru_cache(2)(_decode_chunk)
 
 
-def _decompressed(array: Array, data: bytes) -> bytes:
-    """The bytes of a chunk; never much more than it should have, whatever it claims."""
+def _decompress(array: Array, data: bytes) -> bytes:
+    """The bytes of a chunk; never many more than expected, whatever the data claim."""
     if array.compressor is None:
         return data
     if array.compressor in ("zlib", "gzip"):
         return zlib.decompressobj(32 + zlib.MAX_WBITS).decompress(data, array.chunk_bytes + 1)
-    claimed = {"blosc": _claim_of_blosc, "lz4": _claim_of_lz4, "zstd": _claim_of_zstd}[
-        array.compressor
-    ](data)
+    sizes = {"blosc": _blosc_size, "lz4": _lz4_size, "zstd": _zstd_size}
+    claimed = sizes[array.compressor](data)
     if claimed != array.chunk_bytes:
         raise ValueError(f"it claims {claimed:,} bytes, expected {array.chunk_bytes:,}")
     return bytes(numcodecs.get_codec({"id": array.compressor}).decode(data))
 
 
-def _claim_of_blosc(data: bytes) -> int:
+def _blosc_size(data: bytes) -> int:
     claimed, _, stored = struct.unpack_from("<III", data, 4)
-    if stored != len(data):  # Blosc would read on beyond the end
+    if stored != len(data):  # Blosc would read beyond the end
         raise ValueError(f"{len(data):,} bytes, expected {stored:,}")
     return claimed
 
 
-def _claim_of_lz4(data: bytes) -> int:
+def _lz4_size(data: bytes) -> int:
     return struct.unpack_from("<i", data)[0]
 
 
-def _claim_of_zstd(data: bytes) -> int:
-    """The content size in the header of a frame (RFC 8878, 3.1.1.1). One without it, as streams
-    have, is refused.
+def _zstd_size(data: bytes) -> int:
+    """The content size in the header of a frame (RFC 8878, 3.1.1.1). Frames without it, as in
+    streams, are refused.
     """
     (descriptor,) = struct.unpack_from("<B", data, 4)
     single, kind = descriptor >> 5 & 1, descriptor >> 6
     if kind == 0 and not single:
-        raise ValueError("it does not say its size")
+        raise ValueError("it does not contain its size")
     at = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
     (size,) = struct.unpack_from(("<B", "<H", "<I", "<Q")[kind], data, at)
     return size + 256 if kind == 1 else size
@@ -260,14 +258,14 @@ def _claim_of_zstd(data: bytes) -> int:
 
 @functools.lru_cache(4)
 def _members(source: Source) -> dict[str, zipfile.ZipInfo]:
-    """{name: entry} of the zip file. Of metadata that was written twice the last counts, as for
-    zarr-python; a chunk is there once.
+    """{name: entry} of the zip file. Metadata may be written several times, and the last counts, as
+    for zarr-python; chunks must be unique.
     """
     found: dict[str, zipfile.ZipInfo] = {}
-    with _damage(source.name), zipfile.ZipFile(source.path) as file:
+    with _decoding_errors(source.name), zipfile.ZipFile(source.path) as file:
         for info in file.infolist():
             name = info.orig_filename
-            checked_name(name, source.name)
+            normalise_name(name, source.name)
             if info.flag_bits & 1 or info.compress_type not in (
                 zipfile.ZIP_STORED,
                 zipfile.ZIP_DEFLATED,
@@ -279,7 +277,7 @@ def _members(source: Source) -> dict[str, zipfile.ZipInfo]:
                 )
             if name in found and not name.rpartition("/")[2].startswith("."):
                 raise ArchiveError(
-                    f"{source.name}/{name}", f"is there twice, expected once; {_AGAIN}"
+                    f"{source.name}/{name}", f"occurs twice, expected once; {_AGAIN}"
                 )
             found[name] = info
     return found
@@ -295,12 +293,12 @@ def _member(source: Source, name: str, limit: int) -> bytes | None:
             f"has {info.file_size / 1e6:,.0f} MB, at most {limit / 1e6:,.0f} MB; {_AGAIN}",
         )
     with (
-        _damage(f"{source.name}/{name}"),
+        _decoding_errors(f"{source.name}/{name}"),
         zipfile.ZipFile(source.path) as file,
         file.open(info) as member,
     ):
         data = member.read(info.file_size)
-        member.read(1)  # nothing comes, but the checksum is compared
+        member.read(1)  # returns nothing, but compares the checksum
     if len(data) != info.file_size:
         raise ArchiveError(
             f"{source.name}/{name}",
@@ -310,8 +308,8 @@ def _member(source: Source, name: str, limit: int) -> bytes | None:
 
 
 @contextlib.contextmanager
-def _damage(where: str) -> Iterator[None]:
-    """Errors of zipfile and of the codecs as ArchiveError."""
+def _decoding_errors(where: str) -> Iterator[None]:
+    """Turns errors of zipfile and of the codecs into ArchiveError."""
     try:
         yield
     except ArchiveError:
@@ -325,9 +323,9 @@ def _json(source: Source, member: str, text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ArchiveError(f"{source.name}/{member}", f"is no JSON; {_AGAIN}") from error
+        raise ArchiveError(f"{source.name}/{member}", f"is not JSON; {_AGAIN}") from error
     if not isinstance(found, dict):
-        raise ArchiveError(f"{source.name}/{member}", f"is no JSON object; {_AGAIN}")
+        raise ArchiveError(f"{source.name}/{member}", f"is not a JSON object; {_AGAIN}")
     return found
 
 
@@ -337,6 +335,6 @@ def _sizes(where: str, about: dict[str, Any], field: str, least: int) -> tuple[i
         type(size) is int and least <= size < 2**31 for size in sizes
     ):
         raise ArchiveError(
-            where, f"{field} is {str(sizes)[:80]}, expected a list of whole numbers; {_AGAIN}"
+            where, f"{field} is {str(sizes)[:80]}, expected a list of integers; {_AGAIN}"
         )
     return tuple(sizes)

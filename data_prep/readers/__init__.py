@@ -1,5 +1,7 @@
-"""The files in this folder are the list of readers: `spectral_earth.py` is read as
-`spectral-earth`. Names that begin with an underscore are what readers of one archive share.
+"""The readers, one module per archive; the folder is their registry.
+
+`spectral_earth.py` is the reader `spectral-earth`. Modules that begin with an underscore are shared
+by the readers of one archive family. No reader imports another.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import re
 
 
 def names() -> list[str]:
-    """The readers there are."""
+    """The names of all readers, sorted."""
     return sorted(
         re.sub(r"-v(\d)-(\d)$", r"-v\1.\2", module.name.replace("_", "-"))
         for module in pkgutil.iter_modules(__path__)
@@ -19,5 +21,5 @@ def names() -> list[str]:
 
 
 def reader_class(name: str) -> type:
-    """The class of the reader of that name."""
+    """The class of a reader, by name."""
     return importlib.import_module("data_prep.readers." + re.sub("[-.]", "_", name)).Reader

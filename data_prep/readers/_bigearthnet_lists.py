@@ -1,6 +1,4 @@
-"""What BigEarthNet says of its patches besides their pixels: splits, classes, and which Sentinel-1
-patch belongs to which Sentinel-2 patch.
-"""
+"""Metadata of BigEarthNet patches: splits, classes, and pairs of Sentinel-1 and 2 patches."""
 
 from __future__ import annotations
 
@@ -20,67 +18,65 @@ TO_CSV = (
 )
 _COLUMNS = ("patch_id", "labels", "split", "s1_name")
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
-_CSV_BYTES = 400_000_000  # 480,038 lines of some 350 bytes, twice
+_CSV_BYTES = 400_000_000  # twice the size of 480,038 lines of some 350 bytes
 _JSON_BYTES = 1_000_000
 
 
-class Listed(NamedTuple):
-    """What the lists say of an S2 patch: its split, and in version 2 its classes, indices into
-    clc_labels.NAMES_19.
-    """
+class PatchInfo(NamedTuple):
+    """Split of an S2 patch and, in version 2, its classes, as indices into _clc_labels.NAMES_19."""
 
     split: str
     classes: tuple[int, ...] = ()
 
 
 class Lists(NamedTuple):
-    """`patches` {S2 patch: what the lists say} and `pairs` {S1 patch: S2 patch}; both empty where
-    the archive has no lists.
+    """`patches` {S2 patch: PatchInfo} and `pairs` {S1 patch: S2 patch}; both empty where the
+    archive has no lists.
     """
 
-    patches: dict[str, Listed]
+    patches: dict[str, PatchInfo]
     pairs: dict[str, str]
 
 
-def of_version_2(archive: Archive) -> Lists:
-    """What metadata.csv says. Raises ArchiveError where it is wrong, and where there is only
-    metadata.parquet.
+def read_version_2(archive: Archive) -> Lists:
+    """The contents of metadata.csv. Raises ArchiveError where it is invalid, and where there is
+    only metadata.parquet.
     """
     if not archive.exists(METADATA):
         if archive.exists(PARQUET):
             raise ArchiveError(
                 PARQUET,
-                f"is Parquet, expected {METADATA} beside it; write that by: {TO_CSV}; or give "
+                f"is Parquet, expected {METADATA} next to it; write that with: {TO_CSV}; or give "
                 "--splits none",
             )
         return Lists({}, {})
-    patches, pairs = dict[str, Listed](), dict[str, str]()
+    patches, pairs = dict[str, PatchInfo](), dict[str, str]()
     for row in _rows(archive):
         patch = row["patch_id"]
         if patch in patches or row["s1_name"] in pairs:
             raise ArchiveError(
                 METADATA,
-                f"has {patch!r} or its S1 patch twice, expected a line a patch; write it again by: "
-                f"{TO_CSV}",
+                f"has {patch!r} or its S1 patch twice, expected one line per patch; write it again "
+                f"with: {TO_CSV}",
             )
-        patches[patch] = Listed(_split(row["split"]), _classes(row["labels"]))
+        patches[patch] = PatchInfo(_split(row["split"]), _classes(row["labels"]))
         pairs[row["s1_name"]] = patch
     return Lists(patches, pairs)
 
 
-def of_version_1(archive: Archive) -> Lists:
-    """What the split lists say: {train,val,test}.csv or bigearthnet-{train,val,test}.csv, an S2
-    patch a line, in the first column.
+def read_version_1(archive: Archive) -> Lists:
+    """The contents of the split lists {train,val,test}.csv or bigearthnet-{train,val,test}.csv,
+    with one S2 patch per line, in the first column.
     """
-    patches = dict[str, Listed]()
+    patches = dict[str, PatchInfo]()
     for split in ("train", "val", "test"):
         for name in (f"{split}.csv", f"bigearthnet-{split}.csv"):
             for line in text_lines(archive, name) if archive.exists(name) else ():
                 patch = line.split(",")[0]
-                if patches.setdefault(patch, Listed(split)).split != split:
+                if patches.setdefault(patch, PatchInfo(split)).split != split:
                     raise ArchiveError(
                         name,
-                        f"lists {patch[:100]!r}, which is in {patches[patch].split!r} already; "
+                        f"lists {patch[:100]!r}, which is already in {patches[patch].split!r}; "
                         "keep one of the two lines",
                     )
     return Lists(patches, {})
@@ -92,7 +88,7 @@ def _rows(archive: Archive) -> list[dict[str, str]]:
         rows, columns = list(table), table.fieldnames or ()
     except csv.Error as error:
         raise ArchiveError(
-            METADATA, f"is no CSV file ({error}); write it again by: {TO_CSV}"
+            METADATA, f"is not a CSV file ({error}); write it again with: {TO_CSV}"
         ) from error
     absent = [
         column
@@ -103,7 +99,7 @@ def _rows(archive: Archive) -> list[dict[str, str]]:
         raise ArchiveError(
             METADATA,
             f"has no column {absent[0]}, or lines without it, expected {', '.join(_COLUMNS)}; "
-            f"write it by: {TO_CSV}",
+            f"write it with: {TO_CSV}",
         )
     return rows
 
@@ -113,7 +109,7 @@ def _split(name: str) -> str:
         raise ArchiveError(
             METADATA,
             f"has the split {name[:100]!r}, expected one of {', '.join(_SPLITS)}; write it again "
-            f"by: {TO_CSV}",
+            f"with: {TO_CSV}",
         )
     return _SPLITS[name]
 
@@ -122,13 +118,13 @@ def _classes(cell: str) -> tuple[int, ...]:
     if cell.startswith("["):
         raise ArchiveError(
             METADATA,
-            f"has the labels {cell[:60]!r}, expected names with semicolons between them; write it "
-            f"by: {TO_CSV}",
+            f"has the labels {cell[:60]!r}, expected names separated by semicolons; write it "
+            f"with: {TO_CSV}",
         )
     return _clc_labels.indices_19(METADATA, filter(None, cell.split(";")))
 
 
-# ------------------------------------------------------------ the JSON file of a patch of version 1
+# ------------------------------------------------------------------ JSON files of version 1
 
 
 def s2_patch_of(archive: Archive, name: str) -> str:
@@ -158,7 +154,7 @@ def _field(name: str, data: bytes, key: str) -> Any:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ArchiveError(name, "is no JSON; copy the file again") from error
+        raise ArchiveError(name, "is not JSON; copy the file again") from error
     if not isinstance(found, dict) or key not in found:
         raise ArchiveError(
             name, f"has no {key!r}; copy the file again, or get the metadata files of version 1.0"

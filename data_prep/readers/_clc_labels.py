@@ -1,5 +1,6 @@
-"""The class names of BigEarthNet as multi-label vectors: the 43 CORINE classes of version 1 and the
-19 that both versions are published with.
+"""Class names of BigEarthNet as multi-label vectors.
+
+Version 1 has the 43 CORINE classes; both versions are published with 19 classes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from data_prep.archive import ArchiveError
 from data_prep.readers import _corine
 
-# In the order of corine.CLASSES_19.
+# In the order of _corine.CLASSES_19.
 NAMES_19 = (
     "Urban fabric",
     "Industrial or commercial units",
@@ -33,7 +34,7 @@ NAMES_19 = (
     "Inland waters",
     "Marine waters",
 )
-# In the order of corine.CODES.
+# In the order of _corine.CODES.
 NAMES_43 = (
     "Continuous urban fabric",
     "Discontinuous urban fabric",
@@ -84,28 +85,28 @@ _INDEX_43 = {name: index for index, name in enumerate(NAMES_43)}
 
 
 def indices_19(source: str, names: Iterable[str]) -> tuple[int, ...]:
-    """Sorted indices of some of the 19 classes. Raises ArchiveError, called `source`, for another
+    """Sorted indices of some of the 19 classes. Raises ArchiveError about `source` for an unknown
     name.
     """
     return _indices(source, names, _INDEX_19)
 
 
-def present(indices: Iterable[int], classes: int) -> np.ndarray:
+def multi_hot(indices: Iterable[int], classes: int) -> np.ndarray:
     """uint8 [classes]: 1 at each of the indices."""
-    found = np.zeros(classes, np.uint8)
-    found[list(indices)] = 1
-    return found
+    vector = np.zeros(classes, np.uint8)
+    vector[list(indices)] = 1
+    return vector
 
 
 def labels_of_43(source: str, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The labels `multilabel` [19] and `multilabel_43` [43] of CORINE class names. Classes that are
-    none of the 19 are in the latter only.
+    """The labels `multilabel` [19] and `multilabel_43` [43] of CORINE class names; classes outside
+    the 19 are in the latter only.
     """
     indices = _indices(source, names, _INDEX_43)
     codes = np.array([_corine.CODES[index] for index in indices])
     return {
         "multilabel": _corine.classes_present(codes, "19"),
-        "multilabel_43": present(indices, len(NAMES_43)),
+        "multilabel_43": multi_hot(indices, len(NAMES_43)),
     }
 
 
@@ -115,7 +116,7 @@ def _indices(source: str, names: Iterable[str], known: dict[str, int]) -> tuple[
     if unknown:
         raise ArchiveError(
             source,
-            f"has the class {str(unknown[0])[:100]!r}, which is none of BigEarthNet's "
+            f"has the class {str(unknown[0])[:100]!r}, which is not one of BigEarthNet's "
             f"{len(known)}; copy it again",
         )
     return tuple(sorted({known[name] for name in names}))

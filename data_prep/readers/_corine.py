@@ -1,21 +1,19 @@
-"""CORINE Land Cover classes: the codes of its maps, in order, and how BigEarthNet sums them up in
-19.
-"""
+"""CORINE Land Cover classes: the codes of its maps, and BigEarthNet's 19 groups of them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# The order of SpectralEarth's 43 classes. CORINE's 44th, 335 (glaciers and perpetual snow), is none
-# of them.
+# The order of SpectralEarth's 43 classes. CORINE's 44th, 335 (glaciers and perpetual snow), is not
+# among them.
 CODES = (
     *(111, 112, 121, 122, 123, 124, 131, 132, 133, 141, 142),
     *(211, 212, 213, 221, 222, 223, 231, 241, 242, 243, 244),
     *(311, 312, 313, 321, 322, 323, 324, 331, 332, 333, 334),
     *(411, 412, 421, 422, 423, 511, 512, 521, 522, 523),
 )
-# BigEarthNet's 19 classes, each with the codes it holds. Codes in none of them, such as 122 (roads
-# and railways), are dropped.
+# BigEarthNet's 19 classes with their codes. Codes in none of them, such as 122 (roads and
+# railways), are dropped.
 CLASSES_19 = {
     "urban fabric": (111, 112),
     "industrial or commercial units": (121,),
@@ -41,8 +39,8 @@ GROUPS = {"43": tuple((code,) for code in CODES), "19": tuple(CLASSES_19.values(
 
 
 def classes_present(codes: np.ndarray, classes: str) -> np.ndarray:
-    """uint8 [19] or [43]: 1 for each class of `classes` ("19" or "43") that a map of CORINE codes
-    [h, w] has. Other codes are dropped.
+    """uint8 [19] or [43]: 1 for each class of `classes` ("19" or "43") that occurs in a map of
+    CORINE codes [h, w]. Other codes are dropped.
     """
     present = set(np.unique(codes).tolist())
     return np.array([not present.isdisjoint(group) for group in GROUPS[classes]], np.uint8)

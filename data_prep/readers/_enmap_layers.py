@@ -1,6 +1,4 @@
-"""What patches and whole products of EnMAP L2A have in common: which bands are kept, and quality
-layers on the grid of the image.
-"""
+"""Shared by the readers of EnMAP L2A: the bands to keep, and quality layers on the image's grid."""
 
 from __future__ import annotations
 
@@ -13,8 +11,7 @@ from data_prep.formats import geotiff
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
 LAYOUTS = {len(sensor.bands): sensor for sensor in (ENMAP, ENMAP_PRODUCT)}
-# Layers of one band each. Left out: the pixel mask of every band, the test flags, and the
-# quicklooks.
+# Layers of one band each, without the pixel mask per band, the test flags and the quicklooks.
 QUALITY = {
     "cloud": "QL_QUALITY_CLOUD",
     "cloudshadow": "QL_QUALITY_CLOUDSHADOW",
@@ -31,8 +28,8 @@ def read_layer(
     layer: rasterio.DatasetReader,
     window: Window | None = None,
 ) -> np.ndarray:
-    """A quality layer uint8 [h, w], or a window of it. Raises ArchiveError where it has another
-    dtype, or is not on the grid of its image.
+    """A quality layer uint8 [h, w], or a window of it. Raises ArchiveError for another dtype, and
+    where it is not on the grid of its image.
     """
     geotiff.check_count(name, layer, 1, "a quality layer")
     geotiff.check_shape(name, layer, *image.shape)

@@ -1,6 +1,4 @@
-"""Reads the METADATA.XML of an EnMAP L2A product: the wavelengths of its bands and its time, once
-everything in it was found as expected.
-"""
+"""Reads and checks the METADATA.XML of an EnMAP L2A product: wavelengths of the bands, and time."""
 
 from __future__ import annotations
 
@@ -17,12 +15,12 @@ from data_prep.archive import ArchiveError
 from data_prep.formats import geotiff
 from eo_jax.sensors import ENMAP_PRODUCT
 
-MAX_BYTES = 64_000_000  # of the file; real ones have one or two MB
+MAX_BYTES = 64_000_000  # of the file; real files have one or two MB
 _GET_AGAIN = "get the METADATA.XML of this product again"
 
 
 class Metadata(NamedTuple):
-    """What a sample takes from METADATA.XML.
+    """Fields of a sample from METADATA.XML.
 
     Attributes:
         time: start of the acquisition, seconds since 1970 UTC.
@@ -33,7 +31,7 @@ class Metadata(NamedTuple):
     wavelengths_nm: np.ndarray
 
 
-@functools.lru_cache(4)  # every tile of a product asks for it
+@functools.lru_cache(4)  # every tile of a product needs it
 def parse(name: str, data: bytes) -> Metadata:
     """The metadata of an L2A product with the bands, scale and no-data value of the sensor table.
     Raises ArchiveError for any other.
@@ -45,33 +43,29 @@ def parse(name: str, data: bytes) -> Metadata:
             name, f"base/level is {level!r}, expected 'L2A'; order the product at that level"
         )
     wavelengths_nm = _bands(name, root)
-    wavelengths_nm.flags.writeable = False  # it is shared by all that ask
+    wavelengths_nm.flags.writeable = False  # shared through the cache
     return Metadata(_time(name, root), wavelengths_nm)
 
 
 def _root(name: str, data: bytes) -> Element:
     try:
         return ElementTree.fromstring(data, forbid_dtd=True)
-    except (
-        ParseError,
-        DefusedXmlException,
-        ValueError,
-        LookupError,
-    ) as error:  # the last two for odd encodings
+    # ValueError and LookupError are raised for unknown encodings.
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise ArchiveError(name, f"cannot be read as XML ({error}); {_GET_AGAIN}") from error
 
 
 def _bands(name: str, root: Element) -> np.ndarray:
     """The wavelengths [224] of all bands. Raises ArchiveError where bands, their scale or the
-    no-data value are not those of the table.
+    no-data value are not those of the sensor table.
     """
-    characterised = _find(name, root, "specific/bandCharacterisation")
-    bands = {band.get("number"): band for band in characterised.iterfind("{*}bandID")}
+    characterisation = _find(name, root, "specific/bandCharacterisation")
+    bands = {band.get("number"): band for band in characterisation.iterfind("{*}bandID")}
     numbers = [str(number) for number in ENMAP_PRODUCT.band_numbers]
-    if len(characterised) != len(numbers) or set(bands) != set(numbers):
+    if len(characterisation) != len(numbers) or set(bands) != set(numbers):
         raise ArchiveError(
             name,
-            f"bandCharacterisation has {len(characterised)} bands, expected bandID 1 to "
+            f"bandCharacterisation has {len(characterisation)} bands, expected bandID 1 to "
             f"{len(numbers)}; {_GET_AGAIN}",
         )
     for number in numbers:
@@ -102,7 +96,7 @@ def _time(name: str, root: Element) -> int:
 
 
 def _find(name: str, parent: Element, path: str) -> Element:
-    """The element at a path of names, in any namespace."""
+    """The element at a path of tags, in any namespace."""
     found = parent.find("/".join("{*}" + part for part in path.split("/")))
     if found is None:
         raise ArchiveError(name, f"has no element {path}{_of(parent)}; {_GET_AGAIN}")
@@ -126,11 +120,11 @@ def _number(name: str, parent: Element, path: str) -> float:
 def _check_number(name: str, parent: Element, path: str, expected: float) -> None:
     found = _number(name, parent, path)
     if not math.isclose(found, expected, rel_tol=1e-9):
-        cure = "products of another scale need a row of their own in the sensor table"
+        hint = "products with another scale need their own row in the sensor table"
         raise ArchiveError(
             name,
             f"{path}{_of(parent)} is {found:g}, expected the {expected:g} of "
-            f"{ENMAP_PRODUCT.title}; {cure}",
+            f"{ENMAP_PRODUCT.title}; {hint}",
         )
 
 

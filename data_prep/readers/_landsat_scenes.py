@@ -1,6 +1,4 @@
-"""Cuts Landsat scenes and their cloud masks into tiles: what the readers of L7 Irish and L8 Biome
-share.
-"""
+"""Shared by the readers of L7 Irish and L8 Biome: Landsat scenes and cloud masks cut into tiles."""
 
 from __future__ import annotations
 
@@ -28,11 +26,11 @@ FILL = 0
 
 @dataclasses.dataclass(frozen=True)
 class SceneReader:
-    """Scenes in <biome>/<scene>/, each an image of all bands and a cloud mask on its grid, at any
-    depth of folders.
+    """Scenes in <biome>/<scene>/, at any depth: an image with all bands, and a cloud mask on the
+    same grid.
 
-    A reader of them sets `sensors` to its one sensor, LAYOUT to what errors say is expected, and
-    has `part_of` and `time_of`.
+    A subclass sets `sensors` to its one sensor and LAYOUT to the layout that errors name as
+    expected, and defines `part_of` and `time_of`.
     """
 
     LAYOUT: ClassVar[str]
@@ -40,26 +38,24 @@ class SceneReader:
     archive: Archive
     patch_size: int = option(
         256,
-        "height and width of the tiles in pixels; what is left at the right and bottom edge is not "
+        "height and width of the tiles in pixels; remainders at the right and bottom edge are not "
         "converted",
     )
     max_nodata: float = option(
-        0.9, "largest share of fill in a tile, by the mask; tiles with more are left out"
+        0.9, "largest fraction of fill in a tile, by the mask; tiles with more are skipped"
     )
     classes: str = option(
         "raw", "raw: the codes of the mask; index: 0 to 4 in their order", choices=("raw", "index")
     )
 
     def part_of(self, folder: str, file: str) -> tuple[str, str] | None:
-        """("image" or "cloud", what tells the scenes of one folder apart) of a file name, or None
-        for what is no file of the archive.
+        """("image" or "cloud", a key that distinguishes the scenes of a folder) of a file name, or
+        None for a file that does not belong to the archive.
         """
         raise NotImplementedError
 
     def time_of(self, file: str) -> int:
-        """Seconds since 1970 UTC of an image's file name. Raises ValueError where it has
-        no date.
-        """
+        """Seconds since 1970 UTC from an image's file name. Raises ValueError without a date."""
         raise NotImplementedError
 
     def items(self) -> list[Item]:
@@ -68,14 +64,9 @@ class SceneReader:
         )
 
     def read(self, item: Item, files: Files) -> Sample:
-        """Raises SkipSample for a tile with too much fill, ArchiveError for anything but a
-        good file.
-        """
-        name, window, (sensor,) = (
-            item.files[0].name,
-            tile_window(item.part, self.patch_size),
-            self.sensors,
-        )
+        """Raises SkipSample for a tile with too much fill, ArchiveError for any invalid file."""
+        name, (sensor,) = item.files[0].name, self.sensors
+        window = tile_window(item.part, self.patch_size)
         with _open(files, "image") as dataset, _open(files, "cloud") as mask:
             cloud = geotiff.read_label_window(name, dataset, files.name("cloud"), mask, window)
             _check_codes(files.name("cloud"), cloud)
@@ -104,22 +95,22 @@ class SceneReader:
             part = self.part_of(path.parent.name, path.name) if len(path.parts) > 2 else None
             if part is None:
                 raise ArchiveError(
-                    name, f"is no file of this archive, expected {self.LAYOUT}; move it away"
+                    name, f"is not a file of this archive, expected {self.LAYOUT}; move it away"
                 )
             role, scene = part
             other = scenes[str(path.parent), scene].setdefault(role, name)
             if other != name:
-                raise ArchiveError(name, f"its scene has {other} already; keep one of them")
+                raise ArchiveError(name, f"its scene already has {other}; keep one of them")
         for names in scenes.values():
             if len(names) < 2:
                 missing = "cloud mask" if "image" in names else "image"
                 raise ArchiveError(
                     min(names.values()),
-                    f"has no {missing} of its scene beside it, expected {self.LAYOUT}; copy the "
+                    f"has no {missing} of its scene next to it, expected {self.LAYOUT}; copy the "
                     "folder again",
                 )
         if not scenes:
-            raise ArchiveError(".", f"no GeoTIFF in it; expected {self.LAYOUT}")
+            raise ArchiveError(".", f"contains no GeoTIFF; expected {self.LAYOUT}")
         return list(scenes.values())
 
     def _tiles(self, image: str, mask: str) -> Iterator[Item]:
@@ -128,7 +119,7 @@ class SceneReader:
             self.time_of(path.name)
         except ValueError as error:
             raise ArchiveError(
-                image, f"its name has no date ({error}); give it its published name"
+                image, f"its name has no date ({error}); restore its published name"
             ) from error
         with self.archive.local(mask) as local, geotiff.open_tiff_path(mask, local) as dataset:
             tiles = full_tiles(mask, dataset.shape, self.patch_size)
@@ -144,11 +135,11 @@ def _open(files: Files, role: str) -> Iterator[rasterio.DatasetReader]:
 
 
 def _check_codes(name: str, cloud: np.ndarray) -> None:
-    odd = np.setdiff1d(cloud, CLOUD_CODES)
-    if len(odd):
+    unknown = np.setdiff1d(cloud, CLOUD_CODES)
+    if len(unknown):
         codes = ", ".join(map(str, CLOUD_CODES))
         raise ArchiveError(
             name,
-            f"has the code {odd[0]}, expected {codes} (fill, cloud shadow, clear, thin cloud, "
+            f"has the code {unknown[0]}, expected {codes} (fill, cloud shadow, clear, thin cloud, "
             "cloud); copy it again",
         )

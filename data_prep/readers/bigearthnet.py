@@ -1,36 +1,35 @@
-"""Reads BigEarthNet: Sentinel-2 L2A and Sentinel-1 GRD patches of 1.2 km in Europe with CORINE Land
-Cover classes, version 2 (reBEN) or 1.
+"""Reads BigEarthNet version 2 (reBEN) and 1: Sentinel-2 L2A and Sentinel-1 GRD patches in Europe.
 
 Version 2 (arXiv 2407.03653):
     <root>/BigEarthNet-S2/<tile product>/<patch>/<patch>_{B01,...,B08,B8A,B09,B11,B12}.tif
-    uint16, reflectance x 10000, 0 is no-data
+        uint16, reflectance x 10000, 0 is no-data
     <root>/BigEarthNet-S1/<scene>/<patch>/<patch>_{VV,VH}.tif
-    float32, dB <root>/Reference_Maps/<tile product>/<patch>/<patch>_reference_map.tif
-    uint16, CORINE codes <root>/metadata.csv       classes, splits and pairs of S1 and S2, written
-    from metadata.parquet as below
+        float32, dB
+    <root>/Reference_Maps/<tile product>/<patch>/<patch>_reference_map.tif
+        uint16, CORINE Land Cover codes
+    <root>/metadata.csv
+        classes, splits and pairs of S1 and S2, written from metadata.parquet as below
 Version 1 (arXiv 1902.06148, 2105.07921):
     <root>/BigEarthNet-v1.0/<patch>/<patch>_{B01,...}.tif, <patch>_labels_metadata.json
     <root>/BigEarthNet-S1-v1.0/<patch>/<patch>_{VV,VH}.tif, <patch>_labels_metadata.json
-    <root>/{train,val,test}.csv or bigearthnet-{train,val,test}.csv       optional; an S2 patch a
-    line, in the first column
+    <root>/{train,val,test}.csv or bigearthnet-{train,val,test}.csv
+        optional; one S2 patch per line, in the first column
 
-Patches have 120 x 120 pixels of 10 m; bands of 20 m have 60 x 60 pixels, bands of 60 m 20 x 20 (for
---resample see ssl4eo_s12.py). A group is a location; an S1 patch is in that of its S2 patch. The
-published metadata.parquet becomes CSV by
+Patches are 1.2 km wide: 120 x 120 pixels of 10 m; bands of 20 m have 60 x 60 pixels, bands of 60 m
+20 x 20 (for --resample see ssl4eo_s12.py). A group is a location; an S1 patch is in the group of
+its S2 patch. Convert the published metadata.parquet to CSV with
 
-    python -c "import pandas as p t = p.read_parquet('metadata.parquet');
-    t.assign(labels=t.labels.map(';'.join)).to_csv('metadata.csv', index=False)"
+    python -c "import pandas as p; t = p.read_parquet('metadata.parquet'); \\
+        t.assign(labels=t.labels.map(';'.join)).to_csv('metadata.csv', index=False)"
 
---labels multilabel    `multilabel` uint8 [19], of version 1 also `multilabel_43` uint8 [43] (names
-and order in formats/clc_labels.py). A patch
-                       of version 1 whose classes are all among those that the 19 leave out (roads,
-                       airports, ...) has 19 zeros.
---labels landcover     version 2: `landcover` [h, w], the codes of the reference map; S1 patches get
-that of their S2 patch. With --resample
-                       native, on the 10 m grid only.
+--labels multilabel    `multilabel` uint8 [19], for version 1 also `multilabel_43` uint8 [43] (names
+                       and order in _clc_labels.py). A patch of version 1 that only has classes
+                       outside the 19 (roads, airports, ...) has 19 zeros.
+--labels landcover     version 2: `landcover` [h, w], the codes of the reference map; an S1 patch
+                       gets the map of its S2 patch. With --resample native, on the 10 m grid only.
 
-Where there are lists, patches that are in none are left out: the published ones do not have those
-under snow, clouds or their shadows. "validation" is the split `val`.
+Where there are lists, patches in none of them are skipped: the published lists omit patches with
+snow, clouds or cloud shadows. "validation" becomes the split `val`.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ _S2 = get_sensor("sentinel2_l2a_bigearthnet")
 _S1 = get_sensor("sentinel1_grd")
 _UNLISTED = "unlisted"
 _S1_PATCH = re.compile(
-    r"(?P<scene>S1[A-D]_IW_GRDH_1SDV_(?P<time>\d{8}T\d{6}))_(?P<place>[0-9A-Z]{5}_\d+_\d+)",
+    r"(?P<scene>S1[A-D]_IW_GRDH_1SDV_(?P<time>\d{8}T\d{6}))_(?P<location>[0-9A-Z]{5}_\d+_\d+)",
     re.ASCII,
 )
 _S2_PATCH = re.compile(
@@ -69,7 +68,7 @@ _EXAMPLES = {
 
 
 class Layout(NamedTuple):
-    """Where a product of a version lies, and the form of its patches' names."""
+    """Folder of a product in a version of the archive, and the pattern of its patches' names."""
 
     folder: str
     product: str
@@ -88,8 +87,8 @@ LAYOUTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """BigEarthNet, one sample a patch. An item's `part` is (pixel size, class, class, ...), the
-    classes those of metadata.csv.
+    """BigEarthNet, one sample per patch. The `part` of an item is (pixel size, class, class, ...),
+    with the classes of metadata.csv.
     """
 
     TITLE: ClassVar[str] = "BigEarthNet"
@@ -100,11 +99,11 @@ class Reader:
     sensors: ClassVar = band_files.all_rows(_S2, _S1)
     archive: Archive
     products: tuple[str, ...] = option(
-        (), "which of s1 and s2 (default: those that are there)", choices=("s1", "s2")
+        (), "s1, s2 or both (default: those in the archive)", choices=("s1", "s2")
     )
     resample: str = option(
         "bilinear",
-        "how coarser bands come onto the 10 m grid; native: a sample a grid",
+        "resampling of coarser bands to the 10 m grid; native: one sample per grid",
         choices=band_files.METHODS,
     )
     labels: tuple[str, ...] = option(
@@ -114,7 +113,7 @@ class Reader:
     )
     splits: str = option(
         "archive",
-        "archive: by the published lists, where they are there; none: leave them unread",
+        "archive: by the published lists, if present; none: ignore them",
         choices=("archive", "none"),
     )
 
@@ -130,9 +129,9 @@ class Reader:
             )
         folder = item.files[0].name.rpartition("/")[0]
         layout = next(layout for layout in LAYOUTS if folder.startswith(f"{layout.folder}/"))
-        named = layout.patch.fullmatch(folder.rpartition("/")[2])
+        match = layout.patch.fullmatch(folder.rpartition("/")[2])
         sensor = band_files.rows(layout.sensor, self.resample)[item.part[0]]
-        pixels, place = band_files.read_image(
+        pixels, georeference = band_files.read_image(
             files, sensor, [band.name for band in sensor.bands], self.resample
         )
         return Sample(
@@ -140,61 +139,63 @@ class Reader:
             sensor=sensor.id,
             id=item.id,
             group=item.group,
-            product=named["scene"],
-            time=band_files.seconds(folder, named["time"]),
+            product=match["scene"],
+            time=band_files.seconds(folder, match["time"]),
             labels=self._read_labels(item, files, sensor),
-            **place,
+            **georeference,
         )
 
-    # ------------------------------------------------------------------ what there is
+    # ------------------------------------------------------------------ listing
 
     def _layouts(self) -> list[Layout]:
         """The layouts to read, all of one version."""
         folders = set(self.archive.folders())
-        there = [layout for layout in LAYOUTS if layout.folder in folders]
-        if not there:
+        present = [layout for layout in LAYOUTS if layout.folder in folders]
+        if not present:
             raise ArchiveError(
                 "BigEarthNet-S2",
                 f"no such folder, nor {', '.join(layout.folder for layout in LAYOUTS[1:])}; give "
                 "the parent of one",
             )
-        if len({layout.version for layout in there}) > 1:
+        if len({layout.version for layout in present}) > 1:
             raise ArchiveError(
-                there[0].folder,
-                f"is of version 2, but {there[-1].folder} is of version 1; convert them apart",
+                present[0].folder,
+                f"is version 2, but {present[-1].folder} is version 1; convert them separately",
             )
-        absent = sorted(set(self.products) - {layout.product for layout in there})
+        absent = sorted(set(self.products) - {layout.product for layout in present})
         if absent:
             raise ArchiveError(
-                there[0].folder,
-                f"is there, but no folder of {absent[0]}; leave {absent[0]} out of --products, or "
-                "add the folder",
+                present[0].folder,
+                f"exists, but the folder of {absent[0]} does not; leave {absent[0]} out of "
+                "--products, or add it",
             )
-        if "landcover" in self.labels and there[0].version == 1:
+        if "landcover" in self.labels and present[0].version == 1:
             raise ArchiveError(
-                there[0].folder,
-                "is of version 1, which has no reference maps; leave landcover out of --labels",
+                present[0].folder,
+                "is version 1, which has no reference maps; leave landcover out of --labels",
             )
-        return [layout for layout in there if not self.products or layout.product in self.products]
+        return [
+            layout for layout in present if not self.products or layout.product in self.products
+        ]
 
     def _lists(self, version: int) -> Lists:
         if self.splits == "none":
             lists = Lists({}, {})
         else:
             lists = (
-                _bigearthnet_lists.of_version_2(self.archive)
+                _bigearthnet_lists.read_version_2(self.archive)
                 if version == 2
-                else _bigearthnet_lists.of_version_1(self.archive)
+                else _bigearthnet_lists.read_version_1(self.archive)
             )
         if version == 2 and "multilabel" in self.labels and not lists.patches:
             problem = (
-                "unread by --splits none"
+                "not read with --splits none"
                 if self.splits == "none"
-                else "no such file, or nothing in it"
+                else "no such file, or an empty one"
             )
             raise ArchiveError(
                 _bigearthnet_lists.METADATA,
-                f"{problem}, but --labels multilabel needs it; it is written by: "
+                f"{problem}, but --labels multilabel needs it; write it with: "
                 f"{_bigearthnet_lists.TO_CSV}",
             )
         return lists
@@ -204,11 +205,11 @@ class Reader:
         for folder, bands in _patches(self.archive, layout).items():
             band_files.check_names(folder, bands, expected, layout.sensor.title)
             s2_patch = self._s2_patch(layout, folder, lists)
-            about = lists.patches.get(s2_patch)
-            wanted = about is not None or not lists.patches
+            info = lists.patches.get(s2_patch)
+            wanted = info is not None or not lists.patches
             common = {
                 "group": _group(layout, folder, s2_patch),
-                "split": (about.split if about else None) if wanted else _UNLISTED,
+                "split": (info.split if info else None) if wanted else _UNLISTED,
             }
             for size, row in band_files.rows(layout.sensor, self.resample).items():
                 files = tuple(
@@ -220,12 +221,12 @@ class Reader:
                     f"/{size}m" if size else ""
                 )
                 yield Item(
-                    item_id, files=files, part=(size, *(about.classes if about else ())), **common
+                    item_id, files=files, part=(size, *(info.classes if info else ())), **common
                 )
 
     def _s2_patch(self, layout: Layout, folder: str, lists: Lists) -> str | None:
-        """The S2 patch that a patch is or belongs to; None for an S1 patch of version 2 that no
-        list has.
+        """The S2 patch of a patch, which may be itself; None for an S1 patch of version 2 that is
+        in no list.
         """
         patch = folder.rpartition("/")[2]
         if layout.product == "s2":
@@ -246,7 +247,7 @@ class Reader:
     def _label_files(
         self, layout: Layout, folder: str, s2_patch: str | None, size: int
     ) -> tuple[File, ...]:
-        """The files of the labels that are asked for. Raises ArchiveError where one is missing."""
+        """The files of the chosen labels. Raises ArchiveError where one is missing."""
         names = {}
         if "multilabel" in self.labels and layout.version == 1:
             names["multilabel"] = f"{folder}/{folder.rpartition('/')[2]}_labels_metadata.json"
@@ -269,7 +270,7 @@ class Reader:
                 _bigearthnet_lists.class_names(files.name("multilabel"), files["multilabel"]),
             )
         elif "multilabel" in self.labels:
-            found["multilabel"] = _clc_labels.present(item.part[1:], len(_clc_labels.NAMES_19))
+            found["multilabel"] = _clc_labels.multi_hot(item.part[1:], len(_clc_labels.NAMES_19))
         if "landcover" in files:
             role = sensor.bands[band_files.finest(sensor)].name
             with geotiff.open_tiff(files.name(role), files[role]) as image:
@@ -280,16 +281,14 @@ class Reader:
 
 
 def _patches(archive: Archive, layout: Layout) -> dict[str, dict[str, str]]:
-    """{folder of a patch: {band: file}} of a layout. Raises ArchiveError for files that lie
-    elsewhere.
-    """
+    """{folder of a patch: {band: file}} of a layout. Raises ArchiveError for files outside it."""
     found: dict[str, dict[str, str]] = {}
     for name in image_files(archive, layout.folder):
         folder, _, file = name.rpartition("/")
         inner, patch = folder.removeprefix(layout.folder).strip("/"), folder.rpartition("/")[2]
-        named = layout.patch.fullmatch(patch)
-        expected = f"{named['scene']}/{patch}" if named and layout.version == 2 else patch
-        if not named or inner != expected or not file.startswith(f"{patch}_"):
+        match = layout.patch.fullmatch(patch)
+        expected = f"{match['scene']}/{patch}" if match and layout.version == 2 else patch
+        if not match or inner != expected or not file.startswith(f"{patch}_"):
             form = (
                 "<scene>/<patch>/<patch>_<band>.tif"
                 if layout.version == 2
@@ -297,21 +296,21 @@ def _patches(archive: Archive, layout: Layout) -> dict[str, dict[str, str]]:
             )
             raise ArchiveError(
                 name,
-                f"lies elsewhere than {layout.folder}/{form}, or is named otherwise; move it "
-                f"there, or out of {layout.folder}",
+                f"is not at {layout.folder}/{form}, or has another name; move it there, or out of "
+                f"{layout.folder}",
             )
         found.setdefault(folder, {})[file.removeprefix(f"{patch}_").rpartition(".")[0]] = name
     return found
 
 
 def _group(layout: Layout, folder: str, s2_patch: str | None) -> str:
-    """The place: in version 1 the S2 patch; in version 2 tile, column and row, "33UUP_75_43", which
-    names of S1 and S2 patches have alike.
+    """Name of the location: in version 1 the S2 patch; in version 2 tile, column and row,
+    "33UUP_75_43", which are in the names of both S1 and S2 patches.
     """
     if layout.version == 1:
         return s2_patch
     if s2_patch is None:
-        return layout.patch.fullmatch(folder.rpartition("/")[2])["place"]
+        return layout.patch.fullmatch(folder.rpartition("/")[2])["location"]
     tile, column, row = s2_patch.split("_")[-3:]
     return f"{tile[1:]}_{column}_{row}"
 
@@ -320,7 +319,7 @@ def _reference_map(folder: str, s2_patch: str | None) -> str:
     if s2_patch is None:
         raise ArchiveError(
             folder,
-            f"{_bigearthnet_lists.METADATA} names no S2 patch of it, but --labels landcover needs "
-            "its map; add the metadata",
+            f"{_bigearthnet_lists.METADATA} has no S2 patch for it, but --labels landcover needs "
+            "the map of one; add the metadata",
         )
     return f"Reference_Maps/{s2_patch.rsplit('_', 2)[0]}/{s2_patch}/{s2_patch}_reference_map.tif"

@@ -1,20 +1,21 @@
-"""Reads whole EnMAP L2A products as DLR delivers them, and cuts them into patches.
+"""Reads whole EnMAP L2A products as delivered by DLR, cut into patches.
 
-    <root>/**/<scene>-METADATA.XML                    wavelengths, scale, no-data value, time
-    <root>/**/<scene>-SPECTRAL_IMAGE.TIF              int16 [224, h, w], reflectance x 10000; or
-    -SPECTRAL_IMAGE_COG.tiff, and so for the layers <root>/**/<scene>-QL_QUALITY_CLOUD.TIF
-    and -CLOUDSHADOW, -CIRRUS, -HAZE, -SNOW, -CLASSES, uint8 [h, w], on the same grid
+    <root>/**/<scene>-METADATA.XML              wavelengths, scale, no-data value, time
+    <root>/**/<scene>-SPECTRAL_IMAGE.TIF        int16 [224, h, w], reflectance x 10000; or
+                                                -SPECTRAL_IMAGE_COG.tiff, likewise for the layers
+    <root>/**/<scene>-QL_QUALITY_CLOUD.TIF      and -CLOUDSHADOW, -CIRRUS, -HAZE, -SNOW, -CLASSES,
+                                                uint8 [h, w], on the same grid
 
-<scene> is ENMAP01-____L2A-DT0000001053_20220611T072305Z_002_V010400_20231221T134421Z. The order of
-the bands is that of bandID in METADATA.XML, whose wavelengths must be those of the sensor table. By
-default the 202 bands of SpectralEarth are kept, picked by product band number.
+<scene> is ENMAP01-____L2A-DT0000001053_20220611T072305Z_002_V010400_20231221T134421Z. Bands are in
+the order of bandID in METADATA.XML, whose wavelengths must be those of the sensor table. By default
+the 202 bands of SpectralEarth are kept, selected by product band number.
 
-Patches lie side by side (--stride cuts them overlapping or apart); what is left at the right and
-bottom edge is not converted. Patches beyond --max-cloud or --max-nodata are left out and counted. A
-pixel counts as no-data where every kept band is: products flag whole bands as bad in water vapour,
-and fill them with the no-data value. Nothing tells which patches of different scenes show one
-place, so each patch is its own group. Products in a tar or zip file are unpacked to a temporary
-file one by one, so extracted ones are listed faster.
+Patches are adjacent (with --stride they overlap or are apart); remainders at the right and bottom
+edge are not converted. Patches above --max-cloud or --max-nodata are skipped and counted. A pixel
+counts as no-data where all kept bands are: products flag whole bands in water vapour as bad, and
+fill them with the no-data value. The archive does not say which patches of different scenes show
+the same location, so each patch is its own group. Products in a tar or zip file are unpacked to a
+temporary file one by one, so extracted products are listed faster.
 
     python -m data_prep convert enmap-l2a --input products --output stores/enmap \\
         --patch-size 128 --max-cloud 0.05 --split blocks:50
@@ -51,7 +52,7 @@ _MAX_PATCHES = 1_000_000  # of a product; real ones have about 1200 x 1200 pixel
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """EnMAP L2A products, one sample a patch."""
+    """EnMAP L2A products, one sample per patch."""
 
     TITLE: ClassVar[str] = "EnMAP L2A products"
     VERSION: ClassVar[int] = 1
@@ -61,13 +62,13 @@ class Reader:
     bands: int = option(
         202, "202: those of SpectralEarth; 224: all of the product", choices=tuple(LAYOUTS)
     )
-    patch_size: int = option(128, "side of a patch", metavar="PIXELS")
-    stride: int = option(0, "from patch to patch; 0: as --patch-size", metavar="PIXELS")
+    patch_size: int = option(128, "height and width of a patch", metavar="PIXELS")
+    stride: int = option(0, "from patch to patch; 0: the same as --patch-size", metavar="PIXELS")
     max_cloud: float = option(
-        0.1, "largest share of pixels under cloud, 0 to 1, by QL_QUALITY_CLOUD", metavar="SHARE"
+        0.1, "largest fraction of cloudy pixels, 0 to 1, by QL_QUALITY_CLOUD", metavar="FRACTION"
     )
     max_nodata: float = option(
-        0.0, "largest share of pixels without data in any kept band, 0 to 1", metavar="SHARE"
+        0.0, "largest fraction of pixels without data in any kept band, 0 to 1", metavar="FRACTION"
     )
     masks: tuple[str, ...] = option(
         tuple(QUALITY), "quality layers to keep (default: all)", choices=tuple(QUALITY)
@@ -80,8 +81,8 @@ class Reader:
         if not images:
             raise ArchiveError(
                 ".",
-                "no EnMAP L2A product in it; expected ENMAP01-____L2A-DT..Z-SPECTRAL_IMAGE.TIF in "
-                "it or below",
+                "contains no EnMAP L2A product; expected ENMAP01-____L2A-DT..Z-SPECTRAL_IMAGE.TIF "
+                "in it or below",
             )
         return sorted_by_id(item for name in images for item in self._patches(name, files))
 
@@ -95,8 +96,8 @@ class Reader:
         kept = [number - 1 for number in sensor.band_numbers]
         with files.local("image") as path, geotiff.open_tiff_path(name, path) as dataset:
             pixels = geotiff.read_bands(name, dataset, ENMAP_PRODUCT, window)[kept]
-            _leave_out("pixels without data", sensor.missing(pixels).all(0), self.max_nodata)
-            _leave_out("cloud", _layer(dataset, files, "cloud", window) != 0, self.max_cloud)
+            _skip_above("pixels without data", sensor.missing(pixels).all(0), self.max_nodata)
+            _skip_above("cloud", _layer(dataset, files, "cloud", window) != 0, self.max_cloud)
             return Sample(
                 pixels=pixels,
                 sensor=sensor.id,
@@ -112,9 +113,10 @@ class Reader:
     # ------------------------------------------------------------------ listing
 
     def _check_options(self) -> None:
-        for name, share in (("--max-cloud", self.max_cloud), ("--max-nodata", self.max_nodata)):
-            if not 0 <= share <= 1:
-                raise ArchiveError(name, f"is {share:g}, expected a share from 0 to 1")
+        limits = {"--max-cloud": self.max_cloud, "--max-nodata": self.max_nodata}
+        for name, fraction in limits.items():
+            if not 0 <= fraction <= 1:
+                raise ArchiveError(name, f"is {fraction:g}, expected a fraction from 0 to 1")
         if self.patch_size < 1 or self.stride < 0:
             raise ArchiveError(
                 "--patch-size, --stride",
@@ -123,20 +125,20 @@ class Reader:
 
     def _patches(self, name: str, present: Mapping[str, str]) -> list[Item]:
         scene = _IMAGE.fullmatch(PurePosixPath(name).name)["scene"]
-        files = (File("image", name), *self._beside(name, scene, present))
+        files = (File("image", name), *self._other_files(name, scene, present))
         with self.archive.local(name) as path, geotiff.open_tiff_path(name, path) as dataset:
             geotiff.check_count(name, dataset, len(ENMAP_PRODUCT.bands), ENMAP_PRODUCT.title)
             height, width = dataset.shape
         size, step = self.patch_size, self.stride or self.patch_size
         rows, columns = (range(0, side - size + 1, step) for side in (height, width))
         if not 0 < len(rows) * len(columns) <= _MAX_PATCHES:
-            held = (
-                f"{height} x {width} pixels hold {len(rows) * len(columns):,} patches of {size} x "
+            count = (
+                f"{height} x {width} pixels give {len(rows) * len(columns):,} patches of {size} x "
                 f"{size}"
             )
             raise ArchiveError(
                 name,
-                f"{held}, expected 1 to {_MAX_PATCHES:,}; give another --patch-size or --stride",
+                f"{count}, expected 1 to {_MAX_PATCHES:,}; give another --patch-size or --stride",
             )
         corners = [(row, column) for row in rows for column in columns]
         ids = [f"{scene}/{row:05}_{column:05}" for row, column in corners]
@@ -145,7 +147,7 @@ class Reader:
             for patch, corner in zip(ids, corners, strict=True)
         ]
 
-    def _beside(self, name: str, scene: str, present: Mapping[str, str]) -> list[File]:
+    def _other_files(self, name: str, scene: str, present: Mapping[str, str]) -> list[File]:
         """The other files of a product. Raises ArchiveError where one is missing."""
         wanted = {
             "metadata": ("METADATA", (".xml",)),
@@ -175,7 +177,7 @@ def _layer(image: rasterio.DatasetReader, files: Files, role: str, window: Windo
         return read_layer(image, name, layer, window)
 
 
-def _leave_out(what: str, where: np.ndarray, limit: float) -> None:
+def _skip_above(what: str, where: np.ndarray, limit: float) -> None:
     if where.mean() > limit:
         raise SkipSample(
             f"more than {limit:.4g} of the patch is {what}" if limit else f"has {what}"

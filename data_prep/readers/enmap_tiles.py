@@ -1,12 +1,11 @@
-"""Reads GeoTIFF tiles cut from EnMAP L2A products, with 224 product bands or the 202 of
-SpectralEarth.
+"""Reads GeoTIFF tiles cut from EnMAP L2A products, with all 224 bands or SpectralEarth's 202.
 
-    <root>/**/*.tif                                    [224 or 202, h, w], reflectance x 10000,
-    int16 or float32 <root>/images/**/*.tif, <root>/labels/**/*.tif     the same with label maps,
-    which become the label `landcover`
+    <root>/**/*.tif             [224 or 202, h, w], reflectance x 10000, int16 or float32
+    <root>/images/**/*.tif,     the same with label maps,
+    <root>/labels/**/*.tif      which become the label `landcover`
 
-The 202 kept bands are picked by product band number, never by sorting wavelengths. EnMAP's own
-quality layers (*-QL_*) are left out.
+The 202 bands to keep are selected by product band number, never by sorting wavelengths. EnMAP's own
+quality layers (*-QL_*) are ignored.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ import rasterio
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.formats.listing import image_files, label_folders, sorted_by_id, with_labels
+from data_prep.formats.listing import files_with_labels, image_files, label_folders, sorted_by_id
 from data_prep.reader import Files, Item, option
+from data_prep.readers._enmap_layers import LAYOUTS
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
-
-_LAYOUTS = {len(sensor.bands): sensor for sensor in (ENMAP_PRODUCT, ENMAP)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +35,10 @@ class Reader:
     LICENCE: ClassVar[str] = "EnMAP data (c) DLR; see the licence of the EnMAP products"
     sensors: ClassVar = (ENMAP,)
     archive: Archive
-    labels: tuple[str, ...] = option((), "folders of label maps, laid out as the images")
+    labels: tuple[str, ...] = option((), "folders of label maps, with the layout of the images")
     trust_product_order: bool = option(
         False,
-        "the bands of tiles without wavelength tags are bands 1 to 224, as HySpecNet-11k has them",
+        "tiles without wavelength tags have bands 1 to 224 in order, as in HySpecNet-11k",
     )
 
     def items(self) -> list[Item]:
@@ -54,7 +52,7 @@ class Reader:
             if "-QL_" not in name and not name.startswith(inside)
         ]
         if not names:
-            raise ArchiveError(below or ".", "no GeoTIFF in it or below; expected *.tif tiles")
+            raise ArchiveError(below or ".", "contains no GeoTIFF; expected *.tif tiles")
         return sorted_by_id(self._item(name, below, folders) for name in names)
 
     def read(self, item: Item, files: Files) -> Sample:
@@ -78,38 +76,38 @@ class Reader:
 
     def _item(self, name: str, below: str, folders: dict[str, str]) -> Item:
         tile = str(PurePosixPath(name.removeprefix(f"{below}/") if below else name).with_suffix(""))
-        return Item(tile, tile, with_labels(self.archive, name, below, folders))
+        return Item(tile, tile, files_with_labels(self.archive, name, below, folders))
 
     def _bands(
         self, name: str, dataset: rasterio.DatasetReader
     ) -> tuple[list[int], np.ndarray | None]:
-        """The file's 1-based numbers of the kept bands, and their wavelengths [202] in nm, where
-        the file has them.
+        """1-based numbers of the kept bands in the file, and their wavelengths [202] in nm, if the
+        file has them.
         """
-        if dataset.count not in _LAYOUTS:
+        if dataset.count not in LAYOUTS:
             raise ArchiveError(
                 name,
                 f"{dataset.count} bands, expected all 224 of the EnMAP L2A product, or the 202 of "
                 "SpectralEarth",
             )
-        layout = _LAYOUTS[dataset.count]
+        layout = LAYOUTS[dataset.count]
         found_nm = geotiff.wavelengths_nm(name, dataset)
         if found_nm is not None:
             geotiff.check_wavelengths(name, found_nm, layout)
         elif not (self.trust_product_order and layout is ENMAP_PRODUCT):
-            raise ArchiveError(name, _untagged(dataset.count))
+            raise ArchiveError(name, _no_wavelengths(dataset.count))
         position = {number: index for index, number in enumerate(layout.band_numbers)}
         kept = [position[number] for number in ENMAP.band_numbers]
         return [index + 1 for index in kept], None if found_nm is None else found_nm[kept]
 
 
-def _untagged(count: int) -> str:
-    cure = (
-        "; or give --trust-product-order where the tiles have bands 1 to 224 in order"
+def _no_wavelengths(count: int) -> str:
+    hint = (
+        "; or give --trust-product-order if the tiles have bands 1 to 224 in order"
         if count == len(ENMAP_PRODUCT.bands)
         else ""
     )
     return (
-        f"no band has a tag `wavelength`, so the order of its {count} bands is a guess; write the "
-        f"tags{cure}"
+        f"no band has a tag `wavelength`, so the order of its {count} bands is unknown; write the "
+        f"tags{hint}"
     )

@@ -1,17 +1,17 @@
-"""Reads EuroSAT (doi 10.1109/JSTARS.2019.2918242): 27,000 Sentinel-2 L1C patches of ten classes of
-land use, with all 13 bands.
+"""Reads EuroSAT (doi 10.1109/JSTARS.2019.2918242): Sentinel-2 L1C patches of ten land-use classes.
 
     <root>/**/<Class>/<Class>_<number>.tif          uint16 [13, 64, 64], DN = reflectance x 10000,
-    without the offset of later baselines <root>/eurosat-{train,val,test}.txt             torchgeo's
-    lists, one <Class>_<number>.jpg or .tif a line: --splits random
+                                                    without the offset of later baselines
+    <root>/eurosat-{train,val,test}.txt             torchgeo's lists, one <Class>_<number>.jpg or
+                                                    .tif per line: --splits random
     <root>/eurosat-spatial-{train,val,test}.txt     the same by longitude: --splits spatial
-    <root>/eurosat-100-{train,val,test}.txt         of the subset of 100 images: --splits 100
+    <root>/eurosat-100-{train,val,test}.txt         for the subset of 100 images: --splits 100
 
-The files have the bands B01 to B09, B10, B11, B12, B8A; here B8A comes after B08, as in the sensor
-table. Label `class`: the position, from 1, of the folder's name in AnnualCrop, Forest,
-HerbaceousVegetation, Highway, Industrial, Pasture, PermanentCrop, Residential, River, SeaLake. A
-pixel of 0 is a value as any other: the files have none for no-data. Times are not published.
-EuroSATallBands.zip is read as downloaded.
+There are 27,000 patches with all 13 bands. The files have the bands in the order B01 to B09, B10,
+B11, B12, B8A; here B8A comes after B08, as in the sensor table. Label `class`: the position, from
+1, of the folder's name in AnnualCrop, Forest, HerbaceousVegetation, Highway, Industrial, Pasture,
+PermanentCrop, Residential, River, SeaLake. A pixel of 0 is an ordinary value: the files have no
+no-data value. Times are not published. EuroSATallBands.zip is read as downloaded.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _LISTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """EuroSAT, one sample an image."""
+    """EuroSAT, one sample per image."""
 
     TITLE: ClassVar[str] = "EuroSAT (all bands)"
     VERSION: ClassVar[int] = 2
@@ -65,7 +65,7 @@ class Reader:
     sensors: ClassVar = (_SENSOR,)
     archive: Archive
     splits: str = option(
-        "none", "which of the split lists beside the images to use", choices=("none", *_LISTS)
+        "none", "which of the archive's split lists to use", choices=("none", *_LISTS)
     )
 
     def items(self) -> list[Item]:
@@ -80,7 +80,7 @@ class Reader:
         if not images:
             raise ArchiveError(
                 ".",
-                "no GeoTIFF in it; expected <Class>/<Class>_<number>.tif at any depth, of "
+                "contains no GeoTIFF; expected <Class>/<Class>_<number>.tif at any depth, from "
                 "EuroSATallBands.zip",
             )
         splits = self._splits(images)
@@ -105,7 +105,7 @@ class Reader:
 
     def _splits(self, images: Iterable[str]) -> dict[str, str]:
         """{image id: split} by the chosen lists. Raises ArchiveError where one of the three is
-        missing, and as `split_lists` does.
+        missing, and like `split_lists`.
         """
         if self.splits == "none":
             return {}
@@ -117,8 +117,8 @@ class Reader:
                 f"no such list, which --splits {self.splits} needs; download it to the top folder, "
                 "or give --splits none",
             )
-        # torchgeo's lists name the images .jpg, as the RGB version of EuroSAT has them; later
-        # copies name them .tif.
+        # torchgeo's lists name the images .jpg, like the RGB version of EuroSAT; later copies name
+        # them .tif.
         suffix = (
             ".jpg"
             if any(line.endswith(".jpg") for line in text_lines(self.archive, lists["train"]))
@@ -129,12 +129,12 @@ class Reader:
 
 
 def _image_id(name: str) -> str:
-    """ "<Class>/<Class>_<number>". Raises ArchiveError for a file that is no image of EuroSAT."""
+    """ "<Class>/<Class>_<number>". Raises ArchiveError for a file that is not a EuroSAT image."""
     found = _NAME.fullmatch(name)
     if not found or found[1] not in CLASSES:
         raise ArchiveError(
             name,
-            "is no image of EuroSAT, expected <Class>/<Class>_<number>.tif, a class of "
+            "is not a EuroSAT image, expected <Class>/<Class>_<number>.tif with a class of "
             f"{', '.join(CLASSES)}; move it away",
         )
     return f"{found[1]}/{found[2]}"

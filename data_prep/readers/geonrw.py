@@ -1,15 +1,14 @@
-"""Reads GeoNRW (IEEE DataPort): aerial photographs, elevation and land cover of North
-Rhine-Westphalia, at 1 m.
+"""Reads GeoNRW (IEEE DataPort): aerial photographs, elevation and land cover at 1 m.
 
     <root>/<city>/<x>_<y>_rgb.jp2     or .tif, uint8 [3, h, w]
     <root>/<city>/<x>_<y>_dem.tif     float32 [1, h, w], metres
     <root>/<city>/<x>_<y>_seg.tif     class codes [h, w], 0 background and 10 classes
 
-Tiles of 1000 x 1000 pixels are cut into full patches; what is left at the right and bottom edge is
-not converted. Each patch is two samples in one group, `geonrw_rgb` and `geonrw_dem`, each with the
-label `landcover`, raw codes. *_sar.tif, which some copies have, are left out. The archive has no
-split lists (torchgeo tests on duesseldorf, herne and neuss); neighbouring patches look alike, so
-blocks are a fairer split than single patches.
+Tiles of 1000 x 1000 pixels in North Rhine-Westphalia are cut into full patches; remainders at the
+right and bottom edge are not converted. Each patch is two samples in one group, `geonrw_rgb` and
+`geonrw_dem`, each with the label `landcover`, raw codes. *_sar.tif, present in some copies, are
+ignored. The archive has no split lists (torchgeo tests on duesseldorf, herne and neuss);
+neighbouring patches are similar, so blocks are a fairer split than single patches.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _NAME = re.compile(r"([^/]+/\d+_\d+)_(?:(rgb)\.(?:jp2|tif)|(dem|seg|sar)\.tif)")
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """GeoNRW, two samples a patch."""
+    """GeoNRW, two samples per patch."""
 
     TITLE: ClassVar[str] = "GeoNRW"
     VERSION: ClassVar[int] = 1
@@ -76,16 +75,16 @@ class Reader:
             if not found:
                 raise ArchiveError(
                     name,
-                    "is no file of GeoNRW, expected <city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}; move "
-                    "it away",
+                    "is not a file of GeoNRW, expected <city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}; "
+                    "move it away",
                 )
             kinds, kind = tiles.setdefault(found[1], {}), found[2] or found[3]
             if kind in kinds:
-                raise ArchiveError(name, f"the tile has {kinds[kind]} already; keep one of them")
+                raise ArchiveError(name, f"the tile already has {kinds[kind]}; keep one of them")
             kinds[kind] = name
         if not tiles:
             raise ArchiveError(
-                ".", "no GeoNRW in it; expected <city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}"
+                ".", "contains no GeoNRW; expected <city>/<x>_<y>_{rgb.jp2,dem.tif,seg.tif}"
             )
         return tiles
 

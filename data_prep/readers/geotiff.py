@@ -1,38 +1,39 @@
-r"""Reads any folder of GeoTIFFs of one sensor, all its bands in one file, by a band table that the
-user gives.
+r"""Reads a folder of GeoTIFFs of one sensor, all bands in one file, described by a band table.
 
-    <root>/**/*.tif                                    [c, h, w], the bands of --sensor, in its
-    order, dtype and digital numbers <root>/images/**/*.tif, <root>/labels/**/*.tif     the same
-    with label maps, in labels/ or in folders of --labels, and called as their folder
-    <root>/splits/{train,val,test}.txt                 one image a line, as it is called below
-    images/ (or <root>); optional, whole or not at all
+    <root>/**/*.tif                       [c, h, w], the bands of --sensor, in its order, dtype and
+                                          digital numbers
+    <root>/images/**/*.tif,               the same with label maps, in labels/ or in folders of
+    <root>/labels/**/*.tif                --labels; a label has the name of its folder
+    <root>/splits/{train,val,test}.txt    one image per line, named relative to images/ (or <root>);
+                                          optional, but complete if present
 
---sensor is an id of the sensor table or a band table, a JSON file. Nothing is guessed: bands,
-dtype, no-data value and scale of every file have to be those of the table, and wavelength tags,
-where there are any, too. For a drone camera of four bands, as reflectance x 32768 without a no-data
-value:
+--sensor is an id of the sensor table, or a band table in a JSON file. Nothing is guessed: bands,
+dtype, no-data value and scale of every file must be those of the table, and so must wavelength
+tags, if there are any. The table of a drone camera with four bands, stored as reflectance x 32768
+without a no-data value:
 
-    {"id": "drone", "title": "Drone camera, four bands", "gsd_m": 0.05, "dtype": "uint16", "scale":
-    3.0517578125e-05, "units": "reflectance",
+    {"id": "drone", "title": "Drone camera, four bands", "gsd_m": 0.05,
+     "dtype": "uint16", "scale": 3.0517578125e-05, "units": "reflectance",
      "nodata": null, "true_colour": [2, 1, 0], "source": "data sheet of the camera",
      "bands": {"name": ["green", "red", "red edge", "NIR"], "number": [1, 2, 3, 4],
                "centre_nm": [550, 660, 735, 790], "fwhm_nm": [40, 40, 10, 40]}}
 
-"true_colour" are band indices from 0 for red, green and blue; leave it out where there is no such
-band. A row of the table, to begin with:
+"true_colour" has the band indices, from 0, of red, green and blue; leave it out if one does not
+exist. To start from a row of the sensor table:
 
-    python -c "import json, eo_jax.sensors as s;
-    print(json.dumps(s.get_sensor('sentinel2_l2a').row(), indent=1))" > bands.json
+    python -c "import json, eo_jax.sensors as s; \
+        print(json.dumps(s.get_sensor('sentinel2_l2a').row(), indent=1))" > bands.json
 
-Place and time come from the file name, the path below images/ (or <root>), by regular expressions:
+Location and time come from the file name, relative to images/ (or <root>), by regular expressions:
 
     python -m data_prep convert geotiff --input flights --output stores/flights \
         --sensor bands.json --patch-size 256 \
         --group-regex '^(?P<group>[^/]+)/' --time-regex '_(?P<time>\d{8}T\d{6})' --val 'north/*'
 
-Without them a file is a location and has no time. Patches are full squares from the upper left; the
-patches at one position in the files of a location are one place, which is right where those files
-are dates on one grid. Patches and files without any data are left out and counted.
+Without them each file is its own location and has no time. Patches are full squares, starting at
+the upper left; patches at the same position in the files of a location share a group, which is
+right if those files are dates on one grid. Patches and files without any data are skipped and
+counted.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ from rasterio.windows import Window
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.listing import (
+    files_with_labels,
     image_files,
     label_folders,
     sorted_by_id,
     split_lists,
-    with_labels,
 )
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, SkipSample, option
@@ -77,19 +78,19 @@ class Reader:
     archive: Archive
     sensor: str = option("", "id of the sensor table, or path of a band table (JSON); required")
     pattern: str = option(
-        "*", "which files, such as '*_SR.tif'; * stands for folders, too", metavar="PATTERN"
+        "*", "files to read, such as '*_SR.tif'; * also matches folders", metavar="PATTERN"
     )
-    labels: tuple[str, ...] = option((), "folders of label maps, laid out as the images")
+    labels: tuple[str, ...] = option((), "folders of label maps, with the layout of the images")
     patch_size: int = option(
         0, "height and width of patches in pixels; 0 for whole files", metavar="N"
     )
     group_regex: str = option(
-        "", "finds the place in a file name, as (?P<group>...)", metavar="REGEX"
+        "", "finds the location in a file name, as (?P<group>...)", metavar="REGEX"
     )
     time_regex: str = option("", "finds the time in a file name, as (?P<time>...)", metavar="REGEX")
     time_format: str = option(
         "",
-        "of the time, such as %%d%%m%%Y; UTC where it has no zone (default: ISO, as "
+        "format of the time, such as %%d%%m%%Y; UTC if it has no zone (default: ISO, such as "
         "20220724T104526)",
         metavar="F",
     )
@@ -106,7 +107,7 @@ class Reader:
 
     @functools.cached_property
     def _below(self) -> str:
-        """The folder whose images are meant."""
+        """The folder of the images."""
         has_labels = self.labels or image_files(self.archive, "labels")
         return "images" if has_labels and image_files(self.archive, "images") else ""
 
@@ -153,13 +154,13 @@ class Reader:
             )
         if self.time_format and not self.time_regex:
             raise ValueError(
-                "--time-format says how a time is written; give --time-regex, which says where"
+                "--time-format needs --time-regex, which finds the time in a file name; give both"
             )
         for name, pattern in (("group", self.group_regex), ("time", self.time_regex)):
-            if pattern and name not in _compiled(name, pattern).groupindex:
+            if pattern and name not in _compile(name, pattern).groupindex:
                 raise ValueError(
-                    f"--{name}-regex {pattern!r} has no group of the name {name!r}; write "
-                    f"(?P<{name}>...) around what is wanted"
+                    f"--{name}-regex {pattern!r} has no group named {name!r}; write "
+                    f"(?P<{name}>...) around the part that it should find"
                 )
 
     def _inner(self, name: str) -> str:
@@ -175,16 +176,16 @@ class Reader:
             what = (
                 f"none of its {len(found)} GeoTIFFs matches --pattern {self.pattern!r}"
                 if found
-                else "no GeoTIFF in it or below; expected *.tif"
+                else "contains no GeoTIFF; expected *.tif"
             )
             raise ArchiveError(self._below or ".", what)
         return names
 
     def _items(self, name: str, folders: dict[str, str], split: str | None) -> Iterator[Item]:
         inner = str(PurePosixPath(self._inner(name)).with_suffix(""))
-        group = self._found("group", self.group_regex, name) if self.group_regex else inner
-        self._time(name)  # a name that does not match is found now, not after hours
-        files = with_labels(self.archive, name, self._below, folders)
+        group = self._match("group", self.group_regex, name) if self.group_regex else inner
+        self._time(name)  # so that a name that does not match is reported now, not after hours
+        files = files_with_labels(self.archive, name, self._below, folders)
         if not self.patch_size:
             yield Item(inner, group, files, split)
             return
@@ -204,30 +205,29 @@ class Reader:
         """Seconds since 1970 UTC, from the file name; None without --time-regex."""
         if not self.time_regex:
             return None
-        text = self._found("time", self.time_regex, name)
+        text = self._match("time", self.time_regex, name)
         try:
-            parse = datetime.datetime.fromisoformat
             moment = (
                 datetime.datetime.strptime(text, self.time_format)
                 if self.time_format
-                else parse(text)
+                else datetime.datetime.fromisoformat(text)
             )
         except ValueError as error:
-            how = (
+            expected = (
                 f"--time-format {self.time_format!r}"
                 if self.time_format
                 else "an ISO time; give --time-format"
             )
-            raise ArchiveError(name, f"its time is {text!r}, expected {how}") from error
+            raise ArchiveError(name, f"its time is {text!r}, expected {expected}") from error
         return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
 
-    def _found(self, group: str, pattern: str, name: str) -> str:
-        match = _compiled(group, pattern).search(self._inner(name))
+    def _match(self, group: str, pattern: str, name: str) -> str:
+        match = _compile(group, pattern).search(self._inner(name))
         if not (match and match[group]):
             raise ArchiveError(
                 name,
-                f"--{group}-regex {pattern!r} finds nothing in its name; mend it, or leave the "
-                "file out by --pattern",
+                f"--{group}-regex {pattern!r} does not match its name; correct it, or exclude the "
+                "file with --pattern",
             )
         return match[group]
 
@@ -235,26 +235,26 @@ class Reader:
 def _labels(
     image_name: str, image: rasterio.DatasetReader, file: File, files: Files, window: Window | None
 ) -> np.ndarray:
-    """A label map [h, w], or no more than a window of it: it may be as large as the image."""
+    """A label map [h, w], or only a window of it, because it may be as large as the image."""
     with files.local(file.role) as path, geotiff.open_tiff_path(file.name, path) as dataset:
         return geotiff.read_label_window(image_name, image, file.name, dataset, window)
 
 
 @functools.lru_cache(2)
-def _compiled(name: str, pattern: str) -> re.Pattern:
+def _compile(name: str, pattern: str) -> re.Pattern:
     try:
         return re.compile(pattern)
     except re.error as error:
         raise ValueError(
-            f"--{name}-regex {pattern!r} is no regular expression ({error}); mend it"
+            f"--{name}-regex {pattern!r} is not a valid regular expression ({error}); correct it"
         ) from error
 
 
 def _wavelengths_nm(
     name: str, dataset: rasterio.DatasetReader, sensor: Sensor
 ) -> np.ndarray | None:
-    """Of the band tags, where there are any; held against the table, where that has wavelengths.
-    Raises ArchiveError.
+    """Wavelengths in the band tags, or None without tags; checked against the table if it has
+    wavelengths. Raises ArchiveError.
     """
     found = geotiff.wavelengths_nm(name, dataset)
     if found is not None and np.isfinite(sensor.centres_nm).all():

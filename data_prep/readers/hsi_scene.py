@@ -1,24 +1,24 @@
-"""Reads one hyperspectral scene with its ground truth, such as Pavia University, Salinas, Houston
-2013 or a flight over Berlin.
+"""Reads one hyperspectral scene with its ground truth, such as Pavia University or Houston 2013.
 
-    <root>/<image>                one of these, given as --image:
-        *.mat                     [h, w, c], version 5 or 7.3; or a matrix [c, w * h] with nRow and
-        nCol beside it, as Jasper Ridge *.hdr                     header of an ENVI pair, whose data
-        file may be gzip-compressed *.tif                     [c, h, w]
-    <root>/<ground truth>         class numbers [h, w], 0 where there is no label, in the same
-    formats: --ground-truth <root>/<train map> ...        the same with the pixels of one split:
-    --train-map, --test-map, and --val-map where there is one
+    <root>/<image>            --image, one of these:
+        *.mat                 [h, w, c], version 5 or 7.3; or a matrix [c, w * h] with nRow and nCol
+                              next to it, as in Jasper Ridge
+        *.hdr                 header of an ENVI pair, whose data file may be gzip-compressed
+        *.tif                 [c, h, w]
+    <root>/<ground truth>     --ground-truth: class numbers [h, w], 0 where there is no label, in
+                              one of the same formats
+    <root>/<train map> ...    --train-map, --test-map and optionally --val-map: the same with the
+                              pixels of one split
 
---sensor is the row of the sensor table whose bands the image has, or a JSON file with a row of your
-own: .mat files do not say what their bands are. Pixels are stored in the dtype of that row, every
-value kept; a scene that was scaled to fractions needs a row that says so.
+--sensor is the row of the sensor table with the bands of the image, or a JSON file with a row of
+your own: .mat files do not describe their bands. Pixels are stored in the dtype of that row, with
+every value kept; a scene that was scaled to fractions needs a row that says so.
 
-The scene is one sample, or with --patch-size several that lie side by side; those at the right and
-bottom edge are smaller, so that no pixel is left out or used twice. Ids end in the row and column
-of the upper left pixel, r00032_c00064. The ground truth becomes the label `landcover`. With split
-maps a label `landcover.split` says for each pixel 0 none, 1 train, 2 val, 3 test, and only labels
-of that split are used; without them the options for splits of all readers hold, with each tile as
-its own place.
+The scene is one sample, or with --patch-size several adjacent ones; those at the right and bottom
+edge are smaller, so that each pixel is used exactly once. Ids end in the row and column of the
+upper left pixel, r00032_c00064. The ground truth becomes the label `landcover`. With split maps a
+label `landcover.split` is, per pixel, 0 none, 1 train, 2 val, 3 test, and only labels of that split
+are used; without them the general split options apply, with each tile as its own location.
 
     python -m data_prep convert hsi-scene --input salinas_a --output stores/salinas_a \\
         --image SalinasA_corrected.mat --ground-truth SalinasA_gt.mat \\
@@ -57,28 +57,28 @@ class Reader:
     VERSION: ClassVar[int] = 1
     LICENCE: ClassVar[str] = "not stated; see where the scene comes from"
     archive: Archive
-    image: str = option("", "the scene, relative to --input", metavar="FILE")
+    image: str = option("", "file of the scene, relative to --input", metavar="FILE")
     sensor: str = option("", "row of the sensor table, or a JSON file with one", metavar="ID")
     ground_truth: str = option("", "class numbers of all labelled pixels", metavar="FILE")
-    train_map: str = option("", "class numbers of the pixels for training", metavar="FILE")
-    val_map: str = option("", "class numbers of the pixels for validation", metavar="FILE")
-    test_map: str = option("", "class numbers of the pixels for test", metavar="FILE")
-    variable: str = option("", "the image's name in a .mat file that has several", metavar="NAME")
+    train_map: str = option("", "class numbers of the training pixels", metavar="FILE")
+    val_map: str = option("", "class numbers of the validation pixels", metavar="FILE")
+    test_map: str = option("", "class numbers of the test pixels", metavar="FILE")
+    variable: str = option("", "name of the image in a .mat file with several", metavar="NAME")
     label_variable: str = option(
-        "", "the ground truth's name in a .mat file that has several maps", metavar="NAME"
+        "", "name of the ground truth in a .mat file with several maps", metavar="NAME"
     )
     patch_size: int = option(
-        0, "side of a tile; 0: the whole scene is one sample", metavar="PIXELS"
+        0, "height and width of a tile; 0: the whole scene is one sample", metavar="PIXELS"
     )
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
-        """The one that was given. Raises ValueError where there is none."""
+        """The given sensor. Raises ValueError where there is none."""
         if not self.sensor:
             raise ArchiveError(
                 "--sensor",
-                "is missing; give the row of the sensor table whose bands the image has, or a JSON "
-                "file with one",
+                "is missing; give the row of the sensor table with the bands of the image, or a "
+                "JSON file with one",
             )
         return (get_sensor(self.sensor),)
 
@@ -97,14 +97,12 @@ class Reader:
         check_bytes(files[0].name, (bands, largest.height, largest.width), self.sensors[0].dtype)
         rows, columns = (range(0, side, self.patch_size or side) for side in (height, width))
         if len(rows) * len(columns) > _MAX_TILES:
-            cut = f"{height} x {width} pixels are {len(rows) * len(columns):,} tiles"
+            tiles = f"{height} x {width} pixels give {len(rows) * len(columns):,} tiles"
             raise ArchiveError(
-                self.image, f"{cut}, at most {_MAX_TILES:,}; give a larger --patch-size"
+                self.image, f"{tiles}, at most {_MAX_TILES:,}; give a larger --patch-size"
             )
-        scene_id, split = (
-            str(PurePosixPath(self.image).with_suffix("")),
-            PIXEL_SPLIT if self.train_map else None,
-        )
+        scene_id = str(PurePosixPath(self.image).with_suffix(""))
+        split = PIXEL_SPLIT if self.train_map else None
         ids = {
             (row, column): f"{scene_id}/r{row:05}_c{column:05}"
             for row in rows
@@ -139,7 +137,7 @@ class Reader:
     # ------------------------------------------------------------------ options
 
     def _maps(self) -> dict[str, str]:
-        """{role: file} of the label maps that were given."""
+        """{role: file} of the given label maps."""
         maps = {
             _LABEL: self.ground_truth,
             **{split: getattr(self, f"{split}_map") for split in PIXEL_SPLITS[1:]},
@@ -154,7 +152,7 @@ class Reader:
         if bool(self.train_map) != bool(self.test_map) or (self.val_map and not self.train_map):
             raise ArchiveError(
                 "--train-map",
-                "and --test-map go together, and --val-map with both; give both, or none",
+                "and --test-map go together, and --val-map needs both; give both, or none",
             )
         if self.patch_size < 0:
             raise ArchiveError("--patch-size", f"is {self.patch_size}, expected 0 or more pixels")
@@ -162,12 +160,10 @@ class Reader:
     def _check_bands(self, found: int) -> None:
         (sensor,) = self.sensors
         if found != len(sensor.bands):
-            cure = (
-                "give the --sensor of this scene; in a .mat file, the last axis must be the bands"
-            )
+            hint = "give the --sensor of this scene; in a .mat file, bands must be on the last axis"
             raise ArchiveError(
                 self.image,
-                f"{found} bands, expected the {len(sensor.bands)} of {sensor.title}; {cure}",
+                f"{found} bands, expected the {len(sensor.bands)} of {sensor.title}; {hint}",
             )
 
     def _window(self, part: tuple[int, ...], height: int, width: int) -> Window:
@@ -201,19 +197,19 @@ class Reader:
         ) as opened:
             bands, *size = opened.shape
             if (bands, *size) != (1, *shape):
-                turned = "; it looks transposed" if tuple(size) == shape[::-1] else ""
+                transposed = "; it seems transposed" if tuple(size) == shape[::-1] else ""
                 found = f"{bands} x {size[0]} x {size[1]}"
                 raise ArchiveError(
                     name,
                     f"label map is {found}, but its image {image} has 1 x {shape[0]} x {shape[1]} "
-                    f"pixels{turned}; mend the map",
+                    f"pixels{transposed}; fix the map",
                 )
             return _class_numbers(name, opened.map())
 
 
 def _class_numbers(name: str, classes: np.ndarray) -> np.ndarray:
-    """The map as integers, none below 0; MATLAB likes to keep them as doubles."""
-    with np.errstate(invalid="ignore"):  # NaN and what does not fit do not come back equal
+    """The map as non-negative integers; MATLAB often stores them as doubles."""
+    with np.errstate(invalid="ignore"):  # NaN and values out of range do not compare equal
         integers = classes.astype(
             {"float32": np.int32, "float64": np.int64}.get(classes.dtype.name, classes.dtype),
             copy=False,
@@ -221,8 +217,8 @@ def _class_numbers(name: str, classes: np.ndarray) -> np.ndarray:
     if not (integers == classes).all() or integers.min() < 0:
         raise ArchiveError(
             name,
-            "label map has values that are no class numbers (fractions, NaN, below 0); 0 is where "
-            "there is no label",
+            "label map has values that are not class numbers (fractions, NaN, below 0); write 0 "
+            "for unlabelled pixels",
         )
     return integers
 
@@ -233,20 +229,20 @@ def _check_disjoint(files: Files, role: str, classes: np.ndarray, split: np.ndar
         row, column = np.argwhere(both)[0]
         other = PIXEL_SPLITS[split[row, column]]
         where = (
-            f"has {both.sum()} pixels that {other}, {files.name(other)}, has too, the first at row "
-            f"{row}, column {column}"
+            f"has {both.sum()} pixels that are also in {other}, {files.name(other)}, the first at "
+            f"row {row}, column {column}"
         )
-        raise ArchiveError(files.name(role), f"{where}; no pixel may be in two splits")
+        raise ArchiveError(files.name(role), f"{where}; a pixel can be in one split only")
 
 
 def _check_agreement(files: Files, maps: dict[str, np.ndarray], truth: np.ndarray) -> None:
     for role, classes in maps.items():
-        other = (classes != 0) & (classes != truth)
-        if other.any():
-            row, column = np.argwhere(other)[0]
+        different = (classes != 0) & (classes != truth)
+        if different.any():
+            row, column = np.argwhere(different)[0]
             where = (
-                f"{other.sum()} pixels have another class than in {files.name(_LABEL)}, the first "
-                f"at row {row}, column {column}"
+                f"{different.sum()} pixels have another class than in {files.name(_LABEL)}, the "
+                f"first at row {row}, column {column}"
             )
             found = f"{classes[row, column]} and {truth[row, column]}"
             raise ArchiveError(

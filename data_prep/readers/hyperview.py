@@ -1,13 +1,14 @@
-"""Reads HYPERVIEW as SpectralEarth uses it: one .npz of 150 bands a field, and four properties of
-its soil to be predicted.
+"""Reads HYPERVIEW as used by SpectralEarth: fields with 150 bands, and four soil properties.
 
-    <root>/images/<sample_index>.npz     `data` [150, h, w], and perhaps `mask` of the same shape,
-    true outside of the field <root>/{train,val}.csv               columns sample_index, P, K, Mg,
-    pH and others; also in splits/ or splits/hyperview/
+    <root>/images/<sample_index>.npz    `data` [150, h, w], optionally `mask` of the same shape,
+                                        true outside the field
+    <root>/{train,val}.csv              columns sample_index, P, K, Mg, pH and others; also in
+                                        splits/ or splits/hyperview/
 
-Label `targets`: float32 [4], P, K, Mg, pH, standardised as in the lists. SpectralEarth resizes the
-images to 128 x 128 (bicubic); here they keep their own sizes, which differ, and every value. Its
-repository has no test.csv. Several samples lie in one field, in train and val alike.
+Label `targets`: float32 [4], P, K, Mg, pH, to be predicted; standardised as in the lists.
+SpectralEarth resizes the images to 128 x 128 (bicubic); here they keep their original, varying
+sizes, and every value. Its repository has no test.csv. One field can have several samples, in both
+train and val.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from typing import ClassVar
 import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
+from data_prep.formats.dtype_rows import rows_by_dtype
 from data_prep.formats.listing import sorted_by_id
 from data_prep.formats.npyzip import read_npz
-from data_prep.formats.stored_as import stored_as
 from data_prep.reader import File, Files, Item
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 
 TARGETS = ("P", "K", "Mg", "pH")
 
-_ROWS = stored_as(get_sensor("hyperview"), "int16", "uint16", "float32")
+_ROWS = rows_by_dtype(get_sensor("hyperview"), "int16", "uint16", "float32")
 _SPLITS = ("train", "val", "test")
 _LISTS_IN = ("", "splits/", "splits/hyperview/")
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """HYPERVIEW, one sample a .npz file. Bands are in file order."""
+    """HYPERVIEW, one sample per .npz file. Bands are in file order."""
 
     TITLE: ClassVar[str] = "HYPERVIEW"
     VERSION: ClassVar[int] = 1
@@ -54,8 +55,8 @@ class Reader:
         if missing:
             raise ArchiveError(
                 images[missing[0]],
-                f"{len(missing)} images are in no list, this the first; add their rows, or remove "
-                "them",
+                f"is in no list, the first of {len(missing)} such images; add their rows, or "
+                "remove them",
             )
         return sorted_by_id(self._item(index, images, *listed[index]) for index in listed)
 
@@ -111,7 +112,7 @@ class Reader:
                 if index in listed:
                     raise ArchiveError(
                         name,
-                        f"lists sample_index {index}, which {listed[index][1]} has already; keep "
+                        f"lists sample_index {index}, which is also in {listed[index][1]}; keep "
                         "one of the two rows",
                     )
                 listed[index] = (split, name)
@@ -121,8 +122,8 @@ class Reader:
         if index not in images:
             raise ArchiveError(
                 name,
-                f"lists sample_index {index}, but there is no images/{index}.npz; add the file, or "
-                "remove the row",
+                f"lists sample_index {index}, but images/{index}.npz does not exist; add the file, "
+                "or remove the row",
             )
         return Item(
             f"{index:05}",
@@ -150,7 +151,7 @@ def _targets(name: str, data: bytes) -> dict[int, np.ndarray]:
         return _parse(name, rows)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ArchiveError(
-            name, f"is no list of comma-separated values ({error}); copy it again"
+            name, f"is not a list of comma-separated values ({error}); copy it again"
         ) from error
 
 
@@ -159,14 +160,12 @@ def _parse(name: str, rows: csv.DictReader) -> dict[int, np.ndarray]:
     for row in rows:
         where = f"line {rows.line_num} has"
         try:
-            index, values = (
-                int(row["sample_index"]),
-                np.array([float(row[target]) for target in TARGETS], np.float32),
-            )
+            index = int(row["sample_index"])
+            values = np.array([float(row[target]) for target in TARGETS], np.float32)
         except (TypeError, ValueError) as error:
             raise ArchiveError(
                 name,
-                f"{where} {error}; expected a whole sample_index, and numbers for "
+                f"{where} {error}; expected an integer sample_index, and numbers for "
                 f"{', '.join(TARGETS)}",
             ) from error
         if not np.isfinite(values).all():
@@ -195,22 +194,22 @@ def _check_pixels(name: str, pixels: np.ndarray) -> None:
         )
     if not np.isfinite(pixels).all():
         raise ArchiveError(
-            name, "data has values that are NaN or infinite; mend the file, or give --skip-bad"
+            name, "data has values that are NaN or infinite; fix the file, or give --skip-bad"
         )
 
 
 def _mask(name: str, mask: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """uint8 [h, w], 1 outside of the field. The file repeats it for every band."""
+    """uint8 [h, w], 1 outside the field. The file repeats it for every band."""
     if mask.shape != pixels.shape or mask.dtype != bool:
         raise ArchiveError(
             name,
-            f"mask is {mask.dtype} {mask.shape}, expected bool {pixels.shape} as data has; copy it "
-            "again",
+            f"mask is {mask.dtype} {mask.shape}, expected bool {pixels.shape}, the shape of data; "
+            "copy it again",
         )
     if (mask != mask[0]).any():
         raise ArchiveError(
             name,
             "mask differs between bands, expected the field's outline in all; remove the mask, or "
-            "mend it",
+            "fix it",
         )
     return mask[0].astype(np.uint8)

@@ -1,16 +1,17 @@
-"""Reads HySpecNet-11k (arXiv 2306.00385): EnMAP L2A patches of 128 x 128 pixels with all 224
-product bands.
+"""Reads HySpecNet-11k (arXiv 2306.00385): EnMAP L2A patches of 128 x 128 pixels and 224 bands.
 
-    <root>/**/<tile>-Y<rows>_X<columns>-SPECTRAL_IMAGE.TIF         int16 [224, h, w], reflectance x
-    10000; at any depth <root>/**/<tile>-Y<rows>_X<columns>-QL_QUALITY_CLOUD.TIF       and other
-    quality layers beside it, uint8 [h, w] <root>/**/splits/{easy,hard}/{train,val,test}.csv
-    one <tile>/<patch>/<patch>-DATA.npy a line, or the last part of it alone
+    <root>/**/<tile>-Y<rows>_X<columns>-SPECTRAL_IMAGE.TIF      int16 [224, h, w], reflectance x
+                                                                10000; at any depth
+    <root>/**/<tile>-Y<rows>_X<columns>-QL_QUALITY_CLOUD.TIF    and other quality layers next to it,
+                                                                uint8 [h, w]
+    <root>/**/splits/{easy,hard}/{train,val,test}.csv           one <tile>/<patch>/<patch>-DATA.npy
+                                                                per line, or only its last part
 
-The files have no wavelengths: their bands are product bands 1 to 224 in that order, as the paper
-says. Bands 127-141 and 161-167 are empty there. By default the 202 bands of SpectralEarth are kept,
-picked by product band number; `--bands 224` keeps all. In "easy" the splits are by patch, in "hard"
-by tile. Nothing tells which patches of different tiles show one place, so each patch is its own
-group.
+The files have no wavelengths: according to the paper, their bands are the product bands 1 to 224 in
+that order. Bands 127-141 and 161-167 are empty. By default the 202 bands of SpectralEarth are kept,
+selected by product band number; `--bands 224` keeps all. In "easy" the splits are by patch, in
+"hard" by tile. The archive does not say which patches of different tiles show the same location, so
+each patch is its own group.
 
     python -m data_prep convert hyspecnet11k --input hyspecnet-11k --output stores/hyspecnet11k \\
         --splits hard --masks cloud cirrus
@@ -42,7 +43,7 @@ _SPLITS = ("train", "val", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """HySpecNet-11k, one sample a patch."""
+    """HySpecNet-11k, one sample per patch."""
 
     TITLE: ClassVar[str] = "HySpecNet-11k"
     VERSION: ClassVar[int] = 1
@@ -54,7 +55,7 @@ class Reader:
     )
     splits: str = option(
         "easy",
-        "which split lists; none: as if there were no lists, for a part of the archive",
+        "split lists to use; none: ignore them, for a part of the archive",
         choices=("easy", "hard", "none"),
     )
     masks: tuple[str, ...] = option(
@@ -68,7 +69,7 @@ class Reader:
         if not names:
             raise ArchiveError(
                 ".",
-                "no patch in it; expected "
+                "contains no patch; expected "
                 "ENMAP01-____L2A-DT..Z-Y01460273_X03110438-SPECTRAL_IMAGE.TIF in it or below",
             )
         return self._with_splits(sorted_by_id(self._item(name) for name in names))
@@ -104,12 +105,12 @@ class Reader:
             if not self.archive.exists(layer):
                 raise ArchiveError(
                     layer,
-                    f"no such file, but --masks {mask} needs it beside {path.name}; add it, or "
+                    f"no such file, but --masks {mask} needs it next to {path.name}; add it, or "
                     f"leave {mask} out",
                 )
             files.append(File(mask, layer))
-        place = f"{match['tile']}/{match['offset']}"
-        return Item(place, place, tuple(files))
+        patch = f"{match['tile']}/{match['offset']}"
+        return Item(patch, patch, tuple(files))
 
     # ------------------------------------------------------------------ split lists
 
@@ -124,12 +125,12 @@ class Reader:
         except ArchiveError as error:
             raise ArchiveError(
                 error.name,
-                f"{error.reason}; where only a part of the archive is here, give --splits none",
+                f"{error.reason}; for a part of the archive, give --splits none",
             ) from error
         return [dataclasses.replace(item, split=splits[line]) for line, item in lines.items()]
 
     def _lists(self) -> dict[str, str]:
-        """{split: its list}. Raises ArchiveError where only other lists are there, or only some."""
+        """{split: its list}. Raises ArchiveError where some of the chosen lists are missing."""
         if self.splits == "none":
             return {}
         found = [
@@ -146,20 +147,19 @@ class Reader:
         if found and missing:
             raise ArchiveError(
                 f"splits/{self.splits}",
-                f"has no {', '.join(missing)}, beside {found[0]}; add it, or give another --splits",
+                f"has no {', '.join(missing)}, but there is {found[0]}; add it, or give another "
+                "--splits",
             )
         return {split: chosen[split] for split in _SPLITS} if found else {}
 
     def _depth(self, lists: Iterable[str]) -> int:
-        """How many parts the paths in the lists have: 3 in the original, 1 where there are file
-        names alone.
-        """
+        """Number of parts of the paths in the lists: 3 in the original, 1 for bare file names."""
         lines = [line for name in lists for line in text_lines(self.archive, name)[:1]]
         return min(lines[0].count("/") + 1, 3) if lines else 1
 
 
 def _line(item: Item, depth: int) -> str:
-    """How the split lists call a patch."""
+    """The name of a patch in the split lists."""
     tile, offset = item.id.split("/")
     patch = f"{tile}-{offset}"
     return "/".join((tile, patch, f"{patch}-DATA.npy")[-depth:])

@@ -1,17 +1,16 @@
-"""Reads L8 Biome, the Landsat 8 cloud cover assessment of 96 scenes (doi 10.5066/F7251GDH), as
-torchgeo publishes it.
+"""Reads L8 Biome (doi 10.5066/F7251GDH), the Landsat 8 cloud cover assessment of 96 scenes.
 
     <root>/**/<biome>/<scene>/<scene>.TIF              uint8 [11, h, w] at 30 m: B1 to B11
     <root>/**/<biome>/<scene>/<scene>_fixedmask.TIF    cloud mask [h, w]
 
-A scene such as LC80420082013220LGN00 is path 042, row 008, day 220 of 2013 (8 August); the hour is
-not in it, so times are 00:00 UTC. Scenes are read by window and cut into full tiles.
+This is the layout in which torchgeo publishes it; each of its tar.gz files is one biome. A scene
+such as LC80420082013220LGN00 is path 042, row 008, day 220 of 2013 (8 August), without an hour, so
+times are 00:00 UTC. Scenes are read by window and cut into full tiles.
 
 Label `cloud`: 0 fill, 64 cloud shadow, 128 clear, 192 thin cloud, 255 cloud; with --classes index
 0, 1, 2, 3, 4. The biome is the first part of an id and the `product`. There is no split list:
-torchgeo assigns whole scenes at random, 60/20/20. Tiles of one scene look alike, so split by
-`--split blocks:200` (km), or by biome with `--val 'barren/*'`. Each of the archive's tar.gz files
-is one biome.
+torchgeo assigns whole scenes at random, 60/20/20. Tiles of one scene are similar, so split with
+`--split blocks:200` (km), or by biome with `--val 'barren/*'`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _NAME = re.compile(r"(LC8\d{6}(\d{7})[A-Z]{3}\d{2})(_fixedmask)?\.tif", re.IGNOR
 
 @dataclasses.dataclass(frozen=True)
 class Reader(SceneReader):
-    """L8 Biome, one sample a tile. Bands are in file order."""
+    """L8 Biome, one sample per tile. Bands are in file order."""
 
     TITLE: ClassVar[str] = "L8 Biome cloud cover assessment"
     VERSION: ClassVar[int] = 1

@@ -1,20 +1,18 @@
-"""Reads the Onera Satellite Change Detection dataset (OSCD, IGARSS 2018): two Sentinel-2 L1C dates
-a city, and what changed between them.
+"""Reads OSCD (Onera Satellite Change Detection, IGARSS 2018): two Sentinel-2 L1C dates per city.
 
-    <root>/Onera Satellite Change Detection dataset -
-    Images/<city>/imgs_{1,2}_rect/{B01,...,B12}.tif    13 bands, all on one 10 m grid <root>/Onera
-    Satellite Change Detection dataset - Images/<city>/dates.txt                            date_1:
-    20160307, date_2: 20180207 <root>/Onera Satellite Change Detection dataset -
-    Images/{train,test}.txt                            cities, separated by commas <root>/Onera
-    Satellite Change Detection dataset - {Train,Test} Labels/<city>/cm/<city>-cm.tif        1 no
-    change, 2 change
+    <root>/Onera Satellite Change Detection dataset - Images/
+        <city>/imgs_{1,2}_rect/{B01,...,B12}.tif    13 bands, all on one 10 m grid
+        <city>/dates.txt                            date_1: 20160307, date_2: 20180207
+        {train,test}.txt                            cities, separated by commas
+    <root>/Onera Satellite Change Detection dataset - {Train,Test} Labels/
+        <city>/cm/<city>-cm.tif                     1 no change, 2 change
 
-Folders are known by the end of their names, "Images", "Train Labels" and "Test Labels", in any case
-of letters and with _ for spaces. The images are cut into full tiles, the same for both dates, which
-share a group; what is left at the right and bottom edge is not converted. Label `change`, on both
-dates: the codes of the GeoTIFF. A city is in the split of its label folder, with which train.txt
-and test.txt must agree. Times are known to the day and given as 00:00 UTC. B8A comes after B8, as
-in the sensor table.
+Folders are recognised by the end of their names, "Images", "Train Labels" and "Test Labels",
+ignoring case and with _ for spaces. The images are cut into full tiles, the same for both dates,
+which share a group; remainders at the right and bottom edge are not converted. Label `change`, on
+both dates: the codes of the GeoTIFF. A city is in the split of its label folder, with which
+train.txt and test.txt must agree. Only the day of an acquisition is known, so times are 00:00 UTC.
+B8A comes after B8, as in the sensor table.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
 
 _SENSOR = get_sensor("sentinel2_l1c")
-# B8A has its own name; the table may call the others B1 or B01, the files are B01.
+# The sensor table may name bands B1 or B01; the files are named B01, and B8A stays B8A.
 _BANDS = {
     re.sub(r"^B(\d)$", r"B0\1", band.name): dataclasses.replace(
         _SENSOR, bands=(band,), mean=(), std=()
@@ -50,7 +48,7 @@ _SPLITS = ("train", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """OSCD, one sample a tile and date."""
+    """OSCD, one sample per tile and date."""
 
     TITLE: ClassVar[str] = "Onera Satellite Change Detection (OSCD)"
     VERSION: ClassVar[int] = 1
@@ -60,18 +58,16 @@ class Reader:
     patch_size: int = option(96, "height and width of the tiles in pixels")
 
     def items(self) -> list[Item]:
-        images, labels = (
-            self._folder("images"),
-            {split: self._folder(f"{split} labels") for split in _SPLITS},
-        )
+        images = self._folder("images")
+        labels = {split: self._folder(f"{split} labels") for split in _SPLITS}
         splits = self._splits(labels)
         cities = self.archive.folders(images)
         absent = sorted(set(cities) ^ set(splits))
         if absent:
             raise ArchiveError(
                 absent[0],
-                f"{len(absent)} cities have images but no labels, or labels but no images, this "
-                "the first; unpack all",
+                f"has images but no labels, or labels but no images, the first of {len(absent)} "
+                "such cities; unpack all",
             )
         self._check_lists(images, splits)
         return sorted_by_id(
@@ -84,7 +80,7 @@ class Reader:
         name, window = item.files[0].name, tile_window(item.part, self.patch_size)
         with geotiff.open_tiff(name, files[item.files[0].role]) as grid:
             change = geotiff.read_labels(name, grid, files.name("change"), files["change"])
-            shape, place = grid.shape, geotiff.georeference(grid, window)
+            shape, georeference = grid.shape, geotiff.georeference(grid, window)
         rows, columns = window.toslices()
         return Sample(
             pixels=np.concatenate([_read_band(files, band, shape, window) for band in _BANDS]),
@@ -93,7 +89,7 @@ class Reader:
             group=item.group,
             time=_time(files.name("dates"), files["dates"], item.id.split("/")[1]),
             labels={"change": np.ascontiguousarray(change[rows, columns])},
-            **place,
+            **georeference,
         )
 
     def _folder(self, ending: str) -> str:
@@ -106,20 +102,20 @@ class Reader:
             title = f"Onera Satellite Change Detection dataset - {ending.title()}"
             raise ArchiveError(
                 title,
-                f"{len(found)} folders with names that end so, expected one; unpack the three "
-                "archives of OSCD side by side",
+                f"{len(found)} folders with names that end like this, expected one; unpack the "
+                "three archives of OSCD into the same folder",
             )
         return found[0]
 
     def _splits(self, labels: dict[str, str]) -> dict[str, str]:
-        """{city: split} of the label folders {split: folder}."""
+        """{city: split} from the label folders {split: folder}."""
         splits: dict[str, str] = {}
         for split, folder in labels.items():
             for city in self.archive.folders(folder):
                 if city in splits:
                     raise ArchiveError(
                         f"{folder}/{city}",
-                        "has labels in both label folders; remove one of the two",
+                        "has labels in both label folders; remove one of them",
                     )
                 splits[city] = split
         return splits
@@ -175,7 +171,7 @@ class Reader:
         differ = sorted(found ^ set(wanted))
         if differ:
             what = (
-                "is no band of Sentinel-2 L1C; move it away"
+                "is not a band of Sentinel-2 L1C; move it away"
                 if differ[0] in found
                 else "no such file; unpack the archive again"
             )
@@ -192,7 +188,7 @@ def _read_band(files: Files, band: str, shape: tuple[int, int], window: Window) 
 
 
 def _time(name: str, data: bytes, date: str) -> int:
-    """Seconds since 1970 UTC of a date in dates.txt, at 00:00."""
+    """Seconds since 1970 UTC of a date in dates.txt, at 00:00 UTC."""
     found = re.findall(rb"^\s*date_%s\s*:\s*(\d{8})\s*$" % date.encode(), data, re.MULTILINE)
     try:
         (day,) = found

@@ -1,15 +1,14 @@
-"""Reads So2Sat LCZ42 (doi 10.1109/MGRS.2020.2964708): Sentinel-2 patches of cities and their local
-climate zones, three HDF5 files.
+"""Reads So2Sat LCZ42 (doi 10.1109/MGRS.2020.2964708): city patches with local climate zones.
 
     <root>/**/{training,validation,testing}.h5
         sen2     float [n, 32, 32, 10], reflectance: B2 B3 B4 B5 B6 B7 B8 B8A B11 B12
         label    [n, 17], 1 at the class of the patch, 0 elsewhere
 
-Each file is a split: train, val and test; those that are there are read. Label `class`: the
-position of the 1, from 1, so local climate zone 1 (compact high rise) is 1 and zone G (water) is
-17. Pixels keep the file's float64 or float32. Reflectance is DN / 10000 and the DN has 16 bits, so
-values below 0 or above 6.5535 are an error. The ten bands stay ten: codes that need 13 put zeros at
-B1, B9 and B10. Patches have no coordinates and no dates.
+The files are the splits train, val and test; those present are read. Label `class`: the position of
+the 1, counted from 1, so local climate zone 1 (compact high rise) is 1 and zone G (water) is 17.
+Pixels keep the file's float64 or float32. Reflectance is DN / 10000 with a DN of 16 bits, so values
+below 0 or above 6.5535 are an error. There are ten bands of Sentinel-2; code that needs 13 puts
+zeros at B1, B9 and B10. Patches have no coordinates and no dates.
 
 Not read: sen1, eight channels of Sentinel-1 (complex signal, filtered intensity and covariance),
 for which the sensor table has no row.
@@ -30,8 +29,8 @@ import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import hdf5
+from data_prep.formats.dtype_rows import rows_by_dtype
 from data_prep.formats.listing import sorted_by_id
-from data_prep.formats.stored_as import stored_as
 from data_prep.reader import File, Files, Item
 from eo_jax.schema import Sample
 from eo_jax.sensors import get_sensor
@@ -39,18 +38,18 @@ from eo_jax.sensors import get_sensor
 CLASSES = 17
 SIZE = 32  # pixels, height and width
 SPLITS = {"training": "train", "validation": "val", "testing": "test"}
-MAX_PATCHES = 1_000_000  # in a file; the largest published has 352,366
-MAX_CHUNK_BYTES = 512 * 2**20  # that are unpacked for one patch
-LARGEST = 65535 / 10_000  # of a reflectance
+MAX_PATCHES = 1_000_000  # per file; the largest published file has 352,366
+MAX_CHUNK_BYTES = 512 * 2**20  # decompressed for one patch
+MAX_REFLECTANCE = 65535 / 10_000
 
-_ROWS = stored_as(get_sensor("sentinel2_so2sat"), "float32", "float64")
+_ROWS = rows_by_dtype(get_sensor("sentinel2_so2sat"), "float32", "float64")
 _BANDS = len(get_sensor("sentinel2_so2sat").bands)
 _H5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """So2Sat LCZ42, one sample a patch. Bands are in file order."""
+    """So2Sat LCZ42, one sample per patch. Bands are in file order."""
 
     TITLE: ClassVar[str] = "So2Sat LCZ42"
     VERSION: ClassVar[int] = 2
@@ -65,7 +64,7 @@ class Reader:
             if part not in SPLITS:
                 raise ArchiveError(
                     name,
-                    "is no file of So2Sat LCZ42, expected "
+                    "is not a file of So2Sat LCZ42, expected "
                     f"{', '.join(f'{part}.h5' for part in SPLITS)}; move it away",
                 )
             if part in found:
@@ -73,7 +72,8 @@ class Reader:
             found[part] = name
         if not found:
             raise ArchiveError(
-                ".", f"no So2Sat LCZ42 in it; expected {', '.join(f'{part}.h5' for part in SPLITS)}"
+                ".",
+                f"contains no So2Sat LCZ42; expected {', '.join(f'{part}.h5' for part in SPLITS)}",
             )
         return sorted_by_id(
             item for part, name in found.items() for item in self._items(part, name)
@@ -107,15 +107,13 @@ class Reader:
 
 @contextlib.contextmanager
 def _open(name: str, path: Path) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
-    """The checked datasets sen2 and label. What HDF5 raises becomes ArchiveError, also inside the
-    block.
+    """The checked datasets sen2 and label. HDF5 errors become ArchiveError, also those raised
+    inside the block.
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            sen2, label = (
-                _dataset(name, file, "sen2", (SIZE, SIZE, _BANDS)),
-                _dataset(name, file, "label", (CLASSES,)),
-            )
+            sen2 = _dataset(name, file, "sen2", (SIZE, SIZE, _BANDS))
+            label = _dataset(name, file, "label", (CLASSES,))
             if len(sen2) != len(label):
                 raise ArchiveError(
                     name,
@@ -134,12 +132,13 @@ def _open(name: str, path: Path) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
         cause = " ".join(str(error).replace(str(path), "the file").split())[:200]
         raise ArchiveError(
             name,
-            f"cannot be read as HDF5 ({cause}); it is truncated, damaged or no HDF5: copy it again",
+            f"cannot be read as HDF5 ({cause}); it is truncated, damaged or not HDF5: copy it "
+            "again",
         ) from error
 
 
 def _dataset(name: str, file: h5py.File, key: str, shape: tuple[int, ...]) -> h5py.Dataset:
-    """A dataset [n, *shape] of numbers that lie in the file itself. Nothing of it is read yet."""
+    """A dataset [n, *shape] of numbers in the file itself. Its data are not read yet."""
     if not isinstance(file.get(key, getlink=True), h5py.HardLink):
         raise ArchiveError(
             name,
@@ -166,7 +165,7 @@ def _dataset(name: str, file: h5py.File, key: str, shape: tuple[int, ...]) -> h5
 
 
 def _check_patch(name: str, path: Path, dataset: h5py.Dataset, number: int) -> None:
-    """Raises ArchiveError where the chunks that hold a patch unpack to more than they should."""
+    """Raises ArchiveError where the chunks of a patch decompress to more than their size."""
     if dataset.chunks:
         about = path.stat()
         _check_chunks(
@@ -178,9 +177,9 @@ def _check_patch(name: str, path: Path, dataset: h5py.Dataset, number: int) -> N
         )
 
 
-@functools.lru_cache(
-    1024
-)  # for the other patches of the same chunks; a temporary path may be used again, hence the stamp
+# Cached for the other patches of the same chunks. `stamp` is in the key because temporary paths are
+# reused.
+@functools.lru_cache(1024)
 def _check_chunks(name: str, path: Path, stamp: tuple[int, ...], key: str, first: int) -> None:
     with h5py.File(path, "r", locking=False) as file:
         hdf5.check_chunks(name, file[key], range(first, first + 1))
@@ -190,23 +189,23 @@ def _check_chunks(name: str, path: Path, stamp: tuple[int, ...], key: str, first
 
 
 def _check_pixels(name: str, number: int, pixels: np.ndarray) -> None:
-    good = (pixels >= 0) & (pixels <= LARGEST)  # so written, NaN is not good
-    if not good.all():
-        row, column, band = np.argwhere(~good)[0]
+    valid = (pixels >= 0) & (pixels <= MAX_REFLECTANCE)  # this comparison also rejects NaN
+    if not valid.all():
+        row, column, band = np.argwhere(~valid)[0]
         found = (
             f"sen2 has {pixels[row, column, band]:g} in patch {number}, band {band + 1}, row "
             f"{row}, column {column}"
         )
         raise ArchiveError(
             name,
-            f"{found}, expected a reflectance from 0 to {LARGEST}; copy the file again, or give "
-            "--skip-bad",
+            f"{found}, expected a reflectance from 0 to {MAX_REFLECTANCE}; copy the file again, or "
+            "give --skip-bad",
         )
 
 
 def _class(name: str, number: int, zone: np.ndarray) -> np.ndarray:
-    """int64 [], the position, from 1, of the only 1 in zone [17]. Raises ArchiveError where it is
-    not all 0 but one 1.
+    """int64 [], the position, from 1, of the only 1 in zone [17]. Raises ArchiveError where zone is
+    not one-hot.
     """
     if not np.isin(zone, (0, 1)).all() or zone.sum() != 1:
         raise ArchiveError(

@@ -1,9 +1,9 @@
-"""Reads SpectralEarth (arXiv 2408.08447): one GeoTIFF of 202 EnMAP bands a location and date.
+"""Reads SpectralEarth (arXiv 2408.08447): one GeoTIFF of 202 EnMAP bands per location and date.
 
-<root>/enmap/<location>/<scene>.tif        int16 [202, h, w], reflectance x 10000
-<root>/<label>/<location>/<scene>.tif      a label map on the same grid, for each --labels
-<root>/splits/{train,val,test}.txt         one <location>/<scene>.tif a line; optional, but where
-one is, every image is in one of them
+<root>/enmap/<location>/<scene>.tif      int16 [202, h, w], reflectance x 10000
+<root>/<label>/<location>/<scene>.tif    a label map on the same grid, for each of --labels
+<root>/splits/{train,val,test}.txt       one <location>/<scene>.tif per line; optional, but if
+                                         there are lists, every image must be in one
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import ClassVar
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.listing import (
+    files_with_labels,
     image_files,
     label_folders,
     sorted_by_id,
     split_lists,
-    with_labels,
 )
 from data_prep.reader import Files, Item, option
 from eo_jax.schema import Sample
@@ -29,22 +29,18 @@ from eo_jax.sensors import ENMAP
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """SpectralEarth, with the label maps of the folders named in `labels`. Bands are in cube order
-    already.
-    """
+    """SpectralEarth with the label maps of the folders in `labels`. Bands are in cube order."""
 
     TITLE: ClassVar[str] = "SpectralEarth"
     VERSION: ClassVar[int] = 2
     LICENCE: ClassVar[str] = "not stated by SpectralEarth; EnMAP data (c) DLR"
     sensors: ClassVar = (ENMAP,)
     archive: Archive
-    labels: tuple[str, ...] = option((), "folders of label maps, laid out as the images")
+    labels: tuple[str, ...] = option((), "folders of label maps, with the layout of the images")
 
     def items(self) -> list[Item]:
-        names, folders = (
-            image_files(self.archive, "enmap"),
-            label_folders(self.archive, self.labels),
-        )
+        names = image_files(self.archive, "enmap")
+        folders = label_folders(self.archive, self.labels)
         if not names:
             raise ArchiveError(
                 "enmap",
@@ -64,7 +60,7 @@ class Reader:
                 raise ArchiveError(
                     name,
                     f"{dataset.count} bands, expected the {len(ENMAP.bands)} of SpectralEarth; for "
-                    "224, try enmap-tiles",
+                    "224, use enmap-tiles",
                 )
             found_nm = geotiff.wavelengths_nm(name, dataset)
             if found_nm is not None:
@@ -89,11 +85,11 @@ class Reader:
         if len(image.parts) != 2:
             raise ArchiveError(
                 name,
-                "lies elsewhere than enmap/<location>/<scene>.tif; move it there, or out of enmap/",
+                "is not at enmap/<location>/<scene>.tif; move it there, or out of enmap/",
             )
         return Item(
             str(image.with_suffix("")),
             image.parts[0],
-            with_labels(self.archive, name, "enmap", folders),
+            files_with_labels(self.archive, name, "enmap", folders),
             splits.get(str(image)),
         )

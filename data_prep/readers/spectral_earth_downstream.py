@@ -1,20 +1,20 @@
-"""Reads the downstream tasks of SpectralEarth (arXiv 2408.08447): hyperspectral images, each with a
-label map.
+"""Reads the downstream tasks of SpectralEarth (arXiv 2408.08447): images with label maps.
 
     <root>/<task>/<sensor>/<location>/<scene>.tif     enmap: 202 bands, desis: 235, eo1: 198
     <root>/<task>/<product>/<location>/<scene>.tif    cdl, nlcd, corine, bdforet, bnetd, eurocrops
-    or treemap, on the same grid <root>/splits/<task>/{train,val,test}.txt         or
-    <root>/<task>/splits/; one <location>/<scene>.tif a line, from data/splits of
-                                                      SpectralEarth's repository; optional, but
-                                                      where one is, every image is in one of them
+                                                      or treemap, on the same grid
+    <root>/splits/<task>/{train,val,test}.txt         or <root>/<task>/splits/; one
+                                                      <location>/<scene>.tif per line, from
+                                                      data/splits of SpectralEarth's repository;
+                                                      optional, but if there are lists, every image
+                                                      must be in one
 
---task says which. Label "<product>": the codes of the map, whatever their size (those of eurocrops
-exceed int32). Label `class`: the published task; a code that is the k-th of its list is k, all
-others are the number of classes, which is to be ignored. For enmap_corine, `multilabel` instead:
-which of 19 classes (BigEarthNet's, or the 43 before them with --corine-classes 43) the map has.
-`product` of a sample is its scene: the published lists are random, so most scenes of the test list
-are in the train list, too; leave the lists out and split by blocks for scores that do not gain by
-that.
+--task selects the task. Label "<product>": the codes of the map, whatever their size (those of
+eurocrops exceed int32). Label `class`: the published task; the k-th code of its list becomes k, all
+others become the number of classes, to be ignored. For enmap_corine, `multilabel` instead: the
+classes in the map, of BigEarthNet's 19 or, with --corine-classes 43, of the original 43. `product`
+of a sample is its scene: the published lists are random, so most scenes of the test list are also
+in the train list; remove the lists and split by blocks for scores that do not profit from that.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ import rasterio
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.formats.listing import image_files, sorted_by_id, split_lists, with_labels
-from data_prep.formats.stored_as import stored_as
+from data_prep.formats.dtype_rows import rows_by_dtype
+from data_prep.formats.listing import files_with_labels, image_files, sorted_by_id, split_lists
 from data_prep.reader import Files, Item, option
 from data_prep.readers import _corine
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 
-# {dtype: row} of each sensor folder. That of EnMAP is published; DESIS and EO-1 are known from
-# statistics only.
+# {dtype: row} of each sensor folder. The dtype of EnMAP is published; those of DESIS and EO-1 are
+# only known from statistics.
 _ROWS = {
     "enmap": {"int16": get_sensor("enmap")},
-    "desis": stored_as(get_sensor("desis"), "int16", "uint16", "float32"),
-    "eo1": stored_as(get_sensor("eo1_hyperion"), "int16", "uint16", "float32"),
+    "desis": rows_by_dtype(get_sensor("desis"), "int16", "uint16", "float32"),
+    "eo1": rows_by_dtype(get_sensor("eo1_hyperion"), "int16", "uint16", "float32"),
 }
 _SPLITS = ("train", "val", "test")
 
 
 class Task(NamedTuple):
-    """Where the files of a task are, and the codes of its classes in the published order; none for
-    multi-label tasks.
+    """Folders of a task, and the codes of its classes in the published order; empty for multi-label
+    tasks.
     """
 
     sensor: str
@@ -96,7 +96,7 @@ class Reader:
     LICENCE: ClassVar[str] = "not stated by SpectralEarth; EnMAP and DESIS data (c) DLR"
     sensors: ClassVar = tuple(row for rows in _ROWS.values() for row in rows.values())
     archive: Archive
-    task: str = option("", "which downstream task; there is no default", choices=tuple(TASKS))
+    task: str = option("", "downstream task; there is no default", choices=tuple(TASKS))
     corine_classes: str = option("19", "classes of enmap_corine", choices=tuple(_corine.GROUPS))
 
     def items(self) -> list[Item]:
@@ -149,7 +149,7 @@ class Reader:
         if len(found) > 1:
             raise ArchiveError(
                 f"{self.task}/splits",
-                f"has split lists, as splits/{self.task} has; remove one of the two folders",
+                f"has split lists, and so has splits/{self.task}; remove one of the two folders",
             )
         return found[0] if found else {}
 
@@ -158,10 +158,9 @@ class Reader:
         if len(image.parts) != 2:
             raise ArchiveError(
                 name,
-                f"lies elsewhere than {below}/<location>/<scene>.tif; move it there, or out of "
-                f"{below}/",
+                f"is not at {below}/<location>/<scene>.tif; move it there, or out of {below}/",
             )
-        files = with_labels(self.archive, name, below, {self._task().product: product})
+        files = files_with_labels(self.archive, name, below, {self._task().product: product})
         return Item(str(image.with_suffix("")), image.parts[0], files, splits.get(str(image)))
 
     def _labels(self, codes: np.ndarray) -> dict[str, np.ndarray]:
@@ -175,8 +174,8 @@ class Reader:
 
 
 def _positions(codes: np.ndarray, listed: tuple[int, ...]) -> np.ndarray:
-    """uint8 [h, w]: where in the list each code is; the length of the list for codes that are not
-    in it.
+    """uint8 [h, w]: the position of each code in the list, or the length of the list for other
+    codes.
     """
     positions = np.full(codes.shape, len(listed), np.uint8)
     for position, code in enumerate(listed):
@@ -185,17 +184,14 @@ def _positions(codes: np.ndarray, listed: tuple[int, ...]) -> np.ndarray:
 
 
 def _row(dataset: rasterio.DatasetReader, task: Task) -> Sensor:
-    """The row of the file's dtype; the first row, whose check says what is wrong, where there is
-    none.
-    """
+    """The row of the file's dtype; without one, the first row, whose check reports the problem."""
     rows = _ROWS[task.sensor]
     return rows.get(dataset.dtypes[0]) or next(iter(rows.values()))
 
 
 def _wavelengths(name: str, dataset: rasterio.DatasetReader, sensor: Sensor) -> np.ndarray | None:
     found_nm = geotiff.wavelengths_nm(name, dataset)
-    if (
-        found_nm is not None and np.isfinite(sensor.centres_nm).all()
-    ):  # nobody published the centres of all sensors
+    # The centres of some sensors are not published.
+    if found_nm is not None and np.isfinite(sensor.centres_nm).all():
         geotiff.check_wavelengths(name, found_nm, sensor)
     return found_nm

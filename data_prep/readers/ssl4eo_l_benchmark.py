@@ -1,26 +1,25 @@
-"""Reads the SSL4EO-L benchmark (arXiv 2306.09424): Landsat patches of the conterminous United
-States with maps of land cover and crops.
+"""Reads the SSL4EO-L benchmark (arXiv 2306.09424): Landsat patches with land cover and crop maps.
 
-    <root>/ssl4eo_l_<product>_benchmark/<location>/<scene>/all_bands.tif                uint8 [c,
-    264, 264], products as in ssl4eo-l
-    <root>/ssl4eo_l_{tm,etm,oli}_{cdl,nlcd}/<location>/<scene>/{cdl,nlcd}_<year>.tif    class codes
-    [264, 264]; 2011 for tm, 2019 for others
+    <root>/ssl4eo_l_<product>_benchmark/<location>/<scene>/all_bands.tif
+        uint8 [c, 264, 264], products as in ssl4eo-l
+    <root>/ssl4eo_l_{tm,etm,oli}_{cdl,nlcd}/<location>/<scene>/{cdl,nlcd}_<year>.tif
+        class codes [264, 264]; 2011 for tm, 2019 for others
 
-etm_toa and etm_sr share the maps of etm, oli_tirs_toa and oli_sr those of oli. Labels: `cdl` and
-`nlcd`, those that are there, and then for every image. --classes raw keeps the codes (default);
-paper keeps the classes of the published configs and makes every other one 0. The result is then the
-position in these lists, and training ignores 0:
+Locations are in the conterminous United States. etm_toa and etm_sr share the maps of etm,
+oli_tirs_toa and oli_sr those of oli. Labels: `cdl` and `nlcd`, if present, and then for every
+image. --classes raw (default) keeps the codes; paper keeps the classes of the published configs and
+sets all others to 0. Values are then positions in these lists, and training ignores 0:
 
     nlcd  0 11 21 22 31 41 42 43 52 71 81 82 90 95
     cdl   0 1 5 24 36 37 61 111 121 122 131 141 142 143 152 176 190 195
 
-Split, 17,500 / 3,750 / 3,750 of the 25,000 images of each product: the images sorted by path are
-numbered from 0, the numbers shuffled by NumPy's legacy generator with seed 0
+The split of the 25,000 images of each product is 17,500 / 3,750 / 3,750: images sorted by path are
+numbered from 0, the numbers are shuffled by NumPy's legacy generator with seed 0
 (`numpy.random.RandomState(0).shuffle`), the first 70 % are train, the next 15 % val, the rest test;
-shares are rounded down. So it depends on how many images there are: other than 25,000 are an error,
-unless --subset is given. Each product is split by itself: where sensors differ in their lists of
-images, a location can be train for one and test for another. Neighbours can be on both sides
-anyhow; --split blocks:KM keeps them apart. SLC-off gaps of etm are 0.
+fractions are rounded down. It depends on the number of images, so other numbers than 25,000 are an
+error, unless --subset is given. Each product is split separately: where sensors differ in their
+lists of images, a location can be in train for one and in test for another. Neighbouring locations
+can be in different splits; --split blocks:KM keeps them together. SLC-off gaps of etm are 0.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.listing import image_files, sorted_by_id
 from data_prep.reader import File, Files, Item, option
-from data_prep.readers.ssl4eo_l import PRODUCTS, SIZE, present_products, scene_time, scenes
+from data_prep.readers._ssl4eo_l_scenes import PRODUCTS, SIZE, present_products, scene_time, scenes
 from eo_jax.schema import Sample
 
 IMAGES = 25_000
@@ -44,12 +43,12 @@ CLASSES = {
     "cdl": (0, 1, 5, 24, 36, 37, 61, 111, 121, 122, 131, 141, 142, 143, 152, 176, 190, 195),
 }
 _YEARS = {"tm": 2011, "etm": 2019, "oli": 2019}
-_SHARES = {"train": 0.7, "val": 0.15}
+_FRACTIONS = {"train": 0.7, "val": 0.15}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """The SSL4EO-L benchmark, one sample an image. Bands are in file order."""
+    """The SSL4EO-L benchmark, one sample per image. Bands are in file order."""
 
     TITLE: ClassVar[str] = "SSL4EO-L benchmark"
     VERSION: ClassVar[int] = 1
@@ -59,7 +58,7 @@ class Reader:
     sensors: ClassVar = tuple(PRODUCTS.values())
     archive: Archive
     products: tuple[str, ...] = option(
-        (), "products to read (default: all that are there)", choices=tuple(PRODUCTS)
+        (), "products to read (default: all in the archive)", choices=tuple(PRODUCTS)
     )
     classes: str = option(
         "raw",
@@ -68,8 +67,8 @@ class Reader:
     )
     subset: bool = option(
         False,
-        "products have other than 25,000 images, so the split is drawn as published, but is not "
-        "the published one",
+        "accept other numbers of images than 25,000, for which the split is drawn the same way, "
+        "but is not the published one",
     )
     size: int = option(SIZE, "height and width that every image must have, in pixels")
 
@@ -86,7 +85,7 @@ class Reader:
         if not kinds:
             raise ArchiveError(
                 _folder(products[0], "nlcd"),
-                "no such folder, nor one with _cdl; download the label maps beside the images",
+                "no such folder, nor one with _cdl; download the label maps next to the images",
             )
         return sorted_by_id(item for product in products for item in self._items(product, kinds))
 
@@ -115,11 +114,11 @@ class Reader:
         folder = f"ssl4eo_l_{product}_benchmark"
         found = scenes(self.archive, folder)
         if len(found) != IMAGES and not self.subset:
-            cure = (
-                "complete the download, or give --subset, with which the split is another than the "
+            hint = (
+                "complete the download, or give --subset, with which the split differs from the "
                 "published one"
             )
-            raise ArchiveError(folder, f"{len(found):,} images, expected {IMAGES:,}; {cure}")
+            raise ArchiveError(folder, f"{len(found):,} images, expected {IMAGES:,}; {hint}")
         for (scene, name), split in zip(found.items(), published_split(len(found)), strict=True):
             location, date = scene.split("/")
             maps = tuple(File(kind, self._map(name, product, kind, scene)) for kind in kinds)
@@ -139,21 +138,19 @@ class Reader:
 
 
 def published_split(count: int) -> list[str]:
-    """The split of each of `count` images in the order of their paths; see the top of this
-    module.
-    """
+    """The splits of `count` images in the order of their paths; see the docstring of the module."""
     order = np.arange(count)
     np.random.RandomState(0).shuffle(order)
-    edges = np.cumsum([int(share * count) for share in _SHARES.values()])
+    edges = np.cumsum([int(fraction * count) for fraction in _FRACTIONS.values()])
     splits = ["test"] * count
-    for split, numbers in zip(_SHARES, np.split(order, edges), strict=False):
+    for split, numbers in zip(_FRACTIONS, np.split(order, edges), strict=False):
         for number in numbers:
             splits[number] = split
     return splits
 
 
 def positions(codes: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """uint8 [h, w]: where each code is in `classes`, 0 for codes that are not in it."""
+    """uint8 [h, w]: the position of each code in `classes`, 0 for other codes."""
     found = np.zeros(codes.shape, np.uint8)
     for position, code in enumerate(classes):
         found[codes == code] = position

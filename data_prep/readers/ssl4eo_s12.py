@@ -1,29 +1,29 @@
-"""Reads SSL4EO-S12 v1.0 (arXiv 2211.07044): Sentinel-1 GRD, Sentinel-2 L1C and L2A of 251,079
-locations, up to four dates each.
+"""Reads SSL4EO-S12 v1.0 (arXiv 2211.07044): Sentinel-1 GRD, Sentinel-2 L1C and L2A time series.
 
-    <root>/s1/0000200/S1A_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CFBA_D457/{VV,VH}.tif
-    float32, dB
-    <root>/s2c/0000200/20200604T054639_20200604T054831_T43RCP/{B1,...,B8,B8A,B9,B10,B11,B12}.tif
-    uint16, reflectance x 10000
-    <root>/s2a/0000200/20200604T054639_20200604T054831_T43RCP/{B1,...,B8,B8A,B9,B11,B12}.tif uint16,
-    no B10
+    <root>/s1/0000200/S1A_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CFBA_D457/
+        {VV,VH}.tif                                float32, dB
+    <root>/s2c/0000200/20200604T054639_20200604T054831_T43RCP/
+        {B1,...,B8,B8A,B9,B10,B11,B12}.tif         uint16, reflectance x 10000
+    <root>/s2a/0000200/20200604T054639_20200604T054831_T43RCP/
+        {B1,...,B8,B8A,B9,B11,B12}.tif             uint16, no B10
 
-Patches are 264 x 264 pixels of 10 m; bands of 20 m have 132 x 132 pixels, bands of 60 m 44 x 44. A
-group is a location, the same over products; bands are in the order of the sensor table, dates in
-that of time. (The published code takes seasons as the folder listing gives them, in no order.) The
-archive has four dates a location and product. Fewer are no error: what to do with them is decided
-when an index is built. Files metadata.json are not read. `product` is the name of the folder, with
-tile or orbit. The time is the first of that name, the sensing time.
+There are 251,079 locations. Patches are 264 x 264 pixels of 10 m; bands of 20 m have 132 x 132
+pixels, bands of 60 m 44 x 44. A group is a location, over all products; bands are in the order of
+the sensor table, dates in order of time. (The published code takes seasons in the arbitrary order
+of the folder listing.) The archive has four dates per location and product. Fewer are not an error:
+their handling is decided when an index is built. Files metadata.json are not read. `product` is the
+name of the folder, with tile or orbit. The time is the first one in that name, the sensing time.
 
---resample bilinear    coarser bands on the 10 m grid, pixel areas aligned, rounded to uint16; as
-the published code does with OpenCV --resample nearest     the same with each pixel repeated, as
-torchgeo does --resample native      a sample a grid, of 10, 20 and 60 m, in one group
+--resample bilinear    coarser bands on the 10 m grid, pixel areas aligned, rounded to uint16, as
+                       in the published code with OpenCV
+--resample nearest     the same with each pixel repeated, as in torchgeo
+--resample native      one sample per grid of 10, 20 and 60 m, in one group
 
-Grids are what their files say, which is not where they are to the pixel. In every file the
-transform is off by half a pixel of its own, so that grids of 10, 20 and 60 m share the centre of
-their first pixel. And each band was cropped about its own middle: against the 10 m bands, those of
-20 m fit by their areas, but those of 60 m lie up to 5 pixels of 10 m away (seen at place 0000200).
-All methods leave them where the published code does.
+Grids are as stated by their files, which is not exact to the pixel. In every file the transform is
+off by half a pixel of its own size, so that grids of 10, 20 and 60 m share the centre of their
+first pixel. And each band was cropped about its own centre: relative to the 10 m bands, bands of
+20 m match by their areas, but bands of 60 m are off by up to 5 pixels of 10 m (seen at location
+0000200). All methods leave this as in the published code.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PRODUCTS = {
     "s2c": get_sensor("sentinel2_l1c"),
     "s2a": get_sensor("sentinel2_l2a"),
 }
-MOST_DATES = 4
+MAX_DATES = 4
 _OPTICAL = re.compile(r"(\d{8}T\d{6})_\d{8}T\d{6}_T\w{5}", re.ASCII)
 _RADAR = re.compile(
     r"S1[A-D]_IW_GRD[HFM]_1SDV_(\d{8}T\d{6})_\d{8}T\d{6}(?:_[0-9A-F]+){3}", re.ASCII
@@ -56,7 +56,7 @@ _EXAMPLES = {"s1": "S1A_IW_GRDH_1SDV_20200607T010800_20200607T010825_032904_03CF
 
 @dataclass(frozen=True)
 class Reader:
-    """SSL4EO-S12 v1.0, one sample a location, product and date."""
+    """SSL4EO-S12 v1.0, one sample per location, product and date."""
 
     TITLE: ClassVar[str] = "SSL4EO-S12 v1.0"
     VERSION: ClassVar[int] = 1
@@ -64,15 +64,15 @@ class Reader:
     sensors: ClassVar = band_files.all_rows(*PRODUCTS.values())
     archive: Archive
     products: tuple[str, ...] = option(
-        (), "which of s1, s2c and s2a (default: those that are there)", choices=tuple(PRODUCTS)
+        (), "some of s1, s2c and s2a (default: those in the archive)", choices=tuple(PRODUCTS)
     )
     resample: str = option(
         "bilinear",
-        "how coarser bands come onto the 10 m grid; native: a sample a grid",
+        "resampling of coarser bands to the 10 m grid; native: one sample per grid",
         choices=band_files.METHODS,
     )
     void_ids: str = option(
-        "", "file of the archive with the locations to leave out, one number a line", metavar="FILE"
+        "", "file in the archive with locations to omit, one number per line", metavar="FILE"
     )
 
     def items(self) -> list[Item]:
@@ -81,7 +81,7 @@ class Reader:
         if not products:
             raise ArchiveError(
                 "s2c",
-                "no such folder, nor s1 nor s2a; expected <input>/s2c/<place>/<date>/<band>.tif",
+                "no such folder, nor s1 or s2a; expected <input>/s2c/<location>/<date>/<band>.tif",
             )
         return sorted_by_id(
             item
@@ -92,7 +92,7 @@ class Reader:
     def read(self, item: Item, files: Files) -> Sample:
         product, scene = item.files[0].name.split("/")[0], item.files[0].name.split("/")[2]
         sensor = band_files.rows(PRODUCTS[product], self.resample)[item.part[0]]
-        pixels, place = band_files.read_image(
+        pixels, georeference = band_files.read_image(
             files, sensor, [file.role for file in item.files], self.resample
         )
         return Sample(
@@ -102,7 +102,7 @@ class Reader:
             group=item.group,
             product=scene,
             time=_time(product, item.files[0].name),
-            **place,
+            **georeference,
         )
 
     def _void(self) -> frozenset[str]:
@@ -123,17 +123,17 @@ class Reader:
                 f"no such folder, or no GeoTIFF in it; leave {product} out of --products, or add "
                 "the folder",
             )
-        for place, scenes in _by_location(product, names).items():
-            _check_dates(f"{product}/{place}", product, list(scenes))
-            if place not in void:
+        for location, scenes in _by_location(product, names).items():
+            _check_dates(f"{product}/{location}", product, list(scenes))
+            if location not in void:
                 for scene, bands in scenes.items():
-                    yield from self._images(product, place, scene, bands)
+                    yield from self._images(product, location, scene, bands)
 
     def _images(
-        self, product: str, place: str, scene: str, bands: dict[str, str]
+        self, product: str, location: str, scene: str, bands: dict[str, str]
     ) -> Iterator[Item]:
-        """The items of one image, given as {band: file}: one, or with `native` one a grid."""
-        folder, sensor = f"{product}/{place}/{scene}", PRODUCTS[product]
+        """The items of one image, given as {band: file}: one, or with `native` one per grid."""
+        folder, sensor = f"{product}/{location}/{scene}", PRODUCTS[product]
         band_files.check_names(
             folder, bands, [band_files.one_digit(band.name) for band in sensor.bands], sensor.title
         )
@@ -143,42 +143,42 @@ class Reader:
             )
             grid = f"/{size}m" if size else ""
             yield Item(
-                f"{place}/{product}/{_stamp(product, folder, scene)}{grid}",
-                place,
+                f"{location}/{product}/{_stamp(product, folder, scene)}{grid}",
+                location,
                 files,
                 part=(size,),
             )
 
 
 def _by_location(product: str, names: list[str]) -> dict[str, dict[str, dict[str, str]]]:
-    """{place: {scene: {band: file}}} of the files of a product."""
+    """{location: {scene: {band: file}}} of the files of a product."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     for name in names:
         parts = name.split("/")
         if len(parts) != 4:
             raise ArchiveError(
                 name,
-                f"lies elsewhere than {product}/<place>/<date>/<band>.tif; move it there, or out "
-                f"of {product}/",
+                f"is not at {product}/<location>/<date>/<band>.tif; move it there, or out of "
+                f"{product}/",
             )
         found.setdefault(parts[1], {}).setdefault(parts[2], {})[parts[3].rpartition(".")[0]] = name
     return found
 
 
 def _check_dates(folder: str, product: str, scenes: list[str]) -> None:
-    """Raises ArchiveError for more dates than the archive has, and for two images of one time."""
+    """Raises ArchiveError for more dates than published, and for two images with the same time."""
     stamps = [_stamp(product, f"{folder}/{scene}", scene) for scene in scenes]
     if len(set(stamps)) < len(stamps):
         raise ArchiveError(
             folder,
-            f"two folders of the time {max(stamps, key=stamps.count)}, expected one; remove one of "
-            "them",
+            f"two folders with the time {max(stamps, key=stamps.count)}, expected one; remove one "
+            "of them",
         )
-    if len(stamps) > MOST_DATES:
+    if len(stamps) > MAX_DATES:
         raise ArchiveError(
             folder,
-            f"{len(stamps)} dates, expected at most the {MOST_DATES} of SSL4EO-S12; remove what "
-            "does not belong there",
+            f"{len(stamps)} dates, expected at most the {MAX_DATES} of SSL4EO-S12; remove folders "
+            "that do not belong there",
         )
 
 
@@ -191,13 +191,13 @@ def _stamp(product: str, folder: str, scene: str) -> str:
         example = _EXAMPLES.get(product, "20200604T054639_20200604T054831_T43RCP")
         raise ArchiveError(
             folder,
-            f"is no name of a {product} scene, expected one such as {example}; rename the folder, "
-            "or move it away",
+            f"is not the name of a {product} scene, expected one such as {example}; rename the "
+            "folder, or move it away",
         )
     return found[1]
 
 
 def _time(product: str, name: str) -> int:
-    """Seconds since 1970 UTC of an image, by the name of its first file."""
+    """Seconds since 1970 UTC of an image, from the name of its first file."""
     folder, scene = name.rpartition("/")[0], name.split("/")[2]
     return band_files.seconds(folder, _stamp(product, folder, scene))

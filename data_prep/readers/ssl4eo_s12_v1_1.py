@@ -1,23 +1,23 @@
-"""Reads SSL4EO-S12 v1.1 (arXiv 2503.00168) in its Zarr files: 246,144 locations, four dates each,
-of Sentinel-1 GRD, Sentinel-2 L1C, L2A and RGB.
+"""Reads the Zarr files of SSL4EO-S12 v1.1 (arXiv 2503.00168): Sentinel-1 GRD, Sentinel-2 and RGB.
 
     <root>/{train,val}/{S1GRD,S2L1C,S2L2A,S2RGB}/ssl4eos12_{train,val}_seasonal_data_000001.zarr.zip
-    64 locations a file <root>/splits/ssl4eos12_{train,val}.txt     one file a line; optional.
-    Without them, the split is the folder
+        64 locations per file
+    <root>/splits/ssl4eos12_{train,val}.txt
+        one file per line; optional: without them, the split is the folder
 
-A file has the array `bands` [sample, time, band, y, x], int16 of Sentinel-2, float16 dB of
-Sentinel-1, uint8 of RGB, and beside it `band`, `sample`, `time_`, `center_lat`, `center_lon`,
-`crs`, `x_`, `y_`, `file_id` and, of Sentinel-2, `cloud_mask`. Files of one name hold the same
-locations in the same order in every product, which is checked. A group is a location, named as in
-`sample`; `product` is the scene in `file_id`. The mask `cloud_mask` has the codes of the file (its
-attribute cloud_classes: 0 land, 1 water, 2 snow, 3 thin and 4 thick cloud, 5 cloud shadow, 6 no
-data).
+There are 246,144 locations with four dates each. A file has the array `bands` [sample, time, band,
+y, x], int16 for Sentinel-2 (L1C, L2A), float16 dB for Sentinel-1, uint8 for RGB, and the arrays
+`band`, `sample`, `time_`, `center_lat`, `center_lon`, `crs`, `x_`, `y_`, `file_id` and, for
+Sentinel-2, `cloud_mask`. Files of the same name have the same locations in the same order in every
+product, which is checked. A group is a location, named as in `sample`; `product` is the scene in
+`file_id`. The mask `cloud_mask` has the codes of the file (its attribute cloud_classes: 0 land, 1
+water, 2 snow, 3 thin and 4 thick cloud, 5 cloud shadow, 6 no data).
 
-Digital numbers of Sentinel-2 are those of v1.0 + 1000. They are kept, and the sensor's offset says
-so: reflectance = DN / 10000 - 0.1. (A later release of v1.1, in tar files of one Zarr a sample, is
-published with means 1000 lower. It has another layout and is not read here.) `x_` and `y_` are
-taken for pixel centres, as xarray has them. Ids are <split>/<file>/<product>/<date>/<place>, in the
-order in which chunks lie in the files.
+Digital numbers of Sentinel-2 are those of v1.0 + 1000. They are kept, and the sensor's offset
+accounts for them: reflectance = DN / 10000 - 0.1. (A later release of v1.1, in tar files with one
+Zarr per sample, is published with means 1000 lower. It has another layout and is not read here.)
+`x_` and `y_` are interpreted as pixel centres, as in xarray. Ids are
+<split>/<file>/<product>/<date>/<location>, in the order of the chunks in the files.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ PRODUCTS = {
 }
 SPLITS = ("train", "val")
 _FILE = re.compile(r"ssl4eos12_(?:train|val)_seasonal_data_(\d+)\.zarr\.zip", re.ASCII)
-_MOST_IMAGES = 10_000  # in a file, which has 256
-_RGB_NAMES = ("B04", "B03", "B02"), ("R", "G", "B")  # besides those of the sensor table
+_MAX_IMAGES = 10_000  # per file; published files have 256
+_RGB_NAMES = ("B04", "B03", "B02"), ("R", "G", "B")  # accepted besides those of the sensor table
 _TIME_UNITS = {
     "days": 86400 * 10**9,
     "hours": 3600 * 10**9,
@@ -61,8 +61,8 @@ _AGAIN = "download the file again"
 
 @dataclass(frozen=True)
 class Reader:
-    """SSL4EO-S12 v1.1, one sample a location, product and date. An item's `part` is (sample, date)
-    in its file.
+    """SSL4EO-S12 v1.1, one sample per location, product and date. The `part` of an item is (sample,
+    date) in its file.
     """
 
     TITLE: ClassVar[str] = "SSL4EO-S12 v1.1"
@@ -72,7 +72,7 @@ class Reader:
     archive: Archive
     products: tuple[str, ...] = option(
         (),
-        f"which of {', '.join(PRODUCTS)} (default: those that are there)",
+        f"some of {', '.join(PRODUCTS)} (default: those in the archive)",
         choices=tuple(PRODUCTS),
     )
 
@@ -88,8 +88,8 @@ class Reader:
             if locations != expected:
                 raise ArchiveError(
                     name,
-                    f"its samples are not those of {other}, expected the same locations and dates; "
-                    f"{_AGAIN}",
+                    f"its samples differ from those of {other}, expected the same locations and "
+                    f"dates; {_AGAIN}",
                 )
             found += items
         return sorted_by_id(found)
@@ -97,13 +97,11 @@ class Reader:
     def read(self, item: Item, files: Files) -> Sample:
         name = item.files[0].name
         with files.local("image") as path:
-            source, sensor = (
-                Source(name, path, self.archive.entry(name).stamp),
-                PRODUCTS[name.split("/")[1]],
-            )
+            source = Source(name, path, self.archive.entry(name).stamp)
+            sensor = PRODUCTS[name.split("/")[1]]
             _check(source, sensor)
-            product = zarr_zip.whole(source, "file_id")
-            cloud_mask = zarr_zip.find(source, "cloud_mask")
+            product = zarr_zip.read_small(source, "file_id")
+            cloud_mask = zarr_zip.find_array(source, "cloud_mask")
             return Sample(
                 pixels=_pixels(source, item.part, sensor),
                 sensor=sensor.id,
@@ -113,8 +111,8 @@ class Reader:
                 time=_time(source, item.part),
                 masks={}
                 if cloud_mask is None
-                else {"cloud_mask": zarr_zip.part(source, "cloud_mask", item.part)},
-                **_place(source, item.part[0]),
+                else {"cloud_mask": zarr_zip.read_part(source, "cloud_mask", item.part)},
+                **_georeference(source, item.part[0]),
             )
 
     def _files(self) -> list[tuple[str, str]]:
@@ -125,7 +123,7 @@ class Reader:
             if len(parts) != 3 or parts[0] not in SPLITS or not _FILE.fullmatch(parts[2]):
                 raise ArchiveError(
                     name,
-                    "lies elsewhere than "
+                    "is not at "
                     "{train,val}/<product>/ssl4eos12_<split>_seasonal_data_<number>.zarr.zip; move "
                     "it away",
                 )
@@ -136,59 +134,57 @@ class Reader:
             product = absent[0] if absent else "S2L1C"
             raise ArchiveError(
                 f"train/{product}",
-                "no *.zarr.zip there, nor in val; give the folder that has train and val, and "
-                "--products that are there",
+                "contains no *.zarr.zip, and neither does val; give the folder with train and val, "
+                "and --products that it has",
             )
         return found
 
     def _items(
         self, name: str, product: str, splits: dict[str, str]
     ) -> tuple[list[Item], list[str]]:
-        """The items of a file, and its locations, a date each."""
+        """The items of a file, and their locations."""
         with self.archive.local(name) as path:
             source = Source(name, path, self.archive.entry(name).stamp)
             _check(source, PRODUCTS[product])
-            samples, dates = zarr_zip.find(source, "bands").shape[:2]
-            named = zarr_zip.whole(source, "sample")
+            samples, dates = zarr_zip.find_array(source, "bands").shape[:2]
+            names = zarr_zip.read_small(source, "sample")
         folder, _, file = name.split("/")
         number = _FILE.fullmatch(file)[1]
         locations = (
             [f"{folder}_{number}_{sample:02d}" for sample in range(samples)]
-            if named is None
-            else [_checked(source, str(each)) for each in named]
+            if names is None
+            else [_check_location(source, str(each)) for each in names]
         )
         split = splits.get(file, folder)
         items = [
             Item(
-                f"{folder}/{number}/{product}/{date}/{place}",
-                place,
+                f"{folder}/{number}/{product}/{date}/{location}",
+                location,
                 (File("image", name),),
                 split,
                 (sample, date),
             )
             for date in range(dates)
-            for sample, place in enumerate(locations)
+            for sample, location in enumerate(locations)
         ]
         return items, locations * dates
 
 
-def _checked(source: Source, place: str) -> str:
-    if not re.fullmatch(r"\w{1,40}", place, re.ASCII):
+def _check_location(source: Source, location: str) -> str:
+    if not re.fullmatch(r"\w{1,40}", location, re.ASCII):
         raise ArchiveError(
             f"{source.name}/sample",
-            f"has the place {place[:60]!r}, expected one such as '0080717'; {_AGAIN}",
+            f"has the location {location[:60]!r}, expected one such as '0080717'; {_AGAIN}",
         )
-    return place
+    return location
 
 
-# ------------------------------------------------------------------ what a file holds
+# ------------------------------------------------------------------ contents of a file
 
 
 def _check(source: Source, sensor: Sensor) -> None:
-    """Raises ArchiveError for other bands, another dtype, or arrays whose shapes do not go
-    together.
-    """
-    bands = zarr_zip.find(source, "bands")
+    """Raises ArchiveError for other bands, another dtype, or arrays whose shapes do not match."""
+    bands = zarr_zip.find_array(source, "bands")
     if bands is None:
         raise ArchiveError(
             source.name, f"has no array `bands`, expected [sample, time, band, y, x]; {_AGAIN}"
@@ -204,19 +200,19 @@ def _check(source: Source, sensor: Sensor) -> None:
             f"{source.name}/bands",
             f"is {bands.dtype} {list(bands.shape)}, expected {expected}; {_AGAIN}",
         )
-    if bands.shape[0] * bands.shape[1] > _MOST_IMAGES:
+    if bands.shape[0] * bands.shape[1] > _MAX_IMAGES:
         raise ArchiveError(
             f"{source.name}/bands",
-            f"has {bands.shape[0] * bands.shape[1]:,} images, at most {_MOST_IMAGES:,}; {_AGAIN}",
+            f"has {bands.shape[0] * bands.shape[1]:,} images, at most {_MAX_IMAGES:,}; {_AGAIN}",
         )
     _check_names(source, sensor)
     samples, dates, _, height, width = bands.shape
     for key, (shape, kinds) in _companions(samples, dates, height, width).items():
-        array = zarr_zip.find(source, key)
+        array = zarr_zip.find_array(source, key)
         if array is not None and (array.shape != shape or array.dtype.kind not in kinds):
             raise ArchiveError(
                 f"{source.name}/{key}",
-                f"is {array.dtype} {list(array.shape)}, expected {list(shape)}, as `bands` has; "
+                f"is {array.dtype} {list(array.shape)}, expected {list(shape)} to match `bands`; "
                 f"{_AGAIN}",
             )
 
@@ -224,7 +220,7 @@ def _check(source: Source, sensor: Sensor) -> None:
 def _companions(
     samples: int, dates: int, height: int, width: int
 ) -> dict[str, tuple[tuple[int, ...], str]]:
-    """{array: (shape, kinds of its dtype)} of those that a file may have beside `bands`."""
+    """{array: (shape, kinds of its dtype)} of the arrays that a file may have besides `bands`."""
     return {
         "sample": ((samples,), "US"),
         "time_": ((samples, dates), "iM"),
@@ -239,10 +235,10 @@ def _companions(
 
 
 def _check_names(source: Source, sensor: Sensor) -> None:
-    names = zarr_zip.whole(source, "band")
+    names = zarr_zip.read_small(source, "band")
     if names is None or names.ndim != 1 or names.dtype.kind != "U":
         raise ArchiveError(
-            f"{source.name}/band", f"are no names, so the order of bands would be a guess; {_AGAIN}"
+            f"{source.name}/band", f"are not names, so the order of bands is unknown; {_AGAIN}"
         )
     expected = tuple(band.name for band in sensor.bands)
     others = _RGB_NAMES if sensor.id == "sentinel2_rgb" else ()
@@ -255,7 +251,7 @@ def _check_names(source: Source, sensor: Sensor) -> None:
 
 
 def _pixels(source: Source, part: tuple[int, ...], sensor: Sensor) -> np.ndarray:
-    pixels = zarr_zip.part(source, "bands", part)
+    pixels = zarr_zip.read_part(source, "bands", part)
     missing = sensor.missing(pixels)
     if missing.any() and sensor.nodata is None:
         where = f"sample {part[0]}, date {part[1]}: {missing.sum()} values are NaN or infinite"
@@ -267,8 +263,8 @@ def _pixels(source: Source, part: tuple[int, ...], sensor: Sensor) -> np.ndarray
 
 def _time(source: Source, part: tuple[int, ...]) -> int | None:
     """Seconds since 1970 UTC."""
-    times = zarr_zip.whole(source, "time_")
-    if times is None or times[part].astype(np.int64) == np.iinfo(np.int64).min:  # the latter is NaT
+    times = zarr_zip.read_small(source, "time_")
+    if times is None or times[part].astype(np.int64) == np.iinfo(np.int64).min:  # absent, or NaT
         return None
     if times.dtype.kind == "M":
         seconds = int(times[part].astype("M8[s]").astype(np.int64))
@@ -284,8 +280,8 @@ def _time(source: Source, part: tuple[int, ...]) -> int | None:
 
 
 def _since(source: Source) -> tuple[int, int]:
-    """(seconds since 1970, nanoseconds) of the attribute units, "seconds since 2019-12-01
-    10:20:30".
+    """(start in seconds since 1970, unit in nanoseconds) of the attribute units, such as "seconds
+    since 2019-12-01 10:20:30".
     """
     units = zarr_zip.attributes(source, "time_").get("units")
     found = (
@@ -296,26 +292,26 @@ def _since(source: Source) -> tuple[int, int]:
     if not found or found[1] not in _TIME_UNITS:
         raise ArchiveError(
             f"{source.name}/time_",
-            f"has the units {str(units)[:80]!r}, expected such as 'seconds since 1970-01-01'; "
-            f"{_AGAIN}",
+            f"has the units {str(units)[:80]!r}, expected units such as 'seconds since "
+            f"1970-01-01'; {_AGAIN}",
         )
     try:
         begin = np.datetime64(f"{found[2]}T{found[3] or '00:00:00'}", "s")
     except ValueError as error:
         raise ArchiveError(
-            f"{source.name}/time_", f"has the units {units!r}, which is no date; {_AGAIN}"
+            f"{source.name}/time_", f"has the units {units!r}, without a valid date; {_AGAIN}"
         ) from error
     return int(begin.astype(np.int64)), _TIME_UNITS[found[1]]
 
 
-# ------------------------------------------------------------------ place
+# ------------------------------------------------------------------ georeference
 
 
-def _place(source: Source, sample: int) -> dict[str, Any]:
+def _georeference(source: Source, sample: int) -> dict[str, Any]:
     """The fields lonlat, crs, affine and gsd_m of a Sample; None for each that the file does not
-    say.
+    have.
     """
-    code, lonlat = zarr_zip.whole(source, "crs"), _lonlat(source, sample)
+    code, lonlat = zarr_zip.read_small(source, "crs"), _lonlat(source, sample)
     if code is None:
         return {"lonlat": lonlat}
     try:
@@ -334,7 +330,10 @@ def _place(source: Source, sample: int) -> dict[str, Any]:
 
 
 def _lonlat(source: Source, sample: int) -> tuple[float, float] | None:
-    longitude, latitude = zarr_zip.whole(source, "center_lon"), zarr_zip.whole(source, "center_lat")
+    longitude, latitude = (
+        zarr_zip.read_small(source, "center_lon"),
+        zarr_zip.read_small(source, "center_lat"),
+    )
     if longitude is None or latitude is None:
         return None
     if not (abs(longitude[sample]) <= 180 and abs(latitude[sample]) <= 90):
@@ -347,8 +346,8 @@ def _lonlat(source: Source, sample: int) -> tuple[float, float] | None:
 
 
 def _affine(source: Source, sample: int) -> tuple[float, ...] | None:
-    """Of the pixel centres `x_` and `y_`; None where there are none, or one."""
-    x, y = zarr_zip.whole(source, "x_"), zarr_zip.whole(source, "y_")
+    """The transform from the pixel centres `x_` and `y_`; None with fewer than two."""
+    x, y = zarr_zip.read_small(source, "x_"), zarr_zip.read_small(source, "y_")
     if x is None or y is None or min(x.shape[1], y.shape[1]) < 2:
         return None
     (left, column), (top, row) = _line(source, "x_", x[sample]), _line(source, "y_", y[sample])
@@ -361,7 +360,7 @@ def _line(source: Source, key: str, centres: np.ndarray) -> tuple[float, float]:
     if not (step != 0 and np.allclose(np.diff(centres), step, rtol=1e-3, atol=0)):
         raise ArchiveError(
             f"{source.name}/{key}",
-            f"goes from {centres[0]} to {centres[-1]} in uneven steps, expected a regular grid; "
+            f"goes from {centres[0]} to {centres[-1]} in unequal steps, expected a regular grid; "
             f"{_AGAIN}",
         )
     return float(centres[0]), float(step)

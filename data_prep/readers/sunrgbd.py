@@ -1,17 +1,18 @@
-"""Reads SUN RGB-D and NYU Depth v2 in the layout of CMX (arXiv 2203.04838): photographs with depth,
-coded as HHA or as it was measured.
+"""Reads SUN RGB-D and NYU Depth v2 in the layout of CMX (arXiv 2203.04838): photographs with depth.
 
-    <root>/RGB/<name>.jpg            or .png, uint8 [3, h, w] <root>/HHA/<name>.jpg            or
-    .png, uint8 [3, h, w]: disparity, height above ground, angle with gravity; and/or
-    <root>/Depth/<name>.png          uint16 [1, h, w] <root>/Label/<name>.png          class codes
-    [h, w]; optional <root>/{train,test}.txt          one <name> a line; optional, but where one is,
-    every name is in one of them
+    <root>/RGB/<name>.jpg       or .png, uint8 [3, h, w]
+    <root>/HHA/<name>.jpg       or .png, uint8 [3, h, w]: disparity, height above ground, angle with
+                                gravity; and/or
+    <root>/Depth/<name>.png     uint16 [1, h, w], depth as measured
+    <root>/Label/<name>.png     class codes [h, w]; optional
+    <root>/{train,test}.txt     one <name> per line; optional, but if there are lists, every name
+                                must be in one
 
-Each name is one group, with one sample a folder: `sunrgbd_rgb`, `sunrgbd_hha`, `sunrgbd_depth`.
-Where a folder is, it has a file for each name. Label `segmentation`: raw codes, of which 0 is "no
-label" (CMX takes 1 from each and ignores 255). Channels are in the file's order, R, G, B; CMX reads
-HHA with OpenCV, so its networks have the three channels the other way round. There is neither place
-nor time.
+Each name is one group, with one sample per folder: `sunrgbd_rgb`, `sunrgbd_hha`, `sunrgbd_depth`.
+An existing folder must have a file for each name. Label `segmentation`: raw codes, of which 0 is
+"no label" (CMX subtracts 1 from each and ignores 255). Channels are in the file's order, R, G, B;
+CMX reads HHA with OpenCV, so its networks get the three channels in reverse order. Pictures have
+neither coordinates nor times.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _LABEL = "Label"
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """SUN RGB-D, one sample a picture."""
+    """SUN RGB-D, one sample per picture."""
 
     TITLE: ClassVar[str] = "SUN RGB-D / NYU Depth v2"
     VERSION: ClassVar[int] = 1
@@ -55,8 +56,8 @@ class Reader:
         if "RGB" not in folders:
             raise ArchiveError(
                 "RGB",
-                "no such folder, or no picture in it; expected RGB/<name>.jpg, and HHA/<name>.png "
-                "or Depth/<name>.png",
+                "no such folder, or an empty one; expected RGB/<name>.jpg, and HHA/<name>.png or "
+                "Depth/<name>.png",
             )
         _check_same_names(folders)
         splits = split_lists(
@@ -88,7 +89,7 @@ class Reader:
         return Sample(pixels=pixels, sensor=sensor.id, id=item.id, group=item.group, labels=labels)
 
     def _pictures(self, folder: str) -> dict[str, str]:
-        """{name without ending: file} of a folder."""
+        """{name without suffix: file} of a folder."""
         pictures: dict[str, str] = {}
         for file in self.archive.names(tuple(FORMATS)):
             if file.startswith(f"{folder}/"):
@@ -108,13 +109,13 @@ def _check_same_names(folders: Mapping[str, Mapping[str, str]]) -> None:
             where = "RGB" if differ[0] in pictures else folder
             raise ArchiveError(
                 f"{where}/{differ[0]}",
-                f"no such picture, but {folder} and RGB must have the same; add it, or remove its "
-                "partner",
+                f"no such picture, but {folder} and RGB must have the same names; add it, or "
+                "remove its counterpart",
             )
 
 
 def _files(name: str, kind: str, folders: Mapping[str, Mapping[str, str]]) -> tuple[File, ...]:
-    """The picture, its photograph (which must have the same size) and its label map."""
+    """The picture, its photograph, which must have the same size, and its label map."""
     files = [File("image", folders[kind][name])]
     if kind != "RGB":
         files.append(File("photograph", folders["RGB"][name]))
@@ -137,10 +138,11 @@ def _size(pixels: np.ndarray) -> str:
 
 
 def _codes(name: str, picture: np.ndarray) -> np.ndarray:
-    """The label map [h, w] in a picture [1, h, w]. JPEG would have changed its codes."""
+    """The label map [h, w] in a picture [1, h, w]. JPEG would have altered its codes."""
     if len(picture) != 1 or not name.lower().endswith(".png"):
         raise ArchiveError(
             name,
-            f"{len(picture)} channels, expected a PNG of one, which holds class codes; write it so",
+            f"{len(picture)} channels, expected a PNG with one channel of class codes; write it "
+            "as such",
         )
     return picture[0]

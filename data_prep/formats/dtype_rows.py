@@ -1,4 +1,4 @@
-"""Rows of the sensor table for archives whose files may have another dtype than the table says."""
+"""Sensor rows for archives whose files may have another dtype than the sensor table."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from eo_jax.sensors import Sensor
 
 
-def stored_as(sensor: Sensor, *dtypes: str) -> dict[str, Sensor]:
-    """{dtype: row}: the table's own row, and for each other dtype a row `<id>_<dtype>`, alike but
-    for the dtype.
+def rows_by_dtype(sensor: Sensor, *dtypes: str) -> dict[str, Sensor]:
+    """{dtype: row}: the table's own row, and for each other dtype a row `<id>_<dtype>` that differs
+    in the dtype only.
 
-    A no-data value that the dtype cannot hold is None there.
+    A no-data value that the dtype cannot represent becomes None.
     """
     rows = {}
     for dtype in dtypes:
