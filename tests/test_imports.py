@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.__main__ import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("eo_jax", "data_prep", "configs", "launch", "benchmarks")
 
@@ -57,6 +59,18 @@ DATA_PREP_MAY_IMPORT = (
     "eo_jax.report.html_page",
     "data_prep",
 )
+# Rooms of data_prep, each with the rooms that it may import; everything else there is a command.
+DATA_PREP_ROOMS = {
+    "jobs": (),
+    "simulation": (),
+    "statistics": (),
+    "archive": ("jobs",),
+    "reader": ("archive",),
+    "formats": ("archive", "reader"),
+    "readers": ("archive", "reader", "formats"),
+    "conversion": ("archive", "reader", "jobs", "statistics"),
+    "inspection": ("statistics",),
+}
 
 
 @functools.cache
@@ -190,6 +204,51 @@ def test_data_prep_imports_only_what_describes_and_stores_data():
         for module in below("data_prep")
     }
     assert {module: names for module, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize("room", DATA_PREP_ROOMS)
+def test_directions_within_data_prep(room: str):
+    members = below(f"data_prep.{room}")
+    allowed = tuple(f"data_prep.{name}" for name in (room, *DATA_PREP_ROOMS[room]))
+    assert members
+    wrong = {
+        module: sorted(
+            name
+            for name in imports(module)
+            if within(name, ("data_prep",)) and not within(name, allowed)
+        )
+        for module in members
+    }
+    assert {module: names for module, names in wrong.items() if names} == {}
+
+
+def test_rooms_of_data_prep_are_listed_in_the_order_of_their_imports():
+    """So there is no circle between them."""
+    rooms = list(DATA_PREP_ROOMS)
+    for number, room in enumerate(rooms):
+        assert set(DATA_PREP_ROOMS[room]) <= set(rooms[:number])
+
+
+def test_nothing_imports_a_command_of_data_prep():
+    rooms = tuple(f"data_prep.{room}" for room in DATA_PREP_ROOMS)
+    commands = {
+        module
+        for module in below("data_prep")
+        if module != "data_prep" and not within(module, rooms)
+    }
+    assert {f"data_prep.{name}" for name in COMMANDS} < commands
+    assert [module for module in below("data_prep", "eo_jax") if imports(module) & commands] == []
+
+
+def test_no_reader_imports_another():
+    """Modules that begin with an underscore are what they share."""
+    readers = {
+        module
+        for module in below("data_prep.readers")
+        if module.count(".") == 2 and not module.rpartition(".")[2].startswith("_")
+    }
+    assert readers
+    assert [module for module in below("data_prep.readers") if imports(module) & readers] == []
 
 
 def test_no_module_imports_itself_in_a_circle():

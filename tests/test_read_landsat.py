@@ -118,7 +118,7 @@ def test_ssl4eo_l_bands_of_each_product_in_file_order(
     assert (sample.pixels // 20 == np.arange(1, len(bands.split()) + 1)[:, None, None]).all()
 
 
-def test_ssl4eo_l_groups_are_places_over_all_products(tmp_path: Path) -> None:
+def test_ssl4eo_l_groups_are_locations_over_all_products(tmp_path: Path) -> None:
     items = make_reader("ssl4eo-l", tmp_path, **write("ssl4eo-l", tmp_path)).items()
     ids = [item.id for item in items]
     assert ids == sorted(ids)

@@ -179,7 +179,7 @@ def test_seasons_are_in_the_order_of_time_whatever_the_listing(tmp_path: Path) -
     assert times == sorted(times)
 
 
-def test_items_ids_groups_and_void_places(tmp_path: Path) -> None:
+def test_items_ids_groups_and_void_locations(tmp_path: Path) -> None:
     write(S12, tmp_path)
     items = make_reader(S12, tmp_path, void_ids="void_ids.csv").items()
     assert {item.group for item in items} == {"0000200", "0000201"}

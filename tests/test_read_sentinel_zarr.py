@@ -154,7 +154,7 @@ def test_splits_and_products(tmp_path: Path) -> None:
     reject(V1_1, tmp_path, "S1GRD", "--products", products=("S1GRD",))
 
 
-def test_products_must_hold_the_same_places(tmp_path: Path) -> None:
+def test_products_must_hold_the_same_locations(tmp_path: Path) -> None:
     write(V1_1, tmp_path)
     write_file(
         path_of(tmp_path, "train", "S2L2A"), arrays("S2L2A", ("0080717", "0179869", "0060573"))
