@@ -1,8 +1,8 @@
-"""Small archives in the published layouts, of images as large as the configs crop: real pixels,
-cut, turned and mirrored, where there are any.
+"""Small archives in the published layouts, with images as large as the configs crop.
 
-`write(reader, root, request)` makes the one that a reader's command converts. Archives of which
-nobody may pass a sample on, or none was at hand (SSL4EO-L, GeoNRW, SUN RGB-D), have smooth noise.
+`write(reader, root, request)` writes the archive that a reader's command converts, from real
+pixels, cut, rotated and mirrored. Archives whose samples may not be passed on, or were not
+available (SSL4EO-L, GeoNRW, SUN RGB-D), have smooth noise.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from eo_jax.sensors import ENMAP
 from tests import tiny_archives
 from tests.layouts import bigearthnet, eurosat, geonrw, ssl4eo_l, ssl4eo_s12
 
-PLACES = 8  # as many as the small batches have samples
+LOCATIONS = 8  # the number of samples in the small batches
 DAYS = ("20200301", "20200604", "20200903", "20201203")
 
 
 def write(reader: str, root: Path, request: pytest.FixtureRequest) -> None:
-    """Writes the archive; skips the test where it needs the real samples and they are not there."""
+    """Writes the archive; skips the test if it needs real samples that are not available."""
     root.mkdir(parents=True)
     if reader in _REAL:
         _REAL[reader](root, request.getfixturevalue("sample_data"))
@@ -45,9 +45,7 @@ def _salinas_a(root: Path, real: Path) -> None:
 
 
 def _spectral_earth(root: Path, real: Path) -> None:
-    """The tiles of Potsdam as locations; every other one has a second date, which is the first
-    mirrored.
-    """
+    """The tiles of Potsdam as locations; every other one has a second date, the mirrored first."""
     kept = [number - 1 for number in ENMAP.band_numbers]
     for number, path in enumerate(
         sorted((real / "enmap" / "potsdam_l2a_tiles" / "images").glob("*.tif")), start=1
@@ -58,8 +56,8 @@ def _spectral_earth(root: Path, real: Path) -> None:
 
 
 def _ssl4eo_s12(root: Path, real: Path) -> None:
-    """Four windows of the real place, mirrored for four more; its two dates, turned for
-    two more.
+    """Four windows of the real location, mirrored for four more; its two dates, rotated for two
+    more.
     """
     for product in ssl4eo_s12.BANDS:
         scenes = sorted(
@@ -67,10 +65,10 @@ def _ssl4eo_s12(root: Path, real: Path) -> None:
             for path in (real / "sentinel" / "SSL4EO-S12_real" / product / "0000200").iterdir()
             if path.is_dir()
         )
-        for place in range(PLACES):
+        for location in range(LOCATIONS):
             for season, day in enumerate(DAYS):
-                folder = root / product / f"{place:07d}" / _scene(product, day)
-                _write_scene(folder, product, scenes[season % 2], place, turned=season // 2)
+                folder = root / product / f"{location:07d}" / _scene(product, day)
+                _write_scene(folder, product, scenes[season % 2], location, turned=season // 2)
 
 
 def _scene(product: str, day: str) -> str:
@@ -79,49 +77,49 @@ def _scene(product: str, day: str) -> str:
     return f"{day}T054639_{day}T054831_T43RCP"
 
 
-def _write_scene(folder: Path, product: str, scene: Path, place: int, turned: int) -> None:
+def _write_scene(folder: Path, product: str, scene: Path, location: int, turned: int) -> None:
     size, step = 96, 168  # pixels of 10 m: whole pixels of 60 m
     for band in ssl4eo_s12.BANDS[product]:
         factor = 1 if product == "s1" else ssl4eo_s12.PIXELS.get(band, 2)
         row, column, length = (
-            pixels // factor for pixels in (place // 2 % 2 * step, place % 2 * step, size)
+            pixels // factor for pixels in (location // 2 % 2 * step, location % 2 * step, size)
         )
         window = tiny_archives.read(scene / f"{band}.tif")[
             :, row : row + length, column : column + length
         ]
-        view = np.rot90(window[:, :, :: 1 - 2 * (place // 4)], 2 * turned, (1, 2))
+        view = np.rot90(window[:, :, :: 1 - 2 * (location // 4)], 2 * turned, (1, 2))
         tiny_archives.write(
             folder / f"{band}.tif", view, crs="EPSG:4326", transform=ssl4eo_s12.transform(factor)
         )
 
 
 def _bigearthnet(root: Path, real: Path) -> None:
-    """The real patch in its eight orientations, as eight patches to train on."""
+    """The real patch in its eight orientations, as eight patches for training."""
     (patch,) = (
         real / "sentinel" / "BigEarthNet_v2" / "BigEarthNet-S2" / bigearthnet.TILE
     ).iterdir()
     lines = []
-    for number in range(PLACES):
-        place = f"{number}_{number}"
-        name = f"{bigearthnet.TILE}_{place}"
+    for number in range(LOCATIONS):
+        location = f"{number}_{number}"
+        name = f"{bigearthnet.TILE}_{location}"
         for band in bigearthnet.S2:
             view = list(_orientations(tiny_archives.read(patch / f"{patch.name}_{band}.tif")))[
                 number
             ]
-            grid = bigearthnet.grid(bigearthnet.PIXELS.get(band, 2), place)
+            grid = bigearthnet.grid(bigearthnet.PIXELS.get(band, 2), location)
             tiny_archives.write(
                 root / "BigEarthNet-S2" / bigearthnet.TILE / name / f"{name}_{band}.tif",
                 view,
                 nodata=0,
                 **grid,
             )
-        lines.append(f'{name},"Arable land",train,Austria,{bigearthnet.SCENE}_33UUP_{place}\n')
+        lines.append(f'{name},"Arable land",train,Austria,{bigearthnet.SCENE}_33UUP_{location}\n')
     (root / "metadata.csv").write_text("patch_id,labels,split,country,s1_name\n" + "".join(lines))
 
 
 def _eurosat(root: Path, real: Path) -> None:
-    """The two real chips in their eight orientations: six of each to train on, one each to validate
-    and to test on.
+    """The two real chips in their eight orientations: six of each for training, one each for
+    validation and test.
     """
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for kind in ("AnnualCrop", "SeaLake"):
@@ -137,7 +135,7 @@ def _eurosat(root: Path, real: Path) -> None:
 
 
 def _orientations(image: np.ndarray) -> Iterator[np.ndarray]:
-    """The eight of an image [c, h, w]."""
+    """The eight orientations of an image [c, h, w]."""
     for mirrored in (image, image[:, :, ::-1]):
         for quarter in range(4):
             yield np.rot90(mirrored, quarter, (1, 2))
@@ -147,18 +145,18 @@ def _orientations(image: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _ssl4eo_l(root: Path) -> None:
-    for place in range(PLACES):
+    for location in range(LOCATIONS):
         for day in DAYS[:2]:
-            image = _smooth((7, 264, 264), seed=10 * place + int(day[5]))
+            image = _smooth((7, 264, 264), seed=10 * location + int(day[5]))
             tiny_archives.write(
-                ssl4eo_l.path(root, "oli_sr", f"{place:07d}", f"LC08_223084_{day}"),
+                ssl4eo_l.path(root, "oli_sr", f"{location:07d}", f"LC08_223084_{day}"),
                 image,
                 **ssl4eo_l.GRID,
             )
 
 
 def _geonrw(root: Path) -> None:
-    """One city to train on, and the three that are held out."""
+    """One city for training, and the three that are held out."""
     sizes = {
         "aachen/287_5623": (500, 1000),
         "duesseldorf/344_5678": (250, 250),
@@ -177,7 +175,7 @@ def _geonrw(root: Path) -> None:
 
 
 def _sunrgbd(root: Path) -> None:
-    names = [str(number) for number in range(1, PLACES + 1)]
+    names = [str(number) for number in range(1, LOCATIONS + 1)]
     for folder in ("RGB", "HHA", "Depth", "Label"):
         (root / folder).mkdir()
     (root / "train.txt").write_text("".join(f"{name}\n" for name in names[:-2]))
@@ -193,7 +191,7 @@ def _sunrgbd(root: Path) -> None:
 
 
 def _smooth(shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    """uint8 [c, h, w], fields of a few pixels in size."""
+    """uint8 [c, h, w] of fields a few pixels in size."""
     fields = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), (0, 4, 4))
     return np.clip(128 + 45 * fields / fields.std(), 1, 255).astype(np.uint8)
 

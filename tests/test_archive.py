@@ -1,4 +1,4 @@
-"""An archive looks the same extracted or not, whole or in parts, in this process and in another."""
+"""An archive reads the same extracted or not, complete or split, in this process and in another."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_published_folder_reads_the_same_with_and_without_its_extracted_files(
     ]
 )
 def root(request, tmp_path: Path) -> Path:
-    """A folder that holds FILES and hidden files below `set`, extracted or in a container."""
+    """A folder with FILES and hidden files below `set`, extracted or in a container."""
     files, kind, folder = FILES | dict.fromkeys(HIDDEN, b"hidden"), request.param, tmp_path / "set"
     folder.mkdir()
     if kind == "folder":
@@ -146,7 +146,7 @@ def test_every_kind_gives_a_local_path(root):
         )
         assert first.suffix == ".tif"
     with archive.local(name) as again:
-        assert again == first  # consecutive windows do not unpack anew
+        assert again == first  # consecutive windows do not unpack again
     del archive
     assert first.is_relative_to(root) or not first.exists()
 
@@ -156,7 +156,7 @@ def test_every_kind_works_in_a_spawned_process(root, tmp_path_factory):
     archive.entries()
     archive.read("set/a/0001/all_bands.tif")  # handles are open
     assert contents(pickle.loads(pickle.dumps(archive))) == contents(archive)
-    if (root / "set" / "x.tar.gz").exists():  # one start of a process is slow enough
+    if (root / "set" / "x.tar.gz").exists():  # starting one process is slow enough
         with concurrent.futures.ProcessPoolExecutor(
             1, multiprocessing.get_context("spawn")
         ) as pool:
@@ -201,7 +201,7 @@ def test_a_name_in_two_containers_is_an_error_that_names_both_unless_it_is_extra
     (tmp_path / "a.tif").write_bytes(b"extracted")
     assert contents(open_archive(tmp_path)) == {"a.tif": b"extracted"}
     with pytest.raises(ArchiveError, match="no such file"):
-        open_archive(tmp_path).read("x.tar")  # it is looked into, and no file itself
+        open_archive(tmp_path).read("x.tar")  # its members are listed, not the container itself
 
 
 @pytest.mark.parametrize("again", ["a.tif", "./a.tif", "b/../a.tif"])
@@ -219,7 +219,7 @@ def test_a_name_twice_in_one_container_is_an_error(tmp_path, again):
         one(tmp_path, "x.tar", buffer.getvalue()),
         one(tmp_path, "x.zip", pairs.getvalue()),
     ):
-        with pytest.raises(ArchiveError, match=r"there twice|leads out"):
+        with pytest.raises(ArchiveError, match=r"occurs twice|leads out"):
             archive.entries()
 
 
@@ -229,7 +229,7 @@ def test_a_whole_file_is_preferred_to_its_parts_but_not_when_it_is_incomplete(tm
     (tmp_path / "x.tar.gz").write_bytes(data)
     assert contents(open_archive(tmp_path)) == FILES
     (tmp_path / "x.tar.gz").write_bytes(data[:100])
-    with pytest.raises(ArchiveError, match=r"^x.tar.gz: has 100 bytes, its parts beside it"):
+    with pytest.raises(ArchiveError, match=r"^x.tar.gz: has 100 bytes, but its parts next to it"):
         open_archive(tmp_path).entries()
 
 
@@ -322,7 +322,7 @@ def test_a_gzip_named_tar_and_a_tar_named_tar_gz(tmp_path):
     )
 
 
-def test_paths_that_are_no_archive(tmp_path):
+def test_paths_that_are_not_archives(tmp_path):
     os.mkfifo(tmp_path / "fifo.tar")
     for path, message in (
         (Path("/vsizip/x.zip"), "GDAL"),
@@ -338,9 +338,7 @@ def test_paths_that_are_no_archive(tmp_path):
 
 @pytest.fixture
 def far_apart(tmp_path, monkeypatch) -> dict[str, bytes]:
-    """Files of a tar.gz with seek points between them: what the 4 MB between points are for a real
-    archive are 64 KB here.
-    """
+    """Files of a tar.gz with seek points between them: 64 KB apart here, 4 MB in a real archive."""
     monkeypatch.setattr(tar_index, "SPACING", 2**16)
     monkeypatch.setattr(tar_index, "STEP", 2**18)
     files = {
@@ -379,7 +377,7 @@ def test_the_pass_over_a_tar_gz_is_made_once(far_apart, tmp_path, monkeypatch):
     first = contents(open_archive(tmp_path, tmp_path / ".index"))
     monkeypatch.setattr(gzip, "GzipFile", None)
     assert contents(open_archive(tmp_path, tmp_path / ".index")) == first
-    os.utime(tmp_path / "x.tar.gz", (1, 1))  # another file, for all one knows
+    os.utime(tmp_path / "x.tar.gz", (1, 1))  # as if it were another file
     with pytest.raises(TypeError):
         contents(open_archive(tmp_path, tmp_path / ".index"))
 
@@ -476,7 +474,7 @@ def test_temporary_files_are_few_and_go_with_the_archive(tmp_path, monkeypatch):
     assert not list((tmp_path / "spool").iterdir())
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(access.tempfile, "tempdir", str(tmp_path / "spool"))
     (tmp_path / "spool").mkdir()
     archive = one(tmp_path, "x.tar", tar_of({"a.tif": b"x"}))

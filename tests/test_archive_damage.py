@@ -1,4 +1,4 @@
-"""Whatever is wrong with an archive is one clear error, in bounded time and memory."""
+"""Every fault of an archive is one clear error, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_zip_name_with_nul(tmp_path):
         (b"M", "of the unknown kind"),
     ],
 )
-def test_tar_members_that_are_no_files(tmp_path, kind, message):
+def test_tar_members_that_are_not_files(tmp_path, kind, message):
     data = made(lambda tar: add(tar, "a/link.tif", type=kind, linkname="/etc/passwd"))
     assert refused(one(tmp_path, "x.tar", data), message).startswith("x.tar/a/link.tif: ")
     assert "extract" in refused(one(tmp_path, "y.tar.gz", gzip.compress(data)), message)
@@ -113,7 +113,7 @@ def test_a_sparse_file_of_pax(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
-def test_zip_members_that_are_no_files(tmp_path, kind):
+def test_zip_members_that_are_not_files(tmp_path, kind):
     def change(file: zipfile.ZipFile) -> None:
         file.getinfo("a.tif").external_attr = (kind | 0o777) << 16
 
@@ -139,7 +139,7 @@ def test_a_file_exchanged_for_a_fifo_while_it_is_opened_does_not_hang(tmp_path, 
     os.mkfifo(tmp_path / "fifo")
     monkeypatch.setattr(
         containers, "regular_status", lambda path, name: None
-    )  # it was a file when it was looked at
+    )  # it was a file when it was checked
     with pytest.raises(ArchiveError, match="is a FIFO"):
         containers.open_regular(tmp_path / "fifo", "fifo")
 
@@ -234,7 +234,7 @@ def test_every_truncation_of_a_tar_and_a_tar_gz_is_found(tmp_path):
 
 
 def test_a_damaged_header_does_not_end_the_list(tmp_path):
-    """tarfile takes it for the end, and gives the members before it."""
+    """tarfile mistakes it for the end, and returns the members before it."""
     data = bytearray(tar_of({"a.tif": b"x", "b.tif": b"y", "c.tif": b"z"}, tarfile.GNU_FORMAT))
     data[1024] ^= 1
     refused(one(tmp_path, "x.tar", bytes(data)), "no tar header at byte 1,024")
@@ -290,7 +290,7 @@ def test_damaged_pax_records(tmp_path, records):
 
 
 def test_very_many_extended_headers_before_one_file(tmp_path):
-    """tarfile calls itself for each."""
+    """tarfile recurses for each."""
     info = tarfile.TarInfo("pax")
     info.type = tarfile.XHDTYPE
     assert contents(
@@ -336,7 +336,7 @@ def lie(**fields: int):
         (lie(compress_type=zipfile.ZIP_LZMA), "method 14"),
     ],
 )
-def test_zip_files_that_lie(tmp_path, change, message):
+def test_zip_files_with_false_claims(tmp_path, change, message):
     assert "x.zip/" in refused(
         one(tmp_path, "x.zip", zipped({"a.tif": b"x" * 100, "b.tif": b"y" * 100}, change)), message
     )
@@ -372,7 +372,7 @@ def test_too_many_members(tmp_path, monkeypatch, kind):
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])
-def test_what_is_no_container_at_all(tmp_path, kind):
+def test_files_that_are_not_containers(tmp_path, kind):
     for data in (b"", b"<html>404</html>", b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ\0" + bytes(600)):
         refused(one(tmp_path, f"x.{kind}", data), "download it again")
 

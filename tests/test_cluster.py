@@ -1,6 +1,4 @@
-"""Conversion on a Dask cluster: a real scheduler and real worker processes, one of them killed in
-the middle.
-"""
+"""Conversion on a Dask cluster: a real scheduler and real workers, one of them killed midway."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from data_prep.__main__ import main
 from data_prep.jobs import executors
 
 REPOSITORY = Path(__file__).parents[1]
-OPTIONS = ("--labels", "landuse", "--shard-mb", "0.5")  # one patch a shard
+OPTIONS = ("--labels", "landuse", "--shard-mb", "0.5")  # one patch per shard
 
 
 @pytest.fixture
@@ -87,7 +85,7 @@ def test_a_killed_worker_changes_no_byte(cluster: distributed.LocalCluster, tmp_
 
 
 def slow_down() -> None:
-    """Makes a worker take its time, so that it can be killed in the middle of a shard."""
+    """Slows a worker down, so that it can be killed in the middle of a shard."""
     import time
 
     from data_prep.conversion import shard_task
@@ -101,7 +99,7 @@ def slow_down() -> None:
     shard_task.read_item = slow
 
 
-def test_an_error_of_the_data_is_told_as_ever(
+def test_an_error_in_the_data_is_reported_as_usual(
     cluster: distributed.LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     archive = tiny_archives.spectral_earth(tmp_path / "archive", "landuse")
@@ -122,7 +120,7 @@ def test_an_error_of_the_data_is_told_as_ever(
     assert not (tmp_path / "store" / "manifest.json").exists()
 
 
-def test_no_scheduler_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "_CONNECT_S", 1)
     with pytest.raises(OSError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         list(executors.run_dask(len, [""], "tcp://127.0.0.1:9"))

@@ -1,6 +1,4 @@
-"""The converter: the same bytes whatever happens on the way, and one clear line where it cannot go
-on.
-"""
+"""The converter: the same bytes whatever happens, and one clear line where it cannot continue."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ from eo_jax.data import open_store
 
 REPOSITORY = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "data_prep", "convert"]
-SMALL = ("--shard-mb", "1", "--workers", "1")  # two patches a shard
+SMALL = ("--shard-mb", "1", "--workers", "1")  # two patches per shard
 
 
 @pytest.fixture
@@ -47,7 +45,7 @@ def run_earth(archive: Path, store: Path, *more: object) -> int:
 
 
 def fails(capsys: pytest.CaptureFixture, status: int, *words: str) -> None:
-    """The command failed with one line that has all words."""
+    """Asserts that the command failed with one line that contains all words."""
     assert status == 1
     message = capsys.readouterr().err.strip()
     assert message.startswith("error: ") and "\n" not in message
@@ -64,7 +62,9 @@ def test_store_holds_the_archive(
     assert run_earth(archive, tmp_path / "store", "--labels", "landuse", "--val", "0000007/*") == 0
     store = open_store(tmp_path / "store")
     assert [sample.id for sample in store] == [
-        f"{place}/{scene}" for place, scenes in tiny_archives.LOCATIONS.items() for scene in scenes
+        f"{location}/{scene}"
+        for location, scenes in tiny_archives.LOCATIONS.items()
+        for scene in scenes
     ]
     for sample in store:
         np.testing.assert_array_equal(
@@ -182,7 +182,7 @@ def test_rerun_says_up_to_date(
 ) -> None:
     run_earth(archive, tmp_path / "store")
     before = tiny_archives.files(tmp_path / "store")
-    (tmp_path / "store" / ".partial").mkdir()  # as a kill after the last step leaves it
+    (tmp_path / "store" / ".partial").mkdir()  # as left by a kill after the last step
     capsys.readouterr()
     assert run_earth(archive, tmp_path / "store") == 0
     assert "up to date" in capsys.readouterr().out
@@ -192,7 +192,7 @@ def test_rerun_says_up_to_date(
     )
 
 
-def test_a_place_and_name_of_no_importance(archive: Path, tmp_path: Path) -> None:
+def test_folder_and_name_do_not_matter(archive: Path, tmp_path: Path) -> None:
     """Two archives with the same files give the same store, with any number of workers."""
     run_earth(archive, tmp_path / "one", "--labels", "landuse")
     archive.rename(tmp_path / "moved")
@@ -334,7 +334,7 @@ def environment() -> dict[str, str]:
 
 
 def slowed(folder: Path) -> dict[str, str]:
-    """An environment in which every patch takes 0.15 s, so that a signal arrives in the middle."""
+    """An environment in which every patch takes 0.15 s, so that a signal arrives in between."""
     site = folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
@@ -458,7 +458,7 @@ def test_skip_bad(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) 
 
 
 def test_skip_bad_with_an_empty_shard(archive: Path, tmp_path: Path) -> None:
-    """The third shard has no good file at all."""
+    """The third shard has no valid file."""
     for name in ("0000007/00004", "0000010/00001"):
         (archive / "enmap" / f"{name}.tif").write_bytes(b"II*\0")
     assert run_earth(archive, tmp_path / "store", "--skip-bad") == 0
@@ -507,7 +507,7 @@ def test_contradicting_options(
 
 
 @pytest.mark.parametrize(("share", "locations"), [("0.000001", 1), ("0.999999", 4)])
-def test_a_share_leaves_no_side_empty(
+def test_a_fraction_leaves_no_split_empty(
     archive: Path, tmp_path: Path, share: str, locations: int
 ) -> None:
     assert run_earth(archive, tmp_path / "store", "--val-fraction", share) == 0
@@ -559,16 +559,16 @@ def test_usage_errors_exit_with_2(tmp_path: Path, options: tuple[str, ...]) -> N
     assert caught.value.code == 2
 
 
-def test_share_keeps_places_together_and_where_they_are() -> None:
+def test_a_fraction_keeps_locations_together_and_stable() -> None:
     items = [
-        Item(f"{place}/{date}", str(place), (File("image", ""),))
-        for place in range(2000)
+        Item(f"{location}/{date}", str(location), (File("image", ""),))
+        for location in range(2000)
         for date in range(2)
     ]
     few = {item.id: item.split for item in splits.assign(items[:1000], (), 0.2)}
     many = {item.id: item.split for item in splits.assign(items, (), 0.2)}
     assert few.items() <= many.items()
-    assert all(many[f"{place}/0"] == many[f"{place}/1"] for place in range(2000))
+    assert all(many[f"{location}/0"] == many[f"{location}/1"] for location in range(2000))
     assert sum(split == "val" for split in many.values()) / 4000 == pytest.approx(0.2, abs=0.03)
 
 
@@ -620,7 +620,7 @@ def test_full_disk(
 
 
 def test_no_room_for_a_shard(archive: Path, tmp_path: Path) -> None:
-    """A limit on the size of a file, which any user may set, stands in for a full disk."""
+    """A limit on file size, which any user may set, stands in for a full disk."""
     command = [
         *COMMAND,
         "spectral-earth",

@@ -1,5 +1,5 @@
-"""Every reader, from a tiny archive in its published layout to a verified store, out of a folder
-and out of a tar, in every store format.
+"""Every reader, from a tiny archive in its published layout to a verified store, from folders and
+tars and in every store format.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eo_jax.schema import Sample
 
 
 def convert(name: str, source: Path, store: Path, options: dict, *more: str) -> None:
-    """Runs the command, as a user would."""
+    """Runs the command as a user would."""
     given = [word for key, value in options.items() for word in _words(key, value)]
     assert (
         __main__.main(
@@ -51,7 +51,7 @@ def _words(key: str, value: object) -> list[str]:
 
 
 def assert_same(found: Sample, expected: Sample) -> None:
-    """Every field, every array bit for bit."""
+    """Asserts that every field and every array is equal, bit for bit."""
     for field in dataclasses.fields(Sample):
         one, two = getattr(found, field.name), getattr(expected, field.name)
         if isinstance(two, dict):

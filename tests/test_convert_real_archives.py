@@ -1,5 +1,5 @@
-"""Every archive of which there are real files or foreign fixtures: convert, verify, and every pixel
-as rasterio, scipy or h5py reads it.
+"""Every archive with real files or foreign fixtures: convert, verify, and compare every pixel with
+rasterio, scipy or h5py.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def test_jasper_ridge(sample_data: Path, tmp_path: Path) -> None:
 
 
 def test_pavia_centre_in_matlab_7_3(sample_data: Path, tmp_path: Path) -> None:
-    """A scene that somebody scaled to fractions needs the user's own row, and comes out of HDF5
-    with its axes reversed.
+    """A scene that was scaled to fractions needs the user's own row, and its axes are reversed in
+    HDF5.
     """
     root = sample_data / "hyperspectral" / "pavia_centre_crop"
     row = dataclasses.replace(
@@ -188,7 +188,7 @@ def test_pavia_centre_in_matlab_7_3(sample_data: Path, tmp_path: Path) -> None:
 
 
 def test_houston_ground_truth_is_whole(sample_data: Path, tmp_path: Path) -> None:
-    """The scene itself is not among the files; its ground truth is, and goes with any image of that
+    """The scene itself is not among the files; its ground truth is, and matches any image of that
     size.
     """
     truth = scipy.io.loadmat(sample_data / "hyperspectral" / "houston2013" / "Houston_gt.mat")
@@ -232,8 +232,8 @@ def test_houston_ground_truth_is_whole(sample_data: Path, tmp_path: Path) -> Non
     ],
 )
 def test_berlin(sample_data: Path, tmp_path: Path, image: str, sensor: str) -> None:
-    """ENVI pairs, one of them compressed with gzip; GDAL would write a file beside it, so it is
-    compared on a copy.
+    """ENVI pairs, one of them gzip-compressed; GDAL would write a file next to it, so a copy is
+    compared.
     """
     root = sample_data / "hyperspectral" / "berlin_urban_gradient"
     before = sorted(root.iterdir())

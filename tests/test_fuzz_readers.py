@@ -1,5 +1,5 @@
-"""Every reader on archives that were damaged in every way: a good sample or one clear error, never
-a crash, a hang or unbounded memory.
+"""Every reader on archives damaged in many ways: a valid sample or one clear error, never a crash,
+a hang or unbounded memory.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def edit_text(rng: np.random.Generator, root: Path, files: list[Path]) -> None:
 
 
 def rewrite_tiff(rng: np.random.Generator, root: Path, files: list[Path]) -> None:
-    """Another dtype, size, number of bands, CRS, no-data value, or NaN and infinity: a good GeoTIFF
-    that does not belong there.
+    """Another dtype, size, number of bands, CRS or no-data value, or NaN and infinity: a valid
+    GeoTIFF that does not belong there.
     """
     tiffs = [path for path in files if path.suffix.lower() in (".tif", ".tiff")]
     if not tiffs:
@@ -191,7 +191,7 @@ DAMAGES += [entity_bomb, edit_text, rewrite_tiff]
 
 @contextlib.contextmanager
 def no_hang() -> Iterator[None]:
-    """A case that takes longer fails instead of waiting for ever."""
+    """Makes a case that takes longer fail instead of waiting forever."""
 
     def late(*_: object) -> None:
         raise AssertionError(f"still reading after {SECONDS} s")
@@ -206,9 +206,7 @@ def no_hang() -> Iterator[None]:
 
 
 def read_or_explain(name: str, root: Path, options: dict) -> None:
-    """Reads all that can be read; whatever comes must be a whole Sample, whatever is raised an
-    ArchiveError of one line.
-    """
+    """Reads everything readable: results must be valid Samples, errors one-line ArchiveErrors."""
     try:
         reader = layouts.make_reader(name, root, **options)
         items = reader.items()
@@ -242,7 +240,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
 
 
 def damaged(original: tuple[Path, dict], name: str, seed: int, damages: list[Damage]) -> None:
-    """One case: a copy of a reader's archive, damaged, then read."""
+    """One case: a reader's archive is copied, damaged and read."""
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "archive"

@@ -1,6 +1,4 @@
-"""Scenes in ENVI and .mat files from strangers: what a header says is demanded, and files that lie
-about themselves are refused.
-"""
+"""Untrusted scenes in ENVI and .mat files: headers are enforced, and false claims are refused."""
 
 from __future__ import annotations
 
@@ -74,7 +72,7 @@ def test_envi_wavelengths(tmp_path: Path, fields: dict, wavelengths: list[float]
     for centres in (
         [None] * BANDS,
         NM,
-    ):  # in a table without wavelengths they are the file's own; one that has them must agree
+    ):  # a table without wavelengths takes those of the file; a table with wavelengths must agree
         (sample,) = read_all(HSI, tmp_path / "a", **envi(tmp_path, centre_nm=centres))
         assert (
             sample.wavelengths_nm is None
@@ -113,7 +111,7 @@ def test_envi_wavelengths(tmp_path: Path, fields: dict, wavelengths: list[float]
         ({"map_info": "{UTM, 1, 1, 3e5, 5e6, 30, 30, 33, Nörd}"}, ("map info", "ASCII")),
     ],
 )
-def test_envi_headers_that_cannot_be(tmp_path: Path, fields: dict, words: tuple[str, ...]) -> None:
+def test_invalid_envi_headers(tmp_path: Path, fields: dict, words: tuple[str, ...]) -> None:
     write_envi(tmp_path / "a", **fields)
     reject(HSI, tmp_path / "a", "scene.", *words, **envi(tmp_path))
 
@@ -167,7 +165,7 @@ def test_envi_bomb_is_unpacked_to_the_size_of_its_header_at_most(tmp_path: Path)
 def element(
     shape: tuple[int, ...], values: bytes, name: bytes = b"scene", claimed: int | None = None
 ) -> bytes:
-    """A uint16 variable of MATLAB 5, which may claim to have more bytes than it has."""
+    """A uint16 variable of MATLAB 5, which may claim more bytes than it has."""
     dims = struct.pack(f"<II{len(shape)}i", 5, 4 * len(shape), *shape) + bytes(-4 * len(shape) % 8)
     body = (
         struct.pack("<IIII", 6, 8, 11, 0)
@@ -207,7 +205,9 @@ def mat_5(path: Path, *elements: bytes) -> Path:
     ],
     ids=["shape", "claims", "bomb", "lies", "name", "empty"],
 )
-def test_mat_5_that_lies(tmp_path: Path, elements: list[bytes], words: tuple[str, ...]) -> None:
+def test_mat_5_with_false_claims(
+    tmp_path: Path, elements: list[bytes], words: tuple[str, ...]
+) -> None:
     path = mat_5(tmp_path / "a" / "scene.mat", *elements)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     reject(HSI, path.parent, "scene.mat", *words, **own(tmp_path))
@@ -227,7 +227,7 @@ def test_damaged_numbers_are_seen_by_their_checksum(tmp_path: Path) -> None:
     ("rows", "words"),
     [
         (12, "nRow x nCol is 12 x 18"),
-        (13.5, "nRow is not one whole number"),
+        (13.5, "nRow is not a single integer"),
         (np.nan, "nRow is not"),
     ],
 )
@@ -236,7 +236,7 @@ def test_matrix_of_spectra_that_does_not_fit(tmp_path: Path, rows: float, words:
     reject(HSI, path.parent, "scene.mat", words, **own(tmp_path))
 
 
-def test_other_variables_are_not_looked_into(tmp_path: Path) -> None:
+def test_other_variables_are_not_read(tmp_path: Path) -> None:
     objects = np.empty((2, 2, 2), object)
     objects[:] = "text"
     path = save(
@@ -251,7 +251,7 @@ def test_other_variables_are_not_looked_into(tmp_path: Path) -> None:
     assert matfile.shapes("scene.mat", path) == {"scene": (13, 18, 5)}
 
 
-def test_matlab_7_3_from_strangers(tmp_path: Path) -> None:
+def test_untrusted_matlab_7_3(tmp_path: Path) -> None:
     folder, options, stored = tmp_path / "a", own(tmp_path), CUBE.transpose(0, 2, 1)
     save_7_3(folder / "other.mat", stored)
     with h5py.File(save_7_3(folder / "scene.mat", stored), "r+") as file:
@@ -264,14 +264,14 @@ def test_matlab_7_3_from_strangers(tmp_path: Path) -> None:
     reject(HSI, folder, "scene.mat", "HDF5 filters [32000]", **options)
     (folder / "raw").write_bytes(stored.tobytes())
     save_7_3(folder / "scene.mat", stored, external=[(str(folder / "raw"), 0, stored.nbytes)])
-    reject(HSI, folder, "scene.mat", "scene lies in other files", **options)
+    reject(HSI, folder, "scene.mat", "scene has its data in other files", **options)
     save_7_3(folder / "scene.mat", stored[:, :9])
     with h5py.File(folder / "scene.mat", "r+") as file:
         del file["scene"]
         layout_of = h5py.VirtualLayout((5, 9, 13), "u2")
         layout_of[:] = h5py.VirtualSource("other.mat", "scene", (5, 18, 13))[:, :9]
         file.create_virtual_dataset("scene", layout_of).attrs["MATLAB_class"] = np.bytes_(b"uint16")
-    reject(HSI, folder, "scene.mat", "scene lies in other files", **options)
+    reject(HSI, folder, "scene.mat", "scene has its data in other files", **options)
 
 
 def test_matlab_7_3_that_claims_too_much(tmp_path: Path) -> None:
@@ -343,9 +343,7 @@ def test_matlab_7_3_with_more_chunks_than_fit_the_memory(tmp_path: Path) -> None
     ],
 )
 def test_matlab_7_3_as_hdf5_packs_it(tmp_path: Path, layout: dict) -> None:
-    noise = np.random.default_rng(0).integers(
-        0, 2**16, (5, 200, 130), np.uint16
-    )  # which deflate cannot make smaller
+    noise = np.random.default_rng(0).integers(0, 2**16, (5, 200, 130), np.uint16)  # incompressible
     path = save_7_3(tmp_path / "a" / "scene.mat", noise, **layout)
     np.testing.assert_array_equal(
         read_all(HSI, path.parent, **own(tmp_path))[0].pixels, noise.transpose(0, 2, 1)

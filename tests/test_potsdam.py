@@ -1,5 +1,5 @@
-"""The promise on real data: MAE on eight EnMAP tiles reconstructs two held-out ones better than the
-mean of their visible pixels.
+"""The promise on real data: MAE trained on eight EnMAP tiles reconstructs two held-out ones better
+than the mean of their visible pixels.
 """
 
 from __future__ import annotations

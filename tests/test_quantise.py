@@ -1,5 +1,5 @@
-"""--dtype uint8: the published formulas, clipped where the original code wraps, and written into
-the manifest.
+"""--dtype uint8: the published formulas, clipped where the original code wraps around, and recorded
+in the manifest.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def test_the_row_gives_physical_values_back(sensor: str) -> None:
 
 
 def test_no_published_formula() -> None:
-    with pytest.raises(ValueError, match="nobody published a formula for enmap"):
+    with pytest.raises(ValueError, match="no formula is published for enmap"):
         quantise.make("uint8", [ENMAP])
     assert quantise.make("archive", [ENMAP]) is None
 

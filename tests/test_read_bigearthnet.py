@@ -1,5 +1,5 @@
-"""BigEarthNet, both versions: bands as their files have them, labels and splits by the published
-lists, S1 and S2 of a location in one group.
+"""BigEarthNet, both versions: bands as in their files, labels and splits from the published lists,
+S1 and S2 of a location in one group.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ NAMES = {_clc_labels.NAMES_19: "multilabel", _clc_labels.NAMES_43: "multilabel_4
 
 
 def test_real_patches_as_rasterio_reads_them(sample_data: Path) -> None:
-    """Three files of three patches: an S1 patch and an S2 patch that are no pair, and the map of
-    another.
+    """Three files of three patches: an S1 patch and an S2 patch that are not a pair, and the map of
+    a third.
     """
     root = sample_data / "sentinel" / "BigEarthNet_v2"
     radar, optical = read_all(BEN, root, resample="nearest")
@@ -59,20 +59,20 @@ def test_labels_splits_and_pairs_of_version_2(tmp_path: Path) -> None:
         "33UUP_8_9": "test",
     }
     for item in items:
-        sample, place = read_item(reader, item), item.group.removeprefix("33UUP_")
-        expected = [_clc_labels.NAMES_19.index(name) for name in bigearthnet.LABELS[place]]
+        sample, location = read_item(reader, item), item.group.removeprefix("33UUP_")
+        expected = [_clc_labels.NAMES_19.index(name) for name in bigearthnet.LABELS[location]]
         assert sample.labels["multilabel"].dtype == np.uint8
         assert sorted(np.flatnonzero(sample.labels["multilabel"])) == sorted(expected)
-        patch = f"{bigearthnet.TILE}_{place}"  # S1 patches have the map of their S2 patch
+        patch = f"{bigearthnet.TILE}_{location}"  # S1 patches have the map of their S2 patch
         original = tiny_archives.read(
             tmp_path / "Reference_Maps" / bigearthnet.TILE / patch / f"{patch}_reference_map.tif"
         )[0]
         np.testing.assert_array_equal(sample.labels["landcover"], original)
 
 
-def test_patches_in_no_list_are_left_out(tmp_path: Path) -> None:
+def test_patches_in_no_list_are_skipped(tmp_path: Path) -> None:
     options = write(BEN, tmp_path)
-    bigearthnet.write_place(tmp_path, "70_48")
+    bigearthnet.write_location(tmp_path, "70_48")
     reader = make_reader(BEN, tmp_path, **options)
     unlisted = [item for item in reader.items() if item.group == "33UUP_70_48"]
     assert len(unlisted) == 2
@@ -86,7 +86,7 @@ def test_patches_in_no_list_are_left_out(tmp_path: Path) -> None:
 def test_metadata_pair_patches_that_are_named_otherwise(tmp_path: Path) -> None:
     write(BEN, tmp_path)
     metadata = tmp_path / "metadata.csv"
-    one, two = (f"{bigearthnet.SCENE}_33UUP_{place}" for place in ("26_57", "75_43"))
+    one, two = (f"{bigearthnet.SCENE}_33UUP_{location}" for location in ("26_57", "75_43"))
     metadata.write_text(
         metadata.read_text().replace(one, "x").replace(two, one).replace("x\n", f"{two}\n")
     )
@@ -130,7 +130,7 @@ def test_version_1(tmp_path: Path) -> None:
     )
     assert names_19 == ["Pastures", "Marine waters"]
     assert names_43 == ["Airports", "Pastures", "Sea and ocean"]
-    assert samples[2].labels["multilabel"].tolist() == [0] * 19  # airports are none of the 19
+    assert samples[2].labels["multilabel"].tolist() == [0] * 19  # airports are not among the 19
     assert [sample.time for sample in samples[:2]] == [
         1497682044,
         1497699201,
@@ -289,7 +289,7 @@ def test_version_1_has_no_maps_and_a_patch_is_in_one_list(tmp_path: Path) -> Non
     bigearthnet.write_v1(tmp_path)
     reject(BEN, tmp_path, "BigEarthNet-v1.0", "no reference maps", labels=("landcover",))
     (tmp_path / "val.csv").write_text((tmp_path / "train.csv").read_text())
-    reject(BEN, tmp_path, "val.csv", "in 'train' already")
+    reject(BEN, tmp_path, "val.csv", "already in 'train'")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_version_1_has_no_maps_and_a_patch_is_in_one_list(tmp_path: Path) -> Non
         f"{bigearthnet.TILE}_1_1/{bigearthnet.TILE}_1_1_B01.tif",
     ],
 )
-def test_file_that_lies_elsewhere(tmp_path: Path, name: str) -> None:
+def test_file_in_another_folder(tmp_path: Path, name: str) -> None:
     write(BEN, tmp_path)
     tiny_archives.write(tmp_path / "BigEarthNet-S2" / name, np.ones((1, 2, 2), np.uint16))
     reject(BEN, tmp_path, f"BigEarthNet-S2/{name}", "is not at BigEarthNet-S2")

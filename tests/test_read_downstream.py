@@ -1,5 +1,5 @@
-"""SpectralEarth's downstream tasks and HYPERVIEW: pixels and codes as the files have them, and the
-published labels beside them.
+"""SpectralEarth's downstream tasks and HYPERVIEW: pixels and codes as in the files, and the
+published labels.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def test_corine_43(tmp_path: Path) -> None:
 
 
 def test_corine_mapping_is_that_of_spectral_earth() -> None:
-    """By position in the 43, as SpectralEarth has it."""
+    """By position among the 43, as in SpectralEarth."""
     published = {
         0: 0,
         1: 0,
@@ -158,7 +158,9 @@ def test_corine_mapping_is_that_of_spectral_earth() -> None:
     assert len(_corine.CODES) == 43
 
 
-def test_scenes_shared_between_train_and_test_can_be_told_from_the_products(tmp_path: Path) -> None:
+def test_scenes_shared_between_train_and_test_are_identified_by_the_products(
+    tmp_path: Path,
+) -> None:
     """The published lists are random patches: no location is in two splits, but most scenes are."""
     options = write(DOWNSTREAM, tmp_path)
     splits = {item.id: item.split for item in make_reader(DOWNSTREAM, tmp_path, **options).items()}
@@ -171,7 +173,7 @@ def test_scenes_shared_between_train_and_test_can_be_told_from_the_products(tmp_
 
 
 @pytest.mark.parametrize("folder", ["splits/enmap_cdl", "enmap_cdl/splits"])
-def test_split_lists_lie_in_either_folder(tmp_path: Path, folder: str) -> None:
+def test_split_lists_in_either_folder(tmp_path: Path, folder: str) -> None:
     options = write(DOWNSTREAM, tmp_path)
     (tmp_path / "enmap_cdl" / "here").mkdir()
     (tmp_path / "splits" / "enmap_cdl").rename(tmp_path / "enmap_cdl" / "here" / "lists")
@@ -345,7 +347,7 @@ def test_hyperview_file_and_row_belong_together(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(rows.replace("\n12,", "\n13,"))
     reject("hyperview", tmp_path, "images/12.npz", "in no list")
     (tmp_path / "train.csv").write_text(rows + "13,A,77,5.0,1,1,1,1,1\n")
-    reject("hyperview", tmp_path, "train.csv", "13", "no images/13.npz")
+    reject("hyperview", tmp_path, "train.csv", "images/13.npz does not exist")
 
 
 @pytest.mark.parametrize(
@@ -412,7 +414,7 @@ def npz(
     compression: int = zipfile.ZIP_DEFLATED,
     array: np.ndarray | None = None,
 ) -> bytes:
-    """A .npz with one member `data`, of a header as given or of an array."""
+    """A .npz with one member `data`, with the given header or array."""
     buffer, member = io.BytesIO(), io.BytesIO()
     if array is not None:
         np.lib.format.write_array(member, array, allow_pickle=True)

@@ -1,5 +1,5 @@
-"""HySpecNet-11k and whole EnMAP products: bands by their number, patches by window, quality layers
-and METADATA.XML held against the image.
+"""HySpecNet-11k and whole EnMAP products: bands by number, patches by window, quality layers and
+METADATA.XML checked against the image.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def patch_file(root: Path, patch: str, part: str = "SPECTRAL_IMAGE") -> Path:
 
 
 def change(path: Path, cube: np.ndarray | None = None, **profile) -> None:
-    """Writes a GeoTIFF again, with other pixels or another profile."""
+    """Rewrites a GeoTIFF with other pixels or another profile."""
     cube = tiny_archives.read(path) if cube is None else cube
     path.unlink()
     tiny_archives.write(path, cube, **profile)
@@ -48,9 +48,7 @@ def test_real_hyspecnet_patch(sample_data: Path) -> None:
     tile, offset = sample.id.split("/")
     original = tiny_archives.read(patch_file(root, f"{tile}-{offset}"))
     np.testing.assert_array_equal(sample.pixels, original[KEPT])
-    assert not (
-        sample.pixels == ENMAP.nodata
-    ).any()  # the 22 empty bands are exactly those that are not kept
+    assert not (sample.pixels == ENMAP.nodata).any()  # exactly the 22 empty bands are dropped
     assert (sample.sensor, sample.pixels.dtype, sample.wavelengths_nm) == ("enmap", np.int16, None)
     assert (offset, sample.group) == ("Y01460273_X03110438", sample.id)
     assert (sample.product, sample.time) == ("V010110", 1667492678)  # 2022-11-03T16:24:38Z
@@ -83,8 +81,8 @@ def test_torchgeo_fixture_is_flat_and_has_short_split_lines(sample_data: Path) -
         sample.pixels,
         tiny_archives.read(root / "patches" / f"{tile}-{offset}-SPECTRAL_IMAGE.TIF")[KEPT],
     )
-    # The fixture lists each of its two patches in every split, which no archive may.
-    reject(HYSPECNET, root, "splits/easy/val.csv", "which splits/easy/train.csv has already")
+    # The fixture lists each of its two patches in every split, which is not allowed.
+    reject(HYSPECNET, root, "splits/easy/val.csv", "which is also in splits/easy/train.csv")
 
 
 def test_hyspecnet_keeps_bands_by_number_without_wavelengths(tmp_path: Path) -> None:
@@ -93,7 +91,7 @@ def test_hyspecnet_keeps_bands_by_number_without_wavelengths(tmp_path: Path) -> 
         original = tiny_archives.read(patch_file(tmp_path, sample.id.replace("/", "-")))
         assert (
             len(np.unique(original, axis=0)) == 203
-        )  # every band differs, but those in water vapour
+        )  # all bands differ, except those in water vapour
         np.testing.assert_array_equal(sample.pixels, original[KEPT])
         assert set(sample.masks) == {"cloud", "classes"}
 
@@ -152,7 +150,7 @@ def test_hyspecnet_missing_layer(tmp_path: Path) -> None:
     options = write(HYSPECNET, tmp_path)
     patch_file(tmp_path, next(iter(hyspecnet11k.PATCHES)), "QL_QUALITY_CLOUD").unlink()
     reject(HYSPECNET, tmp_path, "QL_QUALITY_CLOUD.TIF", "--masks cloud", **options)
-    assert len(read_all(HYSPECNET, tmp_path)) == 4  # it is not needed without the option
+    assert len(read_all(HYSPECNET, tmp_path)) == 4  # not needed without the option
 
 
 @pytest.mark.parametrize(
@@ -200,7 +198,7 @@ def whole(root: Path, scene: str, part: str = "SPECTRAL_IMAGE") -> np.ndarray:
     return tiny_archives.read(next((root / scene).glob(f"{scene}-{part}.[Tt]*")))
 
 
-def test_l2a_patches_side_by_side(tmp_path: Path) -> None:
+def test_l2a_adjacent_patches(tmp_path: Path) -> None:
     options = write(L2A, tmp_path)
     samples = {
         sample.id: sample
@@ -254,9 +252,9 @@ def test_l2a_limits_on_cloud_and_no_data(tmp_path: Path) -> None:
     assert len(read_all(L2A, tmp_path, patch_size=SIZE, max_nodata=1 / 64)) == 4
 
 
-def test_l2a_bands_in_water_vapour_are_no_missing_pixels(tmp_path: Path) -> None:
-    """The products fill them with the no-data value; of 224 bands they stay, and a pixel is missing
-    only where all bands are.
+def test_l2a_bands_in_water_vapour_are_not_missing_pixels(tmp_path: Path) -> None:
+    """Products fill these bands with the no-data value; with 224 bands they stay, and a pixel is
+    missing only where all bands are.
     """
     enmap_l2a.write_product(tmp_path / SCENE, SCENE)
     sample = read_all(L2A, tmp_path, patch_size=SIZE, bands=224)[0]
@@ -287,9 +285,7 @@ def test_l2a_masks_are_a_choice(tmp_path: Path) -> None:
         path.unlink()
     reject(L2A, tmp_path, f"{SCENE}-QL_QUALITY_HAZE.TIF", "no such file", patch_size=SIZE)
     samples = read_all(L2A, tmp_path, patch_size=SIZE, masks=("snow",))
-    assert [set(sample.masks) for sample in samples] == [
-        {"snow"}
-    ] * 3  # clouds were looked at all the same
+    assert [set(sample.masks) for sample in samples] == [{"snow"}] * 3  # clouds were still checked
 
 
 def test_torchgeo_cloud_optimised_product(sample_data: Path, tmp_path: Path) -> None:
@@ -384,11 +380,11 @@ def test_l2a_order_of_bands_is_that_of_their_numbers(tmp_path: Path) -> None:
         ({"patch_size": 0}, ("--patch-size", "0")),
         (
             {"patch_size": 19},
-            (f"{SCENE}-SPECTRAL_IMAGE.TIF", "18 x 25 pixels hold 0 patches of 19 x 19"),
+            (f"{SCENE}-SPECTRAL_IMAGE.TIF", "18 x 25 pixels give 0 patches of 19 x 19"),
         ),
     ],
 )
-def test_l2a_options_that_cannot_be(tmp_path: Path, options: dict, words: tuple[str, ...]) -> None:
+def test_l2a_invalid_options(tmp_path: Path, options: dict, words: tuple[str, ...]) -> None:
     enmap_l2a.write_product(tmp_path / SCENE, SCENE)
     reject(L2A, tmp_path, *words, **options)
 

@@ -1,5 +1,5 @@
-"""EuroSAT and So2Sat LCZ42: real chips as rasterio reads them, patches as h5py reads them, and what
-is refused.
+"""EuroSAT and So2Sat LCZ42: real chips as read by rasterio, patches as read by h5py, and refused
+files.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def test_real_eurosat_chips_as_rasterio_reads_them(sample_data: Path) -> None:
 
 
 def test_real_eurosat_spectra_show_that_B8A_is_at_index_8(sample_data: Path) -> None:
-    """What every L1C spectrum has: near nothing in cirrus (B10), the least in water vapour among
-    the near infrared of land, B8A as B8.
+    """Properties of every L1C spectrum: near nothing in cirrus (B10), near infrared of land lowest
+    in water vapour, B8A like B8.
     """
     names = [band.name for band in get_sensor("sentinel2_l1c").bands]
     assert (names[7:11], names[12]) == (["B8", "B8A", "B9", "B10"], "B12")
@@ -90,7 +90,7 @@ def test_eurosat_labels_are_positions_from_1_in_the_ten_published_classes(tmp_pa
         "Highway": 4,
         "River": 9,
         "SeaLake": 10,
-    }  # though only four are there; 0 would be unlabelled
+    }  # although only four are present; 0 would be unlabelled
 
 
 def test_eurosat_fixture_zip_as_downloaded_gives_the_same_samples(
@@ -144,7 +144,7 @@ def test_eurosat_lists_that_contradict(tmp_path: Path) -> None:
     path.write_text(lines.partition("\n")[2])
     reject("eurosat", tmp_path, "in no split list", splits="random")
     path.write_text(lines + "AnnualCrop_1.jpg\n")
-    reject("eurosat", tmp_path, "eurosat-val.txt", "'AnnualCrop_1.jpg'", "already", splits="random")
+    reject("eurosat", tmp_path, "eurosat-val.txt", "'AnnualCrop_1.jpg'", "also in", splits="random")
     path.write_text(lines + "AnnualCrop_9.jpg\n")
     reject("eurosat", tmp_path, "eurosat-val.txt", "'AnnualCrop_9.jpg'", splits="random")
 
@@ -166,7 +166,7 @@ def test_eurosat_wrong_images(tmp_path: Path, pixels: np.ndarray, words: tuple[s
 @pytest.mark.parametrize(
     "name", ["Lake/Lake_1.tif", "River/SeaLake_1.tif", "River_1.tif", "River/River.tif"]
 )
-def test_eurosat_files_that_are_no_images_of_it(tmp_path: Path, name: str) -> None:
+def test_eurosat_files_that_are_not_its_images(tmp_path: Path, name: str) -> None:
     tiny_archives.write(tmp_path / name, np.ones((13, 64, 64), np.uint16))
     reject("eurosat", tmp_path, name, "is not a EuroSAT image")
 
@@ -206,7 +206,7 @@ def test_so2sat_patches_as_h5py_reads_them(tmp_path: Path) -> None:
 
 
 def test_so2sat_has_ten_bands_and_zeros_for_none(tmp_path: Path) -> None:
-    """Codes that need 13 bands put zeros at B1, B9 and B10; here they are absent."""
+    """Code that needs 13 bands puts zeros at B1, B9 and B10; here they are absent."""
     write("so2sat", tmp_path)
     reader = make_reader("so2sat", tmp_path)
     assert [[band.name for band in row.bands] for row in reader.sensors] == [
@@ -256,7 +256,7 @@ def changed(value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("value", "words"), [(np.nan, "nan"), (np.inf, "inf"), (-0.1, "-0.1"), (1423, "1423")]
 )
-def test_so2sat_values_that_are_no_reflectance(tmp_path: Path, value: float, words: str) -> None:
+def test_so2sat_values_that_are_not_reflectance(tmp_path: Path, value: float, words: str) -> None:
     so2sat.write_file(tmp_path / "testing.h5", changed(value), np.eye(17)[:2])
     reject(
         "so2sat",
@@ -366,8 +366,8 @@ def _filter(file: h5py.File) -> None:
     [
         (_external_link, ("no dataset 'sen2' of its own",)),
         (_soft_link, ("no dataset 'sen2' of its own",)),
-        (_external_storage, ("sen2 lies in other files",)),
-        (_virtual, ("sen2 lies in other files",)),
+        (_external_storage, ("sen2 has its data in other files",)),
+        (_virtual, ("sen2 has its data in other files",)),
         (_objects, ("sen2 is object",)),
         (_group, ("sen2",)),
         (_too_many, ("(1000000000, 32, 32, 10)",)),
@@ -389,7 +389,7 @@ def test_so2sat_file_that_reaches_out_or_claims_too_much(
 
 @pytest.mark.parametrize("key", ["sen2", "label"])
 def test_so2sat_bomb_in_a_chunk(tmp_path: Path, key: str) -> None:
-    """The patches of other chunks are read all the same."""
+    """Patches in other chunks can still be read."""
     shapes = {"sen2": (2, 32, 32, 10), "label": (2, 17)}
     so2sat.write_file(tmp_path / "testing.h5", so2sat.patches(4), np.eye(17)[:4])
     with h5py.File(tmp_path / "testing.h5", "r+") as file:
@@ -417,7 +417,7 @@ def test_so2sat_bomb_in_a_chunk(tmp_path: Path, key: str) -> None:
 
 
 def test_so2sat_chunks_are_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same file: another one under the same name is checked again."""
+    """Chunks of the same file are checked once; a file replaced under its name is checked again."""
     checked, check = [], hdf5.check_chunks
     monkeypatch.setattr(
         hdf5,

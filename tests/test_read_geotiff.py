@@ -1,4 +1,4 @@
-"""The reader of any GeoTIFFs: what the band table says is demanded, place and time come from names,
+"""The reader of arbitrary GeoTIFFs: the band table is enforced, location and time come from names,
 and nothing is guessed.
 """
 
@@ -65,7 +65,9 @@ def test_real_landsat_scene_as_rasterio_reads_it(sample_data: Path, tmp_path: Pa
 def test_patches_of_the_tiny_archive(tmp_path: Path) -> None:
     options = write("geotiff", tmp_path)
     samples = {sample.id: sample for sample in read_all("geotiff", tmp_path, **options)}
-    assert len(samples) == 6 * 2 * 2  # of 16 x 20 pixels, the last four columns fill no patch
+    assert (
+        len(samples) == 6 * 2 * 2
+    )  # of 16 x 20 pixels, the last four columns are too few for a patch
     for seed, name in enumerate(layout.names()):
         sample = samples[f"{name.removesuffix('.tif')}/00008_00008"]
         np.testing.assert_array_equal(sample.pixels, layout.pixels(seed)[:, 8:16, 8:16])
@@ -83,8 +85,8 @@ def test_patches_of_the_tiny_archive(tmp_path: Path) -> None:
 
 
 def test_label_maps_are_read_by_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a map may be larger than what is read at once, as its image may, and a patch costs no more
-    in a large file.
+    """A map may be larger than the limit of one read, like its image, and a patch costs no more in
+    a large file.
     """
     blocks = {"tiled": True, "blockxsize": 16, "blockysize": 16}
     classes = np.random.default_rng(0).integers(0, 5, (1, 64, 64)).astype(np.uint8)
@@ -107,7 +109,7 @@ def test_splits_are_those_of_the_lists(tmp_path: Path) -> None:
     assert {item.split for item in items if not item.group.startswith("west")} == {"train"}
 
 
-def test_without_options_a_file_is_a_place_and_has_no_time(tmp_path: Path) -> None:
+def test_without_options_a_file_is_a_location_and_has_no_time(tmp_path: Path) -> None:
     flight(tmp_path, "a/one.tif")
     flight(tmp_path, "two.TIFF", crs=None, transform=None)
     one, two = read_all("geotiff", tmp_path, **DRONE)
@@ -152,7 +154,7 @@ def test_wavelength_tags_are_kept(tmp_path: Path) -> None:
     ]
 
 
-def test_what_has_no_data_is_left_out(tmp_path: Path) -> None:
+def test_files_without_data_are_skipped(tmp_path: Path) -> None:
     cube = layout.pixels(0)
     cube[:, :8, :8] = layout.NODATA
     tiny_archives.write(tmp_path / "a.tif", cube)

@@ -1,5 +1,5 @@
-"""Hyperspectral scenes in .mat, ENVI and GeoTIFF files: axes, dtypes, wavelengths, tiles and split
-maps, and files that lie about themselves.
+"""Hyperspectral scenes in .mat, ENVI and GeoTIFF files: axes, dtypes, wavelengths, tiles, split
+maps, and false claims.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def test_salinas_a_in_tiles(sample_data: Path) -> None:
         here = np.s_[row : row + height, column : column + width]
         cube[:, *here], truth[here] = sample.pixels, sample.labels["landcover"]
         times[here] += 1
-    assert (times == 1).all()  # every pixel once
+    assert (times == 1).all()  # every pixel exactly once
     np.testing.assert_array_equal(
         cube.transpose(1, 2, 0), loadmat(root / options["image"])["salinasA_corrected"]
     )
@@ -90,7 +90,7 @@ def test_salinas_a_in_tiles(sample_data: Path) -> None:
 
 
 def test_pavia_university_fixed_split_maps(sample_data: Path, tmp_path: Path) -> None:
-    """The image of the benchmark is not in the sample data: one of its size stands in, under the
+    """The benchmark's image is not in the sample data: one of the same size stands in, with the
     real maps of Hong et al.
     """
     maps = sample_data / "hyperspectral" / "pavia_university"
@@ -105,7 +105,7 @@ def test_pavia_university_fixed_split_maps(sample_data: Path, tmp_path: Path) ->
     assert {item.split for item in make_reader(HSI, tmp_path, **options).items()} == {"pixel"}
 
 
-def test_pavia_without_a_whole_ground_truth(sample_data: Path, tmp_path: Path) -> None:
+def test_pavia_without_a_complete_ground_truth(sample_data: Path, tmp_path: Path) -> None:
     maps = sample_data / "hyperspectral" / "pavia_university"
     for name in ("TRpaviaU.mat", "TSpaviaU.mat"):
         (tmp_path / name).write_bytes((maps / name).read_bytes())
@@ -243,7 +243,7 @@ def test_hymap_over_berlin(sample_data: Path) -> None:
     assert tiny_archives.files(root) == before
 
 
-def test_enmap_over_berlin_is_compressed_and_nothing_is_written_beside_it(
+def test_enmap_over_berlin_is_compressed_and_nothing_is_written_next_to_it(
     sample_data: Path, tmp_path: Path
 ) -> None:
     root = sample_data / "hyperspectral" / "berlin_urban_gradient"
@@ -334,10 +334,8 @@ def test_without_split_maps_the_converter_splits(tmp_path: Path) -> None:
     }
 
 
-def test_whole_numbers_get_the_dtype_of_the_table(tmp_path: Path) -> None:
-    """MATLAB stores doubles that are small whole numbers as uint8, int16 or uint16, whichever holds
-    them.
-    """
+def test_integers_get_the_dtype_of_the_table(tmp_path: Path) -> None:
+    """MATLAB stores doubles that are small integers as uint8, int16 or uint16."""
     options = own(tmp_path)
     for cube in (CUBE % 200, CUBE.astype(np.int32), CUBE.astype(np.float64)):
         save(tmp_path / "a" / "scene.mat", scene=cube.transpose(1, 2, 0))
@@ -472,7 +470,7 @@ def test_tiles_without_data_are_left_out(tmp_path: Path) -> None:
         ({"test_map": "PaviaU_gt.mat"}, ("PaviaU_gt.mat", "train, TRpaviaU.mat", "one split only")),
     ],
 )
-def test_options_that_cannot_be(tmp_path: Path, changes: dict, words: tuple[str, ...]) -> None:
+def test_invalid_options(tmp_path: Path, changes: dict, words: tuple[str, ...]) -> None:
     options = write(HSI, tmp_path)
     (tmp_path / "PaviaU.npy").touch()
     reject(HSI, tmp_path, *words, **{**options, **changes})

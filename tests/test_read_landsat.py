@@ -1,5 +1,5 @@
-"""SSL4EO-L, its benchmark, L7 Irish and L8 Biome: pixels and codes as rasterio reads them, whatever
-container they lie in.
+"""SSL4EO-L, its benchmark, L7 Irish and L8 Biome: pixels and codes as read by rasterio, in every
+container.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def fixtures(sample_data: Path) -> Path:
 
 
 def day(seconds: int) -> str:
-    """The date of a time that is 00:00 UTC."""
+    """The date of a time at 00:00 UTC."""
     moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     assert (moment.hour, moment.minute, moment.second) == (0, 0, 0)
     return moment.strftime("%Y%m%d")
 
 
 def copy_containers(source: Path, target: Path) -> Path:
-    """A folder with the tar files of an archive only."""
+    """A folder with only the tar files of an archive."""
     for path in source.glob("*.tar.gz*"):
         shutil.copy(path, target)
     return target
@@ -143,7 +143,7 @@ def test_ssl4eo_l_date_is_the_last_eight_characters_even_of_LT5(tmp_path: Path) 
     assert day(samples["0000002/tm_toa/LT5_172034_20020923"].time) == "20020923"
 
 
-def test_ssl4eo_l_fewer_seasons_are_taken_and_more_than_four_are_not(tmp_path: Path) -> None:
+def test_ssl4eo_l_fewer_seasons_are_accepted_and_more_than_four_are_not(tmp_path: Path) -> None:
     tiny_archives.write(
         ssl4eo_l.path(tmp_path, "tm_toa", "0000002", LANDSAT_5),
         ssl4eo_l.pixels("tm_toa", LANDSAT_5),
@@ -160,15 +160,13 @@ def test_ssl4eo_l_fewer_seasons_are_taken_and_more_than_four_are_not(tmp_path: P
     ("name", "words"),
     [
         (f"ssl4eo_l_tm_toa/2/{LANDSAT_5}/all_bands.tif", ("7 digits",)),
-        (f"ssl4eo_l_tm_toa/0000002/{LANDSAT_5}/B1.tif", ("elsewhere", "all_bands.tif")),
+        (f"ssl4eo_l_tm_toa/0000002/{LANDSAT_5}/B1.tif", ("is not at", "all_bands.tif")),
         ("ssl4eo_l_tm_toa/0000002/LT05_172034_20011326/all_bands.tif", ("date", "20010526")),
         ("ssl4eo_l_tm_toa/0000002/LT05_172034_2001052/all_bands.tif", ("date",)),
         ("ssl4eo_l_tm_raw/0000002/LT05_172034_20010526/all_bands.tif", ("no product", "oli_sr")),
     ],
 )
-def test_ssl4eo_l_files_that_lie_elsewhere(
-    tmp_path: Path, name: str, words: tuple[str, ...]
-) -> None:
+def test_ssl4eo_l_files_in_other_folders(tmp_path: Path, name: str, words: tuple[str, ...]) -> None:
     tiny_archives.write(tmp_path / name, ssl4eo_l.pixels("tm_toa", LANDSAT_5), **GRID)
     reject("ssl4eo-l", tmp_path, *words, size=16)
 
@@ -250,14 +248,14 @@ def test_benchmark_split_is_numpys_legacy_shuffle_with_seed_0() -> None:
     assert published_split(25_000) == [expected[number] for number in range(25_000)]
     np.testing.assert_array_equal(
         order[:3], [14149, 8946, 22378]
-    )  # so that no new NumPy moves both sides
+    )  # so that a new NumPy cannot change both sides
 
 
 def test_benchmark_split_follows_the_order_of_paths_in_each_product(tmp_path: Path) -> None:
     items = make_reader(
         "ssl4eo-l-benchmark", tmp_path, **write("ssl4eo-l-benchmark", tmp_path)
     ).items()
-    for product, count in ssl4eo_l_benchmark.PLACES.items():
+    for product, count in ssl4eo_l_benchmark.LOCATIONS.items():
         assert [item.split for item in items if f"/{product}/" in item.id] == published_split(count)
 
 
@@ -367,7 +365,7 @@ def test_scene_fixtures_as_rasterio_reads_them(
 ) -> None:
     root = fixtures / name / name
     samples = read_all(name, root, patch_size=32, max_nodata=1.0)
-    assert len(samples) == scenes  # 36 x 36 pixels have one full tile
+    assert len(samples) == scenes  # 36 x 36 pixels give one full tile
     for sample in samples:
         folder = root / sample.id.rpartition("/")[0]
         mask, image = sorted(folder.glob("*.TIF"), key=lambda path: "mask" not in path.name)
@@ -464,7 +462,7 @@ def test_scene_tiles_of_fill_are_left_out(tmp_path: Path, name: str) -> None:
 
 
 @both
-def test_scene_code_that_is_no_class(tmp_path: Path, name: str) -> None:
+def test_scene_code_that_is_not_a_class(tmp_path: Path, name: str) -> None:
     options = write(name, tmp_path)
     mask = next(iter(SCENES[name].values()))[1]
     shape = tiny_archives.read(tmp_path / mask).shape
@@ -515,7 +513,7 @@ def test_scene_with_other_bands(tmp_path: Path, name: str) -> None:
 @both
 def test_scene_smaller_than_a_tile(tmp_path: Path, name: str) -> None:
     write(name, tmp_path)
-    reject(name, tmp_path, "no full tile of 256 x 256", "--patch-size")
+    reject(name, tmp_path, "too few for a tile of 256 x 256", "--patch-size")
 
 
 def test_l7irish_mask_of_another_path(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""OSCD, GeoNRW and SUN RGB-D: tiles that two dates or two sensors share, in formats from GeoTIFF to
+"""OSCD, GeoNRW and SUN RGB-D: tiles shared by two dates or two sensors, in formats from GeoTIFF to
 JPEG.
 """
 
@@ -29,7 +29,7 @@ def items_of(name: str, root: Path, **options) -> list[Item]:
 
 
 def window(array: np.ndarray, item: Item, size: int) -> np.ndarray:
-    """The part [..., size, size] of a scene that an item is."""
+    """The part [..., size, size] of a scene that belongs to an item."""
     row, column = item.part
     return array[..., row : row + size, column : column + size]
 
@@ -91,7 +91,7 @@ def test_oscd_only_full_tiles(tmp_path: Path) -> None:
     }
 
 
-def test_oscd_tile_knows_its_place(tmp_path: Path) -> None:
+def test_oscd_tile_has_its_georeference(tmp_path: Path) -> None:
     options = write("oscd", tmp_path)
     sample = next(
         sample
@@ -173,7 +173,7 @@ def test_oscd_wrong_dtype(tmp_path: Path) -> None:
         "date_1: 2016\ndate_2: 20180207\n",
     ],
 )
-def test_oscd_dates_that_are_none(tmp_path: Path, text: str) -> None:
+def test_oscd_invalid_dates(tmp_path: Path, text: str) -> None:
     options = write("oscd", tmp_path)
     (tmp_path / IMAGES / "beirut" / "dates.txt").write_text(text)
     reject("oscd", tmp_path, "beirut/dates.txt", "such as date_", **options)
@@ -206,9 +206,10 @@ def test_oscd_city_in_both_label_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["oscd", "geonrw"])
 @pytest.mark.parametrize(
-    ("size", "words"), [(0, ("--patch-size", "1 or more")), (64, ("no full tile of 64 x 64",))]
+    ("size", "words"),
+    [(0, ("--patch-size", "1 or more")), (64, ("too few for a tile of 64 x 64",))],
 )
-def test_tiles_that_are_none(tmp_path: Path, name: str, size: int, words: tuple[str, ...]) -> None:
+def test_invalid_tiles(tmp_path: Path, name: str, size: int, words: tuple[str, ...]) -> None:
     write(name, tmp_path)
     reject(name, tmp_path, *words, patch_size=size)
 
@@ -234,7 +235,7 @@ def test_geonrw_photographs_elevation_and_map(tmp_path: Path) -> None:
         }[kind]
 
 
-def test_geonrw_pairs_share_a_group_and_a_place(tmp_path: Path) -> None:
+def test_geonrw_pairs_share_a_group_and_a_georeference(tmp_path: Path) -> None:
     options = write("geonrw", tmp_path)
     groups: dict[str, dict] = {}
     for sample in read_all("geonrw", tmp_path, **options):
@@ -293,11 +294,11 @@ def test_geonrw_wrong_bands_and_dtypes(tmp_path: Path) -> None:
     reject("geonrw", tmp_path, "287_5623_dem.tif", "float64", "float32", **options)
 
 
-def test_geonrw_names_that_are_none_or_twice(tmp_path: Path) -> None:
+def test_geonrw_invalid_or_duplicate_names(tmp_path: Path) -> None:
     options = write("geonrw", tmp_path)
     shutil.copy(
         tmp_path / "aachen/287_5623_dem.tif", tmp_path / "aachen/287_5623_sar.tif"
-    )  # which is left out
+    )  # which is ignored
     assert len(items_of("geonrw", tmp_path, **options)) == 24
     shutil.copy(tmp_path / "aachen/288_5623_rgb.tif", tmp_path / "aachen/287_5623_rgb.tif")
     reject("geonrw", tmp_path, "aachen/287_5623_rgb.tif", "aachen/287_5623_rgb.jp2", **options)
@@ -328,7 +329,7 @@ def test_geonrw_jpeg2000_that_is_damaged_or_something_else(tmp_path: Path) -> No
 
 
 def picture(path: Path) -> np.ndarray:
-    """What Pillow reads, [c, h, w]."""
+    """The picture as read by Pillow, [c, h, w]."""
     with Image.open(path) as image:
         array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

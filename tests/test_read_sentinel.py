@@ -1,5 +1,5 @@
-"""SSL4EO-S12 v1.0: every band as its file has it, in the order of the sensor table, and coarser
-ones on the 10 m grid by a named method.
+"""SSL4EO-S12 v1.0: every band as in its file, in the order of the sensor table, and coarser bands
+on the 10 m grid by the chosen method.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOLDER = f"s2c/0000200/{SCENE}"
 
 
 def assert_bands(sample: Sample, folder: Path) -> None:
-    """Every band as rasterio reads its file; coarser ones, of --resample nearest, repeated."""
+    """Every band as read by rasterio; coarser ones repeated, as with --resample nearest."""
     for band, plane in zip(get_sensor(sample.sensor).bands, sample.pixels, strict=True):
         original, factor = tiny_archives.read(folder / f"{band.name}.tif")[0], FACTORS[band.gsd_m]
         assert plane.dtype == original.dtype
@@ -41,7 +41,7 @@ def assert_bands(sample: Sample, folder: Path) -> None:
 
 def half_pixel_centres(band: np.ndarray, factor: int) -> np.ndarray:
     """The textbook formula of bilinear interpolation, pixel by pixel: centres at (i + 0.5) / factor
-    - 0.5, edges held.
+    - 0.5, edges extended.
     """
     height, width = band.shape
     fine = np.empty((height * factor, width * factor))
@@ -67,10 +67,10 @@ def test_bilinear_is_the_textbook_formula_and_what_scipy_gives(factor: int) -> N
         half_pixel_centres(band, factor),
         ndimage.zoom(band.astype(float), factor, order=1, mode="nearest", grid_mode=True),
     ):
-        assert np.abs(fine - exact).max() <= 0.5 + 1e-6  # rounding, no more
+        assert np.abs(fine - exact).max() <= 0.5 + 1e-6  # rounding only
 
 
-def test_bilinear_lies_where_gdal_puts_it() -> None:
+def test_bilinear_has_the_geometry_of_gdal() -> None:
     band = np.random.default_rng(1).integers(0, 10000, (8, 8)).astype(np.float32)
     warped, crs = np.empty((16, 16), np.float32), "EPSG:32633"
     grids = {
@@ -100,14 +100,14 @@ def test_no_data_is_not_mixed_with_data() -> None:
     band[0, 0] = 0
     fine = resample.bilinear(band, 6, 0)
     assert set(np.unique(fine).tolist()) == {0, 1000}
-    assert (fine[:9, :9] == 0).all()  # up to the next pixel's centre
+    assert (fine[:9, :9] == 0).all()  # up to the centre of the next pixel
     assert (fine[9:] == 1000).all()
 
 
 # ------------------------------------------------------------------ SSL4EO-S12 v1.0
 
 
-def test_real_place_as_rasterio_reads_it(sample_data: Path) -> None:
+def test_real_location_as_rasterio_reads_it(sample_data: Path) -> None:
     root = sample_data / "sentinel" / "SSL4EO-S12_real"
     samples = read_all(S12, root, resample="nearest")
     found = {sample.sensor: sample.pixels.shape for sample in samples}
@@ -121,7 +121,7 @@ def test_real_place_as_rasterio_reads_it(sample_data: Path) -> None:
         assert_bands(sample, root / sample.id.split("/")[1] / sample.group / sample.product)
 
 
-def test_real_place_bilinear_and_where_it_is(sample_data: Path) -> None:
+def test_real_location_bilinear_and_its_georeference(sample_data: Path) -> None:
     root = sample_data / "sentinel" / "SSL4EO-S12_real"
     sample = next(
         sample for sample in read_all(S12, root) if sample.id == "0000200/s2c/20200604T054639"
@@ -135,7 +135,7 @@ def test_real_place_bilinear_and_where_it_is(sample_data: Path) -> None:
         "EPSG:4326",
         1591249599,
         None,
-    )  # 2020-06-04T05:46:39Z; degrees are no metres
+    )  # 2020-06-04T05:46:39Z; degrees are not metres
     assert sample.lonlat == pytest.approx((73.3059, 30.4640), abs=1e-4)
     with rasterio.open(folder / "B2.tif") as file:
         assert sample.affine == tuple(file.transform)[:6]
@@ -313,7 +313,7 @@ def test_five_dates_are_one_too_many(tmp_path: Path) -> None:
     reject(S12, tmp_path, "s2a/0000001", "5 dates", "at most the 4")
 
 
-def test_files_that_lie_elsewhere_and_empty_folders(tmp_path: Path) -> None:
+def test_files_in_other_folders_and_empty_folders(tmp_path: Path) -> None:
     reject(S12, tmp_path, "s2c", "no such folder")
     write(S12, tmp_path)
     (tmp_path / "void_ids.csv").write_text("place\n")

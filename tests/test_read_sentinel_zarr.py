@@ -1,5 +1,5 @@
-"""SSL4EO-S12 v1.1: what zarr-python reads from its files, and none of what hostile files would do
-to zarr-python.
+"""SSL4EO-S12 v1.1: the same values as zarr-python, and protection from hostile files that zarr-
+python lacks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import zarr
 from layouts import make_reader, read_all, read_item, reject, write
-from layouts.ssl4eo_s12_v1_1 import BANDS, DATES, PLACES, arrays, path_of, time_of, write_file
+from layouts.ssl4eo_s12_v1_1 import BANDS, DATES, LOCATIONS, arrays, path_of, time_of, write_file
 
 from data_prep.archive import ArchiveError
 from data_prep.formats import zarr_zip
@@ -40,11 +40,11 @@ def zarr_python(path: Path, key: str) -> np.ndarray:
 
 
 def one_file(root: Path, **changes: Any) -> Path:
-    """An archive of one file of Sentinel-2 L2A; `changes` replace its arrays, or with None remove
+    """An archive of one Sentinel-2 L2A file; `changes` replace its arrays, or with None remove
     them.
     """
     path = path_of(root, "train", "S2L2A")
-    found = {**arrays("S2L2A", PLACES["train"]), **changes}
+    found = {**arrays("S2L2A", LOCATIONS["train"]), **changes}
     write_file(path, {key: values for key, values in found.items() if values is not None})
     return path
 
@@ -74,17 +74,17 @@ def edit_json(path: Path, member: str, **fields: Any) -> None:
 def test_samples_are_what_zarr_python_reads(tmp_path: Path) -> None:
     write(V1_1, tmp_path)
     samples = {sample.id: sample for sample in read_all(V1_1, tmp_path)}
-    assert len(samples) == sum(map(len, PLACES.values())) * len(BANDS) * DATES
-    for split, locations in PLACES.items():
+    assert len(samples) == sum(map(len, LOCATIONS.values())) * len(BANDS) * DATES
+    for split, locations in LOCATIONS.items():
         for product in BANDS:
             pixels = zarr_python(path_of(tmp_path, split, product), "bands")
-            for number, place in enumerate(locations):
+            for number, location in enumerate(locations):
                 for date in range(DATES):
-                    sample = samples[f"{split}/000001/{product}/{date}/{place}"]
+                    sample = samples[f"{split}/000001/{product}/{date}/{location}"]
                     np.testing.assert_array_equal(sample.pixels, pixels[number, date])
                     assert sample.pixels.dtype == pixels.dtype == get_sensor(sample.sensor).dtype
-                    assert (sample.group, sample.time) == (place, time_of(number, date))
-                    assert sample.product.endswith(f"{place}_{date}")
+                    assert (sample.group, sample.time) == (location, time_of(number, date))
+                    assert sample.product.endswith(f"{location}_{date}")
 
 
 def test_cloud_masks_of_sentinel_2(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_cloud_masks_of_sentinel_2(tmp_path: Path) -> None:
     assert samples["val/000001/S1GRD/2/0012333"].masks == {}
 
 
-def test_place_and_grid(tmp_path: Path) -> None:
+def test_georeference_and_grid(tmp_path: Path) -> None:
     write(V1_1, tmp_path)
     sample = next(
         sample for sample in read_all(V1_1, tmp_path) if sample.id == "train/000001/S2L1C/0/0060573"
@@ -114,7 +114,9 @@ def test_place_and_grid(tmp_path: Path) -> None:
 
 
 def test_ssl4eo_s12_v1_1_carries_the_offset_of_1000(tmp_path: Path) -> None:
-    """The same reflectance is 1000 more in v1.1 than in v1.0, and the sensor rows know it."""
+    """The same reflectance has a digital number 1000 higher in v1.1 than in v1.0, and the sensor
+    rows account for it.
+    """
     write(V1_1, tmp_path)
     sensors = {row.id for row in make_reader(V1_1, tmp_path).sensors}
     for v1_1, v1_0 in (
@@ -137,7 +139,9 @@ def test_ssl4eo_s12_v1_1_carries_the_offset_of_1000(tmp_path: Path) -> None:
 def test_splits_and_products(tmp_path: Path) -> None:
     write(V1_1, tmp_path)
     splits = {item.group: item.split for item in make_reader(V1_1, tmp_path).items()}
-    assert splits == {place: split for split, locations in PLACES.items() for place in locations}
+    assert splits == {
+        location: split for split, locations in LOCATIONS.items() for location in locations
+    }
     (tmp_path / "splits" / "ssl4eos12_val.txt").unlink()
     reject(V1_1, tmp_path, "in no split list")
     (tmp_path / "splits" / "ssl4eos12_train.txt").unlink()
@@ -162,7 +166,7 @@ def test_products_must_hold_the_same_locations(tmp_path: Path) -> None:
     reject(V1_1, tmp_path, NAME, "same locations")
 
 
-def test_without_names_places_are_numbered(tmp_path: Path) -> None:
+def test_without_names_locations_are_numbered(tmp_path: Path) -> None:
     one_file(
         tmp_path, sample=None, file_id=None, crs=None, center_lat=None, time_=None, cloud_mask=None
     )
@@ -195,7 +199,7 @@ def test_without_names_places_are_numbered(tmp_path: Path) -> None:
     ],
 )
 def test_times(tmp_path: Path, values: Any, attributes: dict, expected: int | None) -> None:
-    found = {**arrays("S2L2A", PLACES["train"]), "time_": np.full((3, DATES), values)}
+    found = {**arrays("S2L2A", LOCATIONS["train"]), "time_": np.full((3, DATES), values)}
     write_file(path_of(tmp_path, "train", "S2L2A"), found, attributes)
     assert {sample.time for sample in read_all(V1_1, tmp_path)} == {expected}
 
@@ -207,7 +211,7 @@ def test_times(tmp_path: Path, values: Any, attributes: dict, expected: int | No
 def test_units_of_time_that_say_nothing(tmp_path: Path, units: Any) -> None:
     write_file(
         path_of(tmp_path, "train", "S2L2A"),
-        arrays("S2L2A", PLACES["train"]),
+        arrays("S2L2A", LOCATIONS["train"]),
         {} if units is None else {"units": units},
     )
     reject(V1_1, tmp_path, f"{NAME}/time_", "units")
@@ -220,8 +224,8 @@ SWAPPED = np.array(["B02", "B01", *BANDS["S2L2A"][2:]])
     ("changes", "words"),
     [
         ({"band": SWAPPED}, ("/band", "B02, B01", "B01, B02", "in this order")),
-        ({"band": None}, ("/band", "guess")),
-        ({"band": np.arange(12)}, ("/band", "guess")),
+        ({"band": None}, ("/band", "unknown")),
+        ({"band": np.arange(12)}, ("/band", "unknown")),
         ({"bands": None}, ("no array `bands`",)),
         ({"bands": np.ones((3, DATES, 12, 8, 8), np.uint16)}, ("/bands", "uint16", "int16")),
         ({"bands": np.ones((3, DATES, 13, 8, 8), np.int16)}, ("/bands", "13", "12")),
@@ -230,7 +234,7 @@ SWAPPED = np.array(["B02", "B01", *BANDS["S2L2A"][2:]])
         ({"cloud_mask": np.ones((3, DATES, 4, 8), np.uint8)}, ("/cloud_mask", "4, 8", "8, 8")),
         ({"center_lat": np.array([40.0, 95.0, 40.0])}, ("/center_lon", "95", "degrees")),
         ({"center_lon": np.array([40.0, np.nan, 40.0])}, ("/center_lon", "nan", "degrees")),
-        ({"x_": np.tile(np.array([0.0, 10, 20, 35, 40, 50, 60, 70]), (3, 1))}, ("/x_", "uneven")),
+        ({"x_": np.tile(np.array([0.0, 10, 20, 35, 40, 50, 60, 70]), (3, 1))}, ("/x_", "unequal")),
         ({"time_": np.full((3, DATES), -(10**10))}, ("/time_", "1970")),
         ({"sample": np.array(["0000001", "../../x", "0000003"])}, ("/sample", "'../../x'")),
         ({"sample": np.array(["0000001", "0000001", "0000003"])}, ("same id",)),
@@ -244,13 +248,13 @@ def test_wrong_arrays(tmp_path: Path, changes: dict[str, Any], words: tuple[str,
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_nan_in_sentinel_1(tmp_path: Path, value: float) -> None:
-    found = arrays("S1GRD", PLACES["train"])
+    found = arrays("S1GRD", LOCATIONS["train"])
     found["bands"][1, 2, 0, 3, 4] = value
     write_file(path_of(tmp_path, "train", "S1GRD"), found)
     reject(V1_1, tmp_path, "S1GRD", "sample 1, date 2", "1 values", "--skip-bad")
 
 
-def test_files_that_lie_elsewhere(tmp_path: Path) -> None:
+def test_files_in_other_folders(tmp_path: Path) -> None:
     reject(V1_1, tmp_path, "no *.zarr.zip")
     path = one_file(tmp_path)
     path.rename(tmp_path / "train" / path.name)
@@ -291,7 +295,7 @@ def test_any_chunks_and_codecs_as_zarr_python(
         assert found.dtype == np.int16
 
 
-def test_chunks_that_are_not_there_are_no_black_pixels(tmp_path: Path) -> None:
+def test_missing_chunks_do_not_become_black_pixels(tmp_path: Path) -> None:
     rewrite(one_file(tmp_path), lambda members: members.pop("bands/0.2.0.0.0"))
     reject(V1_1, tmp_path, f"{NAME}/bands/0.2.0.0.0", "is missing")
 
@@ -318,7 +322,7 @@ def test_a_chunk_that_samples_share_is_decoded_once(
 
 
 def test_metadata_written_twice_count_as_last_written(tmp_path: Path) -> None:
-    """As ZipStore of zarr-python leaves them behind when attributes change."""
+    """As left behind by zarr-python's ZipStore when attributes change."""
     path = one_file(tmp_path)
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as file:
         file.writestr("time_/.zattrs", json.dumps({"units": "seconds since 2021-01-01"}))
@@ -329,7 +333,7 @@ def test_metadata_written_twice_count_as_last_written(tmp_path: Path) -> None:
 
 
 class Touch:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -378,13 +382,13 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     ],
     ids=lambda value: str(value)[:50] if isinstance(value, dict) else "",
 )
-def test_metadata_that_lie(tmp_path: Path, fields: dict[str, Any], words: tuple[str, ...]) -> None:
+def test_false_metadata(tmp_path: Path, fields: dict[str, Any], words: tuple[str, ...]) -> None:
     edit_json(one_file(tmp_path), "bands/.zarray", **fields)
     reject(V1_1, tmp_path, NAME, *words)
 
 
 def bomb_of(codec: str) -> bytes:
-    """One that decodes to 64 MB or says that it is far more."""
+    """A chunk that decodes to 64 MB or claims far more."""
     if codec == "blosc":
         data = bytearray(numcodecs.Blosc().encode(np.zeros(10_000, np.int16)))
         return bytes(data[:4] + struct.pack("<I", 2**31 - 1) + data[8:])
@@ -431,7 +435,7 @@ def test_chunks_that_are_damaged(tmp_path: Path, codec: str | None, data: bytes)
     reject(V1_1, tmp_path, f"{NAME}/bands/0.0.0.0.0", "damaged")
 
 
-def test_members_that_are_no_good(tmp_path: Path) -> None:
+def test_invalid_members(tmp_path: Path) -> None:
     path = one_file(tmp_path)
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as file:
         file.writestr("bands/0.0.0.0.0", b"other pixels")
@@ -458,7 +462,7 @@ def test_truncated_and_flipped_files_give_an_error_or_the_sample(tmp_path: Path)
         except ArchiveError as error:
             assert NAME in str(error)
             rejected += 1
-        else:  # every member has a checksum, so what is read is right
+        else:  # every member has a checksum, so values that are read are right
             for sample, pixels in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(sample.pixels, pixels)
     assert rejected > 20

@@ -1,5 +1,5 @@
-"""The archive readers: every pixel as the file has it, every band by its number, every fault with
-its name.
+"""The archive readers: every pixel as in the file, every band by its number, every fault with its
+file name.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def test_potsdam_tiles_as_rasterio_reads_them(sample_data: Path) -> None:
         np.testing.assert_allclose(sample.wavelengths_nm, ENMAP.centres_nm, atol=0.5)
 
 
-def test_potsdam_place_and_time(sample_data: Path) -> None:
+def test_potsdam_georeference_and_time(sample_data: Path) -> None:
     sample = read_all("enmap-tiles", sample_data / "enmap" / "potsdam_l2a_tiles")[0]
     assert sample.id == sample.group == "enmap_potsdam_tile_128_0"
     assert (sample.crs, sample.gsd_m, sample.time) == (
@@ -62,13 +62,11 @@ def test_hyspecnet_patch(sample_data: Path) -> None:
     root = sample_data / "enmap" / "hyspecnet11k"
     (sample,) = read_all(
         "enmap-tiles", root, trust_product_order=True
-    )  # the quality layers beside it are no tiles
+    )  # the quality layers next to it are not tiles
     np.testing.assert_array_equal(
         sample.pixels, tiny_archives.read(root / f"{sample.id}.TIF")[KEPT]
     )
-    assert not (
-        sample.pixels == ENMAP.nodata
-    ).any()  # the 22 empty bands are exactly those that are not kept
+    assert not (sample.pixels == ENMAP.nodata).any()  # exactly the 22 empty bands are dropped
     assert (sample.product, sample.time, sample.wavelengths_nm) == ("V010110", 1667492678, None)
 
 
@@ -91,8 +89,8 @@ def test_bands_are_picked_by_number(tmp_path: Path) -> None:
 
 
 def test_scene_wavelengths_do_not_reorder_bands(tmp_path: Path) -> None:
-    """Bands 91 and 102 lie 0.2 nm apart; in this scene the calibration has them the other way
-    round, which moves no band.
+    """Bands 91 and 102 are 0.2 nm apart; in this scene calibration reverses their order, which must
+    not move a band.
     """
     nm = ENMAP_PRODUCT.centres_nm.copy()
     nm[90], nm[101] = nm[90] + 0.4, nm[101] - 0.4
@@ -190,7 +188,7 @@ def test_nan(tmp_path: Path, value: float) -> None:
     )
 
 
-def test_nan_in_dropped_bands_is_of_no_interest(tmp_path: Path) -> None:
+def test_nan_in_dropped_bands_is_ignored(tmp_path: Path) -> None:
     cube = tiny_archives.pixels(0, 224).astype(np.float32)
     cube[130] = np.nan
     tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
@@ -199,7 +197,7 @@ def test_nan_in_dropped_bands_is_of_no_interest(tmp_path: Path) -> None:
 
 def test_all_nodata(tmp_path: Path) -> None:
     cube = np.full((224, 32, 32), -32768, np.int16)
-    cube[130] = 5  # a band that is not kept
+    cube[130] = 5  # a band that is dropped
     tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
     reject("enmap-tiles", tmp_path, "a.tif", "every pixel", "--skip-bad")
 
@@ -224,7 +222,7 @@ def test_wrong_scale(tmp_path: Path, attribute: str, value: float) -> None:
     reject("enmap-tiles", tmp_path, "a.tif", f"{attribute[:-1]} is {value:g}", "scale 0.0001")
 
 
-# ------------------------------------------------------------------ place and time
+# ------------------------------------------------------------------ georeference and time
 
 
 def test_absent_stays_absent(tmp_path: Path) -> None:
@@ -240,7 +238,7 @@ def test_absent_stays_absent(tmp_path: Path) -> None:
     ) == (None,) * 6
 
 
-def test_degrees_are_no_metres(tmp_path: Path) -> None:
+def test_degrees_are_not_metres(tmp_path: Path) -> None:
     tiny_archives.tile(
         tmp_path / "a.tif", crs="EPSG:4326", transform=rasterio.Affine(0.01, 0, 13, 0, -0.02, 52)
     )
@@ -263,7 +261,7 @@ def test_time_with_a_zone(tmp_path: Path) -> None:
     assert read_all("enmap-tiles", tmp_path)[0].time == 3600
 
 
-def test_time_that_is_none(tmp_path: Path) -> None:
+def test_invalid_time(tmp_path: Path) -> None:
     tiny_archives.tag(
         tiny_archives.tile(tmp_path / "a.tif"), ENMAP_PRODUCT.centres_nm, start_time="yesterday"
     )
@@ -281,8 +279,8 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
 
 
 def test_flipped_bits_give_an_error_or_a_sample(tmp_path: Path) -> None:
-    """A GeoTIFF has no checksum, so not every flip can be seen; but none may end in anything but a
-    sample or an ArchiveError.
+    """A GeoTIFF has no checksum, so not every flip is detected; but each must end in a sample or an
+    ArchiveError.
     """
     data = tiny_archives.tile(tmp_path / "a.tif", compress="deflate", predictor=2).read_bytes()
     rejected = 0
@@ -307,7 +305,7 @@ def test_another_format_with_the_name_of_a_tiff(tmp_path: Path) -> None:
         f"band='1'><SimpleSource><SourceFilename>{path}</SourceFilename>"
     )
     (tmp_path / "b.tif").write_text(vrt + "</SimpleSource></VRTRasterBand></VRTDataset>")
-    reject("enmap-tiles", tmp_path, "b.tif", "no GeoTIFF")
+    reject("enmap-tiles", tmp_path, "b.tif", "not GeoTIFF")
 
 
 @pytest.mark.parametrize(
@@ -371,10 +369,12 @@ def test_two_files_of_one_id(tmp_path: Path) -> None:
 def test_spectral_earth_items_in_order(tmp_path: Path) -> None:
     items = make_reader("spectral-earth", tiny_archives.spectral_earth(tmp_path)).items()
     assert [item.id for item in items] == [
-        f"{place}/{scene}" for place, scenes in tiny_archives.LOCATIONS.items() for scene in scenes
+        f"{location}/{scene}"
+        for location, scenes in tiny_archives.LOCATIONS.items()
+        for scene in scenes
     ]
     assert [item.group for item in items] == [
-        place for place, scenes in tiny_archives.LOCATIONS.items() for _ in scenes
+        location for location, scenes in tiny_archives.LOCATIONS.items() for _ in scenes
     ]
 
 
@@ -463,7 +463,7 @@ def test_label_folder_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, 1.5, 3e9])
-def test_label_that_is_no_class(tmp_path: Path, value: float) -> None:
+def test_label_that_is_not_a_class(tmp_path: Path, value: float) -> None:
     tiny_archives.tile(tmp_path / "images" / "a.tif")
     tiny_archives.write(tmp_path / "labels" / "a.tif", np.full((1, 32, 32), value, np.float32))
     reject("enmap-tiles", tmp_path, "labels/a.tif", "not class numbers")

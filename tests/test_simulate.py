@@ -1,5 +1,5 @@
-"""Tests of `data_prep.simulate`: the archive's files, their determinism, the splits, and that land
-uses are told apart by arrangement.
+"""`data_prep.simulate`: the archive's files, determinism, splits, and land uses that differ in
+arrangement only.
 """
 
 from __future__ import annotations
@@ -122,11 +122,11 @@ def test_a_label_map_has_its_images_grid_and_listed_classes(archive):
 def test_labels_are_zero_where_pixels_are_missing_and_only_there():
     cut, holed, total = 0, 0, 150
     for index in range(total):
-        place = acquisition.make_location(0, index, SIZE)
+        location = acquisition.make_location(0, index, SIZE)
         pixels, labels = acquisition.observe(
             0,
-            place,
-            place.scenes[0],
+            location,
+            location.scenes[0],
             landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, index), SIZE),
         )
         missing = pixels == ENMAP.nodata
@@ -159,7 +159,7 @@ def test_a_second_run_writes_what_is_absent_and_leaves_the_rest(tmp_path):
     first = simulate.simulate_archive(tmp_path, locations=3, size=SIZE, workers=1)
     before = contents(tmp_path)
     gone, kept = images(tmp_path)[0], images(tmp_path)[-1]
-    gone.rename(gone.with_name(gone.name + ".partial"))  # as an interrupted write leaves it
+    gone.rename(gone.with_name(gone.name + ".partial"))  # as left by an interrupted write
     os.utime(kept, (1, 1))
     assert first == len(images(tmp_path)) + 1
     assert simulate.simulate_archive(tmp_path, locations=3, size=SIZE, workers=1) == 1
@@ -189,7 +189,7 @@ def test_a_failed_write_leaves_no_file_under_its_name(tmp_path, monkeypatch):
 # --- splits, dates and scenes
 
 
-def test_a_location_is_on_one_side_with_all_its_dates(archive):
+def test_all_dates_of_a_location_are_in_one_split(archive):
     train, val = lines(archive, "train"), lines(archive, "val")
     assert sorted(train + val) == [
         path.relative_to(archive / "enmap").as_posix() for path in images(archive)
@@ -198,40 +198,40 @@ def test_a_location_is_on_one_side_with_all_its_dates(archive):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_one_location_in_five_is_for_validation_and_two_are_enough_for_both_sides(seed):
+def test_one_location_in_five_is_for_validation_and_two_are_enough_for_both_splits(seed):
     sides = [simulate.is_validation(seed, index) for index in range(1000)]
     assert sum(sides) == 200
     assert set(sides[:2]) == {True, False}
 
 
 def test_some_locations_have_several_dates_and_scenes_are_shared(locations):
-    dates = np.array([len(place.scenes) for place in locations])
+    dates = np.array([len(location.scenes) for location in locations])
     assert set(dates) == {1, 2, 3}
     assert 0.17 < np.mean(dates > 1) < 0.40
-    scenes = [scene.number for place in locations for scene in place.scenes]
+    scenes = [scene.number for location in locations for scene in location.scenes]
     assert len(set(scenes)) < len(scenes) / 2
-    for place in locations:
-        assert [scene.time for scene in place.scenes] == sorted(
-            scene.time for scene in place.scenes
+    for location in locations:
+        assert [scene.time for scene in location.scenes] == sorted(
+            scene.time for scene in location.scenes
         )
 
 
 def test_patches_of_a_region_do_not_overlap(locations):
     corners = [
-        (place.region.epsg, *place.corner)
-        for place in locations[: acquisition.LOCATIONS_PER_REGION]
+        (location.region.epsg, *location.corner)
+        for location in locations[: acquisition.LOCATIONS_PER_REGION]
     ]
     assert len(set(corners)) == acquisition.LOCATIONS_PER_REGION
     steps = np.diff(sorted({east for _, east, _ in corners}))
     assert (steps % (30 * SIZE) == 0).all()
 
 
-def test_dates_of_a_place_share_the_map_and_differ_in_season():
-    place = next(
+def test_dates_of_a_location_share_the_map_and_differ_in_season():
+    location = next(
         p for p in (acquisition.make_location(0, i, 32) for i in range(99)) if len(p.scenes) == 3
     )
-    land = landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, place.index), 32)
-    seen = [acquisition.observe(0, place, scene, land) for scene in place.scenes]
+    land = landscape.make_landscape(acquisition.stream(0, acquisition.GROUND, location.index), 32)
+    seen = [acquisition.observe(0, location, scene, land) for scene in location.scenes]
     both = np.logical_and.reduce([labels > 0 for _, labels in seen])
     assert all((labels[both] == land.labels[both]).all() for _, labels in seen)
     assert not np.array_equal(seen[0][0], seen[1][0])
@@ -305,15 +305,15 @@ def test_the_sun_lights_slopes_that_face_it():
     }
     lit = {rise: acquisition.illumination(slope, sun).mean() for rise, slope in slopes.items()}
     assert lit[0.0] == pytest.approx(1)
-    assert lit[0.2] > 1 > lit[-0.2]  # ground that rises northward faces south, where the sun stands
+    assert lit[0.2] > 1 > lit[-0.2]  # ground that rises northward faces south, towards the sun
 
 
-# --- land uses are told apart by arrangement
+# --- land uses differ in arrangement
 
 
 def covers_of(code: int, size: int = 48, draws: int = 40) -> tuple[dict[str, float], np.ndarray]:
-    """Mean share of each cover, and object sizes in pixels, over many locations whose roofs
-    are alike.
+    """Mean fraction of each cover, and object sizes in pixels, over many locations with equal
+    roofs.
     """
     means: dict[str, list[float]] = {}
     sizes = []
@@ -347,7 +347,7 @@ def test_orchard_and_wooded_pasture_have_the_same_covers_and_only_orchards_have_
 
 
 def row_strength(code: int, size: int = 32) -> float:
-    """How far lag-4 autocorrelation of tree cover differs between the directions along and across
+    """Difference of the lag-4 autocorrelation of tree cover between the directions along and across
     the fields.
     """
     gaps = []
@@ -415,14 +415,14 @@ def test_an_archive_of_something_else_is_not_added_to(archive, field, change):
 def test_a_smaller_number_is_refused(archive):
     with pytest.raises(
         ValueError,
-        match=f"holds location 0000009: --locations 4 found, {LOCATIONS} or more expected",
+        match=f"has location 0000009: --locations 4 found, {LOCATIONS} or more expected",
     ):
         simulate.simulate_archive(archive, locations=4, size=SIZE, workers=1)
 
 
 def test_a_real_archive_is_not_mixed_with_simulated_files(tmp_path):
     (tmp_path / "enmap" / "0287155").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"holds enmap/ but no simulate\.json"):
+    with pytest.raises(ValueError, match=r"has enmap/ but no simulate\.json"):
         simulate.simulate_archive(tmp_path, locations=2, size=SIZE)
     assert [path.name for path in tmp_path.iterdir()] == ["enmap"]
 
@@ -463,7 +463,7 @@ def test_the_command_says_what_is_wrong_and_fails(tmp_path, capsys):
     assert "cannot be written" in shown and "choose a folder" in shown
 
 
-def test_progress_is_told_of_every_location(tmp_path):
+def test_progress_is_reported_for_every_location(tmp_path):
     told = []
     simulate.simulate_archive(
         tmp_path,

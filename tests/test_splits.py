@@ -1,5 +1,5 @@
-"""Splits by blocks on the ground, and by pixel: no location on two sides, and no label of another
-split in a batch.
+"""Splits by spatial block and by pixel: no location in two splits, no label of another split in a
+batch.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from eo_jax.data import open_store, pipeline
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 
-PLACES = 24
+LOCATIONS = 24
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     """Locations 4 km apart from west to east, two dates each, in a SpectralEarth tree."""
-    for place in range(PLACES):
-        transform = rasterio.Affine(30, 0, 300_000 + 4_000 * place, 0, -30, 5_800_000)
+    for location in range(LOCATIONS):
+        transform = rasterio.Affine(30, 0, 300_000 + 4_000 * location, 0, -30, 5_800_000)
         for date in range(2):
             tiny_archives.write(
-                tmp_path / "archive" / "enmap" / f"{place:07d}" / f"{date:05d}.tif",
-                tiny_archives.pixels(place + 1),
+                tmp_path / "archive" / "enmap" / f"{location:07d}" / f"{date:05d}.tif",
+                tiny_archives.pixels(location + 1),
                 transform=transform,
             )
     return tmp_path / "archive"
@@ -85,7 +85,7 @@ def test_blocks_override_the_lists_of_the_archive(archive: Path, tmp_path: Path)
     (archive / "splits" / "train.txt").write_text("\n".join(names[::2]))
     (archive / "splits" / "test.txt").write_text(
         "\n".join(names[1::2])
-    )  # two dates of each location on two sides
+    )  # two dates of each location in two splits
     assert (
         convert(archive, tmp_path / "store", "--split", "blocks:20", "--val-fraction", "0.3") == 0
     )
@@ -125,7 +125,7 @@ def test_blocks_too_large_for_the_splits(
         ),
     ],
 )
-def test_shares_that_cannot_be(
+def test_invalid_fractions(
     archive: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
@@ -136,7 +136,7 @@ def test_shares_that_cannot_be(
     assert words in capsys.readouterr().err
 
 
-def test_places_are_located_once_for_a_run_that_is_resumed(
+def test_coordinates_are_read_once_for_a_resumed_run(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("--split", "blocks:20", "--val-fraction", "0.3")
@@ -157,7 +157,7 @@ def test_a_block_is_as_wide_as_it_is_high(latitude: float) -> None:
     assert length_km / len(set(names)) == pytest.approx(10, rel=0.1)
 
 
-def test_a_place_without_coordinates(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_location_without_coordinates(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     tiny_archives.write(
         tmp_path / "archive" / "enmap" / "0000001" / "00001.tif",
         tiny_archives.pixels(1),
@@ -176,18 +176,18 @@ def test_a_place_without_coordinates(tmp_path: Path, capsys: pytest.CaptureFixtu
         == 1
     )
     message = capsys.readouterr().err
-    assert "enmap/0000001/00001.tif" in message and "no coordinates" in message
+    assert "enmap/0000001/00001.tif" in message and "needs its coordinates" in message
 
 
 @pytest.mark.parametrize("rule", ["blocks", "blocks:", "blocks:-3", "blocks:nan", "squares:3"])
-def test_a_rule_that_is_none(
+def test_an_invalid_rule(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture, rule: str
 ) -> None:
     assert convert(archive, tmp_path / "store", "--split", rule) == 1
     assert "blocks:KM" in capsys.readouterr().err
 
 
-def test_shares_are_disjoint_and_move_no_other_name() -> None:
+def test_fractions_are_disjoint_and_move_no_other_name() -> None:
     names = [f"place {i}" for i in range(2000)]
     found = splits.assign_fractions(names, {"val": 0.1, "test": 0.2})
     counts = {
@@ -206,8 +206,8 @@ def test_shares_are_disjoint_and_move_no_other_name() -> None:
 
 
 def scene(side: int = 8) -> Sample:
-    """A scene whose left half is for training and whose right half is for testing; the label says
-    row and side.
+    """A scene whose left half is for training and right half for testing; labels encode row and
+    half.
     """
     label = np.arange(1, side * side + 1, dtype=np.int16).reshape(side, side)
     split = np.where(np.arange(side) < side // 2, 1, 3).astype(np.uint8) * np.ones(
@@ -258,7 +258,7 @@ def test_a_label_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_several_sensors_in_one_store(tmp_path: Path) -> None:
-    """A source draws the samples of its sensor alone; groups are locations over all sensors."""
+    """A source draws samples of its own sensor only, while groups span all sensors."""
     other = Sample(np.ones((224, 8, 8), np.int16), "enmap_l2a_224", "other", "scene")
     store = write_store(tmp_path / "store", [scene(), other], None, {"labels": {}})
     for sensor, bands in (("enmap", 202), ("enmap_l2a_224", 224)):

@@ -1,4 +1,4 @@
-"""`stats` says what numpy says of all pixels at once, for every dtype, over shards, sensors and
+"""`stats` agrees with numpy over all pixels at once, for every dtype, over shards, sensors and
 splits.
 """
 
@@ -40,7 +40,7 @@ LEVELS = (0.0, 0.01, 0.02, 0.25, 1 / 3, 0.5, 0.75, 0.98, 0.99, 1.0)
 
 def sensor(dtype: str, bands: int = 3, nodata: float | None = None, name: str = "") -> Sensor:
     columns = tuple(Band(f"B{n}", n, None, None, kind="other") for n in range(1, bands + 1))
-    listed = "int32" if dtype == "int64" else dtype  # which no sensor has, but a record may hold
+    listed = "int32" if dtype == "int64" else dtype  # no sensor has it, but a record may
     return Sensor(
         name or f"test_{dtype}", "Test", columns, None, listed, 1.0, "digital number", nodata
     )
@@ -202,8 +202,8 @@ def test_constant_bands(tmp_path: Path) -> None:
 
 
 def test_several_sensors_shapes_and_mixed_dtypes(tmp_path: Path) -> None:
-    """One sensor takes one pass, the other two; the second mixes whole numbers and fractions, as
-    EnMAP tiles do.
+    """One sensor takes one pass, the other two; the second mixes integers and fractions, like EnMAP
+    tiles.
     """
     first, second = (
         [random_cube("uint8", n, (2, 3 + n, 4)) for n in range(6)],
@@ -239,7 +239,7 @@ def test_splits(tmp_path: Path) -> None:
         "train": 2.5,
         "val": 3.0,
         "all": pytest.approx(7 / 3),
-    }  # what is split by pixel is in every split
+    }  # a scene split by pixel is in every split
     with pytest.raises(ValueError, match=r"split 'tset' is empty; the store has test, train, val"):
         stats.measure(store, "tset", (0.5,))
 
@@ -272,7 +272,7 @@ def test_workers_and_batches_change_nothing(
 def test_command(
     tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")  # as in a log; numbers must not be cut
+    monkeypatch.setenv("COLUMNS", "80")  # as in a log; numbers must not be truncated
     output = tmp_path / "stats.json"
     assert (
         main(

@@ -1,4 +1,4 @@
-"""`subset` and `merge` write whole stores whose samples are, bit for bit, those of their
+"""`subset` and `merge` write complete stores whose samples are, bit for bit, those of their
 sources.
 """
 
@@ -44,8 +44,8 @@ RADAR = Sensor(
 
 
 def sample(number: int, sensor: Sensor = OPTICAL, size: int = 6, **fields) -> Sample:
-    """A sample of place number // 2, on day `number` of 2020, with labels of three kinds and
-    no-data that grows with the number.
+    """A sample of location number // 2, on day `number` of 2020, with labels of three kinds and no-
+    data that increases with the number.
     """
     rng = np.random.default_rng(number)
     pixels = rng.integers(0, 3000, (len(sensor.bands), size, size)).astype(sensor.dtype)
@@ -184,7 +184,7 @@ def test_groups_are_whole_and_grow(store: Path, tmp_path: Path) -> None:
     assert [len(locations) for locations in drawn] == [2, 3, 6]
 
 
-def test_unknown_place_and_time_are_in_no_box_and_no_period(tmp_path: Path) -> None:
+def test_unknown_coordinates_and_time_are_in_no_box_and_no_period(tmp_path: Path) -> None:
     source(tmp_path / "old", [sample(1), sample(2, time=None, lonlat=None)])
     for n, options in enumerate(
         (
@@ -298,8 +298,8 @@ def test_a_scene_that_is_split_by_pixel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--split", "test"), "no sample has --split 'test'; there is train, val"),
-        (("--sensor", "radar"), "no sample has --sensor 'radar'; there is optical"),
+        (("--split", "test"), "no sample has --split 'test'; expected one of train, val"),
+        (("--sensor", "radar"), "no sample has --sensor 'radar'; expected one of optical"),
         (("--match", "a*"), "--match leaves none of 12 samples"),
         (("--split", "val", "--until", "2020-01-02"), "--until leaves none of 4 samples"),
         (("--bbox", "0", "10", "20", "-10"), "expected west, south, east and north"),
@@ -354,7 +354,7 @@ def test_interrupted_then_resumed(
         open_store(new)
     monkeypatch.undo()
     assert run("subset", store, "--output", new, "--split", "val") == 1
-    assert "was begun with another set of options" in capsys.readouterr().err
+    assert "was started with a different set of options" in capsys.readouterr().err
     kept = {path: path.stat().st_mtime_ns for path in (new / "shards").iterdir()}
     assert len(kept) == 2
     assert run("subset", store, "--output", new, "--split", "train") == 0
@@ -371,7 +371,7 @@ def test_again_and_with_other_options(
     assert run("subset", store, "--output", tmp_path / "new", "--split", "val") == 0
     assert "up to date" in capsys.readouterr().out
     assert run("subset", store, "--output", tmp_path / "new", "--split", "train") == 1
-    assert "is a finished store, but of another set of options" in capsys.readouterr().err
+    assert "is a finished store of a different set of options" in capsys.readouterr().err
     assert tiny_archives.files(tmp_path / "new") == before
 
 
@@ -388,7 +388,7 @@ def test_a_damaged_source(store: Path, tmp_path: Path, capsys: pytest.CaptureFix
 # ------------------------------------------------------------------ merge
 
 
-def test_two_sensors_over_the_same_places(store: Path, radar: Path, tmp_path: Path) -> None:
+def test_two_sensors_over_the_same_locations(store: Path, radar: Path, tmp_path: Path) -> None:
     assert run("merge", store, radar, "--output", tmp_path / "new") == 0
     assert verify(tmp_path / "new") == []
     new = open_store(tmp_path / "new")
@@ -410,7 +410,7 @@ def test_two_sensors_over_the_same_places(store: Path, radar: Path, tmp_path: Pa
 
 
 def test_statistics_of_one_sensor_in_two_stores(tmp_path: Path) -> None:
-    """Cut in two and merged, a store has its statistics again, to the last digit."""
+    """Split in two and merged, a store has the same statistics to the last digit."""
     whole = source(tmp_path / "whole", [sample(n) for n in range(8)])
     for name, pattern in (("one", "*[0-3]"), ("two", "*[4-7]")):
         assert run("subset", whole, "--output", tmp_path / name, "--match", pattern) == 0
@@ -436,7 +436,9 @@ def test_ids_that_meet(store: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert verify(tmp_path / "new") == []
 
 
-def test_a_place_in_two_splits(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_location_in_two_splits(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     other = source(tmp_path / "other", [sample(11, RADAR)], ["train"])
     assert run("merge", store, other, "--output", tmp_path / "new") == 1
     said = capsys.readouterr().err
@@ -452,7 +454,7 @@ def test_sensors_of_one_name_have_to_be_one(
     )
     assert run("merge", store, other, "--output", tmp_path / "new") == 1
     said = capsys.readouterr().err
-    for words in (str(store), str(other), "sensor 'optical' has another scale"):
+    for words in (str(store), str(other), "sensor 'optical' has a different scale"):
         assert words in said
 
 
@@ -461,12 +463,10 @@ def test_labels_of_one_name_have_to_be_of_one_kind(
 ) -> None:
     other = source(tmp_path / "other", [sample(30, labels={"cover": np.array(2, np.uint8)})])
     assert run("merge", store, other, "--output", tmp_path / "new") == 1
-    assert "label 'cover' has another shape" in capsys.readouterr().err
+    assert "label 'cover' has a different shape" in capsys.readouterr().err
 
 
-def test_one_store_is_none_to_merge(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_merge_needs_two_stores(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run("merge", store, "--output", tmp_path / "new") == 1
     assert "two or more stores" in capsys.readouterr().err
 
@@ -517,7 +517,7 @@ def test_stores_of_convert(tmp_path: Path) -> None:
     )
 
 
-def test_the_hash_alone_decides_which_places_are_drawn() -> None:
+def test_the_hash_alone_decides_which_locations_are_drawn() -> None:
     groups = np.array(["a", "b", "c", "d", "e"])
     drawn = set(groups[subset._in_groups(groups, 2)])
     assert set(groups[::-1][subset._in_groups(groups[::-1], 2)]) == drawn

@@ -1,4 +1,4 @@
-"""`verify` finds every damage and names it, and finds none in a whole store."""
+"""`verify` finds and names every damage, and finds none in an intact store."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def store(whole: Path, tmp_path: Path) -> Path:
 
 
 def rewrite(store: Path, **changes: object) -> None:
-    """Changes the manifest and signs it again, as a careful vandal would."""
+    """Changes the manifest and signs it again, like a careful attacker."""
     manifest = json.loads((store / "manifest.json").read_bytes()) | changes
     manifest["content_sha256"] = content_sha256(manifest)
     (store / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
 def replace_record(store: Path, **changes: object) -> None:
-    """Writes the first shard again with its first sample changed, and puts its new hash into the
+    """Rewrites the first shard with its first sample changed, and puts its new hash into the
     manifest.
     """
     opened = open_store(store)
@@ -79,10 +79,10 @@ def replace_record(store: Path, **changes: object) -> None:
     rewrite(store, shards=shards)
 
 
-def test_whole_store(whole: Path, capsys: pytest.CaptureFixture) -> None:
+def test_intact_store(whole: Path, capsys: pytest.CaptureFixture) -> None:
     before = tiny_archives.files(whole)
     assert main(["verify", str(whole), "--workers", "2"]) == 0
-    assert "6 records in 3 shards are whole" in capsys.readouterr().out
+    assert "6 records in 3 shards are intact" in capsys.readouterr().out
     assert tiny_archives.files(whole) == before
 
 
@@ -240,7 +240,7 @@ def test_arrays_of_a_zarr_store(format: str, tmp_path: Path) -> None:
     ):
         rewrite(tmp_path / "store", arrays=arrays)
         (problem,) = verify(tmp_path / "store")
-        assert "manifest.json: arrays is not what the samples in the index need" in problem
+        assert "manifest.json: arrays does not match the samples in the index" in problem
 
 
 def test_truncated_shard(store: Path) -> None:

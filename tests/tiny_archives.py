@@ -22,7 +22,7 @@ LOCATIONS = {
 
 
 def pixels(seed: int, bands: int = 202, size: int = SIZE) -> np.ndarray:
-    """A smooth int16 cube [bands, size, size] in which every band differs, with some no-data."""
+    """A smooth int16 cube [bands, size, size] with distinct bands and some no-data."""
     rng = np.random.default_rng(seed)
     cube = 1000 + 10 * np.arange(bands)[:, None, None] + rng.integers(0, 50, (bands, size, size))
     cube[:, : seed % 4] = ENMAP.nodata
@@ -30,7 +30,7 @@ def pixels(seed: int, bands: int = 202, size: int = SIZE) -> np.ndarray:
 
 
 def write(path: Path, cube: np.ndarray, **changes) -> Path:
-    """A GeoTIFF of cube [c, h, w]; `changes` go into its profile."""
+    """Writes a GeoTIFF of cube [c, h, w]; `changes` apply to its profile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = cube.shape
     profile = {
@@ -76,7 +76,7 @@ def spectral_earth(root: Path, labels: str | None = None) -> Path:
 
 
 def read(path: Path) -> np.ndarray:
-    """What rasterio reads, [c, h, w]."""
+    """The file as read by rasterio, [c, h, w]."""
     with rasterio.open(path) as file:
         return file.read()
 

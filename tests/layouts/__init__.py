@@ -1,8 +1,8 @@
-"""A tiny, valid archive for every reader: <reader>.py in this folder has `write(root)`, which makes
-one, and may have `OPTIONS` for its reader.
+"""Tiny, valid archives for every reader: <reader>.py has `write(root)` and optionally `OPTIONS` for
+its reader.
 
-The fuzzing and the convert-then-verify tests run on them, so each shows the whole layout:
-locations, dates, splits, labels, as the archive has them.
+The fuzzing and the convert-then-verify tests run on them, so each has the complete layout:
+locations, dates, splits, labels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eo_jax.schema import Sample
 
 
 def make_reader(name: str, root: Path, **options: Any) -> Reader:
-    """The reader of that name on a folder or file."""
+    """The reader of that name for a folder or file."""
     return reader_class(name)(open_archive(root), **options)
 
 
@@ -32,7 +32,7 @@ def read_item(reader: Reader, item: Item) -> Sample:
 
 
 def read_all(name: str, root: Path, **options: Any) -> list[Sample]:
-    """Every sample of an archive that its reader wants, in order."""
+    """Every sample of an archive that is not skipped, in order."""
     reader, found = make_reader(name, root, **options), []
     for item in reader.items():
         with contextlib.suppress(SkipSample):
@@ -41,7 +41,7 @@ def read_all(name: str, root: Path, **options: Any) -> list[Sample]:
 
 
 def reject(name: str, root: Path, *words: str, **options: Any) -> None:
-    """Asserts that reading fails with an ArchiveError that has all the words."""
+    """Asserts that reading fails with an ArchiveError that contains all words."""
     with pytest.raises(ArchiveError) as caught:
         read_all(name, root, **options)
     assert "\n" not in str(caught.value)

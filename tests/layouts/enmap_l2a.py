@@ -1,5 +1,5 @@
-"""Two EnMAP L2A products, one of them cloud-optimised, cut into patches of 8 pixels: some under
-clouds, some beyond the swath.
+"""Two EnMAP L2A products, one of them cloud-optimised, cut into patches of 8 pixels: some cloudy,
+some beyond the swath.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def write(root: Path) -> None:
 
 
 def write_product(folder: Path, scene: str, seed: int = 1, kind: str = "") -> None:
-    """The upper left pixel has no data, pixel (9, 9) is cloud, and so are all from column 16."""
+    """The upper left pixel is no-data; pixel (9, 9) and all columns from 16 are cloudy."""
     rng = np.random.default_rng(seed)
     cube = (
         1000 + 10 * np.arange(224)[:, None, None] + rng.integers(0, 50, (224, HEIGHT, WIDTH))
@@ -44,7 +44,7 @@ def write_product(folder: Path, scene: str, seed: int = 1, kind: str = "") -> No
 
 
 def metadata(**changes: str) -> str:
-    """METADATA.XML; `changes` are texts of elements, by name."""
+    """METADATA.XML; `changes` are {element: text}."""
     texts = {
         "level": "L2A",
         "startTime": "2022-06-11T07:23:05.138Z",

@@ -1,5 +1,5 @@
-"""EuroSAT: two images of each of four classes, with random and spatial split lists that differ, as
-torchgeo has them.
+"""EuroSAT: two images of each of four classes, with different random and spatial split lists, as in
+torchgeo.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ def write(root: Path) -> None:
 
 
 def pixels(name: str) -> np.ndarray:
-    """uint16 [13, 64, 64] in the order of the files; thousands say which band of
-    FILE_ORDER it is.
-    """
+    """uint16 [13, 64, 64] in file order; thousands encode the band in FILE_ORDER."""
     noise = np.random.default_rng(len(name)).integers(0, 50, (13, 16, 16)).repeat(4, 1).repeat(4, 2)
     return (1000 * np.arange(13)[:, None, None] + noise).astype(np.uint16)

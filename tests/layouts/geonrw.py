@@ -1,5 +1,5 @@
-"""GeoNRW: three tiles of two cities, one photograph as GeoTIFF, patches of 16 pixels with a rest at
-the edges.
+"""GeoNRW: three tiles of two cities, one photograph as GeoTIFF, patches of 16 pixels with
+remainders at the edges.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Any GeoTIFFs: a drone camera over three fields on two days, with label maps and split lists, cut
-into patches of 8 pixels.
+"""Arbitrary GeoTIFFs: a drone camera over three fields on two days, with label maps and split
+lists, cut into patches of 8 pixels.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ NODATA = 65535
 
 
 def names() -> list[str]:
-    """Of the images, below images/."""
+    """Names of the images, relative to images/."""
     return [f"{field}/flight_{day}.tif" for field in SPLITS for day in DAYS]
 
 
 def pixels(seed: int, height: int = 16, width: int = 20) -> np.ndarray:
-    """uint16 [4, height, width], bands far apart; the upper left corner of some is no-data."""
+    """uint16 [4, height, width] with well separated bands; the upper left corner of some is no-
+    data.
+    """
     cube = (
         np.random.default_rng(seed).integers(0, 900, (4, height, width))
         + 1000 * np.arange(1, 5)[:, None, None]

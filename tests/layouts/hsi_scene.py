@@ -1,5 +1,5 @@
-"""A hyperspectral scene as a .mat file, with ground truth and the split maps of a benchmark, in
-tiles that do not fit evenly.
+"""A hyperspectral scene in a .mat file, with ground truth and the split maps of a benchmark, in
+tiles of unequal size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write(root: Path) -> None:
 
 
 def cube(bands: int = BANDS, seed: int = 0) -> np.ndarray:
-    """uint16 [bands, 13, 18], every value another."""
+    """uint16 [bands, 13, 18] with distinct values."""
     return (
         np.random.default_rng(seed)
         .permutation(bands * HEIGHT * WIDTH)
@@ -43,8 +43,8 @@ def cube(bands: int = BANDS, seed: int = 0) -> np.ndarray:
 
 
 def maps() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(ground truth, its pixels for training, its pixels for test), uint8 [13, 18]; some labelled
-    pixels are in neither split.
+    """(ground truth, training pixels, test pixels), uint8 [13, 18]; some labelled pixels are in
+    neither split.
     """
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 10, (HEIGHT, WIDTH), np.uint8)
@@ -63,7 +63,7 @@ CUBE = cube(BANDS_OF_OWN)
 
 
 def table(folder: Path, bands: int = BANDS_OF_OWN, dtype: str = "uint16", **fields: Any) -> str:
-    """A band table of one's own."""
+    """A user's own band table."""
     columns = {"name": [f"band {n}" for n in range(bands)], "number": list(range(1, bands + 1))}
     columns |= {"centre_nm": fields.pop("centre_nm", [None] * bands), "fwhm_nm": [None] * bands}
     row = {
@@ -92,7 +92,7 @@ def save(path: Path, compress: bool = True, **arrays: np.ndarray) -> Path:
 
 
 def write_envi(folder: Path, cube: np.ndarray = CUBE, order: str = "bsq", **fields: Any) -> Path:
-    """An ENVI pair; `fields` change the header, None takes one away. `_` in their names is
+    """An ENVI pair; `fields` change the header, None removes a field; `_` in their names stands for
     a space.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def write_envi(folder: Path, cube: np.ndarray = CUBE, order: str = "bsq", **fiel
 def save_7_3(
     path: Path, stored: np.ndarray, name: str = "scene", kind: bytes = b"uint16", **how: Any
 ) -> Path:
-    """A MATLAB 7.3 file; `stored` has the axes as HDF5 has them."""
+    """A MATLAB 7.3 file; `stored` has the axes in HDF5's order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w", userblock_size=512) as file:
         dataset = file.create_dataset(name, data=stored, **how)

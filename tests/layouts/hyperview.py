@@ -24,14 +24,14 @@ def write(root: Path) -> None:
 
 
 def cube(index: int) -> np.ndarray:
-    """int16 [150, h, w], every band of which differs."""
+    """int16 [150, h, w] with distinct bands."""
     height, width = 4 + index % 3, 5 + index % 2
     noise = np.random.default_rng(index).integers(0, 9, (150, height, width))
     return (300 + 10 * np.arange(150)[:, None, None] + noise).astype(np.int16)
 
 
 def mask(index: int) -> np.ndarray:
-    """bool [150, h, w], the same in all bands: the first row is outside of the field."""
+    """bool [150, h, w], equal in all bands: the first row is outside the field."""
     outside = np.zeros(cube(index).shape, bool)
     outside[:, 0] = True
     return outside

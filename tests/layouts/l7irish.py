@@ -1,5 +1,5 @@
-"""L7 Irish: three scenes of two biomes, tiles of 16 pixels with a rest at the edges; the first tile
-of a scene is fill.
+"""L7 Irish: three scenes of two biomes, tiles of 16 pixels with remainders at the edges; the first
+tile of a scene is fill.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ def write(root: Path) -> None:
 
 
 def write_scene(image: Path, mask: Path, bands: int, shape: tuple[int, int]) -> None:
-    """An image uint8 [bands, h, w] in which every band has values of its own, and its mask of all
-    codes.
-    """
+    """An image uint8 [bands, h, w] with distinct bands, and its mask with all codes."""
     rng = np.random.default_rng(shape[0])
     pixels = 20 * np.arange(1, bands + 1)[:, None, None] + rng.integers(0, 20, (bands, *shape))
     cloud = rng.choice(CLOUD_CODES, (1, *shape))

@@ -1,5 +1,5 @@
-"""L8 Biome: three scenes of two biomes, tiles of 16 pixels with a rest at the edges; the first tile
-of a scene is fill.
+"""L8 Biome: three scenes of two biomes, tiles of 16 pixels with remainders at the edges; the first
+tile of a scene is fill.
 """
 
 from __future__ import annotations

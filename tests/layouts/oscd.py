@@ -1,5 +1,5 @@
-"""OSCD: two cities for training and one for testing, two dates each, tiles of 16 pixels with a rest
-at the edges.
+"""OSCD: two cities for training and one for testing, two dates each, tiles of 16 pixels with
+remainders at the edges.
 """
 
 from __future__ import annotations
@@ -45,6 +45,6 @@ def write_city(root: Path, city: str, split: str, shape: tuple[int, int]) -> Non
 
 
 def plane(city: str, date: int, band: int, shape: tuple[int, int]) -> np.ndarray:
-    """uint16 [1, h, w]; hundreds say which band and thousands which date it is."""
+    """uint16 [1, h, w]; hundreds encode the band and thousands the date."""
     noise = np.random.default_rng(len(city) + date).integers(0, 50, (1, *shape))
     return (date * 10_000 + 100 * band + noise).astype(np.uint16)

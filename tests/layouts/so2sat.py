@@ -21,7 +21,7 @@ def write(root: Path) -> None:
 
 
 def write_file(path: Path, sen2: np.ndarray, label: np.ndarray, **layout) -> None:
-    """A file as published, with sen2 [n, h, w, c] and label [n, 17]; `layout` goes to both
+    """A file as published, with sen2 [n, h, w, c] and label [n, 17]; `layout` applies to both
     datasets.
     """
     with h5py.File(path, "w") as file:
@@ -31,7 +31,7 @@ def write_file(path: Path, sen2: np.ndarray, label: np.ndarray, **layout) -> Non
 
 
 def patches(count: int) -> np.ndarray:
-    """float64 [n, 32, 32, 10], digital numbers / 10000; every band has values of its own."""
+    """float64 [n, 32, 32, 10], digital numbers / 10000, with distinct bands."""
     numbers = np.random.default_rng(count).integers(0, 100, (count, 8, 8, 10)) + 100 * np.arange(
         1, 11
     )

@@ -1,6 +1,6 @@
 """SpectralEarth's enmap_cdl: five locations of three scenes, with CDL maps and split lists.
 
-Scene 00001 is in train and test, as most are in the published lists.
+Scene 00001 is in train and test, like most in the published lists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write(root: Path) -> None:
 def write_task(
     root: Path, task: str, codes: tuple[int, ...], mask_dtype: str = "uint8", dtype: str = "int16"
 ) -> None:
-    """A task whose maps hold `codes` in turn, pixel by pixel."""
+    """A task whose maps have `codes` in turn, pixel by pixel."""
     sensor, product = task.split("_")
     for seed, name in enumerate(name for names in SPLITS.values() for name in names):
         cube = tiny_archives.pixels(seed, BANDS[sensor], SIZE).clip(0).astype(dtype)

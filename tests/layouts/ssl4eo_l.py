@@ -48,6 +48,6 @@ def path(root: Path, product: str, location: str, scene: str) -> Path:
 
 
 def pixels(product: str, scene: str) -> np.ndarray:
-    """uint8 [c, 16, 16]; every band has values of its own."""
+    """uint8 [c, 16, 16] with distinct bands."""
     noise = np.random.default_rng(int(scene[-8:])).integers(0, 20, (BANDS[product], SIZE, SIZE))
     return (20 * np.arange(1, BANDS[product] + 1)[:, None, None] + noise).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The SSL4EO-L benchmark: twenty locations of ETM+, TOA and SR, and three of TM; both label maps;
+"""The SSL4EO-L benchmark: twenty locations of ETM+ TOA and SR, and three of TM; both label maps;
 images of 16 pixels.
 """
 
@@ -12,15 +12,15 @@ import tiny_archives
 from layouts.ssl4eo_l import GRID, SIZE, pixels
 
 OPTIONS = {"size": SIZE, "subset": True}
-PLACES = {"etm_toa": 20, "etm_sr": 20, "tm_toa": 3}
+LOCATIONS = {"etm_toa": 20, "etm_sr": 20, "tm_toa": 3}
 YEARS = {"etm": 2019, "tm": 2011}
 CODES = {"cdl": (0, 1, 5, 24, 62, 195), "nlcd": (0, 11, 22, 42, 51, 95)}
 
 
 def write(root: Path) -> None:
-    for product, count in PLACES.items():
-        for place in range(count):
-            scene = f"{place:07}/LE07_172030_201905{place + 1:02}"
+    for product, count in LOCATIONS.items():
+        for location in range(count):
+            scene = f"{location:07}/LE07_172030_201905{location + 1:02}"
             tiny_archives.write(
                 root / f"ssl4eo_l_{product}_benchmark" / scene / "all_bands.tif",
                 pixels(product, scene),

@@ -44,8 +44,8 @@ def write(root: Path) -> None:
 
 
 def write_scene(folder: Path, product: str, seed: int) -> None:
-    """The band files of one image, their grids as Google Earth Engine's export has them: with one
-    centre of the first pixel.
+    """The band files of one image, on grids that share the centre of their first pixel, like those
+    of Google Earth Engine's export.
     """
     for index, band in enumerate(BANDS[product]):
         factor = 1 if product == "s1" else PIXELS.get(band, 2)
@@ -65,7 +65,7 @@ def transform(factor: int) -> Affine:
 
 
 def plane(product: str, index: int, factor: int, seed: int) -> np.ndarray:
-    """[1, h, w]; for Sentinel-2 the thousands say which band it is, for Sentinel-1 the tens."""
+    """[1, h, w]; thousands encode the band for Sentinel-2, tens for Sentinel-1."""
     noise = np.random.default_rng([seed, index]).integers(
         1, 900, (1, SIZE // factor, SIZE // factor)
     )

@@ -23,11 +23,11 @@ BANDS = {
 }
 DTYPES = {"S1GRD": "float16", "S2L1C": "int16", "S2L2A": "int16", "S2RGB": "uint8"}
 TIME_ATTRIBUTES = {"units": "seconds since 2019-11-01 02:30:01", "calendar": "proleptic_gregorian"}
-PLACES = {"train": ("0080717", "0060573", "0179869"), "val": ("0000173", "0012333")}
+LOCATIONS = {"train": ("0080717", "0060573", "0179869"), "val": ("0000173", "0012333")}
 
 
 def write(root: Path) -> None:
-    for split, locations in PLACES.items():
+    for split, locations in LOCATIONS.items():
         for product in BANDS:
             write_file(path_of(root, split, product), arrays(product, locations))
         (root / "splits").mkdir(exist_ok=True)
@@ -41,7 +41,7 @@ def path_of(root: Path, split: str, product: str) -> Path:
 
 
 def arrays(product: str, locations: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """What a file holds, as xarray writes it."""
+    """The arrays of a file, as written by xarray."""
     count, bands = len(locations), BANDS[product]
     rng = np.random.default_rng([len(product), count])
     shape = (count, DATES, len(bands), SIZE, SIZE)
@@ -64,10 +64,10 @@ def arrays(product: str, locations: tuple[str, ...]) -> dict[str, np.ndarray]:
         "y_": 4728000.0 - 10 * np.arange(SIZE) + 1000 * np.arange(count)[:, None],
         "time_": 86_400 * 91 * np.arange(DATES) + 3600 * np.arange(count)[:, None],
         "file_id": np.array(
-            [[f"{scene}_{place}_{date}" for date in range(DATES)] for place in locations]
+            [[f"{scene}_{location}_{date}" for date in range(DATES)] for location in locations]
         ),
         "sample_id": np.array(
-            [[f"{place}_{date}" for date in range(DATES)] for place in locations]
+            [[f"{location}_{date}" for date in range(DATES)] for location in locations]
         ),
     }
     if product.startswith("S2L"):
@@ -81,8 +81,8 @@ def write_file(
     attributes: dict[str, Any] | None = None,
     **changes: Any,
 ) -> None:
-    """A Zarr file of version 2 with a chunk a date. `attributes` replace those of `time_`;
-    `changes` go to zarr.create_array.
+    """A Zarr version 2 file with one chunk per date. `attributes` replace those of `time_`;
+    `changes` are passed to zarr.create_array.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -101,13 +101,13 @@ def write_file(
                 "attributes": about if key == "time_" else None,
                 **changes,
             }
-            how["config"] = {"write_empty_chunks": True}  # as zarr-python 2 does
+            how["config"] = {"write_empty_chunks": True}  # as in zarr-python 2
             zarr.create_array(
                 store, name=key, shape=values.shape, dtype=values.dtype, zarr_format=2, **how
             )[...] = values
 
 
 def time_of(sample: int, date: int) -> int:
-    """Seconds since 1970 of what `arrays` holds."""
+    """Seconds since 1970 of the times in `arrays`."""
     begin = datetime.datetime(2019, 11, 1, 2, 30, 1, tzinfo=datetime.UTC)
     return int(begin.timestamp()) + 86_400 * 91 * date + 3600 * sample
