@@ -25,8 +25,9 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 1 for an error in the data, 2 for a wrong option, 130 when
-    interrupted.
+    """Runs one command.
+
+    Returns 0, 1 for an error in the data, 2 for a wrong option, 130 when interrupted.
     """
     args = _top_parser().parse_args(arguments)
     # Imported only now, because `--help` needs no GDAL.

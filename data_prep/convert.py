@@ -59,8 +59,9 @@ _WORKER_BASE_BYTES = 350e6
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A conversion. `about` goes into the manifest; `stamp`, a hash of modification times, is for
-    resuming only.
+    """A conversion.
+
+    `about` goes into the manifest; `stamp`, a hash of modification times, is for resuming only.
     """
 
     reader: Reader
@@ -287,8 +288,9 @@ def _disk_errors(output: Path) -> Iterator[None]:
 
 
 def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
-    """Lists the archive and assigns the splits. Reads images only for splits by location. Raises
-    ValueError.
+    """Lists the archive and assigns the splits.
+
+    Reads images only for splits by location. Raises ValueError.
     """
     kind = readers.reader_class(args.archive)
     given = {field.name: _immutable(getattr(args, field.name)) for field in options(kind)}
@@ -445,8 +447,9 @@ def _read(plan: Plan, item: Item) -> Sample:
 
 
 def convert(plan: Plan, examples: Sequence[Sample], run_tasks: Callable[..., Iterable]) -> None:
-    """Writes the missing shards and finalises the store; the caller holds the output lock. Raises
-    ArchiveError, OSError.
+    """Writes the missing shards and finalises the store; the caller holds the output lock.
+
+    Raises ArchiveError, OSError.
     """
     tasks = _tasks(plan, examples)
     with progress.show("convert", len(plan.items)) as advance:

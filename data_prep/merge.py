@@ -46,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command. Raises ValueError for stores that cannot be merged, StoreError,
-    RecordError, OSError.
+    """Runs the command.
+
+    Raises ValueError for stores that cannot be merged, StoreError, RecordError, OSError.
     """
     if len(args.stores) < 2:
         raise ValueError(

@@ -111,6 +111,7 @@ def _write_labels(path: Path, labels: np.ndarray, location: Location) -> None:
 
 def write_location(output: Path, seed: int, size: int, index: int) -> tuple[int, int]:
     """Writes the missing dates of a location; returns their number and the bytes of their images.
+
     Finished files are left alone.
     """
     location = make_location(seed, index, size)

@@ -81,8 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command. Raises ValueError where no sample matches, StoreError, RecordError,
-    OSError.
+    """Runs the command.
+
+    Raises ValueError where no sample matches, StoreError, RecordError, OSError.
     """
     store = open_store(args.store)
     chosen = choose(store, args)
@@ -93,8 +94,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def choose(store: Store, args: argparse.Namespace) -> np.ndarray:
-    """Numbers of the samples that match every option, ascending. Raises ValueError where an option
-    leaves none.
+    """Numbers of the samples that match every option, ascending.
+
+    Raises ValueError where an option leaves none.
     """
     kept = np.ones(len(store), bool)
     for option, mask in _masks(store, args):

@@ -94,16 +94,18 @@ class Folder:
         return Entry(status.st_size, status.st_mtime_ns)
 
     def path(self, name: str) -> Path | None:
-        """The path of the file without links, or None where there is none. Raises ArchiveError
-        where it is not below the folder.
+        """The path of the file without links, or None where there is none.
+
+        Raises ArchiveError where it is not below the folder.
         """
         if (self.only and name != self.only) or not os.path.lexists(self.real / name):
             return None
         return self._target(name)
 
     def _target(self, name: str) -> Path:
-        """The path that a name resolves to. Raises ArchiveError outside the folder, and for a link
-        to nothing or to a folder.
+        """The path that a name resolves to.
+
+        Raises ArchiveError outside the folder, and for a link to nothing or to a folder.
         """
         path = self.real / name
         target = Path(os.path.realpath(path))
@@ -133,8 +135,9 @@ def _listing(path: Path, folder: str) -> list[os.DirEntry]:
 
 
 class Archive:
-    """The files of an archive by name, "folder/file.tif". It is pickled for worker processes
-    without open files or lists.
+    """The files of an archive by name, "folder/file.tif".
+
+    It is pickled for worker processes without open files or lists.
 
     Names do not depend on whether an archive is extracted: members of a container appear in the
     container's folder. An extracted file is preferred to a member of the same name. Hidden files
@@ -209,8 +212,10 @@ class Archive:
         return sorted(found)
 
     def read(self, name: str, limit: int = DEFAULT_LIMIT) -> bytes:
-        """The whole file. Raises ArchiveError where it is absent or damaged, has vanished, or has
-        more than `limit` bytes.
+        """The whole file.
+
+        Raises ArchiveError where it is absent or damaged, has vanished, or has more than `limit`
+        bytes.
         """
         source, inner = self._find(name)
         if isinstance(source, Folder):
@@ -310,8 +315,9 @@ def _container(name: str, parts: tuple[Path, ...], index_dir: Path | None) -> Ta
 def _merge_members(
     containers: tuple[tuple[str, Tar | Zip], ...], extracted: Mapping[str, Entry]
 ) -> dict[str, Entry]:
-    """The members of all containers that are not extracted. Raises ArchiveError where two
-    containers have a file of the same name.
+    """The members of all containers that are not extracted.
+
+    Raises ArchiveError where two containers have a file of the same name.
     """
     found, owners = dict[str, Entry](), dict[str, str]()
     for prefix, container in containers:
@@ -409,8 +415,9 @@ def _needs_extraction(name: str) -> ArchiveError:
 
 
 def _parts_of(first: Path) -> tuple[Path, ...]:
-    """The parts of a container, given its first part or all of it in one file. Raises ArchiveError
-    for another part.
+    """The parts of a container, given its first part or all of it in one file.
+
+    Raises ArchiveError for another part.
     """
     whole = container_of(first.name)
     if whole == first.name:

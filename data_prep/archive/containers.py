@@ -117,8 +117,9 @@ def container_of(name: str) -> str | None:
 
 
 def group_parts(sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    """{first file: all files in order} of each container among files {name: bytes}. A complete file
-    is preferred to its parts.
+    """{first file: all files in order} of each container among files {name: bytes}.
+
+    A complete file is preferred to its parts.
 
     Parts are numbered like those of `split` (aa, ab, ...) or with digits. Raises ArchiveError for a
     missing part, and for a complete file whose size is not that of its parts together. A missing
@@ -149,8 +150,9 @@ def group_parts(sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
 
 
 def _in_order(parts: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of {part: name} in order of their parts. Raises ArchiveError where a part is
-    missing, or where letters and digits are mixed.
+    """The names of {part: name} in order of their parts.
+
+    Raises ArchiveError where a part is missing, or where letters and digits are mixed.
     """
     numbers = {_part_number(part): name for part, name in parts.items()}
     first = parts[min(parts)]
@@ -179,8 +181,9 @@ def _part_number(part: str) -> int:
 
 
 def open_regular(path: Path, name: str) -> io.FileIO:
-    """Opens the file at a path without links, for reading; never blocks. Raises ArchiveError about
-    `name` for anything but a regular file.
+    """Opens the file at a path without links, for reading; never blocks.
+
+    Raises ArchiveError about `name` for anything but a regular file.
     """
     regular_status(path, name)  # before opening, because opening can trigger devices
     with io_errors(name):
@@ -233,8 +236,9 @@ def io_errors(name: str) -> Iterator[None]:
 
 
 class Parts(io.RawIOBase):
-    """Consecutive files read as one. None stays open between reads, so that there can be thousands
-    of containers.
+    """Consecutive files read as one.
+
+    None stays open between reads, so that there can be thousands of containers.
 
     Raises ArchiveError where a file is absent or has become shorter.
     """

@@ -95,8 +95,10 @@ class Index(NamedTuple):
 
 
 class Tar:
-    """A tar or tar.gz. It is pickled for worker processes without its table and handles, which are
-    restored from `index_dir`.
+    """A tar or tar.gz.
+
+    It is pickled for worker processes without its table and handles, which are restored from
+    `index_dir`.
 
     Attributes:
         name: for error messages.
@@ -215,8 +217,9 @@ class Tar:
 
     @contextlib.contextmanager
     def _progress(self, file: BinaryIO) -> Iterator[Callable[[], None]]:
-        """Shows the progress of the two passes over a tar.gz, in compressed megabytes. Yields a
-        function to call from time to time.
+        """Shows the progress of the two passes over a tar.gz, in compressed megabytes.
+
+        Yields a function to call from time to time.
         """
         size, done = sum(status.st_size for status in Parts(self.parts).stats), 0
         with progress.show(f"list {self.name}", 2 * size // 10**6, "MB") as show:
@@ -232,8 +235,9 @@ class Tar:
 
 
 def _spacing(total: int, name: str) -> int:
-    """Bytes between the seek points of a stream of `total` bytes. Raises ArchiveError where they
-    would be too far apart.
+    """Bytes between the seek points of a stream of `total` bytes.
+
+    Raises ArchiveError where they would be too far apart.
     """
     spacing = max(SPACING, -(-total // MAX_POINTS))
     if spacing > MAX_SPACING:
@@ -246,8 +250,9 @@ def _spacing(total: int, name: str) -> int:
 
 
 def _find_points(file: BinaryIO, total: int, name: str, advance: Callable[[], None]) -> bytes:
-    """The seek points of a checked gzip stream of `total` decompressed bytes. Raises
-    ArchiveError.
+    """The seek points of a checked gzip stream of `total` decompressed bytes.
+
+    Raises ArchiveError.
     """
     file.seek(0)
     stream = indexed_gzip.IndexedGzipFile(
@@ -289,8 +294,9 @@ def _no_checksum(stream: BinaryIO, size: int) -> None:
 def list_members(
     stream: BinaryIO, name: str, checksum: Callable[[BinaryIO, int], int | None]
 ) -> dict[str, Member]:
-    """{name: Member} of the files of a tar, without hidden ones, seeking forward only. `checksum`
-    reads the data of a member.
+    """{name: Member} of the files of a tar, without hidden ones, seeking forward only.
+
+    `checksum` reads the data of a member.
 
     Raises ArchiveError about `name` for links, devices, sparse files, escaping names, duplicate
     names, damage and truncation.

@@ -36,8 +36,9 @@ def check_output(output: Path) -> None:
 
 
 def is_finished(output: Path, about: Mapping[str, Any]) -> bool:
-    """Whether the store is complete. Raises ValueError where it is a store of something other than
-    `about`, the manifest's "archive".
+    """Whether the store is complete.
+
+    Raises ValueError where it is a store of something other than `about`, the manifest's "archive".
     """
     if not (output / "manifest.json").exists():
         return False
@@ -75,8 +76,9 @@ def hold(output: Path) -> Iterator[None]:
 
 
 def check_resumable(output: Path, about: Mapping[str, Any]) -> None:
-    """Records archive and options of a new output. Raises ValueError where an unfinished output has
-    others.
+    """Records archive and options of a new output.
+
+    Raises ValueError where an unfinished output has others.
     """
     file = output / PARTIAL / "plan.json"
     wanted = {**about, "record_format": record.FORMAT_VERSION, "store_format": STORE_FORMAT}

@@ -79,8 +79,10 @@ class Quantiser:
         return {sensor.id: formula(sensor).text for sensor in self.originals}
 
     def apply(self, sample: Sample, name: str) -> Sample:
-        """The sample as uint8. Raises ArchiveError for a sensor without a formula, and for no-data
-        values, which uint8 has no code for.
+        """The sample as uint8.
+
+        Raises ArchiveError for a sensor without a formula, and for no-data values, which uint8 has
+        no code for.
         """
         original = next((sensor for sensor in self.originals if sensor.id == sample.sensor), None)
         if original is None:
@@ -115,8 +117,9 @@ def formula(sensor: Sensor) -> Formula | None:
 
 
 def make(dtype: str, sensors: Sequence[Sensor]) -> Quantiser | None:
-    """The quantiser of --dtype; None for "archive". Raises ValueError where no formula is published
-    for any of the sensors.
+    """The quantiser of --dtype; None for "archive".
+
+    Raises ValueError where no formula is published for any of the sensors.
     """
     if dtype == "archive":
         return None

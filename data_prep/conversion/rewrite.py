@@ -149,8 +149,9 @@ def store_name(store: Store) -> str:
 def write(
     sources: Sequence[Store], items: Sequence[Item], about: dict[str, Any], args: argparse.Namespace
 ) -> None:
-    """Writes the store, or its missing shards. Raises ValueError for an output that is something
-    else, RecordError, OSError.
+    """Writes the store, or its missing shards.
+
+    Raises ValueError for an output that is something else, RecordError, OSError.
     """
     if not items:
         raise ValueError(f"{sources[0].path}: has no samples; there is nothing to write")

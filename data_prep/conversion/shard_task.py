@@ -1,6 +1,4 @@
-"""One shard of a conversion: a repeatable task for any process on any machine, always with the same
-bytes.
-"""
+"""One shard of a conversion: a repeatable task that writes the same bytes on any machine."""
 
 from __future__ import annotations
 
@@ -104,8 +102,9 @@ def _samples(
 
 
 def read_item(reader: Reader, item: Item, files: Files, quantiser: Quantiser | None) -> Sample:
-    """The sample of an item, quantised if there is a quantiser. Raises ArchiveError, also where
-    reading exceeds the memory limit, and SkipSample.
+    """The sample of an item, quantised if there is a quantiser.
+
+    Raises ArchiveError, also where reading exceeds the memory limit, and SkipSample.
     """
     try:
         sample = reader.read(item, files)

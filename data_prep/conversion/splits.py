@@ -14,8 +14,10 @@ from data_prep.reader import Item
 def assign(
     items: Sequence[Item], patterns: Sequence[str], val: float | None, test: float | None = None
 ) -> list[Item]:
-    """The items with their `split`. Raises ValueError where the options contradict the archive or
-    each other, or leave a split empty.
+    """The items with their `split`.
+
+    Raises ValueError where the options contradict the archive or each other, or leave a split
+    empty.
     """
     listed = any(item.split for item in items)
     drawn = {

@@ -64,8 +64,9 @@ def one_digit(band: str) -> str:
 
 
 def seconds(name: str, stamp: str) -> int:
-    """Seconds since 1970 of a UTC time in a name, "20200604T054639". Raises ArchiveError for a time
-    that does not exist.
+    """Seconds since 1970 of a UTC time in a name, "20200604T054639".
+
+    Raises ArchiveError for a time that does not exist.
     """
     try:
         moment = datetime.datetime.strptime(stamp, "%Y%m%dT%H%M%S")

@@ -55,8 +55,9 @@ _LABEL_INTEGERS = {"float32": np.int32, "float64": np.int64}
 
 @contextlib.contextmanager
 def open_tiff(name: str, data: bytes) -> Iterator[rasterio.DatasetReader]:
-    """Opens the GeoTIFF in `data`; other formats are refused. GDAL errors become ArchiveError, also
-    those raised inside the block.
+    """Opens the GeoTIFF in `data`; other formats are refused.
+
+    GDAL errors become ArchiveError, also those raised inside the block.
     """
     if not data:  # for which rasterio would create a file
         raise ArchiveError(name, "is empty, so it cannot be read as GeoTIFF: copy it again")
@@ -99,8 +100,9 @@ def _gdal_errors(name: str, kind: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lost_tags() -> Iterator[list[str]]:
-    """Collects log messages of GDAL about unreadable tags. GDAL ignores such tags, so a truncated
-    file would appear to have none.
+    """Collects log messages of GDAL about unreadable tags.
+
+    GDAL ignores such tags, so a truncated file would appear to have none.
     """
     lost: list[str] = []
     handler, logger = logging.Handler(), logging.getLogger("rasterio._env")
@@ -373,8 +375,9 @@ def _lonlat(crs, affine: rasterio.Affine, height: int, width: int) -> tuple[floa
 
 
 def acquisition_time(name: str, dataset: rasterio.DatasetReader) -> int | None:
-    """Seconds since 1970 UTC from the file tag `start_time` or an EnMAP file name, or None. A time
-    without a zone is UTC.
+    """Seconds since 1970 UTC from the file tag `start_time` or an EnMAP file name, or None.
+
+    A time without a zone is UTC.
     """
     in_name = _FILE_NAME_TIME.search(name)
     text = dataset.tags().get("start_time") or (in_name and in_name[1])

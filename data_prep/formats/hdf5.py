@@ -89,8 +89,9 @@ def _check_chunk(name: str, dataset: h5py.Dataset, offset: tuple[int, ...]) -> N
 
 
 def _unpacked_bytes(dataset: h5py.Dataset, offset: tuple[int, ...], limit: int) -> int:
-    """Inflated size of a chunk, counted up to `limit`. Other filters change it by at most the
-    checksum.
+    """Inflated size of a chunk, counted up to `limit`.
+
+    Other filters change it by at most the checksum.
     """
     skipped, raw = dataset.id.read_direct_chunk(offset)
     filters = _filters(dataset)

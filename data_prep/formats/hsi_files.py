@@ -47,6 +47,7 @@ class Scene(Protocol):
 
 def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
     """The files of a scene: the file itself, or for an ENVI header its data file and the header.
+
     Raises ArchiveError where one is missing.
     """
     path = PurePosixPath(name)
@@ -74,8 +75,9 @@ def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
 def open_scene(
     archive: Archive, files: Files, role: str, axes: int, variable: str = ""
 ) -> Iterator[Scene]:
-    """Opens the scene (3 axes) or map (2 axes) with that role. `variable` selects one of several in
-    a .mat file. Raises ArchiveError.
+    """Opens the scene (3 axes) or map (2 axes) with that role.
+
+    `variable` selects one of several in a .mat file. Raises ArchiveError.
     """
     name = files.name(role)
     stamp = archive.entries()[name].stamp
@@ -94,8 +96,9 @@ def open_scene(
 
 
 def to_table_dtype(name: str, pixels: np.ndarray, sensor: Sensor) -> np.ndarray:
-    """The pixels in the sensor table's dtype, with every value kept. Raises ArchiveError where that
-    is impossible, and for NaN.
+    """The pixels in the sensor table's dtype, with every value kept.
+
+    Raises ArchiveError where that is impossible, and for NaN.
 
     MATLAB stores integers in the smallest dtype that holds them, or everything as doubles.
     Fractions instead of digital numbers, and integers instead of reflectance, mean that the scene

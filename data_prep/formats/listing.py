@@ -83,8 +83,9 @@ def split_lists(
 
 
 def label_folders(archive: Archive, labels: Sequence[str]) -> dict[str, str]:
-    """{label name: folder} of --labels, folders of the archive. Raises ArchiveError where there is
-    no such folder.
+    """{label name: folder} of --labels, folders of the archive.
+
+    Raises ArchiveError where there is no such folder.
     """
     for label in labels:
         if not any(name.startswith(f"{label}/") for name in archive.entries()):
@@ -100,6 +101,7 @@ def files_with_labels(
     archive: Archive, image: str, below: str, folders: Mapping[str, str]
 ) -> tuple[File, ...]:
     """The files of an item: an image, and its label maps at the same path below each label folder.
+
     Raises ArchiveError where a map is missing.
     """
     inner = image.removeprefix(f"{below}/") if below else image

@@ -73,8 +73,9 @@ _BROKEN = (
 
 
 def shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:
-    """{variable: shape} of the numeric arrays, in MATLAB's order of axes. Structures, cells, texts
-    and empty arrays are not listed. Raises ArchiveError.
+    """{variable: shape} of the numeric arrays, in MATLAB's order of axes.
+
+    Structures, cells, texts and empty arrays are not listed. Raises ArchiveError.
     """
     with _errors(name):
         if _version(name, path) == 5:
@@ -152,8 +153,9 @@ def check_bytes(name: str, variable: str, claimed: int) -> None:
 
 
 class _Variable(NamedTuple):
-    """A numeric array of a file of version 5. `at` is the offset of its numbers in the uncompressed
-    element.
+    """A numeric array of a file of version 5.
+
+    `at` is the offset of its numbers in the uncompressed element.
     """
 
     name: str
@@ -206,8 +208,9 @@ def _plain(element: memoryview, order: str, limit: int) -> bytes:
 
 
 def _part(plain: bytes, at: int, order: str) -> tuple[int, int, int, int]:
-    """(type, offset, bytes, offset of the next) of a part of an element. Parts of up to 4 bytes
-    have a tag of 4 bytes, others of 8.
+    """(type, offset, bytes, offset of the next) of a part of an element.
+
+    Parts of up to 4 bytes have a tag of 4 bytes, others of 8.
     """
     (word,) = struct.unpack_from(f"{order}I", plain, at)
     if word >> 16:
@@ -252,8 +255,9 @@ def _read_73(name: str, path: Path, variable: str) -> np.ndarray:
 
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset | None:
-    """The numeric array of that name, or None where it is not one. Links to other files are not
-    followed.
+    """The numeric array of that name, or None where it is not one.
+
+    Links to other files are not followed.
     """
     if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(
         file[key], h5py.Dataset

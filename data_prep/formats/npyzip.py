@@ -35,8 +35,10 @@ _HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError)
 def read_npz(
     name: str, data: bytes, required: Collection[str], optional: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """{key: array} of a .npz file. Raises ArchiveError for a missing or unknown key, for object
-    arrays, and for arrays above the size limit.
+    """{key: array} of a .npz file.
+
+    Raises ArchiveError for a missing or unknown key, for object arrays, and for arrays above the
+    size limit.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:

@@ -36,8 +36,9 @@ _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def read_picture(name: str, data: bytes) -> np.ndarray:
-    """[c, h, w], uint8 or uint16, channels in the file's order. Raises ArchiveError where the
-    format is not that of the name's suffix.
+    """[c, h, w], uint8 or uint16, channels in the file's order.
+
+    Raises ArchiveError where the format is not that of the name's suffix.
     """
     kind = FORMATS[PurePosixPath(name).suffix.lower()]
     try:

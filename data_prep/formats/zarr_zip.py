@@ -1,5 +1,4 @@
-"""Reads arrays of untrusted Zarr version 2 zip files: sizes are checked before decoding; no
-pickles.
+"""Reads arrays of untrusted Zarr version 2 zip files: sizes checked before decoding, no pickles.
 
 zarr-python decodes chunks of any size with any filter, including pickles, and its version 3 has
 problems with such files (https://github.com/DLR-MF-DAS/SSL4EO-S12-v1.1). A chunk is a member of the
@@ -76,8 +75,9 @@ class Array(NamedTuple):
 
 @functools.lru_cache(256)
 def find_array(source: Source, key: str) -> Array | None:
-    """The metadata of an array, or None where there is no such array. Raises ArchiveError for
-    unsupported arrays, such as objects.
+    """The metadata of an array, or None where there is no such array.
+
+    Raises ArchiveError for unsupported arrays, such as objects.
     """
     text = _member(source, f"{key}/.zarray", _MAX_JSON)
     if text is None:
@@ -135,8 +135,9 @@ def attributes(source: Source, key: str) -> dict[str, Any]:
 
 @functools.lru_cache(64)
 def read_small(source: Source, key: str) -> np.ndarray | None:
-    """A small array, or None where there is no such array; must not be modified. Raises
-    ArchiveError above MAX_SMALL.
+    """A small array, or None where there is no such array; must not be modified.
+
+    Raises ArchiveError above MAX_SMALL.
     """
     array = find_array(source, key)
     if array is None:
@@ -151,8 +152,9 @@ def read_small(source: Source, key: str) -> np.ndarray | None:
 
 
 def read_part(source: Source, key: str, index: tuple[int, ...]) -> np.ndarray:
-    """array[index] of an existing array, for an index into its first axes. The last decoded chunks
-    are kept for the next call.
+    """array[index] of an existing array, for an index into its first axes.
+
+    The last decoded chunks are kept for the next call.
     """
     array = find_array(source, key)
     size = math.prod(array.shape[len(index) :]) * array.dtype.itemsize
@@ -241,8 +243,9 @@ def _lz4_size(data: bytes) -> int:
 
 
 def _zstd_size(data: bytes) -> int:
-    """The content size in the header of a frame (RFC 8878, 3.1.1.1). Frames without it, as in
-    streams, are refused.
+    """The content size in the header of a frame (RFC 8878, 3.1.1.1).
+
+    Frames without it, as in streams, are refused.
     """
     (descriptor,) = struct.unpack_from("<B", data, 4)
     single, kind = descriptor >> 5 & 1, descriptor >> 6
@@ -258,8 +261,10 @@ def _zstd_size(data: bytes) -> int:
 
 @functools.lru_cache(4)
 def _members(source: Source) -> dict[str, zipfile.ZipInfo]:
-    """{name: entry} of the zip file. Metadata may be written several times, and the last counts, as
-    for zarr-python; chunks must be unique.
+    """{name: entry} of the zip file.
+
+    Metadata may be written several times, and the last counts, as for zarr-python; chunks must be
+    unique.
     """
     found: dict[str, zipfile.ZipInfo] = {}
     with _decoding_errors(source.name), zipfile.ZipFile(source.path) as file:

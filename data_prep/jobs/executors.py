@@ -53,8 +53,9 @@ def run(
 def run_dask(
     function: Callable[[Task], Result], tasks: Sequence[Task], scheduler: str
 ) -> Iterator[Result]:
-    """Like `run`, on the workers of the Dask cluster at `scheduler`. A task whose worker is lost
-    runs again on another.
+    """Like `run`, on the workers of the Dask cluster at `scheduler`.
+
+    A task whose worker is lost runs again on another.
 
     Raises OSError where the scheduler cannot be reached or a task has lost too many workers.
     """

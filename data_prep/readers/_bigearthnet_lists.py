@@ -39,8 +39,9 @@ class Lists(NamedTuple):
 
 
 def read_version_2(archive: Archive) -> Lists:
-    """The contents of metadata.csv. Raises ArchiveError where it is invalid, and where there is
-    only metadata.parquet.
+    """The contents of metadata.csv.
+
+    Raises ArchiveError where it is invalid, and where there is only metadata.parquet.
     """
     if not archive.exists(METADATA):
         if archive.exists(PARQUET):

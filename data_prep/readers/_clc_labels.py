@@ -85,8 +85,9 @@ _INDEX_43 = {name: index for index, name in enumerate(NAMES_43)}
 
 
 def indices_19(source: str, names: Iterable[str]) -> tuple[int, ...]:
-    """Sorted indices of some of the 19 classes. Raises ArchiveError about `source` for an unknown
-    name.
+    """Sorted indices of some of the 19 classes.
+
+    Raises ArchiveError about `source` for an unknown name.
     """
     return _indices(source, names, _INDEX_19)
 

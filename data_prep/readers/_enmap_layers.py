@@ -28,8 +28,9 @@ def read_layer(
     layer: rasterio.DatasetReader,
     window: Window | None = None,
 ) -> np.ndarray:
-    """A quality layer uint8 [h, w], or a window of it. Raises ArchiveError for another dtype, and
-    where it is not on the grid of its image.
+    """A quality layer uint8 [h, w], or a window of it.
+
+    Raises ArchiveError for another dtype, and where it is not on the grid of its image.
     """
     geotiff.check_count(name, layer, 1, "a quality layer")
     geotiff.check_shape(name, layer, *image.shape)

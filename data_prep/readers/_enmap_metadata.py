@@ -34,6 +34,7 @@ class Metadata(NamedTuple):
 @functools.lru_cache(4)  # every tile of a product needs it
 def parse(name: str, data: bytes) -> Metadata:
     """The metadata of an L2A product with the bands, scale and no-data value of the sensor table.
+
     Raises ArchiveError for any other.
     """
     root = _root(name, data)
@@ -56,8 +57,10 @@ def _root(name: str, data: bytes) -> Element:
 
 
 def _bands(name: str, root: Element) -> np.ndarray:
-    """The wavelengths [224] of all bands. Raises ArchiveError where bands, their scale or the
-    no-data value are not those of the sensor table.
+    """The wavelengths [224] of all bands.
+
+    Raises ArchiveError where bands, their scale or the no-data value are not those of the sensor
+    table.
     """
     characterisation = _find(name, root, "specific/bandCharacterisation")
     bands = {band.get("number"): band for band in characterisation.iterfind("{*}bandID")}

@@ -23,8 +23,9 @@ _INNER = re.compile(r"(\d{7}/[^/]+)/all_bands\.tif")
 
 
 def present_products(archive: Archive, wanted: Iterable[str], folder: str) -> list[str]:
-    """The wanted products, or all in the archive; `folder` is the pattern of their folders. Raises
-    ArchiveError where there is none.
+    """The wanted products, or all in the archive; `folder` is the pattern of their folders.
+
+    Raises ArchiveError where there is none.
     """
     present = [product for product in PRODUCTS if image_files(archive, folder.format(product))]
     for product in wanted:
@@ -44,8 +45,9 @@ def present_products(archive: Archive, wanted: Iterable[str], folder: str) -> li
 
 
 def scenes(archive: Archive, folder: str) -> dict[str, str]:
-    """{"<location>/<scene>": name} of the images below a product's folder, sorted. Raises
-    ArchiveError for files outside this layout.
+    """{"<location>/<scene>": name} of the images below a product's folder, sorted.
+
+    Raises ArchiveError for files outside this layout.
     """
     found = {}
     for name in image_files(archive, folder):
@@ -63,6 +65,7 @@ def scenes(archive: Archive, folder: str) -> dict[str, str]:
 
 def scene_time(name: str) -> int:
     """Seconds since 1970 UTC of the date at the end of the name of a file's folder, at 00:00 UTC.
+
     Raises ArchiveError where there is none.
     """
     folder = name.split("/")[-2]

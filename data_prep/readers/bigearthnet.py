@@ -87,8 +87,9 @@ LAYOUTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """BigEarthNet, one sample per patch. The `part` of an item is (pixel size, class, class, ...),
-    with the classes of metadata.csv.
+    """BigEarthNet, one sample per patch.
+
+    The `part` of an item is (pixel size, class, class, ...), with the classes of metadata.csv.
     """
 
     TITLE: ClassVar[str] = "BigEarthNet"

@@ -104,8 +104,9 @@ class Reader:
             )
 
     def _splits(self, images: Iterable[str]) -> dict[str, str]:
-        """{image id: split} by the chosen lists. Raises ArchiveError where one of the three is
-        missing, and like `split_lists`.
+        """{image id: split} by the chosen lists.
+
+        Raises ArchiveError where one of the three is missing, and like `split_lists`.
         """
         if self.splits == "none":
             return {}

@@ -107,8 +107,9 @@ class Reader:
 
 @contextlib.contextmanager
 def _open(name: str, path: Path) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
-    """The checked datasets sen2 and label. HDF5 errors become ArchiveError, also those raised
-    inside the block.
+    """The checked datasets sen2 and label.
+
+    HDF5 errors become ArchiveError, also those raised inside the block.
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -204,8 +205,9 @@ def _check_pixels(name: str, number: int, pixels: np.ndarray) -> None:
 
 
 def _class(name: str, number: int, zone: np.ndarray) -> np.ndarray:
-    """int64 [], the position, from 1, of the only 1 in zone [17]. Raises ArchiveError where zone is
-    not one-hot.
+    """int64 [], the position, from 1, of the only 1 in zone [17].
+
+    Raises ArchiveError where zone is not one-hot.
     """
     if not np.isin(zone, (0, 1)).all() or zone.sum() != 1:
         raise ArchiveError(

@@ -183,8 +183,9 @@ def _check_dates(folder: str, product: str, scenes: list[str]) -> None:
 
 
 def _stamp(product: str, folder: str, scene: str) -> str:
-    """The sensing time in the name of a scene, "20200604T054639". Raises ArchiveError where there
-    is none.
+    """The sensing time in the name of a scene, "20200604T054639".
+
+    Raises ArchiveError where there is none.
     """
     found = _SCENES[product].fullmatch(scene)
     if not found:

@@ -61,8 +61,9 @@ _AGAIN = "download the file again"
 
 @dataclass(frozen=True)
 class Reader:
-    """SSL4EO-S12 v1.1, one sample per location, product and date. The `part` of an item is (sample,
-    date) in its file.
+    """SSL4EO-S12 v1.1, one sample per location, product and date.
+
+    The `part` of an item is (sample, date) in its file.
     """
 
     TITLE: ClassVar[str] = "SSL4EO-S12 v1.1"

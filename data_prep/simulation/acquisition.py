@@ -1,6 +1,4 @@
-"""Scenes over simulated locations, and their pixels: season, light, atmosphere, blur, noise,
-no-data.
-"""
+"""Scenes over simulated locations: season, light, atmosphere, blur, noise, no-data."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The ground of a simulated site: land uses, their covers and arrangement, before any date or
-sensor.
-"""
+"""The ground of a simulated site: land uses, covers and arrangement, without date or sensor."""
 
 from __future__ import annotations
 
@@ -165,8 +163,9 @@ def _orchard(site: Site) -> Ground:
 
 
 def _pasture(site: Site) -> Ground:
-    """Tree clumps over paddocks. `wave` has the same distribution of values as in an orchard, but
-    without rows.
+    """Tree clumps over paddocks.
+
+    `wave` has the same distribution of values as in an orchard, but without rows.
     """
     paddocks = parcels(site.rng, site.size, site.angle + 0.3, (6, 14), (8, 20))
     wave = 0.5 + 0.5 * np.cos(np.pi * uniform_field(site.rng, site.size, 1.5))
