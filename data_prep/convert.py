@@ -314,7 +314,7 @@ def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
             "dtype": args.dtype,
             "split": args.split,
             "val": args.val,
-            # Keys of the manifest: they keep the names that published stores have.
+            # Manifest keys: other names would change the bytes of stores.
             "val_share": args.val_fraction,
             "test_share": args.test_fraction,
             "shard_mb": args.shard_mb,
