@@ -127,15 +127,11 @@ def water_body(nm: np.ndarray, particles: float, chlorophyll: float, humus: floa
     return np.pi * 0.54 * (0.0895 * u + 0.1247 * u * u) + 0.002
 
 
-def _from_table(nm: np.ndarray, at_nm: tuple[float, ...], values: tuple[float, ...]) -> np.ndarray:
-    return np.interp(nm, at_nm, values)
-
-
 def asphalt(nm: np.ndarray, wear: float) -> np.ndarray:
     """Reflectance [c] of asphalt, fresh (`wear` 0) to bleached (1); hydrocarbon absorptions at 1730
     and 2310 nm fade with wear.
     """
-    base = _from_table(nm, (400, 700, 1300, 2200, 2500), (0.045, 0.07, 0.10, 0.115, 0.105)) * (
+    base = np.interp(nm, (400, 700, 1300, 2200, 2500), (0.045, 0.07, 0.10, 0.115, 0.105)) * (
         1 + 0.9 * wear
     )
     return base * (1 - (0.10 - 0.08 * wear) * (_peak(nm, 1730, 20) + _peak(nm, 2310, 25)))
@@ -143,7 +139,7 @@ def asphalt(nm: np.ndarray, wear: float) -> np.ndarray:
 
 def concrete(nm: np.ndarray, brightness: float) -> np.ndarray:
     """Reflectance [c] of concrete and light stone, with carbonate at 2340 nm."""
-    shape = _from_table(
+    shape = np.interp(
         nm,
         (400, 550, 750, 1300, 1750, 2000, 2200, 2500),
         (0.5, 0.75, 0.92, 1.0, 1.02, 0.86, 0.92, 0.78),
@@ -154,7 +150,7 @@ def concrete(nm: np.ndarray, brightness: float) -> np.ndarray:
 def tile(nm: np.ndarray, brightness: float) -> np.ndarray:
     """Reflectance [c] of fired red clay: iron-oxide edge at 580 nm and dip near 870 nm."""
     at_nm = (400, 520, 570, 620, 700, 760, 1000, 1300, 1750, 2200, 2500)
-    shape = _from_table(nm, at_nm, (0.18, 0.24, 0.38, 0.64, 0.74, 0.79, 0.88, 1.0, 1.04, 1.0, 0.9))
+    shape = np.interp(nm, at_nm, (0.18, 0.24, 0.38, 0.64, 0.74, 0.79, 0.88, 1.0, 1.04, 1.0, 0.9))
     return brightness * shape * (1 - 0.10 * _peak(nm, 870, 60))
 
 
@@ -162,7 +158,7 @@ def metal(nm: np.ndarray, brightness: float) -> np.ndarray:
     """Reflectance [c] of coated metal roofs: flat, with a coating that darkens below 430 nm and
     beyond 2200 nm.
     """
-    return brightness * _from_table(
+    return brightness * np.interp(
         nm, (400, 440, 900, 1300, 1700, 2200, 2500), (0.7, 0.95, 0.97, 1.0, 0.98, 0.88, 0.75)
     )
 
