@@ -259,7 +259,7 @@ def mean_sample_flops(
 ) -> float:
     """`sample_flops` averaged over the mixture components."""
     return sum(
-        fraction * sample_flops(experiment, make_views, opened.empty(component))
+        fraction * sample_flops(experiment, make_views, opened.empty_batch(component))
         for component, fraction in opened.mixture.fractions.items()
     )
 

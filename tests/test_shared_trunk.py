@@ -238,7 +238,7 @@ def test_flops_are_the_mean_over_the_components_by_their_weights():
         return {name: view for fields in batch.values() for name, view in fields.items()}
 
     opened = types.SimpleNamespace(
-        mixture=Mixture(experiment.data.mixture, 0), empty=batches.__getitem__
+        mixture=Mixture(experiment.data.mixture, 0), empty_batch=batches.__getitem__
     )
     s2, s1 = (
         sample_flops(alone("simclr", source), given, batches[component])
