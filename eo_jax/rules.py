@@ -13,6 +13,11 @@ import jax
 
 Rules = Sequence[tuple[str, Any]]
 
+# The key of Params and Carry for {source: leaves that belong to its sensor alone}.
+PER_SENSOR = "own"
+# Keys of the parts of a network that come before its blocks: layer 0 of layer-wise decay.
+EMBEDDINGS = ("stem", "cls_token", "registers", "mask_token")
+
 
 def paths(tree: Any) -> Iterator[tuple[str, Any]]:
     """("encoder/trunk/cls_token", leaf) for every leaf, in tree order."""
@@ -31,6 +36,16 @@ def is_stacked(path: str) -> bool:
     Blocks are stacked below "layers/".
     """
     return "/layers/" in f"/{path}"
+
+
+def is_per_sensor(path: str) -> bool:
+    """Whether the weight at this path belongs to one sensor among several."""
+    return path.startswith(f"{PER_SENSOR}/")
+
+
+def is_embedding(path: str) -> bool:
+    """Whether the weight at this path embeds patches or is a learned token."""
+    return not set(EMBEDDINGS).isdisjoint(path.split("/"))
 
 
 def match(rules: Rules, tree: Any, table: str) -> Any:

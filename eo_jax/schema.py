@@ -61,6 +61,7 @@ Params: TypeAlias = dict[str, Any]
 Carry: TypeAlias = dict[str, Any]
 # {name: scalar}
 Metrics: TypeAlias = dict[str, Any]
+POOLED = "pooled/"  # prefix of a source's features [m, d] among the Metrics of a logged step
 
 # What `time` holds in a Batch where a record has none; lonlat holds NaN.
 TIME_ABSENT = np.int32(-(2**31))

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "data.store": (*NOUNS, "data.store"),
     "augment": (*NOUNS, "rules", "augment"),
     "models": (*NOUNS, "rules", "models"),
-    "objectives": ("schema", "models", "augment", "monitor.metric", "objectives"),
+    "objectives": ("schema", "rules", "models", "augment", "monitor.metric", "objectives"),
     "optim": ("schema", "rules", "optim"),
     "sharding": ("schema", "rules"),
     "step": ("schema", "objectives.base", "objectives.features", "optim", "sharding"),

@@ -191,7 +191,7 @@ def test_dinos_loss_has_its_centre_its_temperature_and_koleo():
     @jax.jit
     def compared(params, carry):
         targets, _ = objective._targets(carry, views)
-        features, _ = objective.pooled_crops(params, carry, views, key)
+        features, _ = objective.encode_crops(params, carry, views, key)
         return (
             features,
             targets,
@@ -232,7 +232,7 @@ def test_swavs_assignments_are_balanced_over_a_full_queue_from_its_start_on():
 
     @jax.jit
     def scored(carry, views):
-        features, _ = objective.pooled_crops(params, carry, views, jax.random.key(1))
+        features, _ = objective.encode_crops(params, carry, views, jax.random.key(1))
         rows = features.swapaxes(0, 1).reshape(-1, features.shape[-1])
         embedded = objective.head("projector", params, carry, rows, Mode("batch"))[0]
         scores = objective.head("prototypes", params, carry, embedded, Mode("batch"))[0]
@@ -334,7 +334,9 @@ def test_byols_agreement_is_the_mean_cosine_of_prediction_and_target_both_ways()
 def test_dinos_agreement_is_of_prototypes_and_their_use_a_share_of_what_could_be():
     teacher = jnp.asarray([[[9.0, 0, 0, 0], [0, 9, 0, 0]], [[9, 0, 0, 0], [0, 0, 9, 0]]])
     student = jnp.asarray([[[0.0, 0, 0, 1], [0, 0, 0, 1]], [[1, 0, 0, 0], [0, 0, 1, 0]]])
-    assert {name: float(value) for name, value in dino.agreement(student, teacher).items()} == {
+    assert {
+        name: float(value) for name, value in dino.prototype_agreement(student, teacher).items()
+    } == {
         "teacher_agreement": 0.5,
         "prototypes_used": 0.75,
     }
@@ -353,7 +355,9 @@ def test_classes_that_are_assigned_count_over_both_views():
         jnp.asarray([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1]]),
         jnp.asarray([[0.6, 0.3, 0.1], [0.1, 0.7, 0.2]]),
     )
-    found = {name: float(value) for name, value in semi_supervised.assignments(p1, p2).items()}
+    found = {
+        name: float(value) for name, value in semi_supervised.assignment_metrics(p1, p2).items()
+    }
     assert found == {"view_agreement": 0.5, "classes_used": pytest.approx(2 / 3)}
 
 
@@ -530,12 +534,12 @@ def test_no_data_changes_nothing(name):
         (
             "simclr",
             {"augment.crops.local": {"size": 8}},
-            r"crops: gives s2/local, but objective 'simclr' takes views global alone",
+            r"crops: gives s2/local, but objective 'simclr' takes only views global",
         ),
         (
             "dino",
             {"augment.crops.locals": {"size": 8}},
-            r"crops: gives s2/locals, but objective 'dino' takes views global, local alone",
+            r"crops: gives s2/locals, but objective 'dino' takes only views global, local",
         ),
         (
             "byol",
@@ -556,7 +560,7 @@ def test_no_data_changes_nothing(name):
         (
             "moco",
             {"objective.queue_size": 33},
-            r"config\.objective\.queue_size: 33 is no multiple of config\.data\.batch_size, 8",
+            r"config\.objective\.queue_size: 33 is not a multiple of config\.data\.batch_size, 8",
         ),
         (
             "moco",
@@ -602,12 +606,12 @@ def test_no_data_changes_nothing(name):
         (
             "byol",
             {"objective.momentum": 1.5},
-            r"config\.objective\.momentum: 1\.5; expected a share",
+            r"config\.objective\.momentum: 1\.5; expected a fraction",
         ),
         (
             "dino",
             {"objective.centre_momentum": 2},
-            r"config\.objective\.centre_momentum: 2\.0; expected a share",
+            r"config\.objective\.centre_momentum: 2\.0; expected a fraction",
         ),
         (
             "dino",
@@ -617,17 +621,17 @@ def test_no_data_changes_nothing(name):
         (
             "swav",
             {"objective.queue_size": 12},
-            r"config\.objective\.queue_size: 12 is no multiple of config\.data\.batch_size, 8",
+            r"config\.objective\.queue_size: 12 is not a multiple of config\.data\.batch_size, 8",
         ),
         (
             "swav",
             {"objective.queue_size": -8},
-            r"config\.objective\.queue_size: -8; expected embeddings, or 0",
+            r"config\.objective\.queue_size: -8; expected a number of embeddings, or 0",
         ),
         (
             "semi_supervised",
             {"objective.smoothing": 1.5},
-            r"config\.objective\.smoothing: 1\.5; expected a share",
+            r"config\.objective\.smoothing: 1\.5; expected a fraction",
         ),
         (
             "swav",

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
+from tiny_objectives import config_of
 
 from eo_jax import rules, sharding
 from eo_jax.config import complete
@@ -489,6 +490,14 @@ def test_layer_decay_is_that_of_beit():
     )
     expected = dict.fromkeys(embeddings, 0.0625) | dict.fromkeys(rest, 1.0)
     assert {path: float(np.unique(update).item()) for path, update in moved.items()} == expected
+
+
+def test_keys_of_embeddings_are_those_of_networks():
+    config = config_of("mae")
+    config.model.trunk.registers = 2
+    params, _ = jax.eval_shape(make_experiment(config).objective.init, jax.random.key(0))
+    keys = {key for path, _ in rules.paths(params) for key in path.split("/")}
+    assert keys.issuperset(rules.EMBEDDINGS)
 
 
 @pytest.mark.parametrize(

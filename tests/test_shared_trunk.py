@@ -99,7 +99,7 @@ def test_a_step_of_each_sensor_is_that_of_the_objective_alone(name, backbone):
     params, carry = jax.jit(objective.init)(jax.random.key(0))
     for source in ("s2", "s1"):
         single = alone(name, source, backbone).objective
-        inner = shared_trunk._of(params, source), shared_trunk._of(carry, source)
+        inner = shared_trunk._inner(params, source), shared_trunk._inner(carry, source)
         assert paths(inner[0]) == paths(jax.eval_shape(single.init, jax.random.key(0))[0])
         arguments = of_source(views, source), jax.random.key(1), jnp.asarray(0.1)
         (loss, (moved, _)), gradient = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))(
@@ -111,12 +111,12 @@ def test_a_step_of_each_sensor_is_that_of_the_objective_alone(name, backbone):
         np.testing.assert_allclose(loss, expected, rtol=1e-6)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-            shared_trunk._of(gradient, source),
+            shared_trunk._inner(gradient, source),
             inner_gradient,
         )
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-            shared_trunk._of(moved, source),
+            shared_trunk._inner(moved, source),
             inner_moved,
         )
         other = "s1" if source == "s2" else "s2"
@@ -152,7 +152,7 @@ def test_a_teacher_follows_the_trunk_and_every_stem():
     trained = jax.tree.map(lambda leaf: leaf + 1, params)
 
     def teacher(carry, source):
-        return shared_trunk._of(carry, source)["teacher"]["params"]
+        return shared_trunk._inner(carry, source)["teacher"]["params"]
 
     after = jax.jit(objective.ema_update)(trained, carry, jnp.asarray(0.0))
     for source in ("s1", "s2"):

@@ -28,7 +28,10 @@ def started(label: np.ndarray, **section) -> tuple:
 def loss_and_outputs(label: np.ndarray, **section) -> tuple[float, np.ndarray]:
     """The loss, and what the classifier gives for its features, worked out beside it."""
     objective, params, carry, views = started(label, **section)
-    loss, _ = jax.jit(objective.loss)(params, carry, views, jax.random.key(1), jnp.zeros(()))
+    loss, (_, metrics) = jax.jit(objective.loss)(
+        params, carry, views, jax.random.key(1), jnp.zeros(())
+    )
+    assert set(metrics) == set(objective.metrics)
     weights = objective.encoders(params, carry)["s2"]
     found = objective.features(weights, views["s2/global"][:, 0], views["s2/global/valid"][:, 0])
     features = np.asarray(
@@ -111,7 +114,7 @@ def test_segmentation_wants_cells_that_tile_the_view():
         views_of(experiment) | {LABEL: jnp.zeros((ROWS, 1, 16, 16), jnp.uint8)},
     )
     with pytest.raises(
-        ValueError, match=r"crops\.global\.size: 16 is no multiple of 32, the pixels that a feature"
+        ValueError, match=r"crops\.global\.size: 16 is not a multiple of 32, the side in pixels"
     ):
         jax.eval_shape(
             objective.loss,

@@ -8,6 +8,7 @@ import numpy as np
 
 from eo_jax.monitor.metric import Metric
 from eo_jax.monitor.rankme import rankme
+from eo_jax.schema import POOLED
 
 # The display formats rates in units of their own, so they have no short name here.
 _EVERY_STEP = {
@@ -22,7 +23,6 @@ _EVERY_STEP = {
 }
 _RANKME = {"rankme": Metric("RankMe of features", "RankMe")}
 
-_POOLED = "pooled/"  # prefix of the features that `step.make_pooled` returns
 _SPREADS = ("feature_std", "embedding_std")
 COLLAPSED_BELOW = 0.02  # spread of unit-length vectors; 1 where they point in all directions
 
@@ -47,11 +47,11 @@ def to_scalars(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     RankMe is computed here and not on the device, which runs the next step meanwhile.
     """
     ranks = {
-        f"rankme/{name.removeprefix(_POOLED)}": rankme(value)
+        f"rankme/{name.removeprefix(POOLED)}": rankme(value)
         for name, value in values.items()
-        if name.startswith(_POOLED)
+        if name.startswith(POOLED)
     }
-    scalars = {name: float(value) for name, value in values.items() if not name.startswith(_POOLED)}
+    scalars = {name: float(value) for name, value in values.items() if not name.startswith(POOLED)}
     return scalars | ranks
 
 

@@ -1,4 +1,4 @@
-"""Barlow Twins: two views of a location give embeddings whose cross-correlation is the identity
+"""Barlow Twins: the embeddings of two views of a location have the identity as cross-correlation
 (Zbontar et al. 2021, arXiv 2103.03230).
 """
 
@@ -39,14 +39,12 @@ class Config:
             )
 
     def build(self, encoders: Mapping[str, Encoder]) -> BarlowTwins:
-        """The objective for {source: encoder}, all of the same weights."""
+        """The objective for {source: encoder}, all with the same weights."""
         return BarlowTwins(self, encoders)
 
 
 class BarlowTwins(JointEmbedding):
-    """The objective; see the module docstring. BatchNorm statistics are those of each view by
-    itself.
-    """
+    """The objective; see the module docstring. Each view has BatchNorm statistics of its own."""
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("barlow_twins", encoders)
@@ -57,10 +55,8 @@ class BarlowTwins(JointEmbedding):
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
-        return barlow_loss(za, zb, self.config.off_diagonal), (
-            carry,
-            collapse_metrics(features[0], za),
-        )
+        loss = barlow_loss(za, zb, self.config.off_diagonal)
+        return loss, (carry, collapse_metrics(features[0], za))
 
 
 def barlow_loss(
@@ -75,10 +71,8 @@ def barlow_loss(
 def distance(
     za: Float[Array, "b d"], zb: Float[Array, "b d"], diagonal: float, off_diagonal: float
 ) -> Float[Array, ""]:
-    """Of the cross-correlation of standardised embeddings: squared distance of its diagonal from
-    `diagonal`, and weighted that of the rest from 0.
-
-    The batch is the global one under jit.
+    """sum_i (diagonal - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2, with C the cross-correlation of
+    standardised embeddings. The batch is the global one under jit.
     """
     own, others = cross_correlation(za, zb)
     return jnp.square(diagonal - own / len(za)).sum() + off_diagonal * others / len(za) ** 2

@@ -1,6 +1,4 @@
-"""The contract that every objective satisfies, the check that its views are there, and features of
-a source by its encoder.
-"""
+"""The contract of an objective, its defaults, and the check of its views."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from eo_jax.schema import Carry, Metrics, Params, Views
 
 
 class EncoderWeights(TypedDict):
-    """What it takes to run or export an encoder: its weights and its running statistics."""
+    """The weights and running statistics that an encoder needs to run or to be exported."""
 
     source: str
     params: Params
@@ -23,16 +21,17 @@ class EncoderWeights(TypedDict):
 
 @runtime_checkable
 class Objective(Protocol):
-    """A self-supervised (or supervised) method: Views in, a scalar out, and everything it keeps in
-    two dicts that nobody else looks into.
+    """A method, self-supervised or supervised: Views in, a scalar out.
+
+    It keeps everything in two dicts, Params and Carry, which nobody else looks into.
 
     Attributes:
-        crop_sets: {crop set: number of views} that it takes of every source; 0 for any number, none
-            too.
+        crop_sets: {crop set: number of views} that it takes of every source; 0 means any number,
+            including none.
         couples_batch: whether a sample's loss depends on the other samples of the batch, so that
             accumulation would change the method.
-        labelled: {source: number of classes} of those whose labels it reads, from
-            Views["<source>/<crop set>/label"]; 0 where labels are no classes.
+        labelled: {source: number of classes} of the sources whose labels it reads, from
+            Views["<source>/<crop set>/label"]; 0 where labels are not classes.
         metrics: {name: description} of all Metrics that `loss` returns, whose names may have the
             suffix "/<source>".
     """
@@ -46,21 +45,21 @@ class Objective(Protocol):
         """Raises ValueError for a global batch that the method cannot be trained with."""
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
-        """Fresh weights, and everything else the method keeps."""
+        """Initial weights, and everything else that the method keeps."""
 
     def loss(
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        """The loss in float32, the new carry, and what to log. `progress` in [0, 1] drives
+        """The loss in float32, the new carry, and metrics to log. `progress` in [0, 1] drives
         schedules.
         """
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
-        """Called after the optimizer; identity without a teacher."""
+        """The carry after the optimizer; identity without a teacher."""
 
     def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
-        """{"enmap": ..., "enmap.teacher": ...}; the first is the default one to evaluate and
-        export, of several sources the first of each.
+        """{"enmap": ..., "enmap.teacher": ...}. The first is the default for evaluation and export;
+        with several sources, the first of each source.
         """
 
     def features(
@@ -69,7 +68,22 @@ class Objective(Protocol):
         """{"pooled": [b, d], "dense": [b, h, w, d]} of a view [b, H, W, c] in evaluation mode."""
 
     def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, Any]:
-        """Arrays for pictures, evaluation mode; empty where a method has nothing to show."""
+        """Arrays for pictures, in evaluation mode; empty where a method has nothing to show."""
+
+
+class Defaults:
+    """What an objective inherits unless it has labels, a teacher, pictures or limits on batches."""
+
+    labelled: Mapping[str, int] = {}
+
+    def check_batch(self, rows: int) -> None:
+        """Accepts any batch."""
+
+    def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
+        return carry
+
+    def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, Any]:
+        return {}
 
 
 def check_views(
@@ -83,10 +97,9 @@ def check_views(
     for view in views:
         crop_set = view.partition("/")[2]
         if crop_set not in objective.crop_sets:
-            taken = ", ".join(objective.crop_sets)
             raise ValueError(
-                f"config.augment.crops: gives {view}, but objective {name!r} takes views {taken} "
-                "alone"
+                f"config.augment.crops: gives {view}, but objective {name!r} takes only views "
+                f"{', '.join(objective.crop_sets)}"
             )
     for source in sources:
         for crop_set, count in objective.crop_sets.items():
@@ -94,6 +107,5 @@ def check_views(
             if count and given != count:
                 raise ValueError(
                     f"config.augment.crops.{crop_set}.views: objective {name!r} needs {count} "
-                    f"view(s) {crop_set!r} "
-                    f"of source {source!r}, there are {given}"
+                    f"view(s) {crop_set!r} of source {source!r}, there are {given}"
                 )

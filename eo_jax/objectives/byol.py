@@ -1,8 +1,8 @@
-"""BYOL: predicts what a teacher makes of the other view, without negatives (Grill et al. 2020,
+"""BYOL: predicts a teacher's embedding of the other view, without negatives (Grill et al. 2020,
 arXiv 2006.07733).
 
-The teacher is a copy of encoder and projector that follows them, where torchgeo's holds the very
-same weights twice and so has none.
+The teacher is an exponential moving average of encoder and projector. torchgeo's shares its weights
+with the student, so it has none.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Config:
     """BYOL.
 
     Attributes:
-        momentum: share of the teacher that stays at each step, at the beginning; it rises to 1
-            along half a cosine.
+        momentum: fraction of the teacher that each step keeps at the start; it rises to 1 along
+            half a cosine.
         projector, predictor: widths of their layers, the output last.
     """
 
@@ -42,16 +42,16 @@ class Config:
         require_same_width(self.projector, self.predictor)
 
     def build(self, encoders: Mapping[str, Encoder]) -> BYOL:
-        """The objective for {source: encoder}, all of the same weights."""
+        """The objective for {source: encoder}, all with the same weights."""
         return BYOL(self, encoders)
 
 
 class BYOL(WithTeacher):
-    """The objective; see the module docstring. BatchNorm statistics are those of each view, in
-    either branch.
+    """The objective; see the module docstring. Each view has BatchNorm statistics of its own, in
+    both branches.
     """
 
-    couples_batch = False  # but for BatchNorm, which accumulation changes as it does everywhere
+    couples_batch = False  # except for BatchNorm, which accumulation changes in any method
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("byol", encoders)
@@ -64,10 +64,11 @@ class BYOL(WithTeacher):
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, predicted, targets, carry = self.predict_pair(params, carry, views, key)
         loss = byol_loss(*predicted, *targets)
-        return loss, (
-            carry,
-            {"teacher_agreement": 1 - loss / 4, **collapse_metrics(features[0], predicted[0])},
-        )
+        metrics = {
+            "teacher_agreement": 1 - loss / 4,
+            **collapse_metrics(features[0], predicted[0]),
+        }
+        return loss, (carry, metrics)
 
     def momentum(self, progress: jax.Array) -> jax.Array:
         return cosine_ramp(self.config.momentum, 1.0, progress)

@@ -1,8 +1,8 @@
-"""Contrast between two sensors: the embeddings of one location are nearer to each other than to
+"""Contrast between two sensors: the embeddings of one location are closer to each other than to
 those of other locations.
 
-Source: Radford et al. 2021, arXiv 2103.00020. The temperature is a setting, as in DeCUR's baseline,
-where CLIP learns it.
+Source: Radford et al. 2021, arXiv 2103.00020. The temperature is a setting, as in DeCUR's baseline;
+CLIP learns it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
 from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import require_positive
-from eo_jax.objectives.ops.collapse_metrics import collapse_metrics
-from eo_jax.objectives.ops.losses import BATCH_ACCURACY, cross_entropy_and_top1, dot
+from eo_jax.objectives.ops.collapse_metrics import BATCH_ACCURACY, batch_accuracy
+from eo_jax.objectives.ops.losses import cross_entropy_and_top1, dot
 from eo_jax.objectives.ops.two_encoders import PairedSensors
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Cross-sensor contrast, the baseline of DeCUR.
+    """Contrast between sensors, the baseline of DeCUR.
 
     Attributes:
         temperature: of the softmax. DeCUR's baseline has 1, with which embeddings of unit length
@@ -46,7 +46,7 @@ class Config:
 
 
 class CLIP(PairedSensors):
-    """The objective; see the module docstring. Negatives are those of the global batch."""
+    """The objective; see the module docstring. Negatives come from the global batch."""
 
     crop_sets: Mapping[str, int] = {"global": 1}
     metrics: Mapping[str, Metric] = {**PairedSensors.metrics, **BATCH_ACCURACY}
@@ -58,31 +58,17 @@ class CLIP(PairedSensors):
     def loss(
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        embeddings, metrics = [], {}
-        for source, drop_key in zip(self.sources, jax.random.split(key), strict=True):
-            features, z, carry = self.embed(params, carry, views, source, drop_key)
-            embeddings.append(z[0])
-            metrics |= {
-                f"{name}/{source}": value
-                for name, value in collapse_metrics(features[0], z[0]).items()
-            }
-        _, accuracy = cross_entropy_and_top1(
-            normalise(embeddings[0]) @ normalise(embeddings[1]).T, jnp.arange(len(embeddings[0]))
-        )
-        return clip_loss(*embeddings, self.config.temperature), (
-            carry,
-            {"batch_accuracy": accuracy, **metrics},
-        )
+        embeddings, carry, metrics = self.embed_sources(params, carry, views, key)
+        za, zb = (z[0] for z in embeddings)
+        metrics |= batch_accuracy(za, zb)
+        return clip_loss(za, zb, self.config.temperature), (carry, metrics)
 
 
 def clip_loss(
     za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float
 ) -> Float[Array, ""]:
     """Mean of the cross-entropies of both directions (figure 3)."""
-    logits = (
-        dot(normalise(za.astype(jnp.float32)), normalise(zb.astype(jnp.float32)).T) / temperature
-    )
-    right = jnp.arange(len(logits))
-    return (
-        cross_entropy_and_top1(logits, right)[0] + cross_entropy_and_top1(logits.T, right)[0]
-    ) / 2
+    za, zb = normalise(za.astype(jnp.float32)), normalise(zb.astype(jnp.float32))
+    logits, right = dot(za, zb.T) / temperature, jnp.arange(len(za))
+    forward, backward = (cross_entropy_and_top1(x, right)[0] for x in (logits, logits.T))
+    return (forward + backward) / 2

@@ -1,4 +1,4 @@
-"""data2vec: predicts, for hidden patches, what the last blocks of a teacher make of the whole view
+"""data2vec: predicts, for hidden patches, the outputs of a teacher's last blocks for the whole view
 (Baevski et al. 2022, arXiv 2202.03555).
 """
 
@@ -17,7 +17,12 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, Mode, Network
 from eo_jax.models.layers.dense import Dense
 from eo_jax.monitor.metric import Metric
-from eo_jax.objectives.ops.checks import require_fractions, require_positive
+from eo_jax.objectives.ops.checks import (
+    require_fractions,
+    require_mask_ratio,
+    require_positive,
+    require_tokens,
+)
 from eo_jax.objectives.ops.collapse_metrics import (
     FEATURE_METRICS,
     TEACHER_AGREEMENT,
@@ -35,10 +40,10 @@ class Config:
     """data2vec for images.
 
     Attributes:
-        mask_ratio: share of patch tokens that are hidden, in blocks.
+        mask_ratio: fraction of patch tokens that are hidden, in blocks.
         average_top_k_layers: number of last blocks whose outputs are averaged.
-        beta: where the smooth L1 loss turns from square to straight.
-        momentum: share of the teacher that stays at each step, at the beginning.
+        beta: distance at which the smooth L1 loss turns from quadratic to linear.
+        momentum: fraction of the teacher that each step keeps at the start.
         end_momentum: the same at the end; it changes linearly.
     """
 
@@ -49,20 +54,17 @@ class Config:
     end_momentum: float = 0.9998
 
     def __post_init__(self):
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError(
-                f"config.objective.mask_ratio: {self.mask_ratio}; expected a share between 0 and 1"
-            )
+        require_mask_ratio(self)
         require_positive(self, "beta")
         require_fractions(self, "momentum", "end_momentum")
 
     def build(self, encoders: Mapping[str, Encoder]) -> Data2Vec:
-        """The objective for {source: encoder}, all of the same weights."""
+        """The objective for {source: encoder}, all with the same weights."""
         return Data2Vec(self, encoders)
 
 
 class Regressor(nnx.Module):
-    """The token that stands for hidden patches, and the linear layer that predicts the targets."""
+    """The token in place of hidden patches, and the linear layer that predicts the targets."""
 
     def __init__(self, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.mask_token = nnx.Param(
@@ -75,8 +77,8 @@ class Regressor(nnx.Module):
 
 
 class Data2Vec(WithTeacher):
-    """The objective; see the module docstring. The teacher sees all patches; patches without any
-    data are hidden first and count for nothing.
+    """The objective; see the module docstring. The teacher sees all patches. Patches without data
+    are hidden first and do not count.
     """
 
     crop_sets: Mapping[str, int] = {"global": 1}
@@ -86,21 +88,16 @@ class Data2Vec(WithTeacher):
         **TEACHER_AGREEMENT,
         "target_std": Metric(""),
     }
-    copied = ("encoder",)
+    teacher_networks = ("encoder",)
     statistics_of = "student"
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("data2vec", encoders)
-        if self.encoder.kind != "tokens":
-            raise ValueError(
-                "config.model.trunk: data2vec hides tokens, so it needs a trunk of tokens, such as "
-                "vit"
-            )
+        require_tokens("data2vec", self.encoder)
         if not 0 < config.average_top_k_layers <= self.encoder.layers:
             raise ValueError(
                 f"config.objective.average_top_k_layers: {config.average_top_k_layers}; expected 1 "
-                f"to {self.encoder.layers}, "
-                "the blocks of the trunk"
+                f"to {self.encoder.layers}, the blocks of the trunk"
             )
         self.config = config
         self.networks["regressor"] = Network(
@@ -108,22 +105,18 @@ class Data2Vec(WithTeacher):
         )
 
     def check_batch(self, rows: int) -> None:
-        """Any batch will do."""
+        """Accepts any batch."""
 
     def loss(
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = (x[:, 0] for x in self.views_of(views, "global"))
+        view, valid = self.only_view(views)
         mask_key, drop_key = jax.random.split(key)
-        has_data = masking.valid_values(valid, self.encoder.patch) > 0
-        rows, columns = view.shape[1] // self.encoder.patch, view.shape[2] // self.encoder.patch
-        masked = masking.random_blocks(
-            mask_key,
-            has_data,
-            rows,
-            columns,
-            masking.hidden_count(rows * columns, self.config.mask_ratio),
-        )
+        patch, ratio = self.encoder.patch, self.config.mask_ratio
+        has_data = masking.valid_values(valid, patch) > 0
+        rows, columns = view.shape[1] // patch, view.shape[2] // patch
+        hidden = masking.hidden_count(rows * columns, ratio)
+        masked = masking.random_blocks(mask_key, has_data, rows, columns, hidden)
         predicted, statistics = self._predict(params, carry, view, valid, masked, drop_key)
         targets = average_targets(self._teacher_layers(carry, view, valid))
         loss = smooth_l1(predicted, targets, self.config.beta, masked & has_data)
@@ -146,6 +139,7 @@ class Data2Vec(WithTeacher):
         masked: Bool[Array, "b n"],
         key: jax.Array,
     ) -> tuple[Float[Array, "b n d"], Carry]:
+        """(the student's predictions for all patches, new running statistics of the encoder)."""
         token = params["regressor"]["mask_token"]
         mode = Mode("batch", key=key)
 
@@ -165,31 +159,27 @@ class Data2Vec(WithTeacher):
         return predicted, statistics
 
     def _teacher_layers(self, carry: Carry, view: Array, valid: Array) -> Float[Array, "K b n d"]:
-        """Outputs of the teacher's last blocks for the patch tokens, without gradient, by running
+        """Outputs of the teacher's last blocks for the patch tokens, without gradient, with running
         statistics.
         """
-        teacher = carry["teacher"]
+        teacher, count = carry["teacher"], self.config.average_top_k_layers
 
         def layers(module):
-            return module.trunk.last_layers(
-                module.placed(view, valid, None, EVALUATE),
-                module.grid(view),
-                EVALUATE,
-                self.config.average_top_k_layers,
-            )
+            tokens = module.placed(view, valid, None, EVALUATE)
+            return module.trunk.last_layers(tokens, module.grid(view), EVALUATE, count)
 
-        found, _ = self.encoder.network.apply(
+        outputs, _ = self.encoder.network.apply(
             teacher["params"]["encoder"], teacher["statistics"]["encoder"], layers
         )
-        return jax.lax.stop_gradient(found)[:, :, 1:]
+        return jax.lax.stop_gradient(outputs)[:, :, 1:]
 
 
 def average_targets(layers: Float[Array, "K b n d"]) -> Float[Array, "b n d"]:
     """Each layer normalised over d, their mean, normalised again (section 3.3)."""
-    return _normalised(_normalised(layers.astype(jnp.float32)).mean(0))
+    return _standardise(_standardise(layers.astype(jnp.float32)).mean(0))
 
 
-def _normalised(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+def _standardise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     centred = x - x.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + _EPSILON)
 

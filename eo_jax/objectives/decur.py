@@ -1,12 +1,12 @@
 """DeCUR: Barlow Twins within each of two sensors and between them, where some dimensions are common
 to both and the others unique to each.
 
-Source: Wang et al. 2024, arXiv 2309.05300. As the paper has it, with a projector for each sensor
-and correlations over the whole batch. The released code shares one projector, divides by a batch of
+Source: Wang et al. 2024, arXiv 2309.05300. As in the paper, each sensor has a projector, and
+correlations are over the whole batch. The released code shares one projector, divides by a batch of
 four processes whatever their number, never trains the second sensor's deformable attention, and
-weighs the terms between sensors half of those within; none of that is repeated. (The paper's sum we
-know from an implementation that was written after its equations, not from the paper itself.)
-Deformable attention is an option of the `resnet` trunk, of which each sensor has its own.
+weights the terms between sensors half as much as those within; none of that is repeated. (We know
+the paper's sum from an implementation that was written after its equations, not from the paper
+itself.) Deformable attention is an option of the `resnet` trunk; each sensor has its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.objectives.barlow_twins import distance, standardise
-from eo_jax.objectives.ops.collapse_metrics import collapse_metrics
 from eo_jax.objectives.ops.two_encoders import PairedSensors
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -42,7 +41,7 @@ class Config:
     def __post_init__(self):
         if not 0 < self.common < self.projector[-1]:
             raise ValueError(
-                f"config.objective.common: {self.common}; expected some, and fewer than the "
+                f"config.objective.common: {self.common}; expected more than 0 and less than the "
                 f"embedding's {self.projector[-1]} dimensions"
             )
 
@@ -52,8 +51,8 @@ class Config:
 
 
 class DeCUR(PairedSensors):
-    """The objective; see the module docstring. BatchNorm statistics are those of each sensor and
-    view by itself.
+    """The objective; see the module docstring. Each view of each sensor has BatchNorm statistics of
+    its own.
     """
 
     crop_sets: Mapping[str, int] = {"global": 2}
@@ -65,18 +64,10 @@ class DeCUR(PairedSensors):
     def loss(
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        embeddings, metrics = [], {}
-        for source, drop_key in zip(self.sources, jax.random.split(key), strict=True):
-            features, z, carry = self.embed(params, carry, views, source, drop_key)
-            embeddings += [z[0], z[1]]
-            metrics |= {
-                f"{name}/{source}": value
-                for name, value in collapse_metrics(features[0], z[0]).items()
-            }
-        return decur_loss(*embeddings, self.config.common, self.config.off_diagonal), (
-            carry,
-            metrics,
-        )
+        embeddings, carry, metrics = self.embed_sources(params, carry, views, key)
+        first_and_second = [z[i] for z in embeddings for i in (0, 1)]
+        loss = decur_loss(*first_and_second, self.config.common, self.config.off_diagonal)
+        return loss, (carry, metrics)
 
 
 def decur_loss(
@@ -90,8 +81,8 @@ def decur_loss(
     """L_common + L_unique + L_1 + L_2: between the first views of both sensors, and Barlow Twins of
     each sensor's two views.
 
-    Between sensors the common dimensions are to correlate, the unique ones not to; what is between
-    the two blocks is free (section 3.2).
+    Between sensors, common dimensions should correlate and unique ones should not; correlations
+    between the two blocks are free (section 3.2).
     """
     first_a, first_b, second_a, second_b = map(standardise, (z1a, z1b, z2a, z2b))
     shared = distance(first_a[:, :common], second_a[:, :common], 1.0, off_diagonal)

@@ -1,7 +1,7 @@
-"""DINO: a student that sees global and local crops predicts what its teacher makes of the global
-ones (Caron et al. 2021, arXiv 2104.14294).
+"""DINO: a student predicts, from global and local crops, its teacher's output for the global ones
+(Caron et al. 2021, arXiv 2104.14294).
 
-The teacher's momentum rises over the whole run; SpectralEarth's code lets it reach 1 after ten of a
+The teacher's momentum rises over the whole run; in SpectralEarth's code it reaches 1 after ten of a
 hundred epochs, which freezes the teacher.
 """
 
@@ -22,28 +22,28 @@ from eo_jax.objectives.base import EncoderWeights
 from eo_jax.objectives.ops.checks import require_fractions, require_positive
 from eo_jax.objectives.ops.collapse_metrics import PROTOTYPES_USED, collapse_metrics, fraction_used
 from eo_jax.objectives.ops.ema import cosine_ramp
-from eo_jax.objectives.ops.losses import dot
-from eo_jax.objectives.ops.teacher import WithTeacher
+from eo_jax.objectives.ops.losses import cross_view_entropy, dot
+from eo_jax.objectives.ops.teacher import WithTeacher, with_statistics
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """DINO. How many crops there are, and their sizes, is what the recipe gives: "global" (two or
-    more) and, if present, "local".
+    """DINO. The recipe decides number and size of the crops: "global" (two) and, optionally,
+    "local".
 
     Attributes:
         prototypes: outputs k of the head.
         hidden, bottleneck: widths of the head.
-        momentum: share of the teacher that stays at each step, at the beginning; it rises to 1
-            along half a cosine.
+        momentum: fraction of the teacher that each step keeps at the start; it rises to 1 along
+            half a cosine.
         student_temperature: of the student's softmax.
         teacher_temperature: of the teacher's, from `teacher_temperature_warmup` on.
         warmup_teacher_temperature: of the teacher's at the first step; it changes linearly.
-        teacher_temperature_warmup: share of the run.
-        centre_momentum: share of the centre that stays at each step.
-        koleo_weight: weight of the KoLeo regulariser on the pooled features of each global crop, as
-            DINOv2 adds them up; 0 for none.
+        teacher_temperature_warmup: fraction of the run.
+        centre_momentum: fraction of the centre that each step keeps.
+        koleo_weight: weight of the KoLeo regulariser, summed over the pooled features of the global
+            crops as in DINOv2; 0 for none.
     """
 
     prototypes: int = 65536
@@ -58,25 +58,18 @@ class Config:
     koleo_weight: float = 0.0
 
     def __post_init__(self):
-        require_positive(
-            self,
-            "prototypes",
-            "hidden",
-            "bottleneck",
-            "student_temperature",
-            "teacher_temperature",
-            "warmup_teacher_temperature",
-        )
+        require_positive(self, "prototypes", "hidden", "bottleneck", "student_temperature")
+        require_positive(self, "teacher_temperature", "warmup_teacher_temperature")
         require_fractions(self, "teacher_temperature_warmup", "momentum", "centre_momentum")
 
     def build(self, encoders: Mapping[str, Encoder]) -> DINO:
-        """The objective for {source: encoder}, all of the same weights."""
+        """The objective for {source: encoder}, all with the same weights."""
         return DINO(self, encoders)
 
 
 class DINO(WithTeacher):
     """The objective; see the module docstring. Crops of one size make one forward pass and share
-    BatchNorm statistics, in either branch.
+    BatchNorm statistics, in both branches.
     """
 
     crop_sets: Mapping[str, int] = {"global": 2, "local": 0}
@@ -89,18 +82,10 @@ class DINO(WithTeacher):
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("dino", encoders)
         self.config = config
-
-        def head(rngs):
-            return DinoHead(
-                self.encoder.width,
-                config.hidden,
-                config.bottleneck,
-                config.prototypes,
-                self.encoder.dtype,
-                rngs=rngs,
-            )
-
-        self.networks["projector"] = Network(head)
+        widths = self.encoder.width, config.hidden, config.bottleneck, config.prototypes
+        self.networks["projector"] = Network(
+            lambda rngs: DinoHead(*widths, self.encoder.dtype, rngs=rngs)
+        )
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         params, carry = super().init(key)
@@ -109,24 +94,21 @@ class DINO(WithTeacher):
     def loss(
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        config, centre = self.config, carry["centre"]
         targets, carry = self._targets(carry, views)
-        features, carry = self.pooled_crops(params, carry, views, key)
+        features, carry = self.encode_crops(params, carry, views, key)
         student, carry = self.head("projector", params, carry, features, Mode("batch"))
         temperature = self._teacher_temperature(progress)
-        loss = dino_loss(
-            student, targets, carry["centre"], self.config.student_temperature, temperature
-        )
-        if self.config.koleo_weight:
-            loss = loss + self.config.koleo_weight * jax.vmap(koleo)(features[: len(targets)]).sum()
+        loss = dino_loss(student, targets, centre, config.student_temperature, temperature)
+        if config.koleo_weight:
+            loss = loss + config.koleo_weight * jax.vmap(koleo)(features[: len(targets)]).sum()
         metrics = {
             "teacher_temperature": temperature,
-            **agreement(student, targets - carry["centre"]),
+            **prototype_agreement(student, targets - centre),
             **collapse_metrics(features[0], student[0]),
         }
-        return loss, (
-            {**carry, "centre": new_centre(carry["centre"], targets, self.config.centre_momentum)},
-            metrics,
-        )
+        carry = {**carry, "centre": new_centre(centre, targets, config.centre_momentum)}
+        return loss, (carry, metrics)
 
     def momentum(self, progress: jax.Array) -> jax.Array:
         return cosine_ramp(self.config.momentum, 1.0, progress)
@@ -136,28 +118,21 @@ class DINO(WithTeacher):
         return dict(reversed(super().encoders(params, carry).items()))
 
     def _targets(self, carry: Carry, views: Views) -> tuple[Float[Array, "v b k"], Carry]:
+        """(the teacher's head outputs for the global views, without gradient, new carry)."""
         teacher = carry["teacher"]
-        features, statistics = self.pooled_set(
+        features, statistics = self.encode_crop_set(
             teacher["params"], teacher["statistics"], views, "global", Mode("batch")
         )
         output, statistics = self.head(
             "projector", teacher["params"], statistics, features, Mode("batch")
         )
-        return jax.lax.stop_gradient(output), {
-            **carry,
-            "teacher": {**teacher, "statistics": statistics},
-        }
+        return jax.lax.stop_gradient(output), with_statistics(carry, statistics)
 
     def _teacher_temperature(self, progress: jax.Array) -> jax.Array:
-        config = self.config
-        risen = (
-            jnp.clip(progress / config.teacher_temperature_warmup, 0.0, 1.0)
-            if config.teacher_temperature_warmup
-            else 1.0
-        )
-        return config.warmup_teacher_temperature + (
-            config.teacher_temperature - config.warmup_teacher_temperature
-        ) * jnp.asarray(risen, jnp.float32)
+        start, end = self.config.warmup_teacher_temperature, self.config.teacher_temperature
+        warmup = self.config.teacher_temperature_warmup
+        risen = jnp.clip(progress / warmup, 0.0, 1.0) if warmup else 1.0
+        return start + (end - start) * jnp.asarray(risen, jnp.float32)
 
 
 def dino_loss(
@@ -167,25 +142,17 @@ def dino_loss(
     student_temperature: float,
     teacher_temperature: float | jax.Array,
 ) -> Float[Array, ""]:
-    """Cross-entropy of each student view against each teacher view but its own, mean over the pairs
-    and the batch (equations 1 to 3).
+    """Cross-entropy of each student view against each teacher view except its own, mean over the
+    pairs and the batch (equations 1 to 3).
 
     Args:
-        student: head outputs of all crops; the first ones are the crops that the teacher saw, in
-            the same order.
+        student: head outputs for all crops; the first ones are the teacher's crops, in the same
+            order.
     """
-    targets = jax.lax.stop_gradient(
-        jax.nn.softmax(
-            (teacher.astype(jnp.float32) - centre.astype(jnp.float32)) / teacher_temperature
-        )
-    )
+    centred = teacher.astype(jnp.float32) - centre.astype(jnp.float32)
+    targets = jax.lax.stop_gradient(jax.nn.softmax(centred / teacher_temperature))
     predicted = jax.nn.log_softmax(student.astype(jnp.float32) / student_temperature)
-    pairs = (
-        -jnp.einsum("ibk,jbk->ij", targets, predicted, precision=jax.lax.Precision.HIGHEST)
-        / student.shape[1]
-    )
-    different = ~jnp.eye(*pairs.shape, dtype=bool)
-    return jnp.where(different, pairs, 0.0).sum() / different.sum()
+    return cross_view_entropy(targets, predicted)
 
 
 def new_centre(
@@ -194,9 +161,8 @@ def new_centre(
     """The centre after a batch: an exponential moving average of the mean output over views and the
     global batch (equation 4).
     """
-    return momentum * centre.astype(jnp.float32) + (1 - momentum) * teacher.astype(
-        jnp.float32
-    ).mean((0, 1))
+    mean = teacher.astype(jnp.float32).mean((0, 1))
+    return momentum * centre.astype(jnp.float32) + (1 - momentum) * mean
 
 
 def koleo(x: Float[Array, "b d"]) -> Float[Array, ""]:
@@ -211,12 +177,13 @@ def koleo(x: Float[Array, "b d"]) -> Float[Array, ""]:
     return -jnp.log(jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0) + 1e-8).mean()
 
 
-def agreement(student: Float[Array, "vs b k"], teacher: Float[Array, "vt b k"]) -> Metrics:
+def prototype_agreement(
+    student: Float[Array, "vs b k"], teacher: Float[Array, "vt b k"]
+) -> Metrics:
     """Signs of collapse, without gradient.
 
-    "teacher_agreement": share of rows where the student's second view has the prototype of the
-    teacher's first; "prototypes_used": how many any teacher view has, as a share of how many could
-    be.
+    "teacher_agreement": fraction of rows where the student's second view has the prototype of the
+    teacher's first; "prototypes_used": see `fraction_used`, over all teacher views.
     """
     chosen = jax.lax.stop_gradient(teacher).argmax(-1)
     same = jax.lax.stop_gradient(student[1]).argmax(-1) == chosen[0]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from eo_jax.objectives.base import Objective
-from eo_jax.schema import Batch, Carry, Params, Views
+from eo_jax.schema import POOLED, Batch, Carry, Params, Views
 
 # Cap on the samples used for collapse metrics, so that their SVD does not grow with the batch.
 _MAX_SAMPLES = 256
@@ -22,19 +22,20 @@ def features_of(
     source: str,
     same_encoder: Sequence[str],
 ) -> dict[str, jax.Array]:
-    """`Objective.features` of the first global view of a source, by the first of the encoders whose
-    source is among `same_encoder`: the teacher's where that is the default. Raises ValueError where
-    there is none.
+    """`Objective.features` of the first global view of a source.
+
+    The encoder is the first whose source is among `same_encoder`: the teacher's where that is the
+    default. Raises ValueError where there is none.
     """
     encoders = objective.encoders(params, carry)
-    fitting = [weights for weights in encoders.values() if weights["source"] in same_encoder]
-    if not fitting:
+    matching = [weights for weights in encoders.values() if weights["source"] in same_encoder]
+    if not matching:
         raise ValueError(
             f"objective {type(objective).__name__}: no encoder of source {source!r} among "
             f"{', '.join(encoders)}"
         )
     return objective.features(
-        fitting[0], views[f"{source}/global"][:, 0], views[f"{source}/global/valid"][:, 0]
+        matching[0], views[f"{source}/global"][:, 0], views[f"{source}/global/valid"][:, 0]
     )
 
 
@@ -44,11 +45,10 @@ def make_pooled(
     same_encoder: Mapping[str, Sequence[str]],
 ) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
     """The pure function (state, batch) -> {"pooled/<source>": features [m, d]} in evaluation mode
-    of at most 256 samples, spread over
-    the batch.
+    of at most 256 samples, spread over the batch.
 
-    Runs beside the train step for logged steps; collapse metrics (an SVD) are computed from them on
-    the host. Sources without an encoder have none.
+    It runs next to the train step, for logged steps; the host computes collapse metrics (an SVD)
+    from the features. Sources without an encoder are left out.
 
     Args:
         make_views: batch -> Views without augmentation.
@@ -57,23 +57,23 @@ def make_pooled(
 
     def pooled(state: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
         weights = state["params"], state["carry"]
-        encoded = {found["source"] for found in objective.encoders(*weights).values()}
-        shown = {
+        encoded = {encoder["source"] for encoder in objective.encoders(*weights).values()}
+        pixels = {
             source: {"pixels": _subsample(fields["pixels"])}
             for source, fields in batch.items()
             if encoded & set(same_encoder[source])
         }
-        views = make_views(shown)
+        views = make_views(pixels)
         return {
-            f"pooled/{source}": features_of(
+            f"{POOLED}{source}": features_of(
                 objective, *weights, views, source, same_encoder[source]
             )["pooled"]
-            for source in shown
+            for source in pixels
         }
 
     return pooled
 
 
 def _subsample(rows: jax.Array) -> jax.Array:
-    """Every k-th row: where there are enough for all devices, each keeps some of its own."""
+    """Every k-th row, so that each device keeps some of its own where there are enough."""
     return rows[:: -(-len(rows) // _MAX_SAMPLES)]

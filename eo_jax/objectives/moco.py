@@ -1,9 +1,9 @@
 """MoCo-v2: a query finds its key among those of earlier batches, which a slowly moving teacher made
 (He et al. 2020, arXiv 1911.05722; 2003.04297).
 
-The key branch gives itself away through BatchNorm: statistics over a batch tell which keys belong
-together. The paper shuffles keys over GPUs; `key_norm` names what is done here, whatever the number
-of devices.
+BatchNorm in the key branch leaks the answer: statistics over a batch tell which keys belong
+together. The paper shuffles keys over GPUs; `key_norm` names what is done here, for any number of
+devices.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ from eo_jax.models.functional import Mode
 from eo_jax.models.heads import normalise
 from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import require_fractions, require_positive
-from eo_jax.objectives.ops.collapse_metrics import agreement, collapse_metrics
-from eo_jax.objectives.ops.losses import BATCH_ACCURACY, cross_entropy_and_top1, dot
-from eo_jax.objectives.ops.queue import enqueue
+from eo_jax.objectives.ops.collapse_metrics import (
+    BATCH_ACCURACY,
+    agreement,
+    batch_accuracy,
+    collapse_metrics,
+)
+from eo_jax.objectives.ops.losses import cross_entropy_and_top1, dot
+from eo_jax.objectives.ops.queue import enqueue, require_whole_batches
 from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -33,17 +38,17 @@ class Config:
 
     Attributes:
         temperature: of the softmax.
-        queue_size: keys that are kept; a multiple of the batch.
-        momentum: share of the teacher that stays at each step.
+        queue_size: number of keys that are kept; a multiple of the batch.
+        momentum: fraction of the teacher that each step keeps.
         projector: widths of the projector's layers, the output last.
         projector_norm: "none" (MoCo-v2, SSL4EO-S12, SSL4EO-L) or "batch": bias-free layers, each
             followed by BatchNorm (SpectralEarth).
         key_norm: BatchNorm of the two branches. "ghost": over groups of `bn_group` rows, which are
             permuted for the keys (the paper's shuffling); "global": over the whole batch; "ema":
-            queries over the whole batch, keys by running statistics that follow the queries'
+            queries over the whole batch, keys with an average of the queries' running statistics
             (EMAN).
-        bn_group: rows of a group: at least 2, and fewer than the batch, for in one group of all the
-            keys would meet their queries again.
+        bn_group: rows of a group: at least 2, and fewer than the batch, because in a single group
+            the keys would meet their queries again.
     """
 
     temperature: float = 0.2
@@ -68,7 +73,7 @@ class Config:
         require_fractions(self, "momentum")
 
     def build(self, encoders: Mapping[str, Encoder]) -> MoCo:
-        """The objective for {source: encoder}, all of the same weights."""
+        """The objective for {source: encoder}, all with the same weights."""
         return MoCo(self, encoders)
 
 
@@ -87,48 +92,24 @@ class MoCo(WithTeacher):
         super().__init__("moco", encoders)
         self.config = config
         self.statistics_of = "average" if config.key_norm == "ema" else "teacher"
-        end = "norm" if config.projector_norm == "batch" else "linear"
         self.add_head(
             "projector",
             (self.encoder.width, *config.projector),
             hidden_norm=config.projector_norm,
-            end=end,
+            end="norm" if config.projector_norm == "batch" else "linear",
         )
 
     def check_batch(self, rows: int) -> None:
         super().check_batch(rows)
-        if self.config.queue_size % rows:
-            raise ValueError(
-                f"config.objective.queue_size: {self.config.queue_size} is no multiple of "
-                f"config.data.batch_size, {rows}"
-            )
-        divided = 2 <= self.config.bn_group < rows and rows % self.config.bn_group == 0
-        if self.config.key_norm == "ghost" and not divided and self._has_batch_norm():
-            self._refuse_groups(rows)
-
-    def _has_batch_norm(self) -> bool:
-        return bool(jax.tree.leaves(jax.eval_shape(self.init_networks, jax.random.key(0))[1]))
-
-    def _refuse_groups(self, rows: int) -> None:
-        group = self.config.bn_group
-        if not 2 <= group < rows:
-            raise ValueError(
-                f"config.objective.bn_group: groups of {group} rows of config.data.batch_size, "
-                f"{rows}; expected at least 2 and fewer than all. "
-                f"key_norm='global' takes the statistics of the whole batch"
-            )
-        raise ValueError(
-            f"config.objective.bn_group: groups of {group} rows do not divide "
-            f"config.data.batch_size, {rows}"
-        )
+        require_whole_batches(self.config.queue_size, rows)
+        fault = _fault_of_groups(self.config.bn_group, rows)
+        if self.config.key_norm == "ghost" and fault and self._has_batch_norm():
+            raise ValueError(f"config.objective.bn_group: {fault}")
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         params, carry = super().init(key)
-        keys = normalise(
-            jax.random.normal(
-                jax.random.fold_in(key, 1), (self.config.queue_size, self.config.projector[-1])
-            )
-        )
+        shape = self.config.queue_size, self.config.projector[-1]
+        keys = normalise(jax.random.normal(jax.random.fold_in(key, 1), shape))
         return params, {**carry, "queue": {"rows": keys, "next": jnp.zeros((), jnp.int32)}}
 
     def loss(
@@ -136,46 +117,54 @@ class MoCo(WithTeacher):
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         view, valid = self.views_of(views, "global")
         order_key, drop_key = jax.random.split(key)
-        mode = Mode("batch", self._members(jnp.arange(len(view))), drop_key)
+        mode = Mode("batch", self._groups(jnp.arange(len(view))), drop_key)
         features, q, carry = self.embed(params, carry, view[:, 0], valid[:, 0], mode)
         k, carry = self._keys(carry, view[:, 1], valid[:, 1], order_key)
         loss, accuracy = _info_nce(q, k, carry["queue"]["rows"], self.config.temperature)
-        _, batch_accuracy = cross_entropy_and_top1(
-            normalise(q) @ normalise(k).T, jnp.arange(len(q))
-        )
-        carry = {**carry, "queue": enqueue(carry["queue"], normalise(k))}
-        return loss, (
-            carry,
-            {
-                "queue_accuracy": accuracy,
-                "batch_accuracy": batch_accuracy,
-                **agreement(q, k),
-                **collapse_metrics(features, q),
-            },
-        )
+        metrics = {
+            "queue_accuracy": accuracy,
+            **batch_accuracy(q, k),
+            **agreement(q, k),
+            **collapse_metrics(features, q),
+        }
+        return loss, ({**carry, "queue": enqueue(carry["queue"], normalise(k))}, metrics)
 
     def momentum(self, progress: jax.Array) -> float:
         return self.config.momentum
 
-    def _members(self, order: Int[Array, " b"]) -> Float[Array, "g b"] | None:
-        """Which samples make a group: those whose locations in `order` are together."""
+    def _has_batch_norm(self) -> bool:
+        _, carry = jax.eval_shape(self.init, jax.random.key(0))
+        return any(jax.tree.leaves(carry[name]) for name in self.networks)
+
+    def _groups(self, order: Int[Array, " b"]) -> Float[Array, "g b"] | None:
+        """Which samples make up each group: neighbours in `order`."""
         if self.config.key_norm != "ghost":
             return None
-        return jax.nn.one_hot(
-            order // self.config.bn_group, len(order) // self.config.bn_group, axis=0
-        )
+        group = self.config.bn_group
+        return jax.nn.one_hot(order // group, len(order) // group, axis=0)
 
     def _keys(
         self, carry: Carry, view: Array, valid: Array, key: jax.Array
     ) -> tuple[Float[Array, "b k"], Carry]:
-        """Groups of keys are drawn anew, so that none is a group of queries; samples themselves
+        """(keys, new carry). Groups are redrawn, so that none is a group of queries; the samples
         stay on their device.
         """
         if self.config.key_norm == "ema":
             return self.teacher_embed(carry, view, valid, Mode("running"))
-        return self.teacher_embed(
-            carry, view, valid, Mode("batch", self._members(jax.random.permutation(key, len(view))))
+        groups = self._groups(jax.random.permutation(key, len(view)))
+        return self.teacher_embed(carry, view, valid, Mode("batch", groups))
+
+
+def _fault_of_groups(group: int, rows: int) -> str:
+    """Why a batch cannot be cut into groups of at least two rows; "" where it can."""
+    if not 2 <= group < rows:
+        return (
+            f"groups of {group} rows of config.data.batch_size, {rows}; expected at least 2 and "
+            "fewer than all. key_norm='global' takes the statistics of the whole batch"
         )
+    if rows % group:
+        return f"groups of {group} rows do not divide config.data.batch_size, {rows}"
+    return ""
 
 
 def moco_loss(
@@ -192,7 +181,7 @@ def moco_loss(
 def _info_nce(
     q: Array, k: Array, queue: Array, temperature: float
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(the loss, share of queries that are nearer to their key than to any of the queue)."""
+    """(the loss, fraction of queries that are closer to their key than to any in the queue)."""
     q, k = normalise(q.astype(jnp.float32)), jax.lax.stop_gradient(normalise(k.astype(jnp.float32)))
     logits = jnp.concatenate([(q * k).sum(1, keepdims=True), dot(q, queue.T)], axis=1) / temperature
     return cross_entropy_and_top1(logits, jnp.zeros(len(q), jnp.int32))

@@ -1,5 +1,5 @@
-"""MoCo-v3: both views are query and key, negatives are those of the batch, a predictor on the
-query's side (Chen et al. 2021, arXiv 2104.02057).
+"""MoCo-v3: both views are query and key, negatives come from the batch, and a predictor follows the
+queries (Chen et al. 2021, arXiv 2104.02057).
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.heads import normalise
 from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import require_fractions, require_positive, require_same_width
-from eo_jax.objectives.ops.collapse_metrics import agreement, collapse_metrics
+from eo_jax.objectives.ops.collapse_metrics import (
+    BATCH_ACCURACY,
+    agreement,
+    batch_accuracy,
+    collapse_metrics,
+)
 from eo_jax.objectives.ops.ema import cosine_ramp
-from eo_jax.objectives.ops.losses import BATCH_ACCURACY, cross_entropy_and_top1, dot
+from eo_jax.objectives.ops.losses import cross_entropy_and_top1, dot
 from eo_jax.objectives.ops.teacher import WithTeacher
 from eo_jax.schema import Carry, Metrics, Params, Views
 
@@ -26,13 +31,12 @@ from eo_jax.schema import Carry, Metrics, Params, Views
 class Config:
     """MoCo-v3.
 
-    The paper's stopped gradient of the patch embedding is a rule of the optimizer, not of the loss:
-        `optim.freeze_rules`.
+    The paper's frozen patch embedding is a rule of the optimizer (`optim.freeze_rules`).
 
     Attributes:
         temperature: of the softmax.
-        momentum: share of the teacher that stays at each step, at the beginning; it rises to 1
-            along half a cosine.
+        momentum: fraction of the teacher that each step keeps at the start; it rises to 1 along
+            half a cosine.
         projector: widths of the projector's layers, the output last; bias-free, BatchNorm after
             each, the last one's without scale and bias.
         predictor: the same of the predictor.
@@ -49,13 +53,13 @@ class Config:
         require_same_width(self.projector, self.predictor)
 
     def build(self, encoders: Mapping[str, Encoder]) -> MoCoV3:
-        """The objective for {source: encoder}, all of the same weights."""
+        """The objective for {source: encoder}, all with the same weights."""
         return MoCoV3(self, encoders)
 
 
 class MoCoV3(WithTeacher):
-    """The objective; see the module docstring. BatchNorm statistics are those of each view over the
-    global batch, in either branch.
+    """The objective; see the module docstring. Each view has BatchNorm statistics of its own over
+    the global batch, in both branches.
     """
 
     metrics: Mapping[str, Metric] = {**WithTeacher.metrics, **BATCH_ACCURACY}
@@ -70,11 +74,8 @@ class MoCoV3(WithTeacher):
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, queries, keys, carry = self.predict_pair(params, carry, views, key)
-        _, accuracy = cross_entropy_and_top1(
-            normalise(queries[0]) @ normalise(keys[1]).T, jnp.arange(len(queries[0]))
-        )
         metrics = {
-            "batch_accuracy": accuracy,
+            **batch_accuracy(queries[0], keys[1]),
             **agreement(queries, keys[::-1]),
             **collapse_metrics(features[0], queries[0]),
         }
@@ -96,13 +97,8 @@ def moco_v3_loss(
     """
 
     def contrast(q: Array, k: Array) -> Array:
-        logits = (
-            dot(
-                normalise(q.astype(jnp.float32)),
-                jax.lax.stop_gradient(normalise(k.astype(jnp.float32))).T,
-            )
-            / temperature
-        )
+        q, k = normalise(q.astype(jnp.float32)), normalise(k.astype(jnp.float32))
+        logits = dot(q, jax.lax.stop_gradient(k).T) / temperature
         return 2 * temperature * cross_entropy_and_top1(logits, jnp.arange(len(q)))[0]
 
     return contrast(q1, k2) + contrast(q2, k1)

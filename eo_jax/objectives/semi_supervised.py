@@ -1,6 +1,8 @@
 """Semi-supervised view assignment: views of an unlabelled sample get soft labels from their
-similarity to a few labelled ones, and have to agree (PAWS, Assran et al. 2021, arXiv 2104.13963;
-for hyperspectral pixels Pande et al. 2023, arXiv 2306.10955, whose details we could not read).
+similarity to a few labelled ones, and have to agree.
+
+Source: PAWS, Assran et al. 2021, arXiv 2104.13963; for hyperspectral pixels Pande et al. 2023,
+arXiv 2306.10955, whose details we could not read.
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ _TINY = 1e-20
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """PAWS. Two sources: one whose labels are not read, and one with labels, the support; one
-    encoder, so the second shares the stem of the first.
+    """PAWS. Takes two sources with one stem: one whose labels are not read, and a labelled one, the
+    support.
 
     Attributes:
         classes: number k of classes; labels are 1 to k, and 0 is unlabelled.
         support: name of the labelled source.
         temperature: of the similarity classifier.
         sharpening: temperature of the targets.
-        smoothing: share of a support label that is spread over all classes.
+        smoothing: fraction of a support label that is spread over all classes.
         projector: widths of the projector's layers, the output last.
     """
 
@@ -53,14 +55,14 @@ class Config:
             raise ValueError(f"config.objective.classes: {self.classes}; expected at least 2")
 
     def build(self, encoders: Mapping[str, Encoder]) -> ViewAssignment:
-        """The objective for {source: encoder}, all of the same weights; one of the sources is the
+        """The objective for {source: encoder}, all with the same weights; one of the sources is the
         support.
         """
         if self.support not in encoders or len(encoders) < 2:
             raise ValueError(
                 f"config.data.sources: {', '.join(encoders)}; the semi-supervised objective needs "
-                f"the labelled source {self.support!r} "
-                f"(config.objective.support) and an unlabelled one"
+                f"the labelled source {self.support!r} (config.objective.support) and an "
+                "unlabelled one"
             )
         return ViewAssignment(self, encoders)
 
@@ -89,47 +91,31 @@ class ViewAssignment(JointEmbedding):
         support_key, pair_key = jax.random.split(key)
         support, labels, carry = self._support(params, carry, views, support_key)
         features, embeddings, carry = self.embed_pair(params, carry, views, pair_key)
-        assigned = [soft_labels(z, support, labels, self.config.temperature) for z in embeddings]
-        metrics = {**assignments(*assigned), **collapse_metrics(features[0], embeddings[0])}
-        return view_assignment_loss(*assigned, self.config.sharpening), (carry, metrics)
+        p1, p2 = (soft_labels(z, support, labels, self.config.temperature) for z in embeddings)
+        metrics = {**assignment_metrics(p1, p2), **collapse_metrics(features[0], embeddings[0])}
+        return view_assignment_loss(p1, p2, self.config.sharpening), (carry, metrics)
 
     def _support(
         self, params: Params, carry: Carry, views: Views, key: jax.Array
     ) -> tuple[Float[Array, "m d"], Float[Array, "m k"], Carry]:
-        """Embeddings of all views of the support and their smoothed labels; rows without a label
-        have no weight.
-        """
+        """(embeddings of all views of the support, their smoothed labels, new carry)."""
+
+        def merged(name):
+            return views[name].reshape(-1, *views[name].shape[2:])
+
         name = f"{self.config.support}/global"
-
-        def merged(x):
-            return x.reshape(-1, *x.shape[2:])
-
-        _, z, carry = self.embed(
-            params,
-            carry,
-            merged(views[name]),
-            merged(views[f"{name}/valid"]),
-            Mode("batch", key=key),
-        )
-        return (
-            z,
-            smoothed(
-                centre_label(merged(views[f"{name}/label"])),
-                self.config.classes,
-                self.config.smoothing,
-            ),
-            carry,
-        )
+        view, valid, label = merged(name), merged(f"{name}/valid"), merged(f"{name}/label")
+        _, z, carry = self.embed(params, carry, view, valid, Mode("batch", key=key))
+        label = smooth_labels(centre_label(label), self.config.classes, self.config.smoothing)
+        return z, label, carry
 
 
-def smoothed(label: Int[Array, " m"], classes: int, smoothing: float) -> Float[Array, "m k"]:
-    """One-hot labels of classes 1 to k with a share spread evenly; unlabelled rows are all 0, so
-    that they vote for nothing.
+def smooth_labels(label: Int[Array, " m"], classes: int, smoothing: float) -> Float[Array, "m k"]:
+    """One-hot labels of classes 1 to k, a fraction of them spread evenly; unlabelled rows are all
+    0, so that they have no vote.
     """
-    hot = (
-        jax.nn.one_hot(label.astype(jnp.int32) - 1, classes) * (1 - smoothing) + smoothing / classes
-    )
-    return jnp.where((label > 0)[:, None], hot, 0.0)
+    hot = jax.nn.one_hot(label.astype(jnp.int32) - 1, classes)
+    return jnp.where((label > 0)[:, None], hot * (1 - smoothing) + smoothing / classes, 0.0)
 
 
 def soft_labels(
@@ -138,20 +124,18 @@ def soft_labels(
     support_labels: Float[Array, "m k"],
     temperature: float,
 ) -> Float[Array, "b k"]:
-    """Labels of the support, weighed by the softmax of their cosine similarity to each row
+    """Labels of the support, weighted by the softmax of their cosine similarity to each row
     (equation 1).
     """
-    similarity = (
-        dot(normalise(z.astype(jnp.float32)), normalise(support.astype(jnp.float32)).T)
-        / temperature
-    )
+    z, support = normalise(z.astype(jnp.float32)), normalise(support.astype(jnp.float32))
+    similarity = dot(z, support.T) / temperature
     labelled = support_labels.sum(1) > 0
     return dot(jax.nn.softmax(jnp.where(labelled, similarity, -1e9)), support_labels)
 
 
-def assignments(p1: Float[Array, "b k"], p2: Float[Array, "b k"]) -> Metrics:
-    """Signs of collapse: "view_agreement", the share of rows whose views have the same class;
-    "classes_used", how many any view has, as a share of how many could be.
+def assignment_metrics(p1: Float[Array, "b k"], p2: Float[Array, "b k"]) -> Metrics:
+    """Signs of collapse: "view_agreement", the fraction of rows whose views have the same class;
+    "classes_used", see `fraction_used`.
     """
     first, second = p1.argmax(1), p2.argmax(1)
     used = fraction_used(jnp.concatenate([first, second]), p1.shape[1])
@@ -166,8 +150,8 @@ def sharpen(p: Float[Array, "b k"], temperature: float) -> Float[Array, "b k"]:
 def view_assignment_loss(
     p1: Float[Array, "b k"], p2: Float[Array, "b k"], sharpening: float
 ) -> Float[Array, ""]:
-    """Each view's soft label against the other's sharpened one, minus the entropy of the mean
-    sharpened label (equation 3).
+    """Cross-entropy of each view's soft label against the other's sharpened one, minus the entropy
+    of the mean sharpened label (equation 3).
     """
     sharp1, sharp2 = sharpen(p1, sharpening), sharpen(p2, sharpening)
     agree = (

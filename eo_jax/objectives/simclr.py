@@ -1,4 +1,4 @@
-"""SimCLR: a view's embedding is nearer to that of the other view than to any other of the batch
+"""SimCLR: a view's embedding is closer to that of the other view than to any other of the batch
 (Chen et al. 2020, arXiv 2002.05709).
 """
 
@@ -26,8 +26,8 @@ class Config:
 
     Attributes:
         temperature: of the softmax.
-        projector: widths of the projector's layers, the output last; BatchNorm after each, as
-            lightly has it, which SSL4EO-L was trained with.
+        projector: widths of the projector's layers, the output last; BatchNorm after each, as in
+            lightly, with which SSL4EO-L was trained.
     """
 
     temperature: float = 0.07
@@ -37,12 +37,12 @@ class Config:
         require_positive(self, "temperature")
 
     def build(self, encoders: Mapping[str, Encoder]) -> SimCLR:
-        """The objective for {source: encoder}, all of the same weights."""
+        """The objective for {source: encoder}, all with the same weights."""
         return SimCLR(self, encoders)
 
 
 class SimCLR(JointEmbedding):
-    """The objective; see the module docstring. Negatives are those of the global batch."""
+    """The objective; see the module docstring. Negatives come from the global batch."""
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("simclr", encoders)
@@ -59,8 +59,8 @@ class SimCLR(JointEmbedding):
 def nt_xent(
     za: Float[Array, "b d"], zb: Float[Array, "b d"], temperature: float
 ) -> Float[Array, ""]:
-    """Normalised temperature-scaled cross-entropy over the 2 b - 1 others of each of the 2 b
-    embeddings (equation 1).
+    """Normalised temperature-scaled cross-entropy of each of the 2 b embeddings over the 2 b - 1
+    others (equation 1).
     """
     z = normalise(jnp.concatenate([za, zb]).astype(jnp.float32))
     logits = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, dot(z, z.T) / temperature)

@@ -1,7 +1,5 @@
-"""SimSiam: predicts the embedding of the other view, whose gradient is stopped; neither negatives
-nor a teacher.
-
-Source: Chen and He 2021, arXiv 2011.10566.
+"""SimSiam: predicts the embedding of the other view, whose gradient is stopped, without negatives
+or a teacher (Chen and He 2021, arXiv 2011.10566).
 """
 
 from __future__ import annotations
@@ -36,16 +34,14 @@ class Config:
     predictor: tuple[int, ...] = (512,)
 
     def build(self, encoders: Mapping[str, Encoder]) -> SimSiam:
-        """The objective for {source: encoder}, all of the same weights."""
+        """The objective for {source: encoder}, all with the same weights."""
         return SimSiam(self, encoders)
 
 
 class SimSiam(JointEmbedding):
-    """The objective; see the module docstring. BatchNorm statistics are those of each view by
-    itself.
-    """
+    """The objective; see the module docstring. Each view has BatchNorm statistics of its own."""
 
-    couples_batch = False  # but for BatchNorm, which accumulation changes as it does everywhere
+    couples_batch = False  # except for BatchNorm, which accumulation changes in any method
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("simsiam", encoders)
@@ -58,10 +54,8 @@ class SimSiam(JointEmbedding):
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, embeddings, carry = self.embed_pair(params, carry, views, key)
         predicted, carry = self.head("predictor", params, carry, embeddings, Mode("batch"))
-        return simsiam_loss(*predicted, *embeddings), (
-            carry,
-            collapse_metrics(features[0], embeddings[0]),
-        )
+        loss = simsiam_loss(*predicted, *embeddings)
+        return loss, (carry, collapse_metrics(features[0], embeddings[0]))
 
 
 def simsiam_loss(
@@ -70,7 +64,7 @@ def simsiam_loss(
     z1: Float[Array, "b k"],
     z2: Float[Array, "b k"],
 ) -> Float[Array, ""]:
-    """Negative cosine similarity of prediction and the other view's embedding, mean of both
+    """Negative cosine similarity of each prediction and the other view's embedding, mean of both
     directions and over the batch (equations 1 and 2).
     """
 

@@ -17,11 +17,12 @@ from eo_jax.models.functional import Mode, Network
 from eo_jax.models.heads import TorchDense
 from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.collapse_metrics import FEATURE_METRICS, feature_metrics
-from eo_jax.objectives.ops.joint_embedding import JointEmbedding
 from eo_jax.objectives.ops.losses import centre_label
+from eo_jax.objectives.ops.single_encoder import SingleEncoder
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _TASKS = ("classification", "multi_label", "segmentation", "regression")
+_OF_CLASSES = ("classification", "segmentation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +30,16 @@ class Config:
     """A linear layer on pooled features, or on dense ones for segmentation, trained together with
     the encoder.
 
-    Frozen encoders are a rule of the optimizer (`optim.freeze_rules`), learning rates of their own
-    as well (`optim.lr_rules`).
+    To freeze the encoder is a rule of the optimizer (`optim.freeze_rules`), as is a learning rate
+    of its own (`optim.lr_rules`).
 
     Attributes:
-        task: classification and segmentation take labels 1 to k, 0 is unlabelled, and where
-            classification finds the map of a window it takes that of its centre; multi_label takes
-            k of 0 and 1, regression k numbers, NaN where one is not known. For k = 1 they may be
-            scalars.
+        task: classification and segmentation take labels 1 to k, where 0 is unlabelled; of a
+            window's label map, classification takes the centre. multi_label takes k values of 0 or
+            1, regression k numbers, NaN where unknown. For k = 1 they may be scalars.
         outputs: number k of classes or of values.
-        statistics: BatchNorm of the encoder: "batch", or "running" where it is frozen, so that it
-            stays the encoder that was pretrained.
+        statistics: BatchNorm of the encoder: "batch", or "running" where the encoder is frozen, so
+            that it stays as pretrained.
     """
 
     task: str
@@ -59,12 +59,12 @@ class Config:
             raise ValueError(f"config.objective.outputs: {self.outputs}; expected at least 1")
 
     def build(self, encoders: Mapping[str, Encoder]) -> Supervised:
-        """The objective for {source: encoder}, all of the same weights."""
+        """The objective for {source: encoder}, all with the same weights."""
         return Supervised(self, encoders)
 
 
 class Classifier(nnx.Module):
-    """A linear layer, in float32."""
+    """A linear layer with float32 output."""
 
     def __init__(self, width: int, outputs: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.linear = TorchDense(width, outputs, dtype, rngs=rngs)
@@ -73,16 +73,13 @@ class Classifier(nnx.Module):
         return self.linear(x).astype(jnp.float32)
 
 
-class Supervised(JointEmbedding):
+class Supervised(SingleEncoder):
     """The objective; see the module docstring."""
-
-    crop_sets: Mapping[str, int] = {"global": 1}
-    couples_batch = False
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("supervised", encoders)
         self.config = config
-        of_classes = config.task in ("classification", "segmentation")
+        of_classes = config.task in _OF_CLASSES
         self.labelled = dict.fromkeys(encoders, config.outputs if of_classes else 0)
         self.metrics = FEATURE_METRICS | (
             {"accuracy": Metric("", "accuracy")} if of_classes else {}
@@ -93,30 +90,25 @@ class Supervised(JointEmbedding):
             )
         )
 
-    def check_batch(self, rows: int) -> None:
-        """Any batch will do."""
-
     def loss(
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        view, valid = (x[:, 0] for x in self.views_of(views, "global"))
+        view, valid = self.only_view(views)
         label = self._label(views)
-        found, statistics = self.encoder.forward(
+        features, statistics = self.encoder.forward(
             params["encoder"], carry["encoder"], view, valid, Mode(self.config.statistics, key=key)
         )
-        features = found["dense" if self.config.task == "segmentation" else "pooled"]
+        x = features["dense" if self.config.task == "segmentation" else "pooled"]
         outputs, _ = self.networks["classifier"].apply(
-            params["classifier"], {}, lambda module: module(features)
+            params["classifier"], {}, lambda module: module(x)
         )
         loss, metrics = _TASK_LOSSES[self.config.task](outputs, label)
-        return loss, (
-            {**carry, "encoder": statistics},
-            {**metrics, **feature_metrics(found["pooled"])},
-        )
+        metrics = {**metrics, **feature_metrics(features["pooled"])}
+        return loss, ({**carry, "encoder": statistics}, metrics)
 
     def _label(self, views: Views) -> Array:
         """The labels in the shape of the task, [b], [b, k] or [b, H, W]. ValueError, while the step
-        is traced, where they have another.
+        is traced, where they have another shape.
         """
         name = next(name for source in self.sources if (name := f"{source}/global/label") in views)
         label = views[name][:, 0]
@@ -131,9 +123,9 @@ class Supervised(JointEmbedding):
         if label.shape[1:] != expected:
             raise ValueError(
                 f"config.objective: {self.config.task} with outputs={self.config.outputs} takes "
-                f"labels of {list(expected)} a sample, "
-                f"those of source {name.partition('/')[0]!r} have {list(label.shape[1:])}; set "
-                "task and outputs by the label"
+                f"labels of {list(expected)} per sample, those of source "
+                f"{name.partition('/')[0]!r} have {list(label.shape[1:])}; set task and outputs to "
+                "match the label"
             )
         return label
 
@@ -143,21 +135,20 @@ class Supervised(JointEmbedding):
         """
         if any(side % self.encoder.patch for side in size):
             raise ValueError(
-                f"config.augment.crops.global.size: {size[0]} is no multiple of "
-                f"{self.encoder.patch}, the pixels that a feature of this encoder "
-                f"stands for; segmentation needs that"
+                f"config.augment.crops.global.size: {size[0]} is not a multiple of "
+                f"{self.encoder.patch}, the side in pixels of one feature of this encoder, which "
+                "segmentation needs"
             )
 
 
 def cross_entropy(
     logits: Float[Array, "*batch k"], label: Int[Array, "*batch"]
 ) -> Float[Array, ""]:
-    """Mean cross-entropy over what is labelled, classes 1 to k; 0 where nothing is."""
-    labelled = label > 0
-    chosen = jnp.take_along_axis(
-        logits.astype(jnp.float32), jnp.maximum(label.astype(jnp.int32) - 1, 0)[..., None], axis=-1
-    )[..., 0]
-    error = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1) - chosen
+    """Mean cross-entropy over labelled entries, classes 1 to k; 0 where none is labelled."""
+    logits, labelled = logits.astype(jnp.float32), label > 0
+    index = jnp.maximum(label.astype(jnp.int32) - 1, 0)
+    chosen = jnp.take_along_axis(logits, index[..., None], axis=-1)[..., 0]
+    error = jax.nn.logsumexp(logits, axis=-1) - chosen
     return jnp.where(labelled, error, 0.0).sum() / jnp.maximum(labelled.sum(), 1)
 
 
@@ -168,7 +159,7 @@ def multi_label(logits: Float[Array, "b k"], label: Num[Array, "b k"]) -> Float[
 
 
 def regression(predicted: Float[Array, "b k"], label: Float[Array, "b k"]) -> Float[Array, ""]:
-    """Mean squared error over the values that are there; a label of NaN is not."""
+    """Mean squared error over the values whose label is finite."""
     known = jnp.isfinite(label)
     error = jnp.square(predicted.astype(jnp.float32) - jnp.where(known, label, 0.0))
     return jnp.where(known, error, 0.0).sum() / jnp.maximum(known.sum(), 1)
@@ -178,13 +169,12 @@ def _classify(
     logits: Float[Array, "*batch k"], label: Int[Array, "*batch"]
 ) -> tuple[Array, Metrics]:
     right = (logits.argmax(-1) == label - 1) & (label > 0)
-    return cross_entropy(logits, label), {
-        "accuracy": right.sum() / jnp.maximum((label > 0).sum(), 1)
-    }
+    accuracy = right.sum() / jnp.maximum((label > 0).sum(), 1)
+    return cross_entropy(logits, label), {"accuracy": accuracy}
 
 
 def _segment(logits: Float[Array, "b h w k"], label: Int[Array, "b H W"]) -> tuple[Array, Metrics]:
-    """Each pixel against the features of the cell that it lies in."""
+    """Each pixel is compared with the features of the cell that contains it."""
     rows, columns = label.shape[1] // logits.shape[1], label.shape[2] // logits.shape[2]
     return _classify(jnp.repeat(jnp.repeat(logits, rows, axis=1), columns, axis=2), label)
 

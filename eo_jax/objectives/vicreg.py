@@ -1,7 +1,5 @@
-"""VICReg: embeddings of two views agree (invariance), spread (variance) and do not repeat
-themselves (covariance).
-
-Source: Bardes et al. 2022, arXiv 2105.04906.
+"""VICReg: embeddings of two views agree (invariance), spread (variance) and are not redundant
+(covariance) (Bardes et al. 2022, arXiv 2105.04906).
 """
 
 from __future__ import annotations
@@ -37,14 +35,12 @@ class Config:
     projector: tuple[int, ...] = (8192, 8192, 8192)
 
     def build(self, encoders: Mapping[str, Encoder]) -> VICReg:
-        """The objective for {source: encoder}, all of the same weights."""
+        """The objective for {source: encoder}, all with the same weights."""
         return VICReg(self, encoders)
 
 
 class VICReg(JointEmbedding):
-    """The objective; see the module docstring. BatchNorm statistics are those of each view by
-    itself.
-    """
+    """The objective; see the module docstring. Each view has BatchNorm statistics of its own."""
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
         super().__init__("vicreg", encoders)
@@ -55,9 +51,8 @@ class VICReg(JointEmbedding):
         self, params: Params, carry: Carry, views: Views, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         features, (za, zb), carry = self.embed_pair(params, carry, views, key)
-        return vicreg_loss(
-            za, zb, self.config.invariance, self.config.variance, self.config.covariance
-        ), (carry, collapse_metrics(features[0], za))
+        weights = self.config.invariance, self.config.variance, self.config.covariance
+        return vicreg_loss(za, zb, *weights), (carry, collapse_metrics(features[0], za))
 
 
 def vicreg_loss(
@@ -68,17 +63,14 @@ def vicreg_loss(
     covariance: float,
 ) -> Float[Array, ""]:
     """invariance s(Z, Z') + variance [v(Z) + v(Z')] + covariance [c(Z) + c(Z')] (equations 1 to 6),
-    s the mean over samples and dimensions as in algorithm 1. The released code halves what
-    `variance` weighs.
+    s the mean over samples and dimensions as in algorithm 1. The released code halves the variance
+    term.
     """
     za, zb = za.astype(jnp.float32), zb.astype(jnp.float32)
-    agreement = jnp.square(za - zb).mean()
-    spread = _variance_hinge(za) + _variance_hinge(zb)
-    return (
-        invariance * agreement
-        + variance * spread
-        + covariance * (_covariance(za) + _covariance(zb))
-    )
+    similarity = jnp.square(za - zb).mean()
+    hinge = _variance_hinge(za) + _variance_hinge(zb)
+    redundancy = _covariance(za) + _covariance(zb)
+    return invariance * similarity + variance * hinge + covariance * redundancy
 
 
 def _variance_hinge(z: Float[Array, "b d"]) -> Float[Array, ""]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +14,6 @@ import optax
 from eo_jax import rules
 from eo_jax.optim import transforms
 from eo_jax.schema import Params
-
-# What layer-wise decay counts as layer 0, as BEiT does; a table of relative positions is not of it.
-_EMBEDDINGS = re.compile(r"(^|/)(stems?|cls_token|mask_token|registers|positions?|pos_embed)(/|$)")
-
-# Weights of one sensor among several that come by turns: `objectives/shared_trunk.py`.
-_PER_SENSOR = re.compile(r"^own/")
 
 
 def _table_of(is_value: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -246,7 +239,7 @@ def _layer_factors(decay: float, params: Params) -> Params:
         path = rules.path_name(keys)
         if rules.is_stacked(path):
             return blocks.reshape(depth, *[1] * (leaf.ndim - 1))
-        return decay ** (depth + 1) if _EMBEDDINGS.search(path) else 1.0
+        return decay ** (depth + 1) if rules.is_embedding(path) else 1.0
 
     return jax.tree_util.tree_map_with_path(factor, params)
 
@@ -284,7 +277,7 @@ def make_optimizer(config: Config, params: Params, steps: int) -> optax.Gradient
         _rate(config, params, steps),
     )
     per_sensor = jax.tree_util.tree_map_with_path(
-        lambda keys, _: bool(_PER_SENSOR.match(rules.path_name(keys))), params
+        lambda keys, _: rules.is_per_sensor(rules.path_name(keys)), params
     )
     chain = transforms.skip_unused(chain, per_sensor) if any(jax.tree.leaves(per_sensor)) else chain
     return transforms.freeze(chain, intervals) if config.freeze_rules else chain

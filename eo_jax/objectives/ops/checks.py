@@ -26,8 +26,8 @@ def only_encoder(name: str, encoders: Mapping[str, Encoder]) -> tuple[str, Encod
 
 
 def present_source(sources: Sequence[str], views: Views, crop_set: str) -> str:
-    """The one source of these whose views are here; a mixture gives one at a time. ValueError where
-    there are none or more.
+    """The one of these sources whose views are in the batch; a mixture gives one at a time.
+    ValueError where none or several are.
     """
     present = [source for source in sources if f"{source}/{crop_set}" in views]
     if len(present) != 1:
@@ -38,6 +38,14 @@ def present_source(sources: Sequence[str], views: Views, crop_set: str) -> str:
     return present[0]
 
 
+def require_tokens(name: str, encoder: Encoder) -> None:
+    """ValueError where a method that hides tokens has an encoder without any."""
+    if encoder.kind != "tokens":
+        raise ValueError(
+            f"config.model.trunk: {name} hides tokens, so it needs a trunk of tokens, such as vit"
+        )
+
+
 def require_pairs(rows: int) -> None:
     """ValueError where a batch is too small for a method that compares its samples, or for
     BatchNorm in its heads.
@@ -45,8 +53,7 @@ def require_pairs(rows: int) -> None:
     if rows < 2:
         raise ValueError(
             f"config.data.batch_size: {rows} at once (batch_size / optim.accum); this objective "
-            "compares the samples of a batch, or has BatchNorm "
-            f"in its heads, so it needs at least 2"
+            "compares the samples of a batch, or has BatchNorm in its heads, so it needs at least 2"
         )
 
 
@@ -60,16 +67,24 @@ def require_positive(config: Any, *fields: str) -> None:
 
 
 def require_fractions(config: Any, *fields: str) -> None:
-    """ValueError where a setting of an objective is no share, 0 to 1."""
+    """ValueError where a setting of an objective is not a fraction, 0 to 1."""
     for field in fields:
         if not 0 <= getattr(config, field) <= 1:
             raise ValueError(
-                f"config.objective.{field}: {getattr(config, field)}; expected a share, 0 to 1"
+                f"config.objective.{field}: {getattr(config, field)}; expected a fraction, 0 to 1"
             )
 
 
+def require_mask_ratio(config: Any) -> None:
+    """ValueError where `mask_ratio` would hide no token or all of them."""
+    if not 0 < config.mask_ratio < 1:
+        raise ValueError(
+            f"config.objective.mask_ratio: {config.mask_ratio}; expected a fraction between 0 and 1"
+        )
+
+
 def require_same_width(projector: Sequence[int], predictor: Sequence[int]) -> None:
-    """ValueError where a predictor does not predict what the projector gives."""
+    """ValueError where projector and predictor end in different widths."""
     if projector[-1] != predictor[-1]:
         raise ValueError(
             f"config.objective.predictor: ends in {predictor[-1]}, the projector in "

@@ -1,4 +1,4 @@
-"""A teacher that follows the student as an exponential moving average."""
+"""The base of objectives with a teacher, an exponential moving average of the student."""
 
 from __future__ import annotations
 
@@ -17,92 +17,67 @@ from eo_jax.schema import Carry, Params, Views
 
 
 class WithTeacher(JointEmbedding):
-    """The same with a teacher: a copy of encoder and some heads that follows them as an exponential
-    moving average, after the optimizer.
+    """Base of joint-embedding objectives with a teacher, which is updated after the optimizer.
 
-    Carry["teacher"] is {"params": ..., "statistics": ...}. The teacher starts as a copy, not as a
-    network of its own.
+    The teacher starts as a copy of the student's encoder and of some heads. Carry["teacher"] is
+    {"params": ..., "statistics": ...}.
 
     Attributes:
-        copied: the networks that it has.
-        statistics_of: whose running statistics its BatchNorm has: "teacher", moved by its own
-            forward passes; "student", a copy after each step; or "average", which follow the
-            student's as the weights follow its weights (EMAN, Cai et al. 2021, arXiv 2101.08482).
+        teacher_networks: the networks that the teacher has.
+        statistics_of: whose running statistics its BatchNorm has: "teacher", those of its own
+            forward passes; "student", a copy after each step; or "average", an average of the
+            student's with the momentum of the weights (EMAN, Cai et al. 2021, arXiv 2101.08482).
     """
 
     metrics: Mapping[str, Metric] = {**JointEmbedding.metrics, **TEACHER_AGREEMENT}
-    copied: tuple[str, ...] = ("encoder", "projector")
+    teacher_networks: tuple[str, ...] = ("encoder", "projector")
     statistics_of: str = "teacher"
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
-        params, statistics = self.init_networks(key)
-
-        def only(tree):
-            return {name: tree[name] for name in self.copied}
-
-        return params, {
-            **statistics,
-            "teacher": {"params": only(params), "statistics": only(statistics)},
+        params, statistics = super().init(key)
+        teacher = {
+            "params": self._teacher_part(params),
+            "statistics": self._teacher_part(statistics),
         }
+        return params, {**statistics, "teacher": teacher}
 
     def momentum(self, progress: jax.Array) -> float | jax.Array:
-        """Share of the teacher that stays, at this progress."""
+        """Fraction of the teacher that an update keeps, at this progress."""
         raise NotImplementedError
 
     def teacher_embed(
         self, carry: Carry, view: Array, valid: Array, mode: Mode
     ) -> tuple[Float[Array, "b k"], Carry]:
-        """(what the teacher's projector makes of a view, without gradient, the carry after it)."""
+        """(the teacher's embedding of a view, without gradient, new carry)."""
         teacher = carry["teacher"]
-        _, projected, statistics = self.embed(
+        _, embedding, statistics = self.embed(
             teacher["params"], teacher["statistics"], view, valid, mode
         )
-        return jax.lax.stop_gradient(projected), {
-            **carry,
-            "teacher": {**teacher, "statistics": statistics},
-        }
+        return jax.lax.stop_gradient(embedding), with_statistics(carry, statistics)
 
     def predict_pair(
         self, params: Params, carry: Carry, views: Views, key: jax.Array
-    ) -> tuple[Array, Array, Array, Carry]:
-        """(pooled features of the two views, the head "predictor" on each, what the teacher's
-        projector makes of each, carry).
+    ) -> tuple[Float[Array, "2 b d"], Float[Array, "2 b k"], Float[Array, "2 b k"], Carry]:
+        """(pooled features of both views, the output of the head "predictor" for each, the
+        teacher's embedding of each, without gradient, new carry).
         """
         features, embeddings, carry = self.embed_pair(params, carry, views, key)
         predicted, carry = self.head("predictor", params, carry, embeddings, Mode("batch"))
         teacher = carry["teacher"]
-        seen, statistics = self.pooled_pair(
+        encoded, statistics = self.encode_pair(
             teacher["params"], teacher["statistics"], views, Mode("batch")
         )
         targets, statistics = self.head(
-            "projector", teacher["params"], statistics, seen, Mode("batch")
+            "projector", teacher["params"], statistics, encoded, Mode("batch")
         )
-        return (
-            features,
-            predicted,
-            jax.lax.stop_gradient(targets),
-            {**carry, "teacher": {**teacher, "statistics": statistics}},
-        )
+        carry = with_statistics(carry, statistics)
+        return features, predicted, jax.lax.stop_gradient(targets), carry
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         teacher, momentum = carry["teacher"], self.momentum(progress)
-
-        def of_student(tree):
-            return {name: tree[name] for name in self.copied}
-
-        statistics = self._statistics(teacher["statistics"], of_student(carry), momentum)
-        return {
-            **carry,
-            "teacher": {
-                "params": ema(teacher["params"], of_student(params), momentum),
-                "statistics": statistics,
-            },
-        }
-
-    def _statistics(self, teacher: Carry, student: Carry, momentum: float | jax.Array) -> Carry:
-        if self.statistics_of == "teacher":
-            return teacher
-        return student if self.statistics_of == "student" else ema(teacher, student, momentum)
+        statistics = self._statistics(teacher["statistics"], self._teacher_part(carry), momentum)
+        weights = ema(teacher["params"], self._teacher_part(params), momentum)
+        return {**carry, "teacher": {"params": weights, "statistics": statistics}}
 
     def encoders(self, params: Params, carry: Carry) -> dict[str, EncoderWeights]:
         teacher = carry["teacher"]
@@ -112,3 +87,17 @@ class WithTeacher(JointEmbedding):
             "statistics": teacher["statistics"]["encoder"],
         }
         return super().encoders(params, carry) | {f"{self.source}.teacher": weights}
+
+    def _teacher_part(self, tree: dict) -> dict:
+        """The student's part of Params or Carry that the teacher has too."""
+        return {name: tree[name] for name in self.teacher_networks}
+
+    def _statistics(self, teacher: Carry, student: Carry, momentum: float | jax.Array) -> Carry:
+        if self.statistics_of == "teacher":
+            return teacher
+        return student if self.statistics_of == "student" else ema(teacher, student, momentum)
+
+
+def with_statistics(carry: Carry, statistics: Carry) -> Carry:
+    """The carry with new running statistics of the teacher."""
+    return {**carry, "teacher": {**carry["teacher"], "statistics": statistics}}
