@@ -73,19 +73,3 @@ class SingleEncoder(Defaults):
         """The global view of a method that takes one, and its valid mask."""
         view, valid = self.views_of(views, "global")
         return view[:, 0], valid[:, 0]
-
-    def multiply_adds(self, views: Mapping[str, tuple[int, int]]) -> int:
-        """Of the encoder alone, over the views that carry a gradient; heads and teachers are left
-        out.
-        """
-        return sum(
-            count * self.view_multiply_adds(size)
-            for name, (count, size) in views.items()
-            if name.partition("/")[0] in self.sources
-        )
-
-    def view_multiply_adds(self, size: int) -> int:
-        """Of the encoder's forward pass over one view of `size` pixels. Those that ask it for more
-        than pooled features say so.
-        """
-        return self.encoder.pooled_multiply_adds(size)
