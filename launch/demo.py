@@ -1,9 +1,9 @@
-"""`make demo`: every command of the README in order, each one shown, then what came out of it.
+"""`make demo`: prints and runs every command of the README in order, then prints the results.
 
     python -m launch.demo                       # a simulated archive
     python -m launch.demo --data DIR            # your own folder of EnMAP L2A tiles
 
-What is finished is not done again.
+Finished commands are not run again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from eo_jax.data import open_store
 from eo_jax.monitor.writers import read_metrics
 from eo_jax.report.collect import headline
 
-# Side of a token and of a crop in configs/mae_demo.py; smaller tiles get a smaller crop.
+# Sides of a token and of a crop in configs/mae_demo.py; smaller tiles get a smaller crop.
 _PATCH, _CROP = 4, 32
 
 
 def main() -> int:
-    """The command."""
+    """Runs the demo; returns 0, or ends with the exit code of the command that failed."""
     parser = argparse.ArgumentParser(
         prog="python -m launch.demo",
         description="Simulate (or take --data), convert, pretrain, evaluate, export, report.",
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _simulated() -> tuple[str, str, list[str]]:
-    """(name of the run, config, overrides) after simulating and converting an archive."""
+    """Simulates and converts an archive; returns (name of the run, config, overrides)."""
     _run("data_prep", "simulate", "--output", "archives/demo")
     _run(
         "data_prep",
@@ -67,8 +67,9 @@ def _simulated() -> tuple[str, str, list[str]]:
 
 
 def _own_tiles(data: Path) -> tuple[str, str, list[str]]:
-    """The same for a user's tiles: the crop is the smallest tile's side, the probe runs where the
-    tiles have labels.
+    """Converts a user's tiles; returns (name of the run, config, overrides).
+
+    The crop is at most the smallest tile; the probe runs if the tiles have labels.
     """
     name = f"demo_{data.resolve().name}"
     store_path = f"stores/{name}"
@@ -103,7 +104,7 @@ def _run(module: str, *arguments: str) -> None:
 
 
 def _summary(workdir: Path, weights: Path) -> None:
-    print("\nWhat came out")
+    print("\nResults")
     for card in headline(read_metrics(workdir)):
         print(f"  {card.label:<30} {card.value:<20} {card.note}")
     print(f"  {'Weights for PyTorch':<30} {weights}")

@@ -1,5 +1,5 @@
-"""Tests of `launch.demo`: which commands run in which order, with what, for a simulated archive and
-a user's tiles; and what is said at the end.
+"""`launch.demo`: its commands, their order and arguments, for a simulated archive and for a user's
+tiles; and the results it prints.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ METRICS = [
 
 @pytest.fixture
 def commands(monkeypatch, tmp_path):
-    """Commands are recorded, not run; training leaves its metrics. Everything happens in an empty
-    folder.
-    """
+    """Records commands instead of running them, in an empty folder; training leaves its metrics."""
     recorded: list[list[str]] = []
 
     def run(command: list[str], **_) -> subprocess.CompletedProcess:
@@ -94,9 +92,9 @@ def test_the_simulated_demo_runs_every_step_in_order_and_shows_each(commands, mo
     assert golden_text.load("mae_demo")["get_config"]().data.sources.enmap.store == store
 
 
-def test_the_end_names_the_numbers_the_weights_and_the_report(commands, monkeypatch, capsys):
+def test_the_results_name_the_scores_the_weights_and_the_report(commands, monkeypatch, capsys):
     start(monkeypatch)
-    summary = capsys.readouterr().out.split("What came out\n")[1].splitlines()
+    summary = capsys.readouterr().out.split("Results\n")[1].splitlines()
     table = {line[2:33].strip(): line[33:].split("  ")[0].strip() for line in summary}
     assert table == {
         "Loss": "1.0000 to 0.2500",
@@ -119,7 +117,7 @@ def test_a_command_that_fails_ends_the_demo_with_its_code(commands, monkeypatch,
 
 
 def write_tiles(path: Path, sizes: list[int], labels: list[str]) -> None:
-    """The store that a user's tiles of these sizes convert to."""
+    """The store of a user's tiles of these sizes."""
 
     def sample(i, size):
         return Sample(
@@ -141,7 +139,7 @@ def write_tiles(path: Path, sizes: list[int], labels: list[str]) -> None:
     ("sizes", "labels", "variant", "crop"),
     [
         ([128, 70], [], "tiles", 32),
-        ([128, 31], [], "tiles", 28),  # a whole number of tokens of 4 pixels, in the smallest tile
+        ([128, 31], [], "tiles", 28),  # the most tokens of 4 pixels that fit the smallest tile
         ([32, 32], ["landcover"], "tiles,probe", 32),
         ([32, 32], ["landuse"], "tiles", 32),
     ],
@@ -171,7 +169,7 @@ def test_a_users_tiles_set_variant_and_crop(
 
 
 def test_the_overrides_fit_the_config_and_the_store(commands, monkeypatch, tmp_path):
-    """What `train` would check first."""
+    """The first checks of `train` pass."""
     write_tiles(tmp_path / "stores" / "demo_tiles", [31, 50], [])
     _, config_file, overrides = demo._own_tiles(tmp_path / "tiles")
     config = golden_text.load("mae_demo")["get_config"](config_file.split(":")[1])

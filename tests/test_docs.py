@@ -1,4 +1,4 @@
-"""What the documents name is there: tests, readers, and the rows of the table of archives."""
+"""Tests, readers and figures named in the documents exist, and tables list all of them."""
 
 from __future__ import annotations
 
