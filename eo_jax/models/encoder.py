@@ -1,4 +1,4 @@
-"""A stem and a trunk joined: views in, features out."""
+"""An encoder is a stem and a trunk: views in, features out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from eo_jax.models.base import (
+    ImageStemModule,
+    ImageTrunkModule,
+    Stem,
+    TokenStemModule,
+    TokenTrunkModule,
+    Trunk,
+)
 from eo_jax.models.functional import EVALUATE, Mode, Network
 from eo_jax.models.layers.position_embedding import sincos_2d
 from eo_jax.sensors import Sensor
 
 
 def patchify(image: Float[Array, "b H W c"] | Bool[Array, "b H W c"], patch: int) -> Array:
-    """[b, n, patch * patch, c]: tokens row by row, and inside a token pixels row by row."""
+    """[b, n, patch * patch, c]: tokens row by row, and the pixels of each row by row."""
     b, height, width, c = image.shape
     grid = image.reshape(b, height // patch, patch, width // patch, patch, c)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch, c)
@@ -40,12 +48,10 @@ class TokenModule(nnx.Module):
     """A stem that embeds patches, positions, and a trunk of transformer blocks.
 
     Args:
-        positions: "sincos" for fixed sine-cosine positions; anything else where the trunk has its
-            own.
-        pool: "cls" or "mean".
+        positions, pool: see `base.TokenTrunk`.
     """
 
-    def __init__(self, stem: nnx.Module, trunk: nnx.Module, positions: str, pool: str):
+    def __init__(self, stem: TokenStemModule, trunk: TokenTrunkModule, positions: str, pool: str):
         self.stem, self.trunk, self.positions, self.pool = stem, trunk, positions, pool
 
     def __call__(
@@ -60,7 +66,7 @@ class TokenModule(nnx.Module):
     def pooled(
         self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode
     ) -> Float[Array, "b d"]:
-        """What `__call__` has under "pooled", for less where that is the class token."""
+        """Pooled features only; for a class token that is less work than `__call__`."""
         if self.pool != "cls":
             return self(view, valid, mode)["pooled"]
         return self.trunk.class_token(self.placed(view, valid, None, mode), self.grid(view), mode)
@@ -80,10 +86,10 @@ class TokenModule(nnx.Module):
 
         Args:
             view: normalised bands.
-            valid: which values count, a band each or one for all; the others are read as 0, the
+            valid: valid mask, per band or one for all bands; other values are read as 0, the
                 training mean.
-            ids: the visible patch tokens (row-major); None for all. The rest of the view is never
-                touched.
+            ids: the visible patch tokens, numbered row by row; None for all. The rest of the view
+                is not read.
         """
         return self.trunk(self.placed(view, valid, ids, mode), self.grid(view), mode)
 
@@ -94,7 +100,7 @@ class TokenModule(nnx.Module):
         ids: Int[Array, "b k"] | None,
         mode: Mode,
     ) -> Float[Array, "b k d"]:
-        """What the trunk takes: patch embeddings with what says where they are."""
+        """The trunk's input: patch embeddings with positions."""
         return self.with_positions(self.embed(view, valid, ids, mode), ids, self.grid(view))
 
     def embed(
@@ -114,7 +120,7 @@ class TokenModule(nnx.Module):
     def with_positions(
         self, tokens: Float[Array, "b k d"], ids: Int[Array, "b k"] | None, grid: tuple[int, int]
     ) -> Float[Array, "b k d"]:
-        """Patch embeddings with what says where they are."""
+        """Patch embeddings with positions, unless the trunk has its own."""
         if self.positions != "sincos":
             return tokens
         positions = jnp.asarray(sincos_2d(tokens.shape[-1], *grid))
@@ -122,11 +128,9 @@ class TokenModule(nnx.Module):
 
 
 class ImageModule(nnx.Module):
-    """A stem that makes an image of features, and a trunk that makes a smaller and deeper one of
-    it.
-    """
+    """A stem that makes an image of features, and a trunk that makes it smaller and deeper."""
 
-    def __init__(self, stem: nnx.Module, trunk: nnx.Module):
+    def __init__(self, stem: ImageStemModule, trunk: ImageTrunkModule):
         self.stem, self.trunk = stem, trunk
 
     def __call__(
@@ -140,33 +144,32 @@ class ImageModule(nnx.Module):
     def pooled(
         self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"], mode: Mode
     ) -> Float[Array, "b d"]:
-        """What `__call__` has under "pooled"."""
+        """Pooled features only."""
         return self(view, valid, mode)["pooled"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """An encoder's structure, without weights: what objectives are built from.
+    """The structure of an encoder, without weights; objectives are built from it.
 
     Attributes:
-        network: its pure functions; modules inside are `TokenModule` or `ImageModule`.
-        sensor: whose bands it reads, in that order.
+        network: its pure functions, of a `TokenModule` or an `ImageModule`.
+        sensor: it reads the bands of this sensor, in this order.
         stem, trunk: their configs.
         dtype: compute type.
-        weight_owner: the source whose weights it uses: its own name, or that of a source it shares
-            a stem with.
+        weight_owner: the source whose weights it uses: its own, or the one whose stem it shares.
     """
 
     network: Network
     sensor: Sensor
-    stem: Any
-    trunk: Any
+    stem: Stem
+    trunk: Trunk
     dtype: jnp.dtype
     weight_owner: str = ""
 
     @property
     def kind(self) -> str:
-        """ "tokens" or "image": what passes from stem to trunk."""
+        """What passes from stem to trunk: "tokens" or "image"."""
         return self.stem.output_kind
 
     @property
@@ -176,17 +179,17 @@ class Encoder:
 
     @property
     def layers(self) -> int:
-        """Number of transformer blocks; encoders of tokens only."""
+        """Number of transformer blocks, if `kind` is "tokens"."""
         return self.trunk.layers
 
     @property
     def pool(self) -> str:
-        """ "cls" or "mean"."""
+        """How tokens are pooled, "cls" or "mean", if `kind` is "tokens"."""
         return self.trunk.pool
 
     @property
     def patch(self) -> int:
-        """Side in pixels of what one dense feature stands for."""
+        """Side in pixels of one dense feature."""
         return self.stem.patch * (1 if self.kind == "tokens" else self.trunk.stride)
 
     def forward(
@@ -197,8 +200,8 @@ class Encoder:
         valid: Bool[Array, "b H W m"],
         mode: Mode,
     ) -> tuple[dict[str, jax.Array], Any]:
-        """({"pooled": [b, d], "dense": [b, h, w, d]}, the running statistics after it), in the
-        compute type.
+        """({"pooled": [b, d], "dense": [b, h, w, d]}, new running statistics), in the compute
+        type.
         """
         return self.network.apply(params, statistics, lambda module: module(view, valid, mode))
 
@@ -210,8 +213,8 @@ class Encoder:
         valid: Bool[Array, "b H W m"],
         mode: Mode,
     ) -> tuple[Float[Array, "b d"], Any]:
-        """`forward` where pooled features alone are asked for: 7 % less work for the class token of
-        ViT-S or ViT-B.
+        """(pooled features, new running statistics): 7 % less work than `forward` for the class
+        token of ViT-S or ViT-B.
         """
         return self.network.apply(
             params, statistics, lambda module: module.pooled(view, valid, mode)
@@ -220,16 +223,21 @@ class Encoder:
     def features(
         self, params, statistics, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W m"]
     ) -> dict[str, jax.Array]:
-        """The same in float32, with running statistics and nothing dropped."""
-        found, _ = self.forward(params, statistics, view, valid, EVALUATE)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+        """`forward` in evaluation mode, in float32."""
+        features, _ = self.forward(params, statistics, view, valid, EVALUATE)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), features)
 
 
 def make_encoder(
-    stem_config, trunk_config, sensor: Sensor, dtype: jnp.dtype, weight_owner: str = ""
+    stem_config: Stem,
+    trunk_config: Trunk,
+    sensor: Sensor,
+    dtype: jnp.dtype,
+    weight_owner: str = "",
 ) -> Encoder:
-    """The encoder of a stem config and a trunk config for a sensor, computing in `dtype`.
-    ValueError where stem and trunk do not fit.
+    """The encoder of a sensor, computing in `dtype`.
+
+    Raises ValueError if the trunk does not take what the stem gives.
     """
     if stem_config.output_kind != trunk_config.input_kind:
         raise ValueError(
