@@ -119,9 +119,9 @@ def test_the_guide_of_an_objective_is_enough(repository: Path, sample_data: Path
 @pytest.mark.slow
 def test_the_guide_of_a_stem_is_enough(repository: Path, demo_store: None) -> None:
     tests, _ = follow(repository, "stem")
-    assert passed(tests) >= 1
-    losses = [line["loss"] for line in read_metrics(repository / "runs" / "mean_spectrum")]
-    assert len(losses) >= 4
+    assert passed(tests) == 1
+    lines = read_metrics(repository / "runs" / "mean_spectrum")
+    assert len([line for line in lines if "loss" in line]) >= 4
 
 
 @pytest.mark.slow
