@@ -213,11 +213,11 @@ def test_what_is_no_data_stays_0(z, valid, operation):
         ({"contrast": (1.2, 0.8)}, r"contrast"),
         (
             {"jitter_prob": 1.5},
-            r"jitter_prob: \(1.5,\); expected one number from 0 to 1, or 1, one a view",
+            r"jitter_prob: \(1.5,\); expected one number from 0 to 1, or 1, one per view",
         ),
         (
             {"blur_prob": (0.5, 0.5, 0.5), "views": 2},
-            r"blur_prob: \(0.5, 0.5, 0.5\); expected one number from 0 to 1, or 2, one a view",
+            r"blur_prob: \(0.5, 0.5, 0.5\); expected one number from 0 to 1, or 2, one per view",
         ),
         ({"blur_sigma": (0.0, 1.0)}, r"blur_sigma"),
         ({"blur_kernel": 4}, r"blur_kernel: 4; expected an odd number below 256"),
@@ -228,12 +228,12 @@ def test_what_is_no_data_stays_0(z, valid, operation):
         ),
         (
             {"solarise_threshold": 128.0},
-            r"solarise_threshold: 128.0; expected a share of the physical range",
+            r"solarise_threshold: 128.0; expected a fraction of the physical range",
         ),
         ({"noise_std": -0.1}, r"noise_std"),
         (
             {"band_drop": (0, 3)},
-            r"band_drop: \(0, 3\); expected two whole numbers, 0 < low <= high",
+            r"band_drop: \(0, 3\); expected two integers, 0 < low <= high",
         ),
     ],
 )

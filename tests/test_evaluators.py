@@ -249,10 +249,10 @@ def test_a_reconstruction_with_moments_of_what_is_hidden_is_not_judged(tiny_stor
 
 
 def test_an_objective_that_reconstructs_nothing_is_not_judged_by_it():
-    run = SimpleNamespace(check=lambda *_: None, shown=set(), **vars(context({}, [])))
+    run = SimpleNamespace(check=lambda *_: None, preview_names=set(), **vars(context({}, [])))
     with pytest.raises(
         ValueError,
-        match=r"config\.evals\.reconstruction: the objective shows nothing, no reconstruction; use "
+        match=r"config\.evals\.reconstruction: the objective shows nothing, not a reconstruction; use "
         r"mae",
     ):
         reconstruction.Evaluator(reconstruction.Config(), run).check()

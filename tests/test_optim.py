@@ -558,7 +558,7 @@ def test_a_freeze_rule_that_no_weight_meets_is_refused():
         ({"end_lr": -1.0}, "end_lr: -1.0; expected 0 or more"),
         (
             {"warmup_start_factor": 1.5},
-            "warmup_start_factor: 1.5; expected a share of lr, from 0 to 1",
+            "warmup_start_factor: 1.5; expected a fraction of lr, from 0 to 1",
         ),
         ({"horizon": 0}, "horizon: 0; expected more than 0"),
         (
@@ -567,11 +567,11 @@ def test_a_freeze_rule_that_no_weight_meets_is_refused():
         ),
         (
             {"milestones": (0.8, 0.6)},
-            "milestones: (0.8, 0.6); expected rising shares of the run between 0 and 1",
+            "milestones: (0.8, 0.6); expected rising fractions of the run between 0 and 1",
         ),
         (
             {"milestones": (60, 80)},
-            "milestones: (60, 80); expected rising shares of the run between 0 and 1",
+            "milestones: (60, 80); expected rising fractions of the run between 0 and 1",
         ),
         (
             {"end_weight_decay": -0.1},

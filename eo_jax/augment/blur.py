@@ -1,5 +1,5 @@
-"""Gaussian blur as a small matrix that multiplies the resampling matrix: blurring a view costs no
-pass over its pixels.
+"""Gaussian blur as a small matrix times the resampling matrix: a blurred view costs no extra pass
+over its pixels.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ def blur_matrix(sigma: Float[Array, ""], size: int, kernel: int) -> Float[Array,
     """Weights that blur `size` pixels with a Gaussian of `kernel` taps.
 
     Borders mirror the image without repeating the outermost pixel, as kornia's "reflect" and
-    OpenCV's default do. Sigma is in pixels; 0 gives the
-    identity. The kernel reaches over one mirror image at most: kernel < 2 size.
+    OpenCV's default. Sigma is in pixels; 0 gives the identity. The kernel spans at most one mirror
+    image: kernel < 2 size.
     """
     i, j = jnp.arange(size)[:, None], jnp.arange(size)
     images = (

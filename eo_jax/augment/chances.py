@@ -1,6 +1,4 @@
-"""Even numbers in [0, 1), one a view for everything that is decided by chance, and what is made of
-them.
-"""
+"""Uniform random numbers, one per view and random decision, and the decisions made from them."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-# A new one goes to the end and leaves the others as they were.
+# A new decision is appended, so that the others keep their numbers.
 _DECISIONS = (
     "date",
     "jitter",
@@ -26,7 +24,7 @@ Uniforms = dict[str, Float[Array, "b v"]]
 
 
 def draw(key: jax.Array, rows: int, views: int) -> Uniforms:
-    """One number for each decision and view; drawn at once, since every draw takes half a second to
+    """One number per decision and view, all drawn at once: each draw takes half a second to
     compile.
     """
     return dict(
@@ -34,16 +32,16 @@ def draw(key: jax.Array, rows: int, views: int) -> Uniforms:
     )
 
 
-def bernoulli(chance: Float[Array, "b v"], probs: tuple[float, ...]) -> Bool[Array, "b v"]:
-    """True with `probs`, one for all views or one a view."""
-    return chance < np.float32(probs)
+def bernoulli(u: Float[Array, "b v"], probs: tuple[float, ...]) -> Bool[Array, "b v"]:
+    """True with probability `probs`, one for all views or one per view."""
+    return u < np.float32(probs)
 
 
-def uniform(chance: Float[Array, "b v"], limits: tuple[float, float]) -> Float[Array, "b v"]:
+def uniform(u: Float[Array, "b v"], limits: tuple[float, float]) -> Float[Array, "b v"]:
     """A number from a range."""
-    return limits[0] + chance * (limits[1] - limits[0])
+    return limits[0] + u * (limits[1] - limits[0])
 
 
-def randint(chance: Float[Array, "b v"], first: int, last: int) -> Int[Array, "b v"]:
-    """A whole number from a range, both ends included."""
-    return first + jnp.floor(chance * (last + 1 - first)).astype(int)
+def randint(u: Float[Array, "b v"], first: int, last: int) -> Int[Array, "b v"]:
+    """An integer from a range, both ends included."""
+    return first + jnp.floor(u * (last + 1 - first)).astype(int)

@@ -1,4 +1,4 @@
-"""What `config.augment` says: crop sets, and what each source takes of them."""
+"""The section `config.augment`: crop sets, and those of each source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from eo_jax.augment import radiometry
 from eo_jax.sensors import Sensor
 
-# Odds of flipping up-down, left-right and about the main diagonal.
+# Probabilities of flipping up-down, left-right and about the main diagonal.
 FLIPS = {
     "none": (0.0, 0.0, 0.0),
     "left_right": (0.0, 0.5, 0.0),
@@ -35,25 +35,26 @@ _PROBABILITIES = ("jitter_prob", "grayscale_prob", "blur_prob", "solarise_prob",
 
 @dataclasses.dataclass(frozen=True)
 class CropSet:
-    """`views` random resized crops of one kind, and what happens to each, in the order of the
-    fields. (1, 1) and probs of 0 switch off, at no cost.
+    """`views` random resized crops of one kind, and their distortions, in the order of the fields.
+    Ranges of (1, 1) and probabilities of 0 switch a distortion off, at no cost.
 
-    Odds are one number for all views, or one a view: blur_prob=(1.0, 0.1). A range is drawn from
-        evenly, anew for each view.
+    A probability is one number for all views, or one per view: blur_prob=(1.0, 0.1). Each view
+    draws uniformly from a range.
 
     Attributes:
-        views: how many.
+        views: number of views.
         size: side of a view in pixels.
-        scale: range of the crop's share of the patch's area.
+        scale: range of the crop's area over the patch's area.
         ratio: range of the crop's columns / rows; log-uniform.
         interpolation: "bilinear", or "bicubic" with a = -0.75, which is OpenCV's and torch's
-            (without anti-aliasing, as both have it).
-        flips: "none", "left_right", "both" (and up-down), "d4" (all eight symmetries: there is no
-            up in an image taken from above).
-        dates: what view i shows of a row's t dates: "first", "each" (date i mod t), "random" (a
-            draw a view, which may coincide), "shared" (a draw per row, for all views).
+            (both without anti-aliasing).
+        flips: "none", "left_right", "both" (and up-down), "d4" (all eight symmetries: an image
+            taken from above has no upright side).
+        dates: the date that view i shows of a row's t dates: "first", "each" (date i mod t),
+            "random" (a draw per view; draws may coincide), "shared" (a draw per row, for all
+            views).
         gain: range of a factor on the physical values of reflective bands, for every view.
-        brightness: the same, drawn with `jitter_prob`.
+        brightness: the same, with probability `jitter_prob`.
         contrast: range of a factor on the distance to the band's mean over the view; with
             brightness or not at all.
         jitter_prob: of brightness and contrast.
@@ -61,12 +62,12 @@ class CropSet:
         blur_prob: of a Gaussian blur.
         blur_sigma: range of its standard deviation in pixels of the view.
         blur_kernel: its side in pixels, odd; 0 for size // 10 // 2 * 2 + 1.
-        solarise_prob: of inverting what lies above the threshold, within the physical range.
-        solarise_threshold: share of the physical range: 0..1 of reflectance, 0..255 of uint8.
+        solarise_prob: of inverting values above the threshold, within the physical range.
+        solarise_threshold: fraction of the physical range: 0..1 of reflectance, 0..255 of uint8.
         noise_std: of Gaussian noise on normalised values.
-        band_drop_prob: of setting bands to 0, their mean. They stay valid: the network is to cope
-            with them, not to be told.
-        band_drop: range of how many bands, both ends included.
+        band_drop_prob: of setting bands to 0, their mean. They stay marked valid, so the network
+            must cope with missing bands.
+        band_drop: range of the number of bands, both ends included.
     """
 
     views: int = 1
@@ -91,9 +92,8 @@ class CropSet:
     band_drop: tuple[int, int] = (1, 6)
 
     def __post_init__(self):
-        for field in (
-            _PROBABILITIES
-        ):  # always a tuple, so that the command line can change one number into several and back
+        # Always a tuple, so that the command line can change one number into several and back.
+        for field in _PROBABILITIES:
             probs = getattr(self, field)
             object.__setattr__(self, field, probs if isinstance(probs, tuple) else (probs,))
 
@@ -103,7 +103,7 @@ class CropSet:
         return self.blur_kernel or self.size // 10 // 2 * 2 + 1
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """(field, what was expected) of every value that cannot be."""
+        """(field, expected value) of every field with an invalid value."""
         yield from (
             (field, "at least 1") for field in ("views", "size") if getattr(self, field) < 1
         )
@@ -117,8 +117,8 @@ class CropSet:
                 yield field, "0 < low <= high" + (" <= 1" if most == 1 else "")
         for field in _PROBABILITIES:
             probs = getattr(self, field)
-            if len(probs) not in (1, self.views) or not all(0 <= share <= 1 for share in probs):
-                yield field, f"one number from 0 to 1, or {self.views}, one a view"
+            if len(probs) not in (1, self.views) or not all(0 <= prob <= 1 for prob in probs):
+                yield field, f"one number from 0 to 1, or {self.views}, one per view"
         if not (
             self.blur_kernel == 0
             or (self.blur_kernel % 2 == 1 and 0 < self.blur_kernel < 2 * self.size)
@@ -135,14 +135,14 @@ class CropSet:
                 "nothing (or blur_prob=0)",
             )
         if not 0 <= self.solarise_threshold <= 1:
-            yield "solarise_threshold", "a share of the physical range, from 0 to 1"
+            yield "solarise_threshold", "a fraction of the physical range, from 0 to 1"
         if self.noise_std < 0:
             yield "noise_std", "at least 0"
         if not (
             _is_range(self.band_drop, math.inf)
             and all(isinstance(count, int) for count in self.band_drop)
         ):
-            yield "band_drop", "two whole numbers, 0 < low <= high"
+            yield "band_drop", "two integers, 0 < low <= high"
 
 
 def _is_range(value: Any, most: float) -> bool:
@@ -151,14 +151,14 @@ def _is_range(value: Any, most: float) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How views are made.
+    """The recipe of views.
 
     Attributes:
         statistics: mean and standard deviation for normalisation: "published" (the sensor table) or
             "store" (this store's training split).
-        crops: {crop set: CropSet} for every source; "<source>/<crop set>" takes the place of that
-            crop set for that source. Evaluation shows whole patches in the size of "global". Keys
-            that are no names to Python, such as its word `global`, are overridden so:
+        crops: {crop set: CropSet} for every source; "<source>/<crop set>" replaces that crop set
+            for that source. Evaluation shows whole patches in the size of "global". Keys that are
+            not Python names, like its keyword `global`, are overridden with
             '--config.augment.crops["global"].blur_prob=0.5'.
     """
 
@@ -188,8 +188,8 @@ class Config:
 
 
 def crop_sets(config: Config, sources: Iterable[str]) -> dict[str, dict[str, int]]:
-    """{source: {crop set: number of views}}. ValueError where a key names no source, or a source
-    has no "global", which evaluation shows.
+    """{source: {crop set: number of views}}. ValueError where a key names an unknown source, or a
+    source has no "global", which evaluation shows.
     """
     sources = list(sources)
     for name in config.crops:
@@ -212,7 +212,7 @@ def crop_sets(config: Config, sources: Iterable[str]) -> dict[str, dict[str, int
 
 
 def check_sensor(config: Config, source: str, sensor: Sensor) -> None:
-    """ValueError where the sensor of a source lacks what its crop sets ask for: reflective bands, a
+    """ValueError where the sensor of a source lacks what its crop sets need: reflective bands, a
     physical range, enough bands.
     """
     for name, crop in config.for_source(source).items():
@@ -220,9 +220,8 @@ def check_sensor(config: Config, source: str, sensor: Sensor) -> None:
             key = f"{source}/{name}"
             raise ValueError(
                 f"config.augment.crops.{key if key in config.crops else name}.{field}: "
-                f"{getattr(crop, field)!r}, but source {source!r} "
-                f"({sensor.title}) {reason}; switch it off for this source in "
-                f'config.augment.crops["{key}"]'
+                f"{getattr(crop, field)!r}, but source {source!r} ({sensor.title}) {reason}; "
+                f'switch it off for this source in config.augment.crops["{key}"]'
             )
 
 

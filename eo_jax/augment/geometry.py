@@ -1,4 +1,4 @@
-"""Crops, resizing and flips as two small matrix products an image, inside jit."""
+"""Crops, resizing and flips as two small matrix products per image, inside jit."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_ATTEMPTS = (
-    10  # candidates drawn before falling back to the largest central box, as torchvision does
-)
+# Candidates drawn before falling back to the largest central box, as in torchvision.
+_ATTEMPTS = 10
 
 
 def random_boxes(
@@ -19,11 +18,11 @@ def random_boxes(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Int[Array, "b 4"]:
-    """Boxes (top, left, rows, columns) of a random resized crop, drawn as torchvision's
-    `RandomResizedCrop.get_params` does.
+    """Boxes (top, left, rows, columns) of a random resized crop, drawn as by torchvision's
+    `RandomResizedCrop.get_params`.
 
     Args:
-        scale: range of the box's share of the image's area, uniform.
+        scale: range of the box's area over the image's area, uniform.
         ratio: range of columns / rows, log-uniform.
     """
     area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
@@ -66,11 +65,11 @@ def whole_boxes(count: int, height: int, width: int) -> Int[Array, "b 4"]:
 def resampling_matrix(
     start: Int[Array, ""], length: Int[Array, ""], size: int, out: int, interpolation: str
 ) -> Float[Array, "o s"]:
-    """Weights that resample `length` of `size` pixels from `start` on to `out` pixels, half-pixel
-    centres, no anti-aliasing.
+    """Weights that resample `length` of `size` pixels, beginning at `start`, to `out` pixels, with
+    half-pixel centres and no anti-aliasing.
 
-    Positions are clamped to the crop, so no pixel outside it contributes; that is what OpenCV's
-    resize of the cropped array gives, and torch's.
+    Positions are clamped to the crop, so no pixel outside it contributes, as when OpenCV or torch
+    resizes the cropped array.
     """
     position = (jnp.arange(out) + 0.5) * (length / out) - 0.5
     if interpolation == "bilinear":
@@ -83,7 +82,7 @@ def resampling_matrix(
 
 
 def _cubic(distance: Array) -> Array:
-    """Keys' kernel with a = -0.75, as OpenCV and torch have it."""
+    """Keys' kernel with a = -0.75, as in OpenCV and torch."""
     a = -0.75
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = a * (((distance - 5) * distance + 8) * distance - 4)
@@ -91,28 +90,30 @@ def _cubic(distance: Array) -> Array:
 
 
 def nearest_pixels(start: Int[Array, ""], length: Int[Array, ""], out: int) -> Int[Array, " o"]:
-    """The pixel that each of `out` pixels lies in, for what cannot be interpolated."""
-    return start + (2 * jnp.arange(out) + 1) * length // (2 * out)  # in whole numbers: exact
+    """The pixel that contains the centre of each of `out` pixels, for values that cannot be
+    interpolated.
+    """
+    return start + (2 * jnp.arange(out) + 1) * length // (2 * out)  # in integers: exact
 
 
 def resample(
     image: Float[Array, "c h w"], rows: Float[Array, "o h"], columns: Float[Array, "o w"]
 ) -> Float[Array, "o o c"]:
     """An image through the resampling matrices of its axes, bands last."""
-    # Highest: matrix units would round the weights to 8 or 11 bits, and 0.999 of a weight on data
-    # is told from all of it.
+    # Matrix units would round the weights to 8 or 11 bits, but a weight of 0.999 on data must
+    # differ from 1.
     return jnp.einsum("ih,chw,jw->ijc", rows, image, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 def flip_axes(rows: Array, columns: Array, flip: Bool[Array, " 3"]) -> tuple[Array, Array]:
-    """What rows and columns of a view are made of, reversed where it is flipped up-down and
-    left-right: flipping the weights costs nothing.
+    """The weights or pixels of a view's rows and columns, reversed where it is flipped up-down and
+    left-right; flipping weights instead of pixels costs nothing.
     """
     return jnp.where(flip[0], rows[::-1], rows), jnp.where(flip[1], columns[::-1], columns)
 
 
 def flip_diagonal(view: Array, flip: Bool[Array, " 3"]) -> Array:
-    """The view mirrored at its main diagonal where `flip` says so. With the two other flips these
+    """The view mirrored at its main diagonal where flip[2] is True. With the two other flips these
     are the eight symmetries of the square.
     """
     return jnp.where(flip[2], view.swapaxes(0, 1), view)

@@ -6,18 +6,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# rectangles drawn a sample: enough to cover what is to be hidden but for very rare cases, in which
-# single tokens fill up
+# Rectangles drawn per sample: nearly always enough to cover what has to be hidden; otherwise single
+# tokens are added.
 _BLOCKS = 32
 
 
 def visible_count(tokens: int, mask_ratio: float) -> int:
-    """How many of `tokens` stay visible: int(n (1 - ratio)), as SpectralEarth and MAE count.
-    ValueError where none or all would.
+    """Number of `tokens` that stay visible: int(n (1 - ratio)), as in SpectralEarth and MAE.
+    ValueError where it is none or all.
     """
-    visible = int(
-        tokens * (1 - mask_ratio) + 1e-9
-    )  # 1e-9: 64 * (1 - 0.9) is 6.3999...; 20 * (1 - 0.9) must be 2, not 1
+    # 1e-9: 20 * (1 - 0.9) must be 2, not 1.
+    visible = int(tokens * (1 - mask_ratio) + 1e-9)
     if not 0 < visible < tokens:
         raise ValueError(
             f"mask_ratio {mask_ratio} leaves {visible} of {tokens} tokens visible; at least one "
@@ -29,8 +28,8 @@ def visible_count(tokens: int, mask_ratio: float) -> int:
 def random_split(
     key: jax.Array, has_data: Bool[Array, "b n"], visible: int
 ) -> tuple[Int[Array, "b k"], Int[Array, "b h"]]:
-    """(ids of the visible tokens, ids of the masked ones). Tokens without any data are masked
-    first; the count never changes.
+    """(ids of the visible tokens, ids of the masked ones). Tokens without data are masked first;
+    the count is fixed.
     """
     noise = jax.random.uniform(key, has_data.shape) + 2.0 * ~has_data
     order = jnp.argsort(noise, axis=1)
@@ -38,8 +37,8 @@ def random_split(
 
 
 def hidden_count(tokens: int, mask_ratio: float) -> int:
-    """How many of `tokens` are hidden: the nearest whole number. ValueError where none or all would
-    be.
+    """Number of `tokens` that are hidden: the nearest integer. ValueError where it is none or
+    all.
     """
     hidden = round(tokens * mask_ratio)
     if not 0 < hidden < tokens:
@@ -51,9 +50,9 @@ def hidden_count(tokens: int, mask_ratio: float) -> int:
 
 
 def valid_values(valid: Bool[Array, "b H W m"], patch: int) -> Float[Array, "b n"]:
-    """How many values of each patch token, row by row, are valid; exact up to 16 million."""
+    """Number of valid values of each patch token, row by row; exact up to 16 million."""
     b, height, width, m = valid.shape
-    # Rows of a token first: XLA adds on CPU eight values at once only along an axis that is short
+    # Rows of a token first: on CPU, XLA adds eight values at once only along an axis that is short
     # and not the last.
     rows = valid.reshape(b, height // patch, patch, width // patch, patch * m).sum(
         2, dtype=jnp.int32
@@ -64,12 +63,12 @@ def valid_values(valid: Bool[Array, "b H W m"], patch: int) -> Float[Array, "b n
 def random_blocks(
     key: jax.Array, has_data: Bool[Array, "b n"], rows: int, columns: int, hidden: int
 ) -> Bool[Array, "b n"]:
-    """`hidden` tokens of each sample, in rectangles (BEiT's block-wise masking, Bao et al. 2022,
-    algorithm 1). Tokens without any data come first.
+    """Hides `hidden` tokens of each sample in rectangles, those without data first (BEiT's
+    block-wise masking, Bao et al. 2022, algorithm 1).
 
-    Rectangles are drawn one after the other until they cover enough; of the last one as many tokens
-    are taken, at random, as are still missing. The number never changes. An area is 16 tokens (an
-    eighth of the grid where that is less) to what is to be hidden, an aspect ratio 0.3 to 1 / 0.3.
+    Rectangles are drawn one after another until they cover enough; the last one contributes only as
+    many tokens, at random, as are still missing, so the number is fixed. Areas range from 16 tokens
+    (an eighth of the grid where that is less) to `hidden`, aspect ratios from 0.3 to 1 / 0.3.
     """
     b = len(has_data)
     area_key, aspect_key, top_key, left_key, noise_key = jax.random.split(key, 5)
@@ -94,8 +93,8 @@ def random_blocks(
         & between(jnp.arange(columns), left, wide)[..., None, :]
     )  # [b, block, rows, columns]
     first = jnp.where(covers.any(1), covers.argmax(1), _BLOCKS).reshape(b, -1)
-    # The first block that covers a token decides when it is hidden; noise below 1 orders the tokens
-    # of a block.
+    # The first block that covers a token decides its turn; noise below 1 orders the tokens of a
+    # block.
     order = jnp.argsort(
         jnp.where(has_data, first, -1) + jax.random.uniform(noise_key, first.shape), axis=1
     )

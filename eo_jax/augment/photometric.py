@@ -1,5 +1,5 @@
-"""What changes the values of a view, not where they lie. Normalised values are physical ones but
-for a scale and an offset a band.
+"""Distortions of a view's values. Normalised values are physical ones except for a scale and an
+offset per band.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-# Values of views, and a number a view.
+# Values of views and their valid masks.
 Values = Float[Array, "b v h w c"]
 Valid = Bool[Array, "b v h w c"]
 
@@ -21,15 +21,18 @@ def brightness(
     zero: Float[np.ndarray, " c"],
     lit: Bool[np.ndarray, " c"],
 ) -> Values:
-    """Physical values of the bands that are `lit` times `factor`; `zero` is the normalised value of
-    the physical 0.
+    """Physical values of the reflective bands times `factor`.
+
+    Args:
+        zero: the normalised value of the physical 0.
+        lit: which bands are reflective.
     """
     more = jnp.where(lit, factor[..., None] - 1, 0.0)[:, :, None, None]
     return jnp.where(valid, z + more * (z - zero.astype(np.float32)), 0.0)
 
 
 def contrast(z: Values, valid: Valid, factor: Float[Array, "b v"]) -> Values:
-    """The distance of each band to its mean over the view's valid pixels, times `factor`."""
+    """The distance of each band from its mean over the view's valid pixels, times `factor`."""
     count = valid.sum((2, 3), keepdims=True)
     mean = jnp.where(valid, z, 0.0).sum((2, 3), keepdims=True) / jnp.maximum(count, 1)
     return jnp.where(valid, z + (_of_views(factor) - 1) * (z - mean), 0.0)
@@ -38,10 +41,10 @@ def contrast(z: Values, valid: Valid, factor: Float[Array, "b v"]) -> Values:
 def grayscale(z: Values, valid: Valid, applied: Bool[Array, "b v"]) -> Values:
     """The mean of a pixel's valid bands in all its valid bands.
 
-    Of normalised values: the same number reaches the network in every band, as in published code,
-        which never normalised by band; units may differ
-    between bands; and the spectrum that is left is the mean spectrum, brighter or darker, where
-    equal reflectance in 202 bands is no spectrum of anything.
+    The mean is over normalised values, for three reasons. The network sees the same number in
+    every band, as in published code, which never normalised per band. Units may differ between
+    bands. And the remaining spectrum is the mean spectrum, brighter or darker, whereas equal
+    reflectance in 202 bands is not the spectrum of any material.
     """
     count = valid.sum(-1, keepdims=True)
     mean = jnp.where(valid, z, 0.0).sum(-1, keepdims=True) / jnp.maximum(count, 1)
@@ -54,23 +57,23 @@ def solarise(
     applied: Bool[Array, "b v"],
     low: Float[np.ndarray, " c"],
     high: Float[np.ndarray, " c"],
-    share: float,
+    threshold: float,
 ) -> Values:
-    """Values from `low + share (high - low)` on, clipped to low..high and inverted in it; darker
-    ones stay.
+    """Clips values from `low + threshold (high - low)` on to low..high and inverts them within it;
+    darker ones do not change.
     """
     low, high = low.astype(np.float32), high.astype(np.float32)
-    bright = z >= low + np.float32(share) * (high - low)
+    bright = z >= low + np.float32(threshold) * (high - low)
     return jnp.where(_of_views(applied) & valid & bright, low + high - jnp.clip(z, low, high), z)
 
 
 def add_noise(z: Values, valid: Valid, key: jax.Array, std: float) -> Values:
-    """Gaussian noise, independent in all values."""
+    """Adds Gaussian noise, independent for each value."""
     return jnp.where(valid, z + std * jax.random.normal(key, z.shape), 0.0)
 
 
 def drop_bands(z: Values, key: jax.Array, count: Int[Array, "b v"]) -> Values:
-    """`count` bands of each view, drawn evenly, set to 0."""
+    """Sets `count` bands of each view, drawn uniformly, to 0."""
     noise = jax.random.uniform(key, (*count.shape, z.shape[-1]))
     smallest_kept = jnp.take_along_axis(jnp.sort(noise), count[..., None], axis=-1)
     return jnp.where((noise < smallest_kept)[:, :, None, None], 0.0, z)

@@ -1,5 +1,5 @@
-"""Where the views of a row lie: which date, which box, turned and blurred how; and what is seen
-there, of pixels and of label maps.
+"""The placement of a row's views: date, box, flips and blur; and views and label maps rendered from
+it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from eo_jax.augment.blur import blur_matrix
 from eo_jax.augment.chances import Uniforms, bernoulli, randint, uniform
 from eo_jax.augment.crops import FLIPS, CropSet
 
-# A resampled value counts as data where at least this share of its interpolation weight lay on
-# data.
+# A resampled value is valid where at least this fraction of its interpolation weight is on data.
 _VALID_WEIGHT = 0.999
 
 
 class Placement(NamedTuple):
-    """Where v views of b rows lie.
+    """Dates, boxes, flips and blur of v views of b rows.
 
     Attributes:
-        dates: [b, v], or [b, 1] where all views show the same; None for date 0.
+        dates: [b, v], or [b, 1] where all views show the same date; None for date 0.
         boxes: [b, v, 4], top, left, rows, columns.
         flips: [b, v, 3], up-down, left-right, diagonal.
-        sigma: [b, v], of the blur, 0 for none; None where no view is ever blurred.
+        sigma: [b, v], of the blur, 0 for none; None where blur is switched off.
     """
 
     dates: Int[Array, "b d"] | None
@@ -54,19 +53,19 @@ def random_placement(
 
 
 def whole_placement(shape: tuple[int, ...]) -> Placement:
-    """One view a row: the whole patch on date 0, upright."""
+    """One view per row: the whole patch on date 0, not flipped."""
     b, _, _, height, width = shape
     return Placement(
         None, geometry.whole_boxes(b, height, width)[:, None], jnp.zeros((b, 1, 3), bool), None
     )
 
 
-def _dates(chance: Float[Array, "b v"], crop: CropSet, t: int) -> Int[Array, "b d"] | None:
+def _dates(u: Float[Array, "b v"], crop: CropSet, t: int) -> Int[Array, "b d"] | None:
     if crop.dates == "first" or t == 1:
         return None
     if crop.dates == "each":
-        return jnp.broadcast_to(jnp.arange(crop.views) % t, chance.shape)
-    return randint(chance[:, :1] if crop.dates == "shared" else chance, 0, t - 1)
+        return jnp.broadcast_to(jnp.arange(crop.views) % t, u.shape)
+    return randint(u[:, :1] if crop.dates == "shared" else u, 0, t - 1)
 
 
 def _sigma(uniforms: Uniforms, crop: CropSet) -> Float[Array, "b v"] | None:
@@ -82,8 +81,8 @@ def _sigma(uniforms: Uniforms, crop: CropSet) -> Float[Array, "b v"] | None:
 def select_dates(
     array: Num[Array, "b t ..."], dates: Int[Array, "b d"] | None
 ) -> Num[Array, "b d ..."]:
-    """What the views show, [b, 1, ...] where it is the same for all of them."""
-    return array[:, :1] if dates is None else jax.vmap(lambda row, shown: row[shown])(array, dates)
+    """The dates that the views show, [b, 1, ...] where all show the same."""
+    return array[:, :1] if dates is None else jax.vmap(lambda row, date: row[date])(array, dates)
 
 
 def render_views(
@@ -92,14 +91,14 @@ def render_views(
     placement: Placement,
     crop: CropSet,
 ) -> tuple[Float[Array, "b v o o c"], Bool[Array, "b v o o c"]]:
-    """(views, where they are valid) of normalised pixels in which 0 stands for no data.
+    """(views, valid masks) of normalised pixels, which are 0 where there is no data.
 
-    No-data takes no part: weights are those of the valid pixels, scaled to 1. Blur is part of these
-    weights; what is valid does not depend on it.
+    No-data takes no part: only valid pixels have weights, scaled to sum to 1. Blur is part of the
+    weights, but not of the valid mask.
 
     Args:
-        z, valid: of every view, or one (d, e = 1) for all of them. `valid` is None where a source
-            cannot lack data; that saves half of the work.
+        z, valid: per view, or one (d, e = 1) for all views. `valid` is None for a source without
+            no-data, which halves the work.
     """
     weights_exact = crop.interpolation == "bilinear" and placement.sigma is None
 
@@ -116,15 +115,15 @@ def render_views(
         if valid is None:
             return view, jnp.ones(view.shape, bool)
         weight = geometry.resample(valid.astype(jnp.float32), *kernels)
-        share = (
+        fraction = (
             weight
             if weights_exact
             else geometry.resample(valid.astype(jnp.float32), *map(_fractions, sharp))
         )
-        is_valid = share >= _VALID_WEIGHT
+        is_valid = fraction >= _VALID_WEIGHT
         return jnp.where(is_valid, view / jnp.where(is_valid, weight, 1.0), 0.0), is_valid
 
-    def turned(
+    def flip_one(
         image: Array, valid: Array | None, box: Array, flip: Array, sigma: Array | None
     ) -> tuple[Array, Array]:
         view, is_valid = one(image, valid, box, flip, sigma)
@@ -136,7 +135,7 @@ def render_views(
         z: Array, valid: Array | None, boxes: Array, flips: Array, sigma: Array | None
     ) -> tuple[Array, Array]:
         (z, z_axis), (valid, valid_axis) = _shared(z), _shared(valid)
-        return jax.vmap(turned, in_axes=(z_axis, valid_axis, 0, 0, 0))(
+        return jax.vmap(flip_one, in_axes=(z_axis, valid_axis, 0, 0, 0))(
             z, valid, boxes, flips, sigma
         )
 
@@ -146,7 +145,7 @@ def render_views(
 def render_labels(
     label: Num[Array, "b d h w"], placement: Placement, crop: CropSet
 ) -> Num[Array, "b v o o"]:
-    """Label maps of what `render_views` shows, pixel by nearest pixel."""
+    """Label maps of the views of `render_views`, by the nearest pixel."""
 
     def one(label: Array, box: Array, flip: Array) -> Array:
         pixels = (
@@ -172,16 +171,14 @@ def _matrices(
 
 
 def _fractions(matrix: Float[Array, "o s"]) -> Float[Array, "o s"]:
-    """Shares of the weight that pixels carry, whatever its sign: a cubic kernel has
-    negative lobes.
-    """
+    """Fractions of the absolute weight per pixel: a cubic kernel has negative lobes."""
     size = jnp.abs(matrix)
     return size / size.sum(axis=1, keepdims=True)
 
 
 def _shared(x: Array | None) -> tuple[Array | None, int | None]:
-    """What all views share loses its axis, so that it is read and not copied; (array, axis for
-    vmap).
+    """(array, axis for vmap). An array that all views share loses its axis, so that it is read and
+    not copied.
     """
     if x is None or len(x) > 1:
         return x, 0

@@ -1,5 +1,5 @@
-"""From digital numbers to normalised values: what counts as data, where physical zero lies, and
-which range a sensor has.
+"""From digital numbers to normalised values: the valid mask, the physical zero, and the range of a
+sensor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from eo_jax.sensors import Sensor
 def valid_values(
     digital_numbers: Num[Array, "*n c h w"], nodata: int | float | None
 ) -> Bool[Array, "*n c h w"]:
-    """Where there is data. NaN and infinity are none."""
+    """The valid mask. NaN and infinity are not data."""
     finite = jnp.isfinite(digital_numbers)
     return finite if nodata is None else (digital_numbers != nodata) & finite
 
@@ -25,15 +25,15 @@ def normalise(
     mean: Float[np.ndarray, " c"],
     std: Float[np.ndarray, " c"],
 ) -> Float[Array, "*#n c h w"]:
-    """(x - mean) / std of digital numbers, 0 where there is no data."""
+    """(x - mean) / std of digital numbers; 0 where there is no data."""
     return jnp.where(valid, (x - _planes(mean)) / _planes(std), 0.0)
 
 
 def brighten(
     x: Float[Array, "*#n c h w"], factor: Float[Array, "*#n 1 1 1"], sensor: Sensor
 ) -> Float[Array, "*#n c h w"]:
-    """Digital numbers of which the physical values are `factor` times those of `x`. Bands that do
-    not reflect stay as they are.
+    """Digital numbers whose physical values are `factor` times those of `x`. Bands that are not
+    reflective do not change.
     """
     zero, lit = physical_zero(sensor), reflective(sensor)
     if not zero.any() and lit.all():
@@ -42,23 +42,20 @@ def brighten(
 
 
 def reflective(sensor: Sensor) -> Bool[np.ndarray, " c"]:
-    """Bands whose value grows with the light that falls on the ground. Temperatures, decibels and
-    heights do not.
-    """
+    """Which bands grow with the light on the ground, unlike temperatures, decibels and heights."""
     return np.array([band.kind == "reflective" for band in sensor.bands])
 
 
 def physical_zero(sensor: Sensor) -> Float[np.ndarray, " c"]:
-    """Digital number of the physical value 0: 1000 in Sentinel-2 products that carry an offset."""
+    """Digital number of the physical value 0: 1000 in Sentinel-2 products with an offset."""
     return -sensor.offsets / sensor.scales + 0.0  # + 0.0: no negative zeros
 
 
 def physical_ranges(sensor: Sensor) -> list[tuple[float, float] | None]:
-    """(lowest, highest) digital number of each band; None where nobody says: 0..255 of uint8, 0..1
-    of reflectance.
+    """(lowest, highest) digital number of each band: 0..255 of uint8, 0..1 of reflectance; None
+    where unknown.
 
-    The archives in uint8 were scaled so that their range is the one that matters: reflectance
-        0..0.4 of SSL4EO-L is 0..255.
+    Archives in uint8 were scaled to the relevant range: reflectance 0..0.4 of SSL4EO-L is 0..255.
     """
     if sensor.dtype == "uint8":
         return [(0.0, 255.0)] * len(sensor.bands)

@@ -35,14 +35,14 @@ __all__ = [
     "normalisation",
 ]
 
-# What a crop set draws, each with a key of its own; a new draw goes to the end and leaves the
-# others as they were.
+# Draws of a crop set, each with a key of its own. A new one is appended, so that the others keep
+# their keys.
 _DRAWS = ("box", "flip", "gain", "chances", "noise", "bands")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Normalisation:
-    """Mean and standard deviation of a source in digital numbers, [c] each, and who says so."""
+    """Mean and standard deviation of a source in digital numbers, [c] each, and their origin."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -51,11 +51,11 @@ class Normalisation:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a recipe gives.
+    """The functions from batch to views.
 
     Attributes:
-        train: (batch, key) -> Views, augmented.
-        evaluate: batch -> Views of the whole patch, nothing random.
+        train: (batch, key) -> augmented Views.
+        evaluate: batch -> Views of the whole patch, without randomness.
     """
 
     train: Callable[[Batch, jax.Array], Views]
@@ -65,8 +65,8 @@ class Recipe:
 def normalisation(
     statistics: str, sensor: Sensor, store_statistics: Mapping | None
 ) -> Normalisation:
-    """The numbers of `config.augment.statistics`; ValueError where they do not exist: there is no
-    silent fall-back.
+    """The numbers of `config.augment.statistics`; ValueError where they do not exist, since there
+    is no silent fall-back.
     """
     if statistics == "published":
         if not sensor.mean:
@@ -92,8 +92,8 @@ def normalisation(
 
 
 def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisation]]) -> Recipe:
-    """The recipe of a config for {source: (sensor, normalisation)}; ValueError where a sensor
-    cannot be treated so.
+    """The recipe of a config for {source: (sensor, normalisation)}; ValueError where a sensor does
+    not support it.
     """
     crop_sets(config, sources)
     for name, (sensor, _) in sources.items():
@@ -101,8 +101,8 @@ def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisatio
 
     def train(batch: Batch, key: jax.Array) -> Views:
         views = {}
-        # By its place among all sources, not among those of this batch: a source's views depend on
-        # no other source.
+        # Numbered among all sources, not among those of this batch, so that a source's views depend
+        # on no other source.
         for i, name in enumerate(sorted(sources)):
             if name in batch:
                 views |= _train_views(
@@ -136,9 +136,8 @@ def _train_views(
 ) -> Views:
     views = {}
     for name, crop in crops.items():
-        set_key = (
-            key if name == "global" else jax.random.fold_in(key, zlib.crc32(name.encode()))
-        )  # the same whatever other crop sets there are
+        # The same key whatever other crop sets there are.
+        set_key = key if name == "global" else jax.random.fold_in(key, zlib.crc32(name.encode()))
         keys = dict(zip(_DRAWS, jax.random.split(set_key, len(_DRAWS)), strict=True))
         uniforms = draw(keys["chances"], len(fields["pixels"]), crop.views)
         placement = random_placement(keys, uniforms, crop, fields["pixels"].shape)
@@ -172,10 +171,10 @@ def _cropped(
     numbers: Normalisation,
     gain_key: jax.Array | None,
 ) -> tuple[Array, Array]:
-    """(views, validity) [b, v, H, W, c], gain applied."""
-    shown = select_dates(pixels, placement.dates)
-    valid = radiometry.valid_values(shown, sensor.nodata)
-    x = shown.astype(jnp.float32)
+    """(views, valid masks) [b, v, H, W, c], with gain."""
+    selected = select_dates(pixels, placement.dates)
+    valid = radiometry.valid_values(selected, sensor.nodata)
+    x = selected.astype(jnp.float32)
     if gain_key is not None and tuple(crop.gain) != (1, 1):
         gain = jax.random.uniform(
             gain_key, (len(x), crop.views, 1, 1, 1), minval=crop.gain[0], maxval=crop.gain[1]
@@ -195,9 +194,11 @@ def _distorted(
     keys: Mapping[str, jax.Array],
     uniforms: Uniforms,
 ) -> Array:
-    """Everything that changes values only, in the published order. Blur, which comes between grey
-    and solarise there, is in the crop already: it commutes with brightness and grey, and with
-    contrast but for the borders' part in the mean."""
+    """Views with every distortion of values, in the published order.
+
+    Blur, which comes between grayscale and solarise there, is part of the crop: it commutes with
+    brightness and grayscale, and with contrast except for the weight of borders in the mean.
+    """
 
     def normalised(digital_numbers):
         return (np.asarray(digital_numbers) - numbers.mean) / numbers.std
@@ -246,8 +247,8 @@ def _entries(
     placement: Placement,
     crop: CropSet,
 ) -> Views:
-    """The entries of one crop set; a label where the batch has one, 0 (unlabelled) where a map's
-    pixel has no valid band.
+    """The Views of one crop set, with a label where the batch has one; a map is 0 (unlabelled)
+    where a pixel has no valid band.
     """
     views = {name: z, f"{name}/valid": valid}
     if "label" not in fields:
@@ -258,9 +259,9 @@ def _entries(
             f"views {name!r}: label is {label.shape}, its pixels {pixels.shape}; expected [b, t, "
             "...] with the same b and t"
         )
-    shown = select_dates(label, placement.dates)
+    selected = select_dates(label, placement.dates)
     if label.shape[2:] == pixels.shape[3:]:
-        shown = jnp.where(valid.any(-1), render_labels(shown, placement, crop), 0)
+        selected = jnp.where(valid.any(-1), render_labels(selected, placement, crop), 0)
     else:
-        shown = jnp.broadcast_to(shown, (len(label), crop.views, *label.shape[2:]))
-    return views | {f"{name}/label": shown}
+        selected = jnp.broadcast_to(selected, (len(label), crop.views, *label.shape[2:]))
+    return views | {f"{name}/label": selected}

@@ -1,5 +1,5 @@
-"""What an evaluator gets and gives. It never sees a model: it gets `features` and `preview` as
-functions of the current weights.
+"""The contract of an evaluator, and its context. It never sees a model: it receives `features` and
+`preview` as functions of the current weights.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from eo_jax.objectives.features import features_of
 from eo_jax.schema import Batch, Carry, Params, Views
 from eo_jax.sensors import Sensor
 
-# Batches that set the BatchNorm statistics of the untrained encoder: momentum 0.1 forgets the
-# initial values to 0.9^30 = 4 %.
+# Batches that set the BatchNorm statistics of the untrained encoder: with momentum 0.1, 0.9^30 =
+# 4 % of the initial values remain.
 _STATISTICS_BATCHES = 30
 
 Weights = tuple[Params, Carry]
 
 
 class Evaluator(Protocol):
-    """(params, carry) -> numbers. Made once a run from (config, context); `config.every` says when
-    it runs, 0 for the end only.
+    """(params, carry) -> scores. Built once per run from (config, context); `config.every` is the
+    number of steps between evaluations, 0 for the end only.
     """
 
     def check(self) -> None:
-        """Raises ValueError for what it cannot evaluate; called before a run compiles anything, so
-        that nobody learns it at the end.
+        """Raises ValueError for a store or objective that it cannot evaluate; called so that a
+        misconfigured evaluator fails before compilation.
         """
 
     def __call__(self, weights: Weights) -> dict[str, float]:
-        """Metrics by name; the caller prefixes "eval/<evaluator>/", and "<source>/" where sources
-        are named.
+        """{name: score}; the caller prefixes "eval/<evaluator>/", and "<source>/" where sources are
+        named.
         """
 
 
@@ -55,11 +55,11 @@ class Context:
         sensor: its sensor.
         mean, std: its normalisation in digital numbers, [c].
         patch: side of a token in pixels.
-        data: what is read.
+        data: the data section of the config.
         objective: gives features and previews.
         train_views: (batch, key) -> Views; evaluate_views: batch -> Views.
         shard_rows: arrays -> the same, their rows spread over the devices.
-        replicated: where results go, whole on every device; None to leave them as they come.
+        replicated: sharding of results, whole on every device; None to leave them as they are.
         seed: of the run.
     """
 
@@ -78,8 +78,8 @@ class Context:
     seed: int
 
     def check(self, evaluator: str, splits: Sequence[str], label: str = "") -> None:
-        """Opens what an evaluator will read. Raises ValueError for a split without samples, and for
-        a label that the store, or a scene, has not.
+        """Opens the splits that an evaluator will read. Raises ValueError for a split without
+        samples, and for a label that the store, or a scene, lacks.
         """
         for split in splits:
             try:
@@ -91,15 +91,14 @@ class Context:
                         f"{', '.join(labels) or 'none'}"
                     )
                 if label and source.config.draw == "pixel":
-                    source.candidates(
-                        label
-                    )  # of one scene for all splits, only the map of labels knows
+                    # Where one scene has all splits, only its label map knows.
+                    source.candidates(label)
             except ValueError as error:
                 raise ValueError(f"config.evals.{evaluator}: {error}") from error
 
     @property
-    def shown(self) -> set[str]:
-        """What the objective's preview of this source consists of."""
+    def preview_names(self) -> set[str]:
+        """The names of the arrays in the objective's preview of this source."""
         pixels = jax.ShapeDtypeStruct(
             (1, 1, len(self.sensor.bands), self.data.crop, self.data.crop), self.sensor.dtype
         )
@@ -114,8 +113,8 @@ class Context:
         return set(jax.eval_shape(preview, jax.random.key(0), pixels))
 
     def batches(self, split: str, label: str | None = None) -> Iterator[Batch]:
-        """Every sample of a split once, in crops side by side, or every pixel where those are
-        drawn; rows with `position` -1 are padding.
+        """Every sample of a split once, in adjacent crops, or every pixel where pixels are drawn;
+        rows with `position` -1 are padding.
         """
         return in_order(self._open(split), self.data.batch_size, label)
 
@@ -131,8 +130,8 @@ class Context:
         return jax.device_get(self._preview(*weights, self.shard_rows(_pixels(batch)), key))
 
     def untrained(self) -> Weights:
-        """The weights of step 0, with BatchNorm statistics from training data: without those a
-        random network would be judged by a detail.
+        """The weights of step 0, with BatchNorm statistics from training data, without which a
+        random network would score too low.
         """
         params, carry = jax.jit(self.objective.init)(jax.random.key(self.seed))
         for batch in Pipeline(self.data, self.seed).batches(0, _STATISTICS_BATCHES):
@@ -168,17 +167,17 @@ class Context:
 
     @functools.cached_property
     def _updated_carry(self) -> Callable[[Params, Carry, Batch], Carry]:
-        def moved(params: Params, carry: Carry, batch: Batch) -> Carry:
+        def updated(params: Params, carry: Carry, batch: Batch) -> Carry:
             key = jax.random.key(0)
-            return self.objective.loss(
-                params, carry, self.train_views(batch, key), key, jnp.zeros(())
-            )[1][0]
+            views = self.train_views(batch, key)
+            _, (carry, _) = self.objective.loss(params, carry, views, key, jnp.zeros(()))
+            return carry
 
-        return jax.jit(moved, out_shardings=self.replicated)
+        return jax.jit(updated, out_shardings=self.replicated)
 
 
 def _pixels(batch: Batch) -> Batch:
-    """What evaluation shows; labels are for the evaluator."""
+    """The batch without labels, which are for the evaluator alone."""
     return {source: {"pixels": fields["pixels"]} for source, fields in batch.items()}
 
 

@@ -1,6 +1,4 @@
-"""How much of its space an encoder uses, without labels: the watch on collapse over many
-samples.
-"""
+"""Collapse metrics of an encoder over many samples, without labels."""
 
 from __future__ import annotations
 
@@ -35,8 +33,8 @@ class Config:
 
     Attributes:
         every: steps between evaluations; 0 for the end only.
-        split: whose samples; "train", "val", ...
-        max_samples: at most so many, from the beginning of the store.
+        split: of the store; "train", "val", ...
+        max_samples: upper limit, from the beginning of the store.
     """
 
     every: int = 0
@@ -45,8 +43,8 @@ class Config:
 
 
 class Evaluator:
-    """See Config. Returns "rankme", "rank_fraction" (of the most that samples and width allow), and
-    "feature_std" as the log has it.
+    """See Config. Returns "rankme", "rank_fraction" (RankMe over the largest rank that samples and
+    width allow), and "feature_std" as in the log.
     """
 
     def __init__(self, config: Config, context: Context):

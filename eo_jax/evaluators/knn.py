@@ -1,5 +1,5 @@
-"""A nearest-neighbour classifier on frozen features: no training, no setting that matters, so it is
-cheap enough to watch a run by.
+"""A nearest-neighbour classifier on frozen features: without training, so cheap enough to monitor a
+run.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def cards(scores: Mapping[str, float]) -> list[Card]:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Overall accuracy of weighted k nearest neighbours by cosine similarity (Wu et al. 2018;
-    DINO): votes weigh exp(similarity / temperature).
+    """Accuracy and kappa of weighted k nearest neighbours by cosine similarity (Wu et al. 2018;
+    DINO): votes have weight exp(similarity / temperature).
 
-    Label 0 means unlabelled. Where the test split has fewer than two classes nothing is scored, and
-    `test_classes` alone is returned.
+    Label 0 means unlabelled. Where the test split has fewer than two classes, only `test_classes`
+    is returned.
 
     Attributes:
         every: steps between evaluations; 0 for the end only.
@@ -40,9 +40,9 @@ class Config:
         train_split, test_split: where neighbours and queries come from.
         neighbours: number k.
         temperature: of the votes.
-        max_samples: at most so many of each split, evenly spaced in store order.
-        labels_per_class: neighbours are so many labelled ones of each class, drawn by the run's
-            seed; 0 for all.
+        max_samples: upper limit per split, evenly spaced in store order.
+        labels_per_class: number of labelled neighbours per class, drawn by the run's seed; 0 for
+            all.
     """
 
     every: int = 0
@@ -92,9 +92,8 @@ class Evaluator:
             n_neighbors=min(self.config.neighbours, len(x)), algorithm="brute"
         ).fit(_unit(x))
         distance, nearest = index.kneighbors(_unit(queries))
-        votes = np.exp(
-            (1 - np.square(distance) / 2) / self.config.temperature
-        )  # of unit vectors, the cosine is 1 - distance^2 / 2
+        # The cosine of unit vectors is 1 - distance^2 / 2.
+        votes = np.exp((1 - np.square(distance) / 2) / self.config.temperature)
         classes, code = np.unique(y, return_inverse=True)
         total = np.stack(
             [(votes * (code[nearest] == k)).sum(1) for k in range(len(classes))], axis=1

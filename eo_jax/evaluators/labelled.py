@@ -1,4 +1,4 @@
-"""Features and their classes, of a split: what every evaluator that knows labels compares."""
+"""Features with their classes, and scores of predicted classes, for evaluators with labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eo_jax.data.pixel_source import sample_per_class
 from eo_jax.evaluators.base import Context, Weights
 from eo_jax.monitor.metric import Card, Metric
 
-# What `scores` gives, and the number of classes that they are of.
+# The scores of `scores`, and the number of classes that they cover.
 METRICS = {
     "accuracy": Metric("Overall accuracy"),
     "average_accuracy": Metric("Average accuracy"),
@@ -25,9 +25,9 @@ def labelled_features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(features [m, d], classes [m]) of everything that is labelled in a split.
 
-    A label map [h, w] is taken token by token: dense features, and the commonest class of each
-    token's labelled pixels. A label of the whole patch, or the class of a window's centre, goes
-    with pooled features. Label 0 means unlabelled.
+    A label map [h, w] gives one row per token: its dense feature, and the most common class of its
+    labelled pixels. A label of the whole patch, or the class of a window's centre, goes with pooled
+    features. Label 0 means unlabelled.
     """
     xs, ys = [], []
     for batch in context.batches(split, label):
@@ -41,11 +41,11 @@ def labelled_features(
 def training_part(
     context: Context, x: np.ndarray, y: np.ndarray, labels_per_class: int, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a classifier is fitted on of (features [m, d], classes [m]): `labels_per_class` of each
-    class, drawn by the run's seed; 0: all.
+    """The part of (features [m, d], classes [m]) that a classifier is fitted on: `labels_per_class`
+    of each class, drawn by the run's seed; 0 means all.
 
-    Of a source that draws pixels, these are the ones that a source with the same `labels_per_class`
-    trains on. Raises ValueError, beginning with `where`, for a class that has fewer.
+    For pixels, these are the ones that a source with the same `labels_per_class` trains on. Raises
+    ValueError, beginning with `where`, for a class that has fewer.
     """
     if not labels_per_class:
         return x, y
@@ -68,8 +68,8 @@ def _pair(
 
 
 def token_majority(label: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The commonest class among the labelled pixels of each token, [b, H, W] -> [b, h, w]; 0 where
-    a token has none.
+    """The most common class among the labelled pixels of each token, [b, H, W] -> [b, h, w]; 0
+    where a token has none.
     """
     b, height, width = label.shape
     if height % grid[0] or width % grid[1]:
@@ -97,10 +97,10 @@ def not_scored(label: str) -> Card:
 
 
 def scores(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """What papers on hyperspectral scenes report, of classes [q].
+    """The scores of classes [q] that papers on hyperspectral scenes report.
 
-    "accuracy" is the overall one, "average_accuracy" the mean over the classes of the share that is
-    right, "kappa" Cohen's.
+    "accuracy" is the overall one, "average_accuracy" the mean over the classes of the fraction that
+    is right, "kappa" Cohen's.
     """
     right = predicted == truth
     return {

@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features, beside the same classifier on the untrained encoder."""
+"""A linear classifier on frozen features, compared with the same one on the untrained encoder."""
 
 from __future__ import annotations
 
@@ -40,19 +40,18 @@ class Config:
 
     A label map [h, w] is probed token by token (dense features, the majority class of each token's
     labelled pixels); a label of the whole patch on pooled features. Label 0 means unlabelled. Where
-    the test split has fewer than two classes nothing is scored, and `test_classes` alone is
-    returned.
+    the test split has fewer than two classes, only `test_classes` is returned.
 
     Attributes:
         every: steps between evaluations; 0 for the end only.
         label: name of the label in the store.
-        train_split, test_split: where it is fitted and scored.
-        max_samples: at most so many fitted on, evenly spaced in store order.
-        labels_per_class: fitted on so many labelled ones of each class, drawn by the run's seed; 0
-            for all.
-        regularisation: inverse strength C of an L2 penalty. 10 is next to none, as published probes
-            have it (SGD without decay): features of trained encoders have few strong and many weak
-            directions, and a penalty would hide what the weak ones hold.
+        train_split, test_split: for fitting and scoring.
+        max_samples: upper limit for fitting, evenly spaced in store order.
+        labels_per_class: number of labelled samples per class for fitting, drawn by the run's seed;
+            0 for all.
+        regularisation: inverse strength C of an L2 penalty. 10 is almost no penalty, as in
+            published probes (SGD without decay): features of trained encoders have few strong and
+            many weak directions, and a penalty would hide the information in the weak ones.
     """
 
     every: int = 0
@@ -65,7 +64,7 @@ class Config:
 
 
 class Evaluator:
-    """See Config. The untrained encoder is probed once and remembered."""
+    """See Config. The untrained encoder is probed once; its score is kept."""
 
     def __init__(self, config: Config, context: Context):
         self.config, self.context = config, context
@@ -80,20 +79,18 @@ class Evaluator:
     def __call__(self, weights: Weights) -> dict[str, float]:
         test = self._features_of(weights, self.config.test_split)
         classes = len(np.unique(test[1]))
-        if classes < 2:
-            return {
-                "test_classes": classes
-            }  # a score on one class would say nothing, and a run should not end in an error for it
+        if classes < 2:  # a score on one class is meaningless, but no reason to end the run
+            return {"test_classes": classes}
         if self._untrained is None:
             untrained = self.context.untrained()
             self._untrained = self._scores(
                 untrained, *self._features_of(untrained, self.config.test_split)
             )["accuracy"]
-        found = self._scores(weights, *test)
+        trained = self._scores(weights, *test)
         return {
-            **found,
+            **trained,
             "untrained_accuracy": self._untrained,
-            "gain": found["accuracy"] - self._untrained,
+            "gain": trained["accuracy"] - self._untrained,
             "test_classes": classes,
         }
 
@@ -102,8 +99,7 @@ class Evaluator:
         if len(np.unique(y)) < 2:
             raise ValueError(
                 f"config.evals.linear_probe.label: {self.config.label!r} has fewer than two "
-                f"classes in split {self.config.train_split!r}; "
-                f"choose another label or split"
+                f"classes in split {self.config.train_split!r}; choose another label or split"
             )
         x, y = training_part(
             self.context,

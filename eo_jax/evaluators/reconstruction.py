@@ -1,4 +1,4 @@
-"""Reconstruction error in physical units on masked tokens, beside two baselines that need no
+"""Reconstruction error in physical units on masked tokens, compared with two baselines that need no
 training.
 """
 
@@ -50,7 +50,7 @@ class Config:
     Attributes:
         every: steps between evaluations; 0 for the end only.
         split: of the store.
-        masks: fixed masks for each sample.
+        masks: number of fixed masks per sample.
     """
 
     every: int = 0
@@ -65,27 +65,25 @@ class Evaluator:
 
     def __init__(self, config: Config, context: Context):
         self.config, self.context = config, context
-        self._to_units = (
-            context.std * context.sensor.scales
-        )  # normalised differences -> differences in the sensor's units
+        # Normalised differences -> differences in the sensor's units.
+        self._to_units = context.std * context.sensor.scales
 
     def check(self) -> None:
         """Raises ValueError where the store has no such split, or the objective no reconstruction
-        that could be judged.
+        that can be scored.
         """
         self.context.check("reconstruction", (self.config.split,))
-        shown = self.context.shown
+        shown = self.context.preview_names
         if "rescaled" in shown:
             raise ValueError(
                 "config.evals.reconstruction: with norm_pix_loss a reconstruction has the mean and "
-                "variance of the hidden pixels themselves, so its "
-                "error is no result; set config.objective.norm_pix_loss=False, or leave this "
-                "evaluator out"
+                "variance of the hidden pixels themselves, so its error is not a result; set "
+                "config.objective.norm_pix_loss=False, or leave this evaluator out"
             )
         if "reconstruction" not in shown:
             raise ValueError(
                 "config.evals.reconstruction: the objective shows "
-                f"{', '.join(sorted(shown)) or 'nothing'}, no reconstruction; use mae"
+                f"{', '.join(sorted(shown)) or 'nothing'}, not a reconstruction; use mae"
             )
 
     def __call__(self, weights: Weights) -> dict[str, float]:
@@ -115,9 +113,8 @@ class Evaluator:
 
 
 def _ratio(error: float, baseline: float) -> float:
-    return (
-        error / baseline if baseline else float("inf")
-    )  # constant images: nothing beats a baseline without error
+    # On constant images a baseline may have no error, which nothing beats.
+    return error / baseline if baseline else float("inf")
 
 
 def squared_errors(

@@ -30,20 +30,22 @@ def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in names, f"one of {', '.join(names)}"
 
 
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and 0 <= value[0] < value[1] <= 1
+
+
 _POSITIVE = (lambda value: value > 0, "more than 0")
 _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
 _BELOW_ONE = (lambda value: 0 <= value < 1, "from 0 to below 1")
 _FACTORS = (
-    _table_of(lambda share: isinstance(share, int | float) and share >= 0),
+    _table_of(lambda factor: isinstance(factor, int | float) and factor >= 0),
     "((regex, 0 or more), ...)",
 )
 _INTERVALS = (
-    _table_of(
-        lambda span: isinstance(span, tuple) and len(span) == 2 and 0 <= span[0] < span[1] <= 1
-    ),
+    _table_of(_is_interval),
     "((regex, (from, until)), ...) with 0 <= from < until <= 1",
 )
-# What each field may be: (test, in words).
+# {field: (test of its value, the same in words)}
 _ALLOWED = {
     "name": _one_of("adamw", "sgd", "lars"),
     "schedule": _one_of("cosine", "linear", "step", "constant"),
@@ -52,17 +54,17 @@ _ALLOWED = {
     **dict.fromkeys(("end_lr", "warmup_steps", "weight_decay", "clip_norm"), _NOT_NEGATIVE),
     **dict.fromkeys(("beta1", "beta2", "momentum"), _BELOW_ONE),
     **dict.fromkeys(("decay_rules", "lr_rules"), _FACTORS),
-    "warmup_start_factor": (lambda share: 0 <= share <= 1, "a share of lr, from 0 to 1"),
+    "warmup_start_factor": (lambda factor: 0 <= factor <= 1, "a fraction of lr, from 0 to 1"),
     "milestones": (
         lambda m: all(0 < x < 1 for x in m) and list(m) == sorted(set(m)),
-        "rising shares of the run between 0 and 1, such as (0.6, 0.8)",
+        "rising fractions of the run between 0 and 1, such as (0.6, 0.8)",
     ),
     "end_weight_decay": (
         lambda decay: decay is None or decay >= 0,
         "0 or more, or None for a constant",
     ),
     "accum": (lambda count: count >= 1, "at least 1"),
-    "layer_decay": (lambda factor: 0 < factor <= 1, "more than 0, at most 1, which is none"),
+    "layer_decay": (lambda factor: 0 < factor <= 1, "more than 0, at most 1, which is no decay"),
     "freeze_rules": _INTERVALS,
     "constant_lr": (
         lambda table: isinstance(table, tuple) and all(isinstance(rule, str) for rule in table),
@@ -73,46 +75,45 @@ _ALLOWED = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The optimizer and its schedules. Fields of an optimizer or schedule that is not chosen are
-    ignored.
+    """The optimizer and its schedules; fields of those that are not chosen are ignored.
 
     Attributes:
-        name: "adamw"; "sgd": decay added to the gradient, then momentum, as PyTorch; "lars": decay
-            added to the gradient, trust ratio, then momentum, as Barlow Twins' released code:
-            biases and weights of one axis have neither decay nor trust ratio.
+        name: "adamw"; "sgd": decay added to the gradient, then momentum, as in PyTorch; "lars":
+            decay added to the gradient, trust ratio, then momentum, as in Barlow Twins' released
+            code: biases and weights of one axis have neither decay nor trust ratio.
         lr: peak learning rate, absolute (not scaled by the batch size).
         schedule: after the warm-up, "cosine" or "linear" to `end_lr`; "step": times `gamma` at each
             of `milestones`; "constant".
-        end_lr: learning rate at the last step, of cosine and linear.
+        end_lr: learning rate at the last step of cosine and linear.
         warmup_steps: steps of linear rise to `lr`.
-        warmup_start_factor: share of `lr` at step 0, if there is a warm-up.
-        horizon: length of the half-cosine, as a share of the steps after the warm-up. Above 1 it
-            does not come to `end_lr`; below 1 it stays there.
-        milestones: shares of the run, rising, of "step".
+        warmup_start_factor: fraction of `lr` at step 0, if there is a warm-up.
+        horizon: length of the half-cosine over the number of steps after the warm-up. Above 1 it
+            does not reach `end_lr`; below 1 it stays there.
+        milestones: rising fractions of the run, of "step".
         gamma: factor at each milestone.
-        weight_decay: times the value of `decay_rules`. Decoupled in adamw: lr * weight_decay *
-            weight is taken off.
-        end_weight_decay: weight decay at the last step, by half a cosine over the whole run; None
-            for a constant.
+        weight_decay: multiplied by the value of `decay_rules`. Decoupled in adamw: lr *
+            weight_decay * weight is subtracted.
+        end_weight_decay: weight decay at the last step, along half a cosine over the whole run;
+            None for a constant.
         beta1, beta2, epsilon: of adamw.
         momentum: of sgd and lars.
-        trust_coefficient: trust coefficient of lars.
+        trust_coefficient: of lars.
         clip_norm: gradient norm above which gradients are scaled down; 0 for never.
-        clip_scope: "global": the norm of all gradients together; "weight": each weight by its own
-            norm, as DINO's released code.
-        accum: microbatches a step; the batch is cut into so many parts and their gradients
-            averaged, however much of each is labelled or has data.
-        decay_rules: regex -> share of `weight_decay`. Biases, norms and BatchNorm are left out, as
-            in MAE. In lars, 0 is no trust ratio either.
-        lr_rules: regex -> share of `lr`.
-        constant_lr: regexes of weights whose learning rate is `lr` times their share throughout,
+        clip_scope: "global": by the norm of all gradients together; "weight": each weight by its
+            own norm, as in DINO's released code.
+        accum: microbatches per step. The batch is cut into this many parts, whose gradients are
+            averaged with equal weight, whatever is labelled or has data.
+        decay_rules: regex -> factor on `weight_decay`. Biases, norms and BatchNorm have none, as in
+            MAE. In lars, 0 also means no trust ratio.
+        lr_rules: regex -> factor on `lr`.
+        constant_lr: regexes of weights whose learning rate is always `lr` times their factor,
             whatever the schedule: SimSiam's predictor.
-        layer_decay: factor on the learning rate a layer, as BEiT fine-tunes: block l of L has
-            layer_decay^(L - l), l from 0; stems, tokens and positions have layer_decay^(L + 1),
+        layer_decay: factor on the learning rate per layer, as BEiT fine-tunes: block l of L has
+            layer_decay^(L - l), l from 0; stems and learned tokens have layer_decay^(L + 1),
             everything else 1.
-        freeze_rules: regex -> (from, until), shares of the run. In between a weight is frozen: no
-            update, no decay, no moments, no part in the global norm; then it goes on as if those
-            steps had not been. Weights that no rule matches are never frozen.
+        freeze_rules: regex -> (from, until), fractions of the run. In between a weight is frozen:
+            no update, no decay, no moments, no part in the global norm; then it continues as if
+            those steps had not happened. Weights that no rule matches are never frozen.
     """
 
     name: str = "adamw"
@@ -154,7 +155,7 @@ class Config:
 
 
 def schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Array]:
-    """step -> learning rate: linear warm-up, then `config.schedule`. Takes arrays of steps too."""
+    """step -> learning rate: linear warm-up, then `config.schedule`. Also takes arrays of steps."""
     warmup, rest = config.warmup_steps, steps - config.warmup_steps
     if rest <= 0:
         raise ValueError(
@@ -166,7 +167,7 @@ def schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Array]:
         ),
         "linear": optax.linear_schedule(config.lr, config.end_lr, rest),
         "step": optax.piecewise_constant_schedule(
-            config.lr, {round(share * steps) - warmup: config.gamma for share in config.milestones}
+            config.lr, {round(at * steps) - warmup: config.gamma for at in config.milestones}
         ),
         "constant": optax.constant_schedule(config.lr),
     }[config.schedule]
@@ -182,9 +183,7 @@ def learning_rates(config: Config, steps: int) -> np.ndarray:
 
 
 def decay_schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Array | float]:
-    """step -> weight decay: constant, or half a cosine from `weight_decay` to `end_weight_decay` at
-    `steps`.
-    """
+    """step -> weight decay: constant, or along half a cosine to `end_weight_decay` at `steps`."""
     start, end = config.weight_decay, config.end_weight_decay
     if end is None:
         return optax.constant_schedule(start)
@@ -194,12 +193,12 @@ def decay_schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Arra
 
 
 def decay_factors(config: Config, params: Params) -> Params:
-    """The share of the weight decay of each weight (shapes suffice)."""
+    """The factor on the weight decay of each weight (shapes suffice)."""
     factors = rules.match(config.decay_rules, params, "config.optim.decay_rules")
     if config.name != "lars":
         return factors
     return jax.tree_util.tree_map_with_path(
-        lambda keys, leaf, share: 0.0 if _is_vector(keys, leaf) else share, params, factors
+        lambda keys, leaf, factor: 0.0 if _is_vector(keys, leaf) else factor, params, factors
     )
 
 
@@ -210,14 +209,14 @@ def _is_vector(keys: tuple, leaf: jax.Array) -> bool:
 
 
 def lr_scales(config: Config, params: Params) -> Params:
-    """The share of the learning rate of each weight (shapes suffice): a number, or with
+    """The factor on the learning rate of each weight (shapes suffice): a number, or with
     `layer_decay` float32 [l, 1, ...] for stacked layers.
     """
     factors = rules.match(config.lr_rules, params, "config.optim.lr_rules")
     if config.layer_decay == 1:
         return factors
     return jax.tree.map(
-        lambda _, share, factor: share * factor,
+        lambda _, by_rule, by_layer: by_rule * by_layer,
         params,
         factors,
         _layer_factors(config.layer_decay, params),
@@ -229,8 +228,7 @@ def _layer_factors(decay: float, params: Params) -> Params:
     if len(depths) != 1:
         raise ValueError(
             f"config.optim.layer_decay: {decay} needs stacked blocks ('.../layers/...') of one "
-            f"depth, found depths {depths}; "
-            "set it to 1.0 for networks without, such as ResNets"
+            f"depth, found depths {depths}; set it to 1.0 for networks without, such as ResNets"
         )
     depth = depths[0]
     blocks = np.power(decay, np.arange(depth, 0, -1)).astype(np.float32)

@@ -1,5 +1,5 @@
-"""Gradient transformations that optax lacks: decay by factors, norms of single layers in stacked
-weights, weights that rest or are frozen a while.
+"""Gradient transformations that optax lacks: decay by factors, norms per layer of stacked weights,
+weights that are skipped or temporarily frozen.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ Interval = tuple[int, int] | None
 
 
 class StepState(NamedTuple):
-    """Steps so far."""
+    """The number of steps so far."""
 
     count: jax.Array
 
 
 class FreezeState(NamedTuple):
-    """Steps so far, and the state of the optimizer inside."""
+    """The number of steps so far, and the state of the inner optimizer."""
 
     count: jax.Array
     inner: optax.OptState
 
 
 def scale(scales: Params) -> optax.GradientTransformation:
-    """Each update times its number, or times an array that broadcasts to it."""
+    """Each update times its scale: a number, or an array that broadcasts to it."""
     return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales))
 
 
 def scale_by_rates(
     schedule: Callable[[jax.Array], jax.Array], constant_rate: float, constant: Params
 ) -> optax.GradientTransformation:
-    """Each update times minus the scheduled rate; times minus `constant_rate` where `constant` says
-    so.
+    """Each update times minus the scheduled rate, or minus `constant_rate` where `constant` is
+    True.
     """
 
     def update(updates: Params, state: StepState, _: Params) -> tuple[Params, StepState]:
@@ -54,7 +54,7 @@ def scale_by_rates(
 
 
 def clip_each(limit: float) -> optax.GradientTransformation:
-    """Each gradient, of each layer in a stack, scaled down to the norm `limit`; 1e-6 as in DINO's
+    """Each gradient, per layer of a stack, scaled down to the norm `limit`; 1e-6 as in DINO's
     released code.
     """
 
@@ -65,26 +65,24 @@ def clip_each(limit: float) -> optax.GradientTransformation:
 
 
 def scale_by_trust(trust: float, factors: Params) -> optax.GradientTransformation:
-    """Each update scaled to `trust` times the norm of its weight, or left alone where one of them
-    is 0 or its share is 0.
-
-    Not optax's, which takes one norm of a whole stack of layers.
+    """Each update scaled to `trust` times the norm of its weight; unchanged where one of the norms
+    or its factor is 0. optax's takes one norm of a whole stack of layers.
     """
 
-    def scaled(keys: tuple, update: jax.Array, weight: jax.Array, share: float) -> jax.Array:
-        if not share:
+    def rescale(keys: tuple, update: jax.Array, weight: jax.Array, factor: float) -> jax.Array:
+        if not factor:
             return update
         update_norm, weight_norm = _norm(keys, update), _norm(keys, weight)
         ratio = trust * weight_norm / jnp.where(update_norm > 0, update_norm, 1.0)
         return update * jnp.where((weight_norm > 0) & (update_norm > 0), ratio, 1.0)
 
     return optax.stateless(
-        lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates, params, factors)
+        lambda updates, params: jax.tree_util.tree_map_with_path(rescale, updates, params, factors)
     )
 
 
 def _norm(keys: tuple, leaf: jax.Array) -> jax.Array:
-    """L2 norm of a weight, shape [1, 1, ...]; of each layer of a stack, [l, 1, ...]."""
+    """L2 norm of a weight, [1, 1, ...], or of each layer of a stack, [l, 1, ...]."""
     first = 1 if rules.is_stacked(rules.path_name(keys)) else 0
     return jnp.sqrt(jnp.sum(jnp.square(leaf), tuple(range(first, leaf.ndim)), keepdims=True))
 
@@ -92,12 +90,12 @@ def _norm(keys: tuple, leaf: jax.Array) -> jax.Array:
 def add_decay(
     schedule: Callable[[jax.Array], jax.Array | float], factors: Params
 ) -> optax.GradientTransformation:
-    """Adds to each update its weight times the scheduled decay times its share."""
+    """Adds to each update its weight times the scheduled decay times its factor."""
 
     def update(updates: Params, state: StepState, params: Params) -> tuple[Params, StepState]:
         decay = schedule(state.count)
         decayed = jax.tree.map(
-            lambda u, weight, share: u + decay * share * weight, updates, params, factors
+            lambda u, weight, factor: u + decay * factor * weight, updates, params, factors
         )
         return decayed, StepState(optax.safe_increment(state.count))
 
@@ -107,8 +105,8 @@ def add_decay(
 def scale_by_adam(
     beta1: float, beta2: float, epsilon: float, intervals: Params
 ) -> optax.GradientTransformation:
-    """Adam's direction, bias-corrected for the steps in which a weight was not frozen, as PyTorch's
-    counter of each weight does.
+    """Adam's direction, bias-corrected by the number of steps in which a weight was not frozen, as
+    PyTorch's counter per weight.
     """
     adam = optax.scale_by_adam(beta1, beta2, epsilon)
 
@@ -118,14 +116,13 @@ def scale_by_adam(
         directions, state = adam.update(updates, state)
 
         def corrected(
-            direction: jax.Array, mu: jax.Array, nu: jax.Array, span: Interval
+            direction: jax.Array, mu: jax.Array, nu: jax.Array, interval: Interval
         ) -> jax.Array:
-            if span is None:
+            if interval is None:
                 return direction
-            # At least one, so that what is thrown away while frozen is finite.
-            count = jnp.maximum(
-                state.count - jnp.clip(state.count - span[0], 0, span[1] - span[0]), 1
-            )
+            start, stop = interval
+            # At least 1, so that the values that are discarded while frozen are finite.
+            count = jnp.maximum(state.count - jnp.clip(state.count - start, 0, stop - start), 1)
             mu, nu = (
                 optax.tree.bias_correction(mu, beta1, count),
                 optax.tree.bias_correction(nu, beta2, count),
@@ -138,24 +135,27 @@ def scale_by_adam(
 
 
 def freeze(inner: optax.GradientTransformation, intervals: Params) -> optax.GradientTransformation:
-    """`inner`, but in its span a weight has neither gradient nor update, and its moments stay as
-    they are.
+    """`inner`, except that in its interval a weight has neither gradient nor update, and keeps its
+    moments.
     """
 
     def update(updates: Params, state: FreezeState, params: Params) -> tuple[Params, FreezeState]:
-        def hold(now: jax.Array, frozen: Any, span: Interval) -> jax.Array:
-            return (
-                now
-                if span is None
-                else jnp.where((span[0] <= state.count) & (state.count < span[1]), frozen, now)
-            )
+        def hold(now: jax.Array, frozen: Any, interval: Interval) -> jax.Array:
+            if interval is None:
+                return now
+            start, stop = interval
+            return jnp.where((start <= state.count) & (state.count < stop), frozen, now)
 
         zeros = jax.tree.map(jnp.zeros_like, updates)
         updates, after = inner.update(
             jax.tree.map(hold, updates, zeros, intervals), state.inner, params
         )
         of_state = optax.tree.map_params(
-            inner, lambda _, span: span, state.inner, intervals, transform_non_params=lambda _: None
+            inner,
+            lambda _, interval: interval,
+            state.inner,
+            intervals,
+            transform_non_params=lambda _: None,
         )
         after = jax.tree.map(hold, after, state.inner, of_state)
         return jax.tree.map(hold, updates, zeros, intervals), FreezeState(
@@ -170,27 +170,28 @@ def freeze(inner: optax.GradientTransformation, intervals: Params) -> optax.Grad
 def skip_unused(
     inner: optax.GradientTransformation, per_sensor: Params
 ) -> optax.GradientTransformation:
-    """`inner`, but weights that are used `per_sensor` (a bool each) rest in a step without them,
-    which is where their gradient is 0 everywhere: no decay, no moments, no update, as PyTorch's
-    optimizers pass over a weight without gradient. LARS would scale what is left, the decay alone,
-    to the length of any other update. Adam's correction of its moments for the first steps counts
-    all steps, PyTorch's those of the weight.
+    """`inner`, except that weights that are True in `per_sensor` are skipped in steps without their
+    sensor, where their gradient is 0 everywhere.
+
+    A skipped weight has no decay, no moments and no update, as PyTorch's optimizers skip a weight
+    without gradient. LARS would scale the decay, all that is left, to the length of any other
+    update. Adam's bias correction counts all steps, PyTorch's only those of the weight.
     """
 
     def update(
         updates: Params, state: optax.OptState, params: Params
     ) -> tuple[Params, optax.OptState]:
         absent = jax.tree.map(
-            lambda gradient, turn: ~jnp.any(gradient) if turn else None, updates, per_sensor
+            lambda gradient, owned: ~jnp.any(gradient) if owned else None, updates, per_sensor
         )
 
-        def hold(now: jax.Array, before: Any, resting: jax.Array | None) -> jax.Array:
-            return now if resting is None else jnp.where(resting, before, now)
+        def hold(now: jax.Array, before: Any, skipped: jax.Array | None) -> jax.Array:
+            return now if skipped is None else jnp.where(skipped, before, now)
 
         zeros = jax.tree.map(jnp.zeros_like, updates)
         updates, after = inner.update(updates, state, params)
         of_state = optax.tree.map_params(
-            inner, lambda _, resting: resting, state, absent, transform_non_params=lambda _: None
+            inner, lambda _, skipped: skipped, state, absent, transform_non_params=lambda _: None
         )
         return jax.tree.map(hold, updates, zeros, absent), jax.tree.map(
             hold, after, state, of_state
