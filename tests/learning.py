@@ -1,5 +1,5 @@
 """Whether an objective learns: simulated locations whose class is in spatial structure, training on
-them, and a linear probe beside two baselines.
+them, and a linear probe compared with two baselines.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ _LR = {"data2vec": 3e-3}
 # points ahead or more; this one differs least from the others' settings.
 _LR_RULES = dict.fromkeys(("simsiam", "byol"), (("predictor/", 10.0), (".*", 1.0)))
 _HEAD, _PREDICTOR = {"projector": (128, 64)}, {"predictor": (128, 64)}
-# {objective: what is not as in `tiny_objectives`, if anything}, the same for all seeds. Teachers
+# {objective: differences from `tiny_objectives`, if any}, the same for all seeds. Teachers
 # follow faster than in runs of many epochs.
 _SECTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder_width": 64, "decoder_heads": 4, "mask_ratio": 0.7},

@@ -82,7 +82,7 @@ targets = functools.partial(Draw, make=some_missing)
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """One function, and what the contract says of its arguments, by position."""
+    """One function, and the contract of its arguments, by position."""
 
     name: str
     arguments: tuple
@@ -202,7 +202,7 @@ LOSSES = [
 ]
 
 
-# Not among the others: what it is given is in float32 already.
+# Not among the others: its inputs are in float32 already.
 MASKED_ERROR = Loss("mae.masked_error", (real("bnvld"), real("bnvld"), masks("bnvld")), (0,))
 
 

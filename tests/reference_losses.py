@@ -1,7 +1,7 @@
 """The loss functions of the papers in numpy float64, one line of a paper a line, to compare
 `eo_jax.objectives` with.
 
-Where a paper stops the gradient, what is held fixed is an argument of its own, so that central
+Where a paper stops the gradient, the fixed values are an argument of their own, so that central
 differences of these functions are the gradient meant.
 """
 

@@ -1,5 +1,5 @@
 """Tests of what changes values: blur against scipy, solarise against Pillow, the rest against
-numpy; what a crop set may say, and of which sensor.
+numpy; the values that a crop set allows, and for which sensor.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def test_what_is_no_data_stays_0(z, valid, operation):
     assert np.abs(found - z)[valid].max() > 0.1
 
 
-# --- what a crop set may say
+# --- the values that a crop set allows
 
 
 @pytest.mark.parametrize(

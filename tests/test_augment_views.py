@@ -59,8 +59,8 @@ def both(made: dict) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(made["three/global"])[:, 0], np.asarray(made["three/global/valid"])[:, 0]
 
 
-def has_odds(happened: np.ndarray, odds: float) -> bool:
-    return scipy.stats.binomtest(int(happened.sum()), happened.size, odds).pvalue > 1e-3
+def has_probability(happened: np.ndarray, prob: float) -> bool:
+    return scipy.stats.binomtest(int(happened.sum()), happened.size, prob).pvalue > 1e-3
 
 
 # --- names, shapes, the whole patch
@@ -298,7 +298,7 @@ def test_odds_hold_for_each_view(name, fields):
     made = trained(pixels, **UPRIGHT, views=3, **{name: (1.0, 0.25, 0.0)}, **fields)
     changed = np.abs(made - pixels.transpose(0, 1, 3, 4, 2)).max((2, 3, 4)) > 1
     assert changed[:, 0].all() and not changed[:, 2].any()
-    assert has_odds(changed[:, 1], 0.25)
+    assert has_probability(changed[:, 1], 0.25)
 
 
 def test_brightness_and_contrast_come_together():
@@ -309,13 +309,13 @@ def test_brightness_and_contrast_come_together():
     spread = made.std((1, 2)) / pixels[:, 0].std((2, 3))
     both_ways = np.isclose(spread, 0.25, rtol=1e-3).all(1)
     assert (both_ways | np.isclose(spread, 1, rtol=1e-3).all(1)).all()
-    assert has_odds(both_ways, 0.5)
+    assert has_probability(both_ways, 0.5)
 
 
 def test_how_many_bands_are_dropped_is_drawn_from_the_range():
     made = trained(digital_numbers(600), **UPRIGHT, band_drop_prob=1.0, band_drop=(1, 2))
     count = (np.abs(made - MEAN) < 1e-2).all((1, 2, 3)).sum(1)
-    assert set(count) == {1, 2} and has_odds(count == 2, 0.5)
+    assert set(count) == {1, 2} and has_probability(count == 2, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The evaluators' arithmetic against loops that say what is meant, and what they leave out:
+"""The evaluators' arithmetic compared with plain loops, and the data that they leave out:
 padding, no-data and unlabelled pixels.
 """
 
@@ -105,7 +105,7 @@ def test_rankme_is_the_number_of_directions_that_are_used_alike(values, rank):
     assert rankme(1000 * features) == pytest.approx(rank, rel=1e-3)
 
 
-def test_the_watch_on_collapse_counts_no_padding_and_tells_a_collapsed_encoder():
+def test_collapse_metrics_ignore_padding_and_tell_a_collapsed_encoder():
     features = np.concatenate([with_singular_values([3.0] * 5), np.full((8, 12), 1e3)])
     position = np.where(np.arange(48) < 40, np.arange(48), -1)
     run = SimpleNamespace(
@@ -252,8 +252,8 @@ def test_an_objective_that_reconstructs_nothing_is_not_judged_by_it():
     run = SimpleNamespace(check=lambda *_: None, preview_names=set(), **vars(context({}, [])))
     with pytest.raises(
         ValueError,
-        match=r"config\.evals\.reconstruction: the objective shows nothing, not a reconstruction; use "
-        r"mae",
+        match=r"config\.evals\.reconstruction: the objective shows nothing, not a reconstruction; "
+        r"use mae",
     ):
         reconstruction.Evaluator(reconstruction.Config(), run).check()
 

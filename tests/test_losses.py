@@ -69,8 +69,8 @@ def test_koleo_of_equal_rows_is_large_and_finite_and_has_no_gradient():
 def test_large_inputs_are_as_exact_as_float32_can_be(loss):
     arguments = large(loss)
     value, gradients = found(loss, arguments)
-    # The losses are sums of target times something positive, so what a target is off by, as a share
-    # of it, bounds the share of the sum.
+    # The losses are sums of target times something positive, so the relative error of a target
+    # bounds that of the sum.
     share = 8 * RESOLUTION * loss.exponent(arguments)
     assert_near(
         value,
@@ -120,9 +120,7 @@ def test_products_keep_float32_on_matrix_units(loss):
 
 def test_cosines_with_prototypes_keep_float32_on_matrix_units():
     assert precisions_of(cosines, [jnp.ones((3, 4)), jnp.ones((4, 5))]) == {EXACT}
-    assert precisions_of(lambda x: x @ x.T, [jnp.ones((3, 4))]) == {
-        None
-    }  # what is found where nobody took care
+    assert precisions_of(lambda x: x @ x.T, [jnp.ones((3, 4))]) == {None}  # the default
 
 
 EXACT = (jax.lax.Precision.HIGHEST,) * 2
@@ -243,7 +241,7 @@ def test_without_any_label_the_loss_and_its_gradient_are_zero(name, missing):
     assert not np.any(gradients[0])
 
 
-# --- the reference itself, against what is known by hand
+# --- the reference itself, compared with values known by hand
 
 
 def test_reference_contrastive_losses_of_orthogonal_pairs():

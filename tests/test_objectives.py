@@ -1,5 +1,5 @@
-"""What every objective has to be: a finite loss that trains every weight, a carry that keeps its
-shape, features and errors that help.
+"""The contract of every objective: a finite loss that trains every weight, a carry that keeps its
+shape, features and helpful errors.
 """
 
 from __future__ import annotations
@@ -730,7 +730,7 @@ POOLED = {
 
 
 @pytest.mark.parametrize(("backbone", "more"), POOLED.values(), ids=POOLED)
-def test_pooled_features_alone_are_those_beside_dense_ones(backbone, more):
+def test_pooled_features_alone_are_those_computed_with_dense_ones(backbone, more):
     config = config_of("simclr", backbone)
     with config.unlocked():
         config.model.trunk.update(more)
@@ -741,10 +741,10 @@ def test_pooled_features_alone_are_those_beside_dense_ones(backbone, more):
     alone, moved = jax.jit(lambda *weights: encoder.pooled(*weights, view, valid, Mode("batch")))(
         *weights
     )
-    beside, moved_by_all = jax.jit(
+    together, moved_by_all = jax.jit(
         lambda *weights: encoder.forward(*weights, view, valid, Mode("batch"))
     )(*weights)
-    np.testing.assert_allclose(alone, beside["pooled"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(alone, together["pooled"], rtol=1e-4, atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, moved, moved_by_all)
     left_out = (
         10 * 16 * 192**2 + 2 * 16 * 17 * 192 if backbone == "vit" and not more else 0

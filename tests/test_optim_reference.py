@@ -124,7 +124,7 @@ def test_lars_without_gradient_or_decay_stays_where_it_is():
                 step, 20, 0.05, 1.0, lambda since: reference_optim.cosine(since, 100, 1.0, 0.0)
             ),
         ),
-        # MoCo-v2 of SpectralEarth; milestones are shares of the whole run, warm-up included.
+        # MoCo-v2 of SpectralEarth; milestones are fractions of the whole run, warm-up included.
         (
             {"schedule": "step", "milestones": (0.6, 0.8)},
             lambda step: reference_optim.steps_down(step, (60, 80), 0.1, 1.0),

@@ -1,5 +1,5 @@
-"""One trunk behind the stems of several sensors: what is shared and what is not, and that each
-sensor's step is that of the objective alone.
+"""One trunk behind the stems of several sensors: its shared and own weights, and that each sensor's
+step is that of the objective alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ S1, S2 = (
 
 
 def config_of(name: str, backbone: str = "vit", **model) -> ml_collections.ConfigDict:
-    """An objective on Sentinel-1 and Sentinel-2 by turns."""
+    """An objective on Sentinel-1 and Sentinel-2 alternately."""
     section, crops = OBJECTIVES[name]
     stem, trunk = BACKBONES[backbone]
     config = ml_collections.ConfigDict()

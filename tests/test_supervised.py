@@ -26,7 +26,7 @@ def started(label: np.ndarray, **section) -> tuple:
 
 
 def loss_and_outputs(label: np.ndarray, **section) -> tuple[float, np.ndarray]:
-    """The loss, and what the classifier gives for its features, worked out beside it."""
+    """The loss, and the classifier's outputs, computed separately from the features."""
     objective, params, carry, views = started(label, **section)
     loss, (_, metrics) = jax.jit(objective.loss)(
         params, carry, views, jax.random.key(1), jnp.zeros(())

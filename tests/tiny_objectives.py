@@ -54,7 +54,7 @@ OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "supervised": ({"task": "classification", "outputs": CLASSES}, {"global": 1}),
 }
 TOKENS_ONLY = ("mae", "data2vec")
-# One block each, and nothing made again, so that a train step compiles within five seconds; every
+# One block each, and nothing recomputed, so that a train step compiles within five seconds; every
 # test run prints its slowest (`compile_times`).
 BACKBONES = {
     "vit": (

@@ -1,5 +1,5 @@
 """The smallest objective that satisfies the contract: one linear layer on mean spectra, and a carry
-that remembers what it was shown, in order.
+that keeps the means of its batches, in order.
 """
 
 from __future__ import annotations
