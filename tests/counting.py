@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, Network
-from eo_jax.models.layers.conv import strided
+from eo_jax.models.layers.conv import strided_size
 from eo_jax.models.trunks import mit
 from eo_jax.monitor import flops
 
@@ -39,7 +39,7 @@ def depthwise_of_mit(size: str, side: int) -> int:
     """Of the depthwise convolutions of a MiT, which are written as shifted products and so not
     counted, for a view of `side` pixels.
     """
-    cells = [strided(side, 4 * 2**stage) ** 2 for stage in range(4)]
+    cells = [strided_size(side, 4 * 2**stage) ** 2 for stage in range(4)]
     stages = zip(cells, *mit.SIZES[size], strict=True)
     return sum(depth * n * 9 * 4 * width for n, width, depth in stages)
 

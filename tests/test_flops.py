@@ -20,7 +20,7 @@ from eo_jax.data.mixture import ComponentConfig
 from eo_jax.experiment import Experiment, make_experiment
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE
-from eo_jax.models.layers.conv import strided
+from eo_jax.models.layers.conv import strided_size
 from eo_jax.models.trunks import mit, resnet
 from eo_jax.monitor.flops import count
 
@@ -268,8 +268,8 @@ def formula_only(encoder: Encoder, size: int) -> int:
         return 0
     total = 0
     for stage, shape in encoder.trunk.attentions().items():
-        side = strided(size, encoder.stem.patch * 2 ** (stage - 1))
-        points = strided(side, shape.stride) ** 2
+        side = strided_size(size, encoder.stem.patch * 2 ** (stage - 1))
+        points = strided_size(side, shape.stride) ** 2
         total += points * shape.channels * (shape.kernel**2 + 4 - side**2)
     return total
 

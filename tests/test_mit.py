@@ -96,7 +96,9 @@ def test_drop_path_needs_a_key_and_differs_between_samples():
 def test_drop_path_grows_from_the_first_block_of_the_first_stage_to_the_last_of_the_last():
     trunk = mit.MixTransformer.__new__(mit.MixTransformer)
     object.__setattr__(trunk, "config", mit.Config(size="b2", drop_path=0.5))
-    stages = [np.asarray(each["kept"]) for each in trunk._beside(Mode(key=jax.random.key(0)), 4000)]
+    stages = [
+        np.asarray(each["kept"]) for each in trunk._block_inputs(Mode(key=jax.random.key(0)), 4000)
+    ]
     assert [len(stage) for stage in stages] == [3, 4, 6, 3]
     blocks = np.concatenate(stages)
     np.testing.assert_allclose((blocks == 0).mean((1, 2)), np.linspace(0, 0.5, 16), atol=0.03)

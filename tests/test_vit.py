@@ -403,7 +403,7 @@ def test_bfloat16_stays_bfloat16_finite_and_near_float32():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"drop_path": 1.0}, r"drop_path: 1\.0; expected a share"),
+        ({"drop_path": 1.0}, r"drop_path: 1\.0; expected a probability"),
         ({"registers": -1}, r"registers: -1; expected 0 \(none\) or more"),
         ({"layer_scale": -0.1}, r"layer_scale: -0\.1"),
         ({"positions": "learned"}, r"positions: 'learned'; expected one of sincos, relative"),

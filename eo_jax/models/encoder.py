@@ -69,7 +69,9 @@ class TokenModule(nnx.Module):
         """Pooled features only; for a class token that is less work than `__call__`."""
         if self.pool != "cls":
             return self(view, valid, mode)["pooled"]
-        return self.trunk.class_token(self.placed(view, valid, None, mode), self.grid(view), mode)
+        return self.trunk.class_token(
+            self.trunk_input(view, valid, None, mode), self.grid(view), mode
+        )
 
     def grid(self, view: Float[Array, "b H W c"]) -> tuple[int, int]:
         """Rows and columns of tokens."""
@@ -91,9 +93,9 @@ class TokenModule(nnx.Module):
             ids: the visible patch tokens, numbered row by row; None for all. The rest of the view
                 is not read.
         """
-        return self.trunk(self.placed(view, valid, ids, mode), self.grid(view), mode)
+        return self.trunk(self.trunk_input(view, valid, ids, mode), self.grid(view), mode)
 
-    def placed(
+    def trunk_input(
         self,
         view: Float[Array, "b H W c"],
         valid: Bool[Array, "b H W m"],

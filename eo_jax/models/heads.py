@@ -1,6 +1,4 @@
-"""What stands between an encoder and its loss: projectors, predictors and prototypes. Thrown away
-after pretraining.
-"""
+"""Heads between an encoder and its loss: projectors, predictors, prototypes; dropped on export."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ ENDS = ("linear", "bias_free", "norm", "plain_norm")
 
 
 class TorchDense(nnx.Linear):
-    """A linear layer as PyTorch initialises it: weight and bias uniform within 1 / sqrt(fan_in).
-    Computes in `dtype`, holds float32.
+    """A linear layer that computes in `dtype`, with PyTorch's initialisation: weight and bias are
+    uniform within 1 / sqrt(fan_in).
     """
 
     def __init__(
@@ -47,16 +45,16 @@ class TorchDense(nnx.Linear):
 class MLP(nnx.Module):
     """[b, d] -> [b, k] in float32: linear layers with BatchNorm (or none) and ReLU between them.
 
-    [v, b, d] are views, each with BatchNorm statistics of its own, which move the running ones in
-    turn. The linear layers take them all at once: weights of 8192 x 8192 are read once, and their
+    In [v, b, d], each view has its own BatchNorm statistics, which update the running ones in turn.
+    The linear layers take all views at once: weights of 8192 x 8192 are read once, and their
     gradient is written once.
 
     Args:
         widths: of input, hidden layers and output.
-        hidden_norm: "batch": hidden layers are bias-free and followed by BatchNorm; "none": they
-            have biases.
+        hidden_norm: "batch": hidden layers have no bias and are followed by BatchNorm; "none": they
+            have a bias.
         end: the last layer: "linear" (with bias), "bias_free", "norm" (bias-free, then BatchNorm)
-            or "plain_norm" (the same without scale and bias).
+            or "plain_norm" ("norm" without scale and bias).
     """
 
     def __init__(
@@ -70,7 +68,7 @@ class MLP(nnx.Module):
     ):
         if end not in ENDS or hidden_norm not in ("batch", "none"):
             raise ValueError(
-                f"a head of hidden_norm {hidden_norm!r} and end {end!r}; expected batch or none, "
+                f"a head with hidden_norm={hidden_norm!r} and end={end!r}; expected batch or none, "
                 f"and one of {', '.join(ENDS)}"
             )
         self.hidden = nnx.List()
@@ -101,14 +99,11 @@ def _each_view(norm: BatchNorm, x: Float[Array, "*v b d"], mode: Mode) -> Float[
 
 
 class DinoHead(nnx.Module):
-    """DINO's head (Caron et al. 2021): three GELU layers, a bottleneck on the unit sphere, and
-    prototypes of unit length.
-
-    [..., d] -> [..., k] in float32.
+    """DINO's head (Caron et al. 2021), [..., d] -> [..., k] in float32: three GELU layers, a
+    bottleneck on the unit sphere, and prototypes of unit length.
 
     The prototypes are normalised in the forward pass, which is weight normalisation with its gain
-    frozen at 1. Their path ends in `last_layer/kernel`, by which a rule can freeze them for a
-    while.
+    frozen at 1. Their path ends in `last_layer/kernel`, so that a rule can freeze them temporarily.
     """
 
     def __init__(
@@ -153,23 +148,25 @@ class Prototypes(nnx.Module):
 
 
 def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Rows of unit length. A row of zeros stays zero and has no gradient: a huge one, though
-    finite, would drown all others.
+    """Rows scaled to unit length.
+
+    A row of zeros stays zero and has no gradient, which would be finite but so large that it
+    dominates all others.
     """
     squares = jnp.square(x).sum(-1, keepdims=True)
-    there = squares > 1e-24
-    return jnp.where(there, x * jax.lax.rsqrt(jnp.where(there, squares, 1.0)), 0.0)
+    nonzero = squares > 1e-24
+    return jnp.where(nonzero, x * jax.lax.rsqrt(jnp.where(nonzero, squares, 1.0)), 0.0)
 
 
 def cosines(x: Float[Array, "... d"], kernel: Float[Array, "d k"]) -> Float[Array, "... k"]:
-    """x times a weight whose columns are scaled to unit length. The product is scaled instead: the
-    weight may be large, 65536 columns in DINO.
+    """x times a weight with columns of unit length, in float32 on matrix units too: temperatures of
+    0.04 make errors 25 times larger.
 
-    In float32 on matrix units too, since temperatures of 0.04 make errors 25 times larger.
+    The product is scaled instead of the weight, which may be large: 65536 columns in DINO.
     """
-    # Summed by a product with ones: four times as fast as XLA's sum over rows on CPU.
+    # A sum by a product with ones is four times as fast as XLA's sum over rows on CPU.
     squares = jnp.matmul(jnp.ones(len(kernel), kernel.dtype), jnp.square(kernel), precision=_EXACT)
-    there = squares > 1e-24  # as in `normalise`
+    nonzero = squares > 1e-24  # as in `normalise`
     return jnp.matmul(x, kernel, precision=_EXACT) * jnp.where(
-        there, jax.lax.rsqrt(jnp.where(there, squares, 1.0)), 0.0
+        nonzero, jax.lax.rsqrt(jnp.where(nonzero, squares, 1.0)), 0.0
     )

@@ -1,5 +1,5 @@
-"""The decoder of MAE: from the tokens that an encoder saw to the pixels that it did not (He et al.
-2022, arXiv 2111.06377, section 3).
+"""The decoder of MAE: from visible tokens to masked pixels (He et al. 2022, arXiv 2111.06377,
+section 3).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class PixelDecoder(nnx.Module):
     that the loss reads.
 
     Args:
-        encoder_width: of the tokens that come in.
-        width, depth, heads: of its own blocks.
-        remat: what their backward pass makes again: "none", "cheap" or "block".
-        pixels: values of a token, rows x columns x bands.
+        encoder_width: width of the input tokens.
+        width, depth, heads: size of its own blocks.
+        remat: what their backward pass recomputes; one of `functional.REMAT`.
+        pixels: values per token, rows x columns x bands.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class PixelDecoder(nnx.Module):
         rows: int,
         columns: int,
     ) -> Float[Array, "b h p"]:
-        """float32 pixels of the masked tokens: row, column, band within each.
+        """float32 pixels of the masked tokens, in each by row, column and band.
 
         Args:
             tokens: the class token first, then the visible ones.
-            visible, masked: where they are in the grid of `rows` x `columns`, numbered row by row.
+            visible, masked: numbers of these tokens in the grid of `rows` x `columns`, row by row.
         """
         tokens = self.embed(tokens).astype(jnp.float32)
         position = jnp.asarray(sincos_2d(tokens.shape[-1], rows, columns))
-        # Blocks do not care for the order of tokens, once these have their positions: the masked
-        # ones simply come last.
+        # The order of tokens does not matter to blocks once positions are added, so the masked ones
+        # come last.
         seen = tokens[:, 1:] + position[visible]
         unseen = self.mask_token[...] + position[masked]
         decoded = self.blocks(jnp.concatenate([tokens[:, :1], seen, unseen], axis=1))

@@ -165,7 +165,7 @@ class Data2Vec(WithTeacher):
         teacher, count = carry["teacher"], self.config.average_top_k_layers
 
         def layers(module):
-            tokens = module.placed(view, valid, None, EVALUATE)
+            tokens = module.trunk_input(view, valid, None, EVALUATE)
             return module.trunk.last_layers(tokens, module.grid(view), EVALUATE, count)
 
         outputs, _ = self.encoder.network.apply(

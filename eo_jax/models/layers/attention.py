@@ -11,8 +11,9 @@ from eo_jax.models.layers.dense import Dense, add_bias
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention; q, k and v are one weight [d, 3, heads, head_dim], so that a split
-    over heads never mixes them.
+    """Multi-head self-attention.
+
+    The weight of q, k and v is [d, 3, heads, head_dim]: a split over heads never mixes them.
     """
 
     def __init__(self, width: int, heads: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
@@ -29,18 +30,18 @@ class Attention(nnx.Module):
         self, x: Float[Array, "b n d"], bias: Float[Array, "1 heads n n"] | None = None
     ) -> Float[Array, "b n d"]:
         """`bias` is added to the logits, in float32."""
-        return self._attended(*self._projected(x, slice(0, 3)), bias)
+        return self._attend(*self._project(x, slice(0, 3)), bias)
 
-    def of_first(
+    def first_token(
         self, x: Float[Array, "b n d"], bias: Float[Array, "1 heads n n"] | None = None
     ) -> Float[Array, "b 1 d"]:
-        """The same of the first token alone, which attends to all."""
-        (q,), (k, v) = self._projected(x[:, :1], slice(0, 1)), self._projected(x, slice(1, 3))
-        return self._attended(q, k, v, None if bias is None else bias[:, :, :1])
+        """Output for the first token only, which attends to all tokens."""
+        (q,), (k, v) = self._project(x[:, :1], slice(0, 1)), self._project(x, slice(1, 3))
+        return self._attend(q, k, v, None if bias is None else bias[:, :, :1])
 
-    def _projected(self, x: Float[Array, "b n d"], parts: slice) -> Float[Array, "p b heads n c"]:
-        """Those of q, k and v. Heads before tokens once, for all of them: each product of the
-        attention would else turn its operands by itself.
+    def _project(self, x: Float[Array, "b n d"], parts: slice) -> Float[Array, "p b heads n c"]:
+        """Projects x to `parts` of q, k, v, heads before tokens: one transpose here saves one in
+        each product of the attention.
         """
         weight, bias = (
             jnp.asarray(array, self.dtype) for array in (self.qkv[:, parts], self.qkv_bias[parts])
@@ -50,7 +51,7 @@ class Attention(nnx.Module):
         )
         return product.reshape(*x.shape[:2], *bias.shape).transpose(2, 0, 3, 1, 4)
 
-    def _attended(
+    def _attend(
         self,
         q: Float[Array, "b heads m c"],
         k: Array,

@@ -1,5 +1,5 @@
-"""BatchNorm as published recipes need it: over the global batch of one forward pass, over groups of
-its samples, or by running statistics.
+"""BatchNorm over the global batch of one forward pass, over groups of its samples, or by running
+statistics.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from eo_jax.models.functional import Mode
 
 _EPSILON = 1e-5
 _EXACT = jax.lax.Precision.HIGHEST  # sums are float32 on matrix units too
-_MOMENTUM = 0.1  # share of the new batch in the running statistics, as PyTorch counts it
+_MOMENTUM = 0.1  # PyTorch's definition: weight of the new batch in the running statistics
 
 
 class BatchNorm(nnx.Module):
     """BatchNorm of x [b, ..., c] over all axes but the last, with PyTorch's rules: momentum 0.1,
     unbiased running variance, epsilon 1e-5.
 
-    Moments are taken in float32. Under jit over a sharded batch they are the global ones; with
-    `mode.members` those of groups of samples.
+    Moments are computed in float32. Under jit over a sharded batch they are global; with
+    `mode.members` they are those of groups of samples.
 
     Args:
-        affine: "affine" for a learned scale and bias, "plain" for none.
+        affine: "affine" for a learned scale and bias, "plain" for neither.
     """
 
     def __init__(self, channels: int, affine: str = "affine"):
@@ -48,11 +48,11 @@ class BatchNorm(nnx.Module):
         """x + bias, normalised.
 
         Args:
-            x: the rows of a sample lie together: `b` is the number of samples, or a multiple of it.
-            valid: which positions make the statistics, None for all; its axes may be 1 where
-                positions share a value.
-            bias: of the convolution before. The mean of a batch takes it off again, so only running
-                statistics know of it, and x need not be written once more to add it.
+            x: `b` is the number of samples or a multiple of it; the rows of a sample are adjacent.
+            valid: the positions that count in the statistics, None for all; its axes may have
+                length 1 where positions share a value.
+            bias: bias of the preceding convolution. The batch mean cancels it, so only running
+                statistics need it, and x need not be rewritten to add it.
         """
         if mode.statistics == "running":
             return self._normalise(x, self.mean[...] - bias, self.var[...])
@@ -73,8 +73,8 @@ class BatchNorm(nnx.Module):
         blocks = by_sample(x)
         axes = tuple(range(1, blocks.ndim - 1))
 
-        # Samples stay where they are: sums of each are added up by group, and what comes of it is
-        # handed back. Moving samples would gather a sharded batch on every device.
+        # Samples stay in place: their sums are added up by group, and results are passed back.
+        # Moving samples would gather a sharded batch on every device.
         def total(a):
             return jnp.einsum("gn,nc->gc", members, a.sum(axes), precision=_EXACT)
 
@@ -97,8 +97,8 @@ class BatchNorm(nnx.Module):
             self.scale[...] if self.affine == "affine" else 1.0
         )
         shift = (self.bias[...] if self.affine == "affine" else 0.0) - mean * scale
-        # In float32: where |mean| is many std, x scale and shift cancel, and bfloat16 would lose
-        # what is left.
+        # In float32: where |mean| is many std, x * scale and shift nearly cancel, and bfloat16
+        # would lose the difference.
         return (x.astype(jnp.float32) * scale + shift).astype(x.dtype)
 
     def _batch_moments(
@@ -109,11 +109,12 @@ class BatchNorm(nnx.Module):
         total: Callable[[Array], Array],
         back: Callable[[Array], Array],
     ) -> tuple[Array, Array]:
-        """Mean and biased variance, as they are taken off x; moves the running statistics by the
+        """Mean and biased variance, shaped to normalise x; updates the running statistics by their
         mean over the groups.
 
         Args:
-            total: sums of each group, [g, c]; back: the same for what the sums were over.
+            total: sums over each group, [g, c].
+            back: broadcasts values of groups [g, c] to the rows of x.
         """
         weight = (
             jnp.ones((len(x), *[1] * (x.ndim - 1)))
@@ -122,26 +123,25 @@ class BatchNorm(nnx.Module):
         )
         shared = tuple(axis for axis in range(1, x.ndim - 1) if weight.shape[axis] == 1)
 
-        # Summed up before it is weighted: else XLA on CPU writes the weight for every value.
+        # Summed before weighting: otherwise XLA on CPU writes the weight of every value.
         def weighted(a):
             return a.sum(shared, keepdims=True) * weight
 
         valid = total(weight) * math.prod(x.shape[axis] for axis in shared)
-        count = jnp.maximum(valid, 1.0)  # so that a batch without a valid value stays finite
+        count = jnp.maximum(valid, 1.0)  # a batch without a valid value stays finite
         mean = total(weighted(x)) / count
         var = total(weighted(jnp.square(x - back(mean)))) / count
-        momentum = jnp.where(valid > 0, _MOMENTUM, 0.0)  # and moves nothing
-        self._move(self.mean, mean + bias, momentum)
-        self._move(
-            self.var, var * count / jnp.maximum(count - 1, 1.0), momentum
-        )  # of one value there is no unbiased variance: 0
+        momentum = jnp.where(valid > 0, _MOMENTUM, 0.0)  # and updates nothing
+        self._update(self.mean, mean + bias, momentum)
+        # A single value has no unbiased variance: 0.
+        self._update(self.var, var * count / jnp.maximum(count - 1, 1.0), momentum)
         return back(mean), back(var)
 
-    def _move(
+    def _update(
         self, running: nnx.BatchStat, new: Float[Array, "g c"], momentum: Float[Array, "g 1"]
     ) -> None:
-        # By `set_value`: an assignment to [...] asks a tracer for its sharding, and JAX answers
-        # with all that was traced so far.
+        # By `set_value`: an assignment to [...] asks the tracer for its sharding, for which JAX
+        # walks through everything traced so far.
         running.set_value(
             running[...] + (momentum * (jax.lax.stop_gradient(new) - running[...])).mean(0)
         )

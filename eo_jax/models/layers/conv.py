@@ -1,6 +1,4 @@
-"""Convolutions of images [b, h, w, c] that land on the same pixels as PyTorch's, and which of their
-output cells have data.
-"""
+"""Convolutions of images [b, h, w, c] aligned as PyTorch's, and the valid mask of their output."""
 
 from __future__ import annotations
 
@@ -12,11 +10,11 @@ _KAIMING = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nnx.Conv):
-    """A square convolution without bias as ResNets have it: padded by kernel // 2 on every side,
-    Kaiming-normal (fan out); computes in `dtype`.
+    """A square convolution of a ResNet, padded by kernel // 2 on every side: no bias, Kaiming
+    normal (fan out), computes in `dtype`.
 
     XLA's "SAME" would pad a strided one on the right only, which shifts every feature by a pixel
-    against PyTorch's.
+    relative to PyTorch's.
     """
 
     def __init__(
@@ -44,8 +42,8 @@ class Conv(nnx.Conv):
 
 
 class BiasedConv(nnx.Conv):
-    """A square convolution with bias as SegFormer initialises it: Kaiming-normal (fan out), zero
-    bias; computes in `dtype`.
+    """A square convolution with SegFormer's initialisation: Kaiming-normal (fan out), zero bias;
+    computes in `dtype`.
     """
 
     def __init__(
@@ -73,12 +71,11 @@ class BiasedConv(nnx.Conv):
 
 
 class DepthwiseConv(nnx.Module):
-    """A square convolution of each channel by itself, with bias, of an odd kernel and padded by
-    kernel // 2 on every side.
+    """A square depthwise convolution with bias; the kernel is odd, the padding kernel // 2.
 
-    Normal with variance 2 / kernel^2. Sums in float32, returns `dtype`. Written as shifted
-    products, nine for 3 x 3, which XLA fuses: its grouped convolution is many times slower on CPU,
-    above all backward.
+    Initialised normal with variance 2 / kernel^2. Sums in float32, returns `dtype`. Written as
+    shifted products, nine for 3 x 3, which XLA fuses: its grouped convolution is many times slower
+    on CPU, especially backward.
     """
 
     def __init__(
@@ -104,17 +101,17 @@ class DepthwiseConv(nnx.Module):
         return (sum(shifted) + self.bias[...]).astype(self.dtype)
 
 
-def strided(size: int, stride: int) -> int:
-    """Rows or columns of what a padded convolution makes of `size` of them."""
+def strided_size(size: int, stride: int) -> int:
+    """Rows or columns of the output of a padded convolution for `size` of its input."""
     return -(-size // stride)
 
 
 def valid_cells(valid: Bool[Array, "b h w"], stride: int) -> Bool[Array, "b h2 w2"]:
-    """Which cells of stride x stride pixels have data: those in which any pixel has; cells at the
-    far edges may be smaller.
+    """Valid mask of cells of stride x stride pixels: a cell is valid if any of its pixels is. Cells
+    at the far edges may be smaller.
     """
     b, height, width = valid.shape
     padded = jnp.pad(valid, ((0, 0), (0, -height % stride), (0, -width % stride)))
-    return padded.reshape(b, strided(height, stride), stride, strided(width, stride), stride).any(
-        (2, 4)
-    )
+    return padded.reshape(
+        b, strided_size(height, stride), stride, strided_size(width, stride), stride
+    ).any((2, 4))

@@ -1,13 +1,12 @@
-"""Deformable attention: every cell of an image attends to points that move with what the image
-shows (DAT; Xia et al. 2022, arXiv 2201.00520).
+"""Deformable attention: every cell of an image attends to points whose positions depend on the
+image (DAT; Xia et al. 2022, arXiv 2201.00520).
 
-As the authors' code, with its fresh weights (PyTorch's own), except that
-- offsets are always bounded, which their code does where it is given a range factor; DeCUR gives
-  none and clips points to the image instead;
-- points start at the centres of their cells; the code divides by one cell too few, which moves them
-  towards the lower right and out of the image;
-- there is no bias for relative positions, whose table would be one more weight to fit to the size
-  of a view.
+It follows the authors' code and its (PyTorch's) initialisation, with three differences:
+- Offsets are always bounded. Their code bounds them if it is given a range factor; DeCUR gives none
+  and clips points to the image instead.
+- Points start at the centres of their cells. Their code divides by one cell too few, which moves
+  them towards the lower right and out of the image.
+- There is no relative position bias, whose table would depend on the size of a view.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from eo_jax.models.layers.layer_norm import TORCH_EPSILON, LayerNorm
 
 @dataclasses.dataclass(frozen=True)
 class AttentionShape:
-    """What a deformable attention is made of.
+    """The sizes of a deformable attention.
 
     Attributes:
-        channels: of the image that it takes, and of what it gives.
-        heads: of the attention.
-        groups: of neighbouring heads; the points of each move by themselves.
-        kernel: odd side in cells of what an offset is computed from.
-        stride: side in cells of what has one point.
-        offset_range: DAT's range factor s: of n points along a side of length 2, each moves by at
-            most s / n; 2 is as far as the next point.
+        channels: number of channels of input and output.
+        heads: number of attention heads.
+        groups: number of groups of neighbouring heads; each group has its own points.
+        kernel: odd side in cells of the window from which an offset is computed.
+        stride: distance between points, in cells.
+        offset_range: DAT's range factor s: with n points along a side of length 2, each moves by at
+            most s / n; with s = 2 as far as the next point.
     """
 
     channels: int
@@ -65,7 +64,7 @@ class AttentionShape:
 
 
 class DeformableAttention(nnx.Module):
-    """[b, h, w, c] -> [b, h, w, c]: queries of all cells, keys and values of the image at the
+    """[b, h, w, c] -> [b, h, w, c]: queries from all cells, keys and values from the image at the
     points; without the residual sum.
     """
 
@@ -79,10 +78,10 @@ class DeformableAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         q = self.q(x)
-        moves = self.offsets(_by_group(q, self.shape.groups))
+        moves = self.offsets(_split_groups(q, self.shape.groups))
         points = displaced_points(moves, x.shape[1:3], self.shape.offset_range)
-        sampled = _joined(
-            sample_bilinear(_by_group(x, self.shape.groups), points), self.shape.groups
+        sampled = _join_groups(
+            sample_bilinear(_split_groups(x, self.shape.groups), points), self.shape.groups
         )
 
         def by_head(a):
@@ -95,8 +94,8 @@ class DeformableAttention(nnx.Module):
 
 
 class OffsetNetwork(nnx.Module):
-    """Queries of a group -> how far its points move, rows before columns, before it is bounded. All
-    groups share it, as in DAT's code.
+    """Queries of a group -> unbounded offsets of its points, rows before columns. All groups share
+    the network, as in DAT's code.
     """
 
     def __init__(
@@ -113,11 +112,11 @@ class OffsetNetwork(nnx.Module):
 def displaced_points(
     moves: Float[Array, "b h2 w2 2"], size: tuple[int, int], offset_range: float
 ) -> Float[Array, "b p 2"]:
-    """Points in float32 as (row, column) in cells of an image of `size`, cell centres at whole
+    """Points in float32 as (row, column) in cells of an image of `size`; cell centres are whole
     numbers.
 
-    They lie at the centres of h2 x w2 equal parts of the image, moved by tanh(moves) x offset_range
-    / (h2, w2) on sides of length 2.
+    They are the centres of h2 x w2 equal parts of the image, moved by tanh(moves) x offset_range /
+    (h2, w2) on sides of length 2.
     """
     grid = np.stack(np.meshgrid(*map(np.arange, moves.shape[1:3]), indexing="ij"), -1)
     part = np.divide(size, moves.shape[1:3])
@@ -130,12 +129,12 @@ def displaced_points(
 def sample_bilinear(
     image: Float[Array, "b h w c"], points: Float[Array, "b p 2"]
 ) -> Float[Array, "b p c"]:
-    """The image at points (row, column) in cells, between the four cells around each; outside the
-    image it is 0. Weights and sums are float32.
+    """Bilinear samples of the image at points (row, column) in cells; the image is 0 outside.
+    Weights and sums are float32.
 
-    As PyTorch's grid_sample with align_corners, whose -1 and 1 are the first and the last cell
-    here. Written as a product with a weight for every
-    cell: the gradient of a gather would be a scatter, whose sums a GPU takes in any order.
+    This is PyTorch's grid_sample with align_corners, whose -1 and 1 are the first and the last cell
+    here. It is written as a product with a weight for every cell: the gradient of a gather would be
+    a scatter, which a GPU sums in no fixed order.
     """
     rows, columns = (_weights(points[..., i], image.shape[i + 1]) for i in (0, 1))
     weights = rows[..., :, None] * columns[..., None, :]
@@ -146,13 +145,14 @@ def sample_bilinear(
     return sampled.astype(image.dtype)
 
 
-def _weights(place: Float[Array, "b p"], cells: int) -> Float[Array, "b p n"]:
-    """Share of each cell of a row or column in what lies at `place`."""
-    return jnp.maximum(0.0, 1.0 - jnp.abs(place[..., None] - jnp.arange(cells, dtype=jnp.float32)))
+def _weights(position: Float[Array, "b p"], cells: int) -> Float[Array, "b p n"]:
+    """Weight of each cell of a row or column in a sample at `position`."""
+    distance = jnp.abs(position[..., None] - jnp.arange(cells, dtype=jnp.float32))
+    return jnp.maximum(0.0, 1.0 - distance)
 
 
-def _by_group(x: Float[Array, "b h w c"], groups: int) -> Float[Array, "bg h w cg"]:
-    """Groups of channels as images of their own."""
+def _split_groups(x: Float[Array, "b h w c"], groups: int) -> Float[Array, "bg h w cg"]:
+    """Groups of channels as separate images."""
     b, height, width, _ = x.shape
     return (
         x.reshape(b, height, width, groups, -1)
@@ -161,8 +161,8 @@ def _by_group(x: Float[Array, "b h w c"], groups: int) -> Float[Array, "bg h w c
     )
 
 
-def _joined(x: Float[Array, "bg p cg"], groups: int) -> Float[Array, "b p c"]:
-    """Points of all groups, their channels beside each other again."""
+def _join_groups(x: Float[Array, "bg p cg"], groups: int) -> Float[Array, "b p c"]:
+    """The inverse for points: the channels of all groups side by side."""
     count, points, _ = x.shape
     return (
         x.reshape(count // groups, groups, points, -1)

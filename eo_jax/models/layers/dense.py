@@ -22,8 +22,8 @@ class MLP(nnx.Module):
 
 
 class Dense(nnx.Linear):
-    """A linear layer as MAE initialises it: Xavier-uniform weight, zero bias; computes in `dtype`,
-    holds float32.
+    """A linear layer that computes in `dtype`, with MAE's initialisation: Xavier-uniform weight,
+    zero bias.
     """
 
     def __init__(self, fan_in: int, fan_out: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
@@ -41,8 +41,8 @@ class Dense(nnx.Linear):
 
 @jax.custom_vjp
 def add_bias(rows: Float[Array, "r o"], bias: Float[Array, " o"]) -> Float[Array, "r o"]:
-    """A bias to every row. Its gradient is a product with ones: ten times as fast as XLA's sum over
-    rows on CPU.
+    """Adds a bias to every row. Its gradient is a product with ones, ten times as fast as XLA's sum
+    over rows on CPU.
     """
     return rows + bias
 

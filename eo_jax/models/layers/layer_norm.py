@@ -1,4 +1,4 @@
-"""LayerNorm (Ba et al. 2016, arXiv 1607.06450) with a backward pass of its own."""
+"""LayerNorm (Ba et al. 2016, arXiv 1607.06450) with a custom backward pass."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ Residuals = tuple[Array, Array, Array, Array]
 
 
 class LayerNorm(nnx.Module):
-    """[..., d] -> [..., d] in `dtype`: mean 0 and variance 1 of each row, then a learned scale and
+    """[..., d] -> [..., d] in `dtype`: each row to mean 0 and variance 1, then a learned scale and
     bias.
 
-    Moments are taken in float32 and in two passes: the fast formula loses digits that the exported
-        weights keep.
+    Moments are computed in float32 and in two passes, since the one-pass formula loses digits.
 
     Args:
         epsilon: 1e-6 in ViTs and in SegFormer's blocks, TORCH_EPSILON in SegFormer's embeddings and
-            beside its reductions.
+            reductions.
     """
 
     def __init__(self, width: int, dtype: jnp.dtype, epsilon: float = 1e-6):
@@ -31,10 +30,8 @@ class LayerNorm(nnx.Module):
         self.dtype, self.epsilon = dtype, epsilon
 
     def __call__(self, x: Float[Array, "*row d"]) -> Float[Array, "*row d"]:
-        scale, bias = (
-            jnp.asarray(self.scale[...]),
-            jnp.asarray(self.bias[...]),
-        )  # weights from a file are numpy's
+        # Weights from a file are numpy arrays.
+        scale, bias = jnp.asarray(self.scale[...]), jnp.asarray(self.bias[...])
         return layer_norm(x.astype(jnp.float32), scale, bias, self.epsilon).astype(self.dtype)
 
 
@@ -42,8 +39,9 @@ class LayerNorm(nnx.Module):
 def layer_norm(
     x: Float[Array, "*row d"], scale: Float[Array, " d"], bias: Float[Array, " d"], epsilon: float
 ) -> Float[Array, "*row d"]:
-    """scale (x - mean) / sqrt(variance + epsilon) + bias. JAX's own gradient goes back through both
-    moments, at twice the time on CPU.
+    """scale (x - mean) / sqrt(variance + epsilon) + bias.
+
+    JAX's own gradient goes back through both moments and takes twice as long on CPU.
     """
     return _forward(x, scale, bias, epsilon)[0]
 
@@ -55,8 +53,8 @@ def _forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array
 
 
 def _backward(epsilon: float, residuals: Residuals, gradient: Array) -> tuple[Array, Array, Array]:
-    """With y = (x - mean) / std and g the gradient of y, that of x is (g - mean(g) - y mean(g y)) /
-    std.
+    """With y = (x - mean) / std and g the gradient of y, the gradient of x is
+    (g - mean(g) - y mean(g y)) / std.
     """
     x, mean, inverse, scale = residuals
     y, rows = (x - mean) * inverse, tuple(range(x.ndim - 1))

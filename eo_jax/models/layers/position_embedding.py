@@ -1,4 +1,4 @@
-"""Fixed 2-D sine-cosine positions, in the order that MAE and SpectralEarth store them."""
+"""Fixed 2-D sine-cosine positions, in the order of MAE and SpectralEarth."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 def sincos_2d(width: int, rows: int, columns: int) -> np.ndarray:
     """Positions of a grid of tokens, float32 [rows * columns, width], row by row.
 
-    The first half of the width encodes the column, the second the row; within each half sines come
-    before cosines, with frequencies 10000^(-2 i / (width / 2)). (He et al. 2022, arXiv 2111.06377,
-    whose code builds the grid with the column first.)
+    The first half of the width encodes the column, the second the row; in each half, sines come
+    before cosines, with frequencies 10000^(-2 i / (width / 2)) (He et al. 2022, arXiv 2111.06377,
+    whose code builds the grid with the column first).
     """
     if width % 4:
         raise ValueError(f"sine-cosine positions need a width divisible by 4, not {width}")

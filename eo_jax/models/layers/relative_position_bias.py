@@ -1,5 +1,5 @@
-"""Relative positions as BEiT has them: a learned number for every offset between two patch tokens,
-added to the attention logits of all blocks.
+"""BEiT's relative positions: a learned number for every offset between two patch tokens, added to
+the attention logits of all blocks.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-# the entries after the offsets: class token to patch, patch to class token, class token to itself
+# Entries after the offsets: class token to patch, patch to class token, class token to itself.
 _EXTRA = 3
 
 
 @functools.cache
 def relative_index(side: int, prefix: int) -> np.ndarray:
-    """Entry of the table for each pair of tokens, int32 [query, key]: `prefix` class-like tokens,
-    then side^2 patches row by row.
+    """Entry of the table for each pair of tokens, int32 [query, key]: `prefix` tokens (class token
+    and registers), then side^2 patches row by row.
 
-    With 2 side - 1 offsets a direction, an offset of (rows, columns), query minus key, has entry
-    (rows + side - 1) (2 side - 1) + columns + side - 1. The last three entries are prefix to patch,
-    patch to prefix, and prefix to prefix. (Bao et al. 2022, arXiv 2106.08254, whose code has one
-    class token; register tokens share its entries.)
+    There are 2 side - 1 offsets per direction. An offset of (rows, columns), query minus key, has
+    entry (rows + side - 1) (2 side - 1) + columns + side - 1. The last three entries are prefix to
+    patch, patch to prefix, and prefix to prefix (Bao et al. 2022, arXiv 2106.08254, whose code has
+    one class token; registers share its entries).
     """
     row, column = np.divmod(np.arange(side**2), side)
     offsets = 2 * side - 1
@@ -38,9 +38,7 @@ def relative_index(side: int, prefix: int) -> np.ndarray:
 
 
 class RelativePositions(nnx.Module):
-    """The table [entries, heads] for a grid of side x side patch tokens; zeros at first, as in
-    BEiT.
-    """
+    """Table [entries, heads] for a grid of side x side patch tokens, initially zero as in BEiT."""
 
     def __init__(self, side: int, heads: int):
         self.table = nnx.Param(jnp.zeros(((2 * side - 1) ** 2 + _EXTRA, heads)))
@@ -49,19 +47,19 @@ class RelativePositions(nnx.Module):
     def __call__(
         self, tokens: int, grid: tuple[int, int], prefix: int
     ) -> Float[Array, "1 heads n n"]:
-        """The numbers to add to attention logits. ValueError where the view is of another grid, or
-        some of its patch tokens are left out.
+        """The bias of attention logits. Raises ValueError for a view with another grid, and if
+        patch tokens are left out.
         """
         if grid != (self.side, self.side):
             raise ValueError(
                 f"config.model.trunk.relative_grid: {self.side}, but a view has {grid[0]} x "
-                f"{grid[1]} patch tokens; set it to the views' size"
-                " divided by the patch, or take trunk.positions='sincos' for views of several sizes"
+                f"{grid[1]} patch tokens; set it to the views' size divided by the patch, or use "
+                "trunk.positions='sincos' for views of several sizes"
             )
         if tokens != self.side**2:
             raise ValueError(
                 f"config.model.trunk.positions: 'relative' needs all {self.side**2} patch tokens "
-                f"of a view, found {tokens};"
-                " an objective that encodes visible tokens only takes 'sincos'"
+                f"of a view, found {tokens}; use 'sincos' for objectives that encode only visible "
+                "tokens"
             )
         return jnp.moveaxis(self.table[...][relative_index(self.side, prefix)], -1, 0)[None]

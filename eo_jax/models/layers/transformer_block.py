@@ -14,15 +14,15 @@ from eo_jax.models.layers.layer_norm import LayerNorm
 
 
 def drop_path_rates(last: float, depth: int) -> tuple[float, ...]:
-    """The share of samples that skip a branch of each block: linear from 0 to `last`; 0 for a
-    single block.
+    """Probability per block that a sample skips a branch: linear from 0 to `last`; 0 for a single
+    block.
     """
     return tuple(np.linspace(0, last, depth).tolist())
 
 
 def draw_drop_path(key: jax.Array, rates: tuple[float, ...], samples: int) -> Float[Array, "l 2 b"]:
-    """What each sample's two residual branches of each block are multiplied by: 0 with the block's
-    rate, else 1 / (1 - rate).
+    """Factors of the two residual branches, per block and sample: 0 with the block's probability,
+    otherwise 1 / (1 - probability).
     """
 
     def of_block(key: jax.Array, keep: jax.Array) -> jax.Array:
@@ -57,12 +57,14 @@ class Block(nnx.Module):
         bias: Float[Array, "1 heads n n"] | None = None,
         kept: Float[Array, "2 b"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """`bias` is added to the attention logits; `kept` is what each sample's attention and MLP
-        branch is multiplied by.
+        """`bias` is added to the attention logits; `kept` has each sample's factors of the
+        attention and the MLP branch.
         """
         of_attention, of_mlp = (None, None) if kept is None else kept
-        x = x + _scaled(self.attention(self.norm1(x), bias), self.attention_scale, of_attention)
-        return x + _scaled(self.mlp(self.norm2(x)), self.mlp_scale, of_mlp)
+        x = x + _scale_branch(
+            self.attention(self.norm1(x), bias), self.attention_scale, of_attention
+        )
+        return x + _scale_branch(self.mlp(self.norm2(x)), self.mlp_scale, of_mlp)
 
     def first_token(
         self,
@@ -70,22 +72,18 @@ class Block(nnx.Module):
         bias: Float[Array, "1 heads n n"] | None = None,
         kept: Float[Array, "2 b"] | None = None,
     ) -> Float[Array, "b 1 d"]:
-        """The first token of the same, without the work for the others, which are keys and values
-        only.
-        """
+        """First token of the output only; the others serve as keys and values."""
         of_attention, of_mlp = (None, None) if kept is None else kept
-        first = x[:, :1] + _scaled(
-            self.attention.of_first(self.norm1(x), bias), self.attention_scale, of_attention
+        first = x[:, :1] + _scale_branch(
+            self.attention.first_token(self.norm1(x), bias), self.attention_scale, of_attention
         )
-        return first + _scaled(self.mlp(self.norm2(first)), self.mlp_scale, of_mlp)
+        return first + _scale_branch(self.mlp(self.norm2(first)), self.mlp_scale, of_mlp)
 
 
-def _scaled(
+def _scale_branch(
     branch: Float[Array, "b n d"], learned: nnx.Param | None, kept: Float[Array, " b"] | None
 ) -> Float[Array, "b n d"]:
-    """A residual branch times its learned scale, a number a channel, and times what says which
-    samples keep it.
-    """
+    """A residual branch times its learned scale per channel and its factor per sample."""
     branch = branch.astype(jnp.float32)
     if learned is not None:
         branch = branch * learned[...]

@@ -1,4 +1,4 @@
-"""Windows of pixels: the small squares that pixel encoders turn into one feature each."""
+"""Windows of pixels: pixel encoders make one feature of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _LARGEST = 15
 
 
 def check_window(window: int) -> None:
-    """ValueError unless `config.model.trunk.window` has a centre pixel and is small."""
+    """Raises ValueError unless `config.model.trunk.window` is odd and not too large."""
     if window % 2 == 0 or not 1 <= window <= _LARGEST:
         raise ValueError(
             f"config.model.trunk.window: {window}; expected an odd number of pixels from 1 to "
@@ -15,7 +15,7 @@ def check_window(window: int) -> None:
 
 
 def check_divides(window: int, shape: tuple[int, ...]) -> None:
-    """ValueError unless a view [b, h, w, c] is made of whole windows."""
+    """Raises ValueError unless a view [b, h, w, c] consists of whole windows."""
     if shape[1] % window or shape[2] % window:
         raise ValueError(
             f"config.model.trunk.window: {window}, but a view has {shape[1]} x {shape[2]} pixels; "

@@ -1,3 +1,3 @@
-"""Stems: from the bands of a sensor to tokens or to an image of features. The files in this folder
-are the list of stems that a config may name.
+"""Stems: from the bands of a sensor to tokens or to an image of features. A config names a file of
+this folder.
 """

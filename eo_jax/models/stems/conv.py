@@ -1,5 +1,5 @@
-"""The stem of torchvision's ResNets: a 7 x 7 convolution, BatchNorm, ReLU and max pooling, four
-times smaller each way.
+"""The stem of torchvision's ResNets: a 7 x 7 convolution, BatchNorm, ReLU and max pooling, to a
+quarter of the resolution.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Config:
 
     @property
     def patch(self) -> int:
-        """Its stride in pixels."""
+        """Stride in pixels."""
         return 4
 
     def channels(self, sensor: Sensor) -> int:
-        """Channels of the image that it gives."""
+        """Channels of the image."""
         return _CHANNELS
 
     def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> ConvStem:
@@ -50,7 +50,7 @@ class ConvStem(nnx.Module):
     def __call__(
         self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W"], mode: Mode
     ) -> tuple[Float[Array, "b h w 64"], Bool[Array, "b h w"]]:
-        """(image, which of its cells have data); `valid` says which pixels have."""
+        """(image, its valid mask)."""
         valid = valid_cells(valid, 2)
         x = jax.nn.relu(self.norm(self.conv(view), valid, mode))
         return nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))), valid_cells(valid, 2)

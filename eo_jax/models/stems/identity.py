@@ -1,6 +1,4 @@
-"""The stem that adds nothing: the bands of a view are the channels of the image that the trunk
-reads.
-"""
+"""The stem that adds nothing: the trunk reads an image whose channels are the bands of the view."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from eo_jax.sensors import Sensor
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The bands as they are. Nothing to set."""
+    """The bands as they are; it has no options."""
 
     output_kind: ClassVar[str] = "image"
     patch: ClassVar[int] = 1
@@ -27,7 +25,7 @@ class Config:
         return len(sensor.bands)
 
     def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> Bands:
-        """The stem module, without weights."""
+        """The stem, which has no weights."""
         return Bands(dtype)
 
 
@@ -40,5 +38,5 @@ class Bands(nnx.Module):
     def __call__(
         self, view: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> tuple[Array, Array]:
-        """(the view, which of its pixels have data)."""
+        """(the view, its valid mask)."""
         return view.astype(self.dtype), valid

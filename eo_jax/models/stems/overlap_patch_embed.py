@@ -24,7 +24,7 @@ class Config:
     """The stem of a `mit` trunk.
 
     Attributes:
-        width: channels that it gives: 32 for MiT-B0, 64 for the others.
+        width: channels of the image: 32 for MiT-B0, 64 for the others.
     """
 
     width: int = 64
@@ -39,11 +39,11 @@ class Config:
 
     @property
     def patch(self) -> int:
-        """Its stride in pixels."""
+        """Stride in pixels."""
         return _STRIDE
 
     def channels(self, sensor: Sensor) -> int:
-        """Channels of the image that it gives."""
+        """Channels of the image."""
         return self.width
 
     def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> OverlapStem:
@@ -60,7 +60,7 @@ class OverlapStem(nnx.Module):
     def __call__(
         self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W"], mode: Mode
     ) -> tuple[Float[Array, "b h w d"], Bool[Array, "b h w"]]:
-        """(image, which of its cells have data); `valid` says which pixels have."""
+        """(image, its valid mask)."""
         return self.embed(view), valid_cells(valid, _STRIDE)
 
 

@@ -1,5 +1,5 @@
-"""The stem of a plain vision transformer: the pixels and bands of a patch side by side, then one
-linear layer (He et al. 2022, arXiv 2111.06377).
+"""The stem of a plain vision transformer: one linear layer on the pixels and bands of a patch
+(He et al. 2022, arXiv 2111.06377).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Config:
 
 
 class PatchEmbedding(nnx.Module):
-    """Pixels of tokens -> token embeddings. The weight [p * c, d] is initialised flat, as MAE does,
-    not as a convolution.
+    """Pixels of tokens -> token embeddings. The weight [p * c, d] is initialised as a matrix, as in
+    MAE, not as a convolution.
     """
 
     def __init__(self, patch: int, bands: int, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
@@ -49,7 +49,5 @@ class PatchEmbedding(nnx.Module):
     def __call__(
         self, pixels: Float[Array, "b n p c"], valid: Bool[Array, "b n p"], mode: Mode
     ) -> Float[Array, "b n d"]:
-        """`p` runs over the patch x patch pixels of a token, row by row; pixels that are not valid
-        are 0 already.
-        """
+        """`p` runs over the patch x patch pixels of a token, row by row."""
         return self.embed(pixels.reshape(*pixels.shape[:2], -1))

@@ -3,9 +3,9 @@ embedding.
 
 Source: recipes of SpecViT (arXiv 2408.08447, AABNassim/spectral_earth): three convolutions along
 the spectral axis (kernel 7, 7, 5; stride 5, 5, 3; padding 1; 32, 64, 128 channels), each with
-BatchNorm and ReLU, then the mean over what is left of the spectral axis. It is pointwise in space,
-so under MAE it runs on visible tokens only, where SpectralEarth's own code runs it on every pixel.
-Its filters belong to band *positions*: it is only meaningful for the band order of its sensor.
+BatchNorm and ReLU, then the mean over the remaining spectral axis. It is pointwise in space, so
+under MAE it runs on visible tokens only; SpectralEarth's own code runs it on every pixel. Its
+filters belong to band *positions*, so weights are only meaningful for the band order of the sensor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eo_jax.models.layers.batch_norm import BatchNorm
 from eo_jax.models.layers.dense import Dense
 from eo_jax.sensors import Sensor
 
-# (kernel, stride, channels out) of the three spectral convolutions; padding is 1 everywhere.
+# (kernel, stride, output channels) of the three spectral convolutions; padding is 1.
 _LAYERS = ((7, 5, 32), (7, 5, 64), (5, 3, 128))
 CHANNELS = 128
 
@@ -48,7 +48,7 @@ class Config:
     def build(
         self, sensor: Sensor, width: int, dtype: jnp.dtype, rngs: nnx.Rngs
     ) -> SpectralPatchEmbedding:
-        """The stem for a sensor; ValueError where it has too few bands for three strided
+        """The stem for a sensor; ValueError if it has too few bands for three strided
         convolutions.
         """
         if spectral_lengths(len(sensor.bands))[-1] < 1:
@@ -85,7 +85,7 @@ class SpectralPatchEmbedding(nnx.Module):
 
 
 class SpectralAdapter(nnx.Module):
-    """[..., c] -> [..., 128], each pixel by itself (BatchNorm statistics aside)."""
+    """[..., c] -> [..., 128], pixel by pixel (BatchNorm statistics aside)."""
 
     def __init__(self, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         channels_in = 1
@@ -110,11 +110,11 @@ class SpectralAdapter(nnx.Module):
 
 
 class SpectralConv(nnx.Module):
-    """1-D convolution along the spectral axis, [p, s, i] -> [p, s', o], padding 1; `bias` is left
-    to the BatchNorm behind it.
+    """1-D convolution along the spectral axis, [p, s, i] -> [p, s', o], padding 1; the following
+    BatchNorm adds `bias`.
 
-    Written as strided slices side by side and one matrix product: twice as fast as XLA's
-        convolution on CPU, forward and backward.
+    Written as strided slices side by side and one matrix product, twice as fast as XLA's
+    convolution on CPU, forward and backward.
     """
 
     def __init__(
@@ -127,9 +127,8 @@ class SpectralConv(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        bound = 1 / np.sqrt(
-            kernel * channels_in
-        )  # PyTorch's default for convolutions, weight and bias
+        # PyTorch's default for convolutions, weight and bias
+        bound = 1 / np.sqrt(kernel * channels_in)
 
         def uniform(shape):
             return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
@@ -142,9 +141,9 @@ class SpectralConv(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype)
         taps = len(kernel)
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0)))
-        span = x.shape[1] - taps + 1  # so many positions could start a window; every stride-th does
-        windows = [x[:, tap : tap + span : self.stride] for tap in range(taps)]
-        taken = jnp.concatenate(windows, axis=-1)
-        # One row a window: the gradient of a product with three axes is three times slower on CPU.
-        product = taken.reshape(-1, taken.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
-        return product.reshape(*taken.shape[:2], -1)
+        starts = x.shape[1] - taps + 1
+        slices = [x[:, tap : tap + starts : self.stride] for tap in range(taps)]
+        windows = jnp.concatenate(slices, axis=-1)
+        # One row per window: the gradient of a product of three axes is three times slower on CPU.
+        product = windows.reshape(-1, windows.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+        return product.reshape(*windows.shape[:2], -1)

@@ -1,5 +1,5 @@
-"""The stem of SpectralEarth's SpecResNet (arXiv 2408.08447): the spectral adapter alone, on every
-pixel, makes an image of 128 channels.
+"""The stem of SpectralEarth's SpecResNet (arXiv 2408.08447): the spectral adapter on every pixel
+makes an image of 128 channels.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class Config:
 
     @property
     def patch(self) -> int:
-        """Its stride in pixels."""
+        """Stride in pixels."""
         return 1
 
     def channels(self, sensor: Sensor) -> int:
-        """Channels of the image that it gives."""
+        """Channels of the image."""
         return spectral_adapter.CHANNELS
 
     def build(self, sensor: Sensor, dtype: jnp.dtype, rngs: nnx.Rngs) -> SpectralImage:
-        """The stem for a sensor; ValueError where it has too few bands for three strided
+        """The stem for a sensor; ValueError if it has too few bands for three strided
         convolutions.
         """
         if spectral_adapter.spectral_lengths(len(sensor.bands))[-1] < 1:
@@ -44,7 +44,7 @@ class Config:
 
 
 class SpectralImage(nnx.Module):
-    """Bands -> 128 channels, each pixel by itself (BatchNorm statistics aside)."""
+    """Bands -> 128 channels, pixel by pixel (BatchNorm statistics aside)."""
 
     def __init__(self, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.adapter = spectral_adapter.SpectralAdapter(dtype, rngs=rngs)
@@ -52,5 +52,5 @@ class SpectralImage(nnx.Module):
     def __call__(
         self, view: Float[Array, "b H W c"], valid: Bool[Array, "b H W"], mode: Mode
     ) -> tuple[Float[Array, "b H W 128"], Bool[Array, "b H W"]]:
-        """(image, `valid`): which pixels have data."""
+        """(image, its valid mask)."""
         return self.adapter(view, valid, mode), valid

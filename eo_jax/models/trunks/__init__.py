@@ -1,3 +1,1 @@
-"""Trunks: from what a stem gives to features. The files in this folder are the list of trunks that
-a config may name.
-"""
+"""Trunks: from tokens or images to features. A config names a file of this folder."""

@@ -1,8 +1,8 @@
 """Mix transformer (MiT) trunk, the encoder of SegFormer (Xie et al. 2021, arXiv 2105.15203): four
 stages of attention with spatially reduced keys.
 
-The first patch embedding is the stem `overlap_patch_embed`; there are no positions, which the 3 x 3
-depthwise convolutions make up for.
+The first patch embedding is the stem `overlap_patch_embed`. Depthwise 3 x 3 convolutions replace
+positions.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Config:
 
     Attributes:
         size: b0 to b5.
-        drop_path: share of samples that skip a residual branch of the last block in training; it
-            grows linearly from 0 at the first block, over all stages. Published with 0.1.
-        remat: what the backward pass makes again: "none", "cheap" for all but the products with
-            weights, or "block" for everything, to save memory.
+        drop_path: probability that a sample skips a residual branch of the last block in training;
+            it grows linearly from 0 at the first block, over all stages. The paper has 0.1.
+        remat: what the backward pass recomputes: "none", "cheap" for all but the products with
+            weights, or "block" for everything, which saves the most memory.
     """
 
     size: str = "b0"
@@ -65,8 +65,8 @@ class Config:
                 )
         if not 0 <= self.drop_path < 1:
             raise ValueError(
-                f"config.model.trunk.drop_path: {self.drop_path}; expected a share from 0 to below "
-                "1"
+                f"config.model.trunk.drop_path: {self.drop_path}; expected a probability from 0 to "
+                "below 1"
             )
 
     @property
@@ -75,9 +75,7 @@ class Config:
         return SIZES[self.size][0][-1]
 
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> MixTransformer:
-        """The trunk module; ValueError where the stem gives another number of channels than the
-        first stage has.
-        """
+        """The trunk; ValueError if `channels` is not the width of the first stage."""
         needed = SIZES[self.size][0][0]
         if channels != needed:
             raise ValueError(
@@ -110,17 +108,15 @@ class MixTransformer(nnx.Module):
     def __call__(
         self, image: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> Float[Array, "b h2 w2 d"]:
-        """`mode.key` turns drop path on; `valid` is there for trunks with BatchNorm, which this
-        is not.
-        """
-        for i, each in enumerate(self._beside(mode, len(image)), start=1):
+        """`mode.key` turns drop path on; `valid` is for trunks with BatchNorm and not used here."""
+        for i, each in enumerate(self._block_inputs(mode, len(image)), start=1):
             if i > 1:
                 image = getattr(self, f"embed{i}")(image)
             image = getattr(self, f"norm{i}")(getattr(self, f"blocks{i}")(image, each))
         return image
 
-    def _beside(self, mode: Mode, samples: int) -> list[dict[str, Array]]:
-        """What the blocks of each stage take beside their image; empty where nothing is dropped."""
+    def _block_inputs(self, mode: Mode, samples: int) -> list[dict[str, Array]]:
+        """Further inputs of the blocks of each stage; empty without drop path."""
         depths = SIZES[self.config.size][1]
         if not self.config.drop_path or mode.key is None:
             return [{} for _ in depths]
@@ -153,7 +149,7 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w d"], kept: Float[Array, "2 b"] | None = None
     ) -> Float[Array, "b h w d"]:
-        """`kept` is what each sample's attention and MLP branch is multiplied by."""
+        """`kept` has each sample's factors of the attention and the MLP branch."""
         of_attention, of_mlp = (
             (1, 1) if kept is None else kept.astype(x.dtype)[..., None, None, None]
         )
@@ -162,8 +158,8 @@ class Block(nnx.Module):
 
 
 class EfficientAttention(nnx.Module):
-    """Self-attention of all cells with keys and values of an image `reduction` times smaller each
-    way.
+    """Self-attention of all cells, with keys and values from an image reduced `reduction` times per
+    side.
     """
 
     def __init__(self, width: int, heads: int, reduction: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
@@ -182,8 +178,8 @@ class EfficientAttention(nnx.Module):
         b, height, width, _ = x.shape
         if min(height, width) < self.reduction:
             raise ValueError(
-                f"mit: views are too small: {height} x {width} cells, of which {self.reduction} x "
-                f"{self.reduction} make a key; use 32 pixels or more"
+                f"mit: views are too small: {height} x {width} cells, but a key is made of "
+                f"{self.reduction} x {self.reduction}; use views of 32 pixels or more"
             )
         small = self.reduce_norm(self.reduce(x)) if self.reduction > 1 else x
         q = jnp.einsum("bhwd,dnk->bhwnk", x, self.q[...].astype(self.dtype)) + self.q_bias[
@@ -202,7 +198,7 @@ class EfficientAttention(nnx.Module):
 
 
 class MixFFN(nnx.Module):
-    """Two dense layers with a 3 x 3 depthwise convolution and an exact GELU between."""
+    """Two dense layers with a 3 x 3 depthwise convolution and an exact GELU between them."""
 
     def __init__(self, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         hidden = 4 * width
@@ -215,8 +211,8 @@ class MixFFN(nnx.Module):
 
 
 class Linear(nnx.Linear):
-    """A linear layer as SegFormer initialises it: normal with std 0.02, zero bias; computes in
-    `dtype`, holds float32.
+    """A linear layer that computes in `dtype`, with SegFormer's initialisation: std 0.02, zero
+    bias.
     """
 
     def __init__(self, fan_in: int, fan_out: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):

@@ -20,7 +20,7 @@ from eo_jax.models.layers.conv import Conv, valid_cells
 from eo_jax.models.layers.deformable_attention import AttentionShape, DeformableAttention
 from eo_jax.schema import Carry, Params
 
-# depth: (blocks of each stage, what a block is)
+# depth: (blocks per stage, kind of block)
 _DEPTHS = {
     18: ((2, 2, 2, 2), "basic"),
     34: ((3, 4, 6, 3), "basic"),
@@ -28,8 +28,8 @@ _DEPTHS = {
     101: ((3, 4, 23, 3), "bottleneck"),
 }
 _WIDTHS = (64, 128, 256, 512)
-# stage: (kernel, stride) of what moves the points of its attention
-_ATTENDED = {3: (5, 2), 4: (3, 1)}
+# stage: (kernel, stride) of the offset network of its attention
+_ATTENTION = {3: (5, 2), 4: (3, 1)}
 _HEAD = 128  # channels
 _NONE: Mapping[int, AttentionShape] = MappingProxyType({})
 
@@ -40,15 +40,15 @@ class Config:
 
     Attributes:
         depth: 18, 34, 50 or 101.
-        first_block: what the first block is: "plain" as in torchvision, behind a stem that has
-            shrunk the image already; or "strided", which takes an image at full resolution and
-            halves it between convolutions of 256 channels, as SpectralEarth's SpecResNet-50 does.
+        first_block: "plain" as in torchvision, behind a stem that has reduced the image already; or
+            "strided", which takes an image at full resolution and halves it between convolutions of
+            256 channels, as SpectralEarth's SpecResNet-50 does.
         attention: "none", or "deformable": after each of the last two stages, deformable attention
-            is added to the image, as in DeCUR (RDA; arXiv 2309.05300), with heads of 128 channels
-            and points that move for two heads together. It takes cells without data as any others.
-        remat: "none", or "block" to trade compute for memory.
-        blocks: number of blocks of each stage; () means those of the depth. Tests and laptops use
-            fewer, and fewer stages.
+            is added to the image, as in DeCUR (RDA; arXiv 2309.05300), with heads of 128 channels;
+            two heads share their points. Cells without data are treated like any others.
+        remat: "none", or "block" to recompute blocks in the backward pass, which saves memory.
+        blocks: number of blocks per stage; () for those of the depth. Tests and laptops use fewer,
+            and fewer stages.
     """
 
     depth: int = 50
@@ -75,8 +75,7 @@ class Config:
         if self.first_block == "strided" and self._block == "basic":
             raise ValueError(
                 "config.model.trunk.first_block: 'strided' is for bottlenecks, depth 50 or 101, "
-                "and not "
-                f"for depth {self.depth}; use 'plain'"
+                f"and not for depth {self.depth}; use 'plain'"
             )
         if len(self.blocks) > len(_WIDTHS) or min(self.blocks, default=1) < 1:
             raise ValueError(
@@ -85,8 +84,8 @@ class Config:
             )
         if self.attention == "deformable" and self._stages < len(_WIDTHS):
             raise ValueError(
-                f"config.model.trunk.blocks: {self.blocks} are too few stages; "
-                "attention='deformable' is after the third and fourth"
+                f"config.model.trunk.blocks: {self.blocks} has too few stages; "
+                "attention='deformable' comes after the third and fourth"
             )
 
     @property
@@ -96,11 +95,11 @@ class Config:
 
     @property
     def stride(self) -> int:
-        """Side of a feature in cells of the image that it takes."""
+        """Side of a feature in cells of the input image."""
         return 2**self._stages if self.first_block == "strided" else 2 ** (self._stages - 1)
 
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
-        """The trunk module for images of `channels`."""
+        """The trunk for images of `channels`."""
         return ResNet(self.stages(channels), self.remat, dtype, self.attentions(), rngs=rngs)
 
     def stages(self, channels: int) -> list[list[BlockShape]]:
@@ -122,17 +121,17 @@ class Config:
         return stages
 
     def attentions(self) -> dict[int, AttentionShape]:
-        """The attention after each stage that has one, stages counted from 1."""
+        """{stage, counted from 1: the attention after it}."""
         if self.attention == "none":
             return {}
         shapes = {}
-        for i, (kernel, stride) in _ATTENDED.items():
+        for i, (kernel, stride) in _ATTENTION.items():
             heads = self._channels(i) // _HEAD
             shapes[i] = AttentionShape(self._channels(i), heads, max(1, heads // 2), kernel, stride)
         return shapes
 
     def _channels(self, stage: int) -> int:
-        """Channels that a stage gives, counted from 1."""
+        """Output channels of a stage, counted from 1."""
         return _convolutions(self._block, _WIDTHS[stage - 1], 1)[-1].channels
 
     @property
@@ -150,7 +149,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """Kernel, stride and channels out of a convolution."""
+    """Kernel, stride and output channels of a convolution."""
 
     kernel: int
     stride: int
@@ -159,24 +158,24 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class BlockShape:
-    """A residual block: what it takes, and its convolutions one after the other."""
+    """A residual block: its input channels and its convolutions in order."""
 
     channels_in: int
     convolutions: tuple[Convolution, ...]
 
     @property
     def channels(self) -> int:
-        """Channels that it gives."""
+        """Output channels."""
         return self.convolutions[-1].channels
 
     @property
     def stride(self) -> int:
-        """How many times smaller its output is; at most one convolution is strided."""
+        """Stride of the whole block; at most one convolution is strided."""
         return max(convolution.stride for convolution in self.convolutions)
 
     @property
     def projects(self) -> bool:
-        """Whether the shortcut is a convolution, because input and output differ in shape."""
+        """Whether the shortcut is a convolution, since input and output differ in shape."""
         return self.stride > 1 or self.channels_in != self.channels
 
 
@@ -187,12 +186,11 @@ def _convolutions(block: str, width: int, stride: int) -> tuple[Convolution, ...
 
 
 class ResNet(nnx.Module):
-    """[b, h, w, c] -> [b, h', w', d], after the last block's ReLU, or the attention there; without
-    pooling and classifier.
+    """[b, h, w, c] -> [b, h', w', d], without pooling and classifier.
 
     Args:
-        attentions: those after stages, counted from 1. They are made last, so that the other
-            weights are those of a ResNet without.
+        attentions: see `Config.attentions`. They are initialised last, so that the other weights
+            are those of a ResNet without attention.
     """
 
     def __init__(
@@ -208,25 +206,22 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{i}", Stage(shapes, remat, dtype, rngs=rngs))
         for i, shape in attentions.items():
             setattr(self, f"attention{i}", DeformableAttention(shape, dtype, rngs=rngs))
-        self.stages, self.attended, self.remat = len(stages), tuple(attentions), remat
+        self.stages, self.attention_stages, self.remat = len(stages), tuple(attentions), remat
 
     def __call__(
         self, image: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> Float[Array, "b h2 w2 d"]:
-        """`valid` says which cells have data; the others take no part in BatchNorm statistics."""
-        attend = _recomputed if self.remat == "block" else DeformableAttention.__call__
+        """Only `valid` cells count in BatchNorm statistics."""
+        attend = _recompute if self.remat == "block" else DeformableAttention.__call__
         for i in range(1, self.stages + 1):
             image, valid = getattr(self, f"layer{i}")(image, valid, mode)
-            if i in self.attended:
+            if i in self.attention_stages:
                 image = image + attend(getattr(self, f"attention{i}"), image)
         return image
 
 
 class Stage(nnx.Module):
-    """Residual blocks of one width.
-
-    They are a plain loop and not a scan, because their running statistics change as they run.
-    """
+    """Residual blocks of one width, in a plain loop: a scan could not update running statistics."""
 
     def __init__(self, shapes: list[BlockShape], remat: str, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         for j, shape in enumerate(shapes):
@@ -236,8 +231,8 @@ class Stage(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> tuple[Float[Array, "b h2 w2 d"], Bool[Array, "b h2 w2"]]:
-        """(features, which of their cells have data)."""
-        run = _recomputed if self.remat == "block" else ResidualBlock.__call__
+        """(features, their valid mask)."""
+        run = _recompute if self.remat == "block" else ResidualBlock.__call__
         for j, shape in enumerate(self.shapes):
             x = run(getattr(self, f"block{j}"), x, valid, mode)
             valid = valid_cells(valid, shape.stride)
@@ -245,7 +240,7 @@ class Stage(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """Convolutions with BatchNorm and ReLU, beside a shortcut, and a ReLU of the sum."""
+    """Convolutions with BatchNorm and ReLU, plus a shortcut, and a ReLU of the sum."""
 
     def __init__(self, shape: BlockShape, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         channels = shape.channels_in
@@ -275,17 +270,15 @@ class ResidualBlock(nnx.Module):
         return jax.nn.relu(x + inside)
 
 
-def _recomputed(block: nnx.Module, x: Array, *beside: Any) -> Array:
-    """The output of a block of x and what it takes beside; its inside is computed again in the
-    backward pass, its running statistics move once.
-    """
+def _recompute(block: nnx.Module, x: Array, *args: Any) -> Array:
+    """block(x, *args), recomputed in the backward pass; its running statistics are updated once."""
     graphdef, params, statistics = nnx.split(block, nnx.Param, nnx.BatchStat)
 
     @jax.checkpoint
     def run(params: Params, statistics: Carry, x: Array) -> tuple[Array, Carry]:
         module = nnx.merge(graphdef, nnx.State(params), nnx.State(statistics))
-        return module(x, *beside), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+        return module(x, *args), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    x, moved = run(nnx.to_pure_dict(params), nnx.to_pure_dict(statistics), x)
-    nnx.update(block, nnx.State(moved))
+    x, updated = run(nnx.to_pure_dict(params), nnx.to_pure_dict(statistics), x)
+    nnx.update(block, nnx.State(updated))
     return x

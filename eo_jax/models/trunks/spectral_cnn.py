@@ -1,12 +1,12 @@
 """Convolutional encoders for single pixels and small windows of hyperspectral scenes, along the
 spectrum alone or over spectrum, rows and columns.
 
-dims=1 treats each pixel by itself, as Hu et al. 2015 (doi 10.1155/2015/258619), and averages over
+dims=1 treats each pixel separately, as Hu et al. 2015 (doi 10.1155/2015/258619), and averages over
 the window. dims=3 follows Hamida et al. 2018 (doi 10.1109/TGRS.2018.2818945): 3-D kernels without
-spatial padding, strides along the spectrum in place of pooling, and what is left as one vector. As
-in HybridSN (Roy et al. 2020, doi 10.1109/LGRS.2019.2918719) a dense layer makes the features of it.
-Widths, BatchNorm after every layer, and convolutions that stride where Hamida et al. put a second
-one to pool, are ours.
+spatial padding, strides along the spectrum instead of pooling, and a flat output, of which a dense
+layer makes the features as in HybridSN (Roy et al. 2020, doi 10.1109/LGRS.2019.2918719). Widths,
+BatchNorm after every layer, and strided convolutions in place of Hamida et al.'s second, pooling
+ones are ours.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from eo_jax.models.layers.dense import Dense
 from eo_jax.models.layers.windows import check_divides, check_window
 
 _STRIDE = 2  # along the spectrum, of every layer
-_SIDE = (
-    3  # rows and columns of a kernel under dims=3, as long as the window is wider than one pixel
-)
+_SIDE = 3  # rows and columns of a kernel with dims=3, while the window is wider than one pixel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Config:
         window: side in pixels of the window that makes one feature, odd, 1 to 15; a larger view is
             cut into windows.
         dims: 1 to convolve along the spectrum of each pixel, 3 over spectrum, rows and columns.
-        width: length d of a feature, and channels of the last convolution; each layer before has
-            half as many.
+        width: length d of a feature, and channels of the last convolution; each earlier layer has
+            half as many as the next.
         layers: number of convolutions.
-        kernel: bands that a kernel covers, odd.
+        kernel: number of bands in a kernel, odd.
     """
 
     window: int = 1
@@ -54,7 +52,6 @@ class Config:
     kernel: int = 7
 
     input_kind: ClassVar[str] = "image"
-    pool: ClassVar[str] = "mean"
 
     def __post_init__(self):
         check_window(self.window)
@@ -74,12 +71,12 @@ class Config:
 
     @property
     def stride(self) -> int:
-        """Pixels on the side of what one dense feature stands for."""
+        """Side of a feature in pixels."""
         return self.window
 
     @property
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """(channels in, channels out, rows and columns of the kernel) of each convolution."""
+        """(input channels, output channels, rows and columns of the kernel) of each convolution."""
         outs = [self.width >> (self.layers - 1 - layer) for layer in range(self.layers)]
         sides = [
             _SIDE if self.dims == 3 and self.window - layer * (_SIDE - 1) > 1 else 1
@@ -99,18 +96,18 @@ class Config:
         return tuple(found)
 
     def flat(self, channels: int) -> int:
-        """Numbers that the convolutions leave of one pixel or window."""
+        """Length of the flat output of the convolutions for one pixel or window."""
         positions, side = self.sizes(channels)[-1]
         return positions * side**2 * self.width
 
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> SpectralConvolutions:
-        """The trunk for images of so many bands."""
+        """The trunk for images of `channels` bands."""
         return SpectralConvolutions(self, channels, dtype, rngs=rngs)
 
 
 class SpectralConvolutions(nnx.Module):
-    """[b, h, w, c] -> a feature a window, [b, h / window, w / window, d]. BatchNorm and ReLU follow
-    every layer.
+    """[b, h, w, c] -> one feature per window, [b, h / window, w / window, d]. BatchNorm and ReLU
+    follow every layer.
     """
 
     def __init__(self, config: Config, channels: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
@@ -128,19 +125,18 @@ class SpectralConvolutions(nnx.Module):
     def __call__(
         self, image: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> Float[Array, "b h2 w2 d"]:
-        """`valid` pixels make the statistics and, under dims=1, the mean over a window."""
+        """Only `valid` pixels count in the statistics and, with dims=1, the mean of a window."""
         window = self.config.window
         check_divides(window, image.shape)
         pixels, valid_pixels = (
             patchify(image, window),
             patchify(valid[..., None], window)[..., 0],
         )
-        features = (self._of_pixels if self.config.dims == 1 else self._of_windows)(
-            pixels, valid_pixels, mode
-        )
+        embed = self._embed_pixels if self.config.dims == 1 else self._embed_windows
+        features = embed(pixels, valid_pixels, mode)
         return features.reshape(len(image), image.shape[1] // window, image.shape[2] // window, -1)
 
-    def _of_pixels(
+    def _embed_pixels(
         self, pixels: Float[Array, "b n p c"], valid: Bool[Array, "b n p"], mode: Mode
     ) -> Float[Array, "b n d"]:
         features = self._features(
@@ -149,7 +145,7 @@ class SpectralConvolutions(nnx.Module):
         weight = valid[..., None].astype(features.dtype)
         return (features * weight).sum(2) / jnp.maximum(weight.sum(2), 1)
 
-    def _of_windows(
+    def _embed_windows(
         self, pixels: Float[Array, "b n p c"], valid: Bool[Array, "b n p"], mode: Mode
     ) -> Float[Array, "b n d"]:
         side, bands = self.config.window, pixels.shape[-1]
@@ -169,10 +165,10 @@ class SpectralConvolutions(nnx.Module):
 
 class WindowConv(nnx.Module):
     """Convolution over spectrum, rows and columns, [r, s, y, x, i] -> [r, ceil(s / 2), y - side +
-    1, x - side + 1, o]; BatchNorm brings the bias.
+    1, x - side + 1, o]; BatchNorm adds the bias.
 
     The spectrum is padded by half a kernel and strided, space is neither. Written as slices side by
-    side, an axis at a time, and one matrix product: XLA's own convolutions take five times as long
+    side, one axis at a time, and one matrix product: XLA's own convolutions take five times as long
     for one axis on CPU, and far longer for three.
     """
 
@@ -203,18 +199,18 @@ class WindowConv(nnx.Module):
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (taps // 2, taps // 2), (0, 0), (0, 0), (0, 0)))
         for axis, length, stride in ((1, taps, _STRIDE), (2, side, 1), (3, side, 1)):
             x = _neighbours(x, axis, length, stride)
-        # Neighbours stand column by column, in those row by row, in those band by band.
+        # Order of neighbours: by column, then row, then band.
         return x @ kernel.transpose(2, 1, 0, 3, 4).reshape(-1, channels)
 
 
 def _neighbours(
     x: Float[Array, "*shape i"], axis: int, length: int, stride: int
 ) -> Float[Array, "*shape2 j"]:
-    """Every `stride`-th position of an axis, with its `length` neighbours side by side in the last
-    axis, the offset outermost.
+    """Every `stride`-th position of an axis, with `length` neighbours side by side in the last
+    axis, by offset first.
     """
-    span = x.shape[axis] - length + 1
-    return jnp.concatenate(
-        [jax.lax.slice_in_dim(x, offset, offset + span, stride, axis) for offset in range(length)],
-        axis=-1,
-    )
+    starts = x.shape[axis] - length + 1
+    slices = [
+        jax.lax.slice_in_dim(x, offset, offset + starts, stride, axis) for offset in range(length)
+    ]
+    return jnp.concatenate(slices, axis=-1)

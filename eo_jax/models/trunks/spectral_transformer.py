@@ -1,9 +1,9 @@
-"""A transformer over the spectrum of single pixels and small windows: a token for each group of
+"""A transformer over the spectrum of single pixels and small windows: one token per group of
 neighbouring bands.
 
-After SpectralFormer (Hong et al. 2022, arXiv 2107.02988), which embeds each band with its
-neighbours, of a pixel or of a window. Here the groups lie side by side, which is as many times
-cheaper as a group has bands; its cross-layer fusion is left out, and positions are fixed.
+After SpectralFormer (Hong et al. 2022, arXiv 2107.02988), which embeds each band of a pixel or a
+window with its neighbours. Here groups do not overlap, which divides the number of tokens by the
+size of a group; the cross-layer fusion is left out, and positions are fixed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Config:
     Attributes:
         window: side in pixels of the window that makes one feature, odd, 1 to 15; a larger view is
             cut into windows.
-        bands_per_token: neighbouring bands of a token; the last group may have fewer.
-        size: as of vit.
-        depth: number of blocks; 0 means that of the size.
+        bands_per_token: neighbouring bands per token; the last group may have fewer.
+        size: see `vit.Config`.
+        depth: number of blocks; 0 for that of the size.
     """
 
     window: int = 1
@@ -41,7 +41,6 @@ class Config:
     depth: int = 0
 
     input_kind: ClassVar[str] = "image"
-    pool: ClassVar[str] = "mean"
 
     def __post_init__(self):
         check_window(self.window)
@@ -64,16 +63,16 @@ class Config:
 
     @property
     def stride(self) -> int:
-        """Pixels on the side of what one dense feature stands for."""
+        """Side of a feature in pixels."""
         return self.window
 
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> SpectrumTransformer:
-        """The trunk; any number of bands."""
+        """The trunk, for any number of bands."""
         return SpectrumTransformer(self, dtype, rngs=rngs)
 
 
 class SpectrumTransformer(nnx.Module):
-    """[b, h, w, c] -> a feature a window, [b, h / window, w / window, d]: the mean over its
+    """[b, h, w, c] -> one feature per window, [b, h / window, w / window, d]: the mean of its
     normalised tokens.
     """
 
@@ -87,19 +86,19 @@ class SpectrumTransformer(nnx.Module):
     def __call__(
         self, image: Float[Array, "b h w c"], valid: Bool[Array, "b h w"], mode: Mode
     ) -> Float[Array, "b h2 w2 d"]:
-        """Pixels that are not `valid` are 0 already, the training mean."""
+        """`valid` is not used: other pixels are 0, the training mean."""
         window = self.config.window
         check_divides(window, image.shape)
         spectra = patchify(image, window)
-        tokens = self.embed(self._grouped(spectra.reshape(-1, *spectra.shape[2:])))
+        tokens = self.embed(self._group_bands(spectra.reshape(-1, *spectra.shape[2:])))
         grid = (1, tokens.shape[1])
         tokens = tokens + jnp.asarray(sincos_2d(self.config.width, *grid), tokens.dtype)
         features = self.trunk(tokens, grid, mode)[:, 1:].mean(1)
         return features.reshape(len(image), image.shape[1] // window, image.shape[2] // window, -1)
 
-    def _grouped(self, pixels: Float[Array, "r p c"]) -> Float[Array, "r n g"]:
-        """Values of each group of bands in all pixels of the window, a token each; what lacks in
-        the last group is 0.
+    def _group_bands(self, pixels: Float[Array, "r p c"]) -> Float[Array, "r n g"]:
+        """One token per group of bands, with its values in all pixels of the window; the last group
+        is zero-padded.
         """
         rows, inside, bands = pixels.shape
         padded = jnp.pad(pixels, ((0, 0), (0, 0), (0, -bands % self.config.bands_per_token)))

@@ -1,6 +1,6 @@
 """Vision transformer trunk: token embeddings in, tokens out.
 
-Pre-norm blocks as in timm (exact GELU, LayerNorm epsilon 1e-6, qkv bias); on request registers
+Pre-norm blocks as in timm (exact GELU, LayerNorm epsilon 1e-6, qkv bias); optionally registers
 (Darcet et al. 2024, arXiv 2309.16588), layer scale (Touvron et al. 2021, arXiv 2103.17239),
 stochastic depth (Huang et al. 2016, arXiv 1603.09382) and BEiT's shared relative positions.
 """
@@ -24,8 +24,8 @@ from eo_jax.models.layers.transformer_block import (
     drop_path_rates,
 )
 
-# size: (width d, depth l, heads); the MLP is four times as wide. "giant" is SpectralEarth's: 1.138
-# billion parameters, not 1.8. "nano" is ours, for laptops and for spectra of single pixels.
+# size: (width d, depth l, heads); the MLP is four times as wide. "giant" is SpectralEarth's, with
+# 1.138 billion parameters, not 1.8. "nano" is ours, for laptops and for spectra of single pixels.
 SIZES = {
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
@@ -43,21 +43,20 @@ class Config:
 
     Attributes:
         size: tiny, small, base, large, huge, giant or nano.
-        depth: number of blocks; 0 means that of the size. Tests and laptops use fewer.
-        remat: what the backward pass makes again: "none", "cheap" for all but the products with
-            weights, or "block" for everything, to save memory.
-        loop: how the blocks run: "scan", which compiles one for all, or "unrolled", which compiles
-            each.
-        pool: what `pooled` features are: "cls", or "mean" over patch tokens.
-        registers: learned tokens that travel with the class token and are no part of the output.
-        layer_scale: initial value of a learned scale of each residual branch, one a channel; 0 for
-            none. BEiT and data2vec: 1e-4 for ViT-S.
-        drop_path: share of samples that skip a residual branch of the last block in training; it
-            grows linearly from 0 at the first block.
-        positions: "sincos" for fixed positions added to the tokens, "relative" for learned offsets
-            in attention, shared by all blocks.
-        relative_grid: rows and columns of patch tokens of a view under positions="relative", such
-            as 14 for 224 pixels in patches of 16; else 0.
+        depth: number of blocks; 0 for that of the size. Tests and laptops use fewer.
+        remat: what the backward pass recomputes: "none", "cheap" for all but the products with
+            weights, or "block" for everything, which saves the most memory.
+        loop: how the blocks run: "scan" compiles one block for all, "unrolled" compiles each.
+        pool: pooled features: "cls", or "mean" over patch tokens.
+        registers: number of learned tokens that are added to the class token and not returned.
+        layer_scale: initial value of a learned scale per channel of each residual branch; 0 for
+            none. BEiT and data2vec have 1e-4 for ViT-S.
+        drop_path: probability that a sample skips a residual branch of the last block in training;
+            it grows linearly from 0 at the first block.
+        positions: "sincos" for fixed positions added to the tokens, "relative" for a learned bias
+            per offset in attention, shared by all blocks.
+        relative_grid: rows and columns of patch tokens of a view with positions="relative", e.g. 14
+            for 224 pixels in patches of 16; otherwise 0.
     """
 
     size: str = "small"
@@ -99,14 +98,14 @@ class Config:
                 )
         if not 0 <= self.drop_path < 1:
             raise ValueError(
-                f"config.model.trunk.drop_path: {self.drop_path}; expected a share from 0 up to, "
-                "but not including, 1"
+                f"config.model.trunk.drop_path: {self.drop_path}; expected a probability from 0 to "
+                "below 1"
             )
         if (self.positions == "relative") != (self.relative_grid > 0):
             raise ValueError(
                 f"config.model.trunk.relative_grid: {self.relative_grid} with "
-                f"positions={self.positions!r}; expected the patch tokens on a"
-                " view's side with 'relative', and 0 with 'sincos'"
+                f"positions={self.positions!r}; expected the number of patch tokens per side of a "
+                "view with 'relative', and 0 with 'sincos'"
             )
 
     @property
@@ -125,7 +124,7 @@ class Config:
         return self.depth or SIZES[self.size][1]
 
     def build(self, dtype: jnp.dtype, rngs: nnx.Rngs) -> VisionTransformer:
-        """The trunk module."""
+        """The trunk."""
         return VisionTransformer(self, dtype, rngs=rngs)
 
 
@@ -156,56 +155,47 @@ class VisionTransformer(nnx.Module):
     def __call__(
         self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode
     ) -> Float[Array, "b n1 d"]:
-        """`tokens` hold their positions already, unless those are relative; `mode.key` turns drop
-        path on.
+        """`tokens` include their positions, unless those are relative; `mode.key` turns drop path
+        on.
         """
-        return self.norm(
-            self._without_registers(
-                self.blocks(self._prefixed(tokens), *self._beside(tokens, grid, mode))
-            )
-        )
+        x = self.blocks(self._add_prefix(tokens), *self._block_inputs(tokens, grid, mode))
+        return self.norm(self._drop_registers(x))
 
     def class_token(
         self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode
     ) -> Float[Array, "b d"]:
-        """The class token of the same, for 7 % less work in ViT-S or ViT-B: the last block makes no
+        """The class token only, for 7 % less work in ViT-S or ViT-B: the last block computes no
         other token.
         """
-        return self.norm(
-            self.blocks.first_token(self._prefixed(tokens), *self._beside(tokens, grid, mode))
-        )[:, 0]
+        inputs = self._block_inputs(tokens, grid, mode)
+        return self.norm(self.blocks.first_token(self._add_prefix(tokens), *inputs))[:, 0]
 
     def last_layers(
         self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode, count: int
     ) -> Float[Array, "l b n1 d"]:
-        """Outputs of the last `count` blocks, in order, before the final norm; the others' are not
-        kept.
-        """
-        return self._without_registers(
-            self.blocks.last(self._prefixed(tokens), count, *self._beside(tokens, grid, mode))
-        )
+        """Outputs of the last `count` blocks, in order, before the final norm."""
+        inputs = self._block_inputs(tokens, grid, mode)
+        return self._drop_registers(self.blocks.last(self._add_prefix(tokens), count, *inputs))
 
-    def _prefixed(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
+    def _add_prefix(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
         """Class token, registers, patch tokens, in float32: in bfloat16 the sum over the blocks
-        would lose small branches, such as scaled ones.
+        would lose small branches, e.g. scaled ones.
         """
         learned = [self.cls_token, self.registers] if self.config.registers else [self.cls_token]
-        everywhere = [
+        prefix = [
             jnp.broadcast_to(token[...], (len(tokens), *token.shape[1:])) for token in learned
         ]
-        return jnp.concatenate([*everywhere, tokens.astype(jnp.float32)], axis=1)
+        return jnp.concatenate([*prefix, tokens.astype(jnp.float32)], axis=1)
 
-    def _without_registers(self, x: Float[Array, "*l b m d"]) -> Float[Array, "*l b n1 d"]:
+    def _drop_registers(self, x: Float[Array, "*l b m d"]) -> Float[Array, "*l b n1 d"]:
         if not self.config.registers:
             return x
         return jnp.concatenate([x[..., :1, :], x[..., 1 + self.config.registers :, :]], axis=-2)
 
-    def _beside(
+    def _block_inputs(
         self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """What each block and what every block takes beside its tokens; empty where nothing is
-        asked for.
-        """
+        """Further inputs, per block and shared by all; see `Stack`."""
         each, every = {}, {}
         if self.config.drop_path and mode.key is not None:
             each["kept"] = draw_drop_path(
