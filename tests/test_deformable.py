@@ -111,7 +111,7 @@ def in_loops(shape: AttentionShape, weights: dict, x: np.ndarray) -> np.ndarray:
 
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.ndarray:
-    """[h, w, c] of queries [h, w, c] and points [p, c]; every head by itself."""
+    """[h, w, c] from queries [h, w, c] and points [p, c], head by head."""
     out, width = np.zeros(q.shape), q.shape[-1] // heads
     for i, j, head in np.ndindex(*q.shape[:2], heads):
         own = slice(head * width, (head + 1) * width)
@@ -216,8 +216,8 @@ def test_strided_depthwise_convolutions_are_pytorchs():
 
 
 def test_every_fresh_weight_has_a_gradient():
-    """But the bias of the keys: it adds the same to all logits of a query, which the softmax takes
-    off.
+    """Except the bias of the keys, which adds a constant to all logits of a query; softmax cancels
+    it.
     """
     params, _ = network(STRIDED).init(jax.random.key(0))
     target = images(2, 6, 6, 8, seed=1)

@@ -61,9 +61,7 @@ def test_views_at_once_are_views_one_after_the_other(end: str, hidden_norm: str)
     ids=["a batch of one", "one counted of three"],
 )
 def test_batchnorm_of_one_value_is_its_bias_not_a_guess(counted):
-    """It has no spread: divided by two, the mean would be half the value, and what is left of it a
-    root of two.
-    """
+    """One value has no variance. Counted as two, its mean would be half of it."""
     x = (
         jnp.array([[5.0, -3.0]])
         if counted is None

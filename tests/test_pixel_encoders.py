@@ -166,7 +166,7 @@ def copied(trunk: spectral_cnn.Config):
 
 
 def as_cubes(trunk: spectral_cnn.Config, view: np.ndarray) -> np.ndarray:
-    """[r, 1, s, y, x]: a window a row, or under dims=1 a pixel."""
+    """[r, 1, s, y, x]: one window per row, or one pixel with dims=1."""
     view = view if trunk.dims == 3 else view.reshape(-1, 1, 1, BANDS)
     return np.moveaxis(view, -1, 1)[:, None].copy()
 
@@ -212,7 +212,7 @@ def test_multiply_adds_are_those_of_torchs_layers(trunk):
 # --- no-data and groups
 
 
-def test_pixels_without_data_are_no_part_of_a_windows_mean_nor_of_the_statistics():
+def test_pixels_without_data_count_neither_in_a_windows_mean_nor_in_the_statistics():
     trunk, alone = (
         CONVOLUTIONS["mean of a window"],
         dataclasses.replace(CONVOLUTIONS["mean of a window"], window=1),
@@ -234,7 +234,7 @@ def test_pixels_without_data_are_no_part_of_a_windows_mean_nor_of_the_statistics
     )
 
 
-def test_windows_without_data_are_no_part_of_the_statistics():
+def test_windows_without_data_do_not_count_in_the_statistics():
     trunk = CONVOLUTIONS["window"]
     view, valid = windows(trunk)
     valid[4:] = False

@@ -108,8 +108,8 @@ def test_running_statistics_give_torchs_features(trunk, shape):
     "trunk", [resnet.Config(depth=18), STRIDED], ids=["resnet18", "spec_resnet50"]
 )
 def test_running_statistics_move_as_torchs_by_a_batch(trunk):
-    """Those of the last blocks have all before them in them, and are means: rounding in features
-    grows over 50 fresh layers, in PyTorch too.
+    """Statistics of the last blocks depend on all earlier blocks, and means average rounding out,
+    which in features grows over 50 fresh layers, in PyTorch too.
     """
     encoder, params, statistics = weighted(trunk, ENMAP if trunk == STRIDED else S2)
     view = images(4, 64, 64, 13) if trunk != STRIDED else images(4, 32, 32, 202)
@@ -184,15 +184,15 @@ def test_multiply_adds_are_what_pytorch_counts(trunk, size):
 @pytest.mark.parametrize(
     ("stride", "height", "width"), [(1, 3, 4), (2, 6, 4), (2, 5, 7), (4, 9, 3)]
 )
-def test_a_cell_has_data_where_any_of_its_pixels_has(stride, height, width):
-    counted = np.random.default_rng(0).random((2, height, width)) < 0.2
-    found = np.asarray(valid_cells(jnp.asarray(counted), stride))
+def test_a_cell_is_valid_if_any_of_its_pixels_is(stride, height, width):
+    valid = np.random.default_rng(0).random((2, height, width)) < 0.2
+    found = np.asarray(valid_cells(jnp.asarray(valid), stride))
     rows, columns = -(-height // stride), -(-width // stride)
     assert found.shape == (2, rows, columns)
     for b, i, j in np.ndindex(found.shape):
         assert (
             found[b, i, j]
-            == counted[b, i * stride : (i + 1) * stride, j * stride : (j + 1) * stride].any()
+            == valid[b, i * stride : (i + 1) * stride, j * stride : (j + 1) * stride].any()
         )
 
 
@@ -219,7 +219,7 @@ def run(network: Network, view: np.ndarray, counted: np.ndarray, mode: Mode):
     return apply(*drawn(network, 0), view, counted)
 
 
-def test_images_without_data_take_no_part_in_running_statistics():
+def test_images_without_data_do_not_count_in_running_statistics():
     view, counted = images(4, 9, 8, 13), np.ones((4, 9, 8), bool)
     counted[2:] = False
     _, among_others = run(tiny(), view, counted, TRAIN)
@@ -229,7 +229,7 @@ def test_images_without_data_take_no_part_in_running_statistics():
     assert min(jax.tree.leaves(jax.tree.map(relative_error, all_counted, alone))) > 1e-3
 
 
-def test_the_stem_says_which_cells_have_data():
+def test_the_stem_returns_the_valid_mask_of_its_cells():
     stem = Network(lambda rngs: conv.Config().build(S2, jnp.dtype("float32"), rngs))
     counted = np.zeros((1, 10, 12), bool)
     counted[0, 9, 5] = True

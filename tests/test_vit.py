@@ -227,7 +227,7 @@ def test_rates_grow_linearly_and_the_first_block_is_never_skipped():
     assert drop_path_rates(0.3, 1) == (0.0,)
 
 
-def test_drop_path_skips_its_share_of_samples_and_keeps_the_mean():
+def test_drop_path_skips_its_fraction_of_samples_and_keeps_the_mean():
     rates, samples = (0.0, 0.1, 0.25, 0.5), 20_000
     kept = np.asarray(draw_drop_path(KEY, rates, samples))
     assert kept.shape == (4, 2, samples)
@@ -236,7 +236,7 @@ def test_drop_path_skips_its_share_of_samples_and_keeps_the_mean():
         for of_branch in of_block:
             assert set(np.unique(of_branch)) <= {0.0, np.float32(1 / (1 - np.float32(rate)))}
             assert abs((of_branch == 0).mean() - rate) <= four_sigma
-    drawn = (kept[1:] == 0).reshape(6, -1)  # each branch of each block draws by itself
+    drawn = (kept[1:] == 0).reshape(6, -1)  # each branch of each block has its own draw
     assert np.abs(np.corrcoef(drawn) - np.eye(6)).max() < 4 / math.sqrt(samples)
 
 
