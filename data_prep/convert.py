@@ -102,7 +102,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    _add_store(parser.add_argument)
+    _add_splits(parser.add_argument)
+    _add_execution(parser.add_argument)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be written, and write nothing"
+    )
+
+
+def _add_store(add: Callable[..., Any]) -> None:
     add(
         "--input",
         type=Path,
@@ -129,6 +137,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         default="archive",
         help="archive: lossless (default); uint8: quantised by a published formula, clipped",
     )
+
+
+def _add_splits(add: Callable[..., Any]) -> None:
     add(
         "--split",
         default="archive",
@@ -150,6 +161,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="fraction of the locations (or blocks) for validation, drawn by a hash of the name",
     )
     add("--test-fraction", type=_fraction, metavar="F", help="the same for the test split")
+
+
+def _add_execution(add: Callable[..., Any]) -> None:
     add(
         "--workers",
         type=_positive(int),
@@ -187,7 +201,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="skip bad files and list them in the store's rejects.txt",
     )
-    add("--dry-run", action="store_true", help="show what would be written, and write nothing")
 
 
 def _add_option(group: Any, field: dataclasses.Field) -> None:

@@ -38,7 +38,6 @@ from eo_jax.experiment import (
 )
 from eo_jax.monitor import goodput, writers
 from eo_jax.monitor.run_log import RunLog
-from eo_jax.monitor.throughput import Throughput
 from eo_jax.optim.optimizers import learning_rates
 from eo_jax.run import (
     StopSignal,
@@ -145,9 +144,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     missed = writers.not_evaluated(workdir, first, evaluators)  # an error ended the run in them
     rates = learning_rates(experiment.optim, run.steps)
     flops = mean_sample_flops(experiment, recipe.train, pipeline)
-    throughput = Throughput(experiment.data.batch_size, flops)
-    described = experiment.objective.metrics
-    log = RunLog(workdir, run, first, clock, throughput, described, rates, pipeline.counts)
+    log = RunLog(workdir, experiment, first, clock, flops, rates, pipeline.counts)
     log.begin(experiment.objective_name, overview)
 
     def save(step: int) -> None:
@@ -174,8 +171,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     batches = pipeline.batches(first, run.steps, log.say)
     batches = sharding.prefetch(batches, mesh, experiment.sharding.prefetch)
     for step in range(first, run.steps + 1):
-        # Read once: a signal may come at any time, and the last step has to be saved.
-        last = step == run.steps or stop.requested
+        last = step == run.steps or stop.requested  # read once: a signal may come at any time
         due = step > first and (step % run.save_every == 0 or last)
         evaluating = due_evaluators(evaluators, step, run.steps)
         if due or evaluating:

@@ -108,8 +108,7 @@ def test_a_store_that_has_to_be_decoded_is_named_with_what_the_crop_keeps():
 def test_a_crop_larger_than_the_views_is_named():
     (line,) = data_bound(10, crop=96)[1:]
     assert line == (
-        "config.data.crop=32: the views are 32 px, a crop of 96 px transfers 9.0 times their "
-        "pixels"
+        "config.data.crop=32: the views are 32 px, a crop of 96 px transfers 9.0 times their pixels"
     )
 
 

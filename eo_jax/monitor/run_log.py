@@ -11,7 +11,6 @@ import jax
 from eo_jax.monitor import metrics, writers
 from eo_jax.monitor.display import Display
 from eo_jax.monitor.goodput import Clock, finish_of
-from eo_jax.monitor.metric import Metric
 from eo_jax.monitor.throughput import Throughput
 
 
@@ -22,10 +21,10 @@ class RunLog:
     the host, and the host never runs more than one step ahead.
 
     Args:
-        run: `steps`, `log_every` and `writers` of the run.
+        experiment: its `run`, batch size and `objective.metrics` are used.
         first: the step the run starts at.
         clock: started with the run.
-        objective_metrics: `Objective.metrics`.
+        flops: of one sample in a train step.
         learning_rates: of every step of the run.
         counts: step -> what the pipeline counts, for log lines.
     """
@@ -33,18 +32,19 @@ class RunLog:
     def __init__(
         self,
         workdir: Path,
-        run: Any,
+        experiment: Any,
         first: int,
         clock: Clock,
-        throughput: Throughput,
-        objective_metrics: Mapping[str, Metric],
+        flops: float,
         learning_rates: Sequence[float],
         counts: Callable[[int], Mapping[str, Any]],
     ):
-        self._run, self._clock, self._throughput = run, clock, throughput
+        run, described = experiment.run, metrics.step_metrics(experiment.objective.metrics)
+        self._run, self._clock = run, clock
+        self._throughput = Throughput(experiment.data.batch_size, flops)
         self._learning_rates, self._counts = learning_rates, counts
         self._writer = writers.make_writer(workdir, first, run.writers)
-        self._display = Display(first, run.steps, metrics.step_metrics(objective_metrics))
+        self._display = Display(first, run.steps, described)
         self._pending: tuple[int, dict[str, Any]] | None = None
         self.enter, self.say, self.begin = clock.enter, self._display.say, self._display.begin
 

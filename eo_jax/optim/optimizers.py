@@ -64,7 +64,7 @@ _ALLOWED = {
         "0 or more, or None for a constant",
     ),
     "accum": (lambda count: count >= 1, "at least 1"),
-    "layer_decay": (lambda factor: 0 < factor <= 1, "more than 0, at most 1, which is no decay"),
+    "layer_decay": (lambda factor: 0 < factor <= 1, "more than 0, at most 1, which decays nothing"),
     "freeze_rules": _INTERVALS,
     "constant_lr": (
         lambda table: isinstance(table, tuple) and all(isinstance(rule, str) for rule in table),
