@@ -56,19 +56,19 @@ def test_views_at_once_are_views_one_after_the_other(end: str, hidden_norm: str)
 
 
 @pytest.mark.parametrize(
-    "counted",
+    "valid",
     [None, np.array([False, True, False])],
-    ids=["a batch of one", "one counted of three"],
+    ids=["a batch of one", "one valid of three"],
 )
-def test_batchnorm_of_one_value_is_its_bias_not_a_guess(counted):
+def test_batchnorm_of_one_value_is_its_bias_not_a_guess(valid):
     """One value has no variance. Counted as two, its mean would be half of it."""
     x = (
         jnp.array([[5.0, -3.0]])
-        if counted is None
+        if valid is None
         else jnp.array([[9.0, 9.0], [5.0, -3.0], [9.0, 9.0]])
     )
     norm = BatchNorm(2)
-    found = norm(x, None if counted is None else jnp.asarray(counted), Mode("batch"))
-    np.testing.assert_allclose(found[0 if counted is None else 1], 0, atol=1e-6)
+    found = norm(x, None if valid is None else jnp.asarray(valid), Mode("batch"))
+    np.testing.assert_allclose(found[0 if valid is None else 1], 0, atol=1e-6)
     np.testing.assert_allclose(norm.mean[...], 0.1 * np.array([5.0, -3.0]), rtol=1e-6)
     np.testing.assert_allclose(norm.var[...], 0.9, rtol=1e-6)  # of one value none is known: 0

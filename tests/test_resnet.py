@@ -209,31 +209,31 @@ def tiny(remat: str = "none", dtype: str = "float32") -> Network:
     return Network(lambda rngs: ResNet(TINY, remat, jnp.dtype(dtype), rngs=rngs))
 
 
-def run(network: Network, view: np.ndarray, counted: np.ndarray, mode: Mode):
+def run(network: Network, view: np.ndarray, valid: np.ndarray, mode: Mode):
     """(output, running statistics after it)"""
     apply = jax.jit(
         lambda params, statistics, x, marks: network.apply(
             params, statistics, lambda module: module(x, marks, mode)
         )
     )
-    return apply(*drawn(network, 0), view, counted)
+    return apply(*drawn(network, 0), view, valid)
 
 
 def test_images_without_data_do_not_count_in_running_statistics():
-    view, counted = images(4, 9, 8, 13), np.ones((4, 9, 8), bool)
-    counted[2:] = False
-    _, among_others = run(tiny(), view, counted, TRAIN)
-    _, alone = run(tiny(), view[:2], counted[:2], TRAIN)
-    _, all_counted = run(tiny(), view, np.ones_like(counted), TRAIN)
+    view, valid = images(4, 9, 8, 13), np.ones((4, 9, 8), bool)
+    valid[2:] = False
+    _, among_others = run(tiny(), view, valid, TRAIN)
+    _, alone = run(tiny(), view[:2], valid[:2], TRAIN)
+    _, all_valid = run(tiny(), view, np.ones_like(valid), TRAIN)
     assert max(jax.tree.leaves(jax.tree.map(relative_error, among_others, alone))) < 1e-5
-    assert min(jax.tree.leaves(jax.tree.map(relative_error, all_counted, alone))) > 1e-3
+    assert min(jax.tree.leaves(jax.tree.map(relative_error, all_valid, alone))) > 1e-3
 
 
 def test_the_stem_returns_the_valid_mask_of_its_cells():
     stem = Network(lambda rngs: conv.Config().build(S2, jnp.dtype("float32"), rngs))
-    counted = np.zeros((1, 10, 12), bool)
-    counted[0, 9, 5] = True
-    (image, cells), _ = run(stem, images(1, 10, 12, 13), counted, EVALUATE)
+    valid = np.zeros((1, 10, 12), bool)
+    valid[0, 9, 5] = True
+    (image, cells), _ = run(stem, images(1, 10, 12, 13), valid, EVALUATE)
     assert image.shape == (1, 3, 3, 64)
     assert np.argwhere(np.asarray(cells)).tolist() == [[0, 2, 1]]
 
@@ -277,7 +277,7 @@ def test_a_resnet_of_other_blocks_has_no_layout_of_pytorch():
 
 
 def test_recomputation_changes_neither_features_nor_gradients_nor_statistics():
-    view, counted = (
+    view, valid = (
         jnp.asarray(images(3, 8, 8, 13)),
         jnp.asarray(np.random.default_rng(1).random((3, 8, 8)) < 0.8),
     )
@@ -286,7 +286,7 @@ def test_recomputation_changes_neither_features_nor_gradients_nor_statistics():
     def trace(network: Network):
         def loss(params):
             found, moved = network.apply(
-                params, statistics, lambda module: module(view, counted, TRAIN)
+                params, statistics, lambda module: module(view, valid, TRAIN)
             )
             return jnp.square(found).mean(), (found, moved)
 
@@ -301,9 +301,9 @@ def test_recomputation_changes_neither_features_nor_gradients_nor_statistics():
 
 
 def test_it_computes_in_its_type_and_holds_float32():
-    view, counted = images(2, 8, 8, 13), np.ones((2, 8, 8), bool)
-    found, moved = run(tiny(dtype="bfloat16"), view, counted, TRAIN)
-    exact, _ = run(tiny(), view, counted, TRAIN)
+    view, valid = images(2, 8, 8, 13), np.ones((2, 8, 8), bool)
+    found, moved = run(tiny(dtype="bfloat16"), view, valid, TRAIN)
+    exact, _ = run(tiny(), view, valid, TRAIN)
     assert found.dtype == jnp.bfloat16
     assert {leaf.dtype.name for leaf in jax.tree.leaves(moved)} == {"float32"}
     assert relative_error(found.astype(jnp.float32), exact) < 0.05
