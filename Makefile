@@ -5,22 +5,19 @@ BIN := $(VENV)/bin
 DATA ?=
 # PyTorch is for the export tests alone; `make test TORCH=` does without, and skips them.
 TORCH ?= torch==2.13.0
-# A process for each core, whole files at a time, since the tests of a file share what they set up. Each process holds about 1.5 GB.
-PARALLEL := -n logical --maxprocesses=8 --dist loadfile
+# A process per core, with tests that share something in one of them (tests/conftest.py). Each process holds about 1.5 GB.
+PARALLEL := -n logical --maxprocesses=8 --dist loadgroup --no-loadscope-reorder
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-# Tests compile much and compute little: without LLVM's passes they take a quarter less. `make test-slow` trains networks, so it keeps them.
-FAST_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
-
-.PHONY: demo test test-slow lint format golden clean
+.PHONY: demo test test-all lint format golden clean
 
 demo: $(VENV)/.prep  ## simulate (or take DATA=folder of EnMAP tiles), convert, pretrain, evaluate, export, report
 	@$(BIN)/python -m launch.demo $(if $(DATA),--data "$(DATA)")
 
-test: $(VENV)/.test  ## everything but the slow tests
-	XLA_FLAGS="$(FAST_COMPILE)" $(BIN)/python -m pytest $(PARALLEL)
+test: $(VENV)/.test  ## the quick tier: six minutes on two cores
+	XLA_FLAGS="$$($(BIN)/python tests/fast_compile.py)" $(BIN)/python -m pytest $(PARALLEL)
 
-test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu"
+test-all: test  ## the quick tier, then the slow one, whose networks train as compiled for users: 25 minutes on two cores
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not gpu"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import compile_times
 import jax
 import pytest
+from multidevice.start import EightDevices
 
 # In the environment for the commands that tests start; in the config because jaxtyping's pytest
 # plugin has imported jax already.
@@ -29,8 +32,46 @@ for _name, _default in _JAX.items():
 gc.set_threshold(50_000, 20, 20)
 
 
+# Costly fixtures of a session: the tests that use one of them run in one process.
+SHARED = ("eight_devices", "tiny_run")
+# What takes longest starts first, so that no process is left with it at the end.
+LONGEST_FIRST: tuple[str, ...] = ()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(compile_times)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups items for pytest-xdist: by mark, by costly fixture, or else by file, since the tests
+    of a file share what they set up and compile.
+    """
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(_group_of(item)))
+    items.sort(key=_turn)  # a stable sort: within a group the order stays
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: tests that count on a collection of garbage need not wait for it."""
+    gc.freeze()
+
+
+def _group_of(item: pytest.Item) -> str:
+    return next((name for name in SHARED if name in item.fixturenames), item.path.stem)
+
+
+def _turn(item: pytest.Item) -> int:
+    group = item.get_closest_marker("xdist_group").args[0]
+    return LONGEST_FIRST.index(group) if group in LONGEST_FIRST else len(LONGEST_FIRST)
+
+
+@pytest.fixture(scope="session")
+def eight_devices() -> Iterator[Callable[..., Any]]:
+    """Runs `main` of a script of tests/multidevice on eight CPU devices; one process for all."""
+    with EightDevices() as process:
+        yield process.run
 
 
 @pytest.fixture(scope="session")

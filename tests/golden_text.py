@@ -6,6 +6,7 @@ python -m tests.golden_text        # rewrites tests/golden after a change that i
 
 from __future__ import annotations
 
+import functools
 import runpy
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
 from eo_jax import rules, sharding
-from eo_jax.experiment import make_experiment
+from eo_jax.experiment import Experiment, make_experiment
 from eo_jax.optim import optimizers
 
 ROOT = Path(__file__).parents[1]
@@ -24,8 +25,11 @@ FOLDER = Path(__file__).parent / "golden"
 MESH = AbstractMesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
+@functools.cache
 def load(name: str) -> dict[str, Any]:
-    """The globals of configs/<name>.py: VARIANTS, get_config, __doc__."""
+    """The globals of configs/<name>.py: VARIANTS, get_config, __doc__. Run once: not to be
+    written to.
+    """
     return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))
 
 
@@ -34,9 +38,20 @@ def names() -> list[str]:
     return sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 
 
+def variants(name: str) -> tuple[str, ...]:
+    """The variants that a config file lists."""
+    return load(name)["VARIANTS"]
+
+
 def listed() -> list[tuple[str, str]]:
     """(config, variant) of everything that is listed."""
-    return [(name, variant) for name in names() for variant in load(name)["VARIANTS"]]
+    return [(name, variant) for name in names() for variant in variants(name)]
+
+
+@functools.cache
+def experiment_of(name: str, variant: str) -> Experiment:
+    """The experiment of a listed variant, built once per process."""
+    return make_experiment(load(name)["get_config"](variant))
 
 
 def file_of(name: str, variant: str) -> Path:
@@ -44,9 +59,8 @@ def file_of(name: str, variant: str) -> Path:
     return FOLDER / (f"{name}__{variant}.txt" if variant else f"{name}.txt")
 
 
-def text(config: Any) -> str:
-    """One line a weight; shapes only, nothing is computed."""
-    experiment = make_experiment(config)
+def text(experiment: Experiment) -> str:
+    """One line per weight; shapes only, nothing is computed."""
     params, _ = jax.eval_shape(experiment.objective.init, jax.random.key(0))
     placed = sharding.state_sharding(experiment.sharding, params, MESH)
     decay, lr = (
@@ -82,8 +96,7 @@ def write_all() -> None:
     """Writes every golden file and removes those that no config stands behind."""
     FOLDER.mkdir(exist_ok=True)
     texts = {
-        file_of(name, variant): text(load(name)["get_config"](variant))
-        for name, variant in listed()
+        file_of(name, variant): text(experiment_of(name, variant)) for name, variant in listed()
     }
     for stale in set(FOLDER.glob("*.txt")) - set(texts):
         stale.unlink()

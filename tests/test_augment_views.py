@@ -148,7 +148,10 @@ def test_how_no_data_is_written_changes_nothing(fields, code):
     sensor = SENSOR if not np.isfinite(code) else dataclasses.replace(SENSOR, nodata=code)
     train = recipe_of((("three", sensor),), (("global", CropSet(**fields)),)).train
     expected = recipe(**fields).train(batch(pixels), jax.random.key(8))
-    jax.tree.map(np.testing.assert_array_equal, train(batch(coded), jax.random.key(8)), expected)
+    found = train(batch(coded), jax.random.key(8))
+    np.testing.assert_array_equal(found["three/global/valid"], expected["three/global/valid"])
+    # two programs, whose sums XLA may order differently: a code that leaked would be far off
+    np.testing.assert_allclose(found["three/global"], expected["three/global"], atol=1e-5)
     assert (
         np.asarray(expected["three/global"])[~np.asarray(expected["three/global/valid"])] == 0
     ).all()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -182,7 +183,7 @@ def test_encoder_normalisation_and_fingerprint_see_these_bands_alone(
         Sensor.from_row(fingerprint["sensor"]) == ENMAP.select(CHOSEN)
         and len(fingerprint["normalisation"]["mean"]) == 4
     )
-    views = make_recipe(experiment, numbers).evaluate(
+    views = jax.jit(make_recipe(experiment, numbers).evaluate)(
         {"s2": {"pixels": jnp.asarray(opened.batch(0)["s2"]["pixels"])}}
     )
     assert views["s2/global"].shape[-1] == 4

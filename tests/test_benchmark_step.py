@@ -153,6 +153,7 @@ def test_adapter_on_all_pixels_is_the_same_network_but_for_batch_statistics():
 
 
 def test_weights_of_another_network_are_refused():
+    pytest.importorskip("torch")
     from benchmarks import step_peers
 
     experiment, _, ours = start("barlow_twins")

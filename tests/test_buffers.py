@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from multidevice.start import run_script
 
 from eo_jax.data.store.buffers import BufferPool, Scratch
 
@@ -32,9 +31,9 @@ def filled(pool: BufferPool, value: int) -> np.ndarray:
 def wait_until(reached) -> bool:
     """Whether it is reached within 2 s: JAX releases arrays with a delay."""
     for _ in range(200):
-        gc.collect()
         if reached():
             return True
+        gc.collect()
         time.sleep(0.01)
     return False
 
@@ -146,8 +145,8 @@ def test_a_step_under_way_reads_what_it_was_given():
     np.testing.assert_allclose(results, [float(value) ** 31 for value in range(1, 6)], rtol=1e-4)
 
 
-def test_batches_cut_over_eight_devices_stay_as_they_were():
-    assert run_script("held_batches.py") == {"aliased": True, "same": True, "buffers_bounded": True}
+def test_batches_cut_over_eight_devices_stay_as_they_were(eight_devices):
+    assert eight_devices("held_batches") == {"aliased": True, "same": True, "buffers_bounded": True}
 
 
 # ------------------------------------------------------------------------------------------ scratch

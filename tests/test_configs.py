@@ -43,7 +43,7 @@ def test_the_docstring_says_what_to_compare_with_and_where_it_departs(name):
 @pytest.mark.parametrize(("name", "variant"), golden_text.listed())
 def test_every_variant_builds_with_every_default_filled_in(name, variant):
     config = golden_text.load(name)["get_config"](variant)
-    experiment = make_experiment(config)
+    experiment = golden_text.experiment_of(name, variant)
     assert set(config) == {
         "data",
         "augment",

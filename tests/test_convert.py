@@ -263,6 +263,7 @@ def test_interrupt_says_how_to_go_on(
         env=slowed(tmp_path),
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=take_interrupts,
     )
     wait_for(lambda: list((tmp_path / "store").glob(".partial/0*.json")))
     process.send_signal(sent)
@@ -331,6 +332,11 @@ def stop_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def take_interrupts() -> None:
+    """Undoes what a shell does to the jobs that it runs in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def slowed(folder: Path) -> dict[str, str]:

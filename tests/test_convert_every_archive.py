@@ -69,41 +69,58 @@ def _assert_same_array(one: np.ndarray, two: np.ndarray) -> None:
     np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("name", readers.names())
-def test_convert_then_verify(name: str, tmp_path: Path) -> None:
+def assert_holds(store: Path, expected: list[Sample]) -> None:
+    """The store has these samples, in order."""
+    for found, sample in zip(open_store(store), expected, strict=True):
+        assert_same(found, sample)
+
+
+def turn(name: str, choices: tuple[str, ...]) -> str:
+    """One of the choices, so that readers between them take all."""
+    return choices[readers.names().index(name) % len(choices)]
+
+
+TARS = ("tar", "tar.gz")
+# Readers know nothing of stores, nor of tars: each comes with one of either, and slow with all.
+EVERY = [
+    pytest.param(name, suffix, store_format, marks=[] if quick else pytest.mark.slow)
+    for name in readers.names()
+    for suffix in TARS
+    for store_format in FORMATS
+    for quick in [suffix == turn(name, TARS) and store_format == turn(name, FORMATS)]
+]
+
+
+@pytest.mark.parametrize(("name", "suffix", "store_format"), EVERY)
+def test_folder_and_tar_of_every_archive_give_its_samples_in_every_format(
+    name: str, suffix: str, store_format: str, tmp_path: Path
+) -> None:
     options = layouts.write(name, tmp_path / "archive")
     expected = layouts.read_all(name, tmp_path / "archive", **options)
     assert expected
-    convert(name, tmp_path / "archive", tmp_path / "store", options)
-    assert verify(tmp_path / "store") == []
-    store = open_store(tmp_path / "store")
-    assert len(store) == len(expected)
-    for found, sample in zip(store, expected, strict=True):
-        assert_same(found, sample)
-        assert store.sensor(sample.sensor).bands
+    pack(name, tmp_path / "archive", tmp_path / "packed", suffix)
+    for source in ("archive", "packed"):
+        path = tmp_path / f"store of {source}"
+        convert(name, tmp_path / source, path, options, "--format", store_format)
+        assert verify(path) == []
+        assert_holds(path, expected)
+    store = open_store(tmp_path / "store of archive")
+    assert all(store.sensor(sample.sensor).bands for sample in expected)
     archive = store.manifest["archive"]
     assert archive["reader"] == name
     assert archive["licence"]
     assert len(archive["files_sha256"]) == 64
 
 
-@pytest.mark.parametrize("name", readers.names())
-@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
-def test_a_tar_gives_the_samples_of_the_folder(name: str, suffix: str, tmp_path: Path) -> None:
-    options = layouts.write(name, tmp_path / "archive")
-    packed = tmp_path / "packed" / f"download.{suffix}"
-    packed.parent.mkdir()
-    with tarfile.open(packed, "w:gz" if suffix == "tar.gz" else "w") as tar:
-        for path in sorted((tmp_path / "archive").iterdir()):
-            tar.add(path, path.name)
-    if name == "spectral-earth":  # as downloaded, in parts
-        _cut_in_parts(packed)
-    expected = layouts.read_all(name, tmp_path / "archive", **options)
-    convert(name, tmp_path / "packed", tmp_path / "store", options)
-    store = open_store(tmp_path / "store")
-    assert len(store) == len(expected)
-    for found, sample in zip(store, expected, strict=True):
-        assert_same(found, sample)
+def pack(name: str, folder: Path, packed: Path, suffix: str) -> None:
+    """The archive as one download; that of SpectralEarth comes in parts."""
+    packed.mkdir()
+    path = packed / f"download.{suffix}"
+    with tarfile.open(path, "w:gz" if suffix == "tar.gz" else "w") as tar:
+        for member in sorted(folder.iterdir()):
+            tar.add(member, member.name)
+    if name == "spectral-earth":
+        _cut_in_parts(path)
 
 
 def _cut_in_parts(path: Path) -> None:
@@ -113,16 +130,3 @@ def _cut_in_parts(path: Path) -> None:
             data[number * size : (number + 1) * size]
         )
     path.unlink()
-
-
-@pytest.mark.parametrize("name", readers.names())
-@pytest.mark.parametrize("store_format", FORMATS[1:])
-def test_zarr_stores_hold_the_same_samples(name: str, store_format: str, tmp_path: Path) -> None:
-    options = layouts.write(name, tmp_path / "archive")
-    convert(name, tmp_path / "archive", tmp_path / "plain", options)
-    convert(name, tmp_path / "archive", tmp_path / "zarr", options, "--format", store_format)
-    assert verify(tmp_path / "zarr") == []
-    for found, sample in zip(
-        open_store(tmp_path / "zarr"), open_store(tmp_path / "plain"), strict=True
-    ):
-        assert_same(found, sample)

@@ -219,7 +219,7 @@ def test_every_fresh_weight_has_a_gradient():
     """Except the bias of the keys, which adds a constant to all logits of a query; softmax cancels
     it.
     """
-    params, _ = network(STRIDED).init(jax.random.key(0))
+    params, _ = jax.jit(network(STRIDED).init)(jax.random.key(0))
     target = images(2, 6, 6, 8, seed=1)
     gradients = jax.jit(
         jax.grad(
@@ -279,7 +279,7 @@ def run(network: Network, params: dict, statistics: dict, x: np.ndarray) -> jax.
 @pytest.mark.parametrize("size", [(8, 8), (7, 10)], ids=str)
 def test_a_resnet_adds_attention_to_its_stages_for_views_of_any_size(size):
     x = images(2, *size, 13)
-    params, statistics = tiny("deformable").init(jax.random.key(0))
+    params, statistics = jax.jit(tiny("deformable").init)(jax.random.key(0))
     found = run(tiny("deformable"), params, statistics, x)
     silent = {
         name: part | {"out": jax.tree.map(jnp.zeros_like, part["out"])}
@@ -295,7 +295,7 @@ def test_a_resnet_adds_attention_to_its_stages_for_views_of_any_size(size):
 
 def test_a_resnet_without_attention_has_the_same_weights_less_its():
     params, plain = (
-        tiny(attention).init(jax.random.key(3))[0] for attention in ("deformable", "none")
+        jax.jit(tiny(attention).init)(jax.random.key(3))[0] for attention in ("deformable", "none")
     )
     assert params.keys() - plain.keys() == {"attention1", "attention2"}
     jax.tree.map(np.testing.assert_array_equal, plain, {name: params[name] for name in plain})
@@ -304,7 +304,7 @@ def test_a_resnet_without_attention_has_the_same_weights_less_its():
 
 def test_recomputing_it_changes_no_gradient():
     x = images(2, 6, 6, 13)
-    params, statistics = one_stage("none").init(jax.random.key(0))
+    params, statistics = jax.jit(one_stage("none").init)(jax.random.key(0))
 
     def loss(params, remat):
         return jnp.square(run(one_stage(remat), params, statistics, x)).mean()

@@ -192,7 +192,7 @@ def test_a_plain_vit_is_timms(patch):
     twin = load(VisionTransformer(13, width, DEPTH, heads, patch, TILE).eval(), exported)
     with torch.no_grad():
         expected = twin(torch.from_numpy(view).permute(0, 3, 1, 2)).numpy()
-    found = encoder.features(params, {}, jnp.asarray(view), jnp.asarray(valid))
+    found = jax.jit(encoder.features)(params, {}, view, valid)
     assert relative_error(found["pooled"], expected[:, 0]) < 1e-5
     assert relative_error(np.asarray(found["dense"]).reshape(2, -1, width), expected[:, 1:]) < 1e-5
 

@@ -262,7 +262,7 @@ cases = given(
 quiet = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=400, derandomize=True, **quiet)
+@settings(max_examples=140, derandomize=True, **quiet)
 @cases
 def test_damaged_archives(originals: dict, name: str, seed: int, damages: list[Damage]) -> None:
     damaged(originals[name], name, seed, damages)

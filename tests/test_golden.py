@@ -8,14 +8,15 @@ import difflib
 
 import golden_text
 import pytest
-from multidevice.start import run_script
+
+from eo_jax.experiment import make_experiment
 
 
 @pytest.mark.parametrize(("name", "variant"), golden_text.listed())
 def test_weights_are_as_recorded(name, variant):
     path = golden_text.file_of(name, variant)
     recorded = path.read_text() if path.exists() else ""
-    found = golden_text.text(golden_text.load(name)["get_config"](variant))
+    found = golden_text.text(golden_text.experiment_of(name, variant))
     if found != recorded:
         changes = difflib.unified_diff(
             recorded.splitlines(), found.splitlines(), path.name, "now", n=0, lineterm=""
@@ -36,12 +37,12 @@ def test_no_golden_file_is_left_of_a_config_that_is_gone():
 
 def test_the_text_sees_a_change_of_shape_decay_learning_rate_and_partition():
     config = golden_text.load("mae_demo")["get_config"]("smoke")
-    before = golden_text.text(config).splitlines()
+    before = golden_text.text(golden_text.experiment_of("mae_demo", "smoke")).splitlines()
     config.optim.decay_rules = (("cls_token$", 0.5), (".*", 1.0))
     config.optim.lr_rules = (("mask_token$", 0.25), (".*", 1.0))
     config.sharding.rules = (("predict/kernel$", (None, "fsdp")), (".*", ()))
     config.model.trunk.size = "small"
-    after = golden_text.text(config).splitlines()
+    after = golden_text.text(make_experiment(config)).splitlines()
 
     def of(lines, path):
         return next(line for line in lines if line.startswith(path + " "))
@@ -60,16 +61,26 @@ def test_the_text_sees_a_change_of_shape_decay_learning_rate_and_partition():
     )
 
 
-def test_the_smallest_variant_of_every_config_lowers_for_eight_devices():
-    targets = [f"{name}:smoke" for name in golden_text.names()]
-    assert run_script("lower.py", *targets) == {
-        target: "1 module for 8 devices" for target in targets
-    }
+# One config of every kind of trunk; between them they have a mixture, a teacher, a queue, two
+# encoders, and labels.
+FAMILIES = (
+    "mae_sensors",
+    "dino_spectral_earth",
+    "moco_ssl4eo_s12",
+    "decur_sunrgbd",
+    "semi_supervised_pixels",
+)
+
+
+def lowers(eight_devices, targets: list[str]) -> bool:
+    return eight_devices("lower", *targets) == dict.fromkeys(targets, "1 module for 8 devices")
+
+
+def test_a_config_of_every_family_lowers_for_eight_devices(eight_devices):
+    assert lowers(eight_devices, [f"{name}:smoke" for name in FAMILIES])
 
 
 @pytest.mark.slow
-def test_every_variant_lowers_for_eight_devices():
-    targets = [f"{name}:{variant}" for name, variant in golden_text.listed() if variant != "smoke"]
-    assert run_script("lower.py", *targets) == {
-        target: "1 module for 8 devices" for target in targets
-    }
+@pytest.mark.parametrize("name", golden_text.names())
+def test_every_variant_lowers_for_eight_devices(eight_devices, name):
+    assert lowers(eight_devices, [f"{name}:{variant}" for variant in golden_text.variants(name)])

@@ -40,6 +40,17 @@ def weighted(**fields) -> tuple[Encoder, dict]:
     )
 
 
+@functools.cache
+def exported() -> dict[str, np.ndarray]:
+    return to_torch(*weighted(), {}, 64)
+
+
+def twin_of(size: str):
+    """Its weights have shapes alone until `torch_twin.load`."""
+    with torch.device("meta"):
+        return torch_twin.MixTransformer(size, 3)
+
+
 def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
@@ -54,10 +65,7 @@ def forward(encoder: Encoder, params, view, key):
 def test_torch_gives_the_same_features(shape):
     encoder, params = weighted()
     view = images(*shape)
-    exported = to_torch(encoder, params, {}, 64)
-    expected = torch_twin.features(
-        torch_twin.load(torch_twin.MixTransformer("b0", 3), exported), view
-    )
+    expected = torch_twin.features(torch_twin.load(twin_of("b0"), exported()), view)
     found = forward(encoder, params, view, None)
     assert found.shape == (shape[0], -(-shape[1] // 32), -(-shape[2] // 32), 256)
     assert relative_error(found, expected) < 1e-4
@@ -68,8 +76,7 @@ def test_torch_gives_the_same_features(shape):
 def test_every_size_has_the_weights_and_multiply_adds_of_pytorchs(size):
     encoder = encoder_of(size)
     params, _ = jax.eval_shape(encoder.network.init, jax.random.key(0))
-    with torch.device("meta"):
-        twin = torch_twin.MixTransformer(size, 3)
+    twin = twin_of(size)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(
         parameter.numel() for parameter in twin.parameters()
     )

@@ -47,14 +47,14 @@ def test_drawing_keeps_nothing(tmp_path: Path, format: str):
     path = tmp_path / "store"
     opening.write_store(path, format, 2000)  # so few that the first batches have opened every file
     pipeline = opening.Pipeline(
-        dataclasses.replace(opening.pipeline_config(path, "pair"), batch_size=16), seed=0
+        dataclasses.replace(opening.pipeline_config(path, "pair"), batch_size=4), seed=0
     )
     tracemalloc.start()
     try:
-        held = [_held_after(pipeline, range(first, first + 60)) for first in range(0, 240, 60)]
+        held = [_held_after(pipeline, range(first, first + 40)) for first in range(0, 160, 40)]
     finally:
         tracemalloc.stop()
-    assert min(after - before for before, after in itertools.pairwise(held)) < 100 * 60
+    assert min(after - before for before, after in itertools.pairwise(held)) < 100 * 40
 
 
 def _held_after(pipeline: opening.Pipeline, batches: range) -> int:

@@ -6,48 +6,46 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
-from multidevice.start import run_script
 
 from eo_jax import sharding
 from eo_jax.data.store.buffers import BufferPool
 
-MESHES = ("8x1", "4x2", "1x8")
-
-
-@pytest.fixture(scope="module")
-def found() -> dict:
-    return run_script("trajectories.py")
-
-
 # --- eight devices
 
+MESHES = ("8x1", "4x2", "1x8")
+# Each is compiled. One that cuts both batches and weights is quick.
+TRAINED = ("4x2", *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ("8x1", "1x8")))
+WHOLE = [1, 192, 3, 3, 64]
+HELD = {"8x1": WHOLE, "4x2": [1, 96, 3, 3, 64], "1x8": [1, 24, 3, 3, 64]}
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_any_mesh_gives_the_losses_of_one_device(found, mesh):
-    one = found["runs"]["one"]["losses"]
-    assert one[-1] < one[0]
-    np.testing.assert_allclose(found["runs"][mesh]["losses"], one, rtol=1e-5)
+
+@pytest.mark.parametrize("mesh", TRAINED)
+def test_any_mesh_gives_the_losses_of_one_device_and_fsdp_cuts_weights_and_moments(
+    eight_devices, mesh
+):
+    one, found = (eight_devices("trajectories", "train", name) for name in ("one", mesh))
+    assert one["losses"][-1] < one["losses"][0]
+    np.testing.assert_allclose(found["losses"], one["losses"], rtol=1e-5)
     # Their values are at most 3.
-    np.testing.assert_allclose(
-        found["runs"][mesh]["watched"], found["runs"]["one"]["watched"], rtol=0, atol=3e-4
-    )
-
-
-def test_fsdp_cuts_weights_and_their_moments(found):
-    held = {name: (run["qkv"], run["moment"]) for name, run in found["runs"].items()}
-    whole = [1, 192, 3, 3, 64]
-    assert held["one"] == held["8x1"] == (whole, whole)
-    assert held["4x2"] == ([1, 96, 3, 3, 64],) * 2
-    assert held["1x8"] == ([1, 24, 3, 3, 64],) * 2
+    np.testing.assert_allclose(found["watched"], one["watched"], rtol=0, atol=3e-4)
+    assert one["qkv"] == one["moment"] == WHOLE
+    assert found["qkv"] == found["moment"] == HELD[mesh]
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_to_global_keeps_rows_in_mesh_order_and_leaves_positions_on_the_host(found, mesh):
-    assert found["rows"][mesh] == {"same": True, "keys": ["pixels"], "first_rows": list(range(8))}
+def test_to_global_keeps_rows_in_mesh_order_and_leaves_positions_on_the_host(eight_devices, mesh):
+    assert eight_devices("trajectories", "rows", mesh) == {
+        "same": True,
+        "keys": ["pixels"],
+        "first_rows": list(range(8)),
+    }
 
 
-def test_a_checkpoint_of_one_mesh_is_restored_on_another_bit_for_bit(found):
-    assert found["restored"] == {"same": True, "qkv": [1, 24, 3, 3, 64]}
+def test_a_checkpoint_of_one_mesh_is_restored_on_another_bit_for_bit(eight_devices):
+    assert eight_devices("trajectories", "restored", "4x2", "1x8") == {
+        "same": True,
+        "qkv": HELD["1x8"],
+    }
 
 
 # --- what does not fit

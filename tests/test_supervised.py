@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_objectives import config_of, views_of
+from tiny_objectives import config_of, features_of, views_of
 
 from eo_jax.experiment import make_experiment
 
@@ -33,7 +33,9 @@ def loss_and_outputs(label: np.ndarray, **section) -> tuple[float, np.ndarray]:
     )
     assert set(metrics) == set(objective.metrics)
     weights = objective.encoders(params, carry)["s2"]
-    found = objective.features(weights, views["s2/global"][:, 0], views["s2/global/valid"][:, 0])
+    found = features_of(
+        objective, weights, views["s2/global"][:, 0], views["s2/global/valid"][:, 0]
+    )
     features = np.asarray(
         found["dense" if section["task"] == "segmentation" else "pooled"], np.float64
     )

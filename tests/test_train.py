@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny_run as tiny_run_module
 from absl.testing import flagsaver
-from run_results import end_of, numbers, steps
+from run_results import end_of, hashes, numbers, steps
 from tiny_run import CONFIG, SAVE_EVERY, STEPS, arguments
 from tiny_store import write_tiny_store
 from toy_objective import Toy
@@ -38,6 +38,7 @@ SMOKE = f"--config={CONFIG}"
 
 
 # ----------------------------------------------------------------- killed and resumed, as processes
+# The quick tier has this with a toy: killed in `test_train_mixture`, stopped by SIGTERM below.
 
 
 class Run:
@@ -109,6 +110,7 @@ def broken(tiny_run, tiny_store, tmp_path_factory) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_ends_with_the_same_state_bit_for_bit(
     tiny_run, broken, monkeypatch, capsys
 ):
@@ -126,6 +128,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_state_bit_for_bit(
     assert printed[0] == printed[1] and f"whole state, step {STEPS}" in printed[0]
 
 
+@pytest.mark.slow
 def test_all_losses_and_evaluations_are_the_same_and_none_is_logged_twice(tiny_run, broken):
     whole = numbers(tiny_run)
     assert [line["step"] for line in whole] == [
@@ -136,6 +139,7 @@ def test_all_losses_and_evaluations_are_the_same_and_none_is_logged_twice(tiny_r
     assert len({line["loss"] for line in whole[:-1]}) == STEPS
 
 
+@pytest.mark.slow
 def test_sigterm_saves_what_it_has_and_the_next_command_goes_on_there(broken):
     stopped, resumed = broken["outputs"]
     assert f"resuming at step {broken['saved']} of {STEPS}" in stopped
@@ -360,7 +364,9 @@ def test_a_full_disk_ends_the_run_with_one_clear_error(toy, tiny_store, tmp_path
         train.train(config_of(tiny_store), tmp_path)
 
 
-def test_a_signal_during_evaluation_is_followed_by_a_save(toy, tiny_store, tmp_path, monkeypatch):
+def test_a_signal_during_evaluation_is_followed_by_a_save_and_the_run_goes_on_from_there(
+    toy, finished, tiny_store, tmp_path, monkeypatch, capsys
+):
     """The signal may come between the question whether to save and the question whether to stop."""
 
     class Interrupted:
@@ -371,12 +377,18 @@ def test_a_signal_during_evaluation_is_followed_by_a_save(toy, tiny_store, tmp_p
             os.kill(os.getpid(), signal.SIGTERM)
             return {}
 
-    monkeypatch.setattr(
-        train, "make_evaluators", lambda config, context: {"interrupted": (3, Interrupted())}
-    )
-    assert train.train(config_of(tiny_store, **{"run.save_every": 100}), tmp_path) == 143
+    config = config_of(tiny_store, **{"run.save_every": 100})
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            train, "make_evaluators", lambda config, context: {"interrupted": (3, Interrupted())}
+        )
+        assert train.train(config, tmp_path) == 143
     assert checkpoint.load(tmp_path)[1] == 4
     assert steps(tmp_path) == [1, 2, 3, 3, 4]
+    told = "stopped at step 4 of 6, state saved; the same command resumes from there"
+    assert told in capsys.readouterr().out
+    assert train.train(config, tmp_path) == 0
+    assert hashes(tmp_path) == hashes(finished)
 
 
 def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(

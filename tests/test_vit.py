@@ -336,7 +336,7 @@ def test_options_add_their_weights_and_no_others():
         "blocks/layers/attention_scale",
         "blocks/layers/mlp_scale",
     }
-    params, _ = network(EVERYTHING).init(jax.random.key(0))
+    params, _ = jax.jit(network(EVERYTHING).init)(jax.random.key(0))
     assert params["registers"].shape == (1, 2, WIDTH)
     assert (
         params["relative"]["table"].shape == ((2 * SIDE - 1) ** 2 + 3, 3)

@@ -15,7 +15,7 @@ import numpy as np
 
 from eo_jax.config import complete
 from eo_jax.experiment import Experiment, make_experiment
-from eo_jax.objectives.base import Objective
+from eo_jax.objectives.base import EncoderWeights, Objective
 
 CLASSES, SIZE, LOCAL = 3, 16, 8
 HEAD = {"projector": (24, 16)}
@@ -142,6 +142,19 @@ def loss_of(experiment: Experiment, views: dict, seed: int = 0) -> tuple:
         carry,
         value_and_gradients(params, carry, views, jax.random.key(1), jnp.asarray(0.1)),
     )
+
+
+def features_of(
+    objective: Objective, weights: EncoderWeights, view: jax.Array, valid: jax.Array
+) -> dict[str, jax.Array]:
+    """The objective's features of one view, jitted."""
+    arrays = {name: value for name, value in weights.items() if name != "source"}
+    return _features(objective, weights["source"], arrays, view, valid)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _features(objective, source, arrays, view, valid):
+    return objective.features({**arrays, "source": source}, view, valid)
 
 
 @functools.cache

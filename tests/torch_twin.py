@@ -368,14 +368,11 @@ class MixTransformer(nn.Module):
 
 
 def load(twin: nn.Module, exported: dict[str, np.ndarray]) -> nn.Module:
-    """The twin with exported weights, each of which it must have got: it would give NaN
-    otherwise.
+    """The twin with exported weights, each of which it must have got: on the meta device it could
+    not compute otherwise.
     """
-    for tensor in twin.state_dict().values():
-        tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-    twin.load_state_dict(
-        {name: torch.from_numpy(np.array(array)) for name, array in exported.items()}, strict=True
-    )
+    weights = {name: torch.from_numpy(np.array(array)) for name, array in exported.items()}
+    twin.to("meta").load_state_dict(weights, strict=True, assign=True)
     return twin
 
 

@@ -260,22 +260,24 @@ def draw_dates(store: Store) -> Figure | None:
     unit, name, days = (
         ("M", "month", 27) if np.ptp(months.astype(np.int64)) <= 240 else ("Y", "year", 350)
     )
+    width, margin = np.timedelta64(days, "D"), np.timedelta64(3, "D")
     steps = known.astype(f"datetime64[{unit}]")
-    every = np.arange(steps.min(), steps.max() + 1)
+    one = np.timedelta64(1, unit)
+    every = np.arange(steps.min(), steps.max() + one, one)
     starts = every.astype("datetime64[D]")
     figure = Figure(figsize=(8, 2.4), layout="constrained")
     axes = figure.add_subplot(ylabel=f"samples per {name}")
     axes.bar(
         starts,
         np.bincount((steps - steps.min()).astype(np.int64)),
-        width=days,
+        width=width,
         align="edge",
         color=BLUE,
     )
     locator = AutoDateLocator(minticks=2, maxticks=10)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    axes.set_xlim(starts[0] - 3, starts[-1] + days + 3)
+    axes.set_xlim(starts[0] - margin, starts[-1] + width + margin)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     return figure
 

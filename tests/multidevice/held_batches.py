@@ -4,7 +4,7 @@ they stayed as they were.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -12,12 +12,9 @@ import numpy as np
 from eo_jax import sharding
 from eo_jax.data.store.buffers import BufferPool
 
-mesh = sharding.make_mesh(sharding.Config(data=4, fsdp=2))
-pool = BufferPool((16, 1, 3, 32, 32), np.int16, 4)
-addresses = set()
 
-
-def host_batches(count: int):
+def host_batches(pool: BufferPool, count: int, addresses: set[int]) -> Iterator[dict]:
+    """Batches n full of the number n; notes where their memory is."""
     for n in range(count):
         pixels = pool.take()
         pixels[:] = n
@@ -25,16 +22,22 @@ def host_batches(count: int):
         yield {"enmap": {"pixels": pixels, "position": np.arange(16)}}
 
 
-held = list(sharding.prefetch(host_batches(6), mesh, 1))
-pointers = {
-    shard.data.unsafe_buffer_pointer()
-    for batch in held
-    for shard in batch["enmap"]["pixels"].addressable_shards
-}
-aliased = any(
-    start <= pointer < start + 16 * 3 * 32 * 32 * 2 for start in addresses for pointer in pointers
-)
-for batch in sharding.prefetch(host_batches(30), mesh, 1):
-    jax.block_until_ready(batch)
-same = all((np.asarray(batch["enmap"]["pixels"]) == n).all() for n, batch in enumerate(held))
-print(json.dumps({"aliased": aliased, "same": same, "buffers_bounded": len(addresses) < 6 + 10}))
+def main() -> dict[str, bool]:
+    """Whether devices read the pool's memory, unchanged, and how much of it was enough."""
+    mesh = sharding.make_mesh(sharding.Config(data=4, fsdp=2))
+    pool, addresses = BufferPool((16, 1, 3, 32, 32), np.int16, 4), set()
+    held = list(sharding.prefetch(host_batches(pool, 6, addresses), mesh, 1))
+    pointers = {
+        shard.data.unsafe_buffer_pointer()
+        for batch in held
+        for shard in batch["enmap"]["pixels"].addressable_shards
+    }
+    aliased = any(
+        start <= pointer < start + 16 * 3 * 32 * 32 * 2
+        for start in addresses
+        for pointer in pointers
+    )
+    for batch in sharding.prefetch(host_batches(pool, 30, addresses), mesh, 1):
+        jax.block_until_ready(batch)
+    same = all((np.asarray(batch["enmap"]["pixels"]) == n).all() for n, batch in enumerate(held))
+    return {"aliased": aliased, "same": same, "buffers_bounded": len(addresses) < 6 + 10}

@@ -1,4 +1,4 @@
-"""Trains three steps of objectives ("mae", "moco/resnet") on eight devices and on one, from the
+"""Trains three steps of an objective ("mae", "moco/resnet") on eight devices and on one, from the
 same weights and views: how far are they apart?
 
 All that is float32 in training is float64 here. In float32 a sum in another order turns the sign of
@@ -7,9 +7,6 @@ thousand: neither could a small mistake be told from that, nor that from a mista
 """
 
 from __future__ import annotations
-
-import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +59,7 @@ def in_float64(views: Views) -> Views:
     }
 
 
-def apart(case: str) -> float:
+def main(case: str) -> float:
     """Largest relative difference of the losses."""
     one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
     single, spread = (
@@ -73,7 +70,3 @@ def apart(case: str) -> float:
     return float(
         (np.abs(spread - single) / np.maximum(1, np.abs(single))).max()
     )  # some losses pass through 0
-
-
-if __name__ == "__main__":
-    print(json.dumps({case: apart(case) for case in sys.argv[1:]}))

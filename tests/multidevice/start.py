@@ -1,6 +1,4 @@
-"""Runs a script of this folder on eight CPU devices, in a process of its own: the number of devices
-is fixed when jax starts.
-"""
+"""Starts processes with eight CPU devices: the number of devices is fixed when jax starts."""
 
 from __future__ import annotations
 
@@ -9,24 +7,50 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import fast_compile
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
-# Partitioning is what is tested here, not LLVM, which would take two thirds of the time.
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
-def run_script(name: str, *arguments: str) -> Any:
-    """What the script prints as JSON on its last line."""
-    paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    environment = os.environ | {
+def environment() -> dict[str, str]:
+    """The environment of a process with eight devices that imports from tests/."""
+    return os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": FAST_COMPILE,
-        "PYTHONPATH": paths,
+        "XLA_FLAGS": fast_compile.flags(),  # what is tested here is how XLA partitions
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
     }
-    command = [sys.executable, str(FOLDER / name), *arguments]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+
+
+class EightDevices:
+    """One process (`serve.py`) that runs several scripts of this folder, one after the other."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, str(FOLDER / "serve.py")],
+            env=environment(),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+
+    def run(self, script: str, *arguments: str) -> Any:
+        """The result of the script's `main(*arguments)`, which is JSON."""
+        print(json.dumps([script, arguments]), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        assert line, f"the process ended with exit code {self._process.wait(60)}"
+        answer = json.loads(line)
+        assert "error" not in answer, answer["error"]
+        return answer["result"]
