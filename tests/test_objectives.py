@@ -661,7 +661,7 @@ def test_no_data_changes_nothing(name):
         (
             "decur",
             {"objective.common": 16},
-            r"config\.objective\.common: 16; expected some, and fewer than the embedding's 16",
+            r"config\.objective\.common: 16; expected more than 0 and less than the embedding's 16",
         ),
         (
             "data2vec",

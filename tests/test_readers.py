@@ -119,7 +119,7 @@ def test_micrometres_are_converted(tmp_path: Path) -> None:
         (ENMAP_PRODUCT.centres_nm[::-1], "Nanometers", ("224 wavelengths", "another order")),
         (np.sort(ENMAP_PRODUCT.centres_nm), "Nanometers", ("band",)),
         (ENMAP_PRODUCT.centres_nm, "Micrometers", ("band 1 has 418420 nm",)),
-        (ENMAP_PRODUCT.centres_nm / 1000, "Nanometers", ("band 1 has 0.41842 nm", "another unit")),
+        (ENMAP_PRODUCT.centres_nm / 1000, "Nanometers", ("band 1 has 0.41842 nm", "order or unit")),
         (
             ENMAP_PRODUCT.centres_nm,
             "Angstrom",
