@@ -117,8 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(args.json, rows, speeds)
     except BrokenExecutor as error:
         print(
-            f"error: {error} Finished rows stay in --json. Was there enough memory for "
-            f"{args.jobs} rows at a time? Fewer --jobs need less",
+            f"error: {error} Finished rows stay in --json. Was there enough memory for {args.jobs} "
+            "rows at a time? Fewer --jobs need less",
             file=sys.stderr,
         )
         return 1

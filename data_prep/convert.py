@@ -372,8 +372,8 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
         )
     if args.val_fraction is None and args.test_fraction is None:
         raise ValueError(
-            "--split blocks:KM sets how locations are drawn, but not how many; give "
-            "--val-fraction or --test-fraction, such as 0.2"
+            "--split blocks:KM sets how locations are drawn, but not how many; give --val-fraction "
+            "or --test-fraction, such as 0.2"
         )
     fractions = {
         split: fraction

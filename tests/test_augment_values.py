@@ -260,7 +260,7 @@ def test_statistics_are_published_or_the_stores():
         Config(statistics="imagenet")
 
 
-def test_odds_are_kept_as_tuples():
+def test_probabilities_are_kept_as_tuples():
     """ml_collections lets no number become a tuple, but reads 0.5 for a tuple as (0.5,)."""
     assert CropSet(blur_prob=0.5).blur_prob == (0.5,) and CropSet(
         blur_prob=(1.0, 0.1), views=2

@@ -296,7 +296,7 @@ def test_a_factor_on_physical_values_is_drawn_evenly_for_each_view(field):
         ("band_drop_prob", {"band_drop": (1, 2)}),
     ],
 )
-def test_odds_hold_for_each_view(name, fields):
+def test_probabilities_hold_for_each_view(name, fields):
     pixels = digital_numbers(300)
     made = trained(pixels, **UPRIGHT, views=3, **{name: (1.0, 0.25, 0.0)}, **fields)
     changed = np.abs(made - pixels.transpose(0, 1, 3, 4, 2)).max((2, 3, 4)) > 1

@@ -159,7 +159,7 @@ def test_envi_bomb_is_unpacked_to_the_size_of_its_header_at_most(tmp_path: Path)
     reject(HSI, path.parent, "scene.dat", "cannot be unpacked", **envi(tmp_path))
 
 
-# ------------------------------------------------------------------ .mat files from strangers
+# ------------------------------------------------------------------ .mat files that are untrusted
 
 
 def element(

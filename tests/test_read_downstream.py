@@ -405,7 +405,7 @@ def test_hyperview_files_with_other_names(tmp_path: Path) -> None:
     reject("hyperview", tmp_path, "images/three.npz", "<sample_index>.npz")
 
 
-# ------------------------------------------------------------------ .npz files from strangers
+# ------------------------------------------------------------------ .npz files that are untrusted
 
 
 def npz(

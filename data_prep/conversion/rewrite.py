@@ -170,8 +170,8 @@ def write(
     store = open_store(args.output)
     splits = ", ".join(f"{name} {count}" for name, count in store.manifest["splits"].items())
     print(
-        f"{args.output}: {len(store)} samples of {store.manifest['groups']} locations "
-        f"({splits}) in {len(store.manifest['shards'])} shards"
+        f"{args.output}: {len(store)} samples of {store.manifest['groups']} locations ({splits}) "
+        f"in {len(store.manifest['shards'])} shards"
     )
 
 

@@ -291,8 +291,8 @@ def wavelengths_nm(name: str, dataset: rasterio.DatasetReader) -> np.ndarray | N
     if not all(present):
         raise ArchiveError(
             name,
-            f"band {present.index(False) + 1} has no tag `wavelength`, but others do; write it "
-            "for all bands or none",
+            f"band {present.index(False) + 1} has no tag `wavelength`, but others do; write it for "
+            "all bands or none",
         )
     return np.array(
         [_nm(name, number, band) for number, band in zip(dataset.indexes, tags, strict=True)]

@@ -119,8 +119,8 @@ def _classes(cell: str) -> tuple[int, ...]:
     if cell.startswith("["):
         raise ArchiveError(
             METADATA,
-            f"has the labels {cell[:60]!r}, expected names separated by semicolons; write it "
-            f"with: {TO_CSV}",
+            f"has the labels {cell[:60]!r}, expected names separated by semicolons; write it with: "
+            f"{TO_CSV}",
         )
     return _clc_labels.indices_19(METADATA, filter(None, cell.split(";")))
 

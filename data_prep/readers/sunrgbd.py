@@ -142,7 +142,7 @@ def _codes(name: str, picture: np.ndarray) -> np.ndarray:
     if len(picture) != 1 or not name.lower().endswith(".png"):
         raise ArchiveError(
             name,
-            f"{len(picture)} channels, expected a PNG with one channel of class codes; write it "
-            "as such",
+            f"{len(picture)} channels, expected a PNG with one channel of class codes; write it as "
+            "such",
         )
     return picture[0]

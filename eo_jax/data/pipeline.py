@@ -91,14 +91,14 @@ class Config:
         if self.sources[name].draw != self.sources[leader].draw:
             draws = [self.sources[source].draw for source in (name, leader)]
             raise ValueError(
-                f"config.data.sources.{name}.draw: {draws[0]!r}, but it is paired with "
-                f"{leader!r}, which draws {draws[1]!r}; draw the same"
+                f"config.data.sources.{name}.draw: {draws[0]!r}, but it is paired with {leader!r}, "
+                f"which draws {draws[1]!r}; draw the same"
             )
         for component, about in self.mixture.items():
             if name in about.sources and leader not in about.sources:
                 raise ValueError(
-                    f"config.data.mixture.{component}.sources: {name!r} is paired with "
-                    f"{leader!r}, which is missing; add it, or remove {name!r}"
+                    f"config.data.mixture.{component}.sources: {name!r} is paired with {leader!r}, "
+                    f"which is missing; add it, or remove {name!r}"
                 )
 
 

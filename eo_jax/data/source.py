@@ -177,8 +177,8 @@ class Source:
                 bad = members[np.flatnonzero(~fits)[0]]
                 raise ValueError(
                     f"{self.store.path}: {int((~fits).sum())} samples do not fit source "
-                    f"{self.name!r}; first: {index['id'][bad]} has "
-                    f"{column} {index[column][bad].tolist()}, expected {expected}"
+                    f"{self.name!r}; first: {index['id'][bad]} has {column} "
+                    f"{index[column][bad].tolist()}, expected {expected}"
                 )
 
         labels = self.store.manifest.get("labels", {})

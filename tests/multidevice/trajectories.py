@@ -70,7 +70,7 @@ def train(mesh: Mesh) -> dict:
     step = jax.jit(
         update, donate_argnums=0, in_shardings=inputs, out_shardings=(placement, everywhere)
     )
-    watch = jax.jit(
+    pooled = jax.jit(
         make_pooled(OBJECTIVE, RECIPE.evaluate, {"enmap": ("enmap",)}),
         in_shardings=inputs,
         out_shardings=everywhere,
@@ -86,7 +86,7 @@ def train(mesh: Mesh) -> dict:
     def held(array):
         return list(array.addressable_shards[0].data.shape)
 
-    watched = np.asarray(watch(state, batch)["pooled/enmap"]).tolist()
+    watched = np.asarray(pooled(state, batch)["pooled/enmap"]).tolist()
     return {
         "losses": losses,
         "watched": watched,

@@ -69,8 +69,8 @@ def check_size(store: Path | Any, name: str, expected: int) -> None:
     """
     if os.path.isabs(name) or ".." in name.split("/"):
         raise StoreError(
-            f"{store}/manifest.json: names the file {name!r}, which is outside the store; "
-            "convert the archive again"
+            f"{store}/manifest.json: names the file {name!r}, which is outside the store; convert "
+            "the archive again"
         )
     if not isinstance(store, Path):
         if not isinstance(expected, int) or expected < 1:

@@ -187,8 +187,8 @@ class Store(Sequence[Sample]):
         except (ValueError, RuntimeError, OSError, OverflowError) as error:
             file = self._pixel_files.file(i, shard)
             raise record.RecordError(
-                f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); run "
-                f"`python -m data_prep verify {self.path}`, then convert again"
+                f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); run `python "
+                f"-m data_prep verify {self.path}`, then convert again"
             ) from error
 
     def record_name(self, i: int) -> str:

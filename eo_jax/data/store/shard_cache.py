@@ -52,8 +52,8 @@ def warn_if_small(store: RemotePath, total: int) -> None:
     """Warns where a store of `total` bytes would be downloaded repeatedly, read in random order."""
     if total > max_bytes():
         warnings.warn(
-            f"{store}: {total / 1e9:.3g} GB of shards for a cache of {max_bytes() / 1e9:.3g} GB "
-            f"in {folder()}; raise EO_JAX_CACHE_GB, or convert to zarr or zarr-raw, which are read "
+            f"{store}: {total / 1e9:.3g} GB of shards for a cache of {max_bytes() / 1e9:.3g} GB in "
+            f"{folder()}; raise EO_JAX_CACHE_GB, or convert to zarr or zarr-raw, which are read "
             "without the cache",
             stacklevel=2,
         )

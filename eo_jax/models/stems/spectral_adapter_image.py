@@ -37,7 +37,7 @@ class Config:
         """
         if spectral_adapter.spectral_lengths(len(sensor.bands))[-1] < 1:
             raise ValueError(
-                f"config.model.stems: spectral_adapter_image needs at least 75 bands, "
+                "config.model.stems: spectral_adapter_image needs at least 75 bands, "
                 f"{sensor.title} has {len(sensor.bands)}; conv takes any number"
             )
         return SpectralImage(dtype, rngs=rngs)
