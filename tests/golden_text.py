@@ -23,6 +23,15 @@ ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "golden"
 # Partitions are those of any mesh; this one also proves that every rule divides its weights.
 MESH = AbstractMesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+# One config of every kind of trunk; between them they have a mixture, a teacher, a queue, two
+# encoders, and labels.
+FAMILIES = (
+    "mae_sensors",
+    "dino_spectral_earth",
+    "moco_ssl4eo_s12",
+    "decur_sunrgbd",
+    "semi_supervised_pixels",
+)
 
 
 @functools.cache

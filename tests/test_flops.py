@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from eo_jax.augment import masking
 from eo_jax.data.mixture import ComponentConfig
-from eo_jax.experiment import Experiment, make_experiment
+from eo_jax.experiment import Experiment
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE
 from eo_jax.models.layers.conv import strided_size
@@ -214,11 +214,20 @@ def test_recomputation_is_not_counted():
 RECORDED = json.loads((golden_text.FOLDER / "multiply_adds.json").read_text())
 
 
-@pytest.mark.parametrize("target", RECORDED)
+QUICK = {f"{name}:smoke" for name in golden_text.FAMILIES}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        target if target in QUICK else pytest.param(target, marks=pytest.mark.slow)
+        for target in RECORDED
+    ],
+)
 def test_listed_configs_cost_the_multiply_adds_of_the_formulas(target):
     name, _, variant = target.partition(":")
     config = golden_text.load(name)["get_config"](variant)
-    experiment, recorded = make_experiment(config), RECORDED[target]
+    experiment, recorded = golden_text.experiment_of(name, variant), RECORDED[target]
     found = {view: counted_parts(experiment, config, view) for view in experiment.views}
     assert found == recorded["views"]
     assert sample(experiment, found) == recorded["sample"]

@@ -61,23 +61,12 @@ def test_the_text_sees_a_change_of_shape_decay_learning_rate_and_partition():
     )
 
 
-# One config of every kind of trunk; between them they have a mixture, a teacher, a queue, two
-# encoders, and labels.
-FAMILIES = (
-    "mae_sensors",
-    "dino_spectral_earth",
-    "moco_ssl4eo_s12",
-    "decur_sunrgbd",
-    "semi_supervised_pixels",
-)
-
-
 def lowers(eight_devices, targets: list[str]) -> bool:
     return eight_devices("lower", *targets) == dict.fromkeys(targets, "1 module for 8 devices")
 
 
 def test_a_config_of_every_family_lowers_for_eight_devices(eight_devices):
-    assert lowers(eight_devices, [f"{name}:smoke" for name in FAMILIES])
+    assert lowers(eight_devices, [f"{name}:smoke" for name in golden_text.FAMILIES])
 
 
 @pytest.mark.slow

@@ -51,10 +51,10 @@ def test_drawing_keeps_nothing(tmp_path: Path, format: str):
     )
     tracemalloc.start()
     try:
-        held = [_held_after(pipeline, range(first, first + 40)) for first in range(0, 160, 40)]
+        held = [_held_after(pipeline, range(first, first + 30)) for first in range(0, 120, 30)]
     finally:
         tracemalloc.stop()
-    assert min(after - before for before, after in itertools.pairwise(held)) < 100 * 40
+    assert min(after - before for before, after in itertools.pairwise(held)) < 100 * 30
 
 
 def _held_after(pipeline: opening.Pipeline, batches: range) -> int:

@@ -153,7 +153,9 @@ def test_the_state_dict_is_the_published_one(trunk, tensors):
 PARAMETERS = {18: 11_176_512, 34: 21_284_672, 50: 23_508_032, 101: 42_500_160}
 
 
-@pytest.mark.parametrize("depth", PARAMETERS)
+@pytest.mark.parametrize(
+    "depth", [18, 50, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 101))]
+)
 def test_a_resnet_has_the_published_number_of_parameters(depth):
     params, _ = jax.eval_shape(
         encoder_of(resnet.Config(depth=depth), RGB).network.init, jax.random.key(0)

@@ -101,9 +101,13 @@ def config_of(name: str, backbone: str = "vit", rows: int = 8) -> ml_collections
     return complete(config)
 
 
-@functools.cache
 def experiment_of(name: str, backbone: str = "vit", rows: int = 8) -> Experiment:
     """The same one each time, so that `compiled` compiles it once."""
+    return _experiment(name, backbone, rows)
+
+
+@functools.cache
+def _experiment(name: str, backbone: str, rows: int) -> Experiment:
     return make_experiment(config_of(name, backbone, rows))
 
 
