@@ -34,8 +34,24 @@ gc.set_threshold(50_000, 20, 20)
 
 # Costly fixtures of a session: the tests that use one of them run in one process.
 SHARED = ("eight_devices", "tiny_run")
+# Files that share experiments of listed configs.
+TOGETHER = {"test_golden": "test_configs", "test_flops": "test_configs"}
 # What takes longest starts first, so that no process is left with it at the end.
-LONGEST_FIRST: tuple[str, ...] = ()
+LONGEST_FIRST = (
+    "test_objectives",
+    "test_configs",
+    "eight_devices",
+    "test_resnet",
+    "test_convert",
+    "test_train_mixture",
+    "test_train",
+    "tiny_run",
+    "test_augment_views",
+    "test_mit",
+    "test_shared_trunk",
+    "test_deformable",
+    "test_vit",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,13 +60,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups items for pytest-xdist: by mark, by costly fixture, or else by file, since the tests
-    of a file share what they set up and compile.
+    """Groups items for pytest-xdist by costly fixture or else by file, since the tests of a file
+    share what they set up and compile.
     """
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(_group_of(item)))
-    items.sort(key=_turn)  # a stable sort: within a group the order stays
+        item.add_marker(pytest.mark.xdist_group(_group_of(item)))
+    items.sort(key=lambda item: _turn(_group_of(item)))  # stable: the order in a group stays
 
 
 def pytest_collection_finish() -> None:
@@ -59,11 +74,11 @@ def pytest_collection_finish() -> None:
 
 
 def _group_of(item: pytest.Item) -> str:
-    return next((name for name in SHARED if name in item.fixturenames), item.path.stem)
+    file = item.path.stem
+    return next((name for name in SHARED if name in item.fixturenames), TOGETHER.get(file, file))
 
 
-def _turn(item: pytest.Item) -> int:
-    group = item.get_closest_marker("xdist_group").args[0]
+def _turn(group: str) -> int:
     return LONGEST_FIRST.index(group) if group in LONGEST_FIRST else len(LONGEST_FIRST)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_archives
-from tiny_store import PER_SHARD, write_store, write_tiny_store
+from tiny_store import PER_SHARD, change_manifest, write_store, write_tiny_store
 
 from eo_jax.data import Store, open_store
 from eo_jax.data.store import reader
@@ -144,13 +144,6 @@ def assert_refused(path: Path, *parts: str) -> None:
         open_store(path)
     for part in (str(path), *parts):
         assert part in str(error.value)
-
-
-def change_manifest(path: Path, **changes) -> None:
-    """Changes the manifest and signs it again."""
-    manifest = {**json.loads((path / "manifest.json").read_bytes()), **changes}
-    manifest["content_sha256"] = content_sha256(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_no_such_store(tmp_path: Path):

@@ -23,9 +23,8 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
-from test_record import DTYPES, assert_equal_arrays, assert_equal_samples, cube, full
-from test_stores import change_manifest
-from tiny_store import PER_SHARD, write_store
+from record_samples import DTYPES, assert_equal_arrays, assert_equal_samples, cube, full
+from tiny_store import PER_SHARD, change_manifest, write_store
 
 from eo_jax.data import Store, open_store
 from eo_jax.data.store import record, zarr_shards

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from eo_jax.data.store.manifest import content_sha256
 from eo_jax.data.store.writer import finish_store, index_row, write_shard
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
@@ -57,6 +59,13 @@ def write_tiny_store(
             samples.append(_sample(rng, location, date, size))
             splits.append("val" if location % 3 == 2 else "train")
     return write_store(path, samples, splits, _about(samples, splits), format)
+
+
+def change_manifest(path: Path, **changes) -> None:
+    """Changes the manifest and signs it again."""
+    manifest = {**json.loads((path / "manifest.json").read_bytes()), **changes}
+    manifest["content_sha256"] = content_sha256(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 def _sample(rng: np.random.Generator, location: int, date: int, size: int) -> Sample:
