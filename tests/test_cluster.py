@@ -22,14 +22,14 @@ REPOSITORY = Path(__file__).parents[1]
 OPTIONS = ("--labels", "landuse", "--shard-mb", "0.5")  # one patch per shard
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[distributed.LocalCluster]:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[distributed.LocalCluster]:
     with distributed.LocalCluster(
         n_workers=2,
         threads_per_worker=1,
         processes=True,
         dashboard_address=None,
-        local_directory=str(tmp_path / "dask"),
+        local_directory=str(tmp_path_factory.mktemp("dask")),
         protocol="tcp://",
     ) as cluster:
         yield cluster

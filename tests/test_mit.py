@@ -61,7 +61,10 @@ def forward(encoder: Encoder, params, view, key):
     return encoder.forward(params, {}, view, valid, Mode(key=key))[0]["dense"]
 
 
-@pytest.mark.parametrize("shape", [(2, 64, 64, 3), (2, 96, 120, 3), (1, 45, 39, 3)])
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 64, 3), slow((2, 96, 120, 3)), (1, 45, 39, 3)])
 def test_torch_gives_the_same_features(shape):
     encoder, params = weighted()
     view = images(*shape)
@@ -72,7 +75,10 @@ def test_torch_gives_the_same_features(shape):
     assert expected.std(axis=(1, 2)).mean() > 0.05  # the pixels matter
 
 
-@pytest.mark.parametrize("size", mit.SIZES)
+# The sizes of listed configs, and the smallest, are quick.
+@pytest.mark.parametrize(
+    "size", [size if size in ("b0", "b2", "b5") else slow(size) for size in mit.SIZES]
+)
 def test_every_size_has_the_weights_and_multiply_adds_of_pytorchs(size):
     encoder = encoder_of(size)
     params, _ = jax.eval_shape(encoder.network.init, jax.random.key(0))

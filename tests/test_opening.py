@@ -49,6 +49,7 @@ def test_drawing_keeps_nothing(tmp_path: Path, format: str):
     pipeline = opening.Pipeline(
         dataclasses.replace(opening.pipeline_config(path, "pair"), batch_size=4), seed=0
     )
+    gc.freeze()  # what other tests have left is not searched at each collection
     tracemalloc.start()
     try:
         held = [_held_after(pipeline, range(first, first + 30)) for first in range(0, 120, 30)]

@@ -88,9 +88,10 @@ def twin_of(trunk: resnet.Config, sensor=S2):
         )
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 CASES = {
-    "resnet18 64": (resnet.Config(depth=18), (2, 64, 64, 13)),
-    "resnet18 96 x 120": (resnet.Config(depth=18), (2, 96, 120, 13)),
+    "resnet18 64": slow(resnet.Config(depth=18), (2, 64, 64, 13)),
+    "resnet18 96 x 120": slow(resnet.Config(depth=18), (2, 96, 120, 13)),
     "resnet18 odd": (resnet.Config(depth=18), (2, 45, 39, 13)),
     "resnet50": (PLAIN, (2, 64, 64, 13)),
     "spec_resnet50": (STRIDED, (2, 36, 32, 202)),
@@ -112,7 +113,7 @@ def test_running_statistics_give_torchs_features(trunk, shape):
 
 
 @pytest.mark.parametrize(
-    "trunk", [resnet.Config(depth=18), STRIDED], ids=["resnet18", "spec_resnet50"]
+    "trunk", [resnet.Config(depth=18), slow(STRIDED)], ids=["resnet18", "spec_resnet50"]
 )
 def test_running_statistics_move_as_torchs_by_a_batch(trunk):
     """Statistics of the last blocks depend on all earlier blocks, and means average rounding out,
@@ -153,9 +154,7 @@ def test_the_state_dict_is_the_published_one(trunk, tensors):
 PARAMETERS = {18: 11_176_512, 34: 21_284_672, 50: 23_508_032, 101: 42_500_160}
 
 
-@pytest.mark.parametrize(
-    "depth", [18, 50, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 101))]
-)
+@pytest.mark.parametrize("depth", [slow(18), slow(34), 50, slow(101)])
 def test_a_resnet_has_the_published_number_of_parameters(depth):
     params, _ = jax.eval_shape(
         encoder_of(resnet.Config(depth=depth), RGB).network.init, jax.random.key(0)
@@ -176,7 +175,8 @@ def test_multiply_adds_of_resnet50_are_the_published_number():
 
 
 @pytest.mark.parametrize(
-    ("trunk", "size"), [(resnet.Config(depth=18), 224), (PLAIN, 120), (STRIDED, 128), (STRIDED, 72)]
+    ("trunk", "size"),
+    [slow(resnet.Config(depth=18), 224), (PLAIN, 120), slow(STRIDED, 128), (STRIDED, 72)],
 )
 def test_multiply_adds_are_what_pytorch_counts(trunk, size):
     sensor = ENMAP if trunk == STRIDED else S2
