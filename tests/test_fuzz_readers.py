@@ -285,7 +285,7 @@ def test_damaged_archives(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", readers.names())
 def test_damaged_archives_at_length(originals: dict, name: str) -> None:
-    @settings(max_examples=600, **quiet)
+    @settings(max_examples=250, **quiet)
     @given(seed=st.integers(0, 2**32 - 1), damages=some_damages)
     def many(seed: int, damages: list[Damage]) -> None:
         damaged(originals[name], name, seed, damages)
