@@ -100,7 +100,7 @@ def test_a_wrong_bucket_is_said_to_be_absent(
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
     with pytest.raises(
         StoreError,
-        match=r"s3://other/deep/zarr/manifest.json: not found; check bucket and path",
+        match=r"s3://other/deep/zarr/manifest.json: no such file; check bucket and path",
     ):
         open_store("s3://other/deep/zarr")
     assert slept == []
