@@ -26,7 +26,7 @@ from data_prep.reader import File, Item
 from data_prep.statistics.moments import BandSums
 from eo_jax.data import open_store
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "data_prep", "convert"]
 SMALL = ("--shard-mb", "1", "--workers", "1")  # two patches per shard
 

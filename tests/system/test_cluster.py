@@ -18,7 +18,7 @@ import yaml
 from data_prep.__main__ import main
 from data_prep.jobs import executors
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 OPTIONS = ("--labels", "landuse", "--shard-mb", "0.5")  # one patch per shard
 
 

@@ -590,7 +590,7 @@ def test_reading_a_store_never_imports_jax(path: Path):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         check=True,
     )
     assert done.stdout.split() == ["13", "False"]

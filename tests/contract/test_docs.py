@@ -12,17 +12,16 @@ import pytest
 from benchmarks import objectives
 from data_prep import readers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ARCHIVES = (ROOT / "docs" / "archives.md").read_text()
 QUIRKS = re.findall(r"^\| (.+) \| `(test_\w+\.py)::(test_\w+)` \|$", ARCHIVES, re.MULTILINE)
 
 
 def functions_of(file: str) -> set[str]:
     """Names of the test functions of a file."""
+    (path,) = (ROOT / "tests").rglob(file)
     return {
-        node.name
-        for node in ast.parse((ROOT / "tests" / file).read_text()).body
-        if isinstance(node, ast.FunctionDef)
+        node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
     }
 
 

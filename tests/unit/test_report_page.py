@@ -22,7 +22,7 @@ from eo_jax.report.page import Report, render
 from eo_jax.report.patches import Bands, PatchView
 from eo_jax.sensors import ENMAP
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VOID = {"meta", "img"}
 METRICS = step_metrics(
     {

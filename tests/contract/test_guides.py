@@ -18,7 +18,7 @@ import pytest
 
 from eo_jax.monitor.writers import read_metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "contributing.md").read_text()
 # {title: text} of the sections "Add a ..."
 GUIDES = dict(re.findall(r"^## Add an? (\w+)\n(.*?)(?=^## )", TEXT, re.MULTILINE | re.DOTALL))
@@ -108,10 +108,13 @@ def test_the_guide_of_an_objective_is_enough(repository: Path, sample_data: Path
         changed
     )
     resume = [
-        f"tests/test_objectives.py::test_resume_is_bit_exact[toy-{backbone}]"
+        f"tests/contract/test_objectives.py::test_resume_is_bit_exact[toy-{backbone}]"
         for backbone in ("vit", "resnet")
     ]
-    slow = [*resume, "tests/test_published_commands.py::test_from_archive_to_weights[toy_eurosat]"]
+    slow = [
+        *resume,
+        "tests/contract/test_published_commands.py::test_from_archive_to_weights[toy_eurosat]",
+    ]
     out = run(repository, ["python", "-m", "pytest", "-m", "slow", *slow], sample_data)
     assert f"{len(slow)} passed" in out
 

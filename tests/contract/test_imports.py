@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.__main__ import COMMANDS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("eo_jax", "data_prep", "configs", "launch", "benchmarks")
 
 # What modules of eo_jax may import of eo_jax, by the longest prefix of their name; a prefix covers
