@@ -323,7 +323,8 @@ def _result(file: RemotePath, future: Any) -> bytes:
         ) from error
     if found.state == "missing":
         raise StoreError(
-            f"{file}: no such file; check bucket and path, and that the whole store was copied there"
+            f"{file}: no such file; check bucket and path, and that the whole store was copied "
+            "there"
         )
     return found.value
 
