@@ -100,9 +100,18 @@ def _product(multiply_adds: int, inputs: list[bool]) -> _Counted:
 
 
 def _scan(equation: JaxprEqn, inputs: list[bool]) -> _Counted:
-    params = equation.params
-    flops, outputs = _loop(params["jaxpr"].jaxpr, inputs, params["num_consts"], params["num_carry"])
-    return flops * params["length"], outputs
+    """By shapes, since the names of a scan's parameters differ between versions of JAX: carry and
+    constants are in the body as outside, the others lack the scanned axis there.
+    """
+    body = equation.params["jaxpr"].jaxpr
+    carried = sum(map(_same_shape, equation.outvars, body.outvars))
+    kept = sum(map(_same_shape, equation.invars, body.invars))
+    flops, outputs = _loop(body, inputs, kept - carried, carried)
+    return flops * equation.params["length"], outputs
+
+
+def _same_shape(outside: Any, inside: Any) -> bool:
+    return outside.aval.shape == inside.aval.shape
 
 
 def _while(equation: JaxprEqn, inputs: list[bool]) -> _Counted:
