@@ -22,10 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import CRSError, RasterioError
 
 from data_prep.archive import ArchiveError
+from data_prep.formats.gdal_errors import GDAL_ERRORS
 
 MAX_HEADER_BYTES = 10_000_000
 MAX_UNPACKED_BYTES = 64_000_000_000  # of a compressed data file, unpacked to a temporary file
@@ -248,8 +247,7 @@ def open_envi(
     try:
         with rasterio.Env(**options), rasterio.open(pair.data, driver="ENVI") as dataset:
             yield dataset
-    # CRSError and CPLE_BaseError are raised for impossible coordinate systems.
-    except (RasterioError, CRSError, CPLE_BaseError) as error:
+    except GDAL_ERRORS as error:
         raise ArchiveError(
             name,
             f"cannot be read as ENVI ({error.__cause__ or error}); it is damaged: copy it again",

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import rasterio.warp
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import Interleaving
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from data_prep.archive import ArchiveError
+from data_prep.formats.gdal_errors import GDAL_ERRORS
 from eo_jax import sensors
 from eo_jax.sensors import Sensor
 
@@ -88,8 +88,7 @@ def _gdal_errors(name: str, kind: str) -> Iterator[None]:
     try:
         with rasterio.Env(**_GDAL):
             yield
-    # CRSError and CPLE_BaseError are raised for impossible coordinate systems.
-    except (RasterioError, CRSError, CPLE_BaseError) as error:
+    except GDAL_ERRORS as error:
         cause = _MEMORY_NAME.sub("the file", str(error.__cause__ or error))
         raise ArchiveError(
             name,

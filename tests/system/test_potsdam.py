@@ -39,13 +39,9 @@ def store(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_held_out_tiles_are_reconstructed_better_than_by_their_mean(
-    store: Path, tmp_path: Path, seed: int
-):
+def test_held_out_tiles_are_reconstructed_better_than_by_their_mean(store: Path, tmp_path: Path):
     config = importlib.import_module("configs.mae_potsdam").get_config()
     config.data.sources.enmap.store = str(store)
-    config.run.seed = seed
     assert train(config.to_dict(), tmp_path) == 0
     last = read_metrics(tmp_path)[-1]
     assert last["eval/reconstruction/ratio_to_mean_visible"] <= 0.95

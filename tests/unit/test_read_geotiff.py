@@ -273,3 +273,16 @@ def test_half_a_split_list(tmp_path: Path) -> None:
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     reject("geotiff", tmp_path, "no GeoTIFF", **DRONE)
+
+
+def test_a_damaged_name_of_the_crs_is_refused_by_the_name_of_the_file(tmp_path: Path) -> None:
+    """GDAL hands it on as bytes that are not UTF-8."""
+    ours = rasterio.CRS.from_string("+proj=tmerc +lon_0=9.5 +k=0.9996 +x_0=500000 +datum=WGS84")
+    named = ours.to_wkt().replace('"unknown"', '"Grid of ours"', 1)
+    path = flight(tmp_path)
+    with rasterio.open(path, "r+") as file:
+        file.crs = rasterio.CRS.from_wkt(named)
+    data = path.read_bytes()
+    assert b"Grid of ours" in data
+    path.write_bytes(data.replace(b"Grid of ours", b"Grid \x92f ours"))
+    reject("geotiff", tmp_path, "flight.tif", "cannot be read as GeoTIFF", **DRONE)
