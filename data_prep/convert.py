@@ -40,12 +40,12 @@ from typing import Any
 
 from data_prep import readers
 from data_prep.archive import Archive, ArchiveError, open_archive
-from data_prep.conversion import output_lock, quantise, spatial_blocks, splits
+from data_prep.conversion import output_lock, overlaps, quantise, spatial_blocks, splits
 from data_prep.conversion.finalise import finalise_store
 from data_prep.conversion.quantise import Quantiser
 from data_prep.conversion.shard_task import PARTIAL, Task, convert_shard, read_item
 from data_prep.jobs import executors, progress
-from data_prep.reader import Files, Item, Reader, SkipSample, options
+from data_prep.reader import Files, Item, Placed, Reader, SkipSample, options, with_sidecars
 from data_prep.statistics.moments import raw_bytes, stored_bytes
 from eo_jax.data.store import record
 from eo_jax.data.store.reader import FORMATS, open_store
@@ -156,11 +156,23 @@ def _add_splits(add: Callable[..., Any]) -> None:
     )
     add(
         "--val-fraction",
+        "--val-share",  # its name in 0.1
         type=_fraction,
         metavar="F",
         help="fraction of the locations (or blocks) for validation, drawn by a hash of the name",
     )
-    add("--test-fraction", type=_fraction, metavar="F", help="the same for the test split")
+    add(
+        "--test-fraction",
+        "--test-share",
+        type=_fraction,
+        metavar="F",
+        help="the same for the test split",
+    )
+    add(
+        "--allow-overlap",
+        action="store_true",
+        help="draw locations one by one even where their footprints overlap, which leaks",
+    )
 
 
 def _add_execution(add: Callable[..., Any]) -> None:
@@ -330,6 +342,7 @@ def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
             # Manifest keys: other names would change the bytes of stores.
             "val_share": args.val_fraction,
             "test_share": args.test_fraction,
+            "allow_overlap": args.allow_overlap,
             "shard_mb": args.shard_mb,
             "skip_bad": args.skip_bad,
         },
@@ -357,7 +370,7 @@ def _immutable(value: Any) -> Any:
 
 
 def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
-    items = reader.items()
+    items = with_sidecars(reader.archive, reader.items())
     if not items:
         raise ArchiveError(
             ".",
@@ -365,7 +378,8 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
             f"{args.archive} --help` describes the layout",
         )
     if args.split == "archive":
-        return splits.assign(items, args.val, args.val_fraction, args.test_fraction)
+        ground = _ground(args, reader, items)
+        return splits.assign(items, args.val, args.val_fraction, args.test_fraction, ground)
     if args.val:
         raise ValueError(
             "--val names locations and --split blocks:KM draws them; give one of the two"
@@ -392,13 +406,35 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
     )
 
 
+def _ground(args: argparse.Namespace, reader: Reader, items: Sequence[Item]) -> dict[str, str]:
+    """{location: name of its ground} where locations are drawn at random and the archive does not
+    say which of them overlap.
+    """
+    is_drawn = args.val_fraction is not None or args.test_fraction is not None
+    if not is_drawn or args.allow_overlap or not isinstance(reader, Placed):
+        return {}
+    found: dict[str, list[list[float]]] = {}
+    for item in items:
+        corners = reader.footprint(item)
+        found.setdefault(item.group, []).extend([corners] if corners else [])
+    ground = overlaps.join_overlapping(found)
+    places = len(set(ground.values()))
+    if places < len(ground):
+        print(
+            f"note: {len(ground)} locations show {places} places, because footprints overlap; "
+            "each place goes to one split (--allow-overlap: every location by itself)",
+            file=sys.stderr,
+        )
+    return ground
+
+
 def _listing(archive: Archive, items: Sequence[Item]) -> tuple[str, str]:
     """SHA-256 of ids, splits, file names and sizes, and SHA-256 of modification times, which a
     finished store does not record.
     """
     listing, stamp, entries = hashlib.sha256(), hashlib.sha256(), archive.entries()
     for item in items:
-        for file in item.files:
+        for file in item.all_files:
             if file.name not in entries:
                 raise ArchiveError(file.name, f"no such file, but {item.id} needs it; add it")
             found = entries[file.name]
@@ -537,6 +573,11 @@ def _print_summary(path: Path) -> None:
     )
     for reason, count in store.manifest["left_out"].items():
         print(f"  skipped {count}: {reason}")
+    for split, count in store.manifest["shared_ground"].items():
+        total = store.manifest["splits"][split]
+        print(f"  WARNING {count} of {total} samples of {split} show ground of another split")
+    for text, count in store.manifest["found"].items():
+        print(f"  found   {count}: {text}")
     if "rejects" in store.manifest:
         print(
             f"  bad     {store.manifest['rejects']['samples']} skipped, listed in "

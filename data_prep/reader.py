@@ -8,11 +8,17 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from data_prep.archive import DEFAULT_LIMIT, Archive
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
+
+# Files beside an image: GDAL's metadata and mask, named as the image with an ending, and a STAC
+# item.
+AUX, MASK, STAC = ".aux.xml", ".msk", ".json"
+SIDECARS = (AUX, MASK, STAC)
+_IMAGES = ("tif", "tiff", "jp2")
 
 
 class SkipSample(Exception):
@@ -43,6 +49,7 @@ class Item:
             split, in a label `<name>.split`.
         part: which part of the files the sample is, in the reader's own numbering: a window (row,
             column), or an index in a container.
+        sidecars: files beside the others that speak about them, see `with_sidecars`.
     """
 
     id: str
@@ -50,13 +57,38 @@ class Item:
     files: tuple[File, ...]
     split: str | None = None
     part: tuple[int, ...] = ()
+    sidecars: tuple[File, ...] = ()
+
+    @property
+    def all_files(self) -> tuple[File, ...]:
+        """The files and their sidecars."""
+        return self.files + self.sidecars
+
+
+def with_sidecars(archive: Archive, items: Sequence[Item]) -> list[Item]:
+    """The items with their sidecars: "image.aux.xml" is that of the role "image"."""
+    present = frozenset(archive.names(SIDECARS))
+    if not present:
+        return list(items)
+    return [dataclasses.replace(item, sidecars=tuple(_sidecars(item, present))) for item in items]
+
+
+def _sidecars(item: Item, present: frozenset[str]) -> Iterator[File]:
+    taken = {file.name for file in item.files}
+    for role, name in item.files:
+        stem, _, suffix = name.rpartition(".")
+        if suffix.lower() not in _IMAGES:
+            continue
+        for sidecar, beside in ((AUX, name + AUX), (MASK, name + MASK), (STAC, stem + STAC)):
+            if beside in present and beside not in taken:
+                yield File(role + sidecar, beside)
 
 
 class Files:
     """The files of one item, read on demand. `hashes` collects {name: SHA-256} of files read."""
 
     def __init__(self, archive: Archive, item: Item):
-        self._archive, self._names = archive, {file.role: file.name for file in item.files}
+        self._archive, self._names = archive, {file.role: file.name for file in item.all_files}
         self.hashes: dict[str, str] = {}
 
     def __contains__(self, role: str) -> bool:
@@ -121,6 +153,16 @@ class Reader(Protocol):
         """The sample of an item.
 
         Raises ArchiveError for any invalid file, SkipSample for a sample that the options exclude.
+        """
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A reader of files whose locations may overlap, which says where they are."""
+
+    def footprint(self, item: Item) -> list[float] | None:
+        """Longitude and latitude of the four corners of an item, [8], from the header of its image;
+        None without a georeference. Raises ArchiveError.
         """
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.conversion.shard_task import PARTIAL
+from data_prep.conversion.overlaps import leaks
+from data_prep.conversion.shard_task import PARTIAL, merge_classes
 from data_prep.statistics.moments import Contents
 from eo_jax.data.store.files import write_atomically
 from eo_jax.data.store.manifest import PIXEL_SPLITS
@@ -40,12 +41,16 @@ def finalise_store(
     """
     shards, rows, files, rejects, left_out, contents = [], [], [], [], Counter[str](), Contents()
     pixels: dict[str, list[np.ndarray]] = {}
+    found, classes, places = Counter[str](), dict[str, dict](), []
     for path in notes:
         note = json.loads(path.read_bytes())
         contents.add(Contents.from_json(note["contents"]))
         files += note["files"]
         rejects += note["rejects"]
         left_out.update(note["left_out"])
+        found.update(note["found"])
+        places += note["footprints"]
+        merge_classes(classes, note["classes"])
         _collect_pixels(pixels, note["pixels"], sum(map(len, rows)))
         if note["rows"]:
             shards.append(note["shard"])
@@ -58,11 +63,15 @@ def finalise_store(
     }
     extra = {
         "left_out": dict(sorted(left_out.items())),
+        "found": dict(sorted(found.items())),
         **_write_rejects(output, rejects),
         **_write_pixels(output, pixels),
     }
     all_rows = [row for shard in rows for row in shard]
+    extra["shared_ground"] = leaks(places, [row["split"] for row in all_rows])
     entries = describe(archive, all_rows, contents, sensors) | extra
+    for label in classes.keys() & entries["labels"].keys():
+        entries["labels"][label]["classes"] = classes[label]
     remove_strays(output)  # of tasks that ran twice or were killed
     finish_store(output, shards, rows, entries, about["options"]["format"], len(notes))
     shutil.rmtree(output / PARTIAL)

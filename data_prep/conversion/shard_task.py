@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep import remarks
 from data_prep.archive import ArchiveError
 from data_prep.conversion.quantise import Quantiser
+from data_prep.formats.footprint import footprint
 from data_prep.reader import Files, Item, Reader, SkipSample
 from data_prep.statistics.moments import Contents
 from eo_jax.data.store.files import sha256_file, write_atomically
@@ -66,7 +68,16 @@ def _valid_note(task: Task) -> dict | None:
 
 def _write_shard(task: Task) -> dict[str, Any]:
     contents, left_out = Contents(), Counter[str]()
-    note: dict[str, Any] = {"rows": [], "files": [], "rejects": [], "pixels": {}, "raw_bytes": 0}
+    note: dict[str, Any] = {
+        "rows": [],
+        "files": [],
+        "rejects": [],
+        "pixels": {},
+        "raw_bytes": 0,
+        "footprints": [],
+        "found": Counter[str](),
+        "classes": {},
+    }
     shard = write_shard(
         task.output,
         task.number,
@@ -86,7 +97,8 @@ def _samples(
     for item in task.items:
         files = Files(task.reader.archive, item)
         try:
-            sample = read_item(task.reader, item, files, task.quantiser)
+            with remarks.collect() as found:
+                sample = read_item(task.reader, item, files, task.quantiser)
         except SkipSample as reason:
             left_out[str(reason)] += 1
         except ArchiveError as error:
@@ -95,9 +107,11 @@ def _samples(
             note["rejects"].append(f"{item.id}\t{' '.join(str(error).split())}\n")
         else:
             _describe(sample, item.split or "train", _sensor(task, sample), contents, note)
+            note["found"].update(found.texts)
+            merge_classes(note["classes"], found.classes)
             yield sample
         note["files"] += [
-            f"{file.name}\t{files.hashes.get(file.name, 'unreadable')}\n" for file in item.files
+            f"{file.name}\t{files.hashes.get(file.name, 'unreadable')}\n" for file in item.all_files
         ]
 
 
@@ -116,6 +130,13 @@ def read_item(reader: Reader, item: Item, files: Files, quantiser: Quantiser | N
     return sample if quantiser is None else quantiser.apply(sample, item.files[0].name)
 
 
+def merge_classes(into: dict[str, dict], found: Mapping[str, Mapping[Any, dict]]) -> None:
+    """Adds class tables {label: {class: {"name"?, "colour"?}}}; the first file decides."""
+    for label, classes in found.items():
+        for number, about in classes.items():
+            into.setdefault(label, {}).setdefault(str(number), about)
+
+
 def _sensor(task: Task, sample: Sample) -> Any:
     sensors = task.reader.sensors if task.quantiser is None else task.quantiser.sensors
     return next(sensor for sensor in sensors if sensor.id == sample.sensor)
@@ -130,6 +151,8 @@ def _describe(
     for name, pixels in labelled_pixels(sample).items():
         note["pixels"].setdefault(name, []).append([len(note["rows"]), *pixels.tolist()])
     note["rows"].append(row)
+    shape = sample.pixels.shape[1:]
+    note["footprints"].append(footprint(sample.crs, sample.affine, *shape))
     note["raw_bytes"] += sample.pixels.nbytes
 
 

@@ -12,9 +12,15 @@ from data_prep.reader import Item
 
 
 def assign(
-    items: Sequence[Item], patterns: Sequence[str], val: float | None, test: float | None = None
+    items: Sequence[Item],
+    patterns: Sequence[str],
+    val: float | None,
+    test: float | None = None,
+    ground: Mapping[str, str] | None = None,
 ) -> list[Item]:
     """The items with their `split`.
+
+    `ground` is {location: name of its ground}: locations of one ground are drawn together.
 
     Raises ValueError where the options contradict the archive or each other, or leave a split
     empty.
@@ -42,8 +48,9 @@ def assign(
             for item in items
         ]
     else:
-        split_of = assign_fractions({item.group for item in items}, drawn)
-        chosen = [dataclasses.replace(item, split=split_of[item.group]) for item in items]
+        place = {item.group: item.group for item in items} | dict(ground or {})
+        split_of = assign_fractions(place.values(), drawn)
+        chosen = [dataclasses.replace(item, split=split_of[place[item.group]]) for item in items]
     _check(chosen, {*drawn, *(["val"] if patterns else [])})
     return chosen
 
@@ -108,5 +115,5 @@ def _check(items: Sequence[Item], wanted: set[str]) -> None:
     if wanted - set(counts) or (wanted and "train" not in counts):
         raise ValueError(
             f"all {len(splits_of)} locations go to {next(iter(counts))!r}; name those for "
-            "validation with --val"
+            "validation with --val, or draw overlapping ones separately with --allow-overlap"
         )

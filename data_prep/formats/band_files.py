@@ -13,7 +13,7 @@ import rasterio
 from rasterio.transform import Affine
 
 from data_prep.archive import ArchiveError
-from data_prep.formats import geotiff, resample
+from data_prep.formats import geotiff, resample, sentinel2
 from data_prep.reader import Files
 from eo_jax.sensors import Band, Sensor
 
@@ -113,12 +113,13 @@ def read_image(
     planes, grid, georeference = [np.empty(0)] * len(roles), None, {}
     for index in sorted(range(len(roles)), key=lambda index: _gsd(sensor, sensor.bands[index])):
         name, factor = files.name(roles[index]), round(_gsd(sensor, sensor.bands[index]) / size)
-        with geotiff.open_tiff(name, files[roles[index]]) as dataset:
+        with geotiff.open_tiff(files, roles[index]) as dataset:
             if grid is None:
                 grid = Grid(name, dataset.shape, dataset.crs, dataset.transform)
                 georeference = geotiff.georeference(dataset)
                 _check_bytes(grid, sensor)
             _check_grid(name, dataset, grid, factor)
+            sentinel2.check_offset(name, dataset, sensor)
             plane = geotiff.read_bands(name, dataset, _one_band(sensor, index))[0]
         planes[index] = _upsample(plane, factor, method, sensor.nodata)
     pixels = np.stack(planes)

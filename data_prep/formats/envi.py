@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import gzip
 import math
@@ -19,12 +20,15 @@ import weakref
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 
 from data_prep.archive import ArchiveError
+from data_prep.formats.band_identity import NM_PER_UNIT
 from data_prep.formats.gdal_errors import GDAL_ERRORS
+from eo_jax.sensors import Sensor
 
 MAX_HEADER_BYTES = 10_000_000
 MAX_UNPACKED_BYTES = 64_000_000_000  # of a compressed data file, unpacked to a temporary file
@@ -39,7 +43,6 @@ _DTYPES = {
     13: "uint32",
 }
 _INTERLEAVES = ("bsq", "bil", "bip")
-_NM_PER_UNIT = {"nanometers": 1.0, "nm": 1.0, "micrometers": 1000.0, "um": 1000.0, "µm": 1000.0}
 _UNIT_UNKNOWN = ("", "unknown")
 # "band 1 (0.455400 Micrometers)", as ENVI and GDAL write it
 _BAND_NAME_WAVELENGTH = re.compile(r".*\((\d+(?:\.\d+)?) (\w+)\)")
@@ -59,6 +62,11 @@ class Header:
             comparison with a sensor table has to confirm.
         nodata: `data ignore value`.
         factor: `reflectance scale factor`.
+        gains, offsets: `data gain values` and `data offset values`, one per band; empty where there
+            are none.
+        bad: positions from 0 of the bands that `bbl` excludes.
+        names: `band names`; empty where there are none.
+        time: `acquisition time`, seconds since 1970 UTC.
         fields: all fields as text, by lower-case names.
     """
 
@@ -74,6 +82,11 @@ class Header:
     unit_known: bool
     nodata: float | None
     factor: float | None
+    gains: tuple[float, ...]
+    offsets: tuple[float, ...]
+    bad: tuple[int, ...]
+    names: tuple[str, ...]
+    time: int | None
     fields: tuple[tuple[str, str], ...]
 
     @property
@@ -87,7 +100,7 @@ class Header:
 
 def parse_header(name: str, data: bytes) -> Header:
     """The header in a .hdr file. Raises ArchiveError."""
-    fields = _fields(name, data.decode("latin-1"))
+    fields = _fields(name, _text(data))
     wrong = [key for key in _GEOREFERENCE if not fields.get(key, "").isascii()]
     if wrong:
         raise ArchiveError(name, f"{wrong[0]} has non-ASCII characters; correct the header")
@@ -113,15 +126,28 @@ def parse_header(name: str, data: bytes) -> Header:
         width=_integer(name, fields, "samples", least=1),
         dtype=_DTYPES[code],
         skip=_integer(name, fields, "header offset", default="0"),
-        big_endian=_integer(name, fields, "byte order", most=1) == 1,
+        big_endian=_integer(name, fields, "byte order", default="0", most=1) == 1,
         interleave=interleave,
         compressed=_integer(name, fields, "file compression", default="0", most=1) == 1,
         wavelengths_nm=wavelengths_nm,
         unit_known=unit_known,
         nodata=_number(name, fields, "data ignore value"),
         factor=_number(name, fields, "reflectance scale factor"),
+        gains=_numbers(name, fields, "data gain values", bands),
+        offsets=_numbers(name, fields, "data offset values", bands),
+        bad=_bad_bands(name, fields, bands),
+        names=_names(name, fields, bands),
+        time=_time(name, fields),
         fields=tuple(sorted(fields.items())),
     )
+
+
+def _text(data: bytes) -> str:
+    """The header as text: UTF-8 in newer files, else one byte per character."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _fields(name: str, text: str) -> dict[str, str]:
@@ -188,6 +214,64 @@ def _number(name: str, fields: Mapping[str, str], key: str) -> float | None:
         ) from error
 
 
+def _numbers(name: str, fields: Mapping[str, str], key: str, bands: int) -> tuple[float, ...]:
+    """A list with one number per band, or nothing where there is no such field."""
+    texts = _parse_list(fields.get(key, ""))
+    if texts and len(texts) != bands:
+        raise ArchiveError(
+            name, f"{key} has {len(texts)} values for {bands} bands; correct the header"
+        )
+    try:
+        return tuple(map(float, texts))
+    except ValueError as error:
+        raise ArchiveError(
+            name, f"{key} has a value that is not a number ({error}); correct the header"
+        ) from error
+
+
+def _bad_bands(name: str, fields: Mapping[str, str], bands: int) -> tuple[int, ...]:
+    values = _numbers(name, fields, "bbl", bands)
+    if not set(values) <= {0.0, 1.0}:
+        raise ArchiveError(
+            name, "bbl has values other than 0 (bad) and 1 (good); correct the header"
+        )
+    return tuple(position for position, good in enumerate(values) if not good)
+
+
+def _names(name: str, fields: Mapping[str, str], bands: int) -> tuple[str, ...]:
+    names = _parse_list(fields.get("band names", ""))
+    if names and len(names) != bands:
+        raise ArchiveError(name, f"{len(names)} band names for {bands} bands; correct the header")
+    return tuple(names)
+
+
+def _time(name: str, fields: Mapping[str, str]) -> int | None:
+    text = fields.get("acquisition time")
+    if not text:
+        return None
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ArchiveError(
+            name,
+            f"acquisition time is {text[:40]!r}, expected an ISO time such as "
+            "2022-07-24T10:45:26Z; correct the header",
+        ) from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
+
+
+def class_table(header: Header) -> dict[int, dict[str, Any]]:
+    """{class number: {"name", "colour"}} of the header of a class map."""
+    fields = dict(header.fields)
+    names = _parse_list(fields.get("class names", ""))
+    texts = _parse_list(fields.get("class lookup", ""))
+    table = {number: {"name": name} for number, name in enumerate(names) if name}
+    if len(texts) == 3 * len(names) and all(text.isdigit() for text in texts):
+        for number in table:
+            table[number]["colour"] = list(map(int, texts[3 * number : 3 * number + 3]))
+    return table
+
+
 def _wavelengths(
     name: str, fields: Mapping[str, str], bands: int
 ) -> tuple[tuple[float, ...] | None, bool]:
@@ -200,19 +284,19 @@ def _wavelengths(
         names = _parse_list(fields.get("band names", ""))
         matches = [_BAND_NAME_WAVELENGTH.fullmatch(band) for band in names]
         units = {match[2].lower() for match in matches if match}
-        if not matches or not all(matches) or len(units) > 1 or not units <= set(_NM_PER_UNIT):
+        if not matches or not all(matches) or len(units) > 1 or not units <= set(NM_PER_UNIT):
             return None, False
         texts, unit = [match[1] for match in matches], units.pop()
     if len(texts) != bands:
         raise ArchiveError(name, f"{len(texts)} wavelengths for {bands} bands; correct the header")
-    if unit not in (*_NM_PER_UNIT, *_UNIT_UNKNOWN):
+    if unit not in (*NM_PER_UNIT, *_UNIT_UNKNOWN):
         raise ArchiveError(
             name,
             f"wavelength units is {unit!r}, expected Nanometers or Micrometers; correct the header",
         )
-    factor = _NM_PER_UNIT.get(unit, 1.0)
+    factor = NM_PER_UNIT.get(unit, 1.0)
     try:
-        return tuple(float(text) * factor for text in texts), unit in _NM_PER_UNIT
+        return tuple(float(text) * factor for text in texts), unit in NM_PER_UNIT
     except ValueError as error:
         raise ArchiveError(
             name, f"wavelength has a value that is not a number ({error}); correct the header"
@@ -326,25 +410,35 @@ def _header_text(header: Header) -> str:
     return "ENVI\n" + "".join(f"{key} = {value}\n" for key, value in fields.items())
 
 
-def check_scale(name: str, header: Header, scale: float, nodata: float | None) -> None:
-    """Raises ArchiveError where the header's no-data value or scale differs from the sensor
-    table's.
+def check_scale(name: str, header: Header, sensor: Sensor) -> None:
+    """Raises ArchiveError where the header's no-data value, gains, offsets or scale differ from the
+    sensor table's. NaN and infinity are never data, so they need no row.
     """
-    if header.nodata is not None and not _same(header.nodata, nodata):
-        wrong = f"data ignore value is {header.nodata:g}"
+    nodata = header.nodata
+    if nodata is not None and math.isfinite(nodata) and nodata != sensor.nodata:
         raise ArchiveError(
             name,
-            f"{wrong}, but the sensor table has {nodata}; give a --sensor with this no-data value",
+            f"data ignore value is {nodata:g}, but the sensor table has {sensor.nodata}; give a "
+            "--sensor with this no-data value",
         )
-    if header.factor is not None and not math.isclose(header.factor, 1 / scale, rel_tol=1e-6):
-        wrong = f"reflectance scale factor is {header.factor:g}"
+    if header.factor is not None and not math.isclose(
+        header.factor, 1 / sensor.scale, rel_tol=1e-6
+    ):
         raise ArchiveError(
             name,
-            f"{wrong}, but the sensor table has {1 / scale:g}; give a --sensor with this scale",
+            f"reflectance scale factor is {header.factor:g}, but the sensor table has "
+            f"{1 / sensor.scale:g}; give a --sensor with this scale",
         )
-
-
-def _same(found: float, expected: float | None) -> bool:
-    return expected is not None and (
-        found == expected or (math.isnan(found) and math.isnan(expected))
-    )
+    for key, values, neutral, expected in (
+        ("data gain values", header.gains, 1.0, sensor.scales),
+        ("data offset values", header.offsets, 0.0, sensor.offsets),
+    ):
+        stated = np.array(values) if any(value != neutral for value in values) else expected
+        wrong = ~np.isclose(stated, expected, rtol=1e-6, atol=0)
+        if wrong.any():
+            band = int(wrong.argmax())
+            raise ArchiveError(
+                name,
+                f"{key} has {stated[band]:g} for band {band + 1}, but {sensor.title} has "
+                f"{expected[band]:g} there; give a --sensor row (JSON) with this scale and offset",
+            )

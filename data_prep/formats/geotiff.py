@@ -1,12 +1,15 @@
-"""Reads and checks pixels, wavelengths, grid, time and label maps of GeoTIFFs."""
+"""Opens GeoTIFFs, and reads and checks their pixels, grid and time."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import logging
 import math
 import re
+import tempfile
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +21,16 @@ from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from data_prep.archive import ArchiveError
+from data_prep import remarks
+from data_prep.archive import Archive, ArchiveError
+from data_prep.formats import bad_bands
+from data_prep.formats.band_identity import Bands, identify
+from data_prep.formats.encoding import check_encoding, check_values
+from data_prep.formats.footprint import footprint
 from data_prep.formats.gdal_errors import GDAL_ERRORS
-from eo_jax import sensors
+from data_prep.formats.masks import apply_mask
+from data_prep.formats.sidecars import Sidecars, sidecars
+from data_prep.reader import AUX, MASK, Files
 from eo_jax.sensors import Sensor
 
 # A tile without coordinates is not an error.
@@ -35,14 +45,11 @@ _GDAL = {
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_CACHEMAX": 128 * 2**20,
 }
-_NM_PER_UNIT = {
-    "nanometers": 1.0,
-    "nanometer": 1.0,
-    "nm": 1.0,
-    "micrometers": 1000.0,
-    "micrometer": 1000.0,
-    "um": 1000.0,
-    "µm": 1000.0,
+# With sidecars, which lie alone beside their image, GDAL looks for them by name.
+_GDAL_WITH_SIDECARS = {
+    **_GDAL,
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+    "GDAL_PAM_ENABLED": "YES",
 }
 _FILE_NAME_TIME = re.compile(r"_(\d{8}T\d{6})Z_")
 _FILE_NAME_VERSION = re.compile(r"_(V\d{6})_")
@@ -50,32 +57,89 @@ _FILE_NAME_VERSION = re.compile(r"_(V\d{6})_")
 _MEMORY_NAME = re.compile(r"[^\s',]*[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}[^\s',:]*")
 _LOST_TAG = re.compile(r"TIFFFetch\w+:.*tag ignored|TIFF\w*:.*IO error.*")
 _INT16 = np.iinfo(np.int16)
-_LABEL_INTEGERS = {"float32": np.int32, "float64": np.int64}
 
 
 @contextlib.contextmanager
-def open_tiff(name: str, data: bytes) -> Iterator[rasterio.DatasetReader]:
-    """Opens the GeoTIFF in `data`; other formats are refused.
+def open_tiff(files: Files, role: str) -> Iterator[rasterio.DatasetReader]:
+    """Opens the GeoTIFF with that role in memory, with its sidecars; other formats are refused.
 
     GDAL errors become ArchiveError, also those raised inside the block.
     """
+    name, data = files.name(role), files[role]
     if not data:  # for which rasterio would create a file
         raise ArchiveError(name, "is empty, so it cannot be read as GeoTIFF: copy it again")
+    beside = sidecars(files, role)
+    with _gdal_errors(name, "GeoTIFF", beside), contextlib.ExitStack() as stack:
+        memory = stack.enter_context(_in_memory(data, beside))
+        lost = stack.enter_context(_lost_tags())
+        dataset = stack.enter_context(memory.open(driver="GTiff"))
+        _check_tags(name, lost)
+        yield dataset
+
+
+@contextlib.contextmanager
+def _in_memory(data: bytes, beside: Sidecars | None) -> Iterator[rasterio.MemoryFile]:
+    if beside is None:
+        with rasterio.MemoryFile(data) as memory:
+            yield memory
+        return
+    folder = str(uuid.uuid4())
+    with contextlib.ExitStack() as stack:
+        for ending, content in ((AUX, beside.aux), (MASK, beside.mask)):
+            if content:
+                stack.enter_context(rasterio.MemoryFile(content, folder, f"image.tif{ending}"))
+        yield stack.enter_context(rasterio.MemoryFile(data, folder, "image.tif"))
+
+
+@contextlib.contextmanager
+def open_tiff_path(files: Files, role: str) -> Iterator[rasterio.DatasetReader]:
+    """Like `open_tiff`, for a file that is read by window."""
+    with _open_path(files, role, "GTiff", "GeoTIFF") as dataset:
+        yield dataset
+
+
+@contextlib.contextmanager
+def open_jp2_path(files: Files, role: str) -> Iterator[rasterio.DatasetReader]:
+    """Like `open_tiff_path`, for JPEG 2000."""
+    with _open_path(files, role, "JP2OpenJPEG", "JPEG 2000") as dataset:
+        yield dataset
+
+
+@contextlib.contextmanager
+def _open_path(files: Files, role: str, driver: str, kind: str) -> Iterator[rasterio.DatasetReader]:
+    name, beside = files.name(role), sidecars(files, role)
     with (
-        _gdal_errors(name, "GeoTIFF"),
-        rasterio.MemoryFile(data) as memory,
+        files.local(role) as path,
+        _with_sidecars(path, beside) as linked,
+        _gdal_errors(name, kind, beside),
         _lost_tags() as lost,
-        memory.open(driver="GTiff") as dataset,
+        rasterio.open(linked, driver=driver) as dataset,
     ):
         _check_tags(name, lost)
         yield dataset
 
 
 @contextlib.contextmanager
-def open_tiff_path(name: str, path: Path) -> Iterator[rasterio.DatasetReader]:
-    """Like `open_tiff`, for a file that is read by window."""
+def _with_sidecars(path: Path, beside: Sidecars | None) -> Iterator[Path]:
+    """A link to the file in a folder that has its sidecars and nothing else."""
+    if beside is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="data_prep_") as folder:
+        linked = Path(folder) / f"image{path.suffix}"
+        linked.symlink_to(path.resolve())
+        for ending, content in ((AUX, beside.aux), (MASK, beside.mask)):
+            if content:
+                linked.with_name(linked.name + ending).write_bytes(content)
+        yield linked
+
+
+@contextlib.contextmanager
+def open_listed(archive: Archive, name: str) -> Iterator[rasterio.DatasetReader]:
+    """Opens a GeoTIFF while an archive is listed, for its size; without its sidecars."""
     with (
-        _gdal_errors(name, "GeoTIFF"),
+        archive.local(name) as path,
+        _gdal_errors(name, "GeoTIFF", None),
         _lost_tags() as lost,
         rasterio.open(path, driver="GTiff") as dataset,
     ):
@@ -84,9 +148,9 @@ def open_tiff_path(name: str, path: Path) -> Iterator[rasterio.DatasetReader]:
 
 
 @contextlib.contextmanager
-def _gdal_errors(name: str, kind: str) -> Iterator[None]:
+def _gdal_errors(name: str, kind: str, beside: Sidecars | None) -> Iterator[None]:
     try:
-        with rasterio.Env(**_GDAL):
+        with rasterio.Env(**(_GDAL if beside is None else _GDAL_WITH_SIDECARS)):
             yield
     except GDAL_ERRORS as error:
         cause = _MEMORY_NAME.sub("the file", str(error.__cause__ or error))
@@ -130,44 +194,41 @@ def _check_tags(name: str, lost: Sequence[str]) -> None:
 
 
 def read_bands(
-    name: str, dataset: rasterio.DatasetReader, sensor: Sensor, window: Window | None = None
+    name: str,
+    dataset: rasterio.DatasetReader,
+    sensor: Sensor,
+    window: Window | None = None,
+    bands: Bands | None = None,
 ) -> np.ndarray:
-    """All bands [c, h, w] of a file, or of a window of it, with the bands and dtype of `sensor`.
+    """All bands [c, h, w] of a file, or of a window of it, as `sensor` describes them.
 
-    Raises ArchiveError for another number of bands, dtype, no-data value or scale, for a size above
-    MAX_BYTES, and for NaN or infinity in place of the sensor's no-data value.
+    Pixels that the file's mask excludes get the sensor's no-data value. `bands` are those that
+    `band_identity.identify` found, if the caller has them already. NaN and infinity stay, as they
+    are never data. Raises ArchiveError for another number of bands, order, dtype, no-data value or
+    scale, for a size above MAX_BYTES, and for values that the sensor cannot have.
     """
-    check_count(name, dataset, len(sensor.bands), sensor.title)
-    _check_encoding(name, dataset, sensor, (sensor.dtype,))
-    _check_bytes(name, dataset, dataset.count, window)
-    pixels = dataset.read(window=window)
-    if pixels.dtype.kind == "f":
-        wrong = np.isinf(pixels) if _nan_is_nodata(dataset) else ~np.isfinite(pixels)
-        _check_finite(name, wrong, dataset.indexes, sensor)
+    bands = bands or identify(name, dataset, sensor)
+    check_encoding(name, dataset, sensor, bands.numbers, (sensor.dtype,))
+    check_bytes(name, dataset, dataset.count, window)
+    pixels = dataset.read(bands.numbers, window=window)
+    pixels = apply_mask(name, dataset, sensor, pixels, bands.numbers, window)
+    pixels = bad_bands.exclude(name, pixels, bands.bad, sensor)
+    check_values(name, pixels, sensor)
     return pixels
-
-
-def check_count(name: str, dataset: rasterio.DatasetReader, bands: int, what: str) -> None:
-    """Raises ArchiveError where the file has another number of bands."""
-    if dataset.count != bands:
-        raise ArchiveError(
-            name,
-            f"{dataset.count} bands, expected the {bands} of {what}; use the reader of that "
-            "product, or fix the file",
-        )
 
 
 def check_shape(name: str, dataset: rasterio.DatasetReader, height: int, width: int) -> None:
     """Raises ArchiveError where the file has another size in pixels."""
     if dataset.shape != (height, width):
         raise ArchiveError(
-            name, f"{_size(dataset)} pixels, expected {height} x {width}; copy it again"
+            name, f"{size_text(dataset)} pixels, expected {height} x {width}; copy it again"
         )
 
 
-def _check_bytes(
+def check_bytes(
     name: str, dataset: rasterio.DatasetReader, bands: int, window: Window | None
 ) -> None:
+    """Raises ArchiveError where so many bands of a file or of a window exceed MAX_BYTES."""
     height, width = (window.height, window.width) if window else dataset.shape
     block = max(rows * columns for rows, columns in dataset.block_shapes) * (
         dataset.count if dataset.interleaving is Interleaving.pixel else 1
@@ -177,7 +238,7 @@ def _check_bytes(
     if claimed > MAX_BYTES:
         raise ArchiveError(
             name,
-            f"{bands} bands of {_size(dataset)} pixels take {claimed / 1e6:,.0f} MB, at most "
+            f"{bands} bands of {size_text(dataset)} pixels take {claimed / 1e6:,.0f} MB, at most "
             f"{MAX_BYTES / 1e6:,.0f} MB; cut it",
         )
 
@@ -185,22 +246,24 @@ def _check_bytes(
 def read_pixels(
     name: str,
     dataset: rasterio.DatasetReader,
-    numbers: Sequence[int],
+    bands: Bands,
     sensor: Sensor,
     dtypes: Sequence[str],
 ) -> np.ndarray:
-    """The bands with these 1-based numbers [c, h, w], in the given order, as int16 where that is
-    lossless. Raises ArchiveError.
+    """These bands of a file [c, h, w], those of `sensor`, as int16 where that is lossless. Raises
+    ArchiveError.
 
     Tools that cut EnMAP tiles often write them as float32, though the product is int16: integers go
     back to int16, at half the size and with every value kept. Anything else stays float32.
     """
-    _check_encoding(name, dataset, sensor, dtypes)
-    _check_bytes(name, dataset, len(numbers), None)
-    pixels = dataset.read(list(numbers))
+    check_encoding(name, dataset, sensor, bands.numbers, dtypes)
+    check_bytes(name, dataset, len(bands.numbers), None)
+    pixels = dataset.read(bands.numbers)
+    pixels = apply_mask(name, dataset, sensor, pixels, bands.numbers, None)
+    pixels = bad_bands.exclude(name, pixels, bands.bad, sensor)
+    check_values(name, pixels, sensor)
     if pixels.dtype.kind == "f":
-        _check_finite(name, ~np.isfinite(pixels), numbers, sensor)
-        pixels = _to_int16_if_lossless(pixels)
+        pixels = _to_int16_if_lossless(_finite(pixels, sensor))
     if (pixels == sensor.nodata).all():
         raise ArchiveError(
             name,
@@ -210,59 +273,13 @@ def read_pixels(
     return pixels
 
 
-def _check_encoding(
-    name: str, dataset: rasterio.DatasetReader, sensor: Sensor, dtypes: Sequence[str]
-) -> None:
-    found = set(dataset.dtypes)
-    if len(found) > 1 or not found <= set(dtypes):
-        types = f"pixels are {', '.join(sorted(found))}, expected {' or '.join(dtypes)}"
-        raise ArchiveError(name, f"{types}; write {_encoding(sensor)} in that type")
-    if (
-        dataset.nodata is not None
-        and not _nan_is_nodata(dataset)
-        and dataset.nodata != sensor.nodata
-    ):
-        hint = (
-            f"write {sensor.nodata} for pixels without data"
-            if sensor.nodata is not None
-            else "remove the tag"
-        )
-        raise ArchiveError(
-            name, f"no-data value is {dataset.nodata:g}, expected {sensor.nodata} or none; {hint}"
-        )
-    scales = set(dataset.scales) - {1.0, sensor.scale}
-    offsets = set(dataset.offsets) - {0.0, sensor.offset}
-    if scales or offsets:
-        wrong = f"scale is {scales.pop():g}" if scales else f"offset is {offsets.pop():g}"
-        expected = f"scale {sensor.scale:g} and offset {sensor.offset:g}"
-        raise ArchiveError(
-            name, f"{wrong}, expected {expected}, or none; write {_encoding(sensor)}"
-        )
-
-
-def _encoding(sensor: Sensor) -> str:
-    """The sensor's digital numbers in words: "surface reflectance x 10000"."""
-    return sensor.units if sensor.scale == 1 else f"{sensor.units} x {1 / sensor.scale:g}"
-
-
-def _nan_is_nodata(dataset: rasterio.DatasetReader) -> bool:
-    """Whether the file declares NaN as its no-data value, which is accepted for every sensor."""
-    return dataset.nodata is not None and math.isnan(dataset.nodata)
-
-
-def _check_finite(name: str, bad: np.ndarray, numbers: Sequence[int], sensor: Sensor) -> None:
-    if bad.any():
-        band, row, column = np.argwhere(bad)[0]
-        hint = (
-            f"write {sensor.nodata} for pixels without data"
-            if sensor.nodata is not None
-            else "fix the file, or give --skip-bad"
-        )
-        raise ArchiveError(
-            name,
-            f"{bad.sum()} values are NaN or infinite, the first in band {numbers[band]} at row "
-            f"{row}, column {column}; {hint}",
-        )
+def _finite(pixels: np.ndarray, sensor: Sensor) -> np.ndarray:
+    """Pixels with the sensor's no-data value in place of NaN and infinity, which are never data."""
+    unknown = ~np.isfinite(pixels)
+    if not unknown.any():
+        return pixels
+    remarks.note("NaN and infinity are stored as the no-data value of the sensor table")
+    return np.where(unknown, pixels.dtype.type(sensor.nodata), pixels)
 
 
 def _to_int16_if_lossless(pixels: np.ndarray) -> np.ndarray:
@@ -272,56 +289,6 @@ def _to_int16_if_lossless(pixels: np.ndarray) -> np.ndarray:
         and (pixels == np.rint(pixels)).all()
     )
     return pixels.astype(np.int16) if lossless else pixels.astype(np.float32, copy=False)
-
-
-# ------------------------------------------------------------------ wavelengths
-
-
-def wavelengths_nm(name: str, dataset: rasterio.DatasetReader) -> np.ndarray | None:
-    """Centre wavelengths [c] from the band tags `wavelength` and `wavelength_units`, or None where
-    no band has them. Raises ArchiveError.
-
-    Without a unit nm are assumed, which the comparison with the sensor table confirms or refutes.
-    """
-    tags = [dataset.tags(number) for number in dataset.indexes]
-    present = ["wavelength" in band for band in tags]
-    if not any(present):
-        return None
-    if not all(present):
-        raise ArchiveError(
-            name,
-            f"band {present.index(False) + 1} has no tag `wavelength`, but others do; write it for "
-            "all bands or none",
-        )
-    return np.array(
-        [_nm(name, number, band) for number, band in zip(dataset.indexes, tags, strict=True)]
-    )
-
-
-def _nm(name: str, number: int, tags: dict[str, str]) -> float:
-    unit = tags.get("wavelength_units", "nm")
-    if unit.lower() not in _NM_PER_UNIT:
-        raise ArchiveError(
-            name,
-            f"band {number} has wavelength_units {unit!r}, expected Nanometers or Micrometers; "
-            "correct the tag",
-        )
-    try:
-        return float(tags["wavelength"]) * _NM_PER_UNIT[unit.lower()]
-    except ValueError as error:
-        raise ArchiveError(
-            name,
-            f"band {number} has wavelength {tags['wavelength']!r}, expected a number; correct the "
-            "tag",
-        ) from error
-
-
-def check_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> None:
-    """Raises ArchiveError where wavelengths [c] are not those of the bands of `sensor`."""
-    try:
-        sensors.check_wavelengths(sensor, found_nm, name)
-    except ValueError as error:
-        raise ArchiveError(name, str(error).removeprefix(f"{name}: ")) from error
 
 
 # ------------------------------------------------------------------ georeference and time
@@ -334,7 +301,7 @@ def georeference(dataset: rasterio.DatasetReader, window: Window | None = None) 
     crs, affine = dataset.crs, dataset.transform
     height, width = dataset.shape
     if affine.is_identity:  # rasterio's value for no transform
-        return {"crs": _crs_name(crs), "affine": None, "gsd_m": None, "lonlat": None}
+        return {"crs": crs_name(crs), "affine": None, "gsd_m": None, "lonlat": None}
     # The root of a pixel's area also holds for rotated grids. Geographic grids are in degrees, so
     # they have no size in metres.
     gsd_m = (
@@ -347,14 +314,38 @@ def georeference(dataset: rasterio.DatasetReader, window: Window | None = None) 
         affine = rasterio.Affine(affine.a, affine.b, x, affine.d, affine.e, y)
         height, width = window.height, window.width
     return {
-        "crs": _crs_name(crs),
+        "crs": crs_name(crs),
         "affine": tuple(affine)[:6],
         "gsd_m": gsd_m,
         "lonlat": _lonlat(crs, affine, height, width),
     }
 
 
-def _crs_name(crs) -> str | None:
+def listed_footprint(
+    archive: Archive, name: str, window: Window | None = None
+) -> list[float] | None:
+    """Longitude and latitude of the corners of a file or of a window of it, [8], while an archive
+    is listed; None without a georeference. Raises ArchiveError.
+    """
+    crs, affine, height, width = _listed_grid(archive, name, archive.entry(name).stamp)
+    if affine.is_identity:  # rasterio's value for no transform
+        return None
+    if window is not None:
+        affine = affine * rasterio.Affine.translation(window.col_off, window.row_off)
+        height, width = window.height, window.width
+    return footprint(crs, tuple(affine)[:6], height, width)
+
+
+@functools.lru_cache(1)  # for the next tile of the file
+def _listed_grid(
+    archive: Archive, name: str, stamp: int
+) -> tuple[str | None, rasterio.Affine, int, int]:
+    with open_listed(archive, name) as dataset:
+        return crs_name(dataset.crs), dataset.transform, *dataset.shape
+
+
+def crs_name(crs: rasterio.crs.CRS | None) -> str | None:
+    """ "EPSG:...", or WKT where there is no such code; None without a CRS."""
     if not crs:
         return None
     code = crs.to_epsg(confidence_threshold=100)
@@ -399,97 +390,6 @@ def product_version(name: str) -> str | None:
     return found and found[1]
 
 
-# ------------------------------------------------------------------ labels
-
-
-def read_labels(
-    image_name: str, image: rasterio.DatasetReader, name: str, data: bytes
-) -> np.ndarray:
-    """An integer label map [h, w] on the grid of its image. Raises ArchiveError.
-
-    Maps with class numbers as floats become int32 (float32) or int64 (float64), whatever their
-    values, so that all maps of a kind have the same dtype.
-    """
-    with open_tiff(name, data) as dataset:
-        _check_grid(image_name, image, name, dataset)
-        _check_bytes(name, dataset, 1, None)
-        return _as_integers(name, dataset.read(1))
-
-
-def _check_grid(
-    image_name: str, image: rasterio.DatasetReader, name: str, label: rasterio.DatasetReader
-) -> None:
-    warp = "warp the map to the image"
-    if label.count != 1:
-        raise ArchiveError(name, f"{label.count} bands, expected 1, the label map of {image_name}")
-    if label.shape != image.shape:
-        raise ArchiveError(
-            name,
-            f"{_size(label)} pixels, but its image {image_name} has {_size(image)}; cut both on "
-            "the same grid",
-        )
-    if label.crs and image.crs and label.crs != image.crs:
-        raise ArchiveError(
-            name,
-            f"CRS is {_crs_name(label.crs)}, but its image {image_name} has "
-            f"{_crs_name(image.crs)}; {warp}",
-        )
-    georeferenced = not (label.transform.is_identity or image.transform.is_identity)
-    tolerance = 1e-3 * math.sqrt(abs(image.transform.determinant))
-    if georeferenced and not label.transform.almost_equals(image.transform, tolerance):
-        raise ArchiveError(
-            name,
-            f"transform is {_numbers(label)}, but its image {image_name} has {_numbers(image)}; "
-            f"{warp}",
-        )
-
-
-def _as_integers(name: str, labels: np.ndarray) -> np.ndarray:
-    if labels.dtype.kind in "iu":
-        return labels
-    if labels.dtype.name not in _LABEL_INTEGERS:
-        raise ArchiveError(
-            name,
-            f"label map is {labels.dtype}, expected class numbers; write it as uint8 or uint16",
-        )
-    integers = _LABEL_INTEGERS[labels.dtype.name]
-    with np.errstate(invalid="ignore"):  # NaN and values out of range do not compare equal
-        converted = labels.astype(integers)
-    if not (converted == labels).all():
-        raise ArchiveError(
-            name,
-            "label map has values that are not class numbers (fractions, NaN, too large); write it "
-            "as uint8 or uint16",
-        )
-    return converted
-
-
-def _size(dataset: rasterio.DatasetReader) -> str:
+def size_text(dataset: rasterio.DatasetReader) -> str:
+    """Rows and columns of a file, for errors."""
     return f"{dataset.height} x {dataset.width}"
-
-
-def _numbers(dataset: rasterio.DatasetReader) -> str:
-    return "(" + ", ".join(f"{value:.10g}" for value in tuple(dataset.transform)[:6]) + ")"
-
-
-# ------------------------------------------------------------------ other formats
-
-
-@contextlib.contextmanager
-def open_jp2_path(name: str, path: Path) -> Iterator[rasterio.DatasetReader]:
-    """Like `open_tiff_path`, for JPEG 2000."""
-    with _gdal_errors(name, "JPEG 2000"), rasterio.open(path, driver="JP2OpenJPEG") as dataset:
-        yield dataset
-
-
-def read_label_window(
-    image_name: str,
-    image: rasterio.DatasetReader,
-    name: str,
-    label: rasterio.DatasetReader,
-    window: Window | None,
-) -> np.ndarray:
-    """Like `read_labels`, for an open label map or a window [h, w] of it."""
-    _check_grid(image_name, image, name, label)
-    _check_bytes(name, label, 1, window)
-    return _as_integers(name, label.read(1, window=window))

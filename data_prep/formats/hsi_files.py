@@ -13,8 +13,11 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from data_prep import remarks
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import envi, geotiff, matfile
+from data_prep.formats import bad_bands, encoding, envi, geotiff, matfile, sentinel2
+from data_prep.formats.band_identity import Bands, Stated, identify, identify_stated
+from data_prep.formats.labels import ClassNumbers, read_open_labels
 from data_prep.formats.listing import TIFF
 from data_prep.reader import File, Files
 from eo_jax.sensors import Sensor
@@ -32,17 +35,20 @@ class Scene(Protocol):
 
     shape: tuple[int, int, int]
 
-    def pixels(self, sensor: Sensor, window: Window) -> np.ndarray:
-        """[c, h, w] in the dtype of the sensor table, with every value of the file unchanged."""
+    def bands(self, sensor: Sensor, reorder: bool) -> Bands:
+        """The file's bands that are those of the sensor, see `band_identity.identify`."""
 
-    def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
-        """The file's wavelengths, float64 [c], checked against the table; None without any."""
+    def pixels(self, sensor: Sensor, bands: Bands, window: Window) -> np.ndarray:
+        """[c, h, w] in the dtype of the sensor table, with every valid value of the file."""
 
     def georeference(self, window: Window) -> dict[str, Any]:
         """crs, affine, gsd_m and lonlat; see `geotiff.georeference`."""
 
-    def map(self) -> np.ndarray:
-        """The first band, [h, w], in the file's own dtype."""
+    def time(self) -> int | None:
+        """Acquisition time, seconds since 1970 UTC."""
+
+    def map(self, label: str, numbers: ClassNumbers) -> np.ndarray:
+        """The first band, [h, w], with class numbers as in a store."""
 
 
 def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
@@ -61,7 +67,12 @@ def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
     if suffix != ".hdr":
         return (File(role, name),)
     stem = str(path.with_suffix(""))
-    data = [stem + ending for ending in _ENVI_DATA if archive.exists(stem + ending)]
+    candidates = {stem, *(stem.lower() + ending for ending in _ENVI_DATA[1:])}
+    data = [
+        found
+        for found in archive.entries()
+        if found in candidates or (found.lower() in candidates and found[: len(stem)] == stem)
+    ]
     if len(data) != 1:
         raise ArchiveError(
             name,
@@ -80,25 +91,27 @@ def open_scene(
     `variable` selects one of several in a .mat file. Raises ArchiveError.
     """
     name = files.name(role)
+    if name.lower().endswith(TIFF):
+        with geotiff.open_tiff_path(files, role) as dataset:
+            yield _Tiff(name, dataset)
+        return
     stamp = archive.entries()[name].stamp
     with files.local(role) as path:
         if name.lower().endswith(".mat"):
             yield _Mat(_mat_layout(name, path, stamp, axes, variable))
-        elif f"{role} header" in files:
+        else:
             header = envi.parse_header(
                 files.name(f"{role} header"), files.read(f"{role} header", envi.MAX_HEADER_BYTES)
             )
             with envi.open_envi(name, path, stamp, header) as dataset:
                 yield _Envi(name, files.name(f"{role} header"), dataset, header)
-        else:
-            with geotiff.open_tiff_path(name, path) as dataset:
-                yield _Tiff(name, dataset)
 
 
 def to_table_dtype(name: str, pixels: np.ndarray, sensor: Sensor) -> np.ndarray:
     """The pixels in the sensor table's dtype, with every value kept.
 
-    Raises ArchiveError where that is impossible, and for NaN.
+    NaN and infinity, which are never data, stay in floats and become the no-data value of integers.
+    Raises ArchiveError where that is impossible.
 
     MATLAB stores integers in the smallest dtype that holds them, or everything as doubles.
     Fractions instead of digital numbers, and integers instead of reflectance, mean that the scene
@@ -111,19 +124,32 @@ def to_table_dtype(name: str, pixels: np.ndarray, sensor: Sensor) -> np.ndarray:
     hint = "give --sensor a JSON file with the dtype, scale and units of this file"
     if pixels.dtype.kind != "f" and np.dtype(sensor.dtype).kind == "f":
         raise ArchiveError(name, f"pixels are {scaled} in the same unit; {hint}")
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise ArchiveError(
-            name,
-            f"{(~np.isfinite(pixels)).sum()} values are NaN or infinite; write a no-data value, "
-            f"and also {hint}",
-        )
+    unknown = ~np.isfinite(pixels) if pixels.dtype.kind == "f" else np.zeros((), bool)
+    if unknown.any():
+        pixels = _without_unknown(name, pixels, unknown, sensor)
     with np.errstate(invalid="ignore", over="ignore"):  # values out of range do not compare equal
         converted = pixels.astype(sensor.dtype, copy=False)
-    if not (converted == pixels).all():
-        raise ArchiveError(
-            name, f"pixels are {scaled}, from {pixels.min():g} to {pixels.max():g}; {hint}"
-        )
+    if not ((converted == pixels) | unknown).all():
+        low, high = np.nanmin(pixels), np.nanmax(pixels)
+        raise ArchiveError(name, f"pixels are {scaled}, from {low:g} to {high:g}; {hint}")
     return converted
+
+
+def _without_unknown(
+    name: str, pixels: np.ndarray, unknown: np.ndarray, sensor: Sensor
+) -> np.ndarray:
+    """Pixels whose NaN and infinities the sensor's dtype can hold as no-data."""
+    if np.dtype(sensor.dtype).kind == "f":
+        remarks.note("NaN and infinity are no-data")
+        return pixels
+    if sensor.nodata is None:
+        raise ArchiveError(
+            name,
+            f"{unknown.sum()} values are NaN or infinite, but {sensor.title} has no no-data value "
+            'for them; give a --sensor row (JSON) with a "nodata"',
+        )
+    remarks.note("NaN and infinity are stored as the no-data value of the sensor table")
+    return np.where(unknown, pixels.dtype.type(sensor.nodata), pixels)
 
 
 def check_bytes(name: str, shape: tuple[int, int, int], dtype: str) -> None:
@@ -152,20 +178,24 @@ class _Mat:
     def __init__(self, layout: _Layout):
         self.shape, self._layout = layout.shape, layout
 
-    def pixels(self, sensor: Sensor, window: Window) -> np.ndarray:
-        rows, columns = window.toslices()
-        return np.ascontiguousarray(
-            to_table_dtype(self._layout.file[0], _mat_cube(self._layout)[:, rows, columns], sensor)
-        )
+    def bands(self, sensor: Sensor, reorder: bool) -> Bands:
+        return Bands(list(range(1, self.shape[0] + 1)), None, [])
 
-    def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
-        return None
+    def pixels(self, sensor: Sensor, bands: Bands, window: Window) -> np.ndarray:
+        rows, columns = window.toslices()
+        name, _, _ = self._layout.file
+        return np.ascontiguousarray(
+            to_table_dtype(name, _mat_cube(self._layout)[:, rows, columns], sensor)
+        )
 
     def georeference(self, window: Window) -> dict[str, Any]:
         return {}
 
-    def map(self) -> np.ndarray:
-        return _mat_cube(self._layout)[0]
+    def time(self) -> int | None:
+        return None
+
+    def map(self, label: str, numbers: ClassNumbers) -> np.ndarray:
+        return numbers.to_store(self._layout.file[0], _mat_cube(self._layout)[0], None)
 
 
 @functools.lru_cache(4)
@@ -246,50 +276,80 @@ class _Tiff:
         self.shape = (dataset.count, *dataset.shape)
         self._name, self._dataset = name, dataset
 
-    def pixels(self, sensor: Sensor, window: Window) -> np.ndarray:
-        return geotiff.read_bands(self._name, self._dataset, sensor, window)
+    def bands(self, sensor: Sensor, reorder: bool) -> Bands:
+        sentinel2.check_offset(self._name, self._dataset, sensor)
+        return identify(self._name, self._dataset, sensor, reorder)
 
-    def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
-        found_nm = geotiff.wavelengths_nm(self._name, self._dataset)
-        return _check_wavelengths(self._name, found_nm, sensor, unit_known=True)
+    def pixels(self, sensor: Sensor, bands: Bands, window: Window) -> np.ndarray:
+        return geotiff.read_bands(self._name, self._dataset, sensor, window, bands)
 
     def georeference(self, window: Window) -> dict[str, Any]:
         return geotiff.georeference(self._dataset, window)
 
-    def map(self) -> np.ndarray:
+    def time(self) -> int | None:
+        return geotiff.acquisition_time(self._name, self._dataset)
+
+    def map(self, label: str, numbers: ClassNumbers) -> np.ndarray:
         check_bytes(self._name, (1, *self.shape[1:]), self._dataset.dtypes[0])
-        return self._dataset.read(1)
+        return read_open_labels(
+            self._name, self._dataset, self._name, label, self._dataset, numbers
+        )
 
 
-class _Envi(_Tiff):
+class _Envi:
     def __init__(
         self, name: str, header_name: str, dataset: rasterio.DatasetReader, header: envi.Header
     ):
-        super().__init__(name, dataset)
+        self.shape = (dataset.count, *dataset.shape)
+        self._name, self._dataset = name, dataset
         self._header_name, self._header = header_name, header
 
-    def pixels(self, sensor: Sensor, window: Window) -> np.ndarray:
-        envi.check_scale(self._header_name, self._header, sensor.scale, sensor.nodata)
-        return to_table_dtype(self._name, self._dataset.read(window=window), sensor)
+    def bands(self, sensor: Sensor, reorder: bool) -> Bands:
+        header, numbers = self._header, list(self._dataset.indexes)
+        found_nm = header.wavelengths_nm
+        has_centres = not np.isnan(sensor.centres_nm).all()
+        if found_nm is not None and not has_centres and not self._are_wavelengths_clear():
+            raise ArchiveError(
+                self._header_name,
+                "wavelengths have no unit, or are not numbers, and the sensor table has none; "
+                "write their unit, or remove them",
+            )
+        tags = [{"bbl": "0"} if index in header.bad else {} for index in range(len(numbers))]
+        for index, nm in enumerate(found_nm or ()):
+            tags[index]["wavelength"] = repr(nm)
+        names = list(header.names) or [""] * len(numbers)
+        nothing: list[dict[str, str]] = [{} for _ in numbers]
+        stated = Stated(names, tags, nothing, nothing)
+        return identify_stated(self._header_name, stated, numbers, sensor, reorder)
 
-    def wavelengths_nm(self, sensor: Sensor) -> np.ndarray | None:
-        found = self._header.wavelengths_nm
-        found_nm = None if found is None else np.array(found)
-        return _check_wavelengths(self._header_name, found_nm, sensor, self._header.unit_known)
+    def _are_wavelengths_clear(self) -> bool:
+        return self._header.unit_known and np.isfinite(self._header.wavelengths_nm).all()
 
+    def pixels(self, sensor: Sensor, bands: Bands, window: Window) -> np.ndarray:
+        envi.check_scale(self._header_name, self._header, sensor)
+        pixels = self._dataset.read(bands.numbers, window=window)
+        pixels = to_table_dtype(self._name, pixels, sensor)
+        pixels = bad_bands.exclude(self._header_name, pixels, bands.bad, sensor)
+        encoding.check_values(self._name, pixels, sensor)
+        return pixels
 
-def _check_wavelengths(
-    name: str, found_nm: np.ndarray | None, sensor: Sensor, unit_known: bool
-) -> np.ndarray | None:
-    """The wavelengths, if they match the table or the table has none. Raises ArchiveError."""
-    if found_nm is None:
-        return None
-    if not np.isnan(sensor.centres_nm).all():
-        geotiff.check_wavelengths(name, found_nm, sensor)
-    elif not unit_known or not np.isfinite(found_nm).all():
-        raise ArchiveError(
-            name,
-            "wavelengths have no unit, or are not numbers, and the sensor table has none; write "
-            "their unit, or remove them",
-        )
-    return found_nm
+    def georeference(self, window: Window) -> dict[str, Any]:
+        return geotiff.georeference(self._dataset, window)
+
+    def time(self) -> int | None:
+        return self._header.time
+
+    def map(self, label: str, numbers: ClassNumbers) -> np.ndarray:
+        check_bytes(self._name, (1, *self.shape[1:]), self._dataset.dtypes[0])
+        classes = self._dataset.read(1)
+        nodata = self._header.nodata
+        masked = None if nodata is None else classes == nodata
+        stored = numbers.to_store(self._name, classes, masked)
+        present = set(np.unique(stored[stored > 0]).tolist())
+        table = {
+            numbers.stored(number): about
+            for number, about in envi.class_table(self._header).items()
+            if numbers.stored(number) in present
+        }
+        remarks.note_classes(label, table)
+        return stored

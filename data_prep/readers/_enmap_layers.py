@@ -8,6 +8,7 @@ from rasterio.windows import Window
 
 from data_prep.archive import ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.band_identity import check_count
 from eo_jax.sensors import ENMAP, ENMAP_PRODUCT
 
 LAYOUTS = {len(sensor.bands): sensor for sensor in (ENMAP, ENMAP_PRODUCT)}
@@ -32,7 +33,7 @@ def read_layer(
 
     Raises ArchiveError for another dtype, and where it is not on the grid of its image.
     """
-    geotiff.check_count(name, layer, 1, "a quality layer")
+    check_count(name, layer, 1, "a quality layer")
     geotiff.check_shape(name, layer, *image.shape)
     if layer.dtypes[0] != "uint8":
         raise ArchiveError(

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import ClassVar
 
 import numpy as np
-import rasterio
 
+from data_prep import remarks
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.labels import ClassNumbers, read_label_window
 from data_prep.formats.listing import TIFF, sorted_by_id
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, SkipSample, option
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
 
-CLOUD_CODES = (0, 64, 128, 192, 255)  # fill, cloud shadow, clear, thin cloud, cloud
+_CLOUD_CLASSES = {64: "cloud shadow", 128: "clear", 192: "thin cloud", 255: "cloud"}
 FILL = 0
+CLOUD_CODES = (FILL, *_CLOUD_CLASSES)
+_CODES = ClassNumbers(known=frozenset(CLOUD_CODES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +69,12 @@ class SceneReader:
         """Raises SkipSample for a tile with too much fill, ArchiveError for any invalid file."""
         name, (sensor,) = item.files[0].name, self.sensors
         window = tile_window(item.part, self.patch_size)
-        with _open(files, "image") as dataset, _open(files, "cloud") as mask:
-            cloud = geotiff.read_label_window(name, dataset, files.name("cloud"), mask, window)
+        with geotiff.open_tiff_path(files, "image") as dataset:
+            cloud = read_label_window(name, dataset, files, "cloud", window, _CODES)
             _check_codes(files.name("cloud"), cloud)
             if (cloud == FILL).mean() > self.max_nodata:
                 raise SkipSample(f"more than {self.max_nodata:.0%} fill")
+            remarks.note_classes("cloud", self._class_table())
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor, window),
                 sensor=sensor.id,
@@ -86,6 +89,13 @@ class SceneReader:
                 },
                 **geotiff.georeference(dataset, window),
             )
+
+    def _class_table(self) -> dict[int, dict[str, str]]:
+        stored = _CLOUD_CLASSES if self.classes == "raw" else range(1, len(CLOUD_CODES))
+        return {
+            number: {"name": name}
+            for number, name in zip(stored, _CLOUD_CLASSES.values(), strict=True)
+        }
 
     def _scenes(self) -> list[dict[str, str]]:
         """{"image" or "cloud": name} of each scene."""
@@ -121,17 +131,11 @@ class SceneReader:
             raise ArchiveError(
                 image, f"its name has no date ({error}); restore its published name"
             ) from error
-        with self.archive.local(mask) as local, geotiff.open_tiff_path(mask, local) as dataset:
+        with geotiff.open_listed(self.archive, mask) as dataset:
             tiles = full_tiles(mask, dataset.shape, self.patch_size)
         for tile in tiles:
             tile_id = "/".join((*path.parts[-3:-1], tile_name(tile)))
             yield Item(tile_id, tile_id, (File("image", image), File("cloud", mask)), part=tile)
-
-
-@contextlib.contextmanager
-def _open(files: Files, role: str) -> Iterator[rasterio.DatasetReader]:
-    with files.local(role) as path, geotiff.open_tiff_path(files.name(role), path) as dataset:
-        yield dataset
 
 
 def _check_codes(name: str, cloud: np.ndarray) -> None:

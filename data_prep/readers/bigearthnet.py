@@ -43,6 +43,7 @@ import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import band_files, geotiff
+from data_prep.formats.labels import read_labels
 from data_prep.formats.listing import image_files, sorted_by_id
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _bigearthnet_lists, _clc_labels
@@ -274,10 +275,8 @@ class Reader:
             found["multilabel"] = _clc_labels.multi_hot(item.part[1:], len(_clc_labels.NAMES_19))
         if "landcover" in files:
             role = sensor.bands[band_files.finest(sensor)].name
-            with geotiff.open_tiff(files.name(role), files[role]) as image:
-                found["landcover"] = geotiff.read_labels(
-                    files.name(role), image, files.name("landcover"), files["landcover"]
-                )
+            with geotiff.open_tiff(files, role) as image:
+                found["landcover"] = read_labels(files.name(role), image, files, "landcover")
         return found
 
 

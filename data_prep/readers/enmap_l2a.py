@@ -35,7 +35,9 @@ from rasterio.windows import Window
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.band_identity import check_count
 from data_prep.formats.listing import TIFF, sorted_by_id
+from data_prep.formats.tiling import tile_window
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _enmap_metadata
 from data_prep.readers._enmap_layers import LAYOUTS, QUALITY, read_layer
@@ -94,7 +96,7 @@ class Reader:
         row, column = item.part
         window = Window(column, row, self.patch_size, self.patch_size)
         kept = [number - 1 for number in sensor.band_numbers]
-        with files.local("image") as path, geotiff.open_tiff_path(name, path) as dataset:
+        with geotiff.open_tiff_path(files, "image") as dataset:
             pixels = geotiff.read_bands(name, dataset, ENMAP_PRODUCT, window)[kept]
             _skip_above("pixels without data", sensor.missing(pixels).all(0), self.max_nodata)
             _skip_above("cloud", _layer(dataset, files, "cloud", window) != 0, self.max_cloud)
@@ -109,6 +111,10 @@ class Reader:
                 masks={mask: _layer(dataset, files, mask, window) for mask in self.masks},
                 **geotiff.georeference(dataset, window),
             )
+
+    def footprint(self, item: Item) -> list[float] | None:
+        window = tile_window(item.part, self.patch_size)
+        return geotiff.listed_footprint(self.archive, item.files[0].name, window)
 
     # ------------------------------------------------------------------ listing
 
@@ -126,8 +132,8 @@ class Reader:
     def _patches(self, name: str, present: Mapping[str, str]) -> list[Item]:
         scene = _IMAGE.fullmatch(PurePosixPath(name).name)["scene"]
         files = (File("image", name), *self._other_files(name, scene, present))
-        with self.archive.local(name) as path, geotiff.open_tiff_path(name, path) as dataset:
-            geotiff.check_count(name, dataset, len(ENMAP_PRODUCT.bands), ENMAP_PRODUCT.title)
+        with geotiff.open_listed(self.archive, name) as dataset:
+            check_count(name, dataset, len(ENMAP_PRODUCT.bands), ENMAP_PRODUCT.title)
             height, width = dataset.shape
         size, step = self.patch_size, self.stride or self.patch_size
         rows, columns = (range(0, side - size + 1, step) for side in (height, width))
@@ -172,9 +178,8 @@ class Reader:
 
 
 def _layer(image: rasterio.DatasetReader, files: Files, role: str, window: Window) -> np.ndarray:
-    name = files.name(role)
-    with files.local(role) as path, geotiff.open_tiff_path(name, path) as layer:
-        return read_layer(image, name, layer, window)
+    with geotiff.open_tiff_path(files, role) as layer:
+        return read_layer(image, files.name(role), layer, window)
 
 
 def _skip_above(what: str, where: np.ndarray, limit: float) -> None:

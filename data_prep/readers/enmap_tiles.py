@@ -14,11 +14,17 @@ import dataclasses
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-import numpy as np
 import rasterio
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.band_identity import Bands, data_bands, identify
+from data_prep.formats.labels import (
+    class_numbers,
+    first_class_option,
+    label_nodata_option,
+    read_labels,
+)
 from data_prep.formats.listing import files_with_labels, image_files, label_folders, sorted_by_id
 from data_prep.reader import Files, Item, option
 from data_prep.readers._enmap_layers import LAYOUTS
@@ -40,6 +46,11 @@ class Reader:
         False,
         "tiles without wavelength tags have bands 1 to 224 in order, as in HySpecNet-11k",
     )
+    reorder: bool = option(
+        False, "put bands in product order by their wavelengths, where there is no doubt"
+    )
+    first_class: int = first_class_option()
+    label_nodata: tuple[str, ...] = label_nodata_option()
 
     def items(self) -> list[Item]:
         below, folders = "", label_folders(self.archive, self.labels)
@@ -57,48 +68,48 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         name = item.files[0].name
-        with geotiff.open_tiff(name, files["image"]) as dataset:
-            numbers, found_nm = self._bands(name, dataset)
+        with geotiff.open_tiff(files, "image") as dataset:
+            bands = self._bands(name, dataset)
+            classes = class_numbers(self.first_class, self.label_nodata)
             return Sample(
-                pixels=geotiff.read_pixels(name, dataset, numbers, ENMAP, ("int16", "float32")),
+                pixels=geotiff.read_pixels(name, dataset, bands, ENMAP, ("int16", "float32")),
                 sensor=ENMAP.id,
                 id=item.id,
                 group=item.group,
                 product=geotiff.product_version(name),
                 time=geotiff.acquisition_time(name, dataset),
-                wavelengths_nm=found_nm,
+                wavelengths_nm=bands.wavelengths_nm,
                 labels={
-                    file.role: geotiff.read_labels(name, dataset, file.name, files[file.role])
+                    file.role: read_labels(name, dataset, files, file.role, classes)
                     for file in item.files[1:]
                 },
                 **geotiff.georeference(dataset),
             )
 
+    def footprint(self, item: Item) -> list[float] | None:
+        return geotiff.listed_footprint(self.archive, item.files[0].name)
+
     def _item(self, name: str, below: str, folders: dict[str, str]) -> Item:
         tile = str(PurePosixPath(name.removeprefix(f"{below}/") if below else name).with_suffix(""))
         return Item(tile, tile, files_with_labels(self.archive, name, below, folders))
 
-    def _bands(
-        self, name: str, dataset: rasterio.DatasetReader
-    ) -> tuple[list[int], np.ndarray | None]:
-        """1-based numbers of the kept bands in the file, and their wavelengths [202] in nm, if the
-        file has them.
-        """
-        if dataset.count not in LAYOUTS:
+    def _bands(self, name: str, dataset: rasterio.DatasetReader) -> Bands:
+        """The 202 kept bands of the file."""
+        count = len(data_bands(dataset))
+        if count not in LAYOUTS:
             raise ArchiveError(
                 name,
-                f"{dataset.count} bands, expected all 224 of the EnMAP L2A product, or the 202 of "
+                f"{count} bands, expected all 224 of the EnMAP L2A product, or the 202 of "
                 "SpectralEarth",
             )
-        layout = LAYOUTS[dataset.count]
-        found_nm = geotiff.wavelengths_nm(name, dataset)
-        if found_nm is not None:
-            geotiff.check_wavelengths(name, found_nm, layout)
-        elif not (self.trust_product_order and layout is ENMAP_PRODUCT):
-            raise ArchiveError(name, _no_wavelengths(dataset.count))
+        layout = LAYOUTS[count]
+        bands = identify(name, dataset, layout, self.reorder)
+        if bands.wavelengths_nm is None and not (
+            self.trust_product_order and layout is ENMAP_PRODUCT
+        ):
+            raise ArchiveError(name, _no_wavelengths(count))
         position = {number: index for index, number in enumerate(layout.band_numbers)}
-        kept = [position[number] for number in ENMAP.band_numbers]
-        return [index + 1 for index in kept], None if found_nm is None else found_nm[kept]
+        return bands.pick([position[number] for number in ENMAP.band_numbers])
 
 
 def _no_wavelengths(count: int) -> str:

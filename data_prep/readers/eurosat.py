@@ -23,8 +23,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from data_prep import remarks
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import geotiff
+from data_prep.formats import geotiff, sentinel2
+from data_prep.formats.band_identity import check_count
 from data_prep.formats.listing import image_files, sorted_by_id, split_lists, text_lines
 from data_prep.reader import File, Files, Item, option
 from eo_jax.schema import Sample
@@ -43,9 +45,18 @@ CLASSES = (
     "SeaLake",
 )
 FILE_ORDER = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11", "B12", "B8A")
+_CLASS_TABLE = {number: {"name": name} for number, name in enumerate(CLASSES, 1)}
 SIZE = 64  # pixels, height and width
 
 _SENSOR = get_sensor("sentinel2_l1c")
+_FILE_SENSOR = dataclasses.replace(
+    _SENSOR,
+    bands=tuple(band for name in FILE_ORDER for band in _SENSOR.bands if band.name == name),
+    mean=(),
+    std=(),
+    true_colour=None,
+    false_colour=None,
+)
 _PICK = [FILE_ORDER.index(band.name) for band in _SENSOR.bands]
 _NAME = re.compile(r"(?:.*/)?(\w+)/(\1_\d+)\.tif", re.IGNORECASE)
 _LISTS = {
@@ -91,11 +102,13 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         name = item.files[0].name
-        with geotiff.open_tiff(name, files["image"]) as dataset:
-            geotiff.check_count(name, dataset, len(FILE_ORDER), _SENSOR.title)
+        with geotiff.open_tiff(files, "image") as dataset:
+            check_count(name, dataset, len(FILE_ORDER), _SENSOR.title)
             geotiff.check_shape(name, dataset, SIZE, SIZE)
+            sentinel2.check_offset(name, dataset, _SENSOR)
+            remarks.note_classes("class", _CLASS_TABLE)
             return Sample(
-                pixels=geotiff.read_bands(name, dataset, _SENSOR)[_PICK],
+                pixels=geotiff.read_bands(name, dataset, _FILE_SENSOR)[_PICK],
                 sensor=_SENSOR.id,
                 id=item.id,
                 group=item.group,

@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -25,6 +24,7 @@ import rasterio
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.labels import read_labels
 from data_prep.formats.listing import sorted_by_id
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, option
@@ -54,10 +54,8 @@ class Reader:
     def read(self, item: Item, files: Files) -> Sample:
         name, window = item.files[0].name, tile_window(item.part, self.patch_size)
         sensor = _SENSORS[item.id.split("/")[2]]
-        with files.local("image") as path, _open(name, path) as dataset:
-            landcover = geotiff.read_labels(
-                name, dataset, files.name("landcover"), files["landcover"]
-            )
+        with _open(files) as dataset:
+            landcover = read_labels(name, dataset, files, "landcover")
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor, window),
                 sensor=sensor.id,
@@ -95,10 +93,7 @@ class Reader:
                     f"{tile}_{kind}",
                     f"no such file, but there is {min(names.values())}; copy the tile again",
                 )
-        with (
-            self.archive.local(names["seg"]) as path,
-            geotiff.open_tiff_path(names["seg"], path) as dataset,
-        ):
+        with geotiff.open_listed(self.archive, names["seg"]) as dataset:
             patches = full_tiles(names["seg"], dataset.shape, self.patch_size)
         for kind in _SENSORS:
             for patch in patches:
@@ -111,9 +106,6 @@ class Reader:
                 )
 
 
-def _open(name: str, path: Path) -> contextlib.AbstractContextManager[rasterio.DatasetReader]:
-    return (
-        geotiff.open_jp2_path(name, path)
-        if name.endswith(".jp2")
-        else geotiff.open_tiff_path(name, path)
-    )
+def _open(files: Files) -> contextlib.AbstractContextManager[rasterio.DatasetReader]:
+    is_jp2 = files.name("image").endswith(".jp2")
+    return (geotiff.open_jp2_path if is_jp2 else geotiff.open_tiff_path)(files, "image")

@@ -47,12 +47,15 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-import numpy as np
-import rasterio
-from rasterio.windows import Window
-
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import geotiff
+from data_prep.formats import geotiff, sentinel2
+from data_prep.formats.band_identity import check_count, identify
+from data_prep.formats.labels import (
+    class_numbers,
+    first_class_option,
+    label_nodata_option,
+    read_label_window,
+)
 from data_prep.formats.listing import (
     files_with_labels,
     image_files,
@@ -94,6 +97,18 @@ class Reader:
         "20220724T104526)",
         metavar="F",
     )
+    reorder: bool = option(
+        False,
+        "put bands in the order of the table by their names or wavelengths, where there is no "
+        "doubt",
+    )
+    harmonised: bool = option(
+        False,
+        "the +1000 of Sentinel-2 processing baselines from 04.00 is already subtracted from the "
+        "files, whatever their names say",
+    )
+    first_class: int = first_class_option()
+    label_nodata: tuple[str, ...] = label_nodata_option()
 
     @functools.cached_property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -127,8 +142,13 @@ class Reader:
     def read(self, item: Item, files: Files) -> Sample:
         name, (sensor,) = item.files[0].name, self.sensors
         window = tile_window(item.part, self.patch_size) if item.part else None
-        with files.local("image") as path, geotiff.open_tiff_path(name, path) as dataset:
-            pixels = geotiff.read_bands(name, dataset, sensor, window)
+        with geotiff.open_tiff_path(files, "image") as dataset:
+            sentinel2.check_offset(name, dataset, sensor, self.harmonised)
+            check_count(name, dataset, len(sensor.bands), sensor.title)
+            bands = identify(name, dataset, sensor, self.reorder)
+            pixels = geotiff.read_bands(name, dataset, sensor, window, bands)
+            sentinel2.note_suspect(pixels, sensor)
+            classes = class_numbers(self.first_class, self.label_nodata)
             if sensor.missing(pixels).all():
                 raise SkipSample("no data in any pixel")
             return Sample(
@@ -137,13 +157,17 @@ class Reader:
                 id=item.id,
                 group=item.group,
                 time=self._time(name),
-                wavelengths_nm=_wavelengths_nm(name, dataset, sensor),
+                wavelengths_nm=bands.wavelengths_nm,
                 labels={
-                    file.role: _labels(name, dataset, file, files, window)
+                    file.role: read_label_window(name, dataset, files, file.role, window, classes)
                     for file in item.files[1:]
                 },
                 **geotiff.georeference(dataset, window),
             )
+
+    def footprint(self, item: Item) -> list[float] | None:
+        window = tile_window(item.part, self.patch_size) if item.part else None
+        return geotiff.listed_footprint(self.archive, item.files[0].name, window)
 
     def _check_options(self) -> None:
         """Raises ValueError for options that cannot work, before a file is opened."""
@@ -195,10 +219,7 @@ class Reader:
             )
 
     def _parts(self, image: File) -> list[tuple[int, int]]:
-        with (
-            self.archive.local(image.name) as path,
-            geotiff.open_tiff_path(image.name, path) as dataset,
-        ):
+        with geotiff.open_listed(self.archive, image.name) as dataset:
             return full_tiles(image.name, dataset.shape, self.patch_size)
 
     def _time(self, name: str) -> int | None:
@@ -232,14 +253,6 @@ class Reader:
         return match[group]
 
 
-def _labels(
-    image_name: str, image: rasterio.DatasetReader, file: File, files: Files, window: Window | None
-) -> np.ndarray:
-    """A label map [h, w], or only a window of it, because it may be as large as the image."""
-    with files.local(file.role) as path, geotiff.open_tiff_path(file.name, path) as dataset:
-        return geotiff.read_label_window(image_name, image, file.name, dataset, window)
-
-
 @functools.lru_cache(2)
 def _compile(name: str, pattern: str) -> re.Pattern:
     try:
@@ -248,15 +261,3 @@ def _compile(name: str, pattern: str) -> re.Pattern:
         raise ValueError(
             f"--{name}-regex {pattern!r} is not a valid regular expression ({error}); correct it"
         ) from error
-
-
-def _wavelengths_nm(
-    name: str, dataset: rasterio.DatasetReader, sensor: Sensor
-) -> np.ndarray | None:
-    """Wavelengths in the band tags, or None without tags; checked against the table if it has
-    wavelengths. Raises ArchiveError.
-    """
-    found = geotiff.wavelengths_nm(name, dataset)
-    if found is not None and np.isfinite(sensor.centres_nm).all():
-        geotiff.check_wavelengths(name, found, sensor)
-    return found

@@ -30,15 +30,21 @@ are used; without them the general split options apply, with each tile as its ow
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 from pathlib import PurePosixPath
 from typing import ClassVar
 
 import numpy as np
 from rasterio.windows import Window
 
+from data_prep import remarks
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats.hsi_files import check_bytes, open_scene, scene_files
+from data_prep.formats import bad_bands
+from data_prep.formats.band_identity import Bands
+from data_prep.formats.hsi_files import Scene, check_bytes, open_scene, scene_files
+from data_prep.formats.labels import class_numbers, first_class_option, label_nodata_option
 from data_prep.formats.listing import sorted_by_id
 from data_prep.reader import Files, Item, SkipSample, option
 from eo_jax.data.store.manifest import PIXEL_SPLIT, PIXEL_SPLITS
@@ -71,16 +77,41 @@ class Reader:
         0, "height and width of a tile; 0: the whole scene is one sample", metavar="PIXELS"
     )
 
-    @property
+    reorder: bool = option(
+        False,
+        "put bands in the order of the table by their names or wavelengths, where there is no "
+        "doubt",
+    )
+    drop_bad_bands: bool = option(
+        False, "leave out the bands that the file's bad-band list (bbl) excludes"
+    )
+    first_class: int = first_class_option()
+    label_nodata: tuple[str, ...] = label_nodata_option()
+
+    @functools.cached_property
     def sensors(self) -> tuple[Sensor, ...]:
-        """The given sensor. Raises ValueError where there is none."""
+        """The sensor of the samples. Raises ValueError where none is given."""
+        if not self.drop_bad_bands:
+            return (self._row,)
+        whole = Item("", "", scene_files(self.archive, "image", self.image))
+        with self._open_image(Files(self.archive, whole)) as scene:
+            bad = scene.bands(self._row, self.reorder).bad
+        kept = [band.name for index, band in enumerate(self._row.bands) if index not in bad]
+        return (self._row.select(kept) if bad else self._row,)
+
+    @functools.cached_property
+    def _row(self) -> Sensor:
+        """The given row, whose bands are all those of the image."""
         if not self.sensor:
             raise ArchiveError(
                 "--sensor",
                 "is missing; give the row of the sensor table with the bands of the image, or a "
                 "JSON file with one",
             )
-        return (get_sensor(self.sensor),)
+        return get_sensor(self.sensor)
+
+    def _open_image(self, files: Files) -> contextlib.AbstractContextManager[Scene]:
+        return open_scene(self.archive, files, "image", 3, self.variable)
 
     def items(self) -> list[Item]:
         self._check_options()
@@ -88,9 +119,7 @@ class Reader:
         for role, name in self._maps().items():
             files += scene_files(self.archive, role, name)
         whole = Item("", "", files)
-        with open_scene(
-            self.archive, Files(self.archive, whole), "image", 3, self.variable
-        ) as scene:
+        with self._open_image(Files(self.archive, whole)) as scene:
             self._check_bands(scene.shape[0])
             bands, height, width = scene.shape
         largest = self._window((0, 0), height, width)
@@ -112,11 +141,12 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         name, (sensor,) = item.files[0].name, self.sensors
-        with open_scene(self.archive, files, "image", 3, self.variable) as scene:
+        with self._open_image(files) as scene:
             self._check_bands(scene.shape[0])
             _, height, width = scene.shape
             window = self._window(item.part, height, width)
-            pixels = scene.pixels(sensor, window)
+            bands = scene.bands(self._row, self.reorder)
+            pixels = self._pixels(scene, bands, window)
             if sensor.missing(pixels).all():
                 raise SkipSample("has no pixel with data")
             rows, columns = window.toslices()
@@ -126,13 +156,27 @@ class Reader:
                 sensor=sensor.id,
                 id=item.id,
                 group=item.group,
-                wavelengths_nm=scene.wavelengths_nm(sensor),
+                time=scene.time(),
+                wavelengths_nm=self._kept(bands).wavelengths_nm,
                 labels={
                     label: np.ascontiguousarray(array[rows, columns])
                     for label, array in labels.items()
                 },
                 **scene.georeference(window),
             )
+
+    def _pixels(self, scene: Scene, bands: Bands, window: Window) -> np.ndarray:
+        if not (self.drop_bad_bands and bands.bad):
+            return scene.pixels(self._row, bands, window)
+        remarks.note(f"bad bands (bbl) left out: {bad_bands.in_words(bands.bad, self._row)}")
+        return scene.pixels(self.sensors[0], self._kept(bands), window)
+
+    def _kept(self, bands: Bands) -> Bands:
+        """The bands without bad ones if these are dropped."""
+        if not self.drop_bad_bands:
+            return bands
+        good = [index for index in range(len(bands.numbers)) if index not in bands.bad]
+        return bands.pick(good)
 
     # ------------------------------------------------------------------ options
 
@@ -158,7 +202,7 @@ class Reader:
             raise ArchiveError("--patch-size", f"is {self.patch_size}, expected 0 or more pixels")
 
     def _check_bands(self, found: int) -> None:
-        (sensor,) = self.sensors
+        sensor = self._row
         if found != len(sensor.bands):
             hint = "give the --sensor of this scene; in a .mat file, bands must be on the last axis"
             raise ArchiveError(
@@ -204,23 +248,7 @@ class Reader:
                     f"label map is {found}, but its image {image} has 1 x {shape[0]} x {shape[1]} "
                     f"pixels{transposed}; fix the map",
                 )
-            return _class_numbers(name, opened.map())
-
-
-def _class_numbers(name: str, classes: np.ndarray) -> np.ndarray:
-    """The map as non-negative integers; MATLAB often stores them as doubles."""
-    with np.errstate(invalid="ignore"):  # NaN and values out of range do not compare equal
-        integers = classes.astype(
-            {"float32": np.int32, "float64": np.int64}.get(classes.dtype.name, classes.dtype),
-            copy=False,
-        )
-    if not (integers == classes).all() or integers.min() < 0:
-        raise ArchiveError(
-            name,
-            "label map has values that are not class numbers (fractions, NaN, below 0); write 0 "
-            "for unlabelled pixels",
-        )
-    return integers
+            return opened.map(role, class_numbers(self.first_class, self.label_nodata))
 
 
 def _check_disjoint(files: Files, role: str, classes: np.ndarray, split: np.ndarray) -> None:

@@ -30,6 +30,7 @@ import rasterio
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.band_identity import identify
 from data_prep.formats.listing import image_files, sorted_by_id, split_lists, text_lines
 from data_prep.reader import File, Files, Item, option
 from data_prep.readers._enmap_layers import LAYOUTS, QUALITY, read_layer
@@ -76,21 +77,17 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         name, sensor = item.files[0].name, LAYOUTS[self.bands]
-        with geotiff.open_tiff(name, files["image"]) as dataset:
-            geotiff.check_count(name, dataset, len(ENMAP_PRODUCT.bands), ENMAP_PRODUCT.title)
+        with geotiff.open_tiff(files, "image") as dataset:
+            product = identify(name, dataset, ENMAP_PRODUCT)
+            bands = product.pick([number - 1 for number in sensor.band_numbers])
             return Sample(
-                pixels=geotiff.read_pixels(
-                    name, dataset, sensor.band_numbers, sensor, (sensor.dtype,)
-                ),
+                pixels=geotiff.read_pixels(name, dataset, bands, sensor, (sensor.dtype,)),
                 sensor=sensor.id,
                 id=item.id,
                 group=item.group,
                 product=geotiff.product_version(name),
                 time=geotiff.acquisition_time(name, dataset),
-                masks={
-                    file.role: _mask(dataset, file.name, files[file.role])
-                    for file in item.files[1:]
-                },
+                masks={file.role: _mask(dataset, files, file.role) for file in item.files[1:]},
                 **geotiff.georeference(dataset),
             )
 
@@ -165,6 +162,6 @@ def _line(item: Item, depth: int) -> str:
     return "/".join((tile, patch, f"{patch}-DATA.npy")[-depth:])
 
 
-def _mask(image: rasterio.DatasetReader, name: str, data: bytes) -> np.ndarray:
-    with geotiff.open_tiff(name, data) as layer:
-        return read_layer(image, name, layer)
+def _mask(image: rasterio.DatasetReader, files: Files, role: str) -> np.ndarray:
+    with geotiff.open_tiff(files, role) as layer:
+        return read_layer(image, files.name(role), layer)

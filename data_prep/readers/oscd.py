@@ -27,7 +27,8 @@ import numpy as np
 from rasterio.windows import Window
 
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import geotiff
+from data_prep.formats import geotiff, sentinel2
+from data_prep.formats.labels import read_labels
 from data_prep.formats.listing import sorted_by_id, text_lines
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, option
@@ -78,8 +79,8 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         name, window = item.files[0].name, tile_window(item.part, self.patch_size)
-        with geotiff.open_tiff(name, files[item.files[0].role]) as grid:
-            change = geotiff.read_labels(name, grid, files.name("change"), files["change"])
+        with geotiff.open_tiff(files, item.files[0].role) as grid:
+            change = read_labels(name, grid, files, "change")
             shape, georeference = grid.shape, geotiff.georeference(grid, window)
         rows, columns = window.toslices()
         return Sample(
@@ -147,10 +148,7 @@ class Reader:
             if not self.archive.exists(file.name):
                 raise ArchiveError(file.name, "no such file; unpack the archives of OSCD again")
         bands = {date: self._bands(f"{images}/{city}/imgs_{date}_rect") for date in _DATES}
-        with (
-            self.archive.local(bands["1"][0].name) as path,
-            geotiff.open_tiff_path(bands["1"][0].name, path) as dataset,
-        ):
+        with geotiff.open_listed(self.archive, bands["1"][0].name) as dataset:
             tiles = full_tiles(bands["1"][0].name, dataset.shape, self.patch_size)
         for date in _DATES:
             for tile in tiles:
@@ -182,8 +180,9 @@ class Reader:
 def _read_band(files: Files, band: str, shape: tuple[int, int], window: Window) -> np.ndarray:
     """One band [1, h, w] of a tile."""
     name = files.name(band)
-    with geotiff.open_tiff(name, files[band]) as dataset:  # a few MB at most, so the whole file
+    with geotiff.open_tiff(files, band) as dataset:  # a few MB at most, so the whole file
         geotiff.check_shape(name, dataset, *shape)
+        sentinel2.check_offset(name, dataset, _SENSOR)
         return geotiff.read_bands(name, dataset, _BANDS[band], window)
 
 

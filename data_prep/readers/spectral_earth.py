@@ -15,6 +15,13 @@ from typing import ClassVar
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.band_identity import data_bands, identify
+from data_prep.formats.labels import (
+    class_numbers,
+    first_class_option,
+    label_nodata_option,
+    read_labels,
+)
 from data_prep.formats.listing import (
     files_with_labels,
     image_files,
@@ -37,6 +44,8 @@ class Reader:
     sensors: ClassVar = (ENMAP,)
     archive: Archive
     labels: tuple[str, ...] = option((), "folders of label maps, with the layout of the images")
+    first_class: int = first_class_option()
+    label_nodata: tuple[str, ...] = label_nodata_option()
 
     def items(self) -> list[Item]:
         names = image_files(self.archive, "enmap")
@@ -55,26 +64,26 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         name = item.files[0].name
-        with geotiff.open_tiff(name, files["image"]) as dataset:
-            if dataset.count != len(ENMAP.bands):
+        with geotiff.open_tiff(files, "image") as dataset:
+            count = len(data_bands(dataset))
+            if count != len(ENMAP.bands):
                 raise ArchiveError(
                     name,
-                    f"{dataset.count} bands, expected the {len(ENMAP.bands)} of SpectralEarth; for "
+                    f"{count} bands, expected the {len(ENMAP.bands)} of SpectralEarth; for "
                     "224, use enmap-tiles",
                 )
-            found_nm = geotiff.wavelengths_nm(name, dataset)
-            if found_nm is not None:
-                geotiff.check_wavelengths(name, found_nm, ENMAP)
+            bands = identify(name, dataset, ENMAP)
+            classes = class_numbers(self.first_class, self.label_nodata)
             return Sample(
-                pixels=geotiff.read_pixels(name, dataset, dataset.indexes, ENMAP, ("int16",)),
+                pixels=geotiff.read_pixels(name, dataset, bands, ENMAP, ("int16",)),
                 sensor=ENMAP.id,
                 id=item.id,
                 group=item.group,
                 product=geotiff.product_version(name),
                 time=geotiff.acquisition_time(name, dataset),
-                wavelengths_nm=found_nm,
+                wavelengths_nm=bands.wavelengths_nm,
                 labels={
-                    file.role: geotiff.read_labels(name, dataset, file.name, files[file.role])
+                    file.role: read_labels(name, dataset, files, file.role, classes)
                     for file in item.files[1:]
                 },
                 **geotiff.georeference(dataset),

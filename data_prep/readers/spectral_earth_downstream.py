@@ -28,7 +28,9 @@ import rasterio
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.band_identity import identify
 from data_prep.formats.dtype_rows import rows_by_dtype
+from data_prep.formats.labels import read_labels
 from data_prep.formats.listing import files_with_labels, image_files, sorted_by_id, split_lists
 from data_prep.reader import Files, Item, option
 from data_prep.readers import _corine
@@ -116,21 +118,18 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         task, name = self._task(), item.files[0].name
-        with geotiff.open_tiff(name, files["image"]) as dataset:
+        with geotiff.open_tiff(files, "image") as dataset:
             sensor = _row(dataset, task)
+            bands = identify(name, dataset, sensor)
             return Sample(
-                pixels=geotiff.read_bands(name, dataset, sensor),
+                pixels=geotiff.read_bands(name, dataset, sensor, bands=bands),
                 sensor=sensor.id,
                 id=item.id,
                 group=item.group,
                 product=item.id.split("/")[1],
                 time=geotiff.acquisition_time(name, dataset),
-                wavelengths_nm=_wavelengths(name, dataset, sensor),
-                labels=self._labels(
-                    geotiff.read_labels(
-                        name, dataset, files.name(task.product), files[task.product]
-                    )
-                ),
+                wavelengths_nm=bands.wavelengths_nm,
+                labels=self._labels(read_labels(name, dataset, files, task.product)),
                 **geotiff.georeference(dataset),
             )
 
@@ -187,11 +186,3 @@ def _row(dataset: rasterio.DatasetReader, task: Task) -> Sensor:
     """The row of the file's dtype; without one, the first row, whose check reports the problem."""
     rows = _ROWS[task.sensor]
     return rows.get(dataset.dtypes[0]) or next(iter(rows.values()))
-
-
-def _wavelengths(name: str, dataset: rasterio.DatasetReader, sensor: Sensor) -> np.ndarray | None:
-    found_nm = geotiff.wavelengths_nm(name, dataset)
-    # The centres of some sensors are not published.
-    if found_nm is not None and np.isfinite(sensor.centres_nm).all():
-        geotiff.check_wavelengths(name, found_nm, sensor)
-    return found_nm

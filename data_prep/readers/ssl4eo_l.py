@@ -23,6 +23,7 @@ from typing import ClassVar
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.band_identity import check_count
 from data_prep.formats.listing import sorted_by_id
 from data_prep.reader import File, Files, Item, option
 from data_prep.readers._ssl4eo_l_scenes import PRODUCTS, SIZE, present_products, scene_time, scenes
@@ -58,8 +59,8 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         name, sensor = item.files[0].name, PRODUCTS[item.id.split("/")[1]]
-        with geotiff.open_tiff(name, files["image"]) as dataset:
-            geotiff.check_count(name, dataset, len(sensor.bands), sensor.title)
+        with geotiff.open_tiff(files, "image") as dataset:
+            check_count(name, dataset, len(sensor.bands), sensor.title)
             geotiff.check_shape(name, dataset, self.size, self.size)
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor),

@@ -32,6 +32,8 @@ import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
+from data_prep.formats.band_identity import check_count
+from data_prep.formats.labels import read_labels
 from data_prep.formats.listing import image_files, sorted_by_id
 from data_prep.reader import File, Files, Item, option
 from data_prep.readers._ssl4eo_l_scenes import PRODUCTS, SIZE, present_products, scene_time, scenes
@@ -91,12 +93,11 @@ class Reader:
 
     def read(self, item: Item, files: Files) -> Sample:
         name, sensor = item.files[0].name, PRODUCTS[item.id.split("/")[1]]
-        with geotiff.open_tiff(name, files["image"]) as dataset:
-            geotiff.check_count(name, dataset, len(sensor.bands), sensor.title)
+        with geotiff.open_tiff(files, "image") as dataset:
+            check_count(name, dataset, len(sensor.bands), sensor.title)
             geotiff.check_shape(name, dataset, self.size, self.size)
             maps = {
-                file.role: geotiff.read_labels(name, dataset, file.name, files[file.role])
-                for file in item.files[1:]
+                file.role: read_labels(name, dataset, files, file.role) for file in item.files[1:]
             }
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor),

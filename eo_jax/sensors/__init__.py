@@ -14,7 +14,13 @@ import json
 from pathlib import Path
 
 from eo_jax.sensors.airborne import AIRBORNE
-from eo_jax.sensors.base import WAVELENGTH_TOLERANCE_NM, Band, Sensor, check_wavelengths
+from eo_jax.sensors.base import (
+    WAVELENGTH_TOLERANCE_NM,
+    Band,
+    Sensor,
+    check_wavelengths,
+    wavelength_tolerances_nm,
+)
 from eo_jax.sensors.checks import KINDS
 from eo_jax.sensors.enmap import ENMAP, ENMAP_PRODUCT
 from eo_jax.sensors.hyperspectral import HYPERSPECTRAL
@@ -82,4 +88,5 @@ __all__ = [
     "Sensor",
     "check_wavelengths",
     "get_sensor",
+    "wavelength_tolerances_nm",
 ]

@@ -279,6 +279,24 @@ def _bands_of_columns(columns: Any) -> tuple[Band, ...]:
 # The largest difference of a file's wavelength from the table. Scenes differ by up to 0.5 nm;
 # neighbouring bands of one camera are at least 4.6 nm apart.
 WAVELENGTH_TOLERANCE_NM = 1.0
+# Sources round the centres of broad bands, or take those of another satellite of the series.
+_BROAD_TOLERANCE_NM = 30.0
+_BROAD_BANDS = 30  # a sensor with fewer bands has broad ones
+
+
+def wavelength_tolerances_nm(sensor: Sensor) -> np.ndarray:
+    """float64 [c], how far a stated wavelength may be from that of the table.
+
+    For a multispectral sensor less than half the way to the next band, so that no band is taken for
+    another.
+    """
+    centres = sensor.centres_nm
+    if len(centres) >= _BROAD_BANDS:
+        return np.full(len(centres), WAVELENGTH_TOLERANCE_NM)
+    distance = np.abs(centres[:, None] - centres[None])
+    np.fill_diagonal(distance, np.inf)
+    nearest = np.nanmin(np.where(np.isnan(distance), np.inf, distance), axis=1)
+    return np.clip(0.45 * nearest, WAVELENGTH_TOLERANCE_NM, _BROAD_TOLERANCE_NM)
 
 
 def check_wavelengths(sensor: Sensor, found_nm: np.ndarray, source: str) -> None:
@@ -294,12 +312,13 @@ def check_wavelengths(sensor: Sensor, found_nm: np.ndarray, source: str) -> None
     distance = np.abs(np.asarray(found_nm, float) - sensor.centres_nm)
     known = np.isfinite(sensor.centres_nm)
     # This comparison is also True for NaN in the file.
-    off = np.flatnonzero(known & ~(distance <= WAVELENGTH_TOLERANCE_NM))
+    tolerances = wavelength_tolerances_nm(sensor)
+    off = np.flatnonzero(known & ~(distance <= tolerances))
     if len(off):
         first = sensor.bands[off[0]]
         raise ValueError(
             f"{source}: {len(off)} of {len(sensor.bands)} wavelengths are not those of "
             f"{sensor.title}; first: band {first.number} has {found_nm[off[0]]:g} nm, expected "
-            f"{first.centre_nm:g} +- {WAVELENGTH_TOLERANCE_NM:g} nm. Bands may be in another order "
+            f"{first.centre_nm:g} +- {tolerances[off[0]]:g} nm. Bands may be in another order "
             "or unit: write them in product order, with centre wavelengths in nm."
         )

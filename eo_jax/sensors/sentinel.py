@@ -211,6 +211,23 @@ SENTINEL2_L2A_OFFSET = dataclasses.replace(
     ),
     statistics_source=_V1_1,
 )
+# Products as ESA and the clouds distribute them since baseline 04.00; 0 is their no-data value.
+SENTINEL2_L1C_OFFSET_UINT16 = dataclasses.replace(
+    SENTINEL2_L1C_OFFSET,
+    id="sentinel2_l1c_offset_uint16",
+    title="Sentinel-2 L1C, processing baseline 04.00 and later, DN + 1000, 13 bands",
+    bands=_msi(_L1C),
+    dtype="uint16",
+    nodata=0,
+)
+SENTINEL2_L2A_OFFSET_UINT16 = dataclasses.replace(
+    SENTINEL2_L2A_OFFSET,
+    id="sentinel2_l2a_offset_uint16",
+    title="Sentinel-2 L2A, processing baseline 04.00 and later, DN + 1000, 12 bands",
+    bands=_msi(_L2A),
+    dtype="uint16",
+    nodata=0,
+)
 SENTINEL2_SO2SAT = Sensor(
     id="sentinel2_so2sat",
     title="Sentinel-2 of So2Sat LCZ42, stored as reflectance, 10 bands",
@@ -283,6 +300,8 @@ SENTINEL = (
     SENTINEL2_L2A_BIGEARTHNET,
     SENTINEL2_L1C_OFFSET,
     SENTINEL2_L2A_OFFSET,
+    SENTINEL2_L1C_OFFSET_UINT16,
+    SENTINEL2_L2A_OFFSET_UINT16,
     SENTINEL2_SO2SAT,
     SENTINEL2_RGB,
     SENTINEL1_GRD,

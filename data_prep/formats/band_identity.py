@@ -1,0 +1,345 @@
+"""Which bands a raster says it has, and in which order, compared with a row of the sensor table.
+
+Statements are band descriptions; the tags `wavelength` and `wavelength_units` (ENVI, EnMAP-Box);
+CENTRAL_WAVELENGTH_UM of GDAL's IMAGERY domain; and names and wavelengths of a STAC item (domain
+STAC, see sidecars.py). Each must agree with the row. A description that is neither a band name of
+the row nor a wavelength says nothing, and neither does "Band 3" of the third band.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp
+
+from data_prep import remarks
+from data_prep.archive import ArchiveError
+from data_prep.formats.sidecars import DOMAIN
+from eo_jax.sensors import Sensor, check_wavelengths, wavelength_tolerances_nm
+
+NM_PER_UNIT = {
+    **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1.0),
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), 1000.0),
+    **dict.fromkeys(("micrometre", "micrometres"), 1000.0),
+}
+# "B08", "SR_B4", "Band 8A", "T33UUP_B8A_20m", "B4, central wavelength 665 nm"
+_NUMBERED = re.compile(r"(?:^|.*[^a-z0-9])b(?:and)?[ _-]?0*(\d{1,3})(a?)(?:[ _-]\d+m)?")
+_POSITION = re.compile(r"(?:band|layer|channel)[ _-]?0*(\d+)")
+# "band 1 (418.24 Nanometers)", "665 nm"; of GDAL and ENVI
+_WAVELENGTH = re.compile(r"(?:[^()]*\()?\s*(\d+(?:\.\d+)?)\s*([^\W\d]+)\s*\)?")
+_NAME_TAGS = ("band_name", "BAND_NAME", "BandName", "band", "name")
+# Common names of the STAC extension eo, with their ranges in nm.
+_COMMON_NM = {
+    "coastal": (400, 455),
+    "blue": (440, 535),
+    "green": (500, 605),
+    "yellow": (575, 630),
+    "red": (610, 705),
+    "rededge": (685, 795),
+    "nir": (750, 1000),
+    "nir08": (750, 900),
+    "nir09": (850, 1050),
+    "cirrus": (1350, 1400),
+    "swir16": (1550, 1750),
+    "swir22": (2050, 2350),
+}
+_REORDERED = "bands put in the order of the sensor table by their names or wavelengths (--reorder)"
+
+
+class Bands(NamedTuple):
+    """The bands of a file that are those of a sensor.
+
+    Attributes:
+        numbers: 1-based numbers in the file, in the order of the sensor.
+        wavelengths_nm: float64 [c] in that order; None where the file has none.
+        bad: positions in that order of the bands that the file's bad-band list excludes.
+    """
+
+    numbers: list[int]
+    wavelengths_nm: np.ndarray | None
+    bad: list[int]
+
+    def pick(self, positions: Sequence[int]) -> Bands:
+        """Only the bands at these positions."""
+        return Bands(
+            [self.numbers[position] for position in positions],
+            None if self.wavelengths_nm is None else self.wavelengths_nm[list(positions)],
+            [new for new, position in enumerate(positions) if position in self.bad],
+        )
+
+
+class Stated(NamedTuple):
+    """Everything that a file says about its bands except alpha, band by band.
+
+    `tags` has `wavelength`, `wavelength_units` (nm if absent) and `bbl`.
+    """
+
+    descriptions: list[str]
+    tags: list[dict[str, str]]
+    imagery: list[dict[str, str]]
+    stac: list[dict[str, str]]
+
+
+def _read(dataset: rasterio.DatasetReader, numbers: Sequence[int]) -> Stated:
+    return Stated(
+        [dataset.descriptions[number - 1] or "" for number in numbers],
+        [dataset.tags(number) for number in numbers],
+        [dataset.tags(number, ns="IMAGERY") for number in numbers],
+        [dataset.tags(number, ns=DOMAIN) for number in numbers],
+    )
+
+
+def data_bands(dataset: rasterio.DatasetReader) -> list[int]:
+    """1-based numbers of all bands except alpha, which is a mask and not a band."""
+    return [
+        number
+        for number, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True)
+        if meaning is not ColorInterp.alpha
+    ]
+
+
+def check_count(name: str, dataset: rasterio.DatasetReader, bands: int, what: str) -> None:
+    """Raises ArchiveError where the file has another number of bands."""
+    found = len(data_bands(dataset))
+    if found != bands:
+        alpha = " and an alpha band" if found < dataset.count else ""
+        raise ArchiveError(
+            name,
+            f"{found} bands{alpha}, expected the {bands} of {what}; use the reader of that "
+            "product, or fix the file",
+        )
+
+
+def identify(
+    name: str, dataset: rasterio.DatasetReader, sensor: Sensor, reorder: bool = False
+) -> Bands:
+    """The bands of `sensor` in a file.
+
+    With `reorder`, bands in another order are put right where names or wavelengths leave no doubt.
+    Raises ArchiveError for another number of bands, and where the file contradicts the row.
+    """
+    check_count(name, dataset, len(sensor.bands), sensor.title)
+    numbers = data_bands(dataset)
+    return identify_stated(name, _read(dataset, numbers), numbers, sensor, reorder)
+
+
+def identify_stated(
+    name: str, stated: Stated, numbers: Sequence[int], sensor: Sensor, reorder: bool
+) -> Bands:
+    """The same from what a file states about the bands with these 1-based numbers."""
+    found = _wavelengths(name, stated)
+    orders = {
+        **{
+            source: _order_by_names(name, source, names, sensor)
+            for source, names in _names(stated).items()
+        },
+        **{source: _order_by_wavelengths(name, nm, sensor) for source, nm in found.items()},
+    }
+    order = _agreed(name, {key: value for key, value in orders.items() if value is not None})
+    if order is None:
+        order = list(range(len(numbers)))
+    if order != sorted(order):
+        if not reorder:
+            raise ArchiveError(name, _other_order(stated, sensor))
+        remarks.note(_REORDERED)
+    found_nm = next(iter(found.values()), None)
+    bad = [position for position, index in enumerate(order) if _is_bad(stated.tags[index])]
+    return Bands(
+        [numbers[index] for index in order], None if found_nm is None else found_nm[order], bad
+    )
+
+
+def _is_bad(tags: dict[str, str]) -> bool:
+    return tags.get("bbl", "1").strip() in ("0", "0.0")
+
+
+def _agreed(name: str, orders: dict[str, list[int]]) -> list[int] | None:
+    different = {tuple(order) for order in orders.values()}
+    if len(different) > 1:
+        raise ArchiveError(
+            name,
+            f"its {' and '.join(orders)} state different orders of the bands; correct those that "
+            "are wrong",
+        )
+    return list(different.pop()) if different else None
+
+
+def _other_order(stated: Stated, sensor: Sensor) -> str:
+    found = ", ".join(stated.descriptions[:13])
+    return (
+        f"its bands{f' ({found})' if any(stated.descriptions) else ''} are by name or wavelength "
+        f"those of {sensor.title} in another order, expected "
+        f"{', '.join(band.name for band in sensor.bands[:13])}; give --reorder if the reader has "
+        "it, or write the bands in the order of the sensor table"
+    )
+
+
+# ------------------------------------------------------------------ names
+
+
+def _names(stated: Stated) -> dict[str, list[str]]:
+    """{source: name of each band, "" where it has none}."""
+    found = {"band descriptions": stated.descriptions}
+    found |= {f"tags {key}": [band.get(key, "") for band in stated.tags] for key in _NAME_TAGS}
+    found |= {
+        f"STAC item ({key})": [band.get(key, "") for band in stated.stac]
+        for key in ("name", "common_name", "description")
+    }
+    return {source: names for source, names in found.items() if any(names)}
+
+
+def _key(text: str) -> str:
+    """A band name in one spelling: "B08" and "Band 8" are both "b8"."""
+    text = text.partition(",")[0].strip().lower()
+    match = _NUMBERED.fullmatch(text)
+    return f"b{match[1]}{match[2]}" if match else re.sub(r"[\W_]+", "", text)
+
+
+def _order_by_names(
+    name: str, source: str, names: Sequence[str], sensor: Sensor
+) -> list[int] | None:
+    """For each band of the sensor its position among `names`; None where they say nothing.
+
+    Raises ArchiveError for names that contradict the sensor.
+    """
+    if _are_positions(names):
+        return None
+    found, expected = list(map(_key, names)), [_key(band.name) for band in sensor.bands]
+    if not set(found) & set(expected):
+        return _order_by_common_names(name, source, found, sensor)
+    if all(key in ("", wanted) for key, wanted in zip(found, expected, strict=True)):
+        return list(range(len(names)))
+    if sorted(found) == sorted(expected) and len(set(found)) == len(found):
+        return [found.index(wanted) for wanted in expected]
+    raise ArchiveError(name, _contradiction(source, names, sensor))
+
+
+def _contradiction(source: str, names: Sequence[str], sensor: Sensor) -> str:
+    listed = ", ".join(names[:13])
+    return (
+        f"its {source} are {listed[:200]}, but {sensor.title} has "
+        f"{', '.join(band.name for band in sensor.bands[:13])}; give the --sensor with these "
+        "bands, or correct the names"
+    )
+
+
+def _are_positions(names: Sequence[str]) -> bool:
+    """Whether names only count the bands, "Band 1", "Band 2", ..., as many programs write them."""
+    matches = [_POSITION.fullmatch(text.strip().lower()) for text in names]
+    return all(
+        not text or (match and int(match[1]) == position)
+        for position, (text, match) in enumerate(zip(names, matches, strict=True), 1)
+    )
+
+
+def _order_by_common_names(
+    name: str, source: str, found: Sequence[str], sensor: Sensor
+) -> list[int] | None:
+    """The same by "red", "nir", ... where the sensor's wavelengths are known."""
+    centres = sensor.centres_nm
+    if not set(found) <= set(_COMMON_NM) or not np.isfinite(centres).all():
+        return None
+    ranges = np.array([_COMMON_NM[key] for key in found], float)
+    fits = (ranges[None, :, 0] <= centres[:, None]) & (centres[:, None] <= ranges[None, :, 1])
+    if fits.diagonal().all():
+        return list(range(len(found)))
+    if (fits.sum(0) == 1).all() and (fits.sum(1) == 1).all():
+        return fits.argmax(1).tolist()
+    raise ArchiveError(name, _contradiction(source, found, sensor))
+
+
+# ------------------------------------------------------------------ wavelengths
+
+
+def wavelengths_nm(name: str, dataset: rasterio.DatasetReader) -> np.ndarray | None:
+    """Centre wavelengths [c] in nm that a file states of its bands; None where it states none.
+
+    Raises ArchiveError for a value that is not a number, an unknown unit, and where only some
+    bands have one. Without a unit nm are assumed, which the comparison with the sensor table
+    confirms or refutes.
+    """
+    found = _wavelengths(name, _read(dataset, data_bands(dataset)))
+    return next(iter(found.values()), None)
+
+
+def _wavelengths(name: str, stated: Stated) -> dict[str, np.ndarray]:
+    """{source: wavelengths [c] in nm}, the most exact source first."""
+    described = [_WAVELENGTH.fullmatch(text) for text in stated.descriptions]
+    values = {
+        "tag `wavelength`": [
+            (band.get("wavelength"), band.get("wavelength_units", "nm")) for band in stated.tags
+        ],
+        "tag `CENTRAL_WAVELENGTH_UM`": [
+            (band.get("CENTRAL_WAVELENGTH_UM"), "um") for band in stated.imagery
+        ],
+        "center_wavelength in the STAC item": [
+            (band.get("center_wavelength"), "um") for band in stated.stac
+        ],
+    }
+    found = {
+        source: np.array([_nm(name, number, *pair) for number, pair in enumerate(pairs, 1)])
+        for source, pairs in values.items()
+        if _all_present(name, source, [text is not None for text, _ in pairs])
+    }
+    if described and all(match and match[2].lower() in NM_PER_UNIT for match in described):
+        nm = [float(match[1]) * NM_PER_UNIT[match[2].lower()] for match in described]
+        found["band descriptions"] = np.array(nm)
+    return found
+
+
+def _all_present(name: str, source: str, present: Sequence[bool]) -> bool:
+    if any(present) and not all(present):
+        raise ArchiveError(
+            name,
+            f"band {present.index(False) + 1} has no {source}, but others do; write it for all "
+            "bands or none",
+        )
+    return any(present)
+
+
+def _nm(name: str, number: int, text: str, unit: str) -> float:
+    if unit.strip().lower() not in NM_PER_UNIT:
+        raise ArchiveError(
+            name,
+            f"band {number} has wavelength_units {unit[:40]!r}, expected Nanometers or "
+            "Micrometers; correct the tag",
+        )
+    try:
+        return float(text) * NM_PER_UNIT[unit.strip().lower()]
+    except ValueError as error:
+        raise ArchiveError(
+            name,
+            f"band {number} has wavelength {text[:40]!r}, expected a number; correct the tag",
+        ) from error
+
+
+def _order_by_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> list[int] | None:
+    """For each band of the sensor the position of its wavelength; None where the table has none.
+
+    Raises ArchiveError for wavelengths that are not those of the sensor in any order.
+    """
+    centres = sensor.centres_nm
+    if not np.isfinite(centres).any():
+        return None
+    try:
+        check_wavelengths(sensor, found_nm, name)
+    except ValueError as error:
+        order = _nearest(found_nm, centres, wavelength_tolerances_nm(sensor))
+        if order is None:
+            raise ArchiveError(name, str(error).removeprefix(f"{name}: ")) from error
+        return order
+    return list(range(len(found_nm)))
+
+
+def _nearest(found_nm: np.ndarray, centres: np.ndarray, tolerances: np.ndarray) -> list[int] | None:
+    """The only order in which every wavelength is that of its band, or None."""
+    if not np.isfinite(centres).all() or len(found_nm) != len(centres):
+        return None
+    fits = np.abs(found_nm[None] - centres[:, None]) <= tolerances[:, None]
+    if (fits.sum(0) == 1).all() and (fits.sum(1) == 1).all():
+        return fits.argmax(1).tolist()
+    return None
