@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import remarks
 from data_prep.archive import ArchiveError
 from data_prep.conversion.quantise import Quantiser
+from data_prep.formats import remarks
 from data_prep.formats.footprint import footprint
 from data_prep.reader import Files, Item, Reader, SkipSample
 from data_prep.statistics.moments import Contents

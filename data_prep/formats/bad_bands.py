@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep import remarks
 from data_prep.archive import ArchiveError
+from data_prep.formats import remarks
 from eo_jax.sensors import Sensor
 
 

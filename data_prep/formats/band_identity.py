@@ -16,10 +16,11 @@ import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
 
-from data_prep import remarks
 from data_prep.archive import ArchiveError
+from data_prep.formats import remarks
 from data_prep.formats.sidecars import DOMAIN
-from eo_jax.sensors import Sensor, check_wavelengths, wavelength_tolerances_nm
+from eo_jax import sensors
+from eo_jax.sensors import Sensor
 
 NM_PER_UNIT = {
     **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1.0),
@@ -144,7 +145,7 @@ def identify_stated(
         order = list(range(len(numbers)))
     if order != sorted(order):
         if not reorder:
-            raise ArchiveError(name, _other_order(stated, sensor))
+            raise ArchiveError(name, _other_order(order, stated, found, sensor))
         remarks.note(_REORDERED)
     found_nm = next(iter(found.values()), None)
     bad = [position for position, index in enumerate(order) if _is_bad(stated.tags[index])]
@@ -168,13 +169,18 @@ def _agreed(name: str, orders: dict[str, list[int]]) -> list[int] | None:
     return list(different.pop()) if different else None
 
 
-def _other_order(stated: Stated, sensor: Sensor) -> str:
-    found = ", ".join(stated.descriptions[:13])
+def _other_order(
+    order: Sequence[int], stated: Stated, found: dict[str, np.ndarray], sensor: Sensor
+) -> str:
+    index = next(index for index, position in enumerate(order) if index != position)
+    if any(stated.descriptions):
+        first = f"{stated.descriptions[index]!r}, expected {sensor.bands[index].name}"
+    else:
+        nm = next(iter(found.values()), np.full(len(order), np.nan))[index]
+        first = f"{nm:g} nm, expected {sensor.centres_nm[index]:g}"
     return (
-        f"its bands{f' ({found})' if any(stated.descriptions) else ''} are by name or wavelength "
-        f"those of {sensor.title} in another order, expected "
-        f"{', '.join(band.name for band in sensor.bands[:13])}; give --reorder if the reader has "
-        "it, or write the bands in the order of the sensor table"
+        f"its bands are those of {sensor.title} in another order: band {index + 1} has {first}; "
+        "give --reorder if the reader has it, or write the bands in the order of the sensor table"
     )
 
 
@@ -325,14 +331,14 @@ def _order_by_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> li
     centres = sensor.centres_nm
     if not np.isfinite(centres).any():
         return None
-    try:
-        check_wavelengths(sensor, found_nm, name)
-    except ValueError as error:
-        order = _nearest(found_nm, centres, wavelength_tolerances_nm(sensor))
-        if order is None:
-            raise ArchiveError(name, str(error).removeprefix(f"{name}: ")) from error
-        return order
-    return list(range(len(found_nm)))
+    tolerances = sensors.wavelength_tolerances_nm(sensor)
+    off = np.abs(found_nm - centres) > tolerances
+    if not (off | np.isnan(found_nm)).any():
+        return list(range(len(found_nm)))
+    order = _nearest(found_nm, centres, tolerances)
+    if order is None:
+        check_wavelengths(name, found_nm, sensor)
+    return order or list(range(len(found_nm)))
 
 
 def _nearest(found_nm: np.ndarray, centres: np.ndarray, tolerances: np.ndarray) -> list[int] | None:
@@ -343,3 +349,11 @@ def _nearest(found_nm: np.ndarray, centres: np.ndarray, tolerances: np.ndarray) 
     if (fits.sum(0) == 1).all() and (fits.sum(1) == 1).all():
         return fits.argmax(1).tolist()
     return None
+
+
+def check_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> None:
+    """Raises ArchiveError where wavelengths [c] are not those of the bands of `sensor`."""
+    try:
+        sensors.check_wavelengths(sensor, found_nm, name)
+    except ValueError as error:
+        raise ArchiveError(name, str(error).removeprefix(f"{name}: ")) from error

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import rasterio
 
-from data_prep import remarks
 from data_prep.archive import ArchiveError
+from data_prep.formats import remarks
 from data_prep.formats.sidecars import DOMAIN
 from eo_jax.sensors import SENSORS, Sensor
 

@@ -21,9 +21,8 @@ from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from data_prep import remarks
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import bad_bands
+from data_prep.formats import bad_bands, remarks
 from data_prep.formats.band_identity import Bands, identify
 from data_prep.formats.encoding import check_encoding, check_values
 from data_prep.formats.footprint import footprint

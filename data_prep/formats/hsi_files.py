@@ -13,9 +13,8 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from data_prep import remarks
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import bad_bands, encoding, envi, geotiff, matfile, sentinel2
+from data_prep.formats import bad_bands, encoding, envi, geotiff, matfile, remarks, sentinel2
 from data_prep.formats.band_identity import Bands, Stated, identify, identify_stated
 from data_prep.formats.labels import ClassNumbers, read_open_labels
 from data_prep.formats.listing import TIFF

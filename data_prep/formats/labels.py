@@ -17,9 +17,8 @@ import rasterio
 from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
-from data_prep import remarks
 from data_prep.archive import ArchiveError
-from data_prep.formats import geotiff
+from data_prep.formats import geotiff, remarks
 from data_prep.formats.band_identity import data_bands
 from data_prep.formats.sidecars import CLASSES_DOMAIN
 from data_prep.reader import Files, option
@@ -90,6 +89,10 @@ class ClassNumbers:
     def stored(self, number: int) -> int:
         """The number in a store of a class of the files."""
         return number - self.first + 1
+
+
+# Codes of a published legend, which are kept as they are.
+PUBLISHED_CODES = ClassNumbers(known=frozenset((255, 65535)))
 
 
 def first_class_option() -> Any:

@@ -13,8 +13,8 @@ import rasterio
 from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
-from data_prep import remarks
 from data_prep.archive import ArchiveError
+from data_prep.formats import remarks
 from eo_jax.sensors import Sensor
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from defusedxml import DefusedXmlException, ElementTree
 
 from data_prep.archive import ArchiveError
-from data_prep.formats import geotiff
+from data_prep.formats.band_identity import check_wavelengths
 from eo_jax.sensors import ENMAP_PRODUCT
 
 MAX_BYTES = 64_000_000  # of the file; real files have one or two MB
@@ -78,7 +78,7 @@ def _bands(name: str, root: Element) -> np.ndarray:
     found_nm = np.array(
         [_number(name, bands[number], "wavelengthCenterOfBand") for number in numbers]
     )
-    geotiff.check_wavelengths(name, found_nm, ENMAP_PRODUCT)
+    check_wavelengths(name, found_nm, ENMAP_PRODUCT)
     return found_nm
 
 

@@ -10,9 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from data_prep import remarks
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import geotiff
+from data_prep.formats import geotiff, remarks
 from data_prep.formats.labels import ClassNumbers, read_label_window
 from data_prep.formats.listing import TIFF, sorted_by_id
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window

@@ -43,7 +43,7 @@ import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import band_files, geotiff
-from data_prep.formats.labels import read_labels
+from data_prep.formats.labels import PUBLISHED_CODES, read_labels
 from data_prep.formats.listing import image_files, sorted_by_id
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _bigearthnet_lists, _clc_labels
@@ -276,7 +276,9 @@ class Reader:
         if "landcover" in files:
             role = sensor.bands[band_files.finest(sensor)].name
             with geotiff.open_tiff(files, role) as image:
-                found["landcover"] = read_labels(files.name(role), image, files, "landcover")
+                found["landcover"] = read_labels(
+                    files.name(role), image, files, "landcover", PUBLISHED_CODES
+                )
         return found
 
 

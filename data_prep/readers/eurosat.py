@@ -23,9 +23,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from data_prep import remarks
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import geotiff, sentinel2
+from data_prep.formats import geotiff, remarks, sentinel2
 from data_prep.formats.band_identity import check_count
 from data_prep.formats.listing import image_files, sorted_by_id, split_lists, text_lines
 from data_prep.reader import File, Files, Item, option

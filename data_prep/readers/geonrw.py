@@ -24,7 +24,7 @@ import rasterio
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
-from data_prep.formats.labels import read_labels
+from data_prep.formats.labels import PUBLISHED_CODES, read_labels
 from data_prep.formats.listing import sorted_by_id
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, option
@@ -55,7 +55,7 @@ class Reader:
         name, window = item.files[0].name, tile_window(item.part, self.patch_size)
         sensor = _SENSORS[item.id.split("/")[2]]
         with _open(files) as dataset:
-            landcover = read_labels(name, dataset, files, "landcover")
+            landcover = read_labels(name, dataset, files, "landcover", PUBLISHED_CODES)
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor, window),
                 sensor=sensor.id,

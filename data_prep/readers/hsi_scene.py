@@ -39,9 +39,8 @@ from typing import ClassVar
 import numpy as np
 from rasterio.windows import Window
 
-from data_prep import remarks
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import bad_bands
+from data_prep.formats import bad_bands, remarks
 from data_prep.formats.band_identity import Bands
 from data_prep.formats.hsi_files import Scene, check_bytes, open_scene, scene_files
 from data_prep.formats.labels import class_numbers, first_class_option, label_nodata_option

@@ -28,7 +28,7 @@ from rasterio.windows import Window
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff, sentinel2
-from data_prep.formats.labels import read_labels
+from data_prep.formats.labels import PUBLISHED_CODES, read_labels
 from data_prep.formats.listing import sorted_by_id, text_lines
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, option
@@ -80,7 +80,7 @@ class Reader:
     def read(self, item: Item, files: Files) -> Sample:
         name, window = item.files[0].name, tile_window(item.part, self.patch_size)
         with geotiff.open_tiff(files, item.files[0].role) as grid:
-            change = read_labels(name, grid, files, "change")
+            change = read_labels(name, grid, files, "change", PUBLISHED_CODES)
             shape, georeference = grid.shape, geotiff.georeference(grid, window)
         rows, columns = window.toslices()
         return Sample(

@@ -30,7 +30,7 @@ from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.band_identity import identify
 from data_prep.formats.dtype_rows import rows_by_dtype
-from data_prep.formats.labels import read_labels
+from data_prep.formats.labels import PUBLISHED_CODES, read_labels
 from data_prep.formats.listing import files_with_labels, image_files, sorted_by_id, split_lists
 from data_prep.reader import Files, Item, option
 from data_prep.readers import _corine
@@ -129,7 +129,9 @@ class Reader:
                 product=item.id.split("/")[1],
                 time=geotiff.acquisition_time(name, dataset),
                 wavelengths_nm=bands.wavelengths_nm,
-                labels=self._labels(read_labels(name, dataset, files, task.product)),
+                labels=self._labels(
+                    read_labels(name, dataset, files, task.product, PUBLISHED_CODES)
+                ),
                 **geotiff.georeference(dataset),
             )
 

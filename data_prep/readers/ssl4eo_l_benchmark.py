@@ -33,7 +33,7 @@ import numpy as np
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.band_identity import check_count
-from data_prep.formats.labels import read_labels
+from data_prep.formats.labels import PUBLISHED_CODES, read_labels
 from data_prep.formats.listing import image_files, sorted_by_id
 from data_prep.reader import File, Files, Item, option
 from data_prep.readers._ssl4eo_l_scenes import PRODUCTS, SIZE, present_products, scene_time, scenes
@@ -97,7 +97,8 @@ class Reader:
             check_count(name, dataset, len(sensor.bands), sensor.title)
             geotiff.check_shape(name, dataset, self.size, self.size)
             maps = {
-                file.role: read_labels(name, dataset, files, file.role) for file in item.files[1:]
+                file.role: read_labels(name, dataset, files, file.role, PUBLISHED_CODES)
+                for file in item.files[1:]
             }
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor),

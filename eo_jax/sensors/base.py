@@ -79,7 +79,7 @@ class Sensor:
     def centres_nm(self) -> np.ndarray:
         """float64 [c]; NaN for bands without a wavelength."""
         return np.array(
-            [np.nan if band.centre_nm is None else band.centre_nm for band in self.bands]
+            [np.nan if band.centre_nm is None else band.centre_nm for band in self.bands], float
         )
 
     @property

@@ -68,7 +68,7 @@ DATA_PREP_ROOMS = {
     "reader": ("archive",),
     "formats": ("archive", "reader"),
     "readers": ("archive", "reader", "formats"),
-    "conversion": ("archive", "reader", "jobs", "statistics"),
+    "conversion": ("archive", "reader", "formats", "jobs", "statistics"),
     "inspection": ("statistics",),
 }
 

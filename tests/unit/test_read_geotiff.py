@@ -184,7 +184,11 @@ def test_the_help_shows_a_band_table_that_works(tmp_path: Path) -> None:
         (np.concatenate([layout.pixels(0)] * 2), {}, ("8 bands", "the 4 of Drone camera")),
         (layout.pixels(0).astype(np.int16), {}, ("int16", "expected uint16")),
         (layout.pixels(0).astype(np.float32), {}, ("float32", "expected uint16")),
-        (layout.pixels(0), {"nodata": 0}, ("no-data value is 0", "expected 65535")),
+        (
+            layout.pixels(0),
+            {"nodata": 0},
+            ("no-data value is 0", "has 65535", "--sensor", '"nodata": 0'),
+        ),
     ],
     ids=["few bands", "many bands", "signed", "float", "other no-data"],
 )
@@ -198,7 +202,7 @@ def test_pixels_that_are_not_those_of_the_table(
 def test_another_scale(tmp_path: Path) -> None:
     with rasterio.open(flight(tmp_path), "r+") as file:
         file.scales = (0.0001,) * 4
-    reject("geotiff", tmp_path, "flight.tif", "scale is 0.0001", "3.05176e-05", **DRONE)
+    reject("geotiff", tmp_path, "flight.tif", "scale of band 1 is 0.0001", "3.05176e-05", **DRONE)
 
 
 def test_bands_in_another_order(tmp_path: Path) -> None:

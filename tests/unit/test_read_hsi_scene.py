@@ -351,7 +351,7 @@ def test_integers_get_the_dtype_of_the_table(tmp_path: Path) -> None:
         (CUBE + np.float32(0.5), "uint16", ("float32", "cannot hold")),
         (CUBE.astype(np.float64) + 1e-9, "float32", ("float64", "cannot hold")),
         (CUBE, "float32", ("uint16", "in the same unit")),
-        (np.where(CUBE == 3, np.nan, CUBE), "float64", ("1 values are NaN",)),
+        (np.where(CUBE == 3, np.nan, CUBE), "uint16", ("1 values are NaN", '"nodata"')),
         (CUBE.astype(np.complex128) + 1j, "uint16", ("complex numbers",)),
     ],
 )
@@ -489,7 +489,10 @@ def test_unknown_sensor(tmp_path: Path) -> None:
         (lambda truth: truth[:10], ("1 x 10 x 18", "PaviaU.mat")),
         (lambda truth: truth + 0.5, ("not class numbers",)),
         (lambda truth: np.where(truth == 2, np.nan, truth), ("not class numbers",)),
-        (lambda truth: truth.astype(np.int16) - 1, ("not class numbers", "below 0")),
+        (
+            lambda truth: truth.astype(np.int16) - 1,
+            ("the value -1", "below the first class 1", "--label-nodata -1"),
+        ),
     ],
 )
 def test_ground_truth_that_does_not_fit(tmp_path: Path, change, words: tuple[str, ...]) -> None:

@@ -156,6 +156,20 @@ S2 = {  # which of the 13 bands, names, dtype, physical value of DN 0 and 10000,
         (-0.1, 0.9),
         "surface reflectance",
     ),
+    "sentinel2_l1c_offset_uint16": (
+        range(13),
+        None,
+        "uint16",
+        (-0.1, 0.9),
+        "top-of-atmosphere reflectance",
+    ),
+    "sentinel2_l2a_offset_uint16": (
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12),
+        None,
+        "uint16",
+        (-0.1, 0.9),
+        "surface reflectance",
+    ),
     "sentinel2_so2sat": (
         (1, 2, 3, 4, 5, 6, 7, 8, 11, 12),
         None,
@@ -179,8 +193,9 @@ def test_sentinel2(sensor_id: str):
         for index in kept
     ]
     assert (sensor.dtype, sensor.units, sensor.gsd_m) == (dtype, units, 10)
-    # From the tags of BigEarthNet's files.
-    assert sensor.nodata == (0 if sensor_id == "sentinel2_l2a_bigearthnet" else None)
+    # From the tags of BigEarthNet's files, and ESA's special value NODATA.
+    has_nodata = sensor_id.endswith(("_bigearthnet", "_uint16"))
+    assert sensor.nodata == (0 if has_nodata else None)
     for digital, value in zip((0, 10_000), ends, strict=True):
         assert physical(sensor, digital) == pytest.approx(value)
 
@@ -319,6 +334,8 @@ def test_statistics_are_the_published_ones_and_no_others():
     assert {sensor.id for sensor in SENSORS.values() if sensor.mean or sensor.std} == {
         "enmap",
         "sentinel2_l2a_bigearthnet",
+        "sentinel2_l1c_offset_uint16",
+        "sentinel2_l2a_offset_uint16",
         *STATISTICS,
     }
 
