@@ -67,3 +67,9 @@ def _check_mode(name: str, image: Image.Image) -> None:
         raise ArchiveError(
             name, f"has mode {image.mode}, expected {', '.join(_DTYPES)}; write it in one of these"
         )
+    if "transparency" in image.info:
+        raise ArchiveError(
+            name,
+            "has a transparent colour, which would be taken for data; write it without, or cut it "
+            "to the opaque part",
+        )

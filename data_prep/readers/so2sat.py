@@ -29,6 +29,7 @@ import numpy as np
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import hdf5
+from data_prep.formats.attributes import check_attributes
 from data_prep.formats.dtype_rows import rows_by_dtype
 from data_prep.formats.listing import sorted_by_id
 from data_prep.reader import File, Files, Item
@@ -126,6 +127,7 @@ def _open(name: str, path: Path) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
                     f"sen2 is {sen2.dtype.name}, expected {' or '.join(_ROWS)} reflectance; copy "
                     "the file again",
                 )
+            check_attributes(f"{name}/sen2", dict(sen2.attrs), _ROWS[sen2.dtype.name])
             yield sen2, label
     except _H5_ERRORS as error:
         if isinstance(error, ArchiveError):

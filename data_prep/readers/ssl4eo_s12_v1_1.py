@@ -33,6 +33,7 @@ from rasterio.errors import CRSError
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import zarr_zip
+from data_prep.formats.attributes import check_attributes
 from data_prep.formats.listing import sorted_by_id, split_lists
 from data_prep.formats.zarr_zip import Source
 from data_prep.reader import File, Files, Item, option
@@ -207,6 +208,7 @@ def _check(source: Source, sensor: Sensor) -> None:
             f"has {bands.shape[0] * bands.shape[1]:,} images, at most {_MAX_IMAGES:,}; {_AGAIN}",
         )
     _check_names(source, sensor)
+    check_attributes(f"{source.name}/bands", zarr_zip.attributes(source, "bands"), sensor)
     samples, dates, _, height, width = bands.shape
     for key, (shape, kinds) in _companions(samples, dates, height, width).items():
         array = zarr_zip.find_array(source, key)
