@@ -14,6 +14,7 @@ from rasterio.transform import Affine
 
 from data_prep.archive import ArchiveError
 from data_prep.formats import geotiff, resample, sentinel2
+from data_prep.formats.band_identity import check_only_band
 from data_prep.reader import Files
 from eo_jax.sensors import Band, Sensor
 
@@ -120,6 +121,7 @@ def read_image(
                 _check_bytes(grid, sensor)
             _check_grid(name, dataset, grid, factor)
             sentinel2.check_offset(name, dataset, sensor)
+            check_only_band(name, dataset, sensor, index)
             plane = geotiff.read_bands(name, dataset, _one_band(sensor, index))[0]
         planes[index] = _upsample(plane, factor, method, sensor.nodata)
     pixels = np.stack(planes)

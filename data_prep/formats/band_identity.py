@@ -215,13 +215,28 @@ def _order_by_names(
     if _are_positions(names):
         return None
     found, expected = list(map(_key, names)), [_key(band.name) for band in sensor.bands]
-    if not set(found) & set(expected):
+    if not set(found) & set(expected) and not (_are_numbered(found) and _are_numbered(expected)):
         return _order_by_common_names(name, source, found, sensor)
     if all(key in ("", wanted) for key, wanted in zip(found, expected, strict=True)):
         return list(range(len(names)))
     if sorted(found) == sorted(expected) and len(set(found)) == len(found):
         return [found.index(wanted) for wanted in expected]
     raise ArchiveError(name, _contradiction(source, names, sensor))
+
+
+def check_only_band(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, index: int) -> None:
+    """Raises ArchiveError where the only band of a file has the name of another band of `sensor`
+    than the one at `index`.
+    """
+    keys = [_key(band.name) for band in sensor.bands]
+    numbers = data_bands(dataset)
+    for source, (found, *_) in _names(_read(dataset, numbers[:1])).items():
+        if _key(found) in keys and _key(found) != keys[index]:
+            raise ArchiveError(
+                name,
+                f"its {source} is {found[:40]!r}, expected {sensor.bands[index].name} of "
+                f"{sensor.title}; take each file by its own name, or correct the name in it",
+            )
 
 
 def _contradiction(source: str, names: Sequence[str], sensor: Sensor) -> str:
@@ -240,6 +255,10 @@ def _are_positions(names: Sequence[str]) -> bool:
         not text or (match and int(match[1]) == position)
         for position, (text, match) in enumerate(zip(names, matches, strict=True), 1)
     )
+
+
+def _are_numbered(keys: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"b\d+a?", key) for key in keys)
 
 
 def _order_by_common_names(
