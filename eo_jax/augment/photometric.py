@@ -48,7 +48,7 @@ def grayscale(z: Values, valid: Valid, applied: Bool[Array, "b v"]) -> Values:
     """
     count = valid.sum(-1, keepdims=True)
     mean = jnp.where(valid, z, 0.0).sum(-1, keepdims=True) / jnp.maximum(count, 1)
-    return jnp.where(_of_views(applied) & valid, mean, z)
+    return jnp.where(valid, jnp.where(_of_views(applied), mean, z), 0.0)
 
 
 def solarise(
@@ -64,7 +64,8 @@ def solarise(
     """
     low, high = low.astype(np.float32), high.astype(np.float32)
     bright = z >= low + np.float32(threshold) * (high - low)
-    return jnp.where(_of_views(applied) & valid & bright, low + high - jnp.clip(z, low, high), z)
+    inverted = jnp.where(_of_views(applied) & bright, low + high - jnp.clip(z, low, high), z)
+    return jnp.where(valid, inverted, 0.0)
 
 
 def add_noise(z: Values, valid: Valid, key: jax.Array, std: float) -> Values:

@@ -190,6 +190,8 @@ def smooth_l1(
     """Smooth L1 distance, mean over d and the masked tokens (equation 2); 0 where none is
     masked.
     """
-    gap = jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32))
+    away = x.astype(jnp.float32) - y.astype(jnp.float32)
+    # Other tokens are 0 before any mathematics: their gradient would be NaN where they are.
+    gap = jnp.abs(jnp.where(masked[..., None], away, 0.0))
     error = jnp.where(gap < beta, jnp.square(gap) / (2 * beta), gap - beta / 2).mean(-1)
-    return jnp.where(masked, error, 0.0).sum() / jnp.maximum(masked.sum(), 1)
+    return error.sum() / jnp.maximum(masked.sum(), 1)

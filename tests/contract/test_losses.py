@@ -241,6 +241,30 @@ def test_without_any_label_the_loss_and_its_gradient_are_zero(name, missing):
     assert not np.any(gradients[0])
 
 
+@pytest.mark.parametrize(
+    ("loss", "kept"),
+    [
+        (MASKED_ERROR, lambda mask: mask),
+        (loss_named("data2vec.smooth_l1"), lambda masked: masked[..., None]),
+        (loss_named("supervised.regression"), np.isfinite),
+        (loss_named("supervised.cross_entropy"), lambda label: (label > 0)[..., None]),
+    ],
+    ids=str,
+)
+def test_nan_where_nothing_counts_changes_neither_value_nor_gradient(loss, kept):
+    clean = drawn(loss)
+    counts = kept(clean[-1])
+    assert not counts.all()
+    unknown = [
+        np.where(counts, x, np.nan) if getattr(x, "ndim", 0) == counts.ndim else x
+        for x in clean[:-1]
+    ]
+    (value, gradients), (wanted, true) = found(loss, [*unknown, clean[-1]]), found(loss, clean)
+    np.testing.assert_array_equal(value, wanted)
+    np.testing.assert_array_equal(gradients[0], true[0])
+    assert not gradients[0][~np.broadcast_to(counts, gradients[0].shape)].any()
+
+
 # --- the reference itself, compared with values known by hand
 
 

@@ -185,10 +185,12 @@ def test_bands_are_dropped_in_the_number_asked_for_and_evenly():
     ],
     ids=["brightness", "contrast", "grey", "solarise", "noise"],
 )
-def test_what_is_no_data_stays_0(z, valid, operation):
-    found = apply(operation, np.where(valid, z, 0), valid)
+@pytest.mark.parametrize("nodata", [0, np.nan])
+def test_what_is_no_data_is_0_and_changes_nothing_else(z, valid, operation, nodata):
+    found = apply(operation, np.where(valid, z, nodata).astype(np.float32), valid)
     assert (found[~valid] == 0).all() and np.isfinite(found).all()
     assert np.abs(found - z)[valid].max() > 0.1
+    np.testing.assert_array_equal(found, apply(operation, np.where(valid, z, 0), valid))
 
 
 # --- the values that a crop set allows
