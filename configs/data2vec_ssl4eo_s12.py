@@ -71,7 +71,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "layer_scale": 1e-4,
         "drop_path": 0.25,
         "positions": "relative",
-        "relative_grid": 14,
+        "grid": 14,
     }
     config.model = {
         "stems": {
@@ -112,7 +112,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             **trunk,
             "size": "tiny",
             "depth": 1,
-            "relative_grid": 4,
+            "grid": 4,
         }
         config.objective.average_top_k_layers = 1
         config.optim.warmup_steps = 1

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, Mode, Network
+from eo_jax.models.initialisation import beit
 from eo_jax.models.layers.dense import Dense
 from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import (
@@ -64,12 +65,12 @@ class Config:
 
 
 class Regressor(nnx.Module):
-    """The token in place of hidden patches, and the linear layer that predicts the targets."""
+    """The token in place of hidden patches, and the linear layer that predicts the targets; BEiT's
+    initial weights replace theirs.
+    """
 
     def __init__(self, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        self.mask_token = nnx.Param(
-            0.02 * jax.random.truncated_normal(rngs.params(), -2, 2, (1, 1, width))
-        )
+        self.mask_token = nnx.Param(jnp.zeros((1, 1, width)))
         self.predict = Dense(width, width, dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -101,7 +102,7 @@ class Data2Vec(WithTeacher):
             )
         self.config = config
         self.networks["regressor"] = Network(
-            lambda rngs: Regressor(self.encoder.width, self.encoder.dtype, rngs=rngs)
+            lambda rngs: Regressor(self.encoder.width, self.encoder.dtype, rngs=rngs), beit
         )
 
     def check_batch(self, rows: int) -> None:
