@@ -37,6 +37,8 @@ from eo_jax.objectives import dino, semi_supervised
 from eo_jax.objectives.base import Objective
 from eo_jax.objectives.ops.collapse_metrics import agreement, collapse_metrics, fraction_used
 from eo_jax.objectives.ops.losses import cross_entropy_and_top1
+from eo_jax.optim.optimizers import make_optimizer
+from eo_jax.step import init_state, make_train_step
 
 # A teacher with local crops, a queue, tokens that are hidden. The others take as long each.
 QUICK = ["dino", "moco", "data2vec"]
@@ -511,6 +513,29 @@ def test_what_stands_at_invalid_places_changes_nothing(name, backbone):
     _, _, found = loss_of(experiment, views | clean | unknown)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(wanted))
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+@pytest.mark.slow
+def test_a_step_with_a_fill_value_among_the_pixels_changes_nothing_and_is_counted():
+    """BatchNorm divides by the infinite variance, so that loss and gradient are finite."""
+    experiment = experiment_of("barlow_twins", "resnet")
+    optimizer = make_optimizer(
+        experiment.optim, jax.eval_shape(experiment.objective.init, jax.random.key(0))[0], 10
+    )
+    step = jax.jit(
+        make_train_step(
+            experiment.objective, optimizer, lambda views, _: views, seed=0, steps=10, accum=1
+        )
+    )
+    state = jax.jit(lambda: init_state(experiment.objective, optimizer, seed=0))()
+    state, metrics = step(state, views_of(experiment))
+    assert metrics["skipped"] == 0
+    views = views_of(experiment, seed=1)
+    views["s2/global"] = views["s2/global"].at[3, 0, 5, 6, 2].set(-1e22)
+    views["s2/global/valid"] = views["s2/global/valid"].at[3, 0, 5, 6, 2].set(True)
+    after, metrics = step(state, views)
+    assert np.isfinite([metrics["loss"], metrics["grad_norm"]]).all() and metrics["skipped"] == 1
+    jax.tree.map(np.testing.assert_array_equal, after, {**state, "step": after["step"]})
 
 
 @pytest.mark.parametrize(
