@@ -10,19 +10,22 @@ Hyper-parameters are those of the released script: 100 epochs, batch 256, rate 0
 0.0048 for biases and norms, weight decay 1e-6, a cosine without warm-up, projectors of 512 and 128,
 temperature 1. (Embeddings of unit length hardly differ at that temperature; CLIP itself starts at
 0.07: --config.objective.temperature=0.07.) Views are those of DeCUR, one per sensor, each from its
-own season.
+own season. The released code cannot run as published: imports are missing.
 
-Departures from the released code, which cannot run as published (imports are missing):
+Departures from the released code:
 
-* The contrast runs in both directions, radar to optical and back; theirs only in the first.
-* No BatchNorm after the last layer of the projectors.
-* LARS, which they construct but never reach, instead of AdamW at 0.2.
-* Unchanged digital numbers, normalised per band, instead of uint8.
-* No solarise.
-* No zero initialisation of residual branches.
-* Every location once per epoch.
-* The cosine advances per step, not per epoch.
-* bfloat16 instead of float16.
+* Loss: the contrast runs in both directions, radar to optical and back; theirs only in the first.
+* Heads: no BatchNorm after the last layer of the projectors.
+* Optimizer: LARS, which they construct but never reach, instead of AdamW at 0.2.
+* Pixels: digital numbers, unchanged and normalised per band, instead of uint8.
+* Jitter: brightness is a factor on reflectance, so an offset of digital numbers, as in SSL4EO-S12
+  v1.1, is not multiplied.
+* Grayscale: the mean of a pixel's normalised bands; theirs of its digital numbers.
+* Solarise: none; in their code it changes only black pixels.
+* Initial weights: no zero initialisation of residual branches.
+* Epochs: every location once per epoch.
+* Schedule: the cosine advances per step, not per epoch.
+* Precision: bfloat16 instead of float16.
 """
 
 import ml_collections

@@ -13,19 +13,20 @@ Published figures, fine-tuned: BigEarthNet 90.3 mAP, EuroSAT 99.1 %, So2Sat 64.8
 
 The hyper-parameters of the published weights are not known. These are those of the released script,
 which as published only runs two epochs as a test: batch 256, AdamW at 1e-3 (PyTorch's betas) with
-weight decay 0.05, one epoch of warm-up, a cosine to 1e-5, gradients clipped at norm 3, 120 of 196
-tokens masked in blocks, targets from the last six blocks, drop path 0.25, layer scale, relative
-positions shared by all blocks, one season per step. The teacher's momentum is 0.9998 throughout,
+weight decay 0.05, but none on the class token, one epoch of warm-up, a cosine to 1e-5, gradients
+clipped at norm 3, 120 of 196 tokens masked in blocks, targets from the last six blocks, drop path
+0.25, layer scale, relative positions shared by all blocks, BEiT's initial weights, one season per
+step. The teacher's momentum is 0.9998 throughout,
 because the script's rise from 0.999 ends at step 0. Training runs for 100 epochs, as the name of
 the published weights says.
 
 Departures from the released code:
 
-* Unchanged digital numbers, normalised per band, instead of reflectance in uint8, where values
-  above 1 wrap around.
-* Every location once per epoch; the released code draws with replacement.
-* No attention dropout (theirs: 0.05).
-* bfloat16 on accelerators.
+* Pixels: digital numbers, unchanged and normalised per band, instead of reflectance in uint8, where
+  values above 1 wrap around.
+* Epochs: every location once per epoch; the released code draws with replacement.
+* Dropout: none in attention (theirs: 0.05).
+* Precision: bfloat16 on accelerators.
 """
 
 import ml_collections
@@ -71,7 +72,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "layer_scale": 1e-4,
         "drop_path": 0.25,
         "positions": "relative",
-        "relative_grid": 14,
+        "grid": 14,
     }
     config.model = {
         "stems": {
@@ -81,6 +82,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             }
         },
         "trunk": trunk,
+        "init": "beit",
     }
     config.objective = {
         "name": "data2vec",
@@ -97,6 +99,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "weight_decay": 0.05,
         "beta2": 0.999,
         "clip_norm": 3.0,
+        "decay_rules": (("(cls_token|bias|scale)$", 0.0), (".*", 1.0)),
     }
     config.run = {
         "steps": _STEPS,
@@ -112,7 +115,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             **trunk,
             "size": "tiny",
             "depth": 1,
-            "relative_grid": 4,
+            "grid": 4,
         }
         config.objective.average_top_k_layers = 1
         config.optim.warmup_steps = 1

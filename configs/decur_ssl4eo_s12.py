@@ -16,24 +16,26 @@ common. Each view of each sensor draws its own season, so a pair may mix seasons
 
 Departures from the released code:
 
-* One projector per sensor, as the paper draws it; theirs share one by mistake.
-* The loss is the sum of its four terms, as in the paper; theirs gives the terms between sensors
-  half the weight of those within and divides by 3. For biases and norms, whose rate LARS does not
-  adapt, gradients are therefore three to six times larger here.
-* ResNets are trained by LARS, which they construct but never reach (`if 'vit' or ...` is always
-  true), so that their AdamW runs at 0.05.
-* Correlations are divided by the true batch size; theirs by that of four GPUs, whatever their
-  number.
-* Random initial weights instead of ImageNet's.
-* Unchanged digital numbers, normalised per band, instead of uint8, where brightness and contrast
-  wrap around.
-* No solarise, which with its threshold of 0.5 in 0 to 255 changes only black pixels;
+* Heads: one projector per sensor, as the paper draws it; theirs share one by mistake.
+* Loss: the sum of its four terms, as in the paper; theirs gives the terms between sensors half the
+  weight of those within and divides by 3. For biases and norms, whose rate LARS does not adapt,
+  gradients are therefore three to six times larger here. Correlations are divided by the true batch
+  size; theirs by that of four GPUs, whatever their number.
+* Optimizer: `rn50` is trained by LARS, which they construct but never reach (`if 'vit' or ...` is
+  always true), so that their AdamW runs at 0.05. `rda` and `vit_s` are trained by AdamW, as theirs.
+* Initial weights: random instead of ImageNet's.
+* Pixels: digital numbers, unchanged and normalised per band, instead of uint8, where brightness and
+  contrast wrap around.
+* Jitter: brightness is a factor on reflectance, so an offset of digital numbers, as in SSL4EO-S12
+  v1.1, is not multiplied.
+* Grayscale: the mean of a pixel's normalised bands; theirs of its digital numbers.
+* Solarise: none; with its threshold of 0.5 in 0 to 255 theirs changes only black pixels;
   "--config.augment.crops['global'].solarise_prob=0.2" inverts bright ones.
-* Fixed sine-cosine positions instead of learned ones.
-* Every location once per epoch.
-* The cosine advances per step, not per epoch.
-* bfloat16 instead of float16.
-* In `rda` each sensor has its own attention; theirs sends both sensors through that of the first.
+* Positions: fixed sine-cosine instead of learned ones.
+* Epochs: every location once per epoch.
+* Schedule: the cosine advances per step, not per epoch.
+* Precision: bfloat16 instead of float16.
+* Attention: in `rda` each sensor has its own; theirs sends both sensors through that of the first.
   Offsets are bounded; theirs are clipped to the image. Sampling points start at the centres of
   their cells, and there is no relative position bias
   (eo_jax/models/layers/deformable_attention.py).

@@ -14,18 +14,18 @@ path 0.1 is SegFormer's.
 
 Departures from the released code:
 
-* One projector per sensor, on MiT's 512 features; theirs share one by mistake, behind a linear
-  layer to 2048.
-* The loss is the sum of its four terms; theirs gives the terms between sensors half the weight of
-  those within.
-* All weights learn at 1e-4; the script leaves biases and norms at the default of 0.0048.
-* Correlations are divided by the true batch size.
-* Views are cut from a random window of 416 px, which fits into the smallest pictures known to us
-  (427 rows), instead of from the whole picture.
-* Statistics of the store instead of ImageNet's.
-* Channels are red, green, blue; theirs are reversed.
-* The cosine advances per step, not per epoch.
-* bfloat16 instead of float16.
+* Heads: one projector per sensor, on MiT's 512 features; theirs share one by mistake, behind a
+  linear layer to 2048.
+* Loss: the sum of its four terms; theirs gives the terms between sensors half the weight of those
+  within. Correlations are divided by the true batch size.
+* Optimizer: all weights learn at 1e-4; the script leaves biases and norms at the default of 0.0048.
+* Crops: views are cut from a random window of 416 px, which fits into the smallest pictures known
+  to us (427 rows), instead of from the whole picture.
+* Pixels: statistics of the store instead of ImageNet's.
+* Bands: red, green, blue; theirs are reversed.
+* Grayscale: the mean of a pixel's normalised bands; theirs of its digital numbers.
+* Schedule: the cosine advances per step, not per epoch.
+* Precision: bfloat16 instead of float16.
 """
 
 import ml_collections

@@ -12,23 +12,24 @@ global crops come from two dates where a location has them, else from one date t
 with weight decay 1e-5 on every weight, 20 epochs of warm-up from a twentieth of the rate, then a
 half-cosine of 100 epochs, cut off after 80 at a tenth of the rate; 128 prototypes, frozen for one
 epoch; student temperature 0.1, teacher temperature 0.04, centre momentum 0.9. How the published
-weights were trained is not known.
+weights were trained is not known. Crops are kornia's, with aligned corners. The blocks of the ViT
+are recomputed in the backward pass, since 1,025 tokens attend to each other.
 
 `vit_s,local` adds local crops of 48 px, which the released code supports and leaves off. Each shows
 one of the two dates at random. Their number is not known: 8, as for DINO on SSL4EO-S12.
 
 Departures from the released code:
 
-* The teacher's momentum rises from 0.996 to 1 over the whole run; theirs over ten epochs, after
-  which the teacher is frozen.
-* The teacher's head starts as a copy of the student's; theirs is initialised on its own.
-* BatchNorm statistics cover all crops of one size, as in DINO; theirs each crop.
-* The schedule advances per step, not per epoch.
-* ViT: fixed sine-cosine positions, counted from the corner of each crop, instead of learned ones,
-  and Xavier-uniform weights instead of truncated normal ones. Its blocks are recomputed in the
-  backward pass, since 1,025 tokens attend to each other.
-* bfloat16 instead of float16.
-* No-data takes no part in views and statistics.
+* Teacher: its momentum rises from 0.996 to 1 over the whole run; theirs over ten epochs, after
+  which the teacher is frozen. Its head starts as a copy of the student's; theirs is initialised on
+  its own.
+* BatchNorm: statistics cover all crops of one size, as in DINO; theirs each crop.
+* Schedule: it advances per step, not per epoch.
+* Positions: in `vit_s`, fixed sine-cosine, counted from the corner of each crop, instead of learned
+  ones.
+* Initial weights: in `vit_s`, Xavier-uniform instead of truncated normal.
+* Precision: bfloat16 instead of float16.
+* No-data: takes no part in views and statistics.
 """
 
 import ml_collections
@@ -65,6 +66,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "views": 2,
             "size": 128,
             "scale": (0.05, 1.0),
+            "interpolation": "bilinear_corners",
             "flips": "both",
             "dates": "each",
             "blur_prob": 0.5,
@@ -75,6 +77,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "views": 8,
             "size": 48,
             "scale": (0.05, 0.4),
+            "interpolation": "bilinear_corners",
             "flips": "both",
             "dates": "random",
             "blur_prob": 0.5,

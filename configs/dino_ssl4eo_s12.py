@@ -18,16 +18,18 @@ to 0.4. Each global crop has its own season; all local crops share a third.
 
 Departures from the released code:
 
-* Unchanged digital numbers, normalised per band, instead of reflectance in uint8, where values
-  above 1 wrap around and brightness and contrast wrap around again.
-* Brightness is a factor on reflectance.
-* Solarise inverts values above reflectance 0.5, as its name says; the released code inverts darker
+* Pixels: digital numbers, unchanged and normalised per band, instead of reflectance in uint8, where
+  values above 1 wrap around and brightness and contrast wrap around again.
+* Jitter: brightness is a factor on reflectance, so an offset of digital numbers, as in SSL4EO-S12
+  v1.1, is not multiplied.
+* Grayscale: the mean of a pixel's normalised bands; theirs of its digital numbers.
+* Solarise: inverts values above reflectance 0.5, as its name says; the released code inverts darker
   ones.
-* Every location once per epoch; the released code draws with replacement.
-* ViT: fixed sine-cosine positions, counted from the corner of each crop, instead of learned ones
-  that are interpolated for local crops, and Xavier-uniform weights instead of truncated normal
-  ones.
-* bfloat16 instead of float16.
+* Epochs: every location once per epoch; the released code draws with replacement.
+* Positions: in `vit_s`, fixed sine-cosine, counted from the corner of each crop, instead of learned
+  ones that are interpolated for local crops.
+* Initial weights: in `vit_s`, Xavier-uniform instead of truncated normal.
+* Precision: bfloat16 instead of float16.
 
 A batch reads all four seasons of its locations, 1.9 GB, since crops may show the same season or
 three different ones.

@@ -8,16 +8,17 @@ Published figures: not available to us.
 
 Hyper-parameters are those of the released configs for ViT-S: 200 epochs of 415,153 locations, batch
 256, AdamW (0.9, 0.999) at 1e-4 with weight decay 0.01 on every weight, a cosine without warm-up, 90
-% of the tokens of 4 px masked, norm_pix_loss, a decoder of one block. How the published weights of
-the larger sizes were trained is not known; they use the same here.
+% of the tokens of 4 px masked, norm_pix_loss, a decoder of one block. Crops are kornia's, with
+aligned corners. How the published weights of the larger sizes were trained is not known; they use
+the same here.
 
 Departures from the released code:
 
-* The adapter runs on visible tokens only, so that BatchNorm statistics come from visible pixels;
+* Adapter: it runs on visible tokens only, so that BatchNorm statistics come from visible pixels;
   theirs runs on all pixels.
-* The cosine advances per step, not per epoch.
-* bfloat16 instead of float16.
-* No-data takes no part in loss and statistics.
+* Schedule: the cosine advances per step, not per epoch.
+* Precision: bfloat16 instead of float16.
+* No-data: takes no part in loss and statistics.
 """
 
 import ml_collections
@@ -60,6 +61,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "global": {
                 "size": 128,
                 "scale": (0.4, 1.0),
+                "interpolation": "bilinear_corners",
                 "flips": "both",
             }
         },

@@ -19,10 +19,10 @@ here.
 
 Departures from the released code:
 
-* Unchanged digital numbers, normalised per band, instead of uint8 (reflectance up to 1, above which
-  values wrap around; decibels within two standard deviations of the mean).
-* Every location once per epoch; the released code draws with replacement.
-* bfloat16 on accelerators.
+* Pixels: digital numbers, unchanged and normalised per band, instead of uint8 (reflectance up to 1,
+  above which values wrap around; decibels within two standard deviations of the mean).
+* Epochs: every location once per epoch; the released code draws with replacement.
+* Precision: bfloat16 on accelerators.
 """
 
 import ml_collections

@@ -12,19 +12,20 @@ dates of a location where it has two (17.5 % of them), else one date twice; SGD 
 decay 1e-4 on every weight, the rate divided by ten after 60 and again after 80 epochs; temperature
 0.1, 32,768 keys, constant teacher momentum 0.999, BatchNorm after both layers of the projector. The
 model's own file says 0.06 and 1e-5; the experiment's file, which takes precedence, says 0.001 and
-1e-4. How the published weights were trained is not known.
+1e-4. How the published weights were trained is not known. Crops are kornia's, with aligned corners.
+The blocks of the ViT are recomputed in the backward pass, since 1,025 tokens attend to each other.
 
 Departures from the released code:
 
-* The key encoder starts as a copy of the query encoder; theirs starts from its own random weights.
-* BatchNorm sees groups of 64 rows, the batch of one GPU of the published run, permuted for the
+* Teacher: the key encoder starts as a copy of the query encoder; theirs from its own random
+  weights.
+* BatchNorm: sees groups of 64 rows, the batch of one GPU of the published run, permuted for the
   keys; theirs is synchronised over all 256, which lets keys be told from the queue by their
   statistics.
-* ViT: fixed sine-cosine positions instead of learned ones, and Xavier-uniform weights instead of
-  truncated normal ones. Its blocks are recomputed in the backward pass, since 1,025 tokens attend
-  to each other.
-* bfloat16 instead of float16.
-* No-data takes no part in views and statistics; theirs is read as reflectance.
+* Positions: in `vit_s`, fixed sine-cosine instead of learned ones.
+* Initial weights: in `vit_s`, Xavier-uniform instead of truncated normal.
+* Precision: bfloat16 instead of float16.
+* No-data: takes no part in views and statistics; theirs is read as reflectance.
 """
 
 import ml_collections
@@ -60,6 +61,7 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "views": 2,
         "size": 128,
         "scale": (0.08, 1.0),
+        "interpolation": "bilinear_corners",
         "flips": "both",
         "dates": "each",
         "blur_prob": 0.5,

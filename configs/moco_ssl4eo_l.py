@@ -17,20 +17,24 @@ Published figures, U-Net on NLCD / CDL, overall accuracy in %:
 
 Hyper-parameters are those of the released configs: 200 epochs, 256 locations per process, SGD at
 0.12 (ViT-S 0.012), divided by ten from epoch 120 and again from 160, temperature 0.07, a queue of
-65,536 keys, a projector without BatchNorm, two different seasons as the two views. The number of
-processes is not known; the batch of 1,024 is the one for which 0.12 equals MoCo's 0.03 per 256. The
-learning rate of ResNet-18 is not known: that of ResNet-50 here.
+65,536 keys, a projector without BatchNorm, two different seasons as the two views, learned
+positions in ViT-S. Crops and jitter are kornia's: corners are aligned; brightness adds up to 0.4 to
+values in 0..1 or subtracts it and clips, so that at its lowest it blackens every pixel below 0.4,
+in thermal bands, too; contrast multiplies. The number of processes is not known; the batch of 1,024
+is the one for which 0.12 equals MoCo's 0.03 per 256. The learning rate of ResNet-18 is not known:
+that of ResNet-50 here.
 
 Departures from the released code:
 
-* Random initial weights instead of ImageNet's.
-* The key encoder starts as a copy of the query encoder; theirs as another random network.
-* Values are normalised per band with the statistics of the store (none are published), not divided
-  by 255.
-* Brightness is a factor on reflectance and leaves thermal bands unchanged; one draw decides on both
-  brightness and contrast.
-* BatchNorm sees groups of 256 rows, permuted for the keys.
-* bfloat16 on accelerators.
+* Initial weights: random instead of ImageNet's, including the positions of `vit_s`.
+* Teacher: the key encoder's projector starts as a copy of the query encoder's; theirs is
+  initialised on its own.
+* Pixels: normalised per band with the statistics of the store (none are published), not divided by
+  255.
+* Blur: before brightness and contrast, not after them and their clipping.
+* Grayscale: the mean of a pixel's normalised bands; theirs of its digital numbers.
+* BatchNorm: sees groups of 256 rows, permuted for the keys.
+* Precision: bfloat16 on accelerators.
 """
 
 import ml_collections
@@ -84,7 +88,9 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
         "size": 224,
         "scale": (0.2, 1.0),
         "flips": "both",
+        "interpolation": "bilinear_corners",
         "dates": "each",
+        "jitter": "additive",
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
         "jitter_prob": 0.8,
@@ -137,6 +143,8 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
             "trunk": {
                 "name": "vit",
                 "size": "small",
+                "positions": "learned",
+                "grid": 14,
             },
         }
         config.optim.lr = 0.012
@@ -147,6 +155,8 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
             "name": "vit",
             "size": "tiny",
             "depth": 1,
+            "positions": "learned",
+            "grid": 4,
         }
         config.objective.queue_size, config.objective.bn_group = 64, 4
         config.run = {

@@ -19,20 +19,22 @@ brightness and contrast, since a factor on decibels has no meaning. L2A (12 band
 figures for it are known. Their sources are called `s1` and `l2a`, as in
 --config.data.sources.s1.store=stores/s12.
 
-Another version of the released script drops 1 to 6 bands of a view with probability 0.5
-("--config.augment.crops['global'].band_drop_prob=0.5"); which version made the published weights is
-not known.
+Another version of the released script means to drop 1 to 6 bands of a view with probability 0.5
+("--config.augment.crops['global'].band_drop_prob=0.5") but drops as many rows of pixels; which
+version made the published weights is not known.
 
 Departures from the released code:
 
-* Unchanged digital numbers, normalised per band, instead of reflectance in uint8, where values
-  above 1 wrap around and brightness and contrast wrap around again.
-* Brightness is a factor on reflectance.
-* Every location once per epoch; the released code draws with replacement.
-* The cosine advances per step, not per epoch.
-* BatchNorm sees groups of 64 rows, the batch of one GPU of the published run, permuted for the
+* Pixels: digital numbers, unchanged and normalised per band, instead of reflectance in uint8, where
+  values above 1 wrap around and brightness and contrast wrap around again.
+* Jitter: brightness is a factor on reflectance, so an offset of digital numbers, as in SSL4EO-S12
+  v1.1, is not multiplied.
+* Grayscale: the mean of a pixel's normalised bands; theirs of its digital numbers.
+* Epochs: every location once per epoch; the released code draws with replacement.
+* Schedule: the cosine advances per step, not per epoch.
+* BatchNorm: sees groups of 64 rows, the batch of one GPU of the published run, permuted for the
   keys, on any number of devices; the released code needs four (on one it diverges).
-* bfloat16 instead of float32.
+* Precision: bfloat16 instead of float32.
 
 A batch reads all four seasons of its locations, 1.9 GB, since both views may show the same one. To
 read half of that and show two different seasons: --config.data.sources.l1c.dates=2

@@ -13,21 +13,24 @@ test set of BigEarthNet 89.3 mAP and 80.5 F1.
 Hyper-parameters are those of the released script: 100 epochs, batch 256, AdamW at 1.5e-4 (not
 scaled by the batch: that line is commented out) with PyTorch's betas and weight decay 0.1 on every
 weight, 10 epochs of warm-up, a cosine per step, teacher momentum from 0.99 to 1, a patch embedding
-that is never trained, fixed sine-cosine positions.
+that is never trained, fixed sine-cosine positions in MoCo-v3's order, the row before the column.
 
-Another version of the released script drops 1 to 6 bands of a view with probability 0.5
-("--config.augment.crops['global'].band_drop_prob=0.5"); which version made the published weights is
-not known.
+Another version of the released script means to drop 1 to 6 bands of a view with probability 0.5
+("--config.augment.crops['global'].band_drop_prob=0.5") but drops as many rows of pixels; which
+version made the published weights is not known.
 
 Departures from the released code:
 
-* Unchanged digital numbers, normalised per band, instead of reflectance in uint8, where values
-  above 1 wrap around and brightness and contrast wrap around again.
-* Brightness is a factor on reflectance.
-* Every location once per epoch; the released code draws with replacement.
-* The weights of q, k and v are initialised as one matrix. The patch embedding, which is never
-  trained, is drawn from the range for 13 bands instead of 3, half as wide (0.040, theirs 0.072).
-* bfloat16 on accelerators.
+* Pixels: digital numbers, unchanged and normalised per band, instead of reflectance in uint8, where
+  values above 1 wrap around and brightness and contrast wrap around again.
+* Jitter: brightness is a factor on reflectance, so an offset of digital numbers, as in SSL4EO-S12
+  v1.1, is not multiplied.
+* Grayscale: the mean of a pixel's normalised bands; theirs of its digital numbers.
+* Epochs: every location once per epoch; the released code draws with replacement.
+* Initial weights: those of q, k and v are drawn as one matrix. The patch embedding, which is never
+  trained, is drawn from the range for 13 bands instead of 3, half as wide (0.040, theirs 0.072),
+  and the class token with a standard deviation of 0.02 instead of 1e-6.
+* Precision: bfloat16 on accelerators.
 
 A batch reads all four seasons of its locations, 1.9 GB, since both views may show the same one. To
 read half of that and show two different seasons: --config.data.sources.l1c.dates=2
@@ -87,6 +90,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "trunk": {
             "name": "vit",
             "size": "small",
+            "positions": "sincos_moco_v3",
         },
     }
     config.objective = {
@@ -119,6 +123,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
             "name": "vit",
             "size": "tiny",
             "depth": 1,
+            "positions": "sincos_moco_v3",
         }
         config.objective.projector, config.objective.predictor = (64, 64, 32), (64, 32)
         config.optim.warmup_steps = 1

@@ -33,13 +33,16 @@ last three that is `crop_0_8`.
 
 Departures from the released code:
 
-* Unchanged digital numbers, normalised per band with SSL4EO-S12's statistics, instead of
-  reflectance in uint8, where brightness and contrast wrap around.
-* Dropped bands are 0 after normalisation, i.e. their mean, not reflectance 0.
-* No zero initialisation of residual branches.
-* MoCo's BatchNorm sees groups of 256 rows, permuted for the keys, on any number of devices.
-* Schedules advance per step, not per epoch.
-* bfloat16 instead of float32 (Barlow Twins: float16).
+* Pixels: digital numbers, unchanged and normalised per band with SSL4EO-S12's statistics, instead
+  of reflectance in uint8, where brightness and contrast wrap around.
+* Grayscale: the mean of a pixel's normalised bands; theirs of its digital numbers.
+* Band drop: drops bands, as its name says: they are 0 after normalisation, i.e. their mean. Theirs
+  takes the first axis of [row, column, band] for the bands and sets 1 to 6 rows of the image to
+  reflectance 0.
+* Initial weights: no zero initialisation of residual branches.
+* BatchNorm: in MoCo, sees groups of 256 rows, permuted for the keys, on any number of devices.
+* Schedule: it advances per step, not per epoch.
+* Precision: bfloat16 instead of float32 (Barlow Twins: float16).
 """
 
 import ml_collections

@@ -18,21 +18,24 @@ Published figures, U-Net on NLCD / CDL, overall accuracy in %:
 Hyper-parameters are those of the released configs: 200 epochs, 256 locations per process, LARS at
 0.12 (ViT-S 0.012) with weight decay 1e-4, 10 epochs of warm-up from a third of the rate, then a
 cosine as long as the whole run, which therefore does not reach 0, temperature 0.07, a projector of
-two layers, two different seasons as the two views. The published weights were made with an older
-release and an optimizer of the Adam family, whose settings are not known. Nor is the number of
-processes: the batch of 1,024 is that of moco_ssl4eo_l.py. The learning rate of ResNet-18 is not
-known: that of ResNet-50 here.
+two layers, two different seasons as the two views, learned positions in ViT-S. Crops and jitter are
+kornia's, as in moco_ssl4eo_l.py, with brightness added or subtracted up to 0.8. The published
+weights were made with an older release and an optimizer of the Adam family, whose settings are not
+known. Nor is the number of processes: the batch of 1,024 is that of moco_ssl4eo_l.py. The learning
+rate of ResNet-18 is not known: that of ResNet-50 here.
 
 Departures from the released code:
 
-* Random initial weights instead of ImageNet's.
-* Values are normalised per band with the statistics of the store (none are published), not divided
-  by 255.
-* Brightness is a factor on reflectance and leaves thermal bands unchanged; one draw decides on both
-  brightness and contrast.
-* Biases and norms are exempt from weight decay and from LARS' adaptation.
-* The schedule advances per step, not per epoch.
-* bfloat16 on accelerators.
+* Initial weights: random instead of ImageNet's, including the positions of `vit_s`.
+* Pixels: normalised per band with the statistics of the store (none are published), not divided by
+  255.
+* Blur: before brightness and contrast, not after them and their clipping.
+* Grayscale: the mean of a pixel's normalised bands; theirs of its digital numbers.
+* Optimizer: LARS divides by the norm of gradient and decay together, as in Barlow Twins' released
+  code; lightly's by the sum of their norms. Biases and norms are exempt from weight decay and from
+  LARS' adaptation.
+* Schedule: it advances per step, not per epoch.
+* Precision: bfloat16 on accelerators.
 """
 
 import ml_collections
@@ -86,7 +89,9 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
         "size": 224,
         "scale": (0.08, 1.0),
         "flips": "both",
+        "interpolation": "bilinear_corners",
         "dates": "each",
+        "jitter": "additive",
         "brightness": (0.2, 1.8),
         "contrast": (0.2, 1.8),
         "jitter_prob": 0.8,
@@ -135,6 +140,8 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
             "trunk": {
                 "name": "vit",
                 "size": "small",
+                "positions": "learned",
+                "grid": 14,
             },
         }
         config.optim.lr = 0.012
@@ -145,6 +152,8 @@ def get_config(arg: str = "rn50,oli_sr") -> ml_collections.ConfigDict:
             "name": "vit",
             "size": "tiny",
             "depth": 1,
+            "positions": "learned",
+            "grid": 4,
         }
         config.optim.warmup_steps = 1
         config.run = {

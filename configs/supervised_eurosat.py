@@ -16,10 +16,10 @@ script names trains only the classifier; the one that fine-tuned is not released
 
 Departures from the released code:
 
-* The split is torchgeo's random one, 16,200 chips for training and 5,400 for testing; theirs draws
+* Splits: torchgeo's random one, 16,200 chips for training and 5,400 for testing; theirs draws
   21,600 and 5,400 by class.
-* Test chips are resized whole to 224 px, not cropped from the centre of 256.
-* The classifier has PyTorch's default initial weights; theirs a standard deviation of 0.01.
+* Evaluation: test chips are resized whole to 224 px, not cropped from the centre of 256.
+* Initial weights: the classifier has PyTorch's default ones; theirs a standard deviation of 0.01.
 """
 
 import ml_collections

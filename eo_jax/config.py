@@ -150,10 +150,11 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     model.trunk = _complete_named("models/trunks", model.trunk, "model.trunk")
     model.trunk_sharing = model.get("trunk_sharing", "none")
     model.dtype = model.get("dtype", "auto")
-    if set(model) != {"stems", "trunk", "trunk_sharing", "dtype"}:
+    model.init = model.get("init", "default")
+    if set(model) != {"stems", "trunk", "trunk_sharing", "dtype", "init"}:
         raise ValueError(
-            f"config.model: has {', '.join(sorted(model))}; expected stems, trunk, trunk_sharing "
-            "and dtype"
+            f"config.model: has {', '.join(sorted(model))}; expected stems, trunk, trunk_sharing, "
+            "dtype and init"
         )
     config.evals = {
         name: _complete_evaluator(config, name, section)

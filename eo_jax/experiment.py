@@ -142,7 +142,8 @@ def _encoders(model: Any, sources: Mapping[str, SourceConfig]) -> dict[str, Enco
 def _encoder(model: Any, source: str, sensor: Sensor) -> Encoder:
     _, stem = parse_named("models/stems", model["stems"][source], f"model.stems.{source}")
     _, trunk = parse_named("models/trunks", model["trunk"], "model.trunk")
-    return make_encoder(stem, trunk, sensor, compute_dtype(model["dtype"]), source)
+    dtype = compute_dtype(model["dtype"])
+    return make_encoder(stem, trunk, sensor, dtype, source, model.get("init", "default"))
 
 
 def _view_shapes(

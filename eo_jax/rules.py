@@ -16,7 +16,7 @@ Rules = Sequence[tuple[str, Any]]
 # The key of Params and Carry for {source: leaves that belong to its sensor alone}.
 PER_SENSOR = "own"
 # Keys of the parts of a network that come before its blocks: layer 0 of layer-wise decay.
-EMBEDDINGS = ("stem", "cls_token", "registers", "mask_token")
+EMBEDDINGS = ("stem", "cls_token", "registers", "mask_token", "position_embedding")
 
 
 def paths(tree: Any) -> Iterator[tuple[str, Any]]:

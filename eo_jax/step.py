@@ -106,8 +106,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure function (state, batch) -> (state, metrics); jit it with donated state.
 
-    All randomness comes from fold_in(seed, step). A step with a non-finite loss or gradient leaves
-    the state unchanged, except for the step number.
+    All randomness comes from fold_in(seed, step). A step whose loss, gradient or carry is not
+    finite leaves the state unchanged, except for the step number.
     """
 
     def micro_loss(params: Params, carry: Carry, batch: Batch, key: jax.Array, progress: jax.Array):
@@ -122,6 +122,7 @@ def make_train_step(
         loss, metrics, carry, grads = _accumulate(gradient, state, batch, key, progress, accum)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        finite &= _changes_are_finite(state["carry"], carry)
 
         def advanced() -> TrainState:
             updates, opt_state = optimizer.update(grads, state["optimizer"], state["params"])
@@ -138,6 +139,23 @@ def make_train_step(
         return {**new, "step": state["step"] + 1}, metrics
 
     return train_step
+
+
+def _changes_are_finite(before: Carry, after: Carry) -> jax.Array | bool:
+    """Whether all floats that a loss changed in the carry are finite: running statistics, centre,
+    queue.
+
+    A pixel of -1e22 leaves loss and gradient finite, since BatchNorm divides by the infinite
+    variance, which would then stay in the running statistics for good. What the loss returns
+    untouched, such as a teacher's weights, costs nothing here: its update is a mean of finite
+    weights.
+    """
+    changed = [
+        new
+        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+        if new is not old and jnp.issubdtype(new.dtype, jnp.floating)
+    ]
+    return functools.reduce(jnp.logical_and, [jnp.isfinite(new).all() for new in changed], True)
 
 
 def _if_finite(

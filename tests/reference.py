@@ -107,6 +107,16 @@ def sincos_2d(width: int, rows: int, columns: int) -> np.ndarray:
     return out
 
 
+def moco_v3_positions(width: int, side: int) -> np.ndarray:
+    """MoCo-v3's positions [side * side, width], as its released code computes them: sin w, cos w,
+    sin h, cos h of a grid whose axes are indexed as those of a matrix, flattened.
+    """
+    w, h = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    omega = 10000 ** -(np.arange(width // 4) / (width // 4))
+    of_w, of_h = np.outer(w.ravel(), omega), np.outer(h.ravel(), omega)
+    return np.concatenate([np.sin(of_w), np.cos(of_w), np.sin(of_h), np.cos(of_h)], axis=1)
+
+
 def mae_decoder(
     weights: dict, tokens: np.ndarray, ids: np.ndarray, rows: int, columns: int
 ) -> np.ndarray:

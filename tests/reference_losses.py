@@ -262,11 +262,13 @@ def cross_entropies(target, p):
 
 def view_assignment_loss(p1, p2, sharpening, target1=None, target2=None):
     """Assran et al. 2021 (PAWS, arXiv 2104.13963), the objective: views predict each other
-    sharpened; less the entropy of their mean.
+    sharpened; less the entropy of their mean. From the released code: a target has no part below
+    1e-4.
     """
     sharp1, sharp2 = sharpen(p1, sharpening), sharpen(p2, sharpening)
     target1 = sharp1 if target1 is None else sharpen(target1, sharpening)
     target2 = sharp2 if target2 is None else sharpen(target2, sharpening)
+    target1, target2 = (np.where(t < 1e-4, 0.0, t) for t in (target1, target2))
     mean = (sharp1 + sharp2).sum(axis=0) / (2 * len(p1))
     agree = (np.mean(cross_entropies(target2, p1)) + np.mean(cross_entropies(target1, p2))) / 2
     return agree - cross_entropies(mean, mean)

@@ -19,6 +19,7 @@ _DECISIONS = (
     "solarise",
     "band_drop",
     "band_count",
+    "contrast_jitter",
 )
 Uniforms = dict[str, Float[Array, "b v"]]
 

@@ -18,9 +18,10 @@ FLIPS = {
     "d4": (0.5, 0.5, 0.5),
 }
 _CHOICES = {
-    "interpolation": ("bilinear", "bicubic"),
+    "interpolation": ("bilinear", "bilinear_corners", "bicubic"),
     "flips": tuple(FLIPS),
     "dates": ("first", "each", "random", "shared"),
+    "jitter": ("multiplicative", "additive"),
 }
 _AT_MOST = {
     "scale": 1.0,
@@ -46,17 +47,23 @@ class CropSet:
         size: side of a view in pixels.
         scale: range of the crop's area over the patch's area.
         ratio: range of the crop's columns / rows; log-uniform.
-        interpolation: "bilinear", or "bicubic" with a = -0.75, which is OpenCV's and torch's
-            (both without anti-aliasing).
+        interpolation: "bilinear"; "bilinear_corners", which aligns the corner pixels of crop and
+            view, as kornia's RandomResizedCrop does unless it is told otherwise; or "bicubic" with
+            a = -0.75, which is OpenCV's and torch's (all without anti-aliasing).
         flips: "none", "left_right", "both" (and up-down), "d4" (all eight symmetries: an image
             taken from above has no upright side).
         dates: the date that view i shows of a row's t dates: "first", "each" (date i mod t),
             "random" (a draw per view; draws may coincide), "shared" (a draw per row, for all
             views).
         gain: range of a factor on the physical values of reflective bands, for every view.
-        brightness: the same, with probability `jitter_prob`.
-        contrast: range of a factor on the distance to the band's mean over the view; with
-            brightness or not at all.
+        jitter: what brightness and contrast do. "multiplicative": factors, the one on physical
+            values of reflective bands, the other on the distance to the band's mean over the view,
+            both or neither. "additive" is kornia's RandomBrightness, then RandomContrast, on values
+            in 0..1 of the physical range of every band: brightness adds its factor minus 1,
+            contrast multiplies by its factor, each clips to 0..1, and each happens or not by
+            itself.
+        brightness: range of its factor.
+        contrast: the same.
         jitter_prob: of brightness and contrast.
         grayscale_prob: of all bands set to the mean of the normalised bands.
         blur_prob: of a Gaussian blur.
@@ -78,6 +85,7 @@ class CropSet:
     flips: str = "both"
     dates: str = "first"
     gain: tuple[float, float] = (1.0, 1.0)
+    jitter: str = "multiplicative"
     brightness: tuple[float, float] = (1.0, 1.0)
     contrast: tuple[float, float] = (1.0, 1.0)
     jitter_prob: float | tuple[float, ...] = (1.0,)
@@ -226,7 +234,8 @@ def check_sensor(config: Config, source: str, sensor: Sensor) -> None:
 
 
 def _misfits(crop: CropSet, sensor: Sensor) -> Iterator[tuple[str, str]]:
-    for field in ("gain", "brightness"):
+    factors = ("gain", "brightness") if crop.jitter == "multiplicative" else ("gain",)
+    for field in factors:
         if tuple(getattr(crop, field)) != (1, 1) and not radiometry.reflective(sensor).any():
             yield field, f"has no reflective band, and a factor on {sensor.units} means nothing"
     unbounded = [
@@ -234,11 +243,19 @@ def _misfits(crop: CropSet, sensor: Sensor) -> Iterator[tuple[str, str]]:
         for band, limits in zip(sensor.bands, radiometry.physical_ranges(sensor), strict=True)
         if limits is None
     ]
-    if any(crop.solarise_prob) and unbounded:
-        yield (
-            "solarise_prob",
-            f"has no known physical range to invert band {unbounded[0]} in (known are uint8 and "
-            "reflectance)",
-        )
+    for field, needed, use in (
+        ("solarise_prob", any(crop.solarise_prob), "invert band {} in"),
+        ("jitter", crop.jitter == "additive" and _changes_light(crop), "shift band {} in"),
+    ):
+        if needed and unbounded:
+            yield (
+                field,
+                f"has no known physical range to {use.format(unbounded[0])} (known are uint8 and "
+                "reflectance)",
+            )
     if any(crop.band_drop_prob) and crop.band_drop[1] >= len(sensor.bands):
         yield "band_drop", f"has {len(sensor.bands)} bands, at least one of which has to stay"
+
+
+def _changes_light(crop: CropSet) -> bool:
+    return {tuple(crop.brightness), tuple(crop.contrast)} != {(1, 1)}

@@ -65,14 +65,17 @@ def whole_boxes(count: int, height: int, width: int) -> Int[Array, "b 4"]:
 def resampling_matrix(
     start: Int[Array, ""], length: Int[Array, ""], size: int, out: int, interpolation: str
 ) -> Float[Array, "o s"]:
-    """Weights that resample `length` of `size` pixels, beginning at `start`, to `out` pixels, with
-    half-pixel centres and no anti-aliasing.
+    """Weights that resample `length` of `size` pixels, beginning at `start`, to `out` pixels,
+    without anti-aliasing.
 
-    Positions are clamped to the crop, so no pixel outside it contributes, as when OpenCV or torch
-    resizes the cropped array.
+    Centres lie at half pixels, except in "bilinear_corners", where the first and the last pixel of
+    the view are those of the crop. Positions are clamped to the crop, so no pixel outside it
+    contributes, as when OpenCV or torch resizes the cropped array.
     """
     position = (jnp.arange(out) + 0.5) * (length / out) - 0.5
-    if interpolation == "bilinear":
+    if interpolation == "bilinear_corners":
+        position = jnp.arange(out) * ((length - 1) / max(out - 1, 1))
+    if interpolation != "bicubic":
         position = start + jnp.clip(position, 0, length - 1)
         return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(size)))
     taps = jnp.floor(position)[:, None] + jnp.arange(-1, 3)
@@ -89,11 +92,17 @@ def _cubic(distance: Array) -> Array:
     return jnp.where(distance <= 1, near, jnp.where(distance < 2, far, 0.0))
 
 
-def nearest_pixels(start: Int[Array, ""], length: Int[Array, ""], out: int) -> Int[Array, " o"]:
+def nearest_pixels(
+    start: Int[Array, ""], length: Int[Array, ""], out: int, interpolation: str
+) -> Int[Array, " o"]:
     """The pixel that contains the centre of each of `out` pixels, for values that cannot be
-    interpolated.
+    interpolated; `interpolation` is that of the pixels shown with them.
     """
-    return start + (2 * jnp.arange(out) + 1) * length // (2 * out)  # in integers: exact
+    i = jnp.arange(out)  # in integers: exact
+    if interpolation == "bilinear_corners":
+        last = max(out - 1, 1)
+        return start + (2 * i * (length - 1) + last) // (2 * last)
+    return start + (2 * i + 1) * length // (2 * out)
 
 
 def resample(

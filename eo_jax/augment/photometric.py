@@ -38,6 +38,38 @@ def contrast(z: Values, valid: Valid, factor: Float[Array, "b v"]) -> Values:
     return jnp.where(valid, z + (_of_views(factor) - 1) * (z - mean), 0.0)
 
 
+def shift(
+    z: Values,
+    valid: Valid,
+    amount: Float[Array, "b v"],
+    applied: Bool[Array, "b v"],
+    low: Float[np.ndarray, " c"],
+    high: Float[np.ndarray, " c"],
+) -> Values:
+    """Adds `amount` of the physical range, low..high in normalised values, and clips to it:
+    kornia's `adjust_brightness`.
+    """
+    low, high = low.astype(np.float32), high.astype(np.float32)
+    shifted = jnp.clip(z + _of_views(amount) * (high - low), low, high)
+    return jnp.where(valid, jnp.where(_of_views(applied), shifted, z), 0.0)
+
+
+def stretch(
+    z: Values,
+    valid: Valid,
+    factor: Float[Array, "b v"],
+    applied: Bool[Array, "b v"],
+    low: Float[np.ndarray, " c"],
+    high: Float[np.ndarray, " c"],
+) -> Values:
+    """Distances from the low end of the physical range times `factor`, clipped to low..high:
+    kornia's `adjust_contrast`.
+    """
+    low, high = low.astype(np.float32), high.astype(np.float32)
+    stretched = jnp.clip(low + _of_views(factor) * (z - low), low, high)
+    return jnp.where(valid, jnp.where(_of_views(applied), stretched, z), 0.0)
+
+
 def grayscale(z: Values, valid: Valid, applied: Bool[Array, "b v"]) -> Values:
     """The mean of a pixel's valid bands in all its valid bands.
 
@@ -48,7 +80,7 @@ def grayscale(z: Values, valid: Valid, applied: Bool[Array, "b v"]) -> Values:
     """
     count = valid.sum(-1, keepdims=True)
     mean = jnp.where(valid, z, 0.0).sum(-1, keepdims=True) / jnp.maximum(count, 1)
-    return jnp.where(_of_views(applied) & valid, mean, z)
+    return jnp.where(valid, jnp.where(_of_views(applied), mean, z), 0.0)
 
 
 def solarise(
@@ -64,7 +96,8 @@ def solarise(
     """
     low, high = low.astype(np.float32), high.astype(np.float32)
     bright = z >= low + np.float32(threshold) * (high - low)
-    return jnp.where(_of_views(applied) & valid & bright, low + high - jnp.clip(z, low, high), z)
+    inverted = jnp.where(_of_views(applied) & bright, low + high - jnp.clip(z, low, high), z)
+    return jnp.where(valid, inverted, 0.0)
 
 
 def add_noise(z: Values, valid: Valid, key: jax.Array, std: float) -> Values:

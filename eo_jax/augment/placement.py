@@ -100,7 +100,7 @@ def render_views(
         z, valid: per view, or one (d, e = 1) for all views. `valid` is None for a source without
             no-data, which halves the work.
     """
-    weights_exact = crop.interpolation == "bilinear" and placement.sigma is None
+    weights_exact = crop.interpolation != "bicubic" and placement.sigma is None
 
     def one(
         image: Array, valid: Array | None, box: Array, flip: Array, sigma: Array | None
@@ -149,8 +149,8 @@ def render_labels(
 
     def one(label: Array, box: Array, flip: Array) -> Array:
         pixels = (
-            geometry.nearest_pixels(box[0], box[2], crop.size),
-            geometry.nearest_pixels(box[1], box[3], crop.size),
+            geometry.nearest_pixels(box[0], box[2], crop.size, crop.interpolation),
+            geometry.nearest_pixels(box[1], box[3], crop.size, crop.interpolation),
         )
         rows, columns = geometry.flip_axes(*pixels, flip)
         return geometry.flip_diagonal(label[rows[:, None], columns], flip)

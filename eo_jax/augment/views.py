@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array
 
 from eo_jax.augment import photometric, radiometry
-from eo_jax.augment.chances import Uniforms, bernoulli, draw, randint, uniform
+from eo_jax.augment.chances import Uniforms, bernoulli, draw, randint
 from eo_jax.augment.crops import Config, CropSet, check_sensor, crop_sets
+from eo_jax.augment.jitter import JITTERS
 from eo_jax.augment.placement import (
     Placement,
     random_placement,
@@ -197,24 +198,15 @@ def _distorted(
     """Views with every distortion of values, in the published order.
 
     Blur, which comes between grayscale and solarise there, is part of the crop: it commutes with
-    brightness and grayscale, and with contrast except for the weight of borders in the mean.
+    brightness and grayscale, and with contrast except for the weight of borders in the mean. It
+    does not commute with the clipping of additive jitter.
     """
 
     def normalised(digital_numbers):
         return (np.asarray(digital_numbers) - numbers.mean) / numbers.std
 
-    def factor(name):
-        return jnp.where(
-            bernoulli(uniforms["jitter"], crop.jitter_prob),
-            uniform(uniforms[name], getattr(crop, name)),
-            1.0,
-        )
-
-    if any(crop.jitter_prob) and tuple(crop.brightness) != (1, 1):
-        zero, lit = normalised(radiometry.physical_zero(sensor)), radiometry.reflective(sensor)
-        z = photometric.brightness(z, valid, factor("brightness"), zero, lit)
-    if any(crop.jitter_prob) and tuple(crop.contrast) != (1, 1):
-        z = photometric.contrast(z, valid, factor("contrast"))
+    if any(crop.jitter_prob):
+        z = JITTERS[crop.jitter](z, valid, crop, sensor, normalised, uniforms)
     if any(crop.grayscale_prob):
         z = photometric.grayscale(z, valid, bernoulli(uniforms["grey"], crop.grayscale_prob))
     if any(crop.solarise_prob):

@@ -15,7 +15,7 @@ from eo_jax import rules
 from eo_jax.export.layouts import layout_of
 from eo_jax.export.layouts.base import Layout, Row
 from eo_jax.models.encoder import Encoder
-from eo_jax.models.layers.position_embedding import sincos_2d
+from eo_jax.models.layers.position_embedding import FIXED
 from eo_jax.schema import Carry, Params
 
 
@@ -37,9 +37,9 @@ def to_torch(
     exported = _translate(
         layout, layout.rows(encoder), [*_unstacked(params), *_unstacked(statistics)]
     )
-    if layout.positions:
+    if layout.positions and encoder.trunk.positions in FIXED:
         grid = image_size // encoder.patch
-        positions = sincos_2d(encoder.width, grid, grid)
+        positions = FIXED[encoder.trunk.positions](encoder.width, grid, grid)
         exported[layout.positions] = np.concatenate(
             [np.zeros((1, encoder.width), np.float32), positions]
         )[None]

@@ -86,8 +86,8 @@ class TokenTrunk(Protocol):
         input_kind: "tokens".
         width: width d of the tokens.
         layers: number of blocks.
-        positions: "sincos" for fixed positions that the encoder adds to the tokens; any other value
-            where the trunk has its own.
+        positions: the key in `position_embedding.FIXED` of fixed positions, which the encoder adds
+            to the tokens; any other value where the trunk has its own.
         pool: "cls" or "mean": what pooled features are.
     """
 

@@ -19,7 +19,8 @@ from eo_jax.models.base import (
     Trunk,
 )
 from eo_jax.models.functional import EVALUATE, Mode, Network
-from eo_jax.models.layers.position_embedding import sincos_2d
+from eo_jax.models.initialisation import INITS
+from eo_jax.models.layers.position_embedding import FIXED
 from eo_jax.sensors import Sensor
 
 
@@ -123,9 +124,9 @@ class TokenModule(nnx.Module):
         self, tokens: Float[Array, "b k d"], ids: Int[Array, "b k"] | None, grid: tuple[int, int]
     ) -> Float[Array, "b k d"]:
         """Patch embeddings with positions, unless the trunk has its own."""
-        if self.positions != "sincos":
+        if self.positions not in FIXED:
             return tokens
-        positions = jnp.asarray(sincos_2d(tokens.shape[-1], *grid))
+        positions = jnp.asarray(FIXED[self.positions](tokens.shape[-1], *grid))
         return tokens.astype(jnp.float32) + (positions[None] if ids is None else positions[ids])
 
 
@@ -236,11 +237,22 @@ def make_encoder(
     sensor: Sensor,
     dtype: jnp.dtype,
     weight_owner: str = "",
+    init: str = "default",
 ) -> Encoder:
     """The encoder of a sensor, computing in `dtype`.
 
-    Raises ValueError if the trunk does not take what the stem gives.
+    Args:
+        init: the initial weights: "default", those of each layer; "beit" for transformers, see
+            `initialisation.beit`.
+
+    Raises ValueError if the trunk does not take what the stem gives, or has no such weights.
     """
+    allowed = INITS if trunk_config.input_kind == "tokens" else ("default",)
+    if init not in allowed:
+        raise ValueError(
+            f"config.model.init: {init!r} with trunk {_name(trunk_config)!r}; expected one of "
+            f"{', '.join(allowed)}"
+        )
     if stem_config.output_kind != trunk_config.input_kind:
         raise ValueError(
             f"config.model: a stem {_name(stem_config)!r} gives {stem_config.output_kind}, a trunk "
@@ -260,7 +272,8 @@ def make_encoder(
         )
 
     make = make_tokens if stem_config.output_kind == "tokens" else make_image
-    return Encoder(Network(make), sensor, stem_config, trunk_config, dtype, weight_owner)
+    network = Network(make, INITS[init])
+    return Encoder(network, sensor, stem_config, trunk_config, dtype, weight_owner)
 
 
 def _name(config: Any) -> str:

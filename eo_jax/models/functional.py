@@ -56,16 +56,24 @@ class Network:
 
     Args:
         make: rngs -> module. Only `init` allocates its weights.
+        redraw: (key, weights) -> initial weights in place of those; None to keep them.
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
-        self._make = make
+    def __init__(
+        self,
+        make: Callable[[nnx.Rngs], nnx.Module],
+        redraw: Callable[[jax.Array, Params], Params] | None = None,
+    ):
+        self._make, self._redraw = make, redraw
         self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
     def init(self, key: jax.Array) -> tuple[Params, Carry]:
         """Fresh (weights, running statistics) as nested dicts."""
         _, params, statistics = nnx.split(self._make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
+        params = nnx.to_pure_dict(params)
+        if self._redraw:
+            params = self._redraw(key, params)
+        return params, nnx.to_pure_dict(statistics)
 
     def apply(
         self, params: Params, statistics: Carry, call: Callable[[nnx.Module], T]

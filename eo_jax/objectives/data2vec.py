@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, Mode, Network
+from eo_jax.models.initialisation import beit
 from eo_jax.models.layers.dense import Dense
 from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import (
@@ -64,12 +65,12 @@ class Config:
 
 
 class Regressor(nnx.Module):
-    """The token in place of hidden patches, and the linear layer that predicts the targets."""
+    """The token in place of hidden patches, and the linear layer that predicts the targets; BEiT's
+    initial weights replace theirs.
+    """
 
     def __init__(self, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        self.mask_token = nnx.Param(
-            0.02 * jax.random.truncated_normal(rngs.params(), -2, 2, (1, 1, width))
-        )
+        self.mask_token = nnx.Param(jnp.zeros((1, 1, width)))
         self.predict = Dense(width, width, dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -101,7 +102,7 @@ class Data2Vec(WithTeacher):
             )
         self.config = config
         self.networks["regressor"] = Network(
-            lambda rngs: Regressor(self.encoder.width, self.encoder.dtype, rngs=rngs)
+            lambda rngs: Regressor(self.encoder.width, self.encoder.dtype, rngs=rngs), beit
         )
 
     def check_batch(self, rows: int) -> None:
@@ -190,6 +191,8 @@ def smooth_l1(
     """Smooth L1 distance, mean over d and the masked tokens (equation 2); 0 where none is
     masked.
     """
-    gap = jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32))
+    away = x.astype(jnp.float32) - y.astype(jnp.float32)
+    # Other tokens are 0 before any mathematics: their gradient would be NaN where they are.
+    gap = jnp.abs(jnp.where(masked[..., None], away, 0.0))
     error = jnp.where(gap < beta, jnp.square(gap) / (2 * beta), gap - beta / 2).mean(-1)
-    return jnp.where(masked, error, 0.0).sum() / jnp.maximum(masked.sum(), 1)
+    return error.sum() / jnp.maximum(masked.sum(), 1)

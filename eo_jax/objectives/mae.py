@@ -181,6 +181,7 @@ def masked_error(
     any (section 3).
     """
     values = count_valid(target_valid, target.shape[-1])
-    squares = jnp.where(target_valid, jnp.square(predicted - target), 0.0)
-    error = total(squares) / jnp.maximum(values, 1)
+    # Masked before the square, whose gradient at a NaN is NaN, also times 0.
+    error = total(jnp.square(jnp.where(target_valid, predicted - target, 0.0)))
+    error = error / jnp.maximum(values, 1)
     return jnp.where(values > 0, error, 0.0).sum() / jnp.maximum((values > 0).sum(), 1)

@@ -25,6 +25,7 @@ from eo_jax.objectives.ops.losses import centre_label, dot
 from eo_jax.schema import Carry, Metrics, Params, Views
 
 _TINY = 1e-20
+_LEAST_TARGET = 1e-4  # smaller ones count as 0, as in PAWS' released code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,16 +151,17 @@ def sharpen(p: Float[Array, "b k"], temperature: float) -> Float[Array, "b k"]:
 def view_assignment_loss(
     p1: Float[Array, "b k"], p2: Float[Array, "b k"], sharpening: float
 ) -> Float[Array, ""]:
-    """Cross-entropy of each view's soft label against the other's sharpened one, minus the entropy
-    of the mean sharpened label (equation 3).
+    """Cross-entropy of each view's soft label against the other's sharpened one, of which parts
+    below 1e-4 count as 0, minus the entropy of the mean sharpened label (equation 3).
     """
     sharp1, sharp2 = sharpen(p1, sharpening), sharpen(p2, sharpening)
-    agree = (
-        _cross_entropy(jax.lax.stop_gradient(sharp2), p1)
-        + _cross_entropy(jax.lax.stop_gradient(sharp1), p2)
-    ).mean() / 2
+    agree = (_cross_entropy(_target(sharp2), p1) + _cross_entropy(_target(sharp1), p2)).mean() / 2
     mean = (sharp1.mean(0) + sharp2.mean(0)) / 2
     return agree + (mean * _log(mean)).sum()
+
+
+def _target(sharp: Float[Array, "b k"]) -> Float[Array, "b k"]:
+    return jax.lax.stop_gradient(jnp.where(sharp < _LEAST_TARGET, 0.0, sharp))
 
 
 def _cross_entropy(target: Float[Array, "b k"], p: Float[Array, "b k"]) -> Float[Array, " b"]:

@@ -145,7 +145,8 @@ def cross_entropy(
     logits: Float[Array, "*batch k"], label: Int[Array, "*batch"]
 ) -> Float[Array, ""]:
     """Mean cross-entropy over labelled entries, classes 1 to k; 0 where none is labelled."""
-    logits, labelled = logits.astype(jnp.float32), label > 0
+    labelled = label > 0
+    logits = jnp.where(labelled[..., None], logits.astype(jnp.float32), 0.0)
     index = jnp.maximum(label.astype(jnp.int32) - 1, 0)
     chosen = jnp.take_along_axis(logits, index[..., None], axis=-1)[..., 0]
     error = jax.nn.logsumexp(logits, axis=-1) - chosen
@@ -161,8 +162,8 @@ def multi_label(logits: Float[Array, "b k"], label: Num[Array, "b k"]) -> Float[
 def regression(predicted: Float[Array, "b k"], label: Float[Array, "b k"]) -> Float[Array, ""]:
     """Mean squared error over the values whose label is finite."""
     known = jnp.isfinite(label)
-    error = jnp.square(predicted.astype(jnp.float32) - jnp.where(known, label, 0.0))
-    return jnp.where(known, error, 0.0).sum() / jnp.maximum(known.sum(), 1)
+    away = jnp.where(known, predicted.astype(jnp.float32) - label, 0.0)
+    return jnp.square(away).sum() / jnp.maximum(known.sum(), 1)
 
 
 def _classify(

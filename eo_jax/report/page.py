@@ -158,8 +158,8 @@ def _curve_notes(lines: Lines, metrics: Mapping[str, Metric]) -> str:
         notes.append("Line: median, band: range, of neighbouring logged steps.")
     if len(marks):
         notes.append(
-            "▼ Logged steps whose update was skipped, because loss or gradient was not finite: "
-            f"{len(marks)}."
+            "▼ Logged steps whose update was skipped, because loss, gradient or carry was not "
+            f"finite: {len(marks)}."
         )
     return " ".join(notes)
 

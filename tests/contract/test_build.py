@@ -117,7 +117,7 @@ def test_an_unknown_section_names_the_nearest(no_device):
         ),
         (
             {"model": raw()["model"] | {"head": {}}},
-            r"config\.model: has .*head.*; expected stems, trunk, trunk_sharing and dtype",
+            r"config\.model: has .*head.*; expected stems, trunk, trunk_sharing, dtype and init",
         ),
         (
             {"evals": {"reconstructions": {}}},

@@ -9,12 +9,15 @@ import re
 import sys
 
 import golden_text
+import jax
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from eo_jax import rules
 from eo_jax.config import find_module
 from eo_jax.experiment import make_experiment
+from eo_jax.optim import optimizers
 
 
 @pytest.mark.parametrize("name", golden_text.names())
@@ -25,6 +28,7 @@ def test_the_docstring_opens_with_the_command(name):
     assert re.search(command, one_line_each, re.MULTILINE)
 
 
+HEADING = "Departures from the released code:"
 EXAMPLES = ("mae_demo", "mae_potsdam", "mae_sensors")  # of no paper
 WITHOUT_CODE = (
     "barlow_pixels",
@@ -37,7 +41,90 @@ WITHOUT_CODE = (
 def test_the_docstring_says_what_to_compare_with_and_where_it_departs(name):
     text = golden_text.load(name)["__doc__"]
     assert "Published figures" in text
-    assert "not available to us" in text if name in WITHOUT_CODE else "Departures from " in text
+    assert "not available to us" in text if name in WITHOUT_CODE else HEADING in text
+
+
+def test_the_table_of_departures_is_that_of_the_docstrings():
+    """Of which each item opens with its kind."""
+    text = (golden_text.ROOT / "docs" / "objectives.md").read_text()
+    section = text.partition("| departure |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines()[2:]]
+    table = {kind: set(configs.split(", ")) for kind, _, configs in rows}
+    assert list(table) == sorted(table) and all(explained for _, explained, _ in rows)
+    listed = {name: departures(golden_text.load(name)["__doc__"]) for name in golden_text.names()}
+    assert all(len(kinds) == len(set(kinds)) for kinds in listed.values()), "one item per kind"
+    assert table == {
+        kind: {name for name, kinds in listed.items() if kind in kinds}
+        for kind in set().union(*listed.values())
+    }
+
+
+def departures(text: str) -> list[str]:
+    """The kinds of the items below the heading, which no other text may have."""
+    before, _, after = text.partition(f"{HEADING}\n\n")
+    items = re.findall(r"^\* (.*)", after.partition("\n\n")[0], re.MULTILINE)
+    assert not re.search(r"^\* ", before, re.MULTILINE)
+    assert all(re.match(r"[A-Z][A-Za-z -]+: \S", item) for item in items), items
+    return [item.partition(":")[0] for item in items]
+
+
+CROPS = {  # {end of a config's name: what its crops have of kornia}
+    "spectral_earth": {"interpolation": "bilinear_corners", "jitter": "multiplicative"},
+    "ssl4eo_l": {"interpolation": "bilinear_corners", "jitter": "additive"},
+}
+
+
+@pytest.mark.parametrize(("name", "variant"), golden_text.listed())
+def test_crops_and_jitter_are_kornias_where_the_released_code_is_built_on_it(name, variant):
+    wanted = next((of for end, of in CROPS.items() if name.endswith(end)), None)
+    for crop in golden_text.experiment_of(name, variant).augment.crops.values():
+        found = {"interpolation": crop.interpolation, "jitter": crop.jitter}
+        default = found["interpolation"] != "bilinear_corners" and found["jitter"] != "additive"
+        assert found == wanted if wanted else default
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "positions", "init"),
+    [
+        ("moco_ssl4eo_l", "vit_s,oli_tirs_toa", "learned", "default"),
+        ("simclr_ssl4eo_l", "vit_s,oli_tirs_toa", "learned", "default"),
+        ("moco_v3_ssl4eo_s12", "vit_s", "sincos_moco_v3", "default"),
+        ("mae_ssl4eo_s12", "vit_s", "sincos", "default"),
+        ("data2vec_ssl4eo_s12", "vit_s", "relative", "beit"),
+    ],
+)
+def test_positions_and_initial_weights_are_those_of_the_released_code(
+    name, variant, positions, init
+):
+    model = golden_text.load(name)["get_config"](variant).model
+    assert (model.trunk.positions, model.init) == (positions, init)
+    assert model.trunk.grid == (14 if positions in ("learned", "relative") else 0)
+
+
+@pytest.mark.parametrize("variant", ["vit_s", "smoke"])
+def test_weight_decay_of_data2vec_spares_what_beits_does(variant):
+    """Vectors (counted per block), biases and the class token."""
+    experiment = golden_text.experiment_of("data2vec_ssl4eo_s12", variant)
+    params, _ = jax.eval_shape(experiment.objective.init, jax.random.key(0))
+    factors = jax.tree.leaves(optimizers.decay_factors(experiment.optim, params))
+    for (path, leaf), factor in zip(rules.paths(params), factors, strict=True):
+        vector = leaf.ndim - rules.is_stacked(path) == 1
+        assert factor == (0 if vector or path.endswith(("bias", "/cls_token")) else 1), path
+    assert experiment.optim.weight_decay == 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("decur_ssl4eo_s12", "rda"), ("decur_ssl4eo_s12", "vit_s"), ("decur_geonrw", "rda")],
+)
+def test_decur_with_attention_is_trained_by_adamw_as_its_scripts_say(name, variant):
+    experiment = golden_text.experiment_of(name, variant)
+    optim = experiment.optim
+    found = optim.name, optim.lr, optim.weight_decay, optim.beta1, optim.beta2
+    assert found == ("adamw", 1e-4, 0.01, 0.9, 0.999)
+    params, _ = jax.eval_shape(experiment.objective.init, jax.random.key(0))
+    for table in (optimizers.decay_factors, optimizers.lr_scales):
+        assert set(jax.tree.leaves(table(optim, params))) == {1.0}
 
 
 @pytest.mark.parametrize(("name", "variant"), golden_text.listed())

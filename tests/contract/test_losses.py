@@ -224,6 +224,24 @@ def test_view_assignment_with_a_class_that_no_support_row_has():
     assert_near(gradients[1], central_differences(loss, arguments, 1), GRADIENT)
 
 
+def test_parts_of_a_target_below_1e_4_count_as_0():
+    """Sharpened, the second class has 1.5e-4 in one row and 6e-5 in the other; the other view would
+    pay for either, since it gives that class 1e-9.
+    """
+    loss = loss_named("semi_supervised.view_assignment_loss")
+    p1, p2 = rounded(np.array([[0.9, 0.1], [0.92, 0.08]])), rounded(np.array([[1.0, 1e-9]] * 2))
+    sharp1, sharp2 = reference_losses.sharpen(p1, 0.25), reference_losses.sharpen(p2, 0.25)
+    kept = np.array([[1, 1], [1, 0]])
+    mean = (sharp1 + sharp2).mean(0) / 2
+    agree = [
+        reference_losses.cross_entropies(sharp2 * [1, 0], p1),
+        reference_losses.cross_entropies(sharp1 * kept, p2),
+    ]
+    wanted = np.mean(agree) - reference_losses.cross_entropies(mean, mean)
+    assert found(loss, [p1, p2, 0.25])[0] == pytest.approx(wanted, abs=1e-6)
+    assert reference_losses.cross_entropies(sharp1 * (1 - kept), p2).sum() / 4 > 1e-4
+
+
 def test_certain_views_that_disagree_have_a_finite_loss():
     loss = loss_named("semi_supervised.view_assignment_loss")
     value, _ = found(loss, [np.eye(4)[[0, 1, 2, 3, 0]], np.eye(4)[[1, 2, 3, 0, 1]], 0.25])
@@ -239,6 +257,30 @@ def test_without_any_label_the_loss_and_its_gradient_are_zero(name, missing):
     value, gradients = found(loss, [predicted, np.full_like(label, missing)])
     assert value == 0
     assert not np.any(gradients[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "kept"),
+    [
+        (MASKED_ERROR, lambda mask: mask),
+        (loss_named("data2vec.smooth_l1"), lambda masked: masked[..., None]),
+        (loss_named("supervised.regression"), np.isfinite),
+        (loss_named("supervised.cross_entropy"), lambda label: (label > 0)[..., None]),
+    ],
+    ids=str,
+)
+def test_nan_where_nothing_counts_changes_neither_value_nor_gradient(loss, kept):
+    clean = drawn(loss)
+    counts = kept(clean[-1])
+    assert not counts.all()
+    unknown = [
+        np.where(counts, x, np.nan) if getattr(x, "ndim", 0) == counts.ndim else x
+        for x in clean[:-1]
+    ]
+    (value, gradients), (wanted, true) = found(loss, [*unknown, clean[-1]]), found(loss, clean)
+    np.testing.assert_array_equal(value, wanted)
+    np.testing.assert_array_equal(gradients[0], true[0])
+    assert not gradients[0][~np.broadcast_to(counts, gradients[0].shape)].any()
 
 
 # --- the reference itself, compared with values known by hand

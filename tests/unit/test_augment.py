@@ -64,20 +64,34 @@ def test_crop_resize_flip_is_cut_out_then_resize_then_flip(images, out):
         assert np.abs(found[i] - expected).max() < 1e-4 * np.ptp(images[i]), f"box {BOXES[i]}"
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("mode", ["bilinear", "bilinear_corners", "bicubic"])
 @pytest.mark.parametrize("out", [4, 9, 32])
 def test_resizing_is_torchs_interpolation(images, out, mode):
     torch = pytest.importorskip("torch")
     found = np.asarray(crop_resize_flip(images, BOXES, np.zeros_like(FLIPS), out, mode))
     for i, (top, left, rows, columns) in enumerate(BOXES):
         box = torch.from_numpy(images[i : i + 1, :, top : top + rows, left : left + columns].copy())
+        name, _, corners = mode.partition("_")
         expected = torch.nn.functional.interpolate(
-            box, size=(out, out), mode=mode, align_corners=False
+            box, size=(out, out), mode=name, align_corners=bool(corners)
         )[0]
         assert np.abs(found[i] - expected.permute(1, 2, 0).numpy()).max() < 1e-4 * np.ptp(images[i])
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("length", "out"), [(7, 7), (12, 4), (5, 13), (1, 3), (9, 1)])
+def test_aligned_corners_spread_the_views_pixels_from_the_first_of_the_crop_to_its_last(
+    length, out
+):
+    matrix = geometry.resampling_matrix(
+        jnp.asarray(3), jnp.asarray(length), 20, out, "bilinear_corners"
+    )
+    position = 3 + np.linspace(0, length - 1, out)
+    np.testing.assert_allclose(matrix @ np.arange(20.0), position, atol=1e-5)
+    nearest = geometry.nearest_pixels(jnp.asarray(3), jnp.asarray(length), out, "bilinear_corners")
+    np.testing.assert_array_equal(nearest, np.floor(position + 0.5 + 1e-9))
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bilinear_corners", "bicubic"])
 def test_pixels_outside_the_box_take_no_part(images, mode):
     box, flips = np.array([[2, 3, 7, 11]]), np.zeros((1, 3), bool)
     outside = np.full_like(images[:1], 1e6)
@@ -93,7 +107,9 @@ def test_pixels_outside_the_box_take_no_part(images, mode):
 )
 def test_nearest_pixels_are_those_that_the_centres_lie_in(length, out):
     centres = (np.arange(out) + 0.5) * length / out
-    found = np.asarray(geometry.nearest_pixels(jnp.asarray(3), jnp.asarray(length), out))
+    found = np.asarray(
+        geometry.nearest_pixels(jnp.asarray(3), jnp.asarray(length), out, "bilinear")
+    )
     np.testing.assert_array_equal(found, 3 + np.floor(centres + 1e-9))
 
 

@@ -29,6 +29,7 @@ jit = functools.partial(
     },
 )
 B, V, SIDE, BANDS = 3, 2, 6, 4
+WIDE = np.full((2, BANDS), [[-9.0], [9.0]])  # limits that nothing reaches
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,24 @@ def test_contrast_stretches_around_the_mean_of_what_is_valid(z, valid):
     )
 
 
+def test_additive_jitter_is_kornias(z, valid):
+    """RandomBrightness: clip(x + f - 1, 0, 1). RandomContrast: clip(f x, 0, 1). Each on the images
+    that it was drawn for, x in 0..1.
+    """
+    random = np.random.default_rng(2)
+    low, high = np.array([-2.0, -1, -3, -1.5]), np.array([2.0, 3, 2, 1])
+    x = random.random(z.shape).astype(np.float32)
+    brightness, contrast = random.uniform(0.2, 1.8, (2, B, V)).astype(np.float32)
+    brighter, stretched = np.array([[True, False], [True, True], [False, False]]), brightness > 1
+    shifted = apply(
+        photometric.shift, x * (high - low) + low, valid, brightness - 1, brighter, low, high
+    )
+    found = apply(photometric.stretch, shifted, valid, contrast, stretched, low, high)
+    expected = np.where(per_view(brighter), np.clip(x + per_view(brightness) - 1, 0, 1), x)
+    expected = np.where(per_view(stretched), np.clip(expected * per_view(contrast), 0, 1), expected)
+    np.testing.assert_allclose(found, np.where(valid, expected * (high - low) + low, 0), atol=1e-5)
+
+
 def test_grey_is_the_mean_of_a_pixels_valid_bands(z, valid):
     coin = np.array([[True, False], [True, True], [False, False]])
     kept = np.where(valid, z, 0)
@@ -177,18 +196,26 @@ def test_bands_are_dropped_in_the_number_asked_for_and_evenly():
             z, valid, jnp.full((B, V), 1.3), np.full(BANDS, -2.0), np.ones(BANDS, bool)
         ),
         lambda z, valid: photometric.contrast(z, valid, jnp.full((B, V), 1.3)),
+        lambda z, valid: photometric.shift(
+            z, valid, jnp.full((B, V), 0.3), jnp.ones((B, V), bool), *WIDE
+        ),
+        lambda z, valid: photometric.stretch(
+            z, valid, jnp.full((B, V), 1.3), jnp.ones((B, V), bool), *WIDE
+        ),
         lambda z, valid: photometric.grayscale(z, valid, jnp.ones((B, V), bool)),
         lambda z, valid: photometric.solarise(
             z, valid, jnp.ones((B, V), bool), np.full(BANDS, -2.0), np.full(BANDS, 2.0), 0.0
         ),
         lambda z, valid: photometric.add_noise(z, valid, jax.random.key(0), 1.0),
     ],
-    ids=["brightness", "contrast", "grey", "solarise", "noise"],
+    ids=["brightness", "contrast", "shift", "stretch", "grey", "solarise", "noise"],
 )
-def test_what_is_no_data_stays_0(z, valid, operation):
-    found = apply(operation, np.where(valid, z, 0), valid)
+@pytest.mark.parametrize("nodata", [0, np.nan])
+def test_what_is_no_data_is_0_and_changes_nothing_else(z, valid, operation, nodata):
+    found = apply(operation, np.where(valid, z, nodata).astype(np.float32), valid)
     assert (found[~valid] == 0).all() and np.isfinite(found).all()
     assert np.abs(found - z)[valid].max() > 0.1
+    np.testing.assert_array_equal(found, apply(operation, np.where(valid, z, 0), valid))
 
 
 # --- the values that a crop set allows
@@ -201,10 +228,11 @@ def test_what_is_no_data_stays_0(z, valid, operation):
         ({"size": 0}, r"size: 0; expected at least 1"),
         (
             {"interpolation": "nearest"},
-            r"interpolation: 'nearest'; expected one of bilinear, bicubic",
+            r"interpolation: 'nearest'; expected one of bilinear, bilinear_corners, bicubic",
         ),
         ({"flips": "up"}, r"flips: 'up'; expected one of none, left_right, both, d4"),
         ({"dates": "all"}, r"dates: 'all'; expected one of first, each, random, shared"),
+        ({"jitter": "kornia"}, r"jitter: 'kornia'; expected one of multiplicative, additive"),
         ({"scale": (0.0, 1.0)}, r"scale: \(0.0, 1.0\); expected 0 < low <= high <= 1"),
         ({"scale": (0.5, 1.1)}, r"scale"),
         ({"ratio": (2.0, 1.0)}, r"ratio: \(2.0, 1.0\); expected 0 < low <= high"),
@@ -343,6 +371,11 @@ def test_crop_sets_that_fit_no_source_are_refused(crops, message):
             r"solarise_prob: \(0.2,\), .* has no known physical range to invert band VV in",
         ),
         ("casi_houston2013", {"solarise_prob": 0.2}, r"solarise_prob: .* no known physical range"),
+        (
+            "sentinel1_grd",
+            {"jitter": "additive", "contrast": (0.6, 1.4)},
+            r"jitter: 'additive', .* has no known physical range to shift band VV in",
+        ),
     ],
 )
 def test_what_a_sensor_cannot_have_is_refused(sensor, fields, message):

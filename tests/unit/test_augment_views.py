@@ -315,6 +315,25 @@ def test_brightness_and_contrast_come_together():
     assert has_probability(both_ways, 0.5)
 
 
+def test_additive_brightness_and_contrast_come_apart_and_clip_to_the_physical_range():
+    """Reflectance 0..1 is 0..10000 here."""
+    pixels = digital_numbers(300)
+    made = trained(
+        pixels,
+        **UPRIGHT,
+        jitter="additive",
+        jitter_prob=0.5,
+        brightness=(0.7, 0.7),
+        contrast=(3.0, 3.0),
+    )[:, 0]
+    x = pixels[:, 0].transpose(0, 2, 3, 1) / 10_000
+    darker, stretched = np.clip(x - 0.3, 0, 1), np.clip(3 * x, 0, 1)
+    ways = [x, darker, stretched, np.clip(3 * darker, 0, 1)]
+    found = np.stack([np.abs(made / 10_000 - way).max((1, 2, 3)) < 1e-4 for way in ways])
+    assert (found.sum(0) == 1).all()
+    assert all(has_probability(way, 0.25) for way in found)
+
+
 def test_how_many_bands_are_dropped_is_drawn_from_the_range():
     made = trained(digital_numbers(600), **UPRIGHT, band_drop_prob=1.0, band_drop=(1, 2))
     count = (np.abs(made - MEAN) < 1e-2).all((1, 2, 3)).sum(1)
@@ -325,6 +344,7 @@ def test_how_many_bands_are_dropped_is_drawn_from_the_range():
     "off",
     [
         {"jitter_prob": 0.0, "brightness": (0.5, 1.5), "contrast": (0.5, 1.5)},
+        {"jitter": "additive"},
         {"grayscale_prob": 0.0},
         {"blur_prob": (0.0, 0.0), "blur_kernel": 5},
         {"solarise_prob": (0.0, 0.0), "solarise_threshold": 0.1},

@@ -174,10 +174,16 @@ def made(stem, trunk, sensor=ENMAP) -> Encoder:
     )
 
 
-@pytest.mark.parametrize("patch", [8, 16])
-def test_a_plain_vit_is_timms(patch):
+@pytest.mark.parametrize(
+    ("patch", "positions"),
+    [(8, "sincos"), (16, "sincos"), (8, "sincos_moco_v3"), (8, "learned")],
+)
+def test_a_plain_vit_is_timms(patch, positions):
+    grid = TILE // patch if positions == "learned" else 0
     encoder = made(
-        patch_embed.Config(patch=patch), vit.Config(size="tiny", depth=DEPTH), "sentinel2_l1c"
+        patch_embed.Config(patch=patch),
+        vit.Config(size="tiny", depth=DEPTH, positions=positions, grid=grid),
+        "sentinel2_l1c",
     )
     params = random_weights(jax.eval_shape(encoder.network.init, jax.random.key(0))[0], seed=patch)
     view, valid = (
@@ -202,7 +208,7 @@ WITHOUT_LAYOUT = {
     "layer_scale": (patch_embed.Config(), vit.Config(size="tiny", layer_scale=1e-4)),
     "relative": (
         spectral_adapter.Config(),
-        vit.Config(size="tiny", positions="relative", relative_grid=8),
+        vit.Config(size="tiny", positions="relative", grid=8),
     ),
     "spectral_adapter_image": (spectral_adapter_image.Config(), resnet.Config(first_block="plain")),
     "conv": (conv.Config(), resnet.Config(first_block="strided")),

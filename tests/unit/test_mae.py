@@ -19,7 +19,7 @@ from reference import random_weights, relative_error
 from eo_jax.augment.masking import random_split, visible_count
 from eo_jax.models.encoder import make_encoder, patchify, unpatchify
 from eo_jax.models.functional import EVALUATE
-from eo_jax.models.layers.position_embedding import sincos_2d
+from eo_jax.models.layers.position_embedding import FIXED, sincos_2d
 from eo_jax.models.stems import spectral_adapter
 from eo_jax.models.trunks import vit
 from eo_jax.objectives import mae
@@ -364,6 +364,12 @@ def test_positions_are_maes(width, rows, columns):
     found = sincos_2d(width, rows, columns)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, reference.sincos_2d(width, rows, columns), atol=1e-6)
+
+
+def test_moco_v3_has_the_halves_the_other_way_round():
+    found = FIXED["sincos_moco_v3"](96, 5, 5)
+    np.testing.assert_allclose(found, reference.moco_v3_positions(96, 5), atol=1e-6)
+    assert np.abs(found - sincos_2d(96, 5, 5)).max() > 1
 
 
 # --- masking

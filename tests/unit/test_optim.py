@@ -460,6 +460,7 @@ def test_layer_decay_is_that_of_beit():
     extra = {
         "stem/embed/kernel": (4, 4),
         "trunk/registers": (1, 2, 4),
+        "trunk/position_embedding/table": (1, 10, 4),
         "trunk/relative/table": (9, 2),
     }
     params = nest(
@@ -485,7 +486,12 @@ def test_layer_decay_is_that_of_beit():
             layers, np.broadcast_to(per_layer[:, None], layers.shape), rtol=1e-6
         )
     embeddings, rest = (
-        ["stem/embed/kernel", "trunk/registers", "trunk/cls_token"],
+        [
+            "stem/embed/kernel",
+            "trunk/registers",
+            "trunk/position_embedding/table",
+            "trunk/cls_token",
+        ],
         ["trunk/relative/table", "trunk/norm/bias", "head/last_layer/kernel"],
     )
     expected = dict.fromkeys(embeddings, 0.0625) | dict.fromkeys(rest, 1.0)
@@ -493,10 +499,15 @@ def test_layer_decay_is_that_of_beit():
 
 
 def test_keys_of_embeddings_are_those_of_networks():
-    config = config_of("mae")
-    config.model.trunk.registers = 2
-    params, _ = jax.eval_shape(make_experiment(config).objective.init, jax.random.key(0))
-    keys = {key for path, _ in rules.paths(params) for key in path.split("/")}
+    keys = set()
+    for name, options in (
+        ("mae", {"registers": 2}),
+        ("simclr", {"positions": "learned", "grid": 4}),
+    ):
+        config = config_of(name)
+        config.model.trunk.update(options)
+        params, _ = jax.eval_shape(make_experiment(config).objective.init, jax.random.key(0))
+        keys |= {key for path, _ in rules.paths(params) for key in path.split("/")}
     assert keys.issuperset(rules.EMBEDDINGS)
 
 

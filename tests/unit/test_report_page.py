@@ -306,7 +306,7 @@ def test_a_resumed_run_shows_the_last_value_of_a_step():
 def test_skipped_updates_are_counted():
     lines = [{"step": step, "loss": 1.0, "skipped": int(step in (3, 7))} for step in range(9)]
     assert (
-        "loss or gradient was not finite: 2."
+        "loss, gradient or carry was not finite: 2."
         in Page(render(make_report(lines=lines, patches=[]))).text
     )
     quiet = [{**line, "skipped": 0} for line in lines]

@@ -15,7 +15,8 @@ from toy_objective import MEMORY, Toy
 
 from eo_jax.experiment import compute_dtype
 from eo_jax.models.encoder import make_encoder
-from eo_jax.models.functional import REMAT, Network, Stack
+from eo_jax.models.functional import REMAT, TRAIN, Network, Stack
+from eo_jax.models.layers.batch_norm import BatchNorm
 from eo_jax.models.layers.transformer_block import Block
 from eo_jax.models.stems.spectral_adapter import Config as StemConfig
 from eo_jax.models.trunks import vit
@@ -180,6 +181,61 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped_too(state):
     after, metrics = step(state, batch_of())
     assert np.isfinite(float(metrics["loss"])) and float(metrics["skipped"]) == 1
     assert same(without_step(after), without_step(state))
+
+
+NORM = Network(lambda rngs: BatchNorm(BANDS, "plain"))
+
+
+class Normalised(Toy):
+    """Toy behind BatchNorm."""
+
+    def init(self, key):
+        params, carry = super().init(key)
+        return params, {**carry, "statistics": NORM.init(key)[1]}
+
+    def loss(self, params, carry, views, key, progress):
+        pixels, statistics = NORM.apply(
+            {}, carry["statistics"], lambda norm: norm(views["enmap/global"], None, TRAIN)
+        )
+        carry = {**carry, "statistics": statistics}
+        return super().loss(params, carry, {"enmap/global": pixels}, key, progress)
+
+
+@pytest.mark.parametrize("accum", [1, 2])
+def test_a_fill_value_that_only_the_running_variance_sees_is_skipped_too(accum):
+    """Loss and gradient are finite: the pixel is divided by the infinite variance of the batch,
+    which would stay in the running one for good.
+    """
+    objective = Normalised(BANDS)
+    state = jax.jit(lambda: init_state(objective, OPTIMIZER, seed=3))()
+    step = jax.jit(
+        make_train_step(objective, OPTIMIZER, make_views, seed=0, steps=STEPS, accum=accum)
+    )
+    state, _ = step(state, batch_of())
+    broken = batch_of(1)
+    broken["enmap"]["pixels"][5, 2] = -1e22
+    views = make_views(jax.tree.map(jnp.asarray, broken), None)
+    _, (carry, _) = objective.loss(state["params"], state["carry"], views, None, 0.0)
+    assert np.isinf(carry["statistics"]["var"]).any()
+    after, metrics = step(state, broken)
+    assert np.isfinite([float(metrics["loss"]), float(metrics["grad_norm"])]).all()
+    assert float(metrics["skipped"]) == 1 and same(without_step(after), without_step(state))
+    after, metrics = step(after, batch_of(2))
+    assert float(metrics["skipped"]) == 0 and np.isfinite(after["carry"]["statistics"]["var"]).all()
+
+
+@pytest.mark.parametrize("part", ["memory", "teacher"])
+def test_no_part_of_the_carry_may_become_non_finite(state, part):
+    class Broken(Toy):
+        def loss(self, params, carry, views, key, progress):
+            loss, (carry, metrics) = super().loss(params, carry, views, key, progress)
+            return loss, ({**carry, part: jax.tree.map(lambda x: x / 0, carry[part])}, metrics)
+
+    step = jax.jit(
+        make_train_step(Broken(BANDS), OPTIMIZER, make_views, seed=0, steps=STEPS, accum=1)
+    )
+    after, metrics = step(state, batch_of())
+    assert float(metrics["skipped"]) == 1 and same(without_step(after), without_step(state))
 
 
 # --- accumulation

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from counting import of_module, view_of
 from reference import patchify, random_weights, relative_error
 from scipy.special import erf, softmax
@@ -26,7 +27,8 @@ from eo_jax.sensors import ENMAP
 
 SIDE, DEPTH, SAMPLES, WIDTH = 3, 3, 4, 96
 PLAIN = vit.Config(size="nano", depth=DEPTH)
-RELATIVE = dataclasses.replace(PLAIN, positions="relative", relative_grid=SIDE)
+RELATIVE = dataclasses.replace(PLAIN, positions="relative", grid=SIDE)
+LEARNED = dataclasses.replace(PLAIN, positions="learned", grid=SIDE)
 EVERYTHING = dataclasses.replace(RELATIVE, registers=2, layer_scale=0.1, drop_path=0.5)
 KEY = jax.random.key(3)
 
@@ -131,6 +133,9 @@ def reference_layers(config: vit.Config, params, kept: np.ndarray) -> list[np.nd
     if config.positions == "relative":
         bias = params["relative"]["table"][entries(prefix)].transpose(2, 0, 1)
     samples = [np.concatenate([learned, sample]) for sample in np.asarray(tokens(), np.float64)]
+    if config.positions == "learned":
+        table = params["position_embedding"]["table"][0]
+        samples = [x + np.insert(table, [1] * config.registers, 0, axis=0) for x in samples]
     outputs = []
     for layer in range(config.layers):
         block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"]["layers"])
@@ -151,6 +156,8 @@ OPTIONS = {
     "registers": dataclasses.replace(PLAIN, registers=3),
     "layer scale": dataclasses.replace(PLAIN, layer_scale=0.1),
     "relative": RELATIVE,
+    "learned": LEARNED,
+    "learned, registers": dataclasses.replace(LEARNED, registers=2),
     "everything": EVERYTHING,
 }
 
@@ -362,12 +369,20 @@ def test_the_relative_index_is_beits_for_every_pair_of_tokens(prefix):
 
 @pytest.mark.parametrize(
     ("patches", "grid", "message"),
-    [(12, (3, 4), r"relative_grid: 3, but a view has 3 x 4"), (5, (3, 3), r"all 9 .* found 5")],
+    [(12, (3, 4), r"grid: 3, but a view has 3 x 4"), (5, (3, 3), r"all 9 .* found 5")],
 )
-def test_relative_positions_refuse_other_grids_and_missing_tokens(patches, grid, message):
+@pytest.mark.parametrize("config", [RELATIVE, LEARNED], ids=["relative", "learned"])
+def test_positions_of_one_grid_refuse_others_and_missing_tokens(config, patches, grid, message):
     x = jnp.zeros((1, patches, WIDTH))
     with pytest.raises(ValueError, match=message):
-        network(RELATIVE).apply(weights(RELATIVE), {}, lambda module: module(x, grid, EVALUATE))
+        network(config).apply(weights(config), {}, lambda module: module(x, grid, EVALUATE))
+
+
+def test_learned_positions_start_as_timms():
+    params, _ = jax.jit(network(LEARNED).init)(jax.random.key(0))
+    table = np.asarray(params["position_embedding"]["table"])
+    assert table.shape == (1, 1 + SIDE**2, WIDTH)
+    assert scipy.stats.kstest(table.ravel(), scipy.stats.norm(0, 0.02).cdf).pvalue > 1e-3
 
 
 # --- last layers
@@ -406,9 +421,13 @@ def test_bfloat16_stays_bfloat16_finite_and_near_float32():
         ({"drop_path": 1.0}, r"drop_path: 1\.0; expected a probability"),
         ({"registers": -1}, r"registers: -1; expected 0 \(none\) or more"),
         ({"layer_scale": -0.1}, r"layer_scale: -0\.1"),
-        ({"positions": "learned"}, r"positions: 'learned'; expected one of sincos, relative"),
-        ({"positions": "relative"}, r"relative_grid: 0 with positions='relative'"),
-        ({"relative_grid": 14}, r"relative_grid: 14 with positions='sincos'"),
+        (
+            {"positions": "rope"},
+            r"positions: 'rope'; expected one of sincos, sincos_moco_v3, learned, relative",
+        ),
+        ({"positions": "relative"}, r"grid: 0 with positions='relative'"),
+        ({"positions": "learned"}, r"grid: 0 with positions='learned'"),
+        ({"grid": 14}, r"grid: 14 with positions='sincos'"),
     ],
 )
 def test_impossible_options_name_themselves(fields, message):

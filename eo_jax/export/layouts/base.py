@@ -23,8 +23,9 @@ class Layout:
         name: of the network with these keys.
         stem, trunk: modules of `eo_jax.models` that the encoder must have.
         rows: encoder -> its table.
-        trunk_fields: values that the trunk's config must have.
-        positions: key of the position embedding; "" where the layout has none.
+        trunk_fields: values that the trunk's config must have; a list where it may have several.
+        positions: key of the position embedding, which the layout adds to tokens; "" where it has
+            none.
     """
 
     name: str
@@ -38,14 +39,22 @@ class Layout:
         """Whether an encoder can be exported in this layout."""
         names = (module_name(encoder.stem), module_name(encoder.trunk))
         return names == (self.stem, self.trunk) and all(
-            getattr(encoder.trunk, field) == value for field, value in self.trunk_fields.items()
+            _has(getattr(encoder.trunk, field), value) for field, value in self.trunk_fields.items()
         )
 
     @property
     def requirements(self) -> str:
         """The stem and trunk that an encoder must have, in words."""
-        fields = "".join(f", {field}={value!r}" for field, value in self.trunk_fields.items())
+        fields = "".join(f", {field}={_words(value)}" for field, value in self.trunk_fields.items())
         return f"stem {self.stem} with trunk {self.trunk}{fields}"
+
+
+def _has(found: Any, expected: Any) -> bool:
+    return found in expected if isinstance(expected, list) else found == expected
+
+
+def _words(expected: Any) -> str:
+    return " or ".join(map(repr, expected)) if isinstance(expected, list) else repr(expected)
 
 
 def module_name(config: Any) -> str:

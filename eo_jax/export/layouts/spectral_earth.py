@@ -27,6 +27,7 @@ def _spec_vit_rows(encoder: Encoder) -> list[Row]:
     return [
         *_adapter_rows(),
         *vit.embedding_rows(encoder.patch, "vit_core."),
+        *vit.position_rows(encoder, "vit_core."),
         *vit.trunk_rows("vit_core."),
     ]
 

@@ -15,6 +15,7 @@ from eo_jax.export.layouts.base import (
     patch_conv2d,
 )
 from eo_jax.models.encoder import Encoder
+from eo_jax.models.layers.position_embedding import FIXED
 
 _BLOCK = r"trunk/blocks/layers/(\d+)"
 
@@ -41,12 +42,23 @@ def trunk_rows(prefix: str) -> list[Row]:
     ]
 
 
+def position_rows(encoder: Encoder, prefix: str) -> list[Row]:
+    """The position embedding, where it is learned."""
+    if encoder.trunk.positions != "learned":
+        return []
+    return [(r"trunk/position_embedding/table", rf"{prefix}pos_embed", as_is)]
+
+
 def _timm_rows(encoder: Encoder) -> list[Row]:
-    return [*embedding_rows(encoder.patch, ""), *trunk_rows("")]
+    return [
+        *embedding_rows(encoder.patch, ""),
+        *position_rows(encoder, ""),
+        *trunk_rows(""),
+    ]
 
 
 # Anything else has no keys in timm's vit_*_patch*.
-PLAIN = {"positions": "sincos", "registers": 0, "layer_scale": 0.0}
+PLAIN = {"positions": [*FIXED, "learned"], "registers": 0, "layer_scale": 0.0}
 TIMM_VIT = Layout(
     "timm VisionTransformer, without head",
     "patch_embed",

@@ -11,6 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from eo_jax.models.layers.position_embedding import check_grid
+
 # Entries after the offsets: class token to patch, patch to class token, class token to itself.
 _EXTRA = 3
 
@@ -50,16 +52,5 @@ class RelativePositions(nnx.Module):
         """The bias of attention logits. Raises ValueError for a view with another grid, and if
         patch tokens are left out.
         """
-        if grid != (self.side, self.side):
-            raise ValueError(
-                f"config.model.trunk.relative_grid: {self.side}, but a view has {grid[0]} x "
-                f"{grid[1]} patch tokens; set it to the views' size divided by the patch, or use "
-                "trunk.positions='sincos' for views of several sizes"
-            )
-        if tokens != self.side**2:
-            raise ValueError(
-                f"config.model.trunk.positions: 'relative' needs all {self.side**2} patch tokens "
-                f"of a view, found {tokens}; use 'sincos' for objectives that encode only visible "
-                "tokens"
-            )
+        check_grid(self.side, tokens, grid, "relative")
         return jnp.moveaxis(self.table[...][relative_index(self.side, prefix)], -1, 0)[None]

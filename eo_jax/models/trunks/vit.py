@@ -2,7 +2,8 @@
 
 Pre-norm blocks as in timm (exact GELU, LayerNorm epsilon 1e-6, qkv bias); optionally registers
 (Darcet et al. 2024, arXiv 2309.16588), layer scale (Touvron et al. 2021, arXiv 2103.17239),
-stochastic depth (Huang et al. 2016, arXiv 1603.09382) and BEiT's shared relative positions.
+stochastic depth (Huang et al. 2016, arXiv 1603.09382), and positions that are learned or BEiT's
+shared relative ones.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.functional import LOOPS, REMAT, Mode, Stack
 from eo_jax.models.layers.layer_norm import LayerNorm
+from eo_jax.models.layers.position_embedding import FIXED, LearnedPositions
 from eo_jax.models.layers.relative_position_bias import RelativePositions
 from eo_jax.models.layers.transformer_block import (
     Block,
@@ -35,6 +37,8 @@ SIZES = {
     "giant": (1536, 40, 24),
     "nano": (96, 6, 3),
 }
+# Positions that are for views with one number of tokens.
+_OF_ONE_GRID = ("learned", "relative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +57,11 @@ class Config:
             none. BEiT and data2vec have 1e-4 for ViT-S.
         drop_path: probability that a sample skips a residual branch of the last block in training;
             it grows linearly from 0 at the first block.
-        positions: "sincos" for fixed positions added to the tokens, "relative" for a learned bias
-            per offset in attention, shared by all blocks.
-        relative_grid: rows and columns of patch tokens of a view with positions="relative", e.g. 14
-            for 224 pixels in patches of 16; otherwise 0.
+        positions: added to the tokens: "sincos", fixed and in MAE's order, the column first;
+            "sincos_moco_v3", the same with the row first, as in MoCo-v3's released code; or
+            "learned". Or "relative": a learned bias per offset in attention, shared by all blocks.
+        grid: rows and columns of patch tokens of a view, for "learned" and "relative" positions,
+            e.g. 14 for 224 pixels in patches of 16; 0 for fixed ones, which take any.
     """
 
     size: str = "small"
@@ -68,7 +73,7 @@ class Config:
     layer_scale: float = 0.0
     drop_path: float = 0.0
     positions: str = "sincos"
-    relative_grid: int = 0
+    grid: int = 0
 
     input_kind: ClassVar[str] = "tokens"
 
@@ -78,7 +83,7 @@ class Config:
             ("remat", tuple(REMAT)),
             ("loop", LOOPS),
             ("pool", ("cls", "mean")),
-            ("positions", ("sincos", "relative")),
+            ("positions", (*FIXED, *_OF_ONE_GRID)),
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(
@@ -89,7 +94,7 @@ class Config:
             ("depth", "that of the size"),
             ("registers", "none"),
             ("layer_scale", "none"),
-            ("relative_grid", "none"),
+            ("grid", "any"),
         ):
             if getattr(self, field) < 0:
                 raise ValueError(
@@ -101,11 +106,11 @@ class Config:
                 f"config.model.trunk.drop_path: {self.drop_path}; expected a probability from 0 to "
                 "below 1"
             )
-        if (self.positions == "relative") != (self.relative_grid > 0):
+        if (self.positions in _OF_ONE_GRID) != (self.grid > 0):
             raise ValueError(
-                f"config.model.trunk.relative_grid: {self.relative_grid} with "
-                f"positions={self.positions!r}; expected the number of patch tokens per side of a "
-                "view with 'relative', and 0 with 'sincos'"
+                f"config.model.trunk.grid: {self.grid} with positions={self.positions!r}; expected "
+                "the number of patch tokens per side of a view with 'learned' and 'relative', and "
+                "0 with fixed positions"
             )
 
     @property
@@ -145,10 +150,13 @@ class VisionTransformer(nnx.Module):
             if config.registers
             else None
         )
-        self.relative = (
-            RelativePositions(config.relative_grid, heads)
-            if config.positions == "relative"
+        self.position_embedding = (
+            LearnedPositions(config.grid, width, rngs=rngs)
+            if config.positions == "learned"
             else None
+        )
+        self.relative = (
+            RelativePositions(config.grid, heads) if config.positions == "relative" else None
         )
         self.config = config
 
@@ -158,7 +166,7 @@ class VisionTransformer(nnx.Module):
         """`tokens` include their positions, unless those are relative; `mode.key` turns drop path
         on.
         """
-        x = self.blocks(self._add_prefix(tokens), *self._block_inputs(tokens, grid, mode))
+        x = self.blocks(self._add_prefix(tokens, grid), *self._block_inputs(tokens, grid, mode))
         return self.norm(self._drop_registers(x))
 
     def class_token(
@@ -168,24 +176,29 @@ class VisionTransformer(nnx.Module):
         other token.
         """
         inputs = self._block_inputs(tokens, grid, mode)
-        return self.norm(self.blocks.first_token(self._add_prefix(tokens), *inputs))[:, 0]
+        return self.norm(self.blocks.first_token(self._add_prefix(tokens, grid), *inputs))[:, 0]
 
     def last_layers(
         self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode, count: int
     ) -> Float[Array, "l b n1 d"]:
         """Outputs of the last `count` blocks, in order, before the final norm."""
         inputs = self._block_inputs(tokens, grid, mode)
-        return self._drop_registers(self.blocks.last(self._add_prefix(tokens), count, *inputs))
+        x = self._add_prefix(tokens, grid)
+        return self._drop_registers(self.blocks.last(x, count, *inputs))
 
-    def _add_prefix(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
-        """Class token, registers, patch tokens, in float32: in bfloat16 the sum over the blocks
-        would lose small branches, e.g. scaled ones.
+    def _add_prefix(
+        self, tokens: Float[Array, "b n d"], grid: tuple[int, int]
+    ) -> Float[Array, "b m d"]:
+        """Class token, registers, patch tokens, with learned positions, in float32: in bfloat16 the
+        sum over the blocks would lose small branches, e.g. scaled ones.
         """
-        learned = [self.cls_token, self.registers] if self.config.registers else [self.cls_token]
-        prefix = [
-            jnp.broadcast_to(token[...], (len(tokens), *token.shape[1:])) for token in learned
-        ]
-        return jnp.concatenate([*prefix, tokens.astype(jnp.float32)], axis=1)
+        cls_token, tokens = self.cls_token[...], tokens.astype(jnp.float32)
+        if self.config.positions == "learned":
+            positions = self.position_embedding(tokens.shape[1], grid)
+            cls_token, tokens = cls_token + positions[:, :1], tokens + positions[:, 1:]
+        prefix = [cls_token, self.registers[...]] if self.config.registers else [cls_token]
+        prefix = [jnp.broadcast_to(token, (len(tokens), *token.shape[1:])) for token in prefix]
+        return jnp.concatenate([*prefix, tokens], axis=1)
 
     def _drop_registers(self, x: Float[Array, "*l b m d"]) -> Float[Array, "*l b n1 d"]:
         if not self.config.registers:

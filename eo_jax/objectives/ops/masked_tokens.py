@@ -43,7 +43,7 @@ def moments(
     """Mean and sqrt(unbiased variance + 1e-6) of each token over its valid values."""
     values = count_valid(valid, pixels.shape[-1])
     mean = total(jnp.where(valid, pixels, 0.0)) / jnp.maximum(values, 1)
-    squares = total(jnp.where(valid, jnp.square(pixels - mean), 0.0))
+    squares = total(jnp.square(jnp.where(valid, pixels - mean, 0.0)))
     return mean, jnp.sqrt(squares / jnp.maximum(values - 1, 1) + _EPSILON)
 
 
