@@ -80,6 +80,7 @@ def check(sources: Sequence[Store], items: Sequence[Item]) -> None:
         _check_alike(
             one, other, "labels", "write the label the same way in both archives and convert again"
         )
+        _check_class_names(one, other)
     _check_ids(sources, items)
     _check_locations(sources, items)
 
@@ -87,13 +88,32 @@ def check(sources: Sequence[Store], items: Sequence[Item]) -> None:
 def _check_alike(one: Store, other: Store, entry: str, hint: str) -> None:
     """Sensors or labels of the same name may differ only in the classes that occur."""
     for name in one.manifest[entry].keys() & other.manifest[entry].keys():
-        first, second = ({**store.manifest[entry][name], "values": None} for store in (one, other))
+        first, second = (
+            {**store.manifest[entry][name], "values": None, "classes": None}
+            for store in (one, other)
+        )
         differ = sorted(
             field for field in first.keys() | second.keys() if first.get(field) != second.get(field)
         )
         if differ:
             what = f"{entry.removesuffix('s')} {name!r} has a different {differ[0]} in the second"
             raise ValueError(f"{one.path} and {other.path}: {what}; {hint}")
+
+
+def _check_class_names(one: Store, other: Store) -> None:
+    """Raises ValueError where a class number means something else in the second store."""
+    for label in one.manifest["labels"].keys() & other.manifest["labels"].keys():
+        first, second = (
+            store.manifest["labels"][label].get("classes", {}) for store in (one, other)
+        )
+        for number in sorted(first.keys() & second.keys(), key=int):
+            names = first[number].get("name"), second[number].get("name")
+            if None not in names and names[0] != names[1]:
+                raise ValueError(
+                    f"{one.path} and {other.path}: class {number} of label {label!r} is "
+                    f"{names[0]!r} in the first and {names[1]!r} in the second; number the classes "
+                    "alike and convert again"
+                )
 
 
 def _check_ids(sources: Sequence[Store], items: Sequence[Item]) -> None:

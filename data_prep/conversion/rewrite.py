@@ -15,6 +15,7 @@ import numpy as np
 from data_prep.conversion import output_lock
 from data_prep.conversion.finalise import finalise_store
 from data_prep.conversion.shard_task import Task, convert_shard
+from data_prep.formats import remarks
 from data_prep.jobs import executors, progress
 from data_prep.reader import File, Files, Item
 from eo_jax.data import Store, open_store
@@ -51,6 +52,8 @@ class StoreReader:
         store = _store(self.stores[number])
         shard = store.manifest["shards"][store.index["shard"][i]]
         files.hashes[item.files[0].name] = shard["sha256"]
+        for label, about in store.manifest["labels"].items():
+            remarks.note_classes(label, about.get("classes", {}))
         return dataclasses.replace(store[i], id=item.id, group=item.group)
 
 
@@ -135,7 +138,12 @@ def describe_sources(
             "shard_mb": args.shard_mb,
         },
         "sources": [
-            {"content_sha256": store.content_hash, "name": store_name(store), "archive": archive}
+            {
+                "content_sha256": store.content_hash,
+                "name": store_name(store),
+                "archive": archive,
+                "found": store.manifest.get("found", {}),
+            }
             for store, archive in zip(sources, archives, strict=True)
         ],
     }

@@ -80,6 +80,8 @@ def overview(store: Store) -> dict[str, str]:
         f"{raw / 1e6:,.1f} MB, ratio {raw / max(stored, 1):.2f}",
         "format": store.format,
         "left out": _left_out(manifest),
+        "stated by files": _counted(manifest.get("found", {})) or "nothing",
+        "shared ground": _counted(manifest.get("shared_ground", {})) or "none",
         "content": store.content_hash[:16],
     }
 
@@ -140,9 +142,12 @@ def _extent(lonlat: np.ndarray) -> str:
 
 
 def _left_out(manifest: Mapping[str, Any]) -> str:
-    reasons = [f"{count} ({reason})" for reason, count in manifest.get("left_out", {}).items()]
     bad = [f"{manifest['rejects']['samples']} bad files"] if "rejects" in manifest else []
-    return ", ".join(bad + reasons) or "nothing"
+    return ", ".join([*bad, *filter(None, [_counted(manifest.get("left_out", {}))])]) or "nothing"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} ({text})" for text, count in counts.items())
 
 
 # ------------------------------------------------------------------ tables
@@ -195,8 +200,15 @@ def label_rows(store: Store) -> list[Rows]:
         counts = {int(value): count for value, count in (about["values"] or {}).items()}
         unit = "pixels" if about.get("shape", "map") == "map" else "times"
         total = max(sum(counts.values()), 1)
+        names = {
+            int(value): entry.get("name", "") for value, entry in about.get("classes", {}).items()
+        }
         rows = [
-            (str(value), f"{counts[value]:,}", f"{counts[value] / total:.1%}")
+            (
+                f"{value} {names.get(value, '')}".rstrip(),
+                f"{counts[value]:,}",
+                f"{counts[value] / total:.1%}",
+            )
             for value in sorted(counts)
         ]
         tables.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -187,6 +187,19 @@ class Source:
             raise ValueError(
                 f"{self.store.path}: no label {self.config.label!r} "
                 f"(config.data.sources.{self.name}.label); there is {names}"
+            )
+        if self.config.label:
+            self._check_classes(labels[self.config.label])
+
+    def _check_classes(self, label: dict[str, Any]) -> None:
+        """Raises ValueError for class maps with values below 0, which are never classes."""
+        counts = label.get("values") if label.get("shape") == "map" else None
+        negative = sorted(int(value) for value in counts or {} if int(value) < 0)
+        if negative:
+            raise ValueError(
+                f"{self.store.path}: label {self.config.label!r} has the values "
+                f"{', '.join(map(str, negative[:5]))}, expected classes from 1 and 0 for "
+                f"unlabelled; convert again with --label-nodata {negative[0]}"
             )
 
     def reopen(self) -> None:
