@@ -45,20 +45,29 @@ def overlapping(corners: np.ndarray, kinds: np.ndarray) -> Iterator[tuple[int, i
     """
     if len(corners) < 2:
         return
-    quads = _unwrapped(corners.reshape(-1, 4, 2))
+    quads, owners = _unwrapped(corners.reshape(-1, 4, 2))
     for members in _neighbours(quads):
-        one, other = np.nonzero(np.triu(kinds[members][:, None] != kinds[members][None]))
-        one, other = members[one], members[other]
-        met = _overlap(quads[one], quads[other])
-        yield from zip(one[met].tolist(), other[met].tolist(), strict=True)
+        owner = owners[members]
+        one, other = np.nonzero(np.triu(kinds[owner][:, None] != kinds[owner][None]))
+        met = _overlap(quads[members[one]], quads[members[other]])
+        yield from zip(owner[one[met]].tolist(), owner[other[met]].tolist(), strict=True)
 
 
-def _unwrapped(quads: np.ndarray) -> np.ndarray:
-    """Footprints across the 180th meridian as one piece."""
+def _unwrapped(quads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(footprints in one piece, those that cross the 180th meridian on both sides of the map; the
+    number of each in the input).
+    """
     quads = quads.copy()
-    first = quads[:, :1, 0]
+    first = (quads[:, :1, 0] + 180) % 360 - 180
     quads[..., 0] = first + (quads[..., 0] - first + 180) % 360 - 180
-    return quads
+    owners, copies = [np.arange(len(quads))], [quads]
+    for shift, crosses in (
+        (-360, quads[..., 0].max(1) > 180),
+        (360, quads[..., 0].min(1) < -180),
+    ):
+        copies.append(quads[crosses] + (shift, 0))
+        owners.append(np.flatnonzero(crosses))
+    return np.concatenate(copies), np.concatenate(owners)
 
 
 def _neighbours(quads: np.ndarray) -> Iterator[np.ndarray]:

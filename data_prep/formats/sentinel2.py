@@ -23,9 +23,9 @@ from eo_jax.sensors import SENSORS, Sensor
 _PRODUCT = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_N(\d{4})_", re.IGNORECASE)
 _BASELINE = re.compile(r"N?0?(\d{1,2}?)(?:\.?\d\d)?")  # "05.09", "4.00", "N0400", "4"
 _FIRST_WITH_OFFSET, _UNKNOWN = 4, 99  # whole numbers of baselines
-_BASELINE_TAGS = ("PROCESSING_BASELINE", "s2:processing_baseline", "processing_baseline")
+_BASELINE_TAGS = ("PROCESSING_BASELINE", "s2.processing_baseline", "processing_baseline")
 _OFFSET_TAG = re.compile(r"(?:BOA|RADIO)_ADD_OFFSET(?:_\w+)?", re.IGNORECASE)
-_APPLIED_TAG = "earthsearch:boa_offset_applied"
+_APPLIED_TAG = "earthsearch.boa_offset_applied"
 _NOTE = "Sentinel-2 processing baseline: the offset of the digital numbers is that of the table"
 _LOWEST = 1000
 _SUSPECT = (

@@ -207,4 +207,5 @@ def _add_items(parent: Element, fields: Mapping[str, Any], domain: str) -> None:
     if plain:
         target = SubElement(parent, "Metadata", {"domain": domain})
         for key, value in plain.items():
-            SubElement(target, "MDI", {"key": key}).text = value
+            # GDAL would end the name at a colon.
+            SubElement(target, "MDI", {"key": key.replace(":", ".")}).text = value

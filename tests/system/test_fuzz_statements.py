@@ -1,5 +1,5 @@
-"""Images with random statements about themselves, in tags, sidecars and headers: some agree with the
-row of the sensor table, some contradict it.
+"""Images with random statements about themselves, in tags, sidecars and headers: some agree with
+the row of the sensor table, some contradict it.
 
 Each image gives the data that GDAL sees, with its mask, or a refusal that names file and field;
 one that contradicts the row is always refused.
