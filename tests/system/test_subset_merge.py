@@ -231,6 +231,7 @@ def test_provenance(store: Path, tmp_path: Path) -> None:
             "content_sha256": whole.content_hash,
             "name": "optical",
             "archive": whole.manifest["archive"],
+            "found": {},
         }
     ]
     assert archive["options"] == {
