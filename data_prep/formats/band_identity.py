@@ -8,6 +8,7 @@ the row nor a wavelength says nothing, and neither does "Band 3" of the third ba
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -198,6 +199,7 @@ def _names(stated: Stated) -> dict[str, list[str]]:
     return {source: names for source, names in found.items() if any(names)}
 
 
+@functools.lru_cache(4096)  # the files of an archive have the same names
 def _key(text: str) -> str:
     """A band name in one spelling: "B08" and "Band 8" are both "b8"."""
     text = text.partition(",")[0].strip().lower()
@@ -214,7 +216,7 @@ def _order_by_names(
     """
     if _are_positions(names):
         return None
-    found, expected = list(map(_key, names)), [_key(band.name) for band in sensor.bands]
+    found, expected = list(map(_key, names)), _keys(sensor)
     if not set(found) & set(expected) and not (_are_numbered(found) and _are_numbered(expected)):
         return _order_by_common_names(name, source, found, sensor)
     if all(key in ("", wanted) for key, wanted in zip(found, expected, strict=True)):
@@ -228,7 +230,7 @@ def check_only_band(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, 
     """Raises ArchiveError where the only band of a file has the name of another band of `sensor`
     than the one at `index`.
     """
-    keys = [_key(band.name) for band in sensor.bands]
+    keys = _keys(sensor)
     numbers = data_bands(dataset)
     for source, (found, *_) in _names(_read(dataset, numbers[:1])).items():
         if _key(found) in keys and _key(found) != keys[index]:
@@ -237,6 +239,11 @@ def check_only_band(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, 
                 f"its {source} is {found[:40]!r}, expected {sensor.bands[index].name} of "
                 f"{sensor.title}; take each file by its own name, or correct the name in it",
             )
+
+
+@functools.lru_cache(64)
+def _keys(sensor: Sensor) -> list[str]:
+    return [_key(band.name) for band in sensor.bands]
 
 
 def _contradiction(source: str, names: Sequence[str], sensor: Sensor) -> str:
@@ -250,11 +257,11 @@ def _contradiction(source: str, names: Sequence[str], sensor: Sensor) -> str:
 
 def _are_positions(names: Sequence[str]) -> bool:
     """Whether names only count the bands, "Band 1", "Band 2", ..., as many programs write them."""
-    matches = [_POSITION.fullmatch(text.strip().lower()) for text in names]
-    return all(
-        not text or (match and int(match[1]) == position)
-        for position, (text, match) in enumerate(zip(names, matches, strict=True), 1)
-    )
+    for position, text in enumerate(names, 1):
+        match = _POSITION.fullmatch(text.strip().lower())
+        if text and not (match and int(match[1]) == position):
+            return False
+    return True
 
 
 def _are_numbered(keys: Sequence[str]) -> bool:
@@ -293,7 +300,6 @@ def wavelengths_nm(name: str, dataset: rasterio.DatasetReader) -> np.ndarray | N
 
 def _wavelengths(name: str, stated: Stated) -> dict[str, np.ndarray]:
     """{source: wavelengths [c] in nm}, the most exact source first."""
-    described = [_WAVELENGTH.fullmatch(text) for text in stated.descriptions]
     values = {
         "tag `wavelength`": [
             (band.get("wavelength"), band.get("wavelength_units", "nm")) for band in stated.tags
@@ -310,10 +316,19 @@ def _wavelengths(name: str, stated: Stated) -> dict[str, np.ndarray]:
         for source, pairs in values.items()
         if _all_present(name, source, [text is not None for text, _ in pairs])
     }
-    if described and all(match and match[2].lower() in NM_PER_UNIT for match in described):
-        nm = [float(match[1]) * NM_PER_UNIT[match[2].lower()] for match in described]
-        found["band descriptions"] = np.array(nm)
+    described = [_described_nm(text) for text in stated.descriptions]
+    if None not in described:
+        found["band descriptions"] = np.array(described)
     return found
+
+
+@functools.lru_cache(4096)
+def _described_nm(text: str) -> float | None:
+    """The wavelength in a band description, or None."""
+    match = _WAVELENGTH.fullmatch(text)
+    if not match or match[2].lower() not in NM_PER_UNIT:
+        return None
+    return float(match[1]) * NM_PER_UNIT[match[2].lower()]
 
 
 def _all_present(name: str, source: str, present: Sequence[bool]) -> bool:

@@ -4,6 +4,7 @@ no-data values, scale and offset; and values that cannot be what the row says th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -172,18 +173,14 @@ def check_values(name: str, pixels: np.ndarray, sensor: Sensor) -> None:
 
 def _check_floats(name: str, pixels: np.ndarray, sensor: Sensor) -> None:
     valid = np.where(sensor.missing(pixels), np.nan, pixels)
-    with np.errstate(invalid="ignore"):
-        lows, highs = (
-            np.nanmin(valid, (1, 2), initial=np.inf),
-            np.nanmax(valid, (1, 2), initial=-np.inf),
-        )
+    lows = np.nanmin(valid, (1, 2), initial=np.inf)
+    highs = np.nanmax(valid, (1, 2), initial=-np.inf)
     if np.isfinite(highs).any():
         _check_fractions(name, lows.min(), highs.max(), sensor)
-    for band, (low, high) in enumerate(zip(lows, highs, strict=True)):
-        least, most = possible(sensor, band)
-        wrong = low if low < least else high if high > most else None
-        if wrong is not None and math.isfinite(wrong):
-            raise ArchiveError(name, _impossible(float(wrong), band, sensor))
+    least, most = possible(sensor)
+    for band in np.flatnonzero(np.isfinite(highs) & ((lows < least) | (highs > most))):
+        wrong = lows[band] if lows[band] < least[band] else highs[band]
+        raise ArchiveError(name, _impossible(float(wrong), int(band), sensor))
 
 
 def _check_fractions(name: str, low: float, high: float, sensor: Sensor) -> None:
@@ -197,22 +194,28 @@ def _check_fractions(name: str, low: float, high: float, sensor: Sensor) -> None
 
 
 def _check_integers(name: str, pixels: np.ndarray, sensor: Sensor) -> None:
+    least, _ = possible(sensor)
+    lowest = pixels.min()  # spares the comparisons in most files
     for fill in _FILLS:
-        if fill == sensor.nodata or fill < np.iinfo(pixels.dtype).min:
+        if fill == sensor.nodata or not lowest <= fill < least.max():
             continue
-        outside = [band for band in range(len(pixels)) if fill < possible(sensor, band)[0]]
-        if outside and (pixels[outside] == fill).any():
-            raise ArchiveError(name, _impossible(fill, outside[0], sensor))
+        if (pixels == fill).any():
+            bands = np.flatnonzero((pixels == fill).any((1, 2)) & (fill < least))
+            if len(bands):
+                raise ArchiveError(name, _impossible(fill, int(bands[0]), sensor))
 
 
-def possible(sensor: Sensor, band: int) -> tuple[float, float]:
-    """The smallest and largest digital number that a band can have, by its units."""
-    units = (sensor.bands[band].units or sensor.units).lower()
-    words = units.replace("(", " ").split()
-    limits = next((_POSSIBLE[word] for word in words if word in _POSSIBLE), _ANY)
-    scale, offset = sensor.scales[band], sensor.offsets[band]
-    low, high = sorted((limit - offset) / scale for limit in limits)
-    return low, high
+@functools.lru_cache(64)
+def possible(sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest digital number that each band can have, [c], by its units."""
+    limits = np.array([_limits(band.units or sensor.units) for band in sensor.bands])
+    numbers = (limits - sensor.offsets[:, None]) / sensor.scales[:, None]
+    return numbers.min(1), numbers.max(1)
+
+
+def _limits(units: str) -> tuple[float, float]:
+    words = units.lower().replace("(", " ").split()
+    return next((_POSSIBLE[word] for word in words if word in _POSSIBLE), _ANY)
 
 
 def _impossible(value: float, band: int, sensor: Sensor) -> str:
