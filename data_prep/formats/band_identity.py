@@ -19,7 +19,7 @@ from rasterio.enums import ColorInterp
 
 from data_prep.archive import ArchiveError
 from data_prep.formats import remarks
-from data_prep.formats.sidecars import DOMAIN
+from data_prep.formats.sidecars import stac_tags
 from eo_jax import sensors
 from eo_jax.sensors import Sensor
 
@@ -91,7 +91,7 @@ def _read(dataset: rasterio.DatasetReader, numbers: Sequence[int]) -> Stated:
         [dataset.descriptions[number - 1] or "" for number in numbers],
         [dataset.tags(number) for number in numbers],
         [dataset.tags(number, ns="IMAGERY") for number in numbers],
-        [dataset.tags(number, ns=DOMAIN) for number in numbers],
+        stac_tags(dataset, numbers),
     )
 
 
@@ -106,7 +106,12 @@ def data_bands(dataset: rasterio.DatasetReader) -> list[int]:
 
 def check_count(name: str, dataset: rasterio.DatasetReader, bands: int, what: str) -> None:
     """Raises ArchiveError where the file has another number of bands."""
-    found = len(data_bands(dataset))
+    _check_count(name, dataset, len(data_bands(dataset)), bands, what)
+
+
+def _check_count(
+    name: str, dataset: rasterio.DatasetReader, found: int, bands: int, what: str
+) -> None:
     if found != bands:
         alpha = " and an alpha band" if found < dataset.count else ""
         raise ArchiveError(
@@ -124,8 +129,8 @@ def identify(
     With `reorder`, bands in another order are put right where names or wavelengths leave no doubt.
     Raises ArchiveError for another number of bands, and where the file contradicts the row.
     """
-    check_count(name, dataset, len(sensor.bands), sensor.title)
     numbers = data_bands(dataset)
+    _check_count(name, dataset, len(numbers), len(sensor.bands), sensor.title)
     return identify_stated(name, _read(dataset, numbers), numbers, sensor, reorder)
 
 

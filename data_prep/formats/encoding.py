@@ -13,7 +13,7 @@ import rasterio
 
 from data_prep.archive import ArchiveError
 from data_prep.formats import remarks
-from data_prep.formats.sidecars import DOMAIN
+from data_prep.formats.sidecars import stac_tags
 from eo_jax.sensors import SENSORS, Sensor
 
 # Physical values that a sensor can measure, by words in the units; generous, since what is outside
@@ -45,7 +45,7 @@ def check_encoding(
     if len(found) > 1 or not found <= set(dtypes):
         types = f"pixels are {', '.join(sorted(found))}, expected {' or '.join(dtypes)}"
         raise ArchiveError(name, f"{types}; write {in_words(sensor)} in that type")
-    stac = [dataset.tags(number, ns=DOMAIN) for number in numbers]
+    stac = stac_tags(dataset, numbers)
     for value in _nodata_values(name, dataset, numbers, stac):
         _check_nodata(name, dataset, value, sensor, *found)
     _check_scales(name, dataset, sensor, numbers, stac)
@@ -122,8 +122,9 @@ def _check_scales(
         ("offset", 0.0, dataset.offsets, sensor.offsets),
     ):
         _check_scale(name, key, neutral, [tags[number - 1] for number in numbers], expected, sensor)
-        listed = [_number(name, key, band.get(key, str(neutral))) for band in stac]
-        _check_scale(name, f"{key} in the STAC item", neutral, listed, expected, sensor)
+        if any(key in band for band in stac):
+            listed = [_number(name, key, band.get(key, str(neutral))) for band in stac]
+            _check_scale(name, f"{key} in the STAC item", neutral, listed, expected, sensor)
 
 
 def _check_scale(

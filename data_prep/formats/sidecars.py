@@ -10,11 +10,12 @@ STAC.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
 
+import rasterio
 from defusedxml import DefusedXmlException, ElementTree
 
 from data_prep.archive import ArchiveError
@@ -156,6 +157,13 @@ def _band(root: Element, number: int) -> Element:
 # ------------------------------------------------------------------ STAC
 
 
+def stac_tags(dataset: rasterio.DatasetReader, numbers: Sequence[int]) -> list[dict[str, str]]:
+    """What a STAC item states about the bands with these 1-based numbers."""
+    if not dataset.tags(ns=DOMAIN):
+        return [{} for _ in numbers]
+    return [dataset.tags(number, ns=DOMAIN) for number in numbers]
+
+
 def _add_stac(root: Element, files: Files, role: str) -> None:
     """Adds what a STAC item states about the asset that is this image; other JSON says nothing."""
     item = _json(files.read(role + STAC, _MAX_BYTES))
@@ -163,7 +171,7 @@ def _add_stac(root: Element, files: Files, role: str) -> None:
     if asset is None:
         return
     properties = item.get("properties") if isinstance(item.get("properties"), dict) else {}
-    _add_items(root, {**properties, **asset}, DOMAIN)
+    _add_items(root, {**properties, **asset, "stac_version": item["stac_version"]}, DOMAIN)
     for number, band in enumerate(_stac_bands(asset), 1):
         _add_items(_band(root, number), band, DOMAIN)
 
