@@ -28,6 +28,7 @@ from data_prep.formats.encoding import check_encoding, check_values
 from data_prep.formats.footprint import footprint
 from data_prep.formats.gdal_errors import GDAL_ERRORS
 from data_prep.formats.masks import apply_mask
+from data_prep.formats.sidecars import DOMAIN as STAC_DOMAIN
 from data_prep.formats.sidecars import Sidecars, sidecars
 from data_prep.reader import AUX, MASK, Files
 from eo_jax.sensors import Sensor
@@ -380,6 +381,22 @@ def acquisition_time(name: str, dataset: rasterio.DatasetReader) -> int | None:
             f"start_time is {text!r}, expected an ISO time such as 2022-07-24T10:45:26; correct "
             "the tag",
         ) from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
+
+
+def stated_time(name: str, dataset: rasterio.DatasetReader) -> int | None:
+    """Seconds since 1970 UTC that a file of any kind states: like `acquisition_time`, or the tag
+    `datetime` (xarray), or `datetime` of a STAC item. Other tags tell when a file was written.
+    """
+    found = acquisition_time(name, dataset)
+    text = dataset.tags(ns=STAC_DOMAIN).get("datetime") or dataset.tags().get("datetime")
+    if found is not None or not text:
+        return found
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        remarks.note("the tag datetime is not an ISO time, so it is not used")
+        return None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
 
 

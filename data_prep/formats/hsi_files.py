@@ -286,7 +286,7 @@ class _Tiff:
         return geotiff.georeference(self._dataset, window)
 
     def time(self) -> int | None:
-        return geotiff.acquisition_time(self._name, self._dataset)
+        return geotiff.stated_time(self._name, self._dataset)
 
     def map(self, label: str, numbers: ClassNumbers) -> np.ndarray:
         check_bytes(self._name, (1, *self.shape[1:]), self._dataset.dtypes[0])

@@ -24,13 +24,14 @@ exist. To start from a row of the sensor table:
     python -c "import json, eo_jax.sensors as s; \
         print(json.dumps(s.get_sensor('sentinel2_l2a').row(), indent=1))" > bands.json
 
-Location and time come from the file name, relative to images/ (or <root>), by regular expressions:
+Location and time come from the file name, relative to images/ (or <root>), by regular expressions;
+without --time-regex, from the tags `start_time` and `datetime` or a STAC item beside the image:
 
     python -m data_prep convert geotiff --input flights --output stores/flights \
         --sensor bands.json --patch-size 256 \
         --group-regex '^(?P<group>[^/]+)/' --time-regex '_(?P<time>\d{8}T\d{6})' --val 'north/*'
 
-Without them each file is its own location and has no time. Patches are full squares, starting at
+Without --group-regex each file is its own location. Patches are full squares, starting at
 the upper left; patches at the same position in the files of a location share a group, which is
 right if those files are dates on one grid. Patches and files without any data are skipped and
 counted.
@@ -156,7 +157,7 @@ class Reader:
                 sensor=sensor.id,
                 id=item.id,
                 group=item.group,
-                time=self._time(name),
+                time=self._time(name) if self.time_regex else geotiff.stated_time(name, dataset),
                 wavelengths_nm=bands.wavelengths_nm,
                 labels={
                     file.role: read_label_window(name, dataset, files, file.role, window, classes)

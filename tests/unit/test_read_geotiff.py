@@ -290,3 +290,20 @@ def test_a_damaged_name_of_the_crs_is_refused_by_the_name_of_the_file(tmp_path: 
     assert b"Grid of ours" in data
     path.write_bytes(data.replace(b"Grid of ours", b"Grid \x92f ours"))
     reject("geotiff", tmp_path, "flight.tif", "cannot be read as GeoTIFF", **DRONE)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"start_time": "2022-07-24T10:45:26"}, datetime.datetime(2022, 7, 24, 10, 45, 26)),
+        ({"datetime": "2021-07-23T13:22:41.000000000"}, datetime.datetime(2021, 7, 23, 13, 22, 41)),
+        ({"TIFFTAG_DATETIME": "2020:01:02 03:04:05"}, None),  # when the file was written
+        ({"datetime": "last summer"}, None),
+    ],
+)
+def test_the_time_of_tags_without_a_regex(tmp_path: Path, tags: dict, expected) -> None:
+    with rasterio.open(flight(tmp_path), "r+") as file:
+        file.update_tags(**tags)
+    (sample,) = read_all("geotiff", tmp_path, **DRONE)
+    seconds = expected and int(expected.replace(tzinfo=datetime.UTC).timestamp())
+    assert sample.time == seconds
