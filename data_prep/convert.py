@@ -377,8 +377,8 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
             f"contains nothing that {args.archive} reads; `python -m data_prep convert "
             f"{args.archive} --help` describes the layout",
         )
+    ground = _ground(args, reader, items)
     if args.split == "archive":
-        ground = _ground(args, reader, items)
         return splits.assign(items, args.val, args.val_fraction, args.test_fraction, ground)
     if args.val:
         raise ValueError(
@@ -403,6 +403,7 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
         fractions,
         args.workers,
         cache if cache.parent.is_dir() else None,
+        ground,
     )
 
 

@@ -45,6 +45,7 @@ def assign(
     fractions: Mapping[str, float],
     workers: int,
     cache: Path | None,
+    ground: Mapping[str, str],
 ) -> list[Item]:
     """The items with their `split`: all dates of a location and all locations of a block in one.
 
@@ -53,6 +54,8 @@ def assign(
         fractions: {split: fraction of the blocks}; the rest is "train".
         cache: file for the coordinates of the locations, so that a resumed run need not read them
             again.
+        ground: {location: a location of the same ground}, where footprints overlap; they all go
+            where that one is, also across the edge of a block.
 
     The coordinates are those of the first readable date. Raises ArchiveError for a location without
     coordinates, ValueError where there are fewer blocks than splits.
@@ -64,12 +67,14 @@ def assign(
         group: block_of(*lonlat, km)
         for group, lonlat in _cached_locations(reader, locations, workers, cache).items()
     }
+    block = {group: block[ground.get(group, group)] for group in block}
     split_of = assign_fractions(block.values(), fractions)
     empty = [split for split in ("train", *fractions) if split not in split_of.values()]
     if empty:
         raise ValueError(
             f"--split blocks:{km:g}: nothing is left for {empty[0]!r}, because all locations are "
-            f"in {len(set(block.values()))} blocks; choose smaller blocks"
+            f"in {len(set(block.values()))} blocks; choose smaller blocks, or --allow-overlap if "
+            "their footprints overlap"
         )
     return [dataclasses.replace(item, split=split_of[block[item.group]]) for item in items]
 

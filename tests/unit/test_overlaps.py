@@ -150,3 +150,23 @@ def test_who_asks_for_it_gets_overlaps_counted(tmp_path: Path, capsys: pytest.Ca
     total = manifest["splits"]["val"]
     warning = f"WARNING {both} of {total} samples of val show ground of another split"
     assert warning in capsys.readouterr().out
+
+
+def test_overlaps_across_the_edge_of_a_block_go_to_one_split(tmp_path: Path):
+    """Pairs of images, half of each on the same ground, every second pair across an edge."""
+    for pair in range(10):
+        for half in range(2):
+            tiny_archives.write(
+                tmp_path / "in" / f"site{pair:02}_{half}.tif",
+                np.full((5, 16, 16), 100, np.uint16),
+                crs="EPSG:32633",
+                transform=from_origin(400000 + 500 * pair + 80 * half, 5800000, 10, 10),
+            )
+    options = ("--split", "blocks:0.4", "--val-fraction", "0.4")
+    assert convert(tmp_path / "in", tmp_path / "out", *options) == 0
+    splits = splits_of(tmp_path / "out")
+    assert all(len(found) == 1 for found in splits.values())
+    assert set.union(*splits.values()) == {"train", "val"}
+    apart = (*options, "--allow-overlap")
+    assert convert(tmp_path / "in", tmp_path / "apart", *apart) == 0
+    assert any(len(found) == 2 for found in splits_of(tmp_path / "apart").values())
