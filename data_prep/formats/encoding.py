@@ -41,7 +41,8 @@ def check_encoding(
     """Raises ArchiveError where dtype, no-data values or scales of the bands with these 1-based
     numbers, which are the sensor's in its order, are not those of the sensor.
     """
-    found = {dataset.dtypes[number - 1] for number in numbers}
+    dtypes_of_bands = dataset.dtypes
+    found = {dtypes_of_bands[number - 1] for number in numbers}
     if len(found) > 1 or not found <= set(dtypes):
         types = f"pixels are {', '.join(sorted(found))}, expected {' or '.join(dtypes)}"
         raise ArchiveError(name, f"{types}; write {in_words(sensor)} in that type")
@@ -66,10 +67,10 @@ def _nodata_values(
     stac: Sequence[dict[str, str]],
 ) -> list[float]:
     """The different no-data values that tags, .aux.xml or a STAC item state."""
-    stated = [dataset.nodatavals[number - 1] for number in numbers]
-    stated += [_number(name, "nodata", band["nodata"]) for band in stac if "nodata" in band]
-    unique = {str(value): value for value in stated if value is not None}  # NaN is not equal to NaN
-    return list(unique.values())
+    tags = dataset.nodatavals
+    stated = {tags[number - 1] for number in numbers}
+    stated |= {_number(name, "nodata", band["nodata"]) for band in stac if "nodata" in band}
+    return [value for value in stated if value is not None]
 
 
 def _check_nodata(
@@ -135,9 +136,9 @@ def _check_scale(
     expected: np.ndarray,
     sensor: Sensor,
 ) -> None:
-    found_array = np.array(found)
-    if (found_array == neutral).all():
+    if set(found) == {neutral}:
         return
+    found_array = np.array(found)
     wrong = ~np.isclose(found_array, expected, rtol=1e-6, atol=0)
     if wrong.any():
         band = int(wrong.argmax())
