@@ -267,7 +267,7 @@ def test_without_any_label_the_loss_and_its_gradient_are_zero(name, missing):
         (loss_named("supervised.regression"), np.isfinite),
         (loss_named("supervised.cross_entropy"), lambda label: (label > 0)[..., None]),
     ],
-    ids=str,
+    ids=["masked error", "smooth L1", "regression", "cross-entropy"],
 )
 def test_nan_where_nothing_counts_changes_neither_value_nor_gradient(loss, kept):
     clean = drawn(loss)
