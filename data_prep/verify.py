@@ -205,6 +205,15 @@ def _content_problems(store: Store, reports: list[ShardReport]) -> Iterator[str]
         "groups": len(set(store.index["group"].tolist())),
         "samples": len(store),
     }
+    stated = {**store.manifest, "labels": _without_legends(store.manifest.get("labels", {}))}
     for name, value in actual.items():
-        if store.manifest.get(name) != value:
+        if stated.get(name) != value:
             yield f"{store.path / 'manifest.json'}: {name} does not match the records; {HINT}"
+
+
+def _without_legends(labels: dict[str, dict]) -> dict[str, dict]:
+    """What the records tell about labels: names and colours of classes come from the archive."""
+    return {
+        name: {field: value for field, value in about.items() if field != "classes"}
+        for name, about in labels.items()
+    }

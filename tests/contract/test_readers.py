@@ -168,7 +168,7 @@ def test_whole_floats_become_int16(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample.pixels, tiny_archives.pixels(3, 224)[KEPT])
 
 
-@pytest.mark.parametrize("value", [1000.5, 40000.0, -32769.0])
+@pytest.mark.parametrize("value", [1000.5, 40000.0, -8999.5])
 def test_other_floats_stay(tmp_path: Path, value: float) -> None:
     cube = tiny_archives.pixels(0, 224).astype(np.float32)
     cube[5, 3, 4] = value
@@ -178,14 +178,23 @@ def test_other_floats_stay(tmp_path: Path, value: float) -> None:
     np.testing.assert_array_equal(sample.pixels, cube[KEPT])
 
 
+@pytest.mark.parametrize("value", [-32769.0, -9999.0, 1e20])
+def test_values_that_no_reflectance_has_are_refused(tmp_path: Path, value: float) -> None:
+    cube = tiny_archives.pixels(0, 224).astype(np.float32)
+    cube[5, 3, 4] = value
+    tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
+    reject("enmap-tiles", tmp_path, "a.tif", f"the value {value:g}", f'"nodata": {value:g}')
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan(tmp_path: Path, value: float) -> None:
+def test_nan_is_no_data(tmp_path: Path, value: float) -> None:
     cube = tiny_archives.pixels(0, 224).astype(np.float32)
     cube[141, 5, 6] = cube[150, 0, 0] = value
     tiny_archives.tag(tiny_archives.write(tmp_path / "a.tif", cube), ENMAP_PRODUCT.centres_nm)
-    reject(
-        "enmap-tiles", tmp_path, "a.tif", "2 values", "band 142 at row 5, column 6", "write -32768"
-    )
+    (sample,) = read_all("enmap-tiles", tmp_path)
+    assert sample.pixels.dtype == np.int16
+    expected = np.where(np.isfinite(cube), cube, ENMAP.nodata)[KEPT]
+    np.testing.assert_array_equal(sample.pixels, expected)
 
 
 def test_nan_in_dropped_bands_is_ignored(tmp_path: Path) -> None:
@@ -219,7 +228,7 @@ def test_wrong_encoding(tmp_path: Path, profile: dict, words: tuple[str, ...]) -
 def test_wrong_scale(tmp_path: Path, attribute: str, value: float) -> None:
     with rasterio.open(tiny_archives.tile(tmp_path / "a.tif"), "r+") as file:
         setattr(file, attribute, (value,) * 224)
-    reject("enmap-tiles", tmp_path, "a.tif", f"{attribute[:-1]} is {value:g}", "scale 0.0001")
+    reject("enmap-tiles", tmp_path, "a.tif", f"{attribute[:-1]} of band 1 is {value:g}")
 
 
 # ------------------------------------------------------------------ georeference and time
