@@ -122,13 +122,15 @@ def _check_scales(
         ("scale", 1.0, dataset.scales, sensor.scales),
         ("offset", 0.0, dataset.offsets, sensor.offsets),
     ):
-        _check_scale(name, key, neutral, [tags[number - 1] for number in numbers], expected, sensor)
+        check_scale_of_bands(
+            name, key, neutral, [tags[number - 1] for number in numbers], expected, sensor
+        )
         if any(key in band for band in stac):
             listed = [_number(name, key, band.get(key, str(neutral))) for band in stac]
-            _check_scale(name, f"{key} in the STAC item", neutral, listed, expected, sensor)
+            check_scale_of_bands(name, f"{key} in the STAC item", neutral, listed, expected, sensor)
 
 
-def _check_scale(
+def check_scale_of_bands(
     name: str,
     key: str,
     neutral: float,
@@ -136,6 +138,7 @@ def _check_scale(
     expected: np.ndarray,
     sensor: Sensor,
 ) -> None:
+    """Raises ArchiveError where values per band are neither all neutral nor those of the sensor."""
     if set(found) == {neutral}:
         return
     found_array = np.array(found)
@@ -145,7 +148,7 @@ def _check_scale(
         raise ArchiveError(
             name,
             f"{key} of band {band + 1} is {found_array[band]:g}, but {sensor.title} has "
-            f"{expected[band]:g}; give a --sensor row (JSON) with this {key.split()[0]}, or write "
+            f"{expected[band]:g}; give a --sensor row (JSON) with this scale and offset, or write "
             f"{in_words(sensor)}",
         )
     remarks.note(f"{key} of the file is that of the sensor table")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import gzip
 import math
@@ -27,7 +26,9 @@ import rasterio
 
 from data_prep.archive import ArchiveError
 from data_prep.formats.band_identity import NM_PER_UNIT
+from data_prep.formats.encoding import check_scale_of_bands
 from data_prep.formats.gdal_errors import GDAL_ERRORS
+from data_prep.formats.times import utc_seconds
 from eo_jax.sensors import Sensor
 
 MAX_HEADER_BYTES = 10_000_000
@@ -250,14 +251,13 @@ def _time(name: str, fields: Mapping[str, str]) -> int | None:
     if not text:
         return None
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        return utc_seconds(text)
     except ValueError as error:
         raise ArchiveError(
             name,
             f"acquisition time is {text[:40]!r}, expected an ISO time such as "
             "2022-07-24T10:45:26Z; correct the header",
         ) from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
 
 
 def class_table(header: Header) -> dict[int, dict[str, Any]]:
@@ -430,15 +430,7 @@ def check_scale(name: str, header: Header, sensor: Sensor) -> None:
             f"{1 / sensor.scale:g}; give a --sensor with this scale",
         )
     for key, values, neutral, expected in (
-        ("data gain values", header.gains, 1.0, sensor.scales),
-        ("data offset values", header.offsets, 0.0, sensor.offsets),
+        ("data gain value", header.gains, 1.0, sensor.scales),
+        ("data offset value", header.offsets, 0.0, sensor.offsets),
     ):
-        stated = np.array(values) if any(value != neutral for value in values) else expected
-        wrong = ~np.isclose(stated, expected, rtol=1e-6, atol=0)
-        if wrong.any():
-            band = int(wrong.argmax())
-            raise ArchiveError(
-                name,
-                f"{key} has {stated[band]:g} for band {band + 1}, but {sensor.title} has "
-                f"{expected[band]:g} there; give a --sensor row (JSON) with this scale and offset",
-            )
+        check_scale_of_bands(name, key, neutral, values or [neutral], expected, sensor)

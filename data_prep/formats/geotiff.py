@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import logging
 import math
@@ -30,6 +29,7 @@ from data_prep.formats.gdal_errors import GDAL_ERRORS
 from data_prep.formats.masks import apply_mask
 from data_prep.formats.sidecars import DOMAIN as STAC_DOMAIN
 from data_prep.formats.sidecars import Sidecars, sidecars
+from data_prep.formats.times import utc_seconds
 from data_prep.reader import AUX, MASK, Files
 from eo_jax.sensors import Sensor
 
@@ -375,14 +375,13 @@ def acquisition_time(name: str, dataset: rasterio.DatasetReader) -> int | None:
     if not text:
         return None
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        return utc_seconds(text)
     except ValueError as error:
         raise ArchiveError(
             name,
             f"start_time is {text!r}, expected an ISO time such as 2022-07-24T10:45:26; correct "
             "the tag",
         ) from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
 
 
 def stated_time(name: str, dataset: rasterio.DatasetReader) -> int | None:
@@ -394,11 +393,10 @@ def stated_time(name: str, dataset: rasterio.DatasetReader) -> int | None:
     if found is not None or not text:
         return found
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        return utc_seconds(text)
     except ValueError:
         remarks.note("the tag datetime is not an ISO time, so it is not used")
         return None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
 
 
 def product_version(name: str) -> str | None:

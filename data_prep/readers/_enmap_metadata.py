@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import math
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from data_prep.archive import ArchiveError
 from data_prep.formats.band_identity import check_wavelengths
+from data_prep.formats.times import utc_seconds
 from eo_jax.sensors import ENMAP_PRODUCT
 
 MAX_BYTES = 64_000_000  # of the file; real files have one or two MB
@@ -85,14 +85,13 @@ def _bands(name: str, root: Element) -> np.ndarray:
 def _time(name: str, root: Element) -> int:
     text = _text(name, root, "base/temporalCoverage/startTime")
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        return utc_seconds(text)
     except ValueError as error:
         raise ArchiveError(
             name,
             f"startTime is {text!r}, expected an ISO time such as 2022-06-11T07:23:05.1Z; "
             f"{_GET_AGAIN}",
         ) from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
 
 
 # ------------------------------------------------------------------ elements
