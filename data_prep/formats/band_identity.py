@@ -131,6 +131,8 @@ def identify(
     """
     numbers = data_bands(dataset)
     _check_count(name, dataset, len(numbers), len(sensor.bands), sensor.title)
+    if len(numbers) < dataset.count:
+        remarks.note("alpha band: a mask, and not a band")
     return identify_stated(name, _read(dataset, numbers), numbers, sensor, reorder)
 
 
@@ -146,13 +148,16 @@ def identify_stated(
         },
         **{source: _order_by_wavelengths(name, nm, sensor) for source, nm in found.items()},
     }
-    order = _agreed(name, {key: value for key, value in orders.items() if value is not None})
+    orders = {source: order for source, order in orders.items() if order is not None}
+    order = _agreed(name, orders)
     if order is None:
         order = list(range(len(numbers)))
     if order != sorted(order):
         if not reorder:
             raise ArchiveError(name, _other_order(order, stated, found, sensor))
         remarks.note(_REORDERED)
+    for source in orders:
+        remarks.note(f"{source}: bands are those of the sensor table")
     found_nm = next(iter(found.values()), None)
     bad = [position for position, index in enumerate(order) if _is_bad(stated.tags[index])]
     return Bands(

@@ -77,7 +77,8 @@ def _check_nodata(
     name: str, dataset: rasterio.DatasetReader, found: float, sensor: Sensor, dtype: str
 ) -> None:
     if found == sensor.nodata or (np.dtype(dtype).kind == "f" and not math.isfinite(found)):
-        return  # NaN and infinity are never data
+        remarks.note(f"no-data value {found:g}, as in the sensor table or never data")
+        return
     raise ArchiveError(
         name,
         f"no-data value is {found:g}{_source(dataset)}, but {sensor.title} has "
