@@ -295,10 +295,7 @@ def _write_store(path: Path, format: str, samples: Sequence[Sample]) -> None:
             (path / entry["file"]).parent.mkdir(parents=True, exist_ok=True)
             os.link(path / source["file"], path / entry["file"])
     rows = [index_row(sample, "train", 0.0) for sample in samples]
-    rows_of = [
-        [{**row, "id": f"{k}-{row['id']}", "group": f"{k}-{row['group']}"} for row in rows]
-        for k in range(LINKS)
-    ]
+    rows_of = [[{**row, "group": f"{k}-{row['group']}"} for row in rows] for k in range(LINKS)]
     finish_store(path, shards, rows_of, {}, format, LINKS)
 
 

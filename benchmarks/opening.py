@@ -137,24 +137,21 @@ def _files(entry: dict[str, Any]) -> list[str]:
 def _sample(number: int) -> Sample:
     sensor = list(SENSORS)[number % len(SENSORS)]
     pixels = np.full((len(get_sensor(sensor).bands), SIDE, SIDE), number, SENSORS[sensor])
-    return Sample(
-        pixels, sensor, f"{number}", f"{number}", time=1_650_000_000 + number, lonlat=(13.0, 52.0)
-    )
+    name = f"{number:07d}/{number:09d}"
+    return Sample(pixels, sensor, name, name, time=1_650_000_000 + number, lonlat=(13.0, 52.0))
 
 
 def _rows(samples: Sequence[Sample], records: int) -> Iterator[list[dict[str, Any]]]:
-    """The index rows of each shard. All share one shape, one position and so on: a million of each
-    would take 2 GB here.
+    """The index rows of each shard, with the ids of the one shard that all are.
+
+    All share one shape, one position and so on: a million of each would take 2 GB here.
     """
     rows = [index_row(sample, "train", 0.0) for sample in samples]
     locations = max(1, records // (DATES * len(SENSORS)))
     for first in range(0, records, PER_SHARD):
         numbers = range(first, first + PER_SHARD)
         names = [f"{number // 2 * _STEP % locations:07d}" for number in numbers]
-        yield [
-            {**row, "id": f"{name}/{n:09d}", "group": name}
-            for n, name, row in zip(numbers, names, rows, strict=True)
-        ]
+        yield [{**row, "group": name} for name, row in zip(names, rows, strict=True)]
 
 
 # ------------------------------------------------------------------ measuring

@@ -49,6 +49,7 @@ from data_prep.reader import Files, Item, Placed, Reader, SkipSample, options, w
 from data_prep.statistics.moments import raw_bytes, stored_bytes
 from eo_jax.data.store import record
 from eo_jax.data.store.reader import FORMATS, open_store
+from eo_jax.data.store.writer import check_shard_count
 from eo_jax.schema import Sample
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -450,6 +451,8 @@ def _tasks(plan: Plan, examples: Sequence[Sample]) -> list[Task]:
     size = max(1, int(plan.shard_bytes // _largest(examples)))
     chunks = [plan.items[start : start + size] for start in range(0, len(plan.items), size)]
     output = plan.output.resolve()
+    kinds = {(one.sensor, one.pixels.dtype, one.pixels.shape) for one in examples}
+    check_shard_count(output, plan.format, len(chunks), len(kinds))
     return [
         Task(plan.reader, chunk, output, n, plan.format, size, plan.skip_bad, plan.quantiser)
         for n, chunk in enumerate(chunks)

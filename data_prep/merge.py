@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         item for number, store in enumerate(sources) for item in _items(store, number, args.prefix)
     ]
     check(sources, items)
-    name = " + ".join(dict.fromkeys(store.manifest["archive"]["name"] for store in sources))
+    name = " + ".join(dict.fromkeys(map(rewrite.archive_name, sources)))
     about = rewrite.describe_sources("merge", name, sources, {"prefix": args.prefix}, args)
     rewrite.write(sources, items, about, args)
     return 0
@@ -87,10 +87,9 @@ def check(sources: Sequence[Store], items: Sequence[Item]) -> None:
 
 def _check_alike(one: Store, other: Store, entry: str, hint: str) -> None:
     """Sensors or labels of the same name may differ only in the classes that occur."""
-    for name in one.manifest[entry].keys() & other.manifest[entry].keys():
+    for name in one.about(entry).keys() & other.about(entry).keys():
         first, second = (
-            {**store.manifest[entry][name], "values": None, "classes": None}
-            for store in (one, other)
+            {**store.about(entry)[name], "values": None, "classes": None} for store in (one, other)
         )
         differ = sorted(
             field for field in first.keys() | second.keys() if first.get(field) != second.get(field)
@@ -102,10 +101,8 @@ def _check_alike(one: Store, other: Store, entry: str, hint: str) -> None:
 
 def _check_class_names(one: Store, other: Store) -> None:
     """Raises ValueError where a class number means something else in the second store."""
-    for label in one.manifest["labels"].keys() & other.manifest["labels"].keys():
-        first, second = (
-            store.manifest["labels"][label].get("classes", {}) for store in (one, other)
-        )
+    for label in one.about("labels").keys() & other.about("labels").keys():
+        first, second = (store.about("labels")[label].get("classes", {}) for store in (one, other))
         for number in sorted(first.keys() & second.keys(), key=int):
             names = first[number].get("name"), second[number].get("name")
             if None not in names and names[0] != names[1]:

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """
     store = open_store(args.store)
     chosen = choose(store, args)
-    name = f"subset of {store.manifest['archive']['name']}"
+    name = f"subset of {rewrite.archive_name(store)}"
     about = rewrite.describe_sources("subset", name, [store], _options(args), args)
     rewrite.write([store], rewrite.items_of(store, 0, chosen.tolist()), about, args)
     return 0

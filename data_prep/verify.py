@@ -22,7 +22,7 @@ from data_prep.jobs import executors, progress
 from data_prep.statistics.moments import Contents
 from eo_jax.data import Store, open_store
 from eo_jax.data.store import zarr_shards
-from eo_jax.data.store.files import StoreError, check_size, sha256_file
+from eo_jax.data.store.files import StoreError, check_size, regular_size, sha256_file
 from eo_jax.data.store.record import RecordError
 from eo_jax.data.store.writer import index_row
 from eo_jax.schema import Sample
@@ -136,7 +136,7 @@ def _record_problems(store: Store, i: int, sample: Sample, missing: float) -> It
 
 def _manifest_problems(store: Store) -> Iterator[str]:
     file = store.path / "manifest.json"
-    if file.read_bytes() != (json.dumps(store.manifest, indent=1, sort_keys=True) + "\n").encode():
+    if sha256_file(file) != _sha256_as_written(store.manifest):
         yield f"{file}: is not what was written, so it is damaged or edited; {HINT}"
     for entry in (store.manifest.get("rejects"), store.manifest.get("pixels")):
         if entry:
@@ -153,21 +153,26 @@ def _manifest_problems(store: Store) -> Iterator[str]:
         )
 
 
-def _file_problems(store: Path, entry: Any) -> Iterator[str]:
-    """Problems of a file that the manifest names; a file outside the store is not opened."""
+def _sha256_as_written(manifest: dict[str, Any]) -> str:
+    """SHA-256 of manifest.json as `finish_store` writes it; one text would take much memory."""
+    digest = hashlib.sha256()
+    for piece in json.JSONEncoder(indent=1, sort_keys=True).iterencode(manifest):
+        digest.update(piece.encode())
+    digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _file_problems(store: Path, entry: dict[str, Any]) -> Iterator[str]:
+    """Problems of a file that the manifest names."""
+    file = store / entry["file"]
     try:
-        name, sha256 = entry["file"], entry["sha256"]
-        file = store / name
-        size = file.stat().st_size if file.is_file() else 0
-        check_size(store, name, entry.get("bytes", size))
-        if sha256_file(file) != sha256:
-            yield f"{file}: SHA-256 differs from the manifest's, so it is damaged; {HINT}"
+        size = regular_size(file)
+        check_size(store, entry["file"], entry.get("bytes", size))
     except StoreError as error:
         yield str(error)
-    except (AttributeError, KeyError, TypeError) as error:
-        yield (
-            f"{store}/manifest.json: {entry!r} is not a description of a file ({error!r}); {HINT}"
-        )
+    else:
+        if sha256_file(file) != entry["sha256"]:
+            yield f"{file}: SHA-256 differs from the manifest's, so it is damaged; {HINT}"
 
 
 def _arrays(store: Store) -> dict[str, dict[str, Any]]:

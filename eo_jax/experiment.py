@@ -216,7 +216,7 @@ def check_labels(experiment: Experiment, opened: pipeline.Pipeline) -> None:
     """
     for name, classes in experiment.objective.labelled.items():
         config, store = experiment.data.sources[name], opened.sources[name].store
-        values = store.manifest["labels"][config.label].get("values", {})
+        values = store.manifest["labels"][config.label].get("values") or {}
         largest = max(map(int, values), default=0)
         if classes and largest > classes:
             raise ValueError(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from eo_jax.data.store.files import write_atomically
+from eo_jax.data.store.index_file import CHECKSUMS
 from eo_jax.data.store.manifest import content_sha256
 from eo_jax.data.store.writer import finish_store, index_row, write_shard
 from eo_jax.schema import Sample
@@ -66,6 +70,30 @@ def change_manifest(path: Path, **changes) -> None:
     manifest = {**json.loads((path / "manifest.json").read_bytes()), **changes}
     manifest["content_sha256"] = content_sha256(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def change_index(
+    path: Path, change: Callable[[dict[str, np.ndarray]], None], save: Callable = np.savez
+) -> None:
+    """Changes the columns of an index, and signs index and manifest again."""
+    with np.load(path / "index.npz") as archive:
+        columns = dict(archive)
+    change(columns)
+    buffer = io.BytesIO()
+    save(buffer, **columns)
+    sign_index(path, buffer.getvalue())
+
+
+def sign_index(path: Path, data: bytes) -> None:
+    """Replaces an index, and signs the manifest again."""
+    write_atomically(path / "index.npz", data)  # by rename: stores that are open keep theirs
+    change_manifest(path, index_sha256=hashlib.sha256(data).hexdigest())
+
+
+def without_checksums(columns: dict[str, np.ndarray]) -> None:
+    """Turns an index into one of an older version, without checksums."""
+    for name in CHECKSUMS:
+        columns.pop(name, None)
 
 
 def _sample(rng: np.random.Generator, location: int, date: int, size: int) -> Sample:

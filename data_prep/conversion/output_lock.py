@@ -42,7 +42,7 @@ def is_finished(output: Path, about: Mapping[str, Any]) -> bool:
     """
     if not (output / "manifest.json").exists():
         return False
-    found = open_store(output).manifest["archive"]
+    found = open_store(output).about("archive")
     different = _differences(about, found)
     if different:
         raise ValueError(

@@ -19,7 +19,9 @@ from data_prep.formats import remarks
 from data_prep.jobs import executors, progress
 from data_prep.reader import File, Files, Item
 from eo_jax.data import Store, open_store
+from eo_jax.data.store.files import StoreError
 from eo_jax.data.store.reader import FORMATS
+from eo_jax.data.store.writer import check_shard_count
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
 
@@ -42,7 +44,7 @@ class StoreReader:
         opened = [_store(path) for path in self.stores]
         return tuple(
             {
-                name: store.sensor(name) for store in opened for name in store.manifest["sensors"]
+                name: store.sensor(name) for store in opened for name in store.about("sensors")
             }.values()
         )
 
@@ -52,7 +54,7 @@ class StoreReader:
         store = _store(self.stores[number])
         shard = store.manifest["shards"][store.index["shard"][i]]
         files.hashes[item.files[0].name] = shard["sha256"]
-        for label, about in store.manifest["labels"].items():
+        for label, about in store.about("labels").items():
             remarks.note_classes(label, about.get("classes", {}))
         return dataclasses.replace(store[i], id=item.id, group=item.group)
 
@@ -124,7 +126,7 @@ def describe_sources(
     """The manifest's "archive" of a store that `reader`, "subset" or "merge", writes; without
     paths, so that equal stores have equal bytes on every machine.
     """
-    archives = [store.manifest["archive"] for store in sources]
+    archives = [store.about("archive") for store in sources]
     return {
         "name": name,
         "reader": reader,
@@ -147,6 +149,14 @@ def describe_sources(
             for store, archive in zip(sources, archives, strict=True)
         ],
     }
+
+
+def archive_name(store: Store) -> str:
+    """The title of the archive it was converted from. Raises StoreError where there is none."""
+    archive = store.about("archive")
+    if "name" not in archive:
+        raise StoreError(f"{store.path}/manifest.json: archive has no 'name'; convert again")
+    return archive["name"]
 
 
 def store_name(store: Store) -> str:
@@ -200,6 +210,7 @@ def _tasks(
     reader = StoreReader(tuple(store.path.resolve() for store in sources))
     output = args.output.resolve()
     chunks = [tuple(items[start : start + size]) for start in range(0, len(items), size)]
+    check_shard_count(output, store_format, len(chunks), len(_kinds(sources, items)))
     return [
         Task(reader, chunk, output, n, store_format, size, skip_bad=False, quantiser=None)
         for n, chunk in enumerate(chunks)
@@ -208,9 +219,15 @@ def _tasks(
 
 def _largest(sources: Sequence[Store], items: Sequence[Item]) -> int:
     """Bytes of the largest sample."""
-    indices = [store.index for store in sources]
-    kinds = {
-        (*indices[number]["shape"][i].tolist(), str(indices[number]["dtype"][i]))
-        for number, i in (item.part for item in items)
+    return max(
+        math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, *shape in _kinds(sources, items)
+    )
+
+
+def _kinds(sources: Sequence[Store], items: Sequence[Item]) -> set[tuple]:
+    """(sensor, dtype, c, h, w) of each kind of pixels."""
+    columns = [[store.index[name] for name in ("sensor", "dtype", "shape")] for store in sources]
+    return {
+        (str(sensor[i]), str(dtype[i]), *shape[i].tolist())
+        for (sensor, dtype, shape), i in ((columns[item.part[0]], item.part[1]) for item in items)
     }
-    return max(math.prod(shape) * np.dtype(dtype).itemsize for *shape, dtype in kinds)

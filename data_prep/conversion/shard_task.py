@@ -63,7 +63,8 @@ def _valid_note(task: Task) -> dict | None:
         and sha256_file(task.output / file["file"]) == file["sha256"]
         for file in files
     )
-    return note if undamaged else None
+    # A note of an older version lacks what the index needs.
+    return note if undamaged and "record_crc32c" in note["shard"] else None
 
 
 def _write_shard(task: Task) -> dict[str, Any]:

@@ -28,12 +28,12 @@ def render(store: Store, count: int) -> str:
     """The page of a store, with pictures of up to `count` samples: the same text for the same
     store.
     """
-    archive = store.manifest["archive"]
+    title = store.about("archive").get("name")
     tables = [summary.sensor_rows(store), summary.split_rows(store), *summary.label_rows(store)]
     return html_page.render(
         "data_prep.inspection",
         "inspect.html",
-        title=f"{archive['name']}: {len(store):,} samples",
+        title=f"{title}: {len(store):,} samples",
         lead=_lead(store),
         overview=_pairs(summary.overview(store)),
         sheets=_sheets(store, count),

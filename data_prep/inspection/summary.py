@@ -11,7 +11,6 @@ import numpy as np
 
 from data_prep.statistics.moments import raw_bytes, stored_bytes
 from eo_jax.data import Store
-from eo_jax.data.store.files import StoreError
 from eo_jax.sensors import Sensor
 
 # Limits in nm, as usual in spectroscopy of vegetation and soil.
@@ -24,14 +23,7 @@ REGIONS = {
 }
 _MANY_BANDS = 20  # more are summed up by region
 _NO_TIME = np.iinfo(np.int64).min
-_MANIFEST_FIELDS = {
-    "archive": dict,
-    "sensors": dict,
-    "splits": dict,
-    "groups": int,
-    "labels": dict,
-    "statistics": dict,
-}
+_SHOWN = ("archive", "sensors", "splits", "groups", "labels", "statistics")
 _MOMENTS = ("mean", "std", "min", "max", "nodata_share")
 
 
@@ -53,7 +45,8 @@ def overview(store: Store) -> dict[str, str]:
 
     Raises StoreError where the manifest lacks a field that this or a table below needs.
     """
-    _check_manifest(store)
+    for field in _SHOWN:
+        store.about(field)
     manifest, index = store.manifest, store.index
     stored, raw = stored_bytes(store), raw_bytes(store)
     archive, shapes = (
@@ -63,8 +56,8 @@ def overview(store: Store) -> dict[str, str]:
     nodata = index["nodata_share"]
     splits = ", ".join(f"{name} {count}" for name, count in sorted(manifest["splits"].items()))
     return {
-        "archive": f"{archive['name']} (reader {archive['reader']}, {archive.get('files', 0)} "
-        "files)",
+        "archive": f"{archive.get('name')} (reader {archive.get('reader')}, "
+        f"{archive.get('files', 0)} files)",
         "samples": f"{len(store)} ({splits})",
         "bands": "; ".join(map(bands, sensors_of(store))),
         "locations": f"{manifest['groups']} ({_dates_per_location(index['group'])})",
@@ -84,18 +77,6 @@ def overview(store: Store) -> dict[str, str]:
         "shared ground": _counted(manifest.get("shared_ground", {})) or "none",
         "content": store.content_hash[:16],
     }
-
-
-def _check_manifest(store: Store) -> None:
-    file = store.path / "manifest.json"
-    for field, kind in _MANIFEST_FIELDS.items():
-        if not isinstance(store.manifest.get(field), kind):
-            raise StoreError(
-                f"{file}: manifest has no {field!r} of type {kind.__name__}; convert again"
-            )
-    missing = {"name", "reader"} - store.manifest["archive"].keys()
-    if missing:
-        raise StoreError(f"{file}: 'archive' has no {min(missing)!r}; convert again")
 
 
 def bands(sensor: Sensor) -> str:
@@ -196,9 +177,9 @@ def _encoding(sensor: Sensor) -> str:
 def label_rows(store: Store) -> list[Rows]:
     """One table per label: how often each class occurs, over all splits."""
     tables = []
-    for name, about in store.manifest["labels"].items():
-        counts = {int(value): count for value, count in (about["values"] or {}).items()}
-        unit = "pixels" if about.get("shape", "map") == "map" else "times"
+    for name, about in store.about("labels").items():
+        counts = {int(value): count for value, count in (about.get("values") or {}).items()}
+        unit = "pixels" if about["shape"] == "map" else "times"
         total = max(sum(counts.values()), 1)
         names = {
             int(value): entry.get("name", "") for value, entry in about.get("classes", {}).items()

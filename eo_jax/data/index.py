@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from eo_jax.data.store.manifest import group_codes
+from eo_jax.data.store.index_file import group_codes
 from eo_jax.data.store.reader import Store
 
 

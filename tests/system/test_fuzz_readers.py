@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
-import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import layouts
@@ -19,13 +17,13 @@ import pytest
 import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from limits import no_hang, peak_bytes
 
 from data_prep import readers
 from data_prep.archive import ArchiveError
 from data_prep.reader import SkipSample
 from eo_jax.data.store import record
 
-SECONDS = 20
 MOST_BYTES = 1_500_000_000
 BOMB = (
     b'<?xml version="1.0"?><!DOCTYPE b [<!ENTITY a "xxxxxxxxxx"><!ENTITY b '
@@ -189,22 +187,6 @@ DAMAGES: list[Damage] = [
 DAMAGES += [entity_bomb, edit_text, rewrite_tiff]
 
 
-@contextlib.contextmanager
-def no_hang() -> Iterator[None]:
-    """Makes a case that takes longer fail instead of waiting forever."""
-
-    def late(*_: object) -> None:
-        raise AssertionError(f"still reading after {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def read_or_explain(name: str, root: Path, options: dict) -> None:
     """Reads everything readable: results must be valid Samples, errors one-line ArchiveErrors."""
     try:
@@ -237,11 +219,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
         root = tmp_path_factory.mktemp(name.replace(".", "-")) / "archive"
         found[name] = (root, layouts.write(name, root))
     return found
-
-
-def peak_bytes() -> int:
-    """The largest memory that this process, with all its tests so far, has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @pytest.fixture(scope="module")

@@ -478,6 +478,6 @@ def test_manifest_without_what_is_shown(
     (line,) = capsys.readouterr().err.splitlines()
     assert (
         line.startswith("error: ")
-        and f"manifest.json: manifest has no {field!r}" in line
+        and f"manifest.json: has no {field!r}" in line
         and "convert again" in line
     )

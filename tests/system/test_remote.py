@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
 import warnings
@@ -19,16 +20,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from object_server import SHARD, ObjectServer, assert_same_samples, spans, url_of
-from tiny_store import write_tiny_store
+from tiny_store import PER_SHARD, write_tiny_store
 
 from data_prep.__main__ import main as data_prep
 from eo_jax import run
 from eo_jax.data import Store, open_store
 from eo_jax.data.pipeline import Config, Pipeline, SourceConfig
-from eo_jax.data.store import remote
+from eo_jax.data.store import manifest, remote
 from eo_jax.data.store.files import StoreError
 from eo_jax.data.store.manifest import content_sha256
 from eo_jax.data.store.reader import FORMATS, begin_reading
@@ -329,9 +331,10 @@ def change_manifest(store: Path, change) -> None:
     [
         ("file", "../../secret", "outside the store"),
         ("file", "/etc/passwd", "outside the store"),
-        ("bytes", "many", "has 'many' bytes"),
-        ("bytes", -1, "has -1 bytes"),
-        ("bytes", 10**18, "does not fit into EO_JAX_CACHE_GB=50"),
+        ("bytes", "many", r"'shards\[1\].bytes' is 'many', expected a whole number from 1"),
+        ("bytes", -1, r"'shards\[1\].bytes' is -1, expected a whole number from 1"),
+        ("bytes", 10**18, "expected a whole number from 1"),
+        ("bytes", 10**15, "does not fit into EO_JAX_CACHE_GB=50"),
         ("sha256", "../../../x", "convert the archive again"),
     ],
 )
@@ -350,22 +353,29 @@ def test_a_hostile_manifest(
     assert not list(cache.rglob("*.partial"))
 
 
-def test_hostile_byte_ranges_in_a_shard_index_are_not_believed(server: ObjectServer):
-    store = open_store(url_of(server, "http", "zarr-raw"))
-    store.pixels(7)
-    (key, index), asked = next(iter(store._pixel_files._indices.items())), len(server.requests)
-    for byte_range in ((0, 2**63), (2**64 - 1, 2**64 - 1), (2**62, 8), (0, 3)):
-        bad = index.copy()
-        bad[:] = byte_range
-        store._pixel_files._indices[key] = bad
-        with pytest.raises(RecordError, match="cannot be in a file"):
-            store.pixels(7)
-    assert len(server.requests) == asked
+@pytest.mark.parametrize(
+    "byte_range", [(0, 2**63), (2**64 - 1, 2**64 - 1), (2**62, 8), (0, 3)], ids=str
+)
+def test_hostile_byte_ranges_in_a_shard_index_are_not_believed(
+    folder: Path, tmp_path: Path, byte_range: tuple[int, int]
+):
+    store = Path(shutil.copytree(folder / "bucket" / "zarr-raw", tmp_path / "bucket" / "x"))
+    (file,) = store.glob("pixels/*/c/1/0/0/0")
+    index = struct.pack("<2Q", *byte_range) * PER_SHARD
+    checksum = struct.pack("<I", google_crc32c.value(index))
+    file.write_bytes(file.read_bytes()[: -len(index) - 4] + index + checksum)
+    with ObjectServer(tmp_path) as server:
+        opened = open_store(f"{server.url}/bucket/x")
+        with pytest.raises(RecordError, match=r"cannot be in a file|were not written"):
+            opened.pixels(7)
+        asked = {request.range for request in server.requests if PIXELS in request.file}
+        length = file.stat().st_size
+        assert asked == {f"bytes={length - len(index) - 4}-{length - 1}"}  # the index alone
 
 
 def test_small_files_are_bounded(server: ObjectServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(remote, "_SMALL_BYTES", 100)
-    with pytest.raises(StoreError, match=r"manifest.json: more than 100 bytes"):
+    monkeypatch.setattr(manifest, "MAX_MANIFEST_BYTES", 100)
+    with pytest.raises(StoreError, match=r"manifest.json: has more than 100 bytes"):
         open_store(url_of(server, "http", "zarr"))
     # A request of the previous test may still arrive.
     assert "bytes=100-100" in [request.range for request in server.requests]

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_archives
+from limits import no_hang
 from tiny_store import PER_SHARD, change_manifest, write_store, write_tiny_store
 
 from eo_jax.data import Store, open_store
@@ -128,7 +129,7 @@ def test_sensors_are_those_the_store_was_written_with(path: Path):
 
 def test_a_sensor_row_that_is_none(path: Path):
     change_manifest(path, sensors={"enmap": {"id": "enmap"}})
-    with pytest.raises(StoreError, match=r"manifest.json: sensors: .*convert the archive again"):
+    with pytest.raises(StoreError, match=r"manifest.json: .*sensors\..*convert the archive again"):
         open_store(path).sensor("enmap")
 
 
@@ -199,6 +200,28 @@ def test_an_index_damaged_in_any_column(path: Path):
     open_store(path)
 
 
+UNREADABLE = {
+    "pipe": os.mkfifo,
+    "loop of links": lambda file: file.symlink_to(file.name),
+    "folder": os.mkdir,
+    "link to a device": lambda file: file.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize("name", ["manifest.json", "index.npz", SHARD, "pixels", "zarr.json"])
+def test_what_is_not_a_file_is_refused_and_not_waited_for(tmp_path: Path, name: str, kind: str):
+    path = write_store(
+        tmp_path / "store", [small(number) for number in range(PER_SHARD + 1)], format="zarr"
+    )
+    array = path / "pixels/enmap-int16-2x1x1"
+    file = {"pixels": array / "c/1/0/0/0", "zarr.json": array / "zarr.json"}.get(name, path / name)
+    file.unlink()
+    UNREADABLE[kind](file)
+    with no_hang():
+        assert_refused(path, str(file), "copy it again")
+
+
 def test_an_empty_index_file(path: Path):
     (path / "index.npz").write_bytes(b"")
     assert_refused(path, "index.npz", "damaged", "convert the archive again")
@@ -206,7 +229,7 @@ def test_an_empty_index_file(path: Path):
 
 def test_a_missing_index(path: Path):
     (path / "index.npz").unlink()
-    assert_refused(path, "index.npz: No such file", "convert the archive again")
+    assert_refused(path, "index.npz: is missing", "copy it again")
 
 
 def test_an_index_of_another_store(path: Path, tmp_path: Path):

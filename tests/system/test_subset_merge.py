@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import layouts
 import numpy as np
 import pytest
 import tiny_archives
+from tiny_store import change_index, without_checksums, write_store
 
 from data_prep import subset
 from data_prep.__main__ import main
@@ -20,8 +22,9 @@ from data_prep.conversion import rewrite, shard_task
 from data_prep.statistics.moments import Contents
 from data_prep.verify import verify
 from eo_jax.data import Store, open_store
-from eo_jax.data.store import record
+from eo_jax.data.store import record, writer
 from eo_jax.data.store.files import StoreError
+from eo_jax.data.store.index_file import CHECKSUMS
 from eo_jax.data.store.reader import FORMATS
 from eo_jax.data.store.writer import finish_store, index_row, write_shard
 from eo_jax.schema import Sample
@@ -259,6 +262,32 @@ def test_formats(store: Path, tmp_path: Path, store_format: str) -> None:
         assert_same(two, expected)
 
 
+@pytest.mark.parametrize("store_format", FORMATS)
+def test_a_store_without_checksums_gets_them(
+    store: Path, tmp_path: Path, store_format: str
+) -> None:
+    old = Path(shutil.copytree(store, tmp_path / "old"))
+    change_index(old, without_checksums)
+    for source, new in ((store, "expected"), (old, "new")):
+        assert run("subset", source, "--output", tmp_path / new, "--format", store_format) == 0
+    expected, found = open_store(tmp_path / "expected").index, open_store(tmp_path / "new").index
+    for name in CHECKSUMS:
+        assert (
+            (name in expected)
+            == (name in found)
+            == (name == "record_crc32c" or "zarr" in store_format)
+        )
+        if name in expected:
+            np.testing.assert_array_equal(found[name], expected[name], strict=True)
+
+
+def test_stores_that_convert_did_not_write(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_store(tmp_path / "bare", [sample(0)])
+    for words in (["subset", tmp_path / "bare"], ["merge", tmp_path / "bare", tmp_path / "bare"]):
+        assert run(*words, "--output", tmp_path / "new") == 1
+        assert "manifest.json: has no '" in capsys.readouterr().err
+
+
 def test_workers_change_nothing(store: Path, tmp_path: Path) -> None:
     for name, workers in (("one", 1), ("two", 2)):
         assert (
@@ -362,6 +391,36 @@ def test_interrupted_then_resumed(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert run("subset", store, "--output", tmp_path / "at_once", "--split", "train") == 0
     assert tiny_archives.files(new) == tiny_archives.files(tmp_path / "at_once")
+
+
+def test_resumed_after_an_older_version_that_noted_no_checksums(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies_at_the_end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rewrite, "finalise_store", dies_at_the_end)
+    assert run("subset", store, "--output", tmp_path / "new") == 130
+    monkeypatch.undo()
+    notes = sorted((tmp_path / "new" / shard_task.PARTIAL).glob("0*.json"))
+    assert len(notes) > 1
+    for note in notes:
+        fields = json.loads(note.read_bytes())
+        del fields["shard"]["record_crc32c"]
+        note.write_text(json.dumps(fields))
+    for output in ("new", "at_once"):
+        assert run("subset", store, "--output", tmp_path / output) == 0
+    assert tiny_archives.files(tmp_path / "new") == tiny_archives.files(tmp_path / "at_once")
+
+
+def test_so_many_shards_that_nobody_could_open_the_store(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """It is said before anything is written, not after days."""
+    monkeypatch.setattr(writer, "MAX_MANIFEST_BYTES", 3 * 220)
+    assert run("subset", store, "--output", tmp_path / "new") == 1
+    assert "shards, expected at most 3; give a --shard-mb that is" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.array_record"))
 
 
 def test_again_and_with_other_options(

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_store import PER_SHARD, write_store
+from tiny_store import PER_SHARD, change_index, sign_index, write_store
 
 from eo_jax.data import Store, open_store
 from eo_jax.data.index import Order, common_locations, group_samples
-from eo_jax.data.store.files import StoreError, write_atomically
-from eo_jax.data.store.manifest import content_sha256
+from eo_jax.data.store.files import StoreError
 from eo_jax.schema import Sample
 
 # Group and split of each sample, in store order; the dates of a location need not be neighbours.
@@ -108,27 +103,6 @@ def test_an_empty_store_has_no_sensor(tmp_path: Path):
 
 
 # -------------------------------------------------------------------------------------------- codes
-
-
-def change_index(
-    path: Path, change: Callable[[dict[str, np.ndarray]], None], save: Callable = np.savez
-) -> None:
-    """Changes the columns of an index, and signs index and manifest again."""
-    with np.load(path / "index.npz") as archive:
-        columns = dict(archive)
-    change(columns)
-    buffer = io.BytesIO()
-    save(buffer, **columns)
-    sign_index(path, buffer.getvalue())
-
-
-def sign_index(path: Path, data: bytes) -> None:
-    write_atomically(path / "index.npz", data)  # by rename: stores that are open keep theirs
-    manifest = json.loads((path / "manifest.json").read_bytes()) | {
-        "index_sha256": hashlib.sha256(data).hexdigest()
-    }
-    manifest["content_sha256"] = content_sha256(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 def without_codes(columns: dict[str, np.ndarray]) -> None:
@@ -223,8 +197,8 @@ def test_codes_that_cannot_be_are_refused(
     change_index(path, lambda columns: columns.update({column: wrong.astype(np.int32)}))
     with pytest.raises(
         StoreError,
-        match=rf"index.npz: not an index \({column}: .*expected int32 \[8\] from 0 to 7\); convert "
-        r"the archive again",
+        match=rf"index.npz: not an index \({column}: .*expected int32 \[8\]( from 0 to 7)?\); "
+        r"convert the archive again",
     ):
         open_store(path)
 
@@ -232,7 +206,7 @@ def test_codes_that_cannot_be_are_refused(
 def test_codes_of_another_dtype_are_refused(store: Store, tmp_path: Path):
     path = shutil.copytree(store.path, tmp_path / "store")
     change_index(path, lambda columns: columns.update(group_code=np.zeros(8)))
-    with pytest.raises(StoreError, match="group_code: float64"):
+    with pytest.raises(StoreError, match="group_code: <f8"):
         open_store(path)
 
 
@@ -246,7 +220,7 @@ def test_an_index_that_numpy_would_not_have_written_is_refused(store: Store, tmp
                 np.savez,
                 "Fortran order",
             ),
-            (lambda columns: columns.update(id=columns["id"].astype(object)), np.savez, "OBJECT"),
+            (lambda columns: columns.update(id=columns["id"].astype(object)), np.savez, r"id: \|O"),
             (lambda columns: columns.pop("time"), np.savez, "time"),
         )
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import struct
 import tracemalloc
 
@@ -13,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
+from limits import peak_bytes
 from record_samples import DTYPES, assert_equal_samples, cube, full, sample
 
 from eo_jax.data.store import record
-from eo_jax.data.store.record import RecordError
+from eo_jax.data.store.record import Listed, RecordError
 
 NAME = "store/shards/00000.array_record record 3 (id a/b)"
 QUICK = settings(
@@ -281,6 +283,35 @@ LIES = {
 }
 
 
+def chunk_with(position: int, value: int) -> bytes:
+    """The payload of 1000 zeros with one byte of its header changed."""
+    payload = bytearray(chunk(np.zeros((1, 1, 1000), np.int16)))
+    payload[position] = value
+    return bytes(payload)
+
+
+CHUNKS = {
+    "of a codec that is loaded from elsewhere": {2: 0x15 | 6 << 5},
+    "through a filter that is loaded from elsewhere": {16: 160},
+    "of memory that is not written to": {31: 0x40},
+    "of one value that repeats": {31: 0x30},
+    "that is read lazily from a file": {31: 0x08},
+    "of values of another size": {3: 8},
+    "of large blocks": {11: 0x7F},
+    "of another length": {12: 1},
+}
+LIES |= {
+    f"a chunk {what}": with_pixels(chunk_with(*changes.popitem()), shape=[1, 1, 1000])
+    for what, changes in CHUNKS.items()
+} | {
+    "labels larger than any map of such pixels": with_extra(shape=[2**27]),
+    "two arrays of one name": with_extra(name="pixels"),
+    "wavelengths an object": with_header(wavelengths_nm={}),
+    "wavelengths beyond float64": with_header(wavelengths_nm=[10**400]),
+    "header of megabytes": with_header(crs="x" * 2**20),
+}
+
+
 @pytest.mark.parametrize("data", LIES.values(), ids=LIES.keys())
 def test_a_lying_header_is_refused_and_allocates_nothing_big(data: bytes):
     tracemalloc.start()
@@ -289,6 +320,47 @@ def test_a_lying_header_is_refused_and_allocates_nothing_big(data: bytes):
         assert tracemalloc.get_traced_memory()[1] < 5e6
     finally:
         tracemalloc.stop()
+
+
+def test_zeros_take_no_memory():
+    """32 bytes stand for 2 GB of them, which is right for an empty scene."""
+    payload = bytearray(chunk(np.zeros((1, 1, 1000), np.int16)))
+    shape = [1, 2**15, 2**15 - 1]
+    struct.pack_into("<I", payload, 4, 2 * 2**15 * (2**15 - 1))
+    data, before = with_pixels(bytes(payload), shape=shape), peak_bytes()
+    pixels, out = record.decode(data, NAME).pixels, np.ones((1, 2, 3), np.int16)
+    listed = Listed("a/b", "enmap", "int16", tuple(shape))
+    record.decode_pixels(data, NAME, listed, out, slice(5, 7), slice(3))
+    assert pixels.shape == tuple(shape) and not pixels[0, -1, -9:].any() and not out.any()
+    assert peak_bytes() - before < 50e6
+
+
+@pytest.mark.parametrize(
+    ("listed", "says"),
+    [
+        (Listed("a/c", "enmap", "int16", (2, 2, 1)), "id is 'a/b', the index says 'a/c'"),
+        (Listed("a/b", "s1", "int16", (2, 2, 1)), "sensor is 'enmap', the index says 's1'"),
+        (Listed("a/b", "enmap", "uint16", (2, 2, 1)), "dtype is 'int16', the index says 'uint16'"),
+        (Listed("a/b", "enmap", "int16", (2, 1, 2)), r"shape is \(2, 2, 1\), the index says"),
+    ],
+)
+def test_another_record_than_the_index_lists(listed: Listed, says: str):
+    out = np.zeros(listed.shape, listed.dtype)
+    for read in (
+        lambda: record.decode(tiny(), NAME, None, listed),
+        lambda: record.decode_labels(tiny(), NAME, listed),
+        lambda: record.decode_pixels(tiny(), NAME, listed, out, slice(None), slice(None)),
+    ):
+        with pytest.raises(RecordError, match=f"{re.escape(NAME)}: the record's {says}.*copy it"):
+            read()
+
+
+def test_what_nobody_could_read_is_not_written():
+    huge = np.broadcast_to(np.uint8(0), 2**27)
+    with pytest.raises(ValueError, match=r"sample a/b: labels and masks have 134217728 bytes"):
+        record.encode(sample(cube(), labels={"x": huge}))
+    with pytest.raises(ValueError, match=r"sample a/b: it has \d+ bytes, expected at most"):
+        record.encode(sample(cube(), crs="x" * 2**20))
 
 
 def test_an_honest_forgery_is_read():

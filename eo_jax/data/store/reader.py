@@ -1,7 +1,7 @@
 """Reads a store: shards of records, one index, one manifest; written once, then only read.
 
     STORE/manifest.json                  contents, and the SHA-256 of every other file
-    STORE/index.npz                      one row per record, see manifest.py
+    STORE/index.npz                      one row per record, see index_file.py
     STORE/shards/00000.array_record ...  the records, see record.py
     STORE/pixels/KIND/zarr.json, c/...   the pixels of the Zarr formats, see zarr_shards.py
 
@@ -18,19 +18,15 @@ import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from eo_jax.data.store import record, shard_cache, zarr_remote, zarr_shards
+from eo_jax.data.store import index_file, record, shard_cache, zarr_remote
 from eo_jax.data.store.files import StoreError, check_size
-from eo_jax.data.store.manifest import (
-    PIXEL_SPLIT,
-    PIXEL_SPLITS,
-    format_of,
-    read_index,
-    read_manifest,
-)
+from eo_jax.data.store.manifest import PIXEL_SPLIT, PIXEL_SPLITS, format_of, read_manifest
+from eo_jax.data.store.manifest_schema import FORMATS as FORMATS
 from eo_jax.data.store.remote import RemoteError, RemotePath, is_url
 from eo_jax.data.store.zarr_reader import PixelFiles
 from eo_jax.data.store.zarr_remote import RemotePixels
@@ -38,7 +34,6 @@ from eo_jax.data.store.zarr_shards import Bands
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
 
-FORMATS = ("array-record", *zarr_shards.FORMATS)
 _ALL = slice(None)
 # Open shards per store: each takes a file descriptor, of which a process often has only 1024.
 _OPEN_SHARDS = 128
@@ -77,20 +72,18 @@ class Store(Sequence[Sample]):
 
     Attributes:
         manifest: the parsed manifest.json.
-        index: {column: array with one row per record}, see manifest.py.
+        index: {column: array with one row per record}, see index_file.py.
     """
 
     def __init__(self, path: Path | RemotePath):
         self.path = path
         self.manifest = read_manifest(path)
-        self.index = read_index(path, self.manifest["index_sha256"])
+        self.index = index_file.read_index(path, self.manifest)
         counts = [shard["samples"] for shard in self.manifest["shards"]]
         self._first_of_shard = np.cumsum([0, *counts]).tolist()
-        if len(self.index["id"]) != self._first_of_shard[-1]:
-            raise StoreError(
-                f"{path}: index has {len(self.index['id'])} rows, the shards "
-                f"{self._first_of_shard[-1]} records; convert again"
-            )
+        self._kinds, self._kind_of = index_file.kinds(self.index), index_file.kind_codes(self.index)
+        _check_bands(path, self.manifest, self._kinds)
+        self._dtypes = [np.dtype(dtype) for _, dtype, _ in self._kinds]
         for shard in self.manifest["shards"]:
             check_size(path, shard["file"], shard["bytes"])
         self._pixel_files = _open_pixels(path, self.manifest, self.index)
@@ -102,16 +95,18 @@ class Store(Sequence[Sample]):
 
     def __getitem__(self, i: int) -> Sample:
         pixels = None if self._pixel_files is None else self.pixels(i)
-        return record.decode(self.read(i), self.record_name(i), pixels)
+        return record.decode(self.read(i), self.record_name(i), pixels, self._listed(i))
 
     def read(self, i: int) -> bytes:
         """The bytes of record i, not yet decoded.
 
-        Raises IndexError, or RecordError where the shard is damaged there.
+        Raises IndexError, or RecordError where the shard is damaged there, or has another record
+        than the index.
         """
         shard, row = self._locate(i)
         try:
-            return self._read_record(shard, row)
+            data = self._read_record(shard, row)
+            checksum = record.checksum(data)
         except (StoreError, RemoteError):
             raise
         except (RuntimeError, OSError, IndexError, ValueError) as error:
@@ -121,6 +116,16 @@ class Store(Sequence[Sample]):
                 f"{self.record_name(i)}: cannot be read ({error}); run `python -m data_prep verify "
                 f"{self.path}`"
             ) from error
+        listed = self.index.get("record_crc32c")
+        if listed is not None and checksum != listed[i]:
+            raise record.RecordError(
+                f"{self.record_name(i)}: its checksum is {checksum:08x}, the index says "
+                f"{listed[i]:08x}; {record.ANOTHER_FILE}"
+            )
+        return data
+
+    def _listed(self, i: int) -> record.Listed:
+        return record.Listed(str(self.index["id"][i]), *self._kinds[self._kind_of[i]])
 
     def _read_record(self, shard: int, row: int) -> bytes:
         if isinstance(self.path, Path):
@@ -152,24 +157,26 @@ class Store(Sequence[Sample]):
         Raises IndexError, RecordError, or ValueError where `out` has another shape.
         """
         i = self._wrap(i)
-        bands, height, width = self.index["shape"][i].tolist()
+        kind = self._kind_of[i]
+        bands, height, width = self._kinds[kind][2]
         shape = (bands, len(range(height)[rows]), len(range(width)[columns]))
         if out.shape != shape:
             raise ValueError(
                 f"{self.record_name(i)}: the part to read has shape {shape}, the array to read "
                 f"into {out.shape}"
             )
-        if out.dtype != self.index["dtype"][i]:
+        if out.dtype != self._dtypes[kind]:
             out[:] = self.pixels(i, rows=rows, columns=columns)
         elif self._pixel_files is None:
-            record.decode_pixels(self.read(i), self.record_name(i), out, rows, columns)
+            data, name = self.read(i), self.record_name(i)
+            record.decode_pixels(data, name, self._listed(i), out, rows, columns)
         else:
             with self._naming_pixels(i) as shard:
                 self._pixel_files.read_into(i, shard, out, rows, columns)
 
     def labels(self, i: int) -> dict[str, np.ndarray]:
         """The labels of sample i, without its pixels. Raises IndexError, RecordError."""
-        return record.decode_labels(self.read(i), self.record_name(i))
+        return record.decode_labels(self.read(i), self.record_name(i), self._listed(i))
 
     def _read_pixels(self, i: int, bands: Bands, rows: slice, columns: slice) -> np.ndarray:
         i = self._wrap(i)
@@ -184,7 +191,7 @@ class Store(Sequence[Sample]):
             yield shard
         except (StoreError, RemoteError):
             raise
-        except (ValueError, RuntimeError, OSError, OverflowError) as error:
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
             file = self._pixel_files.file(i, shard)
             raise record.RecordError(
                 f"{self.record_name(i)}: pixels cannot be read from {file} ({error}); run `python "
@@ -196,6 +203,15 @@ class Store(Sequence[Sample]):
         shard, row = self._locate(i)
         file, sample_id = self.manifest["shards"][shard]["file"], self.index["id"][self._wrap(i)]
         return f"{self.path}/{file} record {row} (id {sample_id})"
+
+    def about(self, field: str) -> Any:
+        """A field of the manifest that describes what the store holds, such as "archive".
+
+        Raises StoreError where it is absent: stores that `convert` did not write may lack it.
+        """
+        if field not in self.manifest:
+            raise StoreError(f"{self.path}/manifest.json: has no {field!r}; convert again")
+        return self.manifest[field]
 
     def sensor(self, sensor_id: str) -> Sensor:
         """The sensor row that the samples were written with.
@@ -284,20 +300,32 @@ def _open_pixels(
         if isinstance(path, RemotePath):
             shard_cache.warn_if_small(path, sum(shard["bytes"] for shard in manifest["shards"]))
         return None
-    if manifest["format"] not in FORMATS:
-        raise StoreError(
-            f"{path}/manifest.json: format {manifest['format']!r}, this eo_jax reads "
-            f"{', '.join(FORMATS)}; convert the archive again"
-        )
     try:
         return (PixelFiles if isinstance(path, Path) else RemotePixels)(path, manifest, index)
     except StoreError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise StoreError(
-            f"{path}/manifest.json: does not describe a Zarr store ({error!r}); convert the "
-            "archive again"
+            f"{path}/manifest.json: does not describe a Zarr store ({error}); convert the archive "
+            "again"
         ) from error
+
+
+def _check_bands(
+    path: Path | RemotePath, manifest: dict, kinds: Iterable[tuple[str, str, tuple[int, int, int]]]
+) -> None:
+    """Raises StoreError where the manifest has another number of bands than the pixels."""
+    for sensor, _, shape in kinds:
+        row, moments = (manifest.get(field, {}).get(sensor) for field in ("sensors", "statistics"))
+        for what, values in (
+            ("sensors", row and row["bands"]["name"]),
+            ("statistics", moments and moments["mean"]),
+        ):
+            if values is not None and len(values) != shape[0]:
+                raise StoreError(
+                    f"{path}/manifest.json: {what}.{sensor:.100} has {len(values)} bands, its "
+                    f"pixels have {shape[0]} by the index; convert the archive again"
+                )
 
 
 def _parse_sensor(path: Path | RemotePath, row: dict) -> Sensor:

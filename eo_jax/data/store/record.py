@@ -21,7 +21,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import blosc2
 import google_crc32c
@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 _MAGIC = b"EOJX"
 _PREFIX = struct.Struct("<4sHI")
 _CHECKSUM = struct.Struct("<I")
-_DTYPES = (
+DTYPES = (
     "bool",
     "uint8",
     "int8",
@@ -47,10 +47,17 @@ _DTYPES = (
     "float32",
     "float64",
 )
+_BYTES = {name: np.dtype(name).itemsize for name in DTYPES}
 _FILTERS = ("none", "band_difference", "elsewhere")
 # A record that claims more is damaged or hostile: the largest real one (a 1000 x 1000 tile of 224
 # int16 bands) has 0.45 GB.
 _MAX_ARRAY_BYTES = 2**31 - 2**16
+MAX_AXES = 8
+MAX_PATCH_LABEL = 2**20  # values of a label of a whole patch
+# Labels and masks together: sixteen bytes per byte of pixels, or this, whichever is more.
+_MAX_OTHER_BYTES = 2**26
+_OTHER_PER_PIXEL_BYTE = 16
+_MAX_HEADER_BYTES = 2**20
 _PLAIN_FIELDS = {
     "sensor": str,
     "id": str,
@@ -67,14 +74,38 @@ _PLAIN_FIELDS = {
 _BLOCK_BYTES = 128 * 1024
 _BANDS_AT_ONCE = 32  # of a patch of 128 x 128 pixels: these fit that cache, too
 
+# Header of a Blosc2 chunk: flags, bytes of a value, bytes before compression, of a block and after
+# compression, filters, more flags.
+_CHUNK = struct.Struct("<2xBB3I6s9xB")
+_MAX_BLOCK_BYTES = 2**24  # Blosc2 takes some of this memory
+_STORED, _LZ4 = 0x02, 1
+_PLAIN, _ZEROS = 0x00, 0x10  # the second flags: nothing special, or one run of zeros
+_KNOWN_FILTERS = {0, blosc2.Filter.BITSHUFFLE.value}
+
 _SCRATCH, _RESIDUAL = Scratch(), Scratch()
 
 # The callers' threads decode in parallel, each in one thread of Blosc2.
 blosc2.set_releasegil(True)
 
 
+# What to do about a file that is intact and not the one that belongs there.
+ANOTHER_FILE = (
+    "the file is of another shard or store, as a half-finished copy leaves it: copy it again, or "
+    "convert the archive again"
+)
+
+
 class RecordError(ValueError):
     """A record that cannot be decoded; the message names it."""
+
+
+class Listed(NamedTuple):
+    """What the index says of a record."""
+
+    id: str
+    sensor: str
+    dtype: str
+    shape: tuple[int, ...]
 
 
 def encode(sample: Sample) -> bytes:
@@ -115,9 +146,9 @@ def _entry(name: str, array: np.ndarray, filter_name: str, payload: bytes) -> di
 
 def check_array(name: str, dtype: str, shape: Sequence[int]) -> None:
     """Raises ValueError, beginning with `name`, for a dtype or size that a store cannot hold."""
-    if dtype not in _DTYPES:
-        raise ValueError(f"{name} has dtype {dtype}, expected one of {', '.join(_DTYPES)}")
-    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if dtype not in DTYPES:
+        raise ValueError(f"{name} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
+    size = math.prod(shape) * _BYTES[dtype]
     if size > _MAX_ARRAY_BYTES:
         raise ValueError(
             f"{name} has {size} bytes, the format holds {_MAX_ARRAY_BYTES}; cut it into tiles"
@@ -132,6 +163,11 @@ def _record(sample: Sample, arrays: list[tuple[dict[str, Any], bytes]]) -> bytes
     header = json.dumps(
         {**fields, "arrays": entries}, sort_keys=True, separators=(",", ":"), default=_plain_number
     ).encode()
+    try:
+        _check_length(header)
+        _check_entries(entries, sum(map(len, payloads)))
+    except ValueError as error:  # what nobody could read
+        raise ValueError(f"sample {sample.id}: {error}") from error
     parts = [_PREFIX.pack(_MAGIC, FORMAT_VERSION, len(header)), header, *payloads]
     # Part by part, so that megabytes are joined only once.
     checksum = functools.reduce(google_crc32c.extend, parts, 0)
@@ -145,13 +181,29 @@ def _plain_number(value: Any) -> Any:
     raise TypeError(f"a record's header cannot hold {value!r}; give plain Python numbers and text")
 
 
-def decode(data: bytes, name: str, pixels: np.ndarray | None = None) -> Sample:
+def checksum(data: bytes) -> int:
+    """The CRC-32C at the end of a record; decoding compares it with the rest.
+
+    Raises ValueError for less than a checksum.
+    """
+    if len(data) < _CHECKSUM.size:
+        raise ValueError(f"{len(data)} bytes are too few for a record")
+    return _CHECKSUM.unpack_from(data, len(data) - _CHECKSUM.size)[0]
+
+
+def decode(
+    data: bytes, name: str, pixels: np.ndarray | None = None, listed: Listed | None = None
+) -> Sample:
     """The Sample of a record. Raises RecordError, beginning with `name`, unless it is intact.
 
-    A record of `encode_without_pixels`, and no other, needs `pixels` [c, h, w], of the dtype and
-    shape that its header states.
+    Args:
+        data: the record.
+        name: of the record, for errors.
+        pixels: [c, h, w], of the dtype and shape that the record's header states; for a record of
+            `encode_without_pixels`, and no other.
+        listed: what the record has to be; None for any.
     """
-    header, offset = _read_header(data, name)
+    header, offset = _read_header(data, name, listed)
     arrays = {}
     for entry in header["arrays"]:
         if entry["name"] == "pixels":
@@ -184,31 +236,30 @@ def decode(data: bytes, name: str, pixels: np.ndarray | None = None) -> Sample:
     )
 
 
-def decode_pixels(data: bytes, name: str, out: np.ndarray, rows: slice, columns: slice) -> None:
+def decode_pixels(
+    data: bytes, name: str, listed: Listed, out: np.ndarray, rows: slice, columns: slice
+) -> None:
     """Decodes a part of a record's pixels into `out` [c, h', w'], using only this thread's scratch.
 
     Raises RecordError as `decode`.
     """
-    header, offset = _read_header(data, name)
+    header, offset = _read_header(data, name, listed)
     for entry in header["arrays"]:
         if entry["name"] == "pixels":
             break
         offset += entry["bytes"]
     _check_own_pixels(entry, name)
-    stored = _inflate(
-        memoryview(data)[offset : offset + entry["bytes"]], entry, name, _SCRATCH.take
-    )
-    if (stored[:, rows, columns].shape, stored.dtype) != (out.shape, out.dtype):
-        raise RecordError(
-            f"{name}: the record's pixels are {entry['dtype']} {entry['shape']}, the index says "
-            "otherwise; convert the archive again"
-        )
+    payload = memoryview(data)[offset : offset + entry["bytes"]]
+    if _check_payload(payload, entry, name) == _ZEROS:
+        out[:] = 0
+        return
+    stored = _inflate(payload, entry, name, _SCRATCH.take)
     restore(out, stored, rows, columns, entry["filter"] == "band_difference")
 
 
-def decode_labels(data: bytes, name: str) -> dict[str, np.ndarray]:
+def decode_labels(data: bytes, name: str, listed: Listed) -> dict[str, np.ndarray]:
     """The labels of a record, without its other arrays. Raises RecordError as `decode`."""
-    header, offset = _read_header(data, name)
+    header, offset = _read_header(data, name, listed)
     labels = {}
     for entry in header["arrays"]:
         if entry["name"].startswith("labels/"):
@@ -304,35 +355,71 @@ def _compress(array: np.ndarray) -> bytes:
 
 
 def _decompress(payload: memoryview, entry: dict, name: str) -> np.ndarray:
+    if _check_payload(payload, entry, name) == _ZEROS:
+        return _zeros(entry, name)
     out = _inflate(payload, entry, name, functools.partial(np.empty, dtype=np.uint8))
     if entry["filter"] == "band_difference":
         undo_difference(out.view(f"u{out.itemsize}"))
     return out
 
 
+def _zeros(entry: dict, name: str) -> np.ndarray:
+    """Zeros, or no values, whatever the filter: a payload of no size, which takes no memory."""
+    try:
+        return np.zeros(entry["shape"], entry["dtype"])
+    except MemoryError as error:
+        raise _too_large(entry, name) from error
+
+
+def _too_large(entry: dict, name: str) -> RecordError:
+    size = f"{entry['dtype']} {entry['shape']}"
+    return RecordError(f"{name}: array {entry['name']!r} of {size} does not fit into the memory")
+
+
+def _check_payload(payload: memoryview, entry: dict, name: str) -> int:
+    """_ZEROS where the array has only zeros or no values, else _PLAIN.
+
+    Raises RecordError, before anything is allocated, for a chunk that is not `_compress`ed: Blosc2
+    would load a library for another codec, or leave the memory of the array as it was.
+    """
+    expected = _size(entry)
+    if expected == 0:
+        return _ZEROS
+    wrong = _wrong_chunk(payload, expected, _BYTES[entry["dtype"]])
+    if wrong:
+        raise RecordError(
+            f"{name}: array {entry['name']!r} of {entry['dtype']} {entry['shape']}: {wrong}; "
+            "convert its shard again"
+        )
+    return payload[_CHUNK.size - 1]
+
+
+def _wrong_chunk(payload: memoryview, expected: int, itemsize: int) -> str:
+    """What is wrong with the header of a chunk of `expected` bytes before compression, or ""."""
+    if len(payload) < _CHUNK.size:
+        return f"{len(payload)} bytes are too few for a chunk"
+    flags, width, before, block, after, filters, special = _CHUNK.unpack_from(payload)
+    if before != expected or after != len(payload):
+        return f"a chunk of {after} bytes for {before}, expected {len(payload)} for {expected}"
+    is_known = flags & _STORED or flags >> 5 == _LZ4
+    if not (is_known and set(filters) <= _KNOWN_FILTERS and special in (_PLAIN, _ZEROS)):
+        return "a chunk of an unknown kind, expected bitshuffle and LZ4"
+    if width != itemsize or not 0 < block <= _MAX_BLOCK_BYTES:
+        return f"a chunk of blocks of {block} bytes and values of {width}"
+    return ""
+
+
 def _inflate(
     payload: memoryview, entry: dict, name: str, allocate: Callable[[int], np.ndarray]
 ) -> np.ndarray:
-    """A decompressed payload, its filter not undone.
-
-    `allocate` is called only once the payload is known to hold that many bytes.
-    """
+    """The values of a checked payload, its filter not undone."""
     shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
-    expected = math.prod(shape) * dtype.itemsize
     try:
-        if expected == 0:
-            return np.empty(shape, dtype)
-        found = blosc2.get_cbuffer_sizes(payload)[0]
-        if found != expected:
-            raise RecordError(
-                f"{name}: array {entry['name']!r} holds {found} bytes, shape {shape} {dtype} needs "
-                f"{expected}"
-            )
-        out = allocate(expected).view(dtype).reshape(shape)
+        out = allocate(_size(entry)).view(dtype).reshape(shape)
         blosc2.decompress2(payload, dst=out, nthreads=1)
+    except MemoryError as error:
+        raise _too_large(entry, name) from error
     except (RuntimeError, ValueError, TypeError) as error:
-        if isinstance(error, RecordError):
-            raise
         raise RecordError(
             f"{name}: array {entry['name']!r} cannot be decompressed ({error}); convert its shard "
             "again"
@@ -340,7 +427,7 @@ def _inflate(
     return out
 
 
-def _read_header(data: bytes, name: str) -> tuple[dict, int]:
+def _read_header(data: bytes, name: str, listed: Listed | None) -> tuple[dict, int]:
     """The checked header of a record and the offset of the first payload."""
     damaged = (
         f"{name}: record is damaged ({{}}); run `python -m data_prep verify` on the store, then "
@@ -361,35 +448,76 @@ def _read_header(data: bytes, name: str) -> tuple[dict, int]:
         )
     offset = _PREFIX.size + length
     try:
+        _check_length(data[_PREFIX.size : offset])
         header = json.loads(data[_PREFIX.size : offset])
         _check_fields(header)
         _check_entries(header["arrays"], len(data) - _CHECKSUM.size - offset)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecordError(damaged.format(f"header: {error}")) from error
+    _check_listed(header, name, listed)
     return header, offset
+
+
+def _check_listed(header: dict, name: str, listed: Listed | None) -> None:
+    """Raises RecordError where the index lists another record here."""
+    pixels = next(entry for entry in header["arrays"] if entry["name"] == "pixels")
+    found = Listed(header["id"], header["sensor"], pixels["dtype"], tuple(pixels["shape"]))
+    if listed is None or found == listed:
+        return
+    pairs = zip(Listed._fields, found, listed, strict=True)
+    field, there, here = next(pair for pair in pairs if pair[1] != pair[2])
+    raise RecordError(
+        f"{name}: the record's {field} is {there!r:.200}, the index says {here!r:.200}; "
+        f"{ANOTHER_FILE}"
+    )
+
+
+def _check_length(header: bytes) -> None:
+    if len(header) > _MAX_HEADER_BYTES:
+        raise ValueError(f"it has {len(header)} bytes, expected at most {_MAX_HEADER_BYTES}")
 
 
 def _check_fields(header: dict) -> None:
     for field, kind in _PLAIN_FIELDS.items():
         if not isinstance(header[field], kind):
-            raise ValueError(f"{field} is {header[field]!r}")
+            raise ValueError(f"{field} is {header[field]!r:.100}")
     for field, length in (("lonlat", 2), ("affine", 6), ("wavelengths_nm", None)):
         values = header.get(field)
         if values is not None and (
-            len(values) != (length or len(values))
-            or not all(isinstance(value, int | float) for value in values)
+            not isinstance(values, list)
+            or len(values) != (length or len(values))
+            or not all(map(_is_number, values))
         ):
-            raise ValueError(f"{field} is {values!r}")
+            raise ValueError(f"{field} is {values!r:.100}")
 
 
-def _check_entries(entries: list[dict], available: int) -> None:
+def _is_number(value: Any) -> bool:
+    """Whether numpy can hold it; NaN and infinity count."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def _check_entries(entries: Sequence[dict], available: int) -> None:
     """Checks sizes before anything is allocated: a valid checksum does not make input trusted."""
     for entry in entries:
         _check_entry(entry)
     if sum(entry["bytes"] for entry in entries) != available:
         raise ValueError(f"payload lengths do not add up to the {available} bytes there are")
-    if not any(entry["name"] == "pixels" for entry in entries):
+    sizes = {entry["name"]: _size(entry) for entry in entries}
+    if len(sizes) != len(entries):
+        raise ValueError("two arrays have the same name")
+    if "pixels" not in sizes:
         raise ValueError("no array named 'pixels'")
+    pixels, most = sizes.pop("pixels"), _MAX_OTHER_BYTES
+    most = max(most, _OTHER_PER_PIXEL_BYTE * pixels)
+    if sum(sizes.values()) > most:
+        raise ValueError(
+            f"labels and masks have {sum(sizes.values())} bytes, with pixels of {pixels} at most "
+            f"{most}"
+        )
+
+
+def _size(entry: dict) -> int:
+    return math.prod(entry["shape"]) * _BYTES[entry["dtype"]]
 
 
 def _check_entry(entry: dict) -> None:
@@ -397,18 +525,24 @@ def _check_entry(entry: dict) -> None:
     if not isinstance(name, str) or not all(
         isinstance(number, int) and number >= 0 for number in (*shape, size)
     ):
-        raise ValueError(f"array {name!r} claims shape {shape!r} in {size!r} bytes")
-    if entry["dtype"] not in _DTYPES or entry["filter"] not in _FILTERS:
-        raise ValueError(f"array {name!r} has dtype {entry['dtype']!r}, filter {entry['filter']!r}")
+        raise ValueError(f"array {name!r:.100} claims shape {shape!r:.100} in {size!r:.100} bytes")
+    if len(shape) > MAX_AXES:
+        raise ValueError(f"array {name!r:.100} has {len(shape)} axes, expected at most {MAX_AXES}")
+    if entry["dtype"] not in DTYPES or entry["filter"] not in _FILTERS:
+        raise ValueError(
+            f"array {name!r:.100} has dtype {entry['dtype']!r:.100}, filter "
+            f"{entry['filter']!r:.100}"
+        )
     if entry["filter"] == "elsewhere" and (name != "pixels" or size):
         raise ValueError(
-            f"array {name!r} of {size} bytes has filter 'elsewhere', which is for pixels and has "
-            "no payload"
+            f"array {name!r:.100} of {size} bytes has filter 'elsewhere', which is for pixels and "
+            "has no payload"
         )
     if entry["filter"] == "band_difference" and len(shape) != 3:
         raise ValueError(
-            f"array {name!r} of shape {shape} has filter 'band_difference', which takes [c, h, w]"
+            f"array {name!r:.100} of shape {shape} has filter 'band_difference', which takes "
+            "[c, h, w]"
         )
     elements = math.prod(max(side, 1) for side in shape)
-    if elements * np.dtype(entry["dtype"]).itemsize > _MAX_ARRAY_BYTES:
-        raise ValueError(f"array {name!r} claims shape {shape}")
+    if elements * _BYTES[entry["dtype"]] > _MAX_ARRAY_BYTES:
+        raise ValueError(f"array {name!r:.100} claims shape {shape}")

@@ -36,7 +36,6 @@ from typing import Any, NamedTuple, TypeVar
 from eo_jax.data.store.files import StoreError
 
 _SCHEMES = ("s3", "gs", "http", "https")
-_SMALL_BYTES = 2**32  # limit of a manifest or an index, which has about 200 bytes per sample
 # Concurrent requests per thread: enough to hide 50 ms of latency; 100 MB of the largest patches.
 _CONCURRENT_REQUESTS = 16
 _STATUS = re.compile(r"([A-Z_]+): ")
@@ -134,26 +133,26 @@ class RemotePath:
         """The last part of the path."""
         return str(self).rpartition("/")[2]
 
-    def read_bytes(self) -> bytes:
-        """The bytes of a small file.
+    def read_bytes(self, most: int) -> bytes:
+        """The bytes of a file of at most that many.
 
-        Raises StoreError where it is absent, refused or larger than 4 GiB; RemoteError.
+        Raises StoreError where it is absent, refused or larger; RemoteError.
         """
-        if self._is_longer_than(_SMALL_BYTES):
+        if self._is_longer_than(most):
             raise StoreError(
-                f"{self}: more than {_SMALL_BYTES} bytes, so it is not a part of a store; check "
-                "the URL"
+                f"{self}: has more than {most} bytes, which no such file of a store has; check the "
+                "URL, or convert the archive again, with larger shards (--shard-mb)"
             )
         return retry(self, lambda: _result(self, _open(self.root).read(self.file)))
 
-    def read_checked(self, sha256: str) -> bytes:
-        """The bytes of a small file with this SHA-256.
+    def read_checked(self, sha256: str, most: int) -> bytes:
+        """The bytes of a file of at most that many, with this SHA-256.
 
         Raises StoreError where every attempt gives another; RemoteError.
         """
 
         def attempt() -> bytes:
-            data = self.read_bytes()
+            data = self.read_bytes(most)
             if hashlib.sha256(data).hexdigest() != sha256:
                 raise ValueError("its SHA-256 is not the manifest's")
             return data

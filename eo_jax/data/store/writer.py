@@ -13,9 +13,18 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from eo_jax.data.store import record, zarr_shards
 from eo_jax.data.store.files import replacing, sha256_file, write_atomically
-from eo_jax.data.store.manifest import NO_TIME, STORE_FORMAT, content_sha256, index_bytes
+from eo_jax.data.store.index_file import CHECKSUMS, index_bytes
+from eo_jax.data.store.manifest import (
+    MAX_MANIFEST_BYTES,
+    NO_TIME,
+    STORE_FORMAT,
+    content_sha256,
+)
 from eo_jax.data.store.zarr_shards import Kind, ShardWriter
 from eo_jax.schema import Sample
+
+# In a manifest, with long names.
+_SHARD_ENTRY_BYTES, _PIXELS_ENTRY_BYTES = 220, 360
 
 
 def index_row(sample: Sample, split: str, nodata_fraction: float) -> dict[str, Any]:
@@ -50,7 +59,8 @@ def write_shard(
     Returns:
         The shard's entry in the manifest: {"file", "samples", "bytes", "sha256"}; in the Zarr
         formats also "samples_a_shard" and "pixels", a list of {"array", "file", "samples", "bytes",
-        "sha256"}.
+        "sha256"}. Besides, for the index, "record_crc32c", of each record, and in the Zarr formats
+        "chunk_crc32c", of each chunk of each sample.
 
     Raises:
         ValueError: a sample that the format cannot hold.
@@ -67,6 +77,7 @@ def write_shard(
             **entry,
             "samples_a_shard": samples_per_shard,
             "pixels": pixels.finish(),
+            "chunk_crc32c": pixels.chunk_crc32c,
         }
 
 
@@ -78,18 +89,19 @@ def _records_without_pixels(samples: Iterable[Sample], pixels: ShardWriter) -> I
 
 
 def _write_file(path: Path, records: Iterable[bytes]) -> dict[str, Any]:
-    """Writes records to `path`. Returns {"samples", "bytes", "sha256"}."""
+    """Writes records to `path`. Returns {"samples", "bytes", "sha256", "record_crc32c"}."""
     with replacing(path) as temporary:
-        samples = _write_records(temporary, records, path)
+        checksums = _write_records(temporary, records, path)
         return {
-            "samples": samples,
+            "samples": len(checksums),
             "bytes": temporary.stat().st_size,
             "sha256": sha256_file(temporary),
+            "record_crc32c": checksums,
         }
 
 
-def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int:
-    """Writes records and returns their number.
+def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> list[int]:
+    """Writes records and returns their checksums.
 
     An error of ArrayRecord becomes an OSError that names `path`; errors of the iterator pass
     through.
@@ -108,17 +120,17 @@ def _write_records(temporary: Path, records: Iterable[bytes], path: Path) -> int
     # runs one process per core, so no threads.
     options = "group_size:1,uncompressed,max_parallelism:1"
     writer = checked(ArrayRecordWriter, str(temporary), options)
-    samples = 0
+    checksums = []
     try:
         for data in records:
             checked(writer.write, data)
-            samples += 1
+            checksums.append(record.checksum(data))
     except BaseException:
         with contextlib.suppress(RuntimeError):  # the first error is the one to report
             writer.close()
         raise
     checked(writer.close)
-    return samples
+    return checksums
 
 
 def finish_store(
@@ -133,8 +145,11 @@ def finish_store(
         format: as given to `write_shard`.
         tasks: the number of shards, including those without samples.
     """
-    index = index_bytes(rows)
+    index = index_bytes(rows, shards)
     write_atomically(path / "index.npz", index)
+    shards = [
+        {name: value for name, value in shard.items() if name not in CHECKSUMS} for shard in shards
+    ]
     manifest = {
         "store_format": STORE_FORMAT,
         "record_format": record.FORMAT_VERSION,
@@ -148,9 +163,29 @@ def finish_store(
     manifest["index_sha256"] = hashlib.sha256(index).hexdigest()
     manifest = json.loads(json.dumps(manifest))  # as a reader will see it: keys are text
     manifest["content_sha256"] = content_sha256(manifest)
-    write_atomically(
-        path / "manifest.json", (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
-    )
+    data = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ValueError(
+            f"{path}: the manifest has {len(data)} bytes, expected at most {MAX_MANIFEST_BYTES}; "
+            "convert into another folder with larger shards (--shard-mb), or into array-record"
+        )
+    write_atomically(path / "manifest.json", data)
+
+
+def check_shard_count(path: Path, format: str, shards: int, kinds: int) -> None:
+    """Raises ValueError where the manifest of so many shards will be too large.
+
+    `kinds` is the number of kinds of pixels, all of which each shard may have.
+    """
+    per_shard = _SHARD_ENTRY_BYTES
+    if format in zarr_shards.FORMATS:
+        per_shard += kinds * _PIXELS_ENTRY_BYTES
+    most = MAX_MANIFEST_BYTES // per_shard
+    if shards > most:
+        raise ValueError(
+            f"{path}: {shards} shards, expected at most {most}; give a --shard-mb that is "
+            f"{-(-shards // most)} times as large"
+        )
 
 
 def _write_arrays(

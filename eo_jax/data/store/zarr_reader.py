@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from eo_jax.data.store import zarr_shards
+from eo_jax.data.store import index_file, zarr_shards
 from eo_jax.data.store.files import StoreError, check_size
-from eo_jax.data.store.manifest import kind_codes
 from eo_jax.data.store.remote import RemotePath
-from eo_jax.data.store.zarr_shards import Bands, Kind
+from eo_jax.data.store.zarr_shards import Bands, Chunk, Kind
 
 # Mapped files per store: each takes a file descriptor, of which a process often has only 1024.
 _MAPPED_FILES = 256
@@ -32,14 +31,17 @@ class PixelFiles:
     ):
         """Raises StoreError where files do not match manifest and index."""
         self.store = store
-        self._kinds, self._kind_of = _kinds(manifest["format"], index)
+        self._kinds = [Kind(manifest["format"], *kind) for kind in index_file.kinds(index)]
+        self._kind_of = index_file.kind_codes(index)
         counts = [shard["samples"] for shard in manifest["shards"]]
         self._first_of_shard = np.cumsum([0, *counts]).tolist()
         self._rows = manifest["samples_a_shard"]
+        self._crc32c = index.get("chunk_crc32c")
         self._entries = [
             {entry["array"]: entry for entry in shard["pixels"]} for shard in manifest["shards"]
         ]
         self._check_counts(np.repeat(np.arange(len(counts)), counts))
+        self._check_checksums()
         for kind in self._kinds:
             _check_metadata(store, kind, manifest)
         for entries in self._entries:
@@ -58,15 +60,15 @@ class PixelFiles:
         """
         kind = self._kinds[self._kind_of[i]]
         return zarr_shards.read_pixels(
-            self.file(i, shard), kind, self._byte_ranges(i, shard, kind), bands, rows, columns
+            self.file(i, shard), kind, self._chunks(i, shard, kind), bands, rows, columns
         )
 
     def read_into(self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice) -> None:
         """Reads a part of the pixels of sample i, which is in that shard, into `out` [c, h', w'].
 
-        `out` has the dtype of the pixels. The first time, whole chunks are read and checked against
-        their checksums; after that, pixels come from a memory map. Raises as
-        `zarr_shards.read_pixels`.
+        `out` has the dtype of the pixels. The first time, whole chunks are read, their checksums
+        computed and compared with those in the index; after that, pixels come from a memory map,
+        and checksums are only compared. Raises as `zarr_shards.read_pixels`.
         """
         kind = self._kinds[self._kind_of[i]]
         file = self._local_file(shard, kind)
@@ -74,10 +76,23 @@ class PixelFiles:
             mapped, index = self._map(
                 file, self._entries[shard][kind.name]["bytes"], kind, self._rows
             )
-            zarr_shards.copy_mapped(mapped, kind, index[self._row(i, shard)], out, rows, columns)
+            chunks = self._listed(i, kind, index[self._row(i, shard)])
+            zarr_shards.copy_mapped(mapped, kind, chunks, out, rows, columns)
         else:
-            zarr_shards.read_into(file, kind, self._byte_ranges(i, shard, kind), out, rows, columns)
+            zarr_shards.read_into(file, kind, self._chunks(i, shard, kind), out, rows, columns)
             self._verified[i] = True
+
+    def _chunks(self, i: int, shard: int, kind: Kind) -> list[Chunk]:
+        """All chunks of a sample."""
+        return self._listed(i, kind, self._byte_ranges(i, shard, kind))
+
+    def _listed(self, i: int, kind: Kind, byte_ranges: np.ndarray) -> list[Chunk]:
+        """The chunks of a sample at these byte ranges, with their checksums in the index."""
+        checksums = [None] * kind.chunks
+        if self._crc32c is not None:
+            checksums = self._crc32c[i, : kind.chunks].tolist()
+        pairs = zip(byte_ranges.tolist(), checksums, strict=True)
+        return [Chunk(offset, length, crc32c) for (offset, length), crc32c in pairs]
 
     def _byte_ranges(self, i: int, shard: int, kind: Kind) -> np.ndarray:
         """uint64 [chunks, 2], the byte ranges of a sample's chunks in its file."""
@@ -131,19 +146,13 @@ class PixelFiles:
                     "manifest; convert again"
                 )
 
-
-def _kinds(format: str, index: dict[str, np.ndarray]) -> tuple[list[Kind], np.ndarray]:
-    """(every kind of pixels; int [samples], the number of each sample's kind)."""
-    kind_of = kind_codes(index)
-    # The first sample of each kind: codes count up in order of first use.
-    first = np.flatnonzero(np.diff(np.maximum.accumulate(kind_of), prepend=-1))
-    if len(first) != kind_of.max(initial=-1) + 1:
-        raise ValueError("kind_code of the index skips a number")
-    of_first = (index[column][first].tolist() for column in ("sensor", "dtype", "shape"))
-    return [
-        Kind(format, sensor, dtype, tuple(shape))
-        for sensor, dtype, shape in zip(*of_first, strict=True)
-    ], kind_of
+    def _check_checksums(self) -> None:
+        most = max((kind.chunks for kind in self._kinds), default=0)
+        if self._crc32c is not None and self._crc32c.shape[1:] != (most,) and most:
+            raise StoreError(
+                f"{self.store / 'index.npz'}: chunk_crc32c is {list(self._crc32c.shape)}, expected "
+                f"{[len(self._kind_of), most]}, the chunks of a sample; convert again"
+            )
 
 
 def _check_metadata(store: Path | RemotePath, kind: Kind, manifest: dict[str, Any]) -> None:
@@ -154,7 +163,9 @@ def _check_metadata(store: Path | RemotePath, kind: Kind, manifest: dict[str, An
     expected = kind.metadata(manifest["tasks"], manifest["samples_a_shard"])
     name = kind.metadata_name
     check_size(store, name, len(expected))
-    if (store / name).read_bytes() != expected:
+    file = store / name
+    found = file.read_bytes() if isinstance(file, Path) else file.read_bytes(len(expected))
+    if found != expected:
         raise StoreError(
             f"{store / name}: does not describe {kind.name} as this store has it; copy it again or "
             "convert again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,7 @@ import numpy as np
 from eo_jax.data.store import remote, zarr_shards
 from eo_jax.data.store.remote import Range, RemotePath
 from eo_jax.data.store.zarr_reader import PixelFiles
-from eo_jax.data.store.zarr_shards import CRC_BYTES, Bands, Kind, check_crc, index_bytes
-
-# The most bytes that compression and checksum add to a chunk; zarr_shards has the exact bound.
-_OVERHEAD = 64
+from eo_jax.data.store.zarr_shards import Bands, Chunk, Kind, check_crc, index_bytes, parse_index
 
 
 class RemotePixels(PixelFiles):
@@ -41,7 +39,9 @@ class RemotePixels(PixelFiles):
             for side, part in zip(kind.shape[1:], (rows, columns), strict=True)
         )
         out = np.empty((len(chunks) * kind.bands_per_chunk, *sides), kind.numpy_dtype)
-        self._fetch_into(i, shard, self._byte_ranges(i, shard, kind)[chunks], out, rows, columns)
+        wanted = self._chunks(i, shard, kind)
+        wanted = [wanted[chunk] for chunk in chunks.tolist()]
+        self._fetch_into(i, shard, wanted, out, rows, columns)
         return out[number * kind.bands_per_chunk + band_of]
 
     def read_into(self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice) -> None:
@@ -51,7 +51,7 @@ class RemotePixels(PixelFiles):
         RemoteError.
         """
         kind = self._kinds[self._kind_of[i]]
-        self._fetch_into(i, shard, self._byte_ranges(i, shard, kind), out, rows, columns)
+        self._fetch_into(i, shard, self._chunks(i, shard, kind), out, rows, columns)
 
     def index_range(self, i: int, shard: int) -> Range | None:
         """The byte range of the shard index that sample i needs; None if it is in memory.
@@ -64,27 +64,30 @@ class RemotePixels(PixelFiles):
     def ranges(self, i: int, shard: int) -> list[Range]:
         """The byte ranges of all pixels of sample i. Raises as `read_into`."""
         kind = self._kinds[self._kind_of[i]]
-        return self._ranges(shard, kind, self._byte_ranges(i, shard, kind))
+        return self._ranges(shard, kind, self._chunks(i, shard, kind))
 
     def _fetch_into(
         self,
         i: int,
         shard: int,
-        byte_ranges: np.ndarray,
+        chunks: Sequence[Chunk],
         out: np.ndarray,
         rows: slice,
         columns: slice,
     ) -> None:
-        """Reads the chunks at these byte ranges, one after the other, into `out`."""
+        """Reads these chunks, one after the other, into `out`."""
         kind = self._kinds[self._kind_of[i]]
-        ranges = self._ranges(shard, kind, byte_ranges)
-        lengths = byte_ranges[:, 1].astype(np.int64)
-        within = np.stack([np.cumsum(lengths) - lengths, lengths], 1)  # the ranges in fetched data
+        ranges = self._ranges(shard, kind, chunks)
+        ends = itertools.accumulate(chunk.length for chunk in chunks)
+        within = [  # the fetched data
+            chunk._replace(offset=end - chunk.length)
+            for chunk, end in zip(chunks, ends, strict=True)
+        ]
 
         def attempt() -> None:
             data = _join([remote.fetch(part) for part in ranges])
-            for offset, length in within.tolist():
-                check_crc(data[offset : offset + length])
+            for offset, length, crc32c in within:
+                check_crc(data[offset : offset + length], crc32c)
             zarr_shards.copy_mapped(data, kind, within, out, rows, columns)
 
         remote.retry(self.file(i, shard), attempt)
@@ -94,9 +97,9 @@ class RemotePixels(PixelFiles):
         key = (shard, kind.name)
         if key not in self._indices:  # no lock: two threads may read an index, and either is right
             index_range = self._index_range(shard, kind)
-            fetch = functools.partial(_fetch_index, index_range)
-            index = remote.retry(index_range.file, fetch)
-            self._indices[key] = index.reshape(self._rows, kind.chunks, 2)
+            size = self._entries[shard][kind.name]["bytes"]
+            fetch = functools.partial(_fetch_index, index_range, kind, size)
+            self._indices[key] = remote.retry(index_range.file, fetch)
         return self._indices[key][self._row(i, shard)]
 
     def _index_range(self, shard: int, kind: Kind) -> Range:
@@ -104,24 +107,16 @@ class RemotePixels(PixelFiles):
         length = index_bytes(kind, self._rows, entry["bytes"])
         return Range(self.store / entry["file"], entry["bytes"] - length, length)
 
-    def _ranges(self, shard: int, kind: Kind, byte_ranges: np.ndarray) -> list[Range]:
-        """Byte ranges of chunks, adjacent ones merged.
-
-        Raises ValueError for a range that the file cannot have, before anything is allocated.
-        """
-        entry, runs = self._entries[shard][kind.name], []
-        for offset, length in byte_ranges.tolist():
-            is_length = CRC_BYTES < length <= kind.chunk_bytes + _OVERHEAD
-            if not is_length or offset + length > entry["bytes"]:
-                raise ValueError(
-                    f"a chunk of {length} bytes from byte {offset} cannot be in a file of "
-                    f"{entry['bytes']}"
-                )
-            if runs and sum(runs[-1]) == offset:
-                runs[-1] = (runs[-1][0], runs[-1][1] + length)
+    def _ranges(self, shard: int, kind: Kind, chunks: Sequence[Chunk]) -> list[Range]:
+        """Byte ranges of chunks, adjacent ones merged. Raises ValueError for an absent one."""
+        file, runs = self.store / self._entries[shard][kind.name]["file"], []
+        for chunk in chunks:
+            zarr_shards.check_written(chunk)
+            if runs and sum(runs[-1]) == chunk.offset:
+                runs[-1] = (runs[-1][0], runs[-1][1] + chunk.length)
             else:
-                runs.append((offset, length))
-        return [Range(self.store / entry["file"], *run) for run in runs]
+                runs.append((chunk.offset, chunk.length))
+        return [Range(file, *run) for run in runs]
 
 
 def begin_reading(samples: Sequence[tuple[RemotePixels, int, int]]) -> None:
@@ -135,9 +130,10 @@ def begin_reading(samples: Sequence[tuple[RemotePixels, int, int]]) -> None:
     remote.begin_reading([part for pixels, i, shard in samples for part in pixels.ranges(i, shard)])
 
 
-def _fetch_index(index_range: Range) -> np.ndarray:
-    """uint64, a shard index without its checksum."""
-    return check_crc(np.frombuffer(remote.fetch(index_range), np.uint8)).view("<u8")
+def _fetch_index(index_range: Range, kind: Kind, size: int) -> np.ndarray:
+    """uint64 [rows, chunks, 2], the index of a shard file of `size` bytes."""
+    data = check_crc(np.frombuffer(remote.fetch(index_range), np.uint8))
+    return parse_index(data, kind, size)
 
 
 def _join(parts: list[bytes]) -> np.ndarray:

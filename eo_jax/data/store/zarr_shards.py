@@ -24,7 +24,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import google_crc32c
 import numcodecs.blosc
@@ -46,6 +46,8 @@ CRC_BYTES = _CRC.size
 _BLOSC = {"cname": "lz4hc", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 65536}
 _BLOSC_HEADER = struct.Struct("<4x3I")  # bytes before compression, of a block, after compression
 _BLOSC_OVERHEAD = 16  # the most that Blosc adds to a chunk
+_MAX_RATIO = 256  # of LZ4, the most that a byte after compression stands for
+_MAX_INDEX_BYTES = 2**26  # of a shard: four million chunks
 _FILL = {"b": False, "i": 0, "u": 0, "f": 0.0}
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # becomes the name of a folder
@@ -163,10 +165,14 @@ class ShardWriter:
     """Writes the pixel files of one shard, sample by sample, under temporary names until `finish`.
 
     A context manager: at its end, temporary files are removed.
+
+    Attributes:
+        chunk_crc32c: of each sample so far, the CRC-32C of each chunk.
     """
 
     def __init__(self, store: Path, number: int, format: str, rows: int):
         self.store, self.number, self.format, self.rows = store, number, format, rows
+        self.chunk_crc32c: list[list[int]] = []
         self._files: dict[Kind, _OpenFile] = {}
 
     def put(self, sample: Sample) -> None:
@@ -176,6 +182,7 @@ class ShardWriter:
         """
         try:
             kind = Kind(self.format, sample.sensor, sample.pixels.dtype.name, sample.pixels.shape)
+            index_bytes(kind, self.rows, _MAX_INDEX_BYTES)
         except ValueError as error:
             raise ValueError(f"sample {sample.id}: {error}") from error
         if kind not in self._files:
@@ -189,7 +196,7 @@ class ShardWriter:
                 f"sample {sample.id}: shard {self.number} already has {self.rows} samples, the "
                 "limit of this store"
             )
-        file.append_sample(_encode(sample.pixels, kind))
+        self.chunk_crc32c.append(file.append_sample(_encode(sample.pixels, kind)))
 
     def finish(self) -> list[dict[str, Any]]:
         """Gives the files their names, and returns the manifest entry of each.
@@ -238,12 +245,15 @@ class _OpenFile:
     index: list[list[tuple[int, int]]] = field(default_factory=list)  # byte ranges of each sample
     size: int = 0
 
-    def append_sample(self, chunks: Iterator[bytes]) -> None:
-        byte_ranges = []
+    def append_sample(self, chunks: Iterator[bytes]) -> list[int]:
+        """Appends the chunks of a sample, and returns their checksums."""
+        byte_ranges, checksums = [], []
         for chunk in chunks:
             byte_ranges.append((self.size, len(chunk)))
+            checksums.append(*_CRC.unpack_from(chunk, len(chunk) - CRC_BYTES))
             self.append(chunk)
         self.index.append(byte_ranges)
+        return checksums
 
     def append(self, data: bytes) -> None:
         with files.writing(self.final), open(self.temporary, "ab" if self.size else "wb") as file:
@@ -277,58 +287,101 @@ def _with_checksum(data: bytes) -> bytes:
 # ------------------------------------------------------------------------------------------ reading
 
 
+class Chunk(NamedTuple):
+    """A chunk of a sample: its place in a file, and its CRC-32C by the index of the store.
+
+    Attributes:
+        offset: of its first byte.
+        length: in bytes, with the checksum at its end.
+        crc32c: None where the index, of an older version, has none.
+    """
+
+    offset: int
+    length: int
+    crc32c: int | None
+
+
 def read_index(file: Path | str, kind: Kind, rows: int) -> np.ndarray:
     """uint64 [rows, chunks, 2], the byte range of every chunk of a shard file.
 
-    Raises ValueError where the index is damaged, OSError.
+    Raises ValueError where the index is damaged, or has what the file cannot; OSError.
     """
     with open(file, "rb", buffering=0) as source:
         size = source.seek(0, 2)
         length = index_bytes(kind, rows, size)
         data = _read_checked(source, size - length, np.empty(length, np.uint8))
-    return data.view("<u8").reshape(rows, kind.chunks, 2)
+    return parse_index(data, kind, size)
 
 
 def index_bytes(kind: Kind, rows: int, size: int) -> int:
     """Length of a shard index with its checksum.
 
-    Raises ValueError where a file of `size` bytes is too short for it.
+    Raises ValueError where a file of `size` bytes is too short for it, or no index is so long.
     """
     length = rows * kind.chunks * 16 + CRC_BYTES
-    if size < length:
-        raise ValueError(f"{size} bytes are too few for an index of {length}")
+    if length > min(size, _MAX_INDEX_BYTES):
+        raise ValueError(
+            f"the index of {rows} samples in {kind.chunks} chunks has {length} bytes, expected at "
+            f"most {min(size, _MAX_INDEX_BYTES)}"
+        )
     return length
 
 
+def parse_index(data: np.ndarray, kind: Kind, size: int) -> np.ndarray:
+    """uint64 [rows, chunks, 2], the byte ranges in an index of a file of `size` bytes.
+
+    Nothing is read and allocated later that was not checked here. Raises ValueError for a byte
+    range that no chunk of this kind has, or that is beyond the end.
+    """
+    index = data.view("<u8").reshape(-1, kind.chunks, 2)
+    compressed = kind.format == "zarr"
+    least = CRC_BYTES + kind.chunk_bytes // (_MAX_RATIO if compressed else 1)
+    most = CRC_BYTES + kind.chunk_bytes + (_BLOSC_OVERHEAD if compressed else 0)
+    offset, length = index[..., 0], index[..., 1]
+    fits = (length >= least) & (length <= min(most, size))
+    fits &= offset <= np.uint64(size) - np.where(fits, length, 0)
+    bad = ~fits & (offset != _ABSENT)
+    if bad.any():
+        offset, length = index[bad][0].tolist()
+        raise ValueError(
+            f"a chunk of {length} bytes from byte {offset} cannot be in a file of {size}: it has "
+            f"{kind.chunk_bytes} before compression"
+        )
+    return index
+
+
 def read_pixels(
-    file: Path | str, kind: Kind, byte_ranges: np.ndarray, bands: Bands, rows: slice, columns: slice
+    file: Path | str,
+    kind: Kind,
+    chunks: Sequence[Chunk],
+    bands: Bands,
+    rows: slice,
+    columns: slice,
 ) -> np.ndarray:
     """Pixels [c', h', w'] of one sample, maybe a view of more.
 
     Args:
         file: the shard file.
-        byte_ranges: uint64 [chunks, 2], the sample's row of the shard index.
+        chunks: all of the sample, as the index of the shard has them.
         bands, rows, columns: the part to read. Only chunks with such bands are read.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or a chunk is not the one that the index lists.
         IndexError: there is no such band.
         OSError: the file cannot be read.
     """
     chunk_of, band_of = np.divmod(np.arange(kind.shape[0])[bands], kind.bands_per_chunk)
     with open(file, "rb", buffering=0) as source:
         if kind.chunks == 1:
-            return _read_bands(source, kind, byte_ranges[0], kind.shape[0], rows, columns)[bands]
+            return _read_bands(source, kind, chunks[0], kind.shape[0], rows, columns)[bands]
         sides = (
             len(range(side)[part])
             for side, part in zip(kind.shape[1:], (rows, columns), strict=True)
         )
         pixels = np.empty((len(band_of), *sides), kind.numpy_dtype)
-        for chunk in np.unique(chunk_of):
-            here = np.flatnonzero(chunk_of == chunk)
-            read = _read_bands(
-                source, kind, byte_ranges[chunk], band_of[here].max() + 1, rows, columns
-            )
+        for number in np.unique(chunk_of).tolist():
+            here = np.flatnonzero(chunk_of == number)
+            read = _read_bands(source, kind, chunks[number], band_of[here].max() + 1, rows, columns)
             # Band by band: read[band_of[here]] would copy all of them twice.
             for to, band in zip(here, band_of[here], strict=True):
                 pixels[to] = read[band]
@@ -338,7 +391,7 @@ def read_pixels(
 def read_into(
     file: Path | str,
     kind: Kind,
-    byte_ranges: np.ndarray,
+    chunks: Sequence[Chunk],
     out: np.ndarray,
     rows: slice,
     columns: slice,
@@ -348,27 +401,30 @@ def read_into(
     It uses only this thread's scratch memory. Arguments and errors are those of `read_pixels`.
     """
     with open(file, "rb", buffering=0) as source:
-        chunks = (_read_stored(source, kind, byte_range) for byte_range in byte_ranges)
-        _restore(out, kind, rows, columns, chunks)
+        stored = (_read_stored(source, kind, chunk) for chunk in chunks)
+        _restore(out, kind, rows, columns, stored)
 
 
 def copy_mapped(
     mapped: np.ndarray,
     kind: Kind,
-    byte_ranges: np.ndarray,
+    chunks: Sequence[Chunk],
     out: np.ndarray,
     rows: slice,
     columns: slice,
 ) -> None:
-    """The same from a memory-mapped shard file, without checking checksums. Raises ValueError."""
-    chunks = (_mapped_stored(mapped, kind, byte_range) for byte_range in byte_ranges)
-    _restore(out, kind, rows, columns, chunks)
+    """The same from a memory-mapped shard file, whose checksums were verified before.
+
+    They are compared with those that the index lists, but not computed. Raises ValueError.
+    """
+    stored = (_mapped_stored(mapped, kind, chunk) for chunk in chunks)
+    _restore(out, kind, rows, columns, stored)
 
 
 def _restore(
-    out: np.ndarray, kind: Kind, rows: slice, columns: slice, chunks: Iterable[np.ndarray]
+    out: np.ndarray, kind: Kind, rows: slice, columns: slice, stored: Iterable[np.ndarray]
 ) -> None:
-    for number, chunk in enumerate(chunks):
+    for number, chunk in enumerate(stored):
         bands = out[number * kind.bands_per_chunk : (number + 1) * kind.bands_per_chunk]
         record.restore(bands, chunk[: len(bands)], rows, columns, kind.has_differences)
 
@@ -380,7 +436,7 @@ def map_shard(file: Path | str, size: int, kind: Kind, rows: int) -> tuple[np.nd
     """
     mapped = _map_file(file, size)
     index = check_crc(mapped[size - index_bytes(kind, rows, size) :])
-    return mapped, index.view("<u8").reshape(rows, kind.chunks, 2)
+    return mapped, parse_index(index, kind, size)
 
 
 def _map_file(file: Path | str, size: int) -> np.ndarray:
@@ -396,30 +452,32 @@ def _map_file(file: Path | str, size: int) -> np.ndarray:
 
 
 def _read_bands(
-    source: BinaryIO, kind: Kind, byte_range: np.ndarray, bands: int, rows: slice, columns: slice
+    source: BinaryIO, kind: Kind, chunk: Chunk, bands: int, rows: slice, columns: slice
 ) -> np.ndarray:
     """The first `bands` bands of a chunk [n, h', w']; differences after them are not undone."""
-    stored = _read_stored(source, kind, byte_range)[:bands]
+    stored = _read_stored(source, kind, chunk)[:bands]
     pixels = np.empty(stored[:, rows, columns].shape, kind.numpy_dtype)
     record.restore(pixels, stored, rows, columns, kind.has_differences)
     return pixels
 
 
-def _read_stored(source: BinaryIO, kind: Kind, byte_range: np.ndarray) -> np.ndarray:
+def _read_stored(source: BinaryIO, kind: Kind, chunk: Chunk) -> np.ndarray:
     """A chunk as stored, its differences not undone, in this thread's scratch."""
-    offset, length = _checked_range(kind, byte_range)
-    return _unpack(_read_checked(source, offset, _PACKED.take(length)), kind)
+    check_written(chunk)
+    data = _read_checked(source, chunk.offset, _PACKED.take(chunk.length), chunk.crc32c)
+    return _unpack(data, kind)
 
 
-def _mapped_stored(mapped: np.ndarray, kind: Kind, byte_range: np.ndarray) -> np.ndarray:
+def _mapped_stored(mapped: np.ndarray, kind: Kind, chunk: Chunk) -> np.ndarray:
     """A chunk as stored, its differences not undone.
 
     It is in this thread's scratch, or, where it is not compressed, in the mapped file.
     """
-    offset, length = _checked_range(kind, byte_range)
-    if offset + length > len(mapped):
-        raise ValueError(f"{length} bytes from byte {offset} are not there")
-    return _unpack(mapped[offset : offset + length - CRC_BYTES], kind)
+    check_written(chunk)
+    end = chunk.offset + chunk.length - CRC_BYTES
+    if chunk.crc32c is not None:
+        _check_listed(*_CRC.unpack_from(mapped, end), chunk.crc32c)
+    return _unpack(mapped[chunk.offset : end], kind)
 
 
 def _unpack(data: np.ndarray, kind: Kind) -> np.ndarray:
@@ -427,14 +485,10 @@ def _unpack(data: np.ndarray, kind: Kind) -> np.ndarray:
     return chunk.reshape(kind.chunk_shape)
 
 
-def _checked_range(kind: Kind, byte_range: np.ndarray) -> tuple[int, int]:
-    """Offset and length of a chunk. Raises ValueError where the chunk cannot have them."""
-    offset, length = byte_range.tolist()
-    if offset == _ABSENT:
+def check_written(chunk: Chunk) -> None:
+    """Raises ValueError for a chunk that the index of its shard does not have."""
+    if chunk.offset == _ABSENT:
         raise ValueError("its pixels were not written")
-    if length > kind.chunk_bytes + _BLOSC_OVERHEAD + CRC_BYTES:
-        raise ValueError(f"a chunk claims {length} bytes, {kind.chunk_bytes} before compression")
-    return offset, length
 
 
 def _decompress(data: np.ndarray, kind: Kind) -> np.ndarray:
@@ -452,18 +506,33 @@ def _decompress(data: np.ndarray, kind: Kind) -> np.ndarray:
     return chunk
 
 
-def _read_checked(source: BinaryIO, offset: int, into: np.ndarray) -> np.ndarray:
+def _read_checked(
+    source: BinaryIO, offset: int, into: np.ndarray, listed: int | None = None
+) -> np.ndarray:
     """uint8, bytes of a file without the checksum after them; `into` has room for both."""
     length = len(into)
     source.seek(offset)
     if length <= CRC_BYTES or source.readinto(into) != length:
         raise ValueError(f"{length} bytes from byte {offset} are not there")
-    return check_crc(into)
+    return check_crc(into, listed)
 
 
-def check_crc(data: np.ndarray) -> np.ndarray:
-    """uint8, without the CRC-32C at its end. Raises ValueError where that does not match."""
+def check_crc(data: np.ndarray, listed: int | None = None) -> np.ndarray:
+    """uint8, without the CRC-32C at its end.
+
+    Raises ValueError where that does not match, or is not the one that the index of the store
+    lists.
+    """
     (checksum,) = _CRC.unpack_from(data, len(data) - CRC_BYTES)
     if google_crc32c.value(data[:-CRC_BYTES]) != checksum:
         raise ValueError("a checksum does not match")
+    if listed is not None:
+        _check_listed(checksum, listed)
     return data[:-CRC_BYTES]
+
+
+def _check_listed(found: int, listed: int) -> None:
+    if found != listed:
+        raise ValueError(
+            f"a checksum is {found:08x}, the index says {listed:08x}; {record.ANOTHER_FILE}"
+        )
