@@ -35,6 +35,9 @@ def plan(text: str, arguments: Sequence[str]) -> Plan:
         return found  # what follows counts on the fields being right
     no_hyper_parameters(found, text)
     _check_placeholders(found, document)
+    if not document.get(*_TRAINER):
+        found.expect(False, document.line(*_TRAINER), "no container in spec.replicatedJobs")
+        return found
     found.expect(
         not arguments,
         document.line(*_TRAINER, "args"),
@@ -83,7 +86,8 @@ def _check_processes(found: Plan, document: Document) -> None:
     found.expect(
         pods and pods == completions,
         line,
-        f"parallelism is {_shown(pods)}, completions {_shown(completions)}; expected the number of hosts in both",
+        f"parallelism is {_shown(pods)}, completions {_shown(completions)}; expected the number "
+        "of hosts in both",
     )
     limits = document.get(*_TRAINER, "resources", "limits") or {}
     chip = next((name for name in (_GPU, _TPU) if name in limits), None)
@@ -91,7 +95,8 @@ def _check_processes(found: Plan, document: Document) -> None:
         chip, document.line(*_TRAINER, "resources"), f"no limit of {_GPU} or {_TPU}: no accelerator"
     )
     total = replicas * (pods or 0)
-    found.show("processes", f"{total}: one per pod, with {limits.get(chip)} {chip} each")
+    if chip:
+        found.show("processes", f"{total}: one per pod, with {limits[chip]} {chip} each")
     if chip != _TPU:
         _check_addresses(found, document, total)
 
@@ -174,10 +179,11 @@ def _check_restart(found: Plan, document: Document) -> None:
         ("completionMode", _SPEC, "Indexed"),
         ("restartPolicy", _POD_SPEC, "Never"),
     ):
+        now = document.get(*path, field)
         found.expect(
-            document.get(*path, field) == value,
+            now == value,
             document.line(*path, field),
-            f"{field} is {_shown(document.get(*path, field))}; expected {value}: all processes restart",
+            f"{field} is {_shown(now)}; expected {value}: all processes restart",
         )
     grace = document.get(*_POD_SPEC, "terminationGracePeriodSeconds") or 30
     found.expect(

@@ -133,6 +133,7 @@ JOBSET = [
     ),
     ("--workdir=/data/runs/a", "--workdir=/runs/a", "--workdir is /runs/a", "volumeMounts"),
     ("persistentVolumeClaim: {claimName: disk}", "emptyDir: {}", "there is none", "volumeMounts"),
+    ("containers:", "initContainers:", "no container in spec", "spec:"),
     ("args:", "command: [python]\n                  args:", "hands SIGTERM", "command:"),
 ]
 SKYPILOT = [
@@ -145,7 +146,7 @@ SKYPILOT = [
     ("  accelerators: H200:8\n", "", "no accelerator", "resources"),
 ]
 DOCKER = [
-    ("USER trainer", "USER root", "has no USER other than root", "FROM base AS"),
+    ("USER 1000", "USER root", "has no USER other than root", "FROM base AS"),
     ("-c constraints.txt .\n", ".\n", "versions that CI has not run", "--no-cache-dir .\n"),
     ("PYTHONUNBUFFERED=1", "HF_TOKEN=x", "looks like a secret", "HF_TOKEN"),
     ('["tini", "--", ', "tini ", "a shell between would not hand SIGTERM on", "ENTRYPOINT tini"),
