@@ -14,7 +14,6 @@ from launch.check.plan import (
     NUMBER,
     STOPPED,
     Plan,
-    no_hyper_parameters,
 )
 from launch.check.yaml_file import Document, check_schema
 
@@ -33,7 +32,6 @@ def plan(text: str, arguments: Sequence[str]) -> Plan:
     check_schema(found, document, SCHEMA)
     if found.findings:
         return found  # what follows counts on the fields being right
-    no_hyper_parameters(found, text)
     _check_placeholders(found, document)
     if not document.get(*_TRAINER):
         found.expect(False, document.line(*_TRAINER), "no container in spec.replicatedJobs")

@@ -102,6 +102,31 @@ def test_shellcheck_finds_nothing() -> None:
     assert found.returncode == 0, found.stdout
 
 
+NAMED = re.findall(r"\blaunch/[\w./]*\w", (ROOT / "docs" / "clusters.md").read_text())
+
+
+def test_no_launch_file_sets_a_hyper_parameter() -> None:
+    for path in (ROOT / "launch").iterdir():
+        if path.is_file() and path.suffix != ".py":
+            commands = [line for line in path.read_text().splitlines() if line[:1] != "#"]
+            assert "--config." not in "\n".join(commands), path.name
+
+
+def test_the_guide_names_what_is_there() -> None:
+    assert {"launch/train.sbatch", "launch/jobset_tpu.yaml"} < set(NAMED)
+    assert not [name for name in NAMED if not (ROOT / name).exists()]
+
+
+def test_the_queues_of_the_guide_have_the_names_that_a_job_would_use() -> None:
+    text = (ROOT / "docs" / "clusters.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    flavor, queue, local, _claim = yaml.safe_load_all(block)
+    (group,) = queue["spec"]["resourceGroups"]
+    assert group["flavors"][0]["name"] == flavor["metadata"]["name"]
+    assert group["flavors"][0]["resources"][0]["name"] in group["coveredResources"]
+    assert local["spec"]["clusterQueue"] == queue["metadata"]["name"]
+
+
 # -------------------------------------------------------------------------------------------- SLURM
 
 
