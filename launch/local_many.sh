@@ -1,9 +1,10 @@
 #!/bin/bash
 # Starts N processes of one run on this machine, to try out on a laptop what clusters do.
 #
-#   launch/local_many.sh 2 .venv/bin/python -m eo_jax.train --distributed=auto \
+#   launch/local_many.sh 2 .venv/bin/python -m eo_jax.train \
 #       --config=configs/mae_demo.py:smoke --workdir=runs/two
 #
+# Processes find each other by the environment; --distributed would hide it, and is left out.
 # PLATFORM is cpu (the default), or gpu for one GPU per process. SIGTERM and Ctrl-C reach all
 # processes as SIGTERM. When one process ends with an error, the others are stopped. The exit code
 # is the worst one: an error, then 75 (another process failed), 143 (stopped, state saved), 0.

@@ -33,9 +33,7 @@ def plan(text: str, arguments: Sequence[str]) -> Plan:
             'ENTRYPOINT is not a list ["..."]: a shell between would not hand SIGTERM on',
         )
         found.show_command(
-            [*(words if listed else []), "--distributed=auto", *(arguments or ["ARGUMENTS"])],
-            entry.line,
-            arguments,
+            [*(words if listed else []), *(arguments or ["ARGUMENTS"])], entry.line, arguments
         )
         _check_stage(found, stage, name)
     found.expect(found.rows, 1, "no stage has an ENTRYPOINT")

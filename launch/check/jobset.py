@@ -143,7 +143,9 @@ def _check_command(found: Plan, document: Document) -> None:
     words = document.get(*_TRAINER, "args") or []
     entry = ["launch/with_flags.sh", platform, "python", "-m", "eo_jax.train"]
     found.show_command([*entry, *words], line, words or ["ARGUMENTS"])
-    for name, value in _environment(document).items():
+    environment = _environment(document)
+    found.expect_distributed(words, line, environment=COORDINATOR in environment)
+    for name, value in environment.items():
         found.show("environment", f"{name}={value}")
 
 

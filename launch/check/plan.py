@@ -51,12 +51,6 @@ class Plan:
         self.expect(
             "eo_jax.train" in words, line, "the command does not run `python -m eo_jax.train`"
         )
-        self.expect(
-            any(word.startswith("--distributed") for word in words),
-            line,
-            "the command has no --distributed; expected --distributed=auto, or COORDINATOR:PORT: "
-            "each process would train a model of its own",
-        )
         for option in ("--config", "--workdir") if arguments else ():
             self.expect(
                 any(word == option or word.startswith(f"{option}=") for word in words),
@@ -64,6 +58,27 @@ class Plan:
                 f"the arguments have no {option}",
             )
         self.show_flags(words, line)
+
+    def expect_distributed(self, words: Sequence[str], line: int, environment: bool) -> None:
+        """Adds a finding if the processes of a command would not find each other.
+
+        Args:
+            words: of the command.
+            line: where it is.
+            environment: whether EO_JAX_COORDINATOR is set for it, which the option would hide.
+        """
+        option = next((word for word in words if word.startswith("--distributed")), "")
+        self.expect(
+            option or environment,
+            line,
+            "the command has no --distributed: its processes would not find each other; expected "
+            "--distributed=auto or HOST:PORT",
+        )
+        self.expect(
+            not (option and environment),
+            line,
+            f"{option} wins over {COORDINATOR}, which the environment sets; leave it out",
+        )
 
     def show_flags(self, words: Sequence[str], line: int) -> None:
         """Adds a row with the XLA flags that with_flags.sh sets."""

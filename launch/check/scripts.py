@@ -35,6 +35,7 @@ def local(text: str, arguments: Sequence[str]) -> Plan:
     wrapped = ["launch/with_flags.sh", platform] if start else []
     if "eo_jax.train" in command:
         found.show_command([*wrapped, *command], 1, command)
+        found.expect_distributed(command, 1, environment=True)
     else:
         found.show("command", shlex.join([*wrapped, *command]))
         found.show_flags(wrapped, 1)
@@ -62,7 +63,7 @@ def tpu(text: str, arguments: Sequence[str]) -> Plan:
     found.expect(
         "--distributed=auto" in everything,
         line,
-        "the command has no --distributed=auto: each host would train a model of its own",
+        "the command has no --distributed=auto: the hosts would not find each other",
     )
     run = re.search(r"docker run .*", everything)
     found.expect(run, line, "no `docker run`: the hosts would run nothing")

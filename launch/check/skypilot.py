@@ -65,6 +65,7 @@ def _check_run(found: Plan, document: Document, arguments: Sequence[str]) -> Non
         return
     words = shell.words(command.text.removeprefix("exec "), {}, arguments)
     found.show_command(words, line + command.line, arguments)
+    found.expect_distributed(words, line + command.line, environment=False)
     found.expect(
         lines[-1] == command and command.text.startswith("exec "),
         line + command.line,

@@ -107,6 +107,7 @@ def _check_step(
         f"their exit code {STOPPED} would queue a job with an error again",
     )
     found.show_command(command, step.line, arguments)
+    found.expect_distributed(command, step.line, environment=False)
 
 
 def _check_requeue(found: Plan, lines: Sequence[shell.Statement]) -> None:

@@ -26,7 +26,7 @@ ARGUMENTS = {
     "skypilot.yaml": TRAIN,
     "Dockerfile": TRAIN,
     "tpu_queued_resource.sh": ("mae", *TRAIN),
-    "local_many.sh": ("2", "python", "-m", "eo_jax.train", "--distributed=auto", *TRAIN),
+    "local_many.sh": ("2", "python", "-m", "eo_jax.train", *TRAIN),
     "jobset.yaml": (),
     "jobset_tpu.yaml": (),
 }
@@ -51,8 +51,8 @@ def test_our_files_miss_nothing(file: str, tmp_path: Path) -> None:
     plan = check(tmp_path, file, text_of(file))
     assert plan.findings == []
     rows = dict(plan.rows)
-    train = "--distributed=$coordinator" if file == "skypilot.yaml" else "--distributed=auto"
-    assert train in rows["command"] and rows["command"].count(TRAIN[1]) == 1
+    assert "eo_jax.train" in rows["command"] or "docker run" in rows["command"]
+    assert rows["command"].count(TRAIN[1]) == 1
     assert "--xla_" in " ".join(text for label, text in plan.rows if label == "environment")
 
 
@@ -94,7 +94,7 @@ SLURM = [
     ("srun --gpu-bind=none", "srun", "must see all GPUs of its node", "srun --kill"),
     ("--kill-on-bad-exit=0", "--kill-on-bad-exit=1", "queue a job with an error again", "srun --g"),
     ("srun ", "mpirun ", "only under srun", "set -euo"),
-    ("--distributed=auto ", "", "would train a model of its own", "srun --g"),
+    ("--distributed=auto ", "", "would not find each other", "srun --g"),
     ("-m eo_jax.train", "train.py", "does not run `python -m eo_jax.train`", "srun --g"),
     ("launch/with_flags.sh gpu ", "", "runs without XLA flags", "srun --g"),
     ('"$@" ||', '--config.optim.lr=1 "$@" ||', "sets the environment only", "--config.optim"),
@@ -124,7 +124,8 @@ JOBSET = [
     ('PROCESSES, value: "2"', "PROCESSES, value: 2", "2; expected str", "EO_JAX_NUM_PROCESSES"),
     ("replicas: 1", "replicas: 2", "counts within its job", "replicas"),
     ("{nvidia.com/gpu: 8}", "{cpu: 8}", "no accelerator", "resources"),
-    ("--distributed=auto, ", "", "would train a model of its own", "args:"),
+    ("--config", "--distributed=auto, --config", "wins over EO_JAX_COORDINATOR", "args:"),
+    ("EO_JAX_COORDINATOR", "COORDINATOR", "no --distributed", "args:"),
     (
         "value: /data/cache/jax",
         "value: /cache",
@@ -155,7 +156,13 @@ SHELL = [
     ("local_many.sh", "trap stop_all TERM INT", "true", "a stop would not reach", "#!/bin/bash"),
     ("local_many.sh", "EO_JAX_PROCESS_ID=", "RANK=", "EO_JAX_PROCESS_ID is not set", "with_flags"),
     ("tpu_queued_resource.sh", "--worker=all", "", "all hosts must run", "tpu-vm ssh"),
-    ("tpu_queued_resource.sh", "--distributed=auto", "", "a model of its own", "tpu-vm ssh"),
+    (
+        "tpu_queued_resource.sh",
+        "--distributed=auto",
+        "",
+        "hosts would not find each other",
+        "tpu-vm ssh",
+    ),
     ("tpu_queued_resource.sh", "        143)", "        42)", "lead to a restart", "tpu-vm ssh"),
 ]
 MISSING = [
