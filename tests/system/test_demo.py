@@ -131,7 +131,7 @@ def write_tiles(path: Path, sizes: list[int], labels: list[str]) -> None:
     write_store(
         path,
         [sample(i, size) for i, size in enumerate(sizes)],
-        about={"labels": {name: {} for name in labels}},
+        about={"labels": {name: {"dtype": "uint8", "shape": "map"} for name in labels}},
     )
 
 

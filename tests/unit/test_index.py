@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +233,83 @@ def test_an_index_that_numpy_would_not_have_written_is_refused(store: Store, tmp
             StoreError, match=rf"index.npz: not an index \(.*{message}.*convert the archive again"
         ):
             open_store(path)
+
+
+def put(name: str, value: object, at: object = 3) -> Callable[[dict[str, np.ndarray]], None]:
+    def change(columns: dict[str, np.ndarray]) -> None:
+        dtype = "U9" if isinstance(value, str) else columns[name].dtype
+        columns[name] = columns[name].astype(dtype)
+        columns[name][at] = value
+
+    return change
+
+
+def astype(name: str, dtype: str) -> Callable[[dict[str, np.ndarray]], None]:
+    return lambda columns: columns.update({name: columns[name].astype(dtype)})
+
+
+WRONG = {
+    "id: <i8 [8]; expected U": lambda columns: columns.update(id=np.arange(8)),
+    "split: a value is not text": lambda columns: columns["split"].view(np.uint32).fill(2**32 - 1),
+    "samples of one kind differ in sensor": put("sensor", "s1"),
+    "samples of one kind differ in dtype": put("dtype", "int8"),
+    "pixels of enmap has dtype object": put("dtype", "object", slice(None)),
+    "samples of one kind differ in shape": put("shape", [1, 2, 3]),
+    "shape: [-1, 4, 4]; expected [c, h, w], each at least 1": put("shape", [-1, 4, 4], slice(None)),
+    "pixels of enmap has 79456894976 bytes": put("shape", [37, 2**15, 2**15], slice(None)),
+    "shape: int64 [8, 2]; expected int64 [8, 3]": lambda columns: columns.update(
+        shape=columns["shape"][:, :2].copy()
+    ),
+    "shape: <f4 [8, 3]; expected <i8 or <i4": astype("shape", "float32"),
+    "time: a value is not in the years 1 to 9999": put("time", 2**62),
+    "time has a header that numpy does not write": astype("time", ">i8"),
+    "lonlat: float64 [8, 1]; expected float64 [8, 2]": lambda columns: columns.update(
+        lonlat=columns["lonlat"][:, :1].copy()
+    ),
+    "nodata_share: a value is not in 0 to 1": put("nodata_share", np.nan),
+    "shard: expected shard after shard": put("shard", 7),
+    "row: expected shard after shard": put("row", -1),
+    "kind_code skips a number": put("kind_code", 2),
+    "record_crc32c: <i8 [8]; expected <u4": astype("record_crc32c", "int64"),
+    "record_crc32c: uint32 [7]; expected uint32 [8]": lambda columns: columns.update(
+        record_crc32c=columns["record_crc32c"][:7]
+    ),
+    "chunk_crc32c: uint32 [8]; expected uint32 [8, 8]": lambda columns: columns.update(
+        chunk_crc32c=columns["record_crc32c"]
+    ),
+    "it has more than 100 columns": lambda columns: columns.update(
+        {f"more{n}": np.zeros(1) for n in range(100)}
+    ),
+}
+
+
+@pytest.mark.parametrize("says", WRONG)
+def test_a_column_that_no_index_has_is_named(store: Store, tmp_path: Path, says: str):
+    path = shutil.copytree(store.path, tmp_path / "store")
+    change_index(path, WRONG[says])
+    with pytest.raises(StoreError, match=rf"index.npz: not an index \(.*{re.escape(says)}"):
+        open_store(path)
+
+
+@pytest.mark.parametrize(
+    "new", [b"(" * 60, b"{'descr': '<U99999', ", b"{'descr': [('a', '<i4')], ", b"[" * 60]
+)
+def test_a_header_that_numpy_does_not_write(store: Store, tmp_path: Path, new: bytes):
+    path = shutil.copytree(store.path, tmp_path / "store")
+    data = bytearray((path / "index.npz").read_bytes())
+    start = data.index(b"{'descr'")
+    data[start : start + len(new)] = new
+    sign_index(path, bytes(data))
+    with pytest.raises(StoreError, match=r"index.npz: not an index \(id"):
+        open_store(path)
+
+
+def test_an_index_larger_than_one_of_so_many_samples(store: Store, tmp_path: Path):
+    """It is not read, or hashed, at all."""
+    path = shutil.copytree(store.path, tmp_path / "store")
+    os.truncate(path / "index.npz", 2**40)
+    with pytest.raises(StoreError, match=r"index.npz: has 1099511627776 bytes, expected at most"):
+        open_store(path)
 
 
 def test_a_column_that_claims_more_than_the_file_has_is_refused(store: Store, tmp_path: Path):

@@ -356,9 +356,13 @@ def test_another_record_than_the_index_lists(listed: Listed, says: str):
 
 
 def test_what_nobody_could_read_is_not_written():
-    huge = np.broadcast_to(np.uint8(0), 2**27)
-    with pytest.raises(ValueError, match=r"sample a/b: labels and masks have 134217728 bytes"):
-        record.encode(sample(cube(), labels={"x": huge}))
+    huge = np.zeros(2**22, np.int64)
+    with pytest.raises(ValueError, match=r"sample a/b: labels and masks have \d+ bytes"):
+        record.encode(sample(cube(), labels={"x": huge, "y": huge, "z": huge}))
+    with pytest.raises(ValueError, match=r"'masks/x' of shape \(2048, 2049\) is not a map"):
+        record.encode(sample(cube(), masks={"x": np.zeros((2048, 2049), bool)}))
+    wide = np.zeros((1, 2048, 2049), np.int8)  # with a map of its own
+    record.encode(sample(wide, labels={"x": wide[0]}))
     with pytest.raises(ValueError, match=r"sample a/b: it has \d+ bytes, expected at most"):
         record.encode(sample(cube(), crs="x" * 2**20))
 

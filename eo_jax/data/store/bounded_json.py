@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-MAX_OTHER = 2**20  # characters of everything outside the long list
+MAX_OTHER = 2**21  # characters of everything outside the long list
 _ENTRY_SIZES = (2**11, 2**15, 2**20)  # characters of an entry: mostly it fits into the first
 _MAX_DEPTH = 100
 

@@ -50,6 +50,7 @@ CHECKSUMS = ("record_crc32c", "chunk_crc32c")  # in the results of `writer.write
 _FIXED_BYTES, _RECORD_BYTES, _MAX_MAPPED, _MAX_FETCHED = 2**16, 2**13, 2**36, 2**32
 _TIMES = (-62_135_596_800, 253_402_300_799)  # the years 1 to 9999, as datetime has them
 _LARGEST_CHARACTER = 0x10FFFF
+_MAX_MEMBERS = 100
 _ROWS_AT_ONCE = 2**12  # of those compared, so that opening a store copies no column
 
 # Local header of a file in a zip: signature, method, packed and unpacked size, lengths of name and
@@ -191,7 +192,9 @@ def _columns(data: mmap.mmap | bytes) -> dict[str, np.ndarray]:
     np.load would copy all of them and compute a CRC-32 of each besides the SHA-256 of the whole.
     """
     found = {}
-    for name, offset, length in _members(data):
+    for count, (name, offset, length) in enumerate(_members(data)):
+        if count == _MAX_MEMBERS:
+            raise ValueError(f"it has more than {_MAX_MEMBERS} columns")
         if name in found:
             raise ValueError(f"{name} occurs twice")
         if name in _REQUIRED or name in _OPTIONAL:
@@ -244,8 +247,8 @@ def _column(data: mmap.mmap | bytes, name: str, offset: int, length: int) -> np.
     dtypes, _ = {**_REQUIRED, **_OPTIONAL}[name]
     descr, shape = header[1].decode(), tuple(map(int, header[3].split(b", ")))
     is_text = descr.startswith("<U") and dtypes == ("U",)
-    # Those of a store without samples are float64.
-    if not (is_text or descr in dtypes or shape == (0,)):
+    is_empty = (descr, shape) == ("<f8", (0,))  # in a store without samples
+    if not (is_text or descr in dtypes or is_empty):
         raise ValueError(f"{name}: {descr} {list(shape)}; expected {' or '.join(dtypes)}")
     dtype = np.dtype(descr)
     if math.prod(shape) * dtype.itemsize != length - head - of_header:

@@ -16,8 +16,8 @@ from eo_jax.data.store.files import StoreError, regular_size
 from eo_jax.data.store.remote import RemotePath
 
 STORE_FORMAT = 1
-# With it goes the memory for parsing, up to five times as much. 75,000 shards of a Zarr store.
-MAX_MANIFEST_BYTES = 2**25
+# Enough for 64,000 shards of a Zarr store, 4 TB of pixels by default. Parsing takes at most 200 MB.
+MAX_MANIFEST_BYTES = 28 * 2**20
 NO_TIME = -(2**63)  # `time` in the index of a sample that has none
 PIXEL_SPLIT = "pixel"  # `split` of a scene whose labels are split by pixel, see PIXEL_SPLITS
 PIXEL_SPLITS = ("", "train", "val", "test")  # the codes in its label map `<name>.split`
@@ -68,17 +68,12 @@ def read_manifest(path: Path | RemotePath) -> dict[str, Any]:
     """
     file = path / "manifest.json"
     with _naming(file):
-        # In ASCII, as it is written: one other character may take four times the memory for all.
-        text = _read(path).decode("ascii")
-        manifest = bounded_json.parse_object(text, "shards", _accept_shard)
-    del text
-    if manifest.get("store_format", STORE_FORMAT) != STORE_FORMAT:
+        manifest = _parse(_read(path))
+    if manifest["store_format"] != STORE_FORMAT:
         raise StoreError(
             f"{file}: store_format {manifest['store_format']!r:.100}, this eo_jax reads "
             f"{STORE_FORMAT}; convert the archive again"
         )
-    with _naming(file):
-        _check_fields(manifest)
     stated, actual = manifest["content_sha256"], content_sha256(manifest)
     if stated != actual:
         raise StoreError(
@@ -90,6 +85,24 @@ def read_manifest(path: Path | RemotePath) -> dict[str, Any]:
     return manifest
 
 
+def check_written(data: bytes) -> None:
+    """Raises ValueError for the bytes of a manifest that `read_manifest` would refuse."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"it has {len(data)} bytes, expected at most {MAX_MANIFEST_BYTES}")
+    _check_consistency(_parse(data))
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """The manifest; if it is of this format, every field is checked."""
+    # In ASCII, as it is written: one other character may take four times the memory for all.
+    text = data.decode("ascii")
+    del data
+    manifest = bounded_json.parse_object(text, "shards", _accept_shard)
+    if manifest.get("store_format", STORE_FORMAT) == STORE_FORMAT:
+        _check_fields(manifest)
+    return manifest
+
+
 @contextlib.contextmanager
 def _naming(file: Path | RemotePath) -> Iterator[None]:
     """Makes a ValueError inside a StoreError that names the file."""
@@ -97,7 +110,7 @@ def _naming(file: Path | RemotePath) -> Iterator[None]:
         yield
     except StoreError:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{file}: not a manifest ({error}); convert the archive again") from error
 
 

@@ -20,7 +20,7 @@ import itertools
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import blosc2
@@ -53,7 +53,7 @@ _FILTERS = ("none", "band_difference", "elsewhere")
 # int16 bands) has 0.45 GB.
 _MAX_ARRAY_BYTES = 2**31 - 2**16
 MAX_AXES = 8
-MAX_PATCH_LABEL = 2**20  # values of a label of a whole patch
+MAX_PATCH_LABEL = 2**22  # values of a label or mask that is not a map of the pixels
 # Labels and masks together: sixteen bytes per byte of pixels, or this, whichever is more.
 _MAX_OTHER_BYTES = 2**26
 _OTHER_PER_PIXEL_BYTE = 16
@@ -460,9 +460,11 @@ def _read_header(data: bytes, name: str, listed: Listed | None) -> tuple[dict, i
 
 def _check_listed(header: dict, name: str, listed: Listed | None) -> None:
     """Raises RecordError where the index lists another record here."""
+    if listed is None:
+        return
     pixels = next(entry for entry in header["arrays"] if entry["name"] == "pixels")
     found = Listed(header["id"], header["sensor"], pixels["dtype"], tuple(pixels["shape"]))
-    if listed is None or found == listed:
+    if found == listed:
         return
     pairs = zip(Listed._fields, found, listed, strict=True)
     field, there, here = next(pair for pair in pairs if pair[1] != pair[2])
@@ -502,17 +504,28 @@ def _check_entries(entries: Sequence[dict], available: int) -> None:
         _check_entry(entry)
     if sum(entry["bytes"] for entry in entries) != available:
         raise ValueError(f"payload lengths do not add up to the {available} bytes there are")
-    sizes = {entry["name"]: _size(entry) for entry in entries}
-    if len(sizes) != len(entries):
+    others = {entry["name"]: entry for entry in entries}
+    if len(others) != len(entries):
         raise ValueError("two arrays have the same name")
-    if "pixels" not in sizes:
+    if "pixels" not in others:
         raise ValueError("no array named 'pixels'")
-    pixels, most = sizes.pop("pixels"), _MAX_OTHER_BYTES
-    most = max(most, _OTHER_PER_PIXEL_BYTE * pixels)
-    if sum(sizes.values()) > most:
+    _check_others(others.pop("pixels"), others.values())
+
+
+def _check_others(pixels: dict, others: Iterable[dict]) -> None:
+    """Checks that labels and masks are maps of the pixels, or small, and not too many."""
+    total, most = 0, max(_MAX_OTHER_BYTES, _OTHER_PER_PIXEL_BYTE * _size(pixels))
+    for entry in others:
+        total += _size(entry)
+        is_map = list(entry["shape"]) == list(pixels["shape"][1:])
+        if not is_map and math.prod(entry["shape"]) > MAX_PATCH_LABEL:
+            raise ValueError(
+                f"array {entry['name']!r:.100} of shape {entry['shape']} is not a map of pixels of "
+                f"shape {pixels['shape']}, and has more than {MAX_PATCH_LABEL} values"
+            )
+    if total > most:
         raise ValueError(
-            f"labels and masks have {sum(sizes.values())} bytes, with pixels of {pixels} at most "
-            f"{most}"
+            f"labels and masks have {total} bytes, with pixels of {_size(pixels)} at most {most}"
         )
 
 

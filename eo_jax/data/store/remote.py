@@ -140,7 +140,7 @@ class RemotePath:
         """
         if self._is_longer_than(most):
             raise StoreError(
-                f"{self}: has more than {most} bytes, which no such file of a store has; check the "
+                f"{self}: has more than {most} bytes, the most that it has in a store; check the "
                 "URL, or convert the archive again, with larger shards (--shard-mb)"
             )
         return retry(self, lambda: _result(self, _open(self.root).read(self.file)))

@@ -18,6 +18,7 @@ from eo_jax.data.store.manifest import (
     MAX_MANIFEST_BYTES,
     NO_TIME,
     STORE_FORMAT,
+    check_written,
     content_sha256,
 )
 from eo_jax.data.store.zarr_shards import Kind, ShardWriter
@@ -164,11 +165,13 @@ def finish_store(
     manifest = json.loads(json.dumps(manifest))  # as a reader will see it: keys are text
     manifest["content_sha256"] = content_sha256(manifest)
     data = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
-    if len(data) > MAX_MANIFEST_BYTES:
+    try:
+        check_written(data)
+    except ValueError as error:
         raise ValueError(
-            f"{path}: the manifest has {len(data)} bytes, expected at most {MAX_MANIFEST_BYTES}; "
-            "convert into another folder with larger shards (--shard-mb), or into array-record"
-        )
+            f"{path}: the manifest could not be read ({error}); where it is too long, convert into "
+            "another folder with larger shards (--shard-mb), or into array-record"
+        ) from error
     write_atomically(path / "manifest.json", data)
 
 
