@@ -40,7 +40,7 @@ def test_crafted_stores(originals: dict[str, Path]):
 def test_crafted_stores_at_length():
     """In a process of their own, whose memory is then theirs."""
     command = [sys.executable, crafted_stores.__file__, str(TRIES), str(TRIES_AT_LENGTH)]
-    folders = [str(Path(crafted_stores.__file__).parent), str(Path.cwd())]
+    folders = [str(folder) for folder in Path(__file__).parents[1:3]]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
