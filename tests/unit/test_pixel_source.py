@@ -249,11 +249,17 @@ def test_pixels_and_patches_are_read_side_by_side(path: Path):
 def context(path: Path, crop: int = 3, **changes: Any) -> Context:
     """The context of evaluators, without what does not concern data."""
     data = Config({"scene": of_pixels(path, **changes)}, 8, crop)
-    blank = dict.fromkeys(
-        ("mean", "std", "objective", "train_views", "evaluate_views", "shard_rows", "replicated")
-    )
+    names = "mean std objective train_views evaluate_views rows place replicated"
     return Context(
-        source="scene", same_encoder=("scene",), sensor=ENMAP, patch=1, data=data, seed=0, **blank
+        source="scene",
+        same_encoder=("scene",),
+        sensor=ENMAP,
+        patch=1,
+        data=data,
+        seed=0,
+        whole=lambda rows: rows,
+        poll=lambda: None,
+        **dict.fromkeys(names.split()),
     )
 
 
