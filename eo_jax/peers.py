@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
@@ -105,6 +106,7 @@ class Peers:
         self._polls, self._sync, self._stop = 0, None, {}
         self._lock, self._agreeing = threading.Lock(), False
         self._agreed, self._over = threading.Event(), threading.Event()
+        self._ending = threading.Lock()
         self._requested, self._error = "", None
         self._gathered, self._hosts = 0, ["unknown host"] * count
         self._cleanups: list[Callable[[], None]] = []
@@ -181,15 +183,15 @@ class Peers:
         """
         if _is_broken_collective(error):
             time.sleep(self._timeout + 5 * _PERIOD)
+        self._ending.acquire()  # one thread has the last word
         cause = _one_line(error)
         if os.environ.get("EO_JAX_TRACEBACK") == "1" or not isinstance(
             error, (ValueError, OSError)
         ):
-            import traceback
-
             traceback.print_exception(error)
         with contextlib.suppress(Exception):
             self._offer("failure", {"error": cause})
+            self._let_others_read(self.index)
         self._leave(FAILED, f"error: {cause}")
 
     # ---------------------------------------------------------------------------------- the threads
@@ -252,6 +254,7 @@ class Peers:
         while not self._over.wait(_PERIOD):
             self._ticks += 1
             if (self._ticks - self._answered - 2) * _PERIOD > self._timeout:
+                self._ending.acquire()
                 self._leave(
                     LOST,
                     f"ended because process 0 ({self._hosts[0]}) has not answered for "
@@ -260,6 +263,7 @@ class Peers:
 
     def leave_store(self) -> NoReturn:
         """Ends this process because the coordination service is gone."""
+        self._ending.acquire()
         self._leave(
             LOST, f"ended because process 0 ({self._hosts[0]}) is gone: killed, or its machine lost"
         )
@@ -268,7 +272,18 @@ class Peers:
         """Ends this process because of another's failure."""
         self._set(f"read/{self.index}", "")
         if note["process"] != self.index:
+            self._ending.acquire()
+            self._let_others_read(note["process"])
             self._leave(LOST, f"ended because {self._described(note)}")
+
+    def _let_others_read(self, failed: int) -> None:
+        """Waits, in process 0, whose end is that of the store, until others know of a failure."""
+        deadline = time.monotonic() + _LAST_WORDS
+        while self.index == 0 and time.monotonic() < deadline:
+            read = {int(name.rpartition("/")[2]) for name, _ in self._dir("read")}
+            if read | {0, failed} == set(range(self.count)):
+                break
+            time.sleep(_AGREEING)
 
     def _described(self, note: dict) -> str:
         who = f"process {note['process']} ({self._hosts[note['process']]})"
@@ -278,13 +293,6 @@ class Peers:
 
     def _leave(self, code: int, line: str) -> NoReturn:
         """Ends this process, wherever its main thread is."""
-        deadline = time.monotonic() + _LAST_WORDS
-        with contextlib.suppress(Exception):
-            self._set(f"read/{self.index}", "")
-            while self.index == 0 and time.monotonic() < deadline:
-                if len(self._dir("read")) == self.count:
-                    break
-                time.sleep(_AGREEING)
         for cleanup in self._cleanups:
             with contextlib.suppress(Exception):
                 cleanup()
