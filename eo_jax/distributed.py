@@ -144,6 +144,7 @@ def processes(start: Start) -> Iterator[peers.Peers | peers.Alone]:
         jax.process_count(),
         seconds("EO_JAX_PEER_TIMEOUT", _PEER_S),
     )
+    together.obey_signals()
     _lost.then = together.leave_store
     try:
         yield together

@@ -21,8 +21,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
-import jax
-
 FAILED, LOST = 1, 75  # exit codes
 _PERIOD = 0.5  # seconds between two looks at the store
 _AGREEING = 0.05  # the same while processes agree on a step
@@ -114,13 +112,16 @@ class Peers:
         # continues, with all others, must not take them for lost.
         self._ticks, self._answered, self._beats = 0, 0, 0
         self._seen: dict[int, tuple[str, int]] = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._request)
         for loop in (self._look, self._watch):
             threading.Thread(target=loop, daemon=True, name="peers").start()
         self._hosts = self.gather(socket.gethostname())
 
     # ------------------------------------------------------------------------------ the main thread
+
+    def obey_signals(self) -> None:
+        """Lets SIGTERM and SIGINT to this process stop all."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request)
 
     def _request(self, number: int, _: Any) -> None:
         self._requested = signal.Signals(number).name
@@ -243,6 +244,7 @@ class Peers:
                     "failure",
                     {
                         "process": index,
+                        "lost": True,
                         "step": json.loads(beat)[1],
                         "error": f"no sign of life for {self._timeout:g} s; killed, stopped, or "
                         "its machine is lost",
@@ -289,6 +291,8 @@ class Peers:
         who = f"process {note['process']} ({self._hosts[note['process']]})"
         if "signal" in note:
             return f"{who} received {note['signal']}"
+        if note.get("lost"):
+            return f"{who} is lost since step {note['step']}: {note['error']}"
         return f"{who} failed at step {note['step']}: {note['error']}"
 
     def _leave(self, code: int, line: str) -> NoReturn:
@@ -311,7 +315,7 @@ class Peers:
     def _offer(self, key: str, note: dict) -> None:
         """Publishes a note unless another process was first."""
         note = {"process": self.index, "step": self.step} | note
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # ALREADY_EXISTS
+        with contextlib.suppress(RuntimeError):  # ALREADY_EXISTS
             self._store.key_value_set(f"{_ROOT}/news/{key}", json.dumps(note))
 
 
@@ -329,9 +333,6 @@ def _one_line(error: BaseException) -> str:
 
 
 def _is_broken_collective(error: BaseException) -> bool:
-    """Whether an error comes from XLA, as those of collectives do: "UNKNOWN: Gloo ... failed"."""
-    return isinstance(error, jax.errors.JaxRuntimeError) or bool(
-        re.match(
-            r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ", str(error)
-        )
-    )
+    """Whether an error has a code of XLA's collectives, as in "UNKNOWN: Gloo ... failed"."""
+    codes = r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): "
+    return re.match(codes, str(error)) is not None
