@@ -275,6 +275,7 @@ def make_context(
     mesh: jax.sharding.Mesh,
     source: str = "",
     poll: Callable[[], None] = _never_stop,
+    announce: Callable[[Exception], None] = sharding.raise_error,
 ) -> Context:
     """The context of evaluators on a source, the first by default; rows are sharded, and each
     process reads its own.
@@ -297,6 +298,7 @@ def make_context(
         place=functools.partial(sharding.to_global, mesh=mesh),
         whole=functools.partial(sharding.whole, mesh=mesh),
         poll=poll,
+        announce=announce,
         replicated=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
         seed=experiment.run.seed,
     )

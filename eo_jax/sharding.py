@@ -171,7 +171,8 @@ def _same(array: jax.Array) -> jax.Array:
     return array
 
 
-def _raise(error: Exception) -> None:
+def raise_error(error: Exception) -> None:
+    """Raises it: what one process does with an error that is met ahead of its step."""
     raise error
 
 
@@ -179,7 +180,7 @@ def prefetch(
     batches: Iterator[Batch],
     mesh: Mesh,
     depth: int,
-    announce: Callable[[Exception], None] = _raise,
+    announce: Callable[[Exception], None] = raise_error,
 ) -> Iterator[Batch]:
     """Global batches, `depth` of them placed ahead.
 

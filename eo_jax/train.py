@@ -156,7 +156,9 @@ def _train(
         if processes.poll():
             raise Stopped
 
-    context_of = functools.partial(make_context, experiment, normalisation, mesh, poll=poll)
+    context_of = functools.partial(
+        make_context, experiment, normalisation, mesh, poll=poll, announce=processes.announce
+    )
     evaluators = make_evaluators(config, context_of)
     overview = sizes(session.shapes["params"], pipeline, mesh)
     if dry_run:

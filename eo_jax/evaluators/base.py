@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -62,6 +63,8 @@ class Context:
         place: (batch of these rows) -> global batch, spread over the devices.
         whole: this process's rows of an array -> all rows.
         poll: called between batches; it raises an exception where the run is to stop.
+        announce: called with an error of reading; it raises it, unless other processes, which wait
+            for this one, first have to learn of it at a poll.
         replicated: sharding of results, whole on every device; None to leave them as they are.
         seed: of the run.
     """
@@ -80,6 +83,7 @@ class Context:
     place: Callable[[Batch], Batch]
     whole: Callable[[np.ndarray], np.ndarray]
     poll: Callable[[], None]
+    announce: Callable[[Exception], None]
     replicated: Any
     seed: int
 
@@ -118,14 +122,17 @@ class Context:
 
         return set(jax.eval_shape(preview, jax.random.key(0), pixels))
 
-    def batches(self, split: str, label: str | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: str, label: str | None = None, most: int | None = None
+    ) -> Iterator[Batch]:
         """Every sample of a split once, in adjacent crops, or every pixel where pixels are drawn;
-        rows with `position` -1 are padding.
+        rows with `position` -1 are padding. `most` is the largest number of batches.
 
         With several processes, each reads and holds the pixels of its own rows; `position` and
         `label` are those of all rows.
         """
-        for batch in in_order(self._open(split), self.data.batch_size, label, self.rows):
+        batches = in_order(self._open(split), self.data.batch_size, label, self.rows)
+        for batch in self._read(itertools.islice(batches, most)):
             self.poll()
             yield {
                 source: {
@@ -134,6 +141,24 @@ class Context:
                 }
                 for source, fields in batch.items()
             }
+        self.poll()  # no score of a batch that stood in for another
+
+    def _read(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; after an error that could be announced, the last one until a poll ends it.
+
+        Its features are part of a computation that other processes have begun.
+        """
+        batch = None
+        try:
+            for batch in batches:
+                yield batch
+        except (ValueError, OSError) as error:
+            if batch is None:
+                raise
+            self.announce(error)
+        else:
+            return
+        yield from itertools.repeat(batch)
 
     def features(self, weights: Weights, batch: Batch) -> dict[str, np.ndarray]:
         """{"pooled": [b, d], "dense": [b, h, w, d]} of the source's encoder, the teacher's where

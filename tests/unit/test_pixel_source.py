@@ -15,6 +15,7 @@ import tiny_objectives
 from tiny_store import write_store
 from traced import assert_same, joined, sample, traced
 
+from eo_jax import sharding
 from eo_jax.data import open_store
 from eo_jax.data.pipeline import Config, Pipeline, in_order
 from eo_jax.data.pixel_source import open_source
@@ -257,6 +258,7 @@ def context(path: Path, crop: int = 3, **changes: Any) -> Context:
         seed=0,
         whole=lambda rows: rows,
         poll=lambda: None,
+        announce=sharding.raise_error,
         **dict.fromkeys(names.split()),
     )
 
