@@ -175,8 +175,8 @@ def _initialized(start: Start) -> bool:
         "cluster_detection_method": "deactivate",
     }
     _on_abort()
-    with _patched(wait), _captured_errors() as captured:
-        _lost.then = functools.partial(_not_started, start, wait, captured)
+    with _patched(wait), _captured_errors() as (captured, errors):
+        _lost.then = functools.partial(_not_started, start, wait, captured, errors)
         try:
             jax.distributed.initialize(
                 **explicit if start.coordinator != "auto" else {},
@@ -207,14 +207,16 @@ def _patched(wait: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _captured_errors() -> Iterator[int]:
-    """A file with what jaxlib writes to the standard error output meanwhile: its descriptor."""
+def _captured_errors() -> Iterator[tuple[int, int]]:
+    """(descriptor of a file with what jaxlib writes to the standard error output meanwhile, and of
+    that output).
+    """
     with tempfile.TemporaryFile() as file:
         sys.stderr.flush()
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
-            yield file.fileno()
+            yield file.fileno(), kept
         finally:
             os.dup2(kept, 2)
             os.close(kept)
@@ -226,15 +228,16 @@ def missing_processes(text: str) -> list[int]:
     return sorted({int(name) for name in re.findall(r"(\d+)$", found[1], re.M)}) if found else []
 
 
-def _not_started(start: Start, wait: int, captured: int) -> NoReturn:
+def _not_started(start: Start, wait: int, captured: int, errors: int) -> NoReturn:
+    os.dup2(errors, 2)
     text = os.pread(captured, 2**20, 0).decode(errors="replace")
     missing = missing_processes(text)
     count = start.processes or len(missing)
     if missing:
         line = f"process {', '.join(map(str, missing))} did not start within {wait} s"
-    elif "DEADLINE_EXCEEDED" in text:
+    elif "bad_cast" in text or "DEADLINE_EXCEEDED" in text:  # jaxlib could not say, or waited
         line = (
-            f"not all processes met at {start.coordinator} within {wait} s; the last line of "
+            f"not all processes met ({start.coordinator}) within {wait} s; the last line of "
             "process 0 names those that are missing, and if process 0 has none, it is missing"
         )
     else:

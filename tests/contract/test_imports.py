@@ -27,6 +27,9 @@ MAY_IMPORT = {
     "objectives": ("schema", "rules", "models", "augment", "monitor.metric", "objectives"),
     "optim": ("schema", "rules", "optim"),
     "sharding": ("schema", "rules"),
+    "peers": (),
+    "lock": (),
+    "distributed": ("peers",),
     "step": ("schema", "objectives.base", "objectives.features", "optim", "sharding"),
     "evaluators": (
         *NOUNS,
