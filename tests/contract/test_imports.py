@@ -53,6 +53,7 @@ ONLY_IN = {
     "array_record": ("eo_jax.data",),
     "optax": ("eo_jax.optim", "eo_jax.step"),
     "torch": ("eo_jax.export",),
+    "jax._src": ("eo_jax.distributed",),
 }
 DATA_PREP_MAY_IMPORT = (
     "eo_jax.sensors",

@@ -5,13 +5,16 @@ Each is the real command over the loopback device, on the smallest experiment.
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from multidevice import interleaved
 from run_results import hashes, numbers
-from several_processes import PEER_TIMEOUT, Processes
+from several_processes import PEER_TIMEOUT, Processes, environment, free_port
 from test_bad_records import damage
 from tiny_run import config_of
 from tiny_store import write_tiny_store
@@ -53,6 +56,25 @@ def test_sigterm_to_one_process_stops_both_at_one_step_with_the_state_saved(tiny
 
 
 # --------------------------------------------------------------------------------- the same numbers
+
+
+@pytest.mark.slow
+def test_a_global_batch_is_the_same_wherever_the_devices_of_processes_are_in_the_mesh(tiny_store):
+    port = str(free_port())
+    variables = environment(2) | {"JAX_NUM_CPU_DEVICES": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "multidevice.interleaved", port, str(k), str(tiny_store)],
+            env=variables,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(2)
+    ]
+    printed = [process.communicate(timeout=60)[0].splitlines()[-1] for process in started]
+    expected = interleaved.digest(interleaved.rows_of(str(tiny_store), None))
+    meshes = len(interleaved.ORDERS) * len(interleaved.SHAPES)
+    assert [json.loads(line) for line in printed] == [[expected] * meshes] * 2
 
 
 @pytest.mark.slow
