@@ -265,17 +265,24 @@ def mean_sample_flops(
     )
 
 
+def _never_stop() -> None:
+    pass
+
+
 def make_context(
     experiment: Experiment,
     numbers: Mapping[str, views.Normalisation],
     mesh: jax.sharding.Mesh,
     source: str = "",
+    poll: Callable[[], None] = _never_stop,
+    announce: Callable[[Exception], None] = sharding.raise_error,
 ) -> Context:
-    """The context of evaluators on a source, the first by default; rows are sharded."""
+    """The context of evaluators on a source, the first by default; rows are sharded, and each
+    process reads its own.
+    """
     source = source or next(iter(experiment.encoders))
     encoder = experiment.encoders[source]
     views_of = make_recipe(experiment, numbers)
-    rows = sharding.batch_sharding(mesh)
     return Context(
         source=source,
         same_encoder=experiment.same_encoder[source],
@@ -287,7 +294,11 @@ def make_context(
         objective=experiment.objective,
         train_views=views_of.train,
         evaluate_views=views_of.evaluate,
-        shard_rows=lambda arrays: jax.device_put(arrays, rows),
+        rows=sharding.local_rows(mesh, experiment.data.batch_size),
+        place=functools.partial(sharding.to_global, mesh=mesh),
+        whole=functools.partial(sharding.whole, mesh=mesh),
+        poll=poll,
+        announce=announce,
         replicated=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
         seed=experiment.run.seed,
     )

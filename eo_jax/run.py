@@ -1,4 +1,4 @@
-"""Run settings, provenance files, resume checks and SIGTERM handling."""
+"""Run settings, provenance files and resume checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import math
 import platform
-import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -233,9 +232,15 @@ def write_provenance(workdir: Path, config: dict, fingerprint: dict) -> None:
         write_atomically(workdir / f"{name}.json", (json.dumps(value, indent=1) + "\n").encode())
 
 
-def closing_message(workdir: Path, step: int, steps: int) -> str:
-    """The last line of a run, with the next command."""
-    if step < steps:
+class Stopped(Exception):
+    """Ends an evaluation, since the run is to stop."""
+
+
+def closing_message(workdir: Path, step: int, steps: int, *, done: bool) -> str:
+    """The last line of a run, with the next command; it is `done` or was stopped."""
+    if not done and not step:
+        return "stopped before the first step: nothing to save; the same command starts again"
+    if not done:
         return (
             f"stopped at step {step} of {steps}, state saved; the same command resumes from there"
         )
@@ -243,16 +248,3 @@ def closing_message(workdir: Path, step: int, steps: int) -> str:
         f"done: {workdir}; next: python -m eo_jax.export --workdir={workdir} "
         "--output=encoder.safetensors"
     )
-
-
-class StopSignal:
-    """Notes SIGTERM, which schedulers send before they reclaim a machine, so that the loop saves
-    and stops.
-    """
-
-    def __init__(self):
-        self.requested = False
-        signal.signal(signal.SIGTERM, self._request)
-
-    def _request(self, *_: Any) -> None:
-        self.requested = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -106,8 +106,18 @@ def _right_align(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows split over every device, in mesh order: process k holds the k-th block of rows."""
+    """Rows split over every device, in mesh order.
+
+    The devices of a process need not be neighbours in a mesh, which is laid out for the hardware:
+    see `local_rows`.
+    """
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """The rows of a global batch that this process's devices hold, ascending."""
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted(row for (rows,) in slices for row in range(*rows.indices(batch_size)))
 
 
 def check_batch(batch_size: int, accum: int, mesh: Mesh) -> None:
@@ -121,12 +131,8 @@ def check_batch(batch_size: int, accum: int, mesh: Mesh) -> None:
 
 
 def to_global(batch: Batch, mesh: Mesh) -> Batch:
-    """This process's rows as global arrays; `position` stays on the host."""
-    sharding = batch_sharding(mesh)
-
-    def place(rows):
-        return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
-
+    """This process's rows (see `local_rows`) as global arrays; `position` stays on the host."""
+    place = functools.partial(place_rows, mesh=mesh)
     return {
         source: {
             key: jax.tree.map(place, value) for key, value in fields.items() if key != "position"
@@ -135,17 +141,65 @@ def to_global(batch: Batch, mesh: Mesh) -> Batch:
     }
 
 
-def prefetch(batches: Iterator[Batch], mesh: Mesh, depth: int) -> Iterator[Batch]:
+def place_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
+    """The global array of which this process has `rows`, those of `local_rows`."""
+    rows, sharding = np.asarray(rows), batch_sharding(mesh)
+    count = len(rows) * mesh.size // len(mesh.local_devices)
+    at = {row: here for here, row in enumerate(local_rows(mesh, count))}
+
+    def of_device(index: tuple[slice, ...]) -> np.ndarray:
+        first, last, _ = index[0].indices(count)
+        return rows[at[first] : at[first] + last - first]
+
+    return jax.make_array_from_callback((count, *rows.shape[1:]), sharding, of_device)
+
+
+def whole(rows: np.ndarray, mesh: Mesh) -> np.ndarray:
+    """All rows of a global batch, of which each process has its own, in every process."""
+    if len(mesh.local_devices) == mesh.size:
+        return rows
+    gathered = _replicate(mesh)(place_rows(rows, mesh))
+    return np.asarray(gathered).astype(rows.dtype)  # int64 is int32 on devices
+
+
+@functools.cache
+def _replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(_same, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def _same(array: jax.Array) -> jax.Array:
+    return array
+
+
+def raise_error(error: Exception) -> None:
+    """Raises it: what one process does with an error that is met ahead of its step."""
+    raise error
+
+
+def prefetch(
+    batches: Iterator[Batch],
+    mesh: Mesh,
+    depth: int,
+    announce: Callable[[Exception], None] = raise_error,
+) -> Iterator[Batch]:
     """Global batches, `depth` of them placed ahead.
+
+    An error of `batches` is given to `announce`, whose default raises it. If that returns, the
+    batches that are placed follow, and then the error.
 
     Transfers are asynchronous, so they overlap the step, and send the archive's dtype. Nothing here
     refers to a host batch once it is placed, so that its memory is free as soon as the device no
     longer needs it.
     """
     ahead: collections.deque[Batch] = collections.deque()
-    for batch in map(functools.partial(to_global, mesh=mesh), batches):
-        ahead.append(batch)
-        del batch
-        if len(ahead) > depth:
-            yield ahead.popleft()
+    try:
+        for batch in map(functools.partial(to_global, mesh=mesh), batches):
+            ahead.append(batch)
+            del batch
+            if len(ahead) > depth:
+                yield ahead.popleft()
+    except (ValueError, OSError) as error:
+        announce(error)
+        yield from ahead
+        raise
     yield from ahead

@@ -6,23 +6,24 @@ step, log) until done.
         --config.optim.lr=1e-3 --config.run.steps=2000
 
 The same command resumes. `--dry-run` builds, checks and compiles everything, prints sizes and
-memory, and trains nothing.
+memory, and trains nothing. `--distributed` starts a run of several processes. Exit codes: 0 done,
+143 stopped with the state saved, 75 ended because another process failed, 1 an error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import signal
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from eo_jax import cli, sharding
+from eo_jax import cli, distributed, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.evaluators.base import due_evaluators
@@ -36,11 +37,13 @@ from eo_jax.experiment import (
     make_recipe,
     mean_sample_flops,
 )
+from eo_jax.lock import locked, release
 from eo_jax.monitor import goodput, writers
 from eo_jax.monitor.run_log import RunLog
 from eo_jax.optim.optimizers import learning_rates
+from eo_jax.peers import Alone, Peers
 from eo_jax.run import (
-    StopSignal,
+    Stopped,
     check_same_data,
     check_same_run,
     check_steps,
@@ -95,16 +98,42 @@ def main() -> int:
     extend_to = flags.FLAGS["extend-to"].value
     if extend_to:
         _CONFIG.value.run.steps = extend_to
-    return train(
-        _CONFIG.value.to_dict(),
-        Path(_WORKDIR.value),
-        dry_run=flags.FLAGS["dry-run"].value,
-        extend=bool(extend_to),
+    start = distributed.chosen(
+        *(flags.FLAGS[name].value for name in ("distributed", "process-id", "num-processes")),
+        os.environ,
     )
+    with distributed.processes(start) as processes:
+        return train(
+            _CONFIG.value.to_dict(),
+            Path(_WORKDIR.value),
+            processes,
+            dry_run=flags.FLAGS["dry-run"].value,
+            extend=bool(extend_to),
+        )
 
 
-def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = False) -> int:
+def train(
+    config: dict,
+    workdir: Path,
+    processes: Alone | Peers | None = None,
+    *,
+    dry_run: bool = False,
+    extend: bool = False,
+) -> int:
     """Trains or resumes the experiment of a completed config in `workdir`; returns an exit code."""
+    with contextlib.ExitStack() as held:
+        return _train(config, workdir, processes or Alone(), held, dry_run=dry_run, extend=extend)
+
+
+def _train(
+    config: dict,
+    workdir: Path,
+    processes: Alone | Peers,
+    held: contextlib.ExitStack,
+    *,
+    dry_run: bool,
+    extend: bool,
+) -> int:
     # ------------------------------------------------------------------------------ config and mesh
     clock = goodput.Clock()
     experiment = make_experiment(config)
@@ -113,7 +142,8 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
 
     # ----------------------------------------------------------------------------------------- data
-    pipeline = Pipeline(experiment.data, run.seed, jax.process_index(), jax.process_count())
+    rows = sharding.local_rows(mesh, experiment.data.batch_size)
+    pipeline = Pipeline(experiment.data, run.seed, rows, processes.gather)
     check_labels(experiment, pipeline)
     normalisation = make_normalisation(experiment, pipeline)
     fingerprint = data_fingerprints(pipeline, normalisation)
@@ -121,15 +151,24 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     # -------------------------------------------------------------------------- step and evaluators
     recipe = make_recipe(experiment, normalisation)
     session = TrainSession(experiment, recipe, mesh)
-    context_of = functools.partial(make_context, experiment, normalisation, mesh)
+
+    def poll() -> None:
+        if processes.poll():
+            raise Stopped
+
+    context_of = functools.partial(
+        make_context, experiment, normalisation, mesh, poll=poll, announce=processes.announce
+    )
     evaluators = make_evaluators(config, context_of)
     overview = sizes(session.shapes["params"], pipeline, mesh)
     if dry_run:
         compiled = session.compile(_empty_batches(pipeline, mesh))
-        print("\n".join([*overview, *memory(compiled)]), flush=True)
+        if processes.index == 0:
+            print("\n".join([*overview, *memory(compiled)]), flush=True)
         return 0
 
     # -------------------------------------------------------------------------------------- restore
+    _take_lock(workdir, processes, held)
     checkpoints = Checkpoints(workdir, run.max_to_keep)
     if checkpoints.latest() is not None:
         check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
@@ -140,25 +179,26 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     write_provenance(workdir, config, fingerprint)
 
     # ----------------------------------------------------------------------------------------- loop
-    stop = StopSignal()
-    missed = writers.not_evaluated(workdir, first, evaluators)  # an error ended the run in them
+    missed = set(processes.gather(sorted(writers.not_evaluated(workdir, first, evaluators)))[0])
     rates = learning_rates(experiment.optim, run.steps)
     flops = mean_sample_flops(experiment, recipe.train, pipeline)
-    log = RunLog(workdir, experiment, first, clock, flops, rates, pipeline.counts)
+    log = RunLog(workdir, experiment, first, clock, flops, rates, pipeline.counts, processes.gather)
     log.begin(experiment.objective_name, overview)
 
-    def save(step: int) -> None:
+    def save(step: int) -> dict[str, list[int]]:
+        """Starts saving; returns the bad records so far."""
         log.enter("checkpoint")
-        bad = pipeline.bad.skipped_before(step)  # batch `step` is not taken yet: a resume takes it
+        bad = pipeline.skipped_before(step)  # batch `step` is not taken yet: a resume takes it
         checkpoints.save(step, state, next_batch=step, config=config, bad_records=bad)
+        return bad
 
     @contextlib.contextmanager
     def rescuing(step: int) -> Iterator[None]:
-        """Saves before an error ends a run of one process; with several, not all know of it."""
+        """Saves before an error ends a run of one process; several agree: see `announce`."""
         try:
             yield
         except (ValueError, OSError):
-            if step > first and jax.process_count() == 1:
+            if step > first and processes.count == 1:
                 log.flush()
                 save(step)
                 checkpoints.wait()
@@ -168,21 +208,24 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     log.enter("compile")  # all before the first step: no later one waits for a compiler
     compiled = session.compile(_empty_batches(pipeline, mesh)) if first < run.steps else {}
     jax.block_until_ready(norms(state["params"], copied(state["params"])))
-    batches = pipeline.batches(first, run.steps, log.say)
-    batches = sharding.prefetch(batches, mesh, experiment.sharding.prefetch)
+    batches = pipeline.batches(first, run.steps, _say_of(processes, log))
+    ahead = max(experiment.sharding.prefetch, processes.lead)
+    batches = sharding.prefetch(batches, mesh, ahead, processes.announce)
     for step in range(first, run.steps + 1):
-        last = step == run.steps or stop.requested  # read once: a signal may come at any time
-        due = step > first and (step % run.save_every == 0 or last)
+        processes.step = step
+        processes.poll()
         evaluating = due_evaluators(evaluators, step, run.steps)
-        if due or evaluating:
+        if evaluating:
             log.flush()
         log.enter("evaluate")
-        with rescuing(step):
+        with rescuing(step), contextlib.suppress(Stopped):
             for name, evaluator in evaluating.items():
                 if step > first or name in missed:
                     log.scores(step, name, evaluator((state["params"], state["carry"])))
-        if due:
-            save(step)
+        last = step == run.steps or bool(processes.stopped_by)
+        if step > first and (step % run.save_every == 0 or last):
+            log.flush()
+            pipeline.bad.check(save(step))
         if last:
             break
         log.enter("data")
@@ -201,8 +244,25 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     # ------------------------------------------------------------------------------------------ end
     checkpoints.wait()
     log.close()
-    print(closing_message(workdir, step, run.steps), flush=True)
-    return 0 if step == run.steps else 128 + signal.SIGTERM
+    done = step == run.steps and not (processes.stopped_by and evaluating)
+    if processes.index == 0:
+        print(closing_message(workdir, step, run.steps, done=done), flush=True)
+    return processes.outcome(done=done)
+
+
+def _take_lock(workdir: Path, processes: Alone | Peers, held: contextlib.ExitStack) -> None:
+    """Process 0 locks the workdir; the others wait for that."""
+    if processes.index == 0:
+        lock = held.enter_context(locked(workdir))
+        processes.at_end(functools.partial(release, lock))
+    processes.gather(None)
+
+
+def _say_of(processes: Alone | Peers, log: RunLog) -> Callable[[str], None]:
+    """What a process that is not the first has to say about its own records names it."""
+    if processes.index == 0:
+        return log.say
+    return functools.partial(print, f"process {processes.index}:", file=sys.stderr, flush=True)
 
 
 def _initial_state(

@@ -62,14 +62,30 @@ class BadRecords:
                 skipped.setdefault(source, []).append(sample)
         return skipped
 
+    def check(self, skipped: Mapping[str, Sequence[int]]) -> None:
+        """Raises RecordError where the records that all processes skipped are above a limit."""
+        for source, samples in skipped.items():
+            self._check_count(source, len(samples), f"see the log; sample {samples[-1]}")
+
     def _check_limit(self, source: str, error: str) -> None:
-        count = sum(name == source for name, _ in self._first)
+        self._check_count(source, sum(name == source for name, _ in self._first), error)
+
+    def _check_count(self, source: str, count: int, error: str) -> None:
         if count > self._limits[source]:
             raise RecordError(
                 f"source {source!r}: {count} records cannot be decoded, "
                 f"config.data.max_bad_fraction allows {self._limits[source]:g}; repair the store "
                 f"or raise config.data.max_bad_fraction. The last: {error}"
             )
+
+
+def union(skipped: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]:
+    """What several processes skipped: {source: samples}, each once."""
+    samples: dict[str, set[int]] = {}
+    for one in skipped:
+        for source, found in one.items():
+            samples.setdefault(source, set()).update(found)
+    return {source: sorted(found) for source, found in sorted(samples.items())}
 
 
 def retry_reads(

@@ -14,11 +14,12 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
-from eo_jax.data.bad_records import BadRecord, BadRecords, retry_reads
+from eo_jax.data.bad_records import BadRecord, BadRecords, retry_reads, union
 from eo_jax.data.mixture import ComponentConfig, Mixture, check_mixture
 from eo_jax.data.pixel_source import open_source
 from eo_jax.data.source import Draw, Source, SourceConfig, draw_together, keep_common_locations
@@ -103,9 +104,11 @@ class Config:
 
 
 class Pipeline:
-    """Batches for one of `processes` processes, each with the sources of one component.
+    """Batches, or the rows of them that one process needs, each with the sources of one component.
 
-    Each process reads a contiguous block of the rows of each global batch, in mesh order.
+    Args:
+        rows: which rows of each global batch are read, ascending; None for all.
+        gather: value -> what every process gives there.
 
     Attributes:
         sources: {name: Source}.
@@ -117,16 +120,11 @@ class Pipeline:
         self,
         config: Config,
         seed: int,
-        process: int = 0,
-        processes: int = 1,
+        rows: Sequence[int] | None = None,
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
         sleep: Callable[[float], None] = time.sleep,
     ):
-        if config.batch_size % processes:
-            raise ValueError(
-                f"config.data.batch_size: {config.batch_size} does not divide over {processes} "
-                "processes"
-            )
-        self.config, self.seed, self._sleep = config, seed, sleep
+        self.config, self.seed, self._gather, self._sleep = config, seed, gather, sleep
         self.sources = {
             name: open_source(name, source, config.crop, seed)
             for name, source in config.sources.items()
@@ -137,12 +135,11 @@ class Pipeline:
         for leader in leaders:
             keep_common_locations(self._paired_sources(leader, self.sources))
         self._orders = {name: self.sources[name].order() for name in leaders}
-        rows = config.batch_size // processes
-        self.rows = range(process * rows, (process + 1) * rows)
+        self.rows = range(config.batch_size) if rows is None else rows
         # Buffers being decoded, held ready, with the caller and on the device.
         buffers = config.threads + config.prefetch + 2
         self._pools = {
-            name: BufferPool(source.pixels_shape(rows), source.dtype, buffers)
+            name: BufferPool(source.pixels_shape(len(self.rows)), source.dtype, buffers)
             for name, source in self.sources.items()
         }
         self.bad = BadRecords(
@@ -270,6 +267,12 @@ class Pipeline:
 
         return map(take, itertools.count(first), dataset.to_iter_dataset(options))
 
+    def skipped_before(self, n: int) -> dict[str, list[int]]:
+        """{source: samples that any process skipped in batches before n}."""
+        if self.config.on_error == "stop":
+            return self.bad.skipped_before(n)  # those of earlier runs, which all processes know
+        return union(self._gather(self.bad.skipped_before(n)))
+
     def counts(self, step: int) -> dict[str, float | str]:
         """What to log at `step` about the batches before it.
 
@@ -284,12 +287,15 @@ class Pipeline:
             }
             counts |= {"component": self.mixture.component(step - 1), **fractions}
         if self.config.on_error == "skip":
-            counts["bad_records"] = sum(map(len, self.bad.skipped_before(step).values()))
+            counts["bad_records"] = sum(map(len, self.skipped_before(step).values()))
         return counts
 
 
-def in_order(source: Source, batch_size: int, label: str | None = None) -> Iterator[Batch]:
+def in_order(
+    source: Source, batch_size: int, label: str | None = None, rows: Sequence[int] | None = None
+) -> Iterator[Batch]:
     """Every sample of a source once, in store order, as non-overlapping crops; for evaluation.
+    With `rows`, only those rows of every batch.
 
     A source that draws pixels gives the window around every pixel that has the label, or without a
     label around every pixel that may be drawn.
@@ -303,21 +309,19 @@ def in_order(source: Source, batch_size: int, label: str | None = None) -> Itera
             f"source {source.name!r}: evaluation takes one date at a time, this source draws "
             f"{source.config.dates}; open it with dates=1"
         )
-    batch, labels, row = _blank(source, batch_size), [], 0
-    for number, pixels, value in source.windows(label or ""):
-        batch["pixels"][row, 0] = pixels
-        batch["position"][row] = number
-        source.put_metadata(batch, row, 0, number)
-        labels.append(value)
-        row += 1
-        if row == batch_size:
-            yield _labelled(source.name, batch, labels)
-            batch, labels, row = _blank(source, batch_size), [], 0
-    if row:
-        for array in batch.values():
-            array[row:] = array[row - 1]
-        batch["position"][row:] = -1
-        yield _labelled(source.name, batch, labels + labels[-1:] * (batch_size - row))
+    rows = range(batch_size) if rows is None else rows
+    count, read = source.windows(label or "")
+    numbers = [first + row for first in range(0, count, batch_size) for row in rows]
+    windows = read(min(number, count - 1) for number in numbers)
+    for first in range(0, len(numbers), len(rows)):
+        batch, labels = _blank(source, len(rows)), []
+        for row in range(len(rows)):
+            sample, pixels, value = next(windows)
+            batch["pixels"][row, 0] = pixels
+            batch["position"][row] = sample if numbers[first + row] < count else -1
+            source.put_metadata(batch, row, 0, sample)
+            labels.append(value)
+        yield _labelled(source.name, batch, labels)
 
 
 def _blank(source: Source, rows: int) -> dict[str, np.ndarray]:

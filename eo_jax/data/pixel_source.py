@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from eo_jax.data.index import Order
-from eo_jax.data.source import Draw, Source, SourceConfig
+from eo_jax.data.source import Draw, Source, SourceConfig, Window, Windows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,16 +158,21 @@ class PixelSource(Source):
         if self.config.label:
             batch["label"][row, t] = self._drawn_labels[i][rows, columns]
 
-    def windows(self, label: str) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-        """(sample, window [c, crop, crop], class of its centre; None for "") of every candidate.
+    def windows(self, label: str) -> Windows:
+        """The window around every candidate, with the class of its centre.
 
         `labels_per_class` does not apply.
         """
         candidates = self.candidates(label or self.config.label)
-        for (_, i, row, column), code in zip(candidates.where, candidates.classes, strict=True):
-            pixels, _ = self.arrays(int(i))
-            rows, columns = self._window(pixels, row - self.crop // 2, column - self.crop // 2)
-            yield int(i), pixels[:, rows, columns], code if label else None
+
+        def read(numbers: Iterable[int]) -> Iterator[Window]:
+            for number in numbers:
+                (_, i, row, column), code = candidates.where[number], candidates.classes[number]
+                pixels, _ = self.arrays(int(i))
+                rows, columns = self._window(pixels, row - self.crop // 2, column - self.crop // 2)
+                yield int(i), pixels[:, rows, columns], code if label else None
+
+        return Windows(len(candidates.where), read)
 
     def _window(self, pixels: np.ndarray, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows [w, 1] and columns [1, w] of a window."""

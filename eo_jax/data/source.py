@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -124,6 +124,22 @@ class Draw(NamedTuple):
     top: int
     left: int
     location: int
+
+
+# (sample, pixels [c, crop, crop], label, which is None where none was asked for)
+Window = tuple[int, np.ndarray, np.ndarray | None]
+
+
+class Windows(NamedTuple):
+    """What evaluation shows of a source.
+
+    Attributes:
+        count: their number.
+        read: numbers -> windows; a sample is decoded once where the numbers ascend.
+    """
+
+    count: int
+    read: Callable[[Iterable[int]], Iterator[Window]]
 
 
 class Source:
@@ -328,17 +344,26 @@ class Source:
 
     # ---------------------------------------------------------------------------------- evaluation
 
-    def windows(self, label: str) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-        """(sample, pixels [c, crop, crop], label) of the non-overlapping crops of each sample.
+    def windows(self, label: str) -> Windows:
+        """The non-overlapping crops of each sample, with the label of that name, "" for none."""
+        samples = np.sort(self.groups.members)
+        sides = self.store.index["shape"][samples, 1:]
+        before = np.concatenate([[0], np.cumsum((sides // self.crop).prod(1))])
 
-        `label` is the name of a label, cropped with the pixels; the result is None for "".
-        """
-        for i in np.sort(self.groups.members).tolist():
-            pixels, labels = self.arrays(i)
-            whole = self.label(i, labels, label) if label else None
-            for rows, columns in _crops(pixels.shape[1:], self.crop):
+        def read(numbers: Iterable[int]) -> Iterator[Window]:
+            decoded = None
+            for number in numbers:
+                at = int(np.searchsorted(before, number, side="right")) - 1
+                i = int(samples[at])
+                if i != decoded:
+                    pixels, labels = self.arrays(i)
+                    whole = self.label(i, labels, label) if label else None
+                    decoded, crops = i, _crops(pixels.shape[1:], self.crop)
+                rows, columns = crops[number - before[at]]
                 part = None if whole is None else _crop_label(whole, rows, columns)
                 yield i, pixels[:, rows, columns], part
+
+        return Windows(int(before[-1]), read)
 
 
 def _crop_label(label: np.ndarray, rows: slice, columns: slice) -> np.ndarray:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -58,7 +59,12 @@ class Context:
         data: the data section of the config.
         objective: gives features and previews.
         train_views: (batch, key) -> Views; evaluate_views: batch -> Views.
-        shard_rows: arrays -> the same, their rows spread over the devices.
+        rows: of a batch, which this process reads; None for all.
+        place: (batch of these rows) -> global batch, spread over the devices.
+        whole: this process's rows of an array -> all rows.
+        poll: called between batches; it raises an exception where the run is to stop.
+        announce: called with an error of reading; it raises it, unless other processes, which wait
+            for this one, first have to learn of it at a poll.
         replicated: sharding of results, whole on every device; None to leave them as they are.
         seed: of the run.
     """
@@ -73,7 +79,11 @@ class Context:
     objective: Objective
     train_views: Callable[[Batch, jax.Array], Views]
     evaluate_views: Callable[[Batch], Views]
-    shard_rows: Callable[[Any], Any]
+    rows: Sequence[int] | None
+    place: Callable[[Batch], Batch]
+    whole: Callable[[np.ndarray], np.ndarray]
+    poll: Callable[[], None]
+    announce: Callable[[Exception], None]
     replicated: Any
     seed: int
 
@@ -112,30 +122,64 @@ class Context:
 
         return set(jax.eval_shape(preview, jax.random.key(0), pixels))
 
-    def batches(self, split: str, label: str | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: str, label: str | None = None, most: int | None = None
+    ) -> Iterator[Batch]:
         """Every sample of a split once, in adjacent crops, or every pixel where pixels are drawn;
-        rows with `position` -1 are padding.
+        rows with `position` -1 are padding. `most` is the largest number of batches.
+
+        With several processes, each reads and holds the pixels of its own rows; `position` and
+        `label` are those of all rows.
         """
-        return in_order(self._open(split), self.data.batch_size, label)
+        batches = in_order(self._open(split), self.data.batch_size, label, self.rows)
+        for batch in self._read(itertools.islice(batches, most)):
+            self.poll()
+            yield {
+                source: {
+                    name: self.whole(array) if name in ("position", "label") else array
+                    for name, array in fields.items()
+                }
+                for source, fields in batch.items()
+            }
+        self.poll()  # no score of a batch that stood in for another
+
+    def _read(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; after an error that could be announced, the last one until a poll ends it.
+
+        Its features are part of a computation that other processes have begun.
+        """
+        batch = None
+        try:
+            for batch in batches:
+                yield batch
+        except (ValueError, OSError) as error:
+            if batch is None:
+                raise
+            self.announce(error)
+        else:
+            return
+        yield from itertools.repeat(batch)
 
     def features(self, weights: Weights, batch: Batch) -> dict[str, np.ndarray]:
         """{"pooled": [b, d], "dense": [b, h, w, d]} of the source's encoder, the teacher's where
         that is the default.
         """
-        return jax.device_get(self._features(*weights, self.shard_rows(_pixels(batch))))
+        return jax.device_get(self._features(*weights, self.place(_pixels(batch))))
 
     def preview(self, weights: Weights, batch: Batch, number: int) -> dict[str, np.ndarray]:
         """The objective's preview arrays for fixed mask `number`."""
         key = jax.device_put(jax.random.fold_in(jax.random.key(0), number))
-        return jax.device_get(self._preview(*weights, self.shard_rows(_pixels(batch)), key))
+        return jax.device_get(self._preview(*weights, self.place(_pixels(batch)), key))
 
     def untrained(self) -> Weights:
         """The weights of step 0, with BatchNorm statistics from training data, without which a
         random network would score too low.
         """
-        params, carry = jax.jit(self.objective.init)(jax.random.key(self.seed))
-        for batch in Pipeline(self.data, self.seed).batches(0, _STATISTICS_BATCHES):
-            carry = self._updated_carry(params, carry, self.shard_rows(batch))
+        init = jax.jit(self.objective.init, out_shardings=self.replicated)
+        params, carry = init(jax.random.key(self.seed))
+        for batch in Pipeline(self.data, self.seed, self.rows).batches(0, _STATISTICS_BATCHES):
+            self.poll()
+            carry = self._updated_carry(params, carry, self.place(batch))
         return params, carry
 
     def _open(self, split: str) -> Source:

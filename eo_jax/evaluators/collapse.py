@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -55,10 +54,8 @@ class Evaluator:
         self.context.check("collapse", (self.config.split,))
 
     def __call__(self, weights: Weights) -> dict[str, float]:
-        batches = itertools.islice(
-            self.context.batches(self.config.split),
-            -(-self.config.max_samples // self.context.data.batch_size),
-        )
+        most = -(-self.config.max_samples // self.context.data.batch_size)
+        batches = self.context.batches(self.config.split, most=most)
         features = np.concatenate([self._pooled(weights, batch) for batch in batches])
         rank = rankme(features)
         unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

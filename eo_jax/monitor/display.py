@@ -6,12 +6,15 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from eo_jax.monitor.goodput import DATA_MAX, DATA_MAX_PROCESS
 from eo_jax.monitor.metric import Metric
 from eo_jax.monitor.metrics import COLLAPSED_BELOW
 
+_WAITED = 0.05  # fraction of the time that is worth a word
 _FORMATS = {"loss": ".4f", "lr": ".2e", "grad_norm": ".3f"}  # ".3g" for all others
 
 
@@ -33,9 +36,9 @@ class Display:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(
-            *columns, console=Console(file=sys.stdout), disable=not sys.stdout.isatty()
-        )
+        self._silent = jax.process_index() > 0  # one process speaks for all
+        quiet = self._silent or not sys.stdout.isatty()
+        self._progress = Progress(*columns, console=Console(file=sys.stdout), disable=quiet)
         self._task = self._progress.add_task("training", total=steps, completed=first_step)
         self._steps, self._first, self._metrics = steps, first_step, metrics
         self._start = time.perf_counter()
@@ -70,7 +73,9 @@ class Display:
         )
 
     def say(self, text: str) -> None:
-        """A line above the bar, or a plain one."""
+        """A line above the bar, or a plain one; by process 0."""
+        if self._silent:
+            return
         if self._progress.disable:
             print(text, flush=True)
         else:
@@ -115,6 +120,8 @@ def _rates(values: Mapping[str, float | str]) -> Iterator[str]:
 def _warnings(values: Mapping[str, float | str]) -> Iterator[str]:
     if values.get("skipped"):
         yield "NOT FINITE: step skipped"
+    if values.get(DATA_MAX, 0) >= _WAITED:
+        yield f"process {values[DATA_MAX_PROCESS]} waited for data {values[DATA_MAX]:.0%}"
     if values.get("bad_records"):
         yield f"bad records {values['bad_records']:g}"
     if "collapsed" in values:

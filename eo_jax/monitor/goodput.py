@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 PHASES = ("start", "compile", "step", "data", "evaluate", "checkpoint", "other")
 _KEY = "time/"
 _WALL = f"{_KEY}wall_s"
+DATA_MAX, DATA_MAX_PROCESS = f"{_KEY}data_max", f"{_KEY}data_max_process"
 # One thread: steps finish in the order in which they are handed over.
 _WATCHER = ThreadPoolExecutor(1, thread_name_prefix="goodput")
 
@@ -65,10 +66,30 @@ class Clock:
         self._taken = dict(self._total)
         return _fractions(spent) | {_WALL: sum(spent.values()) / 1e9}
 
-    def summary(self) -> str:
-        """The whole run in one line: "time: step 91%, compile 4%, data 3%, evaluate 2%"."""
+    def total(self) -> dict[str, float]:
+        """The same over the whole run."""
         self.enter(self._phase)
-        return f"time: {format_fractions(_fractions(self._total))}"
+        return _fractions(self._total) | {_WALL: sum(self._total.values()) / 1e9}
+
+
+def merged(taken: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What `Clock.take` gave in each process, as one: phases over the time of all of them.
+
+    With several, "time/data_max" is the fraction of the one that waited longest for data, and
+    "time/data_max_process" its number: in the others that wait is part of their step.
+    """
+    if len(taken) == 1:
+        return dict(taken[0])
+    wall = sum(one[_WALL] for one in taken)
+    spent = {
+        phase: sum(one.get(f"{_KEY}{phase}", 0.0) * one[_WALL] for one in taken) for phase in PHASES
+    }
+    data = [one.get(f"{_KEY}data", 0.0) for one in taken]
+    return _fractions(spent) | {
+        _WALL: wall / len(taken),
+        DATA_MAX: max(data),
+        DATA_MAX_PROCESS: data.index(max(data)),
+    }
 
 
 def finish_of(values: Any) -> Callable[[], int | None]:
@@ -77,6 +98,17 @@ def finish_of(values: Any) -> Callable[[], int | None]:
     """
     done = _WATCHER.submit(lambda: (jax.block_until_ready(values), time.perf_counter_ns())[1])
     return lambda: done.result() if done.done() else None
+
+
+def summary(total: Mapping[str, float]) -> str:
+    """A whole run in one line: "time: step 91%, compile 4%, data 3%, evaluate 2%"."""
+    fractions = {name: value for name, value in total.items() if name.removeprefix(_KEY) in PHASES}
+    slowest = (
+        f"; process {total[DATA_MAX_PROCESS]} waited longest for data, {total[DATA_MAX]:.0%}"
+        if total.get(DATA_MAX)
+        else ""
+    )
+    return f"time: {format_fractions(fractions)}{slowest}"
 
 
 def fractions_of(lines: list[Mapping[str, Any]]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from eo_jax.monitor import metrics, writers
+from eo_jax.monitor import goodput, metrics, writers
 from eo_jax.monitor.display import Display
 from eo_jax.monitor.goodput import Clock, finish_of
 from eo_jax.monitor.throughput import Throughput
@@ -27,6 +27,7 @@ class RunLog:
         flops: of one sample in a train step.
         learning_rates: of every step of the run.
         counts: step -> what the pipeline counts, for log lines.
+        gather: value -> what every process gives there.
     """
 
     def __init__(
@@ -38,11 +39,12 @@ class RunLog:
         flops: float,
         learning_rates: Sequence[float],
         counts: Callable[[int], Mapping[str, Any]],
+        gather: Callable[[Any], list[Any]],
     ):
         run, described = experiment.run, metrics.step_metrics(experiment.objective.metrics)
         self._run, self._clock = run, clock
         self._throughput = Throughput(experiment.data.batch_size, flops)
-        self._learning_rates, self._counts = learning_rates, counts
+        self._learning_rates, self._counts, self._gather = learning_rates, counts, gather
         self._writer = writers.make_writer(workdir, first, run.writers)
         self._display = Display(first, run.steps, described)
         self._pending: tuple[int, dict[str, Any]] | None = None
@@ -69,11 +71,11 @@ class RunLog:
         """The scores of an evaluator after step number `step`."""
         named = {f"eval/{evaluator}/{key}": value for key, value in scores.items()}
         self._display.scores(step, named)
-        self._writer.write(step, named | self._clock.take())
+        self._writer.write(step, named | self._time())
 
     def close(self) -> None:
         """Says where the time went; nothing is logged after it."""
-        self.say(self._clock.summary())
+        self.say(goodput.summary(goodput.merged(self._gather(self._clock.total()))))
         self._display.close()
         self._writer.close()
 
@@ -87,9 +89,12 @@ class RunLog:
         if self.is_logged(step) or values["skipped"]:
             self._log(step, values)
 
+    def _time(self) -> dict[str, float]:
+        return goodput.merged(self._gather(self._clock.take()))
+
     def _log(self, step: int, values: dict[str, Any]) -> None:
         values |= {"lr": float(self._learning_rates[step - 1]), **self._counts(step)}
-        values |= self._throughput.take() | self._clock.take()
+        values |= self._throughput.take() | self._time()
         values |= metrics.collapse(step, self._run.steps, values)
         self._display.log(step, values)
         self._writer.write(step, values)

@@ -89,11 +89,8 @@ def read_metrics(workdir: Path) -> list[dict]:
 def not_evaluated(workdir: Path, step: int, names: Iterable[str]) -> set[str]:
     """The evaluators without scores at this step in metrics.jsonl; none at step 0, where nothing is
     evaluated.
-
-    With several processes none either: if they did not all see the same file, some would wait for
-    the others.
     """
-    if step == 0 or jax.process_count() > 1:
+    if step == 0:
         return set()
     scored = [name for line in read_metrics(workdir) if line["step"] == step for name in line]
     return {name for name in names if not any(key.startswith(f"eval/{name}/") for key in scored)}

@@ -27,6 +27,9 @@ MAY_IMPORT = {
     "objectives": ("schema", "rules", "models", "augment", "monitor.metric", "objectives"),
     "optim": ("schema", "rules", "optim"),
     "sharding": ("schema", "rules"),
+    "peers": (),
+    "lock": (),
+    "distributed": ("peers",),
     "step": ("schema", "objectives.base", "objectives.features", "optim", "sharding"),
     "evaluators": (
         *NOUNS,
@@ -50,6 +53,7 @@ ONLY_IN = {
     "array_record": ("eo_jax.data",),
     "optax": ("eo_jax.optim", "eo_jax.step"),
     "torch": ("eo_jax.export",),
+    "jax._src": ("eo_jax.distributed",),
 }
 DATA_PREP_MAY_IMPORT = (
     "eo_jax.sensors",

@@ -129,8 +129,8 @@ def test_processes_and_threads_give_the_same_batches_with_all_of_it(
 
     expected = Pipeline(of("array-record"), seed)
     pipelines = [
-        Pipeline(of(format, threads=threads, prefetch=prefetch), seed, process, processes)
-        for process in range(processes)
+        Pipeline(of(format, threads=threads, prefetch=prefetch), seed, rows)
+        for rows in np.split(np.arange(4), processes)
     ]
     said: list[str] = []
     last = first + 6

@@ -25,7 +25,7 @@ from eo_jax.data.index import Order
 from eo_jax.data.pipeline import Config, Pipeline, Source, SourceConfig, in_order
 from eo_jax.data.store.reader import FORMATS
 from eo_jax.data.store.record import RecordError
-from eo_jax.schema import TIME_ABSENT, Sample
+from eo_jax.schema import TIME_ABSENT, Batch, Sample
 
 DATES = (1, 2, 3, 1, 2, 3, 1)  # of each location
 
@@ -58,6 +58,23 @@ def config(
     )
 
 
+def blocks(rows: int, processes: int) -> list[np.ndarray]:
+    """The rows of each process, where they are neighbours."""
+    return np.split(np.arange(rows), processes)
+
+
+def interleaved(rows: int, processes: int) -> list[np.ndarray]:
+    """The rows of each process, where they take turns, the last first."""
+    return [np.arange(process, rows, processes) for process in reversed(range(processes))]
+
+
+def chosen(batch: Batch, rows: np.ndarray) -> Batch:
+    return {
+        source: {name: array[rows] for name, array in fields.items()}
+        for source, fields in batch.items()
+    }
+
+
 def locations_drawn(pipeline: Pipeline, first: int, last: int) -> list[int]:
     """The location of every row."""
     location_of = np.repeat(np.arange(len(DATES)), DATES)
@@ -80,13 +97,15 @@ def test_a_batch_has_the_shapes_and_types_of_the_schema(path: Path):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_read_contiguous_blocks_of_the_same_batch(path: Path, processes: int):
+def test_processes_read_their_rows_of_the_same_batch(path: Path, processes: int):
+    """Whichever they are: on TPU slices they are not neighbours."""
     one = Pipeline(config(path, dates=2), 7)
-    blocks = [
-        Pipeline(config(path, dates=2), 7, process, processes) for process in range(processes)
-    ]
-    for n in (0, 1, 5):
-        assert_same(joined([block.batch(n) for block in blocks]), one.batch(n))
+    for rows in (blocks(4, processes), interleaved(4, processes)):
+        parts = [Pipeline(config(path, dates=2), 7, some) for some in rows]
+        for n in (0, 1, 5):
+            whole = one.batch(n)
+            for some, part in zip(rows, parts, strict=True):
+                assert_same(part.batch(n), chosen(whole, some))
 
 
 @pytest.mark.parametrize(
@@ -212,8 +231,8 @@ def test_any_format_processes_and_threads_give_the_same_batches(
 ):
     expected = Pipeline(config(stores["array-record"], dates=about["dates"], label="landuse"), seed)
     pipelines = [
-        Pipeline(config(stores[format], **about, label="landuse"), seed, process, processes)
-        for process in range(processes)
+        Pipeline(config(stores[format], **about, label="landuse"), seed, rows)
+        for rows in blocks(4, processes)
     ]
     for n, parts in enumerate(
         zip(*(pipeline.batches(first, first + 2) for pipeline in pipelines), strict=True),
@@ -457,13 +476,6 @@ def test_samples_of_another_split_need_not_fit(tmp_path: Path):
         Pipeline(config(path, split="all"), 0)
 
 
-def test_a_batch_that_does_not_divide_over_processes(path: Path):
-    with pytest.raises(
-        ValueError, match=r"config\.data\.batch_size: 4 does not divide over 3 processes"
-    ):
-        Pipeline(config(path), 0, 0, 3)
-
-
 @pytest.mark.parametrize("threads", [0, 2])
 def test_a_damaged_record_stops_the_run_by_name_after_the_batches_before_it(
     tmp_path: Path, threads: int
@@ -508,6 +520,20 @@ def test_in_order_visits_every_sample_once_and_marks_the_padding(path: Path):
         12,
         12,
     ]
+
+
+def test_rows_of_in_order_are_those_of_whole_batches_and_only_they_are_read(path: Path):
+    whole = list(in_order(source(path), 4))
+    for rows in (*blocks(4, 2), *interleaved(4, 2)):
+        opened, read = source(path), []
+        arrays = opened.arrays
+        opened.arrays = lambda i, arrays=arrays, read=read: (read.append(i), arrays(i))[1]
+        for part, batch in zip(in_order(opened, 4, rows=rows), whole, strict=True):
+            assert_same(part, chosen(batch, rows))
+        wanted = [batch["enmap"]["position"][rows] for batch in whole]
+        # The last sample also fills the padding.
+        assert set(read) == {i for i in np.concatenate(wanted).tolist() if i >= 0} | {12}
+        assert len(read) == len(set(read))
 
 
 def test_in_order_crops_at_the_centre_and_the_label_with_the_pixels(tmp_path: Path):

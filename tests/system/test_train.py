@@ -391,6 +391,30 @@ def test_a_signal_during_evaluation_is_followed_by_a_save_and_the_run_goes_on_fr
     assert hashes(tmp_path) == hashes(finished)
 
 
+def test_a_signal_stops_an_evaluation_between_batches_and_the_next_command_repeats_it(
+    toy, tiny_store, tmp_path, monkeypatch, capsys
+):
+    batches, config = [], config_of(tiny_store, **{"run.save_every": 100})
+
+    def evaluators(config, context_of):
+        def features(weights):
+            for batch in context_of("").batches("val"):
+                batches.append(batch)
+                if len(batches) == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return {"seen": len(batches)}
+
+        return {"features": (3, features)}
+
+    monkeypatch.setattr(train, "make_evaluators", evaluators)
+    assert train.train(config, tmp_path) == 143
+    assert len(batches) == 1 and checkpoint.load(tmp_path)[1] == 3
+    assert "stopped at step 3 of 6, state saved" in capsys.readouterr().out
+    assert train.train(config, tmp_path) == 0
+    seen = [line["step"] for line in writers.read_metrics(tmp_path) if "eval/features/seen" in line]
+    assert seen == [3, 6]
+
+
 def test_an_error_of_an_evaluator_ends_the_run_with_the_state_saved(
     toy, tiny_store, tmp_path, monkeypatch, capsys
 ):

@@ -74,7 +74,7 @@ def test_take_starts_over_in_the_same_phase_and_the_summary_does_not(watch):
     watch.now += 2 * SECOND
     watch.spend(clock, "data", 2)
     assert clock.take() == {"time/step": 0.5, "time/data": 0.5, "time/wall_s": 4.0}
-    assert clock.summary() == "time: step 80%, data 20%"
+    assert goodput.summary(clock.total()) == "time: step 80%, data 20%"
 
 
 def test_an_unknown_phase_is_an_error(watch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import tiny_objectives
 from tiny_store import write_store
 from traced import assert_same, joined, sample, traced
 
+from eo_jax import sharding
 from eo_jax.data import open_store
 from eo_jax.data.pipeline import Config, Pipeline, in_order
 from eo_jax.data.pixel_source import open_source
@@ -60,13 +62,10 @@ def pipeline(
     rows: int = 8,
     crop: int = 1,
     seed: int = 0,
-    process: int = 0,
-    processes: int = 1,
+    of_process: Sequence[int] | None = None,
     **changes: Any,
 ) -> Pipeline:
-    return Pipeline(
-        Config({"scene": of_pixels(path, **changes)}, rows, crop), seed, process, processes
-    )
+    return Pipeline(Config({"scene": of_pixels(path, **changes)}, rows, crop), seed, of_process)
 
 
 def centres(fields: dict[str, np.ndarray]) -> list[tuple[int, int, int]]:
@@ -150,8 +149,8 @@ def test_time_and_location_are_those_of_the_scene(tmp_path: Path):
 def test_a_row_is_a_function_of_seed_batch_and_row(path: Path, changes: dict):
     whole = pipeline(path, crop=3, seed=5, **changes)
     halves = [
-        pipeline(path, crop=3, seed=5, process=process, processes=2, **changes)
-        for process in range(2)
+        pipeline(path, crop=3, seed=5, of_process=rows, **changes)
+        for rows in (range(4), range(4, 8))
     ]
     for n, batch in enumerate(pipeline(path, crop=3, seed=5, **changes).batches(7, 10), start=7):
         assert_same(batch, whole.batch(n))
@@ -249,11 +248,18 @@ def test_pixels_and_patches_are_read_side_by_side(path: Path):
 def context(path: Path, crop: int = 3, **changes: Any) -> Context:
     """The context of evaluators, without what does not concern data."""
     data = Config({"scene": of_pixels(path, **changes)}, 8, crop)
-    blank = dict.fromkeys(
-        ("mean", "std", "objective", "train_views", "evaluate_views", "shard_rows", "replicated")
-    )
+    names = "mean std objective train_views evaluate_views rows place replicated"
     return Context(
-        source="scene", same_encoder=("scene",), sensor=ENMAP, patch=1, data=data, seed=0, **blank
+        source="scene",
+        same_encoder=("scene",),
+        sensor=ENMAP,
+        patch=1,
+        data=data,
+        seed=0,
+        whole=lambda rows: rows,
+        poll=lambda: None,
+        announce=sharding.raise_error,
+        **dict.fromkeys(names.split()),
     )
 
 

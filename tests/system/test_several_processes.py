@@ -1,0 +1,248 @@
+"""Runs of two processes: the numbers of one, and together to the end, whatever happens to one.
+
+Each is the real command over the loopback device, on the smallest experiment.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from multidevice import interleaved
+from run_results import hashes, numbers
+from several_processes import PEER_TIMEOUT, Processes, environment, free_port
+from test_bad_records import damage
+from tiny_run import config_of
+from tiny_store import write_tiny_store
+
+from eo_jax.data.pipeline import Pipeline
+from eo_jax.experiment import make_experiment
+
+SHORT = ("--config.run.steps=12",)
+LONG = ("--config.run.steps=100000",)
+LOST = "killed, stopped, or its machine is lost"
+
+
+def last_line(output: str) -> str:
+    return output.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_store, tmp_path_factory) -> Path:
+    """The workdir of a run of one process with two devices, in one go."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    with Processes(tiny_store, workdir, *SHORT, count=1) as run:
+        codes, outputs = run.ends()
+    assert codes == [0], outputs
+    return workdir
+
+
+def test_sigterm_to_one_process_stops_both_at_one_step_with_the_state_saved(tiny_store, tmp_path):
+    workdir = tmp_path / "run"
+    with Processes(tiny_store, workdir, *LONG) as run:
+        run.wait_for(lambda: run.logged() >= 2)
+        run.send(1, signal.SIGTERM)
+        codes, (first, second) = run.ends()
+        step = run.saved()[-1]
+    assert codes == [143, 143], (first, second)
+    assert "stopping, process 1 (" in first and "received SIGTERM" in first
+    assert last_line(first).startswith(f"stopped at step {step} of 100000, state saved")
+    assert run.logged() == step and "step" not in second  # one process speaks for both
+    assert not (workdir / ".lock").exists()
+
+
+# --------------------------------------------------------------------------------- the same numbers
+
+
+@pytest.mark.slow
+def test_a_global_batch_is_the_same_wherever_the_devices_of_processes_are_in_the_mesh(tiny_store):
+    port = str(free_port())
+    variables = environment(2) | {"JAX_NUM_CPU_DEVICES": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "multidevice.interleaved", port, str(k), str(tiny_store)],
+            env=variables,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(2)
+    ]
+    printed = [process.communicate(timeout=60)[0].splitlines()[-1] for process in started]
+    expected = interleaved.digest(interleaved.rows_of(str(tiny_store), None))
+    meshes = len(interleaved.ORDERS) * len(interleaved.SHAPES)
+    assert [json.loads(line) for line in printed] == [[expected] * meshes] * 2
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_killed_and_go_on_as_one_and_as_two_end_like_one(
+    whole, tiny_store, tmp_path
+):
+    workdir = tmp_path / "run"
+    with Processes(tiny_store, workdir, *SHORT) as run:
+        run.wait_for(lambda: run.saved() and run.logged() >= 6)
+        for k in range(2):
+            run.send(k, signal.SIGKILL)
+        run.ends()
+    with Processes(tiny_store, workdir, *SHORT, count=1) as run:
+        run.wait_for(lambda: run.logged() >= 7)
+        run.send(0, signal.SIGTERM)
+        run.ends()
+    with Processes(tiny_store, workdir, *SHORT) as run:
+        codes, outputs = run.ends()
+    assert codes == [0, 0], outputs
+    assert hashes(workdir) == hashes(whole)
+    assert numbers(workdir) == numbers(whole)
+
+
+@pytest.mark.slow
+def test_a_process_that_starts_late_is_waited_for(whole, tiny_store, tmp_path):
+    with Processes(tiny_store, tmp_path / "run", *SHORT, started=[1]) as run:
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.processes[1].wait(timeout=5)
+        run.start(0)
+        codes, outputs = run.ends()
+    assert codes == [0, 0], outputs
+    assert hashes(tmp_path / "run") == hashes(whole)
+
+
+# ---------------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("k", [0, 1])
+def test_a_process_that_is_lost_ends_the_other_in_time_and_by_name(tiny_store, tmp_path, k, number):
+    with Processes(tiny_store, tmp_path / "run", *LONG) as run:
+        run.wait_for(lambda: run.logged() >= 2)
+        run.send(k, number)
+        other = run.processes[1 - k]
+        output, _ = other.communicate(timeout=4 * PEER_TIMEOUT)
+    assert other.returncode == 75, output
+    assert last_line(output).startswith(f"process {1 - k} of 2 (")
+    assert f"ended because process {k} (" in last_line(output)
+    assert "C++" not in output and "stack trace" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [0, 1])
+def test_a_bad_record_of_one_process_ends_both_with_its_name_and_the_state_saved(tmp_path, k):
+    store = write_tiny_store(tmp_path / "store", 48, format="zarr")
+    bad = first_drawn(store, batch=5, process=k)
+    damage(store, bad)
+    with Processes(store, tmp_path / "run", *LONG) as run:
+        codes, outputs = run.ends()
+        saved = run.saved()
+    assert codes == ([1, 75] if k == 0 else [75, 1]), outputs
+    assert saved and 3 <= saved[-1] <= 5
+    for output in outputs:
+        assert "a checksum does not match" in last_line(output)
+    assert f"ended because process {k} (" in last_line(outputs[1 - k])
+
+
+@pytest.mark.slow
+def test_a_bad_record_of_the_evaluation_ends_both_with_the_state_saved(tmp_path):
+    store = write_tiny_store(tmp_path / "store", 24, size=16, format="zarr")
+    damage(store, 21)  # number 9 of split "val": in row 1 of the third batch, which is process 0's
+    with Processes(store, tmp_path / "run", "--config.run.steps=3") as run:
+        codes, outputs = run.ends()
+        saved = run.saved()
+    assert codes == [1, 75], outputs
+    assert saved == [3] and "reconstruction/rmse" not in outputs[0]
+    for output in outputs:
+        assert "a checksum does not match" in last_line(output)
+
+
+def first_drawn(store: Path, batch: int, process: int) -> int:
+    """A sample that is alone at its location and first drawn in a batch, by a process."""
+    pipeline, seen = Pipeline(make_experiment(config_of(store)).data, 0), set()
+    for n in range(batch + 1):
+        positions = pipeline.batch(n)["enmap"]["position"].tolist()
+        locations = [pipeline._orders["enmap"][position] for position in positions]
+        if n < batch:
+            seen |= set(locations)
+    members = [pipeline.sources["enmap"].groups.samples(location) for location in locations]
+    half = slice(2 * process, 2 * process + 2)
+    alone = [
+        int(samples[0])
+        for samples, location in zip(members[half], locations[half], strict=True)
+        if len(samples) == 1 and location not in seen
+    ]
+    return alone[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [0, 1])
+def test_an_error_of_the_final_save_is_that_of_the_run(tiny_store, tmp_path, k):
+    program = """
+import orbax.checkpoint as ocp
+from eo_jax import cli, train
+def full(manager):
+    raise OSError(28, "No space left on device")
+ocp.CheckpointManager.wait_until_finished = full
+cli.run(train.main)
+"""
+    programs = {k: ("-c", program)}
+    with Processes(tiny_store, tmp_path / "run", *SHORT, programs=programs) as run:
+        codes, outputs = run.ends()
+    assert codes == ([1, 75] if k == 0 else [75, 1]), outputs
+    for output in outputs:
+        assert "cannot be saved" in last_line(output) and "No space left" in last_line(output)
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_come_is_named(tiny_store, tmp_path):
+    late = {"count": 4, "started": [0, 2], "EO_JAX_START_TIMEOUT": "4"}
+    with Processes(tiny_store, tmp_path / "run", JAX_NUM_CPU_DEVICES="1", **late) as run:
+        codes, (first, third) = run.ends()
+    assert codes == [1, 1]
+    assert "process 0 of 4 (" in last_line(first)
+    assert "error: process 1, 3 did not start within 4 s" in last_line(first)
+    assert "the last line of process 0 names those that are missing" in last_line(third)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_second_run_on_the_workdir_is_refused_in_all_its_processes(tiny_store, tmp_path):
+    with Processes(tiny_store, tmp_path / "run", *LONG) as run:
+        run.wait_for(lambda: run.logged() >= 2)
+        with Processes(tiny_store, tmp_path / "run", *LONG) as second:
+            codes, outputs = second.ends()
+        assert codes == [1, 75], outputs
+        for output in outputs:
+            assert f"another run writes here: process {run.processes[0].pid} on host" in output
+        run.send(0, signal.SIGINT)
+        codes, outputs = run.ends()
+    assert codes == [143, 143], outputs
+
+
+@pytest.mark.slow
+def test_one_task_of_several_that_is_not_distributed_writes_nothing(tiny_store, tmp_path):
+    with Processes(tiny_store, tmp_path / "run", count=1, SLURM_NTASKS="2") as run:
+        codes, (output,) = run.ends()
+    assert codes == [1] and "SLURM_NTASKS says that this job has 2 tasks" in last_line(output)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_auto_without_a_cluster_is_one_process(tiny_store, tmp_path):
+    with Processes(tiny_store, tmp_path / "run", "--distributed=auto", *SHORT, count=1) as run:
+        codes, (output,) = run.ends()
+    assert codes == [0] and "no cluster in the environment; one process" in output
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_step_is_compiled_says_that_there_is_nothing_to_save(
+    tiny_store, tmp_path
+):
+    with Processes(tiny_store, tmp_path / "run", *LONG) as run:
+        run.wait_for((tmp_path / "run" / ".lock").exists)
+        run.send(1, signal.SIGTERM)
+        codes, (first, _) = run.ends()
+    assert codes == [143, 143]
+    assert last_line(first) == (
+        "stopped before the first step: nothing to save; the same command starts again"
+    )
