@@ -111,7 +111,7 @@ def test_collapse_metrics_ignore_padding_and_tell_a_collapsed_encoder():
     run = SimpleNamespace(
         source="enmap",
         data=SimpleNamespace(batch_size=48),
-        batches=lambda split: iter([{"enmap": {"position": position}}]),
+        batches=lambda split, most: iter([{"enmap": {"position": position}}]),
         features=lambda weights, batch: {"pooled": features if weights else np.ones((48, 12))},
     )
     evaluate = collapse.Evaluator(collapse.Config(), run)

@@ -335,11 +335,16 @@ def test_the_worst_exit_code_of_local_processes(cluster: Cluster, runs: tuple, w
     assert local_many(cluster, *runs).returncode == worst
 
 
+def _hears_interrupts() -> None:
+    """A shell ignores SIGINT in what it starts in the background, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_all_local_processes(cluster: Cluster, sent: signal.Signals) -> None:
     command = ["launch/local_many.sh", "2", "python", "-m", "eo_jax.train"]
     environment = cluster.environment([["stop", "stop"]])
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=_hears_interrupts)
     end = time.monotonic() + 30
     while len(list(cluster.folder.glob("started-*"))) < 2:
         assert time.monotonic() < end and process.poll() is None
