@@ -22,12 +22,13 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from eo_jax import cli, sharding
-from eo_jax.checkpoint import Checkpoints
+from eo_jax import autotuning, cli, sharding
+from eo_jax.checkpoint import Checkpoints, Retention, set_damaged_aside
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.evaluators.base import due_evaluators
 from eo_jax.experiment import (
     Experiment,
+    check_keep_best,
     check_labels,
     make_context,
     make_evaluators,
@@ -35,6 +36,7 @@ from eo_jax.experiment import (
     make_normalisation,
     make_recipe,
     mean_sample_flops,
+    with_compute_dtype,
 )
 from eo_jax.monitor import goodput, writers
 from eo_jax.monitor.run_log import RunLog
@@ -107,6 +109,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     """Trains or resumes the experiment of a completed config in `workdir`; returns an exit code."""
     # ------------------------------------------------------------------------------ config and mesh
     clock = goodput.Clock()
+    config = with_compute_dtype(config)
     experiment = make_experiment(config)
     run = experiment.run
     mesh = sharding.make_mesh(experiment.sharding)
@@ -123,6 +126,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     session = TrainSession(experiment, recipe, mesh)
     context_of = functools.partial(make_context, experiment, normalisation, mesh)
     evaluators = make_evaluators(config, context_of)
+    check_keep_best(run, evaluators)
     overview = sizes(session.shapes["params"], pipeline, mesh)
     if dry_run:
         compiled = session.compile(_empty_batches(pipeline, mesh))
@@ -130,11 +134,14 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
         return 0
 
     # -------------------------------------------------------------------------------------- restore
-    checkpoints = Checkpoints(workdir, run.max_to_keep)
+    checkpoints = Checkpoints(workdir, Retention.of_run(config["run"]))
+    for line in set_damaged_aside(checkpoints):
+        print(line, flush=True)
     if checkpoints.latest() is not None:
-        check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
+        saved = checkpoints.newest().manifest
+        check_same_run(saved.config, config, str(workdir), extend=extend)
         check_same_data(workdir, fingerprint)
-        pipeline.bad.restore(checkpoints.bad_records())
+        pipeline.bad.restore(saved.bad_records)
     state, first = _initial_state(checkpoints, session, experiment)
     check_steps(workdir, first, run.steps)
     write_provenance(workdir, config, fingerprint)
@@ -150,7 +157,7 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
     def save(step: int) -> None:
         log.enter("checkpoint")
         bad = pipeline.bad.skipped_before(step)  # batch `step` is not taken yet: a resume takes it
-        checkpoints.save(step, state, next_batch=step, config=config, bad_records=bad)
+        checkpoints.save(step, state, step, config, bad, scores)
 
     @contextlib.contextmanager
     def rescuing(step: int) -> Iterator[None]:
@@ -166,21 +173,23 @@ def train(config: dict, workdir: Path, *, dry_run: bool = False, extend: bool = 
             raise
 
     log.enter("compile")  # all before the first step: no later one waits for a compiler
-    compiled = session.compile(_empty_batches(pipeline, mesh)) if first < run.steps else {}
+    with autotuning.kept_in(workdir) as options:
+        empty = _empty_batches(pipeline, mesh) if first < run.steps else {}
+        compiled = session.compile(empty, options)
     jax.block_until_ready(norms(state["params"], copied(state["params"])))
     batches = pipeline.batches(first, run.steps, log.say)
     batches = sharding.prefetch(batches, mesh, experiment.sharding.prefetch)
     for step in range(first, run.steps + 1):
         last = step == run.steps or stop.requested  # read once: a signal may come at any time
         due = step > first and (step % run.save_every == 0 or last)
-        evaluating = due_evaluators(evaluators, step, run.steps)
+        evaluating, scores = due_evaluators(evaluators, step, run.steps), {}
         if due or evaluating:
             log.flush()
         log.enter("evaluate")
         with rescuing(step):
             for name, evaluator in evaluating.items():
                 if step > first or name in missed:
-                    log.scores(step, name, evaluator((state["params"], state["carry"])))
+                    scores |= log.scores(step, name, evaluator((state["params"], state["carry"])))
         if due:
             save(step)
         if last:

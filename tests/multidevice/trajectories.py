@@ -121,7 +121,7 @@ def restored(before: Mesh, after: Mesh) -> dict:
         return sharding.state_sharding(sharding.Config(), state, mesh)
 
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder), keep=1)
+        checkpoints = Checkpoints(Path(folder))
         checkpoints.save(1, jax.device_put(state, placement(before)), next_batch=1, config={})
         checkpoints.wait()
         like = jax.tree.map(
