@@ -7,6 +7,7 @@ and shardings name devices of the machine that saved.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
 from eo_jax import rules
+
+# Orbax logs every phase of every save, and a traceback where a command ends before its clean-up
+# thread; asyncio logs what Orbax no longer waits for after an error. Real errors are exceptions.
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 def flatten(state: Any) -> dict[str, Any]:

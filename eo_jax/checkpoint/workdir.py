@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,6 @@ from eo_jax.checkpoint.manifest import Manifest, empty_dicts, leaves_of
 from eo_jax.checkpoint.retention import Retention, Scores
 from eo_jax.checkpoint.saved import DamagedError, Saved, first_line
 from eo_jax.schema import Carry, Params
-
-# Orbax logs every phase of every save, and a traceback where a command ends before its clean-up
-# thread; real errors are exceptions.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
@@ -92,7 +87,7 @@ class Checkpoints:
         """
         if step == self._last:
             return
-        self._last = step
+        self.wait()  # so that an error in the last save is not told of this step
         about = Manifest(
             step=step,
             next_batch=next_batch,
@@ -109,11 +104,12 @@ class Checkpoints:
         with _saving(self._folder / str(step)):
             self._scores[step] = about.scores
             self._manager.save(step, args=items, force=True)
+        self._last = step
 
     def wait(self) -> None:
         """Waits until every save is on the disk."""
         if self._last is not None:
-            with _saving(self._folder):
+            with _saving(self._folder / str(self._last)):
                 self._manager.wait_until_finished()
 
     @functools.cached_property

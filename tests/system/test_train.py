@@ -393,6 +393,25 @@ def test_a_full_disk_ends_the_run_with_one_clear_error(toy, tiny_store, tmp_path
         train.train(config_of(tiny_store), tmp_path)
 
 
+def test_the_checkpoint_with_the_best_score_stays_and_its_manifest_has_the_scores(
+    toy, tiny_store, tmp_path, monkeypatch
+):
+    accuracy = iter([0.2, 0.9, 0.5, 0.4, 0.6])
+
+    class Scripted:
+        def __call__(self, weights):
+            return {"accuracy": next(accuracy)}
+
+    monkeypatch.setattr(train, "make_evaluators", lambda *_: {"knn": (2, Scripted())})
+    best = {"run.steps": 10, "run.max_to_keep": 1, "run.keep_best": "eval/knn/accuracy"}
+    assert train.train(config_of(tiny_store, **best), tmp_path) == 0
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    assert {step: checkpoints.at(step).manifest.scores for step in checkpoints.steps()} == {
+        4: {"eval/knn/accuracy": 0.9},
+        10: {"eval/knn/accuracy": 0.6},
+    }
+
+
 def test_a_signal_during_evaluation_is_followed_by_a_save_and_the_run_goes_on_from_there(
     toy, finished, tiny_store, tmp_path, monkeypatch, capsys
 ):
