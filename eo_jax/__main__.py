@@ -10,7 +10,7 @@ COMMANDS = {
     "eo_jax.doctor": "measure what training waits for",
     "eo_jax.report": "write the HTML page of a run",
     "eo_jax.export": "write an encoder for PyTorch",
-    "eo_jax.checkpoint": "print the hashes of a checkpoint",
+    "eo_jax.checkpoint": "list, verify, compare and hash checkpoints",
     "data_prep": "turn archives into stores; inspect, verify, subset and merge them",
 }
 

@@ -198,6 +198,14 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
+def with_compute_dtype(config: dict) -> dict:
+    """The config with the compute type that "auto" means on this machine, so that a run that is
+    resumed on another one has the same type or is refused.
+    """
+    name = compute_dtype(config["model"]["dtype"]).name
+    return {**config, "model": {**config["model"], "dtype": name}}
+
+
 def make_normalisation(
     experiment: Experiment, opened: pipeline.Pipeline
 ) -> dict[str, views.Normalisation]:
@@ -302,6 +310,31 @@ def make_context(
         replicated=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
         seed=experiment.run.seed,
     )
+
+
+def check_keep_best(settings: run.Config, evaluators: Mapping[str, tuple[int, Evaluator]]) -> None:
+    """Raises ValueError where no evaluator gives `run.keep_best`, or not of the weights that are
+    saved.
+    """
+    if not settings.keep_best:
+        return
+    scores = {
+        f"eval/{name}/{score}": name
+        for name in evaluators
+        for score in find_module("evaluators", name.split("/")[0]).METRICS
+    }
+    if settings.keep_best not in scores:
+        raise ValueError(
+            f"config.run.keep_best: {settings.keep_best!r}; the evaluators of this run give "
+            f"{', '.join(scores) or 'none'}"
+        )
+    evaluator = scores[settings.keep_best]
+    every, _ = evaluators[evaluator]
+    if not every or every % settings.save_every:
+        raise ValueError(
+            f"config.evals.{evaluator.split('/')[0]}.every: {every}; config.run.keep_best needs "
+            f"scores of saved weights: a multiple of config.run.save_every, {settings.save_every}"
+        )
 
 
 def make_evaluators(

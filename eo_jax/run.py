@@ -16,7 +16,7 @@ import jax
 import eo_jax
 from eo_jax.augment.views import Normalisation
 from eo_jax.data.pipeline import Pipeline, Source
-from eo_jax.data.store.files import write_atomically
+from eo_jax.data.store.files import write_atomically, writing
 from eo_jax.step import CompiledStep
 
 
@@ -30,7 +30,11 @@ class Config:
         log_every: steps between log lines; each costs a forward pass of at most 256 samples, for
             collapse metrics.
         save_every: steps between checkpoints; the last step is saved anyway.
-        max_to_keep: checkpoints to keep.
+        max_to_keep: newest checkpoints to keep.
+        keep_every: keep those at multiples of so many steps, too; 0 for none.
+        keep_best: keep the one with the best value of this score, too, as in "eval/knn/accuracy" or
+            "eval/knn/s2/accuracy"; "" for none.
+        keep_best_mode: "max" if a higher value is better, "min" if a lower one is.
         writers: writers besides metrics.jsonl: ("tensorboard",) or ().
         init_from: workdir of a run whose encoder gives the initial weights; "" for random ones.
         init_encoder: which of its encoders, as in "enmap.teacher"; "" for the objective's first.
@@ -43,6 +47,9 @@ class Config:
     log_every: int = 50
     save_every: int = 500
     max_to_keep: int = 2
+    keep_every: int = 0
+    keep_best: str = ""
+    keep_best_mode: str = "max"
     writers: tuple[str, ...] = ()
     init_from: str = ""
     init_encoder: str = ""
@@ -52,6 +59,15 @@ class Config:
         for field in ("steps", "log_every", "save_every", "max_to_keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.run.{field}: {getattr(self, field)}; expected at least 1")
+        if self.keep_every < 0 or self.keep_every % self.save_every:
+            raise ValueError(
+                f"config.run.keep_every: {self.keep_every}; expected a multiple of save_every, "
+                f"{self.save_every}, or 0"
+            )
+        if self.keep_best_mode not in ("max", "min"):
+            raise ValueError(
+                f"config.run.keep_best_mode: {self.keep_best_mode!r}; expected 'max' or 'min'"
+            )
         if set(self.writers) - {"tensorboard"}:
             raise ValueError(
                 f"config.run.writers: {self.writers!r}; expected ('tensorboard',) or ()"
@@ -70,6 +86,7 @@ _FREE = (
     "run.log_every",
     "run.save_every",
     "run.max_to_keep",
+    "run.keep_",
     "run.writers",
     "evals.",
 )
@@ -97,8 +114,16 @@ def check_same_run(saved: dict, config: dict, workdir: str, *, extend: bool) -> 
             f"{workdir} holds a run of another config:\n{listing}\nUse another --workdir, or undo "
             "the change. "
             "To train the same run for longer, give --extend-to=STEPS instead of changing "
-            "run.steps."
+            "run.steps." + _dtype_hint(before, now)
         )
+
+
+def _dtype_hint(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How to go on where "auto" means another compute type on this machine."""
+    saved = before.get("model.dtype")
+    if saved == now.get("model.dtype"):
+        return ""
+    return f" To go on in the compute type of the run, give --config.model.dtype={saved}."
 
 
 def _flat(config: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -228,6 +253,8 @@ def write_provenance(workdir: Path, config: dict, fingerprint: dict) -> None:
     """WORKDIR/config.json, data.json and versions.json, by process 0."""
     if jax.process_index():
         return
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     for name, value in (("config", config), ("data", fingerprint), ("versions", versions())):
         write_atomically(workdir / f"{name}.json", (json.dumps(value, indent=1) + "\n").encode())
 

@@ -64,11 +64,16 @@ class TrainSession:
         """Step 0, on the mesh."""
         return self._init()
 
-    def compile(self, batches: Mapping[str, Batch]) -> dict[str, CompiledStep]:
-        """{component: its compiled step}; `batches` are global ones, of which shapes suffice."""
+    def compile(
+        self, batches: Mapping[str, Batch], options: Mapping[str, str] | None = None
+    ) -> dict[str, CompiledStep]:
+        """{component: its compiled step}; `batches` are global ones, of which shapes suffice.
+
+        `options` are for XLA, by the names of its flags.
+        """
         return {
             component: CompiledStep(
-                self.step.lower(self.shapes, batch).compile(),
+                self.step.lower(self.shapes, batch).compile(options),
                 self.pooled.lower(self.shapes, batch).compile(),
             )
             for component, batch in batches.items()

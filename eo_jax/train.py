@@ -23,12 +23,13 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from eo_jax import cli, distributed, sharding
-from eo_jax.checkpoint import Checkpoints
+from eo_jax import autotuning, cli, distributed, sharding
+from eo_jax.checkpoint import Checkpoints, Retention, set_damaged_aside
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.evaluators.base import due_evaluators
 from eo_jax.experiment import (
     Experiment,
+    check_keep_best,
     check_labels,
     make_context,
     make_evaluators,
@@ -36,6 +37,7 @@ from eo_jax.experiment import (
     make_normalisation,
     make_recipe,
     mean_sample_flops,
+    with_compute_dtype,
 )
 from eo_jax.lock import locked, release
 from eo_jax.monitor import goodput, writers
@@ -136,6 +138,7 @@ def _train(
 ) -> int:
     # ------------------------------------------------------------------------------ config and mesh
     clock = goodput.Clock()
+    config = with_compute_dtype(config)
     experiment = make_experiment(config)
     run = experiment.run
     mesh = sharding.make_mesh(experiment.sharding)
@@ -160,6 +163,7 @@ def _train(
         make_context, experiment, normalisation, mesh, poll=poll, announce=processes.announce
     )
     evaluators = make_evaluators(config, context_of)
+    check_keep_best(run, evaluators)
     overview = sizes(session.shapes["params"], pipeline, mesh)
     if dry_run:
         compiled = session.compile(_empty_batches(pipeline, mesh))
@@ -169,11 +173,14 @@ def _train(
 
     # -------------------------------------------------------------------------------------- restore
     _take_lock(workdir, processes, held)
-    checkpoints = Checkpoints(workdir, run.max_to_keep)
+    checkpoints = Checkpoints(workdir, Retention.of_run(config["run"]))
+    for line in set_damaged_aside(checkpoints):
+        print(line, flush=True)
     if checkpoints.latest() is not None:
-        check_same_run(checkpoints.config(), config, str(workdir), extend=extend)
+        saved = checkpoints.newest().manifest
+        check_same_run(saved.config, config, str(workdir), extend=extend)
         check_same_data(workdir, fingerprint)
-        pipeline.bad.restore(checkpoints.bad_records())
+        pipeline.bad.restore(saved.bad_records)
     state, first = _initial_state(checkpoints, session, experiment)
     check_steps(workdir, first, run.steps)
     write_provenance(workdir, config, fingerprint)
@@ -189,7 +196,7 @@ def _train(
         """Starts saving; returns the bad records so far."""
         log.enter("checkpoint")
         bad = pipeline.skipped_before(step)  # batch `step` is not taken yet: a resume takes it
-        checkpoints.save(step, state, next_batch=step, config=config, bad_records=bad)
+        checkpoints.save(step, state, step, config, bad, scores)
         return bad
 
     @contextlib.contextmanager
@@ -206,7 +213,9 @@ def _train(
             raise
 
     log.enter("compile")  # all before the first step: no later one waits for a compiler
-    compiled = session.compile(_empty_batches(pipeline, mesh)) if first < run.steps else {}
+    with autotuning.kept_in(workdir) as options:
+        empty = _empty_batches(pipeline, mesh) if first < run.steps else {}
+        compiled = session.compile(empty, options)
     jax.block_until_ready(norms(state["params"], copied(state["params"])))
     batches = pipeline.batches(first, run.steps, _say_of(processes, log))
     ahead = max(experiment.sharding.prefetch, processes.lead)
@@ -214,14 +223,14 @@ def _train(
     for step in range(first, run.steps + 1):
         processes.step = step
         processes.poll()
-        evaluating = due_evaluators(evaluators, step, run.steps)
+        evaluating, scores = due_evaluators(evaluators, step, run.steps), {}
         if evaluating:
             log.flush()
         log.enter("evaluate")
         with rescuing(step), contextlib.suppress(Stopped):
             for name, evaluator in evaluating.items():
                 if step > first or name in missed:
-                    log.scores(step, name, evaluator((state["params"], state["carry"])))
+                    scores |= log.scores(step, name, evaluator((state["params"], state["carry"])))
         last = step == run.steps or bool(processes.stopped_by)
         if step > first and (step % run.save_every == 0 or last):
             log.flush()

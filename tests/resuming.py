@@ -34,7 +34,7 @@ def hashes_after_resume(
 
     start = session.init()
     half = trained(start, range(2))
-    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints = Checkpoints(folder)
     checkpoints.save(2, half, next_batch=2, config={})
     checkpoints.wait()
     restored, _ = Checkpoints(folder).restore(session.shapes)

@@ -28,7 +28,7 @@ def steps(workdir: Path) -> list[int]:
 
 
 def hashes(workdir: Path) -> dict[str, str]:
-    return checkpoint.leaf_hashes(checkpoint.Checkpoints(workdir).arrays())
+    return checkpoint.leaf_hashes(checkpoint.Checkpoints(workdir).newest().arrays())
 
 
 def end_of(capsys, main) -> tuple[int, str]:

@@ -67,11 +67,14 @@ class RunLog:
             self._fetch()
             self._throughput.pause()
 
-    def scores(self, step: int, evaluator: str, scores: Mapping[str, float]) -> None:
-        """The scores of an evaluator after step number `step`."""
+    def scores(self, step: int, evaluator: str, scores: Mapping[str, float]) -> dict[str, float]:
+        """Logs the scores of an evaluator after step number `step`; returns them by the names of
+        metrics.jsonl.
+        """
         named = {f"eval/{evaluator}/{key}": value for key, value in scores.items()}
         self._display.scores(step, named)
         self._writer.write(step, named | self._time())
+        return named
 
     def close(self) -> None:
         """Says where the time went; nothing is logged after it."""

@@ -15,8 +15,14 @@ import pytest
 from tiny_objectives import LABELLED, experiment_of
 from toy_objective import Toy
 
+from eo_jax import run
 from eo_jax.config import complete, find_module, modules, parse_section
-from eo_jax.experiment import compute_dtype, make_experiment
+from eo_jax.experiment import (
+    check_keep_best,
+    compute_dtype,
+    make_experiment,
+    with_compute_dtype,
+)
 from eo_jax.objectives import base, mae
 
 
@@ -201,6 +207,16 @@ def test_modules_without_a_config_of_their_own_cannot_be_named():
         ("sharding.fsdp", 0, r"config\.sharding\.fsdp: 0; expected at least 1"),
         ("run.steps", 0, r"config\.run\.steps: 0; expected at least 1"),
         (
+            "run.keep_every",
+            750,
+            r"config\.run\.keep_every: 750; expected a multiple of save_every, 500, or 0",
+        ),
+        (
+            "run.keep_best_mode",
+            "highest",
+            r"config\.run\.keep_best_mode: 'highest'; expected 'max' or 'min'",
+        ),
+        (
             "run.writers",
             ("wandb",),
             r"config\.run\.writers: \('wandb',\); expected \('tensorboard',\) or \(\)",
@@ -223,9 +239,35 @@ def test_every_source_needs_a_stem():
         make_experiment(config)
 
 
-def test_the_compute_type_of_a_cpu_is_float32():
+def test_the_compute_type_of_a_cpu_is_float32_and_a_run_remembers_it():
     assert compute_dtype("auto") == "float32"
     assert compute_dtype("bfloat16") == "bfloat16"
+    config = completed().to_dict()
+    assert with_compute_dtype(config)["model"] == config["model"] | {"dtype": "float32"}
+    assert config["model"]["dtype"] == "auto"
+
+
+# --- the score that a run keeps its best checkpoint by
+
+
+@pytest.mark.parametrize(
+    ("score", "every", "message"),
+    [
+        ("eval/knn/acuracy", 500, r"keep_best: 'eval/knn/acuracy'; .* give eval/knn/accuracy, "),
+        ("eval/linear_probe/accuracy", 500, r"the evaluators of this run give eval/knn/accuracy, "),
+        ("eval/knn/s2/accuracy", 0, r"config\.evals\.knn\.every: 0; .*save_every, 500"),
+        ("eval/knn/accuracy", 750, r"config\.evals\.knn\.every: 750; .*save_every, 500"),
+    ],
+)
+def test_a_score_that_no_saved_weights_get_is_refused(score, every, message):
+    evaluators = {"knn": (every, None), "knn/s2": (every, None)}
+    with pytest.raises(ValueError, match=message):
+        check_keep_best(run.Config(keep_best=score), evaluators)
+
+
+def test_a_score_of_saved_weights_or_none_at_all_is_accepted():
+    check_keep_best(run.Config(), {})
+    check_keep_best(run.Config(keep_best="eval/knn/s2/kappa"), {"knn/s2": (1000, None)})
 
 
 # --- objectives and what they need

@@ -5,8 +5,6 @@ losses, the features that its collapse metrics saw of the last batch, and where 
 from __future__ import annotations
 
 import functools
-import tempfile
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +12,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eo_jax import sharding
 from eo_jax.augment import views
-from eo_jax.checkpoint import Checkpoints, leaf_hashes
 from eo_jax.experiment import compute_dtype
 from eo_jax.models.encoder import make_encoder
 from eo_jax.models.stems.spectral_adapter import Config as StemConfig
@@ -111,32 +108,6 @@ def rows(mesh: Mesh) -> dict:
     }
 
 
-def restored(before: Mesh, after: Mesh) -> dict:
-    """Whether a checkpoint of one mesh comes back bit for bit on another, and what one device then
-    holds of a weight.
-    """
-    state = initial_state()
-
-    def placement(mesh):
-        return sharding.state_sharding(sharding.Config(), state, mesh)
-
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder), keep=1)
-        checkpoints.save(1, jax.device_put(state, placement(before)), next_batch=1, config={})
-        checkpoints.wait()
-        like = jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            state,
-            placement(after),
-        )
-        back, _ = checkpoints.restore(like)
-    qkv = back["params"]["encoder"]["trunk"]["blocks"]["layers"]["attention"]["qkv"]
-    return {
-        "same": leaf_hashes(back) == leaf_hashes(state),
-        "qkv": list(qkv.addressable_shards[0].data.shape),
-    }
-
-
 def mesh_of(name: str) -> Mesh:
     """The mesh "4x2" (data x fsdp) of all devices, or "one"."""
     if name == "one":
@@ -146,6 +117,6 @@ def mesh_of(name: str) -> Mesh:
 
 
 def main(what: str, *meshes: str) -> dict:
-    """What `train`, `rows` or `restored` says of these meshes."""
-    functions = {"train": train, "rows": rows, "restored": restored}
+    """What `train` or `rows` says of these meshes."""
+    functions = {"train": train, "rows": rows}
     return functions[what](*map(mesh_of, meshes))

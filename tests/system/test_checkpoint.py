@@ -3,79 +3,63 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
-import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from saved_states import CONFIG, files_of, flip, halve, like, save_two, state_of
 
-from eo_jax import checkpoint, cli
-from eo_jax.checkpoint import Checkpoints, leaf_hashes, state_hash
-
-CONFIG = {
-    "optim": {"lr": 1e-3, "decay_rules": (("bias$", 0.0), (".*", 1.0))},
-    "run": {"writers": ()},
-}
-
-
-def state_of(seed: int = 0) -> dict:
-    """A train state with every kind of leaf."""
-    values = np.random.default_rng(seed).normal(size=(3, 4)).astype(np.float32)
-    return {
-        "step": jnp.asarray(5, jnp.int32),
-        "params": {"kernel": jnp.asarray(values), "bias": jnp.zeros(4)},
-        "carry": {"encoder": {}},
-        "optimizer": (
-            {"mu": jnp.asarray(values, jnp.bfloat16)},
-            {"count": jnp.asarray(5, jnp.int32)},
-        ),
-    }
+from eo_jax import checkpoint
+from eo_jax.checkpoint import (
+    Checkpoints,
+    DamagedError,
+    Retention,
+    leaf_hashes,
+    set_damaged_aside,
+    state_hash,
+)
 
 
-def like(state: dict) -> dict:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-    )
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    return save_two(tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture
-def saved(tmp_path):
+def saved(two, tmp_path) -> Path:
     """A workdir with checkpoints 2 and 5."""
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(2, state_of(1), next_batch=2, config=CONFIG)
-    checkpoints.save(5, state_of(0), next_batch=5, config=CONFIG)
-    checkpoints.wait()
-    return tmp_path
+    return shutil.copytree(two, tmp_path / "run")
+
+
+def steps_on_disk(workdir: Path) -> list[str]:
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+# --------------------------------------------------------------------------------------- round trip
 
 
 def test_state_data_position_and_config_come_back(saved):
-    checkpoints = Checkpoints(saved, keep=2)
+    checkpoints = Checkpoints(saved)
     state, next_batch = checkpoints.restore(like(state_of()))
     assert (checkpoints.latest(), next_batch) == (5, 5)
     assert leaf_hashes(state) == leaf_hashes(state_of())
     assert jax.tree.structure(state) == jax.tree.structure(state_of())
-    assert checkpoints.config() == {
-        "optim": {"lr": 1e-3, "decay_rules": [["bias$", 0.0], [".*", 1.0]]},
-        "run": {"writers": []},
-    }
+    assert checkpoints.newest().manifest.config == json.loads(json.dumps(CONFIG))
 
 
-def test_bad_records_come_back_and_older_checkpoints_have_none(saved):
-    checkpoints = Checkpoints(saved, keep=2)
-    assert checkpoints.bad_records() == {}
-    checkpoints.save(8, state_of(), next_batch=8, config=CONFIG, bad_records={"s2": [17, 403]})
+def test_bad_records_and_scores_come_back_but_no_score_that_is_not_finite(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    scores = {"eval/knn/accuracy": 0.1, "eval/knn/kappa": float("nan")}
+    checkpoints.save(8, state_of(), 8, CONFIG, {"s2": [17, 403]}, scores)
     checkpoints.wait()
-    assert checkpoints.bad_records() == {"s2": [17, 403]}
-    (data,) = (
-        path
-        for path in (saved / "checkpoints" / "8" / "data").iterdir()
-        if path.read_text().startswith('{"next_batch"')
-    )
-    data.write_text('{"next_batch": 8}')
-    assert Checkpoints(saved).bad_records() == {}
+    found = Checkpoints(tmp_path).newest().manifest
+    assert found.bad_records == {"s2": [17, 403]}
+    assert found.scores == {"eval/knn/accuracy": 0.1}
 
 
 def test_load_needs_neither_model_nor_mesh(saved):
@@ -91,19 +75,12 @@ def test_a_save_holds_what_was_there_although_the_next_step_reuses_the_memory(tm
     )
     before = leaf_hashes(state)
     advance = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(1, state, next_batch=1, config={})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, 1, {})
     for _ in range(20):
         state = advance(state)
     checkpoints.wait()
     assert leaf_hashes({"params": checkpoint.load(tmp_path)[2]}) == before
-
-
-def test_only_the_newest_are_kept(saved):
-    checkpoints = Checkpoints(saved, keep=2)
-    checkpoints.save(8, state_of(), next_batch=8, config=CONFIG)
-    checkpoints.wait()
-    assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == ["5", "8"]
 
 
 def test_reading_leaves_a_save_in_progress_alone_and_does_not_list_it(saved):
@@ -123,42 +100,227 @@ def test_a_folder_without_checkpoints_says_how_to_make_one(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def truncate(workdir, part: str) -> None:
-    """Halves every file of a part of checkpoint 5, as a full disk or a broken copy leaves it."""
-    files = [
-        path
-        for path in (workdir / "checkpoints" / "5" / part).rglob("*")
-        if path.is_file() and path.stat().st_size > 1
-    ]
-    assert files
-    for path in files:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def test_a_state_whose_paths_would_be_ambiguous_is_refused(tmp_path):
+    state = {"a/b": jnp.zeros(2), "a": {"b": jnp.ones(2)}}
+    with pytest.raises(ValueError, match=r"a key has a '/' in 'a/b'"):
+        Checkpoints(tmp_path).save(1, state, 1, {})
+
+
+# ------------------------------------------------------------------------------- another state
+
+
+def changed(path: str, **leaf) -> dict:
+    """What `state_of` is like, with another dtype or shape of one leaf."""
+    shapes = like(state_of())
+    if path == "step":
+        return shapes | {"step": jax.ShapeDtypeStruct(**leaf, sharding=shapes["step"].sharding)}
+    shapes["params"]["kernel"] = jax.ShapeDtypeStruct(**leaf, sharding=shapes["step"].sharding)
+    return shapes
 
 
 @pytest.mark.parametrize(
-    ("part", "read"),
+    ("expected", "message"),
     [
-        ("state", lambda checkpoints: checkpoints.restore(like(state_of()))),
-        ("state", lambda checkpoints: checkpoints.arrays()),
-        ("data", lambda checkpoints: checkpoints.restore(like(state_of()))),
-        ("config", lambda checkpoints: checkpoints.config()),
+        # Orbax would cast without a word: int32 16777217 becomes 16777216.0.
+        (
+            changed("step", shape=(), dtype=jnp.float32),
+            r"leaf step is int32\[\], expected float32\[\]",
+        ),
+        (
+            changed("params/kernel", shape=(12, 16), dtype=jnp.float32),
+            r"leaf params/kernel is float32\[24, 16\], expected float32\[12, 16\]",
+        ),
+        (
+            changed("params/kernel", shape=(24, 16), dtype=jnp.float32)
+            | {"carry": {"queue": jax.ShapeDtypeStruct((3,), jnp.int8)}},
+            r"leaf carry/queue is absent, expected int8\[3\]",
+        ),
+        (
+            {k: v for k, v in like(state_of()).items() if k != "optimizer"},
+            r"leaf optimizer/0/mu is bfloat16\[24, 16\], expected absent",
+        ),
     ],
 )
-def test_a_truncated_checkpoint_is_one_line_with_the_way_out(saved, part, read):
-    truncate(saved, part)
-    with pytest.raises(
-        OSError,
-        match=r"checkpoints/5.*: checkpoint cannot be restored \(.*\); delete that folder to go "
-        r"back",
-    ) as error:
-        read(Checkpoints(saved, keep=2))
-    assert len(str(error.value).splitlines()) == 1
+def test_a_state_of_another_dtype_shape_or_path_is_refused_by_its_first_leaf(
+    saved, expected, message
+):
+    with pytest.raises(ValueError, match=rf"checkpoints/5: {message}; use the code that saved it"):
+        Checkpoints(saved).restore(expected)
 
 
-def test_after_deleting_it_as_told_the_checkpoint_before_is_the_newest(saved):
-    shutil.rmtree(saved / "checkpoints" / "5")
-    state, next_batch = Checkpoints(saved, keep=2).restore(like(state_of()))
+# ------------------------------------------------------------------------------------------- damage
+
+
+def restored(workdir: Path) -> dict[str, str]:
+    return leaf_hashes(Checkpoints(workdir).newest().restore(like(state_of())))
+
+
+def exported(workdir: Path) -> dict[str, str]:
+    return leaf_hashes(Checkpoints(workdir).newest().arrays())
+
+
+def outcome(read, workdir: Path) -> dict[str, str] | str:
+    """What was read, or "refused" where an error names the checkpoint and a leaf or file in it."""
+    try:
+        return read(workdir)
+    except DamagedError as error:
+        assert "checkpoints/5: checkpoint cannot be restored (" in str(error)
+        assert any(name in error.reason for name in ("leaf ", "state", "manifest/metadata"))
+        assert len(str(error).splitlines()) == 1
+        return "refused"
+
+
+def effects(workdir: Path, damage: list[tuple[Path, int]]) -> list[str]:
+    """Of each damage alone, a file and the bit of it to flip, on reading the checkpoint: "equal"
+    or "refused".
+    """
+    intact, manifest = restored(workdir), Checkpoints(workdir).newest().manifest
+    found = []
+    for path, bit in damage:
+        before = flip(path, bit)
+        first, second = (outcome(read, workdir) for read in (restored, exported))
+        path.write_bytes(before)
+        assert first == second and first in (intact, "refused"), f"{path}, bit {bit}"
+        found.append(first if first == "refused" else "equal")
+    assert restored(workdir) == exported(workdir) == intact
+    assert Checkpoints(workdir).newest().manifest == manifest
+    return found
+
+
+def random_bits(workdir: Path, count: int) -> list[tuple[Path, int]]:
+    """Spread over all files of checkpoint 5."""
+    rng, files = np.random.default_rng(), files_of(workdir, 5)
+    return [
+        (path, int(rng.integers(path.stat().st_size * 8)))
+        for path in (files[n % len(files)] for n in range(count))
+    ]
+
+
+# Orbax leaves reads behind that end after an error.
+orbax_leaves_reads_behind = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@orbax_leaves_reads_behind
+def test_no_flipped_bit_is_restored_or_exported_in_silence(saved):
+    """It is an error, or in a part of a file that says nothing of the state."""
+    found = effects(saved, random_bits(saved, 26))
+    assert found.count("refused") > 5
+
+
+@pytest.mark.slow
+@orbax_leaves_reads_behind
+def test_none_of_many_flipped_bits_is_restored_or_exported_in_silence(saved):
+    found = effects(saved, random_bits(saved, 400))
+    assert found.count("refused") > 100 and found.count("equal") > 100
+
+
+def test_a_bit_that_decompresses_is_found_by_the_checksum_of_its_array(saved):
+    """zstd and Zarr have no checksum of their own: this is what loads in silence without ours."""
+    largest = max(files_of(saved, 5), key=lambda path: path.stat().st_size)
+    flip(largest, largest.stat().st_size * 4)  # in the middle of the kernel
+    kernel = r"float32\[24, 16\] with checksum"
+    for read in (restored, exported, checkpoint.load):
+        with pytest.raises(
+            DamagedError, match=rf"leaf params/kernel is {kernel} \w+, saved was {kernel} \w+\)"
+        ):
+            read(saved)
+
+
+def test_damage_to_the_optimizer_alone_does_not_stop_an_export(saved):
+    path = next(path for path in files_of(saved, 5) if path.name == "metadata")
+    content = json.loads(path.read_text())
+    content["leaves"]["optimizer/0/mu"][2] = "00000000"
+    content.pop("sha256")
+    path.write_text(json.dumps(content | {"sha256": checkpoint.manifest._sha256(content)}))
+    assert checkpoint.load(saved)[1] == 5
+    with pytest.raises(DamagedError, match="leaf optimizer/0/mu "):
+        exported(saved)
+
+
+@pytest.mark.parametrize("part", ["state", "manifest"])
+def test_a_truncated_or_missing_file_is_one_line_with_the_way_out(saved, part):
+    files = [path for path in files_of(saved, 5) if part in path.parts]
+    halve(files)
+    assert [outcome(read, saved) for read in (restored, exported)] == ["refused"] * 2
+    for path in files:
+        path.unlink()
+    assert [outcome(read, saved) for read in (restored, exported)] == ["refused"] * 2
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_manifest_and_is_refused(saved):
+    shutil.rmtree(saved / "checkpoints" / "5" / "manifest")
+    with pytest.raises(DamagedError, match=r"manifest/metadata is missing: .* earlier version"):
+        exported(saved)
+
+
+def test_a_checkpoint_in_the_folder_of_another_step_is_refused(saved):
+    (saved / "checkpoints" / "5").rename(saved / "checkpoints" / "7")
+    with pytest.raises(DamagedError, match=r"checkpoints/7: .*metadata is that of step 5"):
+        exported(saved)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(saved, monkeypatch):
+    def forbidden(*_):
+        raise ValueError("PERMISSION_DENIED: Error opening d/1")
+
+    monkeypatch.setattr(checkpoint.arrays, "read", forbidden)
+    with pytest.raises(OSError, match=r"cannot be read .*PERMISSION_DENIED.* it may be intact"):
+        set_damaged_aside(Checkpoints(saved))
+    assert steps_on_disk(saved) == ["2", "5"]
+
+
+# ----------------------------------------------------------------------------------- falling back
+
+
+def test_the_newest_intact_checkpoint_is_found_and_damaged_newer_ones_are_set_aside(saved):
+    halve(files_of(saved, 5))
+    (line,) = set_damaged_aside(Checkpoints(saved))
+    assert line.startswith("checkpoint 5 is damaged (manifest/metadata: ")
+    assert line.endswith("checkpoints/5.damaged; resuming from checkpoint 2")
+    assert steps_on_disk(saved) == ["2", "5.damaged"]
+    state, next_batch = Checkpoints(saved).restore(like(state_of()))
     assert next_batch == 2 and leaf_hashes(state) == leaf_hashes(state_of(1))
+
+
+def test_what_was_set_aside_before_is_kept_and_the_step_can_be_saved_again(saved):
+    for name in ("5.damaged", "5.damaged-2"):
+        halve(files_of(saved, 5))
+        assert name in set_damaged_aside(Checkpoints(saved))[0]
+        checkpoints = Checkpoints(saved, Retention(2))
+        checkpoints.save(5, state_of(0), 5, CONFIG)
+        checkpoints.wait()
+    assert steps_on_disk(saved) == ["2", "5", "5.damaged", "5.damaged-2"]
+
+
+def test_intact_checkpoints_and_none_at_all_change_nothing(saved, tmp_path):
+    assert set_damaged_aside(Checkpoints(saved)) == []
+    assert set_damaged_aside(Checkpoints(tmp_path / "none")) == []
+    assert steps_on_disk(saved) == ["2", "5"]
+
+
+def test_where_none_is_intact_all_are_named_and_nothing_is_renamed(saved):
+    halve(files_of(saved, 5) + files_of(saved, 2))
+    with pytest.raises(OSError, match=r"none is intact:\n.*checkpoints/5: .*\n.*checkpoints/2: "):
+        set_damaged_aside(Checkpoints(saved))
+    assert steps_on_disk(saved) == ["2", "5"]
+
+
+# --------------------------------------------------------------------------- keeping and deleting
+
+
+def test_only_what_a_rule_keeps_stays_on_the_disk(tmp_path):
+    """Also where the run was resumed in between, with scores that only the manifests remember."""
+    accuracy = {1: 0.2, 2: 0.9, 3: 0.5, 4: 0.6, 5: 0.7}
+    for steps in ((1, 2, 3), (4, 5)):
+        retention = Retention(newest=1, every=3, best="eval/knn/accuracy")
+        checkpoints = Checkpoints(tmp_path, retention)
+        for step in steps:
+            scores = {"eval/knn/accuracy": accuracy[step]}
+            checkpoints.save(step, {"a": jnp.ones(3)}, step, CONFIG, None, scores)
+        checkpoints.wait()
+    assert steps_on_disk(tmp_path) == ["2", "3", "5"]
 
 
 @pytest.mark.parametrize("method", ["save", "wait_until_finished"])
@@ -166,18 +328,18 @@ def test_a_full_disk_is_one_line_with_the_way_out(tmp_path, monkeypatch, method)
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(tmp_path)
     monkeypatch.setattr(ocp.CheckpointManager, method, full)
     message = (
         r"checkpoints.*: checkpoint cannot be saved \(.*No space left on device\); free space on "
         r"that disk, then run the same command again"
     )
     with pytest.raises(OSError, match=message):
-        checkpoints.save(1, state_of(), next_batch=1, config={})
+        checkpoints.save(1, state_of(), 1, {})
         checkpoints.wait()
 
 
-# --- hashes
+# ------------------------------------------------------------------------------------------- hashes
 
 
 def test_a_hash_sees_one_bit_a_dtype_a_shape_and_a_name():
@@ -187,19 +349,3 @@ def test_a_hash_sees_one_bit_a_dtype_a_shape_and_a_name():
     others = [{"a": flipped}, {"a": leaf.view(np.int32)}, {"a": leaf.reshape(2, 2)}, {"b": leaf}]
     assert len({state_hash(leaf_hashes(tree)) for tree in [{"a": leaf}, *others]}) == 5
     assert state_hash(leaf_hashes({"a": jnp.asarray(leaf)})) == state_hash(leaf_hashes({"a": leaf}))
-
-
-def test_the_hash_command_prints_every_leaf_and_the_whole(saved, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["checkpoint", "hash", f"--workdir={saved}"])
-    with pytest.raises(SystemExit) as stopped:
-        cli.run(checkpoint.main)
-    *leaves, whole = capsys.readouterr().out.splitlines()
-    assert stopped.value.code == 0
-    assert [line.split()[1] for line in leaves] == [
-        "optimizer/0/mu",
-        "optimizer/1/count",
-        "params/bias",
-        "params/kernel",
-        "step",
-    ]
-    assert whole.split()[1:] == ["whole", "state,", "step", "5"] and len(whole.split()[0]) == 64

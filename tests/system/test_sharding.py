@@ -41,13 +41,6 @@ def test_to_global_keeps_rows_in_mesh_order_and_leaves_positions_on_the_host(eig
     }
 
 
-def test_a_checkpoint_of_one_mesh_is_restored_on_another_bit_for_bit(eight_devices):
-    assert eight_devices("trajectories", "restored", "4x2", "1x8") == {
-        "same": True,
-        "qkv": HELD["1x8"],
-    }
-
-
 # --- what does not fit
 
 

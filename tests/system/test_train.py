@@ -30,6 +30,7 @@ from tiny_store import write_tiny_store
 from toy_objective import Toy
 
 from eo_jax import checkpoint, train
+from eo_jax.checkpoint import __main__ as checkpoint_command
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.experiment import make_experiment, make_normalisation, make_recipe
 from eo_jax.monitor import writers
@@ -122,8 +123,8 @@ def test_a_killed_and_resumed_run_ends_with_the_same_state_bit_for_bit(
     )
     printed = []
     for workdir in (tiny_run, broken["workdir"]):
-        monkeypatch.setattr(sys, "argv", ["checkpoint", "hash", f"--workdir={workdir}"])
-        assert checkpoint.main() == 0
+        monkeypatch.setattr(sys, "argv", ["checkpoint", "hash", str(workdir)])
+        assert checkpoint_command.main() == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] and f"whole state, step {STEPS}" in printed[0]
 
@@ -328,7 +329,8 @@ def test_provenance_lies_beside_the_metrics(workdir, tiny_store):
         name: json.loads((workdir / f"{name}.json").read_text())
         for name in ("config", "data", "versions")
     }
-    assert written["config"] == json.loads(json.dumps(config_of(tiny_store)))
+    as_computed = config_of(tiny_store, **{"model.dtype": "float32"})
+    assert written["config"] == json.loads(json.dumps(as_computed))
     assert (
         written["data"]["enmap"]["content_sha256"]
         == json.loads((tiny_store / "manifest.json").read_text())["content_sha256"]
@@ -336,19 +338,46 @@ def test_provenance_lies_beside_the_metrics(workdir, tiny_store):
     assert written["versions"]["jax"] == jax.__version__
 
 
-def test_a_truncated_checkpoint_is_one_clear_error(workdir, tiny_store):
-    for path in (workdir / "checkpoints" / "6" / "state").rglob("*"):
+def truncate(checkpoint: Path) -> None:
+    """Halves every file, as a full disk or a broken copy leaves it."""
+    for path in checkpoint.rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(
-        OSError,
-        match=r"checkpoints/6: checkpoint cannot be restored .*; delete that folder to go back to "
-        r"the checkpoint before it",
-    ):
-        train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True)
-    shutil.rmtree(workdir / "checkpoints" / "6")
-    assert train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True) == 0
-    assert steps(workdir) == list(range(1, 10))
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_leads_to_the_same_end(
+    workdir, finished, tiny_store, capsys
+):
+    truncate(workdir / "checkpoints" / "6")
+    assert train.train(config_of(tiny_store), workdir) == 0
+    told = capsys.readouterr().out
+    assert "checkpoint 6 is damaged (" in told and "resuming from checkpoint 4" in told
+    assert "resuming at step 4 of 6" in told
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == [
+        "4",
+        "6",
+        "6.damaged",
+    ]
+    assert hashes(workdir) == hashes(finished)
+    assert steps(workdir) == list(range(1, 7))
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_scratch(workdir, tiny_store):
+    for path in (workdir / "checkpoints").iterdir():
+        truncate(path)
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with pytest.raises(OSError, match=r"none is intact:\n.*checkpoints/6: .*\n.*checkpoints/4: "):
+        train.train(config_of(tiny_store), workdir)
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_computed_in_another_type_is_refused_and_the_message_says_how_to_go_on(
+    workdir, tiny_store, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # where "auto" is bfloat16
+    with pytest.raises(ValueError, match=r"\n  model\.dtype: float32 -> bfloat16\n") as error:
+        train.train(config_of(tiny_store), workdir)
+    assert str(error.value).endswith("give --config.model.dtype=float32.")
 
 
 def test_a_full_disk_ends_the_run_with_one_clear_error(toy, tiny_store, tmp_path, monkeypatch):
@@ -362,6 +391,25 @@ def test_a_full_disk_ends_the_run_with_one_clear_error(toy, tiny_store, tmp_path
         r"that disk",
     ):
         train.train(config_of(tiny_store), tmp_path)
+
+
+def test_the_checkpoint_with_the_best_score_stays_and_its_manifest_has_the_scores(
+    toy, tiny_store, tmp_path, monkeypatch
+):
+    accuracy = iter([0.2, 0.9, 0.5, 0.4, 0.6])
+
+    class Scripted:
+        def __call__(self, weights):
+            return {"accuracy": next(accuracy)}
+
+    monkeypatch.setattr(train, "make_evaluators", lambda *_: {"knn": (2, Scripted())})
+    best = {"run.steps": 10, "run.max_to_keep": 1, "run.keep_best": "eval/knn/accuracy"}
+    assert train.train(config_of(tiny_store, **best), tmp_path) == 0
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    assert {step: checkpoints.at(step).manifest.scores for step in checkpoints.steps()} == {
+        4: {"eval/knn/accuracy": 0.9},
+        10: {"eval/knn/accuracy": 0.6},
+    }
 
 
 def test_a_signal_during_evaluation_is_followed_by_a_save_and_the_run_goes_on_from_there(
@@ -465,7 +513,7 @@ def test_metrics_of_a_step_are_fetched_while_the_next_one_runs(
         def lower(self, *arguments):
             return Recording(self.stage.lower(*arguments))
 
-        def compile(self):
+        def compile(self, options):
             compiled = self.stage.compile()
 
             def call(state, batch):

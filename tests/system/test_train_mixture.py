@@ -95,9 +95,9 @@ def test_a_killed_mixture_with_groups_and_a_bad_record_resumes_bit_for_bit(
     assert f"resuming at step {mixed_run.SAVE_EVERY} of 20" in output
     assert hashes(workdir) == hashes(mixed)
     assert numbers(workdir) == numbers(mixed)
-    assert [checkpoint.Checkpoints(path).bad_records() for path in (workdir, mixed)] == [
-        {"x": [0]}
-    ] * 2
+    assert [
+        checkpoint.Checkpoints(path).newest().manifest.bad_records for path in (workdir, mixed)
+    ] == [{"x": [0]}] * 2
 
 
 def test_lines_of_a_mixture_have_component_fractions_and_bad_records(mixed, stores):

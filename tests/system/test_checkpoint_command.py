@@ -1,0 +1,157 @@
+"""`python -m eo_jax.checkpoint`: what it prints, and 1 where something is damaged or differs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+from run_results import end_of
+from saved_states import CONFIG, files_of, halve, save_two, state_of
+
+from eo_jax.checkpoint import Checkpoints
+from eo_jax.checkpoint import __main__ as command
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    return save_two(tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture
+def saved(two, tmp_path) -> Path:
+    """A workdir with checkpoints 2 and 5."""
+    return shutil.copytree(two, tmp_path / "run")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """(exit code, lines on standard output) of the command with these arguments."""
+
+    def with_arguments(*arguments: object) -> tuple[int, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["checkpoint", *map(str, arguments)])
+        code = command.main()
+        return code, capsys.readouterr().out.splitlines()
+
+    return with_arguments
+
+
+def save(workdir: Path, step: int, state: dict, config: dict = CONFIG, scores=None) -> Path:
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(step, state, step, config, None, scores)
+    checkpoints.wait()
+    return workdir
+
+
+def test_ls_says_size_arrays_the_rule_that_keeps_it_and_scores(saved, run):
+    config = {"run": CONFIG["run"] | {"max_to_keep": 1, "keep_best": "eval/knn/accuracy"}}
+    save(saved, 7, state_of(), config, {"eval/knn/accuracy": 0.5})
+    save(saved, 9, state_of(), config)
+    code, lines = run("ls", saved)
+    assert code == 0
+    assert [line.split("  ")[0] for line in lines] == ["step 2", "step 5", "step 7", "step 9"]
+    assert all("  0.0 MB  5 arrays  kept: " in line for line in lines)
+    assert [line.split("kept: ")[1] for line in lines] == [
+        "by no rule",
+        "by no rule",
+        "best eval/knn/accuracy  eval/knn/accuracy 0.5",
+        "newest",
+    ]
+
+
+def test_ls_names_a_damaged_manifest_and_lists_the_others(saved, run):
+    halve([path for path in files_of(saved, 5) if "manifest" in path.parts])
+    code, lines = run("ls", saved)
+    assert code == 1
+    assert "DAMAGED: manifest/metadata: " in lines[1] and "kept: newest" in lines[0]
+
+
+def test_verify_reads_every_checkpoint_or_one(saved, run):
+    code, lines = run("verify", saved)
+    assert code == 0
+    assert [line.split(": ")[1] for line in lines] == ["5 arrays are intact, 0.0 MB"] * 2
+    code, lines = run("verify", saved / "checkpoints" / "2")
+    assert code == 0 and len(lines) == 1
+
+
+def test_verify_names_each_damaged_array_and_goes_on(saved, run):
+    manifest = Checkpoints(saved).at(2).manifest
+    halve([path for path in files_of(saved, 2) if "manifest.ocdbt" in path.name])
+    code, lines = run("verify", saved)
+    assert code == 1
+    damaged = [line for line in lines if "checkpoints/2: DAMAGED: leaf " in line]
+    assert [line.split("leaf ")[1].split(": ")[0] for line in damaged] == list(manifest.leaves)
+    assert "checkpoints/5: 5 arrays are intact" in lines[-1]
+
+
+def test_diff_says_which_arrays_differ_and_by_how_much(saved, run, tmp_path):
+    state = state_of()
+    kernel = state["params"]["kernel"].at[0, 0].add(0.5).at[1, 1].set(jnp.nan)
+    state["params"] |= {"kernel": kernel, "bias": jnp.zeros(5), "scale": jnp.ones(2)}
+    del state["optimizer"]
+    other = save(tmp_path / "other", 5, state)
+    code, lines = run("diff", saved, other / "checkpoints" / "5")
+    assert code == 1
+    assert lines[:3] == [
+        "optimizer/0/mu: only in the first",
+        "optimizer/1/count: only in the first",
+        "params/bias: float32[4] and float32[5]",
+    ]
+    assert lines[3].startswith("params/kernel: 2 of 384 values differ, by at most 0.5; the largest")
+    assert lines[4] == "params/scale: only in the second"
+    assert lines[5].startswith("5 of 6 arrays differ: ") and len(lines) == 6
+
+
+def test_diff_of_equal_states_is_0_although_they_hold_nan_and_minus_0_is_not_0(
+    saved, run, tmp_path
+):
+    odd = {"a": jnp.array([jnp.nan, 0.0])}
+    first = save(tmp_path / "a", 1, odd)
+    code, lines = run("diff", first, save(tmp_path / "b", 3, odd))
+    assert code == 0 and lines[0].startswith("all 1 arrays are equal: ")
+    code, lines = run("diff", first, save(tmp_path / "c", 1, {"a": jnp.array([jnp.nan, -0.0])}))
+    assert code == 1 and lines[0].startswith("a: 1 of 2 values differ, by at most 0;")
+
+
+def test_diff_does_not_compare_what_is_damaged(saved, monkeypatch, capsys):
+    halve([path for path in files_of(saved, 5) if "state" in path.parts])
+    monkeypatch.setattr(sys, "argv", ["checkpoint", "diff", str(saved), str(saved)])
+    code, error = end_of(capsys, command.main)
+    assert code == 1 and "checkpoints/5: checkpoint cannot be restored (" in error
+
+
+def test_hash_prints_every_leaf_and_the_whole(saved, run):
+    code, (*leaves, whole) = run("hash", saved)
+    assert code == 0
+    assert [line.split()[1] for line in leaves] == [
+        "optimizer/0/mu",
+        "optimizer/1/count",
+        "params/bias",
+        "params/kernel",
+        "step",
+    ]
+    assert whole.split()[1:] == ["whole", "state,", "step", "5"] and len(whole.split()[0]) == 64
+
+
+@pytest.mark.parametrize("task", ["ls", "verify", "hash"])
+def test_a_workdir_without_checkpoints_and_a_step_that_is_not_there_say_so(
+    tmp_path, saved, task, monkeypatch, capsys
+):
+    absent = saved / "checkpoints" / "3"
+    for path, message in (
+        (tmp_path, "no checkpoint there; train first: "),
+        *([] if task == "ls" else [(absent, "no checkpoint of step 3; there are 2, 5")]),
+    ):
+        monkeypatch.setattr(sys, "argv", ["checkpoint", task, str(path)])
+        code, error = end_of(capsys, command.main)
+        assert code == 1 and message in error
+
+
+@pytest.mark.parametrize("task", ["ls", "verify", "diff", "hash"])
+def test_help_shows_an_example(task, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["checkpoint", task, "--help"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert f"example: python -m eo_jax.checkpoint {task} runs/" in capsys.readouterr().out

@@ -1,0 +1,70 @@
+"""A full disk, in a regular save and in the last one, and a workdir that cannot be written: one
+line, exit code 1, and nothing lost that was saved. On real file systems, where the machine allows
+to mount some.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import golden_text
+import pytest
+import small_disk
+
+NAMESPACE = ("unshare", "--map-root-user", "--mount")
+
+
+@pytest.fixture
+def happens(tiny_store, tmp_path):
+    """What `small_disk` says of a case."""
+    if subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets no user mount a file system")
+
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def ask(what: str) -> dict:
+        command = [*NAMESPACE, sys.executable, small_disk.__file__, tiny_store, folder, what]
+        path = os.pathsep.join((str(golden_text.ROOT), str(golden_text.ROOT / "tests")))
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=golden_text.ROOT,
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return ask
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "at", "before"), [("regular", 4, ["2"]), ("final", 6, ["2", "4"])]
+)
+def test_a_disk_that_is_full_at_a_save_ends_the_run_and_once_it_is_not_nothing_is_lost(
+    happens, what, at, before
+):
+    found = happens(what)
+    error = found["full"]["error"]
+    assert found["full"]["code"] == 1 and len(error.splitlines()) == 1
+    assert f"checkpoints/{at}: checkpoint cannot be saved (" in error
+    assert "No space left on device" in error
+    assert error.endswith("free space on that disk, then run the same command again")
+    assert found["saved"] == dict.fromkeys(before, True)
+    assert found["again"] == {"code": 0, "error": ""} and found["same"]
+
+
+@pytest.mark.slow
+def test_a_workdir_that_cannot_be_written_is_refused_before_the_first_step_but_read(happens):
+    found = happens("readonly")
+    for case, name in (("resumed", "run/config.json"), ("fresh", "other")):
+        error = found[case]["error"]
+        assert found[case]["code"] == 1 and len(error.splitlines()) == 1
+        assert "Read-only file system: cannot be written" in error and name in error
+    assert found["saved"] == {"4": True, "6": True} and found["loaded"] == 6
