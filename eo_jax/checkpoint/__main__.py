@@ -96,16 +96,18 @@ def _facts(manifests: dict[int, Manifest]) -> dict[int, list[str]]:
 
 def verify(path: Path) -> int:
     """Reads every array and compares it with its checksum."""
-    checkpoints = [_find(path)] if _is_step(path) else _all(path)
-    damaged = 0
-    for saved in checkpoints:
+    damaged = False
+    for saved in [_find(path)] if _is_step(path) else _all(path):
         problems = _problems(saved)
+        if not saved.folder.is_dir():
+            print(f"{saved.folder}: deleted meanwhile, by the run that saved it")
+            continue
         for problem in problems:
             print(f"{saved.folder}: DAMAGED: {problem}", flush=True)
         if not problems:
             size = _megabytes(saved.folder)
             print(f"{saved.folder}: {len(saved.manifest.leaves)} arrays are intact, {size}")
-        damaged += bool(problems)
+        damaged |= bool(problems)
     return 1 if damaged else 0
 
 

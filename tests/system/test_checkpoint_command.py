@@ -13,6 +13,7 @@ from saved_states import CONFIG, files_of, halve, save_two, state_of
 
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.checkpoint import __main__ as command
+from eo_jax.checkpoint.saved import Saved
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,20 @@ def test_verify_names_each_damaged_array_and_goes_on(saved, run):
     damaged = [line for line in lines if "checkpoints/2: DAMAGED: leaf " in line]
     assert [line.split("leaf ")[1].split(": ")[0] for line in damaged] == list(manifest.leaves)
     assert "checkpoints/5: 5 arrays are intact" in lines[-1]
+
+
+def test_verify_does_not_call_damaged_what_a_run_deletes_meanwhile(saved, run, monkeypatch):
+    sound = Saved.problems
+
+    def deleting(self):
+        if self.step == 2:
+            shutil.rmtree(self.folder)
+        return sound(self)
+
+    monkeypatch.setattr(Saved, "problems", deleting)
+    code, lines = run("verify", saved)
+    assert code == 0
+    assert "checkpoints/2: deleted meanwhile" in lines[0] and "5 arrays are intact" in lines[1]
 
 
 def test_diff_says_which_arrays_differ_and_by_how_much(saved, run, tmp_path):
