@@ -44,6 +44,8 @@ from data_prep.conversion import output_lock, overlaps, quantise, spatial_blocks
 from data_prep.conversion.finalise import finalise_store
 from data_prep.conversion.quantise import Quantiser
 from data_prep.conversion.shard_task import PARTIAL, Task, convert_shard, read_item
+from data_prep.formats import geotiff
+from data_prep.formats.listing import TIFF
 from data_prep.jobs import executors, progress
 from data_prep.reader import Files, Item, Placed, Reader, SkipSample, options, with_sidecars
 from data_prep.statistics.moments import raw_bytes, stored_bytes
@@ -409,15 +411,13 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
 
 
 def _ground(args: argparse.Namespace, reader: Reader, items: Sequence[Item]) -> dict[str, str]:
-    """{location: name of its ground} where locations are drawn at random and the archive does not
-    say which of them overlap.
-    """
+    """{location: name of its ground} where locations are drawn at random."""
     is_drawn = args.val_fraction is not None or args.test_fraction is not None
-    if not is_drawn or args.allow_overlap or not isinstance(reader, Placed):
+    if not is_drawn or args.allow_overlap:
         return {}
     found: dict[str, list[list[float]]] = {}
     for item in items:
-        corners = reader.footprint(item)
+        corners = _footprint(reader, item)
         found.setdefault(item.group, []).extend([corners] if corners else [])
     ground = overlaps.join_overlapping(found)
     places = len(set(ground.values()))
@@ -428,6 +428,15 @@ def _ground(args: argparse.Namespace, reader: Reader, items: Sequence[Item]) -> 
             file=sys.stderr,
         )
     return ground
+
+
+def _footprint(reader: Reader, item: Item) -> list[float] | None:
+    """The corners of an item: a reader of parts of files knows them, other GeoTIFFs are whole."""
+    if isinstance(reader, Placed):
+        return reader.footprint(item)
+    name = item.files[0].name
+    is_whole = not item.part and name.lower().endswith(TIFF)
+    return geotiff.listed_footprint(reader.archive, name) if is_whole else None
 
 
 def _listing(archive: Archive, items: Sequence[Item]) -> tuple[str, str]:

@@ -158,7 +158,7 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Placed(Protocol):
-    """A reader of files whose locations may overlap, which says where they are."""
+    """A reader of parts of files, which says where they are."""
 
     def footprint(self, item: Item) -> list[float] | None:
         """Longitude and latitude of the four corners of an item, [8], from the header of its image;

@@ -1,9 +1,10 @@
 """Which bands a raster says it has, and in which order, compared with a row of the sensor table.
 
 Statements are band descriptions; the tags `wavelength` and `wavelength_units` (ENVI, EnMAP-Box);
-CENTRAL_WAVELENGTH_UM of GDAL's IMAGERY domain; and names and wavelengths of a STAC item (domain
-STAC, see sidecars.py). Each must agree with the row. A description that is neither a band name of
-the row nor a wavelength says nothing, and neither does "Band 3" of the third band.
+CENTRAL_WAVELENGTH_UM of GDAL's IMAGERY domain; names and wavelengths of a STAC item (domain STAC,
+see sidecars.py); and the band widths beside each of these. Each must agree with the row. A
+description that is neither a band name of the row nor a wavelength says nothing, and neither does
+"Band 3" of the third band.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ _COMMON_NM = {
     "swir16": (1550, 1750),
     "swir22": (2050, 2350),
 }
+# Sources give the width at half maximum or that of the published range.
+_WIDTH_TOLERANCE, _LEAST_WIDTH_TOLERANCE_NM = 0.35, 2.0
 _REORDERED = "bands put in the order of the sensor table by their names or wavelengths (--reorder)"
 
 
@@ -77,7 +80,7 @@ class Bands(NamedTuple):
 class Stated(NamedTuple):
     """Everything that a file says about its bands except alpha, band by band.
 
-    `tags` has `wavelength`, `wavelength_units` (nm if absent) and `bbl`.
+    `tags` has `wavelength`, `fwhm`, `wavelength_units` (nm if absent) and `bbl`.
     """
 
     descriptions: list[str]
@@ -140,12 +143,9 @@ def identify_stated(
     name: str, stated: Stated, numbers: Sequence[int], sensor: Sensor, reorder: bool
 ) -> Bands:
     """The same from what a file states about the bands with these 1-based numbers."""
-    found = _wavelengths(name, stated)
+    found, names = _wavelengths(name, stated), _names(stated)
     orders = {
-        **{
-            source: _order_by_names(name, source, names, sensor)
-            for source, names in _names(stated).items()
-        },
+        **{source: _order_by_names(name, source, each, sensor) for source, each in names.items()},
         **{source: _order_by_wavelengths(name, nm, sensor) for source, nm in found.items()},
     }
     orders = {source: order for source, order in orders.items() if order is not None}
@@ -154,8 +154,12 @@ def identify_stated(
         order = list(range(len(numbers)))
     if order != sorted(order):
         if not reorder:
-            raise ArchiveError(name, _other_order(order, stated, found, sensor))
+            source = next(iter(orders))
+            raise ArchiveError(
+                name, _other_order(order, source, {**names, **found}[source], sensor)
+            )
         remarks.note(_REORDERED)
+    _check_widths(name, stated, order, sensor)
     for source in orders:
         remarks.note(f"{source}: bands are those of the sensor table")
     found_nm = next(iter(found.values()), None)
@@ -181,16 +185,16 @@ def _agreed(name: str, orders: dict[str, list[int]]) -> list[int] | None:
 
 
 def _other_order(
-    order: Sequence[int], stated: Stated, found: dict[str, np.ndarray], sensor: Sensor
+    order: Sequence[int], source: str, values: Sequence[str] | np.ndarray, sensor: Sensor
 ) -> str:
     index = next(index for index, position in enumerate(order) if index != position)
-    if any(stated.descriptions):
-        first = f"{stated.descriptions[index]!r}, expected {sensor.bands[index].name}"
+    if isinstance(values, np.ndarray):
+        first = f"wavelengths: band {index + 1} has {values[index]:g} nm, expected "
+        first += f"{sensor.centres_nm[index]:g}"
     else:
-        nm = next(iter(found.values()), np.full(len(order), np.nan))[index]
-        first = f"{nm:g} nm, expected {sensor.centres_nm[index]:g}"
+        first = f"names: band {index + 1} is {values[index]!r}, expected {sensor.bands[index].name}"
     return (
-        f"its bands are those of {sensor.title} in another order: band {index + 1} has {first}; "
+        f"its bands are those of {sensor.title} in another order, by their {first} ({source}); "
         "give --reorder if the reader has it, or write the bands in the order of the sensor table"
     )
 
@@ -297,17 +301,6 @@ def _order_by_common_names(
 # ------------------------------------------------------------------ wavelengths
 
 
-def wavelengths_nm(name: str, dataset: rasterio.DatasetReader) -> np.ndarray | None:
-    """Centre wavelengths [c] in nm that a file states of its bands; None where it states none.
-
-    Raises ArchiveError for a value that is not a number, an unknown unit, and where only some
-    bands have one. Without a unit nm are assumed, which the comparison with the sensor table
-    confirms or refutes.
-    """
-    found = _wavelengths(name, _read(dataset, data_bands(dataset)))
-    return next(iter(found.values()), None)
-
-
 def _wavelengths(name: str, stated: Stated) -> dict[str, np.ndarray]:
     """{source: wavelengths [c] in nm}, the most exact source first."""
     values = {
@@ -328,7 +321,7 @@ def _wavelengths(name: str, stated: Stated) -> dict[str, np.ndarray]:
     }
     described = [_described_nm(text) for text in stated.descriptions]
     if None not in described:
-        found["band descriptions"] = np.array(described)
+        found["wavelengths in band descriptions"] = np.array(described)
     return found
 
 
@@ -363,8 +356,33 @@ def _nm(name: str, number: int, text: str, unit: str) -> float:
     except ValueError as error:
         raise ArchiveError(
             name,
-            f"band {number} has wavelength {text[:40]!r}, expected a number; correct the tag",
+            f"band {number} has the wavelength or width {text[:40]!r}, expected a number; correct "
+            "the tag",
         ) from error
+
+
+def _check_widths(name: str, stated: Stated, order: Sequence[int], sensor: Sensor) -> None:
+    """Raises ArchiveError where a width is not that of the band in the row, if the row has it."""
+    sources = (
+        ("tag `fwhm`", "fwhm", stated.tags, "nm"),
+        ("tag `FWHM_UM`", "FWHM_UM", stated.imagery, "um"),
+        ("full_width_half_max in the STAC item", "full_width_half_max", stated.stac, "um"),
+    )
+    for source, key, bands, unit in sources:
+        for index, band in zip(order, sensor.bands, strict=True):
+            if key not in bands[index] or band.fwhm_nm is None:
+                continue
+            # Tools that convert the wavelengths leave the widths beside them in nm.
+            units = {unit, bands[index].get("wavelength_units", unit)}
+            widths = [_nm(name, index + 1, bands[index][key], each) for each in sorted(units)]
+            tolerance = max(_WIDTH_TOLERANCE * band.fwhm_nm, _LEAST_WIDTH_TOLERANCE_NM)
+            if not any(abs(width - band.fwhm_nm) <= tolerance for width in widths):
+                raise ArchiveError(
+                    name,
+                    f"band {index + 1} has a width of {widths[0]:g} nm ({source}), but {band.name} "
+                    f"of {sensor.title} has {band.fwhm_nm:g}; give the --sensor of this file, or "
+                    "correct its width",
+                )
 
 
 def _order_by_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> list[int] | None:
@@ -381,8 +399,8 @@ def _order_by_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> li
         return list(range(len(found_nm)))
     order = _nearest(found_nm, centres, tolerances)
     if order is None:
-        check_wavelengths(name, found_nm, sensor)
-    return order or list(range(len(found_nm)))
+        check_wavelengths(name, found_nm, sensor)  # raises
+    return order
 
 
 def _nearest(found_nm: np.ndarray, centres: np.ndarray, tolerances: np.ndarray) -> list[int] | None:

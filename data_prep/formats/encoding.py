@@ -181,7 +181,7 @@ def _check_floats(name: str, pixels: np.ndarray, sensor: Sensor) -> None:
     valid = np.where(sensor.missing(pixels), np.nan, pixels)
     lows = np.nanmin(valid, (1, 2), initial=np.inf)
     highs = np.nanmax(valid, (1, 2), initial=-np.inf)
-    if np.isfinite(highs).any():
+    if (np.rint(valid) != valid)[np.isfinite(valid)].any():
         _check_fractions(name, lows.min(), highs.max(), sensor)
     least, most = possible(sensor)
     for band in np.flatnonzero(np.isfinite(highs) & ((lows < least) | (highs > most))):

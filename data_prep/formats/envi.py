@@ -59,6 +59,7 @@ class Header:
         dtype: of the pixels, without byte order.
         skip: bytes before the pixels.
         wavelengths_nm: one per band, or None where there are none.
+        widths_nm: `fwhm`, one per band; empty where there are none or their unit is not known.
         unit_known: whether the header gives their unit; if not, nm are assumed, which the
             comparison with a sensor table has to confirm.
         nodata: `data ignore value`.
@@ -80,6 +81,7 @@ class Header:
     interleave: str
     compressed: bool
     wavelengths_nm: tuple[float, ...] | None
+    widths_nm: tuple[float, ...]
     unit_known: bool
     nodata: float | None
     factor: float | None
@@ -131,6 +133,7 @@ def parse_header(name: str, data: bytes) -> Header:
         interleave=interleave,
         compressed=_integer(name, fields, "file compression", default="0", most=1) == 1,
         wavelengths_nm=wavelengths_nm,
+        widths_nm=_widths(name, fields, bands),
         unit_known=unit_known,
         nodata=_number(name, fields, "data ignore value"),
         factor=_number(name, fields, "reflectance scale factor"),
@@ -301,6 +304,12 @@ def _wavelengths(
         raise ArchiveError(
             name, f"wavelength has a value that is not a number ({error}); correct the header"
         ) from error
+
+
+def _widths(name: str, fields: Mapping[str, str], bands: int) -> tuple[float, ...]:
+    factor = NM_PER_UNIT.get(fields.get("wavelength units", "").lower())
+    widths = _numbers(name, fields, "fwhm", bands)
+    return tuple(width * factor for width in widths) if factor else ()
 
 
 def _parse_list(text: str) -> list[str]:

@@ -316,6 +316,8 @@ class _Envi:
         tags = [{"bbl": "0"} if index in header.bad else {} for index in range(len(numbers))]
         for index, nm in enumerate(found_nm or ()):
             tags[index]["wavelength"] = repr(nm)
+        for index, nm in enumerate(header.widths_nm):
+            tags[index]["fwhm"] = repr(nm)
         names = list(header.names) or [""] * len(numbers)
         nothing: list[dict[str, str]] = [{} for _ in numbers]
         stated = Stated(names, tags, nothing, nothing)

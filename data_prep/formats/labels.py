@@ -56,32 +56,44 @@ class ClassNumbers:
             unlabelled = unlabelled | masked
         if unlabelled.any():
             remarks.note("no-data values in label maps are unlabelled")
-            classes = np.where(unlabelled, np.array(self.first, classes.dtype), classes)
+            classes = np.where(unlabelled, np.zeros((), classes.dtype), classes)
         integers = _as_integers(name, classes)
-        self._check(name, np.where(unlabelled, self.first, integers))
-        if self.first == 1 and not unlabelled.any():
+        labelled = integers[~np.broadcast_to(unlabelled, integers.shape)]
+        self._check(name, labelled)
+        if self.first == 1:
             return integers
-        return np.where(unlabelled, np.zeros((), integers.dtype), integers - self.first + 1).astype(
-            integers.dtype
-        )
+        self._check_range(name, labelled)
+        shift = integers.dtype.type(abs(self.first - 1))
+        shifted = integers + shift if self.first < 1 else integers - shift
+        return np.where(unlabelled, np.zeros((), integers.dtype), shifted)
 
-    def _check(self, name: str, classes: np.ndarray) -> None:
-        lowest = int(classes.min(initial=self.first))
-        if self.first == 1 and lowest == 0:
-            remarks.note(_UNLABELLED)
-        elif lowest < self.first:
+    def _check_range(self, name: str, labelled: np.ndarray) -> None:
+        """Raises ArchiveError where the dtype of a map cannot hold the stored numbers."""
+        largest, most = labelled.max(initial=0), np.iinfo(labelled.dtype).max
+        if self.stored(int(largest)) > most or abs(self.first - 1) > most:
             raise ArchiveError(
                 name,
-                f"label map has the value {lowest} in {(classes == lowest).sum()} pixels, below "
+                f"label map has the class {largest} in {labelled.dtype}, which cannot hold it when "
+                f"classes from {self.first} are counted from 1; write the map in a larger type",
+            )
+
+    def _check(self, name: str, labelled: np.ndarray) -> None:
+        lowest = int(labelled.min(initial=np.iinfo(labelled.dtype).max))
+        if self.first == 1 and lowest == 0:
+            remarks.note(_UNLABELLED)
+        elif len(labelled) and lowest < self.first:
+            raise ArchiveError(
+                name,
+                f"label map has the value {lowest} in {(labelled == lowest).sum()} pixels, below "
                 f"the first class {self.first}; give --label-nodata {lowest} if it means "
                 f"unlabelled, or --first-class {lowest} if it is a class",
             )
-        if classes.dtype.kind == "u" and classes.dtype.itemsize <= 2:
-            fill = int(np.iinfo(classes.dtype).max)
-            if fill not in self.known and (classes == fill).any():
+        if labelled.dtype.kind == "u" and labelled.dtype.itemsize <= 2:
+            fill = int(np.iinfo(labelled.dtype).max)
+            if fill not in self.known and (labelled == fill).any():
                 raise ArchiveError(
                     name,
-                    f"label map has the value {fill} in {(classes == fill).sum()} pixels, without "
+                    f"label map has the value {fill} in {(labelled == fill).sum()} pixels, without "
                     f"a no-data tag; give --label-nodata {fill} if it means unlabelled, or number "
                     "that class below it",
                 )

@@ -42,9 +42,9 @@ def apply_mask(
     if not has_mask(dataset):
         return pixels
     masked = dataset.read_masks(list(numbers), window=window) == 0
+    _check_valid(name, sensor, pixels, masked)
     if not masked.any():
         return pixels
-    _check_valid(name, sensor, pixels, masked)
     remarks.note("no-data by the mask or alpha band of the file")
     return np.where(masked, _fill(name, sensor, pixels, masked), pixels).astype(pixels.dtype)
 

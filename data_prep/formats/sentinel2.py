@@ -79,7 +79,7 @@ def _message(source: str, stated: bool, sensor: Sensor) -> str:
         == (sensor.dtype, sensor.units, len(sensor.bands))
     ]
     row = others[0] if others else "a row (JSON) with the right offset"
-    harmonised = ", or --harmonised if 1000 is subtracted already" if stated else ""
+    harmonised = ", or to `geotiff` --harmonised if 1000 is subtracted already" if stated else ""
     return (
         f"{source}, so its digital numbers are {meaning}, but {sensor.title} ({sensor.id}) has "
         f"offset {sensor.offsets[0]:g}; give --sensor {row}{harmonised}"

@@ -89,6 +89,11 @@ class SceneReader:
                 **geotiff.georeference(dataset, window),
             )
 
+    def footprint(self, item: Item) -> list[float] | None:
+        """Corners of a tile, see `reader.Placed`."""
+        window = tile_window(item.part, self.patch_size)
+        return geotiff.listed_footprint(self.archive, item.files[0].name, window)
+
     def _class_table(self) -> dict[int, dict[str, str]]:
         stored = _CLOUD_CLASSES if self.classes == "raw" else range(1, len(CLOUD_CODES))
         return {

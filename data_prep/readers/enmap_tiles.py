@@ -86,9 +86,6 @@ class Reader:
                 **geotiff.georeference(dataset),
             )
 
-    def footprint(self, item: Item) -> list[float] | None:
-        return geotiff.listed_footprint(self.archive, item.files[0].name)
-
     def _item(self, name: str, below: str, folders: dict[str, str]) -> Item:
         tile = str(PurePosixPath(name.removeprefix(f"{below}/") if below else name).with_suffix(""))
         return Item(tile, tile, files_with_labels(self.archive, name, below, folders))

@@ -206,6 +206,17 @@ def test_wavelengths_of_other_bands_are_refused(image: Image):
         image.read()
 
 
+def test_widths_of_other_bands_are_refused(image: Image):
+    sensor = image.sensor(image.read())
+    if any(band.fwhm_nm is None for band in sensor.bands):
+        pytest.skip("the sensor table has no widths of this sensor")
+    with rasterio.open(image.path, "r+") as file:
+        for number in file.indexes:
+            file.update_tags(number, ns="IMAGERY", FWHM_UM="0.9")
+    with pytest.raises(ArchiveError, match="width of 900 nm"):
+        image.read()
+
+
 def test_bad_bands_are_missing_or_the_file_is_refused(image: Image):
     before = image.read()
     with rasterio.open(image.path, "r+") as file:

@@ -77,6 +77,8 @@ def test_classes_count_from_one(
         ((65535, 1, 2), "uint16", {}, ("the value 65535", "--label-nodata 65535")),
         ((-1, 1, 2), "int16", {}, ("the value -1", "--label-nodata -1")),
         ((0, 3, 4), "uint8", {"first_class": 3}, ("the value 0", "below the first class 3")),
+        ((0, 1, 127), "int8", {"first_class": 0}, ("the class 127 in int8", "a larger type")),
+        ((1, 2, 3), "uint8", {"first_class": 300}, ("the value 1", "below the first class 300")),
     ],
 )
 def test_a_value_that_is_not_a_class_is_refused(
@@ -158,6 +160,17 @@ def test_names_in_a_raster_attribute_table(tmp_path: Path):
     with remarks.collect() as found:
         reader.read(item, Files(reader.archive, item))
     assert found.classes == {"labels": {7: {"name": "rye"}}}
+
+
+@pytest.mark.parametrize("first", [-5, 0, 2, 300])
+def test_a_map_without_any_label_is_zeros_whatever_the_first_class(first: int):
+    classes = np.full((2, 2), 9, np.uint8)
+    numbers = ClassNumbers(first, nodata=(9.0,))
+    if first == 300:  # no class of such a map could be stored
+        with pytest.raises(ArchiveError, match="a larger type"):
+            numbers.to_store("a.tif", classes, None)
+        return
+    np.testing.assert_array_equal(numbers.to_store("a.tif", classes, None), np.zeros((2, 2)))
 
 
 def test_masked_values_may_be_anything():

@@ -14,6 +14,7 @@ from data_prep.__main__ import main
 from data_prep.conversion.overlaps import join_overlapping, leaks, overlapping
 from data_prep.formats.footprint import footprint
 from eo_jax.data import open_store
+from tests import layouts
 from tests.layouts.hsi_scene import table
 
 
@@ -170,3 +171,20 @@ def test_overlaps_across_the_edge_of_a_block_go_to_one_split(tmp_path: Path):
     apart = (*options, "--allow-overlap")
     assert convert(tmp_path / "in", tmp_path / "apart", *apart) == 0
     assert any(len(found) == 2 for found in splits_of(tmp_path / "apart").values())
+
+
+@pytest.mark.parametrize("reader", ["eurosat", "hyspecnet11k", "l8biome"])
+def test_any_reader_of_geotiffs_joins_overlapping_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture, reader: str
+):
+    """All images of the tiny archive on one spot, so nothing is left to draw."""
+    options = layouts.write(reader, tmp_path / "in")
+    for path in (tmp_path / "in").rglob("*.[tT][iI][fF]*"):
+        with rasterio.open(path, "r+") as file:
+            file.crs, file.transform = "EPSG:32633", from_origin(400000, 5800000, 10, 10)
+    command = ["convert", reader, "--input", str(tmp_path / "in"), "--val-fraction", "0.3"]
+    command += ["--output", str(tmp_path / "out"), "--workers", "1"]
+    command += ["--splits", "none"] if reader == "hyspecnet11k" else []
+    command += ["--patch-size", str(options["patch_size"])] if "patch_size" in options else []
+    main(command)
+    assert "because footprints overlap" in capsys.readouterr().err

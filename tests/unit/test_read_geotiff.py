@@ -307,3 +307,26 @@ def test_the_time_of_tags_without_a_regex(tmp_path: Path, tags: dict, expected) 
     (sample,) = read_all("geotiff", tmp_path, **DRONE)
     seconds = expected and int(expected.replace(tzinfo=datetime.UTC).timestamp())
     assert sample.time == seconds
+
+
+def test_valid_no_data_values_are_refused_in_windows_without_masked_pixels(tmp_path: Path) -> None:
+    """The mask counts in every patch alike, not only where it excludes something."""
+    cube = np.full((4, 8, 16), 500, np.uint16)
+    cube[:, 2, 3] = layout.NODATA
+    valid = np.ones((8, 16), bool)
+    valid[:, 8:] = False
+    path = tiny_archives.write(tmp_path / "a.tif", cube)
+    with rasterio.open(path, "r+") as file:
+        file.write_mask(valid)
+    reject("geotiff", tmp_path, "a.tif", "declares valid", **DRONE, patch_size=8)
+
+
+def test_whole_numbers_are_not_taken_for_fractions(tmp_path: Path) -> None:
+    """A dark patch of integers as floats."""
+    row = {**json.loads(Path(DRONE["sensor"]).read_text()), "dtype": "float32", "nodata": None}
+    (tmp_path / "row.json").write_text(json.dumps({**row, "id": "floats"}))
+    tiny_archives.write(tmp_path / "in" / "a.tif", np.ones((4, 8, 8), np.float32))
+    options = {"sensor": str(tmp_path / "row.json")}
+    assert len(read_all("geotiff", tmp_path / "in", **options)) == 1
+    tiny_archives.write(tmp_path / "in" / "a.tif", np.full((4, 8, 8), 0.3, np.float32))
+    reject("geotiff", tmp_path / "in", "a.tif", "fractions", **options)
