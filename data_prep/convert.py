@@ -380,7 +380,7 @@ def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
             f"contains nothing that {args.archive} reads; `python -m data_prep convert "
             f"{args.archive} --help` describes the layout",
         )
-    ground = _ground(args, reader, items)
+    ground = functools.partial(_ground, args, reader, items)
     if args.split == "archive":
         return splits.assign(items, args.val, args.val_fraction, args.test_fraction, ground)
     if args.val:

@@ -62,15 +62,17 @@ def tile(path: Path, seed: int = 0, **changes) -> Path:
 
 
 def spectral_earth(root: Path, labels: str | None = None) -> Path:
-    """A SpectralEarth tree of five locations and seven dates."""
-    for location, scenes in LOCATIONS.items():
+    """A SpectralEarth tree of five locations, apart from each other, and seven dates."""
+    for number, (location, scenes) in enumerate(LOCATIONS.items()):
+        place = GRID["transform"] * rasterio.Affine.translation(2 * SIZE * number, 0)
         for scene in scenes:
             seed = int(location) + int(scene)
-            write(root / "enmap" / location / f"{scene}.tif", pixels(seed))
+            write(root / "enmap" / location / f"{scene}.tif", pixels(seed), transform=place)
             if labels:
                 write(
                     root / labels / location / f"{scene}.tif",
                     (pixels(seed, 1) % 5).astype(np.uint8),
+                    transform=place,
                 )
     return root
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from data_prep.archive import ArchiveError
@@ -45,7 +45,7 @@ def assign(
     fractions: Mapping[str, float],
     workers: int,
     cache: Path | None,
-    ground: Mapping[str, str],
+    ground: Callable[[], Mapping[str, str]],
 ) -> list[Item]:
     """The items with their `split`: all dates of a location and all locations of a block in one.
 
@@ -54,8 +54,8 @@ def assign(
         fractions: {split: fraction of the blocks}; the rest is "train".
         cache: file for the coordinates of the locations, so that a resumed run need not read them
             again.
-        ground: {location: a location of the same ground}, where footprints overlap; they all go
-            where that one is, also across the edge of a block.
+        ground: gives {location: a location of the same ground} where footprints overlap; they all
+            go where that one is, also across the edge of a block.
 
     The coordinates are those of the first readable date. Raises ArchiveError for a location without
     coordinates, ValueError where there are fewer blocks than splits.
@@ -67,7 +67,8 @@ def assign(
         group: block_of(*lonlat, km)
         for group, lonlat in _cached_locations(reader, locations, workers, cache).items()
     }
-    block = {group: block[ground.get(group, group)] for group in block}
+    same_ground = ground()
+    block = {group: block[same_ground.get(group, group)] for group in block}
     split_of = assign_fractions(block.values(), fractions)
     empty = [split for split in ("train", *fractions) if split not in split_of.values()]
     if empty:

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from data_prep.reader import Item
 
@@ -16,11 +16,12 @@ def assign(
     patterns: Sequence[str],
     val: float | None,
     test: float | None = None,
-    ground: Mapping[str, str] | None = None,
+    ground: Callable[[], Mapping[str, str]] = dict,
 ) -> list[Item]:
     """The items with their `split`.
 
-    `ground` is {location: name of its ground}: locations of one ground are drawn together.
+    `ground` gives {location: name of its ground}: locations of one ground are drawn together. It is
+    called only where locations are drawn.
 
     Raises ValueError where the options contradict the archive or each other, or leave a split
     empty.
@@ -48,7 +49,7 @@ def assign(
             for item in items
         ]
     else:
-        place = {item.group: item.group for item in items} | dict(ground or {})
+        place = {item.group: item.group for item in items} | dict(ground())
         split_of = assign_fractions(place.values(), drawn)
         chosen = [dataclasses.replace(item, split=split_of[place[item.group]]) for item in items]
     _check(chosen, {*drawn, *(["val"] if patterns else [])})

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import tiny_archives
 
 from benchmarks import codec
@@ -104,9 +105,10 @@ def test_label_classes_are_counted(archive: Path, tmp_path: Path) -> None:
 
 
 def test_labels_of_two_types(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tiny_archives.write(
-        archive / "landuse" / "0000010" / "00001.tif", np.ones((1, 32, 32), np.uint16)
-    )
+    label = archive / "landuse" / "0000010" / "00001.tif"
+    with rasterio.open(label) as file:
+        place = file.transform
+    tiny_archives.write(label, np.ones((1, 32, 32), np.uint16), transform=place)
     fails(
         capsys,
         run_earth(archive, tmp_path / "store", "--labels", "landuse"),
