@@ -35,6 +35,8 @@ class Config:
         keep_best: keep the one with the best value of this score, too, as in "eval/knn/accuracy" or
             "eval/knn/s2/accuracy"; "" for none.
         keep_best_mode: "max" if a higher value is better, "min" if a lower one is.
+        max_skipped: steps in a row that may be skipped because they are not finite or spikes; one
+            more ends the run.
         writers: writers besides metrics.jsonl: ("tensorboard",) or ().
         init_from: workdir of a run whose encoder gives the initial weights; "" for random ones.
         init_encoder: which of its encoders, as in "enmap.teacher"; "" for the objective's first.
@@ -50,13 +52,14 @@ class Config:
     keep_every: int = 0
     keep_best: str = ""
     keep_best_mode: str = "max"
+    max_skipped: int = 10
     writers: tuple[str, ...] = ()
     init_from: str = ""
     init_encoder: str = ""
     init_rules: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
-        for field in ("steps", "log_every", "save_every", "max_to_keep"):
+        for field in ("steps", "log_every", "save_every", "max_to_keep", "max_skipped"):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.run.{field}: {getattr(self, field)}; expected at least 1")
         if self.keep_every < 0 or self.keep_every % self.save_every:
@@ -87,6 +90,7 @@ _FREE = (
     "run.save_every",
     "run.max_to_keep",
     "run.keep_",
+    "run.max_skipped",
     "run.writers",
     "evals.",
 )

@@ -59,6 +59,9 @@ Views: TypeAlias = dict[str, Any]
 # method (running statistics, teacher, queue).
 Params: TypeAlias = dict[str, Any]
 Carry: TypeAlias = dict[str, Any]
+# {"step": int32, "params": Params, "carry": Carry, "optimizer": optax state,
+#  "recent_losses": {sources of a mixture component: eo_jax.spikes.Recent}}
+TrainState: TypeAlias = dict[str, Any]
 # {name: scalar}
 Metrics: TypeAlias = dict[str, Any]
 POOLED = "pooled/"  # prefix of a source's features [m, d] among the Metrics of a logged step

@@ -5,7 +5,7 @@ anywhere. And the step of an experiment on a mesh: its state placed, compiled on
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +13,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eo_jax import sharding
+from eo_jax import sharding, spikes
+from eo_jax.gradient import make_gradient
 from eo_jax.objectives.base import Objective
 from eo_jax.objectives.features import make_pooled
 from eo_jax.optim.optimizers import make_optimizer
-from eo_jax.schema import Batch, Carry, Metrics, Params, Views
-
-# {"step": int32, "params": Params, "carry": Carry, "optimizer": optax state}
-TrainState = dict[str, Any]
+from eo_jax.schema import Batch, Carry, Metrics, Params, TrainState, Views
 
 
 class TrainSession:
@@ -41,14 +39,21 @@ class TrainSession:
         objective, run, optim = experiment.objective, experiment.run, experiment.optim
         params, _ = jax.eval_shape(objective.init, jax.random.key(0))
         optimizer = make_optimizer(optim, params, run.steps)
-        make_state = functools.partial(init_state, objective, optimizer, run.seed)
+        watched = _watched(experiment.data) if optim.spike_sigma else ()
+        make_state = functools.partial(init_state, objective, optimizer, run.seed, watched)
         shapes = jax.eval_shape(make_state)
         self.placement = sharding.state_sharding(experiment.sharding, shapes, mesh)
         self.shapes = sharding.with_sharding(shapes, self.placement)
         inputs = self.placement, sharding.batch_sharding(mesh)
         replicated = NamedSharding(mesh, PartitionSpec())
         step = make_train_step(
-            objective, optimizer, recipe.train, seed=run.seed, steps=run.steps, accum=optim.accum
+            objective,
+            optimizer,
+            recipe.train,
+            seed=run.seed,
+            steps=run.steps,
+            accum=optim.accum,
+            spike_sigma=optim.spike_sigma,
         )
         pooled = make_pooled(objective, recipe.evaluate, experiment.same_encoder)
         self._init = jax.jit(make_state, out_shardings=self.placement)
@@ -87,17 +92,31 @@ class CompiledStep(NamedTuple):
     pooled: jax.stages.Compiled
 
 
+def _watched(data: Any) -> tuple[tuple[str, ...], ...]:
+    """The sources of each mixture component."""
+    components = data.mixture.values()
+    return tuple(component.sources for component in components) or (tuple(data.sources),)
+
+
 def init_state(
-    objective: Objective, optimizer: optax.GradientTransformation, seed: int
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    watched: Iterable[Iterable[str]] = (),
 ) -> TrainState:
-    """Step 0."""
+    """Step 0; `watched` are the sources of each mixture component whose losses are remembered."""
     params, carry = objective.init(jax.random.key(seed))
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "carry": carry,
         "optimizer": optimizer.init(params),
+        "recent_losses": {_name_of(sources): spikes.empty() for sources in watched},
     }
+
+
+def _name_of(sources: Iterable[str]) -> str:
+    return "+".join(sorted(sources))
 
 
 def make_train_step(
@@ -108,42 +127,53 @@ def make_train_step(
     seed: int,
     steps: int,
     accum: int,
+    spike_sigma: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure function (state, batch) -> (state, metrics); jit it with donated state.
 
     All randomness comes from fold_in(seed, step). A step whose loss, gradient or carry is not
-    finite leaves the state unchanged, except for the step number.
+    finite, or whose loss is a spike (see `spikes.py`), leaves the state unchanged, except for the
+    step number and the recent losses.
     """
-
-    def micro_loss(params: Params, carry: Carry, batch: Batch, key: jax.Array, progress: jax.Array):
-        view_key, loss_key = jax.random.split(key)
-        return objective.loss(params, carry, make_views(batch, view_key), loss_key, progress)
-
-    gradient = jax.value_and_grad(micro_loss, has_aux=True)
+    gradient = make_gradient(objective, make_views, seed=seed, steps=steps, accum=accum)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state["step"])
-        progress = state["step"] / steps
-        loss, metrics, carry, grads = _accumulate(gradient, state, batch, key, progress, accum)
+        loss, metrics, carry, grads = gradient(state, batch)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         finite &= _changes_are_finite(state["carry"], carry)
+        recent, spike = _judged(state["recent_losses"], batch, loss, spike_sigma)
+        used = {name: state[name] for name in ("params", "carry", "optimizer")}
 
         def advanced() -> TrainState:
-            updates, opt_state = optimizer.update(grads, state["optimizer"], state["params"])
-            params = optax.apply_updates(state["params"], updates)
+            updates, opt_state = optimizer.update(grads, used["optimizer"], used["params"])
+            params = optax.apply_updates(used["params"], updates)
             return {
-                "step": state["step"],
                 "params": params,
-                "carry": objective.ema_update(params, carry, progress),
+                "carry": objective.ema_update(params, carry, state["step"] / steps),
                 "optimizer": opt_state,
             }
 
-        new = _if_finite(finite, advanced, state)
-        metrics = {"loss": loss, **metrics, "grad_norm": grad_norm, "skipped": 1.0 - finite}
-        return {**new, "step": state["step"] + 1}, metrics
+        learns = finite & ~spike
+        new = _if_it_learns(learns, advanced, used)
+        metrics = {"loss": loss, **metrics, "grad_norm": grad_norm}
+        metrics |= {"skipped": 1.0 - learns, "spike": 1.0 * spike}
+        return {**new, "step": state["step"] + 1, "recent_losses": recent}, metrics
 
     return train_step
+
+
+def _judged(
+    recent: dict[str, spikes.Recent], batch: Batch, loss: jax.Array, sigma: float
+) -> tuple[dict[str, spikes.Recent], jax.Array]:
+    """(the recent losses with this one, whether it is a spike among those of its component)."""
+    if not sigma:
+        return recent, jnp.zeros((), bool)
+    component = _name_of(batch)
+    before = recent[component]
+    return {**recent, component: spikes.with_loss(before, loss)}, spikes.is_spike(
+        before, loss, sigma
+    )
 
 
 def _changes_are_finite(before: Carry, after: Carry) -> jax.Array | bool:
@@ -163,8 +193,8 @@ def _changes_are_finite(before: Carry, after: Carry) -> jax.Array | bool:
     return functools.reduce(jnp.logical_and, [jnp.isfinite(new).all() for new in changed], True)
 
 
-def _if_finite(
-    finite: jax.Array, advanced: Callable[[], TrainState], state: TrainState
+def _if_it_learns(
+    learns: jax.Array, advanced: Callable[[], TrainState], state: TrainState
 ) -> TrainState:
     """`advanced()`, or the state as it was.
 
@@ -175,11 +205,11 @@ def _if_finite(
 
     def select() -> TrainState:
         return jax.tree.map(
-            lambda after, before: jnp.where(finite, after, before), advanced(), state
+            lambda after, before: jnp.where(learns, after, before), advanced(), state
         )
 
     return jax.lax.platform_dependent(
-        cpu=lambda: jax.lax.cond(finite, advanced, lambda: state), default=select
+        cpu=lambda: jax.lax.cond(learns, advanced, lambda: state), default=select
     )
 
 
@@ -199,42 +229,3 @@ def norms(after: Params, before: Params) -> Metrics:
     """
     moved = jax.tree.map(jnp.subtract, after, before)
     return {"update_norm": optax.tree.norm(moved), "param_norm": optax.tree.norm(after)}
-
-
-def _accumulate(
-    gradient: Callable,
-    state: TrainState,
-    batch: Batch,
-    key: jax.Array,
-    progress: jax.Array,
-    accum: int,
-):
-    """Loss, metrics and gradients averaged over `accum` microbatches; the carry passes through them
-    in order.
-    """
-    params = state["params"]
-    if accum == 1:
-        (loss, (carry, metrics)), grads = gradient(params, state["carry"], batch, key, progress)
-        return loss, metrics, carry, grads
-
-    def micro(carry: Carry, part: tuple[Batch, jax.Array]):
-        (loss, (carry, metrics)), grads = gradient(params, carry, *part, progress)
-        return carry, (loss, metrics, grads)
-
-    # Rows r, r + accum, ...: each microbatch is spread over every device, as the batch is.
-    parts = jax.tree.map(lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), batch)
-    first = jax.tree.map(lambda x: x[0], parts)
-    shapes = jax.eval_shape(lambda: gradient(params, state["carry"], first, key, progress))
-    (loss, (_, metrics)), grads = shapes
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (loss, metrics, grads))
-
-    def add(total, part):
-        carry, sums = total
-        carry, new = micro(carry, part)
-        return (carry, jax.tree.map(jnp.add, sums, new)), None
-
-    (carry, sums), _ = jax.lax.scan(
-        add, (state["carry"], zeros), (parts, jax.random.split(key, accum))
-    )
-    loss, metrics, grads = jax.tree.map(lambda x: x / accum, sums)
-    return loss, metrics, carry, grads

@@ -16,7 +16,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -25,23 +25,17 @@ from ml_collections import config_flags
 
 from eo_jax import autotuning, cli, distributed, sharding
 from eo_jax.checkpoint import Checkpoints, Retention, set_damaged_aside
-from eo_jax.data.pipeline import Pipeline
-from eo_jax.evaluators.base import due_evaluators
+from eo_jax.evaluators.base import Evaluator, due_evaluators
 from eo_jax.experiment import (
-    Experiment,
     check_keep_best,
-    check_labels,
-    make_context,
     make_evaluators,
     make_experiment,
-    make_normalisation,
-    make_recipe,
-    mean_sample_flops,
     with_compute_dtype,
 )
 from eo_jax.lock import locked, release
 from eo_jax.monitor import goodput, writers
 from eo_jax.monitor.run_log import RunLog
+from eo_jax.monitor.usefulness import Usefulness
 from eo_jax.optim.optimizers import learning_rates
 from eo_jax.peers import Alone, Peers
 from eo_jax.run import (
@@ -55,9 +49,10 @@ from eo_jax.run import (
     sizes,
     write_provenance,
 )
-from eo_jax.schema import Batch
-from eo_jax.step import TrainSession, TrainState, copied, norms
-from eo_jax.warm_start import load_weights
+from eo_jax.saving import Saving
+from eo_jax.schema import Batch, TrainState
+from eo_jax.step import CompiledStep, copied, norms
+from eo_jax.training_setup import TrainingSetup, initial_state, make_setup
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -123,177 +118,176 @@ def train(
     extend: bool = False,
 ) -> int:
     """Trains or resumes the experiment of a completed config in `workdir`; returns an exit code."""
-    with contextlib.ExitStack() as held:
-        return _train(config, workdir, processes or Alone(), held, dry_run=dry_run, extend=extend)
-
-
-def _train(
-    config: dict,
-    workdir: Path,
-    processes: Alone | Peers,
-    held: contextlib.ExitStack,
-    *,
-    dry_run: bool,
-    extend: bool,
-) -> int:
-    # ------------------------------------------------------------------------------ config and mesh
+    processes = processes or Alone()
     clock = goodput.Clock()
     config = with_compute_dtype(config)
     experiment = make_experiment(config)
     run = experiment.run
-    mesh = sharding.make_mesh(experiment.sharding)
-    sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
+    setup = make_setup(experiment, experiment.sharding, processes.gather)
+    evaluators = _evaluators(config, setup, processes)
+    if dry_run:
+        return _dry_run(setup, processes)
 
-    # ----------------------------------------------------------------------------------------- data
-    rows = sharding.local_rows(mesh, experiment.data.batch_size)
-    pipeline = Pipeline(experiment.data, run.seed, rows, processes.gather)
-    check_labels(experiment, pipeline)
-    normalisation = make_normalisation(experiment, pipeline)
-    fingerprint = data_fingerprints(pipeline, normalisation)
+    with _lock_on(workdir, processes):
+        # --------------------------------------------------------------------- restore and compile
+        checkpoints = Checkpoints(workdir, Retention.of_run(config["run"]))
+        state, first = _restored(workdir, checkpoints, config, setup, extend=extend)
+        missed = set(processes.gather(sorted(writers.not_evaluated(workdir, first, evaluators)))[0])
+        log = _begin_log(workdir, setup, first, clock, processes)
+        saving = Saving(checkpoints, config, setup.pipeline, log, first, processes.count == 1)
+        compiled = _compiled(workdir, setup, state, first, log)
+        batches = _batches(setup, first, processes, log)
 
-    # -------------------------------------------------------------------------- step and evaluators
-    recipe = make_recipe(experiment, normalisation)
-    session = TrainSession(experiment, recipe, mesh)
+        for step in range(first, run.steps + 1):
+            processes.step = step
+            processes.poll()
+            # --------------------------------------------------------------------------- evaluate
+            evaluating, scores = due_evaluators(evaluators, step, run.steps), {}
+            if evaluating:
+                log.flush()
+            log.enter("evaluate")
+            with saving.before_errors(step, state), contextlib.suppress(Stopped):
+                for name, evaluator in evaluating.items():
+                    if step > first or name in missed:
+                        weights = state["params"], state["carry"]
+                        scores |= log.scores(step, name, evaluator(weights))
+            # ------------------------------------------------------------------------------- save
+            last = step == run.steps or bool(processes.stopped_by)
+            if step > first and (step % run.save_every == 0 or last):
+                saving.save(step, state, scores)
+            if last:
+                break
+            # ----------------------------------------------------------------------- batch, step
+            log.enter("data")
+            with saving.before_errors(step, state):
+                batch = next(batches)
+            log.enter("step")
+            with jax.transfer_guard("disallow"):
+                component = compiled[setup.pipeline.mixture.component(step)]
+                before = copied(state["params"]) if log.is_logged(step + 1) else None
+                state, values = component.step(state, batch)
+                if before:
+                    values |= norms(state["params"], before) | component.pooled(state, batch)
+                    del before
+            log.dispatched(step + 1, values)
+
+        # -------------------------------------------------------------------------------------- end
+        checkpoints.wait()
+        log.close()
+        done = step == run.steps and not (processes.stopped_by and evaluating)
+        if processes.index == 0:
+            print(closing_message(workdir, step, run.steps, done=done), flush=True)
+        return processes.outcome(done=done)
+
+
+# --------------------------------------------------------------------------------- before the loop
+
+
+def _evaluators(
+    config: dict, setup: TrainingSetup, processes: Alone | Peers
+) -> dict[str, tuple[int, Evaluator]]:
+    """{name: (every, evaluator)}; a stop ends an evaluation between two batches."""
 
     def poll() -> None:
         if processes.poll():
             raise Stopped
 
-    context_of = functools.partial(
-        make_context, experiment, normalisation, mesh, poll=poll, announce=processes.announce
-    )
-    evaluators = make_evaluators(config, context_of)
-    check_keep_best(run, evaluators)
-    overview = sizes(session.shapes["params"], pipeline, mesh)
-    if dry_run:
-        compiled = session.compile(_empty_batches(pipeline, mesh))
-        if processes.index == 0:
-            print("\n".join([*overview, *memory(compiled)]), flush=True)
-        return 0
+    evaluators = make_evaluators(config, setup.context_of(poll, processes.announce))
+    check_keep_best(setup.experiment.run, evaluators)
+    return evaluators
 
-    # -------------------------------------------------------------------------------------- restore
-    _take_lock(workdir, processes, held)
-    checkpoints = Checkpoints(workdir, Retention.of_run(config["run"]))
+
+def _dry_run(setup: TrainingSetup, processes: Alone | Peers) -> int:
+    """Compiles, and prints sizes and memory."""
+    compiled = setup.session.compile(setup.empty_batches())
+    if processes.index == 0:
+        print("\n".join([*_overview(setup), *memory(compiled)]), flush=True)
+    return 0
+
+
+def _overview(setup: TrainingSetup) -> list[str]:
+    return sizes(setup.session.shapes["params"], setup.pipeline, setup.mesh)
+
+
+@contextlib.contextmanager
+def _lock_on(workdir: Path, processes: Alone | Peers) -> Iterator[None]:
+    """Process 0 locks the workdir; the others wait for that."""
+    with contextlib.ExitStack() as held:
+        if processes.index == 0:
+            lock = held.enter_context(locked(workdir))
+            processes.at_end(functools.partial(release, lock))
+        processes.gather(None)
+        yield
+
+
+def _restored(
+    workdir: Path, checkpoints: Checkpoints, config: dict, setup: TrainingSetup, *, extend: bool
+) -> tuple[TrainState, int]:
+    """(state, step) to train from: of the newest checkpoint, or step 0 with fresh weights or those
+    of `run.init_from`. Raises ValueError where the workdir is that of another run.
+    """
+    fingerprint = data_fingerprints(setup.pipeline, setup.normalisation)
     for line in set_damaged_aside(checkpoints):
         print(line, flush=True)
-    if checkpoints.latest() is not None:
+    if checkpoints.latest() is None:
+        state, first = initial_state(setup), 0
+    else:
         saved = checkpoints.newest().manifest
         check_same_run(saved.config, config, str(workdir), extend=extend)
         check_same_data(workdir, fingerprint)
-        pipeline.bad.restore(saved.bad_records)
-    state, first = _initial_state(checkpoints, session, experiment)
-    check_steps(workdir, first, run.steps)
+        setup.pipeline.bad.restore(saved.bad_records)
+        state, first = checkpoints.restore(setup.session.shapes)
+    check_steps(workdir, first, setup.experiment.run.steps)
     write_provenance(workdir, config, fingerprint)
-
-    # ----------------------------------------------------------------------------------------- loop
-    missed = set(processes.gather(sorted(writers.not_evaluated(workdir, first, evaluators)))[0])
-    rates = learning_rates(experiment.optim, run.steps)
-    flops = mean_sample_flops(experiment, recipe.train, pipeline)
-    log = RunLog(workdir, experiment, first, clock, flops, rates, pipeline.counts, processes.gather)
-    log.begin(experiment.objective_name, overview)
-
-    def save(step: int) -> dict[str, list[int]]:
-        """Starts saving; returns the bad records so far."""
-        log.enter("checkpoint")
-        bad = pipeline.skipped_before(step)  # batch `step` is not taken yet: a resume takes it
-        checkpoints.save(step, state, step, config, bad, scores)
-        return bad
-
-    @contextlib.contextmanager
-    def rescuing(step: int) -> Iterator[None]:
-        """Saves before an error ends a run of one process; several agree: see `announce`."""
-        try:
-            yield
-        except (ValueError, OSError):
-            if step > first and processes.count == 1:
-                log.flush()
-                save(step)
-                checkpoints.wait()
-                log.say(f"step {step}: state saved; the same command resumes from there")
-            raise
-
-    log.enter("compile")  # all before the first step: no later one waits for a compiler
-    with autotuning.kept_in(workdir) as options:
-        empty = _empty_batches(pipeline, mesh) if first < run.steps else {}
-        compiled = session.compile(empty, options)
-    jax.block_until_ready(norms(state["params"], copied(state["params"])))
-    batches = pipeline.batches(first, run.steps, _say_of(processes, log))
-    ahead = max(experiment.sharding.prefetch, processes.lead)
-    batches = sharding.prefetch(batches, mesh, ahead, processes.announce)
-    for step in range(first, run.steps + 1):
-        processes.step = step
-        processes.poll()
-        evaluating, scores = due_evaluators(evaluators, step, run.steps), {}
-        if evaluating:
-            log.flush()
-        log.enter("evaluate")
-        with rescuing(step), contextlib.suppress(Stopped):
-            for name, evaluator in evaluating.items():
-                if step > first or name in missed:
-                    scores |= log.scores(step, name, evaluator((state["params"], state["carry"])))
-        last = step == run.steps or bool(processes.stopped_by)
-        if step > first and (step % run.save_every == 0 or last):
-            log.flush()
-            pipeline.bad.check(save(step))
-        if last:
-            break
-        log.enter("data")
-        with rescuing(step):
-            batch = next(batches)
-        log.enter("step")
-        with jax.transfer_guard("disallow"):
-            component = compiled[pipeline.mixture.component(step)]
-            before = copied(state["params"]) if log.is_logged(step + 1) else None
-            state, values = component.step(state, batch)
-            if before:
-                values |= norms(state["params"], before) | component.pooled(state, batch)
-                del before
-        log.dispatched(step + 1, values)
-
-    # ------------------------------------------------------------------------------------------ end
-    checkpoints.wait()
-    log.close()
-    done = step == run.steps and not (processes.stopped_by and evaluating)
-    if processes.index == 0:
-        print(closing_message(workdir, step, run.steps, done=done), flush=True)
-    return processes.outcome(done=done)
+    return state, first
 
 
-def _take_lock(workdir: Path, processes: Alone | Peers, held: contextlib.ExitStack) -> None:
-    """Process 0 locks the workdir; the others wait for that."""
-    if processes.index == 0:
-        lock = held.enter_context(locked(workdir))
-        processes.at_end(functools.partial(release, lock))
-    processes.gather(None)
+def _begin_log(
+    workdir: Path, setup: TrainingSetup, first: int, clock: goodput.Clock, processes: Alone | Peers
+) -> RunLog:
+    """The log of the run, with its first line."""
+    experiment, pipeline = setup.experiment, setup.pipeline
+    run = experiment.run
+    usefulness = Usefulness(first, run.steps, run.max_skipped, pipeline.describe, str(workdir))
+    log = RunLog(
+        workdir,
+        experiment,
+        first,
+        clock,
+        setup.sample_flops(),
+        learning_rates(experiment.optim, run.steps),
+        pipeline.counts,
+        usefulness.check,
+        processes.gather,
+    )
+    log.begin(experiment.objective_name, _overview(setup))
+    return log
 
 
-def _say_of(processes: Alone | Peers, log: RunLog) -> Callable[[str], None]:
-    """What a process that is not the first has to say about its own records names it."""
-    if processes.index == 0:
-        return log.say
-    return functools.partial(print, f"process {processes.index}:", file=sys.stderr, flush=True)
-
-
-def _initial_state(
-    checkpoints: Checkpoints, session: TrainSession, experiment: Experiment
-) -> tuple[TrainState, int]:
-    """(state, step): of the newest checkpoint, or step 0 with fresh weights or those of
-    `run.init_from`.
+def _compiled(
+    workdir: Path, setup: TrainingSetup, state: TrainState, first: int, log: RunLog
+) -> dict[str, CompiledStep]:
+    """{component: its compiled step}: all before the first step, so that no later one waits for a
+    compiler.
     """
-    if checkpoints.latest() is not None:
-        return checkpoints.restore(session.shapes)
-    state = session.init()
-    if experiment.run.init_from:
-        state = jax.device_put(load_weights(state, experiment), session.placement)
-    return state, 0
+    log.enter("compile")
+    with autotuning.kept_in(workdir) as options:
+        empty = setup.empty_batches() if first < setup.experiment.run.steps else {}
+        compiled = setup.session.compile(empty, options)
+    jax.block_until_ready(norms(state["params"], copied(state["params"])))
+    return compiled
 
 
-def _empty_batches(pipeline: Pipeline, mesh: jax.sharding.Mesh) -> dict[str, Batch]:
-    """{component: a global batch of its shapes}."""
-    return {
-        component: sharding.to_global(pipeline.empty_batch(component), mesh)
-        for component in pipeline.mixture.components
-    }
+def _batches(
+    setup: TrainingSetup, first: int, processes: Alone | Peers, log: RunLog
+) -> Iterator[Batch]:
+    """Global batches from number `first`, on the devices ahead of their step."""
+    say = log.say
+    if processes.index:  # what another process has to say about its own records names it
+        say = functools.partial(print, f"process {processes.index}:", file=sys.stderr, flush=True)
+    batches = setup.pipeline.batches(first, setup.experiment.run.steps, say)
+    ahead = max(setup.experiment.sharding.prefetch, processes.lead)
+    return sharding.prefetch(batches, setup.mesh, ahead, processes.announce)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from eo_jax.augment.views import Normalisation, normalisation
 from eo_jax.config import complete
 from eo_jax.experiment import make_experiment, make_recipe
 from eo_jax.optim import optimizers
-from eo_jax.schema import Batch, Carry, Params
+from eo_jax.schema import Batch, Carry, Params, TrainState
 from eo_jax.sensors import Sensor
-from eo_jax.step import TrainState, init_state, make_train_step
+from eo_jax.step import init_state, make_train_step
 
 SEEDS = (0, 1, 2)
 TRAIN, PROBE, TEST, PER_CLASS = (

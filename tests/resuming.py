@@ -12,7 +12,8 @@ from eo_jax import sharding
 from eo_jax.augment.views import Recipe
 from eo_jax.checkpoint import Checkpoints, leaf_hashes
 from eo_jax.experiment import Experiment
-from eo_jax.step import TrainSession, TrainState
+from eo_jax.schema import TrainState
+from eo_jax.step import TrainSession
 
 # Views in place of batches.
 NO_AUGMENTATION = Recipe(train=lambda views, key: views, evaluate=lambda views: views)

@@ -28,6 +28,7 @@ from eo_jax.data.store.reader import begin_reading
 from eo_jax.data.store.record import RecordError
 from eo_jax.schema import TIME_ABSENT, Batch
 
+_NAMED = 4  # samples of a batch that its description names
 _ATTEMPTS = 100  # locations tried for a row; if all are bad, something else is wrong
 
 
@@ -180,18 +181,41 @@ class Pipeline:
         self.bad.report(n, bad)
         return batch
 
+    def samples(self, n: int) -> dict[str, np.ndarray]:
+        """{source: int64 [b, t], the samples that all rows of global batch n show}, where none of
+        their records is bad. Nothing is read.
+        """
+        together = self.mixture.components[self.mixture.component(n)].sources
+        found: dict[str, list[np.ndarray]] = {name: [] for name in together}
+        for leader in filter(self._orders.__contains__, together):
+            sources = self._paired_sources(leader, together)
+            for row in self._draws(n, sources, range(self.config.batch_size)):
+                for source, draw in row:
+                    found[source.name].append(draw.samples)
+        return {name: np.stack(rows) for name, rows in found.items()}
+
+    def _positions(self, n: int, leader: str, rows: Iterable[int]) -> list[int]:
+        """How many rows of a source are drawn before each of these rows of batch n."""
+        first = self.mixture.occurrences(leader, n) * self.config.batch_size
+        return [first + r for r in rows]
+
+    def _draws(
+        self, n: int, sources: Sequence[Source], rows: Sequence[int]
+    ) -> list[list[tuple[Source, Draw]]]:
+        """What these rows of batch n show of a source and those paired with it."""
+        leader = sources[0].name
+        return [
+            draw_together(
+                sources, self._orders[leader][position], np.random.default_rng((self.seed, n, r))
+            )
+            for r, position in zip(rows, self._positions(n, leader, rows), strict=True)
+        ]
+
     def _fill(self, batch: Batch, n: int, sources: Sequence[Source]) -> list[BadRecord]:
         """Fills a source and those paired with it; returns the bad records that were skipped."""
-        leader = sources[0].name
-        first = self.mixture.occurrences(leader, n) * self.config.batch_size
-        positions = [first + r for r in self.rows]
         for source in sources:
-            batch[source.name]["position"][:] = positions
-        locations = [self._orders[leader][position] for position in positions]
-        draws = [
-            draw_together(sources, location, np.random.default_rng((self.seed, n, r)))
-            for r, location in zip(self.rows, locations, strict=True)
-        ]
+            batch[source.name]["position"][:] = self._positions(n, sources[0].name, self.rows)
+        draws = self._draws(n, sources, self.rows)
         begin_reading(
             (source.store, i)
             for source, draw in itertools.chain.from_iterable(draws)
@@ -272,6 +296,18 @@ class Pipeline:
         if self.config.on_error == "stop":
             return self.bad.skipped_before(n)  # those of earlier runs, which all processes know
         return union(self._gather(self.bad.skipped_before(n)))
+
+    def describe(self, n: int) -> str:
+        """Global batch n in a line: its component, and the first samples of each source."""
+        parts = []
+        for name, samples in self.samples(n).items():
+            store = self.sources[name].store
+            shown = [str(store.index["id"][i]) for i in samples.ravel()[:_NAMED].tolist()]
+            more = f" and {samples.size - _NAMED} more" if samples.size > _NAMED else ""
+            parts.append(f"source {name!r} ({store.path}): samples {', '.join(shown)}{more}")
+        component = self.mixture.component(n)
+        of_component = f", component {component!r}" if len(self.mixture.components) > 1 else ""
+        return f"batch {n}{of_component}, " + "; ".join(parts)
 
     def counts(self, step: int) -> dict[str, float | str]:
         """What to log at `step` about the batches before it.

@@ -119,7 +119,7 @@ def _rates(values: Mapping[str, float | str]) -> Iterator[str]:
 
 def _warnings(values: Mapping[str, float | str]) -> Iterator[str]:
     if values.get("skipped"):
-        yield "NOT FINITE: step skipped"
+        yield f"{'LOSS SPIKE' if values.get('spike') else 'NOT FINITE'}: step skipped"
     if values.get(DATA_MAX, 0) >= _WAITED:
         yield f"process {values[DATA_MAX_PROCESS]} waited for data {values[DATA_MAX]:.0%}"
     if values.get("bad_records"):

@@ -27,6 +27,7 @@ class RunLog:
         flops: of one sample in a train step.
         learning_rates: of every step of the run.
         counts: step -> what the pipeline counts, for log lines.
+        check: called with every step and its values; it raises an error that is to end the run.
         gather: value -> what every process gives there.
     """
 
@@ -39,12 +40,14 @@ class RunLog:
         flops: float,
         learning_rates: Sequence[float],
         counts: Callable[[int], Mapping[str, Any]],
+        check: Callable[[int, Mapping[str, float]], None],
         gather: Callable[[Any], list[Any]],
     ):
         run, described = experiment.run, metrics.step_metrics(experiment.objective.metrics)
         self._run, self._clock = run, clock
         self._throughput = Throughput(experiment.data.batch_size, flops)
         self._learning_rates, self._counts, self._gather = learning_rates, counts, gather
+        self._check = check
         self._writer = writers.make_writer(workdir, first, run.writers)
         self._display = Display(first, run.steps, described)
         self._pending: tuple[int, dict[str, Any]] | None = None
@@ -91,6 +94,7 @@ class RunLog:
         values = metrics.to_scalars(values)
         if self.is_logged(step) or values["skipped"]:
             self._log(step, values)
+        self._check(step, values)
 
     def _time(self) -> dict[str, float]:
         return goodput.merged(self._gather(self._clock.take()))

@@ -20,9 +20,8 @@ from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, REMAT, Mode, Network
 from eo_jax.models.mae_decoder import PixelDecoder
-from eo_jax.monitor.metric import Metric
 from eo_jax.objectives.ops.checks import require_mask_ratio, require_tokens
-from eo_jax.objectives.ops.collapse_metrics import FEATURE_METRICS, feature_metrics
+from eo_jax.objectives.ops.collapse_metrics import feature_metrics
 from eo_jax.objectives.ops.masked_tokens import count_valid, moments, put_pixels, take_pixels, total
 from eo_jax.objectives.ops.single_encoder import SingleEncoder
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -76,7 +75,6 @@ class Split(NamedTuple):
 class MAE(SingleEncoder):
     """The objective; see the module docstring. Carry has the encoder's running statistics."""
 
-    metrics: Mapping[str, Metric] = {**FEATURE_METRICS, "valid_fraction": Metric("")}
     per_sensor = (*SingleEncoder.per_sensor, "decoder/predict")
 
     def __init__(self, config: Config, encoders: Mapping[str, Encoder]):
@@ -113,11 +111,7 @@ class MAE(SingleEncoder):
             mean, std = moments(pixels, target_valid)
             pixels = (pixels - mean) / std
         loss = masked_error(predicted, pixels, target_valid)
-        metrics = {
-            "valid_fraction": masking.valid_values(valid, self.encoder.patch).sum() / valid.size,
-            **feature_metrics(tokens[:, 1:].mean(1)),
-        }
-        return loss, ({"encoder": statistics}, metrics)
+        return loss, ({"encoder": statistics}, feature_metrics(tokens[:, 1:].mean(1)))
 
     def preview(
         self, params: Params, carry: Carry, views: Views, key: jax.Array

@@ -51,7 +51,9 @@ _ALLOWED = {
     "schedule": _one_of("cosine", "linear", "step", "constant"),
     "clip_scope": _one_of("global", "weight"),
     **dict.fromkeys(("lr", "horizon", "gamma", "epsilon", "trust_coefficient"), _POSITIVE),
-    **dict.fromkeys(("end_lr", "warmup_steps", "weight_decay", "clip_norm"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("end_lr", "warmup_steps", "weight_decay", "clip_norm", "spike_sigma"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(("beta1", "beta2", "momentum"), _BELOW_ONE),
     **dict.fromkeys(("decay_rules", "lr_rules"), _FACTORS),
     "warmup_start_factor": (lambda factor: 0 <= factor <= 1, "a fraction of lr, from 0 to 1"),
@@ -111,6 +113,9 @@ class Config:
         layer_decay: factor on the learning rate per layer, as BEiT fine-tunes: block l of L has
             layer_decay^(L - l), l from 0; stems and learned tokens have layer_decay^(L + 1),
             everything else 1.
+        spike_sigma: a step whose loss is more than so many standard deviations above the mean of
+            the last 128 of its mixture component leaves the state unchanged, as one that is not
+            finite does; 0 for never. See spikes.py.
         freeze_rules: regex -> (from, until), fractions of the run. In between a weight is frozen:
             no update, no decay, no moments, no part in the global norm; then it continues as if
             those steps had not happened. Weights that no rule matches are never frozen.
@@ -139,6 +144,7 @@ class Config:
     lr_rules: tuple[tuple[str, float], ...] = ((".*", 1.0),)
     constant_lr: tuple[str, ...] = ()
     layer_decay: float = 1.0
+    spike_sigma: float = 6.0
     freeze_rules: tuple[tuple[str, tuple[float, float]], ...] = ()
 
     def __post_init__(self):

@@ -30,7 +30,17 @@ MAY_IMPORT = {
     "peers": (),
     "lock": (),
     "distributed": ("peers",),
-    "step": ("schema", "objectives.base", "objectives.features", "optim", "sharding"),
+    "spikes": (),
+    "gradient": ("schema", "objectives.base"),
+    "step": (
+        "schema",
+        "objectives.base",
+        "objectives.features",
+        "optim",
+        "sharding",
+        "spikes",
+        "gradient",
+    ),
     "evaluators": (
         *NOUNS,
         "data",

@@ -26,7 +26,7 @@ import tiny_run as tiny_run_module
 from absl.testing import flagsaver
 from run_results import end_of, hashes, numbers, steps
 from tiny_run import CONFIG, SAVE_EVERY, STEPS, arguments
-from tiny_store import write_tiny_store
+from tiny_store import write_store, write_tiny_store
 from toy_objective import Toy
 
 from eo_jax import checkpoint, train
@@ -34,6 +34,8 @@ from eo_jax.checkpoint import __main__ as checkpoint_command
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.experiment import make_experiment, make_normalisation, make_recipe
 from eo_jax.monitor import writers
+from eo_jax.schema import Sample
+from eo_jax.sensors import ENMAP
 
 SMOKE = f"--config={CONFIG}"
 
@@ -590,6 +592,36 @@ def test_where_the_time_went_is_logged_and_said_at_the_end(workdir, tiny_store, 
     train.train(config_of(tiny_store, **{"run.steps": 9}), workdir, extend=True)
     assert "time/start" in writers.read_metrics(workdir)[6]
     assert "\ntime: " in capsys.readouterr().out
+
+
+class NotFinite(Toy):
+    def loss(self, *arguments):
+        loss, rest = super().loss(*arguments)
+        return loss * jnp.nan, rest
+
+
+def test_a_run_that_learns_nothing_ends_with_an_error_and_the_batch_by_name(
+    tiny_store, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(globals(), "Toy", NotFinite)
+    config = config_of(tiny_store, **{"run.steps": 12, "run.max_skipped": 4})
+    with training_the_toy():
+        code, error = end_of(capsys, lambda: train.train(config, tmp_path))
+    assert code == 1 and len(error.splitlines()) == 1
+    assert "step 5: 5 steps in a row changed nothing" in error
+    assert f"batch 4, source 'enmap' ({tiny_store}): samples " in error
+    assert writers.read_metrics(tmp_path)[-1]["step"] == 5
+
+
+def test_a_batch_without_a_valid_value_ends_the_run_before_it_is_saved(toy, tmp_path, capsys):
+    pixels = np.full((202, 32, 32), ENMAP.nodata, np.int16)
+    empty = [Sample(pixels, ENMAP.id, f"{k}", group=f"{k}") for k in range(6)]
+    config = config_of(
+        write_store(tmp_path / "store", empty), **{"augment.statistics": "published"}
+    )
+    code, error = end_of(capsys, lambda: train.train(config, tmp_path / "run"))
+    assert code == 1 and "step 1: no view of source 'enmap' has a valid value" in error
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_a_dry_run_trains_nothing_and_leaves_no_checkpoint(toy, tiny_store, tmp_path, capsys):

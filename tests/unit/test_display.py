@@ -35,14 +35,16 @@ def test_a_plain_line_has_the_numbers_and_the_time_left(clock, capsys):
     rates = {"samples_per_s": 12.34, "flops_per_s": 5.6e9, "mfu": 0.321}
     display.log(20, {"loss": 0.12342, "lr": 1e-3, "grad_norm": 2.0, "skipped": 0.0, **rates})
     display.log(30, {"loss": float("nan"), "lr": 1e-3, "grad_norm": 2.0, "skipped": 1.0})
+    display.log(31, {"loss": 9.0, "lr": 1e-3, "grad_norm": 2.0, "skipped": 1.0, "spike": 1.0})
     display.close()
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, third = capsys.readouterr().out.splitlines()
     assert (
         first
         == "step     20/40  loss 0.1234  lr 1.00e-03  grad 2.000  12.3 samples/s  5.6 GFLOP/s  MFU "
         "32.1%  left 0:40"
     )
     assert second.endswith("loss nan  lr 1.00e-03  grad 2.000  NOT FINITE: step skipped  left 0:10")
+    assert "loss 9.0000  lr 1.00e-03  grad 2.000  LOSS SPIKE: step skipped" in third
 
 
 def test_metrics_are_shown_by_their_short_names_and_sources(capsys):

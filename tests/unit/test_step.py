@@ -24,6 +24,7 @@ from eo_jax.objectives import mae
 from eo_jax.objectives.features import features_of, make_pooled
 from eo_jax.optim import optimizers
 from eo_jax.sensors import ENMAP
+from eo_jax.spikes import WINDOW
 from eo_jax.step import init_state, make_train_step, norms
 
 BANDS, ROWS, STEPS = 5, 8, 50
@@ -236,6 +237,31 @@ def test_no_part_of_the_carry_may_become_non_finite(state, part):
     )
     after, metrics = step(state, batch_of())
     assert float(metrics["skipped"]) == 1 and same(without_step(after), without_step(state))
+
+
+# --- spikes
+
+
+def test_a_spike_changes_nothing_but_the_step_number_and_the_recent_losses():
+    watched = [("enmap",), ("other", "enmap")]
+    state = jax.jit(lambda: init_state(TOY, OPTIMIZER, 3, watched))()
+    assert sorted(state["recent_losses"]) == ["enmap", "enmap+other"]
+    step = jax.jit(
+        make_train_step(TOY, OPTIMIZER, make_views, seed=0, steps=STEPS, accum=1, spike_sigma=6.0)
+    )
+    for n in range(WINDOW):
+        state, metrics = step(state, batch_of(n))
+        assert float(metrics["skipped"]) == 0
+    high = {"enmap": {"pixels": 1e4 * batch_of(1)["enmap"]["pixels"]}}
+    after, metrics = step(state, high)
+    assert float(metrics["skipped"]) == float(metrics["spike"]) == 1
+    learned = ("params", "carry", "optimizer")
+    assert same([after[name] for name in learned], [state[name] for name in learned])
+    assert int(after["step"]) == WINDOW + 1
+    counts = {name: int(recent.count) for name, recent in after["recent_losses"].items()}
+    assert counts == {"enmap": WINDOW + 1, "enmap+other": 0}
+    after, metrics = step(after, batch_of(2))
+    assert float(metrics["skipped"]) == 0 and not same(after["params"], state["params"])
 
 
 # --- accumulation

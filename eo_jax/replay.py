@@ -1,0 +1,264 @@
+"""Repeats one step of a run, and shows its batch, its views, its loss and its gradient.
+
+    python -m eo_jax.replay --workdir=runs/demo --step=123 --output=replay
+
+Steps are counted from 1, as in log lines. The run goes on from the last checkpoint before the step,
+or from step 0, in memory: the workdir stays as it is. On the same kind of device the numbers are
+those of the run, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import track
+
+from eo_jax import cli, rules, sharding
+from eo_jax.checkpoint import Checkpoints
+from eo_jax.data.store.files import write_atomically, writing
+from eo_jax.experiment import make_experiment
+from eo_jax.gradient import make_gradient, make_views_of_step
+from eo_jax.monitor import writers
+from eo_jax.report import pictures
+from eo_jax.run import check_same_data, data_fingerprints
+from eo_jax.schema import Batch, TrainState, Views
+from eo_jax.training_setup import TrainingSetup, initial_state, make_setup
+
+_LISTED = 8  # gradients, and rows in pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Replayed:
+    """A step that was repeated.
+
+    Attributes:
+        setup: of the run, on the devices of this machine.
+        started: the step of the checkpoint that the repetition started from.
+        step: the step, counted from 1.
+        batch: its global batch, on the host.
+        views: its first rows, as the network saw them; with accumulation those of the first
+            microbatch.
+        view_facts: {"<source>/<crop set>": (valid fraction, min, mean and max of valid values)}.
+        values: the metrics of the step.
+        gradient_norms: {path of a weight: norm of its gradient}.
+    """
+
+    setup: TrainingSetup
+    started: int
+    step: int
+    batch: Batch
+    views: Views
+    view_facts: Mapping[str, tuple[float, float, float, float]]
+    values: Mapping[str, float]
+    gradient_norms: Mapping[str, float]
+
+
+def replay(workdir: Path, step: int) -> Replayed:
+    """Repeats a step of the run in `workdir`. Raises ValueError where there is no such step."""
+    checkpoints = Checkpoints(workdir)
+    started = max((saved for saved in checkpoints.steps() if saved < step), default=0)
+    setup = _setup(workdir, checkpoints, started)
+    run, mesh = setup.experiment.run, setup.mesh
+    if not 1 <= step <= run.steps:
+        raise ValueError(f"--step={step}; expected 1 to {run.steps}, the steps of {workdir}")
+    state = _state(setup, checkpoints, started)
+    compiled = setup.session.compile(setup.empty_batches())
+    batches = setup.pipeline.batches(started, step - 1)
+    batches = sharding.prefetch(batches, mesh, setup.experiment.sharding.prefetch)
+    for n in track(
+        range(started, step - 1), f"from step {started}", disable=not sys.stdout.isatty()
+    ):
+        state, _ = compiled[setup.pipeline.mixture.component(n)].step(state, next(batches))
+    batch = setup.pipeline.batch(step - 1)
+    placed = sharding.to_global(batch, mesh)
+    views, facts, norms = _looked_at(setup, state, placed)
+    component = compiled[setup.pipeline.mixture.component(step - 1)]
+    values = jax.device_get(component.step(state, placed)[1])
+    return Replayed(
+        setup=setup,
+        started=started,
+        step=step,
+        batch=jax.tree.map(np.array, batch),
+        views=views,
+        view_facts=facts,
+        values={name: float(value) for name, value in values.items()},
+        gradient_norms=norms,
+    )
+
+
+def _setup(workdir: Path, checkpoints: Checkpoints, started: int) -> TrainingSetup:
+    if started:
+        config = checkpoints.at(started).manifest.config
+    elif (workdir / "config.json").is_file():
+        config = json.loads((workdir / "config.json").read_text())
+    else:
+        raise ValueError(f"{workdir}: no run there; give the --workdir of `python -m eo_jax.train`")
+    setup = make_setup(make_experiment(config), sharding.Config(), lambda value: [value])
+    check_same_data(workdir, data_fingerprints(setup.pipeline, setup.normalisation))
+    return setup
+
+
+def _state(setup: TrainingSetup, checkpoints: Checkpoints, started: int) -> TrainState:
+    if not started:
+        return initial_state(setup)
+    return checkpoints.at(started).restore(setup.session.shapes)
+
+
+def _looked_at(setup: TrainingSetup, state: TrainState, batch: Batch) -> tuple[Views, dict, dict]:
+    """(first rows of the views, facts about all of them, norms of the gradient)."""
+    experiment, make_views = setup.experiment, setup.recipe.train
+    settings = {"seed": experiment.run.seed, "accum": experiment.optim.accum}
+    views_of = make_views_of_step(make_views, **settings)
+    gradient_of = make_gradient(
+        experiment.objective, make_views, steps=experiment.run.steps, **settings
+    )
+
+    @jax.jit
+    def look(state: TrainState, batch: Batch):
+        views = views_of(state, batch)
+        facts = {
+            name: _facts(views[name], views[f"{name}/valid"])
+            for name in views
+            if name.count("/") == 1
+        }
+        norms = jax.tree.map(jnp.linalg.norm, gradient_of(state, batch)[3])
+        return jax.tree.map(lambda view: view[:_LISTED], views), facts, norms
+
+    views, facts, norms = jax.device_get(look(state, batch))
+    facts = {name: tuple(map(float, values)) for name, values in facts.items()}
+    return views, facts, {path: float(norm) for path, norm in rules.paths(norms)}
+
+
+def _facts(view: jax.Array, valid: jax.Array) -> tuple[jax.Array, ...]:
+    """Fraction of valid values, and their min, mean and max."""
+    valid = jnp.broadcast_to(valid, view.shape)
+    mean = jnp.mean(jnp.where(valid, view, 0)) / jnp.mean(valid)
+    low, high = (jnp.where(valid, view, end) for end in (jnp.inf, -jnp.inf))
+    return jnp.mean(valid, dtype=jnp.float32), low.min(), mean, high.max()
+
+
+# ------------------------------------------------------------------------------------ what is shown
+
+
+def lines_of(replayed: Replayed, logged: Mapping[str, Any] | None) -> Iterator[str]:
+    """What is known about a step, a line each; `logged` are its values in metrics.jsonl."""
+    step, values = replayed.step, replayed.values
+    yield f"step {step}, repeated from step {replayed.started}"
+    yield replayed.setup.pipeline.describe(step - 1)
+    for source, fields in replayed.batch.items():
+        yield _pixels_line(replayed.setup, source, fields["pixels"])
+    for name, (valid, low, mean, high) in replayed.view_facts.items():
+        shape = list(replayed.views[name].shape[1:])
+        yield (
+            f"views {name} {shape}: {valid:.1%} valid, from {low:.4g} to {high:.4g}, "
+            f"mean {mean:.4g}"
+        )
+    yield "values: " + ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+    if logged:
+        yield _compared(values["loss"], logged["loss"])
+    yield from _gradient_lines(replayed.gradient_norms)
+
+
+def _pixels_line(setup: TrainingSetup, source: str, pixels: np.ndarray) -> str:
+    missing = setup.experiment.encoders[source].sensor.missing(pixels)
+    found = pixels[~missing]
+    extent = f"from {found.min()} to {found.max()}" if found.size else "no value"
+    return (
+        f"pixels {source} {list(pixels.shape)} {pixels.dtype}: {extent}, {missing.mean():.1%} "
+        "no-data or not finite"
+    )
+
+
+def _compared(loss: float, logged: float | None) -> str:
+    logged = float("nan") if logged is None else logged  # JSON has no NaN
+    same = np.array_equal(loss, logged, equal_nan=True)
+    return f"logged loss {logged:.6g}: " + ("the same" if same else f"differs from {loss!r}")
+
+
+def _gradient_lines(norms: Mapping[str, float]) -> Iterator[str]:
+    """The largest gradients, those that are not finite first."""
+    largest = sorted(norms, key=lambda path: (np.isfinite(norms[path]), -norms[path]))
+    broken = sum(not np.isfinite(norm) for norm in norms.values())
+    yield f"gradients of {len(norms)} weights, {broken} of them not finite; norms of the largest:"
+    yield from (f"  {norms[path]:10.4g}  {path}" for path in largest[:_LISTED])
+
+
+def write(replayed: Replayed, folder: Path) -> list[Path]:
+    """Writes the batch as NPZ, and its views as pictures; returns the files."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    stem = f"step_{replayed.step}"
+    files = {f"{stem}.npz": _npz(replayed)}
+    for name in replayed.view_facts:
+        files[f"{stem}_{name.replace('/', '_')}.png"] = _picture(replayed, name)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in files]
+
+
+def _npz(replayed: Replayed) -> bytes:
+    samples = replayed.setup.pipeline.samples(replayed.step - 1)
+    arrays = {f"{source}/samples": numbers for source, numbers in samples.items()}
+    for source, fields in replayed.batch.items():
+        arrays |= {f"{source}/{name}": array for name, array in fields.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _picture(replayed: Replayed, name: str) -> bytes:
+    """All views of the first rows, a row each, in one stretch; no-data is hatched."""
+    source = name.partition("/")[0]
+    setup = replayed.setup
+    numbers, sensor = setup.normalisation[source], setup.experiment.encoders[source].sensor
+    bands = list(sensor.composite)
+    views = replayed.views[name][..., bands] * numbers.std[bands] + numbers.mean[bands]
+    valid = replayed.views[f"{name}/valid"].all(-1)
+    per_row = views.shape[1]
+    views, valid = views.reshape(-1, *views.shape[2:]), valid.reshape(-1, *valid.shape[2:])
+    limits = pictures.percentile_limits(views, valid)
+    images = [
+        pictures.colour(view, range(len(bands)), limits, mask)
+        for view, mask in zip(views, valid, strict=True)
+    ]
+    titles = [f"row {k // per_row}, view {k % per_row}" for k in range(len(images))]
+    return pictures.contact_sheet(images, titles, max(per_row, 4))
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eo_jax.replay",
+        description="Repeats one step of a run: its batch, views, loss and gradient.",
+        epilog="example: python -m eo_jax.replay --workdir=runs/demo --step=123 --output=replay",
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--step", type=int, required=True, help="the step, counted from 1")
+    parser.add_argument(
+        "--output", type=Path, help="folder for the batch and pictures of its views"
+    )
+    arguments = parser.parse_args()
+    replayed = replay(arguments.workdir, arguments.step)
+    logged = [
+        line
+        for line in writers.read_metrics(arguments.workdir)
+        if line["step"] == arguments.step and "loss" in line
+    ]
+    print("\n".join(lines_of(replayed, logged[-1] if logged else None)), flush=True)
+    if arguments.output:
+        print("\n".join(map(str, write(replayed, arguments.output))))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
