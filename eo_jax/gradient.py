@@ -56,12 +56,16 @@ def _key_of_step(seed: int, state: TrainState) -> jax.Array:
 
 
 def _valid_fractions(views: Views) -> Metrics:
-    """{"valid_fraction/<source>": the fraction of valid values in the views of that source}."""
+    """{"valid_fraction/<source>": the fraction of pixels in its views that have any valid band}.
+
+    Counting all valid values instead would read twice the memory, 2 % of that of a small step on
+    202 bands.
+    """
     masks: dict[str, list[jax.Array]] = {}
     for name, value in views.items():
         source, _, field = name.partition("/")
         if field.endswith("/valid"):
-            masks.setdefault(f"valid_fraction/{source}", []).append(value)
+            masks.setdefault(f"valid_fraction/{source}", []).append(value.any(-1))
     return {
         name: sum(jnp.mean(mask, dtype=jnp.float32) for mask in of_source) / len(of_source)
         for name, of_source in masks.items()

@@ -20,7 +20,7 @@ _EVERY_STEP = {
     "update_norm": Metric("Norm of the updates", "update", "log"),
     "param_norm": Metric(""),
     "mfu": Metric("Model FLOPs utilisation"),
-    "valid_fraction": Metric("Fraction of valid values in the views"),
+    "valid_fraction": Metric("Fraction of pixels with any valid band"),
 }
 _RANKME = {"rankme": Metric("RankMe of features", "RankMe")}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-_VALID = "valid_fraction/"  # and the source: fraction of valid values in its views
+_VALID = "valid_fraction/"  # and the source: fraction of pixels in its views with any valid band
 
 
 class Usefulness:
