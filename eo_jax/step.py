@@ -115,8 +115,9 @@ def init_state(
     }
 
 
-def _name_of(sources: Iterable[str]) -> str:
-    return "+".join(sorted(sources))
+def _name_of(batch: Iterable[str]) -> str:
+    """The sources of a batch, or of views in its place."""
+    return "+".join(sorted({name.partition("/")[0] for name in batch}))
 
 
 def make_train_step(
