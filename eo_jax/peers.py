@@ -1,9 +1,8 @@
 """The processes of a run: they agree on when to stop, and when one fails or is lost, all end.
 
 They share the key-value store of `jax.distributed`'s coordination service, which process 0 hosts.
-`multihost_utils.reached_preemption_sync_point` would agree on a step as well, but Orbax counts
-steps with it, and polls between two steps, in evaluators, would upset that count; nor does it know
-SIGINT, or who asked.
+`multihost_utils.reached_preemption_sync_point` would agree on a step as well, but polls between two
+steps, in evaluators, would upset its count; nor does it know SIGINT, or who asked.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ import orbax.checkpoint as ocp
 from eo_jax import cli, train
 def full(manager):
     raise OSError(28, "No space left on device")
-ocp.CheckpointManager.wait_until_finished = full
+ocp.AsyncCheckpointer.wait_until_finished = full
 cli.run(train.main)
 """
     programs = {k: ("-c", program)}

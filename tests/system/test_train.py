@@ -384,7 +384,7 @@ def test_a_full_disk_ends_the_run_with_one_clear_error(toy, tiny_store, tmp_path
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "save", full)
     with pytest.raises(
         OSError,
         match=r"checkpoints/2: checkpoint cannot be saved \(.*No space left.*\); free space on "
