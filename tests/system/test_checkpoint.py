@@ -368,7 +368,7 @@ def test_a_save_that_fails_is_known_without_waiting_for_one_under_way(tmp_path, 
         (OSError(errno.EROFS, "Read-only file system", "x"), r"\(Read-only .*\); make that folder"),
         (
             OSError(errno.EDQUOT, "Disk quota exceeded"),
-            r"\(Disk quota .*\); free space within your",
+            r"\(Disk quota .*\); free space within",
         ),
         (OSError(errno.EFBIG, "File too large"), r"\(File too large\); raise the limit .*ulimit"),
         (ValueError("NOT_FOUND: Error opening"), r"\(No such file.*\); find out what removed"),
