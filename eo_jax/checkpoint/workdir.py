@@ -118,7 +118,7 @@ class Checkpoints:
         self._last = step
 
     def check(self) -> None:
-        """Raises the OSError of a save that has failed meanwhile. Takes a microsecond."""
+        """Raises the OSError of a save that has failed meanwhile. Takes microseconds."""
         if self._finishing.done():
             self._finishing.result()
 

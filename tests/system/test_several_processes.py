@@ -6,6 +6,7 @@ Each is the real command over the loopback device, on the smallest experiment.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,33 @@ cli.run(train.main)
     assert codes == ([1, 75] if k == 0 else [75, 1]), outputs
     for output in outputs:
         assert "cannot be saved" in last_line(output) and "No space left" in last_line(output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("k", "reader", "what"),
+    [(0, "read", "leaf "), (0, "restore", "state"), (1, "restore", "state")],
+)
+def test_a_checkpoint_that_one_process_cannot_read_ends_both_with_its_cause(
+    whole, tiny_store, tmp_path, k, reader, what
+):
+    """Process 0 compares all arrays first; then each reads the parts of its devices."""
+    program = f"""
+from eo_jax import cli, train
+from eo_jax.checkpoint import arrays
+def refused(*_):
+    raise ValueError("PERMISSION_DENIED: Error opening file: Permission denied")
+arrays.{reader} = refused
+cli.run(train.main)
+"""
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    with Processes(tiny_store, workdir, *SHORT, programs={k: ("-c", program)}) as run:
+        codes, outputs = run.ends()
+    assert codes == ([1, 75] if k == 0 else [75, 1]), outputs
+    for output in outputs:
+        assert f"checkpoints/12: checkpoint cannot be read ({what}" in last_line(output)
+        assert "Permission denied" in last_line(output)
+    assert run.saved() == [10, 12]
 
 
 @pytest.mark.slow
