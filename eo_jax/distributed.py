@@ -152,6 +152,7 @@ def processes(start: Start) -> Iterator[peers.Peers | peers.Alone]:
         print("--distributed=auto: no cluster in the environment; one process", flush=True)
         yield peers.Alone()
         return
+    _lost.then = _without_devices
     together = peers.Peers(
         _state.global_state.client,
         jax.process_index(),
@@ -161,6 +162,7 @@ def processes(start: Start) -> Iterator[peers.Peers | peers.Alone]:
     together.obey_signals()
     _lost.then = together.leave_store
     try:
+        together.meet()
         yield together
     except BaseException as error:  # SystemExit and KeyboardInterrupt must not leave others behind
         together.fail(error)
@@ -188,6 +190,9 @@ def _initialized(start: Start) -> bool:
         "num_processes": start.processes,
         "cluster_detection_method": "deactivate",
     }
+    # JAX' preemption service knows of SIGTERM alone, which `peers` handles, and would swallow one
+    # that comes before that.
+    jax.config.update("jax_enable_preemption_service", False)
     _on_abort()
     with _patched(wait), _captured_errors() as (captured, errors):
         _lost.then = functools.partial(_not_started, start, wait, captured, errors)
@@ -261,6 +266,17 @@ def _not_started(start: Start, wait: int, captured: int, errors: int) -> NoRetur
         1,
         f"{who} ({socket.gethostname()}): error: {line}; start all of them with the same "
         "coordinator, and EO_JAX_START_TIMEOUT=SECONDS if they need longer",
+    )
+
+
+def _without_devices() -> NoReturn:
+    """Ends this process: all exchange what devices they have, and one does not come to that."""
+    state = _state.global_state
+    peers.end(
+        peers.LOST,
+        f"process {state.process_id} of {state.num_processes} ({socket.gethostname()}): ended "
+        "because another process was lost before it had told of its devices; killed, stopped, or "
+        "its machine is lost",
     )
 
 

@@ -56,6 +56,42 @@ def test_sigterm_to_one_process_stops_both_at_one_step_with_the_state_saved(tiny
     assert not (workdir / ".lock").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("service", ["true", "false"])
+def test_jax_preemption_service_neither_takes_the_signal_nor_is_missed(
+    tiny_store, tmp_path, service
+):
+    """Its handler of SIGTERM is in C++, so that Python's knows nothing of it."""
+    workdir = tmp_path / "run"
+    with Processes(tiny_store, workdir, *LONG, JAX_ENABLE_PREEMPTION_SERVICE=service) as run:
+        run.wait_for(lambda: run.saved() and run.logged() >= 6)
+        run.send(1, signal.SIGTERM)
+        codes, (first, second) = run.ends()
+        step = run.saved()[-1]
+    assert codes == [143, 143], (first, second)
+    assert last_line(first).startswith(f"stopped at step {step} of 100000, state saved")
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_processes_have_met_ends_the_one_that_receives_it(tiny_store, tmp_path):
+    program = """
+import os, signal, jax
+from eo_jax import cli, train
+found_each_other = jax.distributed.initialize
+def and_at_once(**options):
+    found_each_other(**options)
+    os.kill(os.getpid(), signal.SIGTERM)
+jax.distributed.initialize = and_at_once
+cli.run(train.main)
+"""
+    workdir = tmp_path / "run"
+    with Processes(tiny_store, workdir, *LONG, programs={1: ("-c", program)}) as run:
+        codes, (first, _) = run.ends()
+    assert codes == [75, -signal.SIGTERM], first
+    assert "ended because another process was lost before it had told of" in last_line(first)
+    assert not workdir.exists()
+
+
 # --------------------------------------------------------------------------------- the same numbers
 
 
