@@ -44,7 +44,9 @@ flags.DEFINE_integer(
 
 
 class Start(NamedTuple):
-    """How a run starts: "off", "auto" or HOST:PORT; the numbers go with HOST:PORT."""
+    """How a run starts: "off", "auto" or HOST:PORT, or "" where nobody says; the numbers go with
+    HOST:PORT.
+    """
 
     coordinator: str
     process: int | None = None
@@ -58,8 +60,8 @@ def chosen(
     environment: Mapping[str, str],
 ) -> Start:
     """What flags say, or else the environment. Raises ValueError."""
-    coordinator = coordinator or environment.get("EO_JAX_COORDINATOR", "off")
-    if coordinator in ("off", "auto"):
+    coordinator = coordinator or environment.get("EO_JAX_COORDINATOR", "")
+    if coordinator in ("", "off", "auto"):
         return Start(coordinator)
     if not re.fullmatch(r".+:\d+", coordinator):
         raise ValueError(
@@ -108,6 +110,20 @@ def check_alone(environment: Mapping[str, str]) -> None:
             )
 
 
+def check_pod(environment: Mapping[str, str]) -> None:
+    """Raises ValueError in a pod of an indexed Job of Kubernetes, where nobody says how to start.
+
+    A pod is told its own number only, not how many there are. In a run of several, number 0 would
+    train alone until the others have failed too often.
+    """
+    if "JOB_COMPLETION_INDEX" in environment:
+        raise ValueError(
+            "JOB_COMPLETION_INDEX says that this is a pod of an indexed Job, perhaps of several; "
+            "add --distributed=auto (or HOST:PORT) if they train together, or --distributed=off if "
+            "each pod trains on its own, in a workdir of its own"
+        )
+
+
 def _tasks(environment: Mapping[str, str]) -> Iterator[tuple[str, int]]:
     """(variable, number of tasks) of the launchers that are known."""
     slurm = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
@@ -116,10 +132,6 @@ def _tasks(environment: Mapping[str, str]) -> Iterator[tuple[str, int]]:
             yield variable, int(environment[variable])
     for variable in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         yield variable, len(environment.get(variable, "").split(","))
-    # Kubernetes tells a pod its own number only, and JobSet that there is a set.
-    index = environment.get("JOB_COMPLETION_INDEX", "")
-    if index.isdecimal():
-        yield "JOB_COMPLETION_INDEX", int(index) + 1
     yield from ((name, 2) for name in environment if name.startswith("JOBSET_"))
 
 
@@ -130,14 +142,17 @@ def processes(start: Start) -> Iterator[peers.Peers | peers.Alone]:
     An error in the block ends all processes, this one with exit code 1 and the others with 75; the
     end of the block is reached by all before one leaves.
     """
-    if start.coordinator == "off":
+    if start.coordinator in ("", "off"):
         check_alone(os.environ)
+        if not start.coordinator:
+            check_pod(os.environ)
         yield peers.Alone()
         return
     if not _initialized(start):
         print("--distributed=auto: no cluster in the environment; one process", flush=True)
         yield peers.Alone()
         return
+    _lost.then = _without_devices
     together = peers.Peers(
         _state.global_state.client,
         jax.process_index(),
@@ -147,6 +162,7 @@ def processes(start: Start) -> Iterator[peers.Peers | peers.Alone]:
     together.obey_signals()
     _lost.then = together.leave_store
     try:
+        together.meet()
         yield together
     except BaseException as error:  # SystemExit and KeyboardInterrupt must not leave others behind
         together.fail(error)
@@ -174,6 +190,9 @@ def _initialized(start: Start) -> bool:
         "num_processes": start.processes,
         "cluster_detection_method": "deactivate",
     }
+    # JAX' preemption service knows of SIGTERM alone, which `peers` handles, and would swallow one
+    # that comes before that.
+    jax.config.update("jax_enable_preemption_service", False)
     _on_abort()
     with _patched(wait), _captured_errors() as (captured, errors):
         _lost.then = functools.partial(_not_started, start, wait, captured, errors)
@@ -247,6 +266,17 @@ def _not_started(start: Start, wait: int, captured: int, errors: int) -> NoRetur
         1,
         f"{who} ({socket.gethostname()}): error: {line}; start all of them with the same "
         "coordinator, and EO_JAX_START_TIMEOUT=SECONDS if they need longer",
+    )
+
+
+def _without_devices() -> NoReturn:
+    """Ends this process: all exchange what devices they have, and one does not come to that."""
+    state = _state.global_state
+    peers.end(
+        peers.LOST,
+        f"process {state.process_id} of {state.num_processes} ({socket.gethostname()}): ended "
+        "because another process was lost before it had told of its devices; killed, stopped, or "
+        "its machine is lost",
     )
 
 

@@ -1,9 +1,8 @@
 """The processes of a run: they agree on when to stop, and when one fails or is lost, all end.
 
 They share the key-value store of `jax.distributed`'s coordination service, which process 0 hosts.
-`multihost_utils.reached_preemption_sync_point` would agree on a step as well, but Orbax counts
-steps with it, and polls between two steps, in evaluators, would upset that count; nor does it know
-SIGINT, or who asked.
+JAX' preemption service would agree on a step as well, but polls between two steps, in evaluators,
+would upset its count. It knows no other notice than SIGTERM, whose handler this one replaces.
 """
 
 from __future__ import annotations
@@ -114,9 +113,12 @@ class Peers:
         self._seen: dict[int, tuple[str, int]] = {}
         for loop in (self._look, self._watch):
             threading.Thread(target=loop, daemon=True, name="peers").start()
-        self._hosts = self.gather(socket.gethostname())
 
     # ------------------------------------------------------------------------------ the main thread
+
+    def meet(self) -> None:
+        """Waits for all processes, and learns their hosts."""
+        self._hosts = self.gather(socket.gethostname())
 
     def obey_signals(self) -> None:
         """Lets SIGTERM and SIGINT to this process stop all."""

@@ -2,20 +2,25 @@
 written. Prints what happened as JSON. It mounts, so it needs a mount namespace of its own:
 
     unshare --map-root-user --mount python small_disk.py STORE FOLDER {regular,final,readonly}
+    unshare --map-root-user --mount python small_disk.py STORE FOLDER FAULT STEP PROCESSES
+
+The second form runs the command, with a fault of `failing_saves` as a step is saved.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import failing_saves
 import tiny_run
+from failing_saves import filler, full
 from run_results import hashes
+from several_processes import Processes
 from toy_objective import Toy
 
 from eo_jax import checkpoint, train
@@ -23,6 +28,8 @@ from eo_jax.experiment import make_experiment
 
 STEPS, SAVE_EVERY = 6, 2
 FULL_AT = {"regular": 4, "final": 6}
+COMMAND_STEPS = 12  # saved at 5, 10 and 12
+SIZES = {"training": "4m", "command": "64m"}
 
 
 def mount(*arguments: str | Path) -> None:
@@ -30,21 +37,15 @@ def mount(*arguments: str | Path) -> None:
 
 
 class FullDisk(checkpoint.Checkpoints):
-    """The disk is full when step `at` is saved; log lines still fit."""
+    """The disk is full when step `at` is saved."""
 
     at = 0
 
     def save(self, step: int, *arguments: Any) -> None:
         if step == self.at:
             self.wait()
-            status = os.statvfs(self._folder)
-            free = status.f_bavail * status.f_frsize
-            filler(self._folder.parent).write_bytes(bytes(free - (16 << 10)))
+            full(self._folder.parent)
         super().save(step, *arguments)
-
-
-def filler(workdir: Path) -> Path:
-    return workdir.parent / "filler"
 
 
 def run(config: dict, workdir: Path, *, extend: bool = False) -> dict:
@@ -86,8 +87,24 @@ def readonly(config: dict, folder: Path) -> dict:
     }
 
 
-def main(store: str, folder: Path, what: str) -> dict:
-    mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", folder)
+def command(store: str, folder: Path, fault: str, at: str, processes: str) -> dict:
+    """How `python -m eo_jax.train` ends, by process, where the last of them meets the fault."""
+    workdir, count = folder / "run", int(processes)
+    steps = f"--config.run.steps={COMMAND_STEPS}"
+    last = 0 if fault == "removed" else count - 1  # process 0 renames what all have written
+    programs = {last: (failing_saves.__file__, fault, at)}
+    with Processes(Path(store), workdir, steps, count=count, programs=programs) as run:
+        codes, outputs = run.ends()
+    found = {"codes": codes, "outputs": outputs, "saved": intact(workdir)}
+    if fault == "full":
+        filler(workdir).unlink()
+        with Processes(Path(store), workdir, steps, count=count) as run:
+            found["again"], _ = run.ends()
+    return found
+
+
+def training(store: str, folder: Path, what: str) -> dict:
+    """How `train` ends."""
     train.make_experiment = lambda config: dataclasses.replace(
         make_experiment(config), objective=Toy(202)
     )
@@ -98,5 +115,12 @@ def main(store: str, folder: Path, what: str) -> dict:
     return filling_up(config, folder, FULL_AT[what])
 
 
+def main(store: str, folder: Path, *what: str) -> dict:
+    case = training if len(what) == 1 else command
+    size = SIZES[case.__name__]
+    mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
+    return case(store, folder, *what)
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])))
+    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])))

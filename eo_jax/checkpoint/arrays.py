@@ -7,8 +7,10 @@ and shardings name devices of the machine that saved.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,17 @@ from eo_jax import rules
 # thread; asyncio logs what Orbax no longer waits for after an error. Real errors are exceptions.
 for _name in ("absl", "asyncio"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def _without_late_writes(report: Callable[[Any], object], unraisable: Any) -> None:
+    """Reports an exception that nothing can catch, unless it is of a write that has ended after
+    another one failed, for which Orbax no longer waits: there may be hundreds.
+    """
+    if unraisable.object or str(unraisable.exc_value) != "Event loop is closed":
+        report(unraisable)
+
+
+sys.unraisablehook = functools.partial(_without_late_writes, sys.unraisablehook)
 
 
 def flatten(state: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 from eo_jax.checkpoint.saved import DamagedError, Saved
@@ -18,7 +17,8 @@ def set_damaged_aside(checkpoints: Checkpoints) -> list[str]:
     """Reads the newest checkpoint, every array of it; where it is damaged, the one before, and so
     on. Renames the damaged ones to STEP.damaged, so that the intact one is the newest.
 
-    With several processes the first does this, and all have to call it.
+    With several processes the first does this, and all have to call it; an error is raised in the
+    first alone, whose end is that of the others.
 
     Returns:
         A line on each that was renamed; in the first process alone.
@@ -26,17 +26,11 @@ def set_damaged_aside(checkpoints: Checkpoints) -> list[str]:
     Raises:
         OSError: there are checkpoints, but none is intact.
     """
-    lines, failure = [], None
+    lines = []
     if jax.process_index() == 0:
-        try:
-            lines = _set_aside(reversed([checkpoints.at(step) for step in checkpoints.steps()]))
-        except OSError as error:
-            failure = error
+        lines = _set_aside(reversed([checkpoints.at(step) for step in checkpoints.steps()]))
     if jax.process_count() > 1:
-        failed = bool(multihost_utils.broadcast_one_to_all(np.array(failure is not None)))
-        failure = failure or (OSError("see the error of the first process") if failed else None)
-    if failure:
-        raise failure
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
     return lines
 
 

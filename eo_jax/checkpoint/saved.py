@@ -141,4 +141,4 @@ def _insert(tree: dict, path: str, value: Any) -> None:
 def first_line(error: Exception) -> str:
     """The first line of a message, or the type of an error without one."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.split(r" \[(?:tensorstore_spec|source locations)", line)[0]
+    return re.split(r" \[(?:tensorstore_spec|source locations|os_error_code)", line)[0]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from eo_jax.checkpoint import arrays
 from eo_jax.checkpoint.manifest import Manifest, empty_dicts, leaves_of
 from eo_jax.checkpoint.retention import Retention, Scores
-from eo_jax.checkpoint.saved import DamagedError, Saved, first_line
+from eo_jax.checkpoint.saved import DamagedError, Saved
+from eo_jax.checkpoint.writing import delete, remove_leftovers, saving
 from eo_jax.schema import Carry, Params
 
 
@@ -31,6 +36,7 @@ class Checkpoints:
         self._folder = (workdir / "checkpoints").absolute()
         self._retention = retention
         self._last: int | None = None
+        self._thread, self._finishing = ThreadPoolExecutor(1, "checkpoints"), Future()
 
     def steps(self) -> list[int]:
         """The saved steps, oldest first."""
@@ -78,7 +84,8 @@ class Checkpoints:
     ) -> None:
         """Starts saving; returns as soon as the arrays are copied and their checksums known.
 
-        With several processes, all have to call it. A full disk is an OSError, here or in `wait`.
+        With several processes, all have to call it. A full disk is an OSError, here, in `check`
+        or in `wait`.
 
         Args:
             state: a tree of jax.Arrays.
@@ -101,24 +108,49 @@ class Checkpoints:
             state=ocp.args.PyTreeSave(arrays.flatten(state)),
             manifest=ocp.args.JsonSave(about.to_json()),
         )
-        with _saving(self._folder / str(step)):
+        folder = self._folder / str(step)
+        with saving(folder):
+            if self._last is not None and not self._folder.parent.is_dir():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._scores[step] = about.scores
-            self._manager.save(step, args=items, force=True)
+            self._checkpointer.save(folder, items)
+        self._finishing = self._thread.submit(self._finish, folder)
         self._last = step
 
+    def check(self) -> None:
+        """Raises the OSError of a save that has failed meanwhile. Takes microseconds."""
+        if self._finishing.done():
+            self._finishing.result()
+
     def wait(self) -> None:
-        """Waits until every save is on the disk."""
+        """Waits until every save is on the disk. Raises the OSError of one that has failed."""
         if self._last is not None:
-            with _saving(self._folder / str(self._last)):
-                self._manager.wait_until_finished()
+            self._finishing.result()
+
+    def _finish(self, folder: Path) -> None:
+        """Waits for the save under way, then deletes what no rule keeps."""
+        with saving(folder):
+            self._checkpointer.wait_until_finished()
+        if self._retention is None or jax.process_index() > 0:
+            return
+        kept = self._retention.reasons({step: self._scores.get(step, {}) for step in self.steps()})
+        for step, rules in kept.items():
+            if not rules:
+                delete(self._folder / str(step))
 
     @functools.cached_property
-    def _manager(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=True, preservation_policy=_Policy(self._retention, self._scores)
-        )
+    def _checkpointer(self) -> ocp.AsyncCheckpointer:
+        """Not Orbax' CheckpointManager: where a save fails in one of several processes, that waits
+        for the others, which wait for the save, before it tells of the error.
+        """
+        if jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self._folder)
         items = {"state": arrays.handler(), "manifest": ocp.JsonCheckpointHandler()}
-        return ocp.CheckpointManager(self._folder, options=options, item_handlers=items)
+        # Threads that wait for folders that cannot be made would hold up the end for minutes.
+        at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
+        handler = ocp.CompositeCheckpointHandler(**items)
+        return ocp.AsyncCheckpointer(handler, async_options=at_once)
 
     @functools.cached_property
     def _scores(self) -> dict[int, Scores]:
@@ -128,33 +160,6 @@ class Checkpoints:
             with contextlib.suppress(DamagedError):
                 scores[step] = self.at(step).manifest.scores
         return scores
-
-
-class _Policy:
-    """What Orbax asks, while it saves, about checkpoints to delete. `scores` is {step: scores}."""
-
-    def __init__(self, retention: Retention | None, scores: Mapping[int, Scores]):
-        self._retention, self._scores = retention, scores
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Whether each of the checkpoints stays."""
-        if self._retention is None:
-            return [True] * len(checkpoints)
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = self._retention.reasons({step: self._scores.get(step, {}) for step in steps})
-        return [bool(kept[step]) for step in steps]
-
-
-@contextlib.contextmanager
-def _saving(path: Path) -> Iterator[None]:
-    """Turns any error of Orbax and tensorstore into an OSError with the path and the way out."""
-    try:
-        yield
-    except Exception as error:
-        raise OSError(
-            f"{path}: checkpoint cannot be saved ({first_line(error)}); free space on that disk, "
-            "then run the same command again"
-        ) from error
 
 
 def load(workdir: Path) -> tuple[dict, int, Params, Carry]:

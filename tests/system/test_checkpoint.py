@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import jax
@@ -329,7 +330,7 @@ def test_a_full_disk_is_one_line_with_the_way_out(tmp_path, monkeypatch, method)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     checkpoints = Checkpoints(tmp_path)
-    monkeypatch.setattr(ocp.CheckpointManager, method, full)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, method, full)
     message = (
         r"checkpoints.*: checkpoint cannot be saved \(.*No space left on device\); free space on "
         r"that disk, then run the same command again"
@@ -337,6 +338,87 @@ def test_a_full_disk_is_one_line_with_the_way_out(tmp_path, monkeypatch, method)
     with pytest.raises(OSError, match=message):
         checkpoints.save(1, state_of(), 1, {})
         checkpoints.wait()
+
+
+def test_a_save_that_fails_is_known_without_waiting_for_one_under_way(tmp_path, monkeypatch):
+    may_end = threading.Event()
+
+    def full(*_):
+        may_end.wait()
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 5 bytes: No space left on device")
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.check()
+    checkpoints.save(1, state_of(), 1, {})
+    checkpoints.wait()
+    checkpoints.check()
+    monkeypatch.setattr(ocp.CompositeCheckpointHandler, "finalize", full)
+    checkpoints.save(2, state_of(), 2, {})
+    checkpoints.check()  # it would wait for ever
+    may_end.set()
+    with pytest.raises(OSError, match=r"checkpoints/2: .* \(No space left on device\); free space"):
+        while True:
+            checkpoints.check()
+    assert Checkpoints(tmp_path).steps() == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "x"), r"\(Read-only .*\); make that folder"),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            r"\(Disk quota .*\); free space within",
+        ),
+        (OSError(errno.EFBIG, "File too large"), r"\(File too large\); raise the limit .*ulimit"),
+        (ValueError("NOT_FOUND: Error opening"), r"\(No such file.*\); find out what removed"),
+        (ValueError("INTERNAL: a bug"), r"\(INTERNAL: a bug\); remove the cause"),
+    ],
+)
+def test_what_to_do_about_a_save_that_failed_depends_on_why(tmp_path, monkeypatch, error, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "save", fail)
+    with pytest.raises(OSError, match=f"checkpoint cannot be saved {message}"):
+        Checkpoints(tmp_path).save(1, state_of(), 1, {})
+
+
+def test_a_workdir_that_is_gone_is_not_made_again_but_checkpoints_that_are_gone_are(tmp_path):
+    workdir = tmp_path / "run"
+    checkpoints = Checkpoints(workdir)
+    for step in (1, 2):
+        checkpoints.save(step, state_of(), step, {})
+        checkpoints.wait()
+        shutil.rmtree(workdir / "checkpoints")
+    shutil.rmtree(workdir)
+    with pytest.raises(OSError, match=r"\(No such file or directory\); find out what removed"):
+        checkpoints.save(3, state_of(), 3, {})
+    assert not workdir.exists()
+
+
+def test_what_interrupted_saves_and_deletions_leave_is_not_listed_and_removed(saved):
+    left = [saved / "checkpoints" / name for name in ("2.deleting", "7.orbax-checkpoint-tmp")]
+    kept = saved / "checkpoints" / "3.damaged"
+    for folder in (*left, kept):
+        (folder / "state").mkdir(parents=True)
+    checkpoints = Checkpoints(saved)
+    assert checkpoints.steps() == [2, 5]
+    checkpoints.save(8, state_of(), 8, {})
+    checkpoints.wait()
+    assert kept.exists() and not any(folder.exists() for folder in left)
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_named(saved, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    checkpoints = Checkpoints(saved, Retention(1))
+    checkpoints.save(8, state_of(), 8, {})
+    with pytest.raises(OSError, match=r"checkpoints/2: .* cannot be deleted \(Permission denied\)"):
+        checkpoints.wait()
+    assert checkpoints.latest() == 8
 
 
 # ------------------------------------------------------------------------------------------- hashes

@@ -57,14 +57,10 @@ def test_a_checkpoint_moves_between_8_2_and_4_devices_and_one_and_two_processes(
 
 
 @pytest.mark.slow
-def test_two_processes_agree_on_the_newest_intact_checkpoint_and_that_there_is_none(tmp_path):
+def test_two_processes_agree_on_the_newest_intact_checkpoint(tmp_path):
     for _ in range(2):
         assert_done(*two_processes(tmp_path))
     halve(files_of(tmp_path, 2))
     assert_done(*two_processes(tmp_path))
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["1", "2", "2.damaged"] and checkpoint_moves.same(tmp_path)
-    halve(files_of(tmp_path, 1) + files_of(tmp_path, 2))
-    (first, told), (second, other) = ends(*two_processes(tmp_path))
-    assert first and second
-    assert "none is intact" in told and "see the error of the first process" in other

@@ -6,6 +6,7 @@ Each is the real command over the loopback device, on the smallest experiment.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,42 @@ def test_sigterm_to_one_process_stops_both_at_one_step_with_the_state_saved(tiny
     assert last_line(first).startswith(f"stopped at step {step} of 100000, state saved")
     assert run.logged() == step and "step" not in second  # one process speaks for both
     assert not (workdir / ".lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("service", ["true", "false"])
+def test_jax_preemption_service_neither_takes_the_signal_nor_is_missed(
+    tiny_store, tmp_path, service
+):
+    """Its handler of SIGTERM is in C++, so that Python's knows nothing of it."""
+    workdir = tmp_path / "run"
+    with Processes(tiny_store, workdir, *LONG, JAX_ENABLE_PREEMPTION_SERVICE=service) as run:
+        run.wait_for(lambda: run.saved() and run.logged() >= 6)
+        run.send(1, signal.SIGTERM)
+        codes, (first, second) = run.ends()
+        step = run.saved()[-1]
+    assert codes == [143, 143], (first, second)
+    assert last_line(first).startswith(f"stopped at step {step} of 100000, state saved")
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_processes_have_met_ends_the_one_that_receives_it(tiny_store, tmp_path):
+    program = """
+import os, signal, jax
+from eo_jax import cli, train
+found_each_other = jax.distributed.initialize
+def and_at_once(**options):
+    found_each_other(**options)
+    os.kill(os.getpid(), signal.SIGTERM)
+jax.distributed.initialize = and_at_once
+cli.run(train.main)
+"""
+    workdir = tmp_path / "run"
+    with Processes(tiny_store, workdir, *LONG, programs={1: ("-c", program)}) as run:
+        codes, (first, _) = run.ends()
+    assert codes == [75, -signal.SIGTERM], first
+    assert "ended because another process was lost before it had told of" in last_line(first)
+    assert not workdir.exists()
 
 
 # --------------------------------------------------------------------------------- the same numbers
@@ -182,7 +219,7 @@ import orbax.checkpoint as ocp
 from eo_jax import cli, train
 def full(manager):
     raise OSError(28, "No space left on device")
-ocp.CheckpointManager.wait_until_finished = full
+ocp.AsyncCheckpointer.wait_until_finished = full
 cli.run(train.main)
 """
     programs = {k: ("-c", program)}
@@ -191,6 +228,33 @@ cli.run(train.main)
     assert codes == ([1, 75] if k == 0 else [75, 1]), outputs
     for output in outputs:
         assert "cannot be saved" in last_line(output) and "No space left" in last_line(output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("k", "reader", "what"),
+    [(0, "read", "leaf "), (0, "restore", "state"), (1, "restore", "state")],
+)
+def test_a_checkpoint_that_one_process_cannot_read_ends_both_with_its_cause(
+    whole, tiny_store, tmp_path, k, reader, what
+):
+    """Process 0 compares all arrays first; then each reads the parts of its devices."""
+    program = f"""
+from eo_jax import cli, train
+from eo_jax.checkpoint import arrays
+def refused(*_):
+    raise ValueError("PERMISSION_DENIED: Error opening file: Permission denied")
+arrays.{reader} = refused
+cli.run(train.main)
+"""
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    with Processes(tiny_store, workdir, *SHORT, programs={k: ("-c", program)}) as run:
+        codes, outputs = run.ends()
+    assert codes == ([1, 75] if k == 0 else [75, 1]), outputs
+    for output in outputs:
+        assert f"checkpoints/12: checkpoint cannot be read ({what}" in last_line(output)
+        assert "Permission denied" in last_line(output)
+    assert run.saved() == [10, 12]
 
 
 @pytest.mark.slow

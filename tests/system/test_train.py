@@ -386,7 +386,7 @@ def test_a_full_disk_ends_the_run_with_one_clear_error(toy, tiny_store, tmp_path
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "save", full)
     with pytest.raises(
         OSError,
         match=r"checkpoints/2: checkpoint cannot be saved \(.*No space left.*\); free space on "
@@ -439,6 +439,48 @@ def test_a_signal_during_evaluation_is_followed_by_a_save_and_the_run_goes_on_fr
     assert told in capsys.readouterr().out
     assert train.train(config, tmp_path) == 0
     assert hashes(tmp_path) == hashes(finished)
+
+
+PHASES = {  # where a signal arrives: what of `train` is being called
+    "data": (train.Pipeline, "__init__"),
+    "restore": (train.Checkpoints, "latest"),
+    "compile": (train.TrainSession, "compile"),
+    "just before the loop": (train.Pipeline, "batches"),
+    "first step": (train.RunLog, "dispatched"),
+}
+
+
+def signal_in(phase: str, patch: pytest.MonkeyPatch) -> None:
+    """Sends SIGTERM when the phase is reached for the first time."""
+    owner, name = PHASES[phase]
+    original, sent = getattr(owner, name), []
+
+    def call(*arguments, **options):
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+        return original(*arguments, **options)
+
+    patch.setattr(owner, name, call)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_last_line_after_a_signal_says_truly_what_is_saved_from_the_first_moment_on(
+    toy, finished, tiny_store, tmp_path, monkeypatch, capsys, phase
+):
+    longer = config_of(tiny_store, **{"run.steps": 9})
+    resumed = shutil.copytree(finished, tmp_path / "resumed")
+    for workdir, first in ((tmp_path / "fresh", 0), (resumed, 6)):
+        with monkeypatch.context() as patch:
+            signal_in(phase, patch)
+            assert train.train(longer, workdir, extend=True) == 143
+        told, step = capsys.readouterr().out.splitlines()[-1], first + (phase == "first step")
+        if step:
+            assert told.startswith(f"stopped at step {step} of 9, state saved; the same command")
+            assert checkpoint.load(workdir)[1] == checkpoint.Checkpoints(workdir).latest() == step
+        else:
+            assert told.startswith("stopped before the first step: nothing to save; the same")
+            assert checkpoint.Checkpoints(workdir).latest() is None
 
 
 def test_a_signal_stops_an_evaluation_between_batches_and_the_next_command_repeats_it(

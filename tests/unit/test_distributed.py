@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from eo_jax.distributed import Start, check_alone, chosen, missing_processes
+from eo_jax.distributed import Start, check_alone, check_pod, chosen, missing_processes, processes
 
 ENVIRONMENT = {
     "EO_JAX_COORDINATOR": "node1:1234",
@@ -16,7 +18,8 @@ ENVIRONMENT = {
 @pytest.mark.parametrize(
     ("flags", "environment", "expected"),
     [
-        ((None, None, None), {}, Start("off")),
+        ((None, None, None), {}, Start("")),
+        ((None, None, None), {"EO_JAX_COORDINATOR": "off"}, Start("off")),
         (("auto", None, None), {}, Start("auto")),
         ((None, None, None), {"EO_JAX_COORDINATOR": "auto"}, Start("auto")),
         (("off", None, None), ENVIRONMENT, Start("off")),
@@ -54,7 +57,6 @@ def test_a_start_that_cannot_be_is_refused_by_flag_or_variable(flags, environmen
         {"PMI_SIZE": "2"},
         {"MEGASCALE_NUM_SLICES": "2"},
         {"TPU_WORKER_HOSTNAMES": "a,b,c,d"},
-        {"JOB_COMPLETION_INDEX": "1"},
         {"JOBSET_NAME": "pretrain"},
     ],
     ids=lambda environment: next(iter(environment)),
@@ -71,11 +73,22 @@ def test_one_task_of_several_does_not_train_on_its_own(environment):
         {"SLURM_NTASKS": "1"},
         {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"},  # srun --ntasks=1 in a larger job
         {"OMPI_COMM_WORLD_SIZE": "1", "TPU_WORKER_HOSTNAMES": "localhost"},
-        {"JOB_COMPLETION_INDEX": "0"},
     ],
 )
 def test_one_task_trains(environment):
     check_alone(environment)
+    check_pod(environment)
+
+
+@pytest.mark.parametrize("index", ["0", "1"])
+def test_a_pod_of_an_indexed_job_trains_alone_only_where_that_is_said(monkeypatch, index):
+    """It may be the only one, one of a sweep, or process 0 of many: it cannot know."""
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(ValueError, match=r"JOB_COMPLETION_INDEX .*--distributed=auto .*=off if"):
+        processes(Start("")).__enter__()
+    with processes(Start("off")) as alone:
+        assert alone.count == 1
 
 
 def test_the_processes_that_did_not_come_are_read_from_the_services_message():

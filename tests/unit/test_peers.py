@@ -74,6 +74,7 @@ def store() -> Store:
 @pytest.fixture
 def three(store, ends):
     found = together(lambda k: peers.Peers(store, k, 3, TIMEOUT), range(3))
+    together(lambda peer: peer.meet(), found)
     yield found
     for peer in found:
         peer._over.set()
