@@ -61,7 +61,7 @@ def test_sigterm_to_one_process_stops_both_at_one_step_with_the_state_saved(tiny
 @pytest.mark.slow
 def test_a_global_batch_is_the_same_wherever_the_devices_of_processes_are_in_the_mesh(tiny_store):
     port = str(free_port())
-    variables = environment(2) | {"JAX_NUM_CPU_DEVICES": "2"}
+    variables = environment(devices=2)
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "multidevice.interleaved", port, str(k), str(tiny_store)],
@@ -196,7 +196,7 @@ cli.run(train.main)
 @pytest.mark.slow
 def test_a_process_that_does_not_come_is_named(tiny_store, tmp_path):
     late = {"count": 4, "started": [0, 2], "EO_JAX_START_TIMEOUT": "4"}
-    with Processes(tiny_store, tmp_path / "run", JAX_NUM_CPU_DEVICES="1", **late) as run:
+    with Processes(tiny_store, tmp_path / "run", **late) as run:
         codes, (first, third) = run.ends()
     assert codes == [1, 1]
     assert "process 0 of 4 (" in last_line(first)
