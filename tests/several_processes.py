@@ -18,7 +18,6 @@ from tiny_run import arguments
 
 from eo_jax.monitor import writers
 
-DEVICES = 2  # of all processes together, so that one process computes the same
 PEER_TIMEOUT = 6
 PATIENCE = 120  # seconds; a process that takes longer hangs
 TRAIN = ("-m", "eo_jax.train")
@@ -30,11 +29,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def environment(processes: int) -> dict[str, str]:
-    """That of one of so many processes."""
+def environment(devices: int) -> dict[str, str]:
+    """That of a process with so many devices."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(DEVICES // processes),
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "XLA_FLAGS": fast_compile.flags(),
         "PYTHONPATH": f"{golden_text.ROOT}{os.pathsep}{golden_text.ROOT / 'tests'}",
         "EO_JAX_PEER_TIMEOUT": str(PEER_TIMEOUT),
@@ -50,17 +49,19 @@ class Processes:
         workdir: Path,
         *more: str,
         count: int = 2,
+        devices: int | None = None,
         started: Sequence[int] | None = None,
         programs: dict[int, Sequence[str]] | None = None,
         **variables: str,
     ):
-        """`started`: which of them start at once, all by default; `programs`: {process: arguments
-        of Python in place of those that train}.
+        """`devices`: of all processes together, by default one each, but two of a single one, so
+        that it computes the same as two processes; `started`: which of them start at once, all by
+        default; `programs`: {process: arguments of Python in place of those that train}.
         """
         self.workdir, self._count = workdir, count
         self._port, self._programs = free_port(), programs or {}
         self._arguments = (*arguments(store, workdir), *more)
-        self._environment = environment(count) | variables
+        self._environment = environment((devices or max(2, count)) // count) | variables
         self.processes: dict[int, subprocess.Popen] = {}
         for k in range(count) if started is None else started:
             self.start(k)

@@ -1,4 +1,5 @@
-"""Runs of two processes: the numbers of one, and together to the end, whatever happens to one.
+"""Runs of two and four processes: the numbers of one, and together to the end, whatever happens to
+one.
 
 Each is the real command over the loopback device, on the smallest experiment.
 """
@@ -17,15 +18,22 @@ from multidevice import interleaved
 from run_results import hashes, numbers
 from several_processes import PEER_TIMEOUT, Processes, environment, free_port
 from test_bad_records import damage
-from tiny_run import config_of
+from tiny_run import SMALL, config_of
 from tiny_store import write_tiny_store
 
 from eo_jax.data.pipeline import Pipeline
 from eo_jax.experiment import make_experiment
 
-SHORT = ("--config.run.steps=12",)
+STEPS = 16
+SHORT = (f"--config.run.steps={STEPS}",)
 LONG = ("--config.run.steps=100000",)
-LOST = "killed, stopped, or its machine is lost"
+FOUR = pytest.param(4, marks=pytest.mark.slow)
+# (processes, the one that is lost, by which signal): process 0 hosts the store that all share.
+LOST = [
+    *((2, k, number) for k in (0, 1) for number in (signal.SIGKILL, signal.SIGSTOP)),
+    (4, 0, signal.SIGSTOP),
+    (4, 2, signal.SIGKILL),
+]
 
 
 def last_line(output: str) -> str:
@@ -42,17 +50,20 @@ def whole(tiny_store, tmp_path_factory) -> Path:
     return workdir
 
 
-def test_sigterm_to_one_process_stops_both_at_one_step_with_the_state_saved(tiny_store, tmp_path):
+@pytest.mark.parametrize("count", [2, FOUR])
+def test_sigterm_to_one_process_stops_all_at_one_step_with_the_state_saved(
+    tiny_store, tmp_path, count
+):
     workdir = tmp_path / "run"
-    with Processes(tiny_store, workdir, *LONG) as run:
+    with Processes(tiny_store, workdir, *LONG, count=count) as run:
         run.wait_for(lambda: run.logged() >= 2)
         run.send(1, signal.SIGTERM)
-        codes, (first, second) = run.ends()
+        codes, (first, *others) = run.ends()
         step = run.saved()[-1]
-    assert codes == [143, 143], (first, second)
+    assert codes == [143] * count, (first, others)
     assert "stopping, process 1 (" in first and "received SIGTERM" in first
     assert last_line(first).startswith(f"stopped at step {step} of 100000, state saved")
-    assert run.logged() == step and "step" not in second  # one process speaks for both
+    assert run.logged() == step and "step" not in "".join(others)  # one process speaks for all
     assert not (workdir / ".lock").exists()
 
 
@@ -98,7 +109,7 @@ cli.run(train.main)
 @pytest.mark.slow
 def test_a_global_batch_is_the_same_wherever_the_devices_of_processes_are_in_the_mesh(tiny_store):
     port = str(free_port())
-    variables = environment(2) | {"JAX_NUM_CPU_DEVICES": "2"}
+    variables = environment(devices=2)
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "multidevice.interleaved", port, str(k), str(tiny_store)],
@@ -115,20 +126,23 @@ def test_a_global_batch_is_the_same_wherever_the_devices_of_processes_are_in_the
 
 
 @pytest.mark.slow
-def test_two_processes_that_are_killed_and_go_on_as_one_and_as_two_end_like_one(
+def test_two_processes_of_which_one_is_killed_and_that_go_on_as_two_and_as_one_end_like_one(
     whole, tiny_store, tmp_path
 ):
-    workdir = tmp_path / "run"
-    with Processes(tiny_store, workdir, *SHORT) as run:
-        run.wait_for(lambda: run.saved() and run.logged() >= 6)
-        for k in range(2):
-            run.send(k, signal.SIGKILL)
-        run.ends()
-    with Processes(tiny_store, workdir, *SHORT, count=1) as run:
-        run.wait_for(lambda: run.logged() >= 7)
+    workdir, often = tmp_path / "run", (*SHORT, "--config.run.save_every=2")
+    for killed, saved in ((1, 2), (0, 4)):
+        with Processes(tiny_store, workdir, *often) as run:
+            run.wait_for(lambda: run.saved() and run.saved()[-1] >= saved)  # noqa: B023
+            run.send(killed, signal.SIGKILL)
+            codes, outputs = run.ends(timeout=4 * PEER_TIMEOUT)
+        assert codes[killed] == -signal.SIGKILL and codes[1 - killed] == 75, outputs
+        assert run.saved()[-1] < STEPS
+    with Processes(tiny_store, workdir, *often, count=1) as run:
+        run.wait_for(lambda: run.saved()[-1] >= 6)
         run.send(0, signal.SIGTERM)
-        run.ends()
-    with Processes(tiny_store, workdir, *SHORT) as run:
+        codes, outputs = run.ends()
+    assert codes == [143] and run.saved()[-1] < STEPS, outputs
+    with Processes(tiny_store, workdir, *often) as run:
         codes, outputs = run.ends()
     assert codes == [0, 0], outputs
     assert hashes(workdir) == hashes(whole)
@@ -136,48 +150,61 @@ def test_two_processes_that_are_killed_and_go_on_as_one_and_as_two_end_like_one(
 
 
 @pytest.mark.slow
-def test_a_process_that_starts_late_is_waited_for(whole, tiny_store, tmp_path):
-    with Processes(tiny_store, tmp_path / "run", *SHORT, started=[1]) as run:
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_process_that_starts_late_is_waited_for(whole, tiny_store, tmp_path, count):
+    others = range(1, count)
+    with Processes(tiny_store, tmp_path / "run", *SHORT, count=count, started=others) as run:
         with pytest.raises(subprocess.TimeoutExpired):
             run.processes[1].wait(timeout=5)
         run.start(0)
         codes, outputs = run.ends()
-    assert codes == [0, 0], outputs
-    assert hashes(tmp_path / "run") == hashes(whole)
+    assert codes == [0] * count, outputs
+    assert losses(tmp_path / "run") == pytest.approx(losses(whole), rel=1e-5)
+    if count == 2:  # four gradients are added up in another order
+        assert hashes(tmp_path / "run") == hashes(whole)
+
+
+def losses(workdir: Path) -> list[float]:
+    return [line["loss"] for line in numbers(workdir) if "loss" in line]
 
 
 # ---------------------------------------------------------------------------------- what goes wrong
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("k", [0, 1])
-def test_a_process_that_is_lost_ends_the_other_in_time_and_by_name(tiny_store, tmp_path, k, number):
-    with Processes(tiny_store, tmp_path / "run", *LONG) as run:
+@pytest.mark.parametrize(("count", "k", "number"), LOST)
+def test_a_process_that_is_lost_ends_the_others_in_time_and_by_name(
+    tiny_store, tmp_path, count, k, number
+):
+    with Processes(tiny_store, tmp_path / "run", *LONG, count=count) as run:
         run.wait_for(lambda: run.logged() >= 2)
         run.send(k, number)
-        other = run.processes[1 - k]
-        output, _ = other.communicate(timeout=4 * PEER_TIMEOUT)
-    assert other.returncode == 75, output
-    assert last_line(output).startswith(f"process {1 - k} of 2 (")
-    assert f"ended because process {k} (" in last_line(output)
-    assert "C++" not in output and "stack trace" not in output
+        others = {other: process for other, process in run.processes.items() if other != k}
+        outputs = {
+            other: process.communicate(timeout=4 * PEER_TIMEOUT)[0]
+            for other, process in others.items()
+        }
+    assert [process.returncode for process in others.values()] == [75] * (count - 1), outputs
+    for other, output in outputs.items():
+        assert last_line(output).startswith(f"process {other} of {count} (")
+        assert f"ended because process {k} (" in last_line(output)
+        assert "C++" not in output and "stack trace" not in output
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("k", [0, 1])
-def test_a_bad_record_of_one_process_ends_both_with_its_name_and_the_state_saved(tmp_path, k):
+@pytest.mark.parametrize(("count", "k"), [(2, 0), (2, 1), (4, 2)])
+def test_a_bad_record_of_one_process_ends_all_with_its_name_and_the_state_saved(tmp_path, count, k):
     store = write_tiny_store(tmp_path / "store", 48, format="zarr")
-    bad = first_drawn(store, batch=5, process=k)
+    bad = first_drawn(store, batch=5, process=k, rows=SMALL["data.batch_size"] // count)
     damage(store, bad)
-    with Processes(store, tmp_path / "run", *LONG) as run:
+    with Processes(store, tmp_path / "run", *LONG, count=count) as run:
         codes, outputs = run.ends()
         saved = run.saved()
-    assert codes == ([1, 75] if k == 0 else [75, 1]), outputs
+    assert codes == [1 if process == k else 75 for process in range(count)], outputs
     assert saved and 3 <= saved[-1] <= 5
-    for output in outputs:
+    for process, output in enumerate(outputs):
         assert "a checksum does not match" in last_line(output)
-    assert f"ended because process {k} (" in last_line(outputs[1 - k])
+        assert process == k or f"ended because process {k} (" in last_line(output)
 
 
 @pytest.mark.slow
@@ -193,8 +220,10 @@ def test_a_bad_record_of_the_evaluation_ends_both_with_the_state_saved(tmp_path)
         assert "a checksum does not match" in last_line(output)
 
 
-def first_drawn(store: Path, batch: int, process: int) -> int:
-    """A sample that is alone at its location and first drawn in a batch, by a process."""
+def first_drawn(store: Path, batch: int, process: int, rows: int) -> int:
+    """A sample that is alone at its location and first drawn in a batch, by a process, which has so
+    many rows.
+    """
     pipeline, seen = Pipeline(make_experiment(config_of(store)).data, 0), set()
     for n in range(batch + 1):
         positions = pipeline.batch(n)["enmap"]["position"].tolist()
@@ -202,10 +231,10 @@ def first_drawn(store: Path, batch: int, process: int) -> int:
         if n < batch:
             seen |= set(locations)
     members = [pipeline.sources["enmap"].groups.samples(location) for location in locations]
-    half = slice(2 * process, 2 * process + 2)
+    own = slice(rows * process, rows * (process + 1))
     alone = [
         int(samples[0])
-        for samples, location in zip(members[half], locations[half], strict=True)
+        for samples, location in zip(members[own], locations[own], strict=True)
         if len(samples) == 1 and location not in seen
     ]
     return alone[0]
@@ -260,7 +289,7 @@ cli.run(train.main)
 @pytest.mark.slow
 def test_a_process_that_does_not_come_is_named(tiny_store, tmp_path):
     late = {"count": 4, "started": [0, 2], "EO_JAX_START_TIMEOUT": "4"}
-    with Processes(tiny_store, tmp_path / "run", JAX_NUM_CPU_DEVICES="1", **late) as run:
+    with Processes(tiny_store, tmp_path / "run", **late) as run:
         codes, (first, third) = run.ends()
     assert codes == [1, 1]
     assert "process 0 of 4 (" in last_line(first)
