@@ -141,6 +141,7 @@ def train(
         for step in range(first, run.steps + 1):
             processes.step = step
             processes.poll()
+            checkpoints.check()
             # --------------------------------------------------------------------------- evaluate
             evaluating, scores = due_evaluators(evaluators, step, run.steps), {}
             if evaluating:

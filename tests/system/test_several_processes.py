@@ -287,6 +287,24 @@ cli.run(train.main)
 
 
 @pytest.mark.slow
+def test_steps_that_are_not_finite_end_both_with_the_batch_by_name(tiny_store, tmp_path):
+    program = """
+import jax.numpy as jnp
+from eo_jax import cli, train
+from eo_jax.objectives import mae
+mae.masked_error = lambda *_: jnp.nan
+cli.run(train.main)
+"""
+    programs = dict.fromkeys(range(2), ("-c", program))
+    with Processes(tiny_store, tmp_path / "run", *LONG, programs=programs) as run:
+        codes, outputs = run.ends()
+    assert set(codes) <= {1, 75} and 1 in codes, outputs
+    for output in outputs:
+        assert "step 11: 11 steps in a row changed nothing" in last_line(output)
+        assert "The last was on batch 10, source 'enmap'" in last_line(output)
+
+
+@pytest.mark.slow
 def test_a_process_that_does_not_come_is_named(tiny_store, tmp_path):
     late = {"count": 4, "started": [0, 2], "EO_JAX_START_TIMEOUT": "4"}
     with Processes(tiny_store, tmp_path / "run", **late) as run:
