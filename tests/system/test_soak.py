@@ -27,7 +27,6 @@ def test_a_run_that_is_killed_is_the_run_that_is_not(tmp_path, capsys, processes
     assert code == 0, capsys.readouterr()
     figures = json.loads((tmp_path / "soak.json").read_text())
     assert sum(figures["kills"].values()) == kills and figures["starts"] == kills + 1
-    assert figures["kills"]["during a save"] and figures["resumed_from"]
     assert figures["leaves"] > 100 and figures["lines"] > figures["steps"]
     assert f"kill {kills}/{kills} " in capsys.readouterr().out
 
