@@ -38,7 +38,9 @@ class Config:
         max_skipped: steps in a row that may be skipped because they are not finite or spikes; one
             more ends the run.
         writers: writers besides metrics.jsonl: ("tensorboard",) or ().
-        init_from: workdir of a run whose encoder gives the initial weights; "" for random ones.
+        init_from: workdir of a run whose encoder gives the initial weights, or a file of a PyTorch
+            network (safetensors, npz); "" for random ones.
+        init_layout: layout of such a file, a name in exchange/layouts; "" for the first that fits.
         init_encoder: which of its encoders, as in "enmap.teacher"; "" for the objective's first.
         init_rules: regex on paths of this run -> path in that encoder; () for its encoder, and its
             teacher's, as a whole. See warm_start.py.
@@ -55,6 +57,7 @@ class Config:
     max_skipped: int = 10
     writers: tuple[str, ...] = ()
     init_from: str = ""
+    init_layout: str = ""
     init_encoder: str = ""
     init_rules: tuple[tuple[str, str], ...] = ()
 

@@ -1,11 +1,12 @@
-"""Starting weights from another run: `run.init_from` is its workdir.
+"""Starting weights from another run, or from a file of a PyTorch network.
 
-A rule table says which weight of its encoder goes where.
+`run.init_from` is the workdir or the file. A rule table says where each weight of the encoder goes.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 
 from eo_jax import rules
 from eo_jax.checkpoint import load
+from eo_jax.exchange.importing import Imported, Source, import_encoder
 from eo_jax.experiment import Experiment, make_experiment
+from eo_jax.schema import Carry, Params
 
 # Path of a weight of the new run -> path in {"params": weights, "statistics": running statistics}
 # of the encoder it starts from.
@@ -28,24 +31,59 @@ _RULES = (
 
 
 def load_weights(state: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
-    """A train state with weights of the run `config.run.init_from`, where a rule says so.
+    """A train state with the weights that `config.run.init_from` names, where a rule says so.
 
     Other weights stay as they are.
 
     Args:
         state: of step 0.
         experiment: of the new run; `run.init_encoder` is the encoder to take, "" for the
-            objective's first; `run.init_rules` the table, () for the one above.
+            objective's first; `run.init_layout` the layout of a file; `run.init_rules` the table,
+            () for the one above.
 
     Raises:
         ValueError: another sensor, a weight that the rules ask for and that is absent or of another
             shape, or a rule that no weight reaches.
     """
-    workdir, table = Path(experiment.run.init_from), experiment.run.init_rules
-    encoder = _load_encoder(workdir, experiment)
+    run, path = experiment.run, Path(experiment.run.init_from)
+    if path.is_dir() or not path.suffix:
+        return with_encoder(state, _load_encoder(path, experiment), run.init_rules, path)
+    imported = imported_encoder(Source(path, run.init_layout), experiment)
+    for line in imported.remarks:
+        print(f"{path}: {line}", flush=True)
+    encoder = leaves_of(imported.params, imported.statistics)
+    return with_encoder(state, encoder, run.init_rules, path)
+
+
+def imported_encoder(source: Source, experiment: Experiment, name: str = "") -> Imported:
+    """The weights of a file for the encoder of a source, by default the experiment's first.
+
+    Raises ValueError.
+    """
+    name = name or next(iter(experiment.encoders))
+    if name not in experiment.encoders:
+        raise ValueError(f"--encoder: {name!r}; this config has {', '.join(experiment.encoders)}")
+    _, image_size = experiment.views[f"{name}/global"]
+    return import_encoder(source, experiment.encoders[name], image_size)
+
+
+def with_encoder(
+    state: dict[str, Any], encoder: Mapping[str, np.ndarray], table: rules.Rules, origin: Path
+) -> dict[str, Any]:
+    """A train state with the weights {"params/...", "statistics/...": array} of an encoder.
+
+    Args:
+        table: `run.init_rules`; () for the encoder and its teacher.
+        origin: named in errors.
+    """
     fresh = {"params": state["params"], "carry": state["carry"]}
-    weights = _replace_leaves(fresh, encoder, table or rules.needed(_RULES, fresh), workdir)
+    weights = _replace_leaves(fresh, encoder, table or rules.needed(_RULES, fresh), origin)
     return {**state, **weights}
+
+
+def leaves_of(params: Params, statistics: Carry) -> dict[str, np.ndarray]:
+    """{"params/...", "statistics/...": array}, as the rules name them."""
+    return dict(rules.paths({"params": params, "statistics": statistics}))
 
 
 def _load_encoder(workdir: Path, experiment: Experiment) -> dict[str, np.ndarray]:
@@ -64,7 +102,7 @@ def _load_encoder(workdir: Path, experiment: Experiment) -> dict[str, np.ndarray
             f"config.run.init_from: {workdir} trained encoder {name!r} on sensor {sensor.id!r}, "
             f"this run has {', '.join(sorted(sensors))}; weights belong to bands in their order"
         )
-    return dict(rules.paths({"params": weights["params"], "statistics": weights["statistics"]}))
+    return leaves_of(weights["params"], weights["statistics"])
 
 
 def _replace_leaves(

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exchanged import to_torch
 from reference import random_weights, relative_error, sincos_2d
 
-from eo_jax.export.contract import make_contract, to_header
-from eo_jax.export.layouts import LAYOUTS
-from eo_jax.export.to_torch import to_torch
+from eo_jax.exchange.contract import make_contract, to_header
+from eo_jax.exchange.layouts import LAYOUTS, layout_name
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE
 from eo_jax.models.stems import (
@@ -204,8 +204,8 @@ def test_a_plain_vit_is_timms(patch, positions):
 
 
 WITHOUT_LAYOUT = {
-    "registers": (patch_embed.Config(), vit.Config(size="tiny", registers=4)),
-    "layer_scale": (patch_embed.Config(), vit.Config(size="tiny", layer_scale=1e-4)),
+    "registers": (spectral_adapter.Config(), vit.Config(size="tiny", registers=4)),
+    "layer_scale": (spectral_adapter.Config(), vit.Config(size="tiny", layer_scale=1e-4)),
     "relative": (
         spectral_adapter.Config(),
         vit.Config(size="tiny", positions="relative", grid=8),
@@ -221,29 +221,25 @@ def test_an_encoder_without_a_layout_is_refused_with_the_list_of_layouts(named):
     with pytest.raises(ValueError, match=named) as refused:
         to_torch(encoder, {}, {}, TILE)
     assert all(
-        layout.name in str(refused.value) and layout.stem in str(refused.value)
-        for layout in LAYOUTS
+        name in str(refused.value) and layout.stem in str(refused.value)
+        for name, layout in LAYOUTS.items()
     )
 
 
 CONTRACTS = {
-    "SpecViT": (spectral_adapter.Config(), vit.Config(size="tiny"), "token 0"),
-    "VisionTransformer": (
+    "spec_vit": (spectral_adapter.Config(), vit.Config(size="tiny"), "token 0"),
+    "timm_vit": (
         patch_embed.Config(),
         vit.Config(size="tiny", pool="mean"),
         "without token 0",
     ),
-    "SpecResNet": (
+    "spec_resnet": (
         spectral_adapter_image.Config(),
         resnet.Config(first_block="strided"),
         "rows and columns",
     ),
-    "torchvision ResNet": (conv.Config(), resnet.Config(depth=18), "rows and columns"),
-    "MixVisionTransformer": (
-        overlap_patch_embed.Config(width=32),
-        mit.Config(),
-        "rows and columns",
-    ),
+    "torchvision_resnet": (conv.Config(), resnet.Config(depth=18), "rows and columns"),
+    "segformer": (overlap_patch_embed.Config(width=32), mit.Config(), "rows and columns"),
 }
 FINGERPRINT = {
     "sensor": {"title": "EnMAP"},
@@ -254,10 +250,12 @@ FINGERPRINT = {
 @pytest.mark.parametrize("layout", CONTRACTS)
 def test_the_contract_names_layout_encoder_and_pooling(layout):
     stem, trunk, pooling = CONTRACTS[layout]
+    encoder = made(stem, trunk)
+    assert layout_name(encoder) == layout
     contract = make_contract(
-        "enmap.teacher", made(stem, trunk), 128, FINGERPRINT, {"objective": {"name": "dino"}}, 7
+        "enmap.teacher", encoder, layout, 128, FINGERPRINT, {"objective": {"name": "dino"}}, 7
     )
-    assert layout in contract["layout"] and pooling in contract["pooling"]
+    assert contract["layout"] == layout and pooling in contract["pooling"]
     assert contract["encoder"] == "enmap.teacher"
     assert contract["trunk"]["name"] == type(trunk).__module__.split(".")[-1]
     assert json.loads(to_header(contract)["eo_jax"]) == contract

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from counting import depthwise_of_mit, multiply_adds
+from exchanged import to_torch
 from reference import random_weights, relative_error
 
-from eo_jax.export.to_torch import to_torch
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import Mode
 from eo_jax.models.stems import conv, overlap_patch_embed

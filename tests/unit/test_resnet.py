@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from counting import multiply_adds
+from exchanged import to_torch
 from reference import relative_error
 
 from eo_jax import rules
-from eo_jax.export.to_torch import to_torch
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE, TRAIN, Mode, Network
 from eo_jax.models.layers.conv import valid_cells

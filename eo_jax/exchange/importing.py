@@ -1,0 +1,181 @@
+"""Weights of a PyTorch network as those of an encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from safetensors import safe_open
+
+from eo_jax.exchange import prefixes, translation
+from eo_jax.exchange.contract import architecture_of
+from eo_jax.exchange.layout import Layout
+from eo_jax.exchange.layouts import LAYOUTS, layout_name
+from eo_jax.exchange.positions import resample_positions
+from eo_jax.exchange.reading import Tensors, read_tensors
+from eo_jax.exchange.stems import fit_bands
+from eo_jax.models.encoder import Encoder
+from eo_jax.schema import Carry, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A file of weights, and how to read it.
+
+    Attributes:
+        path: safetensors, npz, or a file of torch.save.
+        layout: a name in `LAYOUTS`; "" for the first that fits the encoder.
+        prefix: of the keys; None to look for it.
+        stem: rule for other bands than the file's, of `stems.RULES`; "" where they are the same.
+        bands_nm: wavelengths of the file's bands, for the rule "by-wavelength".
+        allow_pth: whether a file of torch.save may be read.
+    """
+
+    path: Path
+    layout: str = ""
+    prefix: str | None = None
+    stem: str = ""
+    bands_nm: Sequence[float] = ()
+    allow_pth: bool = False
+
+
+class Imported(NamedTuple):
+    """The weights of an encoder from a file.
+
+    Attributes:
+        params, statistics: numpy arrays.
+        remarks: what was found, left out and changed, a line each.
+    """
+
+    params: Params
+    statistics: Carry
+    remarks: list[str]
+
+
+def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Imported:
+    """Reads the weights of an encoder.
+
+    Args:
+        image_size: side in pixels of the views of the new run, for learned positions.
+
+    Raises:
+        ValueError: the file does not hold such an encoder; the message names the first mistake.
+    """
+    name = layout_name(encoder, source.layout)
+    layout = LAYOUTS[name]
+    contract = contract_of(source.path)
+    _check_contract(source, contract, encoder)
+    tensors = read_tensors(source.path, allow_pth=source.allow_pth)
+    needed = _keys(layout, encoder, image_size)
+    prefix = prefixes.find_prefix(tensors, needed, source.prefix)
+    taken, left = prefixes.under_prefix(layout, tensors, prefix)
+    remarks = [f"layout {name}: {layout.network}", f"prefix {prefix!r}"]
+    remarks += [f"left out: {line}" for line in prefixes.summary(left)]
+    remarks += _without_contract(encoder) if contract is None else []
+    remarks += _fit_bands(taken, layout, source, encoder, contract)
+    image_size, resized = _fit_positions(taken, layout, encoder, image_size)
+    params, statistics = translation.to_ours(layout, encoder, taken, image_size)
+    return Imported(params, statistics, remarks + resized)
+
+
+def contract_of(path: Path) -> dict[str, Any] | None:
+    """The contract in the header of a file that `eo_jax.export` wrote; None for other files."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "np") as file:
+            text = (file.metadata() or {}).get("eo_jax")
+        return None if text is None else json.loads(text)
+    except Exception as error:  # of the library's own class, too
+        raise ValueError(f"{path}: its header cannot be read ({error})") from error
+
+
+def _keys(layout: Layout, encoder: Encoder, image_size: int) -> list[str]:
+    shapes = jax.eval_shape(encoder.network.init, jax.random.key(0))
+    ours = {path: leaf for tree in shapes for path, leaf in translation.unstacked_shapes(tree)}
+    cells = translation.cells_of(layout, encoder, ours)
+    return [*cells, *layout.computed(encoder, image_size)]
+
+
+def _check_contract(source: Source, contract: dict[str, Any] | None, encoder: Encoder) -> None:
+    """Raises ValueError where the file says that it is of another network or sensor."""
+    if contract is None:
+        return
+    ours = architecture_of(encoder, contract["image_size"])
+    for field, value in contract["architecture"].items():
+        if field == "channels" and source.stem:
+            continue
+        if ours.get(field) != value:
+            raise ValueError(
+                f"{source.path}: {field} is {value}, the config's encoder has {ours.get(field)}"
+            )
+    theirs, bands = contract["sensor"]["bands"]["name"], [b.name for b in encoder.sensor.bands]
+    if theirs != bands and not source.stem:
+        raise ValueError(
+            f"{source.path}: is for the bands {', '.join(theirs)}, the config's sensor "
+            f"{encoder.sensor.id!r} has {', '.join(bands)}; give --stem to fit the first layer"
+        )
+
+
+def _without_contract(encoder: Encoder) -> list[str]:
+    """What a state dict does not say, and so the config decides."""
+    if encoder.kind != "tokens":
+        return []
+    return [
+        f"heads {encoder.trunk.heads} and LayerNorm epsilon 1e-6 are the config's: a state dict "
+        "does not say; with others, features would be wrong without an error"
+    ]
+
+
+def _fit_bands(
+    taken: Tensors,
+    layout: Layout,
+    source: Source,
+    encoder: Encoder,
+    contract: Mapping[str, Any] | None,
+) -> list[str]:
+    """Fits the first layer to the sensor's bands, in `taken`."""
+    bands = encoder.sensor.bands
+    weight = taken.get(layout.bands)
+    if weight is None or weight.ndim < 2 or (weight.shape[1] == len(bands) and not source.stem):
+        return []
+    if not source.stem:
+        raise ValueError(
+            f"{layout.bands}: is for {weight.shape[1]} bands, sensor {encoder.sensor.id!r} has "
+            f"{len(bands)}; give a rule: --stem=repeat-and-scale, by-wavelength or new"
+        )
+    known = contract["sensor"]["bands"].get("centre_nm", ()) if contract else ()
+    file_nm = [nm for nm in source.bands_nm or known if nm is not None]
+    sensor_nm = [band.centre_nm for band in bands if band.centre_nm is not None]
+    fitted = fit_bands(weight, source.stem, len(bands), file_nm, sensor_nm)
+    if fitted is None:
+        fitted = _fresh(layout, encoder)
+    taken[layout.bands] = fitted
+    return [f"{layout.bands}: {weight.shape[1]} bands to {len(bands)} by {source.stem}"]
+
+
+def _fresh(layout: Layout, encoder: Encoder) -> np.ndarray:
+    params, statistics = encoder.network.init(jax.random.key(0))
+    return translation.to_torch(layout, encoder, params, statistics, encoder.patch)[layout.bands]
+
+
+def _fit_positions(
+    taken: Tensors, layout: Layout, encoder: Encoder, image_size: int
+) -> tuple[int, list[str]]:
+    """(image size of the positions, remarks): learned ones are resampled, in `taken`."""
+    found = taken.get(layout.positions)
+    if found is None or found.ndim != 3:
+        return image_size, []
+    side = round((found.shape[1] - 1) ** 0.5)
+    if encoder.trunk.positions != "learned":
+        return side * encoder.patch, []
+    if side == encoder.trunk.grid or side**2 + 1 != found.shape[1]:
+        return image_size, []
+    taken[layout.positions] = resample_positions(found, encoder.trunk.grid)
+    grid = encoder.trunk.grid
+    return image_size, [f"{layout.positions}: resampled from {side} x {side} to {grid} x {grid}"]

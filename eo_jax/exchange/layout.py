@@ -1,0 +1,135 @@
+"""A layout: the table between the weights of an encoder and the keys of a PyTorch network, read in
+both directions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from eo_jax.exchange.orders import AS_IS, CONV2D, TRANSPOSED, Order
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.layers.position_embedding import FIXED
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row: one of our arrays, or a part of it, and one PyTorch tensor.
+
+    Attributes:
+        ours: path of our array, "trunk/blocks/layers/{i}/norm1/scale"; {i} stands for any number.
+        key: of the PyTorch tensor, "blocks.{i}.norm1.weight"; "" for a part that makes no
+            difference and that the network does not have.
+        order: of the axes.
+        part: of our array, (slice(None), 0) for the q of [d, 3, heads, head_dim]; () for all.
+        copies: number of PyTorch tensors, {copy} in `key`, that are all the same; 0 for one.
+    """
+
+    ours: str
+    key: str
+    order: Order = AS_IS
+    part: tuple[Any, ...] = ()
+    copies: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One PyTorch layout.
+
+    Attributes:
+        network: the class with these keys, in words.
+        stem, trunk: modules of `eo_jax.models` that the encoder must have.
+        rows: encoder -> its table.
+        trunk_fields: values that the trunk's config must have; a list where it may have several, a
+            function where a condition says it.
+        positions: key of the position embedding, which ours may compute; "" where there is none.
+        bands: key of the weight whose axis 1 is that of bands; "" where there is none.
+        ignored: regexes on keys that an import leaves out, and lists: heads, counters, buffers.
+        constructor: (encoder, image size) -> the call that makes the network in PyTorch.
+    """
+
+    network: str
+    stem: str
+    trunk: str
+    rows: Callable[[Encoder], list[Row]]
+    trunk_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    positions: str = ""
+    bands: str = ""
+    ignored: tuple[str, ...] = ()
+    constructor: Callable[[Encoder, int], str] = lambda encoder, image_size: ""
+
+    def fits(self, encoder: Encoder) -> bool:
+        """Whether an encoder has this layout."""
+        names = (module_name(encoder.stem), module_name(encoder.trunk))
+        return names == (self.stem, self.trunk) and all(
+            _has(getattr(encoder.trunk, field), value) for field, value in self.trunk_fields.items()
+        )
+
+    def computed(self, encoder: Encoder, image_size: int) -> dict[str, np.ndarray]:
+        """{key: tensor} that the network keeps as a weight and ours computes: fixed positions, 0
+        for the class token.
+        """
+        if not self.positions or encoder.trunk.positions not in FIXED:
+            return {}
+        grid = image_size // encoder.patch
+        positions = FIXED[encoder.trunk.positions](encoder.width, grid, grid)
+        return {
+            self.positions: np.concatenate([np.zeros((1, encoder.width), np.float32), positions])[
+                None
+            ]
+        }
+
+    @property
+    def requirements(self) -> str:
+        """The stem and trunk that an encoder must have, in words."""
+        fields = "".join(f", {field}={_words(value)}" for field, value in self.trunk_fields.items())
+        return f"stem {self.stem} with trunk {self.trunk}{fields}"
+
+
+def _has(found: Any, expected: Any) -> bool:
+    return found in expected if isinstance(expected, list) else found == expected
+
+
+def _words(expected: Any) -> str:
+    return " or ".join(map(repr, expected)) if isinstance(expected, list) else repr(expected)
+
+
+def module_name(config: Any) -> str:
+    """The name of a stem or trunk in a config file."""
+    return type(config).__module__.rpartition(".")[2]
+
+
+def section(config: Any) -> dict[str, Any]:
+    """The Config of a stem or trunk as in a config file, in plain JSON types."""
+    fields = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+    return {"name": module_name(config), **fields}
+
+
+def affine_rows(ours: str, key: str) -> list[Row]:
+    """LayerNorm, or the weights of BatchNorm."""
+    return [Row(f"{ours}/scale", f"{key}.weight"), Row(f"{ours}/bias", f"{key}.bias")]
+
+
+def batch_norm_rows(ours: str, key: str) -> list[Row]:
+    """BatchNorm with its running statistics."""
+    return [
+        *affine_rows(ours, key),
+        Row(f"{ours}/mean", f"{key}.running_mean"),
+        Row(f"{ours}/var", f"{key}.running_var"),
+    ]
+
+
+def linear_rows(ours: str, key: str) -> list[Row]:
+    """A linear layer."""
+    return [Row(f"{ours}/kernel", f"{key}.weight", TRANSPOSED), Row(f"{ours}/bias", f"{key}.bias")]
+
+
+def biased_conv_rows(ours: str, key: str) -> list[Row]:
+    """A convolution with bias."""
+    return [Row(f"{ours}/kernel", f"{key}.weight", CONV2D), Row(f"{ours}/bias", f"{key}.bias")]

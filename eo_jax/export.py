@@ -1,0 +1,191 @@
+"""Exports the encoder of a run to PyTorch.
+
+    python -m eo_jax.export --workdir=runs/demo --output=runs/demo/encoder.safetensors
+
+Load it as
+
+    from safetensors.torch import load_file
+    network.load_state_dict(load_file("encoder.safetensors"), strict=True)
+
+The header says which network that is and which input it expects:
+`safetensors.safe_open(path, "pt").metadata()["eo_jax"]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from eo_jax import cli
+from eo_jax.checkpoint import load
+from eo_jax.data.store.files import write_atomically
+from eo_jax.exchange.contract import make_contract, to_header
+from eo_jax.exchange.layouts import LAYOUTS, layout_name
+from eo_jax.exchange.positions import resized
+from eo_jax.exchange.translation import tensors_of
+from eo_jax.exchange.wrappers import WRAPPERS, nested
+from eo_jax.exchange.writing import Tensor, in_shards, write_safetensors
+from eo_jax.experiment import make_experiment
+
+_SHARD_BYTES = 5 * 10**9  # Hugging Face's
+
+
+class Exported(NamedTuple):
+    """An encoder in a PyTorch layout, and its contract."""
+
+    tensors: dict[str, Tensor]
+    contract: dict
+
+
+def main() -> int:
+    """The command."""
+    arguments = _parser().parse_args()
+    if arguments.format == "pth" and not _has_torch():
+        print(
+            "error: --format=pth needs torch: pip install 'eo_jax[torch]', or use "
+            "--format=safetensors, which torch reads too",
+            file=sys.stderr,
+        )
+        return 2
+    exported = encoder_of(
+        arguments.workdir, arguments.encoder, arguments.layout, arguments.image_size
+    )
+    if not arguments.output.parent.is_dir():
+        raise ValueError(
+            f"--output: folder {arguments.output.parent} does not exist; create it first"
+        )
+    wrapper = WRAPPERS[arguments.wrapper]
+    tensors = {f"{wrapper.prefix}{key}": tensor for key, tensor in exported.tensors.items()}
+    if arguments.format == "pth":
+        _write_pth(arguments.output, nested(tensors, wrapper), exported.contract)
+    else:
+        _write_safetensors(arguments.output, tensors, exported.contract)
+    _say(arguments.output, exported)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eo_jax.export",
+        description="Writes the encoder of a run in the layout of a published PyTorch network, "
+        "with the contract in the header.",
+        epilog="example: python -m eo_jax.export --workdir=runs/demo --output=encoder.safetensors",
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.add_argument(
+        "--encoder",
+        help="name of the encoder, e.g. enmap or enmap.teacher (default: the objective's first)",
+    )
+    parser.add_argument(
+        "--layout", default="", help=f"{', '.join(LAYOUTS)} (default: the first that fits)"
+    )
+    parser.add_argument(
+        "--wrapper",
+        choices=tuple(WRAPPERS),
+        default="none",
+        help="prefix of the keys, and nesting of a .pth file, that a project's scripts look for",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        help="side in pixels of the images that positions are for; learned ones are resampled "
+        "(default: that of training)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("safetensors", "pth"),
+        default="safetensors",
+        help="file format; pth needs torch (pip install 'eo_jax[torch]') (default: safetensors)",
+    )
+    return parser
+
+
+def _say(output: Path, exported: Exported) -> None:
+    tensors, contract = exported
+    values = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    print(f"{output}: {len(tensors)} tensors, {values:,} values; {contract['sensor']['title']}")
+    print(f"keys: {contract['network']}")
+    print(f"network: {contract['constructor']}")
+    print(f"input: {contract['input']}; pooled feature: {contract['pooling']}")
+
+
+def encoder_of(
+    workdir: Path, name: str | None = None, layout: str = "", image_size: int | None = None
+) -> Exported:
+    """An encoder of a run, by default the first, in a layout, by default the first that fits.
+
+    Raises ValueError where the run has no such encoder, or the encoder no such layout.
+    """
+    config, step, params, carry = load(workdir)
+    experiment = make_experiment(config)
+    encoders = experiment.objective.encoders(params, carry)
+    name = name or next(iter(encoders))
+    if name not in encoders:
+        raise ValueError(f"--encoder: {name!r}; this run has {', '.join(encoders)}")
+    weights = encoders[name]
+    encoder = experiment.encoders[weights["source"]]
+    fingerprint = json.loads((workdir / "data.json").read_text())[weights["source"]]
+    _, trained = experiment.views[f"{weights['source']}/global"]
+    encoder, params = resized(encoder, weights["params"], image_size or trained)
+    layout = layout_name(encoder, layout)
+    tensors = tensors_of(
+        LAYOUTS[layout], encoder, params, weights["statistics"], image_size or trained
+    )
+    contract = make_contract(
+        name, encoder, layout, image_size or trained, fingerprint, config, step
+    )
+    return Exported(tensors, contract)
+
+
+def _write_safetensors(path: Path, tensors: dict[str, Tensor], contract: dict) -> None:
+    """One file, or above 5 GB shards with Hugging Face's index beside them."""
+    parts = in_shards(tensors, _SHARD_BYTES)
+    if len(parts) == 1:
+        write_safetensors(path, tensors, to_header(contract))
+        return
+    weight_map = {}
+    for k, part in enumerate(parts, start=1):
+        shard = path.with_name(f"{path.stem}-{k:05d}-of-{len(parts):05d}.safetensors")
+        write_safetensors(shard, part, to_header(contract))
+        weight_map |= dict.fromkeys(part, shard.name)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_atomically(
+        path.with_name(f"{path.name}.index.json"), (json.dumps(index, indent=1) + "\n").encode()
+    )
+
+
+def _has_torch() -> bool:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _write_pth(path: Path, content: dict, contract: dict) -> None:
+    """Writes a plain state dict, like published weights, and the contract next to it."""
+    import torch
+
+    def tensors(value):
+        if isinstance(value, Tensor):
+            return torch.from_numpy(value.make().copy())
+        return {key: tensors(inner) for key, inner in value.items()}
+
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        torch.save(tensors(content), temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    write_atomically(path.with_suffix(".json"), (json.dumps(contract, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,1 +1,0 @@
-"""Encoders for PyTorch: the layouts of published networks, and the contract of the input."""
