@@ -44,13 +44,33 @@ def release(path: Path) -> None:
 
 
 def _created(path: Path) -> bool:
+    """Whether this process has created the lock: complete, so that a kill leaves none that does
+    not say whose it is.
+    """
+    content, written = json.dumps(_me() | {"since": _now()}), _aside(path)
+    written.write_text(content)
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        os.link(written, path)
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(_me() | {"since": _now()}, file)
+    except OSError:  # a mounted bucket has no hard links
+        return _written_at_once(path, content)
+    finally:
+        written.unlink()
     return True
+
+
+def _written_at_once(path: Path, content: str) -> bool:
+    try:
+        with open(path, "x") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{NAME}.{socket.gethostname()}.{os.getpid()}")
 
 
 def _remove_if_stale(path: Path) -> None:
@@ -68,7 +88,7 @@ def _remove_if_stale(path: Path) -> None:
         )
     # Two runs may find the same stale lock: only one can rename it, and what it then holds is
     # looked at again.
-    aside = path.with_name(f"{NAME}.{socket.gethostname()}.{os.getpid()}")
+    aside = _aside(path)
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, aside)
         if _owner(aside) != owner:

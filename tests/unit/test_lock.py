@@ -48,6 +48,29 @@ def test_the_lock_is_released_at_the_end_and_after_an_error(tmp_path):
         assert os.listdir(tmp_path / "run") == []
 
 
+def test_a_kill_at_any_moment_leaves_no_lock_without_an_owner(tmp_path, monkeypatch):
+    link, seen = os.link, []
+
+    def looked_at(written, path):
+        link(written, path)
+        seen.append(json.loads(path.read_text())["pid"])
+
+    monkeypatch.setattr(os, "link", looked_at)
+    with lock.locked(tmp_path / "run"):
+        assert seen == [os.getpid()] and os.listdir(tmp_path / "run") == [lock.NAME]
+
+
+def test_a_bucket_without_hard_links_has_locks_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with lock.locked(tmp_path / "run") as path:
+        with pytest.raises(ValueError, match="another run writes here"), lock.locked(path.parent):
+            pass
+        assert os.listdir(path.parent) == [lock.NAME]
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"pid": NEVER}, {"started": "1"}, {"host": "elsewhere", "age": lock._STALE_S + 1}],
