@@ -36,6 +36,7 @@ from eo_jax.experiment import make_experiment, make_normalisation, make_recipe
 from eo_jax.monitor import writers
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
+from eo_jax.step import TrainSession
 
 SMOKE = f"--config={CONFIG}"
 
@@ -442,10 +443,10 @@ def test_a_signal_during_evaluation_is_followed_by_a_save_and_the_run_goes_on_fr
 
 
 PHASES = {  # where a signal arrives: what of `train` is being called
-    "data": (train.Pipeline, "__init__"),
+    "data": (Pipeline, "__init__"),
     "restore": (train.Checkpoints, "latest"),
-    "compile": (train.TrainSession, "compile"),
-    "just before the loop": (train.Pipeline, "batches"),
+    "compile": (TrainSession, "compile"),
+    "just before the loop": (Pipeline, "batches"),
     "first step": (train.RunLog, "dispatched"),
 }
 
