@@ -28,6 +28,7 @@ from typing import Any
 from benchmarks.accelerator import report
 from benchmarks.accelerator.processes import RowProcess
 from benchmarks.accelerator.rows import EXPLORATORY, MAIN, ROWS, Row
+from benchmarks.accelerator.scale import SCALES, Scale
 
 _BUDGET_S = {"full": 540.0, "miniature": 3600.0}
 
@@ -35,9 +36,9 @@ _BUDGET_S = {"full": 540.0, "miniature": 3600.0}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns 0, 1 for an error, 3 if a row failed or was skipped."""
     args = _parser().parse_args(arguments)
-    scale = "miniature" if args.miniature else "full"
+    scale = SCALES["miniature" if args.miniature else "full"]
     try:
-        results = report.read(args.json, scale)
+        results = report.read(args.json, scale.name)
         chosen = _chosen(args.only)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -47,11 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def keep(name: str, result: dict[str, Any]) -> None:
         earlier = results.get(name)
         results[name] = earlier if earlier and "skipped" in result else result
-        report.write(args.json, scale, report.with_ratios(results))
+        report.write(args.json, scale.name, report.with_ratios(results))
 
     with tempfile.TemporaryDirectory() as folder:
-        _measure(pending, scale, args.budget or _BUDGET_S[scale], Path(folder), keep)
-    shown = report.with_ratios({row.name: results[row.name] for row in chosen})
+        _measure(pending, scale, args.budget or _BUDGET_S[scale.name], Path(folder), keep)
+    compared = report.with_ratios(results)
+    shown = {row.name: compared[row.name] for row in chosen}
     report.print_table(shown)
     return 0 if all(map(_is_done, shown.values())) else 3
 
@@ -89,7 +91,7 @@ def _is_done(result: dict[str, Any]) -> bool:
 
 def _measure(
     rows: Sequence[Row],
-    scale: str,
+    scale: Scale,
     budget_s: float,
     folder: Path,
     keep: Callable[[str, dict[str, Any]], None],
@@ -99,13 +101,13 @@ def _measure(
     with contextlib.ExitStack() as started:
 
         def start(row: Row) -> RowProcess:
-            return started.enter_context(RowProcess(row, scale, folder))
+            return started.enter_context(RowProcess(row, scale.name, folder))
 
         following = start(rows[0]) if rows else None
         for number, row in enumerate(rows, start=1):
             process, following = following, start(rows[number]) if number < len(rows) else None
             with process:
-                result = _result(process, end - time.monotonic())
+                result = _result(process, scale, end - time.monotonic())
             about = {"settings": row.settings, "environment": row.environment}
             keep(row.name, {**about, **result})
             told = report.further(result) if {"failed", "skipped"} & result.keys() else "done"
@@ -113,12 +115,12 @@ def _measure(
             print(f"[{number}/{len(rows)}] {row.name}: {told}; {left:.0f} s left", flush=True)
 
 
-def _result(process: RowProcess, left_s: float) -> dict[str, Any]:
+def _result(process: RowProcess, scale: Scale, left_s: float) -> dict[str, Any]:
     """The result of a row, or why it is skipped."""
     planned = process.row.seconds
     if planned > left_s:
         return {"skipped": f"planned for {planned} s, {max(left_s, 0):.0f} s are left"}
-    return process.run(min(2 * planned, left_s))
+    return process.run(min(scale.patience * planned, left_s))
 
 
 if __name__ == "__main__":

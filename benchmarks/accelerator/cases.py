@@ -89,7 +89,7 @@ CASES = {
         "moco", Workload("sentinel2_l1c", 224, _PATCHES, _PAIR), _RESNET50, 256
     ),
 }
-_SMALL_SIZES = {224: 32, 128: 32, 96: 16}
+_SMALL_SIZES = {224: 48, 128: 32, 96: 32}
 _SMALL_SECTIONS = {
     "mae": {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4},
     "dino": {"prototypes": 64, "hidden": 32, "bottleneck": 16},

@@ -61,7 +61,7 @@ def write_store(path: Path, format: str, patches: int, side: int) -> None:
     spectra, and noise.
     """
     random = np.random.default_rng(0)
-    spectra = _smooth(random.standard_normal((_MATERIALS, len(ENMAP.bands))), 25)
+    spectra = _smooth(random.standard_normal((_MATERIALS, len(ENMAP.bands))), 100)
     samples = [
         Sample(_patch(random, spectra, side), ENMAP.id, f"{i:04d}", f"{i:04d}")
         for i in range(patches)
@@ -72,8 +72,8 @@ def write_store(path: Path, format: str, patches: int, side: int) -> None:
 def _patch(random: np.random.Generator, spectra: np.ndarray, side: int) -> np.ndarray:
     """int16 [c, side, side]"""
     maps = _smooth(random.standard_normal((_MATERIALS, side * side)), side)
-    values = 2500 + 1200 * np.einsum("mc,mp->cp", spectra, maps)
-    values += 20 * random.standard_normal(values.shape, np.float32)
+    values = 2500 + 100 * np.einsum("mc,mp->cp", spectra, maps)
+    values += 10 * random.standard_normal(values.shape, np.float32)
     return np.clip(values, 1, 10_000).astype(np.int16).reshape(-1, side, side)
 
 

@@ -14,8 +14,12 @@ from typing import Any
 from benchmarks.accelerator.rows import Row
 
 _ROOT = Path(__file__).parents[2]
-# One process at a time uses the device, and may take nearly all of its memory.
-_MEMORY = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
+_SETTINGS = {
+    # One process at a time uses the device, and may take nearly all of its memory.
+    "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
+    # With the cache, compile times would be those of reading a file.
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+}
 
 
 class RowProcess:
@@ -78,4 +82,4 @@ class RowProcess:
 def _environment(row: Row) -> dict[str, str]:
     """That of this process, with the row's; its XLA_FLAGS come after those set already."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} {row.environment.get('XLA_FLAGS', '')}".strip()
-    return {**os.environ, **_MEMORY, **row.environment, "XLA_FLAGS": flags}
+    return {**os.environ, **_SETTINGS, **row.environment, "XLA_FLAGS": flags}

@@ -20,12 +20,14 @@ class Scale:
         warm_up: steps before the clock starts.
         windows: timed windows, of which the median counts.
         window_s: seconds of a window, in which at least two steps run.
+        patience: times the planned seconds of a row, after which it is ended.
     """
 
     name: str
     warm_up: int
     windows: int
     window_s: float
+    patience: float
 
     def pick(self, full: T, miniature: T) -> T:
         """The value for this scale."""
@@ -52,6 +54,6 @@ def _seconds(run: Callable[[int], Any], steps: int) -> float:
 
 
 SCALES = {
-    "full": Scale("full", warm_up=3, windows=5, window_s=0.4),
-    "miniature": Scale("miniature", warm_up=1, windows=3, window_s=0.02),
+    "full": Scale("full", warm_up=3, windows=5, window_s=0.4, patience=2),
+    "miniature": Scale("miniature", warm_up=1, windows=3, window_s=0.02, patience=10),
 }
