@@ -40,7 +40,7 @@ def fed_step(scale: Scale, case: str, format: str) -> Iterator[dict[str, Any]]:
         store, side = Path(folder) / "store", config.data.crop
         write_store(store, format, scale.pick(32, 8), side)
         config.data.sources.eo.store = str(store)
-        config.data.threads, config.data.prefetch = os.cpu_count(), 4
+        config.data.threads = max(2, len(os.sched_getaffinity(0)) // 2)  # others run the step
         size = sum(path.stat().st_size for path in _first_files(store))
         yield {"format": format, "ratio": scale.pick(32, 8) * _patch_bytes(side) / size}
         rates, setup, batch_bytes = doctor.examine(config.to_dict(), scale.pick(4.0, 0.2), print)

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from benchmarks import step
 from benchmarks.accelerator.rows import ROWS
 from benchmarks.accelerator.scale import SCALES
@@ -43,9 +45,9 @@ def main() -> int:
 
 
 def _environment() -> dict[str, Any]:
-    """{"device", "versions", ...}, known only where JAX runs."""
+    """{"device", "driver", "versions", ...}, known only where JAX runs."""
     try:
-        return step.environment()
+        return {**step.environment(), "driver": jax.devices()[0].client.platform_version}
     except RuntimeError as error:
         return {"device": f"none: {str(error).strip()[:200]}"}
 

@@ -61,9 +61,9 @@ def _flags(case: str, name: str, seconds: int, flags: str) -> Row:
     return Row(f"{case}_{name}", seconds, "steps.whole_step", {"case": case}, environment)
 
 
-def _attention(case: str, attention: str, seconds: int) -> Row:
-    settings = {"case": case, "attention": attention}
-    name = f"{case}_attention_{attention}"
+def _cudnn(case: str, remat: str, seconds: int) -> Row:
+    settings = {"case": case, "attention": "cudnn", "remat": remat}
+    name = f"{case}_cudnn_remat_{remat}"
     return Row(name, seconds, "variants.step_with_attention", settings)
 
 
@@ -95,8 +95,9 @@ EXPLORATORY = (
     _twin("barlow_s2_resnet50", 50),
     _twin("moco_s2_resnet50", 60),
     Row("attention_layers", 60, "variants.attention_layers"),
-    _attention("mae_rgb_vit_l", "cudnn", 45),
-    _attention("mae_enmap_vit_s4", "cudnn", 35),
+    _cudnn("mae_rgb_vit_l", "none", 40),
+    _cudnn("mae_rgb_vit_l", "cheap", 40),
+    _cudnn("mae_enmap_vit_s4", "none", 30),
     _variant(
         "mae_rgb_vit_l",
         "remat_none",

@@ -77,10 +77,13 @@ def _tried(measure: Callable[..., float], *arguments: Any) -> float | str:
         return f"{type(error).__name__}: {str(error).strip()[:200]}"
 
 
-def step_with_attention(scale: Scale, case: str, attention: str) -> Figures:
-    """The whole step with another attention in every block; this process measures nothing else."""
+def step_with_attention(scale: Scale, case: str, attention: str, remat: str) -> Figures:
+    """The whole step of MAE with another attention in every block, which recomputes `remat`. This
+    process measures nothing else.
+    """
     transformer_block.Attention = ATTENTION[attention]
-    yield from step_figures(scale, make_experiment(config_of(case, scale, {}, {})))
+    config = config_of(case, scale, {"remat": remat}, {"decoder_remat": remat})
+    yield from step_figures(scale, make_experiment(config))
 
 
 def padded_tokens(scale: Scale) -> Figures:
