@@ -75,6 +75,7 @@ CASES = {
     ),
     "mae_enmap_vit_s4": Case("mae", _enmap(4), _vit("small"), 256),
     "mae_enmap_vit_b8": Case("mae", _enmap(8), _vit("base"), 256),
+    "mae_enmap_vit_l4": Case("mae", _enmap(4), _vit("large"), 256),
     "mae_enmap_vit_l8": Case("mae", _enmap(8), _vit("large"), 256),
     "dino_rgb_vit_l": Case(
         "dino",

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ def main() -> int:
     measure = getattr(importlib.import_module(f"benchmarks.accelerator.{module}"), function)
     if not sys.stdin.readline():
         return 0  # no longer wanted
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     start = time.perf_counter()
     result: dict[str, Any] = {"figures": {}}
     try:
@@ -42,6 +46,14 @@ def main() -> int:
     _write(path, result, start)
     _write(path, result | _environment(), start)
     return 0
+
+
+def _end_with_parent() -> None:
+    """Ends this process and those that it started when its input ends, even if the command that
+    started it was killed: the device is then free for others.
+    """
+    if not os.read(sys.stdin.fileno(), 1):
+        os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def _environment() -> dict[str, Any]:
