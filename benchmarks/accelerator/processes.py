@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,8 @@ _SETTINGS = {
 
 class RowProcess:
     """The process of a row, which imports its libraries while another row is measured and waits for
-    `run`. A context manager: the process, and those that it started, end with the block.
+    `run`. A context manager: the process ends with the block, with those that it started and their
+    temporary files.
 
     Args:
         scale: its name.
@@ -34,12 +36,14 @@ class RowProcess:
     def __init__(self, row: Row, scale: str, folder: Path):
         self.row = row
         self._result, self._output = folder / f"{row.name}.json", folder / f"{row.name}.txt"
+        self._scratch = folder / row.name
+        self._scratch.mkdir()
         command = (sys.executable, "-m", "benchmarks.accelerator.row", row.name, scale)
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 [*command, str(self._result)],
                 cwd=_ROOT,
-                env=_environment(row),
+                env={**_environment(row), "TMPDIR": str(self._scratch)},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -57,6 +61,7 @@ class RowProcess:
         self._process.wait()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def run(self, limit_s: float) -> dict[str, Any]:
         """The result of the row: figures, device, versions and seconds, and "failed", the reason,

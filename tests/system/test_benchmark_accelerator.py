@@ -61,7 +61,9 @@ def test_a_skipped_row_keeps_what_it_had_found_before(tmp_path):
 
 def test_a_row_is_ended_at_its_limit_and_says_so(tmp_path):
     with RowProcess(ROWS["equal_runs"], "miniature", tmp_path) as process:
+        assert (tmp_path / "equal_runs").is_dir()  # its temporary files
         assert process.run(0.05) == {"figures": {}, "failed": "not done after 0 s"}
+    assert not (tmp_path / "equal_runs").exists()
 
 
 def test_a_process_that_dies_is_a_failed_row(tmp_path):
