@@ -54,7 +54,7 @@ GROWTH_BATCHES = 10_000
 TWO_DAYS = 2 * 86_400 * 5_000  # positions, at 5,000 patches per second
 FORMATS = ("array-record", "zarr-raw")
 _ORDER_DRAWS = 2_000
-_STEP = 514_229  # a prime, so that its multiples visit all locations before any comes again
+STEP = 514_229  # a prime, so that its multiples visit all locations before any comes again
 
 FIRST_BATCH_S, GROWTH_MB = 1.0, 5.0  # the goals
 
@@ -116,20 +116,25 @@ def write_store(path: Path, format: str, records: int) -> None:
     """A finished store of `records` records, whose shards are all the same file."""
     samples = [_sample(number) for number in range(PER_SHARD)]
     shards = records // PER_SHARD
-    first = json.dumps(write_shard(path, 0, format, PER_SHARD, samples))
-    entries = [
-        json.loads(first.replace("shards/00000", f"shards/{k:05d}").replace("/c/0/", f"/c/{k}/"))
-        for k in range(shards)
-    ]
+    entries = numbered(write_shard(path, 0, format, PER_SHARD, samples), shards)
     for entry in entries[1:]:
-        for file, source in zip(_files(entry), _files(entries[0]), strict=True):
+        for file, source in zip(files(entry), files(entries[0]), strict=True):
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             os.link(path / source, path / file)
     about = {"sensors": {sensor: get_sensor(sensor).row() for sensor in SENSORS}}
     finish_store(path, entries, list(_rows(samples, records)), about, format, shards)
 
 
-def _files(entry: dict[str, Any]) -> list[str]:
+def numbered(first: dict[str, Any], shards: int) -> list[dict[str, Any]]:
+    """The entries of so many shards, alike but for the names of their files."""
+    text = json.dumps(first)
+    return [
+        json.loads(text.replace("shards/00000", f"shards/{k:05d}").replace("/c/0/", f"/c/{k}/"))
+        for k in range(shards)
+    ]
+
+
+def files(entry: dict[str, Any]) -> list[str]:
     """Every file of a shard."""
     return [entry["file"], *(pixels["file"] for pixels in entry.get("pixels", []))]
 
@@ -150,7 +155,7 @@ def _rows(samples: Sequence[Sample], records: int) -> Iterator[list[dict[str, An
     locations = max(1, records // (DATES * len(SENSORS)))
     for first in range(0, records, PER_SHARD):
         numbers = range(first, first + PER_SHARD)
-        names = [f"{number // 2 * _STEP % locations:07d}" for number in numbers]
+        names = [f"{number // 2 * STEP % locations:07d}" for number in numbers]
         yield [{**row, "group": name} for name, row in zip(names, rows, strict=True)]
 
 
@@ -165,14 +170,14 @@ def _measure_format(path: Path, format: str, args: argparse.Namespace) -> dict[s
         "index_mb": (path / "index.npz").stat().st_size / 1e6,
     }
     for case, n in itertools.product(("one", "pair"), (0, RESUMED)):
-        turns = [_in_new_process(opening, path, case, n) for _ in range(TURNS)]
+        turns = [in_new_process(opening, path, case, n) for _ in range(TURNS)]
         figures[f"{case} from {n}"] = min(turns, key=lambda turn: turn["first_batch_s"])
-    figures["parts_s"] = _in_new_process(parts, path)
-    figures["drawing"] = _in_new_process(drawing, path, args.batches)
+    figures["parts_s"] = in_new_process(parts, path)
+    figures["drawing"] = in_new_process(drawing, path, args.batches)
     return figures
 
 
-def _in_new_process(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
+def in_new_process(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
     """The figures of a measurement in a fresh process, which has imported this module and thus
     everything it needs.
     """
@@ -193,7 +198,7 @@ def opening(path: Path, case: str, n: int) -> dict[str, float]:
     above that of the imports.
     """
     before = anonymous_mb()
-    with _Peak() as peak:
+    with Peak() as peak:
         start, used = time.perf_counter(), time.process_time()
         pipeline = Pipeline(pipeline_config(path, case), seed=0)
         opened = time.perf_counter()
@@ -266,12 +271,12 @@ def _resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
 
 
-class _Peak:
+class Peak:
     """Peak anonymous memory of this process within the context, sampled every 2 ms, since the
     system does not record it.
     """
 
-    def __enter__(self) -> _Peak:
+    def __enter__(self) -> Peak:
         self.mb, self._done = anonymous_mb(), threading.Event()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()

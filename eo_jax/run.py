@@ -198,15 +198,17 @@ def sizes(params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> list[str]
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return [
         f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}",
-        *map(_drawn_from, pipeline.sources.values()),
+        *(_drawn_from(source, pipeline.config.batch_size) for source in pipeline.sources.values()),
     ]
 
 
-def _drawn_from(source: Source) -> str:
+def _drawn_from(source: Source, batch_size: int) -> str:
     found = (
         f"source {source.name}: {source.locations} {source.unit}, {len(source.groups.members)} "
         f"samples, {source.groups.dropped} locations dropped"
     )
+    if source.locations < batch_size:
+        found += f", FEWER than the batch of {batch_size}: some are in a batch twice"
     dates = source.config.dates
     if dates == 1:
         return found

@@ -15,6 +15,7 @@ import numpy as np
 # counts if it is wider than this fraction of the smaller footprint, in every direction.
 _TOLERANCE = 0.02
 _MAX_CELLS = 10_000  # of one footprint in the search grid; larger ones are not of one acquisition
+_PAIRS_AT_ONCE = 2**18  # of which each takes half a kilobyte
 
 
 def join_overlapping(footprints: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, str]:
@@ -22,7 +23,6 @@ def join_overlapping(footprints: Mapping[str, Sequence[Sequence[float]]]) -> dic
 
     Locations that overlap, directly or through others, get one name, the first of theirs.
     """
-    owners = [location for location, found in footprints.items() for _ in found]
     parent = {location: location for location in footprints}
 
     def root(location: str) -> str:
@@ -30,10 +30,12 @@ def join_overlapping(footprints: Mapping[str, Sequence[Sequence[float]]]) -> dic
             parent[location] = location = parent[parent[location]]
         return location
 
+    locations = list(footprints)
     corners = [corner for found in footprints.values() for corner in found]
-    numbers = {location: number for number, location in enumerate(footprints)}
-    kinds = np.array([numbers[owner] for owner in owners], np.int64)
-    for one, other in overlapping(np.array(corners, float).reshape(-1, 8), kinds):
+    numbers = np.repeat(np.arange(len(locations)), [len(found) for found in footprints.values()])
+    distinct, kinds, _ = _distinct(np.array(corners, float).reshape(-1, 8), numbers)
+    owners = [locations[kind] for kind in kinds.tolist()]
+    for one, other in overlapping(distinct, kinds):
         first, second = sorted((root(owners[one]), root(owners[other])))
         parent[second] = first
     return {location: root(location) for location in footprints}
@@ -48,9 +50,27 @@ def overlapping(corners: np.ndarray, kinds: np.ndarray) -> Iterator[tuple[int, i
     quads, owners = _unwrapped(corners.reshape(-1, 4, 2))
     for members in _neighbours(quads):
         owner = owners[members]
-        one, other = np.nonzero(np.triu(kinds[owner][:, None] != kinds[owner][None]))
-        met = _overlap(quads[members[one]], quads[members[other]])
-        yield from zip(owner[one[met]].tolist(), owner[other[met]].tolist(), strict=True)
+        for one, other in _pairs(kinds[owner]):
+            met = _overlap(quads[members[one]], quads[members[other]])
+            yield from zip(owner[one[met]].tolist(), owner[other[met]].tolist(), strict=True)
+
+
+def _pairs(kinds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers (one, other) of all pairs of different kinds, each pair once, some at a time."""
+    rows = max(1, _PAIRS_AT_ONCE // len(kinds))
+    for start in range(0, len(kinds), rows):
+        differ = kinds[start : start + rows, None] != kinds[None, start:]
+        one, other = np.nonzero(np.triu(differ))
+        yield one + start, other + start
+
+
+def _distinct(corners: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(footprints [m, 8] and kinds [m] without repeats, the number among them of each given one):
+    mostly, the acquisitions of a location have one footprint, and pairs are quadratic in them.
+    """
+    table = np.column_stack([corners, kinds])
+    rows, number = np.unique(table, axis=0, return_inverse=True)
+    return rows[:, :8], rows[:, 8].astype(np.int64), number.ravel()
 
 
 def _unwrapped(quads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,6 +139,9 @@ def leaks(footprints: Sequence[Sequence[float] | None], splits: Sequence[str]) -
     if len(names) < 2:
         return {}
     corners = np.array([footprints[number] for number in placed], float)
-    shared = {number for pair in overlapping(corners, kinds) for number in pair}
-    counts = collections.Counter(splits[placed[number]] for number in shared)
+    distinct, kinds_of_distinct, number = _distinct(corners, kinds)
+    shared = np.zeros(len(distinct), bool)
+    for pair in overlapping(distinct, kinds_of_distinct):
+        shared[list(pair)] = True
+    counts = collections.Counter(splits[placed[k]] for k in np.flatnonzero(shared[number]))
     return {split: counts[split] for split in sorted(counts) if split != "train"}

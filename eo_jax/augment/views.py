@@ -85,9 +85,12 @@ def normalisation(
     dead = np.flatnonzero(~(std > 0))
     if len(dead):
         names = ", ".join(sensor.bands[i].name for i in dead[:5])
+        way_out = (
+            "use 'published'" if sensor.mean else "leave them out: config.data.sources.*.bands"
+        )
         raise ValueError(
             f"config.augment.statistics: 'store', but {len(dead)} bands are constant there "
-            f"({names} ...); use 'published'"
+            f"({names} ...); {way_out}"
         )
     return Normalisation(mean, std, "training split of the store")
 

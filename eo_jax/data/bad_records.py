@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ class BadRecords:
         self._limits = limits
         self._waiting: dict[int, Sequence[BadRecord]] = {}
         self._first: dict[tuple[str, int], int] = {}
+        self._counts = collections.Counter[str]()  # of self._first, per source
 
     def report(self, n: int, bad: Sequence[BadRecord]) -> None:
         """Reports the bad records of batch n; batches may come in any order."""
@@ -45,14 +47,16 @@ class BadRecords:
         for source, sample, error in self._waiting.pop(n, ()):
             if (source, sample) not in self._first:
                 self._first[source, sample] = n
+                self._counts[source] += 1
                 log(f"skipped, another location is shown instead: {error}")
-                self._check_limit(source, error)
+                self._check_count(source, self._counts[source], error)
 
     def restore(self, bad: Mapping[str, Sequence[int]]) -> None:
         """Continues counting from {source: samples}, the result of `skipped_before`."""
         self._first |= {
             (source, sample): -1 for source, samples in bad.items() for sample in samples
         }
+        self._counts = collections.Counter(source for source, _ in self._first)
 
     def skipped_before(self, n: int) -> dict[str, list[int]]:
         """{source: samples skipped in batches before n}, without sources that have none."""
@@ -66,9 +70,6 @@ class BadRecords:
         """Raises RecordError where the records that all processes skipped are above a limit."""
         for source, samples in skipped.items():
             self._check_count(source, len(samples), f"see the log; sample {samples[-1]}")
-
-    def _check_limit(self, source: str, error: str) -> None:
-        self._check_count(source, sum(name == source for name, _ in self._first), error)
 
     def _check_count(self, source: str, count: int, error: str) -> None:
         if count > self._limits[source]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from eo_jax.data.store.index_file import group_codes
+from eo_jax.data.store.index_file import group_codes, kind_codes, kinds
 from eo_jax.data.store.reader import Store
 
 
@@ -139,9 +139,9 @@ def _is_among(names: np.ndarray, common: np.ndarray) -> np.ndarray:
 def _check_sides(sources: Sequence[tuple[Store, Groups]]) -> None:
     """Raises ValueError where the height or width of a location differs between sources."""
     leader, groups = sources[0]
-    expected = leader.index["shape"][groups.first_samples(), 1:]
+    expected = _sides(leader, groups.first_samples())
     for store, groups in sources:
-        found = store.index["shape"][groups.members, 1:]
+        found = _sides(store, groups.members)
         location = np.repeat(np.arange(len(groups)), np.diff(groups.starts))
         wrong = found != expected[location]
         if wrong.any():
@@ -152,6 +152,12 @@ def _check_sides(sources: Sequence[tuple[Store, Groups]]) -> None:
                 f"same location in {leader.path} is {sides[1]}; paired sources show the same "
                 "window of one grid: convert both to one grid"
             )
+
+
+def _sides(store: Store, samples: np.ndarray) -> np.ndarray:
+    """int64 [samples, 2], rows and columns."""
+    of_kinds = np.array([shape[1:] for *_, shape in kinds(store.index)])
+    return of_kinds[kind_codes(store.index)[samples]]
 
 
 class Order:

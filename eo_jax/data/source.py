@@ -11,6 +11,7 @@ import numpy as np
 
 from eo_jax.data import sample_cache
 from eo_jax.data.index import Order, common_locations, group_samples
+from eo_jax.data.store.index_file import kind_codes, kinds
 from eo_jax.data.store.manifest import NO_TIME, PIXEL_SPLITS
 from eo_jax.data.store.reader import open_store
 from eo_jax.schema import TIME_ABSENT
@@ -163,8 +164,9 @@ class Source:
         )
         self._check()
         # The common dtype, for archives that mix int16 and float32 tiles.
-        dtypes = np.unique(self.store.index["dtype"][self.groups.members])
-        self.dtype = np.result_type(*dtypes.tolist())
+        all_kinds = kinds(self.store.index)
+        used = np.flatnonzero(np.bincount(kind_codes(self.store.index)[self.groups.members]))
+        self.dtype = np.result_type(*(all_kinds[kind][1] for kind in used.tolist()))
         some_bands = self.sensor.bands if config.bands else ()
         self._bands = tuple(map(self.store_sensor.bands.index, some_bands))
         self._cache = None
@@ -176,11 +178,13 @@ class Source:
     def _check(self) -> None:
         index, members = self.store.index, self.groups.members
         bands = len(self.store_sensor.bands)
+        # Per kind of pixels, since shapes of all samples would be read in random order.
+        shapes, kind = np.array([shape for *_, shape in kinds(index)]), kind_codes(index)[members]
         for column, fits, expected in (
-            ("shape", index["shape"][members, 0] == bands, f"{bands} bands"),
+            ("shape", (shapes[:, 0] == bands)[kind], f"{bands} bands"),
             (
                 "shape",
-                index["shape"][members, 1:].min(1) >= self.crop,
+                (shapes[:, 1:].min(1) >= self.crop)[kind],
                 f"at least {self.crop} x {self.crop} pixels (config.data.crop)",
             ),
             (

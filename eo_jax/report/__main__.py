@@ -24,7 +24,9 @@ def main() -> int:
     )
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument(
-        "--split", default="val", help="split of the samples that are drawn (default: val)"
+        "--split",
+        default="",
+        help="split of the samples that are drawn (default: val, or train where there is no val)",
     )
     arguments = parser.parse_args()
     path = arguments.workdir / "report.html"

@@ -26,7 +26,11 @@ _PATCHES = 4
 
 
 def collect(workdir: Path, split: str) -> Report:
-    """The contents of the page of a run; restores its newest checkpoint."""
+    """The contents of the page of a run; restores its newest checkpoint.
+
+    Args:
+        split: of the samples that are drawn; "" for "val", or "train" where no sample is in "val".
+    """
     config, step, params, carry = load(workdir)
     experiment = make_experiment(config)
     numbers = make_normalisation(experiment, Pipeline(experiment.data, experiment.run.seed))
@@ -108,6 +112,7 @@ def time_spent(lines: Lines) -> list[Card]:
 def _patches(context: Context, weights: Weights, split: str) -> list[PatchView]:
     """Up to _PATCHES samples of a split, evenly spaced, under the first fixed mask."""
     store, patches = open_store(context.data.sources[context.source].store), []
+    split = split or default_split(store.index["split"])
     chosen = _chosen(store.index["split"], split)
     for batch in context.batches(split):
         positions = batch[context.source]["position"].tolist()
@@ -122,6 +127,11 @@ def _patches(context: Context, weights: Weights, split: str) -> list[PatchView]:
                 for position, row in first.items()
             ]
     return sorted(patches, key=lambda patch: patch.title)
+
+
+def default_split(splits: np.ndarray) -> str:
+    """The split that is drawn where none is asked for."""
+    return "val" if (splits == "val").any() else "train"
 
 
 def _chosen(splits: np.ndarray, split: str) -> set[int]:

@@ -92,7 +92,7 @@ def test_the_benchmark_prints_goals_and_writes_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     monkeypatch.setattr(opening, "TURNS", 1)
-    monkeypatch.setattr(opening, "_in_new_process", lambda measure, *arguments: measure(*arguments))
+    monkeypatch.setattr(opening, "in_new_process", lambda measure, *arguments: measure(*arguments))
     work = tmp_path / "work"
     work.mkdir()
     arguments = [

@@ -8,6 +8,7 @@ import shutil
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from eo_jax import checkpoint, cli
@@ -106,6 +107,11 @@ def test_what_is_missing_is_said_in_one_line(
         cli.run(report.main)
     error = capsys.readouterr().err
     assert stopped.value.code == 1 and message in error and len(error.splitlines()) == 1
+
+
+def test_a_store_without_a_val_split_is_shown_by_its_train_split():
+    assert collect.default_split(np.array(["train", "val"])) == "val"
+    assert collect.default_split(np.array(["train", "test"])) == "train"
 
 
 # --- the headline

@@ -11,6 +11,7 @@ import tiny_archives
 from rasterio.transform import from_origin
 
 from data_prep.__main__ import main
+from data_prep.conversion import overlaps
 from data_prep.conversion.overlaps import join_overlapping, leaks, overlapping
 from data_prep.formats.footprint import footprint
 from eo_jax.data import open_store
@@ -97,6 +98,30 @@ def test_leaks_are_counted_outside_training():
     assert leaks(places, ["train", "val", "train", "val", "train"]) == {"val": 1}
     assert leaks(places, ["train"] * 5) == {}
     assert leaks([None, None], ["train", "val"]) == {}
+
+
+def test_dates_of_one_footprint_are_all_counted_at_the_cost_of_one(monkeypatch):
+    compared = []
+
+    def all_overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        compared.append(len(one))
+        return np.ones(len(one), bool)
+
+    monkeypatch.setattr(overlaps, "_overlap", all_overlap)
+    dates = 1000
+    places = [square(1, 1)] * dates + [square(1.5, 1)] * dates
+    assert leaks(places, ["train"] * dates + ["val"] * dates) == {"val": dates}
+    assert join_overlapping({"a": places[:dates], "b": places[dates:]}) == {"a": "a", "b": "a"}
+    assert sum(compared) < 20
+
+
+def test_many_footprints_in_a_cell_are_compared_some_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    quads, kinds = [square(*rng.uniform(0, 1, 2)) for _ in range(50)], rng.integers(0, 9, 50)
+    expected = set(overlapping(np.array(quads), kinds))
+    monkeypatch.setattr(overlaps, "_PAIRS_AT_ONCE", 60)
+    assert set(overlapping(np.array(quads), kinds)) == expected
+    assert len(expected) > 100
 
 
 # ------------------------------------------------------------------ the command
