@@ -15,6 +15,7 @@ from reference import random_weights
 from eo_jax.embed import __main__ as embed
 from eo_jax.exchange.contract import make_contract, to_header
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
+from eo_jax.exchange.sealing import sealed
 from eo_jax.exchange.translation import tensors_of
 from eo_jax.exchange.writing import write_safetensors
 from eo_jax.models.encoder import Encoder, make_encoder
@@ -60,7 +61,7 @@ class Weights:
             "s2", self.encoder, layout, view, fingerprint, {"objective": {"name": "mae"}}, 1
         )
         tensors = tensors_of(LAYOUTS[layout], self.encoder, self.params, self.statistics, view)
-        write_safetensors(path, tensors, to_header(contract))
+        write_safetensors(path, tensors, to_header(sealed(contract, tensors)))
 
     def features(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """{"pooled": [d], "dense": [h, w, d]} of a view of digital numbers [c, H, W], in plain

@@ -33,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     formats = _MAPS if arguments.mode == "dense" else _TABLES
     single = arguments.mode == "pooled" or arguments.input.is_file()
     kind = _format(arguments, formats, single)
+    if arguments.encoder and arguments.weights:
+        raise ValueError("--encoder: is of --workdir; a file of weights has one encoder")
     _check_device(arguments.device)
     trained = (
         from_file(arguments.weights, arguments.view)

@@ -16,14 +16,14 @@ from eo_jax.augment.radiometry import normalise
 from eo_jax.checkpoint import leaf_hashes, load, state_hash
 from eo_jax.config import parse_named
 from eo_jax.exchange.contract import pooling_of
-from eo_jax.exchange.importing import Source, contract_of, import_encoder
+from eo_jax.exchange.importing import Source, import_encoder
 from eo_jax.exchange.positions import resized
+from eo_jax.exchange.reading import contract_of
+from eo_jax.exchange.sealing import check_contract
 from eo_jax.experiment import make_experiment
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.schema import Carry, Params
 from eo_jax.sensors import Sensor
-
-_FIELDS = ("sensor", "mean", "std", "stem", "trunk", "image_size", "layout", "encoder")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,29 +117,25 @@ def from_file(path: Path, view: int = 0) -> TrainedEncoder:
     if not path.is_file():
         raise ValueError(f"--weights: {path}: no such file")
     contract = contract_of(path)
-    if not isinstance(contract, dict):
+    if contract is None:
         raise ValueError(
             f"{path}: has no contract in its header, which says bands, normalisation and network; "
-            "give a .safetensors file of `python -m eo_jax.export`"
+            "give a file of `python -m eo_jax.export`"
         )
-    missing = [field for field in _FIELDS if field not in contract]
-    if missing:
-        raise ValueError(
-            f"{path}: its contract lacks {', '.join(missing)}; export the run again with this "
-            "version"
-        )
+    check_contract(contract, str(path))
     try:
         sensor = Sensor.from_row(contract["sensor"])
         _, stem = parse_named("models/stems", contract["stem"], "model.stem")
         _, trunk = parse_named("models/trunks", contract["trunk"], "model.trunk")
         encoder = make_encoder(stem, trunk, sensor, np.dtype(np.float32))
         mean, std = _numbers(contract, sensor)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: its contract: {error}") from error
+        name = contract["encoder"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: its contract is not one of an export: {error}") from error
     imported = import_encoder(Source(path, contract["layout"]), encoder, contract["image_size"])
     return _sized(
         TrainedEncoder(
-            contract["encoder"],
+            name,
             encoder,
             imported.params,
             imported.statistics,

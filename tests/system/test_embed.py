@@ -4,6 +4,7 @@ error.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import zarr
 from embedding import AFFINE, Weights, run, write_tiff
 
 from eo_jax.embed.blending import view_weights
+from eo_jax.embed.encoder import TrainedEncoder
 from eo_jax.embed.tiles import make_grid
 from eo_jax.sensors import ENMAP, get_sensor
 
@@ -166,6 +168,28 @@ def test_a_folder_becomes_a_folder_and_what_is_there_is_not_made_again(
         run(monkeypatch, *command, "--dtype=int8")
 
 
+def test_views_of_another_size_and_overlap(weights, tmp_path, monkeypatch):
+    pixels = scene(24, 20)
+    source = write_tiff(tmp_path / "scene.tif", pixels, NAMES)
+    output = tmp_path / "map.zarr"
+    command = ["--mode=dense", f"--weights={weights.path}", f"--input={source}", "--view=8"]
+    run(monkeypatch, *command, f"--output={output}", "--overlap=4")
+    found = np.moveaxis(zarr.open_group(output, mode="r")["features"][:], 0, -1)
+    smaller = copy.copy(weights)
+    smaller.view = 8
+    np.testing.assert_allclose(found, by_hand(smaller, pixels, 1), atol=1e-5)
+    other = tmp_path / "other.zarr"
+    for wrong, message in (
+        ("--overlap=3", r"--overlap: 3; expected a multiple of 4"),
+        ("--overlap=8", r"from 0 to half of the view, 4"),
+        ("--view=10", r"--view: 10; expected a multiple of 4"),
+        ("--mode=pooled", r"--mode=pooled writes \.npz, \.parquet"),
+        ("--encoder=s2", r"--encoder: is of --workdir"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(monkeypatch, *command, f"--output={other}", wrong)
+
+
 # ---------------------------------------------------------------------------------------- pooled
 
 
@@ -193,6 +217,31 @@ def test_pooled_features_of_chips_are_those_by_hand(weights, tmp_path, monkeypat
         np.testing.assert_allclose(table["lonlat"][0], [15.0011, 52.3499], atol=1e-3)
         assert (table["valid_fraction"] == 1).all() and np.isfinite(table["features"]).all()
         assert json.loads(str(table["facts"]))["sensor"] == S2.id
+
+
+def test_an_interrupted_table_goes_on_to_the_same_bytes(weights, tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k in range(5):
+        write_tiff(folder / f"{k}.tif", scene(VIEW, VIEW, k), NAMES)
+    encode, calls = TrainedEncoder.pooled, []
+
+    def interrupted(self, pixels, valid):
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(self, pixels, valid)
+
+    command = [f"--weights={weights.path}", f"--input={folder}", "--batch-size=2"]
+    with monkeypatch.context() as during:
+        during.setattr(TrainedEncoder, "pooled", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(monkeypatch, *command, f"--output={tmp_path / 'a.npz'}")
+        run(monkeypatch, *command, f"--output={tmp_path / 'a.npz'}")
+    assert calls == [2, 2, 2, 2]  # the third batch again, and nothing else
+    run(monkeypatch, *command, f"--output={tmp_path / 'b.npz'}")
+    a, b = (np.load(tmp_path / name) for name in ("a.npz", "b.npz"))
+    assert a.files == b.files and all(a[name].tobytes() == b[name].tobytes() for name in a.files)
 
 
 def test_larger_files_need_a_word(weights, tmp_path, monkeypatch):
