@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,7 +144,7 @@ def _add_row(
 
 
 def _read_views(
-    image: Image, trained: TrainedEncoder, row: int, columns: list[int]
+    image: Image, trained: TrainedEncoder, row: int, columns: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(pixels, valid mask) [b, c, H, W] of neighbouring views, in one read."""
     patch, view = trained.patch, trained.view

@@ -7,6 +7,7 @@ view, which ends beyond it.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 
@@ -25,12 +26,12 @@ class Grid(NamedTuple):
     overlap: int
 
     @property
-    def row_starts(self) -> list[int]:
+    def row_starts(self) -> tuple[int, ...]:
         """First row of each row of views."""
         return starts(self.rows, self.side, self.overlap)
 
     @property
-    def column_starts(self) -> list[int]:
+    def column_starts(self) -> tuple[int, ...]:
         """First column of each view in a row of views."""
         return starts(self.columns, self.side, self.overlap)
 
@@ -52,8 +53,9 @@ def make_grid(height: int, width: int, patch: int, side: int, overlap: int) -> G
     return Grid(-(-height // patch), -(-width // patch), side, overlap)
 
 
-def starts(length: int, side: int, overlap: int) -> list[int]:
+@functools.lru_cache(8)
+def starts(length: int, side: int, overlap: int) -> tuple[int, ...]:
     """First tokens of the views along an axis of `length` tokens."""
     if length <= side:
-        return [0]
-    return [*range(0, length - side, side - overlap), length - side]
+        return (0,)
+    return (*range(0, length - side, side - overlap), length - side)

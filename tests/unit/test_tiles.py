@@ -18,7 +18,7 @@ def test_views_cover_every_token_and_overlap_as_asked(side, overlap):
         found = starts(length, side, overlap)
         covered = {start + k for start in found for k in range(side)}
         assert covered >= set(range(length))
-        assert found[0] == 0 and found == sorted(set(found))
+        assert found[0] == 0 and found == tuple(sorted(set(found)))
         assert all(start + side <= max(length, side) for start in found)
         steps = np.diff(found)
         assert (steps[:-1] == side - overlap).all() and (steps <= side - overlap).all()
