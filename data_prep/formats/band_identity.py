@@ -62,11 +62,13 @@ class Bands(NamedTuple):
         numbers: 1-based numbers in the file, in the order of the sensor.
         wavelengths_nm: float64 [c] in that order; None where the file has none.
         bad: positions in that order of the bands that the file's bad-band list excludes.
+        told: whether the file says which band is which; if not, they are taken in its order.
     """
 
     numbers: list[int]
     wavelengths_nm: np.ndarray | None
     bad: list[int]
+    told: bool = False
 
     def pick(self, positions: Sequence[int]) -> Bands:
         """Only the bands at these positions."""
@@ -74,6 +76,7 @@ class Bands(NamedTuple):
             [self.numbers[position] for position in positions],
             None if self.wavelengths_nm is None else self.wavelengths_nm[list(positions)],
             [new for new, position in enumerate(positions) if position in self.bad],
+            self.told,
         )
 
 
@@ -165,7 +168,11 @@ def identify_stated(
     found_nm = next(iter(found.values()), None)
     bad = [position for position, index in enumerate(order) if _is_bad(stated.tags[index])]
     return Bands(
-        [numbers[index] for index in order], None if found_nm is None else found_nm[order], bad
+        [numbers[index] for index in order],
+        None if found_nm is None else found_nm[order],
+        bad,
+        any(source in orders for source in found)
+        or any(_tells_all(names[source], sensor) for source in names if source in orders),
     )
 
 
@@ -240,6 +247,18 @@ def _order_by_names(
     raise ArchiveError(name, _contradiction(source, names, sensor))
 
 
+def _tells_all(names: Sequence[str], sensor: Sensor) -> bool:
+    """Whether names that fit the sensor fit it in one order only: each band has one of its own, and
+    those of wavelength ranges, as "red", are in the range of one band.
+    """
+    found, centres = list(map(_key, names)), sensor.centres_nm
+    if len(set(found)) < len(found) or "" in found:
+        return False
+    if not set(found) <= set(_COMMON_NM) or set(found) & set(_keys(sensor)):
+        return True
+    return bool((_in_ranges(found, centres).sum(1) == 1).all())
+
+
 def check_only_band(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, index: int) -> None:
     """Raises ArchiveError where the only band of a file has the name of another band of `sensor`
     than the one at `index`.
@@ -289,13 +308,18 @@ def _order_by_common_names(
     centres = sensor.centres_nm
     if not set(found) <= set(_COMMON_NM) or not np.isfinite(centres).all():
         return None
-    ranges = np.array([_COMMON_NM[key] for key in found], float)
-    fits = (ranges[None, :, 0] <= centres[:, None]) & (centres[:, None] <= ranges[None, :, 1])
+    fits = _in_ranges(found, centres)
     if fits.diagonal().all():
         return list(range(len(found)))
     if (fits.sum(0) == 1).all() and (fits.sum(1) == 1).all():
         return fits.argmax(1).tolist()
     raise ArchiveError(name, _contradiction(source, found, sensor))
+
+
+def _in_ranges(names: Sequence[str], centres: np.ndarray) -> np.ndarray:
+    """bool [c, c]: whether the centre of a band (row) is in the range of a common name (column)."""
+    ranges = np.array([_COMMON_NM[name] for name in names], float)
+    return (ranges[None, :, 0] <= centres[:, None]) & (centres[:, None] <= ranges[None, :, 1])
 
 
 # ------------------------------------------------------------------ wavelengths

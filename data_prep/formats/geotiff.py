@@ -199,16 +199,18 @@ def read_bands(
     sensor: Sensor,
     window: Window | None = None,
     bands: Bands | None = None,
+    dtypes: Sequence[str] = (),
 ) -> np.ndarray:
     """All bands [c, h, w] of a file, or of a window of it, as `sensor` describes them.
 
     Pixels that the file's mask excludes get the sensor's no-data value. `bands` are those that
-    `band_identity.identify` found, if the caller has them already. NaN and infinity stay, as they
+    `band_identity.identify` found, if the caller has them already; `dtypes` are those that the file
+    may have, that of the sensor by default. NaN and infinity stay, as they
     are never data. Raises ArchiveError for another number of bands, order, dtype, no-data value or
     scale, for a size above MAX_BYTES, and for values that the sensor cannot have.
     """
     bands = bands or identify(name, dataset, sensor)
-    check_encoding(name, dataset, sensor, bands.numbers, (sensor.dtype,))
+    check_encoding(name, dataset, sensor, bands.numbers, dtypes or (sensor.dtype,))
     check_bytes(name, dataset, dataset.count, window)
     pixels = dataset.read(bands.numbers, window=window)
     pixels = apply_mask(name, dataset, sensor, pixels, bands.numbers, window)

@@ -66,6 +66,11 @@ ONLY_IN = {
     "torch": ("eo_jax.export", "eo_jax.exchange.reading"),
     "jax._src": ("eo_jax.distributed",),
 }
+# Modules of eo_jax, and what they may import of data_prep.
+READS_FILES_OF_USERS = {
+    "eo_jax.embed.images": ("data_prep.archive", "data_prep.formats", "data_prep.reader"),
+    "eo_jax.embed.command": ("data_prep.jobs.progress",),
+}
 DATA_PREP_MAY_IMPORT = (
     "eo_jax.sensors",
     "eo_jax.data",
@@ -180,12 +185,26 @@ def test_nobody_imports_what_imports_everything(command: str):
 
 
 def test_eo_jax_does_not_import_what_stands_beside_it():
+    """But for the command that reads GeoTIFFs by the rules of the conversion."""
     beside = tuple(package for package in PACKAGES if package not in ("eo_jax", "configs"))
-    assert [
-        module
+    users = {
+        module: sorted(name for name in imports(module) if within(name, (*beside, "tests")))
         for module in below("eo_jax")
-        if any(within(name, (*beside, "tests")) for name in imports(module))
-    ] == []
+    }
+    users = {module: names for module, names in users.items() if names}
+    assert users.keys() == set(READS_FILES_OF_USERS)
+    for module, names in users.items():
+        assert [name for name in names if not within(name, READS_FILES_OF_USERS[module])] == []
+
+
+def test_only_the_command_imports_its_package():
+    importing = [
+        module
+        for module in modules()
+        if not within(module, ("eo_jax.embed",))
+        and any(within(name, ("eo_jax.embed",)) for name in imports(module))
+    ]
+    assert importing == []
 
 
 @pytest.mark.parametrize("library", ONLY_IN)

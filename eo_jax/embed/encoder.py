@@ -1,0 +1,200 @@
+"""A trained encoder with all that its input needs: from a file of `eo_jax.export`, or a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eo_jax.augment.radiometry import normalise
+from eo_jax.checkpoint import leaf_hashes, load, state_hash
+from eo_jax.config import parse_named
+from eo_jax.exchange.contract import pooling_of
+from eo_jax.exchange.importing import Source, import_encoder
+from eo_jax.exchange.positions import resized
+from eo_jax.exchange.reading import contract_of
+from eo_jax.exchange.sealing import check_contract
+from eo_jax.experiment import make_experiment
+from eo_jax.models.encoder import Encoder, make_encoder
+from eo_jax.schema import Carry, Params
+from eo_jax.sensors import Sensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedEncoder:
+    """An encoder with its weights, computing in float32.
+
+    Attributes:
+        name: of the encoder: "enmap.teacher".
+        encoder: its structure; `encoder.sensor` is what it reads.
+        params, statistics: its weights and running statistics.
+        mean, std: float32 [c], in digital numbers.
+        view: side in pixels of the images that it takes.
+    """
+
+    name: str
+    encoder: Encoder
+    params: Params
+    statistics: Carry
+    mean: np.ndarray
+    std: np.ndarray
+    view: int
+
+    @property
+    def sensor(self) -> Sensor:
+        """The sensor whose bands it reads, in their order."""
+        return self.encoder.sensor
+
+    @property
+    def patch(self) -> int:
+        """Side in pixels of one dense feature."""
+        return self.encoder.patch
+
+    @property
+    def width(self) -> int:
+        """Number of channels of its features."""
+        return self.encoder.width
+
+    @property
+    def side(self) -> int:
+        """Rows, and columns, of tokens in a view."""
+        return self.view // self.patch
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What decides its features, in plain JSON types; equal for equal features."""
+        weights = state_hash(leaf_hashes({"params": self.params, "statistics": self.statistics}))
+        return {
+            "encoder": self.name,
+            "sensor": self.sensor.id,
+            "bands": [band.name for band in self.sensor.bands],
+            "weights_sha256": weights,
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "view": self.view,
+            "patch": self.patch,
+            "width": self.width,
+            "pool": pooling_of(self.encoder),
+        }
+
+    def pooled(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """float32 [b, d] of views: digital numbers float32 and valid mask, both [b, c, H, W]."""
+        return jax.device_get(self._functions[0](self.params, self.statistics, pixels, valid))
+
+    def dense(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """float32 [b, h, w, d] of the same."""
+        return jax.device_get(self._functions[1](self.params, self.statistics, pixels, valid))
+
+    @functools.cached_property
+    def _functions(self) -> tuple[Any, Any]:
+        def features(params: Params, statistics: Carry, pixels: jax.Array, valid: jax.Array):
+            view = normalise(pixels, valid, self.mean, self.std)
+            return self.encoder.features(
+                params, statistics, jnp.moveaxis(view, 1, -1), jnp.moveaxis(valid, 1, -1)
+            )
+
+        # Two functions, so that XLA leaves out what is not asked for.
+        return (
+            jax.jit(lambda *inputs: features(*inputs)["pooled"]),
+            jax.jit(lambda *inputs: features(*inputs)["dense"]),
+        )
+
+
+def from_file(path: Path, view: int = 0) -> TrainedEncoder:
+    """The encoder of a file that `eo_jax.export` wrote.
+
+    Args:
+        view: side in pixels of its views; 0 for that of training.
+
+    Raises ValueError for other files, and where contract and weights do not fit each other.
+    """
+    if not path.is_file():
+        raise ValueError(f"--weights: {path}: no such file")
+    contract = contract_of(path)
+    if contract is None:
+        raise ValueError(
+            f"{path}: has no contract in its header, which says bands, normalisation and network; "
+            "give a file of `python -m eo_jax.export`"
+        )
+    check_contract(contract, str(path))
+    try:
+        sensor = Sensor.from_row(contract["sensor"])
+        _, stem = parse_named("models/stems", contract["stem"], "model.stem")
+        _, trunk = parse_named("models/trunks", contract["trunk"], "model.trunk")
+        encoder = make_encoder(stem, trunk, sensor, np.dtype(np.float32))
+        mean, std = _numbers(contract, sensor)
+        name = contract["encoder"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: its contract is not one of an export: {error}") from error
+    imported = import_encoder(Source(path, contract["layout"]), encoder, contract["image_size"])
+    return _sized(
+        TrainedEncoder(
+            name,
+            encoder,
+            imported.params,
+            imported.statistics,
+            mean,
+            std,
+            contract["image_size"],
+        ),
+        view,
+    )
+
+
+def from_workdir(workdir: Path, name: str = "", view: int = 0) -> TrainedEncoder:
+    """An encoder of a run's last checkpoint, by default the objective's first."""
+    config, _, params, carry = load(workdir)
+    experiment = make_experiment(config)
+    encoders = experiment.objective.encoders(params, carry)
+    name = name or next(iter(encoders))
+    if name not in encoders:
+        raise ValueError(f"--encoder: {name!r}; this run has {', '.join(encoders)}")
+    weights = encoders[name]
+    source = weights["source"]
+    trained = experiment.encoders[source]
+    _, size = experiment.views[f"{source}/global"]
+    fingerprint = json.loads((workdir / "data.json").read_text())[source]
+    mean, std = _numbers(fingerprint["normalisation"], trained.sensor)
+    return _sized(
+        TrainedEncoder(
+            name,
+            make_encoder(trained.stem, trained.trunk, trained.sensor, np.dtype(np.float32)),
+            weights["params"],
+            weights["statistics"],
+            mean,
+            std,
+            size,
+        ),
+        view,
+    )
+
+
+def _numbers(normalisation: dict[str, Any], sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, std), float32 [c]."""
+    mean, std = (np.asarray(normalisation[key], np.float32) for key in ("mean", "std"))
+    for key, values in (("mean", mean), ("std", std)):
+        if values.shape != (len(sensor.bands),) or not np.isfinite(values).all():
+            raise ValueError(
+                f"{key} has shape {values.shape}, expected {len(sensor.bands)} finite numbers, one "
+                "per band"
+            )
+    if not (std > 0).all():
+        raise ValueError(f"std has the value {std.min():g}, expected numbers above 0")
+    return mean, std
+
+
+def _sized(trained: TrainedEncoder, view: int) -> TrainedEncoder:
+    """The same for views of another size. Raises ValueError where tokens do not divide it."""
+    view = view or trained.view
+    if view < 1 or view % trained.patch:
+        raise ValueError(
+            f"--view: {view}; expected a multiple of {trained.patch}, the side of a token in pixels"
+        )
+    encoder, params = resized(trained.encoder, trained.params, view)
+    return dataclasses.replace(trained, encoder=encoder, params=params, view=view)
