@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -15,7 +16,9 @@ from eo_jax.exchange.contract import make_contract, to_header
 from eo_jax.exchange.importing import Source, import_encoder
 from eo_jax.exchange.layouts import LAYOUTS
 from eo_jax.exchange.positions import resample_positions
+from eo_jax.exchange.sealing import sealed
 from eo_jax.exchange.stems import fit_bands
+from eo_jax.exchange.tensor import Tensor
 from eo_jax.exchange.translation import to_torch
 from eo_jax.models.encoder import make_encoder
 
@@ -32,7 +35,15 @@ def with_header(layout: str = "timm_vit") -> tuple[dict, dict]:
     contract = make_contract(
         "eo", encoder, layout, SIZE, FINGERPRINT, {"objective": {"name": "dino"}}, 7
     )
-    return tensors, to_header(contract)
+    return tensors, header_of(contract, tensors)
+
+
+def header_of(contract: dict, tensors: dict) -> dict:
+    made = {
+        key: Tensor(array.shape, array.dtype.name, functools.partial(np.asarray, array))
+        for key, array in tensors.items()
+    }
+    return to_header(sealed(contract, made))
 
 
 # ---------------------------------------------------------------------------------------- prefixes
@@ -124,11 +135,11 @@ def test_positions_are_resampled_as_timm_does(before, after):
 
 
 def test_an_exported_file_gives_the_encoder_and_says_what_it_left_out(tmp_path):
-    tensors, header = with_header()
+    tensors, _ = with_header()
     encoder, params, _ = weighted("timm_vit")
     heads = {"head.weight": np.zeros((3, 192), np.float32), "mask_token": np.zeros((1, 1, 2))}
     path = tmp_path / "weights.safetensors"
-    save_file({f"module.{key}": tensor for key, tensor in (tensors | heads).items()}, path, header)
+    save_file({f"module.{key}": tensor for key, tensor in (tensors | heads).items()}, path)
     imported = import_encoder(Source(path), encoder, SIZE)
     np.testing.assert_array_equal(
         imported.params["trunk"]["norm"]["scale"], params["trunk"]["norm"]["scale"]
@@ -152,7 +163,7 @@ def test_a_file_of_another_number_of_heads_is_refused_by_its_contract(tmp_path):
     contract = json.loads(header["eo_jax"])
     contract["architecture"]["heads"] = 6
     path = tmp_path / "weights.safetensors"
-    save_file(tensors, path, to_header(contract))
+    save_file(tensors, path, header_of(contract, tensors))
     with pytest.raises(ValueError, match="heads is 6, the config's encoder has 3"):
         import_encoder(Source(path), weighted("timm_vit")[0], SIZE)
 
