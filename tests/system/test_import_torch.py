@@ -12,6 +12,7 @@ from run_results import end_of, numbers
 from eo_jax import checkpoint, export, import_torch, train
 from eo_jax.exchange.contract import to_header
 from eo_jax.exchange.importing import Source
+from eo_jax.exchange.sealing import sealed
 from eo_jax.exchange.writing import write_safetensors
 
 
@@ -20,7 +21,7 @@ def weights(tiny_run, tmp_path_factory):
     """The exported encoder of a finished run."""
     tensors, contract = export.encoder_of(tiny_run)
     path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
-    write_safetensors(path, tensors, to_header(contract))
+    write_safetensors(path, tensors, to_header(sealed(contract, tensors)))
     return path
 
 
