@@ -2,13 +2,9 @@
 
     python -m eo_jax.export --workdir=runs/demo --output=runs/demo/encoder.safetensors
 
-Load it as
-
-    from safetensors.torch import load_file
-    network.load_state_dict(load_file("encoder.safetensors"), strict=True)
-
-The header says which network that is and which input it expects:
-`safetensors.safe_open(path, "pt").metadata()["eo_jax"]`.
+The header says which network that is and which input it expects. `eo_jax_torch.py` loads the file
+into the network, and `eo_jax.load` reads it without PyTorch; both refuse what does not fit
+(docs/weights.md).
 """
 
 from __future__ import annotations
@@ -27,9 +23,11 @@ from eo_jax.data.store.files import write_atomically
 from eo_jax.exchange.contract import make_contract, to_header
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
 from eo_jax.exchange.positions import resized
+from eo_jax.exchange.sealing import leaves, sealed
+from eo_jax.exchange.tensor import Tensor
 from eo_jax.exchange.translation import tensors_of
 from eo_jax.exchange.wrappers import WRAPPERS, nested
-from eo_jax.exchange.writing import Tensor, in_shards, write_safetensors
+from eo_jax.exchange.writing import in_shards, write_safetensors
 from eo_jax.experiment import make_experiment
 
 _SHARD_BYTES = 5 * 10**9  # Hugging Face's
@@ -62,9 +60,10 @@ def main() -> int:
     wrapper = WRAPPERS[arguments.wrapper]
     tensors = {f"{wrapper.prefix}{key}": tensor for key, tensor in exported.tensors.items()}
     if arguments.format == "pth":
-        _write_pth(arguments.output, nested(tensors, wrapper), exported.contract)
+        content = nested(tensors, wrapper)
+        _write_pth(arguments.output, content, sealed(exported.contract, dict(leaves(content))))
     else:
-        _write_safetensors(arguments.output, tensors, exported.contract)
+        _write_safetensors(arguments.output, tensors, sealed(exported.contract, tensors))
     _say(arguments.output, exported)
     return 0
 

@@ -178,6 +178,7 @@ def data_fingerprint(source: Source, numbers: Normalisation) -> dict:
     return {
         "store": source.store.path.name,
         "content_sha256": source.store.content_hash,
+        "licence": source.store.manifest.get("archive", {}).get("licence", "not stated"),
         "split": source.config.split,
         "locations": source.locations,
         "samples": len(source.groups.members),

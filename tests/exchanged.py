@@ -14,12 +14,13 @@ from eo_jax.models.base import Stem, Trunk
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.stems import (
     conv,
+    identity,
     overlap_patch_embed,
     patch_embed,
     spectral_adapter,
     spectral_adapter_image,
 )
-from eo_jax.models.trunks import mit, resnet, vit
+from eo_jax.models.trunks import mit, resnet, spectral_cnn, spectral_transformer, vit
 from eo_jax.sensors import ENMAP, Sensor, get_sensor
 
 SIZE = 64
@@ -44,6 +45,12 @@ ENCODERS = {
     "hf_dinov2": (PLAIN, vit.Config(**TINY, **LEARNED, registers=4, layer_scale=1e-5), S2),
     "hf_data2vec": (PLAIN, vit.Config(**TINY, **RELATIVE), S2),
     "hf_segformer": (overlap_patch_embed.Config(width=32), mit.Config(), S2),
+    "spectral_cnn": (identity.Config(), spectral_cnn.Config(window=5, dims=3, width=16), ENMAP),
+    "spectral_transformer": (
+        identity.Config(),
+        spectral_transformer.Config(window=3, depth=1),
+        ENMAP,
+    ),
 }
 WITHOUT_KEY_BIAS = ("beit", "timm_beit", "hf_data2vec")
 

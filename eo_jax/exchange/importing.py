@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors import safe_open
 
 from eo_jax.exchange import prefixes, translation
 from eo_jax.exchange.contract import architecture_of
 from eo_jax.exchange.layout import Layout
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
 from eo_jax.exchange.positions import resample_positions
-from eo_jax.exchange.reading import Tensors, read_tensors
+from eo_jax.exchange.reading import Tensors, contract_of, read_tensors
+from eo_jax.exchange.sealing import check_contract, check_tensors
 from eo_jax.exchange.stems import fit_bands
 from eo_jax.models.encoder import Encoder
 from eo_jax.schema import Carry, Params
@@ -66,11 +65,15 @@ def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Importe
     Raises:
         ValueError: the file does not hold such an encoder; the message names the first mistake.
     """
-    name = layout_name(encoder, source.layout)
-    layout = LAYOUTS[name]
     contract = contract_of(source.path)
-    _check_contract(source, contract, encoder)
+    if contract is not None:
+        check_contract(contract, str(source.path))
+        _check_encoder(source, contract, encoder)
+    name = layout_name(encoder, source.layout or (contract or {}).get("layout", ""))
+    layout = LAYOUTS[name]
     tensors = read_tensors(source.path, allow_pth=source.allow_pth)
+    if contract is not None:
+        check_tensors(contract, tensors, str(source.path))
     needed = _keys(layout, encoder, image_size)
     prefix = prefixes.find_prefix(tensors, needed, source.prefix)
     taken, left = prefixes.under_prefix(layout, tensors, prefix)
@@ -84,18 +87,6 @@ def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Importe
     return Imported(params, statistics, remarks + resized)
 
 
-def contract_of(path: Path) -> dict[str, Any] | None:
-    """The contract in the header of a file that `eo_jax.export` wrote; None for other files."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return None
-    try:
-        with safe_open(path, "np") as file:
-            text = (file.metadata() or {}).get("eo_jax")
-        return None if text is None else json.loads(text)
-    except Exception as error:  # of the library's own class, too
-        raise ValueError(f"{path}: its header cannot be read ({error})") from error
-
-
 def _keys(layout: Layout, encoder: Encoder, image_size: int) -> list[str]:
     shapes = jax.eval_shape(encoder.network.init, jax.random.key(0))
     ours = {path: leaf for tree in shapes for path, leaf in translation.unstacked_shapes(tree)}
@@ -103,24 +94,44 @@ def _keys(layout: Layout, encoder: Encoder, image_size: int) -> list[str]:
     return [*cells, *layout.computed(encoder, image_size)]
 
 
-def _check_contract(source: Source, contract: dict[str, Any] | None, encoder: Encoder) -> None:
-    """Raises ValueError where the file says that it is of another network or sensor."""
-    if contract is None:
-        return
-    ours = architecture_of(encoder, contract["image_size"])
-    for field, value in contract["architecture"].items():
-        if field == "channels" and source.stem:
-            continue
-        if ours.get(field) != value:
-            raise ValueError(
-                f"{source.path}: {field} is {value}, the config's encoder has {ours.get(field)}"
-            )
-    theirs, bands = contract["sensor"]["bands"]["name"], [b.name for b in encoder.sensor.bands]
-    if theirs != bands and not source.stem:
+def _check_encoder(source: Source, contract: dict[str, Any], encoder: Encoder) -> None:
+    """Raises ValueError where the contract is of another network or sensor than the config."""
+    if source.layout not in ("", contract["layout"]):
         raise ValueError(
-            f"{source.path}: is for the bands {', '.join(theirs)}, the config's sensor "
-            f"{encoder.sensor.id!r} has {', '.join(bands)}; give --stem to fit the first layer"
+            f"--layout: {source.layout!r}; {source.path} has the layout {contract['layout']!r}"
         )
+    ours = architecture_of(encoder, contract["image_size"])
+    for field in sorted(ours.keys() | contract["architecture"].keys()):
+        found, expected = contract["architecture"].get(field), ours.get(field)
+        if found != expected and not (field == "channels" and source.stem):
+            raise ValueError(
+                f"{source.path}: {field} is {found}, the config's encoder has {expected}; give the "
+                "config of the run that it is from"
+            )
+    if not source.stem:
+        _check_sensor(source, contract["sensor"], encoder.sensor.row())
+
+
+def _check_sensor(source: Source, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raises ValueError where digital numbers of the config's sensor mean something else."""
+    fit = "fit its first layer with --stem of eo_jax.import_torch"
+    for field in ("id", "dtype", "scale", "offset", "units", "nodata"):
+        if theirs.get(field) != ours[field]:
+            raise ValueError(
+                f"{source.path}: the sensor's {field} is {theirs.get(field)!r}, the config's has "
+                f"{ours[field]!r}; {fit}"
+            )
+    for field in ("name", "centre_nm", "scale", "offset"):
+        found, expected = theirs["bands"].get(field), ours["bands"].get(field)
+        if found != expected:
+            raise ValueError(
+                f"{source.path}: is for bands with {field} {_words(found)}, the config's sensor "
+                f"{ours['id']!r} has {_words(expected)}; {fit}"
+            )
+
+
+def _words(column: list | None) -> str:
+    return ", ".join(map(str, column or ["not known"]))
 
 
 def _without_contract(encoder: Encoder) -> list[str]:

@@ -47,5 +47,7 @@ SPECTRAL_CONV3D = Order(
     lambda x: x.transpose(2, 1, 0)[..., None, None],
     lambda x, shape: x[..., 0, 0].transpose(2, 1, 0),
 )
+# [band, row, column, in, out] and [out, in, band, row, column].
+CONV3D = Order(lambda x: x.transpose(4, 3, 0, 1, 2), lambda x, shape: x.transpose(2, 3, 4, 1, 0))
 # Learned tokens: [1, n, d] and [n, d] or [1, d].
 WITHOUT_FIRST_AXIS = Order(lambda x: x[0], lambda x, shape: x[None])

@@ -4,6 +4,7 @@ torch.save. Nothing in a file is executed.
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 Tensors = dict[str, np.ndarray]
+_INDEX = ".safetensors.index.json"  # Hugging Face's, of several files
+_TORCH = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 
 def read_tensors(path: Path, *, allow_pth: bool = False) -> Tensors:
@@ -26,11 +29,14 @@ def read_tensors(path: Path, *, allow_pth: bool = False) -> Tensors:
         raise ValueError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         return _safetensors(path)
+    if path.name.endswith(_INDEX):
+        return _sharded(path)
     if path.suffix == ".npz":
         return _npz(path)
-    if path.suffix not in (".pth", ".pt", ".bin", ".ckpt", ".tar"):
+    if path.suffix not in _TORCH:
         raise ValueError(
-            f"{path}: expected .safetensors, .npz, or a file of torch.save (.pth, .pt, .bin, .ckpt)"
+            f"{path}: expected .safetensors, {_INDEX}, .npz, or a file of torch.save "
+            f"({', '.join(_TORCH)})"
         )
     if not allow_pth:
         raise ValueError(
@@ -38,6 +44,63 @@ def read_tensors(path: Path, *, allow_pth: bool = False) -> Tensors:
             "safetensors.torch.save_file(torch.load(..., weights_only=True), ...)"
         )
     return _pth(path)
+
+
+def contract_of(path: Path) -> dict[str, Any] | None:
+    """The contract of a file that `eo_jax.export` wrote, from its header, or beside a .pth file;
+    None for other files. It is not checked.
+
+    Raises ValueError where the header cannot be read.
+    """
+    if not path.is_file():
+        return None
+    if path.name.endswith(_INDEX):
+        return contract_of(_shards(path)[0])
+    if path.suffix == ".safetensors":
+        return _from_header(path)
+    beside = path.with_suffix(".json")
+    if path.suffix not in _TORCH or not beside.is_file():
+        return None
+    content = _parsed(beside, beside.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) and "seal" in content else None
+
+
+def _from_header(path: Path) -> Any:
+    try:
+        with safe_open(path, "np") as file:
+            text = (file.metadata() or {}).get("eo_jax")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a safetensors file that can be read ({error})") from error
+    return None if text is None else _parsed(path, text)
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its contract is not JSON that can be read ({error})") from error
+
+
+def _sharded(path: Path) -> Tensors:
+    tensors: Tensors = {}
+    for shard in _shards(path):
+        tensors |= read_tensors(shard)
+    return tensors
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files that an index names, which are beside it."""
+    index = _parsed(path, path.read_text(encoding="utf-8"))
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{path}: lacks weight_map, the file of each tensor; copy it again")
+    shards = sorted(set(map(str, names.values())))
+    for name in shards:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{path}: weight_map names {name!r}, expected .safetensors beside it")
+        if not path.with_name(name).is_file():
+            raise ValueError(f"{path}: {name} is not beside it; copy all of its files")
+    return [path.with_name(name) for name in shards]
 
 
 def _safetensors(path: Path) -> Tensors:

@@ -14,7 +14,7 @@ import numpy as np
 
 from eo_jax import rules
 from eo_jax.exchange.layout import Layout, Row
-from eo_jax.exchange.writing import Tensor
+from eo_jax.exchange.tensor import Tensor
 from eo_jax.models.encoder import Encoder
 from eo_jax.schema import Carry, Params
 

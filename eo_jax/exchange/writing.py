@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from eo_jax.data.store.files import replacing, writing
+from eo_jax.exchange.tensor import Tensor
 
 _TYPES = {"float32": "F32", "int64": "I64"}
-
-
-class Tensor(NamedTuple):
-    """A tensor that is made when it is written.
-
-    Attributes:
-        shape, dtype: of the array.
-        make: gives it.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    make: Callable[[], np.ndarray]
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 def write_safetensors(

@@ -199,8 +199,10 @@ def test_libraries_are_imported_in_one_place(library: str):
     assert [module for module in users if not within(module, ONLY_IN[library])] == []
 
 
-@pytest.mark.parametrize("part", ["eo_jax.data", "eo_jax.schema", "eo_jax.sensors", "data_prep"])
-def test_data_needs_no_jax(part: str):
+@pytest.mark.parametrize(
+    "part", ["eo_jax.data", "eo_jax.schema", "eo_jax.sensors", "eo_jax.load", "data_prep"]
+)
+def test_data_and_exported_weights_need_no_jax(part: str):
     """Neither these modules nor any module of the project that they import, directly or not."""
     reached = everything_imported_by(below(part))
     users = {

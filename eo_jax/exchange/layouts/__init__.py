@@ -6,6 +6,7 @@ from eo_jax.exchange.layout import Layout, section
 from eo_jax.exchange.layouts import (
     beit,
     hugging_face,
+    pixels,
     segformer,
     spectral_earth,
     timm_vit,
@@ -25,6 +26,8 @@ LAYOUTS: dict[str, Layout] = {
     "hf_dinov2": hugging_face.DINOV2,
     "hf_data2vec": hugging_face.DATA2VEC,
     "hf_segformer": hugging_face.SEGFORMER,
+    "spectral_cnn": pixels.SPECTRAL_CNN,
+    "spectral_transformer": pixels.SPECTRAL_TRANSFORMER,
 }
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.functional import Mode
 
-_EPSILON = 1e-5
+EPSILON = 1e-5
 _EXACT = jax.lax.Precision.HIGHEST  # sums are float32 on matrix units too
 _MOMENTUM = 0.1  # PyTorch's definition: weight of the new batch in the running statistics
 
@@ -93,9 +93,7 @@ class BatchNorm(nnx.Module):
         return self._normalise(blocks, mean, var).reshape(x.shape)
 
     def _normalise(self, x: Array, mean: Array, var: Array) -> Array:
-        scale = jax.lax.rsqrt(var + _EPSILON) * (
-            self.scale[...] if self.affine == "affine" else 1.0
-        )
+        scale = jax.lax.rsqrt(var + EPSILON) * (self.scale[...] if self.affine == "affine" else 1.0)
         shift = (self.bias[...] if self.affine == "affine" else 0.0) - mean * scale
         # In float32: where |mean| is many std, x * scale and shift nearly cancel, and bfloat16
         # would lose the difference.

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-TORCH_EPSILON = 1e-5
+EPSILON = 1e-6  # of ViTs, and of SegFormer's blocks
+TORCH_EPSILON = 1e-5  # of SegFormer's embeddings and reductions
 Residuals = tuple[Array, Array, Array, Array]
 
 
@@ -20,11 +21,10 @@ class LayerNorm(nnx.Module):
     Moments are computed in float32 and in two passes, since the one-pass formula loses digits.
 
     Args:
-        epsilon: 1e-6 in ViTs and in SegFormer's blocks, TORCH_EPSILON in SegFormer's embeddings and
-            reductions.
+        epsilon: added to the variance.
     """
 
-    def __init__(self, width: int, dtype: jnp.dtype, epsilon: float = 1e-6):
+    def __init__(self, width: int, dtype: jnp.dtype, epsilon: float = EPSILON):
         self.scale = nnx.Param(jnp.ones(width))
         self.bias = nnx.Param(jnp.zeros(width))
         self.dtype, self.epsilon = dtype, epsilon

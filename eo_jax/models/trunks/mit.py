@@ -74,6 +74,11 @@ class Config:
         """Width d of the features."""
         return SIZES[self.size][0][-1]
 
+    @property
+    def heads(self) -> list[int]:
+        """Attention heads of each stage."""
+        return list(_HEADS)
+
     def build(self, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> MixTransformer:
         """The trunk; ValueError if `channels` is not the width of the first stage."""
         needed = SIZES[self.size][0][0]

@@ -62,6 +62,16 @@ class Config:
         return self.blocks.width
 
     @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return self.blocks.layers
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return self.blocks.heads
+
+    @property
     def stride(self) -> int:
         """Side of a feature in pixels."""
         return self.window

@@ -1,0 +1,118 @@
+"""Loads an encoder that eo_jax exported into its PyTorch network, and prepares the input. Copy this
+file into your project; it needs torch, numpy and safetensors. What does not fit is a ValueError.
+
+    contract = load_encoder("encoder.safetensors", network)  # made as contract["constructor"] says
+    prepare = Input(contract)
+    features = network.eval()(prepare(pixels, sensor="enmap", bands=names))
+"""
+
+import itertools
+import json
+import zlib
+
+import torch
+from safetensors import safe_open
+
+VERSION = 2  # of the contract
+HEADS = ("num_heads", "num_attention_heads", "heads")  # where attention modules say their number
+NORMS = {"layer": torch.nn.LayerNorm, "batch": torch.nn.modules.batchnorm._BatchNorm}
+
+
+def read(path):
+    """(contract, {key: tensor}) of a file, both compared with the checksums of the export."""
+    try:
+        with safe_open(path, "pt") as file:
+            contract = json.loads((file.metadata() or {}).get("eo_jax", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        version, seal = contract.get("version"), {"fields": {}, "tensors": {}}
+        seal |= contract.pop("seal", {})
+    except Exception as error:
+        raise ValueError(f"{path}: not safetensors of eo_jax, or damaged ({error})") from error
+    need(version == VERSION, f"{path}: has no contract of eo_jax, or of version {version}")
+    fields = {key: json.dumps(value, sort_keys=True).encode() for key, value in leaves(contract)}
+    fields = {key: f"{zlib.crc32(text):08x}" for key, text in fields.items()}
+    same(f"{path}: checksum of the contract's", fields, seal["fields"])
+    data = {key: zlib.crc32(x.reshape(-1).view(torch.uint8).numpy()) for key, x in tensors.items()}
+    rows = {key: [*form(x), f"{data[key]:08x}"] for key, x in tensors.items()}
+    same(f"{path}: type, shape and checksum of", rows, seal["tensors"])
+    return contract, tensors
+
+
+def load_encoder(path, network):
+    """Loads a file into a network and returns the contract; ValueError where they do not fit."""
+    contract, tensors = read(path)
+    own, modules, wanted = network.state_dict(), [*network.modules()], contract["architecture"]
+    made = f"network: make it as {contract['constructor']};"
+    forms = [{key: form(x) for key, x in weights.items()} for weights in (own, tensors)]
+    same(f"{made} type and shape of", *forms)
+    found = [x for m in modules for name in HEADS if type(x := getattr(m, name, None)) is int]
+    heads, expected = [x for x, _ in itertools.groupby(found)], listed(wanted.get("heads"))
+    need(expected in ([None], heads), f"{made} num_heads is {heads}, not {expected}")
+    for m, name in itertools.product(modules, NORMS):
+        epsilon = wanted.get(f"{name}_norm_epsilon")
+        fits = not isinstance(m, NORMS[name]) or m.eps in listed(epsilon)
+        need(fits, f"{made} the epsilon of {m} is not {epsilon}")
+    for m in modules if "tokens" in wanted else ():
+        cuts = isinstance(m, torch.nn.Conv2d) and m.kernel_size[0] == wanted["patch"]
+        need(not cuts or m.stride == m.kernel_size, f"{made} patches of {m} overlap")
+    network.load_state_dict(tensors, strict=True)
+    return contract
+
+
+class Input:
+    """Compares images with the contract of an encoder, and normalises them."""
+
+    def __init__(self, contract):
+        self.patch, self.image = contract["architecture"]["patch"], contract["image_size"]
+        self.fixed, self.product = "tokens" in contract["architecture"], contract["sensor"]
+        self.mean, self.std = (torch.tensor(contract[x])[:, None, None] for x in ("mean", "std"))
+
+    def __call__(self, pixels, *, sensor, bands, nm=None, scale=None, offset=None, nodata=None):
+        """Digital numbers [b, c, h, w] of the product `sensor` -> float32, 0 where there is no
+        data. bands, nm: in the order of c. scale, offset, nodata: what their file says, or None.
+        """
+        product, none, (_, c, *size) = self.product, self.product["nodata"], pixels.shape
+        kind, right = form(pixels)[0], product["dtype"]
+        need(sensor == product["id"], f"pixels: sensor {sensor}, expected {product['id']}")
+        need(kind == right, f"pixels: type {kind}, expected {right} digital numbers, not scaled")
+        same("pixels: band", dict(enumerate(bands)), dict(enumerate(product["bands"]["name"])))
+        need(c == len(bands), f"pixels: {c} bands on axis 1, {len(bands)} are named")
+        cut = [self.image] * 2 if self.fixed else [x - x % self.patch for x in size]
+        need(len(size) == 2 and size == cut, f"pixels: size {size}, expected for example {cut}")
+        need(nodata in (None, none), f"pixels: nodata {nodata}, expected {none}")
+        for field, given in (("centre_nm", nm), ("scale", scale), ("offset", offset)):
+            given, column = listed(given), product["bands"].get(field) or [None] * c
+            need(len(given) in (1, c), f"pixels: {len(given)} values of {field}, expected {c}")
+            within = 0.0 if field != "centre_nm" else 1.0 if c >= 30 else 10.0
+            for name, x, y in zip(bands, given * (c // len(given)), column, strict=True):
+                y = product.get(field) if y is None else y
+                near = None in (x, y) or abs(x - y) <= within + 1e-6 * abs(y)
+                need(near, f"pixels: {field} of band {name} is {x}, expected {y}")
+        x = pixels.float()
+        valid = x.isfinite() if none is None else x.isfinite() & (x != none)
+        return torch.where(valid, (x - self.mean.to(x)) / self.std.to(x), 0.0)
+
+
+def need(holds, message):
+    if not holds:
+        raise ValueError(message)
+
+
+def same(what, found, expected):
+    for name in {**expected, **found}:
+        here, there = found.get(name, "missing"), expected.get(name, "nothing")
+        need(here == there, f"{what} {name}: {here}, expected {there}")
+
+
+def leaves(value, path=""):
+    if not isinstance(value, dict) or not value:
+        return [(path, value)]
+    return [x for key in value for x in leaves(value[key], f"{path}.{key}" if path else key)]
+
+
+def form(x):
+    return [str(x.dtype).removeprefix("torch."), list(x.shape)]
+
+
+def listed(value):
+    return list(value) if hasattr(value, "__len__") else [value]
