@@ -162,4 +162,4 @@ def _yaml(value: Any) -> str:
 
 def _cell(value: Any) -> str:
     """A text on one line without Markdown's and HTML's own characters."""
-    return re.sub(r"([|<>`*_\[\]\\])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"([|<>`*\[\]\\])", r"\\\1", " ".join(str(value).split()))
