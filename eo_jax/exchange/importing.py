@@ -65,15 +65,11 @@ def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Importe
     Raises:
         ValueError: the file does not hold such an encoder; the message names the first mistake.
     """
-    contract = contract_of(source.path)
+    tensors, contract = _read(source)
     if contract is not None:
-        check_contract(contract, str(source.path))
         _check_encoder(source, contract, encoder)
     name = layout_name(encoder, source.layout or (contract or {}).get("layout", ""))
     layout = LAYOUTS[name]
-    tensors = read_tensors(source.path, allow_pth=source.allow_pth)
-    if contract is not None:
-        check_tensors(contract, tensors, str(source.path))
     needed = _keys(layout, encoder, image_size)
     prefix = prefixes.find_prefix(tensors, needed, source.prefix)
     taken, left = prefixes.under_prefix(layout, tensors, prefix)
@@ -85,6 +81,17 @@ def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Importe
     image_size, resized = _fit_positions(taken, layout, encoder, image_size)
     params, statistics = translation.to_ours(layout, encoder, taken, image_size)
     return Imported(params, statistics, remarks + resized)
+
+
+def _read(source: Source) -> tuple[Tensors, dict[str, Any] | None]:
+    """The tensors of a file, and its contract if it has one, which are what was exported."""
+    contract = contract_of(source.path)
+    if contract is not None:
+        check_contract(contract, str(source.path))
+    tensors = read_tensors(source.path, allow_pth=source.allow_pth)
+    if contract is not None:
+        check_tensors(contract, tensors, str(source.path))
+    return tensors, contract
 
 
 def _keys(layout: Layout, encoder: Encoder, image_size: int) -> list[str]:

@@ -11,9 +11,10 @@ import sys
 
 import numpy as np
 import pytest
-from exported import IMAGE, SENSOR, tiny_encoder, write_export
+from exported import IMAGE, SENSOR, exported, tiny_encoder, write_export
 from safetensors.numpy import load_file
 
+from eo_jax import export
 from eo_jax.load import Weights, load
 
 NAMES = [band.name for band in SENSOR.bands]
@@ -143,3 +144,27 @@ def test_a_file_without_a_contract_is_refused(tmp_path):
     save_file({"norm.weight": np.ones(3, np.float32)}, tmp_path / "plain.safetensors")
     with pytest.raises(ValueError, match="has no contract"):
         load(tmp_path / "plain.safetensors")
+
+
+def test_shards_are_read_by_their_index(path, tmp_path, monkeypatch):
+    tensors, contract = exported(tiny_encoder(), IMAGE)
+    monkeypatch.setattr(export, "_SHARD_BYTES", 200_000)
+    export._write_safetensors(tmp_path / "s2.safetensors", tensors, contract)
+    index = tmp_path / "s2.safetensors.index.json"
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    whole, found = load(path), load(index)
+    assert found.contract == whole.contract and found.tensors.keys() == whole.tensors.keys()
+    shard = sorted(tmp_path.glob("*.safetensors"))[0]
+    with pytest.raises(ValueError, match="lacks "):
+        load(shard)
+    shard.rename(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(ValueError, match=f"{shard.name} is not beside it"):
+        load(index)
+
+
+@pytest.mark.parametrize("name", ["../s2.safetensors", "/etc/passwd", "s2.pth"])
+def test_an_index_names_nothing_outside_its_folder(tmp_path, name):
+    index = tmp_path / "s2.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"norm.weight": name}}))
+    with pytest.raises(ValueError, match="weight_map names"):
+        load(index)
