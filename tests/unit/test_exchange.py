@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -10,8 +13,12 @@ from exchanged import ENCODERS, SIZE, to_ours, to_torch, weighted
 from eo_jax.exchange.layouts import LAYOUTS
 
 
-def test_every_layout_has_an_encoder_here():
+def test_every_layout_has_an_encoder_here_and_a_row_in_the_guide():
     assert ENCODERS.keys() == LAYOUTS.keys()
+    guide = (Path(__file__).parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+    section = guide.partition("## Layouts\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", section, re.MULTILINE)
+    assert set(re.findall(r"\w+", " ".join(rows))) == LAYOUTS.keys()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
