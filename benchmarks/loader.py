@@ -38,10 +38,10 @@ from benchmarks import loader_peers
 from benchmarks.codec import load
 from benchmarks.convert import mosaic
 from benchmarks.loader_peers import BATCH, CROP, LINKS, SIDE, Consume
+from benchmarks.stores import write_linked_store
 from eo_jax.data.store import record
 from eo_jax.data.store.files import write_atomically
 from eo_jax.data.store.reader import FORMATS
-from eo_jax.data.store.writer import finish_store, index_row, write_shard
 from eo_jax.schema import Sample
 from eo_jax.sensors import ENMAP
 
@@ -258,7 +258,7 @@ def write_data(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[st
     pixels = np.stack([sample.pixels for sample in samples])
     np.save(work / "raw.npy", pixels)
     for format in FORMATS:
-        _write_store(work / format, format, samples)
+        write_linked_store(work / format, format, samples, LINKS)
     encoded = [record.encode(sample) for sample in samples]
     plain = [patch.tobytes() for patch in pixels]
     loader_peers.write_array_record(work / "raw.array_record", plain)
@@ -275,28 +275,6 @@ def write_data(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[st
         len(record.encode(Sample(cube, ENMAP.id, "", ""))) for cube in cubes
     )
     return {"ratio_of_patches": pixels.nbytes / sum(map(len, encoded)), "ratio_of_tiles": of_tiles}
-
-
-def _write_store(path: Path, format: str, samples: Sequence[Sample]) -> None:
-    """The samples LINKS times, as hard links: Grain's shuffle is slow below some thousand
-    locations, which is not measured here.
-    """
-    first = json.dumps(write_shard(path, 0, format, len(samples), samples))
-    shards = [
-        json.loads(first.replace("shards/00000", f"shards/{k:05d}").replace("/c/0/", f"/c/{k}/"))
-        for k in range(LINKS)
-    ]
-    for shard in shards[1:]:
-        for entry, source in zip(
-            [shard, *shard.get("pixels", [])],
-            [shards[0], *shards[0].get("pixels", [])],
-            strict=True,
-        ):
-            (path / entry["file"]).parent.mkdir(parents=True, exist_ok=True)
-            os.link(path / source["file"], path / entry["file"])
-    rows = [index_row(sample, "train", 0.0) for sample in samples]
-    rows_of = [[{**row, "group": f"{k}-{row['group']}"} for row in rows] for k in range(LINKS)]
-    finish_store(path, shards, rows_of, {}, format, LINKS)
 
 
 def _write_tifs(folder: Path, pixels: np.ndarray, **options: str | int) -> None:

@@ -72,6 +72,11 @@ def make(
     """
     twin = (AllPixelsMAE if way == "all pixels" else TWINS[objective])(experiment)
     load(twin, params)
+    return start(twin, way, experiment.optim, inputs, device)
+
+
+def start(twin: Twin, way: str, optim: Any, inputs: Mapping[str, np.ndarray], device: str) -> Peer:
+    """A twin with the weights it has; arguments as in `make`."""
     twin.to(device).train()
     placed = [
         tensor.to(device)
@@ -79,7 +84,7 @@ def make(
             {name: torch.tensor(np.asarray(array)) for name, array in inputs.items()}
         )
     ]
-    return Peer(twin, torch.compile(twin) if way == "compiled" else twin, placed, experiment.optim)
+    return Peer(twin, torch.compile(twin) if way == "compiled" else twin, placed, optim)
 
 
 # ------------------------------------------------------------------ weights

@@ -21,10 +21,14 @@ from benchmarks.step_networks import (
 )
 from benchmarks.step_twin_base import Twin, bands_first, ema_
 from eo_jax.experiment import Experiment
+from eo_jax.models.encoder import Encoder
+from eo_jax.models.stems import spectral_adapter
 
 
 class MAE(Twin):
-    """Masked autoencoder; the adapter sees visible tokens only. Views have the bands last."""
+    """Masked autoencoder; the spectral adapter, if there is one, sees visible tokens only. Views
+    have the bands last.
+    """
 
     def __init__(self, experiment: Experiment):
         super().__init__()
@@ -34,7 +38,7 @@ class MAE(Twin):
         self.visible = int(side**2 * (1 - config.mask_ratio) + 1e-9)
         self.encoder = nn.ModuleDict(
             {
-                "stem": self.make_stem(encoder.width),
+                "stem": self.make_stem(encoder),
                 "trunk": Trunk(encoder.width, encoder.layers, encoder.trunk.heads),
             }
         )
@@ -43,9 +47,12 @@ class MAE(Twin):
         )
         self.register_buffer("positions", positions_of(encoder.width, side)[None], persistent=False)
 
-    def make_stem(self, width: int) -> nn.ModuleDict:
+    def make_stem(self, encoder: Encoder) -> nn.ModuleDict:
+        spectral = isinstance(encoder.stem, spectral_adapter.Config)
+        adapter = SpectralAdapter() if spectral else nn.Identity()
+        channels = spectral_adapter.CHANNELS if spectral else len(encoder.sensor.bands)
         return nn.ModuleDict(
-            {"adapter": SpectralAdapter(), "embed": nn.Linear(self.patch**2 * 128, width)}
+            {"adapter": adapter, "embed": nn.Linear(self.patch**2 * channels, encoder.width)}
         )
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
@@ -79,10 +86,9 @@ class AllPixelsMAE(MAE):
     first.
     """
 
-    def make_stem(self, width: int) -> nn.ModuleDict:
-        return nn.ModuleDict(
-            {"adapter": SpectralImage(), "embed": nn.Conv2d(128, width, self.patch, self.patch)}
-        )
+    def make_stem(self, encoder: Encoder) -> nn.ModuleDict:
+        embed = nn.Conv2d(spectral_adapter.CHANNELS, encoder.width, self.patch, self.patch)
+        return nn.ModuleDict({"adapter": SpectralImage(), "embed": embed})
 
     def inputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         return [given["global"][:, 0].movedim(-1, 1).contiguous(), given["noise"]]

@@ -18,6 +18,7 @@ from eo_jax.augment import views
 from eo_jax.config import complete, modules
 from eo_jax.experiment import Experiment, make_recipe
 from eo_jax.schema import Batch
+from eo_jax.sensors import Sensor
 from eo_jax.step import TrainSession
 
 SEED = 0
@@ -118,8 +119,15 @@ def config_of(
     for name, known in ((objective, modules("objectives")), (backbone, BACKBONES)):
         if name not in known:
             raise ValueError(f"no {name!r}; there are {', '.join(known)}")
-    work, trunk = WORKLOADS.get(objective, DEFAULT), BACKBONES[backbone]
-    trunk = trunk | of_vits if trunk["name"] == "vit" else dict(trunk)
+    trunk = BACKBONES[backbone]
+    trunk = trunk | of_vits if trunk["name"] == "vit" else trunk
+    return complete_config(objective, WORKLOADS.get(objective, DEFAULT), trunk, batch)
+
+
+def complete_config(
+    objective: str, work: Workload, trunk: Mapping[str, Any], batch: int
+) -> dict[str, Any]:
+    """The config of an objective on a workload, with this `config.model.trunk`."""
     sources, stems = (
         {"eo": {"store": "none", "sensor": work.sensor}},
         {"eo": dict(work.stem) if trunk["name"] == "vit" else {"name": "conv"}},
@@ -137,7 +145,7 @@ def config_of(
     config = ml_collections.ConfigDict()
     config.data = {"sources": sources, "batch_size": batch, "crop": work.side}
     config.augment = {"crops": {name: dict(crop) for name, crop in work.crops.items()}}
-    config.model = {"stems": stems, "trunk": trunk, "dtype": "auto"}
+    config.model = {"stems": stems, "trunk": dict(trunk), "dtype": "auto"}
     config.objective = {"name": objective, **work.section}
     config.optim = dict(OPTIM)
     config.run = {"steps": 1_000_000, "seed": SEED}
@@ -145,23 +153,21 @@ def config_of(
 
 
 def batch_of(experiment: Experiment) -> Batch:
-    """Digital numbers [b, 1, c, h, w] on the device, in the sensor's dtype, distributed as its
-    published statistics say, without no-data. Labels [b, 1].
+    """Digital numbers [b, 1, c, h, w] on the device, in the sensor's dtype, distributed as
+    `statistics_of` says, without no-data. Labels [b, 1].
     """
     data, random = experiment.data, np.random.default_rng(SEED)
     batch: Batch = {}
     for source, encoder in experiment.encoders.items():
         sensor = encoder.sensor
-        mean, std = (
-            np.array(numbers, np.float32)[:, None, None] for numbers in (sensor.mean, sensor.std)
-        )
+        numbers = statistics_of(sensor)
+        mean, std = (x.astype(np.float32)[:, None, None] for x in (numbers.mean, numbers.std))
         values = mean + std * random.standard_normal(
             (data.batch_size, 1, len(sensor.bands), data.crop, data.crop), np.float32
         )
-        integer = np.issubdtype(np.dtype(sensor.dtype), np.integer)
-        batch[source] = {
-            "pixels": (np.clip(values, 1, 10_000) if integer else values).astype(sensor.dtype)
-        }
+        if np.issubdtype(np.dtype(sensor.dtype), np.integer):
+            values = np.clip(values, 1, min(10_000, np.iinfo(sensor.dtype).max))
+        batch[source] = {"pixels": values.astype(sensor.dtype)}
         if data.sources[source].label:
             batch[source]["label"] = random.integers(1, CLASSES + 1, (data.batch_size, 1))
     return jax.device_put(batch)
@@ -172,12 +178,19 @@ NO_AUGMENTATION = views.Recipe(train=lambda views, key: views, evaluate=lambda v
 
 
 def recipe_of(experiment: Experiment) -> views.Recipe:
-    """The experiment's augmentation, normalised by published statistics."""
-    published = {
-        source: views.normalisation("published", encoder.sensor, None)
-        for source, encoder in experiment.encoders.items()
+    """The experiment's augmentation, normalised by `statistics_of` its sensors."""
+    numbers = {
+        source: statistics_of(encoder.sensor) for source, encoder in experiment.encoders.items()
     }
-    return make_recipe(experiment, published)
+    return make_recipe(experiment, numbers)
+
+
+def statistics_of(sensor: Sensor) -> views.Normalisation:
+    """The published ones, or those of an average photograph if nobody published any."""
+    if sensor.mean:
+        return views.normalisation("published", sensor, None)
+    bands = len(sensor.bands)
+    return views.Normalisation(np.full(bands, 120.0), np.full(bands, 60.0), "assumed")
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ COMMANDS = {
     "eo_jax.replay": "repeat one step, and show its batch and gradient",
     "eo_jax.export": "write an encoder for PyTorch",
     "eo_jax.import_torch": "start a run from a published PyTorch encoder",
-    "eo_jax.checkpoint": "list, verify, compare and hash checkpoints",
+    "eo_jax.checkpoint": "list, verify, compare, average and slice checkpoints",
     "data_prep": "turn archives into stores; inspect, verify, subset and merge them",
 }
 

@@ -67,6 +67,7 @@ def main() -> int:
     try:
         _FLAGS(sys.argv)
         config = _FLAGS["config"].value
+        config = config and config.to_dict()  # the file is read on first use
     except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
         raise ValueError(
             f"{cli.first_cause(error)}; `python -m eo_jax.import_torch --help` lists the flags"
@@ -84,9 +85,7 @@ def main() -> int:
         _wavelengths(_FLAGS["bands-nm"].value),
         _FLAGS["allow-pth"].value,
     )
-    for line in import_run(
-        source, config.to_dict(), Path(_FLAGS["workdir"].value), _FLAGS["encoder"].value
-    ):
+    for line in import_run(source, config, Path(_FLAGS["workdir"].value), _FLAGS["encoder"].value):
         print(line, flush=True)
     return 0
 

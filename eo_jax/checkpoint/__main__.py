@@ -1,9 +1,11 @@
-"""Lists, checks and compares checkpoints. Nothing is written, and no GPU is used.
+"""Lists, checks, compares, averages and takes apart checkpoints. No GPU is used.
 
     python -m eo_jax.checkpoint ls runs/mae
     python -m eo_jax.checkpoint verify runs/mae
     python -m eo_jax.checkpoint diff runs/a runs/b
     python -m eo_jax.checkpoint hash runs/mae
+    python -m eo_jax.checkpoint average runs/a runs/b --output=runs/mean
+    python -m eo_jax.checkpoint slice runs/mae --paths=params/encoder/ --output=encoder.npz
 
 A checkpoint is WORKDIR/checkpoints/STEP, or WORKDIR for the newest. The exit code is 1 where
 something is damaged or differs.
@@ -21,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from eo_jax import cli
+from eo_jax.checkpoint import surgery
 from eo_jax.checkpoint.difference import differences
 from eo_jax.checkpoint.hashes import leaf_hashes, state_hash
 from eo_jax.checkpoint.manifest import Manifest
@@ -38,9 +41,11 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{ls,verify,diff,hash}")
+    commands = parser.add_subparsers(required=True, metavar="{ls,verify,diff,hash,average,slice}")
 
-    def add(name: str, run: Callable[..., int], example: str, **operands: str) -> None:
+    def add(
+        name: str, run: Callable[..., int], example: str, **operands: str
+    ) -> argparse.ArgumentParser:
         task = run.__doc__.splitlines()[0]
         command = commands.add_parser(
             name,
@@ -51,11 +56,23 @@ def main() -> int:
         for operand, about in operands.items():
             command.add_argument(operand, type=Path, metavar=operand.upper(), help=about)
         command.set_defaults(run=run)
+        return command
 
     add("ls", ls, "runs/mae", workdir="folder of the run")
     add("verify", verify, "runs/mae", path="WORKDIR for all, or WORKDIR/checkpoints/STEP")
     add("diff", diff, "runs/a runs/b/checkpoints/500", a=_EITHER, b=_EITHER)
     add("hash", print_hashes, "runs/mae", checkpoint=_EITHER)
+    averaging = add("average", average, "runs/a/checkpoints/400 runs/a --output=runs/mean")
+    averaging.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help=_EITHER)
+    averaging.add_argument("--output", type=Path, required=True, help="new workdir")
+    slicing = add(
+        "slice",
+        slice_arrays,
+        "runs/mae --paths=params/encoder/ --output=encoder.npz",
+        checkpoint=_EITHER,
+    )
+    slicing.add_argument("--paths", required=True, help="regex on the beginning of paths")
+    slicing.add_argument("--output", type=Path, required=True, help="file .npz")
     arguments = vars(parser.parse_args())
     jax.config.update("jax_platforms", "cpu")  # the GPU is busy training
     return arguments.pop("run")(**arguments)
@@ -140,6 +157,23 @@ def print_hashes(checkpoint: Path) -> int:
     for path, digest in sorted(hashes.items()):
         print(f"{digest[:16]}  {path}")
     print(f"{state_hash(hashes)}  whole state, step {saved.step}")
+    return 0
+
+
+def average(checkpoints: list[Path], output: Path) -> int:
+    """Writes a workdir with the mean of the weights of checkpoints of one network.
+
+    It can be exported, reported, evaluated and trained on. Optimizer and step are the last one's.
+    """
+    count = surgery.average([_find(path) for path in checkpoints], output)
+    print(f"{output}: {count} arrays are the mean of {len(checkpoints)} checkpoints")
+    return 0
+
+
+def slice_arrays(checkpoint: Path, paths: str, output: Path) -> int:
+    """Writes some arrays of a checkpoint to an NPZ file, by their paths."""
+    found = surgery.extract(_find(checkpoint), paths, output)
+    print(f"{output}: {len(found)} arrays, from {found[0]} to {found[-1]}")
     return 0
 
 

@@ -50,7 +50,7 @@ MAY_IMPORT = {
         "monitor.rankme",
         "evaluators",
     ),
-    "checkpoint": ("schema", "rules", "cli", "checkpoint"),
+    "checkpoint": ("schema", "rules", "cli", "checkpoint", "data.store.files"),
     "autotuning": (),
     "report.pictures": (*NOUNS,),
     "report.html_page": (),

@@ -20,6 +20,7 @@ from benchmarks.step_workloads import (
     Step,
     Workload,
     batch_of,
+    complete_config,
     config_of,
     recipe_of,
 )
@@ -120,6 +121,18 @@ def test_twin_has_our_first_loss_and_learns_as_we_do(objective):
     assert masks or abs(mine[-1] - mine[0]) > 5 * abs(
         mine[-1] - theirs[-1]
     )  # they changed by far more than they differ
+
+
+@pytest.mark.slow
+def test_twin_of_mae_without_a_spectral_adapter_has_our_first_loss():
+    pytest.importorskip("torch")
+    stem, crops = {"name": "patch_embed", "patch": 8}, {"global": {"size": 32}}
+    work = Workload("geonrw_rgb", 32, stem, crops, MAE)
+    experiment = make_experiment(complete_config("mae", work, BACKBONES["vit_s"], 8))
+    shown = jax.jit(recipe_of(experiment).train)(batch_of(experiment), jax.random.key(1))
+    ours = Step.of(experiment, NO_AUGMENTATION, shown)
+    twin = step_race.twin_of(experiment, "eager", ours.state, shown)
+    np.testing.assert_allclose(twin.run(1), ours.run(1), rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from run_results import end_of
-from saved_states import CONFIG, files_of, halve, save_two, state_of
+from saved_states import CONFIG, files_of, halve, like, save_two, state_of
 
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.checkpoint import __main__ as command
@@ -150,6 +151,54 @@ def test_hash_prints_every_leaf_and_the_whole(saved, run):
     assert whole.split()[1:] == ["whole", "state,", "step", "5"] and len(whole.split()[0]) == 64
 
 
+def test_average_is_the_mean_of_weights_and_the_rest_is_the_last_ones(saved, run, tmp_path):
+    (saved / "data.json").write_text("{}")
+    output = tmp_path / "mean"
+    code, lines = run(
+        "average", saved / "checkpoints/2", saved / "checkpoints/5", "--output", output
+    )
+    assert code == 0 and lines[-1].endswith("2 arrays are the mean of 2 checkpoints")
+    made = Checkpoints(output).newest()
+    kernels = [state_of(seed)["params"]["kernel"] for seed in (0, 1)]
+    np.testing.assert_allclose(made.array("params/kernel"), sum(kernels) / 2, atol=1e-7)
+    last = Checkpoints(saved).at(5)
+    for path in ("step", "optimizer/0/mu", "optimizer/1/count"):
+        np.testing.assert_array_equal(made.array(path), last.array(path))
+    assert made.manifest.config == last.manifest.config and made.step == 5
+    assert made.manifest.empty == last.manifest.empty
+    assert (output / "data.json").read_text() == "{}"
+    assert last.restore(like(state_of()))  # the sources are as they were
+    assert made.restore(like(state_of()))["step"] == 5
+
+
+def test_average_refuses_another_network_and_a_folder_that_holds_a_run(
+    saved, run, tmp_path, capsys
+):
+    other = save(tmp_path / "other", 3, {**state_of(), "params": {"kernel": jnp.zeros((2, 2))}})
+    for arguments, message in (
+        ((other, saved, "--output", tmp_path / "new"), "array params/bias is absent, but float32"),
+        ((saved, "--output", other), "holds a run already"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run("average", *arguments)
+
+
+def test_slice_writes_the_arrays_that_match(saved, run, tmp_path):
+    output = tmp_path / "part.npz"
+    code, lines = run("slice", saved, "--paths", "params/|optimizer/0", "--output", output)
+    assert code == 0 and "3 arrays" in lines[-1]
+    with np.load(output) as arrays:
+        assert sorted(arrays) == ["optimizer/0/mu", "params/bias", "params/kernel"]
+        np.testing.assert_array_equal(arrays["params/kernel"], state_of(0)["params"]["kernel"])
+        assert arrays["optimizer/0/mu"].dtype == np.float32
+    with pytest.raises(ValueError, match="matches no array"):
+        run("slice", saved, "--paths", "nothing", "--output", output)
+    with pytest.raises(ValueError, match="is not a regex"):
+        run("slice", saved, "--paths", "(", "--output", output)
+    with pytest.raises(ValueError, match=r"expected a file \.npz"):
+        run("slice", saved, "--paths", "params", "--output", tmp_path / "part.txt")
+
+
 @pytest.mark.parametrize("task", ["ls", "verify", "hash"])
 def test_a_workdir_without_checkpoints_and_a_step_that_is_not_there_say_so(
     tmp_path, saved, task, monkeypatch, capsys
@@ -164,7 +213,7 @@ def test_a_workdir_without_checkpoints_and_a_step_that_is_not_there_say_so(
         assert code == 1 and message in error
 
 
-@pytest.mark.parametrize("task", ["ls", "verify", "diff", "hash"])
+@pytest.mark.parametrize("task", ["ls", "verify", "diff", "hash", "average", "slice"])
 def test_help_shows_an_example(task, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["checkpoint", task, "--help"])
     with pytest.raises(SystemExit):

@@ -1,0 +1,1 @@
+"""Measures training on an accelerator, in one command: `python -m benchmarks.accelerator`."""

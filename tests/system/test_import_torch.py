@@ -1,0 +1,98 @@
+"""Tests of `python -m eo_jax.import_torch` and of `run.init_from` with a file."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import tiny_run as tiny_run_module
+from run_results import end_of, numbers
+
+from eo_jax import checkpoint, export, import_torch, train
+from eo_jax.exchange.contract import to_header
+from eo_jax.exchange.importing import Source
+from eo_jax.exchange.writing import write_safetensors
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_run, tmp_path_factory):
+    """The exported encoder of a finished run."""
+    tensors, contract = export.encoder_of(tiny_run)
+    path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    write_safetensors(path, tensors, to_header(contract))
+    return path
+
+
+def config_of(store, **values) -> dict:
+    return tiny_run_module.config_of(store, **{"run.steps": 4} | values) | {"evals": {}}
+
+
+@pytest.fixture(scope="module")
+def imported(weights, tiny_store, tmp_path_factory):
+    """(workdir of the imported encoder, remarks)."""
+    workdir = tmp_path_factory.mktemp("imported") / "run"
+    return workdir, import_torch.import_run(Source(weights), config_of(tiny_store), workdir)
+
+
+def exported(workdir) -> dict[str, np.ndarray]:
+    return {key: tensor.make() for key, tensor in export.encoder_of(workdir).tensors.items()}
+
+
+def test_an_export_of_an_import_is_what_was_imported(imported, tiny_run):
+    workdir, remarks = imported
+    assert remarks[0].startswith("layout spec_vit") and "step 0 saved" in remarks[-1]
+    assert checkpoint.Checkpoints(workdir).steps() == [0]
+    before, after = exported(tiny_run), exported(workdir)
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        np.testing.assert_array_equal(after[key], tensor)
+
+
+def test_a_folder_that_holds_a_run_is_refused(imported, weights, tiny_store):
+    with pytest.raises(ValueError, match="holds a run already"):
+        import_torch.import_run(Source(weights), config_of(tiny_store), imported[0])
+
+
+@pytest.mark.slow
+def test_an_imported_network_goes_on_and_starts_below_a_fresh_one(imported, tiny_store, tmp_path):
+    workdir, _ = imported
+    assert train.train(config_of(tiny_store), workdir) == 0
+    assert train.train(config_of(tiny_store), tmp_path) == 0
+    losses = [[line["loss"] for line in numbers(folder)] for folder in (workdir, tmp_path)]
+    assert losses[0][0] != losses[1][0] and len(losses[0]) == 4
+
+
+@pytest.mark.slow
+def test_init_from_takes_a_file(weights, tiny_store, tmp_path, capsys):
+    config = config_of(tiny_store, **{"run.init_from": str(weights)})
+    assert train.train(config, tmp_path) == 0
+    assert f"{weights}: layout spec_vit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--config must be given"),
+        (("--config=configs/mae_demo.py:smoke", "--workdir=x"), "--input must be given"),
+        (("--config=configs/none.py", "--workdir=x", "--input=y"), "configs/none.py"),
+        (
+            ("--config=configs/mae_demo.py:smoke", "--workdir=x", "--input=no.safetensors"),
+            "no.safetensors: no such file",
+        ),
+        (
+            (
+                "--config=configs/mae_demo.py:smoke",
+                "--workdir=x",
+                "--input=y",
+                "--stem=by-wavelength",
+                "--bands-nm=a,b",
+            ),
+            "--bands-nm: a,b; expected numbers in nm",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["import_torch", *arguments])
+    code, error = end_of(capsys, import_torch.main)
+    assert code == 1 and message in error and len(error.splitlines()) == 1
