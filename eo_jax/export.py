@@ -1,6 +1,7 @@
 """Exports the encoder of a run to PyTorch.
 
     python -m eo_jax.export --workdir=runs/demo --output=runs/demo/encoder.safetensors
+    python -m eo_jax.export --workdir=runs/demo --publish=upload   # with model card and metadata
 
 The header says which network that is and which input it expects. `eo_jax_torch.py` loads the file
 into the network, and `eo_jax.load` reads it without PyTorch; both refuse what does not fit
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -23,14 +23,16 @@ from eo_jax.data.store.files import write_atomically
 from eo_jax.exchange.contract import make_contract, to_header
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
 from eo_jax.exchange.positions import resized
+from eo_jax.exchange.publishing import publish
 from eo_jax.exchange.sealing import leaves, sealed
 from eo_jax.exchange.tensor import Tensor
+from eo_jax.exchange.torch_file import has_torch, write_pth
 from eo_jax.exchange.translation import tensors_of
 from eo_jax.exchange.wrappers import WRAPPERS, nested
-from eo_jax.exchange.writing import in_shards, write_safetensors
+from eo_jax.exchange.writing import write_model
 from eo_jax.experiment import make_experiment
-
-_SHARD_BYTES = 5 * 10**9  # Hugging Face's
+from eo_jax.models.encoder import Encoder
+from eo_jax.monitor.writers import read_metrics
 
 
 class Exported(NamedTuple):
@@ -43,13 +45,15 @@ class Exported(NamedTuple):
 def main() -> int:
     """The command."""
     arguments = _parser().parse_args()
-    if arguments.format == "pth" and not _has_torch():
+    if arguments.format == "pth" and not has_torch():
         print(
             "error: --format=pth needs torch: pip install 'eo_jax[torch]', or use "
             "--format=safetensors, which torch reads too",
             file=sys.stderr,
         )
         return 2
+    if arguments.publish:
+        return _publish(arguments)
     exported = encoder_of(
         arguments.workdir, arguments.encoder, arguments.layout, arguments.image_size
     )
@@ -63,7 +67,7 @@ def main() -> int:
         content = nested(tensors, wrapper)
         _write_pth(arguments.output, content, sealed(exported.contract, dict(leaves(content))))
     else:
-        _write_safetensors(arguments.output, tensors, sealed(exported.contract, tensors))
+        write_model(arguments.output, tensors, to_header(sealed(exported.contract, tensors)))
     _say(arguments.output, exported)
     return 0
 
@@ -76,7 +80,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m eo_jax.export --workdir=runs/demo --output=encoder.safetensors",
     )
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    output = parser.add_mutually_exclusive_group(required=True)
+    output.add_argument("--output", type=Path, help="file to write")
+    output.add_argument(
+        "--publish",
+        type=Path,
+        metavar="FOLDER",
+        help="new folder for the Hugging Face Hub: model.safetensors, config.json, model card, "
+        "STAC item, and an entry for torchgeo where it has the network",
+    )
     parser.add_argument(
         "--encoder",
         help="name of the encoder, e.g. enmap or enmap.teacher (default: the objective's first)",
@@ -105,6 +117,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _publish(arguments: argparse.Namespace) -> int:
+    if arguments.wrapper != "none" or arguments.format != "safetensors":
+        raise ValueError("--publish: writes plain safetensors; leave out --wrapper and --format")
+    encoder, exported = _chosen(
+        arguments.workdir, arguments.encoder, arguments.layout, arguments.image_size
+    )
+    lines = read_metrics(arguments.workdir)
+    for file in publish(arguments.publish, encoder, *exported, lines):
+        print(file)
+    _say(arguments.publish, exported)
+    return 0
+
+
 def _say(output: Path, exported: Exported) -> None:
     tensors, contract = exported
     values = sum(math.prod(tensor.shape) for tensor in tensors.values())
@@ -121,6 +146,12 @@ def encoder_of(
 
     Raises ValueError where the run has no such encoder, or the encoder no such layout.
     """
+    return _chosen(workdir, name, layout, image_size)[1]
+
+
+def _chosen(
+    workdir: Path, name: str | None, layout: str, image_size: int | None
+) -> tuple[Encoder, Exported]:
     config, step, params, carry = load(workdir)
     experiment = make_experiment(config)
     encoders = experiment.objective.encoders(params, carry)
@@ -139,50 +170,12 @@ def encoder_of(
     contract = make_contract(
         name, encoder, layout, image_size or trained, fingerprint, config, step
     )
-    return Exported(tensors, contract)
-
-
-def _write_safetensors(path: Path, tensors: dict[str, Tensor], contract: dict) -> None:
-    """One file, or above 5 GB shards with Hugging Face's index beside them."""
-    parts = in_shards(tensors, _SHARD_BYTES)
-    if len(parts) == 1:
-        write_safetensors(path, tensors, to_header(contract))
-        return
-    weight_map = {}
-    for k, part in enumerate(parts, start=1):
-        shard = path.with_name(f"{path.stem}-{k:05d}-of-{len(parts):05d}.safetensors")
-        write_safetensors(shard, part, to_header(contract))
-        weight_map |= dict.fromkeys(part, shard.name)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    write_atomically(
-        path.with_name(f"{path.name}.index.json"), (json.dumps(index, indent=1) + "\n").encode()
-    )
-
-
-def _has_torch() -> bool:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return encoder, Exported(tensors, contract)
 
 
 def _write_pth(path: Path, content: dict, contract: dict) -> None:
     """Writes a plain state dict, like published weights, and the contract next to it."""
-    import torch
-
-    def tensors(value):
-        if isinstance(value, Tensor):
-            return torch.from_numpy(value.make().copy())
-        return {key: tensors(inner) for key, inner in value.items()}
-
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        torch.save(tensors(content), temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_pth(path, content)
     write_atomically(path.with_suffix(".json"), (json.dumps(contract, indent=1) + "\n").encode())
 
 

@@ -73,8 +73,9 @@ def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Importe
     needed = _keys(layout, encoder, image_size)
     prefix = prefixes.find_prefix(tensors, needed, source.prefix)
     taken, left = prefixes.under_prefix(layout, tensors, prefix)
+    taken = layout.unified(encoder, taken)
     remarks = [f"layout {name}: {layout.network}", f"prefix {prefix!r}"]
-    remarks += [f"left out: {line}" for line in prefixes.summary(left)]
+    remarks += [f"left out: {line}" for line in prefixes.summary(left, prefix)]
     remarks += _without_contract(encoder) if contract is None else []
     remarks += _fit_bands(taken, layout, source, encoder, contract)
     image_size, resized = _fit_positions(taken, layout, encoder, image_size)
@@ -189,11 +190,12 @@ def _fit_positions(
     found = taken.get(layout.positions)
     if found is None or found.ndim != 3:
         return image_size, []
-    side = round((found.shape[1] - 1) ** 0.5)
+    prefix = int(layout.class_position(encoder))
+    side = round(max(found.shape[1] - prefix, 0) ** 0.5)
     if encoder.trunk.positions != "learned":
         return side * encoder.patch, []
-    if side == encoder.trunk.grid or side**2 + 1 != found.shape[1]:
+    if side == encoder.trunk.grid or side**2 + prefix != found.shape[1]:
         return image_size, []
-    taken[layout.positions] = resample_positions(found, encoder.trunk.grid)
+    taken[layout.positions] = resample_positions(found, encoder.trunk.grid, prefix)
     grid = encoder.trunk.grid
     return image_size, [f"{layout.positions}: resampled from {side} x {side} to {grid} x {grid}"]

@@ -13,6 +13,9 @@ import numpy as np
 from eo_jax.exchange.orders import AS_IS, CONV2D, TRANSPOSED, Order
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.layers.position_embedding import FIXED
+from eo_jax.schema import Params
+
+Tensors = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,12 @@ class Layout:
         bands: key of the weight whose axis 1 is that of bands; "" where there is none.
         ignored: regexes on keys that an import leaves out, and lists: heads, counters, buffers.
         constructor: (encoder, image size) -> the call that makes the network in PyTorch.
+        folded: (encoder, params) -> weights of the same features, in which what has no key is 0.
+        unified: (encoder, {key: tensor}) -> the same network in the one form that the table reads,
+            where files have several.
+        class_position: encoder -> whether the positions have a row for the class token.
+        unused: encoder -> {key: shape} that the class has and features do not need: 0 in an export,
+            left out of an import.
     """
 
     network: str
@@ -60,6 +69,10 @@ class Layout:
     bands: str = ""
     ignored: tuple[str, ...] = ()
     constructor: Callable[[Encoder, int], str] = lambda encoder, image_size: ""
+    folded: Callable[[Encoder, Params], Params] = lambda encoder, params: params
+    unified: Callable[[Encoder, Tensors], Tensors] = lambda encoder, tensors: tensors
+    class_position: Callable[[Encoder], bool] = lambda encoder: True
+    unused: Callable[[Encoder], dict[str, tuple[int, ...]]] = lambda encoder: {}
 
     def fits(self, encoder: Encoder) -> bool:
         """Whether an encoder has this layout."""
@@ -76,11 +89,8 @@ class Layout:
             return {}
         grid = image_size // encoder.patch
         positions = FIXED[encoder.trunk.positions](encoder.width, grid, grid)
-        return {
-            self.positions: np.concatenate([np.zeros((1, encoder.width), np.float32), positions])[
-                None
-            ]
-        }
+        of_class = np.zeros((int(self.class_position(encoder)), encoder.width), np.float32)
+        return {self.positions: np.concatenate([of_class, positions])[None]}
 
     @property
     def requirements(self) -> str:

@@ -11,17 +11,17 @@ from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.schema import Params
 
 
-def resample_positions(table: np.ndarray, side: int) -> np.ndarray:
-    """[1, 1 + n, d] -> [1, 1 + side^2, d]: patch positions resampled with a cubic kernel (a = -0.5)
-    and anti-aliasing, as timm does with torch's bicubic; the class token's stay.
+def resample_positions(table: np.ndarray, side: int, prefix: int = 1) -> np.ndarray:
+    """[1, prefix + n, d] -> [1, prefix + side^2, d]: patch positions resampled with a cubic kernel
+    (a = -0.5) and anti-aliasing, as timm does with torch's bicubic; those before them stay.
     """
     table = np.asarray(table, np.float32)
-    before = round((table.shape[1] - 1) ** 0.5)
-    grid = table[0, 1:].reshape(before, before, -1)
+    before = round((table.shape[1] - prefix) ** 0.5)
+    grid = table[0, prefix:].reshape(before, before, -1)
     weights = _cubic_weights(before, side)
     resampled = np.einsum("ih,hwd,jw->ijd", weights, grid, weights, optimize=True)
     patches = resampled.reshape(1, side * side, -1).astype(np.float32)
-    return np.concatenate([table[:, :1], patches], axis=1)
+    return np.concatenate([table[:, :prefix], patches], axis=1)
 
 
 def _cubic_weights(before: int, after: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from eo_jax.exchange.layout import Layout
 
-# Where a file has several encoders, the first of these that is there is taken.
+# Where a file has several encoders, the first of these that is there is taken, also inside another
+# dict: teachers, but the student of MoCo, as in the evaluations of those projects.
 _PREFERRED = (
     "module.encoder_q.",
     "module.base_encoder.",
@@ -19,6 +21,8 @@ _PREFERRED = (
     "teacher.module.backbone.",
     "teacher.backbone.",
     "teacher.",
+    "teacher_backbone.",
+    "backbone.",
 )
 
 
@@ -50,12 +54,15 @@ def find_prefix(keys: Iterable[str], needed: Iterable[str], asked: str | None = 
             f"first keys: {', '.join(sorted(keys)[:5])}; give another --layout or --config"
         )
     best = sorted(prefix for prefix, count in counts.items() if count == most)
-    usual = [prefix for wanted in _PREFERRED for prefix in best if prefix.endswith(wanted)]
-    if len(best) > 1 and not usual:
-        raise ValueError(
-            f"the file has several encoders: {', '.join(map(repr, best))}; choose one with --prefix"
-        )
-    return usual[0] if usual else best[0]
+    if len(best) == 1:
+        return best[0]
+    for wanted in _PREFERRED:
+        usual = [prefix for prefix in best if f".{prefix}".endswith(f".{wanted}")]
+        if len(usual) == 1:
+            return usual[0]
+    raise ValueError(
+        f"the file has several encoders: {', '.join(map(repr, best))}; choose one with --prefix"
+    )
 
 
 def under_prefix(
@@ -73,7 +80,19 @@ def under_prefix(
     return taken, left
 
 
-def summary(keys: Iterable[str]) -> list[str]:
-    """Keys by their first two parts, with their numbers: "module.encoder_k.* (161 tensors)"."""
-    counts = collections.Counter(".".join(key.split(".")[:2]) for key in keys)
-    return [f"{name}.* ({count} tensors)" for name, count in sorted(counts.items())]
+def summary(keys: Iterable[str], prefix: str) -> list[str]:
+    """Keys up to the part that is not the prefix's, with their numbers: "module.encoder_k.* (161
+    tensors)" beside "module.encoder_q.".
+    """
+    counts = collections.Counter(_group(key, prefix) for key in keys)
+    return [
+        f"{name} ({count} tensor{'s' if count > 1 else ''})"
+        for name, count in sorted(counts.items())
+    ]
+
+
+def _group(key: str, prefix: str) -> str:
+    parts, of_prefix = key.split("."), prefix.split(".")
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(parts, of_prefix, strict=False))
+    length = sum(1 for _ in same) + 1
+    return key if len(parts) <= length else ".".join([*parts[:length], "*"])

@@ -133,7 +133,9 @@ def _pth(path: Path) -> Tensors:
         first = str(error).strip().splitlines()[0]
         raise ValueError(
             f"{path}: holds more than tensors and plain containers, or is damaged ({first}); it is "
-            "not loaded. Where you trust it, save its state dict alone"
+            "not loaded. Checkpoints of MAE and DINO hold an argparse.Namespace under 'args': load "
+            "such a file with weights_only=True inside `with torch.serialization.safe_globals("
+            "[argparse.Namespace])`, and save its weights alone"
         ) from error
     found: Tensors = {}
     _flatten(content, "", found)

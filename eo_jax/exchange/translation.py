@@ -62,11 +62,14 @@ def tensors_of(
             wrong shape.
     """
     _check_shapes(encoder, params, statistics)
+    params = layout.folded(encoder, params)
     ours = {**unstacked(params), **unstacked(statistics)}
     cells = cells_of(layout, encoder, ours)
     tensors = {key: _tensor(ours[path], row) for key, (path, row) in cells.items()}
     for key, array in layout.computed(encoder, image_size).items():
         tensors[key] = Tensor(array.shape, "float32", functools.partial(np.asarray, array))
+    for key, shape in layout.unused(encoder).items():
+        tensors[key] = Tensor(shape, "float32", functools.partial(np.zeros, shape, np.float32))
     for key in counters(tensors):
         tensors[key] = Tensor((), "int64", functools.partial(np.zeros, (), np.int64))
     return dict(sorted(tensors.items()))
@@ -140,6 +143,8 @@ def to_ours(
     ours = {path: leaf.shape for tree in shapes for path, leaf in unstacked_shapes(tree)}
     cells = cells_of(layout, encoder, ours)
     computed = layout.computed(encoder, image_size)
+    unused = layout.unused(encoder)
+    tensors = {key: tensor for key, tensor in tensors.items() if key not in unused}
     _check_keys(layout, [*cells, *computed], tensors)
     for key, expected in computed.items():
         _check_computed(key, tensors[key], expected)
@@ -157,6 +162,12 @@ def to_ours(
 
 def _check_keys(layout: Layout, needed: list[str], tensors: Mapping[str, np.ndarray]) -> None:
     allowed = {*needed, *counters(dict.fromkeys(needed))}
+    if "fc_norm.weight" in tensors:
+        raise ValueError(
+            f"layout {layout.network!r}: the file has fc_norm, which normalises the mean of the "
+            "tokens; this encoder normalises tokens before their mean, which is another network. "
+            "Take weights from before such fine-tuning, with norm"
+        )
     missing = [key for key in needed if key not in tensors]
     unknown = [key for key in tensors if key not in allowed]
     for what, keys in (("lacks", missing), ("has, without a row in the layout,", unknown)):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eo_jax.data.store.files import replacing, writing
+from eo_jax.data.store.files import replacing, write_atomically, writing
 from eo_jax.exchange.tensor import Tensor
 
+_SHARD_BYTES = 5 * 10**9  # Hugging Face's
 _TYPES = {"float32": "F32", "int64": "I64"}
 
 
@@ -37,6 +38,30 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             file.write(np.ascontiguousarray(tensor.make(), np.dtype(tensor.dtype)).data)
+
+
+def write_model(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> list[Path]:
+    """One file, or above 5 GB shards with Hugging Face's index beside them; returns the files of
+    weights.
+    """
+    parts = in_shards(tensors, _SHARD_BYTES)
+    if len(parts) == 1:
+        write_safetensors(path, tensors, metadata)
+        return [path]
+    shards, weight_map = [], {}
+    for k, part in enumerate(parts, start=1):
+        shard = path.with_name(f"{path.stem}-{k:05d}-of-{len(parts):05d}.safetensors")
+        write_safetensors(shard, part, metadata)
+        shards.append(shard)
+        weight_map |= dict.fromkeys(part, shard.name)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_atomically(
+        path.with_name(f"{path.name}.index.json"), (json.dumps(index, indent=1) + "\n").encode()
+    )
+    return shards
 
 
 def in_shards(tensors: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]:

@@ -63,7 +63,7 @@ ONLY_IN = {
     "grain": ("eo_jax.data",),
     "array_record": ("eo_jax.data",),
     "optax": ("eo_jax.optim", "eo_jax.step"),
-    "torch": ("eo_jax.export", "eo_jax.exchange.reading"),
+    "torch": ("eo_jax.exchange.torch_file", "eo_jax.exchange.reading"),
     "jax._src": ("eo_jax.distributed",),
 }
 # Modules of eo_jax, and what they may import of data_prep.

@@ -69,3 +69,16 @@ def test_the_weights_are_those_of_the_checkpoint(tiny_run):
     np.testing.assert_array_equal(
         tensors["vit_core.norm.weight"].make(), np.asarray(ours["trunk"]["norm"]["scale"])
     )
+
+
+def test_a_folder_for_the_hub_is_written_from_a_run(tiny_run, tmp_path, monkeypatch):
+    folder = tmp_path / "upload"
+    assert run(monkeypatch, f"--workdir={tiny_run}", f"--publish={folder}") == 0
+    names = {file.name for file in folder.iterdir()}
+    assert names == {"README.md", "config.json", "model.safetensors", "stac_item.json"}
+    with safe_open(folder / "model.safetensors", "np") as file:
+        sealed = json.loads(file.metadata()["eo_jax"])
+    assert "seal" in sealed and sealed["step"] == 30
+    assert "# vit_tiny_mae_enmap" in (folder / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"--publish.*--wrapper"):
+        run(monkeypatch, f"--workdir={tiny_run}", f"--publish={tmp_path}", "--wrapper=mae")

@@ -14,10 +14,11 @@ SCRIPT = """
 import json, resource, sys
 from pathlib import Path
 import jax, numpy as np
+from eo_jax.exchange.contract import to_header
 from eo_jax.exchange.layouts import LAYOUTS
 from eo_jax.exchange.sealing import sealed
 from eo_jax.exchange.translation import tensors_of
-from eo_jax.export import _write_safetensors
+from eo_jax.exchange.writing import write_model
 from eo_jax.models.encoder import make_encoder
 from eo_jax.models.stems import spectral_adapter
 from eo_jax.models.trunks import vit
@@ -35,7 +36,7 @@ shapes = jax.eval_shape(encoder.network.init, jax.random.key(0))
 weights = jax.tree.map(zeros, shapes)
 size = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
 tensors = tensors_of(LAYOUTS["spec_vit"], encoder, *weights, 128)
-_write_safetensors(Path(sys.argv[1]), tensors, sealed({"version": 2}, tensors))
+write_model(Path(sys.argv[1]), tensors, to_header(sealed({"version": 2}, tensors)))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps([size, peak]))
 """

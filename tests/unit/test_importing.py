@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 
 import numpy as np
 import pytest
+from exchanged import S2, SIZE, weighted
 from safetensors.numpy import save_file
-from test_exchange import S2, SIZE, weighted
 
 from eo_jax.exchange import prefixes
 from eo_jax.exchange.contract import make_contract, to_header
@@ -28,22 +26,14 @@ FINGERPRINT = {
 } | dict.fromkeys(("store", "content_sha256", "split", "locations", "samples"), "x")
 
 
-def with_header(layout: str = "timm_vit") -> tuple[dict, dict]:
-    """(tensors, header) of an encoder, as `export` writes them."""
+def with_contract(layout: str = "timm_vit") -> tuple[dict, dict]:
+    """(tensors, contract without checksums) of an encoder."""
     encoder, params, statistics = weighted(layout)
     tensors = to_torch(LAYOUTS[layout], encoder, params, statistics, SIZE)
     contract = make_contract(
         "eo", encoder, layout, SIZE, FINGERPRINT, {"objective": {"name": "dino"}}, 7
     )
-    return tensors, header_of(contract, tensors)
-
-
-def header_of(contract: dict, tensors: dict) -> dict:
-    made = {
-        key: Tensor(array.shape, array.dtype.name, functools.partial(np.asarray, array))
-        for key, array in tensors.items()
-    }
-    return to_header(sealed(contract, made))
+    return tensors, contract
 
 
 # ---------------------------------------------------------------------------------------- prefixes
@@ -134,8 +124,8 @@ def test_positions_are_resampled_as_timm_does(before, after):
 # ------------------------------------------------------------------------------------------- files
 
 
-def test_an_exported_file_gives_the_encoder_and_says_what_it_left_out(tmp_path):
-    tensors, _ = with_header()
+def test_a_file_gives_the_encoder_and_says_what_it_left_out(tmp_path):
+    tensors, _ = with_contract()
     encoder, params, _ = weighted("timm_vit")
     heads = {"head.weight": np.zeros((3, 192), np.float32), "mask_token": np.zeros((1, 1, 2))}
     path = tmp_path / "weights.safetensors"
@@ -145,11 +135,11 @@ def test_an_exported_file_gives_the_encoder_and_says_what_it_left_out(tmp_path):
         imported.params["trunk"]["norm"]["scale"], params["trunk"]["norm"]["scale"]
     )
     told = "\n".join(imported.remarks)
-    assert "prefix 'module.'" in told and "left out: module.head.* (1 tensors)" in told
+    assert "prefix 'module.'" in told and "left out: module.head.* (1 tensor)" in told
 
 
 def test_a_file_without_a_contract_leaves_heads_to_the_config_and_says_so(tmp_path):
-    tensors, _ = with_header()
+    tensors, _ = with_contract()
     path = tmp_path / "weights.npz"
     np.savez(path, **tensors)
     imported = import_encoder(Source(path), weighted("timm_vit")[0], SIZE)
@@ -159,17 +149,17 @@ def test_a_file_without_a_contract_leaves_heads_to_the_config_and_says_so(tmp_pa
 
 
 def test_a_file_of_another_number_of_heads_is_refused_by_its_contract(tmp_path):
-    tensors, header = with_header()
-    contract = json.loads(header["eo_jax"])
+    tensors, contract = with_contract()
     contract["architecture"]["heads"] = 6
+    made = {key: Tensor(x.shape, x.dtype.name, lambda x=x: x) for key, x in tensors.items()}
     path = tmp_path / "weights.safetensors"
-    save_file(tensors, path, header_of(contract, tensors))
+    save_file(tensors, path, to_header(sealed(contract, made)))
     with pytest.raises(ValueError, match="heads is 6, the config's encoder has 3"):
         import_encoder(Source(path), weighted("timm_vit")[0], SIZE)
 
 
 def test_other_bands_need_a_rule_and_learned_positions_are_resampled(tmp_path):
-    tensors, _ = with_header()
+    tensors, _ = with_contract()
     path = tmp_path / "weights.safetensors"
     save_file(tensors, path)
     encoder = weighted("timm_vit")[0]
@@ -205,7 +195,7 @@ def test_fixed_positions_of_a_file_have_to_be_those_of_the_config(tmp_path):
 
 def test_pth_files_are_read_on_request_only_and_never_execute(tmp_path):
     torch = pytest.importorskip("torch")
-    tensors, _ = with_header()
+    tensors, _ = with_contract()
     state = {f"module.{key}": torch.from_numpy(tensor) for key, tensor in tensors.items()}
     path = tmp_path / "weights.pth"
     torch.save({"model": state, "epoch": 3}, path)

@@ -14,7 +14,8 @@ import pytest
 from exported import IMAGE, SENSOR, exported, tiny_encoder, write_export
 from safetensors.numpy import load_file
 
-from eo_jax import export
+from eo_jax.exchange import writing
+from eo_jax.exchange.contract import to_header
 from eo_jax.load import Weights, load
 
 NAMES = [band.name for band in SENSOR.bands]
@@ -148,8 +149,8 @@ def test_a_file_without_a_contract_is_refused(tmp_path):
 
 def test_shards_are_read_by_their_index(path, tmp_path, monkeypatch):
     tensors, contract = exported(tiny_encoder(), IMAGE)
-    monkeypatch.setattr(export, "_SHARD_BYTES", 200_000)
-    export._write_safetensors(tmp_path / "s2.safetensors", tensors, contract)
+    monkeypatch.setattr(writing, "_SHARD_BYTES", 200_000)
+    writing.write_model(tmp_path / "s2.safetensors", tensors, to_header(contract))
     index = tmp_path / "s2.safetensors.index.json"
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     whole, found = load(path), load(index)

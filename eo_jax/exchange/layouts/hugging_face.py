@@ -4,6 +4,10 @@ Data2VecVisionModel, by the names that transformers writes to files. q, k and v 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
+from eo_jax.exchange.hf_config import SEGFORMER_EPSILON, model_call
 from eo_jax.exchange.layout import Layout, Row, affine_rows, biased_conv_rows, linear_rows
 from eo_jax.exchange.layouts.beit import RELATIVE, SCALED, bias_rows
 from eo_jax.exchange.layouts.timm_vit import BLOCK, POSITIONS
@@ -143,40 +147,18 @@ def _stage_rows(stage: int) -> list[Row]:
     ]
 
 
-def _config_call(name: str, encoder: Encoder, image_size: int, more: str) -> str:
-    return (
-        f"transformers.{name}Model(transformers.{name}Config(hidden_size={encoder.width}, "
-        f"num_hidden_layers={encoder.layers}, num_attention_heads={encoder.trunk.heads}, "
-        f"image_size={image_size}, patch_size={encoder.patch}, "
-        f"num_channels={len(encoder.sensor.bands)}, layer_norm_eps=1e-6, {more})"
-    )
+def _call(layout: str) -> Callable[[Encoder, int], str]:
+    return functools.partial(model_call, layout)
 
 
-def _vit_constructor(encoder: Encoder, image_size: int) -> str:
-    more = f"intermediate_size={4 * encoder.width}), add_pooling_layer=False"
-    return _config_call("ViT", encoder, image_size, more)
+def _mask_token(encoder: Encoder) -> dict[str, tuple[int, ...]]:
+    """Dinov2WithRegistersModel has one whatever its config says; nothing is masked in features."""
+    return {"embeddings.mask_token": (1, encoder.width)} if encoder.trunk.registers else {}
 
 
-def _dinov2_constructor(encoder: Encoder, image_size: int) -> str:
-    registers = encoder.trunk.registers
-    more = f"num_register_tokens={registers}, " if registers else ""
-    name = "Dinov2WithRegisters" if registers else "Dinov2"
-    return _config_call(name, encoder, image_size, f"{more}mlp_ratio=4, use_mask_token=False)")
-
-
-def _data2vec_constructor(encoder: Encoder, image_size: int) -> str:
-    more = (
-        f"intermediate_size={4 * encoder.width}, use_shared_relative_position_bias=True, "
-        "use_mean_pooling=False)"
-    )
-    return _config_call("Data2VecVision", encoder, image_size, more)
-
-
-def _segformer_constructor(encoder: Encoder, image_size: int) -> str:
-    return (
-        f"transformers.SegformerModel of MiT-{encoder.trunk.size.upper()} with "
-        f"num_channels={len(encoder.sensor.bands)}"
-    )
+def _segformer_call(encoder: Encoder, image_size: int) -> str:
+    call = model_call("hf_segformer", encoder, image_size)
+    return f"model = {call}\n{SEGFORMER_EPSILON}"
 
 
 _HEADS_OF_TASKS = ("pooler\\..*", "classifier\\..*", "(?:.*\\.)?mask_token", "decoder\\..*")
@@ -191,7 +173,7 @@ VIT = Layout(
     _POSITIONS,
     _BANDS,
     _HEADS_OF_TASKS,
-    _vit_constructor,
+    _call("hf_vit"),
 )
 DINOV2 = Layout(
     "Hugging Face Dinov2Model, with registers Dinov2WithRegistersModel",
@@ -202,7 +184,8 @@ DINOV2 = Layout(
     _POSITIONS,
     _BANDS,
     _HEADS_OF_TASKS,
-    _dinov2_constructor,
+    _call("hf_dinov2"),
+    unused=_mask_token,
 )
 SEGFORMER = Layout(
     "Hugging Face SegformerModel",
@@ -211,7 +194,7 @@ SEGFORMER = Layout(
     _segformer_rows,
     bands="encoder.patch_embeddings.0.proj.weight",
     ignored=("decode_head\\..*", "classifier\\..*"),
-    constructor=_segformer_constructor,
+    constructor=_segformer_call,
 )
 DATA2VEC = Layout(
     "Hugging Face Data2VecVisionModel with one table of relative positions, without pooler",
@@ -221,5 +204,5 @@ DATA2VEC = Layout(
     RELATIVE,
     bands=_BANDS,
     ignored=_HEADS_OF_TASKS,
-    constructor=_data2vec_constructor,
+    constructor=_call("hf_data2vec"),
 )
