@@ -61,5 +61,5 @@ def test_what_is_asked_for_is_done_where_it_can_be():
     assert placement.sampling_of(CropSet(blur_prob=1.0), "gather") == "gather"
     assert placement.sampling_of(CropSet(), "products") == "products"
     assert placement.sampling_of(CropSet(interpolation="bicubic"), "gather") == "products"
-    with pytest.raises(ValueError, match="augment.sampling: 'sum'; expected one of auto, gather"):
+    with pytest.raises(ValueError, match="sampling: 'sum'; expected one of auto, gather"):
         Config(sampling="sum")
