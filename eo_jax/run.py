@@ -85,6 +85,7 @@ _FREE = (
     "data.prefetch",
     "data.on_error",
     "data.max_bad_fraction",
+    "augment.sampling",
     "sharding.",
     "run.log_every",
     "run.save_every",
