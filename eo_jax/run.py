@@ -83,6 +83,7 @@ class Config:
 _FREE = (
     "data.threads",
     "data.prefetch",
+    "data.undo_differences",
     "data.on_error",
     "data.max_bad_fraction",
     "augment.sampling",

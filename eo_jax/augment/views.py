@@ -14,6 +14,7 @@ from jaxtyping import Array
 from eo_jax.augment import photometric, radiometry
 from eo_jax.augment.chances import Uniforms, bernoulli, draw, randint
 from eo_jax.augment.crops import Config, CropSet, check_sensor, crop_sets
+from eo_jax.augment.differences import with_pixels
 from eo_jax.augment.jitter import JITTERS
 from eo_jax.augment.placement import (
     Placement,
@@ -112,7 +113,7 @@ def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisatio
             if name in batch:
                 views |= _train_views(
                     name,
-                    batch[name],
+                    with_pixels(batch[name]),
                     config.for_source(name),
                     *sources[name],
                     jax.random.fold_in(key, i),
@@ -126,7 +127,7 @@ def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisatio
             if name in batch:
                 views |= _whole_views(
                     name,
-                    batch[name],
+                    with_pixels(batch[name]),
                     config.for_source(name)["global"],
                     *sources[name],
                     config.sampling,
