@@ -7,8 +7,10 @@ Each pipeline shuffles, crops at random, makes batches of 16 and calls device_pu
 mosaics of different, rotated real EnMAP tiles (202 x 128 x 128 int16, 6.6 MB), crops 112 x 112. The
 floor is one thread that copies whole patches from the page cache into an existing batch. Every
 pipeline runs in its own process; they take turns, and the best turn of each is kept. Only ratios
-count, since they come from one run on one machine; figures of two threads need two idle cores. The
-time to the first batch starts when the store is opened, with JAX running and nothing verified yet.
+count, since they come from one run on one machine; figures of two threads need two idle cores.
+CPU time per patch is of one process with its threads, so that of workers is not in it; it tells
+pipelines apart where other programs use the cores, too. The time to the first batch starts when the
+store is opened, with JAX running and nothing verified yet.
 Peers whose library is missing (`pip install lmdb torch webdataset`) are left out and named.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -73,24 +76,30 @@ class Contender:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+def _ours(format: str, threads: int, undo: str, batches: int) -> Contender:
+    """Our pipeline on a store; only the Zarr formats verify each link at its first read."""
+    left = ", differences left to the device" if undo == "device" else ""
+    return Contender(
+        f"eo_jax {format}, {threads} thread{'s' * (threads > 1)}{left}",
+        loader_peers.ours,
+        (format, threads, undo),
+        format,
+        batches,
+        1 if format == "array-record" else LINKS,
+    )
+
+
 CONTENDERS = {
     "floor": Contender("floor: copy, 1 thread", loader_peers.floor, (), "raw.npy", 96),
-    "raw_1": Contender(
-        "eo_jax zarr-raw, 1 thread", loader_peers.ours, ("zarr-raw", 1), "zarr-raw", 72, LINKS
-    ),
-    "raw_2": Contender(
-        "eo_jax zarr-raw, 2 threads", loader_peers.ours, ("zarr-raw", 2), "zarr-raw", 96, LINKS
-    ),
-    "zarr_1": Contender("eo_jax zarr, 1 thread", loader_peers.ours, ("zarr", 1), "zarr", 24, LINKS),
-    "zarr_2": Contender(
-        "eo_jax zarr, 2 threads", loader_peers.ours, ("zarr", 2), "zarr", 48, LINKS
-    ),
-    "array_record_1": Contender(
-        "eo_jax array-record, 1 thread", loader_peers.ours, ("array-record", 1), "array-record", 24
-    ),
-    "array_record_2": Contender(
-        "eo_jax array-record, 2 threads", loader_peers.ours, ("array-record", 2), "array-record", 36
-    ),
+    "raw_1": _ours("zarr-raw", 1, "host", 72),
+    "raw_2": _ours("zarr-raw", 2, "host", 96),
+    "zarr_1": _ours("zarr", 1, "host", 24),
+    "zarr_2": _ours("zarr", 2, "host", 48),
+    "zarr_device_1": _ours("zarr", 1, "device", 24),
+    "zarr_device_2": _ours("zarr", 2, "device", 48),
+    "array_record_1": _ours("array-record", 1, "host", 24),
+    "array_record_2": _ours("array-record", 2, "host", 36),
+    "array_record_device_2": _ours("array-record", 2, "device", 36),
     "grain_raw": Contender(
         "Grain as documented, raw ArrayRecord",
         loader_peers.grain_documented,
@@ -178,16 +187,26 @@ GOALS = (
     ("raw / Grain as documented", "raw_2", "grain_raw", 4),
     ("raw / LMDB raw with tuned malloc", "raw_2", "lmdb_raw", 1.3),
     ("raw / rasterio on plain GeoTIFF", "raw_2", "tif_raw_2", 10),
+    ("raw / LMDB raw, two threads each", "raw_2", "lmdb_raw_2", 1),
     ("compressed / rasterio on deflate GeoTIFF, two threads", "zarr_2", "tif_2", 12),
     ("compressed / rasterio on deflate GeoTIFF, one thread", "zarr_1", "tif_1", 12),
+    ("the same, differences left to the device, two threads", "zarr_device_2", "tif_2", 14),
+    ("the same, differences left to the device, one thread", "zarr_device_1", "tif_1", 14),
+    ("array-record / zarr, two threads each", "array_record_2", "zarr_2", 1 / 1.3),
     ("compressed / Grain as documented", "zarr_2", "grain", 2),
     ("compressed, one thread / LMDB of the same ratio", "zarr_1", "lmdb", 1),
 )
 # Comparisons without a goal: (title, contender, contender it is compared with)
 COMPARISONS = (
     ("raw / LMDB raw, one thread each", "raw_1", "lmdb_raw"),
-    ("raw / LMDB raw, two threads each", "raw_2", "lmdb_raw_2"),
     ("compressed / LMDB of the same ratio, two threads each", "zarr_2", "lmdb_2"),
+    ("array-record / LMDB of the same records, two threads each", "array_record_2", "lmdb_2"),
+    ("differences left to the device / undone, zarr", "zarr_device_2", "zarr_2"),
+    (
+        "differences left to the device / undone, array-record",
+        "array_record_device_2",
+        "array_record_2",
+    ),
     ("raw / WebDataset raw, one thread each", "raw_1", "tars_raw"),
     ("compressed / WebDataset of the same ratio, one thread each", "zarr_1", "tars"),
 )
@@ -218,16 +237,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--patches", type=int, default=64, metavar="N", help="patches in the data set (default: 64)"
     )
     parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=CONTENDERS,
+        default=list(CONTENDERS),
+        metavar="PIPELINE",
+        help=f"run only some of: {', '.join(CONTENDERS)} (default: all)",
+    )
+    parser.add_argument(
         "--json", type=Path, metavar="PATH", help="also write the figures to this file"
     )
     args = parser.parse_args(arguments)
+    chosen = {key: CONTENDERS[key] for key in args.only}
     try:
         cubes = load(args.tiles, 64)
         args.work.mkdir(parents=True)
+        needed = {contender.data for contender in chosen.values()}
         figures = {
             "patches": args.patches,
-            **write_data(cubes, args.work, args.patches),
-            **measure(args.work, args.patches),
+            **write_data(cubes, args.work, args.patches, needed),
+            **measure(args.work, args.patches, chosen),
         }
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -249,28 +278,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # ------------------------------------------------------------------ the data
 
 
-def write_data(cubes: Sequence[np.ndarray], work: Path, patches: int) -> dict[str, float]:
-    """Writes the same patches in every format. Returns the record codec's compression ratios of the
-    patches and of the tiles in them.
+def write_data(
+    cubes: Sequence[np.ndarray], work: Path, patches: int, needed: set[str]
+) -> dict[str, float]:
+    """Writes the same patches in the needed formats, named by the file or folder of each.
+
+    Returns the record codec's compression ratios of the patches and of the tiles in them.
     """
     rng = np.random.default_rng(0)
     samples = [Sample(mosaic(cubes, rng), ENMAP.id, f"{i:04d}", f"{i:04d}") for i in range(patches)]
     pixels = np.stack([sample.pixels for sample in samples])
     np.save(work / "raw.npy", pixels)
-    for format in FORMATS:
-        write_linked_store(work / format, format, samples, LINKS)
     encoded = [record.encode(sample) for sample in samples]
     plain = [patch.tobytes() for patch in pixels]
-    loader_peers.write_array_record(work / "raw.array_record", plain)
+    writers = {
+        **{
+            format: functools.partial(
+                write_linked_store, format=format, samples=samples, links=LINKS
+            )
+            for format in FORMATS
+        },
+        "raw.array_record": functools.partial(loader_peers.write_array_record, records=plain),
+    }
     if loader_peers.has("lmdb"):
-        loader_peers.write_lmdb(work / "raw.lmdb", plain)
-        loader_peers.write_lmdb(work / "record.lmdb", encoded)
+        for name, records in (("raw.lmdb", plain), ("record.lmdb", encoded)):
+            writers[name] = functools.partial(loader_peers.write_lmdb, records=records)
     if loader_peers.has("webdataset"):
-        loader_peers.write_tars(work / "raw.tars", plain)
-        loader_peers.write_tars(work / "record.tars", encoded)
+        for name, records in (("raw.tars", plain), ("record.tars", encoded)):
+            writers[name] = functools.partial(loader_peers.write_tars, records=records)
     if loader_peers.has("torch"):
-        _write_tifs(work / "tif", pixels, compress="deflate", predictor=2)
-        _write_tifs(work / "tif-raw", pixels)
+        options = {"compress": "deflate", "predictor": 2}
+        writers["tif"] = functools.partial(_write_tifs, pixels=pixels, **options)
+        writers["tif-raw"] = functools.partial(_write_tifs, pixels=pixels)
+    for name in sorted(needed & writers.keys()):
+        writers[name](work / name)
     of_tiles = sum(cube.nbytes for cube in cubes) / sum(
         len(record.encode(Sample(cube, ENMAP.id, "", ""))) for cube in cubes
     )
@@ -300,36 +341,40 @@ def _write_tifs(folder: Path, pixels: np.ndarray, **options: str | int) -> None:
 # ------------------------------------------------------------------ measuring
 
 
-def measure(work: Path, patches: int) -> dict[str, dict]:
+def measure(work: Path, patches: int, chosen: dict[str, Contender]) -> dict[str, dict]:
     """{"rates": {contender: patches per second}, "ratios": {contender: compression},
-    "anonymous_mb", "first_batch_s", "skipped": [name]}.
+    "cpu_ms": {contender: of a patch, without worker processes}, "anonymous_mb", "first_batch_s",
+    "skipped": [name]}.
     """
     raw_bytes = (work / "raw.npy").stat().st_size
     there = {
-        key: contender for key, contender in CONTENDERS.items() if (work / contender.data).exists()
+        key: contender for key, contender in chosen.items() if (work / contender.data).exists()
     }
     pools, first_batch = {}, {}
     for key, contender in there.items():
         pools[key], first_batch[key] = _start(contender, work, patches)
     rates: dict[str, list[float]] = {key: [] for key in pools}
+    cpu_ms: dict[str, list[float]] = {key: [] for key in pools}
     memory: dict[str, float] = {}
     try:
         for _ in range(TURNS):
             for key, pool in pools.items():
-                rate, memory[key] = pool.submit(_turn, there[key].batches).result()
+                rate, cpu, memory[key] = pool.submit(_turn, there[key].batches).result()
                 rates[key].append(rate)
+                cpu_ms[key].append(cpu)
     finally:
         for pool in pools.values():
             pool.shutdown()
     return {
         "rates": {key: max(found) for key, found in rates.items()},
         "median_rates": {key: statistics.median(found) for key, found in rates.items()},
+        "cpu_ms": {key: min(found) for key, found in cpu_ms.items()},
         "ratios": {
             key: raw_bytes / _size(work / contender.data) for key, contender in there.items()
         },
         "anonymous_mb": memory,
         "first_batch_s": first_batch,
-        "skipped": [contender.name for key, contender in CONTENDERS.items() if key not in there],
+        "skipped": [contender.name for key, contender in chosen.items() if key not in there],
     }
 
 
@@ -386,12 +431,16 @@ def _warm_up(batches: int) -> float:
     return seconds
 
 
-def _turn(batches: int) -> tuple[float, float]:
-    """(patches per second, MB of anonymous memory more than before the first batch)."""
-    peak, start = 0.0, time.perf_counter()
+def _turn(batches: int) -> tuple[float, float, float]:
+    """(patches per second, ms of all threads' CPU time per patch, MB of anonymous memory more than
+    before the first batch).
+    """
+    peak, start, cpu_start = 0.0, time.perf_counter(), time.process_time()
     for _ in _consume(batches):
         peak = max(peak, loader_peers.anonymous_mb())
-    return batches * BATCH / (time.perf_counter() - start), peak - _anonymous_mb
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    patches = batches * BATCH
+    return patches / seconds, 1000 * cpu / patches, peak - _anonymous_mb
 
 
 # ------------------------------------------------------------------ printed tables
@@ -403,12 +452,13 @@ def _goals(figures: dict) -> list[dict]:
     """
     rates, rows = figures["rates"], []
     for goal, one, other, least in GOALS:
-        if other in rates:
+        if {one, other} <= rates.keys():
             rows.append({"goal": goal, "at_least": least, "found": rates[one] / rates[other]})
-    rows.append(
-        {"goal": "compression of zarr", "at_least": 2.0, "found": figures["ratios"]["zarr_2"]}
-    )
-    for key in ("raw_2", "zarr_2", "array_record_2"):
+    for key in ("zarr_2", "array_record_2"):
+        if key in rates:
+            goal = f"compression of {CONTENDERS[key].data}"
+            rows.append({"goal": goal, "at_least": 2.0, "found": figures["ratios"][key]})
+    for key in filter(rates.__contains__, ("raw_2", "zarr_2", "array_record_2")):
         most = loader_peers.buffers(2) * BATCH * len(ENMAP.bands) * CROP**2 * 2 / 1e6 + MEMORY_MB
         rows.append(
             {
@@ -436,7 +486,7 @@ def _comparisons(rates: dict[str, float]) -> list[dict]:
     return [
         {"comparison": what, "found": rates[one] / rates[other]}
         for what, one, other in COMPARISONS
-        if other in rates
+        if {one, other} <= rates.keys()
     ]
 
 
@@ -454,18 +504,29 @@ def _print(figures: dict, goals: Sequence[dict], comparisons: Sequence[dict]) ->
         "raw_2 /",
         "zarr_2 /",
         "median",
+        "CPU ms",
         "first s",
         title=title,
     )
     for key, rate in rates.items():
-        ours = (f"{rates[key_of] / rate:.2f}" for key_of in ("raw_2", "zarr_2"))
-        about = (f"{figures['median_rates'][key]:.0f}", f"{figures['first_batch_s'][key]:.2f}")
+        ratios = (
+            f"{top / bottom:.2f}" if top and bottom else ""
+            for top, bottom in (
+                (rate, rates.get("floor")),
+                (rates.get("raw_2"), rate),
+                (rates.get("zarr_2"), rate),
+            )
+        )
+        about = (
+            f"{figures['median_rates'][key]:.0f}",
+            f"{figures['cpu_ms'][key]:.2f}",
+            f"{figures['first_batch_s'][key]:.2f}",
+        )
         table.add_row(
             CONTENDERS[key].name,
             f"{figures['ratios'][key]:.2f}",
             f"{rate:.0f}",
-            f"{rate / rates['floor']:.2f}",
-            *ours,
+            *ratios,
             *about,
         )
     console = Console(width=130)

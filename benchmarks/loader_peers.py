@@ -103,20 +103,24 @@ def floor(work: Path) -> Consume:
     return consume
 
 
-def ours(work: Path, format: str, threads: int) -> Consume:
-    """The pipeline of the training loop, with its prefetch to the device."""
+def ours(work: Path, format: str, threads: int, undo: str) -> Consume:
+    """The pipeline of the training loop, with its prefetch to the device.
+
+    `undo` is `config.data.undo_differences`; what the device would do is not done.
+    """
     config = Config(
         {"enmap": SourceConfig(str(work / format), "enmap")},
         BATCH,
         CROP,
         threads=threads,
         prefetch=PREFETCH,
+        undo_differences=undo,
     )
     pipeline, mesh = Pipeline(config, 0), sharding.make_mesh(sharding.Config())
 
     def consume(batches: int) -> Iterator[None]:
         for batch in sharding.prefetch(pipeline.batches(0, batches), mesh, 1):
-            batch["enmap"]["pixels"].block_until_ready()
+            jax.block_until_ready(batch)
             yield
 
     return consume

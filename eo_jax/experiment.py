@@ -69,6 +69,7 @@ def make_experiment(config: Any) -> Experiment:
     data, before any device is touched.
     """
     sections = {name: parse_section(config, name) for name in FIXED_SECTIONS}
+    sections["data"] = _with_device(sections["data"])
     data, augment = sections["data"], sections["augment"]
     encoders = _encoders(config["model"], data.sources)
     shown = _view_shapes(augment, encoders)
@@ -204,6 +205,14 @@ def with_compute_dtype(config: dict) -> dict:
     """
     name = compute_dtype(config["model"]["dtype"]).name
     return {**config, "model": {**config["model"], "dtype": name}}
+
+
+def _with_device(data: pipeline.Config) -> pipeline.Config:
+    """Where "auto" undoes band differences: XLA's code for a CPU takes several times numpy's."""
+    if data.undo_differences != "auto":
+        return data
+    where = "host" if jax.default_backend() == "cpu" else "device"
+    return dataclasses.replace(data, undo_differences=where)
 
 
 def make_normalisation(

@@ -25,6 +25,7 @@ from rich.progress import track
 
 from eo_jax import cli, rules, sharding
 from eo_jax.checkpoint import Checkpoints
+from eo_jax.data.differences import with_pixels
 from eo_jax.data.store.files import write_atomically, writing
 from eo_jax.experiment import make_experiment
 from eo_jax.gradient import make_gradient, make_views_of_step
@@ -84,11 +85,12 @@ def replay(workdir: Path, step: int) -> Replayed:
     views, facts, norms = _looked_at(setup, state, placed)
     component = compiled[setup.pipeline.mixture.component(step - 1)]
     values = jax.device_get(component.step(state, placed)[1])
+    held = jax.tree.map(np.array, batch)
     return Replayed(
         setup=setup,
         started=started,
         step=step,
-        batch=jax.tree.map(np.array, batch),
+        batch={source: with_pixels(fields) for source, fields in held.items()},
         views=views,
         view_facts=facts,
         values={name: float(value) for name, value in values.items()},

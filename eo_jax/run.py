@@ -86,8 +86,10 @@ class Config:
 _FREE = (
     "data.threads",
     "data.prefetch",
+    "data.undo_differences",
     "data.on_error",
     "data.max_bad_fraction",
+    "augment.sampling",
     "sharding.",
     "run.log_every",
     "run.save_every",

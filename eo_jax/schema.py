@@ -50,6 +50,7 @@ class Sample:
 
 # {source: {"pixels": [b, t, c, h, w], "time": int32 [b, t], "lonlat": f32 [b, 2],
 #           "position": int64 [b], "label"?: ...}}
+# Instead of "pixels" there may be "band_differences/<n>", see `eo_jax.data.differences`.
 Batch: TypeAlias = dict[str, dict[str, Any]]
 # {"<source>/<crop set>": f32 [b, v, H, W, c],
 #  "<source>/<crop set>/valid": bool [b, v, H, W, c or 1],
@@ -64,6 +65,7 @@ Carry: TypeAlias = dict[str, Any]
 TrainState: TypeAlias = dict[str, Any]
 # {name: scalar}
 Metrics: TypeAlias = dict[str, Any]
+DIFFERENCES = "band_differences/"  # prefix of the field of a Batch, before a number of bands
 POOLED = "pooled/"  # prefix of a source's features [m, d] among the Metrics of a logged step
 
 # What `time` holds in a Batch where a record has none; lonlat holds NaN.

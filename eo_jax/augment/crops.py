@@ -168,16 +168,26 @@ class Config:
             for that source. Evaluation shows whole patches in the size of "global". Keys that are
             not Python names, like its keyword `global`, are overridden with
             '--config.augment.crops["global"].blur_prob=0.5'.
+        sampling: how the pixels of a view are computed. "gather": from the two pixels per axis that
+            have a weight, blurred afterwards. "products": by matrices with the weights of all
+            pixels, blur among them. They differ by rounding only. "auto": "products" on TPUs, and
+            on CPUs for crop sets with blur; else "gather". Bicubic views are always products.
     """
 
     statistics: str = "published"
     crops: Mapping[str, CropSet] = dataclasses.field(default_factory=lambda: {"global": CropSet()})
+    sampling: str = "auto"
 
     def __post_init__(self):
-        if self.statistics not in ("published", "store"):
-            raise ValueError(
-                f"config.augment.statistics: {self.statistics!r}; expected one of published, store"
-            )
+        for field, allowed in (
+            ("statistics", ("published", "store")),
+            ("sampling", ("auto", "gather", "products")),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"config.augment.{field}: {getattr(self, field)!r}; expected one of "
+                    f"{', '.join(allowed)}"
+                )
         for name, crop in self.crops.items():
             for field, expected in crop.faults():
                 raise ValueError(

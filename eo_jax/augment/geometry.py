@@ -1,10 +1,14 @@
-"""Crops, resizing and flips as two small matrix products per image, inside jit."""
+"""Crops, resizing and flips, inside jit: weighted sums of pixels, as such or as matrix products."""
 
 from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+T = TypeVar("T")
 
 # Candidates drawn before falling back to the largest central box, as in torchvision.
 _ATTEMPTS = 10
@@ -62,11 +66,23 @@ def whole_boxes(count: int, height: int, width: int) -> Int[Array, "b 4"]:
     return jnp.tile(jnp.array([0, 0, height, width]), (count, 1))
 
 
-def resampling_matrix(
-    start: Int[Array, ""], length: Int[Array, ""], size: int, out: int, interpolation: str
-) -> Float[Array, "o s"]:
-    """Weights that resample `length` of `size` pixels, beginning at `start`, to `out` pixels,
-    without anti-aliasing.
+class Taps(NamedTuple):
+    """Which pixels of an axis are added up, with which weights, for each of `o` pixels of a view:
+    two per pixel for bilinear interpolation, four for bicubic.
+    """
+
+    pixels: Int[Array, "k o"]
+    weights: Float[Array, "k o"]
+
+    def matrix(self, size: int) -> Float[Array, "o s"]:
+        """The weights of all `size` pixels of the axis."""
+        at = self.pixels[:, :, None] == jnp.arange(size)
+        return jnp.sum(self.weights[:, :, None] * at, axis=0)
+
+
+def make_taps(start: Int[Array, ""], length: Int[Array, ""], out: int, interpolation: str) -> Taps:
+    """Taps that resample `length` pixels, beginning at `start`, to `out` pixels, without
+    anti-aliasing.
 
     Centres lie at half pixels, except in "bilinear_corners", where the first and the last pixel of
     the view are those of the crop. Positions are clamped to the crop, so no pixel outside it
@@ -75,13 +91,14 @@ def resampling_matrix(
     position = (jnp.arange(out) + 0.5) * (length / out) - 0.5
     if interpolation == "bilinear_corners":
         position = jnp.arange(out) * ((length - 1) / max(out - 1, 1))
-    if interpolation != "bicubic":
-        position = start + jnp.clip(position, 0, length - 1)
-        return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(size)))
-    taps = jnp.floor(position)[:, None] + jnp.arange(-1, 3)
-    weights = _cubic(jnp.abs(position[:, None] - taps))
-    pixels = start + jnp.clip(taps, 0, length - 1)
-    return jnp.sum(weights[:, :, None] * (pixels[:, :, None] == jnp.arange(size)), axis=1)
+    if interpolation == "bicubic":
+        taps = jnp.floor(position) + jnp.arange(-1, 3)[:, None]
+        pixels = start + jnp.clip(taps, 0, length - 1)
+        return Taps(pixels.astype(int), _cubic(jnp.abs(position - taps)))
+    position = start + jnp.clip(position, 0, length - 1)
+    taps = jnp.floor(position) + jnp.arange(2)[:, None]
+    pixels = jnp.minimum(taps, start + length - 1)
+    return Taps(pixels.astype(int), jnp.maximum(0.0, 1.0 - jnp.abs(position - taps)))
 
 
 def _cubic(distance: Array) -> Array:
@@ -110,15 +127,21 @@ def resample(
 ) -> Float[Array, "o o c"]:
     """An image through the resampling matrices of its axes, bands last."""
     # Matrix units would round the weights to 8 or 11 bits, but a weight of 0.999 on data must
-    # differ from 1.
-    return jnp.einsum("ih,chw,jw->ijc", rows, image, columns, precision=jax.lax.Precision.HIGHEST)
+    # differ from 1. Columns first: pixels are then read in the order in which they lie.
+    exact = jax.lax.Precision.HIGHEST
+    by_column = jnp.einsum("chw,jw->chj", image, columns, precision=exact)
+    return jnp.einsum("ih,chj->ijc", rows, by_column, precision=exact)
 
 
-def flip_axes(rows: Array, columns: Array, flip: Bool[Array, " 3"]) -> tuple[Array, Array]:
-    """The weights or pixels of a view's rows and columns, reversed where it is flipped up-down and
-    left-right; flipping weights instead of pixels costs nothing.
+def flip_axes(rows: T, columns: T, flip: Bool[Array, " 3"]) -> tuple[T, T]:
+    """Taps or pixels [..., o] of a view's rows and columns, reversed where it is flipped up-down
+    and left-right; reversing them instead of pixels costs nothing.
     """
-    return jnp.where(flip[0], rows[::-1], rows), jnp.where(flip[1], columns[::-1], columns)
+
+    def reversed_if(reverse: Array, axis: T) -> T:
+        return jax.tree.map(lambda array: jnp.where(reverse, array[..., ::-1], array), axis)
+
+    return reversed_if(flip[0], rows), reversed_if(flip[1], columns)
 
 
 def flip_diagonal(view: Array, flip: Bool[Array, " 3"]) -> Array:

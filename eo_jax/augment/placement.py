@@ -4,7 +4,8 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,12 @@ from eo_jax.augment.crops import FLIPS, CropSet
 
 # A resampled value is valid where at least this fraction of its interpolation weight is on data.
 _VALID_WEIGHT = 0.999
+
+_EXACT = jax.lax.Precision.HIGHEST  # weights are not rounded on matrix units, as in `resample`
+
+# (digital numbers [c, h, w], gain of the view or None) -> (normalised values, which are 0 where
+# there is no data; valid mask, None where every value is valid).
+Values = Callable[[Array, Array | None], tuple[Array, Array | None]]
 
 
 class Placement(NamedTuple):
@@ -85,61 +92,133 @@ def select_dates(
     return array[:, :1] if dates is None else jax.vmap(lambda row, date: row[date])(array, dates)
 
 
+def sampling_of(crop: CropSet, wanted: str) -> str:
+    """One of `SAMPLING` for the views of a crop set, by `config.augment.sampling`."""
+    if crop.interpolation == "bicubic":
+        return "products"
+    if wanted != "auto":
+        return wanted
+    platform = jax.default_backend()
+    slow = platform == "tpu" or (platform == "cpu" and any(crop.blur_prob))
+    return "products" if slow else "gather"
+
+
 def render_views(
-    z: Float[Array, "b d c h w"],
-    valid: Bool[Array, "b e c h w"] | None,
+    pixels: Num[Array, "b d c h w"],
+    gain: Float[Array, "b v 1 1 1"] | None,
+    values: Values,
     placement: Placement,
     crop: CropSet,
+    sampling: str,
 ) -> tuple[Float[Array, "b v o o c"], Bool[Array, "b v o o c"]]:
-    """(views, valid masks) of normalised pixels, which are 0 where there is no data.
+    """(views, valid masks) of normalised digital numbers.
 
     No-data takes no part: only valid pixels have weights, scaled to sum to 1. Blur is part of the
     weights, but not of the valid mask.
 
     Args:
-        z, valid: per view, or one (d, e = 1) for all views. `valid` is None for a source without
-            no-data, which halves the work.
+        pixels: digital numbers per view, or one (d = 1) for all views.
+        gain: of each view, for `values`.
+        sampling: one of `SAMPLING`, by `sampling_of`.
     """
-    weights_exact = crop.interpolation != "bicubic" and placement.sigma is None
 
     def one(
-        image: Array, valid: Array | None, box: Array, flip: Array, sigma: Array | None
+        image: Array, gain: Array | None, box: Array, flip: Array, sigma: Array | None
     ) -> tuple[Array, Array]:
-        sharp = _matrices(image.shape[1:], box, flip, crop)
-        kernels = (
-            sharp
-            if sigma is None
-            else tuple(blur_matrix(sigma, crop.size, crop.blur_side) @ matrix for matrix in sharp)
+        taps = (
+            geometry.make_taps(box[0], box[2], crop.size, crop.interpolation),
+            geometry.make_taps(box[1], box[3], crop.size, crop.interpolation),
         )
-        view = geometry.resample(image, *kernels)
-        if valid is None:
-            return view, jnp.ones(view.shape, bool)
-        weight = geometry.resample(valid.astype(jnp.float32), *kernels)
-        fraction = (
-            weight
-            if weights_exact
-            else geometry.resample(valid.astype(jnp.float32), *map(_fractions, sharp))
-        )
-        is_valid = fraction >= _VALID_WEIGHT
-        return jnp.where(is_valid, view / jnp.where(is_valid, weight, 1.0), 0.0), is_valid
-
-    def flip_one(
-        image: Array, valid: Array | None, box: Array, flip: Array, sigma: Array | None
-    ) -> tuple[Array, Array]:
-        view, is_valid = one(image, valid, box, flip, sigma)
+        blur = None if sigma is None else blur_matrix(sigma, crop.size, crop.blur_side)
+        taps = geometry.flip_axes(*taps, flip)
+        view, is_valid = _means(SAMPLING[sampling](image, lambda x: values(x, gain), *taps, blur))
         if crop.flips != "d4":
             return view, is_valid
         return geometry.flip_diagonal(view, flip), geometry.flip_diagonal(is_valid, flip)
 
     def row(
-        z: Array, valid: Array | None, boxes: Array, flips: Array, sigma: Array | None
+        image: Array, gain: Array | None, boxes: Array, flips: Array, sigma: Array | None
     ) -> tuple[Array, Array]:
-        (z, z_axis), (valid, valid_axis) = _shared(z), _shared(valid)
-        return jax.vmap(flip_one, in_axes=(z_axis, valid_axis, 0, 0, 0))(
-            z, valid, boxes, flips, sigma
-        )
+        image, axis = _shared(image)
+        return jax.vmap(one, in_axes=(axis, 0, 0, 0, 0))(image, gain, boxes, flips, sigma)
 
-    return jax.vmap(row)(z, valid, placement.boxes, placement.flips, placement.sigma)
+    return jax.vmap(row)(pixels, gain, placement.boxes, placement.flips, placement.sigma)
+
+
+class _Sums(NamedTuple):
+    """Weighted sums of a view's valid values, [o, o, c].
+
+    Attributes:
+        values: sum of weight times value.
+        weight: sum of the weights of valid values, None where all are valid.
+        fraction: the same without blur, relative to all weights.
+    """
+
+    values: Array
+    weight: Array | None
+    fraction: Array | None
+
+
+def _means(sums: _Sums) -> tuple[Float[Array, "o o c"], Bool[Array, "o o c"]]:
+    """(view, valid mask)."""
+    if sums.weight is None:
+        return sums.values, jnp.ones(sums.values.shape, bool)
+    is_valid = sums.fraction >= _VALID_WEIGHT
+    return jnp.where(is_valid, sums.values / jnp.where(is_valid, sums.weight, 1.0), 0.0), is_valid
+
+
+def _gathered(
+    image: Num[Array, "c h w"],
+    values: Callable,
+    rows: geometry.Taps,
+    columns: geometry.Taps,
+    blur: Float[Array, "o o"] | None,
+) -> _Sums:
+    """The sums over gathered pixels. Digital numbers are gathered and then normalised, so that
+    neither the normalised image nor anything of a tap has to be written.
+    """
+    total, weight = 0.0, 0.0
+    for i, by_row in zip(*rows, strict=True):
+        for j, by_column in zip(*columns, strict=True):
+            z, valid = values(image[:, i[:, None], j])
+            by_pixel = by_row[:, None] * by_column
+            total += by_pixel * z
+            weight = None if valid is None else weight + by_pixel * valid
+
+    def finished(x: Array, blur: Array | None) -> Array:
+        return x.transpose(1, 2, 0) if blur is None else geometry.resample(x, blur, blur)
+
+    if weight is None:
+        return _Sums(finished(total, blur), None, None)
+    return _Sums(finished(total, blur), finished(weight, blur), finished(weight, None))
+
+
+def _products(
+    image: Num[Array, "c h w"],
+    values: Callable,
+    rows: geometry.Taps,
+    columns: geometry.Taps,
+    blur: Float[Array, "o o"] | None,
+) -> _Sums:
+    """The sums as products with matrices of weights, of which blur is a part."""
+    z, valid = values(image)
+    sharp = [axis.matrix(size) for axis, size in zip((rows, columns), z.shape[1:], strict=True)]
+    kernels = (
+        sharp if blur is None else [jnp.matmul(blur, axis, precision=_EXACT) for axis in sharp]
+    )
+    view = geometry.resample(z, *kernels)
+    if valid is None:
+        return _Sums(view, None, None)
+    valid = valid.astype(jnp.float32)
+    weight = geometry.resample(valid, *kernels)
+    if blur is None and len(rows.weights) == 2:
+        return _Sums(view, weight, weight)
+    return _Sums(view, weight, geometry.resample(valid, *map(_fractions, sharp)))
+
+
+SAMPLING: Mapping[str, Callable[..., _Sums]] = MappingProxyType(
+    {"gather": _gathered, "products": _products}
+)
 
 
 def render_labels(
@@ -162,24 +241,16 @@ def render_labels(
     return jax.vmap(row)(label, placement.boxes, placement.flips)
 
 
-def _matrices(
-    shape: tuple[int, int], box: Array, flip: Array, crop: CropSet
-) -> tuple[Array, Array]:
-    rows = geometry.resampling_matrix(box[0], box[2], shape[0], crop.size, crop.interpolation)
-    columns = geometry.resampling_matrix(box[1], box[3], shape[1], crop.size, crop.interpolation)
-    return geometry.flip_axes(rows, columns, flip)
-
-
 def _fractions(matrix: Float[Array, "o s"]) -> Float[Array, "o s"]:
     """Fractions of the absolute weight per pixel: a cubic kernel has negative lobes."""
     size = jnp.abs(matrix)
     return size / size.sum(axis=1, keepdims=True)
 
 
-def _shared(x: Array | None) -> tuple[Array | None, int | None]:
+def _shared(x: Array) -> tuple[Array, int | None]:
     """(array, axis for vmap). An array that all views share loses its axis, so that it is read and
     not copied.
     """
-    if x is None or len(x) > 1:
+    if len(x) > 1:
         return x, 0
     return x[0], None

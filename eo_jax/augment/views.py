@@ -14,12 +14,14 @@ from jaxtyping import Array
 from eo_jax.augment import photometric, radiometry
 from eo_jax.augment.chances import Uniforms, bernoulli, draw, randint
 from eo_jax.augment.crops import Config, CropSet, check_sensor, crop_sets
+from eo_jax.augment.differences import with_pixels
 from eo_jax.augment.jitter import JITTERS
 from eo_jax.augment.placement import (
     Placement,
     random_placement,
     render_labels,
     render_views,
+    sampling_of,
     select_dates,
     whole_placement,
 )
@@ -111,10 +113,11 @@ def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisatio
             if name in batch:
                 views |= _train_views(
                     name,
-                    batch[name],
+                    with_pixels(batch[name]),
                     config.for_source(name),
                     *sources[name],
                     jax.random.fold_in(key, i),
+                    config.sampling,
                 )
         return views
 
@@ -123,7 +126,11 @@ def make_recipe(config: Config, sources: Mapping[str, tuple[Sensor, Normalisatio
         for name in sources:
             if name in batch:
                 views |= _whole_views(
-                    name, batch[name], config.for_source(name)["global"], *sources[name]
+                    name,
+                    with_pixels(batch[name]),
+                    config.for_source(name)["global"],
+                    *sources[name],
+                    config.sampling,
                 )
         return views
 
@@ -137,6 +144,7 @@ def _train_views(
     sensor: Sensor,
     numbers: Normalisation,
     key: jax.Array,
+    sampling: str,
 ) -> Views:
     views = {}
     for name, crop in crops.items():
@@ -145,14 +153,21 @@ def _train_views(
         keys = dict(zip(_DRAWS, jax.random.split(set_key, len(_DRAWS)), strict=True))
         uniforms = draw(keys["chances"], len(fields["pixels"]), crop.views)
         placement = random_placement(keys, uniforms, crop, fields["pixels"].shape)
-        z, valid = _cropped(fields["pixels"], placement, crop, sensor, numbers, keys["gain"])
+        z, valid = _cropped(
+            fields["pixels"], placement, crop, sensor, numbers, keys["gain"], sampling
+        )
         z = _distorted(z, valid, crop, sensor, numbers, keys, uniforms)
         views |= _entries(f"{source}/{name}", fields, z, valid, placement, crop)
     return views
 
 
 def _whole_views(
-    source: str, fields: Mapping[str, Array], crop: CropSet, sensor: Sensor, numbers: Normalisation
+    source: str,
+    fields: Mapping[str, Array],
+    crop: CropSet,
+    sensor: Sensor,
+    numbers: Normalisation,
+    sampling: str,
 ) -> Views:
     crop, placement = (
         CropSet(size=crop.size, interpolation=crop.interpolation),
@@ -161,7 +176,7 @@ def _whole_views(
     return _entries(
         f"{source}/global",
         fields,
-        *_cropped(fields["pixels"], placement, crop, sensor, numbers, None),
+        *_cropped(fields["pixels"], placement, crop, sensor, numbers, None, sampling),
         placement,
         crop,
     )
@@ -174,19 +189,26 @@ def _cropped(
     sensor: Sensor,
     numbers: Normalisation,
     gain_key: jax.Array | None,
+    sampling: str,
 ) -> tuple[Array, Array]:
     """(views, valid masks) [b, v, H, W, c], with gain."""
-    selected = select_dates(pixels, placement.dates)
-    valid = radiometry.valid_values(selected, sensor.nodata)
-    x = selected.astype(jnp.float32)
+    gain = None
     if gain_key is not None and tuple(crop.gain) != (1, 1):
         gain = jax.random.uniform(
-            gain_key, (len(x), crop.views, 1, 1, 1), minval=crop.gain[0], maxval=crop.gain[1]
+            gain_key, (len(pixels), crop.views, 1, 1, 1), minval=crop.gain[0], maxval=crop.gain[1]
         )
-        x = radiometry.brighten(x, gain, sensor)
-    z = radiometry.normalise(x, valid, numbers.mean, numbers.std)
     always_valid = sensor.nodata is None and not jnp.issubdtype(pixels.dtype, jnp.floating)
-    return render_views(z, None if always_valid else valid, placement, crop)
+
+    def values(x: Array, gain: Array | None) -> tuple[Array, Array | None]:
+        valid = radiometry.valid_values(x, sensor.nodata)
+        x = x.astype(jnp.float32)
+        if gain is not None:
+            x = radiometry.brighten(x, gain, sensor)
+        z = radiometry.normalise(x, valid, numbers.mean, numbers.std)
+        return z, None if always_valid else valid
+
+    selected = select_dates(pixels, placement.dates)
+    return render_views(selected, gain, values, placement, crop, sampling_of(crop, sampling))
 
 
 def _distorted(

@@ -47,6 +47,9 @@ class Config:
             step; {} for one component "all" with all sources.
         on_error: "stop" at a record that cannot be decoded, or "skip" it: its row shows another
             location.
+        undo_differences: where the band differences that stores keep of integers become digital
+            numbers: "host", while decoding; "device", in the train step, so that the host has less
+            to do; "auto", on the device in a run on an accelerator. No view depends on it.
         max_bad_fraction: fraction of a source's samples that may be skipped; more stop the run.
     """
 
@@ -57,6 +60,7 @@ class Config:
     prefetch: int = 2
     mixture: Mapping[str, ComponentConfig] = dataclasses.field(default_factory=dict)
     on_error: str = "stop"
+    undo_differences: str = "auto"
     max_bad_fraction: float = 0.001
 
     def __post_init__(self):
@@ -67,6 +71,11 @@ class Config:
                 )
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"config.data.on_error: {self.on_error!r}; expected 'stop' or 'skip'")
+        if self.undo_differences not in ("auto", "host", "device"):
+            raise ValueError(
+                f"config.data.undo_differences: {self.undo_differences!r}; expected 'auto', 'host' "
+                "or 'device'"
+            )
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(
                 f"config.data.max_bad_fraction: {self.max_bad_fraction}; expected a fraction from "
@@ -143,6 +152,11 @@ class Pipeline:
             name: BufferPool(source.pixels_shape(len(self.rows)), source.dtype, buffers)
             for name, source in self.sources.items()
         }
+        on_device = config.undo_differences == "device"
+        self._fields = {
+            name: source.stored_field if on_device else "pixels"
+            for name, source in self.sources.items()
+        }
         self.bad = BadRecords(
             {
                 name: config.max_bad_fraction * len(source.groups.members)
@@ -164,7 +178,7 @@ class Pipeline:
     def empty_batch(self, component: str) -> Batch:
         """This process's rows of a component's batch, uninitialised."""
         return {
-            name: self.sources[name].new_batch(self._pools[name].take())
+            name: self.sources[name].new_batch(self._pools[name].take(), self._fields[name])
             for name in self.mixture.components[component].sources
         }
 

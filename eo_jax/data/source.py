@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eo_jax.data import sample_cache
+from eo_jax.data.differences import pixels_key
 from eo_jax.data.index import Order, common_locations, group_samples
 from eo_jax.data.store.index_file import kind_codes, kinds
 from eo_jax.data.store.manifest import NO_TIME, PIXEL_SPLITS
@@ -166,7 +167,9 @@ class Source:
         # The common dtype, for archives that mix int16 and float32 tiles.
         all_kinds = kinds(self.store.index)
         used = np.flatnonzero(np.bincount(kind_codes(self.store.index)[self.groups.members]))
-        self.dtype = np.result_type(*(all_kinds[kind][1] for kind in used.tolist()))
+        dtypes = {all_kinds[kind][1] for kind in used.tolist()}
+        self.dtype = np.result_type(*sorted(dtypes))
+        self._has_one_dtype = len(dtypes) == 1
         some_bands = self.sensor.bands if config.bands else ()
         self._bands = tuple(map(self.store_sensor.bands.index, some_bands))
         self._cache = None
@@ -241,6 +244,17 @@ class Source:
         """Whether samples are read whole, so that requests to a network can start ahead."""
         return not (self._bands or self._cache)
 
+    @property
+    def stored_field(self) -> str:
+        """The field of a batch that needs the least decoding: differences where the store has them.
+
+        "pixels" where a batch shows other numbers than the store has: some of the bands, samples
+        from memory, a dtype that other samples need.
+        """
+        if self._bands or self._cache or not self._has_one_dtype:
+            return "pixels"
+        return pixels_key(self.store.difference_bands(int(self.groups.members[0])))
+
     # ------------------------------------------------------------------------------------- drawing
 
     @property
@@ -269,12 +283,15 @@ class Source:
         """[b, t, c, h, w] of a batch."""
         return (rows, self.config.dates, len(self.sensor.bands), self.crop, self.crop)
 
-    def new_batch(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """A batch of this source on `pixels` [b, t, c, h, w], whose rows `decode_into` fills."""
+    def new_batch(self, pixels: np.ndarray, field: str = "pixels") -> dict[str, np.ndarray]:
+        """A batch of this source on `pixels` [b, t, c, h, w], whose rows `decode_into` fills.
+
+        `field` is "pixels", or the `stored_field`.
+        """
         rows, dates = pixels.shape[:2]
         return {
             **self._empty_label(rows),
-            "pixels": pixels,
+            field: pixels,
             "time": np.full((rows, dates), TIME_ABSENT, np.int32),
             "lonlat": np.full((rows, 2), np.nan, np.float32),
             "position": np.empty(rows, np.int64),
@@ -293,7 +310,11 @@ class Source:
         i = int(draw.samples[t])
         rows = slice(draw.top, draw.top + self.crop)
         columns = slice(draw.left, draw.left + self.crop)
-        self._read_into(i, batch["pixels"][row, t], rows, columns)
+        if "pixels" in batch:
+            self._read_into(i, batch["pixels"][row, t], rows, columns)
+        else:
+            out = batch[self.stored_field][row, t]
+            self.store.read_differences_into(i, out, rows, columns)
         self.put_metadata(batch, row, t, i)
         if self.config.label:
             labels = self._cache.arrays(self.store, i)[1] if self._cache else self.store.labels(i)

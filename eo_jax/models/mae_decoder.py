@@ -13,7 +13,7 @@ from eo_jax.models.functional import Stack
 from eo_jax.models.layers.dense import Dense
 from eo_jax.models.layers.layer_norm import LayerNorm
 from eo_jax.models.layers.position_embedding import sincos_2d
-from eo_jax.models.layers.transformer_block import Block
+from eo_jax.models.layers.transformer_block import Block, residual_dtype
 
 
 class PixelDecoder(nnx.Module):
@@ -24,6 +24,8 @@ class PixelDecoder(nnx.Module):
         encoder_width: width of the input tokens.
         width, depth, heads: size of its own blocks.
         remat: what their backward pass recomputes; one of `functional.REMAT`.
+        residual: type of their residual stream; one of `transformer_block.RESIDUALS`.
+        attention: one of `attention_kernel.ATTENTIONS`.
         pixels: values per token, rows x columns x bands.
     """
 
@@ -34,6 +36,8 @@ class PixelDecoder(nnx.Module):
         depth: int,
         heads: int,
         remat: str,
+        residual: str,
+        attention: str,
         pixels: int,
         dtype: jnp.dtype,
         *,
@@ -41,11 +45,14 @@ class PixelDecoder(nnx.Module):
     ):
         self.embed = Dense(encoder_width, width, dtype, rngs=rngs)
         self.mask_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, width)))
-        self.blocks = Stack(
-            lambda block_rngs: Block(width, heads, dtype, rngs=block_rngs), depth, remat, rngs=rngs
-        )
+
+        def make_block(block_rngs):
+            return Block(width, heads, dtype, attention=attention, rngs=block_rngs)
+
+        self.blocks = Stack(make_block, depth, remat, rngs=rngs)
         self.norm = LayerNorm(width, dtype)
         self.predict = Dense(width, pixels, dtype, rngs=rngs)
+        self.residual = residual_dtype(residual, dtype)
 
     def __call__(
         self,
@@ -67,5 +74,6 @@ class PixelDecoder(nnx.Module):
         # come last.
         seen = tokens[:, 1:] + position[visible]
         unseen = self.mask_token[...] + position[masked]
-        decoded = self.blocks(jnp.concatenate([tokens[:, :1], seen, unseen], axis=1))
+        x = jnp.concatenate([tokens[:, :1], seen, unseen], axis=1).astype(self.residual)
+        decoded = self.blocks(x)
         return self.predict(self.norm(decoded[:, -unseen.shape[1] :])).astype(jnp.float32)

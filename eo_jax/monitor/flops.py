@@ -83,6 +83,13 @@ def _dot(equation: JaxprEqn, inputs: list[bool]) -> _Counted:
     return _product(equation.outvars[0].aval.size * depth, inputs)
 
 
+def _fused_attention(equation: JaxprEqn, inputs: list[bool]) -> _Counted:
+    """Two products, q k and weights times v, of [b, n, heads, c] each."""
+    q, k = (var.aval for var in equation.invars[:2])
+    flops, _ = _product(2 * q.size * k.shape[1], [any(inputs)] * 2)
+    return flops, [any(inputs)] * len(equation.outvars)
+
+
 def _convolution(equation: JaxprEqn, inputs: list[bool]) -> _Counted:
     (image, kernel), params = (var.aval for var in equation.invars), equation.params
     numbers = params["dimension_numbers"]
@@ -158,6 +165,7 @@ def _other(equation: JaxprEqn, inputs: list[bool]) -> _Counted:
 _RULES = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
+    "dot_product_attention_fwd_wrapper": _fused_attention,
     "scan": _scan,
     "while": _while,
     "cond": _conditional,

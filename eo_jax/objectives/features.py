@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from eo_jax.augment.differences import pixels_field
 from eo_jax.objectives.base import Objective
 from eo_jax.schema import POOLED, Batch, Carry, Params, Views
 
@@ -58,22 +59,23 @@ def make_pooled(
     def pooled(state: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
         weights = state["params"], state["carry"]
         encoded = {encoder["source"] for encoder in objective.encoders(*weights).values()}
-        pixels = {
-            source: {"pixels": _subsample(fields["pixels"])}
+        seen = {
+            source: _some_pixels(fields)
             for source, fields in batch.items()
             if encoded & set(same_encoder[source])
         }
-        views = make_views(pixels)
+        views = make_views(seen)
         return {
             f"{POOLED}{source}": features_of(
                 objective, *weights, views, source, same_encoder[source]
             )["pooled"]
-            for source in pixels
+            for source in seen
         }
 
     return pooled
 
 
-def _subsample(rows: jax.Array) -> jax.Array:
-    """Every k-th row, so that each device keeps some of its own where there are enough."""
-    return rows[:: -(-len(rows) // _MAX_SAMPLES)]
+def _some_pixels(fields: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The pixels of every k-th row, so that each device keeps some where there are enough."""
+    name = pixels_field(fields)
+    return {name: fields[name][:: -(-len(fields[name]) // _MAX_SAMPLES)]}

@@ -19,6 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from eo_jax.augment import masking
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import EVALUATE, REMAT, Mode, Network
+from eo_jax.models.layers.attention_kernel import ATTENTIONS
+from eo_jax.models.layers.transformer_block import RESIDUALS
 from eo_jax.models.mae_decoder import PixelDecoder
 from eo_jax.objectives.ops.checks import require_mask_ratio, require_tokens
 from eo_jax.objectives.ops.collapse_metrics import feature_metrics
@@ -38,6 +40,7 @@ class Config:
         decoder_width, decoder_depth, decoder_heads: the decoder.
         decoder_remat: what the backward pass through the decoder recomputes: "none", "cheap" or
             "block", as `config.model.trunk.remat`.
+        decoder_residual, decoder_attention: as `config.model.trunk.residual` and `.attention`.
     """
 
     mask_ratio: float = 0.75
@@ -46,6 +49,8 @@ class Config:
     decoder_depth: int = 8
     decoder_heads: int = 16
     decoder_remat: str = "cheap"
+    decoder_residual: str = "float32"
+    decoder_attention: str = "auto"
 
     def __post_init__(self):
         require_mask_ratio(self)
@@ -54,11 +59,16 @@ class Config:
                 f"config.objective.decoder_width: {self.decoder_width}; expected a multiple of 4 "
                 f"and of decoder_heads {self.decoder_heads}"
             )
-        if self.decoder_remat not in REMAT:
-            raise ValueError(
-                f"config.objective.decoder_remat: {self.decoder_remat!r}; expected one of "
-                f"{', '.join(REMAT)}"
-            )
+        for field, allowed in (
+            ("decoder_remat", REMAT),
+            ("decoder_residual", RESIDUALS),
+            ("decoder_attention", ATTENTIONS),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"config.objective.{field}: {getattr(self, field)!r}; expected one of "
+                    f"{', '.join(allowed)}"
+                )
 
     def build(self, encoders: Mapping[str, Encoder]) -> MAE:
         """The objective for {source: encoder}, all with the same weights."""
@@ -88,6 +98,8 @@ class MAE(SingleEncoder):
                 config.decoder_depth,
                 config.decoder_heads,
                 config.decoder_remat,
+                config.decoder_residual,
+                config.decoder_attention,
                 self.encoder.patch**2 * len(self.encoder.sensor.bands),
                 self.encoder.dtype,
                 rngs=rngs,

@@ -292,6 +292,27 @@ def test_other_libraries_read_every_dtype(tmp_path: Path, dtype: str, format: st
         )
 
 
+@pytest.mark.parametrize("format", ["array-record", "zarr"])
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "float16"])
+def test_values_shuffled_one_by_one_or_sixteen_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, dtype: str
+):
+    """Patches of 16 x 16 are shuffled by sixteens; stores written before that, one by one."""
+    pixels = np.random.default_rng(0).integers(0, 99, (58, 16, 16)).astype(dtype)
+    new = write_store(tmp_path / "new", [sample(pixels)], format=format)
+    with monkeypatch.context() as before:
+        before.setattr(record, "shuffle_width", lambda itemsize, size: itemsize)
+        old = write_store(tmp_path / "old", [sample(pixels)], format=format)
+    assert open_store(new).content_hash != open_store(old).content_hash
+    for path in (new, old):
+        assert_equal_arrays(open_store(path)[0].pixels, pixels)
+        folder = path / f"pixels/enmap-{dtype}-58x16x16"
+        if format == "zarr":
+            attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
+            for found in (zarr.open_array(folder, mode="r")[:1], with_tensorstore(folder)[:1]):
+                assert_equal_arrays(undo(found, attributes)[0], pixels)
+
+
 def test_a_shard_without_samples_leaves_its_rows_empty(tmp_path: Path):
     """Rows follow the number of the shard, not its position in the manifest."""
     samples = [sample(cube(), 0), sample(cube()[::-1], 1)]
@@ -487,10 +508,21 @@ def test_a_shard_index_that_lies_is_not_believed(tmp_path: Path, byte_range: tup
     assert "(id s0)" in str(forge(path, b"", byte_range))
 
 
+@pytest.mark.parametrize(
+    ("version", "flags"),
+    [(5, 0x24), (2, 0x04), (2, 0x64), (2, 0x25), (2, 0x2C), (2, 0x21)],
+    ids=["Blosc2", "BloscLZ", "another codec", "filters of Blosc2", "delta", "byte shuffle"],
+)
+def test_a_chunk_of_another_kind_is_not_decompressed(tmp_path: Path, version: int, flags: int):
+    path = write_store(tmp_path / "store", [sample(cube("int16", (70, 5, 6)))], format="zarr")
+    chunk = struct.pack("<4B3I", version, 1, flags, 2, 1440, 1440, 100) + bytes(84)
+    assert "expected Blosc with bitshuffle and LZ4" in str(forge(path, chunk))
+
+
 def test_a_chunk_that_blosc_cannot_read(tmp_path: Path):
     path = write_store(tmp_path / "store", [sample(cube("int16", (70, 5, 6)))], format="zarr")
     assert "cannot be read" in str(
-        forge(path, struct.pack("<4B3I", 2, 1, 1, 2, 1440, 1440, 100) + b"\xff" * 84)
+        forge(path, struct.pack("<4B3I", 2, 1, 0x24, 2, 1440, 1440, 100) + b"\xff" * 84)
     )
 
 

@@ -32,10 +32,10 @@ def crop_resize_flip(images, boxes, flips, out: int, interpolation: str = "bilin
     """The pieces of `geometry` put together, one view an image."""
 
     def one(image, box, flip):
-        rows = geometry.resampling_matrix(box[0], box[2], image.shape[1], out, interpolation)
-        columns = geometry.resampling_matrix(box[1], box[3], image.shape[2], out, interpolation)
+        taps = [geometry.make_taps(box[i], box[2 + i], out, interpolation) for i in range(2)]
+        sizes = zip(geometry.flip_axes(*taps, flip), image.shape[1:], strict=True)
         return geometry.flip_diagonal(
-            geometry.resample(image, *geometry.flip_axes(rows, columns, flip)), flip
+            geometry.resample(image, *(axis.matrix(size) for axis, size in sizes)), flip
         )
 
     return jax.vmap(one)(images, boxes, flips)
@@ -82,11 +82,9 @@ def test_resizing_is_torchs_interpolation(images, out, mode):
 def test_aligned_corners_spread_the_views_pixels_from_the_first_of_the_crop_to_its_last(
     length, out
 ):
-    matrix = geometry.resampling_matrix(
-        jnp.asarray(3), jnp.asarray(length), 20, out, "bilinear_corners"
-    )
+    taps = geometry.make_taps(jnp.asarray(3), jnp.asarray(length), out, "bilinear_corners")
     position = 3 + np.linspace(0, length - 1, out)
-    np.testing.assert_allclose(matrix @ np.arange(20.0), position, atol=1e-5)
+    np.testing.assert_allclose(taps.matrix(20) @ np.arange(20.0), position, atol=1e-5)
     nearest = geometry.nearest_pixels(jnp.asarray(3), jnp.asarray(length), out, "bilinear_corners")
     np.testing.assert_array_equal(nearest, np.floor(position + 0.5 + 1e-9))
 

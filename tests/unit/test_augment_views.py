@@ -180,7 +180,7 @@ def test_bicubic_views_are_valid_where_next_to_all_of_the_kernels_weight_is():
     _, valid = both(recipe(size=24, interpolation="bicubic").evaluate(batch(pixels)))
     share = np.abs(
         np.asarray(
-            geometry.resampling_matrix(jnp.asarray(0), jnp.asarray(SIDE), SIDE, 24, "bicubic")
+            geometry.make_taps(jnp.asarray(0), jnp.asarray(SIDE), 24, "bicubic").matrix(SIDE)
         )
     )
     share = share / share.sum(1, keepdims=True)

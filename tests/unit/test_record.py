@@ -296,7 +296,7 @@ CHUNKS = {
     "of memory that is not written to": {31: 0x40},
     "of one value that repeats": {31: 0x30},
     "that is read lazily from a file": {31: 0x08},
-    "of values of another size": {3: 8},
+    "of values of another size": {3: 4},
     "of large blocks": {11: 0x7F},
     "of another length": {12: 1},
 }

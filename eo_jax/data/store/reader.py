@@ -24,6 +24,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from eo_jax.data.store import index_file, record, shard_cache, zarr_remote
+from eo_jax.data.store.buffers import keep_freed_memory
 from eo_jax.data.store.files import StoreError, check_size
 from eo_jax.data.store.manifest import PIXEL_SPLIT, PIXEL_SPLITS, format_of, read_manifest
 from eo_jax.data.store.manifest_schema import FORMATS as FORMATS
@@ -157,15 +158,8 @@ class Store(Sequence[Sample]):
         Raises IndexError, RecordError, or ValueError where `out` has another shape.
         """
         i = self._wrap(i)
-        kind = self._kind_of[i]
-        bands, height, width = self._kinds[kind][2]
-        shape = (bands, len(range(height)[rows]), len(range(width)[columns]))
-        if out.shape != shape:
-            raise ValueError(
-                f"{self.record_name(i)}: the part to read has shape {shape}, the array to read "
-                f"into {out.shape}"
-            )
-        if out.dtype != self._dtypes[kind]:
+        self._check_part(i, out, rows, columns)
+        if out.dtype != self._dtypes[self._kind_of[i]]:
             out[:] = self.pixels(i, rows=rows, columns=columns)
         elif self._pixel_files is None:
             data, name = self.read(i), self.record_name(i)
@@ -173,6 +167,50 @@ class Store(Sequence[Sample]):
         else:
             with self._naming_pixels(i) as shard:
                 self._pixel_files.read_into(i, shard, out, rows, columns)
+
+    def difference_bands(self, i: int) -> int:
+        """After how many bands the differences that `read_differences_into` reads start again.
+
+        0 for pixels that are not stored as differences.
+        """
+        i = self._wrap(i)
+        if self._pixel_files is not None:
+            return self._pixel_files.difference_bands(i)
+        kind = self._kind_of[i]
+        return self._kinds[kind][2][0] if self._dtypes[kind].kind in "iu" else 0
+
+    def read_differences_into(
+        self, i: int, out: np.ndarray, rows: slice = _ALL, columns: slice = _ALL
+    ) -> None:
+        """Reads a part of sample i into `out` [c, h', w'] of its dtype, as differences of bands.
+
+        Bands 0, n, 2n ... with n = `difference_bands(i)` are pixels, every other one its difference
+        to the band before it, modulo 2^bits. Raises as `read_into`, and ValueError for a sample
+        without differences.
+        """
+        i = self._wrap(i)
+        self._check_part(i, out, rows, columns)
+        stored = self._dtypes[self._kind_of[i]]
+        if out.dtype != stored or not self.difference_bands(i):
+            raise ValueError(
+                f"{self.record_name(i)}: {stored} has no differences to read into {out.dtype}; use "
+                "`read_into`"
+            )
+        if self._pixel_files is None:
+            data, name = self.read(i), self.record_name(i)
+            record.decode_differences(data, name, self._listed(i), out, rows, columns)
+        else:
+            with self._naming_pixels(i) as shard:
+                self._pixel_files.read_differences_into(i, shard, out, rows, columns)
+
+    def _check_part(self, i: int, out: np.ndarray, rows: slice, columns: slice) -> None:
+        bands, height, width = self._kinds[self._kind_of[i]][2]
+        shape = (bands, len(range(height)[rows]), len(range(width)[columns]))
+        if out.shape != shape:
+            raise ValueError(
+                f"{self.record_name(i)}: the part to read has shape {shape}, the array to read "
+                f"into {out.shape}"
+            )
 
     def labels(self, i: int) -> dict[str, np.ndarray]:
         """The labels of sample i, without its pixels. Raises IndexError, RecordError."""
@@ -338,6 +376,7 @@ def _parse_sensor(path: Path | RemotePath, row: dict) -> Sensor:
 
 
 def _open_shard(file: str) -> ArrayRecordReader:
+    keep_freed_memory()
     return ArrayRecordReader(
         file, "readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
     )

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from eo_jax.data.store import index_file, zarr_shards
-from eo_jax.data.store.files import StoreError, check_size
+from eo_jax.data.store.files import StoreError, check_size, regular_size
 from eo_jax.data.store.remote import RemotePath
-from eo_jax.data.store.zarr_shards import Bands, Chunk, Kind
+from eo_jax.data.store.zarr_shards import Bands, Chunk, Kind, Put
 
 # Mapped files per store: each takes a file descriptor, of which a process often has only 1024.
 _MAPPED_FILES = 256
@@ -70,6 +70,23 @@ class PixelFiles:
         computed and compared with those in the index; after that, pixels come from a memory map,
         and checksums are only compared. Raises as `zarr_shards.read_pixels`.
         """
+        put = self._kinds[self._kind_of[i]].put_pixels
+        self._read_into(i, shard, out, rows, columns, put)
+
+    def read_differences_into(
+        self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice
+    ) -> None:
+        """The same without undoing differences, see `difference_bands`."""
+        self._read_into(i, shard, out, rows, columns, np.copyto)
+
+    def difference_bands(self, i: int) -> int:
+        """After how many bands the stored differences of sample i start again; 0 without any."""
+        kind = self._kinds[self._kind_of[i]]
+        return kind.bands_per_chunk if kind.has_differences else 0
+
+    def _read_into(
+        self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice, put: Put
+    ) -> None:
         kind = self._kinds[self._kind_of[i]]
         file = self._local_file(shard, kind)
         if self._verified[i]:
@@ -77,9 +94,10 @@ class PixelFiles:
                 file, self._entries[shard][kind.name]["bytes"], kind, self._rows
             )
             chunks = self._listed(i, kind, index[self._row(i, shard)])
-            zarr_shards.copy_mapped(mapped, kind, chunks, out, rows, columns)
+            zarr_shards.copy_mapped(mapped, kind, chunks, out, rows, columns, put)
         else:
-            zarr_shards.read_into(file, kind, self._chunks(i, shard, kind), out, rows, columns)
+            chunks = self._chunks(i, shard, kind)
+            zarr_shards.read_into(file, kind, chunks, out, rows, columns, put)
             self._verified[i] = True
 
     def _chunks(self, i: int, shard: int, kind: Kind) -> list[Chunk]:
@@ -156,16 +174,22 @@ class PixelFiles:
 
 
 def _check_metadata(store: Path | RemotePath, kind: Kind, manifest: dict[str, Any]) -> None:
-    """Raises StoreError unless zarr.json is, byte for byte, the one that the writer makes.
+    """Raises StoreError unless zarr.json is, byte for byte, the one that a writer makes or made.
 
     Nothing in it is trusted.
     """
-    expected = kind.metadata(manifest["tasks"], manifest["samples_a_shard"])
-    name = kind.metadata_name
-    check_size(store, name, len(expected))
-    file = store / name
-    found = file.read_bytes() if isinstance(file, Path) else file.read_bytes(len(expected))
-    if found != expected:
+    rows = manifest["tasks"], manifest["samples_a_shard"]
+    expected = [kind.metadata(*rows), kind.older_metadata(*rows)]
+    name, file = kind.metadata_name, store / kind.metadata_name
+    if isinstance(file, Path):
+        # One that is as long as neither is refused before it is read.
+        lengths = {len(text) for text in expected}
+        length = regular_size(file)
+        check_size(store, name, length if length in lengths else len(expected[0]))
+        found = file.read_bytes()
+    else:
+        found = file.read_bytes(max(map(len, expected)))
+    if found not in expected:
         raise StoreError(
             f"{store / name}: does not describe {kind.name} as this store has it; copy it again or "
             "convert again"

@@ -12,7 +12,15 @@ import numpy as np
 from eo_jax.data.store import remote, zarr_shards
 from eo_jax.data.store.remote import Range, RemotePath
 from eo_jax.data.store.zarr_reader import PixelFiles
-from eo_jax.data.store.zarr_shards import Bands, Chunk, Kind, check_crc, index_bytes, parse_index
+from eo_jax.data.store.zarr_shards import (
+    Bands,
+    Chunk,
+    Kind,
+    Put,
+    check_crc,
+    index_bytes,
+    parse_index,
+)
 
 
 class RemotePixels(PixelFiles):
@@ -41,17 +49,19 @@ class RemotePixels(PixelFiles):
         out = np.empty((len(chunks) * kind.bands_per_chunk, *sides), kind.numpy_dtype)
         wanted = self._chunks(i, shard, kind)
         wanted = [wanted[chunk] for chunk in chunks.tolist()]
-        self._fetch_into(i, shard, wanted, out, rows, columns)
+        self._fetch_into(i, shard, wanted, out, rows, columns, kind.put_pixels)
         return out[number * kind.bands_per_chunk + band_of]
 
-    def read_into(self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice) -> None:
-        """Reads a part of the pixels of sample i into `out` [c, h', w'].
+    def _read_into(
+        self, i: int, shard: int, out: np.ndarray, rows: slice, columns: slice, put: Put
+    ) -> None:
+        """Reads a part of sample i into `out` [c, h', w'].
 
         Raises ValueError where the file is damaged, StoreError where access is refused,
         RemoteError.
         """
         kind = self._kinds[self._kind_of[i]]
-        self._fetch_into(i, shard, self._chunks(i, shard, kind), out, rows, columns)
+        self._fetch_into(i, shard, self._chunks(i, shard, kind), out, rows, columns, put)
 
     def index_range(self, i: int, shard: int) -> Range | None:
         """The byte range of the shard index that sample i needs; None if it is in memory.
@@ -74,6 +84,7 @@ class RemotePixels(PixelFiles):
         out: np.ndarray,
         rows: slice,
         columns: slice,
+        put: Put,
     ) -> None:
         """Reads these chunks, one after the other, into `out`."""
         kind = self._kinds[self._kind_of[i]]
@@ -88,7 +99,7 @@ class RemotePixels(PixelFiles):
             data = _join([remote.fetch(part) for part in ranges])
             for offset, length, crc32c in within:
                 check_crc(data[offset : offset + length], crc32c)
-            zarr_shards.copy_mapped(data, kind, within, out, rows, columns)
+            zarr_shards.copy_mapped(data, kind, within, out, rows, columns, put)
 
         remote.retry(self.file(i, shard), attempt)
 

@@ -21,11 +21,12 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
+import blosc2
 import google_crc32c
 import numcodecs.blosc
 import numpy as np
@@ -35,6 +36,8 @@ from eo_jax.data.store.buffers import Scratch
 from eo_jax.schema import Sample
 
 Bands: TypeAlias = "slice | Sequence[int] | np.ndarray"  # band numbers from 0
+# (bands [n, h, w] of the result, the same bands as stored) -> None, which writes the result
+Put: TypeAlias = Callable[[np.ndarray, np.ndarray], None]
 
 FORMATS = ("zarr", "zarr-raw")
 _BANDS_PER_CHUNK = 32
@@ -44,7 +47,11 @@ CRC_BYTES = _CRC.size
 # Blosc's own choice of half a megabyte compresses 3 % better, but its scratch memory then comes
 # from fresh pages: 10 % slower with two threads.
 _BLOSC = {"cname": "lz4hc", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 65536}
-_BLOSC_HEADER = struct.Struct("<4x3I")  # bytes before compression, of a block, after compression
+# Version, flags, bytes before compression, after compression.
+_BLOSC_HEADER = struct.Struct("<BxBxI4xI")
+_BLOSC_VERSION = 2
+_BLOSC_FLAGS = 0x24  # bitshuffle and LZ4
+_BLOSC_ANY = 0x12  # stored as it is, blocks not split
 _BLOSC_OVERHEAD = 16  # the most that Blosc adds to a chunk
 _MAX_RATIO = 256  # of LZ4, the most that a byte after compression stands for
 _MAX_INDEX_BYTES = 2**26  # of a shard: four million chunks
@@ -109,6 +116,16 @@ class Kind:
     def has_differences(self) -> bool:
         return self.format == "zarr" and self.numpy_dtype.kind in "iu"
 
+    @property
+    def put_pixels(self) -> Put:
+        """Writes pixels, whatever is stored."""
+        return record.put_sums if self.has_differences else np.copyto
+
+    @functools.cached_property
+    def typesize(self) -> int:
+        """Bytes that Blosc takes as one value."""
+        return record.shuffle_width(self.numpy_dtype.itemsize, self.chunk_bytes)
+
     @functools.cached_property
     def chunk_bytes(self) -> int:
         """Bytes of a chunk before compression."""
@@ -125,8 +142,15 @@ class Kind:
 
     def metadata(self, tasks: int, rows: int) -> bytes:
         """The zarr.json of an array of `tasks` shards with `rows` rows each."""
+        return self._metadata(tasks, rows, self.typesize)
+
+    def older_metadata(self, tasks: int, rows: int) -> bytes:
+        """The same of a store whose chunks were compressed value by value."""
+        return self._metadata(tasks, rows, self.numpy_dtype.itemsize)
+
+    def _metadata(self, tasks: int, rows: int, typesize: int) -> bytes:
         compressor = (
-            [{"name": "blosc", "configuration": {**_BLOSC, "typesize": self.numpy_dtype.itemsize}}]
+            [{"name": "blosc", "configuration": {**_BLOSC, "typesize": typesize}}]
             if self.format == "zarr"
             else []
         )
@@ -271,7 +295,7 @@ def _encode(pixels: np.ndarray, kind: Kind) -> Iterator[bytes]:
         chunk = np.zeros(kind.chunk_shape, kind.numpy_dtype)
         chunk[: len(bands)] = record.difference(bands)[0].view(kind.numpy_dtype)
         packed = numcodecs.blosc.compress(
-            chunk,
+            chunk.reshape(-1).view(f"V{kind.typesize}"),
             _BLOSC["cname"].encode(),
             _BLOSC["clevel"],
             numcodecs.blosc.BITSHUFFLE,
@@ -395,14 +419,16 @@ def read_into(
     out: np.ndarray,
     rows: slice,
     columns: slice,
+    put: Put,
 ) -> None:
-    """Reads a part of the pixels of one sample into `out` [c, h', w'] of the kind's dtype.
+    """Reads a part of one sample into `out` [c, h', w'] of the kind's dtype, chunk by chunk.
 
-    It uses only this thread's scratch memory. Arguments and errors are those of `read_pixels`.
+    `put` is the kind's `put_pixels`, or np.copyto for the numbers as they are stored. It uses only
+    this thread's scratch memory. Other arguments and errors are those of `read_pixels`.
     """
     with open(file, "rb", buffering=0) as source:
         stored = (_read_stored(source, kind, chunk) for chunk in chunks)
-        _restore(out, kind, rows, columns, stored)
+        _put_chunks(out, kind, rows, columns, stored, put)
 
 
 def copy_mapped(
@@ -412,21 +438,27 @@ def copy_mapped(
     out: np.ndarray,
     rows: slice,
     columns: slice,
+    put: Put,
 ) -> None:
     """The same from a memory-mapped shard file, whose checksums were verified before.
 
     They are compared with those that the index lists, but not computed. Raises ValueError.
     """
     stored = (_mapped_stored(mapped, kind, chunk) for chunk in chunks)
-    _restore(out, kind, rows, columns, stored)
+    _put_chunks(out, kind, rows, columns, stored, put)
 
 
-def _restore(
-    out: np.ndarray, kind: Kind, rows: slice, columns: slice, stored: Iterable[np.ndarray]
+def _put_chunks(
+    out: np.ndarray,
+    kind: Kind,
+    rows: slice,
+    columns: slice,
+    stored: Iterable[np.ndarray],
+    put: Put,
 ) -> None:
     for number, chunk in enumerate(stored):
         bands = out[number * kind.bands_per_chunk : (number + 1) * kind.bands_per_chunk]
-        record.restore(bands, chunk[: len(bands)], rows, columns, kind.has_differences)
+        put(bands, chunk[: len(bands), rows, columns])
 
 
 def map_shard(file: Path | str, size: int, kind: Kind, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -457,7 +489,7 @@ def _read_bands(
     """The first `bands` bands of a chunk [n, h', w']; differences after them are not undone."""
     stored = _read_stored(source, kind, chunk)[:bands]
     pixels = np.empty(stored[:, rows, columns].shape, kind.numpy_dtype)
-    record.restore(pixels, stored, rows, columns, kind.has_differences)
+    kind.put_pixels(pixels, stored[:, rows, columns])
     return pixels
 
 
@@ -495,15 +527,21 @@ def _decompress(data: np.ndarray, kind: Kind) -> np.ndarray:
     """Checks first the lengths in the header, which Blosc itself would trust."""
     if len(data) < _BLOSC_HEADER.size:
         raise ValueError(f"a chunk of {len(data)} bytes is too short for Blosc")
-    before, _, after = _BLOSC_HEADER.unpack_from(data)
+    version, flags, before, after = _BLOSC_HEADER.unpack_from(data)
     if (before, after) != (kind.chunk_bytes, len(data)):
         raise ValueError(
             f"a chunk of {len(data)} bytes claims {after} bytes for {before} before compression, "
             f"expected {kind.chunk_bytes}"
         )
-    chunk = _UNPACKED.take(kind.chunk_bytes).view(kind.numpy_dtype)
-    numcodecs.blosc.decompress(data, chunk)
-    return chunk
+    if version != _BLOSC_VERSION or flags & ~_BLOSC_ANY != _BLOSC_FLAGS:
+        raise ValueError("a chunk of an unknown kind, expected Blosc with bitshuffle and LZ4")
+    chunk = _UNPACKED.take(kind.chunk_bytes)
+    try:
+        # Not numcodecs, whose wheels lack fast code for bitshuffle.
+        blosc2.decompress2(data, dst=chunk, nthreads=1)
+    except RuntimeError as error:
+        raise ValueError(f"a chunk that Blosc cannot decompress ({error})") from error
+    return chunk.view(kind.numpy_dtype)
 
 
 def _read_checked(

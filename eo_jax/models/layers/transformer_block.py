@@ -12,6 +12,13 @@ from eo_jax.models.layers.attention import Attention
 from eo_jax.models.layers.dense import MLP
 from eo_jax.models.layers.layer_norm import LayerNorm
 
+RESIDUALS = ("float32", "compute")
+
+
+def residual_dtype(residual: str, compute: jnp.dtype) -> jnp.dtype:
+    """Type of the residual stream of a network that computes in `compute`."""
+    return jnp.dtype(jnp.float32) if residual == "float32" else compute
+
 
 def drop_path_rates(last: float, depth: int) -> tuple[float, ...]:
     """Probability per block that a sample skips a branch: linear from 0 to `last`; 0 for a single
@@ -32,17 +39,25 @@ def draw_drop_path(key: jax.Array, rates: tuple[float, ...], samples: int) -> Fl
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block.
+    """Pre-norm transformer block; the residual stream keeps the type that it comes in.
 
     Args:
         layer_scale: initial value of the scales of the two residual branches; 0 for none.
+        attention: one of `attention_kernel.ATTENTIONS`.
     """
 
     def __init__(
-        self, width: int, heads: int, dtype: jnp.dtype, layer_scale: float = 0.0, *, rngs: nnx.Rngs
+        self,
+        width: int,
+        heads: int,
+        dtype: jnp.dtype,
+        layer_scale: float = 0.0,
+        attention: str = "auto",
+        *,
+        rngs: nnx.Rngs,
     ):
         self.norm1 = LayerNorm(width, dtype)
-        self.attention = Attention(width, heads, dtype, rngs=rngs)
+        self.attention = Attention(width, heads, dtype, attention, rngs=rngs)
         self.norm2 = LayerNorm(width, dtype)
         self.mlp = MLP(width, 4 * width, dtype, rngs=rngs)
 
@@ -61,10 +76,8 @@ class Block(nnx.Module):
         attention and the MLP branch.
         """
         of_attention, of_mlp = (None, None) if kept is None else kept
-        x = x + _scale_branch(
-            self.attention(self.norm1(x), bias), self.attention_scale, of_attention
-        )
-        return x + _scale_branch(self.mlp(self.norm2(x)), self.mlp_scale, of_mlp)
+        x = _add_branch(x, self.attention(self.norm1(x), bias), self.attention_scale, of_attention)
+        return _add_branch(x, self.mlp(self.norm2(x)), self.mlp_scale, of_mlp)
 
     def first_token(
         self,
@@ -74,17 +87,23 @@ class Block(nnx.Module):
     ) -> Float[Array, "b 1 d"]:
         """First token of the output only; the others serve as keys and values."""
         of_attention, of_mlp = (None, None) if kept is None else kept
-        first = x[:, :1] + _scale_branch(
-            self.attention.first_token(self.norm1(x), bias), self.attention_scale, of_attention
-        )
-        return first + _scale_branch(self.mlp(self.norm2(first)), self.mlp_scale, of_mlp)
+        attended = self.attention.first_token(self.norm1(x), bias)
+        first = _add_branch(x[:, :1], attended, self.attention_scale, of_attention)
+        return _add_branch(first, self.mlp(self.norm2(first)), self.mlp_scale, of_mlp)
 
 
-def _scale_branch(
-    branch: Float[Array, "b n d"], learned: nnx.Param | None, kept: Float[Array, " b"] | None
+def _add_branch(
+    x: Float[Array, "b n d"],
+    branch: Float[Array, "b n d"],
+    learned: nnx.Param | None,
+    kept: Float[Array, " b"] | None,
 ) -> Float[Array, "b n d"]:
-    """A residual branch times its learned scale per channel and its factor per sample."""
+    """x plus a residual branch times its learned scale per channel and its factor per sample. The
+    sum is computed in float32 and has the type of x.
+    """
     branch = branch.astype(jnp.float32)
     if learned is not None:
         branch = branch * learned[...]
-    return branch if kept is None else branch * kept[:, None, None]
+    if kept is not None:
+        branch = branch * kept[:, None, None]
+    return (x + branch).astype(x.dtype)

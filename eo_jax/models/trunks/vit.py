@@ -17,13 +17,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from eo_jax.models.functional import LOOPS, REMAT, Mode, Stack
+from eo_jax.models.layers.attention_kernel import ATTENTIONS
 from eo_jax.models.layers.layer_norm import LayerNorm
 from eo_jax.models.layers.position_embedding import FIXED, LearnedPositions
 from eo_jax.models.layers.relative_position_bias import RelativePositions
 from eo_jax.models.layers.transformer_block import (
+    RESIDUALS,
     Block,
     draw_drop_path,
     drop_path_rates,
+    residual_dtype,
 )
 
 # size: (width d, depth l, heads); the MLP is four times as wide. "giant" is SpectralEarth's, with
@@ -50,6 +53,11 @@ class Config:
         depth: number of blocks; 0 for that of the size. Tests and laptops use fewer.
         remat: what the backward pass recomputes: "none", "cheap" for all but the products with
             weights, or "block" for everything, which saves the most memory.
+        residual: type of the residual stream, which every block adds to: "float32", or "compute"
+            for `config.model.dtype`. A bfloat16 has 8 bits, so "compute" is refused with a layer
+            scale below 1/256, whose branches it would lose.
+        attention: "xla", or "cudnn" for cuDNN's fused kernel, in bfloat16 on NVIDIA GPUs without
+            relative positions; elsewhere that is "xla", too. "auto" is "cudnn" from 128 tokens on.
         loop: how the blocks run: "scan" compiles one block for all, "unrolled" compiles each.
         pool: pooled features: "cls", or "mean" over patch tokens.
         registers: number of learned tokens that are added to the class token and not returned.
@@ -67,6 +75,8 @@ class Config:
     size: str = "small"
     depth: int = 0
     remat: str = "cheap"
+    residual: str = "float32"
+    attention: str = "auto"
     loop: str = "scan"
     pool: str = "cls"
     registers: int = 0
@@ -81,6 +91,8 @@ class Config:
         for field, allowed in (
             ("size", tuple(SIZES)),
             ("remat", tuple(REMAT)),
+            ("residual", RESIDUALS),
+            ("attention", ATTENTIONS),
             ("loop", LOOPS),
             ("pool", ("cls", "mean")),
             ("positions", (*FIXED, *_OF_ONE_GRID)),
@@ -101,6 +113,11 @@ class Config:
                     f"config.model.trunk.{field}: {getattr(self, field)}; expected 0 ({meaning}) "
                     "or more"
                 )
+        if self.residual == "compute" and 0 < self.layer_scale < 2**-8:
+            raise ValueError(
+                f"config.model.trunk.residual: 'compute' with layer_scale={self.layer_scale}; "
+                "bfloat16 would lose branches that small, use residual='float32'"
+            )
         if not 0 <= self.drop_path < 1:
             raise ValueError(
                 f"config.model.trunk.drop_path: {self.drop_path}; expected a probability from 0 to "
@@ -141,7 +158,7 @@ class VisionTransformer(nnx.Module):
         self.cls_token = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 1, width)))
 
         def make_block(block_rngs):
-            return Block(width, heads, dtype, config.layer_scale, rngs=block_rngs)
+            return Block(width, heads, dtype, config.layer_scale, config.attention, rngs=block_rngs)
 
         self.blocks = Stack(make_block, config.layers, config.remat, config.loop, rngs=rngs)
         self.norm = LayerNorm(width, dtype)
@@ -158,7 +175,7 @@ class VisionTransformer(nnx.Module):
         self.relative = (
             RelativePositions(config.grid, heads) if config.positions == "relative" else None
         )
-        self.config = config
+        self.config, self.residual = config, residual_dtype(config.residual, dtype)
 
     def __call__(
         self, tokens: Float[Array, "b n d"], grid: tuple[int, int], mode: Mode
@@ -189,16 +206,14 @@ class VisionTransformer(nnx.Module):
     def _add_prefix(
         self, tokens: Float[Array, "b n d"], grid: tuple[int, int]
     ) -> Float[Array, "b m d"]:
-        """Class token, registers, patch tokens, with learned positions, in float32: in bfloat16 the
-        sum over the blocks would lose small branches, e.g. scaled ones.
-        """
+        """Class token, registers, patch tokens, with learned positions."""
         cls_token, tokens = self.cls_token[...], tokens.astype(jnp.float32)
         if self.config.positions == "learned":
             positions = self.position_embedding(tokens.shape[1], grid)
             cls_token, tokens = cls_token + positions[:, :1], tokens + positions[:, 1:]
         prefix = [cls_token, self.registers[...]] if self.config.registers else [cls_token]
         prefix = [jnp.broadcast_to(token, (len(tokens), *token.shape[1:])) for token in prefix]
-        return jnp.concatenate([*prefix, tokens], axis=1)
+        return jnp.concatenate([*prefix, tokens], axis=1).astype(self.residual)
 
     def _drop_registers(self, x: Float[Array, "*l b m d"]) -> Float[Array, "*l b n1 d"]:
         if not self.config.registers:
