@@ -49,6 +49,10 @@ _MEMORY_BOUND = (
     "steps per record are constant; columns that no longer fit the processor's caches are read "
     "from memory, some of them in random order (data.index.group_samples sorts locations)"
 )
+_LARGER = (
+    "FLOP and bytes are in proportion; above 32 MB, temporary memory is fresh pages in every step, "
+    "and larger arrays fit fewer caches of the processor"
+)
 
 
 def _step(path: Path, size: int, varying: str, **settings: Any) -> dict[str, float]:
@@ -86,12 +90,18 @@ def _records(format: str) -> Axis:
 
 
 AXES = {
-    "step: bands": Axis("bands", (12, 60, 202, 400), partial(_step, varying="bands", side=32)),
+    "step: bands": Axis(
+        "bands",
+        (12, 60, 202, 400),
+        partial(_step, varying="bands", side=32),
+        causes={"cpu_s": _LARGER},
+    ),
     # The adapter takes 75 bands or more.
     "step: bands, spectral adapter": Axis(
         "bands",
         (100, 202, 400),
         partial(_step, varying="bands", stem="spectral_adapter", side=32),
+        causes={"cpu_s": _LARGER},
     ),
     "step: tokens, by patch size 16, 8, 4 of 128 pixels": Axis(
         "tokens",
@@ -123,7 +133,14 @@ AXES = {
         "bad records", (100, 1_000, 10_000), partial(_in_memory, measure=records.skipped)
     ),
     "conversion: files": Axis(
-        "files", (1_000, 10_000, 100_000), partial(_in_memory, measure=records.converted)
+        "files",
+        (1_000, 10_000, 100_000),
+        partial(_in_memory, measure=records.converted),
+        causes={
+            "index_s": "data.store.index_file.index_bytes has a dict per record: Python's garbage "
+            "collector visits all of them again and again (a third of the time of 100,000), and "
+            "they fit no cache of the processor"
+        },
     ),
     "conversion: acquisitions of two locations": Axis(
         "acquisitions", (100, 1_000, 10_000), partial(_in_memory, measure=records.revisited)
