@@ -16,7 +16,7 @@ from reference import random_weights, relative_error
 from scipy.special import erf
 
 from eo_jax import rules
-from eo_jax.exchange.layouts import layout_name
+from eo_jax.exchange.layouts import LAYOUTS, layout_name
 from eo_jax.models.encoder import make_encoder
 from eo_jax.models.functional import TRAIN, Network
 from eo_jax.models.layers.conv import DepthwiseConv
@@ -404,10 +404,10 @@ def test_layouts_without_a_place_for_it_refuse_it(stem, first, sensor):
         )
         for attention in ("none", "deformable")
     )
-    assert layout_name(fitting) == "torchvision_resnet"
+    assert LAYOUTS[layout_name(fitting)].trunk == "resnet"
     with pytest.raises(
         ValueError,
-        match=r"export: no PyTorch layout .*'attention': 'deformable'.*trunk resnet, "
+        match=r"no PyTorch layout .*'attention': 'deformable'.*trunk resnet, "
         r"attention='none'",
     ):
         layout_name(attended)
