@@ -130,6 +130,7 @@ def test_a_miniature_is_the_same_in_small(name):
     assert small.data.batch_size < full.data.batch_size
 
 
+@pytest.mark.slow
 def test_fused_attention_is_attention():
     from flax import nnx
 

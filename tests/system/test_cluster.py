@@ -57,6 +57,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_no_byte(cluster: distributed.LocalCluster, tmp_path: Path) -> None:
     archive = tiny_archives.spectral_earth(tmp_path / "archive", "landuse")
     assert convert(archive, tmp_path / "plain", "--workers", "1") == 0

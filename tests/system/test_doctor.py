@@ -155,6 +155,7 @@ def test_contention_is_the_cores_on_a_cpu_and_the_transfer_elsewhere():
 # --- mixtures
 
 
+@pytest.mark.slow
 def test_a_mixture_is_measured_in_its_proportions(tiny_store):
     config, said = mixed_run.config_of(tiny_store, tiny_store, tiny_store, **{"data.crop": 8}), []
     with mixed_run.training_the_mixture():

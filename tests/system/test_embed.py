@@ -168,6 +168,7 @@ def test_a_folder_becomes_a_folder_and_what_is_there_is_not_made_again(
         run(monkeypatch, *command, "--dtype=int8")
 
 
+@pytest.mark.slow
 def test_views_of_another_size_and_overlap(weights, tmp_path, monkeypatch):
     pixels = scene(24, 20)
     source = write_tiff(tmp_path / "scene.tif", pixels, NAMES)
@@ -244,6 +245,7 @@ def test_an_interrupted_table_goes_on_to_the_same_bytes(weights, tmp_path, monke
     assert a.files == b.files and all(a[name].tobytes() == b[name].tobytes() for name in a.files)
 
 
+@pytest.mark.slow
 def test_larger_files_need_a_word(weights, tmp_path, monkeypatch):
     pixels = scene(20, 40)
     source = write_tiff(tmp_path / "scene.tif", pixels, NAMES)
@@ -387,6 +389,7 @@ def test_weights_without_a_contract_are_refused(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------- a run; real files
 
 
+@pytest.mark.slow
 def test_a_run_gives_what_its_export_gives(tiny_run, tmp_path, monkeypatch):
     from eo_jax import export
 

@@ -206,6 +206,7 @@ def test_more_bad_records_than_allowed_end_the_run_with_the_state_saved(
     assert checkpoint.Checkpoints(tmp_path).latest() == steps(tmp_path)[-1] > 0
 
 
+@pytest.mark.slow
 def test_a_mount_that_vanishes_ends_the_run_with_the_state_saved_and_it_goes_on_when_it_is_back(
     stores, mixture, mixed, tmp_path, capsys, monkeypatch
 ):

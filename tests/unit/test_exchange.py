@@ -21,7 +21,13 @@ def test_every_layout_has_an_encoder_here_and_a_row_in_the_guide():
     assert set(re.findall(r"\w+", " ".join(rows))) == LAYOUTS.keys()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "spec_resnet" else [])
+        for name in LAYOUTS
+    ],
+)
 def test_weights_come_back_bit_for_bit(layout):
     encoder, params, statistics = weighted(layout)
     exported = to_torch(encoder, params, statistics, SIZE, layout)

@@ -49,6 +49,7 @@ def far(found, expected) -> float:
     return max(jax.tree.leaves(apart))
 
 
+@pytest.mark.slow
 def test_the_stream_has_the_type_that_was_chosen():
     assert layers_and_gradient("float32", "bfloat16")[0].dtype == jnp.float32
     assert layers_and_gradient("compute", "bfloat16")[0].dtype == jnp.bfloat16
@@ -70,6 +71,7 @@ def test_outputs_and_gradients_stay_within_the_rounding_of_bfloat16():
     assert {leaf.dtype.name for leaf in jax.tree.leaves(of_found)} == {"float32"}
 
 
+@pytest.mark.slow
 def test_the_decoder_passes_its_type_to_its_blocks(monkeypatch):
     types, run = [], Stack.__call__
     monkeypatch.setattr(
