@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eo_jax import cli
-from eo_jax.checkpoint import load
 from eo_jax.data.store.files import write_atomically
 from eo_jax.exchange.contract import make_contract, to_header
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
@@ -30,14 +29,15 @@ from eo_jax.exchange.torch_file import has_torch, write_pth
 from eo_jax.exchange.translation import tensors_of
 from eo_jax.exchange.wrappers import WRAPPERS, nested
 from eo_jax.exchange.writing import write_model
-from eo_jax.experiment import make_experiment
 from eo_jax.models.encoder import Encoder
 from eo_jax.monitor.writers import read_metrics
+from eo_jax.run_encoder import encoder_of_run
 
 
 class Exported(NamedTuple):
-    """An encoder in a PyTorch layout, and its contract."""
+    """An encoder, its weights in a PyTorch layout, and its contract."""
 
+    encoder: Encoder
     tensors: dict[str, Tensor]
     contract: dict
 
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--encoder",
+        default="",
         help="name of the encoder, e.g. enmap or enmap.teacher (default: the objective's first)",
     )
     parser.add_argument(
@@ -120,18 +121,17 @@ def _parser() -> argparse.ArgumentParser:
 def _publish(arguments: argparse.Namespace) -> int:
     if arguments.wrapper != "none" or arguments.format != "safetensors":
         raise ValueError("--publish: writes plain safetensors; leave out --wrapper and --format")
-    encoder, exported = _chosen(
+    exported = encoder_of(
         arguments.workdir, arguments.encoder, arguments.layout, arguments.image_size
     )
-    lines = read_metrics(arguments.workdir)
-    for file in publish(arguments.publish, encoder, *exported, lines):
+    for file in publish(arguments.publish, *exported, read_metrics(arguments.workdir)):
         print(file)
     _say(arguments.publish, exported)
     return 0
 
 
 def _say(output: Path, exported: Exported) -> None:
-    tensors, contract = exported
+    _, tensors, contract = exported
     values = sum(math.prod(tensor.shape) for tensor in tensors.values())
     print(f"{output}: {len(tensors)} tensors, {values:,} values; {contract['sensor']['title']}")
     print(f"keys: {contract['network']}")
@@ -140,37 +140,19 @@ def _say(output: Path, exported: Exported) -> None:
 
 
 def encoder_of(
-    workdir: Path, name: str | None = None, layout: str = "", image_size: int | None = None
+    workdir: Path, name: str = "", layout: str = "", image_size: int | None = None
 ) -> Exported:
     """An encoder of a run, by default the first, in a layout, by default the first that fits.
 
     Raises ValueError where the run has no such encoder, or the encoder no such layout.
     """
-    return _chosen(workdir, name, layout, image_size)[1]
-
-
-def _chosen(
-    workdir: Path, name: str | None, layout: str, image_size: int | None
-) -> tuple[Encoder, Exported]:
-    config, step, params, carry = load(workdir)
-    experiment = make_experiment(config)
-    encoders = experiment.objective.encoders(params, carry)
-    name = name or next(iter(encoders))
-    if name not in encoders:
-        raise ValueError(f"--encoder: {name!r}; this run has {', '.join(encoders)}")
-    weights = encoders[name]
-    encoder = experiment.encoders[weights["source"]]
-    fingerprint = json.loads((workdir / "data.json").read_text())[weights["source"]]
-    _, trained = experiment.views[f"{weights['source']}/global"]
-    encoder, params = resized(encoder, weights["params"], image_size or trained)
+    run = encoder_of_run(workdir, name)
+    size = image_size or run.image_size
+    encoder, params = resized(run.encoder, run.params, size)
     layout = layout_name(encoder, layout)
-    tensors = tensors_of(
-        LAYOUTS[layout], encoder, params, weights["statistics"], image_size or trained
-    )
-    contract = make_contract(
-        name, encoder, layout, image_size or trained, fingerprint, config, step
-    )
-    return encoder, Exported(tensors, contract)
+    tensors = tensors_of(LAYOUTS[layout], encoder, params, run.statistics, size)
+    contract = make_contract(run.name, encoder, layout, size, run.fingerprint, run.config, run.step)
+    return Exported(encoder, tensors, contract)
 
 
 def _write_pth(path: Path, content: dict, contract: dict) -> None:

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from eo_jax import rules
-from eo_jax.checkpoint import load
 from eo_jax.exchange.importing import Imported, Source, import_encoder
-from eo_jax.experiment import Experiment, make_experiment
+from eo_jax.experiment import Experiment
+from eo_jax.run_encoder import encoder_of_run
 from eo_jax.schema import Carry, Params
 
 # Path of a weight of the new run -> path in {"params": weights, "statistics": running statistics}
@@ -49,8 +49,8 @@ def load_weights(state: dict[str, Any], experiment: Experiment) -> dict[str, Any
     if path.is_dir() or not path.suffix:
         return with_encoder(state, _load_encoder(path, experiment), run.init_rules, path)
     imported = imported_encoder(Source(path, run.init_layout), experiment)
-    for line in imported.remarks:
-        print(f"{path}: {line}", flush=True)
+    if jax.process_index() == 0:  # one process speaks for all
+        print("\n".join(f"{path}: {line}" for line in imported.remarks), flush=True)
     encoder = leaves_of(imported.params, imported.statistics)
     return with_encoder(state, encoder, run.init_rules, path)
 
@@ -88,21 +88,16 @@ def leaves_of(params: Params, statistics: Carry) -> dict[str, np.ndarray]:
 
 def _load_encoder(workdir: Path, experiment: Experiment) -> dict[str, np.ndarray]:
     """{"params/...", "statistics/...": array} of the chosen encoder."""
-    config, _, params, carry = load(workdir)
-    other = make_experiment(config)
-    encoders = other.objective.encoders(params, carry)
-    name = experiment.run.init_encoder or next(iter(encoders))
-    if name not in encoders:
-        raise ValueError(f"config.run.init_encoder: {name!r}; {workdir} has {', '.join(encoders)}")
-    weights = encoders[name]
-    sensor = other.encoders[weights["source"]].sensor
+    run = encoder_of_run(workdir, experiment.run.init_encoder, "config.run.init_encoder")
+    sensor = run.encoder.sensor
     sensors = {encoder.sensor.id for encoder in experiment.encoders.values()}
     if sensor.id not in sensors:
         raise ValueError(
-            f"config.run.init_from: {workdir} trained encoder {name!r} on sensor {sensor.id!r}, "
-            f"this run has {', '.join(sorted(sensors))}; weights belong to bands in their order"
+            f"config.run.init_from: {workdir} trained encoder {run.name!r} on sensor "
+            f"{sensor.id!r}, this run has {', '.join(sorted(sensors))}; weights belong to bands in "
+            "their order"
         )
-    return leaves_of(weights["params"], weights["statistics"])
+    return leaves_of(run.params, run.statistics)
 
 
 def _replace_leaves(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from eo_jax.augment.radiometry import normalise
-from eo_jax.checkpoint import leaf_hashes, load, state_hash
+from eo_jax.checkpoint import leaf_hashes, state_hash
 from eo_jax.config import parse_named
 from eo_jax.exchange.contract import pooling_of
 from eo_jax.exchange.importing import Source, import_encoder
 from eo_jax.exchange.positions import resized
 from eo_jax.exchange.reading import contract_of
 from eo_jax.exchange.sealing import check_contract
-from eo_jax.experiment import make_experiment
 from eo_jax.models.encoder import Encoder, make_encoder
+from eo_jax.run_encoder import encoder_of_run
 from eo_jax.schema import Carry, Params
 from eo_jax.sensors import Sensor
 
@@ -149,28 +148,12 @@ def from_file(path: Path, view: int = 0) -> TrainedEncoder:
 
 def from_workdir(workdir: Path, name: str = "", view: int = 0) -> TrainedEncoder:
     """An encoder of a run's last checkpoint, by default the objective's first."""
-    config, _, params, carry = load(workdir)
-    experiment = make_experiment(config)
-    encoders = experiment.objective.encoders(params, carry)
-    name = name or next(iter(encoders))
-    if name not in encoders:
-        raise ValueError(f"--encoder: {name!r}; this run has {', '.join(encoders)}")
-    weights = encoders[name]
-    source = weights["source"]
-    trained = experiment.encoders[source]
-    _, size = experiment.views[f"{source}/global"]
-    fingerprint = json.loads((workdir / "data.json").read_text())[source]
-    mean, std = _numbers(fingerprint["normalisation"], trained.sensor)
+    run = encoder_of_run(workdir, name)
+    trained = run.encoder
+    mean, std = _numbers(run.fingerprint["normalisation"], trained.sensor)
+    encoder = make_encoder(trained.stem, trained.trunk, trained.sensor, np.dtype(np.float32))
     return _sized(
-        TrainedEncoder(
-            name,
-            make_encoder(trained.stem, trained.trunk, trained.sensor, np.dtype(np.float32)),
-            weights["params"],
-            weights["statistics"],
-            mean,
-            std,
-            size,
-        ),
+        TrainedEncoder(run.name, encoder, run.params, run.statistics, mean, std, run.image_size),
         view,
     )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,18 @@ class Row:
     copies: int = 0
 
 
+class Condition(NamedTuple):
+    """A condition on a value of a trunk's config.
+
+    Attributes:
+        holds: whether a value satisfies it.
+        words: the same, for messages.
+    """
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """One PyTorch layout.
@@ -46,8 +58,8 @@ class Layout:
         network: the class with these keys, in words.
         stem, trunk: modules of `eo_jax.models` that the encoder must have.
         rows: encoder -> its table.
-        trunk_fields: values that the trunk's config must have; a list where it may have several, a
-            function where a condition says it.
+        trunk_fields: values that the trunk's config must have; a list where it may have several, or
+            a Condition.
         positions: key of the position embedding, which ours may compute; "" where there is none.
         bands: key of the weight whose axis 1 is that of bands; "" where there is none.
         ignored: regexes on keys that an import leaves out, and lists: heads, counters, buffers.
@@ -100,10 +112,14 @@ class Layout:
 
 
 def _has(found: Any, expected: Any) -> bool:
+    if isinstance(expected, Condition):
+        return expected.holds(found)
     return found in expected if isinstance(expected, list) else found == expected
 
 
 def _words(expected: Any) -> str:
+    if isinstance(expected, Condition):
+        return expected.words
     return " or ".join(map(repr, expected)) if isinstance(expected, list) else repr(expected)
 
 

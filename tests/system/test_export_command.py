@@ -64,7 +64,7 @@ def test_an_unknown_encoder_is_refused_with_the_names(tiny_run, with_teacher):
 
 def test_the_weights_are_those_of_the_checkpoint(tiny_run):
     config, _, params, carry = load(tiny_run)
-    tensors, _ = export.encoder_of(tiny_run)
+    tensors = export.encoder_of(tiny_run).tensors
     ours = make_experiment(config).objective.encoders(params, carry)["enmap"]["params"]
     np.testing.assert_array_equal(
         tensors["vit_core.norm.weight"].make(), np.asarray(ours["trunk"]["norm"]["scale"])

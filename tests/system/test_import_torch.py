@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import jax
 import numpy as np
 import pytest
 import tiny_run as tiny_run_module
+from reference import relative_error
 from run_results import end_of, numbers
 
 from eo_jax import checkpoint, export, import_torch, train
@@ -14,12 +16,13 @@ from eo_jax.exchange.contract import to_header
 from eo_jax.exchange.importing import Source
 from eo_jax.exchange.sealing import sealed
 from eo_jax.exchange.writing import write_safetensors
+from eo_jax.run_encoder import encoder_of_run
 
 
 @pytest.fixture(scope="module")
 def weights(tiny_run, tmp_path_factory):
     """The exported encoder of a finished run."""
-    tensors, contract = export.encoder_of(tiny_run)
+    _, tensors, contract = export.encoder_of(tiny_run)
     path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
     write_safetensors(path, tensors, to_header(sealed(contract, tensors)))
     return path
@@ -56,12 +59,32 @@ def test_a_folder_that_holds_a_run_is_refused(imported, weights, tiny_store):
 
 
 @pytest.mark.slow
-def test_an_imported_network_goes_on_and_starts_below_a_fresh_one(imported, tiny_store, tmp_path):
-    workdir, _ = imported
-    assert train.train(config_of(tiny_store), workdir) == 0
-    assert train.train(config_of(tiny_store), tmp_path) == 0
-    losses = [[line["loss"] for line in numbers(folder)] for folder in (workdir, tmp_path)]
-    assert losses[0][0] != losses[1][0] and len(losses[0]) == 4
+def test_an_imported_network_goes_on_and_its_loss_falls(weights, tiny_store, tmp_path):
+    config = config_of(tiny_store, **{"run.steps": 60})
+    import_torch.import_run(Source(weights), config, tmp_path)
+    assert train.train(config, tmp_path) == 0
+    losses = [line["loss"] for line in numbers(tmp_path)]
+    assert len(losses) == 60 and np.mean(losses[-15:]) < 0.9 * np.mean(losses[:15])
+
+
+def test_a_trained_network_loads_strictly_and_gives_its_features(tiny_run):
+    torch = pytest.importorskip("torch")
+    from torch_twin import SpecViT, load
+
+    run = encoder_of_run(tiny_run)
+    exported = export.encoder_of(tiny_run)
+    twin = load(
+        SpecViT(192, 1, 3, patch=4, image_size=16).eval(),
+        {key: tensor.make() for key, tensor in exported.tensors.items()},
+    )
+    view = np.random.default_rng(0).normal(size=(2, 16, 16, 202)).astype(np.float32)
+    found = jax.jit(run.encoder.features)(
+        run.params, run.statistics, view, np.ones((2, 16, 16, 1), bool)
+    )
+    with torch.no_grad():
+        expected = twin(torch.from_numpy(view).permute(0, 3, 1, 2)).numpy()
+    assert relative_error(found["pooled"], expected[:, 0]) < 1e-4
+    assert relative_error(np.asarray(found["dense"]).reshape(2, -1, 192), expected[:, 1:]) < 1e-4
 
 
 @pytest.mark.slow

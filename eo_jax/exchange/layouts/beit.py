@@ -7,7 +7,7 @@ does not see, so it is left out here and 0 after an import.
 
 from __future__ import annotations
 
-from eo_jax.exchange.layout import Layout, Row, affine_rows, linear_rows
+from eo_jax.exchange.layout import Condition, Layout, Row, affine_rows, linear_rows
 from eo_jax.exchange.layouts.timm_vit import BLOCK, embedding_rows
 from eo_jax.exchange.orders import FLAT, HEADS
 from eo_jax.models.encoder import Encoder
@@ -67,19 +67,7 @@ def _constructor_per_block(encoder: Encoder, image_size: int) -> str:
     return _call(encoder, image_size) + "use_rel_pos_bias=True)"
 
 
-class _Positive:
-    """More than 0, for a trunk's field."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, float) and other > 0
-
-    def __repr__(self) -> str:
-        return "more than 0"
-
-    __hash__ = None
-
-
-SCALED = _Positive()
+SCALED = Condition(lambda scale: scale > 0, "more than 0")
 RELATIVE = {"positions": "relative", "registers": 0, "layer_scale": SCALED}
 _IGNORED = ("(?:blocks\\.\\d+\\.attn|rel_pos_bias)\\.relative_position_index", "lm_head\\..*")
 LAYOUT = Layout(
