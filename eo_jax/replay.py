@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from eo_jax import cli, rules, sharding
+from eo_jax import cli, compile_cache, rules, sharding
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.data.differences import with_pixels
 from eo_jax.data.store.files import write_atomically, writing
@@ -250,6 +250,7 @@ def main() -> int:
         "--output", type=Path, help="folder for the batch and pictures of its views"
     )
     arguments = parser.parse_args()
+    compile_cache.enable()
     replayed = replay(arguments.workdir, arguments.step)
     logged = [
         line
