@@ -16,7 +16,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from eo_jax import autotuning, cli, distributed, sharding
-from eo_jax.checkpoint import Checkpoints, Retention, set_damaged_aside
+from eo_jax.checkpoint import Checkpoints, Retention, Saved, restored
 from eo_jax.evaluators.base import Evaluator, due_evaluators
 from eo_jax.experiment import (
     check_keep_best,
@@ -128,13 +128,17 @@ def train(
     if dry_run:
         return _dry_run(setup, processes)
 
-    with _lock_on(workdir, processes):
+    retention = Retention.of_run(config["run"])
+    with _lock_on(workdir, processes), Checkpoints(workdir, retention) as checkpoints:
         # --------------------------------------------------------------------- restore and compile
-        checkpoints = Checkpoints(workdir, Retention.of_run(config["run"]))
-        state, first = _restored(workdir, checkpoints, config, setup, extend=extend)
-        missed = set(processes.gather(sorted(writers.not_evaluated(workdir, first, evaluators)))[0])
-        log = _begin_log(workdir, setup, first, clock, processes)
-        saving = Saving(checkpoints, config, setup.pipeline, log, first, processes.count == 1)
+        state, first, origin = _restored(workdir, checkpoints, config, setup, extend=extend)
+        skipped, scored = processes.gather(
+            [writers.skipped_steps(workdir, first), writers.scores_at(workdir, first)]
+        )[0]
+        missed = writers.not_evaluated(scored, evaluators) if first else {}
+        log = _begin_log(workdir, setup, first, skipped, clock, processes)
+        alone = processes.count == 1
+        saving = Saving(checkpoints, config, setup.pipeline, log, first, origin, alone)
         compiled = _compiled(workdir, setup, state, first, log)
         batches = _batches(setup, first, processes, log)
 
@@ -143,24 +147,25 @@ def train(
             processes.poll()
             checkpoints.check()
             # --------------------------------------------------------------------------- evaluate
-            evaluating, scores = due_evaluators(evaluators, step, run.steps), {}
+            evaluating = due_evaluators(evaluators if step > first else missed, step, run.steps)
+            scores = {} if step > first else scored
             if evaluating:
                 log.flush()
             log.enter("evaluate")
-            with saving.before_errors(step, state), contextlib.suppress(Stopped):
+            with saving.before_errors(step, state, scores), contextlib.suppress(Stopped):
                 for name, evaluator in evaluating.items():
-                    if step > first or name in missed:
-                        weights = state["params"], state["carry"]
-                        scores |= log.scores(step, name, evaluator(weights))
+                    scores |= log.scores(step, name, evaluator((state["params"], state["carry"])))
             # ------------------------------------------------------------------------------- save
             last = step == run.steps or bool(processes.stopped_by)
             if step > first and (step % run.save_every == 0 or last):
                 saving.save(step, state, scores)
+            elif step == first and scores:
+                checkpoints.add_scores(step, scores)
             if last:
                 break
             # ----------------------------------------------------------------------- batch, step
             log.enter("data")
-            with saving.before_errors(step, state):
+            with saving.before_errors(step, state, scores):
                 batch = next(batches)
             log.enter("step")
             with jax.transfer_guard("disallow"):
@@ -223,33 +228,45 @@ def _lock_on(workdir: Path, processes: Alone | Peers) -> Iterator[None]:
 
 def _restored(
     workdir: Path, checkpoints: Checkpoints, config: dict, setup: TrainingSetup, *, extend: bool
-) -> tuple[TrainState, int]:
-    """(state, step) to train from: of the newest checkpoint, or step 0 with fresh weights or those
-    of `run.init_from`. Raises ValueError where the workdir is that of another run.
+) -> tuple[TrainState, int, int]:
+    """(state, step, `Manifest.origin`) to train from: of the newest intact checkpoint, or step 0
+    with fresh weights or those of `run.init_from`. Raises ValueError where the workdir is that of
+    another run.
     """
     fingerprint = data_fingerprints(setup.pipeline, setup.normalisation)
-    for line in set_damaged_aside(checkpoints):
-        print(line, flush=True)
-    if checkpoints.latest() is None:
-        state, first = initial_state(setup), 0
-    else:
-        saved = checkpoints.newest().manifest
-        check_same_run(saved.config, config, str(workdir), extend=extend)
+    steps = setup.experiment.run.steps
+
+    def restore(saved: Saved) -> tuple[TrainState, int, int]:
+        about = saved.manifest
+        check_same_run(about.config, config, str(workdir), extend=extend)
         check_same_data(workdir, fingerprint)
-        setup.pipeline.bad.restore(saved.bad_records)
-        state, first = checkpoints.restore(setup.session.shapes)
-    check_steps(workdir, first, setup.experiment.run.steps)
+        check_steps(workdir, saved.step, steps)
+        state = saved.restore(setup.session.shapes)
+        setup.pipeline.bad.restore(about.bad_records)
+        extended = about.config["run"]["steps"] != steps
+        return state, saved.step, saved.step if extended else about.origin
+
+    found, lines = restored(checkpoints, restore)
+    for line in lines:
+        print(line, flush=True)
     write_provenance(workdir, config, fingerprint)
-    return state, first
+    return found or (initial_state(setup), 0, 0)
 
 
 def _begin_log(
-    workdir: Path, setup: TrainingSetup, first: int, clock: goodput.Clock, processes: Alone | Peers
+    workdir: Path,
+    setup: TrainingSetup,
+    first: int,
+    skipped: Sequence[int],
+    clock: goodput.Clock,
+    processes: Alone | Peers,
 ) -> RunLog:
-    """The log of the run, with its first line."""
+    """The log of the run, with its first line; `skipped` are steps before `first`."""
     experiment, pipeline = setup.experiment, setup.pipeline
     run = experiment.run
-    usefulness = Usefulness(first, run.steps, run.max_skipped, pipeline.describe, str(workdir))
+    component, describe = pipeline.mixture.component, pipeline.describe
+    usefulness = Usefulness(run.steps, run.max_skipped, component, describe, str(workdir))
+    usefulness.resume(first, skipped)
     log = RunLog(
         workdir,
         experiment,
