@@ -89,8 +89,7 @@ def import_run(source: Source, config: dict, workdir: Path, encoder: str = "") -
 
     Raises ValueError where the file does not hold that encoder, or the workdir holds a run.
     """
-    checkpoints = Checkpoints(workdir)
-    if checkpoints.latest() is not None:
+    if Checkpoints(workdir).latest() is not None:
         raise ValueError(f"{workdir}: holds a run already; give a new --workdir")
     config = with_compute_dtype(config)
     experiment = make_experiment(config)
@@ -98,11 +97,10 @@ def import_run(source: Source, config: dict, workdir: Path, encoder: str = "") -
     setup = make_setup(experiment, experiment.sharding, lambda value: [value])
     leaves = leaves_of(imported.params, imported.statistics)
     state = with_encoder(setup.session.init(), leaves, experiment.run.init_rules, source.path)
-    with locked(workdir):
+    with locked(workdir), Checkpoints(workdir) as checkpoints:
         fingerprint = data_fingerprints(setup.pipeline, setup.normalisation)
         write_provenance(workdir, config, fingerprint)
-        checkpoints.save(0, jax.device_put(state, setup.session.placement), 0, config)
-        checkpoints.wait()
+        checkpoints.save(0, jax.device_put(state, setup.session.placement), config)
     return [
         *imported.remarks,
         f"{workdir}: step 0 saved; next: python -m eo_jax.train --config=... --workdir={workdir}",

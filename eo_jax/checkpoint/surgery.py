@@ -46,9 +46,9 @@ def average(checkpoints: Sequence[Saved], workdir: Path) -> int:
         lambda keys, array: jnp.asarray(averaged.get("/".join(key.key for key in keys), array)),
         last.arrays(),
     )
-    made, about = Checkpoints(workdir), last.manifest
-    made.save(last.step, state, about.next_batch, about.config, about.bad_records)
-    made.wait()
+    about = last.manifest
+    with Checkpoints(workdir) as made:
+        made.save(last.step, state, about.config, about.bad_records, origin=last.step)
     _copy_provenance(last.folder.parent.parent, workdir)
     return len(averaged)
 

@@ -42,7 +42,7 @@ def run(monkeypatch, capsys):
 
 def save(workdir: Path, step: int, state: dict, config: dict = CONFIG, scores=None) -> Path:
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(step, state, step, config, None, scores)
+    checkpoints.save(step, state, config, None, scores)
     checkpoints.wait()
     return workdir
 
