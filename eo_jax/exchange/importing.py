@@ -14,9 +14,9 @@ from eo_jax.exchange import prefixes, translation
 from eo_jax.exchange.contract import architecture_of
 from eo_jax.exchange.layout import Layout
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
+from eo_jax.exchange.opening import open_weights
 from eo_jax.exchange.positions import resample_positions
-from eo_jax.exchange.reading import Tensors, contract_of, read_tensors
-from eo_jax.exchange.sealing import check_contract, check_tensors
+from eo_jax.exchange.reading import Tensors
 from eo_jax.exchange.stems import fit_bands
 from eo_jax.models.encoder import Encoder
 from eo_jax.schema import Carry, Params
@@ -65,7 +65,18 @@ def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Importe
     Raises:
         ValueError: the file does not hold such an encoder; the message names the first mistake.
     """
-    tensors, contract = _read(source)
+    tensors, contract = open_weights(source.path, allow_pth=source.allow_pth)
+    return weights_of(tensors, contract, source, encoder, image_size)
+
+
+def weights_of(
+    tensors: Tensors,
+    contract: dict[str, Any] | None,
+    source: Source,
+    encoder: Encoder,
+    image_size: int,
+) -> Imported:
+    """The same from the content of a file, of `open_weights`."""
     if contract is not None:
         _check_encoder(source, contract, encoder)
     name = layout_name(encoder, source.layout or (contract or {}).get("layout", ""))
@@ -81,17 +92,6 @@ def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Importe
     image_size, resized = _fit_positions(taken, layout, encoder, image_size)
     params, statistics = translation.to_ours(layout, encoder, taken, image_size)
     return Imported(params, statistics, remarks + resized)
-
-
-def _read(source: Source) -> tuple[Tensors, dict[str, Any] | None]:
-    """The tensors of a file, and its contract if it has one, which are what was exported."""
-    contract = contract_of(source.path)
-    if contract is not None:
-        check_contract(contract, str(source.path))
-    tensors = read_tensors(source.path, allow_pth=source.allow_pth)
-    if contract is not None:
-        check_tensors(contract, tensors, str(source.path))
-    return tensors, contract
 
 
 def _keys(layout: Layout, encoder: Encoder, image_size: int) -> list[str]:
@@ -192,6 +192,8 @@ def _fit_positions(
         return image_size, []
     prefix = int(layout.class_position(encoder))
     side = round(max(found.shape[1] - prefix, 0) ** 0.5)
+    if not side:  # the comparison of shapes refuses it
+        return image_size, []
     if encoder.trunk.positions != "learned":
         return side * encoder.patch, []
     if side == encoder.trunk.grid or side**2 + prefix != found.shape[1]:

@@ -132,7 +132,7 @@ def to_ours(
     """(params, statistics) of an encoder from the tensors of a PyTorch network.
 
     Args:
-        tensors: those of the encoder alone; see `files.py` for prefixes, heads and the rest.
+        tensors: those of the encoder alone; see `prefixes` for heads and the rest.
         image_size: side in pixels of the images that the position embedding is for.
 
     Raises:
@@ -182,8 +182,8 @@ def _check_keys(layout: Layout, needed: list[str], tensors: Mapping[str, np.ndar
 def _check_computed(key: str, found: np.ndarray, expected: np.ndarray) -> None:
     if found.shape != expected.shape:
         raise ValueError(
-            f"{key}: has shape {found.shape}, expected {expected.shape}, positions of the image "
-            "size; give that of the file (--image-size)"
+            f"{key}: has shape {found.shape}, expected {expected.shape}, positions of a square of "
+            "tokens; give the config of the network that it is from"
         )
     difference = float(np.abs(found.astype(np.float32) - expected).max())
     if not difference <= _POSITIONS_TOLERANCE:
