@@ -77,6 +77,8 @@ def weights_of(
     image_size: int,
 ) -> Imported:
     """The same from the content of a file, of `open_weights`."""
+    if source.bands_nm and source.stem != "by-wavelength":
+        raise ValueError("--bands-nm: is of --stem=by-wavelength")
     if contract is not None:
         _check_encoder(source, contract, encoder)
     name = layout_name(encoder, source.layout or (contract or {}).get("layout", ""))
@@ -161,6 +163,10 @@ def _fit_bands(
     """Fits the first layer to the sensor's bands, in `taken`."""
     bands = encoder.sensor.bands
     weight = taken.get(layout.bands)
+    if source.stem and not layout.bands:
+        raise ValueError(
+            f"--stem: {layout.network} has no kernel per band that a rule could fit to other bands"
+        )
     if weight is None or weight.ndim < 2 or (weight.shape[1] == len(bands) and not source.stem):
         return []
     if not source.stem:
@@ -168,8 +174,11 @@ def _fit_bands(
             f"{layout.bands}: is for {weight.shape[1]} bands, sensor {encoder.sensor.id!r} has "
             f"{len(bands)}; give a rule: --stem=repeat-and-scale, by-wavelength or new"
         )
-    known = contract["sensor"]["bands"].get("centre_nm", ()) if contract else ()
-    file_nm = [nm for nm in source.bands_nm or known if nm is not None]
+    known = (contract["sensor"]["bands"].get("centre_nm") or []) if contract else []
+    known = [nm for nm in known if nm is not None]
+    if source.bands_nm and known:
+        raise ValueError(f"--bands-nm: {source.path} says its wavelengths; leave the option out")
+    file_nm = source.bands_nm or known
     sensor_nm = [band.centre_nm for band in bands if band.centre_nm is not None]
     fitted = fit_bands(weight, source.stem, len(bands), file_nm, sensor_nm)
     if fitted is None:

@@ -95,6 +95,8 @@ def test_by_wavelength_interpolates_between_neighbours_in_any_order():
     ("rule", "source_nm", "message"),
     [
         ("by-wavelength", (500, 600), "a wavelength of each of the 3 bands"),
+        ("by-wavelength", (0.49, 0.56, 0.66), r"--bands-nm: wavelength 0\.49; expected nanometres"),
+        ("by-wavelength", (500, float("nan"), 600), "--bands-nm: wavelength nan"),
         ("by-wavelength", (500, 500, 600), "two bands have the same wavelength"),
         ("mean", (), "expected one of repeat-and-scale, by-wavelength, new"),
     ],
