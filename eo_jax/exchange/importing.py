@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from eo_jax.exchange import prefixes, translation
-from eo_jax.exchange.contract import architecture_of
+from eo_jax.exchange.contract import architecture_of, pooling_of
 from eo_jax.exchange.layout import Layout
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
 from eo_jax.exchange.opening import open_weights
@@ -89,7 +89,7 @@ def weights_of(
     taken = layout.unified(encoder, taken)
     remarks = [f"layout {name}: {layout.network}", f"prefix {prefix!r}"]
     remarks += [f"left out: {line}" for line in prefixes.summary(left, prefix)]
-    remarks += _without_contract(encoder) if contract is None else []
+    remarks += _without_contract(encoder) if contract is None else _pooling(encoder, contract)
     remarks += _fit_bands(taken, layout, source, encoder, contract)
     image_size, resized = _fit_positions(taken, layout, encoder, image_size)
     params, statistics = translation.to_ours(layout, encoder, taken, image_size)
@@ -153,6 +153,12 @@ def _without_contract(encoder: Encoder) -> list[str]:
     ]
 
 
+def _pooling(encoder: Encoder, contract: Mapping[str, Any]) -> list[str]:
+    """No weight depends on it, and fine-tuning often changes it."""
+    theirs, ours = contract["pool"], pooling_of(encoder)
+    return [] if theirs == ours else [f"pool {ours!r} is the config's, that of the file {theirs!r}"]
+
+
 def _fit_bands(
     taken: Tensors,
     layout: Layout,
@@ -172,7 +178,7 @@ def _fit_bands(
     if not source.stem:
         raise ValueError(
             f"{layout.bands}: is for {weight.shape[1]} bands, sensor {encoder.sensor.id!r} has "
-            f"{len(bands)}; give a rule: --stem=repeat-and-scale, by-wavelength or new"
+            f"{len(bands)}; give a rule: --stem of eo_jax.import_torch"
         )
     known = (contract["sensor"]["bands"].get("centre_nm") or []) if contract else []
     known = [nm for nm in known if nm is not None]
@@ -201,12 +207,10 @@ def _fit_positions(
         return image_size, []
     prefix = int(layout.class_position(encoder))
     side = round(max(found.shape[1] - prefix, 0) ** 0.5)
-    if not side:  # the comparison of shapes refuses it
-        return image_size, []
     if encoder.trunk.positions != "learned":
-        return side * encoder.patch, []
-    if side == encoder.trunk.grid or side**2 + prefix != found.shape[1]:
-        return image_size, []
+        return side * encoder.patch or image_size, []
+    if side == encoder.trunk.grid or side**2 + prefix != found.shape[1] or side < 2:
+        return image_size, []  # the comparison of shapes refuses others
     taken[layout.positions] = resample_positions(found, encoder.trunk.grid, prefix)
     grid = encoder.trunk.grid
     return image_size, [f"{layout.positions}: resampled from {side} x {side} to {grid} x {grid}"]

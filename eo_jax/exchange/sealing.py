@@ -22,6 +22,7 @@ _LISTED = 5  # names in a message
 _NEEDED = {
     "layout": str,
     "encoder": str,
+    "pool": str,
     "stem": dict,
     "trunk": dict,
     "architecture": dict,
