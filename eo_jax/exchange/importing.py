@@ -173,7 +173,9 @@ def _fit_bands(
         raise ValueError(
             f"--stem: {layout.network} has no kernel per band that a rule could fit to other bands"
         )
-    if weight is None or weight.ndim < 2 or (weight.shape[1] == len(bands) and not source.stem):
+    if weight is None or weight.ndim != 4 or not weight.size:
+        return []  # the comparison of shapes refuses it
+    if weight.shape[1] == len(bands) and not source.stem:
         return []
     if not source.stem:
         raise ValueError(

@@ -197,6 +197,16 @@ def test_fixed_positions_of_a_file_have_to_be_those_of_the_config(tmp_path):
         import_encoder(source, other, SIZE)
 
 
+def test_fixed_positions_may_be_rounded_to_the_type_of_a_file(tmp_path):
+    encoder, params, statistics = weighted("hf_vit")
+    tensors = to_torch(LAYOUTS["hf_vit"], encoder, params, statistics, SIZE)
+    key = "embeddings.position_embeddings"
+    brain = (tensors[key].view(np.uint32) & 0xFFFF0000).view(np.float32)
+    for rounded in (tensors[key].astype(np.float16), brain):
+        save_file(tensors | {key: rounded}, tmp_path / "weights.safetensors")
+        assert import_encoder(Source(tmp_path / "weights.safetensors", "hf_vit"), encoder, SIZE)
+
+
 @pytest.mark.parametrize("layout", ["timm_vit", "hf_vit", "hf_dinov2"])
 def test_positions_of_one_token_are_not_those_of_a_view(tmp_path, layout):
     encoder, params, statistics = weighted(layout)
