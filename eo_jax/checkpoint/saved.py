@@ -50,6 +50,11 @@ class Saved:
         self.folder = folder
         self.step = int(folder.name)
 
+    @property
+    def workdir(self) -> Path:
+        """Of the run."""
+        return self.folder.parent.parent
+
     @functools.cached_property
     def manifest(self) -> Manifest:
         """Raises DamagedError where it is not what was saved, or absent; DeletedError where the
