@@ -60,6 +60,13 @@ def finest(layers: Sequence[Layer]) -> Layer:
 
 def _factor(name: str, dataset: rasterio.DatasetReader, grid: Grid) -> int:
     factor = max(1, round(grid.shape[1] / dataset.width))
+    if (dataset.height * factor, dataset.width * factor) != grid.shape:
+        height, width = grid.shape
+        raise ArchiveError(
+            name,
+            f"{geotiff.size_text(dataset)} pixels, but {grid.name} has {height} x {width}, which "
+            "is not a whole multiple; copy the files again, or warp them to one grid",
+        )
     check_grid(name, dataset, grid, factor)
     if factor > 1 and not _share_corner(dataset.transform, grid.transform):
         remarks.note(_CENTRES)

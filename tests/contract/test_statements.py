@@ -24,7 +24,7 @@ from eo_jax.sensors import Sensor
 READERS = (
     *("bigearthnet", "enmap-l2a", "enmap-tiles", "eurosat", "geonrw", "geotiff", "hyspecnet11k"),
     *("l7irish", "l8biome", "oscd", "spectral-earth", "spectral-earth-downstream", "ssl4eo-l"),
-    *("ssl4eo-l-benchmark", "ssl4eo-s12", "geotiff-bands"),
+    *("ssl4eo-l-benchmark", "ssl4eo-s12", "geotiff-bands", "landsat-c2"),
 )
 
 

@@ -114,6 +114,13 @@ def test_grids_of_two_sizes_are_refused_unless_asked_for(tmp_path: Path) -> None
     reject("geotiff", tmp_path, "NIR.tif", "6 x 8", "--resample", **{**WHOLE, "resample": "none"})
 
 
+def test_sizes_that_are_not_whole_multiples(tmp_path: Path) -> None:
+    write("geotiff-bands", tmp_path)
+    path = tmp_path / "images/north/20240501_NIR.tif"
+    tiny_archives.write(path, np.ones((1, 5, 7), np.uint16), nodata=layout.NODATA)
+    reject("geotiff", tmp_path, "20240501_NIR.tif", "5 x 7", "12 x 16", "whole multiple", **WHOLE)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
