@@ -74,29 +74,41 @@ def _factor(name: str, dataset: rasterio.DatasetReader, grid: Grid) -> int:
 
 
 def _share_corner(one: rasterio.Affine, two: rasterio.Affine) -> bool:
-    column, row = ~two * (one.c, one.f)
+    inverse = ~two
+    column = inverse.a * one.c + inverse.b * one.f + inverse.c
+    row = inverse.d * one.c + inverse.e * one.f + inverse.f
     return abs(column) < 0.1 and abs(row) < 0.1  # in fine pixels; centres are off by 0.5 or more
 
 
 def read_bands(
-    layers: Sequence[Layer], sensor: Sensor, method: str, window: Window | None
+    layers: Sequence[Layer],
+    sensor: Sensor,
+    method: str,
+    window: Window | None,
+    special: Sequence[int] = (),
 ) -> np.ndarray:
     """Pixels [c, h, w] of the bands of `sensor`, one layer each, in a window of the finest grid.
 
     Coarser bands are resampled by `method`, "bilinear" or "nearest"; a window has the values that
-    the whole image has there. Raises ArchiveError for a file that `geotiff.read_bands` refuses, for
-    one that names another band, and for more than geotiff.MAX_BYTES.
+    the whole image has there. Digital numbers in `special` become the no-data value of the sensor.
+    Raises ArchiveError for a file that `geotiff.read_bands` refuses, for one that names another
+    band, and for more than geotiff.MAX_BYTES.
     """
     area = window or whole(layers)
     _check_bytes(layers, area, sensor)
     planes = []
     for index, layer in enumerate(layers):
         check_only_band(layer.name, layer.dataset, sensor, index)
-        read = functools.partial(
-            geotiff.read_bands, layer.name, layer.dataset, one_band(sensor, index)
-        )
+        read = functools.partial(_read_band, layer, one_band(sensor, index), special)
         planes.append(_on_fine_grid(layer, area, method, sensor.nodata, read))
     return np.stack(planes)
+
+
+def _read_band(layer: Layer, row: Sensor, special: Sequence[int], window: Window) -> np.ndarray:
+    pixels = geotiff.read_bands(layer.name, layer.dataset, row, window)
+    for value in special:
+        pixels[pixels == value] = row.nodata
+    return pixels
 
 
 def read_codes(layer: Layer, dtype: str, area: Window) -> np.ndarray:

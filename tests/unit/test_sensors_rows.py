@@ -180,6 +180,20 @@ S2 = {  # which of the 13 bands, names, dtype, physical value of DN 0 and 10000,
         (-0.1, 0.9),
         "surface reflectance",
     ),
+    "sentinel2_l1c_uint16": (
+        range(13),
+        None,
+        "uint16",
+        (0, 1),
+        "top-of-atmosphere reflectance",
+    ),
+    "sentinel2_l2a_uint16": (
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12),
+        None,
+        "uint16",
+        (0, 1),
+        "surface reflectance",
+    ),
     "sentinel2_so2sat": (
         (1, 2, 3, 4, 5, 6, 7, 8, 11, 12),
         None,
@@ -346,6 +360,8 @@ def test_statistics_are_the_published_ones_and_no_others():
         "sentinel2_l2a_bigearthnet",
         "sentinel2_l1c_offset_uint16",
         "sentinel2_l2a_offset_uint16",
+        "sentinel2_l1c_uint16",
+        "sentinel2_l2a_uint16",
         *STATISTICS,
     }
 
