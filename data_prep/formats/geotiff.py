@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import bad_bands, remarks
 from data_prep.formats.band_identity import Bands, identify
+from data_prep.formats.block_cache import CachedBlocks
 from data_prep.formats.encoding import check_encoding, check_values
 from data_prep.formats.footprint import footprint
 from data_prep.formats.gdal_errors import GDAL_ERRORS
@@ -102,9 +103,9 @@ def open_tiff_path(files: Files, role: str) -> Iterator[rasterio.DatasetReader]:
 
 @contextlib.contextmanager
 def open_jp2_path(files: Files, role: str) -> Iterator[rasterio.DatasetReader]:
-    """Like `open_tiff_path`, for JPEG 2000."""
+    """Like `open_tiff_path`, for JPEG 2000, of which decoded blocks are kept."""
     with _open_path(files, role, *_JP2) as dataset:
-        yield dataset
+        yield CachedBlocks(dataset, files.hashes[files.name(role)])
 
 
 @contextlib.contextmanager
