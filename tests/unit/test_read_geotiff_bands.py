@@ -47,6 +47,18 @@ def test_real_ssl4eo_s12_as_its_own_reader_reads_it(sample_data: Path, method: s
         assert (one.group, one.crs, one.affine) == (two.group, two.crs, two.affine)
 
 
+def test_real_landsat_crop_as_gdal_reads_it(sample_data: Path) -> None:
+    """B8 has a grid of its own, and B10 comes after B9, not after B1."""
+    root = sample_data / "landsat" / "L8_OLI_TIRS_elkton"
+    options = {"sensor": "landsat8_oli_tirs_l1_c2", "pattern": "L8-B[0-79]*"}
+    regex = r"^L8-(?P<band>B\d+)-(?P<item>.+)\.tiff$"
+    (sample,) = read_all("geotiff", root, band_regex=regex, **options)
+    numbers = (1, 2, 3, 4, 5, 6, 7, 9, 10, 11)
+    planes = [tiny_archives.read(root / f"L8-B{number}-Elkton-VA.tiff")[0] for number in numbers]
+    np.testing.assert_array_equal(sample.pixels, planes)
+    assert (sample.id, sample.crs) == ("Elkton-VA", "EPSG:32617")
+
+
 def test_bands_are_in_the_order_of_the_table_whatever_their_spelling(tmp_path: Path) -> None:
     s2_folder(tmp_path / "a")
     (sample,) = read_all("geotiff", tmp_path, **L2A)
