@@ -205,7 +205,7 @@ def test_average_refuses_equal_shapes_of_other_heads_objectives_and_bands(saved,
 def test_an_average_is_never_without_its_provenance(saved, run, tmp_path, monkeypatch):
     (saved / "data.json").write_text("{}")
 
-    def stop(*arguments):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during, pytest.raises(KeyboardInterrupt):
