@@ -383,7 +383,7 @@ class Source:
                 if i != decoded:
                     pixels, labels = self.arrays(i)
                     whole = self.label(i, labels, label) if label else None
-                    decoded, crops = i, _crops(pixels.shape[1:], self.crop)
+                    decoded, crops = i, crops_of(pixels.shape[1:], self.crop)
                 rows, columns = crops[number - before[at]]
                 part = None if whole is None else _crop_label(whole, rows, columns)
                 yield i, pixels[:, rows, columns], part
@@ -394,7 +394,7 @@ class Source:
         """The labels of `windows`, without reading pixels."""
         for i in np.sort(self.groups.members).tolist():
             whole = self.label(i, self.store.labels(i), label)
-            for rows, columns in _crops(self.store.index["shape"][i, 1:].tolist(), self.crop):
+            for rows, columns in crops_of(self.store.index["shape"][i, 1:].tolist(), self.crop):
                 yield _crop_label(whole, rows, columns)
 
 
@@ -403,7 +403,7 @@ def _crop_label(label: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
     return label[rows, columns] if label.ndim == 2 else label
 
 
-def _crops(sides: tuple[int, int], crop: int) -> list[tuple[slice, slice]]:
+def crops_of(sides: tuple[int, int], crop: int) -> list[tuple[slice, slice]]:
     """Rows and columns of the non-overlapping crops, centred in the patch."""
     rows, columns = (
         [slice(at, at + crop) for at in range(side % crop // 2, side - crop + 1, crop)]

@@ -39,6 +39,16 @@ def of_confusion(table: np.ndarray) -> dict[str, float]:
     }
 
 
+def of_change(table: np.ndarray) -> dict[str, float]:
+    """ "f1", "precision" and "recall" of the second of two classes, the changed one."""
+    right, guessed, true = table[1, 1], table[:, 1].sum(), table[1].sum()
+    return {
+        "f1": 2 * right / (guessed + true) if guessed + true else np.nan,
+        "precision": right / guessed if guessed else np.nan,
+        "recall": right / true if true else np.nan,
+    }
+
+
 def iou(table: np.ndarray) -> np.ndarray:
     """[k], intersection over union of each class of a confusion matrix; NaN if it never occurs."""
     right = np.diag(table).astype(np.float64)

@@ -1,0 +1,179 @@
+"""Judges trained encoders on tasks, by the protocols of the field, beside floors without training.
+
+    python -m eo_jax.evaluate --weights encoder.safetensors --task eurosat=stores/eurosat \\
+        --protocol dino:knn torchgeo_bench:linear --output results
+    python -m eo_jax.evaluate --weights runs/a runs/b --task segmentation:landuse=stores/demo \\
+        --protocol plain:linear --fraction 0.1 1 --output results
+
+A task is one of `eo_jax/evaluation/tasks`, or KIND:LABEL of a store of your own, with splits train,
+val and test, or train and val. Rows that exist are kept, so the same command goes on, and a longer
+one adds rows. table.html and table.csv have every row with its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from eo_jax import cli, compile_cache
+from eo_jax.data.store.reader import open_store
+from eo_jax.evaluation import candidates
+from eo_jax.evaluation.judging import judge
+from eo_jax.evaluation.protocol import Judge, find_protocol, protocol_names
+from eo_jax.evaluation.reading import TaskData, data_of, store_hash
+from eo_jax.evaluation.table import Table
+from eo_jax.evaluation.task import HEADLINES, Task, find_task, task_names
+
+
+class Asked(NamedTuple):
+    """A task as asked for.
+
+    Attributes:
+        name: as in the command.
+        task: it.
+        store: its folder or URL.
+    """
+
+    name: str
+    task: Task
+    store: str
+
+
+def main() -> int:
+    """The command."""
+    arguments = parser().parse_args()
+    compile_cache.enable()
+    asked = [parse_task(text) for text in arguments.task]
+    protocols = {name: find_protocol(name) for name in arguments.protocol}
+    for fraction in arguments.fraction:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"--fraction: {fraction}; expected above 0 and at most 1")
+    table, console = Table(arguments.output), Console()
+    sweep = itertools.product(asked, protocols.items(), arguments.fraction, arguments.seed)
+    for task, (name, protocol), fraction, seed in sweep:
+        for featurizer, data in _candidates(arguments, task, protocol):
+            about = {
+                "features": featurizer.facts,
+                "store": store_hash(data.store),
+                "task": task.name,
+                "protocol": [name, protocol.title],
+                "crop": data.crop,
+                "fraction": fraction,
+                "seed": seed,
+            }
+            if about in table:
+                continue
+            row = judge(
+                featurizer,
+                data,
+                protocol,
+                arguments.output / "features",
+                fraction=fraction,
+                seed=seed,
+            )
+            headline = task.task.headline
+            names = {
+                "candidate": featurizer.title,
+                "task": task.task.title,
+                "protocol": name,
+                "title": f"{name}: {protocol.title}",
+                "headline": headline,
+                "fraction": fraction,
+                "seed": seed,
+            }
+            table.add(about, names, row)
+            value, low, high = row.scores[headline]
+            console.print(
+                f"{task.name}  {name}  {featurizer.title}: {headline} {value:.4f} "
+                f"({low:.4f} to {high:.4f}), fitted on {row.fitted}",
+                highlight=False,
+            )
+    print(arguments.output / "table.html")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    raw = argparse.RawDescriptionHelpFormatter
+    found = argparse.ArgumentParser(
+        prog="python -m eo_jax.evaluate",
+        description=__doc__,
+        formatter_class=raw,
+        epilog=f"tasks: {', '.join(task_names())}\nprotocols: {', '.join(protocol_names())}",
+    )
+    add = found.add_argument
+    add(
+        "--weights",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="files of eo_jax.export, or folders of runs",
+    )
+    add("--task", nargs="+", required=True, metavar="NAME=STORE", help="tasks and their stores")
+    add("--protocol", nargs="+", required=True, metavar="NAME", help="see below")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="of table and features")
+    add(
+        "--fraction",
+        nargs="+",
+        type=float,
+        default=[1.0],
+        metavar="F",
+        help="of the training split, drawn without replacement (default: 1)",
+    )
+    add("--seed", nargs="+", type=int, default=[0], metavar="N", help="of draws (default: 0)")
+    add("--no-floors", action="store_true", help="leave out the rows without pretraining")
+    return found
+
+
+def parse_task(text: str) -> Asked:
+    """The task of NAME=STORE or KIND:LABEL=STORE. Raises ValueError."""
+    name, _, store = text.partition("=")
+    if not store:
+        raise ValueError(f"--task: {text!r}; expected NAME=STORE or KIND:LABEL=STORE")
+    kind, _, label = name.partition(":")
+    if not label:
+        return Asked(name, find_task(name), store)
+    if kind not in HEADLINES:
+        raise ValueError(f"--task: {text!r}; expected a kind of {', '.join(HEADLINES)}")
+    splits = open_store(store).manifest.get("splits", {})
+    own = Task(f"{label} of {Path(store).name}", kind, label, "")
+    if "test" in splits or kind == "pixel":
+        return Asked(name, own, store)
+    return Asked(name, Task(own.title, kind, label, "", val="", test="val"), store)
+
+
+def _candidates(
+    arguments: argparse.Namespace, asked: Asked, protocol: Judge
+) -> Iterator[tuple[Any, TaskData]]:
+    """Floors first, so that what lies below them is known at once; then the weights."""
+    for number, path in enumerate(arguments.weights):
+        trained, data = _sized(path, asked, protocol)
+        if not (number or arguments.no_floors):
+            for floor in candidates.floors(trained, data):
+                yield floor, data
+        yield candidates.Candidate(_title(path, arguments.weights), trained), data
+
+
+def _sized(path: Path, asked: Asked, protocol: Judge) -> tuple[candidates.TrainedEncoder, TaskData]:
+    """The encoder for the views of a task, and the task's windows."""
+    trained = candidates.load(path)
+    if asked.task.kind == "pixel":
+        return trained, TaskData(asked.task, asked.store, trained.sensor.id, trained.view)
+    data = data_of(asked.task, asked.store, trained.sensor, 1 if protocol.resize else trained.patch)
+    return candidates.load(path, protocol.resize or data.crop), data
+
+
+def _title(path: Path, paths: Sequence[Path]) -> str:
+    """The file's name, with its folder where several have the same."""
+    alike = [other for other in paths if other.name == path.name]
+    return path.name if len(alike) == 1 else f"{path.parent.name}/{path.name}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,103 @@
+"""What is judged: trained encoders from files and runs, and floors beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eo_jax.augment.radiometry import normalise
+from eo_jax.embed.encoder import TrainedEncoder, from_file, from_workdir
+from eo_jax.evaluation.floors import ImageStatistics, RandomConvolutions
+from eo_jax.evaluation.reading import Read, TaskData
+from eo_jax.models.functional import TRAIN
+
+# Batches that set the BatchNorm statistics of an untrained encoder: with momentum 0.1, 0.9^30 = 4 %
+# of the initial values remain.
+_STATISTICS_BATCHES, _BATCH = 30, 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidate:
+    """An encoder as `features.Featurizer`.
+
+    Attributes:
+        title: for tables.
+        trained: it, for views of one size.
+    """
+
+    title: str
+    trained: TrainedEncoder
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What decides its features."""
+        return self.trained.facts
+
+    @property
+    def patch(self) -> int:
+        """Side in pixels of one dense feature."""
+        return self.trained.patch
+
+    def pooled(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """See `TrainedEncoder.pooled`."""
+        return self.trained.pooled(pixels, valid)
+
+    def dense(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """See `TrainedEncoder.dense`."""
+        return self.trained.dense(pixels, valid)
+
+
+def load(path: Path, view: int = 0) -> TrainedEncoder:
+    """The encoder of an exported file, or of a run's folder, for views of `view` pixels."""
+    return from_workdir(path, view=view) if path.is_dir() else from_file(path, view)
+
+
+def floors(trained: TrainedEncoder, data: TaskData) -> list[Any]:
+    """Image statistics, random convolutions and the same encoder untrained."""
+    return [
+        ImageStatistics(trained.patch),
+        RandomConvolutions(trained.mean, trained.std, trained.patch),
+        Candidate("untrained encoder", untrained(trained, data)),
+    ]
+
+
+def untrained(trained: TrainedEncoder, data: TaskData, seed: int = 0) -> TrainedEncoder:
+    """The encoder with initial weights, and BatchNorm statistics of training windows, without which
+    a random network would score too low.
+    """
+    encoder = trained.encoder
+    params, statistics = encoder.network.init(jax.random.key(seed))
+    if statistics:
+        update = jax.jit(functools.partial(_updated, trained, params))
+        batches = itertools.islice(data.read(data.task.train, _BATCH), _STATISTICS_BATCHES)
+        for batch in batches:
+            for pixels, valid in _dates(batch):
+                statistics = update(statistics, pixels, valid)
+    arrays = jax.device_get((params, statistics))
+    return dataclasses.replace(
+        trained, name=f"{trained.name}, untrained", params=arrays[0], statistics=arrays[1]
+    )
+
+
+def _dates(batch: Read) -> list[tuple[np.ndarray, np.ndarray]]:
+    if batch.pixels.ndim == 4:
+        return [(batch.pixels, batch.valid)]
+    return [(batch.pixels[:, t], batch.valid[:, t]) for t in range(batch.pixels.shape[1])]
+
+
+def _updated(
+    trained: TrainedEncoder, params: Any, statistics: Any, pixels: jax.Array, valid: jax.Array
+) -> Any:
+    view = jnp.moveaxis(normalise(pixels, valid, trained.mean, trained.std), 1, -1)
+    _, statistics = trained.encoder.forward(
+        params, statistics, view, jnp.moveaxis(valid, 1, -1), TRAIN
+    )
+    return statistics

@@ -1,0 +1,157 @@
+"""One row of the table: an encoder or a floor, on a task, by a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eo_jax.evaluation import verdict
+from eo_jax.evaluation.features import Features, Featurizer, features_of
+from eo_jax.evaluation.intervals import Estimate
+from eo_jax.evaluation.protocol import Judge, Labelled
+from eo_jax.evaluation.reading import TaskData
+from eo_jax.evaluation.task import Task
+from eo_jax.evaluators.labelled import token_majority
+
+_MOST_TOKENS = 50_000  # for fitting, drawn by the seed
+_HELD_OUT = 0.2
+_MAPS = ("segmentation", "change")
+_CODED = (*_MAPS, "classification", "pixel")
+
+
+class Row(NamedTuple):
+    """The outcome.
+
+    Attributes:
+        scores: {name: Estimate}.
+        fitted, tested: number of samples, or tokens, that the protocol was fitted on; of test
+            samples or images.
+        classes: codes as stored, in the order of `confusion`; () for numbers and several labels.
+        confusion: [k, k], true classes in rows; None without classes.
+        shown: up to four (truth, prediction) maps [H, W] of codes.
+    """
+
+    scores: Mapping[str, Estimate]
+    fitted: int
+    tested: int
+    classes: tuple[int, ...] = ()
+    confusion: np.ndarray | None = None
+    shown: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+
+
+def judge(
+    featurizer: Featurizer,
+    data: TaskData,
+    protocol: Judge,
+    folder: Path,
+    *,
+    fraction: float = 1.0,
+    seed: int = 0,
+) -> Row:
+    """Fits the protocol on training features, chooses on validation, scores on test features.
+
+    Args:
+        folder: where features are kept.
+        fraction: of the training windows, drawn without replacement by `seed`.
+
+    Raises ValueError where a split is missing or has nothing to learn from.
+    """
+    task = data.task
+
+    def split(name: str) -> Features:
+        return features_of(featurizer, data, name, protocol.resize, folder)
+
+    train, test = split(task.train), split(task.test)
+    train, val = _divided(train, split(task.val) if task.val else None, fraction, seed)
+    classes = _classes(task, train, val, test)
+    known, chosen = (_labelled(task, part, classes, seed) for part in (train, val))
+    for name, part in ((task.train, known), (task.val or task.train, chosen)):
+        if not len(part.x):
+            raise ValueError(f"{data.store}: nothing in split {name!r} has label {task.label!r}")
+    predict = protocol.fit(task.kind, known, chosen, len(classes), seed)
+    return _scored(task, predict, test, classes, known, seed)
+
+
+def _divided(
+    train: Features, val: Features | None, fraction: float, seed: int
+) -> tuple[Features, Features]:
+    """(the part of `train` that is used, `val` or a fifth of that part)."""
+    order = np.random.default_rng(seed).permutation(len(train.x))
+    order = order[: max(2, round(fraction * len(order)))]
+    if val is None:
+        held = max(1, round(_HELD_OUT * len(order)))
+        val, order = _part(train, order[:held]), order[held:]
+    return _part(train, order), val
+
+
+def _part(features: Features, numbers: np.ndarray) -> Features:
+    numbers = np.sort(numbers)
+    return Features(features.x[numbers], features.target[numbers])
+
+
+def _classes(task: Task, *parts: Features) -> tuple[int, ...]:
+    """The codes that occur and count; for others, the number of labels or values."""
+    if task.kind not in _CODED:
+        return tuple(range(parts[0].target.shape[1]))
+    codes = np.unique(np.concatenate([np.unique(part.target) for part in parts]))
+    return tuple(int(code) for code in codes if code not in (0, *task.ignored))
+
+
+def _labelled(task: Task, part: Features, classes: tuple[int, ...], seed: int) -> Labelled:
+    """Rows that a protocol takes: windows, or tokens with the majority of their labelled pixels."""
+    x, target = part
+    if task.kind not in _CODED:
+        return Labelled(np.asarray(x), target.astype(np.float64))
+    if task.kind in _MAPS:
+        counted = np.where(np.isin(target, classes), target, 0)
+        target = token_majority(counted, x.shape[1:3]).ravel()
+        x = np.asarray(x).reshape(-1, x.shape[-1])
+    rows = np.flatnonzero(np.isin(target, classes))
+    if len(rows) > _MOST_TOKENS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_TOKENS, replace=False))
+    return Labelled(np.asarray(x[rows]), np.searchsorted(classes, target[rows]))
+
+
+def _scored(
+    task: Task, predict: Any, test: Features, classes: tuple[int, ...], known: Labelled, seed: int
+) -> Row:
+    if task.kind in _MAPS:
+        return _scored_maps(task, predict, test, classes, len(known.x), seed)
+    truth = _labelled(task, test, classes, seed) if task.kind in _CODED else Labelled(*test)
+    predicted = predict(truth.x)
+    counts = len(known.x), len(truth.x)
+    if task.kind == "multi_label":
+        return Row(verdict.of_labels(predicted, truth.y, seed), *counts)
+    if task.kind == "regression":
+        mean = known.y.mean(0)
+        return Row(verdict.of_numbers(predicted, truth.y, mean, seed), *counts)
+    scores, table = verdict.of_classes(predicted, truth.y, seed)
+    return Row(scores, *counts, classes, table)
+
+
+def _scored_maps(
+    task: Task, predict: Any, test: Features, classes: tuple[int, ...], fitted: int, seed: int
+) -> Row:
+    tables, shown = np.zeros((len(test.x), len(classes), len(classes))), []
+    for image, (x, truth) in enumerate(zip(*test, strict=True)):
+        guess = predict(np.asarray(x).reshape(-1, x.shape[-1])).argmax(1).reshape(x.shape[:2])
+        guess = _enlarged(guess, truth.shape)
+        counts = np.isin(truth, classes)
+        pairs = np.searchsorted(classes, truth[counts]) * len(classes) + guess[counts]
+        tables[image].flat[:] = np.bincount(pairs, minlength=len(classes) ** 2)
+        if len(shown) < 4 and counts.any():
+            shown.append((truth, np.asarray(classes)[guess]))
+    scores = verdict.of_maps(tables, task, seed)
+    return Row(scores, fitted, len(test.x), classes, tables.sum(0), tuple(shown))
+
+
+def _enlarged(tokens: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The class of every pixel, that of the token in which its centre lies."""
+    rows, columns = (
+        ((np.arange(side) + 0.5) * count / side).astype(int)
+        for side, count in zip(size, tokens.shape, strict=True)
+    )
+    return tokens[np.ix_(rows, columns)]

@@ -1,0 +1,1 @@
+"""Protocols, one family of papers per file; the folder is their registry."""

@@ -1,0 +1,7 @@
+"""PANGAEA (Marsocci et al. 2024, arXiv 2412.04204): weighted kNN, k = 200, cosine, T 0.1.
+Its UPerNet is not here.
+"""
+
+from eo_jax.evaluation.judges import Neighbours
+
+JUDGES = {"knn": Neighbours(k=200, cosine=True, temperature=0.1)}

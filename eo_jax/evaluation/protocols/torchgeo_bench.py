@@ -1,0 +1,13 @@
+"""torchgeo-bench (torchgeo/torchgeo-bench, docs/user/methodology.rst): 224 pixels, features as they
+are, kNN with k = 5 and L2, L-BFGS over 40 values of C.
+"""
+
+import numpy as np
+
+from eo_jax.evaluation.judges import Linear, Neighbours
+
+_SIDE = 224
+JUDGES = {
+    "knn": Neighbours(k=5, cosine=False, resize=_SIDE),
+    "linear": Linear(tuple(np.logspace(-6, 4, 40)), resize=_SIDE),
+}

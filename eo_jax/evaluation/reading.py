@@ -1,0 +1,164 @@
+"""Images and targets of a split, as a task sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from eo_jax.data.pipeline import in_order
+from eo_jax.data.pixel_source import open_source
+from eo_jax.data.source import Source, SourceConfig, crops_of
+from eo_jax.data.store.reader import open_store
+from eo_jax.evaluation.task import Task
+from eo_jax.sensors import Sensor
+
+_PER_PATCH = ("classification", "multi_label", "regression")
+
+
+class Read(NamedTuple):
+    """A batch of a split.
+
+    Attributes:
+        pixels: [b, c, H, W] digital numbers.
+        valid: bool, of the same shape.
+        target: [b] classes, [b, k] numbers, or [b, H, W] maps, as stored.
+    """
+
+    pixels: np.ndarray
+    valid: np.ndarray
+    target: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """A store as a task's data.
+
+    Attributes:
+        task: what is read of it.
+        store: folder or URL.
+        sensor: id of the row that is read.
+        crop: side in pixels of the windows: non-overlapping crops of samples, or around pixels.
+    """
+
+    task: Task
+    store: str
+    sensor: str
+    crop: int
+
+    def read(self, split: str, batch_size: int) -> Iterator[Read]:
+        """Every window of a split once. Raises ValueError for a store without that label."""
+        source = self._open(split)
+        if self.task.kind == "change":
+            yield from _pairs(source, self.task.label, batch_size)
+            return
+        for batch in in_order(source, batch_size, self.task.label):
+            fields = batch[source.name]
+            real = fields["position"] >= 0
+            yield _read(source.sensor, fields["pixels"][real, 0], fields["label"][real])
+
+    def _open(self, split: str) -> Source:
+        pixel = self.task.kind == "pixel"
+        config = SourceConfig(
+            store=self.store,
+            sensor=self.sensor,
+            split=split,
+            draw="pixel" if pixel else "patch",
+            cache="memory" if pixel else "none",
+            label=self.task.label if pixel else "",
+        )
+        return open_source("evaluated", config, self.crop, 0)
+
+
+def _read(sensor: Sensor, pixels: np.ndarray, target: np.ndarray) -> Read:
+    return Read(pixels.astype(np.float32), ~sensor.missing(pixels), target)
+
+
+def _pairs(source: Source, label: str, batch_size: int) -> Iterator[Read]:
+    """Windows [b, 2, c, H, W] of the two dates of every location, the earlier one first."""
+    groups = source.groups
+    windows = (
+        (np.stack([pixels[:, rows, columns] for pixels, _ in dates]), dates[1][1][rows, columns])
+        for first, last in itertools.pairwise(groups.starts.tolist())
+        for dates in [_two_dates(source, groups.members[first:last], label)]
+        for rows, columns in crops_of(dates[0][0].shape[1:], source.crop)
+    )
+    while batch := list(itertools.islice(windows, batch_size)):
+        pixels, target = (np.stack(arrays) for arrays in zip(*batch, strict=True))
+        yield _read(source.sensor, pixels, target)
+
+
+def _two_dates(
+    source: Source, members: np.ndarray, label: str
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """[(pixels [c, h, w], map [h, w])] of both dates. Raises ValueError for another number."""
+    if len(members) != 2:
+        name = source.store.index["group"][members[0]]
+        raise ValueError(
+            f"{source.store.path}: location {name!r} has {len(members)} dates, change needs 2"
+        )
+    found = []
+    for i in sorted(members.tolist(), key=lambda i: source.store.index["time"][i]):
+        pixels, labels = source.arrays(i)
+        found.append((pixels, source.label(i, labels, label)))
+    return found
+
+
+def data_of(task: Task, store: str, sensor: Sensor, multiple: int) -> TaskData:
+    """The data of a task in a store.
+
+    Args:
+        sensor: what the encoder reads; the store must hold the same.
+        multiple: the side of windows is the largest multiple of this in the smallest sample.
+
+    Raises ValueError for a store that is not one of this task or sensor.
+    """
+    opened = open_store(store)
+    labels = opened.manifest.get("labels", {})
+    if task.label not in labels:
+        raise ValueError(
+            f"{store}: no label {task.label!r}; there is {', '.join(labels) or 'none'}. Convert "
+            f"with `python -m data_prep convert {task.convert}`"
+        )
+    _check_sensor(opened.manifest.get("sensors", {}), sensor, store)
+    mine = opened.index["sensor"] == sensor.id
+    sides = opened.index["shape"][mine, 1:]
+    crop = int(sides.min()) // multiple * multiple
+    if not crop:
+        raise ValueError(f"{store}: samples of {sides.min()} pixels; the encoder takes {multiple}")
+    return TaskData(task, store, sensor.id, crop)
+
+
+def _check_sensor(rows: dict, sensor: Sensor, store: str) -> None:
+    """Raises ValueError where the store's numbers mean something else than the encoder's."""
+    if sensor.id not in rows:
+        raise ValueError(
+            f"{store}: sensors {', '.join(rows) or 'none'}; the encoder reads {sensor.id!r}. "
+            "Features of another sensor would be silently wrong"
+        )
+    found = Sensor.from_row(rows[sensor.id])
+    for field in ("dtype", "scale", "offset", "nodata"):
+        if hasattr(found, field) and getattr(found, field) != getattr(sensor, field):
+            raise ValueError(
+                f"{store}: {field} of {sensor.id!r} is {getattr(found, field)!r}, the encoder's is "
+                f"{getattr(sensor, field)!r}"
+            )
+    names = [[band.name for band in row.bands] for row in (found, sensor)]
+    if names[0] != names[1]:
+        raise ValueError(
+            f"{store}: bands of {sensor.id!r} are {names[0]}, the encoder's {names[1]}"
+        )
+
+
+def is_per_patch(task: Task) -> bool:
+    """Whether a target is one for the whole window, so that pooled features go with it."""
+    return task.kind in _PER_PATCH or task.kind == "pixel"
+
+
+def store_hash(store: str | Path) -> str:
+    """The content hash of a store."""
+    return open_store(store).content_hash

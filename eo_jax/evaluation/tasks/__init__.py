@@ -1,0 +1,1 @@
+"""Tasks, one per file; the folder is their registry."""

@@ -1,0 +1,12 @@
+"""EnMAP-BDForet."""
+
+from eo_jax.evaluation.task import Task
+
+TASK = Task(
+    title="EnMAP-BDForet",
+    kind="segmentation",
+    label="class",
+    convert="spectral-earth-downstream --task enmap_bdforet",
+    ignored=(13,),
+    source="Braham et al. 2024, arXiv 2408.08447",
+)

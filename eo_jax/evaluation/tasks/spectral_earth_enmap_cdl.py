@@ -1,0 +1,12 @@
+"""EnMAP-CDL."""
+
+from eo_jax.evaluation.task import Task
+
+TASK = Task(
+    title="EnMAP-CDL",
+    kind="segmentation",
+    label="class",
+    convert="spectral-earth-downstream --task enmap_cdl",
+    ignored=(15,),
+    source="Braham et al. 2024, arXiv 2408.08447",
+)

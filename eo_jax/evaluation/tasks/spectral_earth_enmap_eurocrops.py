@@ -1,0 +1,12 @@
+"""EnMAP-EuroCrops."""
+
+from eo_jax.evaluation.task import Task
+
+TASK = Task(
+    title="EnMAP-EuroCrops",
+    kind="segmentation",
+    label="class",
+    convert="spectral-earth-downstream --task enmap_eurocrops",
+    ignored=(16,),
+    source="Braham et al. 2024, arXiv 2408.08447",
+)

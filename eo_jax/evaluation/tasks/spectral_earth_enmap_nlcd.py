@@ -1,0 +1,12 @@
+"""EnMAP-NLCD."""
+
+from eo_jax.evaluation.task import Task
+
+TASK = Task(
+    title="EnMAP-NLCD",
+    kind="segmentation",
+    label="class",
+    convert="spectral-earth-downstream --task enmap_nlcd",
+    ignored=(16,),
+    source="Braham et al. 2024, arXiv 2408.08447",
+)
