@@ -281,9 +281,9 @@ cli.run(train.main)
         codes, outputs = run.ends()
     assert codes == ([1, 75] if k == 0 else [75, 1]), outputs
     for output in outputs:
-        assert f"checkpoints/12: checkpoint cannot be read ({what}" in last_line(output)
+        assert f"checkpoints/{STEPS}: checkpoint cannot be read ({what}" in last_line(output)
         assert "Permission denied" in last_line(output)
-    assert run.saved() == [10, 12]
+    assert run.saved() == [15, STEPS]
 
 
 @pytest.mark.slow

@@ -475,7 +475,7 @@ def test_a_signal_during_evaluation_is_followed_by_a_save_and_the_run_goes_on_fr
 
 PHASES = {  # where a signal arrives: what of `train` is being called
     "data": (Pipeline, "__init__"),
-    "restore": (train.Checkpoints, "latest"),
+    "restore": (train.Checkpoints, "steps"),
     "compile": (TrainSession, "compile"),
     "just before the loop": (Pipeline, "batches"),
     "first step": (train.RunLog, "dispatched"),
