@@ -24,9 +24,10 @@ def check_bounds(
         where: the file, for messages.
     """
     longest = max((n for array in tensors.values() for n in array.shape), default=0)
+    limits = dict.fromkeys(_COUNTS, len(tensors)) | {"channels": len(contract["mean"])}
     for section in _SECTIONS:
         for name, value in contract[section].items():
-            most = len(tensors) if name in _COUNTS else longest
+            most = limits.get(name, longest)
             numbers = [x for x in _listed(value) if isinstance(x, int | float)]
             fits = all(0 <= x <= most for x in numbers)
             _need(fits, where, f"{section}.{name}", value, f"at most {most}")

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from exchanged import ENCODERS, SIZE, to_ours, to_torch, weighted
 
+from eo_jax.exchange.bounds import check_bounds
+from eo_jax.exchange.contract import architecture_of
+from eo_jax.exchange.layout import section
 from eo_jax.exchange.layouts import LAYOUTS
 
 
@@ -28,9 +31,17 @@ def test_every_layout_has_an_encoder_here_and_a_row_in_the_guide():
         for name in LAYOUTS
     ],
 )
-def test_weights_come_back_bit_for_bit(layout):
+def test_weights_come_back_bit_for_bit_within_the_bounds_of_a_contract(layout):
     encoder, params, statistics = weighted(layout)
     exported = to_torch(encoder, params, statistics, SIZE, layout)
+    contract = {
+        "architecture": architecture_of(encoder, SIZE),
+        "stem": section(encoder.stem),
+        "trunk": section(encoder.trunk),
+        "mean": [0.0] * len(encoder.sensor.bands),
+        "image_size": SIZE,
+    }
+    check_bounds(contract, exported, layout)
     back = to_ours(encoder, exported, SIZE, layout)
     jax.tree.map(np.testing.assert_array_equal, back, (params, statistics))
     again = to_torch(encoder, *back, SIZE, layout)
