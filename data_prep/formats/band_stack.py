@@ -19,6 +19,7 @@ from data_prep.archive import ArchiveError
 from data_prep.formats import geotiff, remarks
 from data_prep.formats.band_files import Grid, check_grid, one_band, upsample
 from data_prep.formats.band_identity import check_only_band
+from data_prep.formats.masks import has_mask
 from data_prep.reader import Files
 from eo_jax.sensors import Sensor
 
@@ -114,13 +115,18 @@ def _read_band(layer: Layer, row: Sensor, special: Sequence[int], window: Window
 def read_codes(layer: Layer, dtype: str, area: Window) -> np.ndarray:
     """Codes [h, w] of a quality layer in a window of the finest grid, each pixel repeated.
 
-    Raises ArchiveError for another dtype, and for more than one band.
+    Raises ArchiveError for another dtype, for more than one band, and for a scale or a mask, which
+    codes do not have.
     """
     if layer.dataset.count != 1 or layer.dataset.dtypes[0] != dtype:
         raise ArchiveError(
             layer.name,
             f"{layer.dataset.count} bands of {layer.dataset.dtypes[0]}, expected the one of a "
             f"quality layer, {dtype}; copy it again",
+        )
+    if (layer.dataset.scales, layer.dataset.offsets) != ((1.0,), (0.0,)) or has_mask(layer.dataset):
+        raise ArchiveError(
+            layer.name, "has a scale, an offset or a mask, expected plain codes; copy it again"
         )
     geotiff.check_bytes(layer.name, layer.dataset, 1, area)
     read = functools.partial(layer.dataset.read, [1])

@@ -100,10 +100,10 @@ def _offset(name: str, image: Element, level: str) -> int:
     values = {(element.text or "").strip() for element in found} or {"0"}
     if values == {"0"} or values == {"-1000"}:
         return int(values.pop())
+    listed = ", ".join(map(repr, sorted(values)))
     raise ArchiveError(
         name,
-        f"{_OFFSETS[level]} is {', '.join(sorted(values))[:60]}, expected -1000 in all bands, or "
-        f"none; {_AGAIN}",
+        f"{_OFFSETS[level]} is {listed[:60]}, expected -1000 in all bands, or none; {_AGAIN}",
     )
 
 
@@ -131,7 +131,7 @@ def _saturated(name: str, image: Element) -> tuple[int, ...]:
     }
     unknown = values.keys() - {_NODATA, _SATURATED}
     if unknown or values.get(_NODATA, 0) != 0 or not 0 < values.get(_SATURATED, 1) <= 65535:
-        listed = ", ".join(f"{key} {value:g}" for key, value in values.items())
+        listed = ", ".join(f"{key[:20]!r} {value:g}" for key, value in values.items())
         raise ArchiveError(
             name,
             f"Special_Values are {listed[:80]}, expected NODATA 0 and SATURATED 65535; {_AGAIN}",

@@ -212,6 +212,13 @@ def test_another_quality_band(tmp_path: Path, change: dict, words: tuple[str, ..
     reject("landsat-c2", tmp_path, "_QA_PIXEL.TIF", *words)
 
 
+def test_a_quality_band_with_a_scale(tmp_path: Path) -> None:
+    layout.write_product(tmp_path, layout.OLI)
+    with rasterio.open(tmp_path / f"{layout.OLI}_QA_PIXEL.TIF", "r+") as file:
+        file.scales = (0.5,)
+    reject("landsat-c2", tmp_path, "_QA_PIXEL.TIF", "plain codes")
+
+
 @pytest.mark.parametrize("name", ["LM05_L1TP_016028_19880521_20200904_02_T2_B1.TIF", "other.tif"])
 def test_another_product_is_refused(tmp_path: Path, name: str) -> None:
     layout.write_product(tmp_path, layout.OLI)
