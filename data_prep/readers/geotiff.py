@@ -31,6 +31,11 @@ without --time-regex, from the tags `start_time` and `datetime` or a STAC item b
         --sensor bands.json --patch-size 256 \
         --group-regex '^(?P<group>[^/]+)/' --time-regex '_(?P<time>\d{8}T\d{6})' --val 'north/*'
 
+Files with some of the bands of a row, as many exports have, need no table: --bands names them.
+
+    python -m data_prep convert geotiff --input exports --output stores/exports \
+        --sensor sentinel2_l2a --bands B2 B3 B4 B8
+
 Without --group-regex each file is its own location. Patches are full squares, starting at
 the upper left; patches at the same position in the files of a location share a group, which is
 right if those files are dates on one grid. Patches and files without any data are skipped and
@@ -48,9 +53,12 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import ClassVar
 
+import rasterio
+
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff, sentinel2
-from data_prep.formats.band_identity import check_count, identify
+from data_prep.formats.band_identity import Bands, data_bands, identify
+from data_prep.formats.band_subset import bands_option, identify_some, reduced
 from data_prep.formats.labels import (
     class_numbers,
     first_class_option,
@@ -81,6 +89,7 @@ class Reader:
     LICENCE: ClassVar[str] = "not stated"
     archive: Archive
     sensor: str = option("", "id of the sensor table, or path of a band table (JSON); required")
+    bands: tuple[str, ...] = bands_option()
     pattern: str = option(
         "*", "files to read, such as '*_SR.tif'; * also matches folders", metavar="PATTERN"
     )
@@ -113,13 +122,18 @@ class Reader:
 
     @functools.cached_property
     def sensors(self) -> tuple[Sensor, ...]:
-        """The one sensor. Raises ValueError."""
+        """The one sensor, with the bands that are kept. Raises ValueError."""
+        return (reduced(self._row, self.bands),)
+
+    @functools.cached_property
+    def _row(self) -> Sensor:
+        """The row that is given."""
         if not self.sensor:
             raise ValueError(
                 "--sensor is missing; give an id of the sensor table or the path of a band table, "
                 "see `convert geotiff --help`"
             )
-        return (get_sensor(self.sensor),)
+        return get_sensor(self.sensor)
 
     @functools.cached_property
     def _below(self) -> str:
@@ -145,8 +159,7 @@ class Reader:
         window = tile_window(item.part, self.patch_size) if item.part else None
         with geotiff.open_tiff_path(files, "image") as dataset:
             sentinel2.check_offset(name, dataset, sensor, self.harmonised)
-            check_count(name, dataset, len(sensor.bands), sensor.title)
-            bands = identify(name, dataset, sensor, self.reorder)
+            bands = self._identify(name, dataset)
             pixels = geotiff.read_bands(name, dataset, sensor, window, bands)
             sentinel2.note_suspect(pixels, sensor)
             classes = class_numbers(self.first_class, self.label_nodata)
@@ -165,6 +178,12 @@ class Reader:
                 },
                 **geotiff.georeference(dataset, window),
             )
+
+    def _identify(self, name: str, dataset: rasterio.DatasetReader) -> Bands:
+        def of(sensor: Sensor) -> Bands:
+            return identify(name, dataset, sensor, self.reorder)
+
+        return identify_some(name, len(data_bands(dataset)), self._row, self.bands, of)
 
     def footprint(self, item: Item) -> list[float] | None:
         window = tile_window(item.part, self.patch_size) if item.part else None
