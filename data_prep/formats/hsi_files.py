@@ -43,9 +43,13 @@ class Scene(Protocol):
 
     Attributes:
         shape: bands, rows and columns.
+        dtype: of the file.
     """
 
     shape: tuple[int, int, int]
+
+    @property
+    def dtype(self) -> str: ...
 
     def row(self) -> Sensor:
         """The row that the file describes, see `described.row_of`."""
@@ -137,6 +141,8 @@ def to_table_dtype(name: str, pixels: np.ndarray, sensor: Sensor) -> np.ndarray:
         "hold them"
     )
     hint = "give --sensor a JSON file with the dtype, scale and units of this file"
+    if (pixels.dtype.name, sensor.dtype) == ("float64", "float32"):
+        hint += ", or --cast to round them"
     if pixels.dtype.kind != "f" and np.dtype(sensor.dtype).kind == "f":
         raise ArchiveError(name, f"pixels are {scaled} in the same unit; {hint}")
     unknown = ~np.isfinite(pixels) if pixels.dtype.kind == "f" else np.zeros((), bool)
@@ -194,8 +200,12 @@ class _Mat:
     def __init__(self, layout: _Layout):
         self.shape, self._layout = layout.shape, layout
 
+    @property
+    def dtype(self) -> str:
+        return _mat_cube(self._layout).dtype.name
+
     def row(self) -> Sensor:
-        numbers = Numbers(_mat_cube(self._layout).dtype.name, None)
+        numbers = Numbers(self.dtype, None)
         return row_of(self._layout.file[0], self._stated(), numbers)
 
     def _stated(self) -> Stated:
@@ -352,6 +362,10 @@ class _Tiff:
         self.shape = (dataset.count, *dataset.shape)
         self._name, self._dataset = name, dataset
 
+    @property
+    def dtype(self) -> str:
+        return self._dataset.dtypes[0]
+
     def row(self) -> Sensor:
         gsd_m = geotiff.georeference(self._dataset)["gsd_m"]
         return tiff_row(self._name, self._dataset, data_bands(self._dataset), gsd_m)
@@ -384,6 +398,10 @@ class _Envi:
         self._name, self._dataset = name, dataset
         self._header_name, self._header = header_name, header
 
+    @property
+    def dtype(self) -> str:
+        return self._dataset.dtypes[0]
+
     def bands(self, sensor: Sensor, reorder: bool) -> Bands:
         header, numbers = self._header, list(self._dataset.indexes)
         found_nm = header.wavelengths_nm
@@ -413,7 +431,7 @@ class _Envi:
         header = self._header
         scaled = header.factor is not None
         numbers = Numbers(
-            dtype=self._dataset.dtypes[0],
+            dtype=self.dtype,
             nodata=header.nodata,
             scales=[1 / header.factor] * header.bands if scaled else header.gains,
             offsets=header.offsets,

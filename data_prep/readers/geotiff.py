@@ -4,6 +4,8 @@ r"""Reads a folder of GeoTIFFs of one sensor, all bands in one file, described b
                                           digital numbers
     <root>/images/**/*.tif,               the same with label maps, in labels/ or in folders of
     <root>/labels/**/*.tif                --labels; a label has the name of its folder
+    <root>/S2L2A/x.tif,                   the same with modalities side by side, as TerraMesh has
+    <root>/LULC/x.tif                     them: --pattern 'S2L2A/*' --labels LULC
     <root>/splits/{train,val,test}.txt    one image per line, named relative to images/ (or <root>);
                                           optional, but complete if present
 
@@ -59,6 +61,7 @@ from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff, sentinel2
 from data_prep.formats.band_identity import Bands, data_bands, identify
 from data_prep.formats.band_subset import bands_option, identify_some, reduced
+from data_prep.formats.cast import cast_option, narrow, wide
 from data_prep.formats.labels import (
     class_numbers,
     first_class_option,
@@ -112,6 +115,7 @@ class Reader:
         "put bands in the order of the table by their names or wavelengths, where there is no "
         "doubt",
     )
+    cast: bool = cast_option()
     harmonised: bool = option(
         False,
         "the +1000 of Sentinel-2 processing baselines from 04.00 is already subtracted from the "
@@ -160,7 +164,9 @@ class Reader:
         with geotiff.open_tiff_path(files, "image") as dataset:
             sentinel2.check_offset(name, dataset, sensor, self.harmonised)
             bands = self._identify(name, dataset)
-            pixels = geotiff.read_bands(name, dataset, sensor, window, bands)
+            row = wide(sensor, dataset.dtypes[0]) if self.cast else sensor
+            pixels = geotiff.read_bands(name, dataset, row, window, bands)
+            pixels = narrow(name, pixels, sensor)
             sentinel2.note_suspect(pixels, sensor)
             classes = class_numbers(self.first_class, self.label_nodata)
             if sensor.missing(pixels).all():

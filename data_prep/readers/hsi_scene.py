@@ -49,6 +49,7 @@ from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import bad_bands, label_grids, remarks
 from data_prep.formats.band_identity import Bands
 from data_prep.formats.band_subset import bands_option, check_found, identify_some, reduced
+from data_prep.formats.cast import cast_option, narrow, wide
 from data_prep.formats.hsi_files import Scene, check_bytes, open_scene, scene_files
 from data_prep.formats.labels import class_numbers, first_class_option, label_nodata_option
 from data_prep.formats.listing import sorted_by_id
@@ -97,6 +98,7 @@ class Reader:
     drop_bad_bands: bool = option(
         False, "leave out the bands that the file's bad-band list (bbl) excludes"
     )
+    cast: bool = cast_option()
     label_resample: str = option(
         "none",
         "how label maps with larger or smaller pixels come to those of the image: nearest, or the "
@@ -200,11 +202,13 @@ class Reader:
             )
 
     def _pixels(self, scene: Scene, bands: Bands, window: Window) -> np.ndarray:
-        row = reduced(self._row, self.bands)
-        if not (self.drop_bad_bands and bands.bad):
-            return scene.pixels(row, bands, window)
-        remarks.note(f"bad bands (bbl) left out: {bad_bands.in_words(bands.bad, row)}")
-        return scene.pixels(self.sensors[0], self._kept(bands), window)
+        (sensor,) = self.sensors
+        if self.drop_bad_bands and bands.bad:
+            row = reduced(self._row, self.bands)
+            remarks.note(f"bad bands (bbl) left out: {bad_bands.in_words(bands.bad, row)}")
+        row = wide(sensor, scene.dtype) if self.cast else sensor
+        pixels = scene.pixels(row, self._kept(bands), window)
+        return narrow(self.image, pixels, sensor)
 
     def _kept(self, bands: Bands) -> Bands:
         """The bands without bad ones if these are dropped."""
