@@ -128,6 +128,7 @@ class Reader:
     def items(self) -> list[Item]:
         if self.patch_size < 0:
             raise ArchiveError("--patch-size", f"is {self.patch_size}, expected 0 or more pixels")
+        _ = self.sensors  # so that a first product without a row is refused here
         return sorted_by_id(item for name in self._names for item in self._tiles(name))
 
     def _tiles(self, name: str):
