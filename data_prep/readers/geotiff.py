@@ -9,10 +9,12 @@ r"""Reads a folder of GeoTIFFs of one sensor, all bands in one file, described b
     <root>/splits/{train,val,test}.txt    one image per line, named relative to images/ (or <root>);
                                           optional, but complete if present
 
---sensor is an id of the sensor table, or a band table in a JSON file. Nothing is guessed: bands,
-dtype, no-data value and scale of every file must be those of the table, and so must wavelength
-tags, if there are any. The table of a drone camera with four bands, stored as reflectance x 32768
-without a no-data value:
+--sensor is an id of the sensor table, or a band table in a JSON file; without it, files whose tags
+or STAC item have wavelengths are read as the first one describes itself (`python -m data_prep
+sensor --from FILE` shows that, and writes a table to start from). Nothing is guessed: bands, dtype,
+no-data value and scale of every file must be those of the table, and so must wavelength tags, if
+there are any. The table of a drone camera with four bands, stored as reflectance x 32768 without a
+no-data value:
 
     {"id": "drone", "title": "Drone camera, four bands", "gsd_m": 0.05,
      "dtype": "uint16", "scale": 3.0517578125e-05, "units": "reflectance",
@@ -55,6 +57,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import ClassVar
 
+import numpy as np
 import rasterio
 
 from data_prep.archive import Archive, ArchiveError
@@ -62,6 +65,7 @@ from data_prep.formats import geotiff, sentinel2
 from data_prep.formats.band_identity import Bands, data_bands, identify
 from data_prep.formats.band_subset import bands_option, identify_some, reduced
 from data_prep.formats.cast import cast_option, narrow, wide
+from data_prep.formats.described import tiff_row
 from data_prep.formats.labels import (
     class_numbers,
     first_class_option,
@@ -76,7 +80,7 @@ from data_prep.formats.listing import (
     split_lists,
 )
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
-from data_prep.reader import File, Files, Item, SkipSample, option
+from data_prep.reader import File, Files, Item, SkipSample, option, with_sidecars
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 
@@ -91,7 +95,11 @@ class Reader:
     VERSION: ClassVar[int] = 1
     LICENCE: ClassVar[str] = "not stated"
     archive: Archive
-    sensor: str = option("", "id of the sensor table, or path of a band table (JSON); required")
+    sensor: str = option(
+        "",
+        "id of the sensor table, or path of a band table, JSON (default: what the first file says, "
+        "if it has wavelengths)",
+    )
     bands: tuple[str, ...] = bands_option()
     pattern: str = option(
         "*", "files to read, such as '*_SR.tif'; * also matches folders", metavar="PATTERN"
@@ -131,13 +139,19 @@ class Reader:
 
     @functools.cached_property
     def _row(self) -> Sensor:
-        """The row that is given."""
-        if not self.sensor:
+        """The row that is given, or that of the first file. Raises ValueError."""
+        if self.sensor:
+            return get_sensor(self.sensor)
+        images = image_files(self.archive, self._below)
+        first = [name for name in images if fnmatch.fnmatchcase(self._inner(name), self.pattern)]
+        row = _described(self.archive, first[0]) if first else None
+        if row is None or not np.isfinite(row.centres_nm).all():
             raise ValueError(
-                "--sensor is missing; give an id of the sensor table or the path of a band table, "
-                "see `convert geotiff --help`"
+                "--sensor is missing, and the first file does not say the wavelengths of its "
+                "bands; give an id of the sensor table or the path of a band table, see `convert "
+                "geotiff --help`"
             )
-        return get_sensor(self.sensor)
+        return row
 
     @functools.cached_property
     def _below(self) -> str:
@@ -277,6 +291,14 @@ class Reader:
                 "file with --pattern",
             )
         return match[group]
+
+
+def _described(archive: Archive, name: str) -> Sensor:
+    """The row that a file describes. Raises ArchiveError."""
+    (item,) = with_sidecars(archive, [Item("", "", (File("image", name),))])
+    with geotiff.open_tiff_path(Files(archive, item), "image") as dataset:
+        gsd_m = geotiff.georeference(dataset)["gsd_m"]
+        return tiff_row(name, dataset, data_bands(dataset), gsd_m)
 
 
 @functools.lru_cache(2)

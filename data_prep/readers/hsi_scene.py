@@ -186,7 +186,7 @@ class Reader:
             if sensor.missing(pixels).all():
                 raise SkipSample("has no pixel with data")
             rows, columns = window.toslices()
-            labels = self._labels(files, name, (height, width))
+            labels = self._labels(files, scene, name)
             return Sample(
                 pixels=pixels,
                 sensor=sensor.id,
@@ -258,9 +258,10 @@ class Reader:
 
     # ------------------------------------------------------------------ labels
 
-    def _labels(self, files: Files, image: str, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    def _labels(self, files: Files, scene: Scene, image: str) -> dict[str, np.ndarray]:
         """{label: [h, w]} of the whole scene."""
-        maps = {role: self._map(files, role, image, shape) for role in self._maps()}
+        shape = scene.shape[1:]
+        maps = {role: self._map(files, role, scene, image) for role in self._maps()}
         truth = maps.pop(_LABEL, None)
         if not maps:
             return {} if truth is None else {_LABEL: truth}
@@ -275,12 +276,13 @@ class Reader:
         _check_agreement(files, maps, truth)
         return {_LABEL: truth, f"{_LABEL}.split": split}
 
-    def _map(self, files: Files, role: str, image: str, shape: tuple[int, int]) -> np.ndarray:
-        name = files.name(role)
+    def _map(self, files: Files, role: str, scene: Scene, image: str) -> np.ndarray:
+        name, shape = files.name(role), scene.shape[1:]
         with open_scene(
             self.archive, files, role, 2, self.label_variable if role == _LABEL else ""
         ) as opened:
             self._check_map(name, image, opened.shape, shape)
+            _check_ground(name, opened, image, scene)
             classes = opened.map(role, class_numbers(self.first_class, self.label_nodata))
         if classes.shape == shape:
             return classes
@@ -304,6 +306,35 @@ class Reader:
             f"{shape[0]} x {shape[1]} pixels{transposed}; fix the map, or give --label-resample if "
             "both show the same ground",
         )
+
+
+def _check_ground(name: str, label: Scene, image: str, scene: Scene) -> None:
+    """Raises ArchiveError where map and image say that they show other ground."""
+    grids = []
+    for opened in (label, scene):
+        _, height, width = opened.shape
+        grids.append(opened.georeference(Window(0, 0, width, height)))
+    crs, affines = [grid.get("crs") for grid in grids], [grid.get("affine") for grid in grids]
+    if all(crs) and crs[0] != crs[1]:
+        raise ArchiveError(name, f"CRS is {crs[0]}, but {image} has {crs[1]}; warp the map to it")
+    if not all(affines):
+        return
+    ends = []
+    for affine, opened in zip(affines, (label, scene), strict=True):
+        a, b, c, d, e, f = affine
+        _, height, width = opened.shape
+        ends.append([c, f, a * width + b * height + c, d * width + e * height + f])
+    pixel = np.hypot(affines[1][0], affines[1][3])
+    if not np.allclose(*ends, rtol=0, atol=0.5 * pixel):
+        raise ArchiveError(
+            name,
+            f"its corners are at {_places(ends[0])}, those of {image} at {_places(ends[1])}; warp the "
+            "map to the image",
+        )
+
+
+def _places(ends: list[float]) -> str:
+    return "({:.10g}, {:.10g}) and ({:.10g}, {:.10g})".format(*ends)
 
 
 def _is_list(found: tuple[int, ...], shape: tuple[int, int]) -> bool:

@@ -114,6 +114,17 @@ def test_wavelengths_of_a_mat_file_are_compared_with_the_table(tmp_path: Path) -
     reject(HSI, tmp_path / "a", "scene.mat", "wavelengths are not those", **options)
 
 
+def test_real_enmap_tiles_need_no_table(sample_data: Path) -> None:
+    root = sample_data / "enmap" / "potsdam_l2a_tiles" / "images"
+    samples = read_all("geotiff", root)
+    (row,) = make_reader("geotiff", root).sensors
+    assert len(samples) == 10 and (row.nodata, row.gsd_m, len(row.bands)) == (-32768, 30, 224)
+    published = get_sensor("enmap_l2a_224")
+    np.testing.assert_allclose(row.centres_nm, published.centres_nm, atol=0.5)
+    with rasterio.open(root / f"{samples[0].id}.tif") as file:
+        np.testing.assert_array_equal(samples[0].pixels, file.read())
+
+
 # ------------------------------------------------------------------ --bands
 
 
@@ -197,6 +208,22 @@ def test_labels_of_another_resolution_need_a_rule(tmp_path: Path) -> None:
         assert (sample.labels["landcover"].ravel()[1:] == 1).all()
     save(tmp_path / "a" / "fine.mat", labels=fine[:-1])
     reject(HSI, tmp_path / "a", "whole multiple", **options, label_resample="mode")
+
+
+def test_labels_of_other_ground_are_refused(tmp_path: Path) -> None:
+    height, width = CUBE.shape[1:]
+    tiny_archives.write(tmp_path / "a" / "scene.tif", CUBE)
+    labels = np.ones((1, 2 * height, 2 * width), np.uint8)
+    grid = tiny_archives.GRID["transform"]
+    options = own(tmp_path) | {"image": "scene.tif", "ground_truth": "labels.tif"}
+    options["label_resample"] = "mode"
+    fine = grid * rasterio.Affine.scale(0.5)
+    tiny_archives.write(tmp_path / "a" / "labels.tif", labels, transform=fine)
+    (sample,) = read_all(HSI, tmp_path / "a", **options)
+    assert sample.labels["landcover"].shape == (height, width)
+    moved = fine * rasterio.Affine.translation(4, 0)
+    tiny_archives.write(tmp_path / "a" / "labels.tif", labels, transform=moved)
+    reject(HSI, tmp_path / "a", "labels.tif", "its corners are at (366075,", **options)
 
 
 def test_nan_and_infinity_of_a_row_mean_that_it_has_no_value(tmp_path: Path) -> None:
