@@ -328,8 +328,8 @@ def _check_ground(name: str, label: Scene, image: str, scene: Scene) -> None:
     if not np.allclose(*ends, rtol=0, atol=0.5 * pixel):
         raise ArchiveError(
             name,
-            f"its corners are at {_places(ends[0])}, those of {image} at {_places(ends[1])}; warp the "
-            "map to the image",
+            f"its corners are at {_places(ends[0])}, those of {image} at {_places(ends[1])}; warp "
+            "the map to the image",
         )
 
 
