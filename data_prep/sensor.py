@@ -4,10 +4,10 @@
     python -m data_prep sensor --from scene.mat --output scene_bands.json
 
 FILE is an ENVI header, a GeoTIFF, a MATLAB file (with `wl`, `wavelength` or `wavelengths` beside
-the cube), or HDF5 or NetCDF (with a list of that name). The row has what the file says and nothing
-else: where it says no scale, the units are "digital number", and where it says no wavelengths,
-bands have numbers only. Look at it before you use it, and correct it: title, units and scale are
-rarely in a file. `convert hsi-scene` and `convert geotiff` take it as --sensor.
+the cube), or HDF5 or NetCDF (with a list of that name), EMIT and PRISMA among them. The row says
+what the file says and nothing else: without a scale, the units are "digital number", and without
+wavelengths, bands have numbers only. Look at it before you use it, and correct it: title, units and
+scale are rarely in a file. `convert hsi-scene` and `convert geotiff` take it as --sensor.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from data_prep.archive import ArchiveError, open_archive
 from data_prep.formats import hdf5_rows, remarks
 from data_prep.formats.hsi_files import open_scene, scene_files
 from data_prep.reader import Files, Item
+from data_prep.readers import prisma
 from eo_jax.data.store.files import write_atomically
 from eo_jax.sensors import Sensor
 
@@ -69,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
 def read_row(path: Path, variable: str) -> Sensor:
     """The row that a file describes. Raises ArchiveError."""
+    if prisma.is_product(path.name):
+        return prisma.read_row(open_archive(path.parent), path.name)
     if path.suffix.lower() in hdf5_rows.SUFFIXES:
         return hdf5_rows.read_row(path.name, path, variable)
     archive = open_archive(path.parent)

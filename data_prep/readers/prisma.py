@@ -98,11 +98,7 @@ class Reader:
 
     @functools.cached_property
     def _names(self) -> list[str]:
-        names = [
-            name
-            for name in self.archive.names((".he5",))
-            if _NAME.fullmatch(PurePosixPath(name).name)
-        ]
+        names = [name for name in self.archive.names((".he5",)) if is_product(name)]
         levels = {_level(name) for name in names}
         if len(levels) != 1:
             found = f"products of the levels {', '.join(sorted(levels))}" if levels else "none"
@@ -116,8 +112,7 @@ class Reader:
     @functools.cached_property
     def _row(self) -> Sensor:
         """The row of the first product, which stands for all."""
-        with hdf5_products.open_listed(self.archive, self._names[0]) as product:
-            row = describe(product, _level(product.name)).row
+        row = read_row(self.archive, self._names[0])
         return _physical(row) if self.values == "physical" else row
 
     @functools.cached_property
@@ -181,6 +176,17 @@ class Reader:
             self._row,
             "give --values physical if only scales differ, or convert it to a store of its own",
         )
+
+
+def is_product(name: str) -> bool:
+    """Whether a file has the name of a product."""
+    return _NAME.fullmatch(PurePosixPath(name).name) is not None
+
+
+def read_row(archive: Archive, name: str) -> Sensor:
+    """The row of a product. Raises ArchiveError."""
+    with hdf5_products.open_listed(archive, name) as product:
+        return describe(product, _level(name)).row
 
 
 @functools.lru_cache(4)  # for the other patches

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import tiny_archives
-from layouts import make_reader, read_all, reject
+from layouts import emit, make_reader, prisma, read_all, reject
 from layouts.hsi_scene import CUBE, own, save, write_envi
 
 from data_prep.__main__ import main
@@ -76,6 +76,14 @@ def test_a_netcdf_file_describes_its_row(tmp_path: Path) -> None:
     assert (row["dtype"], row["nodata"], row["units"]) == ("float32", -9999.0, "reflectance")
 
 
+def test_products_of_prisma_and_emit_describe_their_rows(tmp_path: Path) -> None:
+    row = described(prisma.write_product(tmp_path))
+    assert row["bands"]["name"][:2] == ["V6", "V5"] and len(row["bands"]["scale"]) == 8
+    row = described(emit.write_granule(tmp_path))
+    assert row["bands"]["bad"] == [False] * 4 + [True, False]
+    assert row["bands"]["fwhm_nm"] == [8.5] * 6
+
+
 def test_a_file_without_wavelengths_has_a_row_with_numbers_only(tmp_path: Path, capsys) -> None:
     save(tmp_path / "scene.mat", cube=CUBE.transpose(1, 2, 0))
     assert main(["sensor", "--from", str(tmp_path / "scene.mat")]) == 0
@@ -123,6 +131,17 @@ def test_real_enmap_tiles_need_no_table(sample_data: Path) -> None:
     np.testing.assert_allclose(row.centres_nm, published.centres_nm, atol=0.5)
     with rasterio.open(root / f"{samples[0].id}.tif") as file:
         np.testing.assert_array_equal(samples[0].pixels, file.read())
+
+
+def test_a_real_flight_needs_no_table(sample_data: Path) -> None:
+    root = sample_data / "hyperspectral" / "berlin_urban_gradient"
+    name = "HyMap02_Berlin_Urban_Gradient_2009"
+    (sample,) = read_all(HSI, root, image=f"{name}.hdr")
+    with rasterio.Env(GDAL_PAM_ENABLED="NO"), rasterio.open(root / f"{name}.bsq") as file:
+        np.testing.assert_array_equal(sample.pixels, file.read())
+    np.testing.assert_allclose(
+        sample.wavelengths_nm, get_sensor("hymap_berlin").centres_nm, atol=1e-3
+    )
 
 
 # ------------------------------------------------------------------ --bands
