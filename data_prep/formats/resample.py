@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 
@@ -13,29 +11,42 @@ def nearest(band: np.ndarray, factor: int) -> np.ndarray:
 
 
 def bilinear(band: np.ndarray, factor: int, nodata: float | None) -> np.ndarray:
-    """Integers [h, w] -> [h * factor, w * factor] of the same dtype, with the geometry of OpenCV's
+    """[h, w] -> [h * factor, w * factor] of the same dtype, with the geometry of OpenCV's
     INTER_LINEAR: pixel centres at halves, edges extended.
 
-    Values are rounded to the nearest integer, halves to even. A value is no-data wherever a pixel
-    that it depends on is. Weights are integers over 2 x factor, so sums are exact and the result is
-    the same on every machine.
+    Integers are rounded to the nearest one, halves to even. A value is no-data (NaN where there is
+    no such value) wherever a pixel that it depends on is. Weights are integers over 2 x factor, so
+    sums of integers are exact and the result is the same on every machine.
     """
-    rows, columns = _weights(band.shape[0], factor), _weights(band.shape[1], factor)
-    fine = np.rint(rows @ band.astype(np.float64) @ columns.T / (2 * factor) ** 2).astype(
-        band.dtype
-    )
-    if nodata is not None and (band == nodata).any():
-        fine[rows @ (band == nodata).astype(np.float64) @ columns.T > 0] = nodata
+    missing = _missing(band, nodata)
+    fine = _weighted(np.where(missing, 0, band), factor) / (2 * factor) ** 2
+    fine = (np.rint(fine) if band.dtype.kind in "iu" else fine).astype(band.dtype)
+    if missing.any():
+        fine[_weighted(missing, factor) > 0] = np.nan if nodata is None else nodata
     return fine
 
 
-@functools.lru_cache(16)
-def _weights(size: int, factor: int) -> np.ndarray:
-    """Weights of coarse pixels in each fine one, [size * factor, size]; rows sum to 2 x factor."""
-    fine = np.arange(size * factor)
+def _missing(band: np.ndarray, nodata: float | None) -> np.ndarray:
+    missing = np.zeros(band.shape, bool) if nodata is None else band == nodata
+    return missing | ~np.isfinite(band) if band.dtype.kind == "f" else missing
+
+
+def _weighted(band: np.ndarray, factor: int) -> np.ndarray:
+    """Sums [h * factor, w * factor] of the up to four coarse pixels around each fine one; weights
+    add up to (2 x factor)^2.
+    """
+    height, width = band.shape
+    before, after, rest = _neighbours(height, factor)
+    rows = band.astype(np.float64)
+    rows = rows[before] * (2 * factor - rest[:, None]) + rows[after] * rest[:, None]
+    before, after, rest = _neighbours(width, factor)
+    return rows[:, before] * (2 * factor - rest) + rows[:, after] * rest
+
+
+def _neighbours(size: int, factor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each fine pixel along an axis, the coarse one before it, the one after it, and the weight
+    of that, over 2 x factor.
+    """
     # The coarse centre before each fine one, and the distance between the two.
-    before, rest = np.divmod(2 * fine + 1 - factor, 2 * factor)
-    weights = np.zeros((size * factor, size))
-    np.add.at(weights, (fine, np.maximum(before, 0)), 2 * factor - rest)
-    np.add.at(weights, (fine, np.minimum(before + 1, size - 1)), rest)
-    return weights
+    before, rest = np.divmod(2 * np.arange(size * factor) + 1 - factor, 2 * factor)
+    return np.maximum(before, 0), np.minimum(before + 1, size - 1), rest
