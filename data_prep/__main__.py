@@ -16,6 +16,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "simulate": "write a synthetic archive in the SpectralEarth layout",
     "convert": "turn an archive into a store",
+    "sensor": "show or write the sensor row that a file describes",
     "verify": "check a store for damage",
     "inspect": "show the contents of a store in tables, pictures or a page",
     "stats": "compute statistics and quantiles of every band of a store",

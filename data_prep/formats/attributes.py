@@ -20,18 +20,19 @@ _FILLS = ("_FillValue", "missing_value")
 def check_attributes(name: str, attributes: Mapping[str, Any], sensor: Sensor) -> None:
     """Raises ArchiveError where no-data value, scale or offset are not those of the sensor."""
     for key in _FILLS:
-        value = _number(name, attributes, key)
+        value = number_of(name, attributes, key)
         if value is not None and math.isfinite(value) and value != sensor.nodata:
             raise ArchiveError(
                 name,
                 f"{key} is {value:g}, but {sensor.title} has the no-data value {sensor.nodata}; "
-                "copy the file again, or remove the attribute if the pixels are all valid",
+                "copy the file again, or where the reader takes a --sensor row (JSON), give one "
+                "with this value",
             )
     for key, neutral, expected in (
         ("scale_factor", 1.0, sensor.scale),
         ("add_offset", 0.0, sensor.offset),
     ):
-        value = _number(name, attributes, key)
+        value = number_of(name, attributes, key)
         if value is not None and value != neutral and not math.isclose(value, expected):
             raise ArchiveError(
                 name,
@@ -39,7 +40,8 @@ def check_attributes(name: str, attributes: Mapping[str, Any], sensor: Sensor) -
             )
 
 
-def _number(name: str, attributes: Mapping[str, Any], key: str) -> float | None:
+def number_of(name: str, attributes: Mapping[str, Any], key: str) -> float | None:
+    """The number in an attribute, None where there is none. Raises ArchiveError."""
     if attributes.get(key) is None:
         return None
     try:

@@ -29,6 +29,7 @@ NM_PER_UNIT = {
     **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), 1000.0),
     **dict.fromkeys(("micrometre", "micrometres"), 1000.0),
 }
+_OPTICAL_UM = (0.15, 30.0)  # no optical sensor has wavelengths in nm within these numbers
 # "B08", "SR_B4", "Band 8A", "T33UUP_B8A_20m", "B4, central wavelength 665 nm"
 _NUMBERED = re.compile(r"(?:^|.*[^a-z0-9])b(?:and)?[ _-]?0*(\d{1,3})(a?)(?:[ _-]\d+m)?")
 _POSITION = re.compile(r"(?:band|layer|channel)[ _-]?0*(\d+)")
@@ -92,7 +93,8 @@ class Stated(NamedTuple):
     stac: list[dict[str, str]]
 
 
-def _read(dataset: rasterio.DatasetReader, numbers: Sequence[int]) -> Stated:
+def read_stated(dataset: rasterio.DatasetReader, numbers: Sequence[int]) -> Stated:
+    """What a raster states about the bands with these 1-based numbers."""
     return Stated(
         [dataset.descriptions[number - 1] or "" for number in numbers],
         [dataset.tags(number) for number in numbers],
@@ -139,14 +141,14 @@ def identify(
     _check_count(name, dataset, len(numbers), len(sensor.bands), sensor.title)
     if len(numbers) < dataset.count:
         remarks.note("alpha band: a mask, and not a band")
-    return identify_stated(name, _read(dataset, numbers), numbers, sensor, reorder)
+    return identify_stated(name, read_stated(dataset, numbers), numbers, sensor, reorder)
 
 
 def identify_stated(
     name: str, stated: Stated, numbers: Sequence[int], sensor: Sensor, reorder: bool
 ) -> Bands:
     """The same from what a file states about the bands with these 1-based numbers."""
-    found, names = _wavelengths(name, stated), _names(stated)
+    found, names = stated_wavelengths(name, stated), stated_names(stated)
     orders = {
         **{source: _order_by_names(name, source, each, sensor) for source, each in names.items()},
         **{source: _order_by_wavelengths(name, nm, sensor) for source, nm in found.items()},
@@ -166,7 +168,11 @@ def identify_stated(
     for source in orders:
         remarks.note(f"{source}: bands are those of the sensor table")
     found_nm = next(iter(found.values()), None)
-    bad = [position for position, index in enumerate(order) if _is_bad(stated.tags[index])]
+    bad = [
+        position
+        for position, (index, band) in enumerate(zip(order, sensor.bands, strict=True))
+        if is_bad(stated.tags[index]) or band.bad
+    ]
     return Bands(
         [numbers[index] for index in order],
         None if found_nm is None else found_nm[order],
@@ -176,7 +182,8 @@ def identify_stated(
     )
 
 
-def _is_bad(tags: dict[str, str]) -> bool:
+def is_bad(tags: dict[str, str]) -> bool:
+    """Whether the tags of a band exclude it, by the bad-band list of ENVI."""
     return tags.get("bbl", "1").strip() in ("0", "0.0")
 
 
@@ -209,7 +216,7 @@ def _other_order(
 # ------------------------------------------------------------------ names
 
 
-def _names(stated: Stated) -> dict[str, list[str]]:
+def stated_names(stated: Stated) -> dict[str, list[str]]:
     """{source: name of each band, "" where it has none}."""
     found = {"band descriptions": stated.descriptions}
     found |= {f"tags {key}": [band.get(key, "") for band in stated.tags] for key in _NAME_TAGS}
@@ -235,7 +242,7 @@ def _order_by_names(
 
     Raises ArchiveError for names that contradict the sensor.
     """
-    if _are_positions(names):
+    if are_positions(names):
         return None
     found, expected = list(map(_key, names)), _keys(sensor)
     if not set(found) & set(expected) and not (_are_numbered(found) and _are_numbered(expected)):
@@ -265,7 +272,7 @@ def check_only_band(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, 
     """
     keys = _keys(sensor)
     numbers = data_bands(dataset)
-    for source, (found, *_) in _names(_read(dataset, numbers[:1])).items():
+    for source, (found, *_) in stated_names(read_stated(dataset, numbers[:1])).items():
         if _key(found) in keys and _key(found) != keys[index]:
             raise ArchiveError(
                 name,
@@ -294,7 +301,7 @@ def _contradiction(source: str, names: Sequence[str], sensor: Sensor) -> str:
     )
 
 
-def _are_positions(names: Sequence[str]) -> bool:
+def are_positions(names: Sequence[str]) -> bool:
     """Whether names only count the bands, "Band 1", "Band 2", ..., as many programs write them."""
     for position, text in enumerate(names, 1):
         match = _POSITION.fullmatch(text.strip().lower())
@@ -331,7 +338,7 @@ def _in_ranges(names: Sequence[str], centres: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------ wavelengths
 
 
-def _wavelengths(name: str, stated: Stated) -> dict[str, np.ndarray]:
+def stated_wavelengths(name: str, stated: Stated) -> dict[str, np.ndarray]:
     """{source: wavelengths [c] in nm}, the most exact source first."""
     values = {
         "tag `wavelength`": [
@@ -393,18 +400,11 @@ def _nm(name: str, number: int, text: str, unit: str) -> float:
 
 def _check_widths(name: str, stated: Stated, order: Sequence[int], sensor: Sensor) -> None:
     """Raises ArchiveError where a width is not that of the band in the row, if the row has it."""
-    sources = (
-        ("tag `fwhm`", "fwhm", stated.tags, "nm"),
-        ("tag `FWHM_UM`", "FWHM_UM", stated.imagery, "um"),
-        ("full_width_half_max in the STAC item", "full_width_half_max", stated.stac, "um"),
-    )
-    for source, key, bands, unit in sources:
+    for source, key, bands, unit in _width_sources(stated):
         for index, band in zip(order, sensor.bands, strict=True):
             if key not in bands[index] or band.fwhm_nm is None:
                 continue
-            # Tools that convert the wavelengths leave the widths beside them in nm.
-            units = {unit, bands[index].get("wavelength_units", unit)}
-            widths = [_nm(name, index + 1, bands[index][key], each) for each in sorted(units)]
+            widths = _widths_nm(name, index, bands[index], key, unit)
             tolerance = max(_WIDTH_TOLERANCE * band.fwhm_nm, _LEAST_WIDTH_TOLERANCE_NM)
             if not any(abs(width - band.fwhm_nm) <= tolerance for width in widths):
                 raise ArchiveError(
@@ -413,6 +413,34 @@ def _check_widths(name: str, stated: Stated, order: Sequence[int], sensor: Senso
                     f"of {sensor.title} has {band.fwhm_nm:g}; give the --sensor of this file, or "
                     "correct its width",
                 )
+
+
+def stated_widths(name: str, stated: Stated) -> list[float | None]:
+    """The width of each band in nm, None where the file does not state it. Raises ArchiveError."""
+    found: list[float | None] = [None] * len(stated.tags)
+    for _, key, bands, unit in _width_sources(stated):
+        for index, band in enumerate(bands):
+            if key in band and found[index] is None:
+                widths = _widths_nm(name, index, band, key, unit)
+                found[index] = next((width for width in widths if 0.1 <= width <= 2000), None)
+    return found
+
+
+def _width_sources(stated: Stated) -> tuple[tuple[str, str, list[dict[str, str]], str], ...]:
+    """(source in words, its key, its tags by band, the unit)."""
+    return (
+        ("tag `fwhm`", "fwhm", stated.tags, "nm"),
+        ("tag `FWHM_UM`", "FWHM_UM", stated.imagery, "um"),
+        ("full_width_half_max in the STAC item", "full_width_half_max", stated.stac, "um"),
+    )
+
+
+def _widths_nm(name: str, index: int, band: dict[str, str], key: str, unit: str) -> list[float]:
+    """The width in each unit that it may have: tools that convert the wavelengths leave the widths
+    beside them in nm.
+    """
+    units = {unit, band.get("wavelength_units", unit)}
+    return [_nm(name, index + 1, band[key], each) for each in sorted(units)]
 
 
 def _order_by_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> list[int] | None:
@@ -441,6 +469,12 @@ def _nearest(found_nm: np.ndarray, centres: np.ndarray, tolerances: np.ndarray) 
     if (fits.sum(0) == 1).all() and (fits.sum(1) == 1).all():
         return fits.argmax(1).tolist()
     return None
+
+
+def nm_of_unknown_unit(values: Sequence[float]) -> float:
+    """nm per unit of wavelengths without one: micrometres where only these are optical."""
+    low, high = _OPTICAL_UM
+    return 1000.0 if len(values) and all(low <= value <= high for value in values) else 1.0
 
 
 def check_wavelengths(name: str, found_nm: np.ndarray, sensor: Sensor) -> None:

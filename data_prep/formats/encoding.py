@@ -45,7 +45,8 @@ def check_encoding(
     found = {dtypes_of_bands[number - 1] for number in numbers}
     if len(found) > 1 or not found <= set(dtypes):
         types = f"pixels are {', '.join(sorted(found))}, expected {' or '.join(dtypes)}"
-        raise ArchiveError(name, f"{types}; write {in_words(sensor)} in that type")
+        hint = " (or give --cast where the reader has it)" if found == {"float64"} else ""
+        raise ArchiveError(name, f"{types}; write {in_words(sensor)} in that type{hint}")
     stac = stac_tags(dataset, numbers)
     for value in _nodata_values(name, dataset, numbers, stac):
         _check_nodata(name, dataset, value, sensor, *found)

@@ -25,7 +25,7 @@ import numpy as np
 import rasterio
 
 from data_prep.archive import ArchiveError
-from data_prep.formats.band_identity import NM_PER_UNIT
+from data_prep.formats.band_identity import NM_PER_UNIT, nm_of_unknown_unit
 from data_prep.formats.encoding import check_scale_of_bands
 from data_prep.formats.gdal_errors import GDAL_ERRORS
 from data_prep.formats.times import utc_seconds
@@ -60,8 +60,9 @@ class Header:
         skip: bytes before the pixels.
         wavelengths_nm: one per band, or None where there are none.
         widths_nm: `fwhm`, one per band; empty where there are none or their unit is not known.
-        unit_known: whether the header gives their unit; if not, nm are assumed, which the
-            comparison with a sensor table has to confirm.
+        nm_per_unit: of the wavelengths as written.
+        unit_known: whether the header gives their unit; if not, the one is assumed in which they
+            are optical, which the comparison with a sensor table has to confirm.
         nodata: `data ignore value`.
         factor: `reflectance scale factor`.
         gains, offsets: `data gain values` and `data offset values`, one per band; empty where there
@@ -82,6 +83,7 @@ class Header:
     compressed: bool
     wavelengths_nm: tuple[float, ...] | None
     widths_nm: tuple[float, ...]
+    nm_per_unit: float
     unit_known: bool
     nodata: float | None
     factor: float | None
@@ -122,7 +124,7 @@ def parse_header(name: str, data: bytes) -> Header:
             f"interleave is {interleave!r}, expected one of {', '.join(_INTERLEAVES)}; correct the "
             "header",
         )
-    wavelengths_nm, unit_known = _wavelengths(name, fields, bands)
+    wavelengths_nm, nm_per_unit, unit_known = _wavelengths(name, fields, bands)
     return Header(
         bands=bands,
         height=_integer(name, fields, "lines", least=1),
@@ -134,6 +136,7 @@ def parse_header(name: str, data: bytes) -> Header:
         compressed=_integer(name, fields, "file compression", default="0", most=1) == 1,
         wavelengths_nm=wavelengths_nm,
         widths_nm=_widths(name, fields, bands),
+        nm_per_unit=nm_per_unit,
         unit_known=unit_known,
         nodata=_number(name, fields, "data ignore value"),
         factor=_number(name, fields, "reflectance scale factor"),
@@ -277,9 +280,9 @@ def class_table(header: Header) -> dict[int, dict[str, Any]]:
 
 def _wavelengths(
     name: str, fields: Mapping[str, str], bands: int
-) -> tuple[tuple[float, ...] | None, bool]:
-    """(wavelengths in nm, whether the unit is known), from the field `wavelength`, or else from the
-    names of all bands.
+) -> tuple[tuple[float, ...] | None, float, bool]:
+    """(wavelengths in nm, nm per unit, whether the unit is known), from the field `wavelength`, or
+    else from the names of all bands.
     """
     if "wavelength" in fields:
         texts, unit = _parse_list(fields["wavelength"]), fields.get("wavelength units", "").lower()
@@ -288,7 +291,7 @@ def _wavelengths(
         matches = [_BAND_NAME_WAVELENGTH.fullmatch(band) for band in names]
         units = {match[2].lower() for match in matches if match}
         if not matches or not all(matches) or len(units) > 1 or not units <= set(NM_PER_UNIT):
-            return None, False
+            return None, 1.0, False
         texts, unit = [match[1] for match in matches], units.pop()
     if len(texts) != bands:
         raise ArchiveError(name, f"{len(texts)} wavelengths for {bands} bands; correct the header")
@@ -297,9 +300,10 @@ def _wavelengths(
             name,
             f"wavelength units is {unit!r}, expected Nanometers or Micrometers; correct the header",
         )
-    factor = NM_PER_UNIT.get(unit, 1.0)
     try:
-        return tuple(float(text) * factor for text in texts), unit in NM_PER_UNIT
+        values = tuple(map(float, texts))
+        factor = NM_PER_UNIT.get(unit) or nm_of_unknown_unit(values)
+        return tuple(value * factor for value in values), factor, unit in NM_PER_UNIT
     except ValueError as error:
         raise ArchiveError(
             name, f"wavelength has a value that is not a number ({error}); correct the header"

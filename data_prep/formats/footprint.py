@@ -27,3 +27,15 @@ def footprint(
         return None
     corners = [value for pair in zip(longitudes, latitudes, strict=True) for value in pair]
     return corners if all(map(math.isfinite, corners)) else None
+
+
+def centre(
+    crs: str | None, affine: Sequence[float] | None, height: int, width: int
+) -> tuple[float, float] | None:
+    """Longitude and latitude of the centre of a grid; None where it has no place on the ground."""
+    if crs is None or affine is None:
+        return None
+    a, b, c, d, e, f = affine
+    column, row = width / 2, height / 2
+    corners = footprint(crs, (a, b, a * column + b * row + c, d, e, d * column + e * row + f), 0, 0)
+    return (corners[0], corners[1]) if corners else None

@@ -10,6 +10,7 @@ import math
 import zlib
 
 import h5py
+import numpy as np
 
 from data_prep.archive import ArchiveError
 
@@ -21,6 +22,35 @@ _FILTERS = {
     h5py.h5z.FILTER_FLETCHER32,
 }
 _CHECKSUM = 8  # maximum bytes that a checksum adds to a chunk
+# Of h5py, zlib and NumPy for bytes that are not HDF5, or damaged.
+ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    RuntimeError,
+    OverflowError,
+    zlib.error,
+)
+
+
+def read_whole(name: str, dataset: h5py.Dataset, limit: int) -> np.ndarray:
+    """All of an array of at most `limit` bytes, in the byte order of this machine.
+
+    Raises ArchiveError for a larger one, and for data that `check_layout` or `check_chunks` refuse.
+    """
+    size = dataset.size * dataset.id.get_type().get_size()
+    if size > limit:
+        raise ArchiveError(
+            name,
+            f"{_key(dataset)} has {size / 1e6:,.1f} MB, at most {limit / 1e6:,.1f} MB; it is "
+            "damaged: copy it again",
+        )
+    check_layout(name, dataset, max(limit, size))
+    check_chunks(name, dataset, range(dataset.shape[0] if dataset.ndim else 0))
+    array = dataset[()]
+    return np.asarray(array).astype(dataset.dtype.newbyteorder("="), copy=False)
 
 
 def check_layout(name: str, dataset: h5py.Dataset, limit: int) -> None:

@@ -15,13 +15,26 @@ from rasterio.windows import Window
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import bad_bands, encoding, envi, geotiff, matfile, remarks, sentinel2
-from data_prep.formats.band_identity import Bands, Stated, identify, identify_stated
+from data_prep.formats.band_identity import (
+    Bands,
+    Stated,
+    data_bands,
+    identify,
+    identify_stated,
+    nm_of_unknown_unit,
+)
+from data_prep.formats.described import Numbers, row_of, tiff_row
 from data_prep.formats.labels import ClassNumbers, read_open_labels
 from data_prep.formats.listing import TIFF
 from data_prep.reader import File, Files
 from eo_jax.sensors import Sensor
 
 _ENVI_DATA = ("", ".bsq", ".bil", ".bip", ".dat", ".img", ".raw")
+# Names of variables of a .mat file, in lower case.
+_BAND_VARIABLES = {
+    "wavelength": ("wl", "wavelength", "wavelengths", "wave", "waves", "lambda"),
+    "fwhm": ("fwhm",),
+}
 _SIZES = ("nRow", "nCol")  # next to a matrix [c, w * h] of spectra, as in unmixing benchmarks
 
 
@@ -30,9 +43,16 @@ class Scene(Protocol):
 
     Attributes:
         shape: bands, rows and columns.
+        dtype: of the file.
     """
 
     shape: tuple[int, int, int]
+
+    @property
+    def dtype(self) -> str: ...
+
+    def row(self) -> Sensor:
+        """The row that the file describes, see `described.row_of`."""
 
     def bands(self, sensor: Sensor, reorder: bool) -> Bands:
         """The file's bands that are those of the sensor, see `band_identity.identify`."""
@@ -121,6 +141,8 @@ def to_table_dtype(name: str, pixels: np.ndarray, sensor: Sensor) -> np.ndarray:
         "hold them"
     )
     hint = "give --sensor a JSON file with the dtype, scale and units of this file"
+    if (pixels.dtype.name, sensor.dtype) == ("float64", "float32"):
+        hint += ", or --cast to round them"
     if pixels.dtype.kind != "f" and np.dtype(sensor.dtype).kind == "f":
         raise ArchiveError(name, f"pixels are {scaled} in the same unit; {hint}")
     unknown = ~np.isfinite(pixels) if pixels.dtype.kind == "f" else np.zeros((), bool)
@@ -166,26 +188,43 @@ def check_bytes(name: str, shape: tuple[int, int, int], dtype: str) -> None:
 
 
 class _Layout(NamedTuple):
-    """Location of a scene in a .mat file; `file` is (name, path, stamp)."""
+    """Location of a scene in a .mat file; `file` is (name, path, stamp), `form` see `_form`."""
 
     file: tuple[str, Path, int]
     variable: str
     shape: tuple[int, int, int]
+    form: str
 
 
 class _Mat:
     def __init__(self, layout: _Layout):
         self.shape, self._layout = layout.shape, layout
 
+    @property
+    def dtype(self) -> str:
+        return _mat_cube(self._layout).dtype.name
+
+    def row(self) -> Sensor:
+        numbers = Numbers(self.dtype, None)
+        return row_of(self._layout.file[0], self._stated(), numbers)
+
+    def _stated(self) -> Stated:
+        stated, notes = _mat_lists(self._layout)
+        for text in notes:
+            remarks.note(text)
+        return stated
+
     def bands(self, sensor: Sensor, reorder: bool) -> Bands:
-        return Bands(list(range(1, self.shape[0] + 1)), None, [])
+        name, numbers = self._layout.file[0], list(range(1, self.shape[0] + 1))
+        return identify_stated(name, self._stated(), numbers, sensor, reorder)
 
     def pixels(self, sensor: Sensor, bands: Bands, window: Window) -> np.ndarray:
         rows, columns = window.toslices()
         name, _, _ = self._layout.file
-        return np.ascontiguousarray(
-            to_table_dtype(name, _mat_cube(self._layout)[:, rows, columns], sensor)
-        )
+        kept = [number - 1 for number in bands.numbers]
+        cube = _mat_cube(self._layout)[:, rows, columns][kept]
+        pixels = to_table_dtype(name, cube, sensor)
+        return np.ascontiguousarray(bad_bands.exclude(name, pixels, bands.bad, sensor))
 
     def georeference(self, window: Window) -> dict[str, Any]:
         return {}
@@ -200,20 +239,17 @@ class _Mat:
 @functools.lru_cache(4)
 def _mat_layout(name: str, path: Path, stamp: int, axes: int, variable: str) -> _Layout:
     shapes = matfile.shapes(name, path)
-    spectra = (
-        axes == 3
-        and not variable
-        and set(_SIZES) <= set(shapes)
-        and not any(len(shape) == 3 for shape in shapes.values())
-    )
-    chosen = _pick_variable(name, shapes, 2 if spectra else axes, variable)
+    form = _form(shapes, axes, variable)
+    chosen = _pick_variable(name, shapes, 3 if form == "cube" else 2, variable)
     shape, file = shapes[chosen], (name, path, stamp)
     # At one byte per value; the real width is only known when the variable is read.
     matfile.check_bytes(name, chosen, math.prod(shape))
-    if len(shape) == 3:
-        return _Layout(file, chosen, (shape[2], shape[0], shape[1]))
-    if not spectra:
-        return _Layout(file, chosen, (1, *shape))
+    if form == "cube":
+        return _Layout(file, chosen, (shape[2], shape[0], shape[1]), form)
+    if form == "map":
+        return _Layout(file, chosen, (1, *shape), form)
+    if form == "list":
+        return _Layout(file, chosen, (shape[1], shape[0], 1), form)
     height, width = (_size(name, path, shapes, key) for key in _SIZES)
     if shape[1] != height * width:
         raise ArchiveError(
@@ -221,13 +257,27 @@ def _mat_layout(name: str, path: Path, stamp: int, axes: int, variable: str) -> 
             f"variable {chosen!r} has {shape[1]} columns, but nRow x nCol is {height} x {width}; "
             "copy it again",
         )
-    return _Layout(file, chosen, (shape[0], height, width))
+    return _Layout(file, chosen, (shape[0], height, width), form)
+
+
+def _form(shapes: Mapping[str, tuple[int, ...]], axes: int, variable: str) -> str:
+    """How a file holds its scene: as a "cube", a "map", a "matrix" [c, w * h] of spectra with its
+    sizes beside it, or a "list" [n, c] of spectra.
+    """
+    if axes == 2:
+        return "map"
+    given = len(shapes.get(variable, (0,) * 3)) == 3
+    if (variable and given) or (not variable and any(len(each) == 3 for each in shapes.values())):
+        return "cube"
+    return "list" if variable or not set(_SIZES) <= set(shapes) else "matrix"
 
 
 def _pick_variable(
     name: str, shapes: Mapping[str, tuple[int, ...]], axes: int, variable: str
 ) -> str:
     found = [key for key, shape in shapes.items() if len(shape) == axes and min(shape) > 1]
+    # A list of classes has one column, or one row.
+    found = found or [key for key, shape in shapes.items() if len(shape) == axes and max(shape) > 1]
     if variable:
         found = [key for key in shapes if key == variable and len(shapes[key]) == axes]
     if len(found) != 1:
@@ -259,12 +309,49 @@ def _mat_cube(layout: _Layout) -> np.ndarray:
     name, path, _ = layout.file
     array = matfile.read(name, path, layout.variable)
     bands, height, width = layout.shape
-    if array.ndim == 3:
+    if layout.form == "cube":
         return array.transpose(2, 0, 1)
-    if bands == 1:
+    if layout.form == "map":
         return array[None]
+    if layout.form == "list":
+        return array.T[:, :, None]
     # MATLAB counts pixels down the columns.
     return array.reshape(bands, width, height).transpose(0, 2, 1)
+
+
+@functools.lru_cache(2)
+def _mat_lists(layout: _Layout) -> tuple[Stated, tuple[str, ...]]:
+    """What the variables beside a scene say about its bands, and remarks on it."""
+    (name, path, _), count = layout.file, layout.shape[0]
+    shapes = matfile.shapes(name, path)
+    tags: list[dict[str, str]] = [{} for _ in range(count)]
+    notes: list[str] = []
+    for tag, names in _BAND_VARIABLES.items():
+        found = [key for key in shapes if key.lower() in names and key != layout.variable]
+        values = [
+            matfile.read(name, path, key).ravel().astype(float)
+            for key in found
+            if sorted(shapes[key]) == [1, count]
+        ]
+        if len(values) != len(found):
+            notes.append(f"{tag}s in a list of another length than the image are not used")
+        if len(values) > 1:
+            raise ArchiveError(
+                name, f"has {' and '.join(found)}, expected one list of them; keep the right one"
+            )
+        for listed in values:
+            factor = nm_of_unknown_unit(listed) if tag == "wavelength" else 1.0
+            if tag == "wavelength":
+                notes.append(_unit_note(factor))
+            for band, value in zip(tags, listed.tolist(), strict=True):
+                band[tag] = repr(value * factor)
+    nothing: list[dict[str, str]] = [{} for _ in range(count)]
+    return Stated([""] * count, tags, nothing, nothing), tuple(notes)
+
+
+def _unit_note(factor: float) -> str:
+    unit = "micrometres" if factor > 1 else "nm"
+    return f"wavelengths have no unit: {unit}, by their size"
 
 
 # ------------------------------------------------------------------ files read with GDAL
@@ -274,6 +361,14 @@ class _Tiff:
     def __init__(self, name: str, dataset: rasterio.DatasetReader):
         self.shape = (dataset.count, *dataset.shape)
         self._name, self._dataset = name, dataset
+
+    @property
+    def dtype(self) -> str:
+        return self._dataset.dtypes[0]
+
+    def row(self) -> Sensor:
+        gsd_m = geotiff.georeference(self._dataset)["gsd_m"]
+        return tiff_row(self._name, self._dataset, data_bands(self._dataset), gsd_m)
 
     def bands(self, sensor: Sensor, reorder: bool) -> Bands:
         sentinel2.check_offset(self._name, self._dataset, sensor)
@@ -303,6 +398,10 @@ class _Envi:
         self._name, self._dataset = name, dataset
         self._header_name, self._header = header_name, header
 
+    @property
+    def dtype(self) -> str:
+        return self._dataset.dtypes[0]
+
     def bands(self, sensor: Sensor, reorder: bool) -> Bands:
         header, numbers = self._header, list(self._dataset.indexes)
         found_nm = header.wavelengths_nm
@@ -313,15 +412,33 @@ class _Envi:
                 "wavelengths have no unit, or are not numbers, and the sensor table has none; "
                 "write their unit, or remove them",
             )
-        tags = [{"bbl": "0"} if index in header.bad else {} for index in range(len(numbers))]
-        for index, nm in enumerate(found_nm or ()):
+        return identify_stated(self._header_name, self._stated(), numbers, sensor, reorder)
+
+    def _stated(self) -> Stated:
+        header, count = self._header, self.shape[0]
+        if header.wavelengths_nm and not header.unit_known:
+            remarks.note(_unit_note(header.nm_per_unit))
+        tags = [{"bbl": "0"} if index in header.bad else {} for index in range(count)]
+        for index, nm in enumerate(header.wavelengths_nm or ()):
             tags[index]["wavelength"] = repr(nm)
         for index, nm in enumerate(header.widths_nm):
             tags[index]["fwhm"] = repr(nm)
-        names = list(header.names) or [""] * len(numbers)
-        nothing: list[dict[str, str]] = [{} for _ in numbers]
-        stated = Stated(names, tags, nothing, nothing)
-        return identify_stated(self._header_name, stated, numbers, sensor, reorder)
+        names = list(header.names) or [""] * count
+        nothing: list[dict[str, str]] = [{} for _ in range(count)]
+        return Stated(names, tags, nothing, nothing)
+
+    def row(self) -> Sensor:
+        header = self._header
+        scaled = header.factor is not None
+        numbers = Numbers(
+            dtype=self.dtype,
+            nodata=header.nodata,
+            scales=[1 / header.factor] * header.bands if scaled else header.gains,
+            offsets=header.offsets,
+            units="reflectance" if scaled else "",
+            gsd_m=geotiff.georeference(self._dataset)["gsd_m"],
+        )
+        return row_of(self._header_name, self._stated(), numbers)
 
     def _are_wavelengths_clear(self) -> bool:
         return self._header.unit_known and np.isfinite(self._header.wavelengths_nm).all()

@@ -100,17 +100,25 @@ def label_folders(archive: Archive, labels: Sequence[str]) -> dict[str, str]:
 def files_with_labels(
     archive: Archive, image: str, below: str, folders: Mapping[str, str]
 ) -> tuple[File, ...]:
-    """The files of an item: an image, and its label maps at the same path below each label folder.
+    """The files of an item: an image, and its label maps at the same path below each label folder;
+    or, where the label folder is beside that of the images, below it: LULC/x.tif of S2L2A/x.tif.
 
     Raises ArchiveError where a map is missing.
     """
     inner = image.removeprefix(f"{below}/") if below else image
-    files = [File("image", image)]
-    for label, folder in folders.items():
-        name = f"{folder}/{inner}"
-        if not archive.exists(name):
-            raise ArchiveError(
-                name, f"no such file, but {image} needs its label map {label!r} there"
-            )
-        files.append(File(label, name))
-    return tuple(files)
+    return File("image", image), *(
+        File(label, _label_map(archive, image, label, folder, inner))
+        for label, folder in folders.items()
+    )
+
+
+def _label_map(archive: Archive, image: str, label: str, folder: str, inner: str) -> str:
+    own, _, beside = inner.partition("/")
+    names = [f"{folder}/{inner}", *([f"{folder}/{beside}"] if beside and own != folder else [])]
+    found = next((name for name in names if archive.exists(name)), None)
+    if found is None:
+        other = f", or as {names[1]}" if names[1:] else ""
+        raise ArchiveError(
+            names[0], f"no such file, but {image} needs its label map {label!r} there{other}"
+        )
+    return found

@@ -4,14 +4,18 @@ r"""Reads a folder of GeoTIFFs of one sensor, described by a band table.
                                           digital numbers
     <root>/images/**/*.tif,               the same with label maps, in labels/ or in folders of
     <root>/labels/**/*.tif                --labels; a label has the name of its folder
+    <root>/S2L2A/x.tif,                   the same with modalities side by side, as TerraMesh has
+    <root>/LULC/x.tif                     them: --pattern 'S2L2A/*' --labels LULC
     <root>/**/*_<band>.tif                with --band-regex: one file per band, see below
     <root>/splits/{train,val,test}.txt    one image per line, named relative to images/ (or <root>);
                                           optional, but complete if present
 
---sensor is an id of the sensor table, or a band table in a JSON file. Nothing is guessed: bands,
-dtype, no-data value and scale of every file must be those of the table, and so must wavelength
-tags, if there are any. The table of a drone camera with four bands, stored as reflectance x 32768
-without a no-data value:
+--sensor is an id of the sensor table, or a band table in a JSON file; without it, files whose tags
+or STAC item have wavelengths are read as the first one describes itself (`python -m data_prep
+sensor --from FILE` shows that, and writes a table to start from). Nothing is guessed: bands, dtype,
+no-data value and scale of every file must be those of the table, and so must wavelength tags, if
+there are any. The table of a drone camera with four bands, stored as reflectance x 32768 without a
+no-data value:
 
     {"id": "drone", "title": "Drone camera, four bands", "gsd_m": 0.05,
      "dtype": "uint16", "scale": 3.0517578125e-05, "units": "reflectance",
@@ -31,6 +35,11 @@ without --time-regex, from the tags `start_time` and `datetime` or a STAC item b
     python -m data_prep convert geotiff --input flights --output stores/flights \
         --sensor bands.json --patch-size 256 \
         --group-regex '^(?P<group>[^/]+)/' --time-regex '_(?P<time>\d{8}T\d{6})' --val 'north/*'
+
+Files with some of the bands of a row, as many exports have, need no table: --bands names them.
+
+    python -m data_prep convert geotiff --input exports --output stores/exports \
+        --sensor sentinel2_l2a --bands B2 B3 B4 B8
 
 Without --group-regex each file is its own location. Patches are full squares, starting at
 the upper left; patches at the same position in the files of a location share a group, which is
@@ -71,7 +80,10 @@ from rasterio.windows import Window
 
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import band_stack, geotiff, sentinel2
-from data_prep.formats.band_identity import check_count, identify
+from data_prep.formats.band_identity import Bands, data_bands, identify
+from data_prep.formats.band_subset import bands_option, identify_some, reduced
+from data_prep.formats.cast import cast_option, narrow, wide
+from data_prep.formats.described import tiff_row
 from data_prep.formats.labels import (
     class_numbers,
     first_class_option,
@@ -86,7 +98,7 @@ from data_prep.formats.listing import (
     split_lists,
 )
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
-from data_prep.reader import File, Files, Item, SkipSample, option
+from data_prep.reader import File, Files, Item, SkipSample, option, with_sidecars
 from data_prep.readers import _geotiff_bands
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
@@ -102,7 +114,12 @@ class Reader:
     VERSION: ClassVar[int] = 1
     LICENCE: ClassVar[str] = "not stated"
     archive: Archive
-    sensor: str = option("", "id of the sensor table, or path of a band table (JSON); required")
+    sensor: str = option(
+        "",
+        "id of the sensor table, or path of a band table, JSON (default: what the first file says, "
+        "if it has wavelengths)",
+    )
+    bands: tuple[str, ...] = bands_option()
     pattern: str = option(
         "*", "files to read, such as '*_SR.tif'; * also matches folders", metavar="PATTERN"
     )
@@ -136,6 +153,7 @@ class Reader:
         "put bands in the order of the table by their names or wavelengths, where there is no "
         "doubt",
     )
+    cast: bool = cast_option()
     harmonised: bool = option(
         False,
         "the +1000 of Sentinel-2 processing baselines from 04.00 is already subtracted from the "
@@ -146,13 +164,24 @@ class Reader:
 
     @functools.cached_property
     def sensors(self) -> tuple[Sensor, ...]:
-        """The one sensor. Raises ValueError."""
-        if not self.sensor:
+        """The one sensor, with the bands that are kept. Raises ValueError."""
+        return (reduced(self._row, self.bands),)
+
+    @functools.cached_property
+    def _row(self) -> Sensor:
+        """The row that is given, or that of the first file. Raises ValueError."""
+        if self.sensor:
+            return get_sensor(self.sensor)
+        images = () if self.band_regex else image_files(self.archive, self._below)
+        first = [name for name in images if fnmatch.fnmatchcase(self._inner(name), self.pattern)]
+        row = _described(self.archive, first[0]) if first else None
+        if row is None or not np.isfinite(row.centres_nm).all():
             raise ValueError(
-                "--sensor is missing; give an id of the sensor table or the path of a band table, "
-                "see `convert geotiff --help`"
+                "--sensor is missing, and the first file does not say the wavelengths of its "
+                "bands; give an id of the sensor table or the path of a band table, see `convert "
+                "geotiff --help`"
             )
-        return (get_sensor(self.sensor),)
+        return row
 
     @functools.cached_property
     def _below(self) -> str:
@@ -182,9 +211,9 @@ class Reader:
         name, (sensor,) = item.files[0].name, self.sensors
         with geotiff.open_tiff_path(files, "image") as dataset:
             sentinel2.check_offset(name, dataset, sensor, self.harmonised)
-            check_count(name, dataset, len(sensor.bands), sensor.title)
-            bands = identify(name, dataset, sensor, self.reorder)
-            pixels = geotiff.read_bands(name, dataset, sensor, window, bands)
+            bands = self._identify(name, dataset)
+            row = wide(sensor, dataset.dtypes[0]) if self.cast else sensor
+            pixels = narrow(name, geotiff.read_bands(name, dataset, row, window, bands), sensor)
             labels = [file.role for file in item.files[1:]]
             return self._sample(item, files, dataset, window, pixels, labels, bands.wavelengths_nm)
 
@@ -198,7 +227,10 @@ class Reader:
                 _geotiff_bands.check_one_grid(layers)
             for layer in layers:
                 sentinel2.check_offset(layer.name, layer.dataset, sensor, self.harmonised)
-            pixels = band_stack.read_bands(layers, sensor, self.resample, window)
+            dtype = layers[0].dataset.dtypes[0]
+            row = wide(sensor, dtype) if self.cast else sensor
+            pixels = band_stack.read_bands(layers, row, self.resample, window)
+            pixels = narrow(layers[0].name, pixels, sensor)
             labels = _geotiff_bands.labels_of(item)
             dataset = band_stack.finest(layers).dataset
             return self._sample(item, files, dataset, window, pixels, labels)
@@ -231,6 +263,12 @@ class Reader:
             },
             **geotiff.georeference(dataset, window),
         )
+
+    def _identify(self, name: str, dataset: rasterio.DatasetReader) -> Bands:
+        def of(sensor: Sensor) -> Bands:
+            return identify(name, dataset, sensor, self.reorder)
+
+        return identify_some(name, len(data_bands(dataset)), self._row, self.bands, of)
 
     def footprint(self, item: Item) -> list[float] | None:
         window = tile_window(item.part, self.patch_size) if item.part else None
@@ -278,9 +316,11 @@ class Reader:
         regex = _compile("band", self.band_regex)
         found = ((name, _geotiff_bands.band_name(name, self._inner(name), regex)) for name in names)
         (sensor,) = self.sensors
+        kept = set(_geotiff_bands.roles(sensor))
         return {
-            item: (*files, *self._labels_of_item(item, folders))
-            for item, files in _geotiff_bands.group_bands(found, sensor).items()
+            item: (*chosen, *self._labels_of_item(item, folders))
+            for item, files in _geotiff_bands.group_bands(found, self._row).items()
+            if (chosen := tuple(file for file in files if file.role in kept))
         }
 
     def _labels_of_item(self, item: str, folders: dict[str, str]) -> tuple[File, ...]:
@@ -355,6 +395,14 @@ class Reader:
                 "file with --pattern",
             )
         return match[group]
+
+
+def _described(archive: Archive, name: str) -> Sensor:
+    """The row that a file describes. Raises ArchiveError."""
+    (item,) = with_sidecars(archive, [Item("", "", (File("image", name),))])
+    with geotiff.open_tiff_path(Files(archive, item), "image") as dataset:
+        gsd_m = geotiff.georeference(dataset)["gsd_m"]
+        return tiff_row(name, dataset, data_bands(dataset), gsd_m)
 
 
 @functools.lru_cache(4)

@@ -88,7 +88,9 @@ def normalisation(
     if len(dead):
         names = ", ".join(sensor.bands[i].name for i in dead[:5])
         way_out = (
-            "use 'published'" if sensor.mean else "leave them out: config.data.sources.*.bands"
+            "use 'published'"
+            if sensor.mean
+            else "leave them out: config.data.sources.*.bands, or --drop-bad-bands of convert"
         )
         raise ValueError(
             f"config.augment.statistics: 'store', but {len(dead)} bands are constant there "

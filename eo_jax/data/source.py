@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -16,7 +17,7 @@ from eo_jax.data.store.index_file import kind_codes, kinds
 from eo_jax.data.store.manifest import NO_TIME, PIXEL_SPLITS
 from eo_jax.data.store.reader import open_store
 from eo_jax.schema import TIME_ABSENT
-from eo_jax.sensors import Sensor, get_sensor
+from eo_jax.sensors import SENSORS, Sensor, get_sensor
 
 _CHOICES = {"missing": ("repeat", "drop"), "draw": ("patch", "pixel"), "cache": ("none", "memory")}
 
@@ -27,7 +28,9 @@ class SourceConfig:
 
     Attributes:
         store: folder or URL of the store.
-        sensor: id of the sensor row whose samples are drawn, or path of a band table, a JSON file.
+        sensor: id of the sensor row whose samples are drawn, in the sensor table or in the store
+            alone, or path of a band table, a JSON file; "" for the only row of the store, which has
+            to be there whenever the run is looked at.
         split: "train", "val", ... or "all".
         label: name of the label that comes with the pixels; "" for none.
         dates: acquisitions of a location in one row of a batch (axis t).
@@ -44,7 +47,7 @@ class SourceConfig:
     """
 
     store: str
-    sensor: str
+    sensor: str = ""
     split: str = "train"
     label: str = ""
     dates: int = 1
@@ -101,12 +104,41 @@ class SourceConfig:
                 )
 
 
+def store_sensor_of(config: SourceConfig) -> Sensor:
+    """The row of the samples of a source, with all bands: of the sensor table or a JSON file, else
+    of the store, which is opened for it.
+
+    Raises ValueError.
+    """
+    if config.sensor in SENSORS or config.sensor.endswith(".json"):
+        return get_sensor(config.sensor)
+    if config.sensor:
+        return _named_in_store(config)
+    store = open_store(config.store)
+    rows = store.manifest.get("sensors", {})
+    if len(rows) != 1:
+        raise ValueError(
+            f"{store.path}: the store has the sensors {', '.join(rows) or 'none'}; name one of "
+            "them in config.data.sources.*.sensor"
+        )
+    return store.sensor(next(iter(rows)))
+
+
+def _named_in_store(config: SourceConfig) -> Sensor:
+    # Without a store, a misspelt id of the table is the likelier mistake.
+    with contextlib.suppress(ValueError, OSError):
+        store = open_store(config.store)
+        if config.sensor in store.manifest.get("sensors", {}):
+            return store.sensor(config.sensor)
+    return get_sensor(config.sensor)
+
+
 def sensor_of(config: SourceConfig) -> Sensor:
     """The sensor that a source reads: a row of the sensor table, or some of its bands.
 
     Raises ValueError.
     """
-    whole = get_sensor(config.sensor)
+    whole = store_sensor_of(config)
     try:
         return whole.select(config.bands) if config.bands else whole
     except ValueError as error:
@@ -158,7 +190,7 @@ class Source:
 
     def __init__(self, name: str, config: SourceConfig, crop: int, seed: int = 0):
         self.name, self.config, self.crop, self.seed = name, config, crop, seed
-        self.store_sensor, self.sensor = get_sensor(config.sensor), sensor_of(config)
+        self.store_sensor, self.sensor = store_sensor_of(config), sensor_of(config)
         self.store = open_store(config.store)
         self.groups = group_samples(
             self.store, config.split, config.dates, config.missing, self.store_sensor.id

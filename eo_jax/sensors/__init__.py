@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
+from typing import Any
 
 from eo_jax.sensors.airborne import AIRBORNE
 from eo_jax.sensors.base import (
@@ -32,6 +33,7 @@ SENSORS = {
     sensor.id: sensor
     for sensor in (ENMAP, ENMAP_PRODUCT, *LANDSAT, *SENTINEL, *HYPERSPECTRAL, *AIRBORNE, *RGB)
 }
+_NEVER_DATA = ("nan", "inf", "-inf", "infinity", "-infinity")
 _FILE_LIMIT = 10 * 2**20  # bytes; a row of 1000 bands has 0.1 MB
 
 
@@ -52,6 +54,16 @@ def get_sensor(sensor_id: str) -> Sensor:
     return SENSORS[sensor_id]
 
 
+def _without_unknown_nodata(row: Any) -> None:
+    """NaN and infinity are never data of floats, whatever a row says, so they are no value of it;
+    STAC writes them as text.
+    """
+    if not isinstance(row, dict) or not str(row.get("dtype")).startswith("float"):
+        return
+    if str(row.get("nodata")).lower() in _NEVER_DATA:
+        row["nodata"] = None
+
+
 def _read_sensor(path: Path) -> Sensor:
     if not path.is_file():
         raise ValueError(
@@ -64,6 +76,7 @@ def _read_sensor(path: Path) -> Sensor:
         )
     try:
         row = json.loads(path.read_bytes())
+        _without_unknown_nodata(row)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}); write the result of Sensor.row()") from error
     try:

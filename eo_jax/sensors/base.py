@@ -35,6 +35,7 @@ class Band:
         kind: one of `checks.KINDS`.
         scale, offset, units: where they differ from the sensor's, for example of thermal bands
             among reflective ones.
+        bad: True where the product declares the band unusable, so that it is always no-data.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Band:
     scale: float | None = None
     offset: float | None = None
     units: str | None = None
+    bad: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 
@@ -112,4 +116,5 @@ BAND_RULES: dict[str, Rule] = {
     "scale": _or_null(_SCALE),
     "offset": _or_null(_NUMBER),
     "units": _or_null(_TEXT),
+    "bad": _or_null((_is_flag, "true or false")),
 }

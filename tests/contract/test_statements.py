@@ -23,7 +23,16 @@ from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor
 
 READERS = (
-    *("bigearthnet", "enmap-l2a", "enmap-tiles", "eurosat", "geonrw", "geotiff", "hyspecnet11k"),
+    *(
+        "bigearthnet",
+        "desis",
+        "enmap-l2a",
+        "enmap-tiles",
+        "eurosat",
+        "geonrw",
+        "geotiff",
+        "hyspecnet11k",
+    ),
     *("l7irish", "l8biome", "oscd", "spectral-earth", "spectral-earth-downstream", "ssl4eo-l"),
     *("ssl4eo-l-benchmark", "ssl4eo-s12", "geotiff-bands", "landsat-c2"),
     "sentinel2-safe",

@@ -66,6 +66,13 @@ def test_bands_are_in_the_order_of_the_table_whatever_their_spelling(tmp_path: P
     assert (sample.id, sample.group, sample.sensor) == ("a", "a", "sentinel2_l2a")
 
 
+def test_some_bands_are_kept_of_images_with_more(tmp_path: Path) -> None:
+    s2_folder(tmp_path / "a")
+    (tmp_path / "a" / "B01.tif").write_bytes(b"damaged, but not among the bands that are read")
+    (sample,) = read_all("geotiff", tmp_path, **L2A, bands=("B8", "B4"))
+    assert sample.pixels[:, 0, 0].tolist() == [301, 701]  # in the order of the table
+
+
 def test_images_labels_and_splits_of_the_tiny_archive(tmp_path: Path) -> None:
     write("geotiff-bands", tmp_path)
     items = make_reader("geotiff", tmp_path, **WHOLE).items()
