@@ -63,7 +63,7 @@ def load(path: Path, view: int = 0) -> TrainedEncoder:
 def floors(trained: TrainedEncoder, data: TaskData) -> list[Any]:
     """Image statistics, random convolutions and the same encoder untrained."""
     return [
-        ImageStatistics(trained.patch),
+        ImageStatistics(trained.mean, trained.std, trained.patch),
         RandomConvolutions(trained.mean, trained.std, trained.patch),
         Candidate("untrained encoder", untrained(trained, data)),
     ]

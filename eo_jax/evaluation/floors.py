@@ -17,28 +17,45 @@ from eo_jax.augment.radiometry import normalise
 _FILTERS, _SIDE = 256, 3
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ImageStatistics:
-    """Mean and standard deviation of each band over the valid pixels of a window, or of a token."""
+    """Mean and standard deviation of each normalised band over the valid pixels of a window or
+    token.
 
+    Attributes:
+        mean, std: float32 [c], of the input.
+        patch: side in pixels of a dense feature.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
     patch: int
     title: str = "imagestats"
 
     @property
     def facts(self) -> dict[str, Any]:
         """What decides its features."""
-        return {"floor": self.title, "patch": self.patch}
+        return _facts(self)
 
     def pooled(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """float32 [b, 2 c]."""
-        return _moments(pixels, valid, (2, 3)).astype(np.float32)
+        return _moments(self._normalised(pixels), valid, (2, 3)).astype(np.float32)
 
     def dense(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """float32 [b, h, w, 2 c]."""
         b, c, height, width = pixels.shape
         cut = (b, c, height // self.patch, self.patch, width // self.patch, self.patch)
-        found = _moments(pixels.reshape(cut), valid.reshape(cut), (3, 5))
+        view = self._normalised(pixels)
+        found = _moments(view.reshape(cut), valid.reshape(cut), (3, 5))
         return np.moveaxis(found, 1, -1).astype(np.float32)
+
+    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
+        return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+def _facts(floor: Any) -> dict[str, Any]:
+    numbers = {"mean": floor.mean.tolist(), "std": floor.std.tolist()}
+    return {"floor": floor.title, "patch": floor.patch, **numbers}
 
 
 def _moments(pixels: np.ndarray, valid: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -68,8 +85,7 @@ class RandomConvolutions:
     @property
     def facts(self) -> dict[str, Any]:
         """What decides its features."""
-        numbers = {"mean": self.mean.tolist(), "std": self.std.tolist()}
-        return {"floor": self.title, "patch": self.patch, **numbers}
+        return _facts(self)
 
     def pooled(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """float32 [b, 512]."""

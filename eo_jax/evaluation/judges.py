@@ -87,8 +87,8 @@ class Linear:
     def title(self) -> str:
         """For tables."""
         return (
-            f"linear, L-BFGS, C of {len(self.grid)} values {self.grid[0]:g} to {self.grid[-1]:g} "
-            "by validation, no standardisation"
+            f"linear, L-BFGS ({self.iterations} steps), C of {len(self.grid)} values "
+            f"{self.grid[0]:g} to {self.grid[-1]:g} by validation, no standardisation"
         )
 
     def fit(self, kind: str, train: Labelled, val: Labelled, classes: int, seed: int) -> Predictor:

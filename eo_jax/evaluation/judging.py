@@ -16,7 +16,7 @@ from eo_jax.evaluation.reading import TaskData
 from eo_jax.evaluation.task import Task
 from eo_jax.evaluators.labelled import token_majority
 
-_MOST_TOKENS = 50_000  # for fitting, drawn by the seed
+_MOST_TOKENS = 10_000  # for fitting, drawn by the seed
 _HELD_OUT = 0.2
 _MAPS = ("segmentation", "change")
 _CODED = (*_MAPS, "classification", "pixel")

@@ -6,5 +6,5 @@ from eo_jax.evaluation.judges import Linear, Neighbours
 
 JUDGES = {
     "knn": Neighbours(k=5, cosine=False),
-    "linear": Linear(tuple(np.logspace(-6, 4, 11))),
+    "linear": Linear(tuple(np.logspace(-4, 4, 9)), iterations=200),
 }
