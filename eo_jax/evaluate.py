@@ -18,8 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from eo_jax import cli, compile_cache
 from eo_jax.data.store.reader import open_store
 from eo_jax.evaluation import candidates
@@ -53,7 +51,7 @@ def main() -> int:
     for fraction in arguments.fraction:
         if not 0 < fraction <= 1:
             raise ValueError(f"--fraction: {fraction}; expected above 0 and at most 1")
-    table, console = Table(arguments.output), Console()
+    table = Table(arguments.output)
     sweep = itertools.product(asked, protocols.items(), arguments.fraction, arguments.seed)
     for task, (name, protocol), fraction, seed in sweep:
         for featurizer, data in _candidates(arguments, task, protocol):
@@ -88,10 +86,10 @@ def main() -> int:
             }
             table.add(about, names, row)
             value, low, high = row.scores[headline]
-            console.print(
+            print(
                 f"{task.name}  {name}  {featurizer.title}: {headline} {value:.4f} "
                 f"({low:.4f} to {high:.4f}), fitted on {row.fitted}",
-                highlight=False,
+                flush=True,
             )
     print(arguments.output / "table.html")
     return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from rich.console import Console
 from rich.progress import Progress
 
 from eo_jax.evaluation.reading import Read, TaskData, is_per_patch, store_hash
@@ -78,7 +79,7 @@ def _computed(
 ) -> tuple[np.ndarray, np.ndarray]:
     compute = featurizer.pooled if is_per_patch(data.task) else featurizer.dense
     xs, targets = [], []
-    with Progress(transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"{featurizer.title}: {data.task.title}, {split}", total=None)
         for batch in data.read(split, _BATCH):
             xs.append(_shown(compute, batch, resize))

@@ -166,8 +166,9 @@ def _best(linear: Linear, train: Labelled, known: Labelled, score) -> LogisticRe
 
 
 def _regressor(linear: Linear, train: Labelled, val: Labelled) -> Predictor:
-    fits = {c: Ridge(alpha=1 / c).fit(train.x, train.y) for c in linear.grid}
+    # By SVD: features of neighbouring bands are nearly collinear.
+    fits = {c: Ridge(1 / c, solver="svd").fit(train.x, train.y) for c in linear.grid}
     scores = {c: r2_score(val.y, fit.predict(val.x)) for c, fit in fits.items()}
     chosen = max(scores, key=scores.get)  # the first of equal ones
     known = train + val
-    return Ridge(alpha=1 / chosen).fit(known.x, known.y).predict
+    return Ridge(1 / chosen, solver="svd").fit(known.x, known.y).predict
