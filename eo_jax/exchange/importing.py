@@ -70,6 +70,7 @@ def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Importe
         _check_encoder(source, contract, encoder)
     name = layout_name(encoder, source.layout or (contract or {}).get("layout", ""))
     layout = LAYOUTS[name]
+    tensors = layout.separated(tensors)
     needed = _keys(layout, encoder, image_size)
     prefix = prefixes.find_prefix(tensors, needed, source.prefix)
     taken, left = prefixes.under_prefix(layout, tensors, prefix)

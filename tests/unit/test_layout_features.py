@@ -33,7 +33,8 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.trunks import vit
 
 torch = pytest.importorskip("torch")
-import published_twins as twins  # noqa: E402  torch may be absent
+import decur_twin  # noqa: E402  torch may be absent
+import published_twins as twins  # noqa: E402
 import torch_twin  # noqa: E402
 
 BANDS = len(S2.bands)
@@ -41,6 +42,7 @@ VIT = (BANDS, 192, 2, 3, 16, 4)  # channels, width, depth, heads, patch, side
 TWINS = {
     "timm_vit": lambda: twins.TimmRegisters(*VIT),
     "torchvision_resnet": lambda: torch_twin.ResNet(18, BANDS),
+    "decur_rda": lambda: decur_twin.RdaResNet(18, BANDS),
     "segformer": lambda: torch_twin.MixTransformer("b0", BANDS),
     "beit": lambda: twins.Beit(*VIT),
     "timm_beit": lambda: twins.BeitPerBlock(*VIT),
@@ -49,7 +51,8 @@ TWINS = {
     "hf_data2vec": lambda: twins.HuggingFaceData2Vec(*VIT),
     "hf_segformer": lambda: twins.HuggingFaceSegformer("b0", BANDS, epsilon=1e-6),
 }
-SLOW = ("torchvision_resnet", "segformer")  # their exports are tested with their models, too
+# Their exports, or their layers, are tested with their models, too.
+SLOW = ("torchvision_resnet", "decur_rda", "segformer")
 HERE = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in TWINS]
 REGISTERS = ("timm_vit", "hf_dinov2")
 # Without registers, and so with a position of the class token.
