@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exchanged import ENCODERS, S2, SIZE, encoder_of, to_torch, weighted
+from exchanged import ENCODERS, S2, SIZE, encoder_of, to_ours, to_torch, weighted
 from reference import random_weights, relative_error
 from safetensors.numpy import save_file
 
@@ -30,6 +30,8 @@ torch = pytest.importorskip("torch")
 import decur_twin  # noqa: E402  torch may be absent
 import torch_twin  # noqa: E402
 
+import eo_jax_torch  # noqa: E402
+
 TABLE = 6
 STRIDED = AttentionShape(8, 4, 2, 5, 2, AsInDAT(TABLE))
 EVERY_CELL = AttentionShape(8, 4, 2, 3, 1, AsInDAT(TABLE))
@@ -39,8 +41,8 @@ EVERY_CELL = AttentionShape(8, 4, 2, 3, 1, AsInDAT(TABLE))
 
 
 @functools.cache
-def network(shape: AttentionShape) -> Network:
-    return Network(lambda rngs: DeformableAttention(shape, jnp.dtype("float32"), rngs=rngs))
+def network(shape: AttentionShape, dtype: str = "float32") -> Network:
+    return Network(lambda rngs: DeformableAttention(shape, jnp.dtype(dtype), rngs=rngs))
 
 
 def weights_of(shape: AttentionShape) -> dict:
@@ -51,9 +53,9 @@ def weights_of(shape: AttentionShape) -> dict:
     return params
 
 
-@functools.partial(jax.jit, static_argnames="shape")
-def attend(shape: AttentionShape, params: dict, x) -> jax.Array:
-    return network(shape).apply(params, {}, lambda module: module(jnp.asarray(x)))[0]
+@functools.partial(jax.jit, static_argnames=("shape", "dtype"))
+def attend(shape: AttentionShape, params: dict, x, dtype: str = "float32") -> jax.Array:
+    return network(shape, dtype).apply(params, {}, lambda module: module(x.astype(dtype)))[0]
 
 
 def twin_of(shape: AttentionShape, params: dict) -> torch.nn.Module:
@@ -111,6 +113,18 @@ def test_its_gradients_are_pytorchs():
     assert np.abs(move).max() > 1e-3  # through points and bias
 
 
+def test_it_computes_in_its_type_and_places_its_points_in_float32():
+    params, x = weights_of(EVERY_CELL), images(*WIDE)
+    found = attend(EVERY_CELL, params, x, "bfloat16")
+    assert found.dtype == jnp.bfloat16
+    assert relative_error(found.astype(jnp.float32), attend(EVERY_CELL, params, x)) < 0.1
+    move = jnp.full((1, 9, 9, 2), 0.001, jnp.bfloat16)
+    points = AsInDAT(14).place(move, (256, 256))
+    assert points.dtype == jnp.float32
+    step = 1 / 8 + float(move[0, 0, 0, 0])  # from the upper left corner, of 2
+    np.testing.assert_allclose(points[0, 0], step * 127.5, rtol=1e-5)
+
+
 def test_points_start_beyond_the_centres_of_their_cells_and_stay_in_the_image():
     still, far = jnp.zeros((1, 4, 3, 2)), jnp.full((1, 4, 3, 2), -50.0)
     at_rest, moved = (
@@ -156,21 +170,25 @@ def of_its_scale(shapes: dict) -> dict:
 
 
 @pytest.mark.slow
-def test_a_published_network_gives_its_features_at_the_size_of_its_tables():
-    trunk = resnet.Config(depth=50, attention="dat")
-    encoder = encoder_of(conv.Config(), trunk, S2)
-    params, statistics = (
-        of_its_scale(tree) for tree in jax.eval_shape(encoder.network.init, jax.random.key(0))
-    )
-    view = np.random.default_rng(5).normal(size=(2, 224, 224, 13)).astype(np.float32)
-    exported = to_torch(encoder, params, statistics, 224, "decur_rda")
-    twin = torch_twin.load(decur_twin.RdaResNet(50, 13), exported).eval()
+@pytest.mark.parametrize(("depth", "size"), [(18, 96), (50, 224)], ids=str)
+def test_a_network_loads_strictly_in_pytorch_gives_its_features_and_comes_back(depth, size):
+    """224 is the size of the tables, whose entries matter."""
+    encoder = encoder_of(conv.Config(), resnet.Config(depth=depth, attention="dat"), S2)
+    shapes = jax.eval_shape(encoder.network.init, jax.random.key(0))
+    params, statistics = map(of_its_scale, shapes)
+    view = np.random.default_rng(5).normal(size=(2, size, size, 13)).astype(np.float32)
+    tensors = to_torch(encoder, params, statistics, size, "decur_rda")
+    twin = torch_twin.load(decur_twin.RdaResNet(depth, 13), tensors).eval()
     expected = torch_twin.features(twin, view)
-    found = jax.jit(encoder.features)(params, statistics, view, np.ones((2, 224, 224, 1), bool))
+    found = jax.jit(encoder.features)(params, statistics, view, np.ones((2, size, size, 1), bool))
     assert relative_error(found["dense"], expected) < 1e-4
+    assert relative_error(found["pooled"], expected.mean((1, 2))) < 1e-4
+    state = {key: value.numpy().copy() for key, value in twin.state_dict().items()}
     for stage in (3, 4):
         getattr(twin, f"da1_l{stage}").rpe_table.data.zero_()
     assert relative_error(torch_twin.features(twin, view), expected) > 1e-3
+    back = to_ours(encoder, state, size, "decur_rda")
+    jax.tree.map(np.testing.assert_array_equal, back, (params, statistics))
 
 
 # --- files
@@ -278,6 +296,7 @@ def test_the_other_form_of_the_attention_is_refused_by_the_contract(tmp_path):
         for key, array in exported().items()
     }
     save_file(exported(), path, to_header(sealed(contract, tensors)))
+    eo_jax_torch.load_encoder(path, decur_twin.RdaResNet(18, 13))
     ours = encoder_of(conv.Config(), resnet.Config(depth=18, attention="deformable"), S2)
     with pytest.raises(ValueError, match="attention is dat, the config's encoder has deformable"):
         import_encoder(Source(path), ours, SIZE)

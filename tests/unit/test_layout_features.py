@@ -1,8 +1,8 @@
 """Tests of the layouts against published networks: exported weights load strictly and give the same
 features, and weights from PyTorch give them here.
 
-SpecViT, SpecResNet, the pixel encoders, and BatchNorm in training are tested elsewhere, with their
-models.
+SpecViT, SpecResNet, DeCUR's, the pixel encoders, and BatchNorm in training are tested elsewhere,
+with their models.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from eo_jax.models.encoder import Encoder
 from eo_jax.models.trunks import vit
 
 torch = pytest.importorskip("torch")
-import decur_twin  # noqa: E402  torch may be absent
-import published_twins as twins  # noqa: E402
+import published_twins as twins  # noqa: E402  torch may be absent
 import torch_twin  # noqa: E402
 
 BANDS = len(S2.bands)
@@ -42,7 +41,6 @@ VIT = (BANDS, 192, 2, 3, 16, 4)  # channels, width, depth, heads, patch, side
 TWINS = {
     "timm_vit": lambda: twins.TimmRegisters(*VIT),
     "torchvision_resnet": lambda: torch_twin.ResNet(18, BANDS),
-    "decur_rda": lambda: decur_twin.RdaResNet(18, BANDS),
     "segformer": lambda: torch_twin.MixTransformer("b0", BANDS),
     "beit": lambda: twins.Beit(*VIT),
     "timm_beit": lambda: twins.BeitPerBlock(*VIT),
@@ -51,8 +49,7 @@ TWINS = {
     "hf_data2vec": lambda: twins.HuggingFaceData2Vec(*VIT),
     "hf_segformer": lambda: twins.HuggingFaceSegformer("b0", BANDS, epsilon=1e-6),
 }
-# Their exports, or their layers, are tested with their models, too.
-SLOW = ("torchvision_resnet", "decur_rda", "segformer")
+SLOW = ("torchvision_resnet", "segformer")  # their exports are tested with their models, too
 HERE = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in TWINS]
 REGISTERS = ("timm_vit", "hf_dinov2")
 # Without registers, and so with a position of the class token.
@@ -123,7 +120,7 @@ def state(twin: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def test_every_layout_has_a_twin():
-    elsewhere = {"spec_vit", "spec_resnet", "spectral_cnn", "spectral_transformer"}
+    elsewhere = {"spec_vit", "spec_resnet", "decur_rda", "spectral_cnn", "spectral_transformer"}
     assert TWINS.keys() | elsewhere == LAYOUTS.keys() == ENCODERS.keys()
 
 
