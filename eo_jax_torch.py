@@ -6,8 +6,8 @@ file into your project; it needs torch, numpy and safetensors. What does not fit
     features = network.eval()(prepare(pixels, sensor="enmap", bands=names))
 """
 
-import itertools
 import json
+import pathlib
 import zlib
 
 import torch
@@ -19,41 +19,47 @@ NORMS = {"layer": torch.nn.LayerNorm, "batch": torch.nn.modules.batchnorm._Batch
 
 
 def read(path):
-    """(contract, {key: tensor}) of a file, both compared with the checksums of the export."""
+    """(contract, {key: tensor}) of a file, or of an index's shards, compared with its checksums."""
     try:
-        with safe_open(path, "pt") as file:
-            contract = json.loads((file.metadata() or {}).get("eo_jax", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        version, seal = contract.get("version"), {"fields": {}, "tensors": {}}
-        seal |= contract.pop("seal", {})
+        tensors, path = {}, pathlib.Path(path)
+        index = path.name.endswith(".index.json") and json.loads(path.read_text())["weight_map"]
+        for name in sorted(set(index.values())) if index else [path.name]:
+            with safe_open(path.with_name(name), "pt") as file:  # a name of no other folder
+                contract = json.loads((file.metadata() or {}).get("eo_jax", "{}"))
+                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        version, seal = contract.get("version"), dict(contract.pop("seal", {}))
+        fields = {key: json.dumps(x, sort_keys=True).encode() for key, x in leaves(contract)}
     except Exception as error:
         raise ValueError(f"{path}: not safetensors of eo_jax, or damaged ({error})") from error
     need(version == VERSION, f"{path}: has no contract of eo_jax, or of version {version}")
-    fields = {key: json.dumps(value, sort_keys=True).encode() for key, value in leaves(contract)}
     fields = {key: f"{zlib.crc32(text):08x}" for key, text in fields.items()}
-    same(f"{path}: checksum of the contract's", fields, seal["fields"])
+    same(f"{path}: checksum of the contract's", fields, seal.get("fields", {}))
     data = {key: zlib.crc32(x.reshape(-1).view(torch.uint8).numpy()) for key, x in tensors.items()}
     rows = {key: [*form(x), f"{data[key]:08x}"] for key, x in tensors.items()}
-    same(f"{path}: type, shape and checksum of", rows, seal["tensors"])
+    same(f"{path}: type, shape and checksum of", rows, seal.get("tensors", {}))
     return contract, tensors
 
 
 def load_encoder(path, network):
-    """Loads a file into a network and returns the contract; ValueError where they do not fit."""
+    """Loads a file, whose keys may have one prefix; returns the contract, or raises ValueError."""
     contract, tensors = read(path)
-    own, modules, wanted = network.state_dict(), [*network.modules()], contract["architecture"]
+    own, modules = network.state_dict(), [*network.modules()]
+    wanted = {key: x if isinstance(x, list) else [x] for key, x in contract["architecture"].items()}
     made = f"network: make it as {contract['constructor']};"
+    prefix = min(tensors)[: -len(min(own))] if min(tensors).endswith(min(own)) else ""
+    tensors = {key.removeprefix(prefix): x for key, x in tensors.items()}
     forms = [{key: form(x) for key, x in weights.items()} for weights in (own, tensors)]
     same(f"{made} type and shape of", *forms)
     found = [x for m in modules for name in HEADS if type(x := getattr(m, name, None)) is int]
-    heads, expected = [x for x, _ in itertools.groupby(found)], listed(wanted.get("heads"))
-    need(expected in ([None], heads), f"{made} num_heads is {heads}, not {expected}")
-    for m, name in itertools.product(modules, NORMS):
-        epsilon = wanted.get(f"{name}_norm_epsilon")
-        fits = not isinstance(m, NORMS[name]) or m.eps in listed(epsilon)
-        need(fits, f"{made} the epsilon of {m} is not {epsilon}")
+    heads = [x for x, y in zip(found, [None, *found], strict=False) if x != y]  # by stage
+    right = wanted.get("heads", heads)
+    need(right == heads, f"{made} num_heads is {heads}, not {right}")
+    for m, name in [(m, name) for m in modules for name in NORMS]:
+        right = wanted.get(f"{name}_norm_epsilon", [])
+        fits = not isinstance(m, NORMS[name]) or m.eps in right
+        need(fits, f"{made} the epsilon of {m} is not {right}")
     for m in modules if "tokens" in wanted else ():
-        cuts = isinstance(m, torch.nn.Conv2d) and m.kernel_size[0] == wanted["patch"]
+        cuts = isinstance(m, torch.nn.Conv2d) and [m.kernel_size[0]] == wanted["patch"]
         need(not cuts or m.stride == m.kernel_size, f"{made} patches of {m} overlap")
     network.load_state_dict(tensors, strict=True)
     return contract
@@ -68,9 +74,7 @@ class Input:
         self.mean, self.std = (torch.tensor(contract[x])[:, None, None] for x in ("mean", "std"))
 
     def __call__(self, pixels, *, sensor, bands, nm=None, scale=None, offset=None, nodata=None):
-        """Digital numbers [b, c, h, w] of the product `sensor` -> float32, 0 where there is no
-        data. bands, nm: in the order of c. scale, offset, nodata: what their file says, or None.
-        """
+        """[b, c, h, w] of `sensor` -> float32; scale, offset, nodata: what its file says of it."""
         product, none, (_, c, *size) = self.product, self.product["nodata"], pixels.shape
         kind, right = form(pixels)[0], product["dtype"]
         need(sensor == product["id"], f"pixels: sensor {sensor}, expected {product['id']}")
@@ -81,7 +85,8 @@ class Input:
         need(len(size) == 2 and size == cut, f"pixels: size {size}, expected for example {cut}")
         need(nodata in (None, none), f"pixels: nodata {nodata}, expected {none}")
         for field, given in (("centre_nm", nm), ("scale", scale), ("offset", offset)):
-            given, column = listed(given), product["bands"].get(field) or [None] * c
+            given = list(given) if hasattr(given, "__len__") else [given]
+            column = product["bands"].get(field) or [None] * c
             need(len(given) in (1, c), f"pixels: {len(given)} values of {field}, expected {c}")
             within = 0.0 if field != "centre_nm" else 1.0 if c >= 30 else 10.0
             for name, x, y in zip(bands, given * (c // len(given)), column, strict=True):
@@ -112,7 +117,3 @@ def leaves(value, path=""):
 
 def form(x):
     return [str(x.dtype).removeprefix("torch."), list(x.shape)]
-
-
-def listed(value):
-    return list(value) if hasattr(value, "__len__") else [value]

@@ -5,9 +5,8 @@
     python -m eo_jax.train --config=configs/data2vec_ssl4eo_s12.py:vit_s \\
         --workdir=runs/s12_data2vec --config.data.sources.l1c.store=stores/s12
 
-Data: 251,079 locations in four seasons, Sentinel-2 L1C. The encoder can be trained further in
-eo_jax (run.init_from) but not exported: none of our PyTorch layouts has relative positions and
-layer scales.
+Data: 251,079 locations in four seasons, Sentinel-2 L1C. The encoder is exported in the layouts
+`beit`, `timm_beit` and `hf_data2vec`, which have relative positions and layer scales.
 
 Published figures, fine-tuned: BigEarthNet 90.3 mAP, EuroSAT 99.1 %, So2Sat 64.8 %.
 

@@ -56,8 +56,9 @@ from eo_jax.schema import Sample
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _EXAMPLES = 8
-# Memory of a worker besides pixels: Python with GDAL, numpy and tensorstore, GDAL's block cache.
-_WORKER_BASE_BYTES = 350e6
+# Memory of a worker besides pixels: Python with GDAL, numpy and tensorstore, GDAL's block cache,
+# decoded blocks of JPEG 2000.
+_WORKER_BASE_BYTES = 420e6
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,9 +116,9 @@ class Files:
             yield path
 
 
-@functools.lru_cache(8)
+@functools.lru_cache(64)
 def _sha256(path: Path, name: str, stamp: int) -> str:
-    """The SHA-256 of a file; cached, so that a scene read tile by tile is hashed once.
+    """The SHA-256 of a file; cached, so that a scene's files read tile by tile are hashed once.
 
     Name and stamp are part of the cache key because temporary paths are reused.
     """

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+_ALSO = "also: "  # before our notes to an error; libraries add theirs
 
 
 def run(main: Callable[[], int]) -> None:
@@ -18,16 +21,29 @@ def run(main: Callable[[], int]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("EO_JAX_TRACEBACK") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        code = 1
-    except KeyboardInterrupt:
-        print(
-            "interrupted; the same command resumes from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
-        code = 130
+        code = _end(1, f"error: {error}", error)
+    except KeyboardInterrupt as error:
+        code = _end(130, "interrupted; the same command resumes from the last checkpoint", error)
     sys.exit(code)
+
+
+def _end(code: int, line: str, error: BaseException) -> int:
+    """Prints the last line, with what else went wrong as the command ended."""
+    also = [note for note in getattr(error, "__notes__", ()) if note.startswith(_ALSO)]
+    print("; ".join([line, *also]), file=sys.stderr, flush=True)
+    return code
+
+
+@contextlib.contextmanager
+def noted(error: BaseException) -> Iterator[None]:
+    """Adds an OSError of the block to the error that ends the command, which may be the same one,
+    as a note.
+    """
+    try:
+        yield
+    except OSError as failed:
+        if failed is not error:
+            error.add_note(f"{_ALSO}{failed}")
 
 
 def first_cause(error: Exception) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -68,10 +69,7 @@ def instantiate(config_class: type, section: Any, where: str) -> Any:
     known = [field.name for field in dataclasses.fields(config_class)]
     for key in values:
         if key not in known:
-            raise ValueError(
-                f"config.{where}.{key}: unknown key; {where} has "
-                f"{', '.join(known)}.{_did_you_mean(key, known)}"
-            )
+            raise ValueError(unknown_key(where, key, known))
     missing = [
         f.name for f in dataclasses.fields(config_class) if f.name not in values and _required(f)
     ]
@@ -136,10 +134,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """
     for section in config:
         if section not in _SECTIONS:
-            raise ValueError(
-                f"config.{section}: unknown section; there are "
-                f"{', '.join(_SECTIONS)}.{_did_you_mean(section, _SECTIONS)}"
-            )
+            raise ValueError(unknown_key("", section, _SECTIONS))
     for section in FIXED_SECTIONS:
         config[section] = _overridable(
             dataclasses.asdict(parse_section({section: config.get(section, {})}, section))
@@ -157,7 +152,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             "dtype and init"
         )
     config.evals = {
-        name: _complete_evaluator(config, name, section)
+        name: complete_evaluator(config, name, section)
         for name, section in config.get("evals", {}).items()
     }
     return config
@@ -170,7 +165,8 @@ def _complete_stem(source: str, stem: Any) -> Any:
     return _complete_named("models/stems", stem, f"model.stems.{source}")
 
 
-def _complete_evaluator(config: Any, name: str, section: Any) -> dict:
+def complete_evaluator(config: Any, name: str, section: Any) -> dict:
+    """The section of an evaluator with every default. Raises ValueError for unknown names."""
     sources, settings = parse_evaluator(config, name, section)
     return {"sources": sources, **dataclasses.asdict(settings)}
 
@@ -205,6 +201,15 @@ def _frozen(value: Any) -> Any:
 
 def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def unknown_key(where: str, key: str, known: Sequence[str]) -> str:
+    """The message about a key that section `where`, "" for the whole config, does not have."""
+    section = f"config.{where}" if where else "config"
+    return (
+        f"{section}.{key}: unknown key; {section} has "
+        f"{', '.join(known) or 'none'}.{_did_you_mean(key, known)}"
+    )
 
 
 def _did_you_mean(key: str, known: Any) -> str:

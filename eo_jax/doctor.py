@@ -23,11 +23,10 @@ import jax
 import ml_collections
 from absl import flags
 from jax.sharding import Mesh
-from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from eo_jax import cli, sharding
+from eo_jax import cli, compile_cache, config_flags, sharding
 from eo_jax.data.pipeline import Config, Pipeline
 from eo_jax.experiment import (
     Experiment,
@@ -383,6 +382,7 @@ def main() -> int:
         print(__doc__, values.get_help(include_special_flags=False), sep="\n")
         return 0
     config, seconds = _parse(values)
+    compile_cache.enable()
     rates, setup, batch_bytes = examine(
         config.to_dict(), seconds, lambda text: print(text, flush=True)
     )
@@ -396,8 +396,7 @@ def main() -> int:
 def _flags() -> flags.FlagValues:
     """The flags of this command, separate from those of other commands in the process."""
     values = flags.FlagValues()
-    about = "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value"
-    config_flags.DEFINE_config_file("config", None, about, flag_values=values)
+    flags.DEFINE_string("config", None, config_flags.HELP, flag_values=values)
     flags.DEFINE_multi_string(
         "store",
         [],
@@ -412,20 +411,20 @@ def _flags() -> flags.FlagValues:
 
 def _parse(values: flags.FlagValues) -> tuple[ml_collections.ConfigDict, float]:
     """(the config with the given stores, seconds)."""
+    others, overrides = config_flags.split_overrides(sys.argv)
     try:
-        stores, config = values(sys.argv)[1:], values["config"].value
-        # The config file is read on first use, so a missing one raises here.
-        sources = {} if config is None else config.data.sources
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+        stores = values(others)[1:]
+    except flags.Error as error:
         raise ValueError(f"{cli.first_cause(error)}; {_SEE_HELP}") from error
-    if config is None:
+    if values.config is None:
         raise ValueError(f"--config=configs/FILE.py[:variant] must be given; {_SEE_HELP}")
+    config = config_flags.load(values.config, overrides)
     if len(stores) > 1:
         raise ValueError(
             f"{len(stores)} stores ({', '.join(stores)}), expected one for all sources; give "
             "others as --store=SOURCE=PATH"
         )
-    override_stores(sources, stores, values.store)
+    override_stores(config.data.sources, stores, values.store)
     return config, values.seconds
 
 

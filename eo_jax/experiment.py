@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eo_jax import run, sharding
+from eo_jax import run, sharding, spikes
 from eo_jax.augment import views
 from eo_jax.config import (
     FIXED_SECTIONS,
@@ -81,6 +81,7 @@ def make_experiment(config: Any) -> Experiment:
             f"config.optim.accum: objective {name!r} compares the samples of a batch, so "
             "microbatches would change it; use accum=1"
         )
+    spikes.check_sigma(sections["optim"].spike_sigma, sections["run"].max_skipped)
     check_views(objective, name, shown, list(data.sources))
     _check_dates(augment, data.sources)
     objective.check_batch(data.batch_size // sections["optim"].accum)  # what the loss sees at once

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +21,15 @@ from eo_jax import cli
 from eo_jax.data.store.files import write_atomically
 from eo_jax.exchange.contract import make_contract, to_header
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
-from eo_jax.exchange.positions import resized
+from eo_jax.exchange.outputs import ENDINGS, check_free, format_of
+from eo_jax.exchange.positions import check_image_size, resized
 from eo_jax.exchange.publishing import publish
 from eo_jax.exchange.sealing import leaves, sealed
 from eo_jax.exchange.tensor import Tensor
 from eo_jax.exchange.torch_file import has_torch, write_pth
+from eo_jax.exchange.torchgeo_entry import torchgeo_model
 from eo_jax.exchange.translation import tensors_of
-from eo_jax.exchange.wrappers import WRAPPERS, nested
+from eo_jax.exchange.wrappers import WRAPPERS, Wrapper, nested
 from eo_jax.exchange.writing import write_model
 from eo_jax.models.encoder import Encoder
 from eo_jax.monitor.writers import read_metrics
@@ -45,27 +47,27 @@ class Exported(NamedTuple):
 def main() -> int:
     """The command."""
     arguments = _parser().parse_args()
-    if arguments.format == "pth" and not has_torch():
-        print(
-            "error: --format=pth needs torch: pip install 'eo_jax[torch]', or use "
-            "--format=safetensors, which torch reads too",
-            file=sys.stderr,
-        )
-        return 2
     if arguments.publish:
         return _publish(arguments)
-    exported = encoder_of(
-        arguments.workdir, arguments.encoder, arguments.layout, arguments.image_size
-    )
+    wrapper = WRAPPERS[arguments.wrapper]
+    kind = format_of(arguments.output, arguments.format)
+    if kind == "pth" and not has_torch():
+        raise ValueError(
+            f"--output: {arguments.output}: needs torch: pip install 'eo_jax[torch]'; or write "
+            ".safetensors, which torch reads too"
+        )
+    if kind != "pth" and arguments.wrapper != "none" and (wrapper.named or not wrapper.prefix):
+        raise ValueError(
+            f"--wrapper={arguments.wrapper}: is of .pth files; give an --output with that ending"
+        )
     if not arguments.output.parent.is_dir():
         raise ValueError(
             f"--output: folder {arguments.output.parent} does not exist; create it first"
         )
-    wrapper = WRAPPERS[arguments.wrapper]
+    exported = _exported(arguments)
     tensors = {f"{wrapper.prefix}{key}": tensor for key, tensor in exported.tensors.items()}
-    if arguments.format == "pth":
-        content = nested(tensors, wrapper)
-        _write_pth(arguments.output, content, sealed(exported.contract, dict(leaves(content))))
+    if kind == "pth":
+        _write_pth(arguments.output, tensors, wrapper, exported.contract)
     else:
         write_model(arguments.output, tensors, to_header(sealed(exported.contract, tensors)))
     _say(arguments.output, exported)
@@ -111,23 +113,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--format",
-        choices=("safetensors", "pth"),
-        default="safetensors",
-        help="file format; pth needs torch (pip install 'eo_jax[torch]') (default: safetensors)",
+        choices=tuple(ENDINGS),
+        help="file format, which is that of the ending of --output; pth needs torch (pip install "
+        "'eo_jax[torch]')",
     )
     return parser
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    if arguments.wrapper != "none" or arguments.format != "safetensors":
+    if arguments.wrapper != "none" or arguments.format:
         raise ValueError("--publish: writes plain safetensors; leave out --wrapper and --format")
-    exported = encoder_of(
-        arguments.workdir, arguments.encoder, arguments.layout, arguments.image_size
-    )
+    exported = _exported(arguments)
     for file in publish(arguments.publish, *exported, read_metrics(arguments.workdir)):
         print(file)
     _say(arguments.publish, exported)
     return 0
+
+
+def _exported(arguments: argparse.Namespace) -> Exported:
+    return encoder_of(arguments.workdir, arguments.encoder, arguments.layout, arguments.image_size)
 
 
 def _say(output: Path, exported: Exported) -> None:
@@ -144,21 +148,32 @@ def encoder_of(
 ) -> Exported:
     """An encoder of a run, by default the first, in a layout, by default the first that fits.
 
-    Raises ValueError where the run has no such encoder, or the encoder no such layout.
+    Raises ValueError where the run has no such encoder, or the encoder no such layout or size.
     """
     run = encoder_of_run(workdir, name)
-    size = image_size or run.image_size
-    encoder, params = resized(run.encoder, run.params, size)
+    size = run.image_size if image_size is None else image_size
+    if image_size is not None:
+        check_image_size(run.encoder, size, "--image-size")
+    encoder, params = resized(run.encoder, run.params, size, "--image-size")
     layout = layout_name(encoder, layout)
     tensors = tensors_of(LAYOUTS[layout], encoder, params, run.statistics, size)
     contract = make_contract(run.name, encoder, layout, size, run.fingerprint, run.config, run.step)
     return Exported(encoder, tensors, contract)
 
 
-def _write_pth(path: Path, content: dict, contract: dict) -> None:
-    """Writes a plain state dict, like published weights, and the contract next to it."""
+def _write_pth(path: Path, tensors: Mapping[str, Tensor], wrapper: Wrapper, contract: dict) -> None:
+    """Writes a plain state dict, like published weights, and the contract next to it.
+
+    Raises ValueError where one of the two is there already, and is not of an earlier export.
+    """
+    beside = path.with_suffix(".json")
+    check_free([path, beside])
+    _, network = torchgeo_model(contract) or ("", contract["trunk"]["name"])
+    content = nested(tensors, wrapper, network)
+    inside = {key: x for key, x in leaves(content) if isinstance(x, Tensor)}
+    text = json.dumps(sealed(contract, inside), indent=1) + "\n"
+    write_atomically(beside, text.encode())  # first, so that the weights are never without it
     write_pth(path, content)
-    write_atomically(path.with_suffix(".json"), (json.dumps(contract, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

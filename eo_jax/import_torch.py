@@ -16,9 +16,8 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from eo_jax import cli
+from eo_jax import cli, config_flags
 from eo_jax.checkpoint import Checkpoints
 from eo_jax.exchange.importing import Source
 from eo_jax.exchange.layouts import LAYOUTS
@@ -30,12 +29,7 @@ from eo_jax.training_setup import make_setup
 from eo_jax.warm_start import imported_encoder, leaves_of, with_encoder
 
 _FLAGS = flags.FlagValues()
-config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value",
-    flag_values=_FLAGS,
-)
+flags.DEFINE_string("config", None, config_flags.HELP, flag_values=_FLAGS)
 flags.DEFINE_string("workdir", None, "folder of the run, which is new", flag_values=_FLAGS)
 flags.DEFINE_string("input", None, "file: .safetensors, .npz or .pth", flag_values=_FLAGS)
 flags.DEFINE_string(
@@ -64,11 +58,10 @@ def main() -> int:
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__, _FLAGS.get_help(include_special_flags=False), sep="\n")
         return 0
+    others, overrides = config_flags.split_overrides(sys.argv)
     try:
-        _FLAGS(sys.argv)
-        config = _FLAGS["config"].value
-        config = config and config.to_dict()  # the file is read on first use
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+        _FLAGS(others)
+    except flags.Error as error:
         raise ValueError(
             f"{cli.first_cause(error)}; `python -m eo_jax.import_torch --help` lists the flags"
         ) from error
@@ -77,6 +70,7 @@ def main() -> int:
         raise ValueError(
             f"--{missing[0]} must be given; `python -m eo_jax.import_torch --help` lists the flags"
         )
+    config = config_flags.load(_FLAGS["config"].value, overrides).to_dict()
     source = Source(
         Path(_FLAGS["input"].value),
         _FLAGS["layout"].value,
@@ -95,8 +89,7 @@ def import_run(source: Source, config: dict, workdir: Path, encoder: str = "") -
 
     Raises ValueError where the file does not hold that encoder, or the workdir holds a run.
     """
-    checkpoints = Checkpoints(workdir)
-    if checkpoints.latest() is not None:
+    if Checkpoints(workdir).latest() is not None:
         raise ValueError(f"{workdir}: holds a run already; give a new --workdir")
     config = with_compute_dtype(config)
     experiment = make_experiment(config)
@@ -104,11 +97,10 @@ def import_run(source: Source, config: dict, workdir: Path, encoder: str = "") -
     setup = make_setup(experiment, experiment.sharding, lambda value: [value])
     leaves = leaves_of(imported.params, imported.statistics)
     state = with_encoder(setup.session.init(), leaves, experiment.run.init_rules, source.path)
-    with locked(workdir):
+    with locked(workdir), Checkpoints(workdir) as checkpoints:
         fingerprint = data_fingerprints(setup.pipeline, setup.normalisation)
         write_provenance(workdir, config, fingerprint)
-        checkpoints.save(0, jax.device_put(state, setup.session.placement), 0, config)
-        checkpoints.wait()
+        checkpoints.save(0, jax.device_put(state, setup.session.placement), config)
     return [
         *imported.remarks,
         f"{workdir}: step 0 saved; next: python -m eo_jax.train --config=... --workdir={workdir}",

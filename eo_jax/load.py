@@ -12,7 +12,6 @@ filled in silently. JAX is not needed. For PyTorch there is `eo_jax_torch.py`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -22,27 +21,27 @@ from typing import Any
 import numpy as np
 
 from eo_jax.exchange import matching
-from eo_jax.exchange.reading import Tensors, contract_of, read_tensors
-from eo_jax.exchange.sealing import check_contract, check_tensors
+from eo_jax.exchange.opening import open_weights
+from eo_jax.exchange.reading import Tensors
 from eo_jax.sensors.base import Sensor
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Weights:
     """The content of an exported file.
 
     Attributes:
         tensors: {key of the PyTorch network: array}.
         contract: what the network is, what its input has to be, what it was trained on.
+        sensor: the product that the encoder is for; its bands are the encoder's, in their order.
+        mean, std: float32 [c], in digital numbers.
     """
 
     tensors: Tensors = dataclasses.field(repr=False)
     contract: dict[str, Any] = dataclasses.field(repr=False)
-
-    @functools.cached_property
-    def sensor(self) -> Sensor:
-        """The product that the encoder is for; its bands are the encoder's, in their order."""
-        return Sensor.from_row(self.contract["sensor"])
+    sensor: Sensor
+    mean: np.ndarray = dataclasses.field(repr=False)
+    std: np.ndarray = dataclasses.field(repr=False)
 
     def normalise(
         self,
@@ -86,7 +85,7 @@ class Weights:
         if order != list(range(stated)):
             warnings.warn(f"bands taken by name from positions {order}", stacklevel=2)
             pixels = pixels[:, order]
-        return matching.normalised(self.contract, self.sensor, pixels)
+        return matching.normalised(self.mean, self.std, self.sensor, pixels)
 
 
 def load(path: str | os.PathLike) -> Weights:
@@ -100,24 +99,18 @@ def load(path: str | os.PathLike) -> Weights:
             names the tensor or the field.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    contract = contract_of(path)
+    tensors, contract = open_weights(path)
     if contract is None:
         raise ValueError(
             f"{path}: has no contract, so its bands, heads and normalisation are not known; load "
             "weights that `python -m eo_jax.export` wrote as safetensors"
         )
-    check_contract(contract, str(path))
-    tensors = read_tensors(path)
-    check_tensors(contract, tensors, str(path))
-    weights = Weights(tensors, contract)
-    if not len(weights.sensor.bands) == len(contract["mean"]) == len(contract["std"]):
-        raise ValueError(
-            f"{path}: the contract has {len(contract['mean'])} means and {len(contract['std'])} "
-            f"standard deviations for {len(weights.sensor.bands)} bands; export it again"
-        )
-    return weights
+    try:
+        sensor = Sensor.from_row(contract["sensor"])
+        mean, std = matching.statistics(contract, sensor)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: its contract is not one of an export: {error}") from error
+    return Weights(tensors, contract, sensor, mean, std)
 
 
 def _taken(values: Any, order: list[int]) -> Any:

@@ -24,7 +24,8 @@ def locked(workdir: Path) -> Iterator[Path]:
     A lock whose process no longer exists is taken over; one of another host, when its file has not
     been touched for five minutes.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    with _usable(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / NAME
     while not _created(path):
         _remove_if_stale(path)
@@ -35,6 +36,17 @@ def locked(workdir: Path) -> Iterator[Path]:
     finally:
         over.set()
         release(path)
+
+
+@contextlib.contextmanager
+def _usable(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{workdir}: no run can write there ({error.strerror}); give a folder, or the path of "
+            "a new one, that can be written as --workdir"
+        ) from error
 
 
 def release(path: Path) -> None:
@@ -48,15 +60,22 @@ def _created(path: Path) -> bool:
     not say whose it is.
     """
     content, written = json.dumps(_me() | {"since": _now()}), _aside(path)
-    written.write_text(content)
+    try:
+        with _usable(path.parent):
+            written.write_text(content)
+        return _linked(written, path)
+    finally:
+        with contextlib.suppress(OSError):
+            written.unlink()
+
+
+def _linked(written: Path, path: Path) -> bool:
     try:
         os.link(written, path)
     except FileExistsError:
         return False
     except OSError:  # a mounted bucket has no hard links
-        return _written_at_once(path, content)
-    finally:
-        written.unlink()
+        return _written_at_once(path, written.read_text())
     return True
 
 

@@ -3,8 +3,9 @@
     python -m eo_jax.replay --workdir=runs/demo --step=123 --output=replay
 
 Steps are counted from 1, as in log lines. The run goes on from the last checkpoint before the step,
-or from step 0, in memory: the workdir stays as it is. On the same kind of device the numbers are
-those of the run, bit for bit.
+or from step 0, in memory: the workdir stays as it is. On the same kind and number of devices the
+numbers are those of the run, bit for bit (on GPUs see docs/conventions.md); on others, the sums are
+added up in another order.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from eo_jax import cli, rules, sharding
-from eo_jax.checkpoint import Checkpoints
+from eo_jax import cli, compile_cache, rules, sharding
+from eo_jax.checkpoint import Checkpoints, Saved
 from eo_jax.data.differences import with_pixels
 from eo_jax.data.store.files import write_atomically, writing
-from eo_jax.experiment import make_experiment
+from eo_jax.experiment import Experiment, make_experiment
 from eo_jax.gradient import make_gradient, make_views_of_step
 from eo_jax.monitor import writers
 from eo_jax.report import pictures
@@ -43,10 +44,13 @@ class Replayed:
     """A step that was repeated.
 
     Attributes:
-        setup: of the run, on the devices of this machine.
+        setup: of the run at that step, on the devices of this machine.
         started: the step of the checkpoint that the repetition started from.
         step: the step, counted from 1.
         batch: its global batch, on the host.
+        samples: {source: int64 [b, t], the samples that it shows}.
+        replaced: {source: bool [b], the rows that show another location than the one that was
+            drawn, a record of which is bad}.
         views: its first rows, as the network saw them; with accumulation those of the first
             microbatch.
         view_facts: {"<source>/<crop set>": (valid fraction, min, mean and max of valid values)}.
@@ -58,6 +62,8 @@ class Replayed:
     started: int
     step: int
     batch: Batch
+    samples: Mapping[str, np.ndarray]
+    replaced: Mapping[str, np.ndarray]
     views: Views
     view_facts: Mapping[str, tuple[float, float, float, float]]
     values: Mapping[str, float]
@@ -65,14 +71,15 @@ class Replayed:
 
 
 def replay(workdir: Path, step: int) -> Replayed:
-    """Repeats a step of the run in `workdir`. Raises ValueError where there is no such step."""
+    """Repeats a step of the run in `workdir`. Raises ValueError where there is no such step, or
+    nothing left to repeat it from.
+    """
     checkpoints = Checkpoints(workdir)
-    started = max((saved for saved in checkpoints.steps() if saved < step), default=0)
-    setup = _setup(workdir, checkpoints, started)
-    run, mesh = setup.experiment.run, setup.mesh
-    if not 1 <= step <= run.steps:
-        raise ValueError(f"--step={step}; expected 1 to {run.steps}, the steps of {workdir}")
-    state = _state(setup, checkpoints, started)
+    config, origin = _config_of(workdir, checkpoints, step)
+    start = _start_of(workdir, checkpoints, step, origin)
+    setup = _setup(workdir, config)
+    mesh, started = setup.mesh, start.step if start else 0
+    state = start.restore(setup.session.shapes) if start else initial_state(setup)
     compiled = setup.session.compile(setup.empty_batches())
     batches = setup.pipeline.batches(started, step - 1)
     batches = sharding.prefetch(batches, mesh, setup.experiment.sharding.prefetch)
@@ -81,6 +88,8 @@ def replay(workdir: Path, step: int) -> Replayed:
     ):
         state, _ = compiled[setup.pipeline.mixture.component(n)].step(state, next(batches))
     batch = setup.pipeline.batch(step - 1)
+    setup.pipeline.bad.commit(step - 1, print)
+    drawn, shown = setup.pipeline.samples(step - 1), setup.pipeline.shown(step - 1)
     placed = sharding.to_global(batch, mesh)
     views, facts, norms = _looked_at(setup, state, placed)
     component = compiled[setup.pipeline.mixture.component(step - 1)]
@@ -91,6 +100,8 @@ def replay(workdir: Path, step: int) -> Replayed:
         started=started,
         step=step,
         batch={source: with_pixels(fields) for source, fields in held.items()},
+        samples=shown,
+        replaced={name: (shown[name] != drawn[name]).any(axis=1) for name in shown},
         views=views,
         view_facts=facts,
         values={name: float(value) for name, value in values.items()},
@@ -98,22 +109,74 @@ def replay(workdir: Path, step: int) -> Replayed:
     )
 
 
-def _setup(workdir: Path, checkpoints: Checkpoints, started: int) -> TrainingSetup:
-    if started:
-        config = checkpoints.at(started).manifest.config
-    elif (workdir / "config.json").is_file():
-        config = json.loads((workdir / "config.json").read_text())
-    else:
-        raise ValueError(f"{workdir}: no run there; give the --workdir of `python -m eo_jax.train`")
-    setup = make_setup(make_experiment(config), sharding.Config(), lambda value: [value])
+def _config_of(workdir: Path, checkpoints: Checkpoints, step: int) -> tuple[dict, int]:
+    """(config that a step was trained with, `Manifest.origin` of that config).
+
+    A run that was extended has had several. That of a step is in the first checkpoint at or after
+    it, or in config.json.
+    """
+    for name in ("config.json", "data.json"):
+        if not (workdir / name).is_file():
+            raise ValueError(
+                f"{workdir / name}: missing, so there is no run there; give the --workdir of "
+                "`python -m eo_jax.train`"
+            )
+    config = json.loads((workdir / "config.json").read_text())
+    steps = config["run"]["steps"]
+    if not 1 <= step <= steps:
+        raise ValueError(f"--step={step}; expected 1 to {steps}, the steps of {workdir}")
+    saved = checkpoints.steps()
+    after = [number for number in saved if number >= step]
+    if after:
+        about = checkpoints.at(after[0]).manifest
+        return about.config, about.origin
+    if not saved:
+        return config, 0
+    about = checkpoints.newest().manifest
+    return config, about.origin if about.config["run"]["steps"] == steps else about.step
+
+
+def _start_of(workdir: Path, checkpoints: Checkpoints, step: int, origin: int) -> Saved | None:
+    """The last checkpoint before a step, None where it is step 0 of the run. Raises ValueError
+    where that is of another config than the step.
+    """
+    saved = checkpoints.steps()
+    start = max((number for number in saved if number < step), default=None)
+    if (start or 0) < origin:
+        first = min(number for number in saved if number >= origin) + 1
+        raise ValueError(
+            f"--step={step}: {workdir} goes on from step {origin} with another number of steps "
+            "(--extend-to) or with mean weights, and no checkpoint is left that leads to this "
+            f"step; expected a step from {first}"
+        )
+    return None if start is None else checkpoints.at(start)
+
+
+def _setup(workdir: Path, config: dict) -> TrainingSetup:
+    experiment = make_experiment(config)
+    setup = make_setup(experiment, _mesh_config(experiment), lambda value: [value])
     check_same_data(workdir, data_fingerprints(setup.pipeline, setup.normalisation))
     return setup
 
 
-def _state(setup: TrainingSetup, checkpoints: Checkpoints, started: int) -> TrainState:
-    if not started:
-        return initial_state(setup)
-    return checkpoints.at(started).restore(setup.session.shapes)
+def _mesh_config(experiment: Experiment) -> sharding.Config:
+    """The mesh of the run where it fits the devices of this machine, or all of these."""
+    config = experiment.sharding
+    try:
+        sharding.make_mesh(config)
+    except ValueError:
+        config = dataclasses.replace(config, data=-1, fsdp=1)
+    try:
+        mesh = sharding.make_mesh(config)
+        sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
+    except ValueError as error:
+        raise ValueError(
+            f"the run cannot be repeated on {jax.device_count()} devices: its batch of "
+            f"{experiment.data.batch_size} in {experiment.optim.accum} microbatches does not "
+            "divide over them; show JAX another number, with CUDA_VISIBLE_DEVICES=0,1 for two "
+            "GPUs, or JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=2 for two of the CPU"
+        ) from error
+    return config
 
 
 def _looked_at(setup: TrainingSetup, state: TrainState, batch: Batch) -> tuple[Views, dict, dict]:
@@ -159,6 +222,8 @@ def lines_of(replayed: Replayed, logged: Mapping[str, Any] | None) -> Iterator[s
     yield replayed.setup.pipeline.describe(step - 1)
     for source, fields in replayed.batch.items():
         yield _pixels_line(replayed.setup, source, fields["pixels"])
+        if rows := np.flatnonzero(replayed.replaced[source]).tolist():
+            yield f"rows of {source} in place of others, a record of which is bad: {rows}"
     for name, (valid, low, mean, high) in replayed.view_facts.items():
         shape = list(replayed.views[name].shape[1:])
         yield (
@@ -183,8 +248,13 @@ def _pixels_line(setup: TrainingSetup, source: str, pixels: np.ndarray) -> str:
 
 def _compared(loss: float, logged: float | None) -> str:
     logged = float("nan") if logged is None else logged  # JSON has no NaN
-    same = np.array_equal(loss, logged, equal_nan=True)
-    return f"logged loss {logged:.6g}: " + ("the same" if same else f"differs from {loss!r}")
+    if np.array_equal(loss, logged, equal_nan=True):
+        return f"logged loss {logged!r}: the same"
+    return (
+        f"logged loss {logged!r}: differs from {loss!r}; it is the same, bit for bit, on the kind "
+        f"and number of devices of the run, and this is {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}"
+    )
 
 
 def _gradient_lines(norms: Mapping[str, float]) -> Iterator[str]:
@@ -209,10 +279,11 @@ def write(replayed: Replayed, folder: Path) -> list[Path]:
 
 
 def _npz(replayed: Replayed) -> bytes:
-    samples = replayed.setup.pipeline.samples(replayed.step - 1)
-    arrays = {f"{source}/samples": numbers for source, numbers in samples.items()}
+    arrays = {}
     for source, fields in replayed.batch.items():
         arrays |= {f"{source}/{name}": array for name, array in fields.items()}
+        arrays[f"{source}/samples"] = replayed.samples[source]
+        arrays[f"{source}/replaced"] = replayed.replaced[source]
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
@@ -250,6 +321,7 @@ def main() -> int:
         "--output", type=Path, help="folder for the batch and pictures of its views"
     )
     arguments = parser.parse_args()
+    compile_cache.enable()
     replayed = replay(arguments.workdir, arguments.step)
     logged = [
         line

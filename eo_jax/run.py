@@ -35,8 +35,8 @@ class Config:
         keep_best: keep the one with the best value of this score, too, as in "eval/knn/accuracy" or
             "eval/knn/s2/accuracy"; "" for none.
         keep_best_mode: "max" if a higher value is better, "min" if a lower one is.
-        max_skipped: steps in a row that may be skipped because they are not finite or spikes; one
-            more ends the run.
+        max_skipped: steps of a mixture component in a row that may be skipped because they are not
+            finite or spikes; one more ends the run.
         writers: writers besides metrics.jsonl: ("tensorboard",) or ().
         init_from: workdir of a run whose encoder gives the initial weights, or a file of a PyTorch
             network (safetensors, npz); "" for random ones.

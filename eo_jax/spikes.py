@@ -2,13 +2,15 @@
 
 The rule is that of OLMo-core's SkipStepOptimizer, for the loss alone: one is a spike if it is more
 than `sigma` standard deviations above the mean of the last 128. Spikes are remembered like any
-loss, so that where losses stay high, as after a change in the schedule of a recipe, at most four
-steps in a row are skipped. A loss that is not finite is not remembered: a single one would make all
-of the next 128 comparisons false. Mixture components have levels of their own, and a window each.
+loss, so that where losses stay at a higher level, as after a change in the schedule of a recipe,
+only a few steps in a row are skipped: four for a sigma of 6, see `most_in_a_row`. A loss that is
+not finite is not remembered: a single one would make all of the next 128 comparisons false. Mixture
+components have levels of their own, and a window each.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -27,6 +29,32 @@ class Recent(NamedTuple):
 
     losses: jax.Array
     count: jax.Array
+
+
+def most_in_a_row(sigma: float) -> int:
+    """The most spikes in a row where losses stay at one higher level.
+
+    Among n losses, k of them far above the others by one and the same amount, that amount is
+    sqrt((n - k) / k) standard deviations above the mean: no longer a spike when k is
+    n / (1 + sigma^2).
+    """
+    return math.ceil(WINDOW / (1 + sigma**2))
+
+
+def check_sigma(sigma: float, max_skipped: int) -> None:
+    """Raises ValueError where spikes alone, of losses that stay at a higher level, would end a run.
+
+    Args:
+        max_skipped: steps in a row that may be skipped.
+    """
+    if sigma and (most := most_in_a_row(sigma)) > max_skipped:
+        least = math.ceil(10 * math.sqrt(WINDOW / max_skipped - 1)) / 10
+        raise ValueError(
+            f"config.optim.spike_sigma: {sigma:g}; where losses stay at a higher level, {most} "
+            f"steps in a row would be spikes, and config.run.max_skipped, {max_skipped}, ends the "
+            f"run before; expected at least {least:g}, or 0 for never, or max_skipped of at least "
+            f"{most}"
+        )
 
 
 def empty() -> Recent:

@@ -5,9 +5,11 @@ step, log) until done.
     python -m eo_jax.train --config=configs/mae_demo.py --workdir=runs/demo \\
         --config.optim.lr=1e-3 --config.run.steps=2000
 
-The same command resumes. `--dry-run` builds, checks and compiles everything, prints sizes and
-memory, and trains nothing. `--distributed` starts a run of several processes. Exit codes: 0 done,
-143 stopped with the state saved, 75 ended because another process failed, 1 an error.
+The same command resumes. On a finished run, `--evals=NAME,...` chooses other evaluators, and
+`--evaluate-again` repeats those that have scores. `--dry-run` builds, checks and compiles
+everything, prints sizes and memory, and trains nothing. `--distributed` starts a run of several
+processes. Exit codes: 0 done, 143 stopped with the state saved, 75 ended because another process
+failed, 1 an error.
 """
 
 from __future__ import annotations
@@ -16,15 +18,14 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from eo_jax import autotuning, cli, distributed, sharding
-from eo_jax.checkpoint import Checkpoints, Retention, set_damaged_aside
+from eo_jax import autotuning, cli, compile_cache, config_flags, distributed, sharding
+from eo_jax.checkpoint import Checkpoints, Retention, Saved, restored
 from eo_jax.evaluators.base import Evaluator, due_evaluators
 from eo_jax.experiment import (
     check_keep_best,
@@ -54,11 +55,7 @@ from eo_jax.schema import Batch, TrainState
 from eo_jax.step import CompiledStep, copied, norms
 from eo_jax.training_setup import TrainingSetup, initial_state, make_setup
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "configs/FILE.py[:variant]; any value is overridden as --config.section.key=value",
-)
+_CONFIG = flags.DEFINE_string("config", None, config_flags.HELP)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -66,6 +63,10 @@ _WORKDIR = flags.DEFINE_string(
 )
 flags.DEFINE_bool(
     "dry-run", False, "build, check and compile everything, print sizes and memory, train nothing"
+)
+_EVALS = flags.DEFINE_list("evals", None, config_flags.EVALS_HELP)
+flags.DEFINE_bool(
+    "evaluate-again", False, "run every evaluator on the newest checkpoint, scored or not"
 )
 flags.DEFINE_integer(
     "extend-to", 0, "train a finished run up to this many steps; the schedule is stretched to them"
@@ -82,8 +83,9 @@ def main() -> int:
         )
         return 0
     try:
-        flags.FLAGS(sys.argv)
-    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+        others, overrides = config_flags.split_overrides(sys.argv)
+        flags.FLAGS(others)
+    except flags.Error as error:
         raise ValueError(
             f"{cli.first_cause(error)}; `python -m eo_jax.train --help` lists the flags"
         ) from error
@@ -92,20 +94,23 @@ def main() -> int:
             "--config=configs/FILE.py[:variant] and --workdir=DIR must be given; `python -m "
             "eo_jax.train --help` lists the flags"
         )
+    compile_cache.enable()
+    config = config_flags.load(_CONFIG.value, overrides, _EVALS.value)
     extend_to = flags.FLAGS["extend-to"].value
     if extend_to:
-        _CONFIG.value.run.steps = extend_to
+        config.run.steps = extend_to
     start = distributed.chosen(
         *(flags.FLAGS[name].value for name in ("distributed", "process-id", "num-processes")),
         os.environ,
     )
     with distributed.processes(start) as processes:
         return train(
-            _CONFIG.value.to_dict(),
+            config.to_dict(),
             Path(_WORKDIR.value),
             processes,
             dry_run=flags.FLAGS["dry-run"].value,
             extend=bool(extend_to),
+            evaluate_again=flags.FLAGS["evaluate-again"].value,
         )
 
 
@@ -116,6 +121,7 @@ def train(
     *,
     dry_run: bool = False,
     extend: bool = False,
+    evaluate_again: bool = False,
 ) -> int:
     """Trains or resumes the experiment of a completed config in `workdir`; returns an exit code."""
     processes = processes or Alone()
@@ -128,13 +134,18 @@ def train(
     if dry_run:
         return _dry_run(setup, processes)
 
-    with _lock_on(workdir, processes):
+    retention = Retention.of_run(config["run"])
+    with _lock_on(workdir, processes), Checkpoints(workdir, retention) as checkpoints:
         # --------------------------------------------------------------------- restore and compile
-        checkpoints = Checkpoints(workdir, Retention.of_run(config["run"]))
-        state, first = _restored(workdir, checkpoints, config, setup, extend=extend)
-        missed = set(processes.gather(sorted(writers.not_evaluated(workdir, first, evaluators)))[0])
-        log = _begin_log(workdir, setup, first, clock, processes)
-        saving = Saving(checkpoints, config, setup.pipeline, log, first, processes.count == 1)
+        state, first, origin = _restored(workdir, checkpoints, config, setup, extend=extend)
+        skipped, scored = processes.gather(
+            [writers.skipped_steps(workdir, first), writers.scores_at(workdir, first)]
+        )[0]
+        missed = evaluators if evaluate_again else writers.not_evaluated(scored, evaluators)
+        missed = missed if first else {}
+        log = _begin_log(workdir, setup, first, skipped, clock, processes)
+        alone = processes.count == 1
+        saving = Saving(checkpoints, config, setup.pipeline, log, first, origin, alone)
         compiled = _compiled(workdir, setup, state, first, log)
         batches = _batches(setup, first, processes, log)
 
@@ -143,24 +154,25 @@ def train(
             processes.poll()
             checkpoints.check()
             # --------------------------------------------------------------------------- evaluate
-            evaluating, scores = due_evaluators(evaluators, step, run.steps), {}
+            evaluating = due_evaluators(evaluators if step > first else missed, step, run.steps)
+            scores = {} if step > first else scored
             if evaluating:
                 log.flush()
             log.enter("evaluate")
-            with saving.before_errors(step, state), contextlib.suppress(Stopped):
+            with saving.before_errors(step, state, scores), contextlib.suppress(Stopped):
                 for name, evaluator in evaluating.items():
-                    if step > first or name in missed:
-                        weights = state["params"], state["carry"]
-                        scores |= log.scores(step, name, evaluator(weights))
+                    scores |= log.scores(step, name, evaluator((state["params"], state["carry"])))
             # ------------------------------------------------------------------------------- save
             last = step == run.steps or bool(processes.stopped_by)
             if step > first and (step % run.save_every == 0 or last):
                 saving.save(step, state, scores)
+            elif step == first and scores:
+                checkpoints.add_scores(step, scores)
             if last:
                 break
             # ----------------------------------------------------------------------- batch, step
             log.enter("data")
-            with saving.before_errors(step, state):
+            with saving.before_errors(step, state, scores):
                 batch = next(batches)
             log.enter("step")
             with jax.transfer_guard("disallow"):
@@ -223,33 +235,45 @@ def _lock_on(workdir: Path, processes: Alone | Peers) -> Iterator[None]:
 
 def _restored(
     workdir: Path, checkpoints: Checkpoints, config: dict, setup: TrainingSetup, *, extend: bool
-) -> tuple[TrainState, int]:
-    """(state, step) to train from: of the newest checkpoint, or step 0 with fresh weights or those
-    of `run.init_from`. Raises ValueError where the workdir is that of another run.
+) -> tuple[TrainState, int, int]:
+    """(state, step, `Manifest.origin`) to train from: of the newest intact checkpoint, or step 0
+    with fresh weights or those of `run.init_from`. Raises ValueError where the workdir is that of
+    another run.
     """
     fingerprint = data_fingerprints(setup.pipeline, setup.normalisation)
-    for line in set_damaged_aside(checkpoints):
-        print(line, flush=True)
-    if checkpoints.latest() is None:
-        state, first = initial_state(setup), 0
-    else:
-        saved = checkpoints.newest().manifest
-        check_same_run(saved.config, config, str(workdir), extend=extend)
+    steps = setup.experiment.run.steps
+
+    def restore(saved: Saved) -> tuple[TrainState, int, int]:
+        about = saved.manifest
+        check_same_run(about.config, config, str(workdir), extend=extend)
         check_same_data(workdir, fingerprint)
-        setup.pipeline.bad.restore(saved.bad_records)
-        state, first = checkpoints.restore(setup.session.shapes)
-    check_steps(workdir, first, setup.experiment.run.steps)
+        check_steps(workdir, saved.step, steps)
+        state = saved.restore(setup.session.shapes)
+        setup.pipeline.bad.restore(about.bad_records)
+        extended = about.config["run"]["steps"] != steps
+        return state, saved.step, saved.step if extended else about.origin
+
+    found, lines = restored(checkpoints, restore)
+    for line in lines:
+        print(line, flush=True)
     write_provenance(workdir, config, fingerprint)
-    return state, first
+    return found or (initial_state(setup), 0, 0)
 
 
 def _begin_log(
-    workdir: Path, setup: TrainingSetup, first: int, clock: goodput.Clock, processes: Alone | Peers
+    workdir: Path,
+    setup: TrainingSetup,
+    first: int,
+    skipped: Sequence[int],
+    clock: goodput.Clock,
+    processes: Alone | Peers,
 ) -> RunLog:
-    """The log of the run, with its first line."""
+    """The log of the run, with its first line; `skipped` are steps before `first`."""
     experiment, pipeline = setup.experiment, setup.pipeline
     run = experiment.run
-    usefulness = Usefulness(first, run.steps, run.max_skipped, pipeline.describe, str(workdir))
+    component, describe = pipeline.mixture.component, pipeline.describe
+    usefulness = Usefulness(run.steps, run.max_skipped, component, describe, str(workdir))
+    usefulness.resume(first, skipped)
     log = RunLog(
         workdir,
         experiment,

@@ -46,7 +46,17 @@ def load_weights(state: dict[str, Any], experiment: Experiment) -> dict[str, Any
             shape, or a rule that no weight reaches.
     """
     run, path = experiment.run, Path(experiment.run.init_from)
-    if path.is_dir() or not path.suffix:
+    is_run = path.is_dir() or not path.suffix
+    for option, value, fits in (
+        ("init_layout", run.init_layout, not is_run),
+        ("init_encoder", run.init_encoder, is_run),
+    ):
+        if value and not fits:
+            raise ValueError(
+                f"config.run.{option}: {value!r}; {path} is a {'run' if is_run else 'file'}, which "
+                f"has no such choice; leave {option} empty"
+            )
+    if is_run:
         return with_encoder(state, _load_encoder(path, experiment), run.init_rules, path)
     imported = imported_encoder(Source(path, run.init_layout), experiment)
     if jax.process_index() == 0:  # one process speaks for all

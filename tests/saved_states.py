@@ -40,8 +40,8 @@ def like(state: dict) -> dict:
 def save_two(workdir: Path) -> Path:
     """Checkpoints 2 and 5, of `state_of(1)` and `state_of(0)`."""
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(2, state_of(1), 2, CONFIG)
-    checkpoints.save(5, state_of(0), 5, CONFIG)
+    checkpoints.save(2, state_of(1), CONFIG)
+    checkpoints.save(5, state_of(0), CONFIG)
     checkpoints.wait()
     return workdir
 

@@ -39,7 +39,7 @@ def _save(
     checkpoints: Checkpoints, step: Step, number: int, config: dict, alone: float
 ) -> dict[str, float]:
     start = time.perf_counter()
-    checkpoints.save(number, step.state, number, config)
+    checkpoints.save(number, step.state, config)
     call = time.perf_counter() - start
     writing, steps = threading.Thread(target=checkpoints.wait), 0
     writing.start()

@@ -43,6 +43,8 @@ DEFAULT_LIMIT = 512_000_000  # bytes of a file that is read into memory
 SPOOL_LIMIT = 64_000_000_000  # bytes of a member that is unpacked to a temporary file
 MAX_OPEN = 8  # tar.gz files with their seek points in memory at a time
 MAX_SPOOLED = 4  # temporary files kept for the next call: an image and its label maps
+# More are kept while they are small together: the band files of a scene, for its next patch.
+MAX_SPOOLED_BYTES = 2_000_000_000
 
 
 class Folder:
@@ -162,7 +164,7 @@ class Archive:
         self._entries: dict[str, Entry] | None = None
         self._names: list[str] = []
         self._opened: collections.deque[Tar] = collections.deque()
-        self._spools: collections.deque[_Spool] = collections.deque(maxlen=MAX_SPOOLED)
+        self._spools: collections.deque[_Spool] = collections.deque()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -228,8 +230,8 @@ class Archive:
         """A local path of the file, for formats that are read by window.
 
         A member of a tar or zip is unpacked to a temporary file (below TMPDIR), which is kept for
-        the next calls until MAX_SPOOLED others followed or the process ends. Raises ArchiveError
-        like `read`, and where the disk is full.
+        the next calls until MAX_SPOOLED and MAX_SPOOLED_BYTES of others followed or the process
+        ends. Raises ArchiveError like `read`, and where the disk is full.
         """
         source, inner = self._find(name)
         if isinstance(source, Folder):
@@ -242,7 +244,14 @@ class Archive:
             if spool is None:
                 spool = _Spool(name, source, inner)
                 self._spools.append(spool)
+                self._forget_spools()
             yield spool.path
+
+    def _forget_spools(self) -> None:
+        """Lets go of the oldest temporary files, which remain as long as somebody reads them."""
+        size = sum(spool.size for spool in self._spools)
+        while len(self._spools) > MAX_SPOOLED and size > MAX_SPOOLED_BYTES:
+            size -= self._spools.popleft().size
 
     # ------------------------------------------------------------------ finding files
 
@@ -363,7 +372,8 @@ class _Spool:
     """A member as a temporary file, which is removed with the last reference to it."""
 
     def __init__(self, name: str, container: Tar | Zip, inner: str):
-        _check_size(container.entry(inner).size, name, SPOOL_LIMIT)
+        self.size = container.entry(inner).size
+        _check_size(self.size, name, SPOOL_LIMIT)
         folder = tempfile.mkdtemp(prefix="data_prep_")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.name, self.path = name, Path(folder) / PurePosixPath(inner).name

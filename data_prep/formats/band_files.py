@@ -119,11 +119,11 @@ def read_image(
                 grid = Grid(name, dataset.shape, dataset.crs, dataset.transform)
                 georeference = geotiff.georeference(dataset)
                 _check_bytes(grid, sensor)
-            _check_grid(name, dataset, grid, factor)
+            check_grid(name, dataset, grid, factor)
             sentinel2.check_offset(name, dataset, sensor)
             check_only_band(name, dataset, sensor, index)
-            plane = geotiff.read_bands(name, dataset, _one_band(sensor, index))[0]
-        planes[index] = _upsample(plane, factor, method, sensor.nodata)
+            plane = geotiff.read_bands(name, dataset, one_band(sensor, index))[0]
+        planes[index] = upsample(plane, factor, method, sensor.nodata)
     pixels = np.stack(planes)
     if sensor.missing(pixels).all():
         raise ArchiveError(
@@ -134,7 +134,8 @@ def read_image(
     return pixels, georeference
 
 
-def _upsample(plane: np.ndarray, factor: int, method: str, nodata: float | None) -> np.ndarray:
+def upsample(plane: np.ndarray, factor: int, method: str, nodata: float | None) -> np.ndarray:
+    """[h, w] -> [h * factor, w * factor] by one of METHODS but "native"."""
     if factor == 1:
         return plane
     return (
@@ -168,7 +169,8 @@ def _reindex(colours: tuple[int, int, int] | None, kept: Sequence[int]) -> tuple
     return tuple(map(kept.index, colours)) if colours and set(colours) <= set(kept) else None
 
 
-def _one_band(sensor: Sensor, index: int) -> Sensor:
+def one_band(sensor: Sensor, index: int) -> Sensor:
+    """The row with one of its bands alone."""
     return dataclasses.replace(
         sensor, bands=(sensor.bands[index],), mean=(), std=(), true_colour=None, false_colour=None
     )
@@ -189,7 +191,7 @@ def _check_bytes(grid: Grid, sensor: Sensor) -> None:
         )
 
 
-def _check_grid(name: str, dataset: rasterio.DatasetReader, grid: Grid, factor: int) -> None:
+def check_grid(name: str, dataset: rasterio.DatasetReader, grid: Grid, factor: int) -> None:
     """Raises ArchiveError where the file's grid is not `grid` with pixels `factor` times larger.
 
     Either the corners of both grids or the centres of their first pixels must coincide: Google

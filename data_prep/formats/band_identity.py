@@ -274,6 +274,12 @@ def check_only_band(name: str, dataset: rasterio.DatasetReader, sensor: Sensor, 
             )
 
 
+def band_of_name(sensor: Sensor, name: str) -> int | None:
+    """The index of the band of that name, in any spelling; None where the sensor has none."""
+    keys, key = _keys(sensor), _key(name)
+    return keys.index(key) if key in keys else None
+
+
 @functools.lru_cache(64)
 def _keys(sensor: Sensor) -> list[str]:
     return [_key(band.name) for band in sensor.bands]

@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import bad_bands, remarks
 from data_prep.formats.band_identity import Bands, identify
+from data_prep.formats.block_cache import CachedBlocks
 from data_prep.formats.encoding import check_encoding, check_values
 from data_prep.formats.footprint import footprint
 from data_prep.formats.gdal_errors import GDAL_ERRORS
@@ -51,6 +52,8 @@ _GDAL_WITH_SIDECARS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
     "GDAL_PAM_ENABLED": "YES",
 }
+# GDAL's driver, and the format in words.
+_TIFF, _JP2 = ("GTiff", "GeoTIFF"), ("JP2OpenJPEG", "JPEG 2000")
 _FILE_NAME_TIME = re.compile(r"_(\d{8}T\d{6})Z_")
 _FILE_NAME_VERSION = re.compile(r"_(V\d{6})_")
 # The random name that rasterio gives to bytes in memory; it differs between runs.
@@ -94,15 +97,15 @@ def _in_memory(data: bytes, beside: Sidecars | None) -> Iterator[rasterio.Memory
 @contextlib.contextmanager
 def open_tiff_path(files: Files, role: str) -> Iterator[rasterio.DatasetReader]:
     """Like `open_tiff`, for a file that is read by window."""
-    with _open_path(files, role, "GTiff", "GeoTIFF") as dataset:
+    with _open_path(files, role, *_TIFF) as dataset:
         yield dataset
 
 
 @contextlib.contextmanager
 def open_jp2_path(files: Files, role: str) -> Iterator[rasterio.DatasetReader]:
-    """Like `open_tiff_path`, for JPEG 2000."""
-    with _open_path(files, role, "JP2OpenJPEG", "JPEG 2000") as dataset:
-        yield dataset
+    """Like `open_tiff_path`, for JPEG 2000, of which decoded blocks are kept."""
+    with _open_path(files, role, *_JP2) as dataset:
+        yield CachedBlocks(dataset, files.hashes[files.name(role)])
 
 
 @contextlib.contextmanager
@@ -136,12 +139,15 @@ def _with_sidecars(path: Path, beside: Sidecars | None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def open_listed(archive: Archive, name: str) -> Iterator[rasterio.DatasetReader]:
-    """Opens a GeoTIFF while an archive is listed, for its size; without its sidecars."""
+    """Opens a GeoTIFF, or JPEG 2000 named so, while an archive is listed, for its size; without its
+    sidecars.
+    """
+    driver, kind = _JP2 if name.lower().endswith(".jp2") else _TIFF
     with (
         archive.local(name) as path,
-        _gdal_errors(name, "GeoTIFF", None),
+        _gdal_errors(name, kind, None),
         _lost_tags() as lost,
-        rasterio.open(path, driver="GTiff") as dataset,
+        rasterio.open(path, driver=driver) as dataset,
     ):
         _check_tags(name, lost)
         yield dataset

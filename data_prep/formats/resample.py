@@ -13,20 +13,27 @@ def nearest(band: np.ndarray, factor: int) -> np.ndarray:
 
 
 def bilinear(band: np.ndarray, factor: int, nodata: float | None) -> np.ndarray:
-    """Integers [h, w] -> [h * factor, w * factor] of the same dtype, with the geometry of OpenCV's
+    """[h, w] -> [h * factor, w * factor] of the same dtype, with the geometry of OpenCV's
     INTER_LINEAR: pixel centres at halves, edges extended.
 
-    Values are rounded to the nearest integer, halves to even. A value is no-data wherever a pixel
-    that it depends on is. Weights are integers over 2 x factor, so sums are exact and the result is
-    the same on every machine.
+    Integers are rounded to the nearest one, halves to even. A value is no-data (NaN where there is
+    no such value) wherever a pixel that it depends on is. Weights are integers over 2 x factor, so
+    sums of integers are exact and the result is the same on every machine.
     """
     rows, columns = _weights(band.shape[0], factor), _weights(band.shape[1], factor)
-    fine = np.rint(rows @ band.astype(np.float64) @ columns.T / (2 * factor) ** 2).astype(
-        band.dtype
-    )
-    if nodata is not None and (band == nodata).any():
-        fine[rows @ (band == nodata).astype(np.float64) @ columns.T > 0] = nodata
+    missing = _missing(band, nodata)
+    values = np.where(missing, 0, band).astype(np.float64)
+    fine = rows @ values @ columns.T / (2 * factor) ** 2
+    fine = (np.rint(fine) if band.dtype.kind in "iu" else fine).astype(band.dtype)
+    if missing.any():
+        touched = rows @ missing.astype(np.float64) @ columns.T > 0
+        fine[touched] = np.nan if nodata is None else nodata
     return fine
+
+
+def _missing(band: np.ndarray, nodata: float | None) -> np.ndarray:
+    missing = np.zeros(band.shape, bool) if nodata is None else band == nodata
+    return missing | ~np.isfinite(band) if band.dtype.kind == "f" else missing
 
 
 @functools.lru_cache(16)

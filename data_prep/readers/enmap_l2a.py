@@ -36,9 +36,10 @@ from rasterio.windows import Window
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.band_identity import check_count
+from data_prep.formats.limits import check_fractions, skip_above
 from data_prep.formats.listing import TIFF, sorted_by_id
 from data_prep.formats.tiling import tile_window
-from data_prep.reader import File, Files, Item, SkipSample, option
+from data_prep.reader import File, Files, Item, option
 from data_prep.readers import _enmap_metadata
 from data_prep.readers._enmap_layers import LAYOUTS, QUALITY, read_layer
 from eo_jax.schema import Sample
@@ -98,8 +99,8 @@ class Reader:
         kept = [number - 1 for number in sensor.band_numbers]
         with geotiff.open_tiff_path(files, "image") as dataset:
             pixels = geotiff.read_bands(name, dataset, ENMAP_PRODUCT, window)[kept]
-            _skip_above("pixels without data", sensor.missing(pixels).all(0), self.max_nodata)
-            _skip_above("cloud", _layer(dataset, files, "cloud", window) != 0, self.max_cloud)
+            skip_above("pixels without data", sensor.missing(pixels).all(0), self.max_nodata)
+            skip_above("cloud", _layer(dataset, files, "cloud", window) != 0, self.max_cloud)
             return Sample(
                 pixels=pixels,
                 sensor=sensor.id,
@@ -119,10 +120,7 @@ class Reader:
     # ------------------------------------------------------------------ listing
 
     def _check_options(self) -> None:
-        limits = {"--max-cloud": self.max_cloud, "--max-nodata": self.max_nodata}
-        for name, fraction in limits.items():
-            if not 0 <= fraction <= 1:
-                raise ArchiveError(name, f"is {fraction:g}, expected a fraction from 0 to 1")
+        check_fractions(max_cloud=self.max_cloud, max_nodata=self.max_nodata)
         if self.patch_size < 1 or self.stride < 0:
             raise ArchiveError(
                 "--patch-size, --stride",
@@ -180,10 +178,3 @@ class Reader:
 def _layer(image: rasterio.DatasetReader, files: Files, role: str, window: Window) -> np.ndarray:
     with geotiff.open_tiff_path(files, role) as layer:
         return read_layer(image, files.name(role), layer, window)
-
-
-def _skip_above(what: str, where: np.ndarray, limit: float) -> None:
-    if where.mean() > limit:
-        raise SkipSample(
-            f"more than {limit:.4g} of the patch is {what}" if limit else f"has {what}"
-        )

@@ -1,9 +1,10 @@
-r"""Reads a folder of GeoTIFFs of one sensor, all bands in one file, described by a band table.
+r"""Reads a folder of GeoTIFFs of one sensor, described by a band table.
 
     <root>/**/*.tif                       [c, h, w], the bands of --sensor, in its order, dtype and
                                           digital numbers
     <root>/images/**/*.tif,               the same with label maps, in labels/ or in folders of
     <root>/labels/**/*.tif                --labels; a label has the name of its folder
+    <root>/**/*_<band>.tif                with --band-regex: one file per band, see below
     <root>/splits/{train,val,test}.txt    one image per line, named relative to images/ (or <root>);
                                           optional, but complete if present
 
@@ -35,6 +36,22 @@ Without --group-regex each file is its own location. Patches are full squares, s
 the upper left; patches at the same position in the files of a location share a group, which is
 right if those files are dates on one grid. Patches and files without any data are skipped and
 counted.
+
+One file per band, as Major-TOM, SSL4EO-S12 and exports of single bands have it: --band-regex finds
+the image and the band in a file name, relative to images/ (or <root>). Files with the same
+(?P<item>...) are one image, (?P<band>...) is the name of the band in any spelling of the table's
+(B2, B02, SR_B2):
+
+    python -m data_prep convert geotiff --input ssl4eo-s12 --output stores/l1c \
+        --sensor sentinel2_l1c --pattern 's2c/*' --resample bilinear \
+        --band-regex '^(?P<item>s2c/\d+/[^/]+)/(?P<band>B\w+)\.tif$' \
+        --group-regex '/(?P<group>\d{7})/' --time-regex '/(?P<time>\d{8}T\d{6})_'
+
+The item is the id of the sample, its line in split lists, and (with .tif) the name of its label
+maps. Bands are in the order of the table. Images that lack a band are left out and counted. Where
+bands have pixels of different sizes, --resample brings them to the finest grid: bilinear (pixel
+areas aligned; integers rounded to the nearest) or nearest (each pixel repeated); without it they
+are refused. Sizes must be whole multiples.
 """
 
 from __future__ import annotations
@@ -44,12 +61,16 @@ import datetime
 import fnmatch
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
 
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import geotiff, sentinel2
+from data_prep.formats import band_stack, geotiff, sentinel2
 from data_prep.formats.band_identity import check_count, identify
 from data_prep.formats.labels import (
     class_numbers,
@@ -66,6 +87,7 @@ from data_prep.formats.listing import (
 )
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, SkipSample, option
+from data_prep.readers import _geotiff_bands
 from eo_jax.schema import Sample
 from eo_jax.sensors import Sensor, get_sensor
 
@@ -97,6 +119,17 @@ class Reader:
         "format of the time, such as %%d%%m%%Y; UTC if it has no zone (default: ISO, such as "
         "20220724T104526)",
         metavar="F",
+    )
+    band_regex: str = option(
+        "",
+        "one file per band: finds image and band in a file name, as (?P<item>...) and "
+        "(?P<band>...)",
+        metavar="REGEX",
+    )
+    resample: str = option(
+        "none",
+        "with --band-regex, how coarser bands get to the finest grid; none: they are refused",
+        choices=("none", "bilinear", "nearest"),
     )
     reorder: bool = option(
         False,
@@ -132,39 +165,72 @@ class Reader:
         folders = label_folders(self.archive, self.labels)
         if self._below and image_files(self.archive, "labels"):
             folders = {"labels": "labels", **folders}
-        names = self._images(folders)
-        splits = split_lists(self.archive, _SPLITS, map(self._inner, names))
+        images = self._images(folders)
+        splits = split_lists(self.archive, _SPLITS, images)
         return sorted_by_id(
             item
-            for name in names
-            for item in self._items(name, folders, splits.get(self._inner(name)))
+            for listed, files in images.items()
+            for item in self._items(listed, files, splits.get(listed))
         )
 
     def read(self, item: Item, files: Files) -> Sample:
-        name, (sensor,) = item.files[0].name, self.sensors
         window = tile_window(item.part, self.patch_size) if item.part else None
+        read = self._read_band_files if self.band_regex else self._read_file
+        return read(item, files, window)
+
+    def _read_file(self, item: Item, files: Files, window: Window | None) -> Sample:
+        name, (sensor,) = item.files[0].name, self.sensors
         with geotiff.open_tiff_path(files, "image") as dataset:
             sentinel2.check_offset(name, dataset, sensor, self.harmonised)
             check_count(name, dataset, len(sensor.bands), sensor.title)
             bands = identify(name, dataset, sensor, self.reorder)
             pixels = geotiff.read_bands(name, dataset, sensor, window, bands)
-            sentinel2.note_suspect(pixels, sensor)
-            classes = class_numbers(self.first_class, self.label_nodata)
-            if sensor.missing(pixels).all():
-                raise SkipSample("no data in any pixel")
-            return Sample(
-                pixels=pixels,
-                sensor=sensor.id,
-                id=item.id,
-                group=item.group,
-                time=self._time(name) if self.time_regex else geotiff.stated_time(name, dataset),
-                wavelengths_nm=bands.wavelengths_nm,
-                labels={
-                    file.role: read_label_window(name, dataset, files, file.role, window, classes)
-                    for file in item.files[1:]
-                },
-                **geotiff.georeference(dataset, window),
-            )
+            labels = [file.role for file in item.files[1:]]
+            return self._sample(item, files, dataset, window, pixels, labels, bands.wavelengths_nm)
+
+    def _read_band_files(self, item: Item, files: Files, window: Window | None) -> Sample:
+        (sensor,) = self.sensors
+        missing = _geotiff_bands.missing_bands(item, sensor)
+        if missing:
+            raise SkipSample(f"no file of {', '.join(missing)}")
+        with band_stack.open_layers(files, _geotiff_bands.roles(sensor)) as layers:
+            if self.resample == "none":
+                _geotiff_bands.check_one_grid(layers)
+            for layer in layers:
+                sentinel2.check_offset(layer.name, layer.dataset, sensor, self.harmonised)
+            pixels = band_stack.read_bands(layers, sensor, self.resample, window)
+            labels = _geotiff_bands.labels_of(item)
+            dataset = band_stack.finest(layers).dataset
+            return self._sample(item, files, dataset, window, pixels, labels)
+
+    def _sample(
+        self,
+        item: Item,
+        files: Files,
+        dataset: rasterio.DatasetReader,
+        window: Window | None,
+        pixels: np.ndarray,
+        labels: Sequence[str],
+        wavelengths_nm: np.ndarray | None = None,
+    ) -> Sample:
+        name, (sensor,) = item.files[0].name, self.sensors
+        sentinel2.note_suspect(pixels, sensor)
+        classes = class_numbers(self.first_class, self.label_nodata)
+        if sensor.missing(pixels).all():
+            raise SkipSample("no data in any pixel")
+        return Sample(
+            pixels=pixels,
+            sensor=sensor.id,
+            id=item.id,
+            group=item.group,
+            time=self._time(name) if self.time_regex else geotiff.stated_time(name, dataset),
+            wavelengths_nm=wavelengths_nm,
+            labels={
+                role: read_label_window(name, dataset, files, role, window, classes)
+                for role in labels
+            },
+            **geotiff.georeference(dataset, window),
+        )
 
     def footprint(self, item: Item) -> list[float] | None:
         window = tile_window(item.part, self.patch_size) if item.part else None
@@ -181,17 +247,47 @@ class Reader:
             raise ValueError(
                 "--time-format needs --time-regex, which finds the time in a file name; give both"
             )
-        for name, pattern in (("group", self.group_regex), ("time", self.time_regex)):
-            if pattern and name not in _compile(name, pattern).groupindex:
-                raise ValueError(
-                    f"--{name}-regex {pattern!r} has no group named {name!r}; write "
-                    f"(?P<{name}>...) around the part that it should find"
-                )
+        if self.resample != "none" and not self.band_regex:
+            raise ValueError(
+                "--resample is for images with one file per band; give --band-regex, or leave it "
+                "out"
+            )
+        for option_name, pattern, names in (
+            ("group", self.group_regex, ("group",)),
+            ("time", self.time_regex, ("time",)),
+            ("band", self.band_regex, ("item", "band")),
+        ):
+            for name in names if pattern else ():
+                if name not in _compile(option_name, pattern).groupindex:
+                    raise ValueError(
+                        f"--{option_name}-regex {pattern!r} has no group named {name!r}; write "
+                        f"(?P<{name}>...) around the part that it should find"
+                    )
 
     def _inner(self, name: str) -> str:
         return name.removeprefix(f"{self._below}/") if self._below else name
 
-    def _images(self, folders: dict[str, str]) -> list[str]:
+    def _images(self, folders: dict[str, str]) -> dict[str, tuple[File, ...]]:
+        """{name in split lists: files} of every image."""
+        names = self._names(folders)
+        if not self.band_regex:
+            return {
+                self._inner(name): files_with_labels(self.archive, name, self._below, folders)
+                for name in names
+            }
+        regex = _compile("band", self.band_regex)
+        found = ((name, _geotiff_bands.band_name(name, self._inner(name), regex)) for name in names)
+        (sensor,) = self.sensors
+        return {
+            item: (*files, *self._labels_of_item(item, folders))
+            for item, files in _geotiff_bands.group_bands(found, sensor).items()
+        }
+
+    def _labels_of_item(self, item: str, folders: dict[str, str]) -> tuple[File, ...]:
+        image = f"{self._below}/{item}.tif" if self._below else f"{item}.tif"
+        return files_with_labels(self.archive, image, self._below, folders)[1:]
+
+    def _names(self, folders: dict[str, str]) -> list[str]:
         inside = tuple(f"{folder}/" for folder in folders.values())
         found = [
             name for name in image_files(self.archive, self._below) if not name.startswith(inside)
@@ -206,18 +302,25 @@ class Reader:
             raise ArchiveError(self._below or ".", what)
         return names
 
-    def _items(self, name: str, folders: dict[str, str], split: str | None) -> Iterator[Item]:
-        inner = str(PurePosixPath(self._inner(name)).with_suffix(""))
+    def _items(self, listed: str, files: tuple[File, ...], split: str | None) -> Iterator[Item]:
+        inner = listed if self.band_regex else str(PurePosixPath(listed).with_suffix(""))
+        name = files[0].name
         group = self._match("group", self.group_regex, name) if self.group_regex else inner
         self._time(name)  # so that a name that does not match is reported now, not after hours
-        files = files_with_labels(self.archive, name, self._below, folders)
         if not self.patch_size:
             yield Item(inner, group, files, split)
             return
+        files = self._image_first(files)
         for part in self._parts(files[0]):
             yield Item(
                 f"{inner}/{tile_name(part)}", f"{group}/{tile_name(part)}", files, split, part
             )
+
+    def _image_first(self, files: tuple[File, ...]) -> tuple[File, ...]:
+        """The files with one first whose pixels are those of the sample."""
+        if self.resample == "none":
+            return files
+        return _geotiff_bands.finest_first(self.archive, files)
 
     def _parts(self, image: File) -> list[tuple[int, int]]:
         with geotiff.open_listed(self.archive, image.name) as dataset:
@@ -254,7 +357,7 @@ class Reader:
         return match[group]
 
 
-@functools.lru_cache(2)
+@functools.lru_cache(4)
 def _compile(name: str, pattern: str) -> re.Pattern:
     try:
         return re.compile(pattern)

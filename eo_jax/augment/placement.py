@@ -185,12 +185,13 @@ def _gathered(
             total += by_pixel * z
             weight = None if valid is None else weight + by_pixel * valid
 
-    def finished(x: Array, blur: Array | None) -> Array:
-        return x.transpose(1, 2, 0) if blur is None else geometry.resample(x, blur, blur)
+    def sharp(x: Array) -> Array:
+        return x.transpose(1, 2, 0)
 
-    if weight is None:
-        return _Sums(finished(total, blur), None, None)
-    return _Sums(finished(total, blur), finished(weight, blur), finished(weight, None))
+    def blurred(x: Array) -> Array:
+        return geometry.resample(x, blur, blur)
+
+    return _sums(total, weight, sharp if blur is None else blurred, sharp)
 
 
 def _products(
@@ -206,14 +207,29 @@ def _products(
     kernels = (
         sharp if blur is None else [jnp.matmul(blur, axis, precision=_EXACT) for axis in sharp]
     )
-    view = geometry.resample(z, *kernels)
+
+    def weighted(x: Array) -> Array:
+        return geometry.resample(x, *kernels)
+
+    def fractions(x: Array) -> Array:
+        return geometry.resample(x, *map(_fractions, sharp))
+
+    linear = blur is None and len(rows.weights) == 2
+    valid = None if valid is None else valid.astype(jnp.float32)
+    return _sums(z, valid, weighted, weighted if linear else fractions)
+
+
+def _sums(
+    values: Array,
+    valid: Array | None,
+    weighted: Callable[[Array], Array],
+    fractions: Callable[[Array], Array],
+) -> _Sums:
+    """The sums, of values and where they are valid, in one resampling and in one without blur."""
     if valid is None:
-        return _Sums(view, None, None)
-    valid = valid.astype(jnp.float32)
-    weight = geometry.resample(valid, *kernels)
-    if blur is None and len(rows.weights) == 2:
-        return _Sums(view, weight, weight)
-    return _Sums(view, weight, geometry.resample(valid, *map(_fractions, sharp)))
+        return _Sums(weighted(values), None, None)
+    weight = weighted(valid)
+    return _Sums(weighted(values), weight, weight if fractions is weighted else fractions(valid))
 
 
 SAMPLING: Mapping[str, Callable[..., _Sums]] = MappingProxyType(

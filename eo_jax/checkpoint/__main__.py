@@ -28,9 +28,10 @@ from eo_jax.checkpoint.difference import differences
 from eo_jax.checkpoint.hashes import leaf_hashes, state_hash
 from eo_jax.checkpoint.manifest import Manifest
 from eo_jax.checkpoint.retention import Retention
-from eo_jax.checkpoint.saved import DamagedError, Saved
+from eo_jax.checkpoint.saved import DamagedError, DeletedError, Saved
 from eo_jax.checkpoint.workdir import Checkpoints
 
+_DELETED = "deleted meanwhile, by the run that saved it"
 _EITHER = "WORKDIR/checkpoints/STEP, or WORKDIR for the newest"
 
 
@@ -83,13 +84,15 @@ def ls(workdir: Path) -> int:
 
     Arrays are not read.
     """
-    manifests, damaged = {}, {}
+    manifests, damaged, deleted = {}, {}, {}
     for saved in (checkpoints := _all(workdir)):
         try:
             manifests[saved.step] = saved.manifest
         except DamagedError as error:
             damaged[saved.step] = [f"DAMAGED: {error.reason}"]
-    facts = _facts(manifests) | damaged
+        except DeletedError:
+            deleted[saved.step] = [_DELETED]
+    facts = _facts(manifests) | damaged | deleted
     for saved in checkpoints:
         print("  ".join([f"step {saved.step}", _megabytes(saved.folder), *facts[saved.step]]))
     return 1 if damaged else 0
@@ -115,9 +118,10 @@ def verify(path: Path) -> int:
     """Reads every array and compares it with its checksum."""
     damaged = False
     for saved in [_find(path)] if _is_step(path) else _all(path):
-        problems = _problems(saved)
-        if not saved.folder.is_dir():
-            print(f"{saved.folder}: deleted meanwhile, by the run that saved it")
+        try:
+            problems = _problems(saved)
+        except DeletedError:
+            print(f"{saved.folder}: {_DELETED}")
             continue
         for problem in problems:
             print(f"{saved.folder}: DAMAGED: {problem}", flush=True)

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 from jax.experimental import multihost_utils
 
 from eo_jax.checkpoint.saved import DamagedError, Saved
 from eo_jax.checkpoint.workdir import Checkpoints
+
+T = TypeVar("T")
+
+
+def restored(checkpoints: Checkpoints, restore: Callable[[Saved], T]) -> tuple[T | None, list[str]]:
+    """(what `restore` makes of the newest intact checkpoint, None where there is none; a line on
+    each damaged one that was renamed, see `set_damaged_aside`).
+
+    One process restores, and goes back where that finds damage. In several, a part that is damaged
+    would be an error in the one that reads it, and restoring is a collective for the others.
+    """
+    if jax.process_count() == 1:
+        return _newest_intact(_newest_first(checkpoints), restore)
+    lines = set_damaged_aside(checkpoints)
+    newest = _newest_first(checkpoints)[:1]
+    return (restore(newest[0]) if newest else None), lines
 
 
 def set_damaged_aside(checkpoints: Checkpoints) -> list[str]:
@@ -26,36 +43,42 @@ def set_damaged_aside(checkpoints: Checkpoints) -> list[str]:
     Raises:
         OSError: there are checkpoints, but none is intact.
     """
-    lines = []
+    lines: list[str] = []
     if jax.process_index() == 0:
-        lines = _set_aside(reversed([checkpoints.at(step) for step in checkpoints.steps()]))
+        _, lines = _newest_intact(_newest_first(checkpoints), _read)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
     return lines
 
 
-def _set_aside(newest_first: Iterable[Saved]) -> list[str]:
-    damaged = {}
+def _newest_first(checkpoints: Checkpoints) -> list[Saved]:
+    return [checkpoints.at(step) for step in reversed(checkpoints.steps())]
+
+
+def _newest_intact(
+    newest_first: Iterable[Saved], read: Callable[[Saved], T]
+) -> tuple[T | None, list[str]]:
+    """(what the first `read` without a DamagedError returns, the lines); (None, []) of none."""
+    damaged: dict[Path, str] = {}
     for saved in newest_first:
-        problem = first_problem(saved)
-        if not problem:
-            return [_rename(folder, reason, saved.step) for folder, reason in damaged.items()]
-        damaged[saved.folder] = problem
+        try:
+            found = read(saved)
+        except DamagedError as error:
+            damaged[saved.folder] = error.reason
+            continue
+        return found, [_rename(folder, why, saved.step) for folder, why in damaged.items()]
     if damaged:
         listing = "\n".join(f"  {folder}: {problem}" for folder, problem in damaged.items())
         raise OSError(
             f"there are checkpoints, but none is intact:\n{listing}\nCopy one back from elsewhere, "
             "or start again with another --workdir."
         )
-    return []
+    return None, []
 
 
-def first_problem(saved: Saved) -> str:
-    """What is wrong with a checkpoint; "" where every array and the manifest are as saved."""
-    try:
-        return next(filter(None, saved.problems()), "")
-    except DamagedError as error:
-        return error.reason
+def _read(saved: Saved) -> None:
+    for path in saved.manifest.leaves:
+        saved.array(path)
 
 
 def _rename(folder: Path, problem: str, step: int) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +15,8 @@ import jax
 from eo_jax import rules
 from eo_jax.checkpoint import checksums
 
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, _FORMAT)
 
 
 class Leaf(NamedTuple):
@@ -40,27 +40,27 @@ class Manifest:
     """What a checkpoint holds.
 
     Attributes:
-        step: of the state.
-        next_batch: number of the batch that the next step takes.
+        step: of the state; also the number of the batch that the next step takes.
         bad_records: {source: samples skipped so far}.
         config: of the run, complete.
-        scores: {"eval/<evaluator>/<metric>": value} of evaluations of these weights.
+        scores: {"eval/<evaluator>/<metric>": value} of evaluations of these weights; finite.
         leaves: {path: Leaf} of the state.
         empty: paths of dicts of the state that have no leaf.
+        origin: the step from which this config leads to the state: 0, or where the run was extended
+            or its weights became a mean.
     """
 
     step: int
-    next_batch: int
     bad_records: dict[str, list[int]]
     config: dict[str, Any]
     scores: dict[str, float]
     leaves: dict[str, Leaf]
     empty: list[str]
+    origin: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads back; tuples in the config become lists."""
         content = dataclasses.asdict(self)
-        content["scores"] = {name: v for name, v in self.scores.items() if math.isfinite(v)}
         content["leaves"] = {
             path: [leaf.dtype, list(leaf.shape), f"{leaf.checksum:08x}"]
             for path, leaf in self.leaves.items()
@@ -74,8 +74,9 @@ def from_json(text: str) -> Manifest:
     content = json.loads(text)
     if not isinstance(content, dict) or content.pop("sha256", None) != _sha256(content):
         raise ValueError("does not have the SHA-256 that it names")
-    if (version := content.pop("format", None)) != _FORMAT:
-        raise ValueError(f"has format {version!r}; this version reads format {_FORMAT}")
+    if (version := content.pop("format", None)) not in _READABLE:
+        raise ValueError(f"has format {version!r}; this version reads format 1 to {_FORMAT}")
+    content.pop("next_batch", None)  # of format 1: the step
     try:
         content["leaves"] = {
             path: Leaf(dtype, tuple(shape), int(checksum, 16))

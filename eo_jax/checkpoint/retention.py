@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 Scores = Mapping[str, float]
+
+
+def finite(scores: Scores) -> dict[str, float]:
+    """The scores without NaN and infinity: neither ranks a checkpoint, and JSON has neither."""
+    return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Retention:
     def reasons(self, checkpoints: Mapping[int, Scores]) -> dict[int, list[str]]:
         """{step: the rules that keep it}, of {step: its scores}; steps that none keeps have [].
 
-        A checkpoint without the score is never the best.
+        A checkpoint without the score, or whose score is not finite, is never the best.
         """
         steps = sorted(checkpoints)
         newest, best = set(steps[-self.newest :]), self._best_step(checkpoints)
@@ -52,6 +58,6 @@ class Retention:
         scored = {
             step: sign * scores[self.best]
             for step, scores in sorted(checkpoints.items())
-            if self.best in scores
+            if self.best in finite(scores)
         }
         return max(scored, key=scored.__getitem__, default=None)

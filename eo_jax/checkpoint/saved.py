@@ -34,6 +34,15 @@ class DamagedError(OSError):
         self.reason = reason
 
 
+class DeletedError(OSError):
+    """A checkpoint that was there when its reader began."""
+
+    def __init__(self, folder: Path):
+        super().__init__(
+            f"{folder}: deleted meanwhile by the run that saved it; run the same command again"
+        )
+
+
 class Saved:
     """A checkpoint on the disk, in a folder named by its step."""
 
@@ -41,12 +50,21 @@ class Saved:
         self.folder = folder
         self.step = int(folder.name)
 
+    @property
+    def workdir(self) -> Path:
+        """Of the run."""
+        return self.folder.parent.parent
+
     @functools.cached_property
     def manifest(self) -> Manifest:
-        """Raises DamagedError where it is not what was saved, or absent."""
+        """Raises DamagedError where it is not what was saved, or absent; DeletedError where the
+        whole checkpoint is.
+        """
         try:
             found = manifest.from_json((self.folder / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
+            if not self.folder.is_dir():
+                raise DeletedError(self.folder) from error
             reason = f"{MANIFEST} is missing: it is damaged, or of an earlier version"
             raise DamagedError(self.folder, reason) from error
         except ValueError as error:
@@ -64,6 +82,7 @@ class Saved:
         Raises:
             ValueError: `like` has other leaves than were saved.
             DamagedError: what was read is not what was saved.
+            DeletedError: the checkpoint is gone.
         """
         if difference := manifest.first_difference(self.manifest.leaves, like):
             raise ValueError(
@@ -120,6 +139,8 @@ class Saved:
 
     def _unreadable(self, what: str, error: Exception) -> OSError:
         """An error of Orbax or tensorstore as one that names what was read."""
+        if not self.folder.is_dir():
+            return DeletedError(self.folder)
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
             what = "state/_METADATA"  # Orbax' list of arrays, its only JSON
         reason = f"{what}: {first_line(error)}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from eo_jax.data.store.files import write_atomically, writing
 
 _AVERAGED = ("params/", "carry/")
 _PROVENANCE = ("config.json", "data.json", "versions.json")
+_SAME_SECTIONS = ("model", "objective")  # of the config
+_INPUT = ("sensor", "normalisation")  # of a source in data.json
 
 
 def average(checkpoints: Sequence[Saved], workdir: Path) -> int:
@@ -30,11 +33,13 @@ def average(checkpoints: Sequence[Saved], workdir: Path) -> int:
         How many arrays are averages.
 
     Raises:
-        ValueError: the checkpoints have other arrays, or `workdir` holds a run.
+        ValueError: the checkpoints are of other networks, objectives or inputs, or `workdir` holds
+            a run.
     """
     last = checkpoints[-1]
     for saved in checkpoints[:-1]:
         _check_same_arrays(saved, last)
+        _check_same_meaning(saved, last)
     if Checkpoints(workdir).latest() is not None:
         raise ValueError(f"{workdir}: holds a run already; give a new folder")
     averaged = {
@@ -46,10 +51,10 @@ def average(checkpoints: Sequence[Saved], workdir: Path) -> int:
         lambda keys, array: jnp.asarray(averaged.get("/".join(key.key for key in keys), array)),
         last.arrays(),
     )
-    made, about = Checkpoints(workdir), last.manifest
-    made.save(last.step, state, about.next_batch, about.config, about.bad_records)
-    made.wait()
-    _copy_provenance(last.folder.parent.parent, workdir)
+    _copy_provenance(last.workdir, workdir)  # first, so that no checkpoint is ever without it
+    about = last.manifest
+    with Checkpoints(workdir) as made:
+        made.save(last.step, state, about.config, about.bad_records, origin=last.step)
     return len(averaged)
 
 
@@ -66,6 +71,34 @@ def _check_same_arrays(saved: Saved, last: Saved) -> None:
             )
 
 
+def _check_same_meaning(saved: Saved, last: Saved) -> None:
+    """Arrays of equal shapes may be of other heads, objectives or bands."""
+    for name in _SAME_SECTIONS:
+        sections = [found.manifest.config.get(name, {}) for found in (saved, last)]
+        _check_same(f"config.{name}", *sections, saved, last)
+    inputs = [_inputs(found.workdir) for found in (saved, last)]
+    if all(inputs):
+        _check_same("data.json", *inputs, saved, last)
+
+
+def _check_same(name: str, found: Any, expected: Any, saved: Saved, last: Saved) -> None:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted(found.keys() | expected.keys()):
+            _check_same(f"{name}.{key}", found.get(key), expected.get(key), saved, last)
+    elif found != expected:
+        raise ValueError(
+            f"{saved.folder}: {name} is {found!r:.90}, but {expected!r:.90} in {last.folder}; only "
+            "checkpoints of one network, trained for the same on the same input, can be averaged"
+        )
+
+
+def _inputs(workdir: Path) -> dict[str, Any]:
+    """{source: what its pixels mean}; empty where the run does not say."""
+    path = workdir / "data.json"
+    content = json.loads(path.read_bytes()) if path.is_file() else {}
+    return {name: {key: about.get(key) for key in _INPUT} for name, about in content.items()}
+
+
 def _mean(checkpoints: Sequence[Saved], path: str) -> np.ndarray:
     total = sum(saved.array(path).astype(np.float64) for saved in checkpoints)
     leaf: Leaf = checkpoints[-1].manifest.leaves[path]
@@ -75,9 +108,10 @@ def _mean(checkpoints: Sequence[Saved], path: str) -> np.ndarray:
 def _copy_provenance(source: Path, workdir: Path) -> None:
     """What exports and reports read beside the checkpoints."""
     with writing(workdir):
-        for name in _PROVENANCE:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, workdir / name)
+        workdir.mkdir(parents=True, exist_ok=True)
+    for name in _PROVENANCE:
+        if (source / name).is_file():
+            write_atomically(workdir / name, (source / name).read_bytes())
 
 
 def extract(saved: Saved, pattern: str, output: Path) -> list[str]:

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
+import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
 
+from eo_jax import cli
 from eo_jax.checkpoint import arrays
 from eo_jax.checkpoint.manifest import Manifest, empty_dicts, leaves_of
-from eo_jax.checkpoint.retention import Retention, Scores
-from eo_jax.checkpoint.saved import DamagedError, Saved
+from eo_jax.checkpoint.retention import Retention, Scores, finite
+from eo_jax.checkpoint.saved import MANIFEST, DamagedError, Saved
 from eo_jax.checkpoint.writing import delete, remove_leftovers, saving
+from eo_jax.data.store.files import write_atomically
 from eo_jax.schema import Carry, Params
 
 
 class Checkpoints:
     """The checkpoints of a workdir: WORKDIR/checkpoints/STEP/{state, manifest}.
 
-    Saving is asynchronous, and an interrupted save is never listed. Reading changes nothing on the
-    disk, so that a run that is still saving is not disturbed.
+    Saving is asynchronous, and an interrupted save is never listed: save inside a `with` block,
+    which waits for the save under way, whatever ends it. Reading changes nothing on the disk, so
+    that a run that is still saving is not disturbed.
 
     Args:
         retention: which of them stay when another is saved; None for all.
@@ -66,21 +71,16 @@ class Checkpoints:
             )
         return self.at(step)
 
-    def restore(self, like: Any) -> tuple[Any, int]:
-        """(state, number of the next batch) of the newest checkpoint; see `Saved.restore`."""
-        saved = self.newest()
-        return saved.restore(like), saved.manifest.next_batch
-
     # -------------------------------------------------------------------------------------- saving
 
     def save(
         self,
         step: int,
         state: Any,
-        next_batch: int,
         config: dict,
         bad_records: Mapping[str, list[int]] | None = None,
         scores: Scores | None = None,
+        origin: int = 0,
     ) -> None:
         """Starts saving; returns as soon as the arrays are copied and their checksums known.
 
@@ -91,18 +91,19 @@ class Checkpoints:
             state: a tree of jax.Arrays.
             bad_records: {source: samples skipped so far}.
             scores: {"eval/<evaluator>/<metric>": value} of these weights.
+            origin: see `Manifest`.
         """
         if step == self._last:
             return
         self.wait()  # so that an error in the last save is not told of this step
         about = Manifest(
             step=step,
-            next_batch=next_batch,
             bad_records=dict(bad_records or {}),
             config=config,
-            scores=dict(scores or {}),
+            scores=finite(scores or {}),
             leaves=leaves_of(state),
             empty=empty_dicts(state),
+            origin=origin,
         )
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(arrays.flatten(state)),
@@ -116,6 +117,29 @@ class Checkpoints:
             self._checkpointer.save(folder, items)
         self._finishing = self._thread.submit(self._finish, folder)
         self._last = step
+
+    def add_scores(self, step: int, scores: Scores) -> None:
+        """Adds scores to a saved checkpoint: those of an evaluation that a stop had cut short."""
+        about = self.at(step).manifest
+        complete = dataclasses.replace(about, scores=about.scores | finite(scores))
+        self._scores[step] = complete.scores
+        if complete != about and jax.process_index() == 0:
+            text = json.dumps(complete.to_json())
+            write_atomically(self._folder / str(step) / MANIFEST, text.encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        """Waits as `wait` does. When Python ends, Orbax can no longer finish a save.
+
+        After an error in one of several processes nothing is waited for: the others may be gone.
+        """
+        if error is None:
+            self.wait()
+        elif jax.process_count() == 1:
+            with cli.noted(error):
+                self.wait()
 
     def check(self) -> None:
         """Raises the OSError of a save that has failed meanwhile. Takes microseconds."""

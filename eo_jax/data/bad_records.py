@@ -58,6 +58,10 @@ class BadRecords:
         }
         self._counts = collections.Counter(source for source, _ in self._first)
 
+    def is_known(self, source: str, sample: int) -> bool:
+        """Whether this process has counted the record, or continues from one that had."""
+        return (source, sample) in self._first
+
     def skipped_before(self, n: int) -> dict[str, list[int]]:
         """{source: samples skipped in batches before n}, without sources that have none."""
         skipped: dict[str, list[int]] = {}

@@ -113,6 +113,9 @@ class Config:
                 )
 
 
+RowDraws = Sequence[tuple[Source, Draw]]  # what a row shows of a source and those paired with it
+
+
 class Pipeline:
     """Batches, or the rows of them that one process needs, each with the sources of one component.
 
@@ -196,14 +199,25 @@ class Pipeline:
         return batch
 
     def samples(self, n: int) -> dict[str, np.ndarray]:
-        """{source: int64 [b, t], the samples that all rows of global batch n show}, where none of
-        their records is bad. Nothing is read.
+        """{source: int64 [b, t], the samples that are drawn for all rows of global batch n}: those
+        that it shows where none of their records is bad. Nothing is read.
         """
+        return self._samples(n, self._draws)
+
+    def shown(self, n: int) -> dict[str, np.ndarray]:
+        """The same, but where a record is known to be bad, as it is once its batch was taken, those
+        that its row shows instead.
+        """
+        return self._samples(n, self._shown_draws)
+
+    def _samples(
+        self, n: int, draws: Callable[[int, Sequence[Source], Sequence[int]], list[RowDraws]]
+    ) -> dict[str, np.ndarray]:
         together = self.mixture.components[self.mixture.component(n)].sources
         found: dict[str, list[np.ndarray]] = {name: [] for name in together}
         for leader in filter(self._orders.__contains__, together):
             sources = self._paired_sources(leader, together)
-            for row in self._draws(n, sources, range(self.config.batch_size)):
+            for row in draws(n, sources, range(self.config.batch_size)):
                 for source, draw in row:
                     found[source.name].append(draw.samples)
         return {name: np.stack(rows) for name, rows in found.items()}
@@ -213,9 +227,7 @@ class Pipeline:
         first = self.mixture.occurrences(leader, n) * self.config.batch_size
         return [first + r for r in rows]
 
-    def _draws(
-        self, n: int, sources: Sequence[Source], rows: Sequence[int]
-    ) -> list[list[tuple[Source, Draw]]]:
+    def _draws(self, n: int, sources: Sequence[Source], rows: Sequence[int]) -> list[RowDraws]:
         """What these rows of batch n show of a source and those paired with it."""
         leader = sources[0].name
         return [
@@ -224,6 +236,34 @@ class Pipeline:
             )
             for r, position in zip(rows, self._positions(n, leader, rows), strict=True)
         ]
+
+    def _shown_draws(
+        self, n: int, sources: Sequence[Source], rows: Sequence[int]
+    ) -> list[RowDraws]:
+        """The same without the records that are known to be bad."""
+        draws = self._draws(n, sources, rows)
+        return [self._without_bad(n, r, drawn) for r, drawn in zip(rows, draws, strict=True)]
+
+    def _without_bad(self, n: int, r: int, draws: RowDraws) -> RowDraws:
+        for attempt in range(1, _ATTEMPTS):
+            if not any(
+                self.bad.is_known(source.name, i)
+                for source, draw in draws
+                for i in draw.samples.tolist()
+            ):
+                break
+            draws = self._another(n, r, attempt, draws)
+        return draws
+
+    def _another(self, n: int, r: int, attempt: int, draws: RowDraws) -> RowDraws:
+        """Another location for row r of batch n, drawn from all.
+
+        The next one in the order would be shown twice in this very batch, and contrastive
+        objectives assume that different rows are different locations.
+        """
+        sources = [source for source, _ in draws]
+        rng = np.random.default_rng((self.seed, n, r, attempt))
+        return draw_together(sources, int(rng.integers(sources[0].locations)), rng)
 
     def _fill(self, batch: Batch, n: int, sources: Sequence[Source]) -> list[BadRecord]:
         """Fills a source and those paired with it; returns the bad records that were skipped."""
@@ -242,30 +282,23 @@ class Pipeline:
             for bad in self._fill_row(batch, n, row, row_draws)
         ]
 
-    def _fill_row(
-        self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]
-    ) -> list[BadRecord]:
+    def _fill_row(self, batch: Batch, n: int, row: int, draws: RowDraws) -> list[BadRecord]:
         """Fills one row with its draws, or with another location if one of their records is bad.
 
-        The other location is drawn from all, by (seed, n, r) and the number of the attempt. The
-        next one in the order would be shown twice in this very batch, and contrastive objectives
-        assume that different rows are different locations.
+        The other location is a function of (seed, n, r) and the number of the attempt.
         """
-        sources, bad = [source for source, _ in draws], []
+        bad: list[BadRecord] = []
         while failed := self._read(batch, n, row, draws):
             bad.append(failed)
             if len(bad) == _ATTEMPTS:
                 raise RecordError(
-                    f"step {n + 1}: none of {_ATTEMPTS} locations of source {sources[0].name!r} "
+                    f"step {n + 1}: none of {_ATTEMPTS} locations of source {draws[0][0].name!r} "
                     f"can be decoded; the last: {failed.error}"
                 )
-            rng = np.random.default_rng((self.seed, n, self.rows[row], len(bad)))
-            draws = draw_together(sources, int(rng.integers(sources[0].locations)), rng)
+            draws = self._another(n, self.rows[row], len(bad), draws)
         return bad
 
-    def _read(
-        self, batch: Batch, n: int, row: int, draws: Sequence[tuple[Source, Draw]]
-    ) -> BadRecord | None:
+    def _read(self, batch: Batch, n: int, row: int, draws: RowDraws) -> BadRecord | None:
         """Decodes the draws of a row.
 
         With on_error="skip", a record that cannot be decoded is returned instead of raised.
@@ -312,13 +345,14 @@ class Pipeline:
         return union(self._gather(self.bad.skipped_before(n)))
 
     def describe(self, n: int) -> str:
-        """Global batch n in a line: its component, and the first samples of each source."""
-        parts = []
-        for name, samples in self.samples(n).items():
-            store = self.sources[name].store
-            shown = [str(store.index["id"][i]) for i in samples.ravel()[:_NAMED].tolist()]
+        """Global batch n in a line: its component, and the first samples that each source shows."""
+        parts, drawn = [], self.samples(n)
+        for name, samples in self.shown(n).items():
+            store, ids = self.sources[name].store, self.sources[name].store.index["id"]
+            pairs = zip(samples.ravel()[:_NAMED], drawn[name].ravel(), strict=False)
+            named = [f"{ids[i]}{f' in place of {ids[j]}' if i != j else ''}" for i, j in pairs]
             more = f" and {samples.size - _NAMED} more" if samples.size > _NAMED else ""
-            parts.append(f"source {name!r} ({store.path}): samples {', '.join(shown)}{more}")
+            parts.append(f"source {name!r} ({store.path}): samples {', '.join(named)}{more}")
         component = self.mixture.component(n)
         of_component = f", component {component!r}" if len(self.mixture.components) > 1 else ""
         return f"batch {n}{of_component}, " + "; ".join(parts)

@@ -174,6 +174,10 @@ class PixelSource(Source):
 
         return Windows(len(candidates.where), read)
 
+    def label_windows(self, label: str) -> Iterator[np.ndarray]:
+        """The class of every candidate."""
+        return iter(self.candidates(label).classes)
+
     def _window(self, pixels: np.ndarray, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows [w, 1] and columns [1, w] of a window."""
         height, width = pixels.shape[1:]

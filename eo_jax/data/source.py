@@ -390,6 +390,13 @@ class Source:
 
         return Windows(int(before[-1]), read)
 
+    def label_windows(self, label: str) -> Iterator[np.ndarray]:
+        """The labels of `windows`, without reading pixels."""
+        for i in np.sort(self.groups.members).tolist():
+            whole = self.label(i, self.store.labels(i), label)
+            for rows, columns in _crops(self.store.index["shape"][i, 1:].tolist(), self.crop):
+                yield _crop_label(whole, rows, columns)
+
 
 def _crop_label(label: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
     """A crop of a map; the label of a whole patch is returned as it is."""

@@ -2,5 +2,6 @@
 
 The command is in `__main__`, which chooses the device before jax is imported. `encoder` has the
 weights, `images` the files, `tiles` and `blending` how a scene is cut and put together, `scratch`
-what is finished, `outputs` the formats. `pooled` and `dense` are the two modes.
+what is finished, `table`, `geotiff` and `zarr_map` the formats. `pooled` and `dense` are the two
+modes.
 """

@@ -31,12 +31,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--encoder", default="", help="of the run, e.g. enmap.teacher (default: its first)"
     )
-    parser.add_argument("--input", type=Path, required=True, help="GeoTIFF, or a folder of them")
+    parser.add_argument(
+        "--input", type=Path, required=True, help="GeoTIFF, or a folder, zip or tar of them"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
-        help="table (.npz, .parquet), or map (.tif, .zarr); a folder of maps for a folder",
+        help="table (.npz, .parquet), or map (.tif, .zarr); a folder of maps, unless --input is "
+        "one GeoTIFF",
     )
     parser.add_argument("--mode", choices=("pooled", "dense"), default="pooled")
     parser.add_argument(
@@ -47,7 +50,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--larger",
         choices=("refuse", "centre", "tiles"),
-        default="refuse",
         help="pooled features of files that are larger than a view: an error, those of the view in "
         "the middle, or the mean over adjacent views with data (default: refuse)",
     )
@@ -68,7 +70,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype",
         choices=("float32", "int8"),
-        default="float32",
         help="of maps; int8 has a scale per channel (default: float32)",
     )
     parser.add_argument(

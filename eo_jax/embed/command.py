@@ -13,7 +13,7 @@ import jax
 from data_prep.jobs import progress
 from eo_jax.embed import dense, geotiff, pooled, table, zarr_map
 from eo_jax.embed.encoder import TrainedEncoder, from_file, from_workdir
-from eo_jax.embed.images import Declared, Images
+from eo_jax.embed.images import Declared, Images, is_geotiff
 from eo_jax.lock import locked
 
 _BATCH_BYTES, _LARGEST_BATCH = 64 * 2**20, 64
@@ -28,19 +28,24 @@ _MAPS = {
 }
 
 
+_FORMATS = {"pooled": _TABLES, "dense": _MAPS}
+# Options of one mode, with what they mean where they are not given.
+_OPTIONS = {"pooled": {"larger": "refuse"}, "dense": {"overlap": None, "dtype": "float32"}}
+
+
 def run(arguments: argparse.Namespace) -> int:
     """The command; arguments are those of `__main__.parser`."""
-    formats = _MAPS if arguments.mode == "dense" else _TABLES
-    single = arguments.mode == "pooled" or arguments.input.is_file()
-    kind = _format(arguments, formats, single)
-    if arguments.encoder and arguments.weights:
-        raise ValueError("--encoder: is of --workdir; a file of weights has one encoder")
+    _check_options(arguments)
+    single = arguments.mode == "pooled" or is_geotiff(arguments.input)
+    kind = _format(arguments, single)
     _check_device(arguments.device)
     trained = (
         from_file(arguments.weights, arguments.view)
         if arguments.weights
         else from_workdir(arguments.workdir, arguments.encoder, arguments.view)
     )
+    if arguments.harmonised and not trained.sensor.id.startswith("sentinel2"):
+        raise ValueError(f"--harmonised: is of Sentinel-2; the weights are for {trained.sensor.id}")
     declared = Declared(arguments.bands_are_in_order, arguments.reorder, arguments.harmonised)
     images = Images(arguments.input, trained.sensor, declared)
     batch = _batch_size(arguments.batch_size, trained)
@@ -67,7 +72,7 @@ def _run_pooled(
     for name in images.names:
         with images.open(name) as image:
             pooled.check_size(image, trained, arguments.larger)
-            files.append((name, image.sha256))
+            files.append((name, image.sha256, image.sidecars))
             remarks.update(image.remarks)
     _say(remarks)
     facts = pooled.facts_of(trained, arguments.larger, batch, files)
@@ -137,15 +142,48 @@ def _outputs(names: Sequence[str], output: Path, kind: str, single: bool) -> dic
 # ------------------------------------------------------------------ arguments
 
 
-def _format(arguments: argparse.Namespace, formats: dict[str, Any], single: bool) -> str:
-    """Raises ValueError where the format is not one of the mode, or --output has another ending."""
-    by_ending = {ending: kind for kind, (endings, *_) in formats.items() for ending in endings}
-    found = by_ending.get(arguments.output.suffix.lower(), "")
-    kind = arguments.format or found or ("" if single else "cog")
-    if kind not in formats:
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Sets the defaults of the mode's options. Raises ValueError for those of the other mode, and
+    for others that do not go together.
+    """
+    for mode, options in _OPTIONS.items():
+        for name, default in options.items():
+            if getattr(arguments, name) is None:
+                setattr(arguments, name, default)
+            elif mode != arguments.mode:
+                raise ValueError(f"--{name}: is of --mode={mode}")
+    if arguments.encoder and arguments.weights:
+        raise ValueError("--encoder: is of --workdir; a file of weights has one encoder")
+    source, output = arguments.input.resolve(), arguments.output.resolve()
+    if source in output.parents:
         raise ValueError(
-            f"--output: {arguments.output}; --mode={arguments.mode} writes "
-            f"{', '.join(by_ending)}, by the ending or --format={'|'.join(formats)}"
+            f"--output: {arguments.output} is inside of --input, where it would be an input of the "
+            "next command; write it to another folder"
+        )
+
+
+def _format(arguments: argparse.Namespace, single: bool) -> str:
+    """Raises ValueError where --output has the ending of another format or mode."""
+    formats, asked = _FORMATS[arguments.mode], arguments.format
+    by_ending = {
+        ending: kind
+        for kinds in _FORMATS.values()
+        for kind, (endings, *_) in kinds.items()
+        for ending in endings
+    }
+    found = by_ending.get(arguments.output.suffix.lower())
+    if not single and found:
+        raise ValueError(
+            f"--output: {arguments.output}; --mode=dense writes a folder of maps for a folder, zip "
+            "or tar; give the name of a folder"
+        )
+    kind = asked or found or ("" if single else "cog")
+    if kind not in formats or found not in (None, kind):
+        endings = [ending for ending, name in by_ending.items() if name in formats]
+        raise ValueError(
+            f"--output: {arguments.output}{f' with --format={asked}' if asked else ''}; "
+            f"--mode={arguments.mode} writes {', '.join(endings)}, by the ending or "
+            f"--format={'|'.join(formats)}"
         )
     if kind == "parquet":
         table.require_pyarrow()

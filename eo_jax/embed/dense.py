@@ -41,8 +41,13 @@ class Map(NamedTuple):
 
 def facts_of(image: Image, trained: TrainedEncoder, overlap: int, batch: int) -> dict[str, Any]:
     """All that decides the values of a map."""
-    facts = {"overlap": overlap, "batch": batch, "input": image.name, "sha256": image.sha256}
-    return trained.facts | facts
+    return trained.facts | {
+        "overlap": overlap,
+        "batch": batch,
+        "input": image.name,
+        "sha256": image.sha256,
+        "sidecars": image.sidecars,
+    }
 
 
 def views_of(image: Image, trained: TrainedEncoder, overlap: int) -> int:

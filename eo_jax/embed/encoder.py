@@ -14,15 +14,17 @@ import numpy as np
 from eo_jax.augment.radiometry import normalise
 from eo_jax.checkpoint import leaf_hashes, state_hash
 from eo_jax.config import parse_named
+from eo_jax.exchange import matching
 from eo_jax.exchange.contract import pooling_of
-from eo_jax.exchange.importing import Source, import_encoder
-from eo_jax.exchange.positions import resized
-from eo_jax.exchange.reading import contract_of
-from eo_jax.exchange.sealing import check_contract
+from eo_jax.exchange.importing import Source, weights_of
+from eo_jax.exchange.positions import check_image_size, resized
+from eo_jax.load import load
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.run_encoder import encoder_of_run
 from eo_jax.schema import Carry, Params
 from eo_jax.sensors import Sensor
+
+_MOST_VIEW_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,44 +115,26 @@ def from_file(path: Path, view: int = 0) -> TrainedEncoder:
 
     Raises ValueError for other files, and where contract and weights do not fit each other.
     """
-    if not path.is_file():
-        raise ValueError(f"--weights: {path}: no such file")
-    contract = contract_of(path)
-    if contract is None:
-        raise ValueError(
-            f"{path}: has no contract in its header, which says bands, normalisation and network; "
-            "give a file of `python -m eo_jax.export`"
-        )
-    check_contract(contract, str(path))
+    weights = load(path)
+    contract = weights.contract
     try:
-        sensor = Sensor.from_row(contract["sensor"])
         _, stem = parse_named("models/stems", contract["stem"], "model.stem")
         _, trunk = parse_named("models/trunks", contract["trunk"], "model.trunk")
-        encoder = make_encoder(stem, trunk, sensor, np.dtype(np.float32))
-        mean, std = _numbers(contract, sensor)
-        name = contract["encoder"]
+        encoder = make_encoder(stem, trunk, weights.sensor, np.dtype(np.float32))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: its contract is not one of an export: {error}") from error
-    imported = import_encoder(Source(path, contract["layout"]), encoder, contract["image_size"])
-    return _sized(
-        TrainedEncoder(
-            name,
-            encoder,
-            imported.params,
-            imported.statistics,
-            mean,
-            std,
-            contract["image_size"],
-        ),
-        view,
-    )
+    size = contract["image_size"]
+    source = Source(path, contract["layout"])
+    imported = weights_of(weights.tensors, contract, source, encoder, size)
+    found = (imported.params, imported.statistics, weights.mean, weights.std)
+    return _sized(TrainedEncoder(contract["encoder"], encoder, *found, size), view)
 
 
 def from_workdir(workdir: Path, name: str = "", view: int = 0) -> TrainedEncoder:
     """An encoder of a run's last checkpoint, by default the objective's first."""
     run = encoder_of_run(workdir, name)
     trained = run.encoder
-    mean, std = _numbers(run.fingerprint["normalisation"], trained.sensor)
+    mean, std = matching.statistics(run.fingerprint["normalisation"], trained.sensor)
     encoder = make_encoder(trained.stem, trained.trunk, trained.sensor, np.dtype(np.float32))
     return _sized(
         TrainedEncoder(run.name, encoder, run.params, run.statistics, mean, std, run.image_size),
@@ -158,26 +142,15 @@ def from_workdir(workdir: Path, name: str = "", view: int = 0) -> TrainedEncoder
     )
 
 
-def _numbers(normalisation: dict[str, Any], sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, std), float32 [c]."""
-    mean, std = (np.asarray(normalisation[key], np.float32) for key in ("mean", "std"))
-    for key, values in (("mean", mean), ("std", std)):
-        if values.shape != (len(sensor.bands),) or not np.isfinite(values).all():
-            raise ValueError(
-                f"{key} has shape {values.shape}, expected {len(sensor.bands)} finite numbers, one "
-                "per band"
-            )
-    if not (std > 0).all():
-        raise ValueError(f"std has the value {std.min():g}, expected numbers above 0")
-    return mean, std
-
-
 def _sized(trained: TrainedEncoder, view: int) -> TrainedEncoder:
-    """The same for views of another size. Raises ValueError where tokens do not divide it."""
+    """The same for views of another size. Raises ValueError for one that it does not take."""
     view = view or trained.view
-    if view < 1 or view % trained.patch:
+    check_image_size(trained.encoder, view, "--view")
+    view_bytes = 4 * len(trained.sensor.bands) * view**2
+    if view_bytes > _MOST_VIEW_BYTES:
         raise ValueError(
-            f"--view: {view}; expected a multiple of {trained.patch}, the side of a token in pixels"
+            f"--view: {view}; a view of {len(trained.sensor.bands)} bands takes "
+            f"{view_bytes / 1e6:,.0f} MB, at most {_MOST_VIEW_BYTES / 1e6:,.0f} MB"
         )
-    encoder, params = resized(trained.encoder, trained.params, view)
+    encoder, params = resized(trained.encoder, trained.params, view, "--view")
     return dataclasses.replace(trained, encoder=encoder, params=params, view=view)

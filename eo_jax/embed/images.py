@@ -49,6 +49,7 @@ class Image(NamedTuple):
     Attributes:
         name: relative to the input folder.
         sha256: of the file.
+        sidecars: {name: SHA-256} of the files beside it that speak about it.
         height, width: in pixels.
         crs: "EPSG:..." or WKT; None where the file has none.
         affine: six numbers, from column and row to coordinates; None where the file has none.
@@ -61,6 +62,7 @@ class Image(NamedTuple):
 
     name: str
     sha256: str
+    sidecars: dict[str, str]
     height: int
     width: int
     crs: str | None
@@ -71,6 +73,11 @@ class Image(NamedTuple):
     read: Callable[[int, int, int, int], tuple[np.ndarray, np.ndarray]]
 
 
+def is_geotiff(path: Path) -> bool:
+    """Whether an input is one file, rather than a folder or an archive of files."""
+    return path.is_file() and path.suffix.lower() in TIFF
+
+
 class Images:
     """The GeoTIFFs of a folder (or tar or zip), or one file.
 
@@ -79,7 +86,7 @@ class Images:
 
     def __init__(self, path: Path, sensor: Sensor, declared: Declared):
         self._sensor, self._declared = sensor, declared
-        if path.is_file() and path.suffix.lower() in TIFF:
+        if is_geotiff(path):
             real = path.resolve()
             self._archive, items = open_archive(real.parent), [_item_of_file(real)]
         else:
@@ -107,6 +114,7 @@ class Images:
                 yield Image(
                     name,
                     files.hashes[name],
+                    {key: files.hashes[key] for key in sorted(files.hashes) if key != name},
                     *dataset.shape,
                     time=geotiff.stated_time(name, dataset),
                     remarks=tuple(sorted(found.texts)),

@@ -20,6 +20,7 @@ from eo_jax.embed.tiles import starts
 
 Advance = Callable[[int, int], None]
 Views = tuple[np.ndarray, np.ndarray]
+File = tuple[str, str, dict[str, str]]  # name, SHA-256, sidecars of an image
 
 # What becomes of files that are larger than a view.
 LARGER = {
@@ -44,7 +45,7 @@ def make_table(
     trained: TrainedEncoder,
     larger: str,
     batch: int,
-    files: Sequence[tuple[str, str]],
+    files: Sequence[File],
     folder: Path,
     advance: Advance,
 ) -> tuple[Table, Scratch]:
@@ -53,7 +54,7 @@ def make_table(
     Args:
         larger: one of `LARGER`.
         batch: views that are encoded at a time.
-        files: (name, sha256) of the images.
+        files: the images.
         folder: of the scratch.
         advance: called with (files, bytes of pixels) newly done.
     """
@@ -64,7 +65,7 @@ def make_table(
     size = 1 if larger == "tiles" else batch
     groups = [files[k : k + size] for k in range(0, len(files), size)]
     for group in groups[scratch.done :]:
-        rows, notes = _rows_of(images, trained, larger, batch, [name for name, _ in group])
+        rows, notes = _rows_of(images, trained, larger, batch, [name for name, *_ in group])
         scratch.append(rows, notes)
         advance(len(group), 4 * len(group) * trained.view**2 * len(trained.sensor.bands))
     features = scratch.read(0, scratch.rows, 0, trained.width)
@@ -72,7 +73,7 @@ def make_table(
 
 
 def facts_of(
-    trained: TrainedEncoder, larger: str, batch: int, files: Sequence[tuple[str, str]]
+    trained: TrainedEncoder, larger: str, batch: int, files: Sequence[File]
 ) -> dict[str, Any]:
     """All that decides the values of a table."""
     listed = hashlib.sha256(json.dumps([list(file) for file in files]).encode()).hexdigest()

@@ -27,14 +27,21 @@ class Scratch:
         folder: where they are; it is made.
         facts: all that decides their values, in plain JSON types. Rows of other facts are removed.
         width: numbers in a row.
+
+    Attributes:
+        set_aside: why earlier rows are not used; "" where they are, or where there are none.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any], width: int):
         self.folder, self._facts, self._width = folder, facts, width
         folder.mkdir(parents=True, exist_ok=True)
         found = self._read()
-        self.restarted = found is not None and found["facts"] != facts
-        if found is None or self.restarted or self._is_short(found):
+        self.set_aside = self._why_not(found)
+        if self.set_aside:
+            print(
+                f"{folder}: what an earlier command left is not used: {self.set_aside}", flush=True
+            )
+        if found is None or self.set_aside:
             found = {"done": 0, "rows": 0, "note_bytes": 0}
         self.done: int = found["done"]
         self.rows: int = found["rows"]
@@ -86,18 +93,27 @@ class Scratch:
     def _notes(self) -> Path:
         return self.folder / "notes.jsonl"
 
-    def _is_short(self, found: dict[str, Any]) -> bool:
-        """Whether files have fewer bytes than they should."""
+    def _why_not(self, found: dict[str, Any] | None) -> str:
+        """Why the rows of an earlier command are not those of this one; "" where they are."""
+        if found is None or not found["rows"]:
+            return ""
+        before, now = found["facts"], self._facts
+        keys = sorted(before.keys() | now.keys())
+        differing = [key for key in keys if before.get(key) != now.get(key)]
+        if differing:
+            return f"other {', '.join(differing)}"
         expected = {
             self._path: found["rows"] * self._width * _ITEM,
             self._notes: found["note_bytes"],
         }
-        return any(not p.exists() or p.stat().st_size < size for p, size in expected.items())
+        short = [p.name for p, n in expected.items() if not p.exists() or p.stat().st_size < n]
+        return f"{', '.join(short)} is not complete" if short else ""
 
     def _read(self) -> dict[str, Any] | None:
         try:
             found = json.loads(self._progress.read_bytes())
-            return {key: found[key] for key in ("facts", "done", "rows", "note_bytes")}
+            counts = {key: int(found[key]) for key in ("done", "rows", "note_bytes")}
+            return {"facts": dict(found["facts"]), **counts}
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:

@@ -106,12 +106,13 @@ class Context:
             except ValueError as error:
                 raise ValueError(f"config.evals.{evaluator}: {error}") from error
 
+    def label_windows(self, split: str, label: str) -> Iterator[np.ndarray]:
+        """The label of every window of `batches`, [crop, crop] or one class; reads no pixels."""
+        return self._open(split).label_windows(label)
+
     @property
     def preview_names(self) -> set[str]:
         """The names of the arrays in the objective's preview of this source."""
-        pixels = jax.ShapeDtypeStruct(
-            (1, 1, len(self.sensor.bands), self.data.crop, self.data.crop), self.sensor.dtype
-        )
 
         def preview(key: jax.Array, pixels: jax.Array) -> dict[str, Any]:
             return self.objective.preview(
@@ -120,7 +121,22 @@ class Context:
                 key,
             )
 
-        return set(jax.eval_shape(preview, jax.random.key(0), pixels))
+        return set(jax.eval_shape(preview, jax.random.key(0), self._one_patch))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the dense features of a batch."""
+
+        def features(key: jax.Array, pixels: jax.Array) -> dict[str, jax.Array]:
+            batch = {self.source: {"pixels": pixels}}
+            return self._features_of(*self.objective.init(key), batch)
+
+        return jax.eval_shape(features, jax.random.key(0), self._one_patch)["dense"].shape[1:3]
+
+    @property
+    def _one_patch(self) -> jax.ShapeDtypeStruct:
+        shape = (1, 1, len(self.sensor.bands), self.data.crop, self.data.crop)
+        return jax.ShapeDtypeStruct(shape, self.sensor.dtype)
 
     def batches(
         self, split: str, label: str | None = None, most: int | None = None
@@ -190,17 +206,11 @@ class Context:
 
     @functools.cached_property
     def _features(self) -> Callable[[Params, Carry, Batch], dict[str, jax.Array]]:
-        def features(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-            return features_of(
-                self.objective,
-                params,
-                carry,
-                self.evaluate_views(batch),
-                self.source,
-                self.same_encoder,
-            )
+        return jax.jit(self._features_of, out_shardings=self.replicated)
 
-        return jax.jit(features, out_shardings=self.replicated)
+    def _features_of(self, params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+        views = self.evaluate_views(batch)
+        return features_of(self.objective, params, carry, views, self.source, self.same_encoder)
 
     @functools.cached_property
     def _preview(self) -> Callable[..., dict[str, Any]]:

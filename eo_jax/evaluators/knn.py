@@ -12,10 +12,17 @@ from sklearn.neighbors import NearestNeighbors
 
 from eo_jax.evaluators import labelled
 from eo_jax.evaluators.base import Context, Weights
-from eo_jax.evaluators.labelled import labelled_features, scores, training_part
+from eo_jax.evaluators.labelled import (
+    check_labels_per_class,
+    labelled_features,
+    scores,
+    training_part,
+)
 from eo_jax.monitor.metric import Card
 
 METRICS = labelled.METRICS
+
+_PER_CLASS = "config.evals.knn.labels_per_class"
 
 
 def cards(scores: Mapping[str, float]) -> list[Card]:
@@ -62,9 +69,11 @@ class Evaluator:
         self.config, self.context = config, context
 
     def check(self) -> None:
-        """Raises ValueError where the store has no such split or label."""
-        self.context.check(
-            "knn", (self.config.train_split, self.config.test_split), self.config.label
+        """Raises ValueError where the store has no such split or label, or too few of a class."""
+        config = self.config
+        self.context.check("knn", (config.train_split, config.test_split), config.label)
+        check_labels_per_class(
+            self.context, config.train_split, config.label, config.labels_per_class, _PER_CLASS
         )
 
     def __call__(self, weights: Weights) -> dict[str, float]:
@@ -81,7 +90,7 @@ class Evaluator:
                 x,
                 y,
                 self.config.labels_per_class,
-                "config.evals.knn.labels_per_class",
+                _PER_CLASS,
             )
         )
         return {**scores(self.predict(x, y, test_x), test_y), "test_classes": classes}

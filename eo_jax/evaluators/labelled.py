@@ -53,6 +53,27 @@ def training_part(
     return x[chosen], y[chosen]
 
 
+def check_labels_per_class(
+    context: Context, split: str, label: str, labels_per_class: int, where: str
+) -> None:
+    """Raises ValueError, beginning with `where`, for a class with fewer labels than will be drawn:
+    before the run, not at its end. Reads the labels of the split, or nothing where all are used.
+    """
+    if labels_per_class:
+        grid = context.grid
+        windows = context.label_windows(split, label)
+        classes = np.concatenate([_classes(window, grid) for window in windows])
+        used = classes[classes != _UNLABELLED]
+        sample_per_class(used, labels_per_class, context.seed, where)
+
+
+def _classes(window: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """[m], the class of each token of a map, or of a patch."""
+    if window.ndim == 0:
+        return window[None]
+    return token_majority(window[None], grid).ravel()
+
+
 def _pair(
     features: dict[str, np.ndarray], label: np.ndarray, real: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

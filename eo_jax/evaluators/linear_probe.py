@@ -12,7 +12,12 @@ from sklearn.preprocessing import StandardScaler
 
 from eo_jax.evaluators import labelled
 from eo_jax.evaluators.base import Context, Weights
-from eo_jax.evaluators.labelled import labelled_features, scores, training_part
+from eo_jax.evaluators.labelled import (
+    check_labels_per_class,
+    labelled_features,
+    scores,
+    training_part,
+)
 from eo_jax.monitor.metric import Card, Metric
 
 METRICS = {
@@ -20,6 +25,8 @@ METRICS = {
     "untrained_accuracy": Metric("Overall accuracy of the untrained encoder"),
     "gain": Metric("Overall accuracy over the untrained encoder"),
 }
+
+_PER_CLASS = "config.evals.linear_probe.labels_per_class"
 
 
 def cards(scores: Mapping[str, float]) -> list[Card]:
@@ -71,9 +78,11 @@ class Evaluator:
         self._untrained: float | None = None
 
     def check(self) -> None:
-        """Raises ValueError where the store has no such split or label."""
-        self.context.check(
-            "linear_probe", (self.config.train_split, self.config.test_split), self.config.label
+        """Raises ValueError where the store has no such split or label, or too few of a class."""
+        config = self.config
+        self.context.check("linear_probe", (config.train_split, config.test_split), config.label)
+        check_labels_per_class(
+            self.context, config.train_split, config.label, config.labels_per_class, _PER_CLASS
         )
 
     def __call__(self, weights: Weights) -> dict[str, float]:
@@ -106,7 +115,7 @@ class Evaluator:
             x,
             y,
             self.config.labels_per_class,
-            "config.evals.linear_probe.labels_per_class",
+            _PER_CLASS,
         )
         spaced = np.unique(
             np.linspace(0, len(y) - 1, min(len(y), self.config.max_samples)).astype(int)

@@ -25,7 +25,7 @@ def model_card(
     contract: Mapping[str, Any],
     name: str,
     model_class: str,
-    files: Sequence[str],
+    weights: str,
     figures: Sequence[Figure],
 ) -> str:
     """The text of README.md.
@@ -33,7 +33,7 @@ def model_card(
     Args:
         name: of the model: "vit_small_dino_sentinel2_l1c".
         model_class: of transformers: "ViTModel"; "" for layouts of others.
-        files: names of the files of weights beside it.
+        weights: name of the file beside it that is loaded: the weights, or the index of shards.
         figures: of the run.
     """
     environment = Environment(
@@ -50,7 +50,7 @@ def model_card(
         name=name,
         library=library_of(contract),
         bands=_band_rows(contract),
-        load=load_snippet(contract, model_class, files),
+        load=load_snippet(contract, model_class, weights),
         figures=figures,
         model_index=_model_index(contract, name, figures),
     )
@@ -61,19 +61,19 @@ def library_of(contract: Mapping[str, Any]) -> str:
     return _LIBRARIES.get(contract["layout"].partition("_")[0], "eo_jax")
 
 
-def load_snippet(contract: Mapping[str, Any], model_class: str, files: Sequence[str]) -> str:
+def load_snippet(contract: Mapping[str, Any], model_class: str, weights: str) -> str:
     """Python that loads the weights in this folder into `model` and gives `features` of `pixels`,
-    digital numbers as float32 [batch, band, row, column].
+    digital numbers [batch, band, row, column] of the bands that `bands` names.
     """
     return "\n".join(
         [
             *_imports(contract, model_class),
             "",
-            *_loading(contract, model_class, files),
+            *_loading(contract, model_class, weights),
             "",
-            f'with safe_open("{files[0]}", "pt") as file:',
-            '    contract = json.loads(file.metadata()["eo_jax"])',
-            'mean, std = (torch.tensor(contract[x])[:, None, None] for x in ("mean", "std"))',
+            "# 0 where there is no data, as in training; other bands and products are refused",
+            "prepare = eo_jax_torch.Input(contract)",
+            f"view = prepare(pixels, sensor={json.dumps(contract['sensor']['id'])}, bands=bands)",
             "with torch.no_grad():",
             *_forward(contract, model_class),
         ]
@@ -81,18 +81,15 @@ def load_snippet(contract: Mapping[str, Any], model_class: str, files: Sequence[
 
 
 def _imports(contract: Mapping[str, Any], model_class: str) -> list[str]:
-    lines = (
-        ["import json", "import re"] if contract["layout"] == "hf_segformer" else ["import json"]
-    )
-    lines += ["", "import torch"]
+    lines = ["import re", ""] if contract["layout"] == "hf_segformer" else []
     if model_class:
-        return [*lines, "import transformers", "from safetensors import safe_open"]
-    if library_of(contract) == "timm":
+        lines += ["import transformers"]
+    elif library_of(contract) == "timm":
         lines += ["import timm", "import timm.models.beit"]
-    return [*lines, "from safetensors import safe_open", "from safetensors.torch import load_file"]
+    return [*lines, "import torch", "", "import eo_jax_torch  # a file of eo_jax, to copy"]
 
 
-def _loading(contract: Mapping[str, Any], model_class: str, files: Sequence[str]) -> list[str]:
+def _loading(contract: Mapping[str, Any], model_class: str, weights: str) -> list[str]:
     if model_class:
         no_pooler = contract["layout"] in ("hf_vit", "hf_data2vec")
         more = ", add_pooling_layer=False" if no_pooler else ""
@@ -100,22 +97,20 @@ def _loading(contract: Mapping[str, Any], model_class: str, files: Sequence[str]
         return [
             f'model = transformers.{model_class}.from_pretrained("."{more})',
             *(SEGFORMER_EPSILON.splitlines() if epsilon else []),
+            f'contract, _ = eo_jax_torch.read("{weights}")',
         ]
     call = contract["constructor"]
     return [
         f"model = {call}" if library_of(contract) == "timm" else f"model = ...  # {call}",
-        f"files = {json.dumps(list(files))}",
-        "weights = {key: x for file in files for key, x in load_file(file).items()}",
-        "model.load_state_dict(weights, strict=True)",
+        f'contract = eo_jax_torch.load_encoder("{weights}", model)',
         "model.eval()",
     ]
 
 
 def _forward(contract: Mapping[str, Any], model_class: str) -> list[str]:
-    image = "(pixels - mean) / std"
     if library_of(contract) == "eo_jax":
-        return [f"    out = model({image})  # pooled feature: {contract['pooling']}"]
-    out = f"model({image}).last_hidden_state" if model_class else f"model.forward_features({image})"
+        return [f"    out = model(view)  # pooled feature: {contract['pooling']}"]
+    out = "model(view).last_hidden_state" if model_class else "model.forward_features(view)"
     if contract["pool"] == "image":
         return [f"    maps = {out}", "    features = maps.mean((2, 3))"]
     prefix = 1 + contract["architecture"]["registers"]

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from eo_jax.exchange import prefixes, translation
-from eo_jax.exchange.contract import architecture_of
+from eo_jax.exchange.contract import architecture_of, pooling_of
 from eo_jax.exchange.layout import Layout
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
+from eo_jax.exchange.opening import open_weights
 from eo_jax.exchange.positions import resample_positions
-from eo_jax.exchange.reading import Tensors, contract_of, read_tensors
-from eo_jax.exchange.sealing import check_contract, check_tensors
+from eo_jax.exchange.reading import Tensors
 from eo_jax.exchange.stems import fit_bands
 from eo_jax.models.encoder import Encoder
 from eo_jax.schema import Carry, Params
@@ -65,7 +65,20 @@ def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Importe
     Raises:
         ValueError: the file does not hold such an encoder; the message names the first mistake.
     """
-    tensors, contract = _read(source)
+    tensors, contract = open_weights(source.path, allow_pth=source.allow_pth)
+    return weights_of(tensors, contract, source, encoder, image_size)
+
+
+def weights_of(
+    tensors: Tensors,
+    contract: dict[str, Any] | None,
+    source: Source,
+    encoder: Encoder,
+    image_size: int,
+) -> Imported:
+    """The same from the content of a file, of `open_weights`."""
+    if source.bands_nm and source.stem != "by-wavelength":
+        raise ValueError("--bands-nm: is of --stem=by-wavelength")
     if contract is not None:
         _check_encoder(source, contract, encoder)
     name = layout_name(encoder, source.layout or (contract or {}).get("layout", ""))
@@ -77,22 +90,11 @@ def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Importe
     taken = layout.unified(encoder, taken)
     remarks = [f"layout {name}: {layout.network}", f"prefix {prefix!r}"]
     remarks += [f"left out: {line}" for line in prefixes.summary(left, prefix)]
-    remarks += _without_contract(encoder) if contract is None else []
+    remarks += _without_contract(encoder) if contract is None else _pooling(encoder, contract)
     remarks += _fit_bands(taken, layout, source, encoder, contract)
     image_size, resized = _fit_positions(taken, layout, encoder, image_size)
     params, statistics = translation.to_ours(layout, encoder, taken, image_size)
     return Imported(params, statistics, remarks + resized)
-
-
-def _read(source: Source) -> tuple[Tensors, dict[str, Any] | None]:
-    """The tensors of a file, and its contract if it has one, which are what was exported."""
-    contract = contract_of(source.path)
-    if contract is not None:
-        check_contract(contract, str(source.path))
-    tensors = read_tensors(source.path, allow_pth=source.allow_pth)
-    if contract is not None:
-        check_tensors(contract, tensors, str(source.path))
-    return tensors, contract
 
 
 def _keys(layout: Layout, encoder: Encoder, image_size: int) -> list[str]:
@@ -152,6 +154,12 @@ def _without_contract(encoder: Encoder) -> list[str]:
     ]
 
 
+def _pooling(encoder: Encoder, contract: Mapping[str, Any]) -> list[str]:
+    """No weight depends on it, and fine-tuning often changes it."""
+    theirs, ours = contract["pool"], pooling_of(encoder)
+    return [] if theirs == ours else [f"pool {ours!r} is the config's, that of the file {theirs!r}"]
+
+
 def _fit_bands(
     taken: Tensors,
     layout: Layout,
@@ -162,15 +170,24 @@ def _fit_bands(
     """Fits the first layer to the sensor's bands, in `taken`."""
     bands = encoder.sensor.bands
     weight = taken.get(layout.bands)
-    if weight is None or weight.ndim < 2 or (weight.shape[1] == len(bands) and not source.stem):
+    if source.stem and not layout.bands:
+        raise ValueError(
+            f"--stem: {layout.network} has no kernel per band that a rule could fit to other bands"
+        )
+    if weight is None or weight.ndim != 4 or not weight.size:
+        return []  # the comparison of shapes refuses it
+    if weight.shape[1] == len(bands) and not source.stem:
         return []
     if not source.stem:
         raise ValueError(
             f"{layout.bands}: is for {weight.shape[1]} bands, sensor {encoder.sensor.id!r} has "
-            f"{len(bands)}; give a rule: --stem=repeat-and-scale, by-wavelength or new"
+            f"{len(bands)}; give a rule: --stem of eo_jax.import_torch"
         )
-    known = contract["sensor"]["bands"].get("centre_nm", ()) if contract else ()
-    file_nm = [nm for nm in source.bands_nm or known if nm is not None]
+    known = (contract["sensor"]["bands"].get("centre_nm") or []) if contract else []
+    known = [nm for nm in known if nm is not None]
+    if source.bands_nm and known:
+        raise ValueError(f"--bands-nm: {source.path} says its wavelengths; leave the option out")
+    file_nm = source.bands_nm or known
     sensor_nm = [band.centre_nm for band in bands if band.centre_nm is not None]
     fitted = fit_bands(weight, source.stem, len(bands), file_nm, sensor_nm)
     if fitted is None:
@@ -194,9 +211,9 @@ def _fit_positions(
     prefix = int(layout.class_position(encoder))
     side = round(max(found.shape[1] - prefix, 0) ** 0.5)
     if encoder.trunk.positions != "learned":
-        return side * encoder.patch, []
-    if side == encoder.trunk.grid or side**2 + prefix != found.shape[1]:
-        return image_size, []
+        return side * encoder.patch or image_size, []
+    if side == encoder.trunk.grid or side**2 + prefix != found.shape[1] or side < 2:
+        return image_size, []  # the comparison of shapes refuses others
     taken[layout.positions] = resample_positions(found, encoder.trunk.grid, prefix)
     grid = encoder.trunk.grid
     return image_size, [f"{layout.positions}: resampled from {side} x {side} to {grid} x {grid}"]

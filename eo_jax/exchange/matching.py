@@ -143,10 +143,29 @@ def check_size(contract: Mapping[str, Any], rows: int, columns: int) -> None:
         )
 
 
-def normalised(contract: Mapping[str, Any], product: Sensor, pixels: np.ndarray) -> np.ndarray:
+def statistics(normalisation: Mapping[str, Any], product: Sensor) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, std), float32 [c], of a contract or of the normalisation in data.json.
+
+    Raises ValueError where they are not finite numbers, one per band, or a std is not above 0.
+    """
+    mean, std = (np.asarray(normalisation[key], np.float32) for key in ("mean", "std"))
+    for key, values in (("mean", mean), ("std", std)):
+        if values.shape != (len(product.bands),) or not np.isfinite(values).all():
+            raise ValueError(
+                f"{key} has shape {values.shape}, expected {len(product.bands)} finite numbers, "
+                "one per band"
+            )
+    if not (std > 0).all():
+        raise ValueError(f"std has the value {std.min():g}, expected numbers above 0")
+    return mean, std
+
+
+def normalised(
+    mean: np.ndarray, std: np.ndarray, product: Sensor, pixels: np.ndarray
+) -> np.ndarray:
     """float32 [b, c, h, w]: (digital number - mean) / std, 0 where there is no data."""
-    mean, std = (np.asarray(contract[name], np.float32)[:, None, None] for name in ("mean", "std"))
     missing = product.missing(pixels)
+    mean, std = mean[:, None, None], std[:, None, None]
     with np.errstate(invalid="ignore"):  # infinity is no data
         return np.where(missing, np.float32(0), (pixels.astype(np.float32) - mean) / std)
 

@@ -10,6 +10,8 @@ import numpy as np
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.schema import Params
 
+_MOST_SIDE = 512  # rows and columns of tokens
+
 
 def resample_positions(table: np.ndarray, side: int, prefix: int = 1) -> np.ndarray:
     """[1, prefix + n, d] -> [1, prefix + side^2, d]: patch positions resampled with a cubic kernel
@@ -38,21 +40,39 @@ def _cubic_weights(before: int, after: int) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
-def resized(encoder: Encoder, params: Params, image_size: int) -> tuple[Encoder, Params]:
-    """An encoder with learned positions for another image size; one without stays as it is.
+def check_image_size(encoder: Encoder, image_size: int, option: str) -> None:
+    """Raises ValueError for views that tokens do not divide, or that have very many.
 
-    Raises ValueError for relative positions, and a size that patches do not divide.
+    Args:
+        option: that gave the size, for the message.
+    """
+    side, rest = divmod(image_size, encoder.patch)
+    if rest or not 1 <= side <= _MOST_SIDE:
+        raise ValueError(
+            f"{option}: {image_size}; expected a multiple of {encoder.patch}, the side of a token "
+            f"in pixels, up to {_MOST_SIDE * encoder.patch}"
+        )
+
+
+def resized(
+    encoder: Encoder, params: Params, image_size: int, option: str
+) -> tuple[Encoder, Params]:
+    """An encoder with learned positions for another image size, which tokens divide; one without
+    stays as it is.
+
+    Args:
+        option: that gave the size, for the message.
+
+    Raises ValueError for relative positions, which are not resampled.
     """
     if encoder.kind != "tokens" or not getattr(encoder.trunk, "grid", 0):
         return encoder, params
-    side, rest = divmod(image_size, encoder.patch)
-    if rest:
-        raise ValueError(f"--image-size: {image_size} is not a multiple of patch {encoder.patch}")
+    side = image_size // encoder.patch
     if side == encoder.trunk.grid:
         return encoder, params
     if encoder.trunk.positions != "learned":
         raise ValueError(
-            f"--image-size: {image_size}; relative positions are for views of "
+            f"{option}: {image_size}; relative positions are for views of "
             f"{encoder.trunk.grid * encoder.patch} pixels, and are not resampled"
         )
     trunk = dataclasses.replace(encoder.trunk, grid=side)

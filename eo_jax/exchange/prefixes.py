@@ -51,7 +51,7 @@ def find_prefix(keys: Iterable[str], needed: Iterable[str], asked: str | None = 
     if most * 2 <= len(needed):
         raise ValueError(
             f"the file has {most} of the {len(needed)} keys of the layout under any prefix; its "
-            f"first keys: {', '.join(sorted(keys)[:5])}; give another --layout or --config"
+            f"first keys: {', '.join(sorted(keys)[:5])}; give another --config or layout"
         )
     best = sorted(prefix for prefix, count in counts.items() if count == most)
     if len(best) == 1:
@@ -61,7 +61,8 @@ def find_prefix(keys: Iterable[str], needed: Iterable[str], asked: str | None = 
         if len(usual) == 1:
             return usual[0]
     raise ValueError(
-        f"the file has several encoders: {', '.join(map(repr, best))}; choose one with --prefix"
+        f"the file has several encoders: {', '.join(map(repr, best))}; choose one with --prefix "
+        "of eo_jax.import_torch"
     )
 
 

@@ -49,13 +49,14 @@ def publish(
     made_by = model_class(layout, encoder)
     files = write_model(folder / _WEIGHTS, tensors, to_header(sealed(contract, tensors)))
     names = [file.name for file in files]
+    loaded = _WEIGHTS if names == [_WEIGHTS] else f"{_WEIGHTS}.index.json"
     parameters = sum(math.prod(x.shape) for x in tensors.values() if x.dtype == "float32")
     size = sum(tensor.nbytes for tensor in tensors.values())
     config = model_config(layout, encoder, contract["image_size"]) if made_by else contract
     figures = figures_of(lines, contract["step"])
     texts = {
         "config.json": _json(config),
-        "README.md": model_card(contract, name, made_by, names, figures),
+        "README.md": model_card(contract, name, made_by, loaded, figures),
         "stac_item.json": _json(stac_item(contract, name, names, parameters, size)),
     }
     if torchgeo_model(contract):

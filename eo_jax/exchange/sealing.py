@@ -21,6 +21,10 @@ _LISTED = 5  # names in a message
 # Without these, nothing can be checked.
 _NEEDED = {
     "layout": str,
+    "encoder": str,
+    "pool": str,
+    "stem": dict,
+    "trunk": dict,
     "architecture": dict,
     "sensor": dict,
     "mean": list,
@@ -63,7 +67,7 @@ def check_contract(contract: Any, where: str) -> None:
             "with this version of eo_jax"
         )
     before = _seal(contract, "fields", where)
-    now = dict(leaves({name: value for name, value in contract.items() if name != "seal"}))
+    now = _fields(contract, where)
     for path in sorted(before.keys() | now.keys()):
         if path not in now:
             raise ValueError(f"{where}: the contract lacks its field {path}; {_AGAIN}")
@@ -116,6 +120,13 @@ def _check_tensor(key: str, array: np.ndarray, before: Any, where: str) -> None:
             f"{where}: the values of {key} were changed, or put in another order, after the "
             f"export; {_AGAIN}"
         )
+
+
+def _fields(contract: Mapping[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return dict(leaves({name: value for name, value in contract.items() if name != "seal"}))
+    except RecursionError as error:
+        raise ValueError(f"{where}: the contract is nested too deeply; {_AGAIN}") from error
 
 
 def checksum(value: Any) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# Of optical and thermal bands, in nanometres; micrometres would be outside.
+_LEAST_NM, _MOST_NM = 200, 20_000
 RULES = ("repeat-and-scale", "by-wavelength", "new")
 
 
@@ -39,6 +41,12 @@ def fit_bands(
             f"(found {len(source_nm)}; give --bands-nm) and of the {bands} bands of the sensor "
             f"(found {len(target_nm)})"
         )
+    for option, values in (("--bands-nm", source_nm), ("sensor", target_nm)):
+        wrong = [nm for nm in values if not _LEAST_NM <= nm <= _MOST_NM]
+        if wrong:
+            raise ValueError(
+                f"{option}: wavelength {wrong[0]:g}; expected nanometres, {_LEAST_NM} to {_MOST_NM}"
+            )
     order = np.argsort(source_nm)
     sorted_nm = np.asarray(source_nm, float)[order]
     if (np.diff(sorted_nm) <= 0).any():

@@ -17,13 +17,13 @@ def has_torch() -> bool:
 
 
 def write_pth(path: Path, content: Mapping[str, Any]) -> None:
-    """A plain file of tensors, in dicts of strings, that `weights_only=True` reads."""
+    """A plain file of tensors and texts, in nested dicts, that `weights_only=True` reads."""
     import torch
 
     def tensors(value: Any) -> Any:
         if isinstance(value, Tensor):
             return torch.from_numpy(value.make().copy())
-        return {key: tensors(inner) for key, inner in value.items()}
+        return value if isinstance(value, str) else {k: tensors(x) for k, x in value.items()}
 
     with writing(path), replacing(path) as temporary:
         torch.save(tensors(content), temporary)

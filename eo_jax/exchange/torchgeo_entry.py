@@ -68,14 +68,29 @@ def weights_entry(contract: Mapping[str, Any], sha256: str) -> str:
     bands = [_torchgeo_name(name, contract) for name in contract["sensor"]["bands"]["name"]]
     method = contract["objective"]["name"]
     img_size = f"        'img_size': {contract['image_size']},\n" if "dinov2" in model else ""
-    transforms = f"_{member_of(contract).lower()}_transforms"
+    transforms, mean, no_data = (
+        f"_{member_of(contract).lower()}_{what}" for what in ("transforms", "mean", "no_data")
+    )
+    nodata = contract["sensor"]["nodata"]
     return f"""# For torchgeo/models/{family}.py; upload {file_stem(contract)}-{hashed}.pth to the
 # repository first, and fill in what is in angle brackets. The input is {contract["input"]}
 # Features here are the {contract["pooling"]}.
+{mean} = {python_list(contract["mean"], 0)}
+
+
+def {no_data}(x: Tensor) -> Tensor:
+    \"\"\"The mean where there is no data, which Normalize makes 0, as in training.\"\"\"
+    if x.ndim < 3 or x.shape[-3] != {len(bands)}:  # not the image of a sample
+        return x
+    valid = x.isfinite(){"" if nodata is None else f" & (x != {nodata})"}
+    return torch.where(valid, x, torch.tensor({mean}, device=x.device)[:, None, None])
+
+
 {transforms} = nn.Sequential(
     T.CenterCrop({contract["image_size"]}),
+    T.Lambda({no_data}, Tensor),
     T.Normalize(
-        mean={python_list(contract["mean"], 8)},
+        mean={mean},
         std={python_list(contract["std"], 8)},
     ),
 )

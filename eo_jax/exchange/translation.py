@@ -132,7 +132,7 @@ def to_ours(
     """(params, statistics) of an encoder from the tensors of a PyTorch network.
 
     Args:
-        tensors: those of the encoder alone; see `files.py` for prefixes, heads and the rest.
+        tensors: those of the encoder alone; see `prefixes` for heads and the rest.
         image_size: side in pixels of the images that the position embedding is for.
 
     Raises:
@@ -182,15 +182,25 @@ def _check_keys(layout: Layout, needed: list[str], tensors: Mapping[str, np.ndar
 def _check_computed(key: str, found: np.ndarray, expected: np.ndarray) -> None:
     if found.shape != expected.shape:
         raise ValueError(
-            f"{key}: has shape {found.shape}, expected {expected.shape}, positions of the image "
-            "size; give that of the file (--image-size)"
+            f"{key}: has shape {found.shape}, expected {expected.shape}, positions of a square of "
+            "tokens; give the config of the network that it is from"
         )
     difference = float(np.abs(found.astype(np.float32) - expected).max())
-    if not difference <= _POSITIONS_TOLERANCE:
+    if not difference <= _rounding(found):
         raise ValueError(
             f"{key}: differs from the positions that config.model.trunk.positions names by up to "
             f"{difference:.3g}; give positions='learned' and trunk.grid, or the other fixed ones"
         )
+
+
+def _rounding(array: np.ndarray) -> float:
+    """The tolerance for numbers in [-1, 1], by the type that they were rounded to: a float32 of a
+    bfloat16 ends with 16 bits that are 0, that of a float16 with 13.
+    """
+    bits = array.astype(np.float32).view(np.uint32)
+    if not (bits & 0xFFFF).any():
+        return 2.0**-8
+    return _POSITIONS_TOLERANCE if (bits & 0x1FFF).any() else 2.0**-11
 
 
 def _fill(array: np.ndarray, key: str, tensor: np.ndarray, row: Row) -> None:

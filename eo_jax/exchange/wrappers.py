@@ -1,5 +1,5 @@
-"""What the scripts of other projects expect around a state dict: a prefix of its keys, and the key
-of a checkpoint that holds it.
+"""What the scripts of other projects expect around a state dict: a prefix of its keys, and what a
+checkpoint has beside it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ class Wrapper(NamedTuple):
     Attributes:
         prefix: of its keys.
         inside: key of the dict in a .pth file that holds it; "" for none.
+        named: whether the .pth file names the network, as hyperparameters of Lightning do.
     """
 
     prefix: str = ""
     inside: str = ""
+    named: bool = False
 
 
 WRAPPERS = {
@@ -28,11 +30,16 @@ WRAPPERS = {
     "moco_v3": Wrapper("module.base_encoder.", "state_dict"),
     "dino": Wrapper("backbone.", "teacher"),
     "mae": Wrapper("", "model"),
-    # torchgeo's tasks read a backbone of a Lightning checkpoint so
-    "lightning": Wrapper("backbone.", "state_dict"),
+    # torchgeo.trainers.utils.extract_backbone, for the `weights` of its tasks
+    "lightning": Wrapper("model.", "state_dict", named=True),
 }
 
 
-def nested(tensors: Mapping[str, Any], wrapper: Wrapper) -> dict[str, Any]:
-    """The content of a .pth file."""
-    return {wrapper.inside: dict(tensors)} if wrapper.inside else dict(tensors)
+def nested(tensors: Mapping[str, Any], wrapper: Wrapper, network: str) -> dict[str, Any]:
+    """The content of a .pth file.
+
+    Args:
+        network: its name, for wrappers that have one.
+    """
+    content = {wrapper.inside: dict(tensors)} if wrapper.inside else dict(tensors)
+    return content | ({"hyper_parameters": {"model": network}} if wrapper.named else {})

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from eo_jax.data.store.files import replacing, write_atomically, writing
+from eo_jax.exchange.outputs import check_free
 from eo_jax.exchange.tensor import Tensor
 
 _SHARD_BYTES = 5 * 10**9  # Hugging Face's
@@ -45,22 +46,28 @@ def write_model(
 ) -> list[Path]:
     """One file, or above 5 GB shards with Hugging Face's index beside them; returns the files of
     weights.
+
+    Raises ValueError where one of these is there already, and is not of an earlier export.
     """
     parts = in_shards(tensors, _SHARD_BYTES)
     if len(parts) == 1:
+        check_free([path])
         write_safetensors(path, tensors, metadata)
         return [path]
-    shards, weight_map = [], {}
-    for k, part in enumerate(parts, start=1):
-        shard = path.with_name(f"{path.stem}-{k:05d}-of-{len(parts):05d}.safetensors")
+    index_file = path.with_name(f"{path.name}.index.json")
+    count = len(parts)
+    shards = [
+        path.with_name(f"{path.stem}-{k:05d}-of-{count:05d}.safetensors")
+        for k in range(1, count + 1)
+    ]
+    check_free([*shards, index_file])
+    weight_map: dict[str, str] = {}
+    for shard, part in zip(shards, parts, strict=True):
         write_safetensors(shard, part, metadata)
-        shards.append(shard)
         weight_map |= dict.fromkeys(part, shard.name)
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    write_atomically(
-        path.with_name(f"{path.name}.index.json"), (json.dumps(index, indent=1) + "\n").encode()
-    )
+    write_atomically(index_file, (json.dumps(index, indent=1) + "\n").encode())
     return shards
 
 

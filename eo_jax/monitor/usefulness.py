@@ -1,8 +1,13 @@
-"""Stops a run that learns nothing: steps skipped in a row, batches without a valid value."""
+"""Stops a run that learns nothing: steps skipped in a row, batches without a valid value.
+
+Steps of a mixture component are counted among those of that component: its losses become spikes,
+or its records are wrong, whatever the steps of others in between do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import collections
+from collections.abc import Callable, Collection, Mapping
 
 _VALID = "valid_fraction/"  # and the source: fraction of pixels in its views with any valid band
 
@@ -11,18 +16,38 @@ class Usefulness:
     """Sees the values of every step, in order.
 
     Args:
-        first: the step the run starts at.
-        steps: its total number.
-        max_skipped: steps in a row that may be skipped.
+        steps: their total number.
+        max_skipped: steps of a component in a row that may be skipped.
+        component: number of a batch -> the mixture component that it is of.
         describe: number of a batch -> what it is, in a line.
         workdir: of the run, for the command in the message.
     """
 
     def __init__(
-        self, first: int, steps: int, max_skipped: int, describe: Callable[[int], str], workdir: str
+        self,
+        steps: int,
+        max_skipped: int,
+        component: Callable[[int], str],
+        describe: Callable[[int], str],
+        workdir: str,
     ):
-        self._first, self._steps, self._max_skipped = first, steps, max_skipped
-        self._describe, self._workdir, self._skipped = describe, workdir, 0
+        self._steps, self._max_skipped, self._component = steps, max_skipped, component
+        self._describe, self._workdir = describe, workdir
+        self._in_a_row = collections.Counter[str]()
+
+    def resume(self, first: int, skipped: Collection[int]) -> None:
+        """Counts on from the steps up to `first`, of which these were skipped: a run that is
+        stopped often is the run that is not.
+        """
+        before = frozenset(skipped)
+        for step in range(min(before, default=first + 1), first + 1):
+            self._count(step, step in before)
+
+    def _count(self, step: int, skipped: bool) -> int:
+        """How many steps of its component in a row were skipped with this one."""
+        component = self._component(step - 1)
+        self._in_a_row[component] = self._in_a_row[component] + 1 if skipped else 0
+        return self._in_a_row[component]
 
     def check(self, step: int, values: Mapping[str, float]) -> None:
         """Raises ValueError after the last of too many skipped steps, or of a run that skipped all
@@ -35,11 +60,11 @@ class Usefulness:
                     f"value, so nothing can be learned; {self._about(step)}. Leave out such "
                     "samples: python -m data_prep subset --max-nodata 0.9 ..."
                 )
-        self._skipped = self._skipped + 1 if values["skipped"] else 0
-        none_learned = step == self._steps == self._skipped and not self._first
-        if self._skipped > self._max_skipped or none_learned:
+        in_a_row = self._count(step, bool(values["skipped"]))
+        none_learned = step == self._steps == self._in_a_row.total()
+        if in_a_row > self._max_skipped or none_learned:
             raise ValueError(
-                f"step {step}: {self._skipped} steps in a row changed nothing "
+                f"step {step}: {in_a_row} steps in a row changed nothing "
                 f"(config.run.max_skipped: {self._max_skipped}), because {_reason(values)}. The "
                 f"last was on {self._about(step)}. Lower config.optim.lr in a new --workdir, or "
                 "leave out samples with wrong values"

@@ -7,8 +7,11 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import jax
+
+T = TypeVar("T")
 
 
 class Writer:
@@ -86,14 +89,30 @@ def read_metrics(workdir: Path) -> list[dict]:
     return lines
 
 
-def not_evaluated(workdir: Path, step: int, names: Iterable[str]) -> set[str]:
-    """The evaluators without scores at this step in metrics.jsonl; none at step 0, where nothing is
-    evaluated.
-    """
-    if step == 0:
-        return set()
-    scored = [name for line in read_metrics(workdir) if line["step"] == step for name in line]
-    return {name for name in names if not any(key.startswith(f"eval/{name}/") for key in scored)}
+def scores_at(workdir: Path, step: int) -> dict[str, float]:
+    """{"eval/<evaluator>/<metric>": value} at this step in metrics.jsonl; NaN for null."""
+    return {
+        name: math.nan if value is None else value
+        for line in read_metrics(workdir)
+        if line["step"] == step
+        for name, value in line.items()
+        if name.startswith("eval/")
+    }
+
+
+def skipped_steps(workdir: Path, last: int) -> list[int]:
+    """The steps up to `last` that changed nothing: all of them have a line in metrics.jsonl."""
+    lines = read_metrics(workdir)
+    return sorted({line["step"] for line in lines if line["step"] <= last and line.get("skipped")})
+
+
+def not_evaluated(scored: Iterable[str], evaluators: Mapping[str, T]) -> dict[str, T]:
+    """The evaluators without any of the scores of `scores_at`."""
+    return {
+        name: evaluator
+        for name, evaluator in evaluators.items()
+        if not any(score.startswith(f"eval/{name}/") for score in scored)
+    }
 
 
 def _tensorboard(workdir: Path, first_step: int):

@@ -115,7 +115,8 @@ class Config:
             everything else 1.
         spike_sigma: a step whose loss is more than so many standard deviations above the mean of
             the last 128 of its mixture component leaves the state unchanged, as one that is not
-            finite does; 0 for never. See spikes.py.
+            finite does; 0 for never. Where losses stay at a higher level, 128 / (1 + sigma^2)
+            steps in a row do, at most run.max_skipped. See spikes.py.
         freeze_rules: regex -> (from, until), fractions of the run. In between a weight is frozen:
             no update, no decay, no moments, no part in the global norm; then it continues as if
             those steps had not happened. Weights that no rule matches are never frozen.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from eo_jax import cli
+from eo_jax import cli, compile_cache
 from eo_jax.data.store.files import write_atomically
 from eo_jax.report.collect import collect
 from eo_jax.report.page import render
@@ -29,6 +29,7 @@ def main() -> int:
         help="split of the samples that are drawn (default: val, or train where there is no val)",
     )
     arguments = parser.parse_args()
+    compile_cache.enable()
     path = arguments.workdir / "report.html"
     write_atomically(path, render(collect(arguments.workdir, arguments.split)).encode())
     print(path)

@@ -1,6 +1,7 @@
-"""Landsat TM, ETM+ and OLI/TIRS: SSL4EO-L products, level 1, Collection 2 surface reflectance.
+"""Landsat TM, ETM+ and OLI/TIRS: SSL4EO-L products, level 1, Collection 2.
 
-Level 1 is as cloud benchmarks store it.
+Level 1 is as cloud benchmarks store it, and as Collection 2 delivers it. Landsat 4 TM and Landsat 9
+OLI-2 have the nominal ranges of Landsat 5 and 8, and share their rows.
 
 Sources: band ranges and native GSD as in torchgeo (datasets/landsat.py, band_data.csv); a centre
 here is the middle of the range, a FWHM its width. uint8 scaling and file order of SSL4EO-L from
@@ -62,6 +63,12 @@ _KELVIN = {
 _SR = {"scale": 0.3 / 255, "units": "surface reflectance"}  # 0..0.3 in 0..255
 _SR_COLLECTION_2 = {"scale": 0.0000275, "offset": -0.2, "units": "surface reflectance"}
 _DN = {"scale": 1.0, "units": "digital number"}
+# Level 1 of OLI; the sun's elevation is in the MTL of each scene.
+_TOA_COLLECTION_2 = {
+    "scale": 0.00002,
+    "offset": -0.1,
+    "units": "top-of-atmosphere reflectance x sine of the sun's elevation",
+}
 
 
 def _bands(ranges: dict[int, _Range], names: dict[str, int], **thermal: Any) -> tuple[Band, ...]:
@@ -117,6 +124,10 @@ _COLLECTION_2 = {
     "nodata": 0,
     "source": f"{_RANGES}; google/earthengine-catalog pipelines/landsat.py (bands, scaling); dtype "
     "and fill 0 are general knowledge (USGS)",
+}
+_LEVEL_1 = {
+    **_COLLECTION_2,
+    "source": f"{_RANGES}; bands, dtype, fill 0 and the scale of OLI are general knowledge (USGS)",
 }
 
 LANDSAT5_TM_TOA = Sensor(
@@ -206,6 +217,30 @@ LANDSAT8_OLI_SR_C2 = Sensor(
     **_OLI_COLOURS,
     **_COLLECTION_2,
 )
+# Scale and offset of TM and ETM+ differ between scenes, so theirs are in the MTL. Without the
+# panchromatic band, which has a grid of its own.
+LANDSAT5_TM_L1_C2 = Sensor(
+    id="landsat5_tm_l1_c2",
+    title="Landsat 5 TM Collection 2 level 1, digital numbers, 7 bands",
+    bands=_bands(_TM, _numbered("B", *range(1, 8))),
+    **_DN,
+    **_TM_COLOURS,
+    **{**_LEVEL_1, "dtype": "uint8"},
+)
+LANDSAT7_ETM_L1_C2 = dataclasses.replace(
+    LANDSAT5_TM_L1_C2,
+    id="landsat7_etm_l1_c2",
+    title="Landsat 7 ETM+ Collection 2 level 1, digital numbers, 8 bands",
+    bands=_bands(_ETM, {name: number for name, number in _ETM_TOA_NAMES.items() if name != "B8"}),
+)
+LANDSAT8_OLI_TIRS_L1_C2 = Sensor(
+    id="landsat8_oli_tirs_l1_c2",
+    title="Landsat 8 OLI/TIRS Collection 2 level 1, 10 bands",
+    bands=_bands(_OLI_TIRS, _numbered("B", *range(1, 8), *range(9, 12)), offset=0.0, **_DN),
+    **_TOA_COLLECTION_2,
+    **_OLI_COLOURS,
+    **_LEVEL_1,
+)
 
 LANDSAT = (
     LANDSAT5_TM_TOA,
@@ -218,4 +253,7 @@ LANDSAT = (
     LANDSAT5_TM_SR_C2,
     LANDSAT7_ETM_SR_C2,
     LANDSAT8_OLI_SR_C2,
+    LANDSAT5_TM_L1_C2,
+    LANDSAT7_ETM_L1_C2,
+    LANDSAT8_OLI_TIRS_L1_C2,
 )

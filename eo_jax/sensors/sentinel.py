@@ -228,6 +228,19 @@ SENTINEL2_L2A_OFFSET_UINT16 = dataclasses.replace(
     dtype="uint16",
     nodata=0,
 )
+# The same before baseline 04.00, with ESA's no-data value.
+SENTINEL2_L1C_UINT16 = dataclasses.replace(
+    SENTINEL2_L1C,
+    id="sentinel2_l1c_uint16",
+    title="Sentinel-2 L1C, processing baselines before 04.00, 13 bands",
+    nodata=0,
+)
+SENTINEL2_L2A_UINT16 = dataclasses.replace(
+    SENTINEL2_L2A,
+    id="sentinel2_l2a_uint16",
+    title="Sentinel-2 L2A, processing baselines before 04.00, 12 bands",
+    nodata=0,
+)
 SENTINEL2_SO2SAT = Sensor(
     id="sentinel2_so2sat",
     title="Sentinel-2 of So2Sat LCZ42, stored as reflectance, 10 bands",
@@ -302,6 +315,8 @@ SENTINEL = (
     SENTINEL2_L2A_OFFSET,
     SENTINEL2_L1C_OFFSET_UINT16,
     SENTINEL2_L2A_OFFSET_UINT16,
+    SENTINEL2_L1C_UINT16,
+    SENTINEL2_L2A_UINT16,
     SENTINEL2_SO2SAT,
     SENTINEL2_RGB,
     SENTINEL1_GRD,

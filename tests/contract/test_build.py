@@ -100,9 +100,7 @@ def test_an_unknown_key_of_any_section_names_itself_and_the_nearest(no_device, p
 
 
 def test_an_unknown_section_names_the_nearest(no_device):
-    with pytest.raises(
-        ValueError, match=r"config\.optimm: unknown section; .* Did you mean 'optim'\?"
-    ):
+    with pytest.raises(ValueError, match=r"config\.optimm: unknown key; .* Did you mean 'optim'\?"):
         complete(ml_collections.ConfigDict(raw() | {"optimm": {}}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import re
@@ -11,6 +12,8 @@ import pytest
 
 from benchmarks import objectives
 from data_prep import readers
+from eo_jax import export, import_torch
+from eo_jax.embed import __main__ as embed
 
 ROOT = Path(__file__).parents[2]
 ARCHIVES = (ROOT / "docs" / "archives.md").read_text()
@@ -54,3 +57,45 @@ def test_the_table_of_objectives_shows_what_the_benchmark_wrote() -> None:
         and len(shown) == 2 * len({row[0] for row in shown}) >= 30
     )
     assert not [line for row in written for line in objectives.missed(row)]
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+EXPORT, EMBED = options_of(export._parser()), options_of(embed.parser())
+IMPORT = {f"--{name}" for name in import_torch._FLAGS} | {"--config"}
+# The options that a section of the guide, or the messages of a folder, may name.
+SECTIONS = {
+    "Continue from published weights": IMPORT | {"--help"},
+    "Features for GeoTIFFs": EMBED,
+    "Layouts": EXPORT,
+    "Publish": EXPORT,
+}
+FOLDERS = {
+    "eo_jax/exchange": EXPORT | IMPORT,
+    "eo_jax/embed": EMBED | {"--sensor"},  # of `convert`, which is said there
+}
+
+
+def named(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_the_guide_of_weights_names_options_that_there_are(title: str) -> None:
+    text = (ROOT / "docs" / "weights.md").read_text()
+    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert named(section) <= SECTIONS[title]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_messages_name_options_that_there_are(folder: str) -> None:
+    constants = [
+        node.value
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    found = named("\n".join(constants))
+    assert found and found <= FOLDERS[folder]

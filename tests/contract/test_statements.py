@@ -1,4 +1,5 @@
-"""What an image file says about itself is honoured or refused by every reader of GeoTIFFs.
+"""What an image file says about itself is honoured or refused by every reader of rasters that GDAL
+opens.
 
 Each statement is written into the tiny archive of each reader, and contradicts the row of the
 sensor table, or excludes pixels. docs/archives.md has the result as a table.
@@ -24,12 +25,13 @@ from eo_jax.sensors import Sensor
 READERS = (
     *("bigearthnet", "enmap-l2a", "enmap-tiles", "eurosat", "geonrw", "geotiff", "hyspecnet11k"),
     *("l7irish", "l8biome", "oscd", "spectral-earth", "spectral-earth-downstream", "ssl4eo-l"),
-    *("ssl4eo-l-benchmark", "ssl4eo-s12"),
+    *("ssl4eo-l-benchmark", "ssl4eo-s12", "geotiff-bands", "landsat-c2"),
+    "sentinel2-safe",
 )
 
 
 class Image:
-    """The image of an archive's first item that is a GeoTIFF, to be changed and read again."""
+    """The image of an archive's first item that GDAL opens, to be changed and read again."""
 
     def __init__(self, name: str, root: Path):
         reader: Reader = make_reader(name, root, **write(name, root))
@@ -46,8 +48,8 @@ class Image:
         return self.reader.read(item, Files(self.reader.archive, item))
 
     def _is_read(self, item: Item) -> bool:
-        """Whether it is a GeoTIFF with data in its first band that the options do not exclude."""
-        if not item.files[0].name.lower().endswith((".tif", ".tiff")):
+        """Whether GDAL opens it, with data in its first band that the options do not exclude."""
+        if not item.files[0].name.lower().endswith((".tif", ".tiff", ".jp2")):
             return False
         try:
             sample = self.reader.read(item, Files(self.reader.archive, item))
@@ -72,6 +74,8 @@ def _excluded(shape: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("place", ["internal", "beside"])
 def test_masked_pixels_are_missing_or_the_file_is_refused(image: Image, place: str):
+    if place == "internal" and image.path.suffix == ".jp2":
+        pytest.skip("JPEG 2000 has no internal mask")
     before = image.read()
     with (
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=place == "internal"),
@@ -195,13 +199,23 @@ def test_bands_of_another_name_or_order_are_refused(image: Image):
     assert image.path.name in str(caught.value) and "band" in str(caught.value)
 
 
+def _write_imagery(path: Path, key: str, value: str) -> None:
+    """Metadata of GDAL's domain IMAGERY for every band."""
+    if path.suffix == ".jp2":  # into which GDAL does not write it
+        text = f'<Metadata domain="IMAGERY"><MDI key="{key}">{value}</MDI></Metadata>'
+        band = f'<PAMRasterBand band="1">{text}</PAMRasterBand>'
+        path.with_name(f"{path.name}.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+        return
+    with rasterio.open(path, "r+") as file:
+        for number in file.indexes:
+            file.update_tags(number, ns="IMAGERY", **{key: value})
+
+
 def test_wavelengths_of_other_bands_are_refused(image: Image):
     centres = image.sensor(image.read()).centres_nm
     if not np.isfinite(centres).all():
         pytest.skip("the sensor table has no wavelengths of this sensor")
-    with rasterio.open(image.path, "r+") as file:
-        for number in file.indexes:
-            file.update_tags(number, ns="IMAGERY", CENTRAL_WAVELENGTH_UM="3.3")
+    _write_imagery(image.path, "CENTRAL_WAVELENGTH_UM", "3.3")
     with pytest.raises(ArchiveError, match="3300 nm"):
         image.read()
 
@@ -210,9 +224,7 @@ def test_widths_of_other_bands_are_refused(image: Image):
     sensor = image.sensor(image.read())
     if any(band.fwhm_nm is None for band in sensor.bands):
         pytest.skip("the sensor table has no widths of this sensor")
-    with rasterio.open(image.path, "r+") as file:
-        for number in file.indexes:
-            file.update_tags(number, ns="IMAGERY", FWHM_UM="0.9")
+    _write_imagery(image.path, "FWHM_UM", "0.9")
     with pytest.raises(ArchiveError, match="width of 900 nm"):
         image.read()
 

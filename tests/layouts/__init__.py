@@ -1,5 +1,5 @@
 """Tiny, valid archives for every reader: <reader>.py has `write(root)` and optionally `OPTIONS` for
-its reader.
+its reader. OTHER_LAYOUTS are further ones of a reader.
 
 The fuzzing and the convert-then-verify tests run on them, so each has the complete layout:
 locations, dates, splits, labels.
@@ -20,10 +20,12 @@ from data_prep.reader import Files, Item, Reader, SkipSample
 from data_prep.readers import reader_class
 from eo_jax.schema import Sample
 
+OTHER_LAYOUTS = {"geotiff-bands": "geotiff"}  # {layout: reader}
+
 
 def make_reader(name: str, root: Path, **options: Any) -> Reader:
-    """The reader of that name for a folder or file."""
-    return reader_class(name)(open_archive(root), **options)
+    """The reader of that name, or of that layout, for a folder or file."""
+    return reader_class(OTHER_LAYOUTS.get(name, name))(open_archive(root), **options)
 
 
 def read_item(reader: Reader, item: Item) -> Sample:

@@ -55,15 +55,14 @@ def turn(workdir: Path, mesh: Mesh) -> list[int]:
     set_damaged_aside(checkpoints)
     step = checkpoints.latest() or 0
     if step:
-        state, next_batch = checkpoints.restore(sharding.with_sharding(state, placement))
-        assert next_batch == step
+        state = checkpoints.newest().restore(sharding.with_sharding(state, placement))
     else:
         state = jax.tree.map(
             lambda leaf, where: jax.make_array_from_callback(leaf.shape, where, leaf.__getitem__),
             jax.tree.map(np.asarray, state),
             placement,
         )
-    checkpoints.save(step + 1, state, step + 1, {})
+    checkpoints.save(step + 1, state, {})
     checkpoints.wait()
     return list(state["params"]["layers"]["attention"]["qkv"].addressable_shards[0].data.shape)
 

@@ -459,7 +459,11 @@ def test_tar_extensions_read_as_tarfile_reads_them(tmp_path):
 # ------------------------------------------------------------------ temporary files
 
 
-def test_temporary_files_are_few_and_go_with_the_archive(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("limit", "kept"), [(0, access.MAX_SPOOLED), (7, 7), (100, 9)])
+def test_temporary_files_are_few_or_small_and_go_with_the_archive(
+    tmp_path, monkeypatch, limit: int, kept: int
+):
+    monkeypatch.setattr(access, "MAX_SPOOLED_BYTES", limit)
     monkeypatch.setattr(access.tempfile, "tempdir", str(tmp_path / "spool"))
     (tmp_path / "spool").mkdir()
     archive = one(tmp_path, "x.tar", tar_of({f"{number}.tif": b"x" for number in range(9)}))
@@ -469,7 +473,7 @@ def test_temporary_files_are_few_and_go_with_the_archive(tmp_path, monkeypatch):
                 pass
         assert held.read_bytes() == b"x"  # still in use
     del held
-    assert len(list((tmp_path / "spool").iterdir())) == access.MAX_SPOOLED
+    assert len(list((tmp_path / "spool").iterdir())) == kept
     del archive
     assert not list((tmp_path / "spool").iterdir())
 

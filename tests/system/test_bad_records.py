@@ -234,6 +234,21 @@ def test_a_record_is_counted_once_and_said_when_its_batch_is_taken(damaged):
     )
 
 
+def test_the_samples_that_a_batch_shows_in_place_of_a_bad_one_are_named(damaged):
+    pipeline = Pipeline(config(damaged["zarr"], damaged["zarr"]), 5)
+    batches, replaced = enumerate(pipeline.batches(0, 12, lambda line: None)), 0
+    while not replaced:
+        n, batch = next(batches)
+        drawn, shown, line = pipeline.samples(n), pipeline.shown(n), pipeline.describe(n)
+        for name, fields in batch.items():
+            pixels = [[origin(date)[0] for date in row] for row in fields["pixels"]]
+            assert shown[name].tolist() == pixels
+            pairs = zip(drawn[name].ravel()[:4], shown[name].ravel(), strict=False)
+            for old, new in pairs:
+                assert (f"id{new} in place of id{old}" in line) == (old != new)
+                replaced += old != new
+
+
 def test_counting_goes_on_from_what_was_saved(damaged):
     said: list[str] = []
     pipeline = Pipeline(config(damaged["zarr"]), 5)

@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -13,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from run_results import end_of
 from saved_states import CONFIG, files_of, flip, halve, like, save_two, state_of
 
 from eo_jax import checkpoint
 from eo_jax.checkpoint import (
     Checkpoints,
     DamagedError,
+    DeletedError,
     Retention,
     leaf_hashes,
     set_damaged_aside,
@@ -46,8 +49,8 @@ def steps_on_disk(workdir: Path) -> list[str]:
 
 def test_state_data_position_and_config_come_back(saved):
     checkpoints = Checkpoints(saved)
-    state, next_batch = checkpoints.restore(like(state_of()))
-    assert (checkpoints.latest(), next_batch) == (5, 5)
+    state = checkpoints.newest().restore(like(state_of()))
+    assert checkpoints.latest() == checkpoints.newest().manifest.step == 5
     assert leaf_hashes(state) == leaf_hashes(state_of())
     assert jax.tree.structure(state) == jax.tree.structure(state_of())
     assert checkpoints.newest().manifest.config == json.loads(json.dumps(CONFIG))
@@ -56,7 +59,7 @@ def test_state_data_position_and_config_come_back(saved):
 def test_bad_records_and_scores_come_back_but_no_score_that_is_not_finite(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     scores = {"eval/knn/accuracy": 0.1, "eval/knn/kappa": float("nan")}
-    checkpoints.save(8, state_of(), 8, CONFIG, {"s2": [17, 403]}, scores)
+    checkpoints.save(8, state_of(), CONFIG, {"s2": [17, 403]}, scores)
     checkpoints.wait()
     found = Checkpoints(tmp_path).newest().manifest
     assert found.bad_records == {"s2": [17, 403]}
@@ -77,7 +80,7 @@ def test_a_save_holds_what_was_there_although_the_next_step_reuses_the_memory(tm
     before = leaf_hashes(state)
     advance = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, state, 1, {})
+    checkpoints.save(1, state, {})
     for _ in range(20):
         state = advance(state)
     checkpoints.wait()
@@ -104,7 +107,15 @@ def test_a_folder_without_checkpoints_says_how_to_make_one(tmp_path):
 def test_a_state_whose_paths_would_be_ambiguous_is_refused(tmp_path):
     state = {"a/b": jnp.zeros(2), "a": {"b": jnp.ones(2)}}
     with pytest.raises(ValueError, match=r"a key has a '/' in 'a/b'"):
-        Checkpoints(tmp_path).save(1, state, 1, {})
+        Checkpoints(tmp_path).save(1, state, {})
+
+
+def test_a_manifest_of_the_first_format_is_read(saved):
+    manifest = Checkpoints(saved).newest().manifest
+    content = manifest.to_json() | {"format": 1, "next_batch": 5}
+    del content["origin"], content["sha256"]
+    content["sha256"] = checkpoint.manifest._sha256(content)
+    assert checkpoint.manifest.from_json(json.dumps(content)) == manifest
 
 
 # ------------------------------------------------------------------------------- another state
@@ -146,7 +157,7 @@ def test_a_state_of_another_dtype_shape_or_path_is_refused_by_its_first_leaf(
     saved, expected, message
 ):
     with pytest.raises(ValueError, match=rf"checkpoints/5: {message}; use the code that saved it"):
-        Checkpoints(saved).restore(expected)
+        Checkpoints(saved).newest().restore(expected)
 
 
 # ------------------------------------------------------------------------------------------- damage
@@ -272,6 +283,19 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(saved, monkeypatch):
     assert steps_on_disk(saved) == ["2", "5"]
 
 
+def test_a_checkpoint_that_its_run_deletes_meanwhile_is_not_called_damaged(saved):
+    known, unknown = (Checkpoints(saved).at(2) for _ in range(2))
+    assert known.manifest.step == 2
+    run = Checkpoints(saved, Retention(1))
+    run.save(8, state_of(), CONFIG)
+    run.wait()
+    for reader in (known, unknown):
+        with pytest.raises(DeletedError, match=r"checkpoints/2: deleted meanwhile by the run .*"):
+            reader.arrays("params/")
+    with pytest.raises(DeletedError):
+        known.restore(like(state_of()))
+
+
 # ----------------------------------------------------------------------------------- falling back
 
 
@@ -281,8 +305,21 @@ def test_the_newest_intact_checkpoint_is_found_and_damaged_newer_ones_are_set_as
     assert line.startswith("checkpoint 5 is damaged (manifest/metadata: ")
     assert line.endswith("checkpoints/5.damaged; resuming from checkpoint 2")
     assert steps_on_disk(saved) == ["2", "5.damaged"]
-    state, next_batch = Checkpoints(saved).restore(like(state_of()))
-    assert next_batch == 2 and leaf_hashes(state) == leaf_hashes(state_of(1))
+    assert Checkpoints(saved).latest() == 2 and restored(saved) == leaf_hashes(state_of(1))
+
+
+def test_one_process_reads_what_it_restores_once_and_falls_back_where_that_is_damaged(
+    saved, monkeypatch
+):
+    monkeypatch.setattr(checkpoint.arrays, "read", None)  # what reads arrays to compare them
+    flip(largest := max(files_of(saved, 5), key=lambda path: path.stat().st_size), 8)
+    flip(largest, largest.stat().st_size * 4)
+    state, (line,) = checkpoint.restored(
+        Checkpoints(saved), lambda found: found.restore(like(state_of()))
+    )
+    assert leaf_hashes(state) == leaf_hashes(state_of(1))
+    assert line.endswith("checkpoints/5.damaged; resuming from checkpoint 2")
+    assert checkpoint.restored(Checkpoints(saved), lambda found: found.step) == (2, [])
 
 
 def test_what_was_set_aside_before_is_kept_and_the_step_can_be_saved_again(saved):
@@ -290,7 +327,7 @@ def test_what_was_set_aside_before_is_kept_and_the_step_can_be_saved_again(saved
         halve(files_of(saved, 5))
         assert name in set_damaged_aside(Checkpoints(saved))[0]
         checkpoints = Checkpoints(saved, Retention(2))
-        checkpoints.save(5, state_of(0), 5, CONFIG)
+        checkpoints.save(5, state_of(0), CONFIG)
         checkpoints.wait()
     assert steps_on_disk(saved) == ["2", "5", "5.damaged", "5.damaged-2"]
 
@@ -319,9 +356,69 @@ def test_only_what_a_rule_keeps_stays_on_the_disk(tmp_path):
         checkpoints = Checkpoints(tmp_path, retention)
         for step in steps:
             scores = {"eval/knn/accuracy": accuracy[step]}
-            checkpoints.save(step, {"a": jnp.ones(3)}, step, CONFIG, None, scores)
+            checkpoints.save(step, {"a": jnp.ones(3)}, CONFIG, None, scores)
         checkpoints.wait()
     assert steps_on_disk(tmp_path) == ["2", "3", "5"]
+
+
+def test_scores_that_come_late_are_those_of_the_checkpoint(saved):
+    """Whoever reads the manifest then or later, and for what is kept."""
+    accuracy = "eval/knn/accuracy"
+    checkpoints = Checkpoints(saved, Retention(1, best=accuracy))
+    checkpoints.add_scores(2, {accuracy: 0.9, "eval/knn/kappa": float("nan")})
+    checkpoints.save(8, state_of(), CONFIG, scores={accuracy: 0.5})
+    checkpoints.wait()
+    assert steps_on_disk(saved) == ["2", "8"]
+    assert Checkpoints(saved).at(2).manifest.scores == {accuracy: 0.9}
+    assert set_damaged_aside(Checkpoints(saved)) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("bad record"), KeyboardInterrupt()])
+def test_a_save_under_way_is_not_lost_when_an_error_ends_the_run(tmp_path, monkeypatch, error):
+    slow(monkeypatch)
+    with pytest.raises(type(error)), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state_of(), {})
+        raise error
+    assert Checkpoints(tmp_path).steps() == [1]
+
+
+def test_an_error_of_one_of_several_processes_waits_for_no_save(tmp_path, monkeypatch):
+    may_end = threading.Event()
+    slow(monkeypatch, may_end.wait)
+    with pytest.raises(ValueError, match="bad record"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state_of(), {})
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        raise ValueError("bad record")
+    may_end.set()
+    checkpoints.wait()
+
+
+def test_a_save_that_fails_as_an_error_ends_the_run_is_in_the_same_line(
+    tmp_path, monkeypatch, capsys
+):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def run() -> int:
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(1, state_of(), {})
+            raise ValueError("bad record")
+
+    slow(monkeypatch, full)
+    code, error = end_of(capsys, run)
+    assert code == 1 and len(error.splitlines()) == 1
+    assert error.startswith("error: bad record; also: ") and "No space left on device" in error
+
+
+def slow(monkeypatch, first=lambda: time.sleep(0.1)) -> None:
+    """What happens `first`, before a save is finished."""
+    finalize = ocp.CompositeCheckpointHandler.finalize
+
+    def later(*arguments):
+        first()
+        finalize(*arguments)
+
+    monkeypatch.setattr(ocp.CompositeCheckpointHandler, "finalize", later)
 
 
 @pytest.mark.parametrize("method", ["save", "wait_until_finished"])
@@ -336,7 +433,7 @@ def test_a_full_disk_is_one_line_with_the_way_out(tmp_path, monkeypatch, method)
         r"that disk, then run the same command again"
     )
     with pytest.raises(OSError, match=message):
-        checkpoints.save(1, state_of(), 1, {})
+        checkpoints.save(1, state_of(), {})
         checkpoints.wait()
 
 
@@ -349,11 +446,11 @@ def test_a_save_that_fails_is_known_without_waiting_for_one_under_way(tmp_path, 
 
     checkpoints = Checkpoints(tmp_path)
     checkpoints.check()
-    checkpoints.save(1, state_of(), 1, {})
+    checkpoints.save(1, state_of(), {})
     checkpoints.wait()
     checkpoints.check()
     monkeypatch.setattr(ocp.CompositeCheckpointHandler, "finalize", full)
-    checkpoints.save(2, state_of(), 2, {})
+    checkpoints.save(2, state_of(), {})
     checkpoints.check()  # it would wait for ever
     may_end.set()
     with pytest.raises(OSError, match=r"checkpoints/2: .* \(No space left on device\); free space"):
@@ -381,19 +478,19 @@ def test_what_to_do_about_a_save_that_failed_depends_on_why(tmp_path, monkeypatc
 
     monkeypatch.setattr(ocp.AsyncCheckpointer, "save", fail)
     with pytest.raises(OSError, match=f"checkpoint cannot be saved {message}"):
-        Checkpoints(tmp_path).save(1, state_of(), 1, {})
+        Checkpoints(tmp_path).save(1, state_of(), {})
 
 
 def test_a_workdir_that_is_gone_is_not_made_again_but_checkpoints_that_are_gone_are(tmp_path):
     workdir = tmp_path / "run"
     checkpoints = Checkpoints(workdir)
     for step in (1, 2):
-        checkpoints.save(step, state_of(), step, {})
+        checkpoints.save(step, state_of(), {})
         checkpoints.wait()
         shutil.rmtree(workdir / "checkpoints")
     shutil.rmtree(workdir)
     with pytest.raises(OSError, match=r"\(No such file or directory\); find out what removed"):
-        checkpoints.save(3, state_of(), 3, {})
+        checkpoints.save(3, state_of(), {})
     assert not workdir.exists()
 
 
@@ -404,7 +501,7 @@ def test_what_interrupted_saves_and_deletions_leave_is_not_listed_and_removed(sa
         (folder / "state").mkdir(parents=True)
     checkpoints = Checkpoints(saved)
     assert checkpoints.steps() == [2, 5]
-    checkpoints.save(8, state_of(), 8, {})
+    checkpoints.save(8, state_of(), {})
     checkpoints.wait()
     assert kept.exists() and not any(folder.exists() for folder in left)
 
@@ -415,7 +512,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_named(saved, monkeypatch):
 
     monkeypatch.setattr(shutil, "rmtree", refuse)
     checkpoints = Checkpoints(saved, Retention(1))
-    checkpoints.save(8, state_of(), 8, {})
+    checkpoints.save(8, state_of(), {})
     with pytest.raises(OSError, match=r"checkpoints/2: .* cannot be deleted \(Permission denied\)"):
         checkpoints.wait()
     assert checkpoints.latest() == 8

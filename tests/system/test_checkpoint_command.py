@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def run(monkeypatch, capsys):
 
 def save(workdir: Path, step: int, state: dict, config: dict = CONFIG, scores=None) -> Path:
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(step, state, step, config, None, scores)
+    checkpoints.save(step, state, config, None, scores)
     checkpoints.wait()
     return workdir
 
@@ -181,6 +182,37 @@ def test_average_refuses_another_network_and_a_folder_that_holds_a_run(
     ):
         with pytest.raises(ValueError, match=message):
             run("average", *arguments)
+
+
+def test_average_refuses_equal_shapes_of_other_heads_objectives_and_bands(saved, run, tmp_path):
+    def about(heads: int, objective: str, sensor: str) -> dict:
+        sections = {"model": {"trunk": {"heads": heads}}, "objective": {"name": objective}}
+        workdir = save(tmp_path / f"{heads}{objective}{sensor}", 3, state_of(), CONFIG | sections)
+        (workdir / "data.json").write_text(json.dumps({"s": {"sensor": {"id": sensor}}}))
+        return workdir
+
+    first = about(3, "mae", "s2")
+    for other, message in (
+        (about(6, "mae", "s2"), r"config\.model\.trunk\.heads is 6, but 3"),
+        (about(3, "dino", "s2"), r"config\.objective\.name is 'dino', but 'mae'"),
+        (about(3, "mae", "l8"), r"data\.json\.s\.sensor\.id is 'l8', but 's2'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run("average", other, first, "--output", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_average_is_never_without_its_provenance(saved, run, tmp_path, monkeypatch):
+    (saved / "data.json").write_text("{}")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during, pytest.raises(KeyboardInterrupt):
+        during.setattr(Checkpoints, "save", stop)
+        run("average", saved, "--output", tmp_path / "mean")
+    assert (tmp_path / "mean" / "data.json").exists()
+    assert run("average", saved, "--output", tmp_path / "mean")[0] == 0  # the same command again
 
 
 def test_slice_writes_the_arrays_that_match(saved, run, tmp_path):

@@ -114,6 +114,24 @@ def test_ssl4eo_s12_native_grids(sample_data: Path, tmp_path: Path) -> None:
     assert compared == 2 * (2 + 13 + 12)  # every file of the archive
 
 
+def test_ssl4eo_s12_as_one_file_per_band(sample_data: Path, tmp_path: Path) -> None:
+    """All Sentinel-2 images as L1C: those of L2A lack B10, and are left out and counted."""
+    root = sample_data / "sentinel" / "SSL4EO-S12_real"
+    store = convert(
+        *("geotiff", root, tmp_path / "store", "--sensor", "sentinel2_l1c"),
+        *("--pattern", "s2*", "--resample", "nearest"),
+        *("--band-regex", r"^(?P<item>s2./\d+/[^/]+)/(?P<band>B\w+)\.tif$"),
+        *("--time-regex", r"/(?P<time>\d{8}T\d{6})_"),
+    )
+    assert store.manifest["left_out"] == {"no file of B10": 2}
+    assert len(store) == 2
+    for sample in store:
+        for band, pixels in zip(store.sensor(sample.sensor).bands, sample.pixels, strict=True):
+            plane = tiff(root / sample.id / f"{band.name}.tif")[0]
+            factor = len(pixels) // len(plane)
+            np.testing.assert_array_equal(pixels, np.kron(plane, np.ones((factor, factor), int)))
+
+
 def _product(sensor: str) -> str:
     return "s2c" if "l1c" in sensor else "s2a"
 

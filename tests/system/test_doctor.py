@@ -234,7 +234,7 @@ def test_it_measures_and_gives_a_verdict(command, tiny_store):
         (("no/such", f"--config={CONFIG}"), "no/such: no such store"),
         (("--config=configs/none.py",), "configs/none.py"),
         (("--config=configs/mae_demo.py:none",), "configs/mae_demo.py: no variant 'none'"),
-        ((f"--config={CONFIG}", "--config.data.thread=1"), 'Did you mean "threads"'),
+        ((f"--config={CONFIG}", "--config.data.thread=1"), "Did you mean 'threads'"),
         ((f"--config={CONFIG}", "--seconds=0"), "--seconds=0"),
     ],
 )

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ import rasterio
 import zarr
 from embedding import AFFINE, Weights, run, write_tiff
 
+from eo_jax.embed import dense, pooled
 from eo_jax.embed.blending import view_weights
-from eo_jax.embed.encoder import TrainedEncoder
+from eo_jax.embed.encoder import TrainedEncoder, from_file
+from eo_jax.embed.images import Declared, Images
 from eo_jax.embed.tiles import make_grid
 from eo_jax.sensors import ENMAP, get_sensor
 
@@ -362,6 +365,61 @@ def test_a_mask_beside_a_file_is_honoured(tmp_path, monkeypatch):
     assert found["valid_fraction"][0] == 0.5
 
 
+def test_a_changed_mask_is_another_input(tmp_path):
+    sensor = get_sensor("sentinel2_l2a_bigearthnet")
+    trained = from_file(Weights(tmp_path / "w.safetensors", sensor, 4, 16).path)
+    source, facts = write_tiff(tmp_path / "scene.tif", scene(16, 16), NAMES), []
+    for masked_rows in (8, 4):
+        mask = np.full((16, 16), 255, np.uint8)
+        mask[:masked_rows] = 0
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(source, "r+") as dataset:
+            dataset.write_mask(mask)
+        with Images(source, sensor, Declared()).open(source.name) as image:
+            files = [(image.name, image.sha256, image.sidecars)]
+            facts.append(
+                (
+                    image.sha256,
+                    pooled.facts_of(trained, "refuse", 1, files)["files_sha256"],
+                    dense.facts_of(image, trained, 0, 1)["sidecars"],
+                )
+            )
+    same, *different = [before == after for before, after in zip(*facts, strict=True)]
+    assert same and not any(different)
+
+
+def test_every_image_of_an_archive_becomes_a_map(weights, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for name in ("a.tif", "b.tif"):
+            archive.write(write_tiff(tmp_path / name, scene(16, 16), NAMES), name)
+    command = ["--mode=dense", f"--weights={weights.path}", f"--input={tmp_path / 'in.zip'}"]
+    run(monkeypatch, *command, f"--output={tmp_path / 'maps'}")
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["a.tif", "b.tif"]
+    with pytest.raises(ValueError, match=r"one\.tif; --mode=dense writes a folder of maps"):
+        run(monkeypatch, *command, f"--output={tmp_path / 'one.tif'}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output=x.npz", "--dtype=int8"], "--dtype: is of --mode=dense"),
+        (["--output=x.npz", "--overlap=0"], "--overlap: is of --mode=dense"),
+        (["--output=x.tif", "--mode=dense", "--larger=centre"], "--larger: is of --mode=pooled"),
+        (["--output=x.parquet", "--format=npz"], r"x\.parquet with --format=npz"),
+        (["--output=maps", "--mode=dense", "--format=npz"], "maps with --format=npz"),
+        (["--output=in/x.npz"], "is inside of --input"),
+        (["--output=x.npz", "--view=6"], "--view: 6; expected a multiple of 4"),
+        (["--output=x.npz", "--view=2000000"], "--view: 2000000; expected .* up to 2048"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(
+    weights, tmp_path, monkeypatch, options, message
+):
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run(monkeypatch, f"--weights={weights.path}", "--input=in", *options)
+
+
 def test_a_header_that_claims_any_width_is_refused(weights, tmp_path, monkeypatch):
     profile = {"driver": "GTiff", "count": 12, "height": 16, "width": 10_000_000, "tiled": True}
     profile |= {"dtype": "uint16", "sparse_ok": True}
@@ -377,7 +435,7 @@ def test_weights_without_a_contract_are_refused(tmp_path, monkeypatch):
 
     save_file({"a": np.zeros(1)}, tmp_path / "w.safetensors")
     source = write_tiff(tmp_path / "scene.tif", scene(16, 16), NAMES)
-    with pytest.raises(ValueError, match="has no contract in its header"):
+    with pytest.raises(ValueError, match="has no contract"):
         run(
             monkeypatch,
             f"--weights={tmp_path / 'w.safetensors'}",

@@ -5,6 +5,7 @@ padding, no-data and unlabelled pixels.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,11 +232,27 @@ def evaluators_of(store: Path, evals: dict, **values) -> dict:
         ),
         ({"knn": {"label": "landuse", "test_split": "test"}}, r"config\.evals\.knn: .*test"),
         ({"collapse": {"split": "validation"}}, r"config\.evals\.collapse: .*validation"),
+        (
+            {"knn": {"label": "landuse", "labels_per_class": 10_000}},
+            r"config\.evals\.knn\.labels_per_class: 10000, but class \d has \d+ labels",
+        ),
     ],
 )
 def test_a_split_or_label_that_is_not_there_is_an_error_before_a_run(tiny_store, evals, message):
     with pytest.raises(ValueError, match=message):
         evaluators_of(tiny_store, evals)
+
+
+def test_labels_are_counted_as_they_will_be_drawn(tiny_store):
+    """As many per class as the scarcest has can be drawn; one more is refused before the run."""
+    evaluators = evaluators_of(tiny_store, {"knn": {"label": "landuse"}})
+    context = evaluators["knn"][1].context
+    _, classes = labelled.labelled_features(context, context.untrained(), "train", "landuse")
+    scarcest = np.unique(classes, return_counts=True)[1].min()
+    for wanted, fits in ((scarcest, True), (scarcest + 1, False)):
+        evals = {"knn": {"label": "landuse", "labels_per_class": int(wanted)}}
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="has"):
+            evaluators_of(tiny_store, evals)
 
 
 def test_a_reconstruction_with_moments_of_what_is_hidden_is_not_judged(tiny_store):

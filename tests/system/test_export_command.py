@@ -71,6 +71,34 @@ def test_the_weights_are_those_of_the_checkpoint(tiny_run):
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output=x.safetensors", "--image-size=17"], "--image-size: 17; expected a multiple"),
+        (["--output=x.safetensors", "--image-size=0"], "--image-size: 0; expected a multiple"),
+        (["--output=x.safetensors", "--image-size=-16"], "--image-size: -16; expected"),
+        (["--output=x.safetensors", "--format=pth"], r"--format=pth has the ending \.pth"),
+        (["--output=x.npz"], r"x\.npz; an export has the ending \.safetensors or \.pth"),
+        (["--output=x.safetensors", "--wrapper=lightning"], r"--wrapper=lightning: is of \.pth"),
+        (["--output=x.safetensors", "--wrapper=mae"], r"--wrapper=mae: is of \.pth"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    tiny_run, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run(monkeypatch, f"--workdir={tiny_run}", *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_foreign_file_is_not_overwritten(tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "x.safetensors").write_bytes(b"of somebody else")
+    with pytest.raises(ValueError, match=r"x\.safetensors: exists.*--output"):
+        run(monkeypatch, f"--workdir={tiny_run}", f"--output={tmp_path / 'x.safetensors'}")
+    assert (tmp_path / "x.safetensors").read_bytes() == b"of somebody else"
+
+
 def test_a_folder_for_the_hub_is_written_from_a_run(tiny_run, tmp_path, monkeypatch):
     folder = tmp_path / "upload"
     assert run(monkeypatch, f"--workdir={tiny_run}", f"--publish={folder}") == 0

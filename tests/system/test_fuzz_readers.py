@@ -24,6 +24,7 @@ from data_prep.archive import ArchiveError
 from data_prep.reader import SkipSample
 from eo_jax.data.store import record
 
+NAMES = (*readers.names(), *layouts.OTHER_LAYOUTS)
 MOST_BYTES = 1_500_000_000
 BOMB = (
     b'<?xml version="1.0"?><!DOCTYPE b [<!ENTITY a "xxxxxxxxxx"><!ENTITY b '
@@ -215,7 +216,7 @@ def read_or_explain(name: str, root: Path, options: dict) -> None:
 def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict]]:
     """{reader: (its tiny archive, options)}."""
     found = {}
-    for name in readers.names():
+    for name in NAMES:
         root = tmp_path_factory.mktemp(name.replace(".", "-")) / "archive"
         found[name] = (root, layouts.write(name, root))
     return found
@@ -244,9 +245,7 @@ def damaged(original: tuple[Path, dict], name: str, seed: int, damages: list[Dam
 
 
 some_damages = st.lists(st.sampled_from(DAMAGES), min_size=1, max_size=3)
-cases = given(
-    name=st.sampled_from(readers.names()), seed=st.integers(0, 2**32 - 1), damages=some_damages
-)
+cases = given(name=st.sampled_from(NAMES), seed=st.integers(0, 2**32 - 1), damages=some_damages)
 quiet = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
@@ -260,7 +259,7 @@ def test_damaged_archives(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", readers.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_damaged_archives_at_length(originals: dict, name: str) -> None:
     @settings(max_examples=250, **quiet)
     @given(seed=st.integers(0, 2**32 - 1), damages=some_damages)

@@ -47,7 +47,7 @@ def one_bit(workdir: Path) -> None:
     state = state_of(0)
     state["params"]["bias"] = state["params"]["bias"].at[0].set(1e-45)
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(5, state, 5, CONFIG)
+    checkpoints.save(5, state, CONFIG)
     checkpoints.wait()
 
 

@@ -255,6 +255,11 @@ def test_extend_to_goes_on_and_equals_nothing_lost(workdir, tiny_store, capsys):
     assert "resuming at step 6 of 9" in capsys.readouterr().out
     assert steps(workdir) == list(range(1, 10))
     assert checkpoint.load(workdir)[1] == 9
+    checkpoints = checkpoint.Checkpoints(workdir)
+    assert {step: checkpoints.at(step).manifest.origin for step in checkpoints.steps()} == {
+        8: 6,
+        9: 6,
+    }
 
 
 def test_extend_to_fewer_steps_is_refused(workdir, tiny_store):
@@ -413,6 +418,32 @@ def test_the_checkpoint_with_the_best_score_stays_and_its_manifest_has_the_score
         4: {"eval/knn/accuracy": 0.9},
         10: {"eval/knn/accuracy": 0.6},
     }
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_stays_although_a_stop_had_cut_its_evaluation_short(
+    toy, tiny_store, tmp_path, monkeypatch
+):
+    accuracy = iter([0.2, None, 0.9, 0.5, 0.4, 0.6])
+
+    def evaluators(config, context_of):
+        def scripted(weights):
+            value = next(accuracy)
+            if value is None:
+                os.kill(os.getpid(), signal.SIGTERM)
+                context_of("").poll()
+            return {"accuracy": value}
+
+        return {"knn": (2, scripted)}
+
+    monkeypatch.setattr(train, "make_evaluators", evaluators)
+    best = {"run.steps": 10, "run.max_to_keep": 1, "run.keep_best": "eval/knn/accuracy"}
+    assert train.train(config_of(tiny_store, **best), tmp_path) == 143
+    assert checkpoint.Checkpoints(tmp_path).newest().manifest.scores == {}
+    assert train.train(config_of(tiny_store, **best), tmp_path) == 0
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    assert checkpoints.steps() == [4, 10]
+    assert checkpoints.at(4).manifest.scores == {"eval/knn/accuracy": 0.9}
 
 
 def test_a_signal_during_evaluation_is_followed_by_a_save_and_the_run_goes_on_from_there(
@@ -646,7 +677,14 @@ class NotFinite(Toy):
 def test_a_run_that_learns_nothing_ends_with_an_error_and_the_batch_by_name(
     tiny_store, tmp_path, monkeypatch, capsys
 ):
+    """The save under way at that moment is not lost."""
     monkeypatch.setitem(globals(), "Toy", NotFinite)
+    finalize = ocp.CompositeCheckpointHandler.finalize
+    monkeypatch.setattr(
+        ocp.CompositeCheckpointHandler,
+        "finalize",
+        lambda *arguments: (time.sleep(0.2), finalize(*arguments))[1],
+    )
     config = config_of(tiny_store, **{"run.steps": 12, "run.max_skipped": 4})
     with training_the_toy():
         code, error = end_of(capsys, lambda: train.train(config, tmp_path))
@@ -654,6 +692,20 @@ def test_a_run_that_learns_nothing_ends_with_an_error_and_the_batch_by_name(
     assert "step 5: 5 steps in a row changed nothing" in error
     assert f"batch 4, source 'enmap' ({tiny_store}): samples " in error
     assert writers.read_metrics(tmp_path)[-1]["step"] == 5
+    assert checkpoint.Checkpoints(tmp_path).steps() == [2, 4]
+
+
+@pytest.mark.slow
+def test_a_run_that_learns_nothing_ends_although_it_is_stopped_in_between(
+    tiny_store, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(globals(), "Toy", NotFinite)
+    config = config_of(tiny_store, **{"run.steps": 12, "run.max_skipped": 4})
+    with training_the_toy(), monkeypatch.context() as patch:
+        signal_in("first step", patch)
+        assert train.train(config, tmp_path) == 143
+        with pytest.raises(ValueError, match="step 5: 5 steps in a row changed nothing"):
+            train.train(config, tmp_path)
 
 
 def test_a_batch_without_a_valid_value_ends_the_run_before_it_is_saved(toy, tmp_path, capsys):
@@ -741,6 +793,10 @@ def command(monkeypatch, capsys):
         (
             (SMOKE, "--workdir=x", "--config.data.batch_size=0"),
             "config.data.batch_size: 0; expected at least 1",
+        ),
+        (
+            (SMOKE, "--workdir=x", "--config.optim.spike_sigma=3.0"),
+            "config.optim.spike_sigma: 3; where losses stay at a higher level, 13 steps in a row",
         ),
         (
             (SMOKE, "--workdir=x", "--config.model.trunk.size=tinny"),

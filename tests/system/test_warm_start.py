@@ -37,7 +37,7 @@ def pretrained(tmp_path_factory):
         "params": jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf) + 1), teacher["params"]),
     }
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(3, state, next_batch=3, config=config_of("dino").to_dict())
+    checkpoints.save(3, state, config=config_of("dino").to_dict())
     checkpoints.wait()
     return workdir, state
 

@@ -6,13 +6,17 @@ tests/unit/test_mistakes.py has mistakes in the file itself.
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import IMAGE, PATCH, SENSOR, tiny_encoder, write_export
+from exported import IMAGE, PATCH, SENSOR, exported, tiny_encoder, write_export
 
+from eo_jax.exchange import writing
+from eo_jax.exchange.contract import to_header
+from eo_jax.exchange.sealing import sealed
 from eo_jax.load import load
 
 torch = pytest.importorskip("torch")
@@ -70,6 +74,20 @@ def test_a_network_gets_every_weight(path):
     assert contract["pooling"] == "token 0 of the normalised tokens"
 
 
+def test_shards_and_keys_with_a_prefix_are_loaded(path, tmp_path, monkeypatch):
+    tensors, contract = exported(tiny_encoder(), IMAGE)
+    tensors = {f"module.encoder_q.{key}": tensor for key, tensor in tensors.items()}
+    monkeypatch.setattr(writing, "_SHARD_BYTES", 200_000)
+    writing.write_model(tmp_path / "q.safetensors", tensors, to_header(sealed(contract, tensors)))
+    index, made = tmp_path / "q.safetensors.index.json", network()
+    eo_jax_torch.load_encoder(index, made)
+    for key, value in load(path).tensors.items():
+        np.testing.assert_array_equal(made.state_dict()[key].numpy(), value)
+    index.write_text(json.dumps({"weight_map": {"w": "../q.safetensors"}}))
+    with pytest.raises(ValueError, match=r"'\.\./q\.safetensors'"):
+        eo_jax_torch.read(index)
+
+
 def test_a_tiny_encoder_is_refused_by_a_network_with_six_heads(tmp_path):
     """A state dict does not say its heads: plain strict loading takes it without an error."""
     path = write_export(tmp_path / "tiny.safetensors", tiny_encoder("tiny"))
@@ -113,7 +131,7 @@ NETWORKS = {
     "half precision": (lambda: network().half(), "float16.*expected .*float32"),
     "registers": (with_registers, "reg_token: .* expected nothing"),
     "unknown heads": (without_heads, r"num_heads is \[\], not \[3\]"),
-    "other epsilon": (with_other_epsilon, r"epsilon of LayerNorm.*eps=1e-05.* is not 1e-06"),
+    "other epsilon": (with_other_epsilon, r"epsilon of LayerNorm.*eps=1e-05.* is not \[1e-06\]"),
     "overlapping patches": (with_overlapping_patches, "patches of Conv2d.*overlap"),
 }
 

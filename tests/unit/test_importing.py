@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
 from exchanged import S2, SIZE, weighted
 from safetensors.numpy import save_file
 
+from eo_jax import warm_start
 from eo_jax.exchange import prefixes
 from eo_jax.exchange.contract import make_contract, to_header
 from eo_jax.exchange.importing import Source, import_encoder
@@ -95,6 +97,8 @@ def test_by_wavelength_interpolates_between_neighbours_in_any_order():
     ("rule", "source_nm", "message"),
     [
         ("by-wavelength", (500, 600), "a wavelength of each of the 3 bands"),
+        ("by-wavelength", (0.49, 0.56, 0.66), r"--bands-nm: wavelength 0\.49; expected nanometres"),
+        ("by-wavelength", (500, float("nan"), 600), "--bands-nm: wavelength nan"),
         ("by-wavelength", (500, 500, 600), "two bands have the same wavelength"),
         ("mean", (), "expected one of repeat-and-scale, by-wavelength, new"),
     ],
@@ -193,6 +197,52 @@ def test_fixed_positions_of_a_file_have_to_be_those_of_the_config(tmp_path):
         import_encoder(source, other, SIZE)
 
 
+def test_fixed_positions_may_be_rounded_to_the_type_of_a_file(tmp_path):
+    encoder, params, statistics = weighted("hf_vit")
+    tensors = to_torch(LAYOUTS["hf_vit"], encoder, params, statistics, SIZE)
+    key = "embeddings.position_embeddings"
+    brain = (tensors[key].view(np.uint32) & 0xFFFF0000).view(np.float32)
+    for rounded in (tensors[key].astype(np.float16), brain):
+        save_file(tensors | {key: rounded}, tmp_path / "weights.safetensors")
+        assert import_encoder(Source(tmp_path / "weights.safetensors", "hf_vit"), encoder, SIZE)
+
+
+@pytest.mark.parametrize("layout", ["timm_vit", "hf_vit", "hf_dinov2"])
+def test_positions_of_one_token_are_not_those_of_a_view(tmp_path, layout):
+    encoder, params, statistics = weighted(layout)
+    tensors = to_torch(LAYOUTS[layout], encoder, params, statistics, SIZE)
+    (key,) = (name for name in tensors if name.endswith(("pos_embed", "position_embeddings")))
+    save_file(tensors | {key: tensors[key][:, :1].copy()}, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"has shape \(1, 1, 192\), expected \(1, 1[67], 192\)"):
+        import_encoder(Source(tmp_path / "weights.safetensors", layout), encoder, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "message"),
+    [
+        ("timm_vit", {"bands_nm": [500.0] * 13}, "--bands-nm: is of --stem=by-wavelength"),
+        ("spec_vit", {"stem": "new"}, "--stem: .* no kernel per band"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(tmp_path, layout, options, message):
+    encoder, params, statistics = weighted(layout)
+    tensors = to_torch(LAYOUTS[layout], encoder, params, statistics, SIZE)
+    save_file(tensors, tmp_path / "weights.safetensors")
+    source = Source(tmp_path / "weights.safetensors", layout, **options)
+    with pytest.raises(ValueError, match=message):
+        import_encoder(source, encoder, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("origin", "option"), [("weights.npz", "init_encoder"), ("run", "init_layout")]
+)
+def test_a_choice_that_a_start_does_not_have_is_refused(origin, option):
+    run = {"init_from": origin, "init_layout": "", "init_encoder": "", option: "other"}
+    experiment = types.SimpleNamespace(run=types.SimpleNamespace(**run))
+    with pytest.raises(ValueError, match=rf"config\.run\.{option}: 'other'; {origin} is a"):
+        warm_start.load_weights({}, experiment)
+
+
 def test_pth_files_are_read_on_request_only_and_never_execute(tmp_path):
     torch = pytest.importorskip("torch")
     tensors, _ = with_contract()
@@ -200,7 +250,7 @@ def test_pth_files_are_read_on_request_only_and_never_execute(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"model": state, "epoch": 3}, path)
     encoder = weighted("timm_vit")[0]
-    with pytest.raises(ValueError, match="--allow-pth only"):
+    with pytest.raises(ValueError, match="import_torch --allow-pth"):
         import_encoder(Source(path), encoder, SIZE)
     imported = import_encoder(Source(path, allow_pth=True), encoder, SIZE)
     assert "prefix 'model.module.'" in imported.remarks
@@ -210,6 +260,7 @@ def test_pth_files_are_read_on_request_only_and_never_execute(tmp_path):
             return (open, (str(tmp_path / "executed"), "w"))
 
     torch.save({"model": state, "args": Payload()}, path)
-    with pytest.raises(ValueError, match="holds more than tensors"):
+    with pytest.raises(ValueError, match="holds more than tensors") as refused:
         import_encoder(Source(path, allow_pth=True), encoder, SIZE)
+    assert "open" in str(refused.value) and "False" not in str(refused.value)  # torch's advice
     assert not (tmp_path / "executed").exists()

@@ -40,6 +40,29 @@ def test_a_second_run_is_refused_by_host_process_and_time_and_changes_nothing(tm
     assert path.read_bytes() == before and os.listdir(path.parent) == [lock.NAME]
 
 
+@pytest.mark.parametrize("workdir", ["file", "file/run", "/proc/run"])
+def test_a_workdir_that_cannot_be_one_is_one_line_and_leaves_nothing(tmp_path, workdir):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OSError, match=rf"{workdir}: no run can write there \(.+\); give a folder"),
+        lock.locked(tmp_path / workdir),
+    ):
+        pass
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_leaves_no_part_of_a_lock(tmp_path, monkeypatch):
+    def full(path, text):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    message = r"run: no run can write there \(No space left on device\)"
+    with pytest.raises(OSError, match=message), lock.locked(tmp_path / "run"):
+        pass
+    assert os.listdir(tmp_path / "run") == []
+
+
 def test_the_lock_is_released_at_the_end_and_after_an_error(tmp_path):
     for _ in range(2):
         with pytest.raises(OSError, match="full"), lock.locked(tmp_path / "run") as path:

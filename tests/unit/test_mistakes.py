@@ -20,9 +20,9 @@ from safetensors.numpy import save_file
 from eo_jax import export
 from eo_jax.exchange.importing import Source, import_encoder
 from eo_jax.exchange.layouts import LAYOUTS
-from eo_jax.exchange.sealing import leaves, sealed
+from eo_jax.exchange.sealing import sealed
 from eo_jax.exchange.tensor import Tensor
-from eo_jax.exchange.wrappers import WRAPPERS, nested
+from eo_jax.exchange.wrappers import WRAPPERS
 from eo_jax.load import load
 
 torch = pytest.importorskip("torch")
@@ -383,13 +383,19 @@ def test_an_import_refuses_another_layout_than_the_files(tmp_path):
         import_encoder(Source(path, layout="hf_vit"), tiny_encoder(), IMAGE)
 
 
-@pytest.mark.parametrize("wrapper", ["none", "moco_v3"])
-def test_a_pth_file_is_compared_with_the_contract_beside_it(tmp_path, wrapper):
+def write_pth(path: Path, name: str) -> str:
+    """An export with a wrapper; returns its prefix."""
     tensors, contract = exported(tiny_encoder(), IMAGE)
-    prefix = WRAPPERS[wrapper].prefix
-    content = nested({f"{prefix}{key}": x for key, x in tensors.items()}, WRAPPERS[wrapper])
+    wrapper = WRAPPERS[name]
+    prefixed = {f"{wrapper.prefix}{key}": tensor for key, tensor in tensors.items()}
+    export._write_pth(path, prefixed, wrapper, contract)
+    return wrapper.prefix
+
+
+@pytest.mark.parametrize("wrapper", ["none", "moco_v3", "lightning"])
+def test_a_pth_file_is_compared_with_the_contract_beside_it(tmp_path, wrapper):
     path = tmp_path / "encoder.pth"
-    export._write_pth(path, content, sealed(contract, dict(leaves(content))))
+    prefix = write_pth(path, wrapper)
     source = Source(path, allow_pth=True)
     import_encoder(source, tiny_encoder(), IMAGE)
     weights = torch.load(path, weights_only=True)
@@ -398,6 +404,31 @@ def test_a_pth_file_is_compared_with_the_contract_beside_it(tmp_path, wrapper):
     torch.save(weights, path)
     with pytest.raises(ValueError, match=r"values of .*norm\.weight were changed"):
         import_encoder(source, tiny_encoder(), IMAGE)
+
+
+def test_a_lightning_file_has_what_torchgeos_tasks_take_of_one(tmp_path):
+    write_pth(tmp_path / "encoder.ckpt", "lightning")
+    checkpoint = torch.load(tmp_path / "encoder.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["model"] == "vit"
+    # torchgeo.trainers.utils.extract_backbone, where a model is named
+    named = [key for key in checkpoint["state_dict"] if "model." in key]
+    weights = {key.replace("model.", ""): checkpoint["state_dict"][key] for key in named}
+    VisionTransformer(12, 96, 1, 3, PATCH, IMAGE).load_state_dict(weights, strict=True)
+
+
+def test_an_export_replaces_an_export_and_no_other_file(tmp_path):
+    weights, beside = tmp_path / "encoder.pth", tmp_path / "encoder.json"
+    write_pth(weights, "none")
+    write_pth(weights, "moco_v3")
+    before = weights.read_bytes()
+    beside.write_text('{"store": "of a run"}')
+    with pytest.raises(ValueError, match=r"encoder\.pth: exists.*--output"):
+        write_pth(weights, "none")
+    assert weights.read_bytes() == before
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"encoder\.json: exists.*--output"):
+        write_pth(weights, "none")
+    assert beside.read_text() == '{"store": "of a run"}' and not weights.exists()
 
 
 def test_values_that_are_not_finite_are_not_exported():

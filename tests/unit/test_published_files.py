@@ -256,7 +256,8 @@ def test_a_checkpoint_of_the_field_gives_its_encoder_and_lists_the_rest(tmp_path
 def test_what_is_exported_for_the_scripts_of_others_is_read_again(tmp_path, name):
     encoder, params, _, state = weights_of(LEARNED_VIT)
     wrapper = WRAPPERS[name]
-    torch.save(nested(under(wrapper.prefix, state), wrapper), tmp_path / "file.pth")
+    content = nested(under(wrapper.prefix, state), wrapper, "vit")
+    torch.save(content, tmp_path / "file.pth")
     found = imported(tmp_path / "file.pth", encoder)
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     assert not [line for line in found.remarks if line.startswith("left out")]

@@ -8,6 +8,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import sys
+import types
 from pathlib import Path
 
 import jax
@@ -20,12 +22,15 @@ from reference import relative_error
 from safetensors.numpy import load_file
 
 from eo_jax.exchange import publishing
-from eo_jax.exchange.contract import make_contract
+from eo_jax.exchange.contract import make_contract, to_header
 from eo_jax.exchange.figures import figures_of
 from eo_jax.exchange.layouts import LAYOUTS
+from eo_jax.exchange.sealing import sealed
 from eo_jax.exchange.stac import stac_item
+from eo_jax.exchange.tensor import Tensor
 from eo_jax.exchange.torchgeo_entry import torchgeo_model, weights_entry
 from eo_jax.exchange.translation import tensors_of
+from eo_jax.exchange.writing import write_safetensors
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.stems import conv
 from eo_jax.models.trunks import resnet, vit
@@ -104,7 +109,7 @@ def test_layouts_of_others_have_the_contract_as_config(tmp_path):
 def test_values_of_a_run_cannot_break_the_card(tmp_path):
     contract = contract_of("timm_vit")
     contract["data"] |= {"store": 'a|b\n---\n<script>"', "licence": "x\n# heading"}
-    card = publishing.model_card(contract, "name", "", ["model.safetensors"], figures_of(LINES, 7))
+    card = publishing.model_card(contract, "name", "", "model.safetensors", figures_of(LINES, 7))
     assert front_matter(card)["model-index"][0]["results"][0]["dataset"]["type"].startswith("a|b")
     body = card.split("---\n", 2)[2]
     assert "<script>" not in body and "\n# heading" not in body and "a\\|b --- " in body
@@ -114,13 +119,69 @@ def test_values_of_a_run_cannot_break_the_card(tmp_path):
 def test_the_cards_python_can_be_parsed(layout):
     contract = contract_of(layout)
     name = publishing.model_class(layout, encoder_of(*ENCODERS[layout]))
-    card = publishing.model_card(contract, "name", name, ["a.safetensors", "b.safetensors"], [])
+    card = publishing.model_card(contract, "name", name, "a.safetensors", [])
     ast.parse(python_of(card))
     assert "model-index" not in front_matter(card) and "has no scores" in card
 
 
 def python_of(card: str) -> str:
     return card.split("```python\n")[1].split("```")[0]
+
+
+def digital_numbers(contract: dict) -> tuple[np.ndarray, np.ndarray]:
+    """(pixels with a value that is no data, what a network has to see) [b, c, h, w]."""
+    mean, std = (np.array(contract[x], np.float32)[:, None, None] for x in ("mean", "std"))
+    pixels = np.random.default_rng(0).integers(1, 4000, (2, len(mean), SIZE, SIZE), np.uint16)
+    view = (pixels - mean) / std
+    if contract["sensor"]["nodata"] is not None:
+        pixels[0, 3, 5, 6], view[0, 3, 5, 6] = contract["sensor"]["nodata"], 0
+    return pixels, view
+
+
+def with_no_data(layout: str, trunk=None, size: int = SIZE) -> dict:
+    encoder = encoder_of(PLAIN, trunk, S2) if trunk else None
+    contract = contract_of(layout, encoder, size)
+    contract["sensor"]["nodata"] = 0
+    return contract
+
+
+def test_the_cards_python_shows_a_network_0_where_there_is_no_data(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    contract, seen = with_no_data("hf_vit"), []
+
+    class Model:
+        @staticmethod
+        def from_pretrained(folder, add_pooling_layer):
+            return lambda view: seen.append(view) or types.SimpleNamespace(last_hidden_state=view)
+
+    monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(ViTModel=Model))
+    monkeypatch.chdir(tmp_path)
+    tensors = {"w": Tensor((1,), "float32", lambda: np.ones(1, np.float32))}
+    write_safetensors(Path("model.safetensors"), tensors, to_header(sealed(contract, tensors)))
+    card = publishing.model_card(contract, "name", "ViTModel", "model.safetensors", [])
+    pixels, view = digital_numbers(contract)
+    names = {"pixels": torch.from_numpy(pixels), "bands": contract["sensor"]["bands"]["name"]}
+    exec(python_of(card), names)
+    np.testing.assert_allclose(seen[0].numpy(), view, atol=1e-6)
+
+
+def test_torchgeos_transforms_give_0_where_there_is_no_data():
+    torch = pytest.importorskip("torch")
+    contract = with_no_data("timm_vit", SMALL, 224)
+    (function,) = [
+        node
+        for node in ast.parse(weights_entry(contract, "")).body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    mean = np.array(contract["mean"], np.float32)
+    names = {"torch": torch, "Tensor": torch.Tensor, "_sentinel2_all_dino_mean": mean.tolist()}
+    exec(ast.unparse(function), names)
+    pixels, view = digital_numbers(contract)
+    filled = names[function.name](torch.from_numpy(pixels.astype(np.float32))).numpy()
+    std = np.array(contract["std"], np.float32)[:, None, None]
+    np.testing.assert_allclose((filled - mean[:, None, None]) / std, view, atol=1e-6)
+    label = torch.zeros(4, 4)
+    assert names[function.name](label) is label
 
 
 PUBLISHED = [name for name in LAYOUTS if name.startswith(("timm", "torchvision", "beit", "hf"))]
@@ -134,11 +195,11 @@ def test_the_cards_python_gives_the_encoders_features(tmp_path, monkeypatch, lay
     pytest.importorskip("transformers" if layout.startswith("hf") else "timm")
     contract, _ = published(tmp_path, layout)
     monkeypatch.chdir(tmp_path)
-    mean, std = np.array(contract["mean"], np.float32), np.array(contract["std"], np.float32)
-    view = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, len(mean))).astype(np.float32)
-    names = {"pixels": torch.from_numpy(view * std + mean).movedim(-1, 1)}
+    pixels, view = digital_numbers(contract)
+    names = {"pixels": torch.from_numpy(pixels), "bands": contract["sensor"]["bands"]["name"]}
     exec(python_of(Path("README.md").read_text()), names)
     encoder, params, statistics = weighted(layout)
+    view = np.moveaxis(view, 1, -1)
     valid = jax.numpy.ones((*view.shape[:3], 1), bool)
     expected = jax.jit(encoder.features)(params, statistics, view, valid)["pooled"]
     assert relative_error(names["features"].numpy(), expected) < 1e-4
@@ -236,7 +297,7 @@ def test_a_resnet_gets_torchgeos_entry_and_a_file_with_its_checksum(tmp_path):
 
 def entry(text: str) -> tuple[str, dict[str, ast.expr]]:
     """(member, arguments of Weights)"""
-    _, assign = ast.parse(text).body
+    assign = ast.parse(text).body[-1]
     return assign.targets[0].id, {word.arg: word.value for word in assign.value.keywords}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from eo_jax.checkpoint import Retention
@@ -30,6 +32,7 @@ UNSCORED = dict.fromkeys(range(1, 8))
         (Retention(1, best=ACCURACY, mode="min"), {1: 0.3, 2: 0.5, 3: None, 4: 0.4}, [1, 4]),
         (Retention(1, best=ACCURACY), {1: 0.5, 2: 0.5, 3: 0.5}, [1, 3]),
         (Retention(1, every=2, best=ACCURACY), {2: 0.1, 3: 0.9, 4: 0.2, 5: 0.3}, [2, 3, 4, 5]),
+        (Retention(1, best=ACCURACY), {1: math.nan, 2: 0.9, 3: math.inf, 4: 0.5}, [2, 4]),
         (Retention(2), {}, []),
     ],
 )

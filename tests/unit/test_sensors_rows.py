@@ -45,6 +45,11 @@ TOA = ((0, 0.0), (255, 0.4), "top-of-atmosphere reflectance")
 KELVIN = ((0, 248.15), (255, 318.15), "K")
 SR = ((0, 0.0), (255, 0.3), "surface reflectance")
 SR_C2 = ((0, -0.2), (40_000, 0.9), "surface reflectance")
+TOA_C2 = (
+    (0, -0.1),
+    (55_000, 1.0),
+    "top-of-atmosphere reflectance x sine of the sun's elevation",
+)
 DN = ((0, 0), (255, 255), "digital number")
 
 
@@ -85,6 +90,11 @@ LANDSAT = {
     "landsat5_tm_sr_c2": Landsat(SR_6, TM, SR_C2, (), "uint16", 0),
     "landsat7_etm_sr_c2": Landsat(SR_6, ETM, SR_C2, (), "uint16", 0),
     "landsat8_oli_sr_c2": Landsat(SR_7, OLI, SR_C2, (), "uint16", 0),
+    "landsat5_tm_l1_c2": Landsat(B_7, TM, DN, DN, "uint8", 0),
+    "landsat7_etm_l1_c2": Landsat(
+        "B1=1 B2=2 B3=3 B4=4 B5=5 B6_VCID_1=6 B6_VCID_2=6 B7=7", ETM, DN, DN, "uint8", 0
+    ),
+    "landsat8_oli_tirs_l1_c2": Landsat(f"{B_7} B9=9 B10=10 B11=11", OLI, TOA_C2, DN, "uint16", 0),
 }
 
 
@@ -168,6 +178,20 @@ S2 = {  # which of the 13 bands, names, dtype, physical value of DN 0 and 10000,
         None,
         "uint16",
         (-0.1, 0.9),
+        "surface reflectance",
+    ),
+    "sentinel2_l1c_uint16": (
+        range(13),
+        None,
+        "uint16",
+        (0, 1),
+        "top-of-atmosphere reflectance",
+    ),
+    "sentinel2_l2a_uint16": (
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12),
+        None,
+        "uint16",
+        (0, 1),
         "surface reflectance",
     ),
     "sentinel2_so2sat": (
@@ -336,6 +360,8 @@ def test_statistics_are_the_published_ones_and_no_others():
         "sentinel2_l2a_bigearthnet",
         "sentinel2_l1c_offset_uint16",
         "sentinel2_l2a_offset_uint16",
+        "sentinel2_l1c_uint16",
+        "sentinel2_l2a_uint16",
         *STATISTICS,
     }
 

@@ -6,22 +6,22 @@ import jax
 import numpy as np
 import pytest
 
-from eo_jax.spikes import WINDOW, empty, is_spike, with_loss
+from eo_jax.spikes import WINDOW, check_sigma, empty, is_spike, most_in_a_row, with_loss
 
 SIGMA = 6.0
 
 
 @jax.jit
-def see(recent, loss):
+def see(recent, loss, sigma):
     """(whether the loss is a spike, the recent losses with it)."""
-    return is_spike(recent, loss, SIGMA), with_loss(recent, loss)
+    return is_spike(recent, loss, sigma), with_loss(recent, loss)
 
 
-def judged(losses) -> np.ndarray:
+def judged(losses, sigma=SIGMA) -> np.ndarray:
     """Whether each of the losses is a spike among those before it."""
     recent, found = empty(), []
     for loss in np.asarray(losses, np.float32):
-        spike, recent = see(recent, loss)
+        spike, recent = see(recent, loss, sigma)
         found.append(bool(spike))
     return np.array(found)
 
@@ -58,8 +58,20 @@ def test_a_loss_that_is_not_finite_does_not_blind_the_next_128(noise):
 
 
 @pytest.mark.parametrize("step", [1.0, 10.0, 1e6])
-def test_losses_that_stay_high_are_spikes_for_four_steps_at_most(noise, step):
-    losses = noise.copy()
+@pytest.mark.parametrize(("sigma", "most"), [(6.0, 4), (4.0, 8), (3.5, 10), (3.0, 13)])
+def test_losses_that_stay_high_are_spikes_for_a_few_steps_at_most(noise, step, sigma, most):
+    losses = noise[:260].copy()
     losses[200:] += step
-    found = np.flatnonzero(judged(losses))
-    assert found[0] == 200 and found[-1] <= 203
+    in_a_row = np.argmin(judged(losses, sigma)[200:])  # before the first that is not
+    assert 0 < in_a_row <= most == most_in_a_row(sigma)
+    assert step < 1e6 or in_a_row == most
+
+
+@pytest.mark.parametrize(
+    ("sigma", "max_skipped", "least"), [(3.0, 10, "3.5"), (3.4, 10, "3.5"), (6.0, 3, "6.5")]
+)
+def test_a_sigma_whose_spikes_would_end_a_healthy_run_is_refused(sigma, max_skipped, least):
+    with pytest.raises(ValueError, match=rf"spike_sigma: .* expected at least {least}, or 0"):
+        check_sigma(sigma, max_skipped)
+    for allowed in (float(least), 0.0):
+        check_sigma(allowed, max_skipped)

@@ -82,7 +82,7 @@ def test_what_is_finished_stays_and_what_is_not_is_made_again(tmp_path):
     with open(tmp_path / "notes.jsonl", "ab") as file:
         file.write(b'{"file": "half')
     again = Scratch(tmp_path, {"batch": 1}, 2)
-    assert (again.done, again.rows, again.restarted) == (1, 2, False)
+    assert (again.done, again.rows, again.set_aside) == (1, 2, "")
     again.append(rows[2:], [{"file": "b"}])
     np.testing.assert_array_equal(again.read(0, 3, 0, 2), rows)
     np.testing.assert_array_equal(again.read(1, 2, 1, 1), rows[1:, 1:])
@@ -90,10 +90,11 @@ def test_what_is_finished_stays_and_what_is_not_is_made_again(tmp_path):
     assert (tmp_path / "rows.f32").stat().st_size == rows.nbytes
 
 
-def test_rows_of_other_settings_are_not_mixed_in(tmp_path):
+def test_rows_of_other_settings_are_not_mixed_in_and_it_is_said(tmp_path, capsys):
     Scratch(tmp_path, {"batch": 1}, 2).append(np.ones((1, 2)))
     other = Scratch(tmp_path, {"batch": 2}, 2)
-    assert (other.done, other.rows, other.restarted) == (0, 0, True)
+    assert (other.done, other.rows) == (0, 0)
+    assert "earlier command left is not used: other batch" in capsys.readouterr().out
 
 
 def test_rows_that_a_copy_lost_are_made_again(tmp_path):

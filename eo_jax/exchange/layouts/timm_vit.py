@@ -91,7 +91,7 @@ def unified(encoder: Encoder, tensors: Tensors) -> Tensors:
     if found is None or found.ndim != 3:
         return tensors
     prefixes = [n for n in (0, 1 + registers, 1) if _is_square(found.shape[1] - n)]
-    if not prefixes:
+    if not prefixes or found.shape[1] == 1:  # one position is not those of a view
         return tensors
     of_prefix, of_patches = found[:, : prefixes[0]], found[:, prefixes[0] :]
     if not registers:

@@ -1,0 +1,1 @@
+"""Judges of trained encoders: tasks, protocols, metrics with intervals, floors, one table."""

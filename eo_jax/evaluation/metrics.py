@@ -1,0 +1,117 @@
+"""Metrics over a whole test set. None is averaged over batches, which would depend on their size.
+
+Every metric takes the weight of each unit (an image, or a sample), so that a bootstrap counts the
+units that it has drawn. They equal scikit-learn's where it has them, with `sample_weight`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_BINS = 15
+_THRESHOLD = 0.5
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """int64 [classes, classes] of codes from 0 [n]: true classes in rows, predicted in columns."""
+    pairs = truth.astype(np.int64) * classes + predicted
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def of_confusion(table: np.ndarray) -> dict[str, float]:
+    """Scores of one label per pixel or sample, from a confusion matrix [k, k], maybe weighted.
+
+    "accuracy" (overall, which is also micro F1), "average_accuracy" (mean recall of the classes in
+    the truth), "kappa" (Cohen's), "macro_f1" and "miou" (means over the classes that occur in truth
+    or prediction).
+    """
+    table = table.astype(np.float64)
+    right, true, guessed, total = np.diag(table), table.sum(1), table.sum(0), table.sum()
+    accuracy = right.sum() / total
+    by_chance = (true * guessed).sum() / total**2
+    present, occurs = true > 0, true + guessed > 0
+    return {
+        "accuracy": accuracy,
+        "average_accuracy": (right[present] / true[present]).mean(),
+        "kappa": (accuracy - by_chance) / (1 - by_chance) if by_chance < 1 else np.nan,
+        "macro_f1": (2 * right[occurs] / (true + guessed)[occurs]).mean(),
+        "miou": iou(table)[occurs].mean(),
+    }
+
+
+def iou(table: np.ndarray) -> np.ndarray:
+    """[k], intersection over union of each class of a confusion matrix; NaN if it never occurs."""
+    right = np.diag(table).astype(np.float64)
+    union = table.sum(0) + table.sum(1) - right
+    return np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
+
+
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> float:
+    """Expected calibration error in 15 bins (Guo et al. 2017, arXiv 1706.04599) of probabilities
+    [n, k] for codes [n].
+    """
+    sure = probabilities.max(1)
+    right = probabilities.argmax(1) == truth
+    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
+    difference = np.bincount(bins, weights * (right - sure), _BINS)
+    return float(np.abs(difference).sum() / weights.sum())
+
+
+def multi_label(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """Scores of several labels per sample: probabilities [n, k] and truth bool [n, k].
+
+    "micro_map" takes all (sample, class) pairs as one problem; "macro_map" is the mean over classes
+    with positives. F1 is at probability 0.5; a class that is neither true nor predicted is left out
+    of "macro_f1".
+    """
+    of_class = [
+        average_precision(scores[:, k], truth[:, k], weights)
+        for k in range(truth.shape[1])
+        if (weights * truth[:, k]).any()
+    ]
+    predicted = scores >= _THRESHOLD
+    both = weights @ (predicted & truth)
+    either = weights @ predicted + weights @ truth
+    occurs = either > 0
+    return {
+        "micro_map": average_precision(
+            scores.ravel(), truth.ravel(), np.repeat(weights, truth.shape[1])
+        ),
+        "macro_map": float(np.mean(of_class)) if of_class else np.nan,
+        "micro_f1": 2 * both.sum() / either.sum() if occurs.any() else np.nan,
+        "macro_f1": (2 * both[occurs] / either[occurs]).mean() if occurs.any() else np.nan,
+    }
+
+
+def average_precision(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> float:
+    """Sum over thresholds of precision times the gain in recall; ties are one threshold.
+
+    NaN without a positive.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores, positive = scores[order], (weights * truth)[order]
+    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+    found, seen = np.cumsum(positive)[ends], np.cumsum(weights[order])[ends]
+    if not found[-1]:
+        return np.nan
+    precision = np.divide(found, seen, out=np.zeros(len(seen)), where=seen > 0)
+    return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
+
+
+def regression(
+    predicted: np.ndarray, truth: np.ndarray, weights: np.ndarray, train_mean: np.ndarray
+) -> dict[str, float]:
+    """Scores of numbers [n, d]: "rmse" and "r2", means over the d targets, and "normalised_mse",
+    the mean over the targets of MSE / MSE of predicting the training mean [d] (Hyperview; lower is
+    better, 1 is no skill).
+    """
+
+    def mse(guess: np.ndarray) -> np.ndarray:
+        return np.average(np.square(guess - truth), axis=0, weights=weights)
+
+    error, mean = mse(predicted), np.average(truth, axis=0, weights=weights)
+    return {
+        "rmse": np.sqrt(error).mean(),
+        "r2": (1 - error / mse(mean)).mean(),
+        "normalised_mse": (error / mse(train_mean)).mean(),
+    }
