@@ -84,7 +84,7 @@ def _unified(encoder: Encoder, tensors: Tensors) -> Tensors:
             raise ValueError(
                 f"{norm}: one number for all channels, as before training. DeCUR's code sends both "
                 "sensors through da1_ and never trains da2_, so this encoder's attention would be "
-                "random. Import the joint file (rn50_rda_*_joint_*) with "
+                "random. Import the joint file (rn50_rda_*_joint_*) with eo_jax.import_torch "
                 "--prefix=module.backbone_2., which takes the da1_ that it was trained with"
             )
     return {re.sub("^da2_", "da1_", key): tensor for key, tensor in tensors.items()}
