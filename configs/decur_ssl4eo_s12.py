@@ -38,7 +38,8 @@ Departures from the released code:
 * Attention: in `rda` each sensor has its own; theirs sends both sensors through that of the first.
   Offsets are bounded; theirs are clipped to the image. Sampling points start at the centres of
   their cells, and there is no relative position bias
-  (eo_jax/models/layers/deformable_attention.py).
+  (eo_jax/models/layers/deformable_attention.py). --config.model.trunk.attention=dat has these as
+  theirs, which their weights need.
 
 A batch of 256 reads all four seasons of its locations in both sensors, 2.4 GB. To read half of
 that, with two different seasons of each sensor: --config.data.sources.s1.dates=2

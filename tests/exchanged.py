@@ -38,6 +38,7 @@ ENCODERS = {
     ),
     "timm_vit": (PLAIN, vit.Config(**TINY, **LEARNED, registers=4, layer_scale=1e-5), S2),
     "torchvision_resnet": (conv.Config(), resnet.Config(depth=18), S2),
+    "decur_rda": (conv.Config(), resnet.Config(depth=18, attention="dat"), S2),
     "segformer": (overlap_patch_embed.Config(width=32), mit.Config(), S2),
     "beit": (PLAIN, vit.Config(**TINY, **RELATIVE), S2),
     "timm_beit": (PLAIN, vit.Config(**TINY, **RELATIVE), S2),

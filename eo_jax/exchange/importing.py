@@ -83,6 +83,7 @@ def weights_of(
         _check_encoder(source, contract, encoder)
     name = layout_name(encoder, source.layout or (contract or {}).get("layout", ""))
     layout = LAYOUTS[name]
+    tensors = layout.separated(tensors)
     needed = _keys(layout, encoder, image_size)
     prefix = prefixes.find_prefix(tensors, needed, source.prefix)
     taken, left = prefixes.under_prefix(layout, tensors, prefix)

@@ -70,6 +70,8 @@ class Layout:
         class_position: encoder -> whether the positions have a row for the class token.
         unused: encoder -> {key: shape} that the class has and features do not need: 0 in an export,
             left out of an import.
+        separated: {key: tensor} of a whole file -> the same with what several of its encoders share
+            under the prefix of each.
     """
 
     network: str
@@ -85,6 +87,7 @@ class Layout:
     unified: Callable[[Encoder, Tensors], Tensors] = lambda encoder, tensors: tensors
     class_position: Callable[[Encoder], bool] = lambda encoder: True
     unused: Callable[[Encoder], dict[str, tuple[int, ...]]] = lambda encoder: {}
+    separated: Callable[[Tensors], Tensors] = lambda tensors: tensors
 
     def fits(self, encoder: Encoder) -> bool:
         """Whether an encoder has this layout."""

@@ -32,6 +32,8 @@ def patch_conv2d(patch: int) -> Order:
 AS_IS = Order(lambda x: x, lambda x, shape: x)
 # Linear: [in, out] and [out, in].
 TRANSPOSED = Order(lambda x: x.T, lambda x, shape: x.T)
+# Linear at every pixel: [in, out] and [out, in, 1, 1].
+POINTWISE = Order(lambda x: x.T[..., None, None], lambda x, shape: x[..., 0, 0].T)
 # Biases of heads: [p, heads, head_dim] and [p d].
 FLAT = Order(lambda x: x.reshape(-1), lambda x, shape: x.reshape(shape))
 # Projections to heads: [d, p, heads, head_dim] and [p d, d], in timm's order q, k, v.

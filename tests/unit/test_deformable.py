@@ -19,13 +19,10 @@ from eo_jax import rules
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
 from eo_jax.models.encoder import make_encoder
 from eo_jax.models.functional import TRAIN, Network
+from eo_jax.models.layers.attention_points import Centred
+from eo_jax.models.layers.bilinear import sample_bilinear
 from eo_jax.models.layers.conv import DepthwiseConv
-from eo_jax.models.layers.deformable_attention import (
-    AttentionShape,
-    DeformableAttention,
-    displaced_points,
-    sample_bilinear,
-)
+from eo_jax.models.layers.deformable_attention import AttentionShape, DeformableAttention
 from eo_jax.models.stems import conv, spectral_adapter_image
 from eo_jax.models.trunks import resnet
 from eo_jax.models.trunks.resnet import BlockShape, Convolution, ResNet
@@ -33,7 +30,7 @@ from eo_jax.sensors import ENMAP, get_sensor
 
 S2 = get_sensor("sentinel2_l1c")
 STRIDED = AttentionShape(8, 4, 2, 5, 2)
-EVERY_CELL = AttentionShape(8, 4, 2, 3, 1, offset_range=3.0)
+EVERY_CELL = AttentionShape(8, 4, 2, 3, 1, Centred(3.0))
 SHAPES = {"strided": STRIDED, "every cell": EVERY_CELL}
 
 
@@ -98,7 +95,7 @@ def in_loops(shape: AttentionShape, weights: dict, x: np.ndarray) -> np.ndarray:
             for p, (i, j) in enumerate(np.ndindex(rows_of, columns_of)):
                 down, right = (
                     np.tanh(offset(q[..., own], i, j, shape, weights["offsets"]))
-                    * shape.offset_range
+                    * shape.points.offset_range
                 )
                 # From a side of length 2 to `height` cells.
                 row = (i + 0.5) * height / rows_of - 0.5 + down / rows_of * height / 2
@@ -167,7 +164,7 @@ def test_sampling_and_its_gradients_are_pytorchs_grid_sample():
 def test_a_point_moves_at_most_as_far_as_the_next():
     still, far = jnp.zeros((1, 3, 4, 2)), jnp.full((1, 3, 4, 2), 50.0)
     at_rest, moved = (
-        np.asarray(displaced_points(moves, (6, 4), 2.0)).reshape(3, 4, 2) for moves in (still, far)
+        np.asarray(Centred(2.0).place(moves, (6, 4))).reshape(3, 4, 2) for moves in (still, far)
     )
     assert at_rest[:, 0, 0].tolist() == [0.5, 2.5, 4.5] and at_rest[0, :, 1].tolist() == [
         0,
@@ -237,7 +234,7 @@ def test_it_computes_in_its_type_and_places_its_points_in_float32():
     found = attend(STRIDED, params, x, "bfloat16")
     assert found.dtype == jnp.bfloat16
     assert relative_error(found.astype(jnp.float32), attend(STRIDED, params, x)) < 0.1
-    points = displaced_points(jnp.full((1, 1, 1, 2), 0.001, jnp.bfloat16), (256, 256), 2.0)
+    points = Centred(2.0).place(jnp.full((1, 1, 1, 2), 0.001, jnp.bfloat16), (256, 256))
     assert points.dtype == jnp.float32
     ramp = (
         jnp.arange(256, dtype=jnp.bfloat16)[None, :, None, None] - 128
@@ -389,7 +386,7 @@ def test_an_impossible_shape_is_refused_by_name(numbers, named):
 def test_an_unknown_attention_is_refused_by_name():
     with pytest.raises(
         ValueError,
-        match=r"config\.model\.trunk\.attention: 'rda'; expected one of none, deformable",
+        match=r"config\.model\.trunk\.attention: 'rda'; expected one of none, deformable, dat",
     ):
         resnet.Config(attention="rda")
 

@@ -1,8 +1,8 @@
 """Tests of the layouts against published networks: exported weights load strictly and give the same
 features, and weights from PyTorch give them here.
 
-SpecViT, SpecResNet, the pixel encoders, and BatchNorm in training are tested elsewhere, with their
-models.
+SpecViT, SpecResNet, DeCUR's, the pixel encoders, and BatchNorm in training are tested elsewhere,
+with their models.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def state(twin: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def test_every_layout_has_a_twin():
-    elsewhere = {"spec_vit", "spec_resnet", "spectral_cnn", "spectral_transformer"}
+    elsewhere = {"spec_vit", "spec_resnet", "decur_rda", "spectral_cnn", "spectral_transformer"}
     assert TWINS.keys() | elsewhere == LAYOUTS.keys() == ENCODERS.keys()
 
 

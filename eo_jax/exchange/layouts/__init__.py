@@ -5,6 +5,7 @@ from __future__ import annotations
 from eo_jax.exchange.layout import Layout, section
 from eo_jax.exchange.layouts import (
     beit,
+    decur,
     hugging_face,
     pixels,
     segformer,
@@ -19,6 +20,7 @@ LAYOUTS: dict[str, Layout] = {
     "spec_resnet": spectral_earth.SPEC_RESNET,
     "timm_vit": timm_vit.LAYOUT,
     "torchvision_resnet": torchvision_resnet.LAYOUT,
+    "decur_rda": decur.RDA,
     "segformer": segformer.LAYOUT,
     "beit": beit.LAYOUT,
     "timm_beit": beit.LAYOUT_PER_BLOCK,

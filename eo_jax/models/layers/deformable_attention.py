@@ -1,12 +1,15 @@
 """Deformable attention: every cell of an image attends to points whose positions depend on the
 image (DAT; Xia et al. 2022, arXiv 2201.00520).
 
-It follows the authors' code and its (PyTorch's) initialisation, with three differences:
+It has two forms, which are two networks. With points `AsInDAT` it is the authors' code, as DeCUR
+uses it: published weights are for this form. With points `Centred` it has three differences:
 - Offsets are always bounded. Their code bounds them if it is given a range factor; DeCUR gives none
   and clips points to the image instead.
 - Points start at the centres of their cells. Their code divides by one cell too few, which moves
   them towards the lower right and out of the image.
-- There is no relative position bias, whose table would depend on the size of a view.
+- There is no relative position bias, whose table is for one size of views.
+
+Both are initialised as PyTorch does it.
 """
 
 from __future__ import annotations
@@ -21,8 +24,12 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.functional import gelu
 from eo_jax.models.heads import TorchDense
+from eo_jax.models.layers.attention_points import AsInDAT, Centred
+from eo_jax.models.layers.bilinear import EXACT, cell_weights, sample_bilinear
 from eo_jax.models.layers.conv import DepthwiseConv
 from eo_jax.models.layers.layer_norm import TORCH_EPSILON, LayerNorm
+
+_CENTRED = Centred()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +42,7 @@ class AttentionShape:
         groups: number of groups of neighbouring heads; each group has its own points.
         kernel: odd side in cells of the window from which an offset is computed.
         stride: distance between points, in cells.
-        offset_range: DAT's range factor s: with n points along a side of length 2, each moves by at
-            most s / n; with s = 2 as far as the next point.
+        points: where its points are, and whether it has a relative position bias.
     """
 
     channels: int
@@ -44,7 +50,7 @@ class AttentionShape:
     groups: int
     kernel: int
     stride: int
-    offset_range: float = 2.0
+    points: Centred | AsInDAT = _CENTRED
 
     def __post_init__(self):
         for field, whole, of in (
@@ -74,12 +80,14 @@ class DeformableAttention(nnx.Module):
         self.offsets = OffsetNetwork(
             shape.channels // shape.groups, shape.kernel, shape.stride, dtype, rngs=rngs
         )
+        if isinstance(shape.points, AsInDAT):
+            self.position_bias = PositionBias(shape.heads, shape.points.cells, rngs=rngs)
         self.shape = shape
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         q = self.q(x)
         moves = self.offsets(_split_groups(q, self.shape.groups))
-        points = displaced_points(moves, x.shape[1:3], self.shape.offset_range)
+        points = self.shape.points.place(moves, x.shape[1:3])
         sampled = _join_groups(
             sample_bilinear(_split_groups(x, self.shape.groups), points), self.shape.groups
         )
@@ -88,9 +96,20 @@ class DeformableAttention(nnx.Module):
             return a.reshape(len(x), -1, self.shape.heads, self.shape.channels // self.shape.heads)
 
         attended = jax.nn.dot_product_attention(
-            by_head(q), by_head(self.k(sampled)), by_head(self.v(sampled))
+            by_head(q),
+            by_head(self.k(sampled)),
+            by_head(self.v(sampled)),
+            bias=self._bias(points, x.shape[1:3]),
         )
         return self.out(attended.reshape(x.shape))
+
+    def _bias(
+        self, points: Float[Array, "bg p 2"], size: tuple[int, int]
+    ) -> Float[Array, "b heads n p"] | None:
+        """What is added to the logits of cells and points."""
+        if not isinstance(self.shape.points, AsInDAT):
+            return None
+        return self.position_bias(points.reshape(-1, self.shape.groups, *points.shape[1:]), size)
 
 
 class OffsetNetwork(nnx.Module):
@@ -109,46 +128,35 @@ class OffsetNetwork(nnx.Module):
         return self.move(gelu(self.norm(self.depthwise(q))))
 
 
-def displaced_points(
-    moves: Float[Array, "b h2 w2 2"], size: tuple[int, int], offset_range: float
-) -> Float[Array, "b p 2"]:
-    """Points in float32 as (row, column) in cells of an image of `size`; cell centres are whole
-    numbers.
-
-    They are the centres of h2 x w2 equal parts of the image, moved by tanh(moves) x offset_range /
-    (h2, w2) on sides of length 2.
+class PositionBias(nnx.Module):
+    """Relative position bias of points between cells: a table [heads, 2 cells - 1, 2 cells - 1] of
+    the displacements between any two cells of an image of cells x cells, sampled bilinearly.
     """
-    grid = np.stack(np.meshgrid(*map(np.arange, moves.shape[1:3]), indexing="ij"), -1)
-    part = np.divide(size, moves.shape[1:3])
-    centres = ((grid + 0.5) * part - 0.5).astype(np.float32)
-    reach = (part * offset_range / 2).astype(np.float32)
-    points = centres + reach * jnp.tanh(moves.astype(jnp.float32))
-    return points.reshape(len(moves), -1, 2)
 
+    def __init__(self, heads: int, cells: int, *, rngs: nnx.Rngs):
+        shape = (heads, 2 * cells - 1, 2 * cells - 1)
+        self.table = nnx.Param(nnx.initializers.normal(0.01)(rngs.params(), shape))
+        self.cells = cells
 
-def sample_bilinear(
-    image: Float[Array, "b h w c"], points: Float[Array, "b p 2"]
-) -> Float[Array, "b p c"]:
-    """Bilinear samples of the image at points (row, column) in cells; the image is 0 outside.
-    Weights and sums are float32.
+    def __call__(
+        self, points: Float[Array, "b g p 2"], size: tuple[int, int]
+    ) -> Float[Array, "b heads n p"]:
+        """The bias of attention logits for all n cells of an image of `size`, in float32.
 
-    This is PyTorch's grid_sample with align_corners, whose -1 and 1 are the first and the last cell
-    here. It is written as a product with a weight for every cell: the gradient of a gather would be
-    a scatter, which a GPU sums in no fixed order.
-    """
-    rows, columns = (_weights(points[..., i], image.shape[i + 1]) for i in (0, 1))
-    weights = rows[..., :, None] * columns[..., None, :]
-    # HIGHEST, so that matrix units keep float32.
-    sampled = jnp.einsum(
-        "bphw,bhwc->bpc", weights, image.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
-    )
-    return sampled.astype(image.dtype)
+        A displacement along a side depends on the row or the column alone, and so do its weights:
+        [n, p, entries of the whole table] is never made.
+        """
 
+        def weights(axis: int) -> Float[Array, "b g h p t"]:
+            displacement = np.arange(size[axis])[:, None] - points[..., None, :, axis]
+            per_cell = (self.cells - 1) / (size[axis] - 1)  # 1 for the size of the table
+            return cell_weights(self.cells - 1 + displacement * per_cell, 2 * self.cells - 1)
 
-def _weights(position: Float[Array, "b p"], cells: int) -> Float[Array, "b p n"]:
-    """Weight of each cell of a row or column in a sample at `position`."""
-    distance = jnp.abs(position[..., None] - jnp.arange(cells, dtype=jnp.float32))
-    return jnp.maximum(0.0, 1.0 - distance)
+        of_groups = jnp.reshape(self.table[...], (points.shape[1], -1, *self.table.shape[1:]))
+        bias = jnp.einsum(
+            "bgips,gkst,bgjpt->bgkijp", weights(0), of_groups, weights(1), precision=EXACT
+        )
+        return bias.reshape(len(points), -1, size[0] * size[1], points.shape[2])
 
 
 def _split_groups(x: Float[Array, "b h w c"], groups: int) -> Float[Array, "bg h w cg"]:

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.functional import Mode
+from eo_jax.models.layers.attention_points import AsInDAT, Centred
 from eo_jax.models.layers.batch_norm import BatchNorm
 from eo_jax.models.layers.conv import Conv, valid_cells
 from eo_jax.models.layers.deformable_attention import AttentionShape, DeformableAttention
@@ -30,6 +31,8 @@ _DEPTHS = {
 _WIDTHS = (64, 128, 256, 512)
 # stage: (kernel, stride) of the offset network of its attention
 _ATTENTION = {3: (5, 2), 4: (3, 1)}
+# stage: side in cells of a view of 224 pixels, which DeCUR's tables of position bias are for
+_CELLS = {3: 14, 4: 7}
 _HEAD = 128  # channels
 _NONE: Mapping[int, AttentionShape] = MappingProxyType({})
 
@@ -43,9 +46,11 @@ class Config:
         first_block: "plain" as in torchvision, behind a stem that has reduced the image already; or
             "strided", which takes an image at full resolution and halves it between convolutions of
             256 channels, as SpectralEarth's SpecResNet-50 does.
-        attention: "none", or "deformable": after each of the last two stages, deformable attention
-            is added to the image, as in DeCUR (RDA; arXiv 2309.05300), with heads of 128 channels;
-            two heads share their points. Cells without data are treated like any others.
+        attention: "none", or deformable attention that is added to the image after each of the
+            last two stages, as in DeCUR (RDA; arXiv 2309.05300), with heads of 128 channels; two
+            heads share their points. "deformable" is ours, for views of any size; "dat" is as
+            released, which published weights are for (`deformable_attention` has the differences).
+            Cells without data are treated like any others.
         remat: "none", or "block" to recompute blocks in the backward pass, which saves memory.
         blocks: number of blocks per stage; () for those of the depth. Tests and laptops use fewer,
             and fewer stages.
@@ -63,7 +68,7 @@ class Config:
         options = {
             "depth": tuple(_DEPTHS),
             "first_block": ("plain", "strided"),
-            "attention": ("none", "deformable"),
+            "attention": ("none", "deformable", "dat"),
             "remat": ("none", "block"),
         }
         for field, allowed in options.items():
@@ -82,10 +87,10 @@ class Config:
                 f"config.model.trunk.blocks: {self.blocks}; expected one number of blocks, 1 or "
                 "more, for each of up to 4 stages; or ()"
             )
-        if self.attention == "deformable" and self._stages < len(_WIDTHS):
+        if self.attention != "none" and self._stages < len(_WIDTHS):
             raise ValueError(
                 f"config.model.trunk.blocks: {self.blocks} has too few stages; "
-                "attention='deformable' comes after the third and fourth"
+                f"attention={self.attention!r} comes after the third and fourth"
             )
 
     @property
@@ -127,7 +132,10 @@ class Config:
         shapes = {}
         for i, (kernel, stride) in _ATTENTION.items():
             heads = self._channels(i) // _HEAD
-            shapes[i] = AttentionShape(self._channels(i), heads, max(1, heads // 2), kernel, stride)
+            points = AsInDAT(_CELLS[i]) if self.attention == "dat" else Centred()
+            shapes[i] = AttentionShape(
+                self._channels(i), heads, max(1, heads // 2), kernel, stride, points
+            )
         return shapes
 
     def _channels(self, stage: int) -> int:
