@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eo_jax.embed.blending import Strip
-from eo_jax.embed.encoder import TrainedEncoder
 from eo_jax.embed.images import Image
 from eo_jax.embed.scratch import Scratch
 from eo_jax.embed.tiles import Grid, make_grid
+from eo_jax.trained_encoder import TrainedEncoder
 
 _MOST_STRIP_BYTES = 2**30  # a header can claim any width
 

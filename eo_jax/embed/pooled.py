@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from eo_jax.embed.dense import padded
-from eo_jax.embed.encoder import TrainedEncoder
 from eo_jax.embed.images import Image, Images
 from eo_jax.embed.scratch import Scratch
 from eo_jax.embed.table import Table
 from eo_jax.embed.tiles import starts
+from eo_jax.trained_encoder import TrainedEncoder
 
 Advance = Callable[[int, int], None]
 Views = tuple[np.ndarray, np.ndarray]

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from eo_jax.augment.radiometry import normalise
-from eo_jax.embed.encoder import TrainedEncoder, from_file, from_workdir
 from eo_jax.evaluation.floors import ImageStatistics, RandomConvolutions
 from eo_jax.evaluation.reading import Read, TaskData
 from eo_jax.models.functional import TRAIN
+from eo_jax.trained_encoder import TrainedEncoder, from_file, from_workdir
 
 # Batches that set the BatchNorm statistics of an untrained encoder: with momentum 0.1, 0.9^30 = 4 %
 # of the initial values remain.

@@ -69,7 +69,7 @@ IMPORT = {f"--{name}" for name in import_torch._FLAGS} | {"--config"}
 SECTIONS = {
     "Continue from published weights": IMPORT | {"--help"},
     "Features for GeoTIFFs": EMBED,
-    "Layouts": EXPORT,
+    "Layouts": EXPORT | IMPORT,
     "Publish": EXPORT,
 }
 FOLDERS = {

@@ -23,10 +23,10 @@ from embedding import AFFINE, Weights, run, write_tiff
 
 from eo_jax.embed import dense, pooled
 from eo_jax.embed.blending import view_weights
-from eo_jax.embed.encoder import TrainedEncoder, from_file
 from eo_jax.embed.images import Declared, Images
 from eo_jax.embed.tiles import make_grid
 from eo_jax.sensors import ENMAP, get_sensor
+from eo_jax.trained_encoder import TrainedEncoder, from_file
 
 S2 = get_sensor("sentinel2_l2a")
 NAMES = [band.name for band in S2.bands]

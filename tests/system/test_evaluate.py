@@ -115,11 +115,11 @@ def rows_of(folder: Path) -> list[dict]:
 @pytest.mark.parametrize(
     ("kind", "protocol", "least"),
     [
-        ("classification", "plain:linear", 0.9),
         ("classification", "dino:knn", 0.9),
-        ("multi_label", "plain:linear", 0.85),
-        ("segmentation", "plain:linear", 0.8),
-        ("change", "plain:knn", 0.8),
+        pytest.param("classification", "plain:linear", 0.9, marks=pytest.mark.slow),
+        pytest.param("multi_label", "plain:linear", 0.85, marks=pytest.mark.slow),
+        pytest.param("segmentation", "plain:linear", 0.8, marks=pytest.mark.slow),
+        pytest.param("change", "plain:knn", 0.8, marks=pytest.mark.slow),
     ],
 )
 def test_a_task_that_brightness_solves_is_solved_from_frozen_features(
@@ -131,9 +131,8 @@ def test_a_task_that_brightness_solves_is_solved_from_frozen_features(
         *("--protocol", protocol, "--output", tmp_path / "out"),
     )
     headline = HEADLINES[kind]
-    scores = {
-        row["candidate"]: row for row in rows_of(tmp_path / "out") if row["score"] == headline
-    }
+    rows = rows_of(tmp_path / "out")
+    scores = {row["candidate"]: row for row in rows if row["score"] == headline}
     assert scores.keys() == {
         "imagestats",
         "random convolutions",
@@ -147,6 +146,7 @@ def test_a_task_that_brightness_solves_is_solved_from_frozen_features(
     assert "enc.safetensors" in page and headline in page
 
 
+@pytest.mark.slow
 def test_numbers_are_predicted_better_than_by_their_mean(weights, tmp_path, run):
     store = store_of(tmp_path / "store", "regression")
     run(
@@ -157,6 +157,7 @@ def test_numbers_are_predicted_better_than_by_their_mean(weights, tmp_path, run)
     assert float(found["imagestats"]["value"]) > 0.9
 
 
+@pytest.mark.slow
 def test_rows_that_exist_are_kept_and_others_added(weights, tmp_path, run):
     store = store_of(tmp_path / "store", "classification", 24)
     common = ("--weights", weights, "--task", f"classification:target={store}")
@@ -173,8 +174,9 @@ def test_rows_that_exist_are_kept_and_others_added(weights, tmp_path, run):
     assert fitted["dino:knn", "1.0"] == "12" and fitted["dino:knn", "0.5"] == "6"
 
 
+@pytest.mark.slow
 def test_features_worse_than_those_of_the_image_are_marked(weights, tmp_path, run):
-    """Weights for other statistics than the images': every feature is nearly the same."""
+    """The encoder has random weights."""
     store = store_of(tmp_path / "store", "segmentation")
     run(
         *("--weights", weights, "--task", f"segmentation:target={store}"),
@@ -195,7 +197,7 @@ def test_windows_are_resized_as_torch_does(tmp_path):
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(pixels), size=(24, 24), mode="bilinear", align_corners=False
     ).numpy()
-    np.testing.assert_allclose(found.pixels, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.pixels, expected, atol=1e-5)
     assert found.valid.all()
 
 
