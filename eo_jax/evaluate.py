@@ -52,6 +52,7 @@ def main() -> int:
         if not 0 < fraction <= 1:
             raise ValueError(f"--fraction: {fraction}; expected above 0 and at most 1")
     table = Table(arguments.output)
+    titles = {_title(path, arguments.weights) for path in arguments.weights}
     sweep = itertools.product(asked, protocols.items(), arguments.fraction, arguments.seed)
     for task, (name, protocol), fraction, seed in sweep:
         for featurizer, data in _candidates(arguments, task, protocol):
@@ -77,6 +78,7 @@ def main() -> int:
             headline = task.task.headline
             names = {
                 "candidate": featurizer.title,
+                "floor": featurizer.title not in titles,
                 "task": task.task.title,
                 "protocol": name,
                 "title": f"{name}: {protocol.title}",

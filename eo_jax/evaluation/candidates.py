@@ -21,7 +21,7 @@ from eo_jax.trained_encoder import TrainedEncoder, from_file, from_workdir
 
 # Batches that set the BatchNorm statistics of an untrained encoder: with momentum 0.1, 0.9^30 = 4 %
 # of the initial values remain.
-_STATISTICS_BATCHES, _BATCH = 30, 64
+_STATISTICS_BATCHES, _BATCH = 30, 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

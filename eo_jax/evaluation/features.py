@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from eo_jax.evaluation.reading import Read, TaskData, is_per_patch, store_hash
 
-_BATCH = 64
+_BATCH = 16
 
 
 class Features(NamedTuple):

@@ -72,8 +72,8 @@ class Table:
 
         Args:
             about: what decides the row: features, store, task, protocol, fraction and seed.
-            names: "candidate", "task", "protocol", "title" (of the protocol), "headline",
-                "fraction" and "seed", for readers.
+            names: "candidate", "floor" (whether it is one), "task", "protocol", "title" (of the
+                protocol), "headline", "fraction" and "seed", for readers.
         """
         plain = {
             **names,
@@ -116,14 +116,15 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         for score, (value, low, high) in row["scores"].items():
             found = {"score": score, "value": value, "low": low, "high": high}
-            writer.writerow({**row, **found, "below_imagestats": int(below_floor(row, rows))})
+            below = not row["floor"] and below_floor(row, rows)
+            writer.writerow({**row, **found, "below_imagestats": int(below)})
     return text.getvalue()
 
 
 def _page(rows: Sequence[Mapping[str, Any]]) -> str:
     tasks: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for row in rows:
-        shown = {**row, "below": below_floor(row, rows)}
+        shown = {**row, "below": not row["floor"] and below_floor(row, rows)}
         tasks.setdefault((row["task"], row["title"], row["fraction"]), []).append(shown)
     for group in tasks.values():
         headline = group[0]["headline"]
