@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eo_jax.evaluation import verdict
+from eo_jax.evaluation.dense_heads import IGNORED
 from eo_jax.evaluation.features import Features, Featurizer, features_of
 from eo_jax.evaluation.intervals import Estimate
 from eo_jax.evaluation.protocol import Judge, Labelled
@@ -67,12 +68,39 @@ def judge(
     train, test = split(task.train), split(task.test)
     train, val = _divided(train, split(task.val) if task.val else None, fraction, seed)
     classes = _classes(task, train, val, test)
+    if hasattr(protocol, "fit_maps"):
+        return _judge_maps(task, protocol, (train, val, test), classes, featurizer.patch, seed)
     known, chosen = (_labelled(task, part, classes, seed) for part in (train, val))
     for name, part in ((task.train, known), (task.val or task.train, chosen)):
         if not len(part.x):
             raise ValueError(f"{data.store}: nothing in split {name!r} has label {task.label!r}")
     predict = protocol.fit(task.kind, known, chosen, len(classes), seed)
     return _scored(task, predict, test, classes, known, seed)
+
+
+def _judge_maps(
+    task: Task,
+    protocol: Any,
+    parts: tuple[Features, Features, Features],
+    classes: tuple[int, ...],
+    patch: int,
+    seed: int,
+) -> Row:
+    """A row of a head that is trained on maps."""
+    if task.kind not in _MAPS:
+        raise ValueError(f"{protocol.title}: predicts maps; the task is {task.kind}")
+    train, val = (part._replace(target=_numbered(part.target, classes)) for part in parts[:2])
+    predict = protocol.fit_maps(train, val, len(classes), patch, seed)
+
+    def guess(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        return predict(x[None], size)[0]
+
+    return _scored_maps(task, guess, parts[2], classes, len(train.x), seed)
+
+
+def _numbered(target: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
+    """Classes from 0, IGNORED elsewhere."""
+    return np.where(np.isin(target, classes), np.searchsorted(classes, target), IGNORED)
 
 
 def _divided(
@@ -119,7 +147,12 @@ def _scored(
     task: Task, predict: Any, test: Features, classes: tuple[int, ...], known: Labelled, seed: int
 ) -> Row:
     if task.kind in _MAPS:
-        return _scored_maps(task, predict, test, classes, len(known.x), seed)
+
+        def guess(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+            tokens = predict(x.reshape(-1, x.shape[-1])).argmax(1).reshape(x.shape[:2])
+            return _enlarged(tokens, size)
+
+        return _scored_maps(task, guess, test, classes, len(known.x), seed)
     truth = _labelled(task, test, classes, seed) if task.kind in _CODED else Labelled(*test)
     predicted = predict(truth.x)
     counts = len(known.x), len(truth.x)
@@ -135,10 +168,10 @@ def _scored(
 def _scored_maps(
     task: Task, predict: Any, test: Features, classes: tuple[int, ...], fitted: int, seed: int
 ) -> Row:
+    """The row of `predict`, features [h, w, d] and a size -> classes [H, W] from 0."""
     tables, shown = np.zeros((len(test.x), len(classes), len(classes))), []
     for image, (x, truth) in enumerate(zip(*test, strict=True)):
-        guess = predict(np.asarray(x).reshape(-1, x.shape[-1])).argmax(1).reshape(x.shape[:2])
-        guess = _enlarged(guess, truth.shape)
+        guess = predict(np.asarray(x), truth.shape)
         counts = np.isin(truth, classes)
         pairs = np.searchsorted(classes, truth[counts]) * len(classes) + guess[counts]
         tables[image].flat[:] = np.bincount(pairs, minlength=len(classes) ** 2)

@@ -34,6 +34,8 @@ class Predictor(Protocol):
 class Judge(Protocol):
     """A protocol; its module has `JUDGES`, {name: Judge}, of one family of papers.
 
+    Protocols for maps have `fit_maps` in place of `fit`, see `dense_heads.TrainedHead`.
+
     Attributes:
         title: for tables: everything that changes the number, in words.
         resize: side in pixels that images are resized to; 0 to leave them.

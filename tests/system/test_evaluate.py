@@ -119,6 +119,7 @@ def rows_of(folder: Path) -> list[dict]:
         pytest.param("classification", "plain:linear", 0.9, marks=pytest.mark.slow),
         pytest.param("multi_label", "plain:linear", 0.85, marks=pytest.mark.slow),
         pytest.param("segmentation", "plain:linear", 0.8, marks=pytest.mark.slow),
+        pytest.param("segmentation", "spectral_earth:conv", 0.8, marks=pytest.mark.slow),
         pytest.param("change", "plain:knn", 0.8, marks=pytest.mark.slow),
     ],
 )

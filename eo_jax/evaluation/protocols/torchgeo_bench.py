@@ -1,13 +1,17 @@
 """torchgeo-bench (torchgeo/torchgeo-bench, docs/user/methodology.rst): 224 pixels, features as they
-are, kNN with k = 5 and L2, L-BFGS over 40 values of C.
+are, kNN with k = 5 and L2, L-BFGS over 40 values of C, a linear head for maps.
 """
 
 import numpy as np
 
+from eo_jax.evaluation.dense_heads import LinearHead, TrainedHead
 from eo_jax.evaluation.judges import Linear, Neighbours
 
 _SIDE = 224
 JUDGES = {
     "knn": Neighbours(k=5, cosine=False, resize=_SIDE),
     "linear": Linear(tuple(np.logspace(-6, 4, 40)), resize=_SIDE),
+    "segmentation_linear": TrainedHead(
+        LinearHead, epochs=10, batch=64, lr=1e-3, weight_decay=0.01, end_lr=1e-6, resize=_SIDE
+    ),
 }
