@@ -155,7 +155,7 @@ def _candidates(
     for number, path in enumerate(arguments.weights):
         trained, data = _sized(path, asked, protocol)
         if not (number or arguments.no_floors):
-            for floor in candidates.floors(trained, data):
+            for floor in candidates.floors(trained, data, protocol):
                 yield floor, data
         yield candidates.Candidate(_title(path, arguments.weights), trained), data
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from eo_jax.augment.radiometry import normalise
 from eo_jax.evaluation.floors import ImageStatistics, RandomConvolutions
+from eo_jax.evaluation.protocol import Judge
 from eo_jax.evaluation.reading import Read, TaskData
 from eo_jax.models.functional import TRAIN
 from eo_jax.trained_encoder import TrainedEncoder, from_file, from_workdir
@@ -60,8 +61,12 @@ def load(path: Path, view: int = 0) -> TrainedEncoder:
     return from_workdir(path, view=view) if path.is_dir() else from_file(path, view)
 
 
-def floors(trained: TrainedEncoder, data: TaskData) -> list[Any]:
-    """Image statistics, random convolutions and the same encoder untrained."""
+def floors(trained: TrainedEncoder, data: TaskData, protocol: Judge) -> list[Any]:
+    """Image statistics, random convolutions and the same encoder untrained; where the protocol
+    trains the encoder, the same from scratch.
+    """
+    if hasattr(protocol, "fine_tune"):
+        return [Candidate("from scratch", untrained(trained, data))]
     return [
         ImageStatistics(trained.mean, trained.std, trained.patch),
         RandomConvolutions(trained.mean, trained.std, trained.patch),

@@ -45,7 +45,7 @@ class ConvHead(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w d"], train: bool) -> Float[Array, "b h w k"]:
         for i, conv in enumerate(self.convs):
-            x = conv(_resized(x, (x.shape[1] * self.factor, x.shape[2] * self.factor)))
+            x = conv(enlarged(x, (x.shape[1] * self.factor, x.shape[2] * self.factor)))
             if i < len(self.norms):
                 x = jax.nn.relu(self.norms[i](x, use_running_average=not train))
         return x
@@ -66,7 +66,8 @@ class FcnHead(nnx.Module):
         return self.last(jax.nn.relu(self.norm(self.conv(x), use_running_average=not train)))
 
 
-def _resized(x: Float[Array, "b h w k"], size: tuple[int, int]) -> Float[Array, "b H W k"]:
+def enlarged(x: Float[Array, "b h w k"], size: tuple[int, int]) -> Float[Array, "b H W k"]:
+    """Bilinear interpolation."""
     return jax.image.resize(x, (len(x), *size, x.shape[-1]), "linear")
 
 
@@ -119,7 +120,7 @@ class TrainedHead:
 
         def loss(params, rest, x, y):
             module = nnx.merge(graph, params, rest, copy=True)
-            found = _cross_entropy(_resized(module(x, True), y.shape[1:]), y)
+            found = cross_entropy(enlarged(module(x, True), y.shape[1:]), y)
             return found, nnx.split(module, nnx.Param, ...)[2]
 
         @jax.jit
@@ -134,27 +135,27 @@ class TrainedHead:
 
         @jax.jit
         def validation(params, rest, x, y):
-            return _cross_entropy(_resized(logits(params, rest, x), y.shape[1:]), y)
+            return cross_entropy(enlarged(logits(params, rest, x), y.shape[1:]), y)
 
         state, best, kept = optimizer.init(params), np.inf, (params, rest)
         random = np.random.default_rng(seed)
         for _ in range(self.epochs):
-            for x, y in _batches(train, batch, random):
+            for x, y in batches(train, batch, random):
                 params, rest, state = step(params, rest, state, x, y)
             found = np.mean(
-                [float(validation(params, rest, x, y)) for x, y in _batches(val, batch, None)]
+                [float(validation(params, rest, x, y)) for x, y in batches(val, batch, None)]
             )
             if found < best:
                 best, kept = found, (params, rest)
 
         def predict(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-            found = _resized(logits(*kept, jnp.asarray(x, jnp.float32)), size)
+            found = enlarged(logits(*kept, jnp.asarray(x, jnp.float32)), size)
             return np.asarray(found.argmax(-1))
 
         return predict
 
 
-def _batches(
+def batches(
     features: Features, size: int, random: np.random.Generator | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches of one size in random order, the rest left out; all in order without `random`."""
@@ -165,7 +166,7 @@ def _batches(
         yield np.asarray(features.x[chosen], np.float32), features.target[chosen]
 
 
-def _cross_entropy(logits: Float[Array, "b h w k"], y: Int[Array, "b h w"]) -> Float[Array, ""]:
+def cross_entropy(logits: Float[Array, "b h w k"], y: Int[Array, "b h w"]) -> Float[Array, ""]:
     """Mean over the pixels with a class."""
     counts = y != IGNORED
     found = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(counts, y, 0))

@@ -11,6 +11,7 @@ import numpy as np
 from eo_jax.evaluation import verdict
 from eo_jax.evaluation.dense_heads import IGNORED
 from eo_jax.evaluation.features import Features, Featurizer, features_of
+from eo_jax.evaluation.fine_tuning import Pixels
 from eo_jax.evaluation.intervals import Estimate
 from eo_jax.evaluation.protocol import Judge, Labelled
 from eo_jax.evaluation.reading import TaskData
@@ -61,13 +62,17 @@ def judge(
     Raises ValueError where a split is missing or has nothing to learn from.
     """
     task = data.task
+    trains_encoder = hasattr(protocol, "fine_tune")
+    shown = Pixels() if trains_encoder else featurizer
 
     def split(name: str) -> Features:
-        return features_of(featurizer, data, name, protocol.resize, folder)
+        return features_of(shown, data, name, protocol.resize, folder)
 
     train, test = split(task.train), split(task.test)
     train, val = _divided(train, split(task.val) if task.val else None, fraction, seed)
     classes = _classes(task, train, val, test)
+    if trains_encoder:
+        return _judge_tuned(task, protocol, (train, val, test), classes, featurizer, seed)
     if hasattr(protocol, "fit_maps"):
         return _judge_maps(task, protocol, (train, val, test), classes, featurizer.patch, seed)
     known, chosen = (_labelled(task, part, classes, seed) for part in (train, val))
@@ -96,6 +101,40 @@ def _judge_maps(
         return predict(x[None], size)[0]
 
     return _scored_maps(task, guess, parts[2], classes, len(train.x), seed)
+
+
+def _judge_tuned(
+    task: Task,
+    protocol: Any,
+    parts: tuple[Features, Features, Features],
+    classes: tuple[int, ...],
+    candidate: Any,
+    seed: int,
+) -> Row:
+    """A row of an encoder that is trained further."""
+    if task.kind == "change":
+        raise ValueError(f"{protocol.title}: takes one date at a time; the task is change")
+    train, val, test = parts
+    if task.kind == "regression":
+        mean, std = train.target.mean(0), np.maximum(train.target.std(0), 1e-12)
+        given = [part._replace(target=(part.target - mean) / std) for part in (train, val)]
+    elif task.kind == "multi_label":
+        given = [part._replace(target=part.target.astype(np.float32)) for part in (train, val)]
+    else:
+        given = [part._replace(target=_numbered(part.target, classes)) for part in (train, val)]
+        if task.kind not in _MAPS:
+            given = [_part(part, np.flatnonzero(part.target != IGNORED)) for part in given]
+    tune = protocol.fine_tune(candidate.trained, task.kind, *given, len(classes), seed)
+    fitted = len(given[0].x)
+    if task.kind in _MAPS:
+        return _scored_maps(task, lambda x, size: tune(x[None])[0], test, classes, fitted, seed)
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        found = np.concatenate([tune(x[i : i + 64]) for i in range(0, len(x), 64)])
+        return found * std + mean if task.kind == "regression" else found
+
+    known = Labelled(np.empty((fitted, 0)), np.asarray(train.target, np.float64))
+    return _scored(task, predict, test, classes, known, seed)
 
 
 def _numbered(target: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:

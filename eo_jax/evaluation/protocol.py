@@ -34,7 +34,8 @@ class Predictor(Protocol):
 class Judge(Protocol):
     """A protocol; its module has `JUDGES`, {name: Judge}, of one family of papers.
 
-    Protocols for maps have `fit_maps` in place of `fit`, see `dense_heads.TrainedHead`.
+    In place of `fit`, protocols for maps have `fit_maps`, see `dense_heads.TrainedHead`, and those
+    that train the encoder `fine_tune`, see `fine_tuning.FineTuning`.
 
     Attributes:
         title: for tables: everything that changes the number, in words.

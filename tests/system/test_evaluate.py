@@ -148,6 +148,27 @@ def test_a_task_that_brightness_solves_is_solved_from_frozen_features(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "score", "least"),
+    [
+        ("classification", "accuracy", 0.9),
+        ("multi_label", "micro_map", 0.8),
+        ("segmentation", "miou", 0.6),
+        ("regression", "r2", 0.8),
+    ],
+)
+def test_an_encoder_is_trained_further_and_from_scratch(weights, tmp_path, run, kind, score, least):
+    store = store_of(tmp_path / "store", kind, 120)
+    run(
+        *("--weights", weights, "--task", f"{kind}:target={store}"),
+        *("--protocol", "plain:fine_tune", "--output", tmp_path / "out"),
+    )
+    found = {row["candidate"]: row for row in rows_of(tmp_path / "out") if row["score"] == score}
+    assert found.keys() == {"from scratch", "enc.safetensors"}
+    assert max(float(row["value"]) for row in found.values()) > least
+
+
+@pytest.mark.slow
 def test_numbers_are_predicted_better_than_by_their_mean(weights, tmp_path, run):
     store = store_of(tmp_path / "store", "regression")
     run(

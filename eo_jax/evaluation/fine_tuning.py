@@ -1,0 +1,182 @@
+"""Protocols that train the encoder, too: fine-tuning, or from scratch with initial weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from eo_jax.augment.radiometry import normalise
+from eo_jax.evaluation.dense_heads import ConvHead, LinearHead, batches, cross_entropy, enlarged
+from eo_jax.evaluation.features import Features
+from eo_jax.models.functional import EVALUATE, Mode
+from eo_jax.trained_encoder import TrainedEncoder
+
+_MAPS = ("segmentation",)
+_WARM_UP = 0.05  # of all steps
+
+
+class Pixels:
+    """Windows themselves as a `features.Featurizer`: float32 [b, c, H, W], NaN without data."""
+
+    title, patch = "pixels", 1
+    facts: Mapping[str, Any] = {"pixels": 1}
+
+    def pooled(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """float32 [b, c, H, W]."""
+        return np.where(valid, pixels, np.nan).astype(np.float32)
+
+    dense = pooled
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """Encoder and head trained together by AdamW, with warm-up and a cosine schedule, on windows
+    that are flipped at random; the epoch with the least validation loss is kept.
+
+    Pooled features get a linear layer, maps SpectralEarth's head (a linear layer per token where a
+    feature is one pixel). BatchNorm is in training mode while it trains.
+
+    Attributes:
+        epochs, batch: of training.
+        lr, weight_decay: of AdamW.
+        resize: see `protocol.Judge`.
+    """
+
+    epochs: int
+    batch: int
+    lr: float
+    weight_decay: float
+    resize: int = 0
+
+    @property
+    def title(self) -> str:
+        """For tables."""
+        return (
+            f"encoder and head, AdamW, lr {self.lr:g}, weight decay {self.weight_decay:g}, "
+            f"{self.epochs} epochs, batch {self.batch}"
+        )
+
+    def fine_tune(
+        self,
+        trained: TrainedEncoder,
+        kind: str,
+        train: Features,
+        val: Features,
+        outputs: int,
+        seed: int,
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """The predictor of windows [q, c, H, W]: probabilities, or numbers, [q, k]; for maps the
+        classes [q, H, W].
+
+        Args:
+            train, val: of `Pixels`; `target` has classes from 0 (IGNORED in maps), 0 and 1, or
+                standardised numbers.
+            outputs: number k of classes, labels or numbers.
+        """
+        run = _Training(self, trained, kind, outputs, seed)
+        steps = self.epochs * max(1, len(train.x) // min(self.batch, len(train.x)))
+        schedule = optax.warmup_cosine_decay_schedule(0.0, self.lr, int(_WARM_UP * steps), steps)
+        optimizer = optax.adamw(schedule, weight_decay=self.weight_decay)
+        state = run.initial()
+        memory, random = optimizer.init(state["params"]), np.random.default_rng(seed)
+
+        @jax.jit
+        def step(state, memory, x, y):
+            grads, statistics = jax.grad(run.loss, has_aux=True)(state["params"], state, x, y)
+            updates, memory = optimizer.update(grads, memory, state["params"])
+            return {"params": optax.apply_updates(state["params"], updates), **statistics}, memory
+
+        validation = jax.jit(run.validation)
+        best, kept, size = np.inf, state, min(self.batch, len(train.x))
+        for _ in range(self.epochs):
+            for x, y in batches(train, size, random):
+                state, memory = step(state, memory, *_flipped(x, y, kind, random))
+            found = np.mean([float(validation(state, x, y)) for x, y in batches(val, size, None)])
+            if found < best:
+                best, kept = found, state
+        predict = jax.jit(run.predict)
+        return lambda x: np.asarray(predict(kept, x))
+
+
+class _Training:
+    """The functions of one training. A state is {"params", "statistics", "head"}: the weights of
+    encoder and head, the running statistics of the encoder and those of the head.
+    """
+
+    def __init__(
+        self, settings: FineTuning, trained: TrainedEncoder, kind: str, outputs: int, seed: int
+    ):
+        self.trained, self.kind = trained, kind
+        rngs, width = nnx.Rngs(seed), trained.width
+        dense = ConvHead if trained.patch > 1 else LinearHead
+        make = dense if kind in _MAPS else LinearHead
+        self.graph, self._head, self._rest = nnx.split(
+            make(width, outputs, trained.patch, rngs=rngs), nnx.Param, ...
+        )
+
+    def initial(self) -> dict[str, Any]:
+        params = {"encoder": self.trained.params, "head": self._head}
+        state = {"params": params, "statistics": self.trained.statistics, "head": self._rest}
+        return jax.tree.map(jnp.asarray, state)
+
+    def loss(self, params, state, x, y) -> tuple[jax.Array, dict[str, Any]]:
+        outputs, after = self._outputs(params, state, x, Mode("batch"))
+        return _error(self.kind, outputs, y), after
+
+    def validation(self, state, x, y) -> jax.Array:
+        outputs, _ = self._outputs(state["params"], state, x, EVALUATE)
+        return _error(self.kind, outputs, y)
+
+    def predict(self, state, x) -> jax.Array:
+        outputs, _ = self._outputs(state["params"], state, x, EVALUATE)
+        if self.kind in _MAPS:
+            return outputs.argmax(-1)
+        if self.kind == "multi_label":
+            return jax.nn.sigmoid(outputs)
+        return outputs if self.kind == "regression" else jax.nn.softmax(outputs)
+
+    def _outputs(self, params, state, x, mode: Mode) -> tuple[jax.Array, dict[str, Any]]:
+        trained, valid = self.trained, jnp.isfinite(x)
+        view = normalise(jnp.where(valid, x, 0.0), valid, trained.mean, trained.std)
+        features, statistics = trained.encoder.forward(
+            params["encoder"],
+            state["statistics"],
+            jnp.moveaxis(view, 1, -1),
+            jnp.moveaxis(valid, 1, -1),
+            mode,
+        )
+        head = nnx.merge(self.graph, params["head"], state["head"], copy=True)
+        seen = features["dense" if self.kind in _MAPS else "pooled"].astype(jnp.float32)
+        outputs = head(seen, mode is not EVALUATE)
+        if self.kind in _MAPS:
+            outputs = enlarged(outputs, x.shape[-2:])
+        rest = nnx.split(head, nnx.Param, ...)[2]
+        return outputs, {"statistics": statistics, "head": rest}
+
+
+def _error(kind: str, outputs: jax.Array, y: jax.Array) -> jax.Array:
+    if kind in _MAPS:
+        return cross_entropy(outputs, y)
+    if kind == "multi_label":
+        return optax.sigmoid_binary_cross_entropy(outputs, y).mean()
+    if kind == "regression":
+        return jnp.square(outputs - y).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, y).mean()
+
+
+def _flipped(
+    x: np.ndarray, y: np.ndarray, kind: str, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A batch whose windows, and maps, are all flipped alike, by chance along either axis."""
+    for axis in (-1, -2):
+        if random.random() < 0.5:
+            x = np.flip(x, axis)
+            y = np.flip(y, axis) if kind in _MAPS else y
+    return x, y
