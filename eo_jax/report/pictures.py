@@ -21,7 +21,7 @@ Limits = tuple[np.ndarray, np.ndarray]
 HIDDEN = 122  # flat grey: a token that the encoder did not see
 HATCH = (205, 165)  # diagonal stripes: no data
 # Okabe-Ito colours, distinct for the colour-blind. INK becomes the text colour of the page.
-INK, BLUE, ORANGE = "#010203", "#0072b2", "#d55e00"
+INK, BLUE, ORANGE, GREEN = "#010203", "#0072b2", "#d55e00", "#009e73"
 # A step in wavelength of more than this many median steps is a gap in the spectrum: a removed
 # water-vapour window.
 GAP = 5

@@ -214,7 +214,7 @@ def test_templates_and_styles_are_in_a_wheel():
     needed = {
         path
         for package in ("eo_jax", "data_prep")
-        for kind in ("templates/*.html", "templates/*.css", "templates/*.md")
+        for kind in ("templates/*.html", "templates/*.css", "templates/*.md", "coastline.txt")
         for path in (ROOT / package).rglob(kind)
     }
     assert needed and needed == shipped
