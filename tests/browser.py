@@ -43,7 +43,7 @@ def find() -> str:
 
 
 def look(page: str, folder: Path) -> list[dict]:
-    """{"width", "room", "scroll", "images", "empty"} of a page for each of WIDTHS: the widths of its
+    """{"width", "room", "scroll", "images", "empty"} of a page, per width: the widths of its
     frame, of that without a scroll bar, and of its contents; the number of its pictures, and the
     names of those that did not load.
     """
