@@ -96,6 +96,10 @@ def get_config(arg: str = "rn50") -> ml_collections.ConfigDict:
         "collapse": {"every": 1000},
         "knn": scored | {"every": 1000},
         "linear_probe": scored,
+        "supervised": {
+            "every": 1000,
+            "test_split": "test",
+        },
     }
     if arg == "smoke":
         config.data.batch_size = 8

@@ -106,6 +106,7 @@ def get_config(arg: str = "pavia") -> ml_collections.ConfigDict:
         "collapse": {},
         "linear_probe": probe,
         "knn": probe | {"neighbours": 5},
+        "supervised": {"test_split": "test"},
     }
     if arg == "smoke":
         config.data.batch_size = 16

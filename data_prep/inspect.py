@@ -1,22 +1,28 @@
-"""Shows the contents of a store: tables, and pictures of samples, spectra, locations and dates.
+"""Shows the contents of a store: tables, and a page with samples, labels, spectra and a map.
 
-    python -m data_prep inspect stores/spectral_earth --output /tmp/inspect --samples 12
-    python -m data_prep inspect stores/spectral_earth --output /tmp/inspect --html
+    python -m data_prep inspect stores/spectral_earth
+    python -m data_prep inspect stores/spectral_earth --output /tmp/look --samples 24
+    python -m data_prep inspect stores/spectral_earth --output /tmp/look --pictures
 
-<output>/quicklook.png     evenly spaced samples of every sensor, no-data hatched
-<output>/spectra.png       mean of every band +- one standard deviation, train split
-<output>/inspect.html      with --html, instead of both pictures: all of it on one page in one file
+<output>/inspect.html      all of it on one page in one file, which loads nothing
+<output>/quicklook.png     with --pictures, instead of the page: evenly spaced samples of every
+                           sensor, no-data hatched
+<output>/spectra.png       and the mean of every band +- one standard deviation, train split
+
+The output is the folder of the store itself unless --output names another. The files of the store
+are only read, and verify does not mind the page beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.inspection import figures, page, summary
+from data_prep.inspection import figures, page, samples, summary
 from data_prep.inspection.summary import Rows
 from eo_jax.data import Store, open_store
 from eo_jax.data.store.files import write_atomically
@@ -28,16 +34,13 @@ COLUMNS = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep inspect`."""
     parser.description = __doc__
-    parser.epilog = (
-        "example: python -m data_prep inspect stores/spectral_earth --output /tmp/inspect --html"
-    )
-    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store; only read")
+    parser.epilog = "example: python -m data_prep inspect stores/spectral_earth"
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder of the store")
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path("."),
         metavar="DIR",
-        help="folder to write to (default: the current one)",
+        help="folder to write to (default: that of the store)",
     )
     parser.add_argument(
         "--samples",
@@ -47,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="samples in the pictures, split evenly among the sensors (default: 12)",
     )
     parser.add_argument(
-        "--html", action="store_true", help="write one HTML page instead of two pictures"
+        "--pictures", action="store_true", help="write two PNG files instead of the page"
     )
 
 
@@ -58,14 +61,27 @@ def run(args: argparse.Namespace) -> int:
     store = open_store(args.store)
     _print_tables(store)
     count = max(1, args.samples)
-    written = (
-        {"inspect.html": page.render(store, count).encode()} if args.html else images(store, count)
+    made = (
+        images(store, count)
+        if args.pictures
+        else {"inspect.html": page.render(store, count).encode()}
     )
-    args.output.mkdir(parents=True, exist_ok=True)
-    for name, data in written.items():
-        write_atomically(args.output / name, data)
-        print(args.output / name)
+    _write(args.output or args.store, made)
     return 0
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files and prints their paths. Raises OSError with the way out."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_atomically(folder / name, data)
+            print(folder / name)
+    except OSError as error:
+        raise OSError(
+            f"{folder}: {', '.join(files)} cannot be written there ({error.strerror or error}); "
+            "name a folder that can be written to: --output DIR"
+        ) from error
 
 
 def _print_tables(store: Store) -> None:
@@ -94,10 +110,10 @@ def images(store: Store, count: int) -> dict[str, bytes]:
 
 def quicklook(store: Store, count: int) -> bytes:
     """PNG of up to `count` samples, sensor after sensor."""
-    samples = [picture for group in figures.examples(store, count).values() for picture in group]
-    titles = [_short(str(store.index["id"][picture.number])) for picture in samples]
+    shown = [picture for group in samples.examples(store, count).values() for picture in group]
+    titles = [_short(str(store.index["id"][picture.number])) for picture in shown]
     return pictures.contact_sheet(
-        [picture.rgb for picture in samples], titles, min(COLUMNS, len(samples))
+        [picture.rgb for picture in shown], titles, min(COLUMNS, len(shown))
     )
 
 

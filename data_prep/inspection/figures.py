@@ -1,11 +1,10 @@
-"""Pictures of samples of any sensor, and figures of their spectra, locations and dates."""
+"""Figures of the spectra and dates of a store."""
 
 from __future__ import annotations
 
 import functools
 import io
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -17,108 +16,11 @@ from matplotlib.ticker import MaxNLocator
 from data_prep.inspection import summary
 from eo_jax.data import Store
 from eo_jax.report import pictures
-from eo_jax.report.pictures import BLUE, ORANGE
+from eo_jax.report.pictures import BLUE
 from eo_jax.sensors import Sensor
 
-_MAX_PIXELS = 256  # of a picture's side; larger samples are subsampled
 _FEW_BANDS = 16  # up to here every band is a dot with its name, not a point of a line
-_MAP_SHAPE = 1.9  # width of a map divided by its height
-_GREEN = "#009e73"
-_COLOURS = {"train": BLUE, "val": ORANGE, "test": _GREEN}
-_GREY_KINDS = {"sar", "thermal", "elevation"}
-
-
-class Composite(NamedTuple):
-    """How samples of a sensor are shown.
-
-    Attributes:
-        bands: shown as red, green and blue.
-        ratio: whether blue is red minus green.
-    """
-
-    bands: tuple[int, ...]
-    ratio: bool
-    caption: str
-
-
-class SamplePicture(NamedTuple):
-    """One sample as a picture, uint8 [h, w, 3]."""
-
-    number: int
-    rgb: np.ndarray
-
-
-def composite(sensor: Sensor) -> Composite:
-    """True colour where the sensor has it; VV and VH in dB with their ratio; grey for other radar,
-    thermal and elevation bands; evenly spread bands otherwise.
-    """
-    names = [band.name for band in sensor.bands]
-    by_name = {name.upper(): index for index, name in enumerate(names)}
-    kinds = {band.kind for band in sensor.bands}
-    if sensor.true_colour:
-        return Composite(
-            sensor.true_colour, False, f"true colour ({_listed(names, sensor.true_colour)})"
-        )
-    if kinds == {"sar"} and {"VV", "VH"} <= set(by_name) and sensor.units == "dB":
-        return Composite(
-            (by_name["VV"], by_name["VH"]), True, "VV, VH and VV - VH in dB as red, green and blue"
-        )
-    if len(names) < 3 or kinds <= _GREY_KINDS:
-        return Composite((0,), False, f"{names[0]} in grey")
-    return Composite(
-        sensor.composite,
-        False,
-        f"{_listed(names, sensor.composite)} as red, green and blue, spread evenly: no true colour "
-        "is known",
-    )
-
-
-def _listed(names: list[str], bands: tuple[int, ...]) -> str:
-    return ", ".join(names[band] for band in bands)
-
-
-def examples(store: Store, count: int) -> dict[str, list[SamplePicture]]:
-    """{sensor id: pictures}: up to `count` samples, equally many of each sensor and at least one,
-    evenly spaced, with one stretch per sensor.
-    """
-    sensors = np.unique(store.index["sensor"]).tolist()
-    each = max(1, count // max(1, len(sensors)))
-    return {
-        name: _pictures(
-            store, store.sensor(name), np.flatnonzero(store.index["sensor"] == name), each
-        )
-        for name in sensors
-    }
-
-
-def _pictures(store: Store, sensor: Sensor, numbers: np.ndarray, count: int) -> list[SamplePicture]:
-    chosen = numbers[
-        np.unique(np.linspace(0, len(numbers) - 1, count).round().astype(int))
-    ].tolist()
-    images, valid = zip(*(_image(store, i, sensor) for i in chosen), strict=True)
-    limits = pictures.percentile_limits(images, valid)
-    return [
-        SamplePicture(i, pictures.colour(image, (0, 1, 2), limits, mask))
-        for i, image, mask in zip(chosen, images, valid, strict=True)
-    ]
-
-
-def _image(store: Store, i: int, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
-    """Red, green and blue [h, w, 3] in physical units, and the valid mask [h, w]."""
-    shown = composite(sensor)
-    bands = list(shown.bands)
-    pixels = store.pixels(i, bands)
-    step = -(-max(pixels.shape[1:]) // _MAX_PIXELS)
-    pixels = pixels[:, ::step, ::step]
-    values = np.moveaxis(pixels, 0, -1) * sensor.scales[bands] + sensor.offsets[bands]
-    if shown.ratio:
-        values = np.concatenate([values, values[..., :1] - values[..., 1:]], axis=-1)
-    return np.broadcast_to(values, (*values.shape[:2], 3)).astype(np.float32), ~sensor.missing(
-        pixels
-    ).any(0)
-
-
-# ------------------------------------------------------------------ figures
+_WIDTH = 5.6  # inches; wider figures would be unreadable on a phone
 
 
 def _styled(draw: Callable[[Store], Figure | None]) -> Callable[[Store], Figure | None]:
@@ -144,7 +46,7 @@ def draw_spectra(store: Store) -> Figure | None:
     ]
     if not panels:
         return None
-    figure = Figure(figsize=(8, 0.3 + 3 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 0.3 + 2.6 * len(panels)), layout="constrained")
     figure.suptitle("Mean and one standard deviation of every band, train split", fontsize=9)
     for number, (sensor, inside, values) in enumerate(panels, start=1):
         axes = figure.add_subplot(len(panels), 1, number)
@@ -202,52 +104,6 @@ def _draw_line(axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
 
 
 @_styled
-def draw_map(store: Store) -> Figure | None:
-    """The locations, one dot each, coloured by split. None where no sample has a longitude and
-    latitude.
-    """
-    index = store.index
-    _, first = np.unique(index["group"], return_index=True)
-    known = first[np.isfinite(index["lonlat"][first]).all(1)]
-    if not len(known):
-        return None
-    figure = Figure(figsize=(8, 4.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot(xlabel="longitude (degrees)", ylabel="latitude (degrees)")
-    splits = index["split"][known]
-    for split in sorted(set(splits.tolist()), key=lambda name: (name not in _COLOURS, name)):
-        longitude, latitude = index["lonlat"][known[splits == split]].T
-        # Pixels, not one SVG element per location: an archive has up to a million.
-        axes.scatter(
-            longitude,
-            latitude,
-            9,
-            color=_COLOURS.get(split, "#777777"),
-            label=split,
-            linewidths=0,
-            alpha=0.8,
-            rasterized=True,
-        )
-    _frame(axes, index["lonlat"][known])
-    axes.legend(loc="best", fontsize=8)
-    return figure
-
-
-def _frame(axes, lonlat: np.ndarray) -> None:
-    """Limits a little beyond the locations and at least half a degree wide, with an aspect that is
-    true to distances in the middle.
-    """
-    low, high = lonlat.min(0), lonlat.max(0)
-    middle = (low + high) / 2
-    shrink = max(np.cos(np.radians(middle[1])), 0.2)
-    half_lon, half_lat = np.maximum((high - low) * 0.55, 0.25)
-    half_lat = max(half_lat, half_lon * shrink / _MAP_SHAPE)
-    half_lon = max(half_lon, half_lat / shrink * _MAP_SHAPE)
-    axes.set_xlim(max(middle[0] - half_lon, -180), min(middle[0] + half_lon, 180))
-    axes.set_ylim(max(middle[1] - half_lat, -90), min(middle[1] + half_lat, 90))
-    axes.set_aspect(1 / shrink, adjustable="box")
-
-
-@_styled
 def draw_dates(store: Store) -> Figure | None:
     """Samples per month, or per year where they span more than twenty. None where no sample has a
     time.
@@ -265,7 +121,7 @@ def draw_dates(store: Store) -> Figure | None:
     one = np.timedelta64(1, unit)
     every = np.arange(steps.min(), steps.max() + one, one)
     starts = every.astype("datetime64[D]")
-    figure = Figure(figsize=(8, 2.4), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 2.2), layout="constrained")
     axes = figure.add_subplot(ylabel=f"samples per {name}")
     axes.bar(
         starts,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from data_prep.inspection import figures, summary
-from data_prep.inspection.figures import SamplePicture
+from data_prep.inspection import figures, locations, samples, summary
+from data_prep.inspection.samples import SamplePicture
 from data_prep.inspection.summary import Rows
 from eo_jax.data import Store
-from eo_jax.report import html_page, pictures
+from eo_jax.report import class_maps, html_page, pictures
 from eo_jax.report.html_page import Row
 
 _NUMBER = re.compile(r"[-\d,.e+%]+|")
@@ -37,9 +37,10 @@ def render(store: Store, count: int) -> str:
         lead=_lead(store),
         overview=_pairs(summary.overview(store)),
         sheets=_sheets(store, count),
+        legends=_legends(store),
         spectra=_svg(figures.draw_spectra(store), "Mean and standard deviation of every band"),
         locations=_svg(
-            figures.draw_map(store), "Longitude and latitude of every location, by split"
+            locations.draw_map(store), "Longitude and latitude of every location, by split"
         ),
         dates=_svg(figures.draw_dates(store), "Samples over time"),
         tables=[_table(rows) for rows in tables],
@@ -68,21 +69,41 @@ def _sheets(store: Store, count: int) -> list[dict[str, Any]]:
     return [
         {
             "title": store.sensor(name).title,
-            "caption": figures.composite(store.sensor(name)).caption,
-            "samples": _samples(store, shown),
+            "caption": samples.composite_of(store, store.sensor(name)).caption,
+            "maps": any(picture.maps for picture in shown),
+            "samples": [_sample(store, picture) for picture in shown],
         }
-        for name, shown in figures.examples(store, count).items()
+        for name, shown in samples.examples(store, count).items()
     ]
 
 
-def _samples(store: Store, shown: Sequence[SamplePicture]) -> list[dict[str, str]]:
+def _sample(store: Store, picture: SamplePicture) -> dict[str, Any]:
+    name = str(store.index["id"][picture.number])
+    return {
+        "name": name,
+        "pictures": [
+            _picture(f"Sample {name}", "", picture.rgb),
+            *(
+                _picture(f"Label {one.name} of {name}", f"{one.name} {one.note}".strip(), one.rgb)
+                for one in picture.maps
+            ),
+        ],
+        "facts": _facts(store, picture.number),
+        "labels": picture.labels,
+    }
+
+
+def _picture(alt: str, caption: str, rgb: np.ndarray) -> dict[str, str]:
+    return {"alt": alt, "caption": caption, "source": html_page.data_uri(pictures.png(rgb))}
+
+
+def _legends(store: Store) -> list[tuple[str, list[class_maps.Entry]]]:
+    """(label, lines of its legend) of the labels that are drawn as maps of classes."""
+    labels = store.about("labels")
     return [
-        {
-            "name": str(store.index["id"][picture.number]),
-            "source": html_page.data_uri(pictures.png(picture.rgb)),
-            "facts": _facts(store, picture.number),
-        }
-        for picture in shown
+        (name, class_maps.legend(palette, class_maps.names_of(labels[name])))
+        for name, palette in samples.label_colours(store).items()
+        if palette and labels[name]["shape"] == "map"
     ]
 
 

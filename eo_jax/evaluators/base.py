@@ -93,7 +93,7 @@ class Context:
         """
         for split in splits:
             try:
-                source = self._open(split)
+                source = self.open_split(split)
                 labels = source.store.manifest.get("labels", {})
                 if label and label not in labels:
                     raise ValueError(
@@ -106,9 +106,16 @@ class Context:
             except ValueError as error:
                 raise ValueError(f"config.evals.{evaluator}: {error}") from error
 
+    def open_split(self, split: str) -> Source:
+        """The source, opened for one split, one date and all of its labels."""
+        config = dataclasses.replace(
+            self.data.sources[self.source], split=split, dates=1, labels_per_class=0
+        )
+        return open_source(self.source, config, self.data.crop, self.seed)
+
     def label_windows(self, split: str, label: str) -> Iterator[np.ndarray]:
         """The label of every window of `batches`, [crop, crop] or one class; reads no pixels."""
-        return self._open(split).label_windows(label)
+        return self.open_split(split).label_windows(label)
 
     @property
     def preview_names(self) -> set[str]:
@@ -147,7 +154,7 @@ class Context:
         With several processes, each reads and holds the pixels of its own rows; `position` and
         `label` are those of all rows.
         """
-        batches = in_order(self._open(split), self.data.batch_size, label, self.rows)
+        batches = in_order(self.open_split(split), self.data.batch_size, label, self.rows)
         for batch in self._read(itertools.islice(batches, most)):
             self.poll()
             yield {
@@ -197,12 +204,6 @@ class Context:
             self.poll()
             carry = self._updated_carry(params, carry, self.place(batch))
         return params, carry
-
-    def _open(self, split: str) -> Source:
-        config = dataclasses.replace(
-            self.data.sources[self.source], split=split, dates=1, labels_per_class=0
-        )
-        return open_source(self.source, config, self.data.crop, self.seed)
 
     @functools.cached_property
     def _features(self) -> Callable[[Params, Carry, Batch], dict[str, jax.Array]]:

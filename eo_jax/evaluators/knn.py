@@ -30,7 +30,11 @@ def cards(scores: Mapping[str, float]) -> list[Card]:
     if "accuracy" not in scores:
         return [labelled.not_scored("Nearest neighbours")]
     note = f"average accuracy {scores['average_accuracy']:.1%}, kappa {scores['kappa']:.3f}"
-    return [Card("Nearest neighbours", f"{scores['accuracy']:.1%}", note)]
+    return [
+        Card(
+            "Nearest neighbours", f"{scores['accuracy']:.1%}", note, *labelled.over_majority(scores)
+        )
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

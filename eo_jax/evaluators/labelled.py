@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
 from eo_jax.data.pixel_source import sample_per_class
 from eo_jax.evaluators.base import Context, Weights
-from eo_jax.monitor.metric import Card, Metric
+from eo_jax.monitor.metric import Card, Metric, Verdict
 
 # The scores of `scores`, and the number of classes that they cover.
 METRICS = {
     "accuracy": Metric("Overall accuracy"),
     "average_accuracy": Metric("Average accuracy"),
     "kappa": Metric("Cohen's kappa"),
+    "majority_accuracy": Metric("Overall accuracy of the most common class"),
     "test_classes": Metric("Classes in the test split"),
 }
 
@@ -111,6 +114,19 @@ def token_majority(label: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return np.where(counts.max(-1) > 0, classes[counts.argmax(-1)], _UNLABELLED)
 
 
+def over_majority(scores: Mapping[str, float]) -> tuple[Verdict, str]:
+    """Whether an overall accuracy is above that of always answering the most common class, and what
+    this means; ("", "") for scores of runs that did not log it.
+    """
+    if "majority_accuracy" not in scores:
+        return "", ""
+    if scores["accuracy"] > scores["majority_accuracy"]:
+        return "better", "better than always answering the most common class"
+    return "worse", (
+        "no better than always answering the most common class: the classes are not told apart yet"
+    )
+
+
 def not_scored(label: str) -> Card:
     """The card of a classifier whose test split has fewer than two classes."""
     note = "the held-out patches have fewer than two classes; hold out more of them"
@@ -121,7 +137,7 @@ def scores(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """The scores of classes [q] that papers on hyperspectral scenes report.
 
     "accuracy" is the overall one, "average_accuracy" the mean over the classes of the fraction that
-    is right, "kappa" Cohen's.
+    is right, "kappa" Cohen's, "majority_accuracy" that of always answering the most common class.
     """
     right = predicted == truth
     return {
@@ -130,4 +146,5 @@ def scores(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
             np.mean([right[truth == code].mean() for code in np.unique(truth)])
         ),
         "kappa": float(cohen_kappa_score(truth, predicted)),
+        "majority_accuracy": float(np.unique(truth, return_counts=True)[1].max() / len(truth)),
     }

@@ -18,7 +18,7 @@ from eo_jax.evaluators.labelled import (
     scores,
     training_part,
 )
-from eo_jax.monitor.metric import Card, Metric
+from eo_jax.monitor.metric import Card, Metric, Verdict
 
 METRICS = {
     **labelled.METRICS,
@@ -37,7 +37,19 @@ def cards(scores: Mapping[str, float]) -> list[Card]:
         f"untrained encoder {scores['untrained_accuracy']:.1%}, gain {100 * scores['gain']:+.1f} "
         "points"
     )
-    return [Card("Linear probe", f"{scores['accuracy']:.1%}", note)]
+    return [Card("Linear probe", f"{scores['accuracy']:.1%}", note, *_verdict(scores))]
+
+
+def _verdict(scores: Mapping[str, float]) -> tuple[Verdict, str]:
+    """Compared with the untrained encoder, and with the most common class."""
+    verdict, meaning = labelled.over_majority(scores)
+    if verdict == "worse":
+        return verdict, meaning
+    if scores["gain"] > 0:
+        return "better", "better than the same probe on the untrained encoder"
+    return "worse", (
+        "no better than the untrained encoder: training has not improved the features yet"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from eo_jax.evaluators.base import Context, Weights
-from eo_jax.monitor.metric import Card, Metric
+from eo_jax.monitor.metric import Card, Metric, Verdict
 
 METRICS = {
     "rmse": Metric("Reconstruction RMSE"),
@@ -30,7 +30,8 @@ def cards(scores: Mapping[str, float]) -> list[Card]:
     own = Card(
         "Reconstruction RMSE",
         f"{scores['rmse']:.4f}",
-        "reflectance, masked tokens of held-out patches",
+        "in the units of the sensor, masked tokens of held-out patches",
+        *_verdict(scores),
     )
     baselines = [
         Card(
@@ -41,6 +42,19 @@ def cards(scores: Mapping[str, float]) -> list[Card]:
         for name, title in _BASELINES.items()
     ]
     return [own, *baselines]
+
+
+def _verdict(scores: Mapping[str, float]) -> tuple[Verdict, str]:
+    if not scores["ratio_to_mean_visible"] < 1:
+        return "worse", (
+            "worse than predicting the mean of the visible pixels: the model has not learnt yet"
+        )
+    if not scores["ratio_to_nearest_token"] < 1:
+        return "worse", (
+            "better than the mean of the visible pixels, but worse than copying the nearest "
+            "visible token: the model has learnt little yet"
+        )
+    return "better", "better than both baselines, which need no training"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Verdict = Literal["", "better", "worse"]
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -23,8 +25,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Card:
-    """One headline number of the report."""
+    """One headline number of the report.
+
+    Attributes:
+        label, value, note: texts.
+        verdict: whether it is better or worse than a baseline; "" where there is none.
+        meaning: what the verdict means, in a sentence.
+    """
 
     label: str
     value: str
     note: str
+    verdict: Verdict = ""
+    meaning: str = ""

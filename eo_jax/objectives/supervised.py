@@ -106,6 +106,22 @@ class Supervised(SingleEncoder):
         metrics = {**metrics, **feature_metrics(features["pooled"])}
         return loss, ({**carry, "encoder": statistics}, metrics)
 
+    def preview(
+        self, params: Params, carry: Carry, views: Views, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        """{"view": [b, H, W, c], "valid", "logits": [b, k], or [b, h, w, k] for segmentation}; {}
+        for a task without classes.
+        """
+        if self.config.task not in _OF_CLASSES:
+            return {}
+        view, valid = self.only_view(views)
+        features = self.encoder.features(params["encoder"], carry["encoder"], view, valid)
+        x = features["dense" if self.config.task == "segmentation" else "pooled"]
+        logits, _ = self.networks["classifier"].apply(
+            params["classifier"], {}, lambda module: module(x)
+        )
+        return {"view": view, "valid": valid, "logits": logits}
+
     def _label(self, views: Views) -> Array:
         """The labels in the shape of the task, [b], [b, k] or [b, H, W]. ValueError, while the step
         is traced, where they have another shape.

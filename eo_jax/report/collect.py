@@ -4,6 +4,7 @@ and data of a run.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from eo_jax.data.pipeline import Pipeline
 from eo_jax.evaluators.base import Context, Weights
 from eo_jax.experiment import make_context, make_experiment, make_normalisation
 from eo_jax.monitor import goodput, writers
-from eo_jax.monitor.metric import Card
+from eo_jax.monitor.metric import Card, Metric
 from eo_jax.monitor.metrics import step_metrics
 from eo_jax.report.page import Lines, Report
 from eo_jax.report.patches import Bands, PatchView
+from eo_jax.report.predicted import predict
 
 _PATCHES = 4
 
@@ -36,18 +38,31 @@ def collect(workdir: Path, split: str) -> Report:
     numbers = make_normalisation(experiment, Pipeline(experiment.data, experiment.run.seed))
     context = make_context(experiment, numbers, sharding.make_mesh(sharding.Config()))
     sensor, lines = context.sensor, writers.read_metrics(workdir)
+    bands = Bands(sensor, context.std > 0)
+    tested = config["evals"].get("supervised", {}).get("test_split", "")
     return Report(
         title=f"{experiment.objective_name} on {sensor.title}, step {step}",
         cards=[*headline(lines), *time_spent(lines)],
         lines=lines,
         metrics=step_metrics(experiment.objective.metrics),
+        scores=_described_scores(),
         patches=_patches(context, (params, carry), split),
-        bands=Bands(sensor.axis, sensor.composite, sensor.false_colour or sensor.composite),
+        bands=bands,
+        predictions=predict(context, (params, carry), split or tested, bands),
         config=config,
         versions=json.loads((workdir / "versions.json").read_text()),
         fingerprint=_short(json.loads((workdir / "data.json").read_text())),
         links={file.name: file.name for file in sorted(workdir.glob("*.safetensors"))},
     )
+
+
+def _described_scores() -> dict[str, Metric]:
+    """{"<evaluator>/<score>": description} of all evaluators."""
+    return {
+        f"{name}/{score}": metric
+        for name, module in modules("evaluators").items()
+        for score, metric in module.METRICS.items()
+    }
 
 
 def headline(lines: Lines) -> list[Card]:
@@ -70,13 +85,14 @@ def _collapsed(lines: Lines) -> list[Card]:
     names = sorted({name for line in collapsed for name in line["collapsed"].split(", ")})
     value = f"step {collapsed[0]['step']} to {collapsed[-1]['step']}"
     note = f"logged steps where nearly all samples had the same vector ({', '.join(names)})"
-    return [Card("Collapsed", value, note)]
+    meaning = "worse than an encoder that tells samples apart: training has collapsed there"
+    return [Card("Collapsed", value, note, "worse", meaning)]
 
 
 def _scores(lines: Lines) -> list[Card]:
     evaluators = modules("evaluators")
     return [
-        Card(f"{card.label} of {source}" if source else card.label, card.value, card.note)
+        dataclasses.replace(card, label=f"{card.label} of {source}") if source else card
         for evaluator, by_source in _last_scores(lines).items()
         if evaluator in evaluators  # it may have been removed since the run
         for source, scores in sorted(by_source.items())
@@ -110,7 +126,11 @@ def time_spent(lines: Lines) -> list[Card]:
 
 
 def _patches(context: Context, weights: Weights, split: str) -> list[PatchView]:
-    """Up to _PATCHES samples of a split, evenly spaced, under the first fixed mask."""
+    """Up to _PATCHES samples of a split, evenly spaced, under the first fixed mask; none for an
+    objective that reconstructs nothing.
+    """
+    if not {"reconstruction", "rescaled"} & context.preview_names:
+        return []
     store, patches = open_store(context.data.sources[context.source].store), []
     split = split or default_split(store.index["split"])
     chosen = _chosen(store.index["split"], split)

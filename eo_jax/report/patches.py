@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from eo_jax.report import pictures
+from eo_jax.report import composite, pictures
+from eo_jax.report.composite import Composite
 from eo_jax.report.html_page import data_uri
+from eo_jax.sensors import Sensor
 
 PICTURE_PX = 256  # least width of a picture in the file; smaller patches get an integer zoom
 # Of brightness: the masked pixels whose spectra are shown.
@@ -56,11 +58,44 @@ class PatchView:
 
 @dataclass(frozen=True)
 class Bands:
-    """Wavelengths in nm [c], and the bands shown as red, green and blue."""
+    """The bands of a sensor: the axis of its spectra, and how it is shown in colour.
 
-    wavelengths_nm: np.ndarray
-    true_colour: tuple[int, int, int]
-    false_colour: tuple[int, int, int]
+    Attributes:
+        sensor: of the patches.
+        good: bool [c], bands with usable values.
+    """
+
+    sensor: Sensor
+    good: np.ndarray
+
+    @property
+    def composites(self) -> tuple[Composite, ...]:
+        """One or two, the second in false colour."""
+        first = composite.composite(self.sensor, self.good)
+        second = composite.false_colour(self.sensor, self.good)
+        return (first, second) if second and second.bands != first.bands else (first,)
+
+    @property
+    def span(self) -> str:
+        """Their number, and wavelengths in nm where all are known."""
+        nm, count = self.sensor.centres_nm, len(self.sensor.bands)
+        if np.isfinite(nm).all():
+            return f"{count} bands, {nm.min():.0f}–{nm.max():.0f} nm"
+        if count <= pictures.FEW_BANDS:
+            named = ", ".join(band.name for band in self.sensor.bands)
+            return f"{count} band{'s' if count > 1 else ''} ({named})"
+        return f"{count} bands, wavelengths not known"
+
+    @property
+    def axis(self) -> pictures.BandAxis:
+        """The x axis of spectra: wavelengths, or numbers and names of bands."""
+        nm = self.sensor.centres_nm
+        if np.isfinite(nm).all():
+            return pictures.BandAxis(nm, "wavelength (nm)", ())
+        names = tuple(band.name for band in self.sensor.bands)
+        few = len(names) <= pictures.FEW_BANDS
+        numbers = np.array(self.sensor.band_numbers, float)
+        return pictures.BandAxis(numbers, "band" if few else "band number", names if few else ())
 
 
 class Mark(NamedTuple):
@@ -81,16 +116,12 @@ class Picture(NamedTuple):
     marks: Sequence[Mark] = ()
 
 
-def legend(bands: Bands, error_limit: float) -> dict[str, str]:
-    """Numbers of the legend, and the colour scale of the error pictures."""
-
-    def nanometres(chosen: Sequence[int]) -> str:
-        return ", ".join(f"{bands.wavelengths_nm[band]:.0f}" for band in chosen)
-
+def legend(bands: Bands, error_limit: float) -> dict[str, Any]:
+    """Words and numbers of the legend, and the colour scale of the error pictures."""
     scale = pictures.heat(np.linspace(0, error_limit, 64)[None], error_limit)
     return {
-        "true_colour": nanometres(bands.true_colour),
-        "false_colour": nanometres(bands.false_colour),
+        "composites": [shown.caption for shown in bands.composites],
+        "units": bands.sensor.units,
         "bar": _source(scale),
         "error_limit": f"{error_limit:.3g}",
         "percentiles": ", ".join(f"{percentile}th" for percentile in PERCENTILES.values()),
@@ -126,11 +157,8 @@ def _article(
         "Absolute error",
         _marks(pixels, patch.masked.shape),
     )
-    row = [
-        *_colour_row(patch, bands.true_colour, "true colour"),
-        *_colour_row(patch, bands.false_colour, "false colour"),
-        error,
-    ]
+    row = [picture for shown in bands.composites for picture in _colour_row(patch, shown)]
+    row.append(error)
     if components is not None:
         alt = f"Principal components of the patch tokens of {patch.title}"
         row.append(Picture(_source(components), alt, "Patch tokens"))
@@ -138,7 +166,7 @@ def _article(
         "title": patch.title,
         "facts": _facts(patch),
         "pictures": row,
-        "spectra": _spectra(bands.wavelengths_nm, patch, pixels),
+        "spectra": _spectra(bands, patch, pixels),
     }
 
 
@@ -173,11 +201,16 @@ def _facts(patch: PatchView) -> str:
     return f"{facts}; RMSE {found} in masked pixels, all bands"
 
 
-def _colour_row(patch: PatchView, bands: Sequence[int], name: str) -> list[Picture]:
+def _colour_row(patch: PatchView, shown: Composite) -> list[Picture]:
     """Original, encoder input, reconstruction and prediction alone, in one stretch."""
-    limits = pictures.percentile_limits([patch.original[..., list(bands)]], [patch.valid])
-    original = pictures.colour(patch.original, bands, limits, patch.valid)
-    prediction = pictures.colour(patch.reconstruction, bands, limits, patch.valid)
+    images = [
+        composite.red_green_blue(cube[..., list(shown.bands)], shown)
+        for cube in (patch.original, patch.reconstruction)
+    ]
+    limits = pictures.percentile_limits(images[:1], [patch.valid])
+    original, prediction = (
+        pictures.colour(image, (0, 1, 2), limits, patch.valid) for image in images
+    )
     row = {
         "Original": original,
         "Encoder input": pictures.hide(original, _comparable(patch)),
@@ -185,7 +218,7 @@ def _colour_row(patch: PatchView, bands: Sequence[int], name: str) -> list[Pictu
         "Prediction alone": prediction,
     }
     return [
-        Picture(_source(rgb), f"{title} of {patch.title} in {name}", f"{title}, {name}")
+        Picture(_source(rgb), f"{title} of {patch.title} in {shown.name}", f"{title}, {shown.name}")
         for title, rgb in row.items()
     ]
 
@@ -210,9 +243,7 @@ def _chosen_pixels(patch: PatchView) -> dict[str, tuple[int, int]]:
     }
 
 
-def _spectra(
-    wavelengths_nm: np.ndarray, patch: PatchView, pixels: Mapping[str, tuple[int, int]]
-) -> list[Markup]:
+def _spectra(bands: Bands, patch: PatchView, pixels: Mapping[str, tuple[int, int]]) -> list[Markup]:
     charts = []
     for letter, (row, column) in pixels.items():
         spectra = {
@@ -220,7 +251,7 @@ def _spectra(
             "reconstruction": patch.reconstruction[row, column],
         }
         title = f"{letter}: {PERCENTILES[letter]}th percentile, row {row}, column {column}"
-        charts.append(pictures.spectra_figure(wavelengths_nm, spectra, title))
+        charts.append(pictures.spectra_figure(bands.axis, spectra, title, bands.sensor.units))
     return charts
 
 

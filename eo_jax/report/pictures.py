@@ -7,6 +7,7 @@ import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -21,10 +22,11 @@ Limits = tuple[np.ndarray, np.ndarray]
 HIDDEN = 122  # flat grey: a token that the encoder did not see
 HATCH = (205, 165)  # diagonal stripes: no data
 # Okabe-Ito colours, distinct for the colour-blind. INK becomes the text colour of the page.
-INK, BLUE, ORANGE = "#010203", "#0072b2", "#d55e00"
+INK, BLUE, ORANGE, GREEN = "#010203", "#0072b2", "#d55e00", "#009e73"
 # A step in wavelength of more than this many median steps is a gap in the spectrum: a removed
 # water-vapour window.
 GAP = 5
+FEW_BANDS = 16  # up to here bands are told apart by their names
 SHORT_RUN = 8  # bands; runs no longer than this, as of Sentinel-2, show every band as a dot
 BINS = 300  # a curve of more steps is drawn as median and range of this many bins
 
@@ -179,34 +181,46 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
 # ------------------------------------------------------------------ charts
 
 
-def spectra_figure(
-    wavelengths_nm: np.ndarray,
-    spectra: Mapping[str, np.ndarray],
-    title: str,
-    quantity: str = "reflectance",
-) -> Markup:
-    """SVG of one or two spectra {name: [c]}, in `quantity`, over wavelengths_nm [c] in any order.
+class BandAxis(NamedTuple):
+    """The x axis of spectra.
 
-    The lines break where the sensor has no bands.
+    Attributes:
+        x: [c] wavelengths or numbers of bands, in any order.
+        label: of the axis.
+        names: of the bands, as ticks; () for numbers.
     """
-    order = np.argsort(wavelengths_nm, kind="stable")
-    runs = np.split(order, band_gaps(wavelengths_nm[order]))
+
+    x: np.ndarray
+    label: str
+    names: tuple[str, ...]
+
+
+def spectra_figure(
+    axis: BandAxis, spectra: Mapping[str, np.ndarray], title: str, quantity: str
+) -> Markup:
+    """SVG of one or two spectra {name: [c]}, in `quantity`. The lines break where the sensor has no
+    bands.
+    """
+    order = np.argsort(axis.x, kind="stable")
+    runs = np.split(order, band_gaps(axis.x[order]))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
-        axes = figure.add_subplot(title=title, xlabel="wavelength (nm)", ylabel=quantity)
+        axes = figure.add_subplot(title=title, xlabel=axis.label, ylabel=quantity)
         styles = {"color": INK}, {"color": ORANGE, "dashes": (3, 1.2)}
         for (name, values), style in zip(spectra.items(), styles, strict=False):
             for number, run in enumerate(runs):
                 marker = "." if len(run) <= SHORT_RUN else None
                 axes.plot(
-                    wavelengths_nm[run],
+                    axis.x[run],
                     values[run],
                     marker=marker,
                     label=name if number == 0 else None,
                     **style,
                 )
+        if axis.names:
+            axes.set_xticks(axis.x, axis.names)
         axes.legend(loc="best", fontsize=8)
-        return svg(figure, f"{title}: {quantity} over wavelength in nm, of {' and '.join(spectra)}")
+        return svg(figure, f"{title}: {quantity} over {axis.label}, of {' and '.join(spectra)}")
 
 
 def band_gaps(sorted_nm: np.ndarray) -> np.ndarray:
@@ -217,20 +231,25 @@ def band_gaps(sorted_nm: np.ndarray) -> np.ndarray:
     return np.flatnonzero(steps > GAP * np.median(steps)) + 1 if len(steps) else np.array([], int)
 
 
-def curve_figure(
-    steps: np.ndarray, values: np.ndarray, title: str, marks: np.ndarray, scale: str
-) -> Markup:
-    """SVG of values [n] over training steps [n], ascending; NaN is a gap.
+# {name: (steps [n], ascending, values [n])}
+Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def curve_figure(series: Series, title: str, marks: np.ndarray, scale: str) -> Markup:
+    """SVG of one or more curves over training steps; NaN is a gap.
 
     Args:
+        title: for screen readers; the page shows it beside the curve.
         marks: steps [m] to flag at the upper edge.
         scale: "linear", or "log" for a log axis if all values are positive and span more than a
             factor of ten.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.5, 2.3), layout="constrained")
-        axes = figure.add_subplot(title=title, xlabel="step")
-        _plot_series(axes, steps, np.where(np.isfinite(values), values, np.nan))
+        figure = Figure(figsize=(3.5, 2.1), layout="constrained")
+        axes = figure.add_subplot(xlabel="step")
+        for number, (name, (steps, values)) in enumerate(series.items()):
+            finite = np.where(np.isfinite(values), values, np.nan)
+            _plot_series(axes, steps, finite, _curve_style(number, name))
         if len(marks):
             axes.plot(
                 marks,
@@ -241,15 +260,38 @@ def curve_figure(
                 clip_on=False,
                 transform=axes.get_xaxis_transform(),
             )
-        _scale_y(axes, values[np.isfinite(values)], scale)
+        if len(series) > 1:
+            axes.legend(loc="best", fontsize=8)
+        together = np.concatenate([values for _, values in series.values()])
+        _scale_y(axes, together[np.isfinite(together)], scale)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         return svg(figure, f"{title} over training steps")
 
 
-def _plot_series(axes, steps: np.ndarray, values: np.ndarray) -> None:
+def small_curve(series: Series, title: str) -> Markup:
+    """SVG of a curve for the cell of a table; `title` is for screen readers."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.9, 1.0), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (name, (steps, values)) in enumerate(series.items()):
+            finite = np.where(np.isfinite(values), values, np.nan)
+            _plot_series(axes, steps, finite, _curve_style(number, name))
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_locator(MaxNLocator(2))
+        return svg(figure, f"{title} over training steps")
+
+
+def _curve_style(number: int, name: str) -> dict[str, Any]:
+    """Another colour and another dash for each curve."""
+    colours, dashes = (BLUE, ORANGE, GREEN, INK), ("-", "--", "-.", ":")
+    return {"color": colours[number % 4], "linestyle": dashes[number % 4], "label": name}
+
+
+def _plot_series(axes, steps: np.ndarray, values: np.ndarray, style: dict[str, Any]) -> None:
     if len(steps) <= BINS:
-        axes.plot(steps, values, color=BLUE, marker="." if len(steps) <= 20 else None)
+        axes.plot(steps, values, marker="." if len(steps) <= 20 else None, **style)
         return
     parts = np.array_split(values, BINS)
     with warnings.catch_warnings():
@@ -259,8 +301,8 @@ def _plot_series(axes, steps: np.ndarray, values: np.ndarray) -> None:
             np.array([f(part) for part in parts]) for f in (np.nanmin, np.nanmedian, np.nanmax)
         )
     centres = [np.mean(part) for part in np.array_split(steps, BINS)]
-    axes.fill_between(centres, low, high, color=BLUE, alpha=0.25, linewidth=0)
-    axes.plot(centres, middle, color=BLUE)
+    axes.fill_between(centres, low, high, color=style["color"], alpha=0.25, linewidth=0)
+    axes.plot(centres, middle, **style)
 
 
 def _scale_y(axes, finite: np.ndarray, scale: str) -> None:

@@ -54,6 +54,8 @@ MAY_IMPORT = {
     "autotuning": (),
     "report.pictures": (*NOUNS,),
     "report.html_page": (),
+    "report.composite": ("sensors",),
+    "report.class_maps": ("report.pictures",),
     "monitor": ("schema", "monitor"),
     "monitor.metric": (),
 }
@@ -76,6 +78,8 @@ DATA_PREP_MAY_IMPORT = (
     "eo_jax.data",
     "eo_jax.schema",
     "eo_jax.report.pictures",
+    "eo_jax.report.class_maps",
+    "eo_jax.report.composite",
     "eo_jax.report.html_page",
     "data_prep",
 )

@@ -21,7 +21,7 @@ from eo_jax import sharding
 from eo_jax.augment import views
 from eo_jax.config import complete, modules
 from eo_jax.data.pipeline import Pipeline
-from eo_jax.evaluators import collapse, knn, labelled, linear_probe, reconstruction
+from eo_jax.evaluators import collapse, knn, labelled, linear_probe, reconstruction, supervised
 from eo_jax.evaluators.base import Context
 from eo_jax.evaluators.labelled import token_majority
 from eo_jax.evaluators.reconstruction import squared_errors
@@ -71,7 +71,8 @@ def test_every_evaluator_describes_its_scores_and_makes_cards_of_them(name):
 
 
 @pytest.mark.parametrize(
-    ("evaluator", "label"), [(knn, "Nearest neighbours"), (linear_probe, "Linear probe")]
+    ("evaluator", "label"),
+    [(knn, "Nearest neighbours"), (linear_probe, "Linear probe"), (supervised, "Classifier")],
 )
 def test_a_classifier_that_was_not_scored_says_so(evaluator, label):
     (card,) = evaluator.cards({"test_classes": 1})
@@ -489,6 +490,7 @@ def test_the_probe_finds_classes_that_the_features_show_and_the_untrained_encode
     commonest = np.unique(label, return_counts=True)[1].max() / label.size
     perfect = {"accuracy": 1.0, "average_accuracy": 1.0, "kappa": 1.0}
     assert found == perfect | {
+        "majority_accuracy": pytest.approx(commonest),
         "untrained_accuracy": pytest.approx(commonest),
         "gain": pytest.approx(1 - commonest),
         "test_classes": 3,
@@ -504,8 +506,101 @@ def test_overall_and_average_accuracy_and_kappa_are_those_of_a_confusion_matrix_
             "accuracy": 0.7,
             "average_accuracy": (6 / 8 + 1 / 2) / 2,
             "kappa": (0.7 - chance) / (1 - chance),
+            "majority_accuracy": 0.8,
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "scores", "verdict", "words"),
+    [
+        (knn, {"accuracy": 0.8, "majority_accuracy": 0.7}, "better", "most common class"),
+        (knn, {"accuracy": 0.7, "majority_accuracy": 0.7}, "worse", "most common class"),
+        (knn, {"accuracy": 0.8}, "", ""),  # of a run that did not log it
+        (supervised, {"accuracy": 0.1, "majority_accuracy": 0.7}, "worse", "not told apart yet"),
+        (linear_probe, {"accuracy": 0.8, "gain": 0.1}, "better", "untrained encoder"),
+        (linear_probe, {"accuracy": 0.8, "gain": 0.0}, "worse", "has not improved"),
+        (
+            linear_probe,
+            {"accuracy": 0.8, "gain": 0.1, "majority_accuracy": 0.9},
+            "worse",
+            "most common class",
+        ),
+        (reconstruction, {"ratio_to_mean_visible": 1.2}, "worse", "has not learnt yet"),
+        (
+            reconstruction,
+            {"ratio_to_mean_visible": 0.9, "ratio_to_nearest_token": 1.1},
+            "worse",
+            "worse than copying the nearest visible token",
+        ),
+        (
+            reconstruction,
+            {"ratio_to_mean_visible": 0.9, "ratio_to_nearest_token": 0.9},
+            "better",
+            "both baselines",
+        ),
+        (
+            reconstruction,
+            {"ratio_to_mean_visible": float("inf"), "ratio_to_nearest_token": 0.9},
+            "worse",
+            "has not learnt yet",
+        ),
+    ],
+)
+def test_cards_say_whether_a_run_beats_its_baseline(evaluator, scores, verdict, words):
+    old = {name for name in evaluator.METRICS if name != "majority_accuracy"}
+    card = evaluator.cards(dict.fromkeys(old, 0.5) | scores)[0]
+    assert card.verdict == verdict and words in card.meaning
+
+
+def classified(label: np.ndarray, position: list[int], logits: np.ndarray) -> SimpleNamespace:
+    """The context of an objective that answers with these logits."""
+    batch = {"enmap": {"position": np.array(position), "label": label}}
+    return SimpleNamespace(
+        source="enmap",
+        data=SimpleNamespace(sources={"enmap": SimpleNamespace(label="landuse")}),
+        check=lambda *_: None,
+        preview_names={"logits"},
+        batches=lambda split, name: iter([batch] if name == "landuse" else []),
+        preview=lambda weights, batch, number: {"logits": logits},
+    )
+
+
+def test_the_scores_of_a_classifier_are_those_of_its_answers_without_padding_and_unlabelled():
+    rng = np.random.default_rng(0)
+    truth, logits = rng.integers(0, 5, 200), rng.normal(size=(200, 4))
+    logits[np.arange(200), truth - 1] += 1.5
+    position = np.where(np.arange(200) < 150, np.arange(200), -1)
+    evaluate = supervised.Evaluator(supervised.Config(), classified(truth, position, logits))
+    kept = (position >= 0) & (truth > 0)
+    expected = labelled.scores(logits.argmax(1)[kept] + 1, truth[kept])
+    found = evaluate(None)
+    assert found.keys() == supervised.METRICS.keys()
+    assert found == pytest.approx(expected | {"test_classes": 4})
+
+
+def test_a_segmentation_is_scored_pixel_by_pixel_with_the_cell_that_contains_each():
+    label = np.array([[[1, 1, 2, 2], [1, 0, 2, 1], [2, 2, 1, 1], [2, 2, 1, 1]]])
+    logits = np.eye(2)[np.array([[[0, 1], [1, 0]]])]  # class of each quarter
+    run = classified(label, [0], logits)
+    (part,) = supervised.predictions(run, None, "val", "landuse")
+    assert part.classes[0].tolist() == np.kron([[1, 2], [2, 1]], np.ones((2, 2))).tolist()
+    assert supervised.counts_of(part).tolist() == [[7, 1], [0, 7]]
+    found = supervised.Evaluator(supervised.Config(), run)(None)
+    assert found["accuracy"] == pytest.approx(14 / 15)
+    assert found["average_accuracy"] == pytest.approx((7 / 8 + 1) / 2)
+
+
+def test_a_window_of_a_label_map_is_classified_by_its_centre():
+    label = np.zeros((2, 3, 3), np.uint8)
+    label[:, 1, 1] = 1, 2
+    run = classified(label, [0, 1], np.eye(2))
+    assert supervised.Evaluator(supervised.Config(), run)(None)["accuracy"] == 1.0
+
+
+def test_an_objective_that_predicts_no_classes_is_refused_with_the_way_out(tiny_store):
+    with pytest.raises(ValueError, match=r"config\.evals\.supervised: .* linear_probe"):
+        evaluators_of(tiny_store, {"supervised": {"label": "landuse"}})
 
 
 def test_unlabelled_tokens_and_padding_are_neither_fitted_nor_scored():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html.parser
 import io
 import re
@@ -17,9 +18,10 @@ from tiny_store import write_store
 
 from data_prep import inspect
 from data_prep.__main__ import main
-from data_prep.inspection import figures, page, summary
+from data_prep.inspection import figures, locations, page, samples, summary
 from data_prep.statistics.moments import Contents
 from eo_jax.data import Store, open_store
+from eo_jax.report import composite
 from eo_jax.schema import Sample
 from eo_jax.sensors import SENSORS, Band, Sensor, get_sensor
 
@@ -99,7 +101,7 @@ def test_tables_say_what_is_in_it(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    assert main(["inspect", str(store), "--output", str(tmp_path)]) == 0
+    assert main(["inspect", str(store), "--output", str(tmp_path), "--pictures"]) == 0
     said = capsys.readouterr().out
     opened = open_store(store)
     share = opened.index["nodata_share"].mean()
@@ -179,17 +181,17 @@ def test_classes_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sensor", "bands", "words"),
     [
-        ("enmap", (43, 28, 10), "true colour (B44, B29, B11)"),
-        ("sentinel2_l1c", (3, 2, 1), "true colour (B4, B3, B2)"),
+        ("enmap", (43, 28, 10), "true colour (B44, B29, B11: 641, 556, 468 nm)"),
+        ("sentinel2_l1c", (3, 2, 1), "true colour (B4, B3, B2: 665, 560, 493 nm)"),
         ("sentinel1_grd", (0, 1), "VV, VH and VV - VH"),
         ("geonrw_dem", (0,), "dem in grey"),
         ("sunrgbd_depth", (0,), "depth in grey"),
         ("sunrgbd_hha", (2, 1, 0), "angle, height, disparity as red, green and blue"),
-        ("hyperview", (149, 74, 0), "spread evenly: no true colour is known"),
+        ("hyperview", (124, 74, 25), "spread evenly: no true colour is known"),
     ],
 )
 def test_composites(sensor: str, bands: tuple[int, ...], words: str) -> None:
-    shown = figures.composite(get_sensor(sensor))
+    shown = composite.composite(get_sensor(sensor))
     assert shown.bands == bands
     assert words in shown.caption
 
@@ -198,7 +200,7 @@ def test_radar_shows_both_polarisations_and_their_ratio(tmp_path: Path) -> None:
     cube = np.zeros((2, 1, 3), np.float32)
     cube[:, 0] = [[-5, -10, -10], [-20, -15, -20]]
     opened = store_of(tmp_path / "store", get_sensor("sentinel1_grd"), [cube])
-    (shown,) = figures.examples(opened, 1)["sentinel1_grd"]
+    (shown,) = samples.examples(opened, 1)["sentinel1_grd"]
     red, green, blue = np.moveaxis(shown.rgb[0].astype(int), -1, 0)
     assert red[0] > red[1] == red[2]
     assert green[1] > green[0] == green[2]
@@ -208,7 +210,7 @@ def test_radar_shows_both_polarisations_and_their_ratio(tmp_path: Path) -> None:
 def test_one_band_is_grey_and_no_data_is_striped(tmp_path: Path) -> None:
     cube = np.arange(64, dtype=np.float32).reshape(1, 8, 8)
     cube[0, 0, :4] = np.nan
-    (shown,) = figures.examples(store_of(tmp_path / "store", get_sensor("geonrw_dem"), [cube]), 1)[
+    (shown,) = samples.examples(store_of(tmp_path / "store", get_sensor("geonrw_dem"), [cube]), 1)[
         "geonrw_dem"
     ]
     assert (shown.rgb[..., 0] == shown.rgb[..., 1]).all()
@@ -217,7 +219,7 @@ def test_one_band_is_grey_and_no_data_is_striped(tmp_path: Path) -> None:
 
 
 def test_large_samples_are_thinned_out(tmp_path: Path) -> None:
-    (shown,) = figures.examples(
+    (shown,) = samples.examples(
         store_of(
             tmp_path / "store", get_sensor("geonrw_dem"), cubes_of(get_sensor("geonrw_dem"), 1, 600)
         ),
@@ -336,13 +338,13 @@ def assert_self_contained(text: str) -> None:
 
 
 def test_page_of_a_store(store: Path, tmp_path: Path) -> None:
-    assert main(["inspect", str(store), "--html", "--output", str(tmp_path)]) == 0
+    assert main(["inspect", str(store), "--output", str(tmp_path)]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["inspect.html"]
     text = (tmp_path / "inspect.html").read_text()
     assert_self_contained(text)
     manifest = open_store(store).manifest
     for words in (
-        "true colour (B44, B29, B11)",
+        "true colour (B44, B29, B11: 641, 556, 468 nm)",
         f"{manifest['labels']['landuse']['values']['3']:,}",
         manifest["content_sha256"],
         manifest["archive"]["listing_sha256"],
@@ -451,12 +453,12 @@ def test_no_store(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().err.startswith("error: ")
 
 
-@pytest.mark.parametrize("html", [[], ["--html"]])
+@pytest.mark.parametrize("pictures", [[], ["--pictures"]])
 @pytest.mark.parametrize(
     "field", ["archive", "sensors", "statistics", "labels", "splits", "groups"]
 )
 def test_manifest_without_what_is_shown(
-    field: str, html: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+    field: str, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     about = {
         "archive": {"name": "a", "reader": "b"},
@@ -473,7 +475,8 @@ def test_manifest_without_what_is_shown(
         about=about,
     )
     assert (
-        main(["inspect", str(tmp_path / "store"), "--output", str(tmp_path / "look"), *html]) == 1
+        main(["inspect", str(tmp_path / "store"), "--output", str(tmp_path / "look"), *pictures])
+        == 1
     )
     (line,) = capsys.readouterr().err.splitlines()
     assert (
@@ -481,3 +484,121 @@ def test_manifest_without_what_is_shown(
         and f"manifest.json: has no {field!r}" in line
         and "convert again" in line
     )
+
+
+# ------------------------------------------------------------------ where the page goes
+
+
+def test_the_page_lies_beside_the_store_and_verify_does_not_mind(tmp_path: Path) -> None:
+    path = Path(store_of(tmp_path / "store", DRONE, cubes_of(DRONE)).path)
+    assert main(["inspect", str(path)]) == 0
+    assert (path / "inspect.html").is_file()
+    assert main(["verify", str(path), "--workers", "1"]) == 0
+
+
+def test_a_folder_that_cannot_be_written_to_says_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store_of(tmp_path / "store", DRONE, cubes_of(DRONE)).path
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(inspect, "write_atomically", refuse)
+    assert main(["inspect", str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path}: inspect.html cannot be written there (Read-only file system)" in line
+    assert "--output DIR" in line
+
+
+# ------------------------------------------------------------------ labels, bands and places
+
+
+def labelled_store(path: Path, **labels: np.ndarray) -> Store:
+    """A store whose label "cover" has the classes "water" and "<b>wood</b>"."""
+    opened = store_of(path, DRONE, cubes_of(DRONE), labels=labels)
+    for name in labels:
+        opened.manifest["labels"][name]["classes"] = {
+            "1": {"name": "water"},
+            "2": {"name": "<b>wood</b>"},
+        }
+    return opened
+
+
+def test_a_label_map_is_drawn_beside_its_sample_with_a_legend_of_names(tmp_path: Path) -> None:
+    cover = np.repeat(np.array([0, 1, 2, 2], np.uint8), 2)[None].repeat(8, 0)
+    opened = labelled_store(tmp_path / "store", cover=cover)
+    (shown, _) = samples.examples(opened, 2)["drone"]
+    (drawn,) = shown.maps
+    assert len(np.unique(drawn.rgb[:, 2:].reshape(-1, 3), axis=0)) == 2
+    water, wood = (drawn.rgb[0, column].tolist() for column in (2, 5))
+    text = page.render(opened, 2)
+    assert_self_contained(text)
+    for rgb, name in ((water, "1 water"), (wood, "2 &lt;b&gt;wood&lt;/b&gt;")):
+        assert '<i style="background:#{:02x}{:02x}{:02x}"></i>'.format(*rgb) + name in text
+    assert 'alt="Label cover of &lt;0&gt;"' in text and "<b>wood" not in text
+
+
+def test_the_class_of_a_whole_patch_is_named(tmp_path: Path) -> None:
+    opened = labelled_store(tmp_path / "store", use=np.array(2), both=np.array([1, 1], np.uint8))
+    (shown, _) = samples.examples(opened, 2)["drone"]
+    assert shown.labels == ("both: water, <b>wood</b>", "use: 2 <b>wood</b>")
+
+
+def test_each_sample_has_its_own_stretch(tmp_path: Path) -> None:
+    dark = np.arange(64, dtype=np.float32).reshape(1, 8, 8)
+    opened = store_of(tmp_path / "store", get_sensor("geonrw_dem"), [dark, 1000 + 100 * dark])
+    one, other = samples.examples(opened, 2)["geonrw_dem"]
+    assert (one.rgb == other.rgb).all() and len(np.unique(one.rgb)) > 30
+
+
+def test_bad_bands_and_water_vapour_are_not_shown() -> None:
+    nm = [450.0, 550.0, 560.0, 650.0, 1000.0, 1400.0, 1600.0, 1900.0, 2200.0]
+    bands = tuple(Band(f"b{n}", n, at, 10.0) for n, at in enumerate(nm, start=1))
+    sensor = Sensor("nine", "Nine", bands, 30.0, "int16", 1e-4, "reflectance", None)
+    good = np.ones(9, bool)
+    assert composite.composite(sensor, good).bands == (3, 2, 0)
+    good[2] = False
+    assert composite.composite(sensor, good).bands == (3, 1, 0)
+    good[[1, 3]] = False  # no green and no red are left: of 450, 1000, 1600 and 2200 nm
+    shown = composite.composite(sensor, good)
+    assert set(shown.bands) <= {0, 4, 6, 8} and "no true colour is known" in shown.caption
+
+
+def test_constant_and_empty_bands_are_bad(tmp_path: Path) -> None:
+    cubes = cubes_of(get_sensor("enmap"))
+    for cube in cubes:
+        cube[43], cube[28] = 7, -32768
+    opened = store_of(tmp_path / "store", get_sensor("enmap"), cubes)
+    good = samples.good_bands(opened, get_sensor("enmap"))
+    assert np.flatnonzero(~good).tolist() == [28, 43]
+    assert not {28, 43} & set(samples.composite_of(opened, get_sensor("enmap")).bands)
+
+
+def test_coastlines_are_whole_and_cut_at_the_date_line() -> None:
+    lines = locations.coastlines()
+    assert sum(map(len, lines)) > 5000
+    for line in lines:
+        assert np.abs(line[:, 0]).max() <= 180 and np.abs(line[:, 1]).max() <= 90
+        assert np.abs(np.diff(line[:, 0])).max() < 180
+
+
+def test_validation_is_drawn_over_training_and_looks_different(tmp_path: Path) -> None:
+    places = [(13.0, 52.0), (13.0, 52.0), (100.0, 20.0)]
+    cubes = [
+        Sample(np.ones((30, 2, 2), np.int16), "drone", f"{n}", f"{n}", lonlat=place)
+        for n, place in enumerate(places)
+    ]
+    path = write_store(tmp_path / "store", cubes, ["val", "train", "test"])
+    (axes,) = locations.draw_map(open_store(path)).axes
+    drawn = {one.get_label(): one for one in axes.collections if "(" in one.get_label()}
+    order = sorted(drawn, key=lambda name: drawn[name].zorder)
+    assert order == ["train (1)", "val (1)", "test (1)"]
+    assert len({one.get_paths()[0].vertices.tobytes() for one in drawn.values()}) == 3
+    assert len({one.get_facecolor().tobytes() for one in drawn.values()}) == 3
+
+
+def test_locations_close_together_come_with_a_map_of_the_world(tmp_path: Path) -> None:
+    sample = Sample(np.ones((30, 2, 2), np.int16), "drone", "a", "a", lonlat=(13.0, 52.0))
+    world, near = locations.draw_map(open_store(write_store(tmp_path / "store", [sample]))).axes
+    assert world.get_xlim() == (-180, 180) and np.ptp(near.get_xlim()) < 2

@@ -141,10 +141,22 @@ def test_the_headline_takes_the_last_of_each_score():
     ]
     assert collect.headline(lines) == [
         Card("Loss", "1.0000 to 0.2500", "first and last logged step"),
-        Card("Reconstruction RMSE", "0.5000", "reflectance, masked tokens of held-out patches"),
+        Card(
+            "Reconstruction RMSE",
+            "0.5000",
+            "in the units of the sensor, masked tokens of held-out patches",
+            "better",
+            "better than both baselines, which need no training",
+        ),
         Card("Mean of the visible pixels", "1.0000", "baseline; model / baseline = 0.500"),
         Card("Nearest visible token copied", "0.8000", "baseline; model / baseline = 0.625"),
-        Card("Linear probe", "90.0%", "untrained encoder 70.0%, gain +20.0 points"),
+        Card(
+            "Linear probe",
+            "90.0%",
+            "untrained encoder 70.0%, gain +20.0 points",
+            "better",
+            "better than the same probe on the untrained encoder",
+        ),
     ]
 
 

@@ -20,10 +20,11 @@ from eo_jax.monitor.metrics import step_metrics
 from eo_jax.report import html_page, pictures
 from eo_jax.report.page import Report, render
 from eo_jax.report.patches import Bands, PatchView
-from eo_jax.sensors import ENMAP
+from eo_jax.report.predictions import Example, Predictions
+from eo_jax.sensors import ENMAP, Band, Sensor, get_sensor
 
 ROOT = Path(__file__).parents[2]
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "br"}
 METRICS = step_metrics(
     {
         "feature_std": Metric("Spread of features; 0 is collapse", "std"),
@@ -83,6 +84,15 @@ def make_patch(title="tile", size=32, token=8, seed=0) -> PatchView:
     )
 
 
+def make_predictions(names=None, label="landuse", title="tile") -> Predictions:
+    """Two of three classes occur: 8 of 10 and 1 of 2 are right."""
+    counts = np.array([[8, 0, 2], [0, 0, 0], [1, 0, 1]])
+    truth = np.array([[0, 1], [1, 3]])
+    maps = Example(title, np.zeros((2, 2, 3), np.uint8), truth, np.array([[1, 1], [3, 3]]))
+    chip = Example(title, np.zeros((2, 2, 3), np.uint8), np.array([[3]]), np.array([[1]]))
+    return Predictions("test", label, names or {1: "water", 3: "wood"}, counts, [maps, chip])
+
+
 def make_report(**changes) -> Report:
     lines = [
         {
@@ -100,8 +110,10 @@ def make_report(**changes) -> Report:
         cards=[Card("RMSE", "0.0123", "reflectance; mean of the visible tokens 0.0311")],
         lines=lines,
         metrics=METRICS,
+        scores={"knn/accuracy": Metric("Overall accuracy")},
         patches=[make_patch()],
-        bands=Bands(ENMAP.centres_nm, ENMAP.true_colour, ENMAP.false_colour),
+        bands=Bands(ENMAP, np.ones(len(ENMAP.bands), bool)),
+        predictions=None,
         config={"objective": {"name": "mae", "mask_ratio": 0.75}, "seed": 0},
         versions={"jax": "0.10.2"},
         fingerprint={"store": "tiles", "samples": 12},
@@ -129,7 +141,7 @@ def test_sections_come_in_reading_order():
         "mean of the",
         "Training",
         "rankme",
-        "True colour",
+        "true colour",
         "mask_ratio",
         "Versions",
         "Data fingerprint",
@@ -138,7 +150,7 @@ def test_sections_come_in_reading_order():
     assert locations == sorted(locations)
 
 
-def test_metrics_of_several_sources_have_a_curve_each():
+def test_a_metric_of_several_sources_is_one_chart_with_a_curve_each_and_their_last_values():
     lines = [
         {
             "step": step,
@@ -152,20 +164,14 @@ def test_metrics_of_several_sources_have_a_curve_each():
         for step in range(5)
     ]
     text = render(make_report(lines=lines))
-    assert all(
-        text.count(title)
-        for title in (
-            "RankMe of features: s1",
-            "RankMe of features: s2",
-            "Spread of features; 0 is collapse",
-        )
-    )
+    assert "<b>RankMe of features</b> s1 5, s2 7<" in text
+    assert "<b>Spread of features; 0 is collapse</b> 0.5<" in text
     assert (
         text.count("<figure")
         - render(make_report(lines=[{"step": step, "loss": 1.0} for step in range(5)])).count(
             "<figure"
         )
-        == 3
+        == 2
     )
 
 
@@ -174,7 +180,11 @@ def test_no_string_of_a_run_becomes_markup():
     lines = [{"step": 0, "loss": 1.0, f"loss/{evil}": 1.0, f"eval/{evil}/{evil}": 0.5}]
     names = {evil: evil, "nested": {evil: [evil]}}
     report = make_report(
-        title=evil, cards=[Card(evil, evil, evil)], lines=lines, patches=[make_patch(evil)]
+        title=evil,
+        cards=[Card(evil, evil, evil, "worse", evil)],
+        lines=lines,
+        patches=[make_patch(evil)],
+        predictions=make_predictions(names={1: evil}, label=evil, title=evil),
     )
     page = Page(
         render(
@@ -214,7 +224,7 @@ def test_templates_and_styles_are_in_a_wheel():
     needed = {
         path
         for package in ("eo_jax", "data_prep")
-        for kind in ("templates/*.html", "templates/*.css", "templates/*.md")
+        for kind in ("templates/*.html", "templates/*.css", "templates/*.md", "coastline.txt")
         for path in (ROOT / package).rglob(kind)
     }
     assert needed and needed == shipped
@@ -228,7 +238,7 @@ def test_templates_and_styles_are_in_a_wheel():
         ({"lines": [{"step": 0, "loss": 1.0}]}, "No evaluator ran"),
         (
             {"lines": [{"step": 5, "loss": float("nan"), "eval/knn/accuracy": float("nan")}]},
-            "5 NaN",
+            "NaN 5 evaluated once",
         ),
         ({"lines": [{"step": 0, "loss": 1.0, "mfu": None}]}, "steps 0 to 0"),
         (
@@ -323,7 +333,8 @@ def test_size_stays_within_an_attachment():
 def test_a_long_noisy_curve_stays_small_and_shows_gaps():
     values = np.random.default_rng(0).uniform(0.5, 1, 50_000)
     values[10_000:20_000] = np.nan
-    svg = pictures.curve_figure(np.arange(50_000), values, "Loss", np.array([], int), "linear")
+    series = {"": (np.arange(50_000), values)}
+    svg = pictures.curve_figure(series, "Loss", np.array([], int), "linear")
     assert len(svg) < 60_000
     assert "nan" not in svg.lower()
 
@@ -333,7 +344,7 @@ def test_arrays_that_do_not_belong_together_are_named():
     with pytest.raises(ValueError, match=r"tile 7.*masked is \(16, 16\), expected \(32, 32\)"):
         dataclasses.replace(patch, masked=patch.masked[:16, :16])
     with pytest.raises(ValueError, match=r"tile 7.*202 bands, expected 13"):
-        make_report(patches=[patch], bands=Bands(ENMAP.centres_nm[:13], (3, 2, 1), (7, 3, 2)))
+        make_report(patches=[patch], bands=Bands(get_sensor("sentinel2_l1c"), np.ones(13, bool)))
 
 
 def test_limits_leave_out_no_data():
@@ -405,3 +416,97 @@ def test_contact_sheet_has_room_for_every_image_and_repeats():
     width, height = Image.open(io.BytesIO(sheet)).size
     assert height > width  # two rows of two
     assert sheet == pictures.contact_sheet(images, ["a", "$b$", "c"], columns=2)
+
+
+# ------------------------------------------------------------------ bands, cards, predictions
+
+
+def plain_sensor(bands: int) -> Sensor:
+    """A sensor whose wavelengths nobody knows."""
+    named = tuple(Band(f"b{n}", n, None, None) for n in range(1, bands + 1))
+    return Sensor("plain", "Plain", named, None, "int16", 1.0, "counts", None)
+
+
+def plain_report(bands: int) -> Report:
+    whole = make_patch()
+    patch = dataclasses.replace(
+        whole,
+        original=whole.original[..., :bands],
+        reconstruction=whole.reconstruction[..., :bands],
+    )
+    return make_report(patches=[patch], bands=Bands(plain_sensor(bands), np.ones(bands, bool)))
+
+
+def test_a_sensor_without_wavelengths_has_no_nanometres():
+    text = render(plain_report(144))
+    assert "144 bands, wavelengths not known" in text and ">band number</text>" in text
+    assert not re.search(r"\bnm\b", text) and "wavelength (nm)" not in text
+    assert "in counts, one scale" in Page(text).text
+
+
+def test_few_bands_without_wavelengths_are_named():
+    text = render(plain_report(2))
+    assert "2 bands (b1, b2)" in text and "b1 in grey" in text
+    assert not re.search(r"\bnm\b", text)
+    assert ">band</text>" in text and ">b2</text>" in text
+
+
+def test_a_sensor_with_wavelengths_has_them_on_every_axis():
+    text = render(make_report())
+    assert "202 bands, 418–2445 nm" in text and text.count(">wavelength (nm)</text>") == 3
+
+
+def test_cards_are_marked_better_or_worse_by_colour_sign_and_sentence():
+    cards = [
+        Card("Probe", "80%", "", "better", "better than the untrained encoder"),
+        Card("RMSE", "0.5", "", "worse", "worse than the mean"),
+        Card("Loss", "1", ""),
+    ]
+    text = render(make_report(cards=cards))
+    assert '<div class="card better">' in text and "▲ better than the untrained encoder" in text
+    assert '<div class="card worse">' in text and "▼ worse than the mean" in text
+    assert text.count('class="meaning"') == 2
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2 contrast of two colours "#rrggbb"."""
+
+    def luminance(colour):
+        rgb = np.frombuffer(bytes.fromhex(colour[1:]), np.uint8) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_colours_of_sentences_are_readable_in_light_and_dark():
+    style = (ROOT / "eo_jax/report/templates/style.css").read_text()
+    for scheme in style.split("prefers-color-scheme: dark")[:2]:
+        found = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", scheme))
+        for name in ("better", "worse", "soft", "ink"):
+            assert contrast(found[name], found["card"]) >= 4.5, name
+
+
+def test_a_score_has_one_row_with_its_last_value_and_a_curve():
+    lines = [
+        {"step": step, "eval/knn/accuracy": step / 100, "eval/knn/other": 1.0}
+        for step in (10, 20, 30)
+    ]
+    text = render(make_report(lines=lines, patches=[]))
+    assert text.count('<th scope="row">Overall accuracy</th>') == 1
+    assert text.count('<th scope="row">other</th>') == 1  # of an evaluator that is gone
+    assert "Overall accuracy 0.3 30" in Page(text).text
+    assert text.count("Overall accuracy over training steps") == 1
+
+
+def test_predictions_are_maps_beside_the_truth_with_a_confusion_matrix():
+    text = render(make_report(predictions=make_predictions(), patches=[]))
+    page = Page(text)
+    truth, predicted = page.images["truth of tile"], page.images["prediction of tile"]
+    assert truth[-1, 0].tolist() == truth[0, -1].tolist() == predicted[0, 0].tolist()  # class 1
+    assert truth[-1, -1].tolist() == predicted[-1, -1].tolist() != truth[-1, 0].tolist()
+    assert "66.7% of 3 pixels right" in page.text
+    assert "✗ 1 water, truth: 3 wood" in page.text
+    assert "1 water 80.0% 10 8 2" in page.text and "3 wood 50.0% 2 1 1" in page.text
+    assert "No patches were drawn" not in page.text
