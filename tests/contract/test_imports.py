@@ -64,7 +64,7 @@ ONLY_IN = {
     "orbax": ("eo_jax.checkpoint",),
     "grain": ("eo_jax.data",),
     "array_record": ("eo_jax.data",),
-    "optax": ("eo_jax.optim", "eo_jax.step"),
+    "optax": ("eo_jax.optim", "eo_jax.step", "eo_jax.evaluation"),
     "torch": ("eo_jax.exchange.torch_file", "eo_jax.exchange.reading"),
     "jax._src": ("eo_jax.distributed",),
 }
