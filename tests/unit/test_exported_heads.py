@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from eo_jax import export, warm_start
 from eo_jax.exchange.contract import to_header
 from eo_jax.exchange.importing import Source, import_encoder
 from eo_jax.exchange.importing_head import with_head
+from eo_jax.exchange.reading import read_tensors
 from eo_jax.exchange.sealing import sealed
 from eo_jax.exchange.writing import write_safetensors
 from eo_jax.experiment import Experiment, make_experiment
@@ -230,6 +232,27 @@ def imported(objective: str, tensors: dict[str, np.ndarray], tmp_path):
     encoder, heads = experiment.encoders["s2"], experiment.objective.heads(params, carry)["s2"]
     found = import_encoder(Source(path), encoder, SIZE)
     return with_head(found, config["objective"], encoder, heads, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("objective", "output", "key"),
+    [
+        ("mae", "x.pth", "model.decoder_pred.bias"),
+        ("dino", "x.pth", "teacher.head.mlp.0.bias"),
+        ("dino", "x.pth", "teacher.backbone.cls_token"),
+        ("dino", "x.safetensors", "backbone.cls_token"),
+        ("moco_v3", "x.safetensors", "module.base_encoder.head.0.weight"),
+    ],
+)
+def test_a_wrapper_is_around_encoder_and_head(tmp_path, monkeypatch, objective, output, key):
+    monkeypatch.setattr(export, "encoder_of_run", lambda *_: run_of(objective, tmp_path))
+    arguments = ["--workdir=x", "--with-head", f"--output={tmp_path / output}"]
+    monkeypatch.setattr(sys, "argv", ["export", *arguments, f"--wrapper={objective}"])
+    assert export.main() == 0
+    assert key in read_tensors(tmp_path / output, allow_pth=True)
+    monkeypatch.setattr(sys, "argv", ["export", *arguments, "--wrapper=moco_v2"])
+    with pytest.raises(ValueError, match=f"--wrapper=moco_v2: .* --wrapper={objective}, or none"):
+        export.main()
 
 
 def test_newer_names_of_weight_normalisation_are_read(tmp_path):
