@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import json
 import sys
 
 import jax
 import numpy as np
 import pytest
-from exported import fingerprint
-from reference import random_weights, relative_error
-from tiny_objectives import SIZE, config_of
+from exported_heads import BANDS, PATCH, TINY, made, run_of, write
+from reference import relative_error
+from tiny_objectives import SIZE
 
 from eo_jax import export, warm_start
 from eo_jax.exchange.contract import to_header
@@ -21,58 +18,14 @@ from eo_jax.exchange.importing_head import with_head
 from eo_jax.exchange.reading import read_tensors
 from eo_jax.exchange.sealing import sealed
 from eo_jax.exchange.writing import write_safetensors
-from eo_jax.experiment import Experiment, make_experiment
 from eo_jax.load import load
 from eo_jax.models.functional import EVALUATE
-from eo_jax.run_encoder import RunEncoder
 
 torch = pytest.importorskip("torch")
 import torch_twin  # noqa: E402  torch may be absent
 from head_twins import DINOHead, MaskedAutoencoder, MultiCropWrapper, moco_v3  # noqa: E402
 
 import eo_jax_torch  # noqa: E402
-
-BANDS, PATCH, TINY = 12, 4, (192, 1, 3)
-SECTIONS = {"mae": {"norm_pix_loss": False}, "dino": {}, "moco_v3": {}, "simclr": {}}
-
-
-@functools.cache
-def made(objective: str, **trunk) -> tuple[dict, Experiment, dict, dict]:
-    """(config, experiment, params, carry) of an objective, every weight at random."""
-    config = config_of(objective)
-    config.objective.update(SECTIONS[objective])
-    config.model.trunk.update(trunk)
-    experiment = make_experiment(config.to_dict())
-    shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))
-    return config.to_dict(), experiment, *(random_weights(tree, 3) for tree in shapes)
-
-
-def run_of(objective: str, workdir, name: str = "s2", **trunk) -> RunEncoder:
-    """An encoder as if read from a run."""
-    config, experiment, params, carry = made(objective, **trunk)
-    encoder = experiment.encoders["s2"]
-    sensor = dataclasses.replace(encoder.sensor, mean=(1000.0,) * BANDS, std=(500.0,) * BANDS)
-    (workdir / "data.json").write_text(json.dumps({"s2": fingerprint(sensor)}))
-    weights = experiment.objective.encoders(params, carry)[name]
-    heads = experiment.objective.heads(params, carry)[name]
-    return RunEncoder(
-        workdir,
-        name,
-        "s2",
-        encoder,
-        weights["params"],
-        weights["statistics"],
-        heads,
-        SIZE,
-        config,
-        7,
-    )
-
-
-def write(path, exported: export.Exported, prefix: str = ""):
-    tensors = {f"{prefix}{key}": tensor for key, tensor in exported.tensors.items()}
-    write_safetensors(path, tensors, to_header(sealed(exported.contract, tensors)))
-    return path
 
 
 @pytest.fixture
