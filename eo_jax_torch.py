@@ -41,13 +41,21 @@ def read(path):
 
 
 def load_encoder(path, network):
-    """Loads a file, whose keys may have one prefix; returns the contract, or raises ValueError."""
+    """Loads a file, whose keys may have one prefix; returns the contract, or raises ValueError.
+    The head in a file is left out where the network has none."""
     contract, tensors = read(path)
     own, modules = network.state_dict(), [*network.modules()]
-    wanted = {key: x if isinstance(x, list) else [x] for key, x in contract["architecture"].items()}
-    made = f"network: make it as {contract['constructor']};"
     prefix = min(tensors)[: -len(min(own))] if min(tensors).endswith(min(own)) else ""
     tensors = {key.removeprefix(prefix): x for key, x in tensors.items()}
+    head = contract.get("head", {})
+    of_head = tuple(head.get("keys", ()))
+    if not any(key.startswith(of_head) for key in own):
+        head, tensors = {}, {key: x for key, x in tensors.items() if not key.startswith(of_head)}
+    wanted = {key: x if isinstance(x, list) else [x] for key, x in contract["architecture"].items()}
+    for key, x in head.get("architecture", {}).items():
+        before = wanted.get(key, [])
+        wanted[key] = before if before[-1:] == [x] else [*before, x]
+    made = f"network: make it as {head.get('constructor', contract['constructor'])};"
     forms = [{key: form(x) for key, x in weights.items()} for weights in (own, tensors)]
     same(f"{made} type and shape of", *forms)
     found = [x for m in modules for name in HEADS if type(x := getattr(m, name, None)) is int]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from eo_jax import cli
 from eo_jax.data.store.files import write_atomically
 from eo_jax.exchange.contract import make_contract, to_header
+from eo_jax.exchange.heads import HEADS, head_of
 from eo_jax.exchange.layouts import LAYOUTS, layout_name
 from eo_jax.exchange.outputs import ENDINGS, check_free, format_of
 from eo_jax.exchange.positions import check_image_size, resized
@@ -28,12 +29,12 @@ from eo_jax.exchange.sealing import leaves, sealed
 from eo_jax.exchange.tensor import Tensor
 from eo_jax.exchange.torch_file import has_torch, write_pth
 from eo_jax.exchange.torchgeo_entry import torchgeo_model
-from eo_jax.exchange.translation import tensors_of
+from eo_jax.exchange.translation import tensors_by, tensors_of
 from eo_jax.exchange.wrappers import WRAPPERS, Wrapper, nested
 from eo_jax.exchange.writing import write_model
 from eo_jax.models.encoder import Encoder
 from eo_jax.monitor.writers import read_metrics
-from eo_jax.run_encoder import encoder_of_run
+from eo_jax.run_encoder import RunEncoder, encoder_of_run
 
 
 class Exported(NamedTuple):
@@ -65,7 +66,14 @@ def main() -> int:
             f"--output: folder {arguments.output.parent} does not exist; create it first"
         )
     exported = _exported(arguments)
-    tensors = {f"{wrapper.prefix}{key}": tensor for key, tensor in exported.tensors.items()}
+    head = exported.contract.get("head", {"name": "", "encoder_prefix": ""})
+    if head["name"] and arguments.wrapper not in ("none", head["name"]):
+        raise ValueError(
+            f"--wrapper={arguments.wrapper}: is not that of {head['network']}; with --with-head "
+            f"give --wrapper={head['name']}, or none"
+        )
+    prefix = wrapper.prefix.removesuffix(head["encoder_prefix"])  # which its keys have already
+    tensors = {f"{prefix}{key}": tensor for key, tensor in exported.tensors.items()}
     if kind == "pth":
         _write_pth(arguments.output, tensors, wrapper, exported.contract)
     else:
@@ -106,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
         help="prefix of the keys, and nesting of a .pth file, that a project's scripts look for",
     )
     parser.add_argument(
+        "--with-head",
+        action="store_true",
+        help="also the head of the objective on that encoder, for the published class that has "
+        f"both: {', '.join(head.network for head in HEADS.values())}",
+    )
+    parser.add_argument(
         "--image-size",
         type=int,
         help="side in pixels of the images that positions are for; learned ones are resampled "
@@ -121,8 +135,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    if arguments.wrapper != "none" or arguments.format:
-        raise ValueError("--publish: writes plain safetensors; leave out --wrapper and --format")
+    if arguments.wrapper != "none" or arguments.format or arguments.with_head:
+        raise ValueError(
+            "--publish: writes plain safetensors of the encoder; leave out --wrapper, --format and "
+            "--with-head"
+        )
     exported = _exported(arguments)
     for file in publish(arguments.publish, *exported, read_metrics(arguments.workdir)):
         print(file)
@@ -131,7 +148,9 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 
 def _exported(arguments: argparse.Namespace) -> Exported:
-    return encoder_of(arguments.workdir, arguments.encoder, arguments.layout, arguments.image_size)
+    run = encoder_of_run(arguments.workdir, arguments.encoder)
+    exported = exported_encoder(run, arguments.layout, arguments.image_size)
+    return with_head(exported, run) if arguments.with_head else exported
 
 
 def _say(output: Path, exported: Exported) -> None:
@@ -140,6 +159,8 @@ def _say(output: Path, exported: Exported) -> None:
     print(f"{output}: {len(tensors)} tensors, {values:,} values; {contract['sensor']['title']}")
     print(f"keys: {contract['network']}")
     print(f"network: {contract['constructor']}")
+    if "head" in contract:
+        print(f"with its head: {contract['head']['constructor']}")
     print(f"input: {contract['input']}; pooled feature: {contract['pooling']}")
 
 
@@ -150,7 +171,11 @@ def encoder_of(
 
     Raises ValueError where the run has no such encoder, or the encoder no such layout or size.
     """
-    run = encoder_of_run(workdir, name)
+    return exported_encoder(encoder_of_run(workdir, name), layout, image_size)
+
+
+def exported_encoder(run: RunEncoder, layout: str = "", image_size: int | None = None) -> Exported:
+    """The same of an encoder that was read from a run."""
     size = run.image_size if image_size is None else image_size
     if image_size is not None:
         check_image_size(run.encoder, size, "--image-size")
@@ -159,6 +184,21 @@ def encoder_of(
     tensors = tensors_of(LAYOUTS[layout], encoder, params, run.statistics, size)
     contract = make_contract(run.name, encoder, layout, size, run.fingerprint, run.config, run.step)
     return Exported(encoder, tensors, contract)
+
+
+def with_head(exported: Exported, run: RunEncoder) -> Exported:
+    """An exported encoder of a run with the heads on it that a published class has.
+
+    Raises ValueError where no published class has them.
+    """
+    encoder, tensors, contract = exported
+    name = contract["objective"]["name"]
+    head = head_of(name, contract["layout"], encoder)
+    heads = head.taken(run.heads)
+    table = head.table(heads, contract["image_size"] // encoder.patch)
+    own = tensors_by(table, heads["params"], heads["statistics"])
+    both = {f"{head.prefix}{key}": tensor for key, tensor in tensors.items()} | own
+    return Exported(encoder, both, contract | {"head": head.section(name, contract, heads)})
 
 
 def _write_pth(path: Path, tensors: Mapping[str, Tensor], wrapper: Wrapper, contract: dict) -> None:

@@ -6,7 +6,8 @@
     python -m eo_jax.train --config=... --workdir=runs/eurosat          # the same config
 
 Every tensor of the encoder is accounted for: one that is missing, unknown or of another shape is an
-error, and what is left out (heads, decoders, second encoders) is listed.
+error, and what is left out (heads, decoders, second encoders) is listed. `--with-head` takes the
+objective's head, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from absl import flags
 
 from eo_jax import cli, config_flags
 from eo_jax.checkpoint import Checkpoints
+from eo_jax.exchange.heads import HEADS
 from eo_jax.exchange.importing import Source
 from eo_jax.exchange.layouts import LAYOUTS
 from eo_jax.exchange.stems import RULES
@@ -26,7 +28,13 @@ from eo_jax.experiment import make_experiment, with_compute_dtype
 from eo_jax.lock import locked
 from eo_jax.run import data_fingerprints, write_provenance
 from eo_jax.training_setup import make_setup
-from eo_jax.warm_start import imported_encoder, leaves_of, with_encoder
+from eo_jax.warm_start import (
+    imported_encoder,
+    imported_with_head,
+    leaves_of,
+    with_encoder,
+    with_heads,
+)
 
 _FLAGS = flags.FlagValues()
 flags.DEFINE_string("config", None, config_flags.HELP, flag_values=_FLAGS)
@@ -49,6 +57,12 @@ flags.DEFINE_bool(
     "allow-pth",
     False,
     "read files of torch.save, by torch with weights_only=True",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_bool(
+    "with-head",
+    False,
+    f"take the objective's head from the file, too; of {', '.join(HEADS)}",
     flag_values=_FLAGS,
 )
 
@@ -78,6 +92,7 @@ def main() -> int:
         _FLAGS["stem"].value,
         _wavelengths(_FLAGS["bands-nm"].value),
         _FLAGS["allow-pth"].value,
+        _FLAGS["with-head"].value,
     )
     for line in import_run(source, config, Path(_FLAGS["workdir"].value), _FLAGS["encoder"].value):
         print(line, flush=True)
@@ -94,9 +109,13 @@ def import_run(source: Source, config: dict, workdir: Path, encoder: str = "") -
     config = with_compute_dtype(config)
     experiment = make_experiment(config)
     imported = imported_encoder(source, experiment, encoder)
+    if source.with_head:
+        imported = imported_with_head(imported, config["objective"], experiment, encoder)
     setup = make_setup(experiment, experiment.sharding, lambda value: [value])
     leaves = leaves_of(imported.params, imported.statistics)
     state = with_encoder(setup.session.init(), leaves, experiment.run.init_rules, source.path)
+    if source.with_head:
+        state = with_heads(state, imported.heads, source.path)
     with locked(workdir), Checkpoints(workdir) as checkpoints:
         fingerprint = data_fingerprints(setup.pipeline, setup.normalisation)
         write_provenance(workdir, config, fingerprint)

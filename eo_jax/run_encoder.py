@@ -10,6 +10,7 @@ from typing import Any
 from eo_jax.checkpoint import load
 from eo_jax.experiment import make_experiment
 from eo_jax.models.encoder import Encoder
+from eo_jax.objectives.base import NO_HEADS, HeadWeights
 from eo_jax.schema import Carry, Params
 
 
@@ -23,6 +24,7 @@ class RunEncoder:
         source: whose pixels it reads.
         encoder: its structure.
         params, statistics: its weights and running statistics, numpy arrays.
+        heads: those of its heads, by the names of the objective's networks.
         image_size: side in pixels of the views that it was trained on.
         config, step: of the run.
     """
@@ -33,6 +35,7 @@ class RunEncoder:
     encoder: Encoder
     params: Params
     statistics: Carry
+    heads: HeadWeights
     image_size: int
     config: dict[str, Any]
     step: int
@@ -66,6 +69,7 @@ def encoder_of_run(workdir: Path, name: str = "", asked_by: str = "--encoder") -
         encoder=experiment.encoders[source],
         params=weights["params"],
         statistics=weights["statistics"],
+        heads=experiment.objective.heads(params, carry).get(name, NO_HEADS),
         image_size=experiment.views[f"{source}/global"][1],
         config=config,
         step=step,

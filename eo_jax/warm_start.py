@@ -16,7 +16,9 @@ import numpy as np
 
 from eo_jax import rules
 from eo_jax.exchange.importing import Imported, Source, import_encoder
+from eo_jax.exchange.importing_head import with_head
 from eo_jax.experiment import Experiment
+from eo_jax.objectives.base import NO_HEADS, HeadWeights
 from eo_jax.run_encoder import encoder_of_run
 from eo_jax.schema import Carry, Params
 
@@ -77,6 +79,23 @@ def imported_encoder(source: Source, experiment: Experiment, name: str = "") -> 
     return import_encoder(source, experiment.encoders[name], image_size)
 
 
+def imported_with_head(
+    imported: Imported, objective: Mapping[str, Any], experiment: Experiment, name: str = ""
+) -> Imported:
+    """The same with the head beside the encoder in the file.
+
+    Args:
+        objective: section of the config.
+
+    Raises ValueError where the file has not that head, or the objective none that is published.
+    """
+    name = name or next(iter(experiment.encoders))
+    _, image_size = experiment.views[f"{name}/global"]
+    shapes = jax.eval_shape(experiment.objective.init, jax.random.key(0))
+    heads = experiment.objective.heads(*shapes).get(name, NO_HEADS)
+    return with_head(imported, objective, experiment.encoders[name], heads, image_size)
+
+
 def with_encoder(
     state: dict[str, Any], encoder: Mapping[str, np.ndarray], table: rules.Rules, origin: Path
 ) -> dict[str, Any]:
@@ -89,6 +108,27 @@ def with_encoder(
     fresh = {"params": state["params"], "carry": state["carry"]}
     weights = _replace_leaves(fresh, encoder, table or rules.needed(_RULES, fresh), origin)
     return {**state, **weights}
+
+
+def with_heads(state: dict[str, Any], heads: HeadWeights, origin: Path) -> dict[str, Any]:
+    """A train state with the weights of heads, and the same for its teacher.
+
+    Args:
+        origin: named in errors.
+    """
+    names = "|".join(map(re.escape, heads["params"]))
+    table = tuple(
+        (rf"^{start}/((?:{names})/.+)$", rf"{kind}/\1")
+        for start, kind in (
+            ("params", "params"),
+            ("carry", "statistics"),
+            ("carry/teacher/params", "params"),
+            ("carry/teacher/statistics", "statistics"),
+        )
+    )
+    fresh = {"params": state["params"], "carry": state["carry"]}
+    leaves = leaves_of(heads["params"], heads["statistics"])
+    return {**state, **_replace_leaves(fresh, leaves, rules.needed(table, fresh), origin)}
 
 
 def leaves_of(params: Params, statistics: Carry) -> dict[str, np.ndarray]:

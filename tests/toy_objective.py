@@ -54,6 +54,9 @@ class Toy:
     def encoders(self, params, carry):
         return {"enmap": {"source": "enmap", "params": params, "statistics": {}}}
 
+    def heads(self, params, carry):
+        return {}
+
     def features(self, weights, view, valid):
         return {
             "pooled": view.mean((1, 2)) @ weights["params"]["layer"]["kernel"]

@@ -19,6 +19,7 @@ from eo_jax.exchange.positions import resample_positions
 from eo_jax.exchange.reading import Tensors
 from eo_jax.exchange.stems import fit_bands
 from eo_jax.models.encoder import Encoder
+from eo_jax.objectives.base import NO_HEADS, HeadWeights
 from eo_jax.schema import Carry, Params
 
 
@@ -33,6 +34,7 @@ class Source:
         stem: rule for other bands than the file's, of `stems.RULES`; "" where they are the same.
         bands_nm: wavelengths of the file's bands, for the rule "by-wavelength".
         allow_pth: whether a file of torch.save may be read.
+        with_head: whether the objective's head is taken from it, too.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Source:
     stem: str = ""
     bands_nm: Sequence[float] = ()
     allow_pth: bool = False
+    with_head: bool = False
 
 
 class Imported(NamedTuple):
@@ -48,12 +51,31 @@ class Imported(NamedTuple):
 
     Attributes:
         params, statistics: numpy arrays.
-        remarks: what was found, left out and changed, a line each.
+        layout, prefix: under which it was found.
+        left: {key: tensor} of the rest of the file.
+        contract: of the file; None where it has none.
+        notes: what the config decides and what was changed, a line each.
+        heads: of the objective, where they were asked for.
     """
 
     params: Params
     statistics: Carry
-    remarks: list[str]
+    layout: str
+    prefix: str
+    left: Tensors
+    contract: dict[str, Any] | None
+    notes: list[str]
+    heads: HeadWeights = NO_HEADS
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was found, left out and changed, a line each."""
+        return [
+            f"layout {self.layout}: {LAYOUTS[self.layout].network}",
+            f"prefix {self.prefix!r}",
+            *(f"left out: {line}" for line in prefixes.summary(self.left, self.prefix)),
+            *self.notes,
+        ]
 
 
 def import_encoder(source: Source, encoder: Encoder, image_size: int) -> Imported:
@@ -88,20 +110,19 @@ def weights_of(
     prefix = prefixes.find_prefix(tensors, needed, source.prefix)
     taken, left = prefixes.under_prefix(layout, tensors, prefix)
     taken = layout.unified(encoder, taken)
-    remarks = [f"layout {name}: {layout.network}", f"prefix {prefix!r}"]
-    remarks += [f"left out: {line}" for line in prefixes.summary(left, prefix)]
-    remarks += _without_contract(encoder) if contract is None else _pooling(encoder, contract)
-    remarks += _fit_bands(taken, layout, source, encoder, contract)
+    notes = _without_contract(encoder) if contract is None else _pooling(encoder, contract)
+    notes += _fit_bands(taken, layout, source, encoder, contract)
     image_size, resized = _fit_positions(taken, layout, encoder, image_size)
     params, statistics = translation.to_ours(layout, encoder, taken, image_size)
-    return Imported(params, statistics, remarks + resized)
+    others = {key: tensors[key] for key in left}
+    return Imported(params, statistics, name, prefix, others, contract, notes + resized)
 
 
 def _keys(layout: Layout, encoder: Encoder, image_size: int) -> list[str]:
     shapes = jax.eval_shape(encoder.network.init, jax.random.key(0))
     ours = {path: leaf for tree in shapes for path, leaf in translation.unstacked_shapes(tree)}
-    cells = translation.cells_of(layout, encoder, ours)
-    return [*cells, *layout.computed(encoder, image_size)]
+    table = layout.table(encoder, image_size)
+    return [*translation.cells_of(table, ours), *table.computed]
 
 
 def _check_encoder(source: Source, contract: dict[str, Any], encoder: Encoder) -> None:

@@ -38,6 +38,30 @@ class Row:
     copies: int = 0
 
 
+class Table(NamedTuple):
+    """The rows of one network, whose sizes are known.
+
+    Attributes:
+        title: of the network, for messages.
+        needs: what it is a table of, in words.
+        rows: what is in both.
+        computed: {key: tensor} that the network keeps as weights and ours computes.
+        computed_as: what those are, in words.
+        unused: {key: shape} that the class has and features do not need.
+        remedy: the way out where a file has other keys.
+        remedy_computed: the way out where a file has other values of those that are computed.
+    """
+
+    title: str
+    needs: str
+    rows: list[Row]
+    computed: Mapping[str, np.ndarray]
+    computed_as: str
+    unused: Mapping[str, tuple[int, ...]]
+    remedy: str
+    remedy_computed: str
+
+
 class Condition(NamedTuple):
     """A condition on a value of a trunk's config.
 
@@ -96,22 +120,41 @@ class Layout:
             _has(getattr(encoder.trunk, field), value) for field, value in self.trunk_fields.items()
         )
 
-    def computed(self, encoder: Encoder, image_size: int) -> dict[str, np.ndarray]:
-        """{key: tensor} that the network keeps as a weight and ours computes: fixed positions, 0
-        for the class token.
-        """
+    def table(self, encoder: Encoder, image_size: int) -> Table:
+        """The table of an encoder, with the positions of images of this side in pixels."""
+        return Table(
+            title=self.network,
+            needs=self.requirements,
+            rows=self.rows(encoder),
+            computed=self._positions(encoder, image_size),
+            computed_as="the positions that config.model.trunk.positions names",
+            unused=self.unused(encoder),
+            remedy="give the config of the network that it is from",
+            remedy_computed="give positions='learned' and trunk.grid, or the other fixed ones",
+        )
+
+    def _positions(self, encoder: Encoder, image_size: int) -> dict[str, np.ndarray]:
+        """Fixed positions, which the network keeps as a weight and ours computes."""
         if not self.positions or encoder.trunk.positions not in FIXED:
             return {}
-        grid = image_size // encoder.patch
-        positions = FIXED[encoder.trunk.positions](encoder.width, grid, grid)
-        of_class = np.zeros((int(self.class_position(encoder)), encoder.width), np.float32)
-        return {self.positions: np.concatenate([of_class, positions])[None]}
+        side, before = image_size // encoder.patch, int(self.class_position(encoder))
+        return {
+            self.positions: fixed_positions(encoder.trunk.positions, encoder.width, side, before)
+        }
 
     @property
     def requirements(self) -> str:
         """The stem and trunk that an encoder must have, in words."""
         fields = "".join(f", {field}={_words(value)}" for field, value in self.trunk_fields.items())
         return f"stem {self.stem} with trunk {self.trunk}{fields}"
+
+
+def fixed_positions(name: str, width: int, side: int, before: int) -> np.ndarray:
+    """float32 [1, before + side^2, width]: those of a square of tokens, after zeros for the tokens
+    before them.
+    """
+    zeros = np.zeros((before, width), np.float32)
+    return np.concatenate([zeros, FIXED[name](width, side, side)])[None]
 
 
 def _has(found: Any, expected: Any) -> bool:

@@ -1,5 +1,5 @@
-"""Translates the weights of an encoder to a PyTorch layout, and back. A weight without a row, a
-tensor without a row, or a row without either, is an error.
+"""Translates the weights of an encoder, or of its heads, to a PyTorch layout, and back. A weight
+without a row, a tensor without a row, or a row without either, is an error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from eo_jax import rules
-from eo_jax.exchange.layout import Layout, Row
+from eo_jax.exchange.layout import Layout, Row, Table
 from eo_jax.exchange.tensor import Tensor
 from eo_jax.models.encoder import Encoder
 from eo_jax.schema import Carry, Params
@@ -63,12 +63,17 @@ def tensors_of(
     """
     _check_shapes(encoder, params, statistics)
     params = layout.folded(encoder, params)
+    return tensors_by(layout.table(encoder, image_size), params, statistics)
+
+
+def tensors_by(table: Table, params: Params, statistics: Carry) -> dict[str, Tensor]:
+    """{PyTorch key: tensor} by a table; see `tensors_of`."""
     ours = {**unstacked(params), **unstacked(statistics)}
-    cells = cells_of(layout, encoder, ours)
+    cells = cells_of(table, ours)
     tensors = {key: _tensor(ours[path], row) for key, (path, row) in cells.items()}
-    for key, array in layout.computed(encoder, image_size).items():
+    for key, array in table.computed.items():
         tensors[key] = Tensor(array.shape, "float32", functools.partial(np.asarray, array))
-    for key, shape in layout.unused(encoder).items():
+    for key, shape in table.unused.items():
         tensors[key] = Tensor(shape, "float32", functools.partial(np.zeros, shape, np.float32))
     for key in counters(tensors):
         tensors[key] = Tensor((), "int64", functools.partial(np.zeros, (), np.int64))
@@ -86,19 +91,18 @@ def _torch_shape(shape: tuple[int, ...], row: Row) -> tuple[int, ...]:
     return row.order.to_torch(np.broadcast_to(np.float32(0), shape)).shape
 
 
-def cells_of(layout: Layout, encoder: Encoder, paths: Mapping[str, object]) -> dict[str, Cell]:
+def cells_of(table: Table, paths: Mapping[str, object]) -> dict[str, Cell]:
     """{PyTorch key: Cell} for our arrays. Raises ValueError for one without a row, and for a row
     without one.
     """
     cells: dict[str, Cell] = {}
-    rows = [(re.compile(_pattern(row.ours)), row) for row in layout.rows(encoder)]
+    rows = [(re.compile(_pattern(row.ours)), row) for row in table.rows]
     used: set[int] = set()
     for path in paths:
         matching = [(k, row, m) for k, (p, row) in enumerate(rows) if (m := p.fullmatch(path))]
         if not matching:
             raise ValueError(
-                f"layout {layout.network!r}: {path} has no row there; it is for "
-                f"{layout.requirements}"
+                f"layout {table.title!r}: {path} has no row there; it is for {table.needs}"
             )
         for k, row, found in matching:
             used.add(k)
@@ -108,7 +112,7 @@ def cells_of(layout: Layout, encoder: Encoder, paths: Mapping[str, object]) -> d
     missing = [row.ours for k, (_, row) in enumerate(rows) if k not in used]
     if missing:
         raise ValueError(
-            f"layout {layout.network!r} needs weights that this encoder lacks: {', '.join(missing)}"
+            f"layout {table.title!r} needs weights that this encoder lacks: {', '.join(missing)}"
         )
     return cells
 
@@ -140,14 +144,23 @@ def to_ours(
             finite, or positions that the encoder does not compute.
     """
     shapes = jax.eval_shape(encoder.network.init, jax.random.key(0))
+    return to_ours_by(layout.table(encoder, image_size), shapes, tensors)
+
+
+def to_ours_by(
+    table: Table, shapes: tuple[Params, Carry], tensors: Mapping[str, np.ndarray]
+) -> tuple[Params, Carry]:
+    """(params, statistics) by a table; see `to_ours`.
+
+    Args:
+        shapes: of params and statistics, as of `jax.eval_shape`.
+    """
     ours = {path: leaf.shape for tree in shapes for path, leaf in unstacked_shapes(tree)}
-    cells = cells_of(layout, encoder, ours)
-    computed = layout.computed(encoder, image_size)
-    unused = layout.unused(encoder)
-    tensors = {key: tensor for key, tensor in tensors.items() if key not in unused}
-    _check_keys(layout, [*cells, *computed], tensors)
-    for key, expected in computed.items():
-        _check_computed(key, tensors[key], expected)
+    cells = cells_of(table, ours)
+    tensors = {key: tensor for key, tensor in tensors.items() if key not in table.unused}
+    _check_keys(table, [*cells, *table.computed], tensors)
+    for key, expected in table.computed.items():
+        _check_computed(table, key, tensors[key], expected)
     # 0 where the network has no key for a part; every other part is written.
     filled = {path: np.zeros(shape, np.float32) for path, shape in ours.items()}
     first: dict[str, np.ndarray] = {}
@@ -160,11 +173,11 @@ def to_ours(
     return tuple(_stacked(tree, filled) for tree in shapes)
 
 
-def _check_keys(layout: Layout, needed: list[str], tensors: Mapping[str, np.ndarray]) -> None:
+def _check_keys(table: Table, needed: list[str], tensors: Mapping[str, np.ndarray]) -> None:
     allowed = {*needed, *counters(dict.fromkeys(needed))}
     if "fc_norm.weight" in tensors:
         raise ValueError(
-            f"layout {layout.network!r}: the file has fc_norm, which normalises the mean of the "
+            f"layout {table.title!r}: the file has fc_norm, which normalises the mean of the "
             "tokens; this encoder normalises tokens before their mean, which is another network. "
             "Take weights from before such fine-tuning, with norm"
         )
@@ -174,22 +187,22 @@ def _check_keys(layout: Layout, needed: list[str], tensors: Mapping[str, np.ndar
         if keys:
             more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
             raise ValueError(
-                f"layout {layout.network!r}: the file {what} {', '.join(keys[:_LISTED])}{more}; "
-                "give the config of the network that it is from"
+                f"layout {table.title!r}: the file {what} {', '.join(keys[:_LISTED])}{more}; "
+                f"{table.remedy}"
             )
 
 
-def _check_computed(key: str, found: np.ndarray, expected: np.ndarray) -> None:
+def _check_computed(table: Table, key: str, found: np.ndarray, expected: np.ndarray) -> None:
     if found.shape != expected.shape:
         raise ValueError(
-            f"{key}: has shape {found.shape}, expected {expected.shape}, positions of a square of "
-            "tokens; give the config of the network that it is from"
+            f"{key}: has shape {found.shape}, expected {expected.shape}, "
+            f"{table.computed_as}; {table.remedy}"
         )
     difference = float(np.abs(found.astype(np.float32) - expected).max())
     if not difference <= _rounding(found):
         raise ValueError(
-            f"{key}: differs from the positions that config.model.trunk.positions names by up to "
-            f"{difference:.3g}; give positions='learned' and trunk.grid, or the other fixed ones"
+            f"{key}: differs from {table.computed_as} by up to {difference:.3g}; "
+            f"{table.remedy_computed}"
         )
 
 

@@ -19,6 +19,16 @@ class EncoderWeights(TypedDict):
     statistics: Carry
 
 
+class HeadWeights(TypedDict):
+    """The weights and running statistics of the heads on an encoder, each as {head: ...}."""
+
+    params: Params
+    statistics: Carry
+
+
+NO_HEADS: HeadWeights = {"params": {}, "statistics": {}}
+
+
 @runtime_checkable
 class Objective(Protocol):
     """A method, self-supervised or supervised: Views in, a scalar out.
@@ -62,6 +72,11 @@ class Objective(Protocol):
         with several sources, the first of each source.
         """
 
+    def heads(self, params: Params, carry: Carry) -> dict[str, HeadWeights]:
+        """The heads on each encoder, by the names of `encoders`; none for an encoder whose heads
+        are not its own.
+        """
+
     def features(
         self, weights: EncoderWeights, view: jax.Array, valid: jax.Array
     ) -> dict[str, jax.Array]:
@@ -72,7 +87,9 @@ class Objective(Protocol):
 
 
 class Defaults:
-    """What an objective inherits unless it has labels, a teacher, pictures or limits on batches."""
+    """What an objective inherits unless it has labels, a teacher, heads to export, pictures or
+    limits on batches.
+    """
 
     labelled: Mapping[str, int] = {}
 
@@ -81,6 +98,9 @@ class Defaults:
 
     def ema_update(self, params: Params, carry: Carry, progress: jax.Array) -> Carry:
         return carry
+
+    def heads(self, params: Params, carry: Carry) -> dict[str, HeadWeights]:
+        return {}
 
     def preview(self, params: Params, carry: Carry, views: Views, key: jax.Array) -> dict[str, Any]:
         return {}

@@ -67,6 +67,7 @@ EXPORT, EMBED = options_of(export._parser()), options_of(embed.parser())
 IMPORT = {f"--{name}" for name in import_torch._FLAGS} | {"--config"}
 # The options that a section of the guide, or the messages of a folder, may name.
 SECTIONS = {
+    "With the head": EXPORT,
     "Continue from published weights": IMPORT | {"--help"},
     "Features for GeoTIFFs": EMBED,
     "Layouts": EXPORT | IMPORT,

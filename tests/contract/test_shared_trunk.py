@@ -218,6 +218,11 @@ def test_each_sensor_has_an_encoder_to_evaluate_and_export():
     found = objective.encoders(params, carry)
     assert set(found) == {"s1", "s1.teacher", "s2", "s2.teacher"}
     assert_trees_equal(found["s1"]["params"]["trunk"], found["s2"]["params"]["trunk"])
+    heads = objective.heads(params, carry)
+    assert heads.keys() == found.keys()
+    assert_trees_equal(heads["s1"], heads["s2"])
+    of_teacher = carry["shared"]["teacher"]["params"]["projector"]
+    assert_trees_equal(heads["s1.teacher"]["params"]["projector"], of_teacher)
     for name, weights in found.items():
         source = name.partition(".")[0]
         pooled = features_of(

@@ -16,7 +16,11 @@ from eo_jax.exchange.contract import to_header
 from eo_jax.exchange.importing import Source
 from eo_jax.exchange.sealing import sealed
 from eo_jax.exchange.writing import write_safetensors
+from eo_jax.experiment import make_experiment, with_compute_dtype
+from eo_jax.load import load
+from eo_jax.run import data_fingerprints, write_provenance
 from eo_jax.run_encoder import encoder_of_run
+from eo_jax.training_setup import make_setup
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,70 @@ def test_an_export_of_an_import_is_what_was_imported(imported, tiny_run):
 def test_a_folder_that_holds_a_run_is_refused(imported, weights, tiny_store):
     with pytest.raises(ValueError, match="holds a run already"):
         import_torch.import_run(Source(weights), config_of(tiny_store), imported[0])
+
+
+def run(monkeypatch, main, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["eo_jax", *arguments])
+    return main()
+
+
+def plain_vit(store, seed: int) -> dict:
+    """MAE with a plain patch embedding, whose decoder a published class has."""
+    return config_of(store, **{"model.stems.enmap.name": "patch_embed", "run.seed": seed})
+
+
+@pytest.fixture
+def with_decoder(tiny_store, tmp_path):
+    """Step 0 of a run."""
+    workdir = tmp_path / "with_decoder"
+    workdir.mkdir()
+    config = with_compute_dtype(plain_vit(tiny_store, 0))
+    experiment = make_experiment(config)
+    setup = make_setup(experiment, experiment.sharding, lambda value: [value])
+    write_provenance(workdir, config, data_fingerprints(setup.pipeline, setup.normalisation))
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        checkpoints.save(0, setup.session.init(), config)
+    return workdir
+
+
+@pytest.mark.slow
+def test_a_decoder_comes_back_by_file_and_run(with_decoder, tiny_store, tmp_path, monkeypatch):
+    found = []
+    for name, head in (("first", "--with-head"), ("without", ""), ("second", "--with-head")):
+        workdir = with_decoder if name == "first" else tmp_path / name
+        if name != "first":
+            source = Source(tmp_path / "first.safetensors", with_head=bool(head))
+            remarks = import_torch.import_run(source, plain_vit(tiny_store, 1), workdir)
+            left = any(line.startswith("left out: decoder_blocks") for line in remarks)
+            assert left is not bool(head)
+        path = tmp_path / f"{name}.safetensors"
+        assert (
+            run(monkeypatch, export.main, f"--workdir={workdir}", f"--output={path}", "--with-head")
+            == 0
+        )
+        found.append(load(path).tensors)
+    first, without, second = found
+    assert first.keys() == second.keys() and "decoder_pos_embed" in first
+    for key, tensor in first.items():
+        np.testing.assert_array_equal(second[key], tensor)
+    assert (without["decoder_pred.weight"] != first["decoder_pred.weight"]).any()
+    np.testing.assert_array_equal(without["cls_token"], first["cls_token"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output=x.safetensors"], "layout 'spec_vit'; MaskedAutoencoderViT of .* timm_vit"),
+        (["--publish=upload"], "--publish: .*leave out --wrapper, --format and --with-head"),
+    ],
+)
+def test_a_head_that_does_not_go_with_the_options_is_refused(
+    tiny_run, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run(monkeypatch, export.main, f"--workdir={tiny_run}", "--with-head", *options)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -24,6 +24,15 @@ def test_every_layout_has_an_encoder_here_and_a_row_in_the_guide():
     assert set(re.findall(r"\w+", " ".join(rows))) == LAYOUTS.keys()
 
 
+def test_the_guide_says_of_every_layout_which_releases_have_it():
+    guide = (Path(__file__).parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+    table = guide.partition("| release | files | `--layout` |\n")[2].partition("\n\n")[0]
+    named = {
+        name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[3])
+    }
+    assert named == LAYOUTS.keys()
+
+
 @pytest.mark.parametrize(
     "layout",
     [

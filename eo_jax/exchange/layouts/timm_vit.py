@@ -46,14 +46,17 @@ def trunk_rows(encoder: Encoder, prefix: str) -> list[Row]:
             Row(f"{BLOCK}/attention_scale", f"{block}.ls1.gamma"),
             Row(f"{BLOCK}/mlp_scale", f"{block}.ls2.gamma"),
         ]
+    return [*rows, *block_rows(BLOCK, block), *affine_rows("trunk/norm", f"{prefix}norm")]
+
+
+def block_rows(ours: str, key: str) -> list[Row]:
+    """A pre-norm block with a fused projection to queries, keys and values."""
     return [
-        *rows,
-        *affine_rows(f"{BLOCK}/norm{{n}}", f"{block}.norm{{n}}"),
-        Row(f"{BLOCK}/attention/qkv", f"{block}.attn.qkv.weight", HEADS),
-        Row(f"{BLOCK}/attention/qkv_bias", f"{block}.attn.qkv.bias", FLAT),
-        *linear_rows(f"{BLOCK}/attention/out", f"{block}.attn.proj"),
-        *linear_rows(f"{BLOCK}/mlp/fc{{n}}", f"{block}.mlp.fc{{n}}"),
-        *affine_rows("trunk/norm", f"{prefix}norm"),
+        *affine_rows(f"{ours}/norm{{n}}", f"{key}.norm{{n}}"),
+        Row(f"{ours}/attention/qkv", f"{key}.attn.qkv.weight", HEADS),
+        Row(f"{ours}/attention/qkv_bias", f"{key}.attn.qkv.bias", FLAT),
+        *linear_rows(f"{ours}/attention/out", f"{key}.attn.proj"),
+        *linear_rows(f"{ours}/mlp/fc{{n}}", f"{key}.mlp.fc{{n}}"),
     ]
 
 

@@ -17,7 +17,7 @@ import jax
 from flax import traverse_util
 
 from eo_jax.models.encoder import Encoder
-from eo_jax.objectives.base import EncoderWeights
+from eo_jax.objectives.base import EncoderWeights, HeadWeights
 from eo_jax.objectives.ops.single_encoder import SingleEncoder
 from eo_jax.rules import PER_SENSOR
 from eo_jax.schema import Carry, Metrics, Params, Views
@@ -99,6 +99,12 @@ class SharedTrunk:
         found: dict[str, EncoderWeights] = {}
         for stem, objective in self._by_stem.items():
             found |= objective.encoders(_inner(params, stem), _inner(carry, stem))
+        return found
+
+    def heads(self, params: Params, carry: Carry) -> dict[str, HeadWeights]:
+        found: dict[str, HeadWeights] = {}
+        for stem, objective in self._by_stem.items():
+            found |= objective.heads(_inner(params, stem), _inner(carry, stem))
         return found
 
     def features(

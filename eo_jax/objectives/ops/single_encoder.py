@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 from jaxtyping import Array, Float
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from eo_jax.models.encoder import Encoder
 from eo_jax.models.functional import Network
 from eo_jax.monitor.metric import Metric
-from eo_jax.objectives.base import Defaults, EncoderWeights
+from eo_jax.objectives.base import Defaults, EncoderWeights, HeadWeights
 from eo_jax.objectives.ops.checks import only_encoder, present_source
 from eo_jax.objectives.ops.collapse_metrics import FEATURE_METRICS
 from eo_jax.schema import Carry, Params, Views
@@ -59,6 +59,10 @@ class SingleEncoder(Defaults):
             }
         }
 
+    def heads(self, params: Params, carry: Carry) -> dict[str, HeadWeights]:
+        names = [name for name in self.networks if name != "encoder"]
+        return {self.source: heads_of(names, params, carry)}
+
     def features(
         self, weights: EncoderWeights, view: jax.Array, valid: jax.Array
     ) -> dict[str, jax.Array]:
@@ -73,3 +77,11 @@ class SingleEncoder(Defaults):
         """The global view of a method that takes one, and its valid mask."""
         view, valid = self.views_of(views, "global")
         return view[:, 0], valid[:, 0]
+
+
+def heads_of(names: Iterable[str], params: Params, statistics: Carry) -> HeadWeights:
+    """The heads of these names; those without running statistics have none."""
+    return {
+        "params": {name: params[name] for name in names},
+        "statistics": {name: statistics.get(name, {}) for name in names},
+    }

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.functional import Mode
 from eo_jax.monitor.metric import Metric
-from eo_jax.objectives.base import EncoderWeights
+from eo_jax.objectives.base import EncoderWeights, HeadWeights
 from eo_jax.objectives.ops.collapse_metrics import TEACHER_AGREEMENT
 from eo_jax.objectives.ops.ema import ema
 from eo_jax.objectives.ops.joint_embedding import JointEmbedding
+from eo_jax.objectives.ops.single_encoder import heads_of
 from eo_jax.schema import Carry, Params, Views
 
 
@@ -87,6 +88,12 @@ class WithTeacher(JointEmbedding):
             "statistics": teacher["statistics"]["encoder"],
         }
         return super().encoders(params, carry) | {f"{self.source}.teacher": weights}
+
+    def heads(self, params: Params, carry: Carry) -> dict[str, HeadWeights]:
+        teacher = carry["teacher"]
+        names = [name for name in self.teacher_networks if name != "encoder"]
+        found = heads_of(names, teacher["params"], teacher["statistics"])
+        return super().heads(params, carry) | {f"{self.source}.teacher": found}
 
     def _teacher_part(self, tree: dict) -> dict:
         """The student's part of Params or Carry that the teacher has too."""
