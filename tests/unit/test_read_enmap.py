@@ -380,7 +380,7 @@ def test_l2a_order_of_bands_is_that_of_their_numbers(tmp_path: Path) -> None:
         ({"patch_size": 0}, ("--patch-size", "0")),
         (
             {"patch_size": 19},
-            (f"{SCENE}-SPECTRAL_IMAGE.TIF", "18 x 25 pixels give 0 patches of 19 x 19"),
+            (f"{SCENE}-SPECTRAL_IMAGE.TIF", "18 x 25 pixels, too few for a tile of 19 x 19"),
         ),
     ],
 )
