@@ -149,7 +149,8 @@ def with_way_out(error: ArchiveError, items: Sequence[Item]) -> ArchiveError:
     """The error of a bad file with the option that leaves such files out, where there are other
     files.
     """
-    if all(item.files[0].name == error.name for item in items):
+    is_alone = all(item.files[0].name == error.name for item in items)
+    if is_alone or "--skip-bad" in error.reason:
         return error
     return ArchiveError(
         error.name, f"{error.reason}; --skip-bad leaves bad files out and lists them"

@@ -187,7 +187,9 @@ def _masks(
         found = {mask: layer.read(MASKS[mask], window=window) for mask in names}
     for mask, values in found.items():
         if values.dtype.kind not in "iu":
-            raise ArchiveError(name, f"band {MASKS[mask]} is {values.dtype}, expected integers")
+            raise ArchiveError(
+                name, f"band {MASKS[mask]} is {values.dtype}, expected integers; {_AGAIN}"
+            )
     return found
 
 

@@ -100,7 +100,7 @@ class Reader:
             raise ArchiveError(
                 name,
                 f"{count} bands, expected all 224 of the EnMAP L2A product, or the 202 of "
-                "SpectralEarth",
+                "SpectralEarth; read others with `geotiff` and --bands or --sensor",
             )
         layout = LAYOUTS[count]
         bands = identify(name, dataset, layout, self.reorder)

@@ -336,7 +336,7 @@ class Reader:
             what = (
                 f"none of its {len(found)} GeoTIFFs matches --pattern {self.pattern!r}"
                 if found
-                else "contains no GeoTIFF; expected *.tif"
+                else "contains no GeoTIFF; expected *.tif (`hsi-scene` reads ENVI and .mat)"
             )
             raise ArchiveError(self._below or ".", what)
         return names
