@@ -74,7 +74,7 @@ class SceneReader:
             cloud = read_label_window(name, dataset, files, "cloud", window, _CODES)
             _check_codes(files.name("cloud"), cloud)
             if (cloud == FILL).mean() > self.max_nodata:
-                raise SkipSample(f"more than {self.max_nodata:.0%} fill")
+                raise SkipSample(f"more than {self.max_nodata:.0%} fill (--max-nodata)")
             remarks.note_classes("cloud", self._class_table())
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor, window),

@@ -222,7 +222,7 @@ class Reader:
         (sensor,) = self.sensors
         missing = _geotiff_bands.missing_bands(item, sensor)
         if missing:
-            raise SkipSample(f"no file of {', '.join(missing)}")
+            raise SkipSample(f"no file of {', '.join(missing)} (--bands keeps others)")
         with band_stack.open_layers(files, _geotiff_bands.roles(sensor)) as layers:
             if self.resample == "none":
                 _geotiff_bands.check_one_grid(layers)
