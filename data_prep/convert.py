@@ -39,12 +39,19 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import readers
-from data_prep.archive import Archive, ArchiveError, open_archive
+from data_prep.archive import Archive, ArchiveError, Folder, LinkedFolder, open_archive
 from data_prep.conversion import output_lock, overlaps, quantise, spatial_blocks, splits
 from data_prep.conversion.finalise import finalise_store
 from data_prep.conversion.quantise import Quantiser
-from data_prep.conversion.shard_task import PARTIAL, Task, convert_shard, read_item
-from data_prep.formats import geotiff
+from data_prep.conversion.shard_task import (
+    PARTIAL,
+    Task,
+    convert_shard,
+    read_item,
+    with_way_out,
+)
+from data_prep.formats import geotiff, left_out
+from data_prep.formats.left_out import LeftOut
 from data_prep.formats.listing import TIFF
 from data_prep.jobs import executors, progress
 from data_prep.reader import Files, Item, Placed, Reader, SkipSample, options, with_sidecars
@@ -65,11 +72,13 @@ _WORKER_BASE_BYTES = 420e6
 class Plan:
     """A conversion.
 
-    `about` goes into the manifest; `stamp`, a hash of modification times, is for resuming only.
+    `about` goes into the manifest; `stamp`, a hash of modification times, is for resuming only;
+    `left_out` are the images that have no items.
     """
 
     reader: Reader
     items: tuple[Item, ...]
+    left_out: LeftOut
     output: Path
     about: dict[str, Any]
     stamp: str
@@ -123,8 +132,14 @@ def _add_store(add: Callable[..., Any]) -> None:
         help="folder of the archive, or one of its tar or zip files; never written to",
     )
     add(
+        "--follow-links",
+        action="store_true",
+        help="read what links in a folder of yours point to outside it, too; links in tar and zip "
+        "files are never followed",
+    )
+    add(
         "--output",
-        type=Path,
+        type=output_lock.local_folder,
         required=True,
         metavar="STORE",
         help="folder of the store: a new one, or one to resume",
@@ -259,7 +274,7 @@ def run(args: argparse.Namespace) -> int:
         output_lock.check_output(args.output)
         if args.dry_run:
             with tempfile.TemporaryDirectory() as indices:
-                _print_dry_run(make_plan(args, open_archive(args.input, Path(indices))))
+                _print_dry_run(make_plan(args, _archive(args, Path(indices))))
         elif (args.output / "manifest.json").exists():
             _check_finished(args)
         else:
@@ -267,16 +282,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _archive(args: argparse.Namespace, index_dir: Path) -> Archive:
+    return open_archive(args.input, index_dir, LinkedFolder if args.follow_links else Folder)
+
+
 def _check_finished(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as indices:  # spares workers another pass over a tar.gz
-        plan = make_plan(args, open_archive(args.input, Path(indices)))
+        plan = make_plan(args, _archive(args, Path(indices)))
         output_lock.is_finished(args.output, plan.about)
     print(f"{args.output}: up to date")
 
 
 def _make_store(args: argparse.Namespace) -> None:
     with output_lock.hold(args.output):
-        plan = make_plan(args, open_archive(args.input, args.output / PARTIAL))
+        plan = make_plan(args, _archive(args, args.output / PARTIAL))
         examples = _examples(plan)
         run_tasks = _executor(args, examples)
         output_lock.check_resumable(args.output, {**plan.about, "modification_times": plan.stamp})
@@ -330,7 +349,8 @@ def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
         for name, value in given.items()
     }
     quantiser = quantise.make(args.dtype, reader.sensors)
-    items = _with_splits(args, reader)
+    found, without = _items(args, reader)
+    items = _with_splits(args, reader, found)
     listing, stamp = _listing(archive, items)
     about = {
         "name": kind.TITLE,
@@ -359,6 +379,7 @@ def make_plan(args: argparse.Namespace, archive: Archive) -> Plan:
     return Plan(
         reader,
         tuple(items),
+        without,
         args.output,
         about,
         stamp,
@@ -373,14 +394,38 @@ def _immutable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _with_splits(args: argparse.Namespace, reader: Reader) -> list[Item]:
-    items = with_sidecars(reader.archive, reader.items())
-    if not items:
-        raise ArchiveError(
-            ".",
-            f"contains nothing that {args.archive} reads; `python -m data_prep convert "
-            f"{args.archive} --help` describes the layout",
-        )
+def _items(args: argparse.Namespace, reader: Reader) -> tuple[list[Item], LeftOut]:
+    """The items, and what the listing left out. Raises ArchiveError where nothing is left, and for
+    a bad image unless bad ones are skipped.
+    """
+    with left_out.collect() as without:
+        items = with_sidecars(reader.archive, reader.items())
+    if without.bad and not args.skip_bad:
+        error = without.bad[0][1]
+        raise with_way_out(error, items) from error
+    if items:
+        return items, without
+    if without.errors:
+        raise _none_left([error for _, error in without.errors])
+    raise ArchiveError(
+        ".",
+        f"contains nothing that {args.archive} reads; `python -m data_prep convert "
+        f"{args.archive} --help` describes the layout",
+    )
+
+
+def _none_left(errors: Sequence[ArchiveError]) -> ArchiveError:
+    first = errors[0]
+    if len(errors) == 1:
+        return first
+    return ArchiveError(
+        first.name,
+        f"{first.reason}. It is the first of {len(errors)} images, all of which are bad or "
+        "excluded by the options.",
+    )
+
+
+def _with_splits(args: argparse.Namespace, reader: Reader, items: list[Item]) -> list[Item]:
     ground = functools.partial(_ground, args, reader, items)
     if args.split == "archive":
         return splits.assign(items, args.val, args.val_fraction, args.test_fraction, ground)
@@ -418,7 +463,12 @@ def _ground(args: argparse.Namespace, reader: Reader, items: Sequence[Item]) -> 
         return {}
     found: dict[str, list[list[float]]] = {}
     for item in items:
-        corners = _footprint(reader, item)
+        try:
+            corners = _footprint(reader, item)
+        except ArchiveError as error:
+            if not args.skip_bad:
+                raise with_way_out(error, items) from error
+            corners = None  # a bad file, which is counted when its shard is written
         found.setdefault(item.group, []).extend([corners] if corners else [])
     ground = overlaps.join_overlapping(found)
     places = len(set(ground.values()))
@@ -483,14 +533,10 @@ def _examples(plan: Plan) -> list[Sample]:
         except ArchiveError as error:
             reasons.append(error)
             if not (plan.skip_bad or isinstance(error.__cause__, SkipSample)):
-                raise
+                raise with_way_out(error, plan.items) from error
         else:
             return [first, *_others(plan, plan.items[number + 1 :])]
-    raise ArchiveError(
-        reasons[0].name,
-        f"{reasons[0].reason}. It is the first of {len(reasons)} images, all of which are bad or "
-        "excluded by the options.",
-    )
+    raise _none_left(reasons)
 
 
 def _others(plan: Plan, items: Sequence[Item]) -> Iterator[Sample]:
@@ -519,7 +565,8 @@ def convert(plan: Plan, examples: Sequence[Sample], run_tasks: Callable[..., Ite
         for items, size in run_tasks(convert_shard, tasks):
             advance(items, size)
     sensors = plan.reader.sensors if plan.quantiser is None else plan.quantiser.sensors
-    finalise_store(plan.output, [task.note for task in tasks], plan.about, sensors)
+    notes = [task.note for task in tasks]
+    finalise_store(plan.output, notes, plan.about, sensors, plan.left_out)
 
 
 def _executor(args: argparse.Namespace, examples: Sequence[Sample]) -> Callable[..., Iterable]:
@@ -560,6 +607,12 @@ def _print_dry_run(plan: Plan) -> None:
         f"{len({item.group for item in plan.items})} locations in {plan.reader.archive.root}"
     )
     print(f"  splits  {_counts(Counter(item.split for item in plan.items))}")
+    for reason, count in sorted(plan.left_out.reasons.items()):
+        print(f"  skipped {count}: {reason}")
+    for text, count in plan.left_out.edges.items():
+        print(f"  found   {count}: {text}")
+    if plan.left_out.bad:
+        print(f"  bad     {len(plan.left_out.bad)} skipped; the first: {plan.left_out.bad[0][1]}")
     print(
         f"  size    about {size / 1e6:,.0f} MB in {len(tasks)} shards ({raw / 1e6:,.0f} MB raw), "
         f"estimated from {len(examples)} samples"

@@ -147,7 +147,11 @@ class Reader(Protocol):
     sensors: tuple[Sensor, ...]
 
     def items(self) -> list[Item]:
-        """All items, sorted by id; looks at names, lists and headers only. Raises ArchiveError."""
+        """All items, sorted by id; looks at names, lists and headers only.
+
+        Raises ArchiveError; those about one image go through `formats.listing.items_of`, so that
+        the conversion may leave it out.
+        """
 
     def read(self, item: Item, files: Files) -> Sample:
         """The sample of an item.

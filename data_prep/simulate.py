@@ -32,6 +32,7 @@ import threadpoolctl
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
+from data_prep.conversion import output_lock
 from data_prep.jobs import executors, progress
 from data_prep.simulation.acquisition import (
     GROUND,
@@ -280,7 +281,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_lock.local_folder,
         required=True,
         help="folder of the archive; a partial one is completed",
     )

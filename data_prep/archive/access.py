@@ -37,7 +37,16 @@ from data_prep.archive.containers import (
 from data_prep.archive.tar_index import Tar
 from data_prep.archive.zip_index import Zip
 
-__all__ = ["DEFAULT_LIMIT", "SPOOL_LIMIT", "Archive", "ArchiveError", "Entry", "open_archive"]
+__all__ = [
+    "DEFAULT_LIMIT",
+    "SPOOL_LIMIT",
+    "Archive",
+    "ArchiveError",
+    "Entry",
+    "Folder",
+    "LinkedFolder",
+    "open_archive",
+]
 
 DEFAULT_LIMIT = 512_000_000  # bytes of a file that is read into memory
 SPOOL_LIMIT = 64_000_000_000  # bytes of a member that is unpacked to a temporary file
@@ -58,6 +67,10 @@ class Folder:
     def __init__(self, real: Path, only: str | None = None):
         self.real, self.only = real, only
 
+    def _is_folder(self, file: os.DirEntry, name: str) -> bool:
+        """Whether a file of the listing is a folder that is listed as well. Raises ArchiveError."""
+        return file.is_dir(follow_symlinks=False)
+
     def entries(self) -> dict[str, Entry]:
         """{name: Entry} of its files, without hidden ones. Raises ArchiveError."""
         if self.only:
@@ -69,7 +82,7 @@ class Folder:
                 name = normalise_name(folder + file.name, folder or ".")
                 if name is None:
                     continue
-                if file.is_dir(follow_symlinks=False):
+                if self._is_folder(file, name):
                     folders.append(f"{name}/")
                 else:
                     found[name] = self._entry(file, name)
@@ -111,11 +124,11 @@ class Folder:
         """
         path = self.real / name
         target = Path(os.path.realpath(path))
-        if not target.is_relative_to(self.real):
+        if not self._is_allowed(target):
             raise ArchiveError(
                 name,
-                f"is a link to {target}, outside the archive; give the real folder as --input, or "
-                "put the file there",
+                f"is a link to {target}, outside the archive; give --follow-links if you trust it, "
+                "or the real folder as --input",
             )
         if not os.path.lexists(target):
             raise ArchiveError(
@@ -129,6 +142,33 @@ class Folder:
                 f"is a link to the folder {target}, which would be read twice; remove the link",
             )
         return target
+
+    def _is_allowed(self, target: Path) -> bool:
+        return target.is_relative_to(self.real)
+
+
+class LinkedFolder(Folder):
+    """A folder whose links are followed to files and folders anywhere, for archives that the user
+    trusts.
+    """
+
+    def entries(self) -> dict[str, Entry]:
+        self._listed = {self.real}
+        return super().entries()
+
+    def _is_folder(self, file: os.DirEntry, name: str) -> bool:
+        if not file.is_dir():
+            return False
+        target = Path(os.path.realpath(self.real / name))
+        if target in self._listed:
+            raise ArchiveError(
+                name, f"shows the folder {target} a second time; remove the link or the folder"
+            )
+        self._listed.add(target)
+        return True
+
+    def _is_allowed(self, target: Path) -> bool:
+        return True
 
 
 def _listing(path: Path, folder: str) -> list[os.DirEntry]:
@@ -391,10 +431,13 @@ class _Spool:
 # ------------------------------------------------------------------ opening
 
 
-def open_archive(path: Path, index_dir: Path | None = None) -> Archive:
+def open_archive(
+    path: Path, index_dir: Path | None = None, folder: type[Folder] = Folder
+) -> Archive:
     """The archive in a folder, in a tar, tar.gz or zip file (or the first part of a split one), or
     in a single file of another kind.
 
+    `folder` says which links of a folder are followed; those in tar and zip files never are.
     `index_dir` keeps the tables of tar files. Lists nothing yet. Raises ArchiveError.
     """
     if str(path).startswith("/vsi"):
@@ -404,7 +447,7 @@ def open_archive(path: Path, index_dir: Path | None = None) -> Archive:
         )
     real = Path(os.path.realpath(path))
     if real.is_dir():
-        return Archive(path, Folder(real), None, index_dir)
+        return Archive(path, folder(real), None, index_dir)
     if not real.exists():
         raise ArchiveError(str(path), "no such folder or file; check the path of --input")
     regular_status(real, str(path))

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.conversion.overlaps import leaks
-from data_prep.conversion.shard_task import PARTIAL, merge_classes
+from data_prep.conversion.shard_task import PARTIAL, merge_classes, reject_line
+from data_prep.formats.left_out import LeftOut
 from data_prep.statistics.moments import Contents
 from eo_jax.data.store.files import write_atomically
 from eo_jax.data.store.manifest import PIXEL_SPLITS
@@ -30,7 +31,11 @@ PIXEL_COLUMNS = ("sample", "row", "column", "class", "split")
 
 
 def finalise_store(
-    output: Path, notes: Sequence[Path], about: dict[str, Any], sensors: Sequence[Sensor]
+    output: Path,
+    notes: Sequence[Path],
+    about: dict[str, Any],
+    sensors: Sequence[Sensor],
+    listed: LeftOut,
 ) -> None:
     """Writes everything except the shards of a store, and removes the notes.
 
@@ -38,10 +43,12 @@ def finalise_store(
         notes: one per shard, in order.
         about: name, reader, options and so on, for the manifest's "archive".
         sensors: rows of the sensor table that the samples may have.
+        listed: what the listing of the archive left out.
     """
-    shards, rows, files, rejects, left_out, contents = [], [], [], [], Counter[str](), Contents()
+    shards, rows, files, contents = [], [], [], Contents()
+    left_out, rejects = listed.reasons, [reject_line(*bad) for bad in listed.bad]
     pixels: dict[str, list[np.ndarray]] = {}
-    found, classes, places = Counter[str](), dict[str, dict](), []
+    found, classes, places = listed.edges, dict[str, dict](), []
     for path in notes:
         note = json.loads(path.read_bytes())
         contents.add(Contents.from_json(note["contents"]))

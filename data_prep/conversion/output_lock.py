@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,10 @@ from eo_jax.data.store.files import write_atomically
 from eo_jax.data.store.manifest import STORE_FORMAT
 from eo_jax.data.store.reader import open_store
 
+_COPY = {
+    "s3": "with `aws s3 sync STORE {}`",
+    "gs": "with `gcloud storage rsync --recursive STORE {}`",
+}
 _WORDS = {
     "listing_sha256": "list of files",
     "modification_times": "version of the files",
@@ -24,6 +30,17 @@ _WORDS = {
     "options": "set of options",
     "sensors_sha256": "band table",
 }
+
+
+def local_folder(text: str) -> Path:
+    """The path in the option --output. Raises argparse.ArgumentTypeError for a URL."""
+    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", text, re.I)
+    if scheme is None:
+        return Path(text)
+    copy = _COPY.get(scheme[1].lower(), "with any tool").format(text)
+    raise argparse.ArgumentTypeError(
+        f"{text} is a URL, but stores are written to a local folder; give one, then copy it {copy}"
+    )
 
 
 def check_output(output: Path) -> None:

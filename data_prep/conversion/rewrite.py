@@ -16,6 +16,7 @@ from data_prep.conversion import output_lock
 from data_prep.conversion.finalise import finalise_store
 from data_prep.conversion.shard_task import Task, convert_shard
 from data_prep.formats import remarks
+from data_prep.formats.left_out import LeftOut
 from data_prep.jobs import executors, progress
 from data_prep.reader import File, Files, Item
 from eo_jax.data import Store, open_store
@@ -86,7 +87,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the new store."""
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_lock.local_folder,
         required=True,
         metavar="NEW",
         help="folder of the store to write or resume",
@@ -184,7 +185,8 @@ def write(
         with progress.show(about["reader"], len(items)) as advance:
             for samples, size in executors.run(convert_shard, tasks, max(1, args.workers)):
                 advance(samples, size)
-        finalise_store(args.output, [task.note for task in tasks], about, tasks[0].reader.sensors)
+        notes, sensors = [task.note for task in tasks], tasks[0].reader.sensors
+        finalise_store(args.output, notes, about, sensors, LeftOut())
     store = open_store(args.output)
     splits = ", ".join(f"{name} {count}" for name, count in store.manifest["splits"].items())
     print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,8 @@ def _samples(
             left_out[str(reason)] += 1
         except ArchiveError as error:
             if not task.skip_bad:
-                raise
-            note["rejects"].append(f"{item.id}\t{' '.join(str(error).split())}\n")
+                raise with_way_out(error, task.items) from error
+            note["rejects"].append(reject_line(item.id, error))
         else:
             _describe(sample, item.split or "train", _sensor(task, sample), contents, note)
             note["found"].update(found.texts)
@@ -117,7 +117,8 @@ def _samples(
 
 
 def read_item(reader: Reader, item: Item, files: Files, quantiser: Quantiser | None) -> Sample:
-    """The sample of an item, quantised if there is a quantiser.
+    """The sample of an item, quantised if there is a quantiser, with a longitude in [-180, 180]:
+    some archives count from 0 to 360.
 
     Raises ArchiveError, also where reading exceeds the memory limit, and SkipSample.
     """
@@ -128,7 +129,32 @@ def read_item(reader: Reader, item: Item, files: Files, quantiser: Quantiser | N
             item.files[0].name,
             "needs more memory to read than a worker has; give more --memory, or cut the file",
         ) from error
+    if sample.lonlat is not None:
+        sample = dataclasses.replace(sample, lonlat=_east_and_west(*sample.lonlat))
     return sample if quantiser is None else quantiser.apply(sample, item.files[0].name)
+
+
+def _east_and_west(longitude: float, latitude: float) -> tuple[float, float]:
+    if not -180 <= longitude <= 180:  # others keep every bit
+        longitude = (longitude + 180) % 360 - 180
+    return longitude, latitude
+
+
+def reject_line(name: str, error: ArchiveError) -> str:
+    """The line of rejects.txt about one bad file."""
+    return f"{name}\t{' '.join(str(error).split())}\n"
+
+
+def with_way_out(error: ArchiveError, items: Sequence[Item]) -> ArchiveError:
+    """The error of a bad file with the option that leaves such files out, where there are other
+    files.
+    """
+    is_alone = all(item.files[0].name == error.name for item in items)
+    if is_alone or "--skip-bad" in error.reason:
+        return error
+    return ArchiveError(
+        error.name, f"{error.reason}; --skip-bad leaves bad files out and lists them"
+    )
 
 
 def merge_classes(into: dict[str, dict], found: Mapping[str, Mapping[Any, dict]]) -> None:

@@ -12,8 +12,10 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from data_prep.archive import ArchiveError
+from data_prep.conversion.shard_task import read_item
 from data_prep.conversion.splits import assign_fractions
 from data_prep.jobs import executors, progress
 from data_prep.reader import Files, Item, Reader, SkipSample
@@ -21,6 +23,8 @@ from eo_jax.data.store.files import write_atomically
 
 KM_PER_DEGREE = 111.195  # of latitude, on a sphere of 6371 km
 _LOCATIONS_PER_TASK = 64
+
+LonLat: TypeAlias = tuple[float, float]
 
 
 def side_km(rule: str) -> float:
@@ -57,8 +61,9 @@ def assign(
         ground: gives {location: a location of the same ground} where footprints overlap; they all
             go where that one is, also across the edge of a block.
 
-    The coordinates are those of the first readable date. Raises ArchiveError for a location without
-    coordinates, ValueError where there are fewer blocks than splits.
+    The coordinates are those of the first readable date. A location that cannot be read at all is
+    in "train": reading it again leaves it out, or ends the conversion. Raises ArchiveError for a
+    readable location without coordinates, ValueError where there are fewer blocks than splits.
     """
     locations: dict[str, list[Item]] = {}
     for item in items:
@@ -66,9 +71,10 @@ def assign(
     block = {
         group: block_of(*lonlat, km)
         for group, lonlat in _cached_locations(reader, locations, workers, cache).items()
+        if lonlat is not None
     }
     same_ground = ground()
-    block = {group: block[same_ground.get(group, group)] for group in block}
+    block = {group: block.get(same_ground.get(group, group), own) for group, own in block.items()}
     split_of = assign_fractions(block.values(), fractions)
     empty = [split for split in ("train", *fractions) if split not in split_of.values()]
     if empty:
@@ -77,7 +83,10 @@ def assign(
             f"in {len(set(block.values()))} blocks; choose smaller blocks, or --allow-overlap if "
             "their footprints overlap"
         )
-    return [dataclasses.replace(item, split=split_of[block[item.group]]) for item in items]
+    split_of_group = {group: split_of[own] for group, own in block.items()}
+    return [
+        dataclasses.replace(item, split=split_of_group.get(item.group, "train")) for item in items
+    ]
 
 
 def block_of(longitude: float, latitude: float, km: float) -> str:
@@ -91,7 +100,7 @@ def block_of(longitude: float, latitude: float, km: float) -> str:
 
 def _cached_locations(
     reader: Reader, locations: dict[str, list[Item]], workers: int, cache: Path | None
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, LonLat | None]:
     if cache and cache.exists():
         found = json.loads(cache.read_bytes())
         if found.keys() == locations.keys():
@@ -104,14 +113,14 @@ def _cached_locations(
 
 def _locate(
     reader: Reader, locations: dict[str, list[Item]], workers: int
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, LonLat | None]:
     """{location: lonlat}, read from the samples in worker processes."""
     work = list(locations.values())
     tasks = [
         work[start : start + _LOCATIONS_PER_TASK]
         for start in range(0, len(work), _LOCATIONS_PER_TASK)
     ]
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, LonLat | None] = {}
     with progress.show("locate", len(work), "locations") as advance:
         for located in executors.run(functools.partial(locate, reader), tasks, workers):
             found |= located
@@ -119,24 +128,28 @@ def _locate(
     return found
 
 
-def locate(reader: Reader, locations: Sequence[Sequence[Item]]) -> dict[str, tuple[float, float]]:
-    """{location: lonlat} of some locations, each given as its items."""
+def locate(reader: Reader, locations: Sequence[Sequence[Item]]) -> dict[str, LonLat | None]:
+    """{location: lonlat} of some locations, each given as its items; None where none is readable.
+
+    Raises ArchiveError for a readable one without coordinates.
+    """
     return {items[0].group: _lonlat(reader, items) for items in locations}
 
 
-def _lonlat(reader: Reader, items: Sequence[Item]) -> tuple[float, float]:
-    reason = "no sample of this location can be read"
+def _lonlat(reader: Reader, items: Sequence[Item]) -> LonLat | None:
+    readable = False
     for item in items:
         try:
-            lonlat = reader.read(item, Files(reader.archive, item)).lonlat
-        except (ArchiveError, SkipSample) as error:
-            reason = str(error)
+            lonlat = read_item(reader, item, Files(reader.archive, item), None).lonlat
+        except (ArchiveError, SkipSample):
             continue
         if lonlat is not None:
             return lonlat
-        reason = "it has none"
+        readable = True
+    if not readable:
+        return None
     raise ArchiveError(
         items[0].files[0].name,
-        f"--split blocks needs its coordinates, but {reason}; use --val-fraction, or remove the "
-        "file",
+        "--split blocks needs its coordinates, but it has none; use --val-fraction without "
+        "--split, or remove the file",
     )

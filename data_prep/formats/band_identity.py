@@ -125,7 +125,8 @@ def _check_count(
         raise ArchiveError(
             name,
             f"{found} bands{alpha}, expected the {bands} of {what}; use the reader of that "
-            "product, or fix the file",
+            "product, or where the reader has them, --sensor for the row of this file or --bands "
+            "for the bands that it has",
         )
 
 

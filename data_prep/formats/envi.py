@@ -383,7 +383,7 @@ def _unpack(name: str, source: Path, target: Path, size: int) -> None:
         raise ArchiveError(
             name,
             f"its header claims {size / 1e6:,.0f} MB, at most {MAX_UNPACKED_BYTES / 1e6:,.0f} MB; "
-            "cut the scene",
+            "unpack it with gunzip first, or cut the scene",
         )
     try:
         with gzip.open(source) as packed, open(target, "wb") as file:
@@ -394,8 +394,8 @@ def _unpack(name: str, source: Path, target: Path, size: int) -> None:
     except (OSError, EOFError, zlib.error) as error:
         raise ArchiveError(
             name,
-            f"cannot be unpacked as gzip ({error}); it is truncated, damaged, or the disk of "
-            "TMPDIR is full",
+            f"cannot be unpacked as gzip ({error}); it is truncated or damaged: copy it again; or "
+            "the disk of TMPDIR is full: free space there",
         ) from error
 
 

@@ -247,7 +247,8 @@ def check_bytes(
         raise ArchiveError(
             name,
             f"{bands} bands of {size_text(dataset)} pixels take {claimed / 1e6:,.0f} MB, at most "
-            f"{MAX_BYTES / 1e6:,.0f} MB; cut it",
+            f"{MAX_BYTES / 1e6:,.0f} MB; give a --patch-size where the reader has it, or cut the "
+            "file",
         )
 
 

@@ -79,7 +79,8 @@ def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
     suffix = path.suffix.lower()
     if suffix not in (".mat", ".hdr", *TIFF):
         raise ArchiveError(
-            name, f"ends in {suffix!r}, expected .mat, .hdr (of an ENVI pair) or .tif"
+            name,
+            f"ends in {suffix!r}, expected .mat, .tif or .hdr; of an ENVI pair, give the .hdr",
         )
     if not archive.exists(name):
         raise ArchiveError(name, "no such file; give its name relative to --input")
@@ -96,7 +97,7 @@ def scene_files(archive: Archive, role: str, name: str) -> tuple[File, ...]:
         raise ArchiveError(
             name,
             f"has {' and '.join(data) or 'no data file'} next to it, expected one of "
-            f"{stem}[{'|'.join(_ENVI_DATA[1:])}]",
+            f"{stem}[{'|'.join(_ENVI_DATA[1:])}]; copy it there, or move the others away",
         )
     return File(role, data[0]), File(f"{role} header", name)
 

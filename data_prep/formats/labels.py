@@ -225,7 +225,11 @@ def _check_grid(
 ) -> None:
     warp = "warp the map to the image"
     if len(data_bands(label)) != 1:
-        raise ArchiveError(name, f"{label.count} bands, expected 1, the label map of {image_name}")
+        raise ArchiveError(
+            name,
+            f"{label.count} bands, expected 1, the label map of {image_name}; write each map to a "
+            "folder of its own, and give all of them in --labels",
+        )
     if label.shape != image.shape:
         raise ArchiveError(
             name,

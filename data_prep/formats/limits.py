@@ -7,6 +7,8 @@ import numpy as np
 from data_prep.archive import ArchiveError
 from data_prep.reader import SkipSample
 
+_OPTIONS = {"cloud": "--max-cloud", "pixels without data": "--max-nodata"}
+
 
 def check_fractions(**options: float) -> None:
     """Raises ArchiveError for an option, named as its field, that is not a fraction."""
@@ -17,8 +19,10 @@ def check_fractions(**options: float) -> None:
 
 
 def skip_above(what: str, where: np.ndarray, limit: float) -> None:
-    """Raises SkipSample where more than `limit` of a patch is `what`."""
+    """Raises SkipSample where more than `limit` of a patch is `what`, one of _OPTIONS."""
     if where.mean() > limit:
         raise SkipSample(
-            f"more than {limit:.4g} of the patch is {what}" if limit else f"has {what}"
+            f"more than {limit:.4g} of the patch is {what} ({_OPTIONS[what]})"
+            if limit
+            else f"has {what} ({_OPTIONS[what]})"
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from data_prep.archive import Archive, ArchiveError
+from data_prep.formats import left_out
 from data_prep.reader import File, Item
 
 TIFF = (".tif", ".tiff")
+Found = TypeVar("Found")
 
 
 def image_files(archive: Archive, below: str = "") -> list[str]:
@@ -29,6 +32,34 @@ def sorted_by_id(items: Iterable[Item]) -> list[Item]:
             )
         found[item.id] = item
     return [found[name] for name in sorted(found)]
+
+
+def items_of(images: Iterable[tuple[str, Callable[[], Iterable[Item]]]]) -> list[Item]:
+    """The items of all images, each given as (name, function that lists it), sorted by id.
+
+    An image whose listing raises ArchiveError is left out, see `left_out`.
+    """
+    return sorted_by_id(_listed(images))
+
+
+def first_readable(names: Iterable[str], read: Callable[[str], Found]) -> Found:
+    """What `read` says of the first file that it can read.
+
+    Raises the ArchiveError of the first file where it can read none; `names` is not empty.
+    """
+    errors = []
+    for name in names:
+        try:
+            return read(name)
+        except ArchiveError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _listed(images: Iterable[tuple[str, Callable[[], Iterable[Item]]]]) -> Iterator[Item]:
+    for name, items in images:
+        with left_out.image(name):
+            yield from list(items())
 
 
 def text_lines(archive: Archive, name: str, limit: int = 200_000_000) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from rasterio.windows import Window
 
 from data_prep.archive import ArchiveError
+from data_prep.formats import left_out
+from data_prep.reader import SkipSample
 
 
 def full_tiles(name: str, shape: tuple[int, int], size: int) -> list[tuple[int, int]]:
     """(row, column) of the upper left pixel of each full tile of size x size pixels; remainders at
-    the right and bottom edge are dropped.
+    the right and bottom edge are left out, which is noted.
 
-    Raises ArchiveError where no tile fits.
+    Raises ArchiveError where no tile fits, because of SkipSample.
     """
     if size < 1:
         raise ArchiveError("--patch-size", f"is {size}, expected 1 or more pixels")
@@ -22,12 +24,21 @@ def full_tiles(name: str, shape: tuple[int, int], size: int) -> list[tuple[int, 
         for column in range(0, width - size + 1, size)
     ]
     if not tiles:
-        raise ArchiveError(
-            name,
-            f"{height} x {width} pixels, too few for a tile of {size} x {size}; give a smaller "
-            "--patch-size",
-        )
+        raise too_small(name, shape, size)
+    left_out.note_edges(shape, size, len(tiles) * size**2)
     return tiles
+
+
+def too_small(name: str, shape: tuple[int, int], size: int) -> ArchiveError:
+    """The error of an image that is smaller than a patch; SkipSample is its cause."""
+    height, width = shape
+    error = ArchiveError(
+        name,
+        f"{height} x {width} pixels, too few for a tile of {size} x {size}; give a smaller "
+        "--patch-size",
+    )
+    error.__cause__ = SkipSample(f"smaller than a patch of {size} x {size} (--patch-size)")
+    return error
 
 
 def tile_window(part: tuple[int, int], size: int) -> Window:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import ClassVar
@@ -13,7 +14,7 @@ import numpy as np
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff, remarks
 from data_prep.formats.labels import ClassNumbers, read_label_window
-from data_prep.formats.listing import TIFF, sorted_by_id
+from data_prep.formats.listing import TIFF, items_of
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, SkipSample, option
 from eo_jax.schema import Sample
@@ -60,8 +61,9 @@ class SceneReader:
         raise NotImplementedError
 
     def items(self) -> list[Item]:
-        return sorted_by_id(
-            item for names in self._scenes() for item in self._tiles(names["image"], names["cloud"])
+        return items_of(
+            (names["image"], functools.partial(self._tiles, names["image"], names["cloud"]))
+            for names in self._scenes()
         )
 
     def read(self, item: Item, files: Files) -> Sample:
@@ -72,7 +74,7 @@ class SceneReader:
             cloud = read_label_window(name, dataset, files, "cloud", window, _CODES)
             _check_codes(files.name("cloud"), cloud)
             if (cloud == FILL).mean() > self.max_nodata:
-                raise SkipSample(f"more than {self.max_nodata:.0%} fill")
+                raise SkipSample(f"more than {self.max_nodata:.0%} fill (--max-nodata)")
             remarks.note_classes("cloud", self._class_table())
             return Sample(
                 pixels=geotiff.read_bands(name, dataset, sensor, window),

@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import ClassVar, NamedTuple
 from xml.etree.ElementTree import Element, ParseError
@@ -33,7 +32,7 @@ from rasterio.windows import Window
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.band_identity import check_count
-from data_prep.formats.listing import TIFF, sorted_by_id
+from data_prep.formats.listing import TIFF, first_readable, items_of
 from data_prep.formats.times import utc_seconds
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _product_rows as rows
@@ -84,12 +83,16 @@ class Reader:
     )
 
     @functools.cached_property
-    def _images(self) -> dict[str, tuple[File, ...]]:
-        """{scene: its files}. Raises ArchiveError."""
-        present = {name.lower(): name for name in self.archive.names((*TIFF, ".xml"))}
+    def _present(self) -> dict[str, str]:
+        """{name in lower case: name}"""
+        return {name.lower(): name for name in self.archive.names((*TIFF, ".xml"))}
+
+    @functools.cached_property
+    def _images(self) -> dict[str, str]:
+        """{scene: its image}. Raises ArchiveError."""
         found = {
-            match["scene"]: self._files(name, match["scene"], present)
-            for name in present.values()
+            match["scene"]: name
+            for name in self.archive.names(TIFF)
             if (match := _NAME.fullmatch(PurePosixPath(name).name))
         }
         if not found:
@@ -100,7 +103,9 @@ class Reader:
             )
         return found
 
-    def _files(self, image: str, scene: str, present: dict[str, str]) -> tuple[File, ...]:
+    def _files(self, scene: str) -> tuple[File, ...]:
+        """The files of a product. Raises ArchiveError where one is missing."""
+        image, present = self._images[scene], self._present
         files = [File("image", image)]
         for role, ending in (("metadata", "METADATA.xml"), ("quality", "QL_QUALITY-2.tif")):
             name = str(PurePosixPath(image).with_name(f"{scene}-{ending}"))
@@ -111,21 +116,23 @@ class Reader:
 
     @functools.cached_property
     def sensors(self) -> tuple[Sensor, ...]:
-        """The row of the first product, which stands for all. Raises ArchiveError."""
-        files = self._images[min(self._images)]
-        name = files[1].name
-        return (parse(name, self.archive.read(name, _MAX_XML_BYTES)).row,)
+        """The row of the first readable product, which stands for all. Raises ArchiveError."""
+        return (first_readable(sorted(self._images), self._described),)
+
+    def _described(self, scene: str) -> Sensor:
+        name = self._files(scene)[1].name
+        return parse(name, self.archive.read(name, _MAX_XML_BYTES)).row
 
     def items(self) -> list[Item]:
         if self.patch_size < 0:
             raise ArchiveError("--patch-size", f"is {self.patch_size}, expected 0 or more pixels")
         _ = self.sensors  # so that a first product without a row is refused here
-        return sorted_by_id(item for scene in self._images for item in self._tiles(scene))
+        return items_of((scene, functools.partial(self._tiles, scene)) for scene in self._images)
 
-    def _tiles(self, scene: str) -> Iterator[Item]:
-        files = self._images[scene]
+    def _tiles(self, scene: str) -> list[Item]:
+        files = self._files(scene)
         with geotiff.open_listed(self.archive, files[0].name) as dataset:
-            return rows.tiles(scene, files, dataset.shape, self.patch_size)
+            return list(rows.tiles(scene, files, dataset.shape, self.patch_size))
 
     def read(self, item: Item, files: Files) -> Sample:
         name, (sensor,) = item.files[0].name, self.sensors
@@ -180,7 +187,9 @@ def _masks(
         found = {mask: layer.read(MASKS[mask], window=window) for mask in names}
     for mask, values in found.items():
         if values.dtype.kind not in "iu":
-            raise ArchiveError(name, f"band {MASKS[mask]} is {values.dtype}, expected integers")
+            raise ArchiveError(
+                name, f"band {MASKS[mask]} is {values.dtype}, expected integers; {_AGAIN}"
+            )
     return found
 
 

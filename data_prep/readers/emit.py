@@ -38,7 +38,7 @@ from data_prep.formats.attributes import number_of
 from data_prep.formats.footprint import centre, footprint
 from data_prep.formats.geotiff import crs_name
 from data_prep.formats.hdf5_products import Product
-from data_prep.formats.listing import sorted_by_id
+from data_prep.formats.listing import first_readable, items_of
 from data_prep.formats.times import utc_seconds
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _product_rows as rows
@@ -91,8 +91,11 @@ class Reader:
 
     @functools.cached_property
     def _row(self) -> Sensor:
-        """The row of the first granule, which stands for all."""
-        with hdf5_products.open_listed(self.archive, self._names[0]) as product:
+        """The row of the first readable granule, which stands for all."""
+        return first_readable(self._names, self._describe)
+
+    def _describe(self, name: str) -> Sensor:
+        with hdf5_products.open_listed(self.archive, name) as product:
             return describe(product)
 
     @functools.cached_property
@@ -104,7 +107,7 @@ class Reader:
         if self.patch_size < 0:
             raise ArchiveError("--patch-size", f"is {self.patch_size}, expected 0 or more pixels")
         _ = self.sensors  # so that a first product without a row is refused here
-        return sorted_by_id(item for name in self._names for item in self._tiles(name))
+        return items_of((name, functools.partial(self._tiles, name)) for name in self._names)
 
     def _tiles(self, name: str) -> list[Item]:
         with hdf5_products.open_listed(self.archive, name) as product:

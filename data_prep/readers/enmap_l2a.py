@@ -24,6 +24,8 @@ temporary file one by one, so extracted products are listed faster.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -34,11 +36,11 @@ import rasterio
 from rasterio.windows import Window
 
 from data_prep.archive import Archive, ArchiveError
-from data_prep.formats import geotiff
+from data_prep.formats import geotiff, left_out
 from data_prep.formats.band_identity import check_count
 from data_prep.formats.limits import check_fractions, skip_above
-from data_prep.formats.listing import TIFF, sorted_by_id
-from data_prep.formats.tiling import tile_window
+from data_prep.formats.listing import TIFF, items_of
+from data_prep.formats.tiling import tile_window, too_small
 from data_prep.reader import File, Files, Item, option
 from data_prep.readers import _enmap_metadata
 from data_prep.readers._enmap_layers import LAYOUTS, QUALITY, read_layer
@@ -87,7 +89,7 @@ class Reader:
                 "contains no EnMAP L2A product; expected ENMAP01-____L2A-DT..Z-SPECTRAL_IMAGE.TIF "
                 "in it or below",
             )
-        return sorted_by_id(item for name in images for item in self._patches(name, files))
+        return items_of((name, functools.partial(self._patches, name, files)) for name in images)
 
     def read(self, item: Item, files: Files) -> Sample:
         name, sensor = item.files[0].name, LAYOUTS[self.bands]
@@ -135,15 +137,19 @@ class Reader:
             height, width = dataset.shape
         size, step = self.patch_size, self.stride or self.patch_size
         rows, columns = (range(0, side - size + 1, step) for side in (height, width))
-        if not 0 < len(rows) * len(columns) <= _MAX_PATCHES:
+        if not len(rows) * len(columns):
+            raise too_small(name, dataset.shape, size)
+        if len(rows) * len(columns) > _MAX_PATCHES:
             count = (
                 f"{height} x {width} pixels give {len(rows) * len(columns):,} patches of {size} x "
                 f"{size}"
             )
             raise ArchiveError(
                 name,
-                f"{count}, expected 1 to {_MAX_PATCHES:,}; give another --patch-size or --stride",
+                f"{count}, at most {_MAX_PATCHES:,}; give a larger --patch-size or --stride",
             )
+        sides = ((len(along) - 1) * min(step, size) + size for along in (rows, columns))
+        left_out.note_edges(dataset.shape, size, math.prod(sides))
         corners = [(row, column) for row in rows for column in columns]
         ids = [f"{scene}/{row:05}_{column:05}" for row, column in corners]
         return [

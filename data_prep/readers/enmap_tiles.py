@@ -11,6 +11,7 @@ quality layers (*-QL_*) are ignored.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import PurePosixPath
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ from data_prep.formats.labels import (
     label_nodata_option,
     read_labels,
 )
-from data_prep.formats.listing import files_with_labels, image_files, label_folders, sorted_by_id
+from data_prep.formats.listing import files_with_labels, image_files, items_of, label_folders
 from data_prep.reader import Files, Item, option
 from data_prep.readers._enmap_layers import LAYOUTS
 from eo_jax.schema import Sample
@@ -64,7 +65,9 @@ class Reader:
         ]
         if not names:
             raise ArchiveError(below or ".", "contains no GeoTIFF; expected *.tif tiles")
-        return sorted_by_id(self._item(name, below, folders) for name in names)
+        return items_of(
+            (name, functools.partial(self._items, name, below, folders)) for name in names
+        )
 
     def read(self, item: Item, files: Files) -> Sample:
         name = item.files[0].name
@@ -86,9 +89,9 @@ class Reader:
                 **geotiff.georeference(dataset),
             )
 
-    def _item(self, name: str, below: str, folders: dict[str, str]) -> Item:
+    def _items(self, name: str, below: str, folders: dict[str, str]) -> list[Item]:
         tile = str(PurePosixPath(name.removeprefix(f"{below}/") if below else name).with_suffix(""))
-        return Item(tile, tile, files_with_labels(self.archive, name, below, folders))
+        return [Item(tile, tile, files_with_labels(self.archive, name, below, folders))]
 
     def _bands(self, name: str, dataset: rasterio.DatasetReader) -> Bands:
         """The 202 kept bands of the file."""
@@ -97,7 +100,7 @@ class Reader:
             raise ArchiveError(
                 name,
                 f"{count} bands, expected all 224 of the EnMAP L2A product, or the 202 of "
-                "SpectralEarth",
+                "SpectralEarth; read others with `geotiff` and --bands or --sensor",
             )
         layout = LAYOUTS[count]
         bands = identify(name, dataset, layout, self.reorder)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
@@ -25,7 +26,7 @@ import rasterio
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.labels import PUBLISHED_CODES, read_labels
-from data_prep.formats.listing import sorted_by_id
+from data_prep.formats.listing import items_of
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, option
 from eo_jax.schema import Sample
@@ -47,8 +48,9 @@ class Reader:
     patch_size: int = option(250, "height and width of the patches in pixels")
 
     def items(self) -> list[Item]:
-        return sorted_by_id(
-            item for tile, files in self._tiles().items() for item in self._items(tile, files)
+        return items_of(
+            (tile, functools.partial(self._items, tile, files))
+            for tile, files in self._tiles().items()
         )
 
     def read(self, item: Item, files: Files) -> Sample:

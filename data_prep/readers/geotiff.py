@@ -92,9 +92,10 @@ from data_prep.formats.labels import (
 )
 from data_prep.formats.listing import (
     files_with_labels,
+    first_readable,
     image_files,
+    items_of,
     label_folders,
-    sorted_by_id,
     split_lists,
 )
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
@@ -169,12 +170,13 @@ class Reader:
 
     @functools.cached_property
     def _row(self) -> Sensor:
-        """The row that is given, or that of the first file. Raises ValueError."""
+        """The row that is given, or that of the first readable file. Raises ValueError."""
         if self.sensor:
             return get_sensor(self.sensor)
         images = () if self.band_regex else image_files(self.archive, self._below)
-        first = [name for name in images if fnmatch.fnmatchcase(self._inner(name), self.pattern)]
-        row = _described(self.archive, first[0]) if first else None
+        chosen = [name for name in images if fnmatch.fnmatchcase(self._inner(name), self.pattern)]
+        described = functools.partial(_described, self.archive)
+        row = first_readable(chosen, described) if chosen else None
         if row is None or not np.isfinite(row.centres_nm).all():
             raise ValueError(
                 "--sensor is missing, and the first file does not say the wavelengths of its "
@@ -196,10 +198,9 @@ class Reader:
             folders = {"labels": "labels", **folders}
         images = self._images(folders)
         splits = split_lists(self.archive, _SPLITS, images)
-        return sorted_by_id(
-            item
+        return items_of(
+            (listed, functools.partial(self._items, listed, files, folders, splits.get(listed)))
             for listed, files in images.items()
-            for item in self._items(listed, files, splits.get(listed))
         )
 
     def read(self, item: Item, files: Files) -> Sample:
@@ -221,7 +222,7 @@ class Reader:
         (sensor,) = self.sensors
         missing = _geotiff_bands.missing_bands(item, sensor)
         if missing:
-            raise SkipSample(f"no file of {', '.join(missing)}")
+            raise SkipSample(f"no file of {', '.join(missing)} (--bands keeps others)")
         with band_stack.open_layers(files, _geotiff_bands.roles(sensor)) as layers:
             if self.resample == "none":
                 _geotiff_bands.check_one_grid(layers)
@@ -306,25 +307,23 @@ class Reader:
         return name.removeprefix(f"{self._below}/") if self._below else name
 
     def _images(self, folders: dict[str, str]) -> dict[str, tuple[File, ...]]:
-        """{name in split lists: files} of every image."""
+        """{name in split lists: files without label maps} of every image."""
         names = self._names(folders)
         if not self.band_regex:
-            return {
-                self._inner(name): files_with_labels(self.archive, name, self._below, folders)
-                for name in names
-            }
+            return {self._inner(name): (File("image", name),) for name in names}
         regex = _compile("band", self.band_regex)
         found = ((name, _geotiff_bands.band_name(name, self._inner(name), regex)) for name in names)
         (sensor,) = self.sensors
         kept = set(_geotiff_bands.roles(sensor))
         return {
-            item: (*chosen, *self._labels_of_item(item, folders))
+            item: chosen
             for item, files in _geotiff_bands.group_bands(found, self._row).items()
             if (chosen := tuple(file for file in files if file.role in kept))
         }
 
-    def _labels_of_item(self, item: str, folders: dict[str, str]) -> tuple[File, ...]:
-        image = f"{self._below}/{item}.tif" if self._below else f"{item}.tif"
+    def _label_maps(self, listed: str, image: str, folders: dict[str, str]) -> tuple[File, ...]:
+        if self.band_regex:  # its label maps are named as the image, not as one of its bands
+            image = f"{self._below}/{listed}.tif" if self._below else f"{listed}.tif"
         return files_with_labels(self.archive, image, self._below, folders)[1:]
 
     def _names(self, folders: dict[str, str]) -> list[str]:
@@ -337,16 +336,19 @@ class Reader:
             what = (
                 f"none of its {len(found)} GeoTIFFs matches --pattern {self.pattern!r}"
                 if found
-                else "contains no GeoTIFF; expected *.tif"
+                else "contains no GeoTIFF; expected *.tif (`hsi-scene` reads ENVI and .mat)"
             )
             raise ArchiveError(self._below or ".", what)
         return names
 
-    def _items(self, listed: str, files: tuple[File, ...], split: str | None) -> Iterator[Item]:
+    def _items(
+        self, listed: str, files: tuple[File, ...], folders: dict[str, str], split: str | None
+    ) -> Iterator[Item]:
         inner = listed if self.band_regex else str(PurePosixPath(listed).with_suffix(""))
         name = files[0].name
         group = self._match("group", self.group_regex, name) if self.group_regex else inner
         self._time(name)  # so that a name that does not match is reported now, not after hours
+        files += self._label_maps(listed, name, folders)
         if not self.patch_size:
             yield Item(inner, group, files, split)
             return

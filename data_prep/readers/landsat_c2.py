@@ -36,6 +36,7 @@ Scenes of one path and row have different grids, so each patch is its own locati
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -46,7 +47,7 @@ import numpy as np
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import band_stack, geotiff, remarks
 from data_prep.formats.limits import check_fractions, skip_above
-from data_prep.formats.listing import TIFF, sorted_by_id
+from data_prep.formats.listing import TIFF, items_of
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _landsat_mtl
@@ -100,10 +101,9 @@ class Reader:
                 "contains no Landsat Collection 2 product; expected names such as "
                 "LC08_L2SP_224063_20200814_20200920_02_T1_SR_B1.TIF in it or below",
             )
-        return sorted_by_id(
-            item
+        return items_of(
+            (product, functools.partial(self._items, folder, product, parts))
             for (folder, product), parts in products.items()
-            for item in self._items(folder, product, parts)
         )
 
     def read(self, item: Item, files: Files) -> Sample:

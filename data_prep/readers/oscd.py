@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import re
 from collections.abc import Iterator
 from typing import ClassVar
@@ -29,7 +30,7 @@ from rasterio.windows import Window
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff, sentinel2
 from data_prep.formats.labels import PUBLISHED_CODES, read_labels
-from data_prep.formats.listing import sorted_by_id, text_lines
+from data_prep.formats.listing import items_of, text_lines
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, option
 from eo_jax.schema import Sample
@@ -71,10 +72,9 @@ class Reader:
                 "such cities; unpack all",
             )
         self._check_lists(images, splits)
-        return sorted_by_id(
-            item
+        return items_of(
+            (city, functools.partial(self._items, images, city, splits[city], labels[splits[city]]))
             for city in cities
-            for item in self._items(images, city, splits[city], labels[splits[city]])
         )
 
     def read(self, item: Item, files: Files) -> Sample:

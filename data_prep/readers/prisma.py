@@ -45,7 +45,7 @@ from data_prep.formats import hdf5_products, remarks
 from data_prep.formats.footprint import centre, footprint
 from data_prep.formats.geotiff import crs_name
 from data_prep.formats.hdf5_products import Product
-from data_prep.formats.listing import sorted_by_id
+from data_prep.formats.listing import first_readable, items_of
 from data_prep.formats.times import utc_seconds
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _product_rows as rows
@@ -111,8 +111,8 @@ class Reader:
 
     @functools.cached_property
     def _row(self) -> Sensor:
-        """The row of the first product, which stands for all."""
-        row = read_row(self.archive, self._names[0])
+        """The row of the first readable product, which stands for all."""
+        row = first_readable(self._names, functools.partial(read_row, self.archive))
         return _physical(row) if self.values == "physical" else row
 
     @functools.cached_property
@@ -124,7 +124,7 @@ class Reader:
         if self.patch_size < 0:
             raise ArchiveError("--patch-size", f"is {self.patch_size}, expected 0 or more pixels")
         _ = self.sensors  # so that a first product without a row is refused here
-        return sorted_by_id(item for name in self._names for item in self._tiles(name))
+        return items_of((name, functools.partial(self._tiles, name)) for name in self._names)
 
     def _tiles(self, name: str):
         with hdf5_products.open_listed(self.archive, name) as product:

@@ -33,6 +33,7 @@ Patches above --max-cloud or --max-nodata are skipped and counted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -43,7 +44,7 @@ import numpy as np
 from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import band_files, band_stack, geotiff, remarks, sentinel2
 from data_prep.formats.limits import check_fractions, skip_above
-from data_prep.formats.listing import sorted_by_id
+from data_prep.formats.listing import items_of
 from data_prep.formats.tiling import full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _safe_metadata
@@ -105,8 +106,9 @@ class Reader:
                 "contains no Sentinel-2 product; expected <product>.SAFE with MTD_MSIL1C.xml or "
                 "MTD_MSIL2A.xml in it or below",
             )
-        return sorted_by_id(
-            item for folder, granules in products.items() for item in self._items(folder, granules)
+        return items_of(
+            (folder, functools.partial(self._items, folder, granules))
+            for folder, granules in products.items()
         )
 
     def read(self, item: Item, files: Files) -> Sample:

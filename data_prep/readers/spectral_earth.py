@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import ClassVar
@@ -25,8 +26,8 @@ from data_prep.formats.labels import (
 from data_prep.formats.listing import (
     files_with_labels,
     image_files,
+    items_of,
     label_folders,
-    sorted_by_id,
     split_lists,
 )
 from data_prep.reader import Files, Item, option
@@ -60,7 +61,9 @@ class Reader:
         splits = split_lists(
             self.archive, lists, (name.removeprefix("enmap/") for name in names), "enmap/"
         )
-        return sorted_by_id(self._item(name, folders, splits) for name in names)
+        return items_of(
+            (name, functools.partial(self._items, name, folders, splits)) for name in names
+        )
 
     def read(self, item: Item, files: Files) -> Sample:
         name = item.files[0].name
@@ -89,16 +92,14 @@ class Reader:
                 **geotiff.georeference(dataset),
             )
 
-    def _item(self, name: str, folders: Mapping[str, str], splits: Mapping[str, str]) -> Item:
+    def _items(
+        self, name: str, folders: Mapping[str, str], splits: Mapping[str, str]
+    ) -> list[Item]:
         image = PurePosixPath(name.removeprefix("enmap/"))
         if len(image.parts) != 2:
             raise ArchiveError(
                 name,
                 "is not at enmap/<location>/<scene>.tif; move it there, or out of enmap/",
             )
-        return Item(
-            str(image.with_suffix("")),
-            image.parts[0],
-            files_with_labels(self.archive, name, "enmap", folders),
-            splits.get(str(image)),
-        )
+        files = files_with_labels(self.archive, name, "enmap", folders)
+        return [Item(str(image.with_suffix("")), image.parts[0], files, splits.get(str(image)))]

@@ -123,7 +123,7 @@ def test_ssl4eo_s12_as_one_file_per_band(sample_data: Path, tmp_path: Path) -> N
         *("--band-regex", r"^(?P<item>s2./\d+/[^/]+)/(?P<band>B\w+)\.tif$"),
         *("--time-regex", r"/(?P<time>\d{8}T\d{6})_"),
     )
-    assert store.manifest["left_out"] == {"no file of B10": 2}
+    assert store.manifest["left_out"] == {"no file of B10 (--bands keeps others)": 2}
     assert len(store) == 2
     for sample in store:
         for band, pixels in zip(store.sensor(sample.sensor).bands, sample.pixels, strict=True):

@@ -246,8 +246,9 @@ def test_l2a_limits_on_cloud_and_no_data(tmp_path: Path) -> None:
             read_item(reader, item)
         except SkipSample as reason:
             reasons[item.part] = str(reason)
-    too_cloudy = "more than 0.1 of the patch is cloud"
-    assert reasons == {(0, 0): "has pixels without data", (0, 16): too_cloudy, (8, 16): too_cloudy}
+    too_cloudy = "more than 0.1 of the patch is cloud (--max-cloud)"
+    empty = "has pixels without data (--max-nodata)"
+    assert reasons == {(0, 0): empty, (0, 16): too_cloudy, (8, 16): too_cloudy}
     assert len(read_all(L2A, tmp_path, patch_size=SIZE, max_cloud=0)) == 2
     assert len(read_all(L2A, tmp_path, patch_size=SIZE, max_nodata=1 / 64)) == 4
 
@@ -380,7 +381,7 @@ def test_l2a_order_of_bands_is_that_of_their_numbers(tmp_path: Path) -> None:
         ({"patch_size": 0}, ("--patch-size", "0")),
         (
             {"patch_size": 19},
-            (f"{SCENE}-SPECTRAL_IMAGE.TIF", "18 x 25 pixels give 0 patches of 19 x 19"),
+            (f"{SCENE}-SPECTRAL_IMAGE.TIF", "18 x 25 pixels, too few for a tile of 19 x 19"),
         ),
     ],
 )

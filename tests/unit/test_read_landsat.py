@@ -458,7 +458,7 @@ def test_scene_tiles_of_fill_are_left_out(tmp_path: Path, name: str) -> None:
         except SkipSample as reason:
             reasons.add(str(reason))
             assert item.part == (0, 0)
-    assert (kept, reasons) == (7, {"more than 90% fill"})
+    assert (kept, reasons) == (7, {"more than 90% fill (--max-nodata)"})
 
 
 @both
