@@ -21,6 +21,7 @@ the published weights says.
 
 Departures from the released code:
 
+* Pooling: the mean of the tokens, instead of the class token, which no loss trains.
 * Pixels: digital numbers, unchanged and normalised per band, instead of reflectance in uint8, where
   values above 1 wrap around.
 * Epochs: every location once per epoch; the released code draws with replacement.
@@ -68,6 +69,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
     trunk = {
         "name": "vit",
         "size": "small",
+        "pool": "mean",
         "layer_scale": 1e-4,
         "drop_path": 0.25,
         "positions": "relative",

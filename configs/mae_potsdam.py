@@ -65,6 +65,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         "trunk": {
             "name": "vit",
             "size": "tiny",
+            "pool": "mean",
             "depth": 2,
         },
     }

@@ -89,6 +89,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "trunk": {
             "name": "vit",
             "size": _SIZES.get(arg, "tiny"),
+            "pool": "mean",
         },
         "trunk_sharing": "all",
     }

@@ -14,6 +14,7 @@ the same here.
 
 Departures from the released code:
 
+* Pooling: the mean of the tokens, instead of the class token, which no loss trains.
 * Adapter: it runs on visible tokens only, so that BatchNorm statistics come from visible pixels;
   theirs runs on all pixels.
 * Schedule: the cosine advances per step, not per epoch.
@@ -77,6 +78,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "trunk": {
             "name": "vit",
             "size": _SIZES.get(arg, "tiny"),
+            "pool": "mean",
         },
     }
     config.objective = {

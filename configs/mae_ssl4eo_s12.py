@@ -19,6 +19,7 @@ here.
 
 Departures from the released code:
 
+* Pooling: the mean of the tokens, instead of the class token, which no loss trains.
 * Pixels: digital numbers, unchanged and normalised per band, instead of uint8 (reflectance up to 1,
   above which values wrap around; decibels within two standard deviations of the mean).
 * Epochs: every location once per epoch; the released code draws with replacement.
@@ -87,6 +88,7 @@ def get_config(arg: str = "vit_s") -> ml_collections.ConfigDict:
         "trunk": {
             "name": "vit",
             "size": _SIZES.get(size, "tiny"),
+            "pool": "mean",
         },
     }
     config.objective = {
