@@ -70,7 +70,7 @@ SECTIONS = {
     "With the head": EXPORT,
     "Continue from published weights": IMPORT | {"--help"},
     "Features for GeoTIFFs": EMBED,
-    "Layouts": EXPORT,
+    "Layouts": EXPORT | {"--prefix"},
     "Publish": EXPORT,
 }
 FOLDERS = {
