@@ -1,4 +1,4 @@
-"""Heads between an encoder and its loss: projectors, predictors, prototypes; dropped on export."""
+"""Heads between an encoder and its loss: projectors, predictors, prototypes."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ FEW = (
 
 @pytest.mark.slow
 def test_published_weights_are_continued(tmp_path, monkeypatch, request):
-    """The commands of the guide, with one short step on a tiny archive, from a file with the keys and
+    """The commands of the guide, with one step on a tiny archive, from a file with the keys and
     shapes of torchgeo's; then the export of the guide's first line.
     """
     (tmp_path / "configs").symlink_to(ROOT / "configs")
