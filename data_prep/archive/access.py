@@ -67,10 +67,6 @@ class Folder:
     def __init__(self, real: Path, only: str | None = None):
         self.real, self.only = real, only
 
-    def _is_folder(self, file: os.DirEntry, name: str) -> bool:
-        """Whether a file of the listing is a folder that is listed as well. Raises ArchiveError."""
-        return file.is_dir(follow_symlinks=False)
-
     def entries(self) -> dict[str, Entry]:
         """{name: Entry} of its files, without hidden ones. Raises ArchiveError."""
         if self.only:
@@ -143,6 +139,10 @@ class Folder:
             )
         return target
 
+    def _is_folder(self, file: os.DirEntry, name: str) -> bool:
+        """Whether a file of the listing is a folder that is listed as well. Raises ArchiveError."""
+        return file.is_dir(follow_symlinks=False)
+
     def _is_allowed(self, target: Path) -> bool:
         return target.is_relative_to(self.real)
 
@@ -151,6 +151,10 @@ class LinkedFolder(Folder):
     """A folder whose links are followed to files and folders anywhere, for archives that the user
     trusts.
     """
+
+    def __init__(self, real: Path, only: str | None = None):
+        super().__init__(real, only)
+        self._listed: set[Path] = set()  # folders, so that none is listed twice
 
     def entries(self) -> dict[str, Entry]:
         self._listed = {self.real}

@@ -74,7 +74,10 @@ def assign(
         if lonlat is not None
     }
     same_ground = ground()
-    block = {group: block.get(same_ground.get(group, group), own) for group, own in block.items()}
+    first: dict[str, str] = {}  # of each ground, the first location that has a block
+    for group in sorted(block):
+        first.setdefault(same_ground.get(group, group), group)
+    block = {group: block[first[same_ground.get(group, group)]] for group in block}
     split_of = assign_fractions(block.values(), fractions)
     empty = [split for split in ("train", *fractions) if split not in split_of.values()]
     if empty:

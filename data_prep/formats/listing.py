@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -12,6 +13,7 @@ from data_prep.reader import File, Item
 
 TIFF = (".tif", ".tiff")
 Found = TypeVar("Found")
+_TRIES = 16  # more bad files in a row are not a few damaged ones
 
 
 def image_files(archive: Archive, below: str = "") -> list[str]:
@@ -43,12 +45,12 @@ def items_of(images: Iterable[tuple[str, Callable[[], Iterable[Item]]]]) -> list
 
 
 def first_readable(names: Iterable[str], read: Callable[[str], Found]) -> Found:
-    """What `read` says of the first file that it can read.
+    """What `read` says of the first file that it can read, among the first _TRIES.
 
     Raises the ArchiveError of the first file where it can read none; `names` is not empty.
     """
     errors = []
-    for name in names:
+    for name in itertools.islice(names, _TRIES):
         try:
             return read(name)
         except ArchiveError as error:

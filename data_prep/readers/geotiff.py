@@ -43,8 +43,8 @@ Files with some of the bands of a row, as many exports have, need no table: --ba
 
 Without --group-regex each file is its own location. Patches are full squares, starting at
 the upper left; patches at the same position in the files of a location share a group, which is
-right if those files are dates on one grid. Patches and files without any data are skipped and
-counted.
+right if those files are dates on one grid. Patches and files without any data, and files smaller
+than a patch, are left out and counted, and so are edges; --skip-bad also leaves out damaged files.
 
 One file per band, as Major-TOM, SSL4EO-S12 and exports of single bands have it: --band-regex finds
 the image and the band in a file name, relative to images/ (or <root>). Files with the same
