@@ -89,13 +89,13 @@ def main() -> int:
         raise ValueError(
             f"{cli.first_cause(error)}; `python -m eo_jax.train --help` lists the flags"
         ) from error
-    if _CONFIG.value is None or _WORKDIR.value is None:
+    config = _CONFIG.value and config_flags.load(_CONFIG.value, overrides, _EVALS.value)
+    if config is None or _WORKDIR.value is None:
         raise ValueError(
             "--config=configs/FILE.py[:variant] and --workdir=DIR must be given; `python -m "
             "eo_jax.train --help` lists the flags"
         )
     compile_cache.enable()
-    config = config_flags.load(_CONFIG.value, overrides, _EVALS.value)
     extend_to = flags.FLAGS["extend-to"].value
     if extend_to:
         config.run.steps = extend_to

@@ -5,6 +5,7 @@ gradients, and the formulas that stood in its place.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import json
 
@@ -238,8 +239,11 @@ def counted_parts(experiment: Experiment, config, view: str) -> dict[str, int]:
     visible tokens only, and those with the decoder.
     """
     encoder, (_, size) = experiment.encoders[view.partition("/")[0]], experiment.views[view]
+    trunk = encoder.trunk
+    if encoder.kind == "tokens":  # the formulas are of the class token
+        trunk = dataclasses.replace(trunk, pool="cls")
     parts = {
-        part: counted(encoder.stem, encoder.trunk, encoder.sensor, size, part)
+        part: counted(encoder.stem, trunk, encoder.sensor, size, part)
         + formula_only(encoder, size)
         for part in ("forward", "pooled")
     }

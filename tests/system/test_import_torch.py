@@ -151,7 +151,7 @@ def test_a_trained_network_loads_strictly_and_gives_its_features(tiny_run):
     )
     with torch.no_grad():
         expected = twin(torch.from_numpy(view).permute(0, 3, 1, 2)).numpy()
-    assert relative_error(found["pooled"], expected[:, 0]) < 1e-4
+    assert relative_error(found["pooled"], expected[:, 1:].mean(1)) < 1e-4
     assert relative_error(np.asarray(found["dense"]).reshape(2, -1, 192), expected[:, 1:]) < 1e-4
 
 
