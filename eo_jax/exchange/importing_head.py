@@ -34,7 +34,7 @@ def with_head(
     architecture = head.architecture(objective)
     tensors, left = head.split(imported.left, imported.prefix)
     _check_architecture(imported.contract, architecture)
-    table = head.table(shapes, head.side_of(tensors, image_size // encoder.patch))
+    table = head.table_of(tensors, shapes, image_size // encoder.patch)
     params, statistics = to_ours_by(table, (shapes["params"], shapes["statistics"]), tensors)
     notes = [*imported.notes, f"head: {head.network}, {len(tensors)} tensors"]
     if imported.contract is None:
@@ -48,8 +48,16 @@ def with_head(
 
 
 def _check_architecture(contract: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
-    """Raises ValueError where a contract says another head than the config."""
-    theirs = contract["head"]["architecture"] if contract else ours
+    """Raises ValueError where a contract says another head than the config, or nothing of one."""
+    if contract is None:
+        return
+    said = contract.get("head")
+    theirs = said.get("architecture") if isinstance(said, dict) else None
+    if not isinstance(theirs, dict):
+        raise ValueError(
+            "--with-head: the file's contract says nothing of the head's architecture; export it "
+            "again from the run"
+        )
     for field, expected in ours.items():
         if theirs.get(field) != expected:
             raise ValueError(

@@ -270,6 +270,33 @@ def test_another_head_is_refused(tmp_path, change, message):
         imported("dino", tensors, tmp_path)
 
 
+def test_positions_of_another_size_of_views_are_read(tmp_path):
+    run = run_of("mae", tmp_path)
+    found = export.with_head(export.exported_encoder(run, "", 2 * SIZE), run)
+    tensors = {key: tensor.make() for key, tensor in found.tensors.items()}
+    assert tensors["decoder_pos_embed"].shape == (1, 1 + (2 * SIZE // PATCH) ** 2, 16)
+    decoder = imported("mae", tensors, tmp_path).heads["params"]["decoder"]
+    jax.tree.map(np.testing.assert_array_equal, decoder, run.heads["params"]["decoder"])
+    tensors["decoder_pos_embed"] = np.zeros((1, 10**6 + 1, 1), np.float32)  # would take 64 MB
+    with pytest.raises(ValueError, match=r"decoder_pos_embed: has shape \(1, 1000001, 1\)"):
+        imported("mae", tensors, tmp_path)
+
+
+@pytest.mark.parametrize("said", [None, 5, {}, {"architecture": [1]}])
+def test_a_contract_without_the_head_in_its_file_is_refused(tmp_path, said):
+    config, experiment, params, carry = made("mae")
+    run = run_of("mae", tmp_path)
+    found = export.with_head(export.exported_encoder(run), run)
+    path = write(
+        tmp_path / "x.safetensors", found._replace(contract={**found.contract, "head": said})
+    )
+    encoder, heads = experiment.encoders["s2"], experiment.objective.heads(params, carry)["s2"]
+    with pytest.raises(ValueError, match="contract says nothing of the head"):
+        with_head(
+            import_encoder(Source(path), encoder, SIZE), config["objective"], encoder, heads, SIZE
+        )
+
+
 def test_a_contract_of_another_decoder_is_refused(file_of):
     config, experiment, params, carry = made("mae")
     encoder, heads = experiment.encoders["s2"], experiment.objective.heads(params, carry)["s2"]

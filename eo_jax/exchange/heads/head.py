@@ -121,12 +121,17 @@ class Head:
         own = {self._usual(key.removeprefix(root)): tensors[key] for key in theirs}
         return own, {key: tensor for key, tensor in tensors.items() if key not in theirs}
 
-    def side_of(self, tensors: Tensors, otherwise: int) -> int:
-        """Tokens along a side that a file's positions are for."""
-        positions = tensors.get(self.positions)
-        if positions is None or positions.ndim != 3:
-            return otherwise
-        return math.isqrt(max(positions.shape[1] - 1, 0)) or otherwise
+    def table_of(self, tensors: Tensors, heads: HeadWeights, side: int) -> Table:
+        """The table for a file, whose positions may be for views of another size.
+
+        Args:
+            side: tokens along a side of a view here.
+        """
+        table = self.table(heads, side)
+        found, ours = tensors.get(self.positions), table.computed.get(self.positions)
+        if found is None or found.ndim != 3 or found.shape[2] != ours.shape[2]:
+            return table  # the comparison of shapes refuses others
+        return self.table(heads, math.isqrt(max(found.shape[1] - 1, 0)) or side)
 
     def _usual(self, key: str) -> str:
         for end, usual in self.renamed.items():
