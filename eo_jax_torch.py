@@ -28,11 +28,11 @@ def read(path):
                 contract = json.loads((file.metadata() or {}).get("eo_jax", "{}"))
                 tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         version, seal = contract.get("version"), dict(contract.pop("seal", {}))
-        fields = {key: json.dumps(x, sort_keys=True).encode() for key, x in leaves(contract)}
+        texts = {key: json.dumps(x, sort_keys=True) for key, x in leaves(contract)}
     except Exception as error:
         raise ValueError(f"{path}: not safetensors of eo_jax, or damaged ({error})") from error
     need(version == VERSION, f"{path}: has no contract of eo_jax, or of version {version}")
-    fields = {key: f"{zlib.crc32(text):08x}" for key, text in fields.items()}
+    fields = {key: f"{zlib.crc32(text.encode()):08x}" for key, text in texts.items()}
     same(f"{path}: checksum of the contract's", fields, seal.get("fields", {}))
     data = {key: zlib.crc32(x.reshape(-1).view(torch.uint8).numpy()) for key, x in tensors.items()}
     rows = {key: [*form(x), f"{data[key]:08x}"] for key, x in tensors.items()}
@@ -41,34 +41,29 @@ def read(path):
 
 
 def load_encoder(path, network):
-    """Loads a file, whose keys may have one prefix; returns the contract, or raises ValueError.
-    The head in a file is left out where the network has none."""
+    """Loads a file, whose keys may have one prefix, without its head where the network has none."""
     contract, tensors = read(path)
     own, modules = network.state_dict(), [*network.modules()]
+    whole, cut = contract, tuple(contract.get("head", {}).get("keys", ()))
+    if any(key.startswith(cut) for key in own):
+        whole, cut = {**contract["head"], "architecture": contract["head"]["with_encoder"]}, ()
     prefix = min(tensors)[: -len(min(own))] if min(tensors).endswith(min(own)) else ""
-    tensors = {key.removeprefix(prefix): x for key, x in tensors.items()}
-    head = contract.get("head", {})
-    of_head = tuple(head.get("keys", ()))
-    if not any(key.startswith(of_head) for key in own):
-        head, tensors = {}, {key: x for key, x in tensors.items() if not key.startswith(of_head)}
-    wanted = {key: x if isinstance(x, list) else [x] for key, x in contract["architecture"].items()}
-    for key, x in head.get("architecture", {}).items():
-        before = wanted.get(key, [])
-        wanted[key] = before if before[-1:] == [x] else [*before, x]
-    made = f"network: make it as {head.get('constructor', contract['constructor'])};"
-    forms = [{key: form(x) for key, x in weights.items()} for weights in (own, tensors)]
-    same(f"{made} type and shape of", *forms)
+    tensors = {
+        k: x for n, x in tensors.items() if not (k := n.removeprefix(prefix)).startswith(cut)
+    }
+    wanted = {key: x if isinstance(x, list) else [x] for key, x in whole["architecture"].items()}
+    made = f"network: make it as {whole['constructor']};"
+    same(f"{made} type and shape of", *({k: form(x) for k, x in w.items()} for w in (own, tensors)))
     found = [x for m in modules for name in HEADS if type(x := getattr(m, name, None)) is int]
     heads = [x for x, y in zip(found, [None, *found], strict=False) if x != y]  # by stage
     right = wanted.get("heads", heads)
     need(right == heads, f"{made} num_heads is {heads}, not {right}")
-    for m, name in [(m, name) for m in modules for name in NORMS]:
+    for m, name in [(m, name) for m in modules for name in NORMS if isinstance(m, NORMS[name])]:
         right = wanted.get(f"{name}_norm_epsilon", [])
-        fits = not isinstance(m, NORMS[name]) or m.eps in right
-        need(fits, f"{made} the epsilon of {m} is not {right}")
-    for m in modules if "tokens" in wanted else ():
-        cuts = isinstance(m, torch.nn.Conv2d) and [m.kernel_size[0]] == wanted["patch"]
-        need(not cuts or m.stride == m.kernel_size, f"{made} patches of {m} overlap")
+        need(m.eps in right, f"{made} the epsilon of {m} is not {right}")
+    convs = [m for m in modules if isinstance(m, torch.nn.Conv2d) and "tokens" in wanted]
+    for m in [m for m in convs if [m.kernel_size[0]] == wanted["patch"]]:
+        need(m.stride == m.kernel_size, f"{made} patches of {m} overlap")
     network.load_state_dict(tensors, strict=True)
     return contract
 
@@ -118,9 +113,8 @@ def same(what, found, expected):
 
 
 def leaves(value, path=""):
-    if not isinstance(value, dict) or not value:
-        return [(path, value)]
-    return [x for key in value for x in leaves(value[key], f"{path}.{key}" if path else key)]
+    parts = value.items() if isinstance(value, dict) else ()
+    return [x for k, y in parts for x in leaves(y, f"{path}.{k}" if path else k)] or [(path, value)]
 
 
 def form(x):

@@ -243,8 +243,7 @@ def counted_parts(experiment: Experiment, config, view: str) -> dict[str, int]:
     if encoder.kind == "tokens":  # the formulas are of the class token
         trunk = dataclasses.replace(trunk, pool="cls")
     parts = {
-        part: counted(encoder.stem, trunk, encoder.sensor, size, part)
-        + formula_only(encoder, size)
+        part: counted(encoder.stem, trunk, encoder.sensor, size, part) + formula_only(encoder, size)
         for part in ("forward", "pooled")
     }
     if experiment.objective_name != "mae":

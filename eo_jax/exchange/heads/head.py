@@ -81,11 +81,13 @@ class Head:
             name: of the objective.
             contract: of the encoder.
         """
+        architecture = self.architecture(contract["objective"])
         return {
             "name": name,
             "network": self.network,
             "constructor": self.constructor(contract, shapes_of(heads)),
-            "architecture": self.architecture(contract["objective"]),
+            "architecture": architecture,
+            "with_encoder": _joined(contract["architecture"], architecture),
             "keys": list(self.keys),
             "encoder_prefix": self.prefix,
         }
@@ -143,3 +145,15 @@ class Head:
 def shapes_of(heads: HeadWeights) -> dict[str, tuple[int, ...]]:
     """{path: shape} of the weights of heads; blocks are stacked."""
     return {path: tuple(leaf.shape) for path, leaf in rules.paths(heads["params"])}
+
+
+def _joined(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture of the class with both: values of the encoder, then those of the head, as a
+    list; one that stays the same from one module to the next is there once.
+    """
+    found = dict(encoder)
+    for name, value in head.items():
+        before = found.get(name, [])
+        before = before if isinstance(before, list) else [before]
+        found[name] = before if before[-1:] == [value] else [*before, value]
+    return found
