@@ -114,7 +114,7 @@ def _open_path(files: Files, role: str, driver: str, kind: str) -> Iterator[rast
     with (
         files.local(role) as path,
         _with_sidecars(path, beside) as linked,
-        _gdal_errors(name, kind, beside),
+        _gdal_errors(name, kind, beside, linked),
         _lost_tags() as lost,
         rasterio.open(linked, driver=driver) as dataset,
     ):
@@ -145,7 +145,7 @@ def open_listed(archive: Archive, name: str) -> Iterator[rasterio.DatasetReader]
     driver, kind = _JP2 if name.lower().endswith(".jp2") else _TIFF
     with (
         archive.local(name) as path,
-        _gdal_errors(name, kind, None),
+        _gdal_errors(name, kind, None, path),
         _lost_tags() as lost,
         rasterio.open(path, driver=driver) as dataset,
     ):
@@ -154,12 +154,18 @@ def open_listed(archive: Archive, name: str) -> Iterator[rasterio.DatasetReader]
 
 
 @contextlib.contextmanager
-def _gdal_errors(name: str, kind: str, beside: Sidecars | None) -> Iterator[None]:
+def _gdal_errors(
+    name: str, kind: str, beside: Sidecars | None, path: Path | None = None
+) -> Iterator[None]:
+    """Turns errors of GDAL into ArchiveError; without the path, which differs between machines and
+    would get into rejects.txt.
+    """
     try:
         with rasterio.Env(**(_GDAL if beside is None else _GDAL_WITH_SIDECARS)):
             yield
     except GDAL_ERRORS as error:
         cause = _MEMORY_NAME.sub("the file", str(error.__cause__ or error))
+        cause = cause.replace(str(path), "the file") if path else cause
         raise ArchiveError(
             name,
             f"cannot be read as {kind} ({cause}); it is truncated, damaged or not {kind}: copy it "

@@ -88,6 +88,7 @@ def test_a_damaged_header(
     assert convert(images, *options, "--skip-bad", "--output", str(images.parent / "other")) == 0
     rejects = (images.parent / "other" / "rejects.txt").read_text()
     assert rejects.startswith("edges") and rejects.count("\n") == 1
+    assert str(images) not in rejects  # the same bytes on every machine
     assert open_store(images.parent / "other").manifest["rejects"]["samples"] == 1
 
 
