@@ -47,10 +47,8 @@ def load_encoder(path, network):
     whole, cut = contract, tuple(contract.get("head", {}).get("keys", ()))
     if any(key.startswith(cut) for key in own):
         whole, cut = {**contract["head"], "architecture": contract["head"]["with_encoder"]}, ()
-    prefix = min(tensors)[: -len(min(own))] if min(tensors).endswith(min(own)) else ""
-    tensors = {
-        k: x for n, x in tensors.items() if not (k := n.removeprefix(prefix)).startswith(cut)
-    }
+    pre = min(tensors)[: -len(min(own))] if min(tensors).endswith(min(own)) else ""
+    tensors = {k: x for n, x in tensors.items() if not (k := n.removeprefix(pre)).startswith(cut)}
     wanted = {key: x if isinstance(x, list) else [x] for key, x in whole["architecture"].items()}
     made = f"network: make it as {whole['constructor']};"
     same(f"{made} type and shape of", *({k: form(x) for k, x in w.items()} for w in (own, tensors)))
