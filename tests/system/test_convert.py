@@ -202,7 +202,7 @@ def test_folder_and_name_do_not_matter(archive: Path, tmp_path: Path) -> None:
     assert tiny_archives.files(tmp_path / "one") == tiny_archives.files(tmp_path / "two")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_and_rerun_give_the_same_bytes(archive: Path, tmp_path: Path, workers: int) -> None:
     command = [
         *COMMAND,

@@ -70,6 +70,7 @@ def mixture():
         yield
 
 
+@pytest.mark.slow
 def test_a_killed_mixture_with_groups_and_a_bad_record_resumes_bit_for_bit(
     stores, mixed, mixture, tmp_path, capsys
 ):
