@@ -65,6 +65,7 @@ def lowers(eight_devices, targets: list[str]) -> bool:
     return eight_devices("lower", *targets) == dict.fromkeys(targets, "1 module for 8 devices")
 
 
+@pytest.mark.slow
 def test_a_config_of_every_family_lowers_for_eight_devices(eight_devices):
     assert lowers(eight_devices, [f"{name}:smoke" for name in golden_text.FAMILIES])
 

@@ -244,7 +244,12 @@ def test_kill_and_rerun_give_the_same_bytes(archive: Path, tmp_path: Path, worke
 
 
 @pytest.mark.parametrize(
-    ("sent", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)]
+    ("sent", "workers"),
+    [
+        (signal.SIGINT, 1),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_interrupt_says_how_to_go_on(
     archive: Path, tmp_path: Path, sent: signal.Signals, workers: int

@@ -249,7 +249,7 @@ cases = given(name=st.sampled_from(NAMES), seed=st.integers(0, 2**32 - 1), damag
 quiet = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=140, derandomize=True, **quiet)
+@settings(max_examples=70, derandomize=True, **quiet)
 @cases
 def test_damaged_archives(
     originals: dict, peak_before: int, name: str, seed: int, damages: list[Damage]

@@ -183,6 +183,7 @@ def test_a_corrupt_record_stops_the_run_with_its_name_and_the_state_saved(
     assert saved and saved % mixed_run.SAVE_EVERY and steps(tmp_path) == list(range(1, saved + 1))
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_at_a_bad_record_goes_on_by_skipping_it(
     stores, mixture, mixed, tmp_path
 ):
