@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 from eo_jax import cli, compile_cache
 from eo_jax.data.store.reader import open_store
 from eo_jax.evaluation import candidates
-from eo_jax.evaluation.judging import judge
-from eo_jax.evaluation.protocol import Judge, find_protocol, protocol_names
-from eo_jax.evaluation.reading import TaskData, data_of, store_hash
+from eo_jax.evaluation.features import Featurizer
+from eo_jax.evaluation.protocol import EvaluationProtocol, find_protocol, protocol_names
+from eo_jax.evaluation.reading import TaskData, data_of
+from eo_jax.evaluation.row import Row, judge
 from eo_jax.evaluation.table import Table
 from eo_jax.evaluation.task import HEADLINES, Task, find_task, task_names
 
@@ -52,49 +53,45 @@ def main() -> int:
         if not 0 < fraction <= 1:
             raise ValueError(f"--fraction: {fraction}; expected above 0 and at most 1")
     table = Table(arguments.output)
-    titles = {_title(path, arguments.weights) for path in arguments.weights}
-    sweep = itertools.product(asked, protocols.items(), arguments.fraction, arguments.seed)
-    for task, (name, protocol), fraction, seed in sweep:
-        for featurizer, data in _candidates(arguments, task, protocol):
-            about = {
-                "features": featurizer.facts,
-                "store": store_hash(data.store),
-                "task": task.name,
-                "protocol": [name, protocol.title],
-                "crop": data.crop,
-                "fraction": fraction,
-                "seed": seed,
-            }
-            if about in table:
-                continue
-            row = judge(
-                featurizer,
-                data,
-                protocol,
-                arguments.output / "features",
-                fraction=fraction,
-                seed=seed,
-            )
-            headline = task.task.headline
-            names = {
-                "candidate": featurizer.title,
-                "floor": featurizer.title not in titles,
-                "task": task.task.title,
-                "protocol": name,
-                "title": f"{name}: {protocol.title}",
-                "headline": headline,
-                "fraction": fraction,
-                "seed": seed,
-            }
-            table.add(about, names, row)
-            value, low, high = row.scores[headline]
-            print(
-                f"{task.name}  {name}  {featurizer.title}: {headline} {value:.4f} "
-                f"({low:.4f} to {high:.4f}), fitted on {row.fitted}",
-                flush=True,
-            )
+    for task, (name, protocol) in itertools.product(asked, protocols.items()):
+        for title, featurizer, data in _candidates(arguments, task, protocol):
+            for fraction, seed in itertools.product(arguments.fraction, arguments.seed):
+                about = {
+                    "features": featurizer.facts,
+                    "store": data.content,
+                    "task": task.name,
+                    "protocol": [name, protocol.title],
+                    "crop": data.crop,
+                    "fraction": fraction,
+                    "seed": seed,
+                }
+                if about not in table:
+                    folder = arguments.output / "features"
+                    row = judge(featurizer, data, protocol, folder, fraction=fraction, seed=seed)
+                    _add(table, about, title, task, row)
     print(arguments.output / "table.html")
     return 0
+
+
+def _add(table: Table, about: dict[str, Any], title: str, asked: Asked, row: Row) -> None:
+    """Adds a row to the table, and says its headline."""
+    (name, settings), headline = about["protocol"], asked.task.headline
+    names = {
+        "candidate": title,
+        "task": asked.task.title,
+        "protocol": name,
+        "title": f"{name}: {settings}",
+        "headline": headline,
+        "fraction": about["fraction"],
+        "seed": about["seed"],
+    }
+    table.add(about, names, row)
+    value, low, high = row.scores[headline]
+    print(
+        f"{asked.name}  {name}  {title}: {headline} {value:.4f} ({low:.4f} to {high:.4f}), fitted "
+        f"on {row.fitted}",
+        flush=True,
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -149,23 +146,26 @@ def parse_task(text: str) -> Asked:
 
 
 def _candidates(
-    arguments: argparse.Namespace, asked: Asked, protocol: Judge
-) -> Iterator[tuple[Any, TaskData]]:
-    """Floors first, so that what lies below them is known at once; then the weights."""
+    arguments: argparse.Namespace, asked: Asked, protocol: EvaluationProtocol
+) -> Iterator[tuple[str, Featurizer, TaskData]]:
+    """(title, candidate, its data); floors first, so that what is below them is marked at once."""
     for number, path in enumerate(arguments.weights):
         trained, data = _sized(path, asked, protocol)
         if not (number or arguments.no_floors):
-            for floor in candidates.floors(trained, data, protocol):
-                yield floor, data
-        yield candidates.Candidate(_title(path, arguments.weights), trained), data
+            for title, floor in candidates.floors(trained, data, protocol).items():
+                yield title, floor, data
+        yield _title(path, arguments.weights), trained, data
 
 
-def _sized(path: Path, asked: Asked, protocol: Judge) -> tuple[candidates.TrainedEncoder, TaskData]:
+def _sized(
+    path: Path, asked: Asked, protocol: EvaluationProtocol
+) -> tuple[candidates.TrainedEncoder, TaskData]:
     """The encoder for the views of a task, and the task's windows."""
     trained = candidates.load(path)
     if asked.task.kind == "pixel":
-        return trained, TaskData(asked.task, asked.store, trained.sensor.id, trained.view)
-    data = data_of(asked.task, asked.store, trained.sensor, 1 if protocol.resize else trained.patch)
+        return trained, data_of(asked.task, asked.store, trained.sensor, crop=trained.view)
+    multiple = 1 if protocol.resize else trained.patch
+    data = data_of(asked.task, asked.store, trained.sensor, multiple)
     return candidates.load(path, protocol.resize or data.crop), data
 
 

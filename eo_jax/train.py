@@ -141,8 +141,8 @@ def train(
         skipped, scored = processes.gather(
             [writers.skipped_steps(workdir, first), writers.scores_at(workdir, first)]
         )[0]
-        missed = evaluators if evaluate_again else writers.not_evaluated(scored, evaluators)
-        missed = missed if first else {}
+        known = {} if evaluate_again else scored
+        missed = writers.not_evaluated(known, evaluators) if first else {}
         log = _begin_log(workdir, setup, first, skipped, clock, processes)
         alone = processes.count == 1
         saving = Saving(checkpoints, config, setup.pipeline, log, first, origin, alone)

@@ -9,6 +9,12 @@ from data_prep.formats import left_out
 from data_prep.reader import SkipSample
 
 
+def check_patch_size(size: int, whole: str) -> None:
+    """Raises ArchiveError for a negative --patch-size. `whole` names what 0 leaves whole."""
+    if size < 0:
+        raise ArchiveError("--patch-size", f"is {size}, expected pixels, or 0 for whole {whole}")
+
+
 def full_tiles(name: str, shape: tuple[int, int], size: int) -> list[tuple[int, int]]:
     """(row, column) of the upper left pixel of each full tile of size x size pixels; remainders at
     the right and bottom edge are left out, which is noted.

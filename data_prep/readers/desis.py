@@ -33,6 +33,7 @@ from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import geotiff
 from data_prep.formats.band_identity import check_count
 from data_prep.formats.listing import TIFF, first_readable, items_of
+from data_prep.formats.tiling import check_patch_size
 from data_prep.formats.times import utc_seconds
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _product_rows as rows
@@ -124,8 +125,7 @@ class Reader:
         return parse(name, self.archive.read(name, _MAX_XML_BYTES)).row
 
     def items(self) -> list[Item]:
-        if self.patch_size < 0:
-            raise ArchiveError("--patch-size", f"is {self.patch_size}, expected 0 or more pixels")
+        check_patch_size(self.patch_size, "products")
         _ = self.sensors  # so that a first product without a row is refused here
         return items_of((scene, functools.partial(self._tiles, scene)) for scene in self._images)
 

@@ -39,6 +39,7 @@ from data_prep.formats.footprint import centre, footprint
 from data_prep.formats.geotiff import crs_name
 from data_prep.formats.hdf5_products import Product
 from data_prep.formats.listing import first_readable, items_of
+from data_prep.formats.tiling import check_patch_size
 from data_prep.formats.times import utc_seconds
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _product_rows as rows
@@ -104,8 +105,7 @@ class Reader:
         return (rows.without_bad(self._row) if self.drop_bad_bands else self._row,)
 
     def items(self) -> list[Item]:
-        if self.patch_size < 0:
-            raise ArchiveError("--patch-size", f"is {self.patch_size}, expected 0 or more pixels")
+        check_patch_size(self.patch_size, "granules")
         _ = self.sensors  # so that a first product without a row is refused here
         return items_of((name, functools.partial(self._tiles, name)) for name in self._names)
 

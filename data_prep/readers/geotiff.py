@@ -98,7 +98,7 @@ from data_prep.formats.listing import (
     label_folders,
     split_lists,
 )
-from data_prep.formats.tiling import full_tiles, tile_name, tile_window
+from data_prep.formats.tiling import check_patch_size, full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, SkipSample, option, with_sidecars
 from data_prep.readers import _geotiff_bands
 from eo_jax.schema import Sample
@@ -278,10 +278,7 @@ class Reader:
     def _check_options(self) -> None:
         """Raises ValueError for options that cannot work, before a file is opened."""
         _ = self.sensors
-        if self.patch_size < 0:
-            raise ValueError(
-                f"--patch-size {self.patch_size}; expected pixels, or 0 for whole files"
-            )
+        check_patch_size(self.patch_size, "files")
         if self.time_format and not self.time_regex:
             raise ValueError(
                 "--time-format needs --time-regex, which finds the time in a file name; give both"

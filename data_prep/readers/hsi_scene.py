@@ -53,6 +53,7 @@ from data_prep.formats.cast import cast_option, narrow, wide
 from data_prep.formats.hsi_files import Scene, check_bytes, open_scene, scene_files
 from data_prep.formats.labels import class_numbers, first_class_option, label_nodata_option
 from data_prep.formats.listing import sorted_by_id
+from data_prep.formats.tiling import check_patch_size
 from data_prep.reader import Files, Item, SkipSample, option
 from eo_jax.data.store.manifest import PIXEL_SPLIT, PIXEL_SPLITS
 from eo_jax.schema import Sample
@@ -237,8 +238,7 @@ class Reader:
                 "--train-map",
                 "and --test-map go together, and --val-map needs both; give both, or none",
             )
-        if self.patch_size < 0:
-            raise ArchiveError("--patch-size", f"is {self.patch_size}, expected 0 or more pixels")
+        check_patch_size(self.patch_size, "scenes")
 
     def _check_bands(self, found: int) -> None:
         sensor = self._row

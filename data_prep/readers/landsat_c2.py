@@ -48,7 +48,7 @@ from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import band_stack, geotiff, remarks
 from data_prep.formats.limits import check_fractions, skip_above
 from data_prep.formats.listing import TIFF, items_of
-from data_prep.formats.tiling import full_tiles, tile_name, tile_window
+from data_prep.formats.tiling import check_patch_size, full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _landsat_mtl
 from eo_jax.schema import Sample
@@ -138,10 +138,7 @@ class Reader:
 
     def _check_options(self) -> None:
         check_fractions(max_cloud=self.max_cloud, max_nodata=self.max_nodata)
-        if self.patch_size < 0:
-            raise ArchiveError(
-                "--patch-size", f"is {self.patch_size}, expected pixels, or 0 for whole scenes"
-            )
+        check_patch_size(self.patch_size, "scenes")
 
     def _items(self, folder: str, product: str, parts: dict[str, str]) -> Iterator[Item]:
         sensor = _row(_PRODUCT.fullmatch(product))

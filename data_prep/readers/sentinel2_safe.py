@@ -45,7 +45,7 @@ from data_prep.archive import Archive, ArchiveError
 from data_prep.formats import band_files, band_stack, geotiff, remarks, sentinel2
 from data_prep.formats.limits import check_fractions, skip_above
 from data_prep.formats.listing import items_of
-from data_prep.formats.tiling import full_tiles, tile_name, tile_window
+from data_prep.formats.tiling import check_patch_size, full_tiles, tile_name, tile_window
 from data_prep.reader import File, Files, Item, SkipSample, option
 from data_prep.readers import _safe_metadata
 from eo_jax.schema import Sample
@@ -153,10 +153,7 @@ class Reader:
 
     def _check_options(self) -> None:
         check_fractions(max_cloud=self.max_cloud, max_nodata=self.max_nodata)
-        if self.patch_size < 0:
-            raise ArchiveError(
-                "--patch-size", f"is {self.patch_size}, expected pixels, or 0 for whole tiles"
-            )
+        check_patch_size(self.patch_size, "tiles")
 
     def _row(self, base: Sensor) -> Sensor:
         return band_files.rows(base, "native")[self.resolution] if self.resolution else base

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from data_prep.jobs import progress
+from eo_jax import compile_cache
 from eo_jax.embed import dense, geotiff, pooled, table, zarr_map
 from eo_jax.embed.images import Declared, Images, is_geotiff
 from eo_jax.lock import locked
@@ -36,6 +37,7 @@ _OPTIONS = {"pooled": {"larger": "refuse"}, "dense": {"overlap": None, "dtype": 
 def run(arguments: argparse.Namespace) -> int:
     """The command; arguments are those of `__main__.parser`."""
     _check_options(arguments)
+    compile_cache.enable()
     single = arguments.mode == "pooled" or is_geotiff(arguments.input)
     kind = _format(arguments, single)
     _check_device(arguments.device)

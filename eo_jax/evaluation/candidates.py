@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from eo_jax.augment.radiometry import normalise
-from eo_jax.evaluation.floors import ImageStatistics, RandomConvolutions
-from eo_jax.evaluation.protocol import Judge
+from eo_jax.evaluation.features import Featurizer
+from eo_jax.evaluation.floors import (
+    FROM_SCRATCH,
+    IMAGE_STATISTICS,
+    RANDOM,
+    UNTRAINED,
+    ImageStatistics,
+    RandomConvolutions,
+)
+from eo_jax.evaluation.protocol import EvaluationProtocol
 from eo_jax.evaluation.reading import Read, TaskData
 from eo_jax.models.functional import TRAIN
 from eo_jax.trained_encoder import TrainedEncoder, from_file, from_workdir
@@ -25,53 +32,26 @@ from eo_jax.trained_encoder import TrainedEncoder, from_file, from_workdir
 _STATISTICS_BATCHES, _BATCH = 30, 16
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Candidate:
-    """An encoder as `features.Featurizer`.
-
-    Attributes:
-        title: for tables.
-        trained: it, for views of one size.
-    """
-
-    title: str
-    trained: TrainedEncoder
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What decides its features."""
-        return self.trained.facts
-
-    @property
-    def patch(self) -> int:
-        """Side in pixels of one dense feature."""
-        return self.trained.patch
-
-    def pooled(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """See `TrainedEncoder.pooled`."""
-        return self.trained.pooled(pixels, valid)
-
-    def dense(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """See `TrainedEncoder.dense`."""
-        return self.trained.dense(pixels, valid)
-
-
 def load(path: Path, view: int = 0) -> TrainedEncoder:
     """The encoder of an exported file, or of a run's folder, for views of `view` pixels."""
     return from_workdir(path, view=view) if path.is_dir() else from_file(path, view)
 
 
-def floors(trained: TrainedEncoder, data: TaskData, protocol: Judge) -> list[Any]:
-    """Image statistics, random convolutions and the same encoder untrained; where the protocol
-    trains the encoder, the same from scratch.
+def floors(
+    trained: TrainedEncoder, data: TaskData, protocol: EvaluationProtocol
+) -> dict[str, Featurizer]:
+    """{title: floor}: image statistics, random convolutions and the same encoder untrained; where
+    the protocol trains the encoder, the same from scratch.
     """
+    initial = untrained(trained, data)
     if hasattr(protocol, "fine_tune"):
-        return [Candidate("from scratch", untrained(trained, data))]
-    return [
-        ImageStatistics(trained.mean, trained.std, trained.patch),
-        RandomConvolutions(trained.mean, trained.std, trained.patch),
-        Candidate("untrained encoder", untrained(trained, data)),
-    ]
+        return {FROM_SCRATCH: initial}
+    inputs = trained.mean, trained.std, trained.patch
+    return {
+        IMAGE_STATISTICS: ImageStatistics(*inputs),
+        RANDOM: RandomConvolutions(*inputs),
+        UNTRAINED: initial,
+    }
 
 
 def untrained(trained: TrainedEncoder, data: TaskData, seed: int = 0) -> TrainedEncoder:

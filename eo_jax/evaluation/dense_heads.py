@@ -81,7 +81,7 @@ class TrainedHead:
         epochs, batch: of training.
         lr, weight_decay: of AdamW.
         end_lr: at the end of the schedule.
-        resize: see `protocol.Judge`.
+        resize: see `protocol.EvaluationProtocol`.
     """
 
     head: Callable[..., nnx.Module]

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from eo_jax.evaluation.reading import Read, TaskData, is_per_patch, store_hash
+from eo_jax.evaluation.reading import Read, TaskData, is_per_patch
 
 _BATCH = 16
 
@@ -34,12 +34,10 @@ class Featurizer(Protocol):
     """What is judged: a trained encoder, or a floor.
 
     Attributes:
-        title: for tables.
         facts: what decides its features, in plain JSON types.
         patch: side in pixels of one dense feature.
     """
 
-    title: str
     facts: Mapping[str, Any]
     patch: int
 
@@ -60,7 +58,7 @@ def features_of(
     """
     facts = {
         "features": featurizer.facts,
-        "store": store_hash(data.store),
+        "store": data.content,
         "task": [data.task.kind, data.task.label],
         "sensor": data.sensor,
         "crop": data.crop,
@@ -80,7 +78,7 @@ def _computed(
     compute = featurizer.pooled if is_per_patch(data.task) else featurizer.dense
     xs, targets = [], []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{featurizer.title}: {data.task.title}, {split}", total=None)
+        task = progress.add_task(f"features: {data.task.title}, {split}", total=None)
         for batch in data.read(split, _BATCH):
             xs.append(_shown(compute, batch, resize))
             targets.append(batch.target)

@@ -25,7 +25,7 @@ _WARM_UP = 0.05  # of all steps
 class Pixels:
     """Windows themselves as a `features.Featurizer`: float32 [b, c, H, W], NaN without data."""
 
-    title, patch = "pixels", 1
+    patch = 1
     facts: Mapping[str, Any] = {"pixels": 1}
 
     def pooled(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ class FineTuning:
     Attributes:
         epochs, batch: of training.
         lr, weight_decay: of AdamW.
-        resize: see `protocol.Judge`.
+        resize: see `protocol.EvaluationProtocol`.
     """
 
     epochs: int

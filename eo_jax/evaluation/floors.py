@@ -14,13 +14,15 @@ import numpy as np
 
 from eo_jax.augment.radiometry import normalise
 
+IMAGE_STATISTICS = "imagestats"  # its title in tables, as torchgeo-bench has it
+RANDOM, UNTRAINED, FROM_SCRATCH = "random convolutions", "untrained encoder", "from scratch"
+FLOORS = (IMAGE_STATISTICS, RANDOM, UNTRAINED, FROM_SCRATCH)
 _FILTERS, _SIDE = 256, 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageStatistics:
-    """Mean and standard deviation of each normalised band over the valid pixels of a window or
-    token.
+class Floor:
+    """What floors share.
 
     Attributes:
         mean, std: float32 [c], of the input.
@@ -30,12 +32,18 @@ class ImageStatistics:
     mean: np.ndarray
     std: np.ndarray
     patch: int
-    title: str = "imagestats"
 
     @property
     def facts(self) -> dict[str, Any]:
         """What decides its features."""
-        return _facts(self)
+        numbers = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        return {"floor": type(self).__name__, "patch": self.patch, **numbers}
+
+
+class ImageStatistics(Floor):
+    """Mean and standard deviation of each normalised band over the valid pixels of a window or
+    token.
+    """
 
     def pooled(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """float32 [b, 2 c]."""
@@ -53,11 +61,6 @@ class ImageStatistics:
         return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
 
 
-def _facts(floor: Any) -> dict[str, Any]:
-    numbers = {"mean": floor.mean.tolist(), "std": floor.std.tolist()}
-    return {"floor": floor.title, "patch": floor.patch, **numbers}
-
-
 def _moments(pixels: np.ndarray, valid: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """Mean and standard deviation side by side on axis 1; 0 where nothing is valid."""
     count = np.maximum(valid.sum(axes), 1)
@@ -67,25 +70,10 @@ def _moments(pixels: np.ndarray, valid: np.ndarray, axes: tuple[int, ...]) -> np
     return np.concatenate([mean, np.sqrt(np.square(centred).sum(axes) / count)], axis=1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RandomConvolutions:
+class RandomConvolutions(Floor):
     """Random convolutional features (Rolf et al. 2021, arXiv 2010.08168): 256 Gaussian filters of
     3 x 3, ReLU of the answers and of their negatives, the mean over a window or a token.
-
-    Attributes:
-        mean, std: float32 [c], of the input.
-        patch: side in pixels of a dense feature.
     """
-
-    mean: np.ndarray
-    std: np.ndarray
-    patch: int
-    title: str = "random convolutions"
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What decides its features."""
-        return _facts(self)
 
     def pooled(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """float32 [b, 512]."""

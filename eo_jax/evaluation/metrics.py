@@ -12,10 +12,12 @@ _BINS = 15
 _THRESHOLD = 0.5
 
 
-def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """int64 [classes, classes] of codes from 0 [n]: true classes in rows, predicted in columns."""
+def confusion(
+    truth: np.ndarray, predicted: np.ndarray, classes: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """[classes, classes] of codes from 0 [n]: true classes in rows, predicted in columns."""
     pairs = truth.astype(np.int64) * classes + predicted
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    return np.bincount(pairs, weights, classes**2).reshape(classes, classes)
 
 
 def of_confusion(table: np.ndarray) -> dict[str, float]:

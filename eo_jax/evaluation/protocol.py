@@ -20,8 +20,9 @@ class Labelled(NamedTuple):
     x: np.ndarray
     y: np.ndarray
 
-    def __add__(self, other: Labelled) -> Labelled:
-        return Labelled(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+    def with_rows_of(self, other: Labelled) -> Labelled:
+        """Both, one after the other."""
+        return Labelled(*map(np.concatenate, zip(self, other, strict=True)))
 
 
 class Predictor(Protocol):
@@ -31,8 +32,8 @@ class Predictor(Protocol):
         """float64 [q, k] of features [q, d]: probabilities of classes or labels, or numbers."""
 
 
-class Judge(Protocol):
-    """A protocol; its module has `JUDGES`, {name: Judge}, of one family of papers.
+class EvaluationProtocol(Protocol):
+    """A protocol; its module has `PROTOCOLS`, {name: EvaluationProtocol}, of one family of papers.
 
     In place of `fit`, protocols for maps have `fit_maps`, see `dense_heads.TrainedHead`, and those
     that train the encoder `fine_tune`, see `fine_tuning.FineTuning`.
@@ -53,19 +54,19 @@ class Judge(Protocol):
 
 
 def protocol_names() -> list[str]:
-    """ "dino:knn" and the like: module and judge."""
+    """ "dino:knn" and the like: a module, and the name of one of its protocols."""
     package = importlib.import_module("eo_jax.evaluation.protocols")
     return [
-        f"{module.name}:{judge}"
+        f"{module.name}:{name}"
         for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name)
-        for judge in importlib.import_module(f"{package.__name__}.{module.name}").JUDGES
+        for name in importlib.import_module(f"{package.__name__}.{module.name}").PROTOCOLS
     ]
 
 
-def find_protocol(name: str) -> Judge:
+def find_protocol(name: str) -> EvaluationProtocol:
     """A protocol by name. Raises ValueError."""
     known = protocol_names()
     if name not in known:
         raise ValueError(f"--protocol: {name!r}; expected one of {', '.join(known)}")
-    module, _, judge = name.partition(":")
-    return importlib.import_module(f"eo_jax.evaluation.protocols.{module}").JUDGES[judge]
+    module, _, which = name.partition(":")
+    return importlib.import_module(f"eo_jax.evaluation.protocols.{module}").PROTOCOLS[which]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +14,10 @@ from eo_jax.data.pixel_source import open_source
 from eo_jax.data.source import Source, SourceConfig, crops_of
 from eo_jax.data.store.reader import open_store
 from eo_jax.evaluation.task import Task
+from eo_jax.exchange import matching
 from eo_jax.sensors import Sensor
 
-_PER_PATCH = ("classification", "multi_label", "regression")
+_MAPS = ("segmentation", "change")
 
 
 class Read(NamedTuple):
@@ -43,12 +43,14 @@ class TaskData:
         store: folder or URL.
         sensor: id of the row that is read.
         crop: side in pixels of the windows: non-overlapping crops of samples, or around pixels.
+        content: content hash of the store.
     """
 
     task: Task
     store: str
     sensor: str
     crop: int
+    content: str
 
     def read(self, split: str, batch_size: int) -> Iterator[Read]:
         """Every window of a split once. Raises ValueError for a store without that label."""
@@ -108,12 +110,12 @@ def _two_dates(
     return found
 
 
-def data_of(task: Task, store: str, sensor: Sensor, multiple: int) -> TaskData:
+def data_of(task: Task, store: str, sensor: Sensor, multiple: int = 1, crop: int = 0) -> TaskData:
     """The data of a task in a store.
 
     Args:
         sensor: what the encoder reads; the store must hold the same.
-        multiple: the side of windows is the largest multiple of this in the smallest sample.
+        crop: side of windows; 0 for the largest multiple of `multiple` in the smallest sample.
 
     Raises ValueError for a store that is not one of this task or sensor.
     """
@@ -125,40 +127,38 @@ def data_of(task: Task, store: str, sensor: Sensor, multiple: int) -> TaskData:
             f"with `python -m data_prep convert {task.convert}`"
         )
     _check_sensor(opened.manifest.get("sensors", {}), sensor, store)
-    mine = opened.index["sensor"] == sensor.id
-    sides = opened.index["shape"][mine, 1:]
-    crop = int(sides.min()) // multiple * multiple
-    if not crop:
-        raise ValueError(f"{store}: samples of {sides.min()} pixels; the encoder takes {multiple}")
-    return TaskData(task, store, sensor.id, crop)
+    sides = opened.index["shape"][opened.index["sensor"] == sensor.id, 1:]
+    crop = crop or int(sides.min()) // multiple * multiple
+    if not 0 < crop <= sides.min():
+        raise ValueError(
+            f"{store}: a sample of {sides.min()} pixels; the encoder takes {crop or multiple} at "
+            "least: convert with a larger --patch-size, or use weights with smaller patches"
+        )
+    return TaskData(task, store, sensor.id, crop, opened.content_hash)
 
 
 def _check_sensor(rows: dict, sensor: Sensor, store: str) -> None:
     """Raises ValueError where the store's numbers mean something else than the encoder's."""
     if sensor.id not in rows:
         raise ValueError(
-            f"{store}: sensors {', '.join(rows) or 'none'}; the encoder reads {sensor.id!r}. "
-            "Features of another sensor would be silently wrong"
+            f"{store}: has the sensors {', '.join(rows) or 'none'}; the encoder reads "
+            f"{sensor.id!r}: convert to that, or use weights for these"
         )
     found = Sensor.from_row(rows[sensor.id])
-    for field in ("dtype", "scale", "offset", "nodata"):
-        if hasattr(found, field) and getattr(found, field) != getattr(sensor, field):
-            raise ValueError(
-                f"{store}: {field} of {sensor.id!r} is {getattr(found, field)!r}, the encoder's is "
-                f"{getattr(sensor, field)!r}"
-            )
-    names = [[band.name for band in row.bands] for row in (found, sensor)]
-    if names[0] != names[1]:
+    try:
+        matching.band_order(sensor, [band.name for band in found.bands], None)
+        matching.check_product(
+            sensor, found.id, found.dtype, found.scales, found.offsets, found.nodata
+        )
+    except ValueError as error:
+        raise ValueError(f"{store}: {error}") from error
+    if found.nodata is None and sensor.nodata is not None:
         raise ValueError(
-            f"{store}: bands of {sensor.id!r} are {names[0]}, the encoder's {names[1]}"
+            f"{store}: has no no-data value, and the encoder's is {sensor.nodata:g}, which may be "
+            "data here; use weights for this store's row"
         )
 
 
 def is_per_patch(task: Task) -> bool:
     """Whether a target is one for the whole window, so that pooled features go with it."""
-    return task.kind in _PER_PATCH or task.kind == "pixel"
-
-
-def store_hash(store: str | Path) -> str:
-    """The content hash of a store."""
-    return open_store(store).content_hash
+    return task.kind not in _MAPS

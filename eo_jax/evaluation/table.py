@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from eo_jax.data.store.files import write_atomically
-from eo_jax.evaluation.judging import Row
+from eo_jax.evaluation.floors import FLOORS, IMAGE_STATISTICS
+from eo_jax.evaluation.row import Row
 from eo_jax.evaluation.task import LOWER_IS_BETTER
 from eo_jax.report.html_page import data_uri, render
 from eo_jax.report.pictures import png
 
 _ROWS, _CSV, _PAGE = "rows.json", "table.csv", "table.html"
-_FLOOR = "imagestats"
 _COLUMNS = (
     "candidate",
     "task",
@@ -72,7 +72,7 @@ class Table:
 
         Args:
             about: what decides the row: features, store, task, protocol, fraction and seed.
-            names: "candidate", "floor" (whether it is one), "task", "protocol", "title" (of the
+            names: "candidate", "task", "protocol", "title" (of the
                 protocol), "headline", "fraction" and "seed", for readers.
         """
         plain = {
@@ -97,13 +97,17 @@ def _key(about: Mapping[str, Any]) -> str:
 
 
 def below_floor(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a row is worse than the statistics of its images by the headline: a likely mistake in
-    normalisation, bands or units.
+    """Whether an encoder's row is worse than the statistics of its images by the headline: a likely
+    mistake in normalisation, bands or units.
     """
+    if row["candidate"] in FLOORS:
+        return False
     same = ("task", "protocol", "fraction", "seed")
     headline = row["headline"]
     for floor in rows:
-        if floor["candidate"] == _FLOOR and all(floor[name] == row[name] for name in same):
+        if floor["candidate"] == IMAGE_STATISTICS and all(
+            floor[name] == row[name] for name in same
+        ):
             mine, its = (of["scores"][headline][0] for of in (row, floor))
             return mine > its if headline in LOWER_IS_BETTER else mine < its
     return False
@@ -116,7 +120,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         for score, (value, low, high) in row["scores"].items():
             found = {"score": score, "value": value, "low": low, "high": high}
-            below = not row["floor"] and below_floor(row, rows)
+            below = below_floor(row, rows)
             writer.writerow({**row, **found, "below_imagestats": int(below)})
     return text.getvalue()
 
@@ -124,7 +128,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def _page(rows: Sequence[Mapping[str, Any]]) -> str:
     tasks: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for row in rows:
-        shown = {**row, "below": not row["floor"] and below_floor(row, rows)}
+        shown = {**row, "below": below_floor(row, rows)}
         tasks.setdefault((row["task"], row["title"], row["fraction"]), []).append(shown)
     for group in tasks.values():
         headline = group[0]["headline"]

@@ -13,16 +13,14 @@ def of_classes(
     probabilities: np.ndarray, truth: np.ndarray, seed: int
 ) -> tuple[dict[str, Estimate], np.ndarray]:
     """(scores, confusion matrix [k, k]) of probabilities [n, k] for classes [n] from 0."""
-    classes = probabilities.shape[1]
-    pairs = truth.astype(np.int64) * classes + probabilities.argmax(1)
+    classes, predicted = probabilities.shape[1], probabilities.argmax(1)
 
     def score(weights: np.ndarray) -> dict[str, float]:
-        table = np.bincount(pairs, weights, classes**2).reshape(classes, classes)
+        table = metrics.confusion(truth, predicted, classes, weights)
         error = metrics.calibration_error(probabilities, truth, weights)
         return metrics.of_confusion(table) | {"calibration_error": error}
 
-    table = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    return estimates(score, len(truth), seed), table
+    return estimates(score, len(truth), seed), metrics.confusion(truth, predicted, classes)
 
 
 def of_maps(tables: np.ndarray, task: Task, seed: int) -> dict[str, Estimate]:

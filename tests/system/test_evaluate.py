@@ -18,7 +18,7 @@ from eo_jax import evaluate
 from eo_jax.evaluation.features import features_of, resized
 from eo_jax.evaluation.floors import ImageStatistics
 from eo_jax.evaluation.protocol import find_protocol, protocol_names
-from eo_jax.evaluation.reading import Read, TaskData
+from eo_jax.evaluation.reading import Read, data_of
 from eo_jax.evaluation.task import HEADLINES, find_task, task_names
 from eo_jax.schema import Sample
 
@@ -243,7 +243,7 @@ def test_features_are_computed_once(tmp_path):
 
     store = store_of(tmp_path / "store", "classification", 12)
     task = evaluate.parse_task(f"classification:target={store}").task
-    data = TaskData(task, str(store), SENSOR.id, IMAGE)
+    data = data_of(task, str(store), SENSOR)
     floor = Counting(np.asarray(SENSOR.mean), np.asarray(SENSOR.std), 8)
     first = features_of(floor, data, "train", 0, tmp_path / "features")
     again = features_of(floor, data, "train", 0, tmp_path / "features")

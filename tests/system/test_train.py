@@ -204,6 +204,23 @@ def test_a_finished_run_says_so_and_changes_nothing(workdir, tiny_store, capsys)
     assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
+def test_evaluators_of_a_finished_run_are_added_repeated_and_left_out(workdir, tiny_store, capsys):
+    """Chosen anew for the same weights; scores of the others stay in metrics.jsonl."""
+
+    def scored(evals, **options) -> list[str]:
+        before = len(writers.read_metrics(workdir))
+        config = config_of(tiny_store) | {"evals": evals}
+        assert train.train(config, workdir, **options) == 0
+        added = writers.read_metrics(workdir)[before:]
+        assert all(line["step"] == 6 for line in added)
+        return sorted({key.split("/")[1] for line in added for key in line if "eval/" in key})
+
+    present = dict(config_of(tiny_store)["evals"])
+    assert scored(present | {"collapse": {"split": "val"}}) == ["collapse"]
+    assert scored(present | {"collapse": {"split": "val"}}) == []
+    assert scored({"collapse": {"split": "train"}}, evaluate_again=True) == ["collapse"]
+
+
 def test_another_config_is_refused_with_every_difference(workdir, tiny_store):
     other = config_of(
         tiny_store, **{"optim.lr": 0.5, "run.seed": 1, "data.batch_size": 2, "data.threads": 1}

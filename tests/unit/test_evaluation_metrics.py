@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from eo_jax.evaluation import metrics
+from eo_jax.evaluation.classifiers import Linear, Neighbours
 from eo_jax.evaluation.intervals import estimates
-from eo_jax.evaluation.judges import Linear, Neighbours
 from eo_jax.evaluation.neighbours import nearest
 from eo_jax.evaluation.protocol import Labelled
 
@@ -30,7 +30,10 @@ def test_scores_of_classes_are_those_of_scikit_learn():
     guess = np.where(rng.random(300) < 0.6, truth, rng.integers(0, CLASSES, 300))
     guess[guess == 3] = 4
     weights = weights_of(300)
-    table = np.bincount(truth * CLASSES + guess, weights, CLASSES**2).reshape(CLASSES, CLASSES)
+    table = metrics.confusion(truth, guess, CLASSES, weights)
+    np.testing.assert_allclose(
+        table, sk.confusion_matrix(truth, guess, labels=range(CLASSES), sample_weight=weights)
+    )
     found = metrics.of_confusion(table)
     weighted = {"sample_weight": weights}
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(truth, guess, **weighted))
@@ -191,7 +194,7 @@ def test_the_linear_protocol_chooses_by_validation_and_fits_again_on_both():
         LogisticRegression(C=c, max_iter=5000, tol=1e-6).fit(*train).score(*val) for c in grid
     ]
     chosen = grid[int(np.argmax(scores))]  # the smallest of equal ones
-    both = train + val
+    both = train.with_rows_of(val)
     expected = LogisticRegression(C=chosen, max_iter=5000, tol=1e-6).fit(*both)
     np.testing.assert_allclose(predict(test.x), expected.predict_proba(test.x), atol=2e-3)
 

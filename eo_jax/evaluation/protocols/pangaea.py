@@ -2,6 +2,6 @@
 Its UPerNet is not here.
 """
 
-from eo_jax.evaluation.judges import Neighbours
+from eo_jax.evaluation.classifiers import Neighbours
 
-JUDGES = {"knn": Neighbours(k=200, cosine=True, temperature=0.1)}
+PROTOCOLS = {"knn": Neighbours(k=200, cosine=True, temperature=0.1)}

@@ -7,7 +7,7 @@ Its own code leaves BatchNorm of the frozen backbone in training mode; here froz
 from eo_jax.evaluation.dense_heads import ConvHead, FcnHead, TrainedHead
 from eo_jax.evaluation.fine_tuning import FineTuning
 
-JUDGES = {
+PROTOCOLS = {
     "conv": TrainedHead(ConvHead, epochs=100, batch=16, lr=1e-3, weight_decay=1e-4),
     "fine_tune": FineTuning(epochs=100, batch=64, lr=1e-3, weight_decay=1e-4),
     "fcn": TrainedHead(FcnHead, epochs=100, batch=16, lr=1e-3, weight_decay=1e-4),

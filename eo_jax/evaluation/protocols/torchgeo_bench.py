@@ -4,11 +4,11 @@ are, kNN with k = 5 and L2, L-BFGS over 40 values of C, a linear head for maps.
 
 import numpy as np
 
+from eo_jax.evaluation.classifiers import Linear, Neighbours
 from eo_jax.evaluation.dense_heads import LinearHead, TrainedHead
-from eo_jax.evaluation.judges import Linear, Neighbours
 
 _SIDE = 224
-JUDGES = {
+PROTOCOLS = {
     "knn": Neighbours(k=5, cosine=False, resize=_SIDE),
     "linear": Linear(tuple(np.logspace(-6, 4, 40)), resize=_SIDE),
     "segmentation_linear": TrainedHead(

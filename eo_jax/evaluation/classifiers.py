@@ -26,7 +26,7 @@ class Neighbours:
         k: number of neighbours.
         cosine: whether features are divided by their length first; else L2 as they are.
         temperature: votes weigh exp(cosine / temperature); 0: all alike.
-        resize: see `protocol.Judge`.
+        resize: see `protocol.EvaluationProtocol`.
     """
 
     k: int
@@ -42,7 +42,7 @@ class Neighbours:
         return f"kNN, k={self.k}, {distance}, {votes}"
 
     def fit(self, kind: str, train: Labelled, val: Labelled, classes: int, seed: int) -> Predictor:
-        """See `protocol.Judge`; there is nothing to choose on `val`."""
+        """See `protocol.EvaluationProtocol`; there is nothing to choose on `val`."""
         x, y = self._placed(train.x), train.y
         if kind in _CLASSES:
             y = np.eye(classes)[y]
@@ -76,7 +76,7 @@ class Linear:
     Attributes:
         grid: values of C, ascending.
         iterations: of L-BFGS while choosing; twice that in the last fit.
-        resize: see `protocol.Judge`.
+        resize: see `protocol.EvaluationProtocol`.
     """
 
     grid: Sequence[float]
@@ -92,7 +92,7 @@ class Linear:
         )
 
     def fit(self, kind: str, train: Labelled, val: Labelled, classes: int, seed: int) -> Predictor:
-        """See `protocol.Judge`."""
+        """See `protocol.EvaluationProtocol`."""
         if kind in _CLASSES:
             return _classifier(self, train, val, classes)
         if kind == "multi_label":
@@ -108,7 +108,7 @@ def _classifier(linear: Linear, train: Labelled, val: Labelled, classes: int) ->
         raise ValueError(
             "the training split has fewer than two classes; take another label or split"
         )
-    model = _best(linear, train, train + val, score)
+    model = _best(linear, train, train.with_rows_of(val), score)
 
     def predict(x: np.ndarray) -> np.ndarray:
         found = np.zeros((len(x), classes))
@@ -127,7 +127,7 @@ def _labeller(linear: Linear, train: Labelled, val: Labelled) -> Predictor:
         found = average_precision_score(val.y > 0, scores, average="micro")
         if found > best:
             best, chosen = found, c
-    known = train + val
+    known = train.with_rows_of(val)
     last = dataclasses.replace(linear, grid=(chosen,), iterations=2 * linear.iterations)
     final = [next(_path(last, Labelled(known.x, known.y[:, k]))) for k in range(known.y.shape[1])]
     return lambda x: np.stack([predict(x) for predict in final], axis=1)
@@ -170,5 +170,5 @@ def _regressor(linear: Linear, train: Labelled, val: Labelled) -> Predictor:
     fits = {c: Ridge(1 / c, solver="svd").fit(train.x, train.y) for c in linear.grid}
     scores = {c: r2_score(val.y, fit.predict(val.x)) for c, fit in fits.items()}
     chosen = max(scores, key=scores.get)  # the first of equal ones
-    known = train + val
+    known = train.with_rows_of(val)
     return Ridge(1 / chosen, solver="svd").fit(known.x, known.y).predict

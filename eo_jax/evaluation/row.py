@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eo_jax.evaluation import verdict
+from eo_jax.evaluation import metrics, verdict
 from eo_jax.evaluation.dense_heads import IGNORED
 from eo_jax.evaluation.features import Features, Featurizer, features_of
 from eo_jax.evaluation.fine_tuning import Pixels
 from eo_jax.evaluation.intervals import Estimate
-from eo_jax.evaluation.protocol import Judge, Labelled
+from eo_jax.evaluation.protocol import EvaluationProtocol, Labelled
 from eo_jax.evaluation.reading import TaskData
 from eo_jax.evaluation.task import Task
 from eo_jax.evaluators.labelled import token_majority
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 def judge(
     featurizer: Featurizer,
     data: TaskData,
-    protocol: Judge,
+    protocol: EvaluationProtocol,
     folder: Path,
     *,
     fraction: float = 1.0,
@@ -124,7 +124,7 @@ def _judge_tuned(
         given = [part._replace(target=_numbered(part.target, classes)) for part in (train, val)]
         if task.kind not in _MAPS:
             given = [_part(part, np.flatnonzero(part.target != IGNORED)) for part in given]
-    tune = protocol.fine_tune(candidate.trained, task.kind, *given, len(classes), seed)
+    tune = protocol.fine_tune(candidate, task.kind, *given, len(classes), seed)
     fitted = len(given[0].x)
     if task.kind in _MAPS:
         return _scored_maps(task, lambda x, size: tune(x[None])[0], test, classes, fitted, seed)
@@ -212,8 +212,8 @@ def _scored_maps(
     for image, (x, truth) in enumerate(zip(*test, strict=True)):
         guess = predict(np.asarray(x), truth.shape)
         counts = np.isin(truth, classes)
-        pairs = np.searchsorted(classes, truth[counts]) * len(classes) + guess[counts]
-        tables[image].flat[:] = np.bincount(pairs, minlength=len(classes) ** 2)
+        coded = np.searchsorted(classes, truth[counts])
+        tables[image] = metrics.confusion(coded, guess[counts], len(classes))
         if len(shown) < 4 and counts.any():
             shown.append((truth, np.asarray(classes)[guess]))
     scores = verdict.of_maps(tables, task, seed)
