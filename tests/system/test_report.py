@@ -84,6 +84,7 @@ def test_the_page_loads_nothing(page):
     assert not re.search(r"url\((?!['\"]?(data:|#))|@import", page[1])
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(page, monkeypatch):
     workdir, text = page
     monkeypatch.setattr(sys, "argv", ["report", f"--workdir={workdir}"])

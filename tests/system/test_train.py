@@ -302,6 +302,7 @@ def test_lines_logged_after_the_checkpoint_are_cut_on_resume(workdir, tiny_store
     assert writers.read_metrics(workdir)[6]["loss"] != 1.0
 
 
+@pytest.mark.slow
 def test_log_every_thins_the_lines_but_keeps_first_and_last(toy, tiny_store, tmp_path):
     train.train(config_of(tiny_store, **{"run.steps": 7, "run.log_every": 3}), tmp_path)
     assert steps(tmp_path) == [1, 3, 6, 7]

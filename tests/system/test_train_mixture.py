@@ -122,6 +122,7 @@ def pipeline_of(stores, **values) -> Pipeline:
     return Pipeline(parse_section(config, "data"), config["run"]["seed"])
 
 
+@pytest.mark.slow
 def test_the_line_of_a_mixture_is_readable(stores, mixture, tmp_path, capsys):
     train.train(mixed_run.config_of(*stores, **SKIP, **{"run.writers": ("tensorboard",)}), tmp_path)
     (events,) = (tmp_path / "tensorboard").iterdir()

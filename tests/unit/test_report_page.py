@@ -323,6 +323,7 @@ def test_skipped_updates_are_counted():
     assert "not finite" not in Page(render(make_report(lines=quiet, patches=[]))).text
 
 
+@pytest.mark.slow
 def test_size_stays_within_an_attachment():
     patches = [
         make_patch(str(seed), 128, 16, seed) for seed in range(4)
