@@ -90,6 +90,7 @@ from data_prep.formats.labels import (
     label_nodata_option,
     read_label_window,
 )
+from data_prep.formats.limits import check_fractions, skip_above
 from data_prep.formats.listing import (
     files_with_labels,
     first_readable,
@@ -127,6 +128,9 @@ class Reader:
     labels: tuple[str, ...] = option((), "folders of label maps, with the layout of the images")
     patch_size: int = option(
         0, "height and width of patches in pixels; 0 for whole files", metavar="N"
+    )
+    max_nodata: float = option(
+        1.0, "largest fraction of pixels without data in any band, 0 to 1", metavar="FRACTION"
     )
     group_regex: str = option(
         "", "finds the location in a file name, as (?P<group>...)", metavar="REGEX"
@@ -249,8 +253,10 @@ class Reader:
         name, (sensor,) = item.files[0].name, self.sensors
         sentinel2.note_suspect(pixels, sensor)
         classes = class_numbers(self.first_class, self.label_nodata)
-        if sensor.missing(pixels).all():
+        missing = sensor.missing(pixels)
+        if missing.all():
             raise SkipSample("no data in any pixel")
+        skip_above("pixels without data", missing.any(0), self.max_nodata)
         return Sample(
             pixels=pixels,
             sensor=sensor.id,
@@ -279,6 +285,7 @@ class Reader:
         """Raises ValueError for options that cannot work, before a file is opened."""
         _ = self.sensors
         check_patch_size(self.patch_size, "files")
+        check_fractions(max_nodata=self.max_nodata)
         if self.time_format and not self.time_regex:
             raise ValueError(
                 "--time-format needs --time-regex, which finds the time in a file name; give both"

@@ -247,7 +247,7 @@ def test_files_that_do_not_fit_the_options(
         ({"group_regex": r"\d+"}, r"--group-regex .*no group named 'group'"),
         ({"time_regex": r"(?P<date>\d+)"}, r"--time-regex .*no group named 'time'"),
         ({"time_format": "%Y"}, "needs --time-regex"),
-        ({"patch_size": -1}, "--patch-size -1"),
+        ({"patch_size": -1}, "--patch-size: is -1"),
     ],
 )
 def test_options_that_cannot_work(tmp_path: Path, options: dict, words: str) -> None:

@@ -4,6 +4,7 @@ bands are resampled only when asked.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def test_bands_are_in_the_order_of_the_table_whatever_their_spelling(tmp_path: P
     (sample,) = read_all("geotiff", tmp_path, **L2A)
     assert sample.pixels[:, 0, 0].tolist() == [100 * index + 1 for index in range(12)]
     assert (sample.id, sample.group, sample.sensor) == ("a", "a", "sentinel2_l2a")
+
+
+def test_images_with_more_no_data_than_allowed_are_left_out(tmp_path: Path) -> None:
+    """A quarter of the pixels lacks one band alone."""
+    row, images = tmp_path / "row.json", tmp_path / "images"
+    row.write_text(json.dumps(get_sensor("sentinel2_l2a").row() | {"id": "own", "nodata": 0}))
+    options = {**L2A, "sensor": str(row)}
+    for name in ("a", "b"):
+        s2_folder(images / name)
+    plane = np.full((1, 6, 6), 301, np.uint16)
+    plane[0, :3, :3] = 0
+    tiny_archives.write(images / "b" / "B04.tif", plane)
+    for limit, kept in ((0.24, ["a"]), (0.25, ["a", "b"])):
+        found = read_all("geotiff", images, **options, max_nodata=limit)
+        assert [sample.id for sample in found] == kept
+    reject("geotiff", images, "--max-nodata", "1.5", **options, max_nodata=1.5)
 
 
 def test_some_bands_are_kept_of_images_with_more(tmp_path: Path) -> None:
