@@ -25,6 +25,8 @@ from data_prep.reader import SkipSample
 from eo_jax.data.store import record
 
 NAMES = (*readers.names(), *layouts.OTHER_LAYOUTS)
+# Products of agencies, of several files or groups each: more to damage.
+PRODUCTS = ("landsat-c2", "sentinel2-safe", "prisma", "emit", "desis", "geotiff-bands")
 MOST_BYTES = 1_500_000_000
 BOMB = (
     b'<?xml version="1.0"?><!DOCTYPE b [<!ENTITY a "xxxxxxxxxx"><!ENTITY b '
@@ -261,7 +263,7 @@ def test_damaged_archives(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_archives_at_length(originals: dict, name: str) -> None:
-    @settings(max_examples=250, **quiet)
+    @settings(max_examples=600 if name in PRODUCTS else 250, **quiet)
     @given(seed=st.integers(0, 2**32 - 1), damages=some_damages)
     def many(seed: int, damages: list[Damage]) -> None:
         damaged(originals[name], name, seed, damages)
