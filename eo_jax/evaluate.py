@@ -13,8 +13,9 @@ one adds rows. table.html and table.csv have every row with its 95 % interval.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,13 @@ from eo_jax import cli, compile_cache
 from eo_jax.data.store.reader import open_store
 from eo_jax.evaluation import candidates
 from eo_jax.evaluation.features import Featurizer
-from eo_jax.evaluation.protocol import EvaluationProtocol, find_protocol, protocol_names
+from eo_jax.evaluation.protocol import (
+    NORMALISATIONS,
+    POOLINGS,
+    EvaluationProtocol,
+    find_protocol,
+    protocol_names,
+)
 from eo_jax.evaluation.reading import TaskData, data_of
 from eo_jax.evaluation.row import Row, judge
 from eo_jax.evaluation.table import Table
@@ -48,7 +55,8 @@ def main() -> int:
     arguments = parser().parse_args()
     compile_cache.enable()
     asked = [parse_task(text) for text in arguments.task]
-    protocols = {name: find_protocol(name) for name in arguments.protocol}
+    protocols = _protocols(arguments)
+    _check_kinds(asked, protocols)
     for fraction in arguments.fraction:
         if not 0 < fraction <= 1:
             raise ValueError(f"--fraction: {fraction}; expected above 0 and at most 1")
@@ -60,7 +68,7 @@ def main() -> int:
                     "features": featurizer.facts,
                     "store": data.content,
                     "task": task.name,
-                    "protocol": [name, protocol.title],
+                    "protocol": [name, protocol.description],
                     "crop": data.crop,
                     "fraction": fraction,
                     "seed": seed,
@@ -71,6 +79,31 @@ def main() -> int:
                     _add(table, about, title, task, row)
     print(arguments.output / "table.html")
     return 0
+
+
+def _protocols(arguments: argparse.Namespace) -> dict[str, EvaluationProtocol]:
+    """{name: protocol} with every pooling and normalisation that is asked for in place of its own;
+    these are part of the name.
+    """
+    found = {}
+    for name, pooling, normalisation in itertools.product(
+        arguments.protocol, arguments.pooling or [""], arguments.normalisation or [""]
+    ):
+        asked = {"pooling": pooling, "normalisation": normalisation}
+        changes = {field: value for field, value in asked.items() if value}
+        varied = " ".join([name, *(f"{field}={value}" for field, value in changes.items())])
+        found[varied] = dataclasses.replace(find_protocol(name), **changes)
+    return found
+
+
+def _check_kinds(asked: Sequence[Asked], protocols: Mapping[str, EvaluationProtocol]) -> None:
+    """Raises ValueError for a protocol that one of the tasks is not for."""
+    for task, (name, protocol) in itertools.product(asked, protocols.items()):
+        if task.task.kind not in protocol.kinds:
+            raise ValueError(
+                f"--protocol: {name!r} takes {', '.join(protocol.kinds)}, and task {task.name!r} "
+                f"is {task.task.kind}; run them apart, into the same --output for one table"
+            )
 
 
 def _add(table: Table, about: dict[str, Any], title: str, asked: Asked, row: Row) -> None:
@@ -124,6 +157,15 @@ def parser() -> argparse.ArgumentParser:
         help="of the training split, drawn without replacement (default: 1)",
     )
     add("--seed", nargs="+", type=int, default=[0], metavar="N", help="of draws (default: 0)")
+    for field, values in (("pooling", POOLINGS), ("normalisation", NORMALISATIONS)):
+        add(
+            f"--{field}",
+            nargs="+",
+            default=[],
+            choices=tuple(values),
+            metavar=field.upper(),
+            help=f"of {', '.join(values)}, in place of the protocol's",
+        )
     add("--no-floors", action="store_true", help="leave out the rows without pretraining")
     return found
 
@@ -151,6 +193,7 @@ def _candidates(
     """(title, candidate, its data); floors first, so that what is below them is marked at once."""
     for number, path in enumerate(arguments.weights):
         trained, data = _sized(path, asked, protocol)
+        trained = candidates.adapted(trained, data, protocol)
         if not (number or arguments.no_floors):
             for title, floor in candidates.floors(trained, data, protocol).items():
                 yield title, floor, data

@@ -22,8 +22,9 @@ from eo_jax.evaluation.floors import (
     ImageStatistics,
     RandomConvolutions,
 )
+from eo_jax.evaluation.pooled_encoder import pooled_by
 from eo_jax.evaluation.protocol import EvaluationProtocol
-from eo_jax.evaluation.reading import Read, TaskData
+from eo_jax.evaluation.reading import Read, TaskData, statistics_of
 from eo_jax.models.functional import TRAIN
 from eo_jax.trained_encoder import TrainedEncoder, from_file, from_workdir
 
@@ -35,6 +36,16 @@ _STATISTICS_BATCHES, _BATCH = 30, 16
 def load(path: Path, view: int = 0) -> TrainedEncoder:
     """The encoder of an exported file, or of a run's folder, for views of `view` pixels."""
     return from_workdir(path, view=view) if path.is_dir() else from_file(path, view)
+
+
+def adapted(
+    trained: TrainedEncoder, data: TaskData, protocol: EvaluationProtocol
+) -> TrainedEncoder:
+    """The encoder with the pooled feature and the normalisation of a protocol."""
+    if protocol.normalisation == "data":
+        mean, std = statistics_of(data)
+        trained = dataclasses.replace(trained, mean=mean, std=std)
+    return dataclasses.replace(trained, encoder=pooled_by(trained.encoder, protocol.pooling))
 
 
 def floors(

@@ -12,27 +12,25 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, average_precision_score, r2_score
 
 from eo_jax.evaluation.neighbours import nearest
-from eo_jax.evaluation.protocol import Labelled, Predictor
+from eo_jax.evaluation.protocol import EvaluationProtocol, Labelled, Predictor
 
 _CLASSES = ("classification", "segmentation", "pixel", "change")
 _TINY = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
-class Neighbours:
+class Neighbours(EvaluationProtocol):
     """k nearest neighbours among training features, exact.
 
     Attributes:
         k: number of neighbours.
         cosine: whether features are divided by their length first; else L2 as they are.
         temperature: votes weigh exp(cosine / temperature); 0: all alike.
-        resize: see `protocol.EvaluationProtocol`.
     """
 
     k: int
     cosine: bool
     temperature: float = 0.0
-    resize: int = 0
 
     @property
     def title(self) -> str:
@@ -65,7 +63,7 @@ class Neighbours:
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear:
+class Linear(EvaluationProtocol):
     """Logistic or ridge regression by L-BFGS, with the penalty that is best on validation features,
     then fitted on training and validation features together.
 
@@ -76,12 +74,10 @@ class Linear:
     Attributes:
         grid: values of C, ascending.
         iterations: of L-BFGS while choosing; twice that in the last fit.
-        resize: see `protocol.EvaluationProtocol`.
     """
 
     grid: Sequence[float]
     iterations: int = 2000
-    resize: int = 0
 
     @property
     def title(self) -> str:

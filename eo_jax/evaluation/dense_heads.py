@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from eo_jax.evaluation.features import Features
-
 IGNORED = -1
 
 
-class LinearHead(nnx.Module):
+class DenseHead(nnx.Module):
+    """A head (width, classes, patch, rngs=...) whose call takes dense features, and whether it
+    trains, and gives logits of any resolution.
+
+    Attributes:
+        title: for tables.
+        several_depths: whether it takes [b, h, w, l, d] of `depths.Depths`.
+    """
+
+    title: ClassVar[str]
+    several_depths: ClassVar[bool] = False
+
+
+class LinearHead(DenseHead):
     """A linear layer per token, then bilinear interpolation to the labels."""
+
+    title = "linear layer per token"
 
     def __init__(self, width: int, classes: int, patch: int, *, rngs: nnx.Rngs):
         self.last = nnx.Linear(width, classes, rngs=rngs)
@@ -29,10 +40,12 @@ class LinearHead(nnx.Module):
         return self.last(x)
 
 
-class ConvHead(nnx.Module):
+class ConvHead(DenseHead):
     """SpectralEarth's head for transformers: for every factor of two of the patch, bilinear
     enlargement, a 3 x 3 convolution, BatchNorm and ReLU; the last convolution gives the classes.
     """
+
+    title = "enlarging convolutions"
 
     def __init__(self, width: int, classes: int, patch: int, *, rngs: nnx.Rngs):
         steps = max(1, round(math.log2(patch)))
@@ -51,10 +64,12 @@ class ConvHead(nnx.Module):
         return x
 
 
-class FcnHead(nnx.Module):
+class FcnHead(DenseHead):
     """SpectralEarth's head for ResNets: a 3 x 3 convolution to an eighth of the channels without
     bias, BatchNorm, ReLU, a 1 x 1 convolution.
     """
+
+    title = "FCN"
 
     def __init__(self, width: int, classes: int, patch: int, *, rngs: nnx.Rngs):
         inner = max(width // 8, 1)
@@ -67,103 +82,8 @@ class FcnHead(nnx.Module):
 
 
 def enlarged(x: Float[Array, "b h w k"], size: tuple[int, int]) -> Float[Array, "b H W k"]:
-    """Bilinear interpolation."""
-    return jax.image.resize(x, (len(x), *size, x.shape[-1]), "linear")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedHead:
-    """A protocol for maps: a head trained by AdamW with a cosine schedule; the epoch with the least
-    validation loss is kept.
-
-    Attributes:
-        head: class of the head.
-        epochs, batch: of training.
-        lr, weight_decay: of AdamW.
-        end_lr: at the end of the schedule.
-        resize: see `protocol.EvaluationProtocol`.
-    """
-
-    head: Callable[..., nnx.Module]
-    epochs: int
-    batch: int
-    lr: float
-    weight_decay: float
-    end_lr: float = 0.0
-    resize: int = 0
-
-    @property
-    def title(self) -> str:
-        """For tables."""
-        return (
-            f"{self.head.__name__}, AdamW, lr {self.lr:g}, weight decay {self.weight_decay:g}, "
-            f"{self.epochs} epochs, batch {self.batch}"
-        )
-
-    def fit_maps(
-        self, train: Features, val: Features, classes: int, patch: int, seed: int
-    ) -> Callable[[np.ndarray, tuple[int, int]], np.ndarray]:
-        """The predictor of the class [q, H, W] of features [q, h, w, d] and a size H, W.
-
-        Args:
-            train, val: `target` int [n, H, W], classes from 0, IGNORED elsewhere.
-            patch: side in pixels of a feature.
-        """
-        width, batch = train.x.shape[-1], min(self.batch, len(train.x))
-        head = self.head(width, classes, patch, rngs=nnx.Rngs(seed))
-        graph, params, rest = nnx.split(head, nnx.Param, ...)
-        per_epoch = max(1, len(train.x) // batch)
-        schedule = optax.cosine_decay_schedule(
-            self.lr, self.epochs * per_epoch, self.end_lr / self.lr
-        )
-        optimizer = optax.adamw(schedule, weight_decay=self.weight_decay)
-
-        def loss(params, rest, x, y):
-            module = nnx.merge(graph, params, rest, copy=True)
-            found = cross_entropy(enlarged(module(x, True), y.shape[1:]), y)
-            return found, nnx.split(module, nnx.Param, ...)[2]
-
-        @jax.jit
-        def step(params, rest, state, x, y):
-            grads, rest = jax.grad(loss, has_aux=True)(params, rest, x, y)
-            updates, state = optimizer.update(grads, state, params)
-            return optax.apply_updates(params, updates), rest, state
-
-        @jax.jit
-        def logits(params, rest, x):
-            return nnx.merge(graph, params, rest, copy=True)(x, False)
-
-        @jax.jit
-        def validation(params, rest, x, y):
-            return cross_entropy(enlarged(logits(params, rest, x), y.shape[1:]), y)
-
-        state, best, kept = optimizer.init(params), np.inf, (params, rest)
-        random = np.random.default_rng(seed)
-        for _ in range(self.epochs):
-            for x, y in batches(train, batch, random):
-                params, rest, state = step(params, rest, state, x, y)
-            found = np.mean(
-                [float(validation(params, rest, x, y)) for x, y in batches(val, batch, None)]
-            )
-            if found < best:
-                best, kept = found, (params, rest)
-
-        def predict(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-            found = enlarged(logits(*kept, jnp.asarray(x, jnp.float32)), size)
-            return np.asarray(found.argmax(-1))
-
-        return predict
-
-
-def batches(
-    features: Features, size: int, random: np.random.Generator | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of one size in random order, the rest left out; all in order without `random`."""
-    order = np.arange(len(features.x)) if random is None else random.permutation(len(features.x))
-    last = len(order) if random is None else len(order) // size * size
-    for first in range(0, last, size):
-        chosen = np.sort(order[first : first + size])
-        yield np.asarray(features.x[chosen], np.float32), features.target[chosen]
+    """Bilinear interpolation, without smoothing where the size is smaller, as in PyTorch."""
+    return jax.image.resize(x, (len(x), *size, x.shape[-1]), "linear", antialias=False)
 
 
 def cross_entropy(logits: Float[Array, "b h w k"], y: Int[Array, "b h w"]) -> Float[Array, ""]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,19 @@ import optax
 from flax import nnx
 
 from eo_jax.augment.radiometry import normalise
-from eo_jax.evaluation.dense_heads import ConvHead, LinearHead, batches, cross_entropy, enlarged
-from eo_jax.evaluation.features import Features
+from eo_jax.evaluation.dense_heads import (
+    ConvHead,
+    DenseHead,
+    FcnHead,
+    LinearHead,
+    cross_entropy,
+    enlarged,
+)
+from eo_jax.evaluation.features import Features, Featurizer
+from eo_jax.evaluation.pooled_encoder import pooled_width
+from eo_jax.evaluation.protocol import EvaluationProtocol
+from eo_jax.evaluation.task import HEADLINES
+from eo_jax.evaluation.training import batches
 from eo_jax.models.functional import EVALUATE, Mode
 from eo_jax.trained_encoder import TrainedEncoder
 
@@ -36,32 +47,37 @@ class Pixels:
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuning:
+class FineTuning(EvaluationProtocol):
     """Encoder and head trained together by AdamW, with warm-up and a cosine schedule, on windows
     that are flipped at random; the epoch with the least validation loss is kept.
 
-    Pooled features get a linear layer, maps SpectralEarth's head (a linear layer per token where a
-    feature is one pixel). BatchNorm is in training mode while it trains.
+    Pooled features get a linear layer, maps SpectralEarth's heads: enlarging convolutions for
+    transformers, FCN for others, and a linear layer per token where a feature is one pixel.
+    BatchNorm is in training mode while it trains.
 
     Attributes:
         epochs, batch: of training.
         lr, weight_decay: of AdamW.
-        resize: see `protocol.EvaluationProtocol`.
     """
 
     epochs: int
     batch: int
     lr: float
     weight_decay: float
-    resize: int = 0
+
+    kinds: ClassVar[tuple[str, ...]] = tuple(kind for kind in HEADLINES if kind != "change")
 
     @property
     def title(self) -> str:
         """For tables."""
         return (
-            f"encoder and head, AdamW, lr {self.lr:g}, weight decay {self.weight_decay:g}, "
-            f"{self.epochs} epochs, batch {self.batch}"
+            f"encoder and head, AdamW, lr {self.lr:g} with warm-up and cosine, weight decay "
+            f"{self.weight_decay:g}, {self.epochs} epochs, batch {self.batch}, flips"
         )
+
+    def seen(self, candidate: Featurizer) -> Pixels:
+        """Windows, whatever the candidate is, which is trained itself."""
+        return Pixels()
 
     def fine_tune(
         self,
@@ -114,11 +130,11 @@ class _Training:
         self, settings: FineTuning, trained: TrainedEncoder, kind: str, outputs: int, seed: int
     ):
         self.trained, self.kind = trained, kind
-        rngs, width = nnx.Rngs(seed), trained.width
-        dense = ConvHead if trained.patch > 1 else LinearHead
-        make = dense if kind in _MAPS else LinearHead
+        is_map = kind in _MAPS
+        make = _map_head(trained) if is_map else LinearHead
+        width = trained.width if is_map else pooled_width(trained.encoder)
         self.graph, self._head, self._rest = nnx.split(
-            make(width, outputs, trained.patch, rngs=rngs), nnx.Param, ...
+            make(width, outputs, trained.patch, rngs=nnx.Rngs(seed)), nnx.Param, ...
         )
 
     def initial(self) -> dict[str, Any]:
@@ -159,6 +175,12 @@ class _Training:
             outputs = enlarged(outputs, x.shape[-2:])
         rest = nnx.split(head, nnx.Param, ...)[2]
         return outputs, {"statistics": statistics, "head": rest}
+
+
+def _map_head(trained: TrainedEncoder) -> type[DenseHead]:
+    if trained.patch == 1:
+        return LinearHead
+    return ConvHead if trained.encoder.kind == "tokens" else FcnHead
 
 
 def _error(kind: str, outputs: jax.Array, y: jax.Array) -> jax.Array:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
+
+from eo_jax.evaluation.features import Featurizer
+from eo_jax.evaluation.task import HEADLINES, MAPS
 
 
 class Labelled(NamedTuple):
@@ -32,25 +36,69 @@ class Predictor(Protocol):
         """float64 [q, k] of features [q, d]: probabilities of classes or labels, or numbers."""
 
 
-class EvaluationProtocol(Protocol):
+# {value: in words}
+POOLINGS = {
+    "contract": "the contract's pooled feature",
+    "cls": "class token",
+    "mean": "mean of the tokens",
+    "both": "class token and mean of the tokens",
+}
+NORMALISATIONS = {
+    "contract": "normalised by the contract",
+    "data": "normalised by the training split",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationProtocol:
     """A protocol; its module has `PROTOCOLS`, {name: EvaluationProtocol}, of one family of papers.
 
-    In place of `fit`, protocols for maps have `fit_maps`, see `dense_heads.TrainedHead`, and those
-    that train the encoder `fine_tune`, see `fine_tuning.FineTuning`.
+    One on features of windows has
+
+        fit(kind, train: Labelled, val: Labelled, classes: int, seed) -> Predictor
+
+    which returns the predictor of a kind of task (see `task.Task`), with its settings chosen on
+    `val`. In its place, protocols for maps have `fit_maps`, see `trained_head.TrainedHead`, and
+    those that train the encoder `fine_tune`, see `fine_tuning.FineTuning`.
 
     Attributes:
-        title: for tables: everything that changes the number, in words.
         resize: side in pixels that images are resized to; 0 to leave them.
+        pooling: a key of POOLINGS: the pooled feature of transformers. Other encoders have one.
+        normalisation: a key of NORMALISATIONS: whose mean and standard deviation of each band.
+        kinds: the kinds of tasks that it takes.
     """
 
-    title: str
-    resize: int
+    resize: int = 0
+    pooling: str = "contract"
+    normalisation: str = "contract"
 
-    def fit(self, kind: str, train: Labelled, val: Labelled, classes: int, seed: int) -> Predictor:
-        """The predictor of a kind of task (see `task.Task`), with its settings chosen on `val`.
+    kinds: ClassVar[tuple[str, ...]] = tuple(HEADLINES)
 
-        Raises ValueError for a kind that the protocol does not have.
-        """
+    def __post_init__(self):
+        for field, allowed in (("pooling", POOLINGS), ("normalisation", NORMALISATIONS)):
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"{field}: {getattr(self, field)!r}; expected one of {', '.join(allowed)}"
+                )
+
+    @property
+    def title(self) -> str:
+        """For tables: how features become predictions, in words."""
+        raise NotImplementedError
+
+    @property
+    def description(self) -> str:
+        """Everything that changes the number, in words."""
+        size = f"{self.resize} px" if self.resize else "images in their own size"
+        return f"{self.title}; {size}, {NORMALISATIONS[self.normalisation]}, {self._pooled}"
+
+    @property
+    def _pooled(self) -> str:
+        return "tokens" if set(self.kinds) <= set(MAPS) else POOLINGS[self.pooling]
+
+    def seen(self, candidate: Featurizer) -> Featurizer:
+        """The candidate as the protocol sees it."""
+        return candidate
 
 
 def protocol_names() -> list[str]:

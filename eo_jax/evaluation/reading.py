@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,11 +14,11 @@ from eo_jax.data.pipeline import in_order
 from eo_jax.data.pixel_source import open_source
 from eo_jax.data.source import Source, SourceConfig, crops_of
 from eo_jax.data.store.reader import open_store
-from eo_jax.evaluation.task import Task
+from eo_jax.evaluation.task import MAPS, Task
 from eo_jax.exchange import matching
 from eo_jax.sensors import Sensor
 
-_MAPS = ("segmentation", "change")
+_BATCH = 16
 
 
 class Read(NamedTuple):
@@ -74,6 +75,24 @@ class TaskData:
             label=self.task.label if pixel else "",
         )
         return open_source("evaluated", config, self.crop, 0)
+
+
+@functools.cache
+def statistics_of(data: TaskData) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, standard deviation), float32 [c] each, of the valid digital numbers of every band in
+    the training split; (0, 1) for a band without any, and a deviation of 1 for a constant band.
+    """
+    count, total, squares = 0, 0, 0
+    for batch in data.read(data.task.train, _BATCH):
+        pixels, valid = (np.moveaxis(part, -3, 0) for part in (batch.pixels, batch.valid))
+        pixels, valid = (part.reshape(len(part), -1) for part in (pixels, valid))
+        values = np.where(valid, pixels, 0).astype(np.float64)
+        count = count + valid.sum(1)
+        total = total + values.sum(1)
+        squares = squares + np.square(values).sum(1)
+    mean = total / np.maximum(count, 1)
+    std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - np.square(mean), 0))
+    return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
 
 
 def _read(sensor: Sensor, pixels: np.ndarray, target: np.ndarray) -> Read:
@@ -161,4 +180,4 @@ def _check_sensor(rows: dict, sensor: Sensor, store: str) -> None:
 
 def is_per_patch(task: Task) -> bool:
     """Whether a target is one for the whole window, so that pooled features go with it."""
-    return task.kind not in _MAPS
+    return task.kind not in MAPS

@@ -11,17 +11,15 @@ import numpy as np
 from eo_jax.evaluation import metrics, verdict
 from eo_jax.evaluation.dense_heads import IGNORED
 from eo_jax.evaluation.features import Features, Featurizer, features_of
-from eo_jax.evaluation.fine_tuning import Pixels
 from eo_jax.evaluation.intervals import Estimate
 from eo_jax.evaluation.protocol import EvaluationProtocol, Labelled
 from eo_jax.evaluation.reading import TaskData
-from eo_jax.evaluation.task import Task
+from eo_jax.evaluation.task import MAPS, Task
 from eo_jax.evaluators.labelled import token_majority
 
 _MOST_TOKENS = 10_000  # for fitting, drawn by the seed
 _HELD_OUT = 0.2
-_MAPS = ("segmentation", "change")
-_CODED = (*_MAPS, "classification", "pixel")
+_CODED = (*MAPS, "classification", "pixel")
 
 
 class Row(NamedTuple):
@@ -62,8 +60,7 @@ def judge(
     Raises ValueError where a split is missing or has nothing to learn from.
     """
     task = data.task
-    trains_encoder = hasattr(protocol, "fine_tune")
-    shown = Pixels() if trains_encoder else featurizer
+    shown = protocol.seen(featurizer)
 
     def split(name: str) -> Features:
         return features_of(shown, data, name, protocol.resize, folder)
@@ -71,7 +68,7 @@ def judge(
     train, test = split(task.train), split(task.test)
     train, val = _divided(train, split(task.val) if task.val else None, fraction, seed)
     classes = _classes(task, train, val, test)
-    if trains_encoder:
+    if hasattr(protocol, "fine_tune"):
         return _judge_tuned(task, protocol, (train, val, test), classes, featurizer, seed)
     if hasattr(protocol, "fit_maps"):
         return _judge_maps(task, protocol, (train, val, test), classes, featurizer.patch, seed)
@@ -92,8 +89,6 @@ def _judge_maps(
     seed: int,
 ) -> Row:
     """A row of a head that is trained on maps."""
-    if task.kind not in _MAPS:
-        raise ValueError(f"{protocol.title}: predicts maps; the task is {task.kind}")
     train, val = (part._replace(target=_numbered(part.target, classes)) for part in parts[:2])
     predict = protocol.fit_maps(train, val, len(classes), patch, seed)
 
@@ -112,8 +107,6 @@ def _judge_tuned(
     seed: int,
 ) -> Row:
     """A row of an encoder that is trained further."""
-    if task.kind == "change":
-        raise ValueError(f"{protocol.title}: takes one date at a time; the task is change")
     train, val, test = parts
     if task.kind == "regression":
         mean, std = train.target.mean(0), np.maximum(train.target.std(0), 1e-12)
@@ -122,11 +115,11 @@ def _judge_tuned(
         given = [part._replace(target=part.target.astype(np.float32)) for part in (train, val)]
     else:
         given = [part._replace(target=_numbered(part.target, classes)) for part in (train, val)]
-        if task.kind not in _MAPS:
+        if task.kind not in MAPS:
             given = [_part(part, np.flatnonzero(part.target != IGNORED)) for part in given]
     tune = protocol.fine_tune(candidate, task.kind, *given, len(classes), seed)
     fitted = len(given[0].x)
-    if task.kind in _MAPS:
+    if task.kind in MAPS:
         return _scored_maps(task, lambda x, size: tune(x[None])[0], test, classes, fitted, seed)
 
     def predict(x: np.ndarray) -> np.ndarray:
@@ -172,7 +165,7 @@ def _labelled(task: Task, part: Features, classes: tuple[int, ...], seed: int) -
     x, target = part
     if task.kind not in _CODED:
         return Labelled(np.asarray(x), target.astype(np.float64))
-    if task.kind in _MAPS:
+    if task.kind in MAPS:
         counted = np.where(np.isin(target, classes), target, 0)
         target = token_majority(counted, x.shape[1:3]).ravel()
         x = np.asarray(x).reshape(-1, x.shape[-1])
@@ -185,7 +178,7 @@ def _labelled(task: Task, part: Features, classes: tuple[int, ...], seed: int) -
 def _scored(
     task: Task, predict: Any, test: Features, classes: tuple[int, ...], known: Labelled, seed: int
 ) -> Row:
-    if task.kind in _MAPS:
+    if task.kind in MAPS:
 
         def guess(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             tokens = predict(x.reshape(-1, x.shape[-1])).argmax(1).reshape(x.shape[:2])

@@ -15,6 +15,7 @@ HEADLINES = {
     "change": "f1",
     "pixel": "accuracy",
 }
+MAPS = ("segmentation", "change")  # kinds whose label is a map
 LOWER_IS_BETTER = ("rmse", "normalised_mse", "calibration_error")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eo_jax.evaluation.dense_heads import IGNORED, ConvHead, FcnHead, LinearHead, TrainedHead
+from eo_jax.evaluation.dense_heads import IGNORED, ConvHead, FcnHead, LinearHead
 from eo_jax.evaluation.features import Features
+from eo_jax.evaluation.trained_head import TrainedHead
 
 CLASSES, PATCH, GRID, WIDTH = 3, 4, 4, 32
 

@@ -5,13 +5,14 @@ are, kNN with k = 5 and L2, L-BFGS over 40 values of C, a linear head for maps.
 import numpy as np
 
 from eo_jax.evaluation.classifiers import Linear, Neighbours
-from eo_jax.evaluation.dense_heads import LinearHead, TrainedHead
+from eo_jax.evaluation.dense_heads import LinearHead
+from eo_jax.evaluation.trained_head import TrainedHead
 
-_SIDE = 224
+_INPUT = {"resize": 224, "normalisation": "data"}
 PROTOCOLS = {
-    "knn": Neighbours(k=5, cosine=False, resize=_SIDE),
-    "linear": Linear(tuple(np.logspace(-6, 4, 40)), resize=_SIDE),
+    "knn": Neighbours(k=5, cosine=False, **_INPUT),
+    "linear": Linear(tuple(np.logspace(-6, 4, 40)), **_INPUT),
     "segmentation_linear": TrainedHead(
-        LinearHead, epochs=10, batch=64, lr=1e-3, weight_decay=0.01, end_lr=1e-6, resize=_SIDE
+        LinearHead, epochs=10, batch=64, lr=1e-3, weight_decay=0.01, end_lr=1e-6, **_INPUT
     ),
 }
