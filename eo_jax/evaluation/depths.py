@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from eo_jax.augment.radiometry import normalise
 from eo_jax.evaluation.features import Featurizer
@@ -18,11 +19,18 @@ from eo_jax.trained_encoder import TrainedEncoder
 # Parts of the depth after which PANGAEA takes features: blocks 4, 6, 8, 12 of 12; 8, 12, 16, 24 of
 # 24.
 _PARTS = (1 / 3, 1 / 2, 2 / 3, 1)
+LEVELS = len(_PARTS)
+ON_DEPTHS = "blocks at 1/3, 1/2, 2/3 and the end of a transformer, else the last features"
 
 
 def blocks_of(depth: int) -> tuple[int, ...]:
     """The four blocks, from 0, whose outputs are taken."""
     return tuple(max(1, round(depth * part)) - 1 for part in _PARTS)
+
+
+def levels_of(x: Float[Array, "b h w l d"]) -> list[Float[Array, "b h w d"]]:
+    """Four maps, the deepest last; four times the same where there is one depth only."""
+    return [x[..., min(i, x.shape[3] - 1), :] for i in range(LEVELS)]
 
 
 class Depths:

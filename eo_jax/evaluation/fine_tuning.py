@@ -26,6 +26,7 @@ from eo_jax.evaluation.pooled_encoder import pooled_width
 from eo_jax.evaluation.protocol import EvaluationProtocol
 from eo_jax.evaluation.task import HEADLINES
 from eo_jax.evaluation.training import batches
+from eo_jax.evaluation.vector_heads import ANSWERS, LinearLayer, Perceptron, error_of
 from eo_jax.models.functional import EVALUATE, Mode
 from eo_jax.trained_encoder import TrainedEncoder
 
@@ -51,19 +52,21 @@ class FineTuning(EvaluationProtocol):
     """Encoder and head trained together by AdamW, with warm-up and a cosine schedule, on windows
     that are flipped at random; the epoch with the least validation loss is kept.
 
-    Pooled features get a linear layer, maps SpectralEarth's heads: enlarging convolutions for
-    transformers, FCN for others, and a linear layer per token where a feature is one pixel.
-    BatchNorm is in training mode while it trains.
+    Pooled features get a linear layer, or `number_head` for numbers. Maps get SpectralEarth's
+    heads: enlarging convolutions for transformers, FCN for others; where a feature is one pixel, a
+    linear layer per token. BatchNorm is in training mode while it trains.
 
     Attributes:
         epochs, batch: of training.
         lr, weight_decay: of AdamW.
+        number_head: class of the head for numbers.
     """
 
     epochs: int
     batch: int
     lr: float
     weight_decay: float
+    number_head: type[LinearLayer] | type[Perceptron] = LinearLayer
 
     kinds: ClassVar[tuple[str, ...]] = tuple(kind for kind in HEADLINES if kind != "change")
 
@@ -130,12 +133,13 @@ class _Training:
         self, settings: FineTuning, trained: TrainedEncoder, kind: str, outputs: int, seed: int
     ):
         self.trained, self.kind = trained, kind
-        is_map = kind in _MAPS
-        make = _map_head(trained) if is_map else LinearHead
-        width = trained.width if is_map else pooled_width(trained.encoder)
-        self.graph, self._head, self._rest = nnx.split(
-            make(width, outputs, trained.patch, rngs=nnx.Rngs(seed)), nnx.Param, ...
-        )
+        rngs = nnx.Rngs(seed)
+        if kind in _MAPS:
+            head = _map_head(trained)(trained.width, outputs, trained.patch, rngs=rngs)
+        else:
+            make = settings.number_head if kind == "regression" else LinearLayer
+            head = make(pooled_width(trained.encoder), outputs, rngs=rngs)
+        self.graph, self._head, self._rest = nnx.split(head, nnx.Param, ...)
 
     def initial(self) -> dict[str, Any]:
         params = {"encoder": self.trained.params, "head": self._head}
@@ -154,9 +158,7 @@ class _Training:
         outputs, _ = self._outputs(state["params"], state, x, EVALUATE)
         if self.kind in _MAPS:
             return outputs.argmax(-1)
-        if self.kind == "multi_label":
-            return jax.nn.sigmoid(outputs)
-        return outputs if self.kind == "regression" else jax.nn.softmax(outputs)
+        return ANSWERS.get(self.kind, jax.nn.softmax)(outputs)
 
     def _outputs(self, params, state, x, mode: Mode) -> tuple[jax.Array, dict[str, Any]]:
         trained, valid = self.trained, jnp.isfinite(x)
@@ -184,13 +186,7 @@ def _map_head(trained: TrainedEncoder) -> type[DenseHead]:
 
 
 def _error(kind: str, outputs: jax.Array, y: jax.Array) -> jax.Array:
-    if kind in _MAPS:
-        return cross_entropy(outputs, y)
-    if kind == "multi_label":
-        return optax.sigmoid_binary_cross_entropy(outputs, y).mean()
-    if kind == "regression":
-        return jnp.square(outputs - y).mean()
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, y).mean()
+    return cross_entropy(outputs, y) if kind in _MAPS else error_of(kind)(outputs, y)
 
 
 def _flipped(

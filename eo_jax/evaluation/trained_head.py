@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from eo_jax.evaluation import metrics
 from eo_jax.evaluation.dense_heads import IGNORED, DenseHead, cross_entropy, enlarged
-from eo_jax.evaluation.depths import Depths
+from eo_jax.evaluation.depths import ON_DEPTHS, Depths
 from eo_jax.evaluation.features import Features, Featurizer
 from eo_jax.evaluation.protocol import EvaluationProtocol
 from eo_jax.evaluation.task import MAPS
@@ -55,8 +55,9 @@ class TrainedHead(EvaluationProtocol):
         at = " and ".join(f"{100 * part:g} %" for part in self.drops)
         schedule = f"divided by 10 at {at}" if at else "cosine"
         chosen = {"loss": "least validation loss", "miou": "best validation mIoU"}[self.chosen_by]
+        depths = f" on {ON_DEPTHS}" if self.head.several_depths else ""
         return (
-            f"{self.head.title}, AdamW, lr {self.lr:g} {schedule}, weight decay "
+            f"{self.head.title}{depths}, AdamW, lr {self.lr:g} {schedule}, weight decay "
             f"{self.weight_decay:g}, {self.epochs} epochs, batch {self.batch}, {chosen}"
         )
 

@@ -11,9 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from eo_jax.evaluation.dense_heads import DenseHead, enlarged
+from eo_jax.evaluation.depths import LEVELS, levels_of
 
 _POOLS = (1, 2, 3, 6)  # cells per side
-_LEVELS = 4
 
 
 class Convolution(nnx.Module):
@@ -54,10 +54,7 @@ class UperNetHead(DenseHead):
     one depth it is made as in ViTDet (arXiv 2203.16527).
     """
 
-    title = (
-        "UPerNet of 512 channels on blocks at 1/3, 1/2, 2/3 and the end of a transformer, else on "
-        "the last features"
-    )
+    title = "UPerNet of 512 channels"
     several_depths = True
     channels: ClassVar[int] = 512
 
@@ -66,18 +63,17 @@ class UperNetHead(DenseHead):
         self.pyramid = Pyramid(width, rngs=rngs)
         self.pools = nnx.List([Convolution(width, n, 1, rngs=rngs) for _ in _POOLS])
         self.pooled = Convolution(width + len(_POOLS) * n, n, 3, rngs=rngs)
-        self.laterals = nnx.List([Convolution(width, n, 1, rngs=rngs) for _ in range(_LEVELS - 1)])
-        self.smooth = nnx.List([Convolution(n, n, 3, rngs=rngs) for _ in range(_LEVELS - 1)])
-        self.fused = Convolution(_LEVELS * n, n, 3, rngs=rngs)
+        self.laterals = nnx.List([Convolution(width, n, 1, rngs=rngs) for _ in range(LEVELS - 1)])
+        self.smooth = nnx.List([Convolution(n, n, 3, rngs=rngs) for _ in range(LEVELS - 1)])
+        self.fused = Convolution(LEVELS * n, n, 3, rngs=rngs)
         self.dropout = nnx.Dropout(0.1, broadcast_dims=(1, 2), rngs=rngs)  # whole channels
         self.last = nnx.Linear(n, classes, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w l d"], train: bool) -> Float[Array, "b H W k"]:
-        depths = x.shape[3]
-        *fine, coarse = self.pyramid([x[..., min(i, depths - 1), :] for i in range(_LEVELS)], train)
+        *fine, coarse = self.pyramid(levels_of(x), train)
         maps = [lateral(level, train) for lateral, level in zip(self.laterals, fine, strict=True)]
         maps.append(self._pyramid_pooled(coarse, train))
-        for i in range(_LEVELS - 2, -1, -1):
+        for i in range(LEVELS - 2, -1, -1):
             maps[i] += enlarged(maps[i + 1], maps[i].shape[1:3])
         outputs = [smooth(level, train) for smooth, level in zip(self.smooth, maps, strict=False)]
         outputs.append(maps[-1])
