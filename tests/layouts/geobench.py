@@ -33,7 +33,7 @@ def write(root: Path) -> None:
     folder = root / "classification_v1.0" / "m-eurosat"
     names = [name for part in SPLITS.values() for name in part]
     for number, name in enumerate([*names, "id_unlisted"]):
-        write_sample(folder / f"{name}.hdf5", "m-eurosat", bands("m-eurosat", number), number)
+        write_sample(folder / f"{name}.hdf5", bands("m-eurosat", number), number)
     write_lists(folder, SPLITS)
 
 
@@ -54,7 +54,6 @@ def bands(task: str, seed: int, size: int = 16) -> dict[str, np.ndarray]:
 
 def write_sample(
     path: Path,
-    task: str,
     arrays: dict[str, np.ndarray],
     label: Any = None,
     pickled: bytes | None = None,

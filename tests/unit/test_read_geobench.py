@@ -16,7 +16,7 @@ from eo_jax.sensors import get_sensor
 
 def one(root: Path, task: str, arrays: dict[str, np.ndarray], label=None, **more) -> Path:
     """A task of one sample."""
-    geobench.write_sample(root / task / "s.hdf5", task, arrays, label, **more)
+    geobench.write_sample(root / task / "s.hdf5", arrays, label, **more)
     geobench.write_lists(root / task, {"train": ["s"], "valid": [], "test": []})
     return root
 
