@@ -23,6 +23,7 @@ from eo_jax import cli, compile_cache
 from eo_jax.data.store.reader import open_store
 from eo_jax.evaluation import candidates
 from eo_jax.evaluation.features import Featurizer
+from eo_jax.evaluation.floors import FLOORS
 from eo_jax.evaluation.protocol import (
     NORMALISATIONS,
     POOLINGS,
@@ -34,6 +35,7 @@ from eo_jax.evaluation.reading import TaskData, data_of
 from eo_jax.evaluation.row import Row, judge
 from eo_jax.evaluation.table import Table
 from eo_jax.evaluation.task import HEADLINES, Task, find_task, task_names
+from eo_jax.report import class_maps
 
 
 class Asked(NamedTuple):
@@ -61,6 +63,30 @@ def main() -> int:
         if not 0 < fraction <= 1:
             raise ValueError(f"--fraction: {fraction}; expected above 0 and at most 1")
     table = Table(arguments.output)
+    _check_baseline(arguments, table)
+    try:
+        _fill(table, arguments, asked, protocols)
+    finally:
+        print(table.write_page(arguments.baseline))
+    return 0
+
+
+def _check_baseline(arguments: argparse.Namespace, table: Table) -> None:
+    """Raises ValueError for a baseline that will not be in the table."""
+    known = {row["candidate"] for row in table.rows.values()} | set(FLOORS)
+    known |= {_title(path, arguments.weights) for path in arguments.weights}
+    if arguments.baseline and arguments.baseline not in known:
+        expected = ", ".join(sorted(known))
+        raise ValueError(f"--baseline: {arguments.baseline!r}; expected one of {expected}")
+
+
+def _fill(
+    table: Table,
+    arguments: argparse.Namespace,
+    asked: Sequence[Asked],
+    protocols: Mapping[str, EvaluationProtocol],
+) -> None:
+    """Adds every row that is missing."""
     for task, (name, protocol) in itertools.product(asked, protocols.items()):
         for title, featurizer, data in _candidates(arguments, task, protocol):
             for fraction, seed in itertools.product(arguments.fraction, arguments.seed):
@@ -77,8 +103,6 @@ def main() -> int:
                     folder = arguments.output / "features"
                     row = judge(featurizer, data, protocol, folder, fraction=fraction, seed=seed)
                     _add(table, about, title, task, row)
-    print(arguments.output / "table.html")
-    return 0
 
 
 def _protocols(arguments: argparse.Namespace) -> dict[str, EvaluationProtocol]:
@@ -109,9 +133,14 @@ def _check_kinds(asked: Sequence[Asked], protocols: Mapping[str, EvaluationProto
 def _add(table: Table, about: dict[str, Any], title: str, asked: Asked, row: Row) -> None:
     """Adds a row to the table, and says its headline."""
     (name, settings), headline = about["protocol"], asked.task.headline
+    manifest = open_store(asked.store).manifest
     names = {
         "candidate": title,
         "task": asked.task.title,
+        "store": Path(asked.store).name,
+        "split": manifest.get("archive", {}).get("options", {}).get("split", "archive"),
+        "content": about["store"],
+        "classes": class_maps.names_of(manifest["labels"][asked.task.label]),
         "protocol": name,
         "title": f"{name}: {settings}",
         "headline": headline,
@@ -119,7 +148,7 @@ def _add(table: Table, about: dict[str, Any], title: str, asked: Asked, row: Row
         "seed": about["seed"],
     }
     table.add(about, names, row)
-    value, low, high = row.scores[headline]
+    value, low, high = row.verdict.scores[headline]
     print(
         f"{asked.name}  {name}  {title}: {headline} {value:.4f} ({low:.4f} to {high:.4f}), fitted "
         f"on {row.fitted}",
@@ -166,6 +195,12 @@ def parser() -> argparse.ArgumentParser:
             metavar=field.upper(),
             help=f"of {', '.join(values)}, in place of the protocol's",
         )
+    add(
+        "--baseline",
+        default="",
+        metavar="NAME",
+        help="row that others are compared with, by its name in the table (default: imagestats)",
+    )
     add("--no-floors", action="store_true", help="leave out the rows without pretraining")
     return found
 
