@@ -7,11 +7,31 @@ border it does not hold: the weighted average leaves out neighbours whose featur
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+
+
+class Likeness(NamedTuple):
+    """How far apart features are: distances are of channels times `per_channel`, and `scale` is the
+    distance^2 at which a neighbour has a weight of 1 / e.
+    """
+
+    per_channel: np.ndarray
+    scale: np.float32
+
+
+def likeness(features: np.ndarray, valid: np.ndarray) -> Likeness:
+    """That of an image [h, w, d]: channels of unit variance, and the median of distance^2 of
+    adjacent valid pixels as the scale, so that there is nothing to choose.
+    """
+    inside = features[valid]
+    spread = inside.std(0) if len(inside) else np.zeros(features.shape[-1])
+    per_channel = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0).astype(np.float32)
+    return Likeness(per_channel, _typical_step(features * per_channel, valid))
 
 
 def mean_of_window(features: np.ndarray, valid: np.ndarray, window: int) -> np.ndarray:
@@ -25,23 +45,21 @@ def mean_of_window(features: np.ndarray, valid: np.ndarray, window: int) -> np.n
     Raises ValueError for an even window.
     """
     check_window(window)
-    return np.asarray(_averaged(_kept(features, valid), valid, window, jnp.zeros(1), jnp.ones(())))
+    equal = Likeness(np.zeros(features.shape[-1], np.float32), np.float32(1))
+    return mean_of_similar(features, valid, window, equal)
 
 
-def mean_of_similar(features: np.ndarray, valid: np.ndarray, window: int) -> np.ndarray:
-    """float32 [h, w, d]: the mean over a window, weighted by exp(-distance^2 / s) of a neighbour's
-    features from those of the pixel: one step of a bilateral filter (Tomasi and Manduchi 1998)
-    whose guide is the features themselves.
+def mean_of_similar(
+    features: np.ndarray, valid: np.ndarray, window: int, like: Likeness
+) -> np.ndarray:
+    """float32 [h, w, d]: the mean over a window, weighted by exp(-distance^2 / scale) of a
+    neighbour's features from those of the pixel: one step of a bilateral filter (Tomasi and
+    Manduchi 1998) whose guide is the features themselves.
 
-    Distances are of features whose channels have unit variance; s is the median of distance^2 of
-    adjacent pixels, so that there is nothing to choose. For arguments see `mean_of_window`.
+    For other arguments and errors see `mean_of_window`.
     """
     check_window(window)
-    inside = features[valid]
-    spread = inside.std(0) if len(inside) else np.ones(features.shape[-1])
-    per_channel = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0).astype(np.float32)
-    scale = _typical_step(features * per_channel, valid)
-    return np.asarray(_averaged(_kept(features, valid), valid, window, per_channel, scale))
+    return np.asarray(_averaged(_kept(features, valid), valid, window, *like))
 
 
 def check_window(window: int) -> None:
@@ -73,7 +91,7 @@ def _averaged(
     per_channel: Float[Array, " d"],
     scale: Float[Array, ""],
 ) -> Float[Array, "h w d"]:
-    """The mean over a window, place by place; a `per_channel` of 0 makes all weights alike."""
+    """See `mean_of_similar`; a `per_channel` of 0 makes all weights alike."""
     (height, width), half = valid.shape, window // 2
     around = jnp.pad(features, ((half, half), (half, half), (0, 0)))
     has = jnp.pad(valid, half).astype(jnp.float32)

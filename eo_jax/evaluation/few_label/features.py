@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn.decomposition import PCA
 
 from eo_jax.augment.radiometry import normalise
-from eo_jax.averaging import mean_of_similar, mean_of_window
+from eo_jax.averaging import likeness, mean_of_similar, mean_of_window
 from eo_jax.evaluation.candidates import updated_statistics
 from eo_jax.evaluation.few_label.protocol import WINDOW
 from eo_jax.evaluation.few_label.scene import Scene
@@ -71,8 +72,8 @@ def untrained(trained: TrainedEncoder, scene: Scene, seed: int = 0) -> TrainedEn
 
 def spectra(trained: TrainedEncoder, scene: Scene) -> np.ndarray:
     """float32 [h, w, c], normalised as the encoder reads them; 0 where there is no data."""
-    view = normalise(scene.pixels[None].astype(np.float32), scene.valid, trained.mean, trained.std)
-    return np.moveaxis(np.asarray(view[0]), 0, -1)
+    pixels, valid = jnp.asarray(scene.pixels, jnp.float32), jnp.asarray(scene.valid)
+    return np.moveaxis(np.asarray(normalise(pixels, valid, trained.mean, trained.std)), 0, -1)
 
 
 def components(features: np.ndarray) -> np.ndarray:
@@ -89,6 +90,12 @@ def standardised(features: np.ndarray) -> np.ndarray:
     return ((flat - flat.mean(0)) / np.where(spread > 0, spread, 1)).astype(np.float32)
 
 
+def averaged(found: np.ndarray, scene: Scene) -> np.ndarray:
+    """Features [h, w, d], averaged over the similar pixels of the window of the protocol."""
+    valid = scene.valid.any(0)
+    return mean_of_similar(found, valid, WINDOW, likeness(found, valid))
+
+
 def floors(trained: TrainedEncoder, scene: Scene) -> dict[str, np.ndarray]:
     """{name: features [h, w, d]} that cost no training."""
     valid, raw = scene.valid.any(0), spectra(trained, scene)
@@ -100,7 +107,7 @@ def floors(trained: TrainedEncoder, scene: Scene) -> dict[str, np.ndarray]:
         "principal components": components(raw),
         "principal components of the mean spectrum": components(mean),
         "untrained, mean": mean_of_window(initial, valid, WINDOW),
-        "untrained, mean of similar": mean_of_similar(initial, valid, WINDOW),
+        "untrained, mean of similar": averaged(initial, scene),
     }
 
 
@@ -110,5 +117,5 @@ def pretrained(trained: TrainedEncoder, scene: Scene) -> dict[str, np.ndarray]:
     return {
         "pretrained": found,
         "pretrained, mean": mean_of_window(found, valid, WINDOW),
-        "pretrained, mean of similar": mean_of_similar(found, valid, WINDOW),
+        "pretrained, mean of similar": averaged(found, scene),
     }

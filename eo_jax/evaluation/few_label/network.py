@@ -11,9 +11,8 @@ import numpy as np
 import optax
 
 from eo_jax.augment.radiometry import brighten, normalise
-from eo_jax.averaging import mean_of_similar
-from eo_jax.evaluation.few_label.features import encoded, windows
-from eo_jax.evaluation.few_label.protocol import WINDOW, Draw
+from eo_jax.evaluation.few_label.features import averaged, encoded, windows
+from eo_jax.evaluation.few_label.protocol import Draw
 from eo_jax.evaluation.few_label.scene import Scene
 from eo_jax.models.functional import TRAIN
 from eo_jax.trained_encoder import TrainedEncoder
@@ -89,8 +88,7 @@ class Network:
         """The number of the class of every pixel."""
         weights = state["params"]["encoder"], state["statistics"]
         tuned = dataclasses.replace(self._trained, params=weights[0], statistics=weights[1])
-        found = encoded(tuned, self._scene)
-        found = mean_of_similar(found, self._scene.valid.any(0), WINDOW)
+        found = averaged(encoded(tuned, self._scene), self._scene)
         return np.asarray(_logits(state["params"]["head"], found)).argmax(-1).ravel()
 
 
