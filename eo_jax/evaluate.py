@@ -5,6 +5,8 @@
     python -m eo_jax.evaluate --weights runs/a runs/b --task segmentation:landuse=stores/demo \\
         --protocol plain:linear --fraction 0.1 1 --output results
 
+    python -m eo_jax.evaluate few-label --help
+
 A task is one of `eo_jax/evaluation/tasks`, or KIND:LABEL of a store of your own, with splits train,
 val and test, or train and val. Rows that exist are kept, so the same command goes on, and a longer
 one adds rows. table.html and table.csv have every row with its 95 % interval.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +26,7 @@ from eo_jax import cli, compile_cache
 from eo_jax.data.store.reader import open_store
 from eo_jax.evaluation import candidates
 from eo_jax.evaluation.features import Featurizer
+from eo_jax.evaluation.few_label import command as few_label
 from eo_jax.evaluation.floors import FLOORS
 from eo_jax.evaluation.protocol import (
     NORMALISATIONS,
@@ -54,6 +58,8 @@ class Asked(NamedTuple):
 
 def main() -> int:
     """The command."""
+    if sys.argv[1:2] == ["few-label"]:
+        return few_label.main(sys.argv[2:])
     arguments = parser().parse_args()
     compile_cache.enable()
     asked = [parse_task(text) for text in arguments.task]
