@@ -135,7 +135,7 @@ def _table(rows: Sequence[Row], split: str) -> dict[str, Any]:
 def _curves(rows: Sequence[Row], scene: str, split: str) -> Markup:
     """Accuracy over the number of labels."""
     with mpl.rc_context(pictures.STYLE):
-        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
         axes = figure.add_subplot(
             xlabel="labels per class", ylabel="overall accuracy, %", title=split
         )
@@ -159,7 +159,7 @@ def _curves(rows: Sequence[Row], scene: str, split: str) -> Markup:
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
         if axes.lines:
-            axes.legend(fontsize=7)
+            figure.legend(loc="outside lower left", fontsize=7, ncols=2)
         return pictures.svg(figure, f"{scene}, {split}: accuracy over labels per class")
 
 
@@ -172,7 +172,7 @@ def _spread(rows: Sequence[Row], scene: str) -> Markup:
     with mpl.rc_context(pictures.STYLE):
         figure = Figure(figsize=(5.2, 2.4), layout="constrained")
         axes = figure.add_subplot(
-            xlabel="overall accuracy, %", title=f"every draw, blocks, {count} labels per class"
+            xlabel="overall accuracy, %", title=f"every draw, blocks, {count} labels"
         )
         shown = [
             (method.name, row["accuracy"], colour)
