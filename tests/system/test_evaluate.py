@@ -198,6 +198,23 @@ def test_rows_that_exist_are_kept_and_others_added(weights, tmp_path, run):
     assert fitted["dino:knn", "1.0"] == "12" and fitted["dino:knn", "0.5"] == "6"
 
 
+@pytest.mark.slow
+def test_pooled_feature_and_normalisation_are_compared_in_one_table(weights, tmp_path, run):
+    store = store_of(tmp_path / "store", "classification", 24)
+    run(
+        *("--weights", weights, "--task", f"classification:target={store}", "--protocol"),
+        *("dino:knn", "--pooling", "cls", "both", "--normalisation", "contract", "data"),
+        *("--output", tmp_path / "out", "--no-floors"),
+    )
+    assert {row["protocol"] for row in rows_of(tmp_path / "out")} == {
+        f"dino:knn pooling={pooling} normalisation={normalisation}"
+        for pooling in ("cls", "both")
+        for normalisation in ("contract", "data")
+    }
+    page = (tmp_path / "out" / "table.html").read_text()
+    assert "normalised by the training split, class token and mean of the tokens" in page
+
+
 @pytest.mark.parametrize(
     ("headline", "encoder", "statistics", "marked"),
     [("accuracy", 0.4, 0.5, True), ("accuracy", 0.6, 0.5, False), ("rmse", 0.6, 0.5, True)],
@@ -267,6 +284,10 @@ def test_features_are_computed_once(tmp_path):
         ({"--task": "maps:target=x"}, "expected a kind of classification, "),
         ({"--protocol": "dino"}, "'dino'; expected one of dino:knn, "),
         ({"--fraction": "0"}, "expected above 0 and at most 1"),
+        (
+            {"--protocol": "pangaea:upernet"},
+            "'pangaea:upernet' takes segmentation, change, and task 'classification:target'",
+        ),
         ({"--task": "classification:other={store}"}, "no label 'other'; there is target"),
     ],
 )
