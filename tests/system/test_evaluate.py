@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import sys
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from eo_jax.evaluation.features import features_of, resized
 from eo_jax.evaluation.floors import ImageStatistics
 from eo_jax.evaluation.intervals import Estimate
 from eo_jax.evaluation.protocol import find_protocol, protocol_names
+from eo_jax.evaluation.protocols import pangaea
 from eo_jax.evaluation.reading import Read, data_of
 from eo_jax.evaluation.row import Row
 from eo_jax.evaluation.table import Table
 from eo_jax.evaluation.task import HEADLINES, find_task, task_names
+from eo_jax.evaluation.upernet import UperNetHead
 from eo_jax.schema import Sample
 
 BANDS = len(SENSOR.bands)
@@ -196,6 +199,26 @@ def test_rows_that_exist_are_kept_and_others_added(weights, tmp_path, run):
         (row["protocol"], row["fraction"]): row["fitted"] for row in rows_of(tmp_path / "out")
     }
     assert fitted["dino:knn", "1.0"] == "12" and fitted["dino:knn", "0.5"] == "6"
+
+
+class SmallUperNet(UperNetHead):
+    channels = 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["segmentation", "change"])
+def test_upernet_reads_maps_off_an_encoder(weights, tmp_path, monkeypatch, run, kind):
+    """Fewer channels and epochs than the protocol's, which are for accelerators."""
+    published = find_protocol("pangaea:upernet")
+    small = dataclasses.replace(published, head=SmallUperNet, epochs=40, lr=1e-2)
+    monkeypatch.setitem(pangaea.PROTOCOLS, "upernet", small)
+    store = store_of(tmp_path / "store", kind)
+    run(
+        *("--weights", weights, "--task", f"{kind}:target={store}", "--no-floors"),
+        *("--protocol", "pangaea:upernet", "--output", tmp_path / "out"),
+    )
+    (found,) = (row for row in rows_of(tmp_path / "out") if row["score"] == HEADLINES[kind])
+    assert float(found["value"]) > 0.8
 
 
 @pytest.mark.slow
