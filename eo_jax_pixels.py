@@ -1,8 +1,8 @@
-"""The pixel encoders of eo_jax in PyTorch: trunks spectral_cnn and spectral_transformer behind the
-stem identity. Copy this file into your project; it needs torch and numpy. Weights come from
-`python -m eo_jax.export`, and `eo_jax_torch.load_encoder` loads them.
+"""The pixel encoders of eo_jax in PyTorch: trunks spectral_cnn, spectral_mlp and
+spectral_transformer behind the stem identity. Copy this file into your project; it needs torch and
+numpy. Weights come from `python -m eo_jax.export`, and `eo_jax_torch.load_encoder` loads them.
 
-Both take normalised images [b, c, h, w] and give one feature per window, [b, d, h / window, w /
+All take normalised images [b, c, h, w] and give one feature per window, [b, d, h / window, w /
 window]; pooled features are their mean over rows and columns.
 """
 
@@ -24,6 +24,16 @@ def as_image(features, image, window):
     """[b * windows, d] -> [b, d, h / window, w / window]."""
     b, _, h, w = image.shape
     return features.reshape(b, h // window, w // window, -1).permute(0, 3, 1, 2)
+
+
+def mean_of_windows(features, image, valid, window):
+    """[b * windows * window**2, d] of pixels, windows row by row -> [b, d, h / window, w / window],
+    the mean over the pixels with data.
+    """
+    mask = torch.ones_like(image[:, :1]) if valid is None else valid[:, None].to(image)
+    weight = windows(mask, window).flatten(1)[..., None]
+    mean = (features.reshape(*weight.shape[:2], -1) * weight).sum(1) / weight.sum(1).clamp(min=1)
+    return as_image(mean, image, window)
 
 
 class SpectralCNN(nn.Module):
@@ -52,13 +62,8 @@ class SpectralCNN(nn.Module):
         cut = windows(image, self.window)
         if self.dims == 3:
             return as_image(self._features(cut), image, self.window)
-        count, c, inside = len(cut), cut.shape[1], self.window**2
-        pixels = cut.flatten(2).transpose(1, 2).reshape(-1, c, 1, 1)
-        features = self._features(pixels).reshape(count, inside, -1)
-        mask = torch.ones_like(image[:, :1]) if valid is None else valid[:, None].to(image)
-        weight = windows(mask, self.window).reshape(count, inside, 1)
-        mean = (features * weight).sum(1) / weight.sum(1).clamp(min=1)
-        return as_image(mean, image, self.window)
+        pixels = cut.flatten(2).transpose(1, 2).reshape(-1, cut.shape[1], 1, 1)
+        return mean_of_windows(self._features(pixels), image, valid, self.window)
 
     def _features(self, cubes):
         x = cubes[:, None]
@@ -66,6 +71,25 @@ class SpectralCNN(nn.Module):
             x = functional.relu(getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x)))
         flat = x.movedim(1, -1).flatten(1)  # band, row, column, channel
         return functional.relu(self.embed_norm(self.embed(flat)))
+
+
+class SpectralMLP(nn.Module):
+    """Dense layers on the spectrum of each pixel, averaged over the window."""
+
+    def __init__(self, bands, window=1, width=64, hidden=256, layers=2):
+        super().__init__()
+        self.window, self.layers = window, layers
+        for i in range(layers):
+            self.add_module(f"dense{i}", nn.Linear(hidden if i else bands, hidden))
+            self.add_module(f"norm{i}", nn.BatchNorm1d(hidden))
+        self.embed = nn.Linear(hidden, width)
+
+    def forward(self, image, valid=None):
+        """image and valid: see SpectralCNN.forward."""
+        x = windows(image, self.window).movedim(1, -1).flatten(0, 2)
+        for i in range(self.layers):
+            x = functional.gelu(getattr(self, f"norm{i}")(getattr(self, f"dense{i}")(x)))
+        return mean_of_windows(self.embed(x), image, valid, self.window)
 
 
 class Attention(nn.Module):

@@ -5,6 +5,8 @@
     python -m eo_jax.evaluate --weights runs/a runs/b --task segmentation:landuse=stores/demo \\
         --protocol plain:linear --fraction 0.1 1 --output results
 
+    python -m eo_jax.evaluate few-label --help
+
 A task is one of `eo_jax/evaluation/tasks`, or KIND:LABEL of a store of your own, with splits train,
 val and test, or train and val. Rows that exist are kept, so the same command goes on, and a longer
 one adds rows. table.html and table.csv have every row with its 95 % interval.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +26,8 @@ from eo_jax import cli, compile_cache
 from eo_jax.data.store.reader import open_store
 from eo_jax.evaluation import candidates
 from eo_jax.evaluation.features import Featurizer
+from eo_jax.evaluation.few_label import command as few_label
+from eo_jax.evaluation.floors import FLOORS
 from eo_jax.evaluation.protocol import (
     NORMALISATIONS,
     POOLINGS,
@@ -34,6 +39,7 @@ from eo_jax.evaluation.reading import TaskData, data_of
 from eo_jax.evaluation.row import Row, judge
 from eo_jax.evaluation.table import Table
 from eo_jax.evaluation.task import HEADLINES, Task, find_task, task_names
+from eo_jax.report import class_maps
 
 
 class Asked(NamedTuple):
@@ -52,6 +58,8 @@ class Asked(NamedTuple):
 
 def main() -> int:
     """The command."""
+    if sys.argv[1:2] == ["few-label"]:
+        return few_label.main(sys.argv[2:])
     arguments = parser().parse_args()
     compile_cache.enable()
     asked = [parse_task(text) for text in arguments.task]
@@ -61,6 +69,30 @@ def main() -> int:
         if not 0 < fraction <= 1:
             raise ValueError(f"--fraction: {fraction}; expected above 0 and at most 1")
     table = Table(arguments.output)
+    _check_baseline(arguments, table)
+    try:
+        _fill(table, arguments, asked, protocols)
+    finally:
+        print(table.write_page(arguments.baseline))
+    return 0
+
+
+def _check_baseline(arguments: argparse.Namespace, table: Table) -> None:
+    """Raises ValueError for a baseline that will not be in the table."""
+    known = {row["candidate"] for row in table.rows.values()} | set(FLOORS)
+    known |= {_title(path, arguments.weights) for path in arguments.weights}
+    if arguments.baseline and arguments.baseline not in known:
+        expected = ", ".join(sorted(known))
+        raise ValueError(f"--baseline: {arguments.baseline!r}; expected one of {expected}")
+
+
+def _fill(
+    table: Table,
+    arguments: argparse.Namespace,
+    asked: Sequence[Asked],
+    protocols: Mapping[str, EvaluationProtocol],
+) -> None:
+    """Adds every row that is missing."""
     for task, (name, protocol) in itertools.product(asked, protocols.items()):
         for title, featurizer, data in _candidates(arguments, task, protocol):
             for fraction, seed in itertools.product(arguments.fraction, arguments.seed):
@@ -77,8 +109,6 @@ def main() -> int:
                     folder = arguments.output / "features"
                     row = judge(featurizer, data, protocol, folder, fraction=fraction, seed=seed)
                     _add(table, about, title, task, row)
-    print(arguments.output / "table.html")
-    return 0
 
 
 def _protocols(arguments: argparse.Namespace) -> dict[str, EvaluationProtocol]:
@@ -109,9 +139,14 @@ def _check_kinds(asked: Sequence[Asked], protocols: Mapping[str, EvaluationProto
 def _add(table: Table, about: dict[str, Any], title: str, asked: Asked, row: Row) -> None:
     """Adds a row to the table, and says its headline."""
     (name, settings), headline = about["protocol"], asked.task.headline
+    manifest = open_store(asked.store).manifest
     names = {
         "candidate": title,
         "task": asked.task.title,
+        "store": Path(asked.store).name,
+        "split": manifest.get("archive", {}).get("options", {}).get("split", "archive"),
+        "content": about["store"],
+        "classes": class_maps.names_of(manifest["labels"][asked.task.label]),
         "protocol": name,
         "title": f"{name}: {settings}",
         "headline": headline,
@@ -119,7 +154,7 @@ def _add(table: Table, about: dict[str, Any], title: str, asked: Asked, row: Row
         "seed": about["seed"],
     }
     table.add(about, names, row)
-    value, low, high = row.scores[headline]
+    value, low, high = row.verdict.scores[headline]
     print(
         f"{asked.name}  {name}  {title}: {headline} {value:.4f} ({low:.4f} to {high:.4f}), fitted "
         f"on {row.fitted}",
@@ -166,6 +201,12 @@ def parser() -> argparse.ArgumentParser:
             metavar=field.upper(),
             help=f"of {', '.join(values)}, in place of the protocol's",
         )
+    add(
+        "--baseline",
+        default="",
+        metavar="NAME",
+        help="row that others are compared with, by its name in the table (default: imagestats)",
+    )
     add("--no-floors", action="store_true", help="leave out the rows without pretraining")
     return found
 

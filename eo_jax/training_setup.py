@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from eo_jax import sharding
 from eo_jax.augment.views import Normalisation, Recipe
@@ -61,10 +62,12 @@ class TrainingSetup:
 
     def empty_batches(self) -> dict[str, Batch]:
         """{component: a global batch of its shapes}."""
-        return {
-            component: sharding.to_global(self.pipeline.empty_batch(component), self.mesh)
-            for component in self.pipeline.mixture.components
-        }
+        found = {}
+        for component in self.pipeline.mixture.components:
+            # Of zeros: what memory happens to hold may be no float32, of which numpy warns.
+            zeros = jax.tree.map(np.zeros_like, self.pipeline.empty_batch(component))
+            found[component] = sharding.to_global(zeros, self.mesh)
+        return found
 
     def sample_flops(self) -> float:
         """FLOP of a sample in a train step."""

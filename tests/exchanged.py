@@ -20,7 +20,7 @@ from eo_jax.models.stems import (
     spectral_adapter,
     spectral_adapter_image,
 )
-from eo_jax.models.trunks import mit, resnet, spectral_cnn, spectral_transformer, vit
+from eo_jax.models.trunks import mit, resnet, spectral_cnn, spectral_mlp, spectral_transformer, vit
 from eo_jax.sensors import ENMAP, Sensor, get_sensor
 
 SIZE = 64
@@ -47,6 +47,7 @@ ENCODERS = {
     "hf_data2vec": (PLAIN, vit.Config(**TINY, **RELATIVE), S2),
     "hf_segformer": (overlap_patch_embed.Config(width=32), mit.Config(), S2),
     "spectral_cnn": (identity.Config(), spectral_cnn.Config(window=5, dims=3, width=16), ENMAP),
+    "spectral_mlp": (identity.Config(), spectral_mlp.Config(window=3, width=16), ENMAP),
     "spectral_transformer": (
         identity.Config(),
         spectral_transformer.Config(window=3, depth=1),

@@ -10,9 +10,10 @@
                                                       must be in one
 
 --task selects the task. Label "<product>": the codes of the map, whatever their size (those of
-eurocrops exceed int32). Label `class`: the published task; the k-th code of its list becomes k, all
-others become the number of classes, to be ignored. For enmap_corine, `multilabel` instead: the
-classes in the map, of BigEarthNet's 19 or, with --corine-classes 43, of the original 43. `product`
+eurocrops exceed int32). Label `class`: the published task; the k-th code of its list becomes k,
+from 1, and all others become 0, unlabelled; published code counts from 0 and ignores the number of
+classes. For enmap_corine, `multilabel` instead: the classes in the map, of BigEarthNet's 19 or,
+with --corine-classes 43, of the original 43. `product`
 of a sample is its scene: the published lists are random, so most scenes of the test list are also
 in the train list; remove the lists and split by blocks for scores that do not profit from that.
 """
@@ -94,7 +95,7 @@ class Reader:
     """One downstream task. Bands are in cube order."""
 
     TITLE: ClassVar[str] = "SpectralEarth downstream tasks"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     LICENCE: ClassVar[str] = "not stated by SpectralEarth; EnMAP and DESIS data (c) DLR"
     sensors: ClassVar = tuple(row for rows in _ROWS.values() for row in rows.values())
     archive: Archive
@@ -175,11 +176,9 @@ class Reader:
 
 
 def _positions(codes: np.ndarray, listed: tuple[int, ...]) -> np.ndarray:
-    """uint8 [h, w]: the position of each code in the list, or the length of the list for other
-    codes.
-    """
-    positions = np.full(codes.shape, len(listed), np.uint8)
-    for position, code in enumerate(listed):
+    """uint8 [h, w]: the position of each code in the list, from 1, or 0 for other codes."""
+    positions = np.zeros(codes.shape, np.uint8)
+    for position, code in enumerate(listed, 1):
         positions[codes == code] = position
     return positions
 

@@ -73,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
         help="of maps; int8 has a scale per channel (default: float32)",
     )
     parser.add_argument(
+        "--average",
+        type=int,
+        metavar="TOKENS",
+        help="side of a window, odd: each token of a map becomes the mean of those that are like "
+        "it in the window, which takes noise off maps of pixels (default: 1, as it is)",
+    )
+    parser.add_argument(
         "--batch-size",
         type=int,
         default=0,

@@ -12,6 +12,7 @@ import jax
 
 from data_prep.jobs import progress
 from eo_jax import compile_cache
+from eo_jax.averaging import check_window
 from eo_jax.embed import dense, geotiff, pooled, table, zarr_map
 from eo_jax.embed.images import Declared, Images, is_geotiff
 from eo_jax.lock import locked
@@ -31,7 +32,10 @@ _MAPS = {
 
 _FORMATS = {"pooled": _TABLES, "dense": _MAPS}
 # Options of one mode, with what they mean where they are not given.
-_OPTIONS = {"pooled": {"larger": "refuse"}, "dense": {"overlap": None, "dtype": "float32"}}
+_OPTIONS = {
+    "pooled": {"larger": "refuse"},
+    "dense": {"overlap": None, "dtype": "float32", "average": 1},
+}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -117,6 +121,8 @@ def _run_dense(
                 facts = dense.facts_of(image, trained, overlap, batch)
                 count = dense.views_of(image, trained, overlap)
             facts = facts | {"dtype": arguments.dtype}
+            if arguments.average > 1:
+                facts |= {"average": arguments.average}
             if _is_there(output, facts, facts_of):
                 advance(count, 0)
                 continue
@@ -124,6 +130,8 @@ def _run_dense(
             with locked(folder):
                 with images.open(name) as image:
                     made, scratch = dense.make_map(image, trained, overlap, batch, folder, advance)
+                if arguments.average > 1:
+                    made = dense.averaged(made, arguments.average)
                 write(output, folder, made._replace(facts=facts), arguments.dtype)
                 scratch.remove()
             print(f"{output}: {made.rows} x {made.columns} tokens, {made.width} channels")
@@ -154,6 +162,11 @@ def _check_options(arguments: argparse.Namespace) -> None:
                 setattr(arguments, name, default)
             elif mode != arguments.mode:
                 raise ValueError(f"--{name}: is of --mode={mode}")
+    if arguments.mode == "dense":
+        try:
+            check_window(arguments.average)
+        except ValueError as error:
+            raise ValueError(f"--average: {error}") from error
     if arguments.encoder and arguments.weights:
         raise ValueError("--encoder: is of --workdir; a file of weights has one encoder")
     source, output = arguments.input.resolve(), arguments.output.resolve()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eo_jax.averaging import Likeness, likeness, mean_of_similar
 from eo_jax.embed.blending import Strip
 from eo_jax.embed.images import Image
 from eo_jax.embed.scratch import Scratch
@@ -94,6 +95,40 @@ def make_map(
 
     affine = _of_tokens(image.affine, trained.patch)
     return Map(grid.rows, grid.columns, trained.width, image.crs, affine, facts, read), scratch
+
+
+_STRIPS, _STRIP_ROWS = 16, 16  # of a map, that say how far apart its features are
+
+
+def averaged(made: Map, window: int) -> Map:
+    """The map with each token averaged over those of a window that are like it, see `averaging`."""
+    like, half = _likeness(made), window // 2
+
+    def read(row: int, column: int, rows: int, columns: int) -> np.ndarray:
+        top, left = max(0, row - half), max(0, column - half)
+        bottom = min(made.rows, row + rows + half)
+        right = min(made.columns, column + columns + half)
+        around = made.read(top, left, bottom - top, right - left)
+        valid = ~np.isnan(around).any(-1)
+        mean = mean_of_similar(around, valid, window, like)
+        mean = np.where(valid[..., None], mean, np.nan)
+        return mean[row - top : row - top + rows, column - left : column - left + columns]
+
+    return made._replace(read=read)
+
+
+def _likeness(made: Map) -> Likeness:
+    """That of strips spread over a map, which may be larger than the memory."""
+    small = made.rows <= _STRIPS * _STRIP_ROWS
+    rows = made.rows if small else _STRIP_ROWS
+    tops = [0] if small else np.linspace(0, made.rows - rows, _STRIPS).astype(int).tolist()
+    strips = np.stack([made.read(top, 0, rows, made.columns) for top in tops])
+    valid = ~np.isnan(strips).any(-1)
+    # A row without data between strips, so that their edges are not neighbours.
+    gap = ((0, 0), (0, 1), (0, 0))
+    valid = np.pad(valid, gap).reshape(-1, made.columns)
+    features = np.pad(np.nan_to_num(strips), (*gap, (0, 0))).reshape(*valid.shape, -1)
+    return likeness(features, valid)
 
 
 def _of_tokens(affine: tuple[float, ...] | None, patch: int) -> tuple[float, ...] | None:

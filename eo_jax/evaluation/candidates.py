@@ -72,7 +72,7 @@ def untrained(trained: TrainedEncoder, data: TaskData, seed: int = 0) -> Trained
     encoder = trained.encoder
     params, statistics = encoder.network.init(jax.random.key(seed))
     if statistics:
-        update = jax.jit(functools.partial(_updated, trained, params))
+        update = jax.jit(functools.partial(updated_statistics, trained, params))
         batches = itertools.islice(data.read(data.task.train, _BATCH), _STATISTICS_BATCHES)
         for batch in batches:
             for pixels, valid in _dates(batch):
@@ -89,9 +89,10 @@ def _dates(batch: Read) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(batch.pixels[:, t], batch.valid[:, t]) for t in range(batch.pixels.shape[1])]
 
 
-def _updated(
+def updated_statistics(
     trained: TrainedEncoder, params: Any, statistics: Any, pixels: jax.Array, valid: jax.Array
 ) -> Any:
+    """The running statistics after a batch of windows [b, c, H, W]."""
     view = jnp.moveaxis(normalise(pixels, valid, trained.mean, trained.std), 1, -1)
     _, statistics = trained.encoder.forward(
         params, statistics, view, jnp.moveaxis(valid, 1, -1), TRAIN

@@ -41,6 +41,21 @@ def of_confusion(table: np.ndarray) -> dict[str, float]:
     }
 
 
+def per_class(table: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores [k] of each class of a confusion matrix [k, k], maybe weighted: "class_iou",
+    "class_f1", "class_recall" (producer's accuracy) and "class_precision" (user's accuracy). NaN
+    where a class does not occur, is never true, or is never predicted.
+    """
+    table = table.astype(np.float64)
+    right, true, guessed = np.diag(table), table.sum(1), table.sum(0)
+    return {
+        "class_iou": iou(table),
+        "class_f1": _ratio(2 * right, true + guessed),
+        "class_recall": _ratio(right, true),
+        "class_precision": _ratio(right, guessed),
+    }
+
+
 def of_change(table: np.ndarray) -> dict[str, float]:
     """ "f1", "precision" and "recall" of the second of two classes, the changed one."""
     right, guessed, true = table[1, 1], table[:, 1].sum(), table[1].sum()
@@ -54,8 +69,12 @@ def of_change(table: np.ndarray) -> dict[str, float]:
 def iou(table: np.ndarray) -> np.ndarray:
     """[k], intersection over union of each class of a confusion matrix; NaN if it never occurs."""
     right = np.diag(table).astype(np.float64)
-    union = table.sum(0) + table.sum(1) - right
-    return np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
+    return _ratio(right, table.sum(0) + table.sum(1) - right)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole [k]; NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
 def calibration_error(probabilities: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> float:
@@ -69,29 +88,31 @@ def calibration_error(probabilities: np.ndarray, truth: np.ndarray, weights: np.
     return float(np.abs(difference).sum() / weights.sum())
 
 
-def multi_label(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+def multi_label(
+    scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
+) -> dict[str, float | np.ndarray]:
     """Scores of several labels per sample: probabilities [n, k] and truth bool [n, k].
 
     "micro_map" takes all (sample, class) pairs as one problem; "macro_map" is the mean over classes
     with positives. F1 is at probability 0.5; a class that is neither true nor predicted is left out
-    of "macro_f1".
+    of "macro_f1". "class_average_precision" and "class_f1" are of each class [k].
     """
-    of_class = [
-        average_precision(scores[:, k], truth[:, k], weights)
-        for k in range(truth.shape[1])
-        if (weights * truth[:, k]).any()
-    ]
+    labels = truth.shape[1]
+    precision = np.array(
+        [average_precision(scores[:, k], truth[:, k], weights) for k in range(labels)]
+    )
+    known = np.isfinite(precision)
     predicted = scores >= _THRESHOLD
     both = weights @ (predicted & truth)
     either = weights @ predicted + weights @ truth
-    occurs = either > 0
+    f1, occurs = _ratio(2 * both, either), either > 0
     return {
-        "micro_map": average_precision(
-            scores.ravel(), truth.ravel(), np.repeat(weights, truth.shape[1])
-        ),
-        "macro_map": float(np.mean(of_class)) if of_class else np.nan,
+        "micro_map": average_precision(scores.ravel(), truth.ravel(), np.repeat(weights, labels)),
+        "macro_map": precision[known].mean() if known.any() else np.nan,
         "micro_f1": 2 * both.sum() / either.sum() if occurs.any() else np.nan,
-        "macro_f1": (2 * both[occurs] / either[occurs]).mean() if occurs.any() else np.nan,
+        "macro_f1": f1[occurs].mean() if occurs.any() else np.nan,
+        "class_average_precision": precision,
+        "class_f1": f1,
     }
 
 
@@ -112,18 +133,21 @@ def average_precision(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
 
 def regression(
     predicted: np.ndarray, truth: np.ndarray, weights: np.ndarray, train_mean: np.ndarray
-) -> dict[str, float]:
+) -> dict[str, float | np.ndarray]:
     """Scores of numbers [n, d]: "rmse" and "r2", means over the d targets, and "normalised_mse",
     the mean over the targets of MSE / MSE of predicting the training mean [d] (Hyperview; lower is
-    better, 1 is no skill).
+    better, 1 is no skill). "target_rmse" and "target_r2" are of each target [d].
     """
 
     def mse(guess: np.ndarray) -> np.ndarray:
         return np.average(np.square(guess - truth), axis=0, weights=weights)
 
     error, mean = mse(predicted), np.average(truth, axis=0, weights=weights)
+    rmse, r2 = np.sqrt(error), 1 - error / mse(mean)
     return {
-        "rmse": np.sqrt(error).mean(),
-        "r2": (1 - error / mse(mean)).mean(),
+        "rmse": rmse.mean(),
+        "r2": r2.mean(),
         "normalised_mse": (error / mse(train_mean)).mean(),
+        "target_rmse": rmse,
+        "target_r2": r2,
     }

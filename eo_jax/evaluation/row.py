@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from eo_jax.evaluation import metrics, verdict
+from eo_jax.evaluation import metrics, trivial, verdict
 from eo_jax.evaluation.dense_heads import IGNORED
 from eo_jax.evaluation.features import Features, Featurizer, features_of
-from eo_jax.evaluation.intervals import Estimate
 from eo_jax.evaluation.protocol import EvaluationProtocol, Labelled
 from eo_jax.evaluation.reading import TaskData
 from eo_jax.evaluation.task import MAPS, Task
+from eo_jax.evaluation.verdict import Verdict
 from eo_jax.evaluators.labelled import token_majority
 
 _MOST_TOKENS = 10_000  # for fitting, drawn by the seed
 _HELD_OUT = 0.2
+_MOST_POINTS = 300  # of numbers, for a picture
 _CODED = (*MAPS, "classification", "pixel")
 
 
@@ -26,20 +26,24 @@ class Row(NamedTuple):
     """The outcome.
 
     Attributes:
-        scores: {name: Estimate}.
+        verdict: scores with intervals, whole and by class.
         fitted, tested: number of samples, or tokens, that the protocol was fitted on; of test
             samples or images.
         classes: codes as stored, in the order of `confusion`; () for numbers and several labels.
         confusion: [k, k], true classes in rows; None without classes.
         shown: up to four (truth, prediction) maps [H, W] of codes.
+        pairs: (truth, prediction) [n, d] of numbers, of the first test samples; None for classes.
+        trivial: the headline of a prediction that looks at no image.
     """
 
-    scores: Mapping[str, Estimate]
+    verdict: Verdict
     fitted: int
     tested: int
     classes: tuple[int, ...] = ()
     confusion: np.ndarray | None = None
     shown: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    pairs: tuple[np.ndarray, np.ndarray] | None = None
+    trivial: float = np.nan
 
 
 def judge(
@@ -68,10 +72,23 @@ def judge(
     train, test = split(task.train), split(task.test)
     train, val = _divided(train, split(task.val) if task.val else None, fraction, seed)
     classes = _classes(task, train, val, test)
+    row = _judged(data, protocol, (train, val, test), classes, featurizer, seed)
+    return row._replace(trivial=trivial.score(task, train.target, test.target, classes))
+
+
+def _judged(
+    data: TaskData,
+    protocol: EvaluationProtocol,
+    parts: tuple[Features, Features, Features],
+    classes: tuple[int, ...],
+    featurizer: Featurizer,
+    seed: int,
+) -> Row:
+    task, (train, val, test) = data.task, parts
     if hasattr(protocol, "fine_tune"):
-        return _judge_tuned(task, protocol, (train, val, test), classes, featurizer, seed)
+        return _judge_tuned(task, protocol, parts, classes, featurizer, seed)
     if hasattr(protocol, "fit_maps"):
-        return _judge_maps(task, protocol, (train, val, test), classes, featurizer.patch, seed)
+        return _judge_maps(task, protocol, parts, classes, featurizer.patch, seed)
     known, chosen = (_labelled(task, part, classes, seed) for part in (train, val))
     for name, part in ((task.train, known), (task.val or task.train, chosen)):
         if not len(part.x):
@@ -192,9 +209,11 @@ def _scored(
         return Row(verdict.of_labels(predicted, truth.y, seed), *counts)
     if task.kind == "regression":
         mean = known.y.mean(0)
-        return Row(verdict.of_numbers(predicted, truth.y, mean, seed), *counts)
-    scores, table = verdict.of_classes(predicted, truth.y, seed)
-    return Row(scores, *counts, classes, table)
+        found = verdict.of_numbers(predicted, truth.y, mean, seed)
+        return Row(found, *counts, pairs=(truth.y[:_MOST_POINTS], predicted[:_MOST_POINTS]))
+    found = verdict.of_classes(predicted, truth.y, seed)
+    table = metrics.confusion(truth.y, predicted.argmax(1), len(classes))
+    return Row(found, *counts, classes, table)
 
 
 def _scored_maps(
@@ -209,8 +228,8 @@ def _scored_maps(
         tables[image] = metrics.confusion(coded, guess[counts], len(classes))
         if len(shown) < 4 and counts.any():
             shown.append((truth, np.asarray(classes)[guess]))
-    scores = verdict.of_maps(tables, task, seed)
-    return Row(scores, fitted, len(test.x), classes, tables.sum(0), tuple(shown))
+    found = verdict.of_maps(tables, task, seed)
+    return Row(found, fitted, len(test.x), classes, tables.sum(0), tuple(shown))
 
 
 def _enlarged(tokens: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,60 +1,50 @@
-"""The table of an evaluation: rows on disk, CSV and a page."""
+"""The table of an evaluation: rows on disk, as CSV and as a page."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eo_jax.data.store.files import write_atomically
-from eo_jax.evaluation.floors import FLOORS, IMAGE_STATISTICS
+from eo_jax.evaluation import charts, page
+from eo_jax.evaluation.compare import below_floor
 from eo_jax.evaluation.row import Row
-from eo_jax.evaluation.task import LOWER_IS_BETTER
-from eo_jax.report.html_page import data_uri, render
+from eo_jax.report import class_maps
+from eo_jax.report.html_page import data_uri
 from eo_jax.report.pictures import png
 
 _ROWS, _CSV, _PAGE = "rows.json", "table.csv", "table.html"
 _COLUMNS = (
     "candidate",
     "task",
+    "store",
     "protocol",
     "fraction",
     "seed",
     "fitted",
     "tested",
+    "class",
     "score",
     "value",
     "low",
     "high",
+    "trivial",
     "below_imagestats",
 )
-# Okabe-Ito's colours and grey for classes; 0 is black.
-_COLOURS = np.array(
-    [
-        (0, 0, 0),
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-        (204, 121, 167),
-        (150, 150, 150),
-    ],
-    np.uint8,
-)
+_SIDE = 192  # pixels of a map on the page, at least
 
 
 class Table:
     """Rows by what they are of: those that exist are not judged again.
 
     Args:
-        folder: of the evaluation; its table.csv and table.html are written with every row.
+        folder: of the evaluation.
     """
 
     def __init__(self, folder: Path):
@@ -68,49 +58,63 @@ class Table:
         return _key(about) in self.rows
 
     def add(self, about: Mapping[str, Any], names: Mapping[str, Any], row: Row) -> None:
-        """Adds a row and writes the table.
+        """Adds a row and writes rows.json and table.csv.
 
         Args:
             about: what decides the row: features, store, task, protocol, fraction and seed.
-            names: "candidate", "task", "protocol", "title" (of the
-                protocol), "headline", "fraction" and "seed", for readers.
+            names: for readers: "candidate", "task", "store", "split" (how the store was split),
+                "content" (of the store), "protocol", "title" (of the protocol), "headline",
+                "fraction", "seed" and "classes" {code: name}.
         """
-        plain = {
-            **names,
-            "fitted": row.fitted,
-            "tested": row.tested,
-            "scores": {name: list(estimate) for name, estimate in row.scores.items()},
-            "classes": list(row.classes),
-            "confusion": None if row.confusion is None else row.confusion.tolist(),
-            "maps": [_picture(*maps) for maps in row.shown],
-        }
-        self.rows[_key(about)] = plain
+        self.rows[_key(about)] = {**names, **_plain(row, names)}
         self._folder.mkdir(parents=True, exist_ok=True)
-        rows = list(self.rows.values())
         write_atomically(self._folder / _ROWS, json.dumps(self.rows, indent=1).encode())
-        write_atomically(self._folder / _CSV, _csv(rows).encode())
-        write_atomically(self._folder / _PAGE, _page(rows).encode())
+        write_atomically(self._folder / _CSV, _csv([*self.rows.values()]).encode())
+
+    def write_page(self, baseline: str = "") -> Path:
+        """Writes table.html, in which rows are compared with the candidate `baseline`, by default
+        the cheapest floor; its path.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / _PAGE
+        write_atomically(path, page.render([*self.rows.values()], baseline).encode())
+        return path
 
 
 def _key(about: Mapping[str, Any]) -> str:
     return json.dumps(about, sort_keys=True)
 
 
-def below_floor(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether an encoder's row is worse than the statistics of its images by the headline: a likely
-    mistake in normalisation, bands or units.
+def _plain(row: Row, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The outcome in plain JSON types; `by_class` has a column per score, in the order of
+    `codes`.
     """
-    if row["candidate"] in FLOORS:
-        return False
-    same = ("task", "protocol", "fraction", "seed")
-    headline = row["headline"]
-    for floor in rows:
-        if floor["candidate"] == IMAGE_STATISTICS and all(
-            floor[name] == row[name] for name in same
-        ):
-            mine, its = (of["scores"][headline][0] for of in (row, floor))
-            return mine > its if headline in LOWER_IS_BETTER else mine < its
-    return False
+    by_class = row.verdict.by_class
+    known = names["classes"]
+    codes = row.classes or range(len(next(iter(by_class.values()), ())))
+    titles = [class_maps.title(code, known) for code in codes]
+    palette = class_maps.colours(row.classes)
+    return {
+        "fitted": row.fitted,
+        "tested": row.tested,
+        "trivial": row.trivial,
+        "scores": {name: list(estimate) for name, estimate in row.verdict.scores.items()},
+        "by_class": {name: [list(one) for one in column] for name, column in by_class.items()},
+        "draws": np.asarray(row.verdict.draws.get(names["headline"], ())).tolist(),
+        "classes": titles,
+        "confusion": None if row.confusion is None else row.confusion.tolist(),
+        "maps": [_pictures(*maps, palette) for maps in row.shown],
+        "legend": [entry._asdict() for entry in class_maps.legend(palette, known)],
+        "points": "" if row.pairs is None else charts.predicted_and_true(*row.pairs, titles),
+    }
+
+
+def _pictures(truth: np.ndarray, guess: np.ndarray, palette: class_maps.Colours) -> tuple[str, str]:
+    """Truth and prediction; unlabelled pixels are striped in both."""
+    zoom = max(1, _SIDE // len(truth))
+    shown = truth, np.where(truth == class_maps.UNLABELLED, class_maps.UNLABELLED, guess)
+    truth_uri, guess_uri = (data_uri(png(class_maps.paint(one, palette), zoom)) for one in shown)
+    return truth_uri, guess_uri
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -118,29 +122,17 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        for score, (value, low, high) in row["scores"].items():
-            found = {"score": score, "value": value, "low": low, "high": high}
-            below = below_floor(row, rows)
-            writer.writerow({**row, **found, "below_imagestats": int(below)})
+        below = int(below_floor(row, rows))
+        for of, score, (value, low, high) in _estimates(row):
+            found = {"class": of, "score": score, "value": value, "low": low, "high": high}
+            writer.writerow({**row, **found, "below_imagestats": below})
     return text.getvalue()
 
 
-def _page(rows: Sequence[Mapping[str, Any]]) -> str:
-    tasks: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
-    for row in rows:
-        shown = {**row, "below": below_floor(row, rows)}
-        tasks.setdefault((row["task"], row["title"], row["fraction"]), []).append(shown)
-    for group in tasks.values():
-        headline = group[0]["headline"]
-        sign = 1 if headline in LOWER_IS_BETTER else -1
-        group.sort(key=lambda row: sign * row["scores"][row["headline"]][0])
-    return render("eo_jax.evaluation", "table.html", title="Evaluation", tasks=tasks)
-
-
-def _picture(truth: np.ndarray, guess: np.ndarray) -> str:
-    """Truth and prediction side by side; unlabelled pixels are black in both."""
-    gap = np.full((len(truth), 4), -1)
-    both = np.concatenate([truth, gap, np.where(truth == 0, 0, guess)], axis=1).astype(int)
-    rgb = _COLOURS[np.where(both > 0, 1 + (both - 1) % (len(_COLOURS) - 1), 0)]
-    rgb[both < 0] = 255
-    return data_uri(png(rgb, zoom=max(1, 192 // len(truth))))
+def _estimates(row: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[float]]]:
+    """(class, score, estimate); the class is "" for the whole."""
+    for score, estimate in row["scores"].items():
+        yield "", score, estimate
+    for score, column in row["by_class"].items():
+        for of, estimate in zip(row["classes"], column, strict=True):
+            yield of, score, estimate

@@ -24,6 +24,7 @@ _TRUNK_FIELDS = {
     "resnet": ("depth", "first_block", "attention"),
     "mit": ("size", "heads"),
     "spectral_cnn": ("window", "dims", "layers", "kernel"),
+    "spectral_mlp": ("window", "hidden", "layers"),
     "spectral_transformer": ("window", "bands_per_token", "layers", "heads"),
 }
 _INPUT = (

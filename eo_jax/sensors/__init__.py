@@ -24,6 +24,7 @@ from eo_jax.sensors.base import (
 )
 from eo_jax.sensors.checks import KINDS
 from eo_jax.sensors.enmap import ENMAP, ENMAP_PRODUCT
+from eo_jax.sensors.geobench import GEOBENCH
 from eo_jax.sensors.hyperspectral import HYPERSPECTRAL
 from eo_jax.sensors.landsat import LANDSAT
 from eo_jax.sensors.rgb import RGB
@@ -31,7 +32,10 @@ from eo_jax.sensors.sentinel import SENTINEL
 
 SENSORS = {
     sensor.id: sensor
-    for sensor in (ENMAP, ENMAP_PRODUCT, *LANDSAT, *SENTINEL, *HYPERSPECTRAL, *AIRBORNE, *RGB)
+    for sensor in (
+        *(ENMAP, ENMAP_PRODUCT, *LANDSAT, *SENTINEL),
+        *(*HYPERSPECTRAL, *AIRBORNE, *RGB, *GEOBENCH),
+    )
 }
 _NEVER_DATA = ("nan", "inf", "-inf", "infinity", "-infinity")
 _FILE_LIMIT = 10 * 2**20  # bytes; a row of 1000 bands has 0.1 MB

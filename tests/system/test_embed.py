@@ -21,6 +21,7 @@ import rasterio
 import zarr
 from embedding import AFFINE, Weights, run, write_tiff
 
+from eo_jax import averaging
 from eo_jax.embed import dense, pooled
 from eo_jax.embed.blending import view_weights
 from eo_jax.embed.images import Declared, Images
@@ -90,6 +91,42 @@ def test_a_map_is_the_blended_features_by_hand_at_their_place(weights, tmp_path,
     first = weights.features(pixels[:, :VIEW, :VIEW])["dense"]
     np.testing.assert_allclose(found[:3, :3], first[:3, :3], atol=1e-5)
     assert not (tmp_path / "map.tif.partial").exists()
+
+
+def test_an_averaged_map_is_the_average_of_the_map(tmp_path, monkeypatch):
+    landsat_like = get_sensor("sentinel2_l2a_bigearthnet")  # 0 is no-data
+    masked = Weights(tmp_path / "w.safetensors", landsat_like, PATCH, VIEW)
+    pixels = scene(80, 52)
+    pixels[:, :8] = 0
+    source = write_tiff(tmp_path / "scene.tif", pixels, NAMES, nodata=0)
+    maps = {}
+    for window in (1, 3):
+        output = tmp_path / f"{window}.tif"
+        asked = ("--mode=dense", f"--weights={masked.path}", f"--input={source}")
+        assert run(monkeypatch, *asked, f"--output={output}", f"--average={window}") == 0
+        with rasterio.open(output) as dataset:
+            maps[window] = np.moveaxis(dataset.read(), 0, -1)
+    plain = maps[1]
+    valid = ~np.isnan(plain).any(-1)
+    assert not valid[0].any() and valid[-1].all()
+    like = averaging.likeness(plain, valid)  # the map is small: its strips are all of it
+    expected = averaging.mean_of_similar(plain, valid, 3, like)
+    np.testing.assert_allclose(maps[3][valid], expected[valid], rtol=1e-4, atol=1e-5)
+    assert np.isnan(maps[3][~valid]).all()
+    assert np.abs(maps[3] - plain)[valid].max() > 0.01
+    # In pieces, as maps larger than the memory are read.
+    made = dense.Map(
+        *valid.shape,
+        plain.shape[-1],
+        None,
+        None,
+        {},
+        lambda r, c, h, w: plain[r : r + h, c : c + w],
+    )
+    piece = dense.averaged(made, 3).read(4, 3, 5, 6)
+    np.testing.assert_allclose(piece, maps[3][4:9, 3:9], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="--average: window: 2; expected an odd number"):
+        run(monkeypatch, *asked, f"--output={tmp_path / 'x.tif'}", "--average=2")
 
 
 def test_no_data_stays_and_borders_count(weights, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from eo_jax.evaluation.row import Row
 from eo_jax.evaluation.table import Table
 from eo_jax.evaluation.task import HEADLINES, find_task, task_names
 from eo_jax.evaluation.upernet import UperNetHead
+from eo_jax.evaluation.verdict import Verdict
 from eo_jax.schema import Sample
 
 BANDS = len(SENSOR.bands)
@@ -253,10 +254,12 @@ def test_features_worse_than_those_of_the_image_are_marked(
         ("enc", encoder, 1.0),
         ("other", encoder, 0.1),
     ):
-        row = Row({headline: Estimate(value, value, value)}, 10, 10)
+        row = Row(Verdict({headline: Estimate(value, value, value)}, {}, {}), 10, 10)
         names = {"candidate": title, "task": "t", "protocol": "p", "title": "p: k"}
-        names |= {"headline": headline, "fraction": fraction, "seed": 0}
+        names |= {"headline": headline, "fraction": fraction, "seed": 0, "classes": {}}
+        names |= {"store": "s", "split": "archive", "content": "c"}
         table.add(names, names, row)
+    table.write_page()
     rows = rows_of(tmp_path)
     assert [row["candidate"] for row in rows if row["below_imagestats"] == "1"] == ["enc"] * marked
     assert ("look at normalisation" in (tmp_path / "table.html").read_text()) == marked

@@ -8,11 +8,12 @@ from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from eo_jax.evaluation import metrics
+from eo_jax.evaluation import metrics, trivial
 from eo_jax.evaluation.classifiers import Linear, Neighbours
 from eo_jax.evaluation.intervals import estimates
 from eo_jax.evaluation.neighbours import nearest
 from eo_jax.evaluation.protocol import Labelled
+from eo_jax.evaluation.task import Task
 
 CLASSES = 5
 
@@ -49,6 +50,16 @@ def test_scores_of_classes_are_those_of_scikit_learn():
     assert found["miou"] == pytest.approx(
         sk.jaccard_score(truth, guess, average="macro", zero_division=0, **weighted)
     )
+    by_class = metrics.per_class(table)
+    for name, score in (
+        ("class_iou", sk.jaccard_score),
+        ("class_f1", sk.f1_score),
+        ("class_recall", sk.recall_score),
+        ("class_precision", sk.precision_score),
+    ):
+        expected = score(truth, guess, average=None, zero_division=0, **weighted)
+        np.testing.assert_allclose(np.nan_to_num(by_class[name]), expected)
+    assert np.isnan(by_class["class_recall"][4]) and np.isnan(by_class["class_precision"][3])
 
 
 def test_a_class_that_never_occurs_counts_nowhere():
@@ -206,3 +217,20 @@ def test_a_label_that_never_varies_is_predicted_by_its_rate():
     data = Labelled(x, y.astype(float))
     found = Linear((1.0,)).fit("multi_label", data, data, 2, 0)(x)
     assert found.shape == (40, 2) and (found[:, 1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "test", "expected"),
+    [
+        ("classification", [1, 1, 3], [1, 3, 3, 0], 1 / 3),
+        ("segmentation", [[[3, 3, 1]]], [[[3, 1, 1, 0]]], (0 + 1 / 3) / 2),
+        ("change", [[[1, 1, 2]]], [[[1, 1, 2]]], 0.5),
+        ("regression", [[1.0], [3.0]], [[1.0], [2.0]], np.sqrt(0.5)),
+        ("multi_label", [[1, 0], [1, 0]], [[1, 0], [0, 1]], 0.5),
+    ],
+)
+def test_a_prediction_without_an_image_has_a_score(kind, train, test, expected):
+    classes = {"classification": (1, 3), "segmentation": (1, 3), "change": (1, 2)}.get(kind, (0,))
+    task = Task("t", kind, "l", "x")
+    found = trivial.score(task, np.array(train), np.array(test), classes)
+    assert found == pytest.approx(expected)

@@ -120,7 +120,8 @@ def state(twin: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def test_every_layout_has_a_twin():
-    elsewhere = {"spec_vit", "spec_resnet", "decur_rda", "spectral_cnn", "spectral_transformer"}
+    pixels = {"spectral_cnn", "spectral_mlp", "spectral_transformer"}
+    elsewhere = {"spec_vit", "spec_resnet", "decur_rda", *pixels}
     assert TWINS.keys() | elsewhere == LAYOUTS.keys() == ENCODERS.keys()
 
 

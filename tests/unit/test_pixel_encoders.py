@@ -17,7 +17,7 @@ from reference import random_weights, relative_error, sincos_2d
 from eo_jax.models.encoder import Encoder, make_encoder
 from eo_jax.models.functional import EVALUATE, TRAIN, Mode, Network
 from eo_jax.models.stems import identity
-from eo_jax.models.trunks import spectral_cnn, spectral_transformer, vit
+from eo_jax.models.trunks import spectral_cnn, spectral_mlp, spectral_transformer, vit
 from eo_jax.sensors import ENMAP
 
 BANDS = 21
@@ -29,6 +29,8 @@ CONVOLUTIONS = {
     "wide window": spectral_cnn.Config(window=7, dims=3, width=8, layers=2, kernel=3),
 }
 TRUNKS = CONVOLUTIONS | {
+    "spectral_mlp": spectral_mlp.Config(width=16, hidden=24),
+    "dense, mean of a window": spectral_mlp.Config(window=3, width=16, hidden=24, layers=1),
     "spectral_transformer": spectral_transformer.Config(bands_per_token=4, depth=1),
     "spectrum of a window": spectral_transformer.Config(window=3, bands_per_token=5, depth=1),
 }

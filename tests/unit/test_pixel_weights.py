@@ -15,7 +15,7 @@ from scipy.io import loadmat
 
 from eo_jax.models.encoder import make_encoder
 from eo_jax.models.stems import identity
-from eo_jax.models.trunks import spectral_cnn, spectral_transformer
+from eo_jax.models.trunks import spectral_cnn, spectral_mlp, spectral_transformer
 from eo_jax.sensors import get_sensor
 
 torch = pytest.importorskip("torch")
@@ -30,6 +30,8 @@ TRUNKS = {
     "pixel": spectral_cnn.Config(width=16, layers=3, kernel=5),
     "mean of a window": spectral_cnn.Config(window=3, width=16, layers=2),
     "window": spectral_cnn.Config(window=5, dims=3, width=16, layers=4),
+    "dense": spectral_mlp.Config(width=16, hidden=24),
+    "dense, mean of a window": spectral_mlp.Config(window=3, width=16, hidden=24, layers=1),
     "transformer": spectral_transformer.Config(depth=2),
     "transformer of a window": spectral_transformer.Config(window=3, bands_per_token=5, depth=1),
 }

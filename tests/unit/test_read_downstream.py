@@ -53,8 +53,8 @@ def test_class_is_the_position_in_the_published_list(tmp_path: Path) -> None:
     write_task(tmp_path, "enmap_cdl", codes=(0, 1, 45, 210, 121, 255))
     sample = read_all(DOWNSTREAM, tmp_path, **CDL)[0]
     np.testing.assert_array_equal(
-        sample.labels["class"].ravel()[:6], [14, 0, 6, 13, 14, 14]
-    )  # 14: the background, to be ignored
+        sample.labels["class"].ravel()[:6], [0, 1, 7, 14, 0, 0]
+    )  # 0: the background, unlabelled
     assert sample.labels["class"].dtype == np.uint8
 
 
@@ -65,7 +65,7 @@ def test_eurocrops_codes_exceed_int32_and_stay_exact(tmp_path: Path, dtype: str)
     for sample in read_all(DOWNSTREAM, tmp_path, task="enmap_eurocrops"):
         assert sample.labels["eurocrops"].ravel()[:16].tolist() == [0, *codes]
         assert sample.labels["eurocrops"].dtype == ("uint32" if dtype == "uint32" else "int64")
-        assert sample.labels["class"].ravel()[:16].tolist() == [15, *range(15)]
+        assert sample.labels["class"].ravel()[:16].tolist() == [0, *range(1, 16)]
 
 
 def test_eurocrops_codes_in_float32_are_an_error(tmp_path: Path) -> None:

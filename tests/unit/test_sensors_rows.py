@@ -95,6 +95,9 @@ LANDSAT = {
         "B1=1 B2=2 B3=3 B4=4 B5=5 B6_VCID_1=6 B6_VCID_2=6 B7=7", ETM, DN, DN, "uint8", 0
     ),
     "landsat8_oli_tirs_l1_c2": Landsat(f"{B_7} B9=9 B10=10 B11=11", OLI, TOA_C2, DN, "uint16", 0),
+    "geobench_forestnet": Landsat(
+        "SR_B2=2 SR_B3=3 SR_B4=4 SR_B5=5 SR_B6=6 SR_B7=7", OLI, DN, (), "uint8", None
+    ),
 }
 
 
@@ -201,6 +204,20 @@ S2 = {  # which of the 13 bands, names, dtype, physical value of DN 0 and 10000,
         (0, 10_000),
         "reflectance",
     ),  # 1 is 1, so 10000 is 10000
+    "geobench_brick_kiln": (
+        (0, 1, 2, 3, 4, 5, 6, 7, 11, 12),
+        None,
+        "float32",
+        (0, 1),
+        "reflectance",
+    ),
+    "geobench_sa_crop_type": (
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12),
+        None,
+        "uint8",
+        (0, 10_000),
+        "digital number",
+    ),
 }
 
 
@@ -241,6 +258,10 @@ WITHOUT_WAVELENGTH = {
     "sunrgbd_rgb": ("red green blue", "uint8", None, "reflective", "digital number"),
     "sunrgbd_depth": ("depth", "uint16", None, "depth", "digital number"),
     "sunrgbd_hha": ("disparity height angle", "uint8", None, "depth", "digital number"),
+    "geobench_chesapeake": ("red green blue nir", "float32", 1, "reflective", "digital number"),
+    "geobench_pv4ger": ("red green blue", "uint8", None, "reflective", "digital number"),
+    "geobench_nz_cattle": ("red green blue", "uint8", None, "reflective", "digital number"),
+    "geobench_neontree": ("red green blue", "uint8", None, "reflective", "digital number"),
 }
 # Number of bands, dtype, GSD. DESIS, EO-1, HYPERVIEW: SpectralEarth; Salinas and Jasper Ridge:
 # their .mat files; GSD is general knowledge.

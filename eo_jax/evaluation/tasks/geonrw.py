@@ -6,7 +6,6 @@ TASK = Task(
     title="GeoNRW land cover",
     kind="segmentation",
     label="landcover",
-    convert="geonrw",
-    val="",
-    source="Baier et al. 2021, arXiv 2012.03729; used by DeCUR, arXiv 2309.05300",
+    convert="geonrw --split blocks:5 --val-fraction 0.1 --test-fraction 0.2",
+    source="Baier et al. 2021, arXiv 2012.03729, without lists; used by DeCUR, arXiv 2309.05300",
 )

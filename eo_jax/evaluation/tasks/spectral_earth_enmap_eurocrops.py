@@ -7,6 +7,5 @@ TASK = Task(
     kind="segmentation",
     label="class",
     convert="spectral-earth-downstream --task enmap_eurocrops",
-    ignored=(16,),
     source="Braham et al. 2024, arXiv 2408.08447",
 )

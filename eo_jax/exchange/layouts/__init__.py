@@ -29,6 +29,7 @@ LAYOUTS: dict[str, Layout] = {
     "hf_data2vec": hugging_face.DATA2VEC,
     "hf_segformer": hugging_face.SEGFORMER,
     "spectral_cnn": pixels.SPECTRAL_CNN,
+    "spectral_mlp": pixels.SPECTRAL_MLP,
     "spectral_transformer": pixels.SPECTRAL_TRANSFORMER,
 }
 

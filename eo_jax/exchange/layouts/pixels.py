@@ -21,6 +21,14 @@ def _cnn_rows(encoder: Encoder) -> list[Row]:
     ]
 
 
+def _mlp_rows(encoder: Encoder) -> list[Row]:
+    return [
+        *linear_rows("trunk/dense{i}", "dense{i}"),
+        *batch_norm_rows("trunk/norm{i}", "norm{i}"),
+        *linear_rows("trunk/embed", "embed"),
+    ]
+
+
 def _transformer_rows(encoder: Encoder) -> list[Row]:
     inner = dataclasses.replace(encoder, trunk=encoder.trunk.blocks)
     rows = [
@@ -34,6 +42,14 @@ def _cnn_constructor(encoder: Encoder, image_size: int) -> str:
     return (
         f"eo_jax_pixels.SpectralCNN(bands={len(encoder.sensor.bands)}, window={trunk.window}, "
         f"dims={trunk.dims}, width={trunk.width}, layers={trunk.layers}, kernel={trunk.kernel})"
+    )
+
+
+def _mlp_constructor(encoder: Encoder, image_size: int) -> str:
+    trunk = encoder.trunk
+    return (
+        f"eo_jax_pixels.SpectralMLP(bands={len(encoder.sensor.bands)}, window={trunk.window}, "
+        f"width={trunk.width}, hidden={trunk.hidden}, layers={trunk.layers})"
     )
 
 
@@ -52,6 +68,13 @@ SPECTRAL_CNN = Layout(
     "spectral_cnn",
     _cnn_rows,
     constructor=_cnn_constructor,
+)
+SPECTRAL_MLP = Layout(
+    "SpectralMLP of eo_jax_pixels.py",
+    "identity",
+    "spectral_mlp",
+    _mlp_rows,
+    constructor=_mlp_constructor,
 )
 SPECTRAL_TRANSFORMER = Layout(
     "SpectralTransformer of eo_jax_pixels.py",

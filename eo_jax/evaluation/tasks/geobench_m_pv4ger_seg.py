@@ -1,0 +1,11 @@
+"""GEO-Bench v1, m-pv4ger-seg."""
+
+from eo_jax.evaluation.task import Task
+
+TASK = Task(
+    title="GEO-Bench m-pv4ger-seg",
+    kind="segmentation",
+    label="landcover",
+    convert="geobench --task m-pv4ger-seg",
+    source="Lacoste et al. 2023, arXiv 2306.03831; default partition",
+)
