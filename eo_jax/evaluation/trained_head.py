@@ -77,7 +77,7 @@ class TrainedHead(EvaluationProtocol):
         loop = Loop(self.epochs, self.batch, self.every)
         head = self.head(train.x.shape[-1], classes, patch, rngs=nnx.Rngs(seed))
         optimizer = optax.adamw(
-            self._schedule(loop.steps(len(train.x))), weight_decay=self.weight_decay
+            self.schedule(loop.steps(len(train.x))), weight_decay=self.weight_decay
         )
         size = loop.of(len(train.x)).batch
         judges = {
@@ -91,7 +91,8 @@ class TrainedHead(EvaluationProtocol):
 
         return predict
 
-    def _schedule(self, steps: int) -> optax.Schedule:
+    def schedule(self, steps: int) -> optax.Schedule:
+        """The learning rate at each of `steps`."""
         if self.drops:
             at = {int(part * steps): 0.1 for part in self.drops}
             return optax.piecewise_constant_schedule(self.lr, at)

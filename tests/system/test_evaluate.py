@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import sys
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from eo_jax.evaluation.features import features_of, resized
 from eo_jax.evaluation.floors import ImageStatistics
 from eo_jax.evaluation.intervals import Estimate
 from eo_jax.evaluation.protocol import find_protocol, protocol_names
+from eo_jax.evaluation.protocols import pangaea
 from eo_jax.evaluation.reading import Read, data_of
 from eo_jax.evaluation.row import Row
 from eo_jax.evaluation.table import Table
 from eo_jax.evaluation.task import HEADLINES, find_task, task_names
+from eo_jax.evaluation.upernet import UperNetHead
 from eo_jax.evaluation.verdict import Verdict
 from eo_jax.schema import Sample
 
@@ -199,6 +202,43 @@ def test_rows_that_exist_are_kept_and_others_added(weights, tmp_path, run):
     assert fitted["dino:knn", "1.0"] == "12" and fitted["dino:knn", "0.5"] == "6"
 
 
+class SmallUperNet(UperNetHead):
+    channels = 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["segmentation", "change"])
+def test_upernet_reads_maps_off_an_encoder(weights, tmp_path, monkeypatch, run, kind):
+    """Fewer channels and epochs than the protocol's, which are for accelerators."""
+    published = find_protocol("pangaea:upernet")
+    small = dataclasses.replace(published, head=SmallUperNet, epochs=40, lr=1e-2)
+    monkeypatch.setitem(pangaea.PROTOCOLS, "upernet", small)
+    store = store_of(tmp_path / "store", kind)
+    run(
+        *("--weights", weights, "--task", f"{kind}:target={store}", "--no-floors"),
+        *("--protocol", "pangaea:upernet", "--output", tmp_path / "out"),
+    )
+    (found,) = (row for row in rows_of(tmp_path / "out") if row["score"] == HEADLINES[kind])
+    assert float(found["value"]) > 0.8
+
+
+@pytest.mark.slow
+def test_pooled_feature_and_normalisation_are_compared_in_one_table(weights, tmp_path, run):
+    store = store_of(tmp_path / "store", "classification", 24)
+    run(
+        *("--weights", weights, "--task", f"classification:target={store}", "--protocol"),
+        *("dino:knn", "--pooling", "cls", "both", "--normalisation", "contract", "data"),
+        *("--output", tmp_path / "out", "--no-floors"),
+    )
+    assert {row["protocol"] for row in rows_of(tmp_path / "out")} == {
+        f"dino:knn pooling={pooling} normalisation={normalisation}"
+        for pooling in ("cls", "both")
+        for normalisation in ("contract", "data")
+    }
+    page = (tmp_path / "out" / "table.html").read_text()
+    assert "normalised by the training split, class token and mean of the tokens" in page
+
+
 @pytest.mark.parametrize(
     ("headline", "encoder", "statistics", "marked"),
     [("accuracy", 0.4, 0.5, True), ("accuracy", 0.6, 0.5, False), ("rmse", 0.6, 0.5, True)],
@@ -270,6 +310,10 @@ def test_features_are_computed_once(tmp_path):
         ({"--task": "maps:target=x"}, "expected a kind of classification, "),
         ({"--protocol": "dino"}, "'dino'; expected one of dino:knn, "),
         ({"--fraction": "0"}, "expected above 0 and at most 1"),
+        (
+            {"--protocol": "pangaea:upernet"},
+            "'pangaea:upernet' takes segmentation, change, and task 'classification:target'",
+        ),
         ({"--task": "classification:other={store}"}, "no label 'other'; there is target"),
     ],
 )
