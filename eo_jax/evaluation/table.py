@@ -125,6 +125,8 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
         below = int(below_floor(row, rows))
         for of, score, (value, low, high) in _estimates(row):
             found = {"class": of, "score": score, "value": value, "low": low, "high": high}
+            of_headline = (of, score) == ("", row["headline"])
+            found["trivial"] = row["trivial"] if of_headline else ""
             writer.writerow({**row, **found, "below_imagestats": below})
     return text.getvalue()
 

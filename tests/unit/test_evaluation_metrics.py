@@ -177,6 +177,16 @@ def blobs(count: int, seed: int) -> Labelled:
     return Labelled((centres[y] + rng.normal(size=(count, 8))).astype(np.float32), y)
 
 
+def test_more_copies_of_a_feature_than_candidates_are_told_apart_by_their_row():
+    """And a feature closer to the copies than float32 products can tell is found among them."""
+    x = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32) + 100
+    x[500:1500] = x[500]
+    x[1400] = np.nextafter(x[500], np.float32(0))
+    distances, rows = nearest(x, x[[500, 1400]], 3)
+    assert rows.tolist() == [[500, 501, 502], [1400, 500, 501]]
+    assert (distances[0] == 0).all() and 0 < distances[1, 1] == distances[1, 2] < 1e-4
+
+
 def test_nearest_neighbours_vote_as_in_scikit_learn():
     train, test = blobs(200, 0), blobs(100, 1)
     predict = Neighbours(k=5, cosine=False).fit("classification", train, train, 3, 0)
