@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "lock": (),
     "distributed": ("peers",),
     "spikes": (),
+    "plan.collectives": (),
     "gradient": ("schema", "objectives.base"),
     "step": (
         "schema",
