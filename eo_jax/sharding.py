@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +14,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eo_jax import rules
 from eo_jax.schema import Batch
+
+T = TypeVar("T")
 
 # Right-aligned: a spec covers the last axes, so stacked and plain weights, and the moments of both,
 # share a row. `fsdp` splits the axis that a matrix product sums over, or the largest.
@@ -64,6 +66,17 @@ def make_mesh(config: Config) -> Mesh:
     # Auto: XLA propagates shardings. make_mesh's own default is Explicit, under which a plain model
     # fails.
     return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def on_mesh(mesh: Mesh, function: Callable[..., T]) -> Callable[..., T]:
+    """The function, traced where layers see the axes of the mesh; see `models.layers.product`."""
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> T:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return traced
 
 
 def state_sharding(config: Config, state: Any, mesh: Mesh) -> Any:

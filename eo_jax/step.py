@@ -58,12 +58,14 @@ class TrainSession:
         pooled = make_pooled(objective, recipe.evaluate, experiment.same_encoder)
         self._init = jax.jit(make_state, out_shardings=self.placement)
         self.step = jax.jit(
-            step,
+            sharding.on_mesh(mesh, step),
             donate_argnums=0,
             in_shardings=inputs,
             out_shardings=(self.placement, replicated),
         )
-        self.pooled = jax.jit(pooled, in_shardings=inputs, out_shardings=replicated)
+        self.pooled = jax.jit(
+            sharding.on_mesh(mesh, pooled), in_shardings=inputs, out_shardings=replicated
+        )
 
     def init(self) -> TrainState:
         """Step 0, on the mesh."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.core import jaxprs_in_params
 from toy_objective import MEMORY, Toy
 
 from eo_jax.experiment import compute_dtype
@@ -437,6 +438,22 @@ def test_bfloat16_is_for_computing_only():
 
     assert kinds((after["params"], after["carry"], metrics)) == {"float32"}
     assert kinds(after["optimizer"]) == {"float32", "int32"}
-    program = str(jax.make_jaxpr(step)(state, views))
-    products = [line for line in program.splitlines() if "dot_general" in line]
-    assert products and sum("bf16" in line.split("=")[0] for line in products) > 0.7 * len(products)
+    products = [
+        (eqn.invars[0].aval.dtype.name, eqn.invars[1].aval.dtype.name, eqn.outvars[0].aval)
+        for eqn in equations(jax.make_jaxpr(step)(state, views).jaxpr)
+        if eqn.primitive.name == "dot_general"
+    ]
+    in_bfloat16 = [out for left, right, out in products if left == right == "bfloat16"]
+    assert in_bfloat16 and len(in_bfloat16) > 0.7 * len(products)
+    # Those of weights are summed over replicas before anything else: not in bfloat16.
+    weights = {leaf.shape for leaf in jax.tree.leaves(after["params"])}
+    of_weights = [out for out in in_bfloat16 if out.shape in weights | {(192, 3, 3, 64)}]
+    assert of_weights and {out.dtype.name for out in of_weights} == {"float32"}
+
+
+def equations(jaxpr):
+    """All equations of a program, those of inner ones too."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jaxprs_in_params(eqn.params):
+            yield from equations(inner)

@@ -9,6 +9,9 @@ from jaxtyping import Array, Float
 
 from eo_jax.models.layers.attention_kernel import fused_attention, kernel_of
 from eo_jax.models.layers.dense import Dense, add_bias
+from eo_jax.models.layers.product import BY_INPUT, product
+
+_BY_HEAD = (None, None, "model", None)
 
 
 class Attention(nnx.Module):
@@ -29,7 +32,7 @@ class Attention(nnx.Module):
         )
         self.qkv = nnx.Param(init(rngs.params(), (width, 3, heads, head)))
         self.qkv_bias = nnx.Param(jnp.zeros((3, heads, head)))
-        self.out = Dense(width, width, dtype, rngs=rngs)
+        self.out = Dense(width, width, dtype, BY_INPUT, rngs=rngs)
         self.dtype, self.kernel = dtype, kernel
 
     def __call__(
@@ -52,13 +55,8 @@ class Attention(nnx.Module):
 
     def _project(self, x: Float[Array, "b n d"], parts: slice) -> Float[Array, "b n p heads c"]:
         """Projects x to `parts` of q, k, v."""
-        weight, bias = (
-            jnp.asarray(array, self.dtype) for array in (self.qkv[:, parts], self.qkv_bias[parts])
-        )
-        product = add_bias(
-            x.reshape(-1, x.shape[-1]) @ weight.reshape(len(weight), -1), bias.reshape(-1)
-        )
-        return product.reshape(*x.shape[:2], *bias.shape)
+        weight, bias = map(jnp.asarray, (self.qkv[:, parts], self.qkv_bias[parts]))
+        return add_bias(product(jnp.asarray(x, self.dtype), weight, _BY_HEAD), bias)
 
     def _heads_first(self, projected: Float[Array, "b n p heads c"]) -> Array:
         """[p, b, heads, n, c]: one transpose here saves one in each product of the attention."""

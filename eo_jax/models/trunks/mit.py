@@ -18,7 +18,9 @@ from jaxtyping import Array, Bool, Float
 
 from eo_jax.models.functional import REMAT, Mode, Stack, gelu
 from eo_jax.models.layers.conv import BiasedConv, DepthwiseConv
+from eo_jax.models.layers.dense import Linear, add_bias
 from eo_jax.models.layers.layer_norm import TORCH_EPSILON, LayerNorm
+from eo_jax.models.layers.product import product
 from eo_jax.models.layers.transformer_block import draw_drop_path, drop_path_rates
 from eo_jax.models.stems.overlap_patch_embed import OverlapEmbedding
 
@@ -173,7 +175,7 @@ class EfficientAttention(nnx.Module):
         self.q_bias = nnx.Param(jnp.zeros((heads, head)))
         self.kv = nnx.Param(_INIT(rngs.params(), (width, 2, heads, head)))
         self.kv_bias = nnx.Param(jnp.zeros((2, heads, head)))
-        self.out = Linear(width, width, dtype, rngs=rngs)
+        self.out = Dense(width, width, dtype, rngs=rngs)
         if reduction > 1:
             self.reduce = BiasedConv(width, width, reduction, reduction, 0, dtype, rngs=rngs)
             self.reduce_norm = LayerNorm(width, dtype, TORCH_EPSILON)
@@ -187,18 +189,14 @@ class EfficientAttention(nnx.Module):
                 f"{self.reduction} x {self.reduction}; use views of 32 pixels or more"
             )
         small = self.reduce_norm(self.reduce(x)) if self.reduction > 1 else x
-        q = jnp.einsum("bhwd,dnk->bhwnk", x, self.q[...].astype(self.dtype)) + self.q_bias[
-            ...
-        ].astype(self.dtype)
-        kv = (
-            jnp.einsum("bhwd,dsnk->sbhwnk", small, self.kv[...].astype(self.dtype))
-            + self.kv_bias[...].astype(self.dtype)[:, None, None, None]
-        )
+        q = add_bias(product(x, jnp.asarray(self.q[...])), jnp.asarray(self.q_bias[...]))
+        kv = add_bias(product(small, jnp.asarray(self.kv[...])), jnp.asarray(self.kv_bias[...]))
+        k, v = jnp.unstack(kv, axis=3)
 
         def flat(image):
             return image.reshape(b, -1, *image.shape[-2:])
 
-        attended = jax.nn.dot_product_attention(flat(q), flat(kv[0]), flat(kv[1]))
+        attended = jax.nn.dot_product_attention(flat(q), flat(k), flat(v))
         return self.out(attended.reshape(x.shape))
 
 
@@ -207,18 +205,16 @@ class MixFFN(nnx.Module):
 
     def __init__(self, width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         hidden = 4 * width
-        self.fc1 = Linear(width, hidden, dtype, rngs=rngs)
+        self.fc1 = Dense(width, hidden, dtype, rngs=rngs)
         self.depthwise = DepthwiseConv(hidden, dtype, rngs=rngs)
-        self.fc2 = Linear(hidden, width, dtype, rngs=rngs)
+        self.fc2 = Dense(hidden, width, dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
         return self.fc2(gelu(self.depthwise(self.fc1(x))))
 
 
-class Linear(nnx.Linear):
-    """A linear layer that computes in `dtype`, with SegFormer's initialisation: std 0.02, zero
-    bias.
-    """
+class Dense(Linear):
+    """With SegFormer's initialisation: std 0.02, zero bias."""
 
     def __init__(self, fan_in: int, fan_out: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
-        super().__init__(fan_in, fan_out, dtype=dtype, kernel_init=_INIT, rngs=rngs)
+        super().__init__(fan_in, fan_out, dtype, kernel_init=_INIT, rngs=rngs)
