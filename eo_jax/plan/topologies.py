@@ -89,7 +89,7 @@ class Topology:
     @property
     def hosts(self) -> int:
         """All hosts."""
-        return max(1, self.devices // self.chip.host)
+        return self.slices * max(1, self.inside // self.chip.host)
 
     @property
     def unit(self) -> str:
