@@ -7,6 +7,7 @@ from __future__ import annotations
 
 COMMANDS = {
     "eo_jax.train": "pretrain, or resume",
+    "eo_jax.plan": "say whether a config fits a pod, and how fast it would be",
     "eo_jax.doctor": "measure what training waits for",
     "eo_jax.report": "write the HTML page of a run",
     "eo_jax.replay": "repeat one step, and show its batch and gradient",

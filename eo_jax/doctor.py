@@ -7,16 +7,19 @@ together, and names the setting to change.
     python -m eo_jax.doctor --store=enmap=stores/se --config=configs/mae_spectral_earth.py:vit_s
 
 STORE replaces the store of every source, --store=SOURCE=PATH that of one source. Nothing is
-written.
+written but what --json=FILE asks for, which `python -m eo_jax.plan --doctor=FILE` compares with
+what a pod needs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +31,7 @@ from rich.table import Table
 
 from eo_jax import cli, compile_cache, config_flags, sharding
 from eo_jax.data.pipeline import Config, Pipeline
+from eo_jax.data.store.files import write_atomically
 from eo_jax.experiment import (
     Experiment,
     compute_dtype,
@@ -382,14 +386,18 @@ def main() -> int:
         print(__doc__, values.get_help(include_special_flags=False), sep="\n")
         return 0
     config, seconds = _parse(values)
+    batch_size = config.data.batch_size
     compile_cache.enable()
     rates, setup, batch_bytes = examine(
         config.to_dict(), seconds, lambda text: print(text, flush=True)
     )
-    Console(file=sys.stdout).print(_table(rates, setup, config.data.batch_size, batch_bytes))
+    Console(file=sys.stdout).print(_table(rates, setup, batch_size, batch_bytes))
     print(verdict(rates))
     for line in advice(rates, setup):
         print(f"  - {line}")
+    if values.json:
+        found = _as_json(rates, setup, batch_size, batch_bytes)
+        write_atomically(Path(values.json), (json.dumps(found, indent=1) + "\n").encode())
     return 0
 
 
@@ -405,6 +413,9 @@ def _flags() -> flags.FlagValues:
     )
     flags.DEFINE_float(
         "seconds", 5.0, "how long each measurement takes", lower_bound=0.1, flag_values=values
+    )
+    flags.DEFINE_string(
+        "json", None, "also write what was measured to this file", flag_values=values
     )
     return values
 
@@ -443,6 +454,13 @@ def override_stores(
                 f"--store={item}: expected SOURCE=PATH with SOURCE one of {', '.join(sources)}"
             )
         sources[name].store = path
+
+
+def _as_json(rates: Rates, setup: Setup, batch_size: int, batch_bytes: int) -> dict[str, Any]:
+    measured = {name: rate for name, rate in dataclasses.asdict(rates).items() if rate is not None}
+    per_s = {f"{name}_samples_per_s": rate * batch_size for name, rate in measured.items()}
+    about = {"threads": setup.threads, "batch_size": batch_size, "batch_bytes": batch_bytes}
+    return {**per_s, **about, "bound_by": bound_by(rates)}
 
 
 def _table(rates: Rates, setup: Setup, batch_size: int, batch_bytes: int) -> Table:

@@ -18,6 +18,8 @@ from eo_jax import topology
 from eo_jax.augment.views import Normalisation
 from eo_jax.data.pipeline import Pipeline, Source
 from eo_jax.data.store.files import write_atomically, writing
+from eo_jax.plan import memory as step_memory
+from eo_jax.schema import Batch, TrainState
 from eo_jax.step import CompiledStep
 
 
@@ -220,12 +222,18 @@ def _drawn_from(source: Source, batch_size: int) -> str:
     return f"{found}, {short} have fewer than {dates} dates and repeat some"
 
 
-def memory(compiled: Mapping[str, CompiledStep]) -> Iterator[str]:
-    """The memory of the compiled train step, one line per mixture component, and what a logged step
+def memory(
+    compiled: Mapping[str, CompiledStep], shapes: TrainState, batches: Mapping[str, Batch]
+) -> Iterator[str]:
+    """The memory of the compiled train step per mixture component and kind, and what a logged step
     takes after it: a copy of the weights and the features for collapse metrics.
+
+    Args:
+        shapes: of the state, with shardings.
+        batches: {component: a global batch}.
     """
     for component, (step, pooled) in compiled.items():
-        planned = step.memory_analysis()
+        planned = step.compiled.memory_analysis()
         arguments, temporary, after = (
             size / 2**20
             for size in (
@@ -239,6 +247,8 @@ def memory(compiled: Mapping[str, CompiledStep]) -> Iterator[str]:
             f"{temporary:.0f} MiB (component {component}); after logged steps the weights once "
             f"more and temporary {after:.0f} MiB"
         )
+        of_kinds = step_memory.of_step(shapes, batches[component], step.compiled)
+        yield from (f"  {line}" for line in step_memory.lines(of_kinds))
 
 
 def check_steps(workdir: Path, first: int, steps: int) -> None:

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eo_jax import sharding, spikes
+from eo_jax.fixed_step import FixedStep
 from eo_jax.gradient import make_gradient
 from eo_jax.objectives.base import Objective
 from eo_jax.objectives.features import make_pooled
@@ -83,7 +84,7 @@ class TrainSession:
         """
         return {
             component: CompiledStep(
-                self.step.lower(self.shapes, batch).compile(options),
+                FixedStep(self.step.lower(self.shapes, batch).compile(options), self.shapes, batch),
                 self.pooled.lower(self.shapes, batch).compile(),
             )
             for component, batch in batches.items()
@@ -93,7 +94,7 @@ class TrainSession:
 class CompiledStep(NamedTuple):
     """The compiled train step of a mixture component, and the pass for its collapse metrics."""
 
-    step: jax.stages.Compiled
+    step: FixedStep
     pooled: jax.stages.Compiled
 
 

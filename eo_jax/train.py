@@ -7,9 +7,10 @@ step, log) until done.
 
 The same command resumes. On a finished run, `--evals=NAME,...` chooses other evaluators, and
 `--evaluate-again` repeats those that have scores. `--dry-run` builds, checks and compiles
-everything, prints sizes and memory, and trains nothing. `--distributed` starts a run of several
-processes. Exit codes: 0 done, 143 stopped with the state saved, 75 ended because another process
-failed, 1 an error.
+everything, prints sizes and memory by kind, and trains nothing. `--profile=steps:10-20` writes a
+trace of these steps to WORKDIR/profile and prints what took longest in it. `--distributed` starts a
+run of several processes. Exit codes: 0 done, 143 stopped with the state saved, 75 ended because
+another process failed, 1 an error.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from eo_jax.experiment import (
     with_compute_dtype,
 )
 from eo_jax.lock import locked, release
-from eo_jax.monitor import goodput, writers
+from eo_jax.monitor import goodput, profile, writers
 from eo_jax.monitor.run_log import RunLog
 from eo_jax.monitor.usefulness import Usefulness
 from eo_jax.optim.optimizers import learning_rates
@@ -67,6 +68,9 @@ flags.DEFINE_bool(
 _EVALS = flags.DEFINE_list("evals", None, config_flags.EVALS_HELP)
 flags.DEFINE_bool(
     "evaluate-again", False, "run every evaluator on the newest checkpoint, scored or not"
+)
+_PROFILE = flags.DEFINE_string(
+    "profile", "", "steps:FIRST-LAST: trace them for Perfetto and XProf, and list what took longest"
 )
 flags.DEFINE_integer(
     "extend-to", 0, "train a finished run up to this many steps; the schedule is stretched to them"
@@ -111,6 +115,7 @@ def main() -> int:
             dry_run=flags.FLAGS["dry-run"].value,
             extend=bool(extend_to),
             evaluate_again=flags.FLAGS["evaluate-again"].value,
+            profiled=profile.parse(_PROFILE.value),
         )
 
 
@@ -122,8 +127,12 @@ def train(
     dry_run: bool = False,
     extend: bool = False,
     evaluate_again: bool = False,
+    profiled: range = range(0),
 ) -> int:
-    """Trains or resumes the experiment of a completed config in `workdir`; returns an exit code."""
+    """Trains or resumes the experiment of a completed config in `workdir`; returns an exit code.
+
+    Of the steps `profiled` process 0 writes a trace.
+    """
     processes = processes or Alone()
     clock = goodput.Clock()
     config = with_compute_dtype(config)
@@ -135,7 +144,11 @@ def train(
         return _dry_run(setup, processes)
 
     retention = Retention.of_run(config["run"])
-    with _lock_on(workdir, processes), Checkpoints(workdir, retention) as checkpoints:
+    with (
+        _lock_on(workdir, processes),
+        Checkpoints(workdir, retention) as checkpoints,
+        contextlib.ExitStack() as held,
+    ):
         # --------------------------------------------------------------------- restore and compile
         state, first, origin = _restored(workdir, checkpoints, config, setup, extend=extend)
         skipped, scored = processes.gather(
@@ -144,6 +157,7 @@ def train(
         known = {} if evaluate_again else scored
         missed = writers.not_evaluated(known, evaluators) if first else {}
         log = _begin_log(workdir, setup, first, skipped, clock, processes)
+        traced = held.enter_context(_profile(workdir, profiled, first, run.steps, processes, log))
         alone = processes.count == 1
         saving = Saving(checkpoints, config, setup.pipeline, log, first, origin, alone)
         compiled = _compiled(workdir, setup, state, first, log)
@@ -153,6 +167,7 @@ def train(
             processes.step = step
             processes.poll()
             checkpoints.check()
+            traced.before(step + 1, state)
             # --------------------------------------------------------------------------- evaluate
             evaluating = due_evaluators(evaluators if step > first else missed, step, run.steps)
             scores = {} if step > first else scored
@@ -212,9 +227,11 @@ def _evaluators(
 
 def _dry_run(setup: TrainingSetup, processes: Alone | Peers) -> int:
     """Compiles, and prints sizes and memory."""
-    compiled = setup.session.compile(setup.empty_batches())
+    batches = setup.empty_batches()
+    compiled = setup.session.compile(batches)
     if processes.index == 0:
-        print("\n".join([*_overview(setup), *memory(compiled)]), flush=True)
+        lines = memory(compiled, setup.session.shapes, batches)
+        print("\n".join([*_overview(setup), *lines]), flush=True)
     return 0
 
 
@@ -313,6 +330,15 @@ def _batches(
     batches = setup.pipeline.batches(first, setup.experiment.run.steps, say)
     ahead = max(setup.experiment.sharding.prefetch, processes.lead)
     return sharding.prefetch(batches, setup.mesh, ahead, processes.announce)
+
+
+def _profile(
+    workdir: Path, steps: range, first: int, last: int, processes: Alone | Peers, log: RunLog
+) -> profile.Profile:
+    """Traces steps in process 0. Raises ValueError for steps that this run does not have."""
+    profile.check(steps, first, last)
+    here = steps if processes.index == 0 else range(0)
+    return profile.Profile(here, workdir / "profile", log.say)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,11 @@ MAY_IMPORT = {
     "lock": (),
     "distributed": ("peers",),
     "spikes": (),
-    "plan.collectives": (),
+    "fixed_step": ("rules",),
+    "plan.memory": (),
+    "plan.collectives": ("plan.program",),
+    "plan.costs": ("plan.program",),
+    "plan.program": (),
     "gradient": ("schema", "objectives.base"),
     "step": (
         "schema",
@@ -42,6 +46,7 @@ MAY_IMPORT = {
         "sharding",
         "spikes",
         "gradient",
+        "fixed_step",
     ),
     "evaluators": (
         *NOUNS,

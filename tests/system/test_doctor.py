@@ -5,6 +5,7 @@ measurement.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 
@@ -209,9 +210,10 @@ def command(monkeypatch, capsys):
     return run
 
 
-def test_it_measures_and_gives_a_verdict(command, tiny_store):
+def test_it_measures_and_gives_a_verdict(command, tiny_store, tmp_path):
+    file = tmp_path / "doctor.json"
     code, output, error = command(
-        str(tiny_store), f"--config={CONFIG}", "--seconds=0.1", *overrides()
+        str(tiny_store), f"--config={CONFIG}", "--seconds=0.1", f"--json={file}", *overrides()
     )
     assert (code, error) == (0, "")
     assert all(
@@ -221,6 +223,10 @@ def test_it_measures_and_gives_a_verdict(command, tiny_store):
     ending = output.rpartition("┘\n")[2].splitlines()
     assert ending[0].startswith(("data-bound: ", "compute-bound: ", "balanced: ", "contention: "))
     assert len(ending) > 1 and all(line.startswith("  - ") for line in ending[1:])
+    measured = json.loads(file.read_text())
+    rate = re.search(r"loader alone, threads=2 +│ +([\d.]+) │ +([\d.]+) │", output)
+    assert measured["loader_samples_per_s"] == pytest.approx(float(rate[2]), abs=0.1)
+    assert measured["batch_size"] == 4 and measured["bound_by"] in ending[0]
 
 
 @pytest.mark.parametrize(

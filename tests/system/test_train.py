@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -745,7 +746,42 @@ def test_a_dry_run_trains_nothing_and_leaves_no_checkpoint(toy, tiny_store, tmp_
         and "source enmap: 4 locations, 6 samples, 0 locations dropped" in output
         and "compiled; memory per device" in output
     )
+    kinds = dict(re.findall(r"^  (\w+) +([\d.]+) MiB$", output, re.M))
+    assert {"weights", "moments", "teacher", "batch", "activations", "together"} <= kinds.keys()
+    pixels = 4 * 202 * 16 * 16 * 2 + 4 * (4 + 8)  # and time and place
+    assert float(kinds["batch"]) == round(pixels / 2**20, 1)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_profile_is_a_trace_with_a_table_of_its_operations(toy, tiny_store, tmp_path, capsys):
+    assert train.train(config_of(tiny_store), tmp_path, profiled=range(5, 7)) == 0
+    output = capsys.readouterr().out
+    assert "profile of 2 steps: " in output
+    assert re.search(r"^  \S+ +[\d.]+ ms +[\d.]+% +[\d.]+ times$", output, re.M)
+    assert list(tmp_path.glob("profile/plugins/profile/*/*.trace.json.gz"))
+
+
+def test_a_profile_of_steps_that_the_run_does_not_have_is_refused(toy, tiny_store, tmp_path):
+    with pytest.raises(ValueError, match=r"steps:5-9: this run has steps 1 to 6; choose some"):
+        train.train(config_of(tiny_store), tmp_path, profiled=range(5, 10))
+
+
+def test_a_batch_of_another_shape_is_an_error_that_says_what_changed(
+    toy, tiny_store, tmp_path, monkeypatch, capsys
+):
+    """A jitted function would compile again at every such step."""
+    batch = Pipeline.batch
+
+    def smaller_from_the_third(self, n):
+        return {
+            source: {name: array[: 3 if n > 2 else None] for name, array in fields.items()}
+            for source, fields in batch(self, n).items()
+        }
+
+    monkeypatch.setattr(Pipeline, "batch", smaller_from_the_third)
+    code, error = end_of(capsys, lambda: train.train(config_of(tiny_store), tmp_path / "run"))
+    assert code == 1
+    assert "batch/enmap/pixels: int16[4,1,202,16,16] -> int16[3,1,202,16,16]" in error
 
 
 def test_the_log_and_the_provenance_count_the_places_whose_dates_repeat(
