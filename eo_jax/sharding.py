@@ -34,7 +34,7 @@ _RULES = (
     (r"attention/kv$", ("fsdp", None, None, None)),
     (r"attention/q$", ("fsdp", None, None)),
     (
-        r"(embed|predict|hidden/\d+|last|last_layer|fc\d|linear|attention/[qkv])/kernel$",
+        r"(embed|predict|hidden/\d+|last|last_layer|fc\d|linear|attention\d*/(q|k|v|out))/kernel$",
         ("fsdp", None),
     ),
     (r".*", ()),

@@ -31,7 +31,8 @@ def _config_of(target: str) -> ml_collections.ConfigDict:
 
 
 def main(target: str, *settings: str) -> dict[str, Any]:
-    """Bytes of the largest weight of a layer, and the collectives as [kind, shape, bytes, name].
+    """Bytes of the largest weight of a layer, whether fsdp splits any, and the collectives as
+    [kind, shape, bytes, name].
 
     Args:
         target: "objective/backbone" of `tiny_objectives`, or "name:variant" of a config.
@@ -53,6 +54,7 @@ def main(target: str, *settings: str) -> dict[str, Any]:
     assert all(size % PRIME for size in sizes), sizes
     return {
         "largest": 4 * max(sizes),
+        "splits": any(not at.is_fully_replicated for at in jax.tree.leaves(session.placement)),
         "found": [
             [c.kind, c.shape, c.bytes, c.op_name] for c in collectives.read(compiled.as_text())
         ],
