@@ -28,6 +28,7 @@ def _svm(fewest: int, seed: int) -> Any:
 CLASSIFIERS: dict[str, Callable[[int, int], Any]] = {
     "SVM": _svm,
     "logistic regression": lambda fewest, seed: LogisticRegression(max_iter=1000),
+    "logistic regression, C=0.1": lambda fewest, seed: LogisticRegression(C=0.1, max_iter=1000),
     "random forest": lambda fewest, seed: RandomForestClassifier(200, random_state=seed),
     "1-NN": lambda fewest, seed: KNeighborsClassifier(1),
 }

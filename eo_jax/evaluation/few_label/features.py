@@ -101,21 +101,26 @@ def floors(trained: TrainedEncoder, scene: Scene) -> dict[str, np.ndarray]:
     valid, raw = scene.valid.any(0), spectra(trained, scene)
     mean = mean_of_window(raw, valid, WINDOW)
     initial = encoded(untrained(trained, scene), scene)
+    similar = averaged(initial, scene)
     return {
         "spectrum": raw,
         "mean spectrum": mean,
         "principal components": components(raw),
         "principal components of the mean spectrum": components(mean),
         "untrained, mean": mean_of_window(initial, valid, WINDOW),
-        "untrained, mean of similar": averaged(initial, scene),
+        "untrained, mean of similar": similar,
+        "spectrum beside untrained, mean of similar": np.concatenate([raw, similar], axis=-1),
     }
 
 
 def pretrained(trained: TrainedEncoder, scene: Scene) -> dict[str, np.ndarray]:
     """{name: features [h, w, d]} of the encoder."""
     valid, found = scene.valid.any(0), encoded(trained, scene)
+    similar = averaged(found, scene)
+    beside = np.concatenate([spectra(trained, scene), similar], axis=-1)
     return {
         "pretrained": found,
         "pretrained, mean": mean_of_window(found, valid, WINDOW),
-        "pretrained, mean of similar": averaged(found, scene),
+        "pretrained, mean of similar": similar,
+        "spectrum beside pretrained, mean of similar": beside,
     }
