@@ -255,7 +255,8 @@ def test_a_copy_that_no_slice_holds_takes_slices_in_order(shape):
         (
             (0, 0, 1, 1),
             (1, 4, 1),
-            "data 1 x fsdp 4 x model 1 on 2 slices or nodes, FSDP ACROSS, weights move between them",
+            "data 1 x fsdp 4 x model 1 on 2 slices or nodes, FSDP ACROSS, weights move between "
+            "them",
         ),
     ],
 )
