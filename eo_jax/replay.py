@@ -165,7 +165,7 @@ def _mesh_config(experiment: Experiment) -> sharding.Config:
     try:
         sharding.make_mesh(config)
     except ValueError:
-        config = dataclasses.replace(config, data=-1, fsdp=1)
+        config = dataclasses.replace(config, data=-1, fsdp=1, model=1)
     try:
         mesh = sharding.make_mesh(config)
         sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 import eo_jax
+from eo_jax import topology
 from eo_jax.augment.views import Normalisation
 from eo_jax.data.pipeline import Pipeline, Source
 from eo_jax.data.store.files import write_atomically, writing
@@ -201,7 +202,8 @@ def sizes(params: Any, pipeline: Pipeline, mesh: jax.sharding.Mesh) -> list[str]
     """Numbers of weights, devices, and locations and samples per source, for the first log line."""
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return [
-        f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}",
+        f"parameters {weights:,}; devices {mesh.size} x {jax.devices()[0].device_kind}, mesh "
+        f"{topology.described(mesh)}",
         *(_drawn_from(source, pipeline.config.batch_size) for source in pipeline.sources.values()),
     ]
 

@@ -47,6 +47,7 @@ class TrainSession:
         self.shapes = sharding.with_sharding(shapes, self.placement)
         inputs = self.placement, sharding.batch_sharding(mesh)
         replicated = NamedSharding(mesh, PartitionSpec())
+        of_gradient = sharding.gradient_sharding(experiment.sharding, params, mesh)
         step = make_train_step(
             objective,
             optimizer,
@@ -55,7 +56,9 @@ class TrainSession:
             steps=run.steps,
             accum=optim.accum,
             spike_sigma=optim.spike_sigma,
+            of_gradient=of_gradient,
         )
+        step = sharding.fetching_moments(experiment.sharding, self.placement, step)
         pooled = make_pooled(objective, recipe.evaluate, experiment.same_encoder)
         self._init = jax.jit(make_state, out_shardings=self.placement)
         self.step = jax.jit(
@@ -132,17 +135,23 @@ def make_train_step(
     steps: int,
     accum: int,
     spike_sigma: float = 0.0,
+    of_gradient: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure function (state, batch) -> (state, metrics); jit it with donated state.
 
     All randomness comes from fold_in(seed, step). A step whose loss, gradient or carry is not
     finite, or whose loss is a spike (see `spikes.py`), leaves the state unchanged, except for the
     step number and the recent losses.
+
+    Args:
+        of_gradient: a sharding for every gradient; None leaves them to XLA.
     """
     gradient = make_gradient(objective, make_views, seed=seed, steps=steps, accum=accum)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         loss, metrics, carry, grads = gradient(state, batch)
+        if of_gradient is not None:
+            grads = jax.lax.with_sharding_constraint(grads, of_gradient)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         finite &= _changes_are_finite(state["carry"], carry)

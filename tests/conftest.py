@@ -13,7 +13,7 @@ from typing import Any
 import compile_times
 import jax
 import pytest
-from multidevice.start import EightDevices
+from multidevice.start import SeveralDevices
 
 # In the environment for the commands that tests start; in the config because jaxtyping's pytest
 # plugin has imported jax already.
@@ -33,7 +33,7 @@ gc.set_threshold(50_000, 20, 20)
 
 
 # Costly fixtures of a session: the tests that use one of them run in one process.
-SHARED = ("eight_devices", "tiny_run")
+SHARED = ("eight_devices", "sixteen_devices", "tiny_run")
 # Files that share experiments of listed configs.
 TOGETHER = {"test_golden": "test_configs", "test_flops": "test_configs"}
 # What takes longest starts first, so that no process is left with it at the end.
@@ -41,6 +41,7 @@ LONGEST_FIRST = (
     "test_objectives",
     "test_configs",
     "eight_devices",
+    "sixteen_devices",
     "test_resnet",
     "test_convert",
     "test_train_mixture",
@@ -85,7 +86,14 @@ def _turn(group: str) -> int:
 @pytest.fixture(scope="session")
 def eight_devices() -> Iterator[Callable[..., Any]]:
     """Runs `main` of a script of tests/multidevice on eight CPU devices; one process for all."""
-    with EightDevices() as process:
+    with SeveralDevices(8) as process:
+        yield process.run
+
+
+@pytest.fixture(scope="session")
+def sixteen_devices() -> Iterator[Callable[..., Any]]:
+    """As `eight_devices`, on sixteen."""
+    with SeveralDevices(16) as process:
         yield process.run
 
 

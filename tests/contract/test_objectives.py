@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import reference_losses
 from counting import multiply_adds
-from multidevice.start import EightDevices
+from multidevice.start import SeveralDevices
 from resuming import hashes_after_resume
 from tiny_objectives import (
     CLASSES,
@@ -804,7 +804,7 @@ def test_labels_of_every_labelled_objective_are_named():
 @pytest.fixture(scope="module")
 def in_float64():
     """Trains on eight devices and on one; a process of its own, for all of JAX is float64 there."""
-    with EightDevices() as process:
+    with SeveralDevices(8) as process:
         yield functools.partial(process.run, "objectives")
 
 

@@ -22,15 +22,15 @@ def lower(target: str, mesh: jax.sharding.Mesh) -> str:
     config = golden_text.load(name)["get_config"](variant)
     experiment = make_experiment(config)
     sharding.check_batch(experiment.data.batch_size, experiment.optim.accum, mesh)
-    session = TrainSession(experiment, make_recipe(experiment, _numbers(experiment)), mesh)
+    session = TrainSession(experiment, make_recipe(experiment, numbers(experiment)), mesh)
     found = {
         session.step.lower(session.shapes, batch).as_text().count("num_partitions = 8")
-        for batch in _batches(experiment, config.objective)
+        for batch in batches(experiment, config.objective)
     }
     return ", ".join(f"{count} module for 8 devices" for count in sorted(found))
 
 
-def _numbers(experiment: Experiment) -> dict[str, Normalisation]:
+def numbers(experiment: Experiment) -> dict[str, Normalisation]:
     """Any numbers will do: those of a store would take a store."""
     bands = {source: len(encoder.sensor.bands) for source, encoder in experiment.encoders.items()}
     return {
@@ -39,7 +39,7 @@ def _numbers(experiment: Experiment) -> dict[str, Normalisation]:
     }
 
 
-def _batches(experiment: Experiment, objective: dict) -> list[Batch]:
+def batches(experiment: Experiment, objective: dict) -> list[Batch]:
     """A batch of each entry, as `sharding.to_global` gives it; shapes only."""
     data = experiment.data
     entries = [entry.sources for entry in data.mixture.values()] or [tuple(data.sources)]

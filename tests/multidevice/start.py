@@ -1,4 +1,4 @@
-"""Starts processes with eight CPU devices: the number of devices is fixed when jax starts."""
+"""Starts processes with several CPU devices: their number is fixed when jax starts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 
 
-def environment() -> dict[str, str]:
-    """The environment of a process with eight devices that imports from tests/."""
+def environment(devices: int = 8) -> dict[str, str]:
+    """The environment of a process with so many devices that imports from tests/."""
     return os.environ | {
-        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": fast_compile.flags(),  # what is tested here is how XLA partitions
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
     }
 
 
-class EightDevices:
+class SeveralDevices:
     """One process (`serve.py`) that runs several scripts of this folder, one after the other."""
 
-    def __init__(self):
+    def __init__(self, devices: int):
         self._process = subprocess.Popen(
             [sys.executable, str(FOLDER / "serve.py")],
-            env=environment(),
+            env=environment(devices),
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -44,8 +44,8 @@ def test_to_global_keeps_rows_in_mesh_order_and_leaves_positions_on_the_host(eig
 # --- what does not fit
 
 
-def mesh_of(data: int, fsdp: int) -> AbstractMesh:
-    return AbstractMesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+def mesh_of(data: int, fsdp: int, model: int = 1) -> AbstractMesh:
+    return AbstractMesh((data, fsdp, model), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,14 @@ def mesh_of(data: int, fsdp: int) -> AbstractMesh:
         sharding.Config(fsdp=2),
         sharding.Config(data=2, fsdp=4),
         sharding.Config(data=0),
+        sharding.Config(model=2),
     ],
 )
 def test_a_mesh_that_does_not_multiply_to_the_devices_is_refused(config):
     with pytest.raises(
-        ValueError, match=r"config\.sharding: data -?\d+ x fsdp \d is not 1, the number of devices"
+        ValueError,
+        match=r"config\.sharding: data -?\d+ x fsdp \d x model \d is not 1, the "
+        r"number of devices",
     ):
         sharding.make_mesh(config)
 
@@ -70,8 +73,8 @@ def test_a_mesh_that_does_not_multiply_to_the_devices_is_refused(config):
 def test_a_batch_that_does_not_divide_names_one_that_does(batch_size, accum, nearest):
     with pytest.raises(
         ValueError,
-        match=rf"config\.data\.batch_size: {batch_size} does not divide over 8 devices x {accum} "
-        rf".*: {nearest}$",
+        match=rf"config\.data\.batch_size: {batch_size} does not divide over data x fsdp = 8 "
+        rf"devices x {accum} .*: {nearest}$",
     ):
         sharding.check_batch(batch_size, accum, mesh_of(4, 2))
     sharding.check_batch(nearest, accum, mesh_of(4, 2))
