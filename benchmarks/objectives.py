@@ -50,7 +50,7 @@ sys.path.insert(0, str(TESTS))  # as pytest does; the tests import each other
 
 import learning  # noqa: E402
 import loss_cases  # noqa: E402
-from multidevice.start import EightDevices  # noqa: E402
+from multidevice.start import SeveralDevices  # noqa: E402
 from resuming import hashes_after_resume  # noqa: E402
 from tiny_objectives import OBJECTIVES, backbones_of, experiment_of  # noqa: E402
 
@@ -235,7 +235,7 @@ def trained_alike(objective: str, backbone: str) -> dict[str, Any]:
     case = f"{objective}/{backbone}"
     with tempfile.TemporaryDirectory() as folder:
         resumed, straight = hashes_after_resume(experiment_of(objective, backbone), Path(folder))
-    with EightDevices() as process:
+    with SeveralDevices(8) as process:
         apart = process.run("objectives", case)
     return {"eight_devices": apart, "resume": resumed == straight}
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eo_jax import rules, topology
-from eo_jax.schema import Batch, Metrics, Params, TrainState
+from eo_jax.schema import Batch, Metrics, TrainState
 
 T = TypeVar("T")
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -34,7 +34,7 @@ _RULES = (
     (r"attention/kv$", ("fsdp", None, None, None)),
     (r"attention/q$", ("fsdp", None, None)),
     (
-        r"(embed|predict|hidden/\d+|last|last_layer|fc\d|linear|attention/[qkv])/kernel$",
+        r"(embed|predict|hidden/\d+|last|last_layer|fc\d|linear|attention\d*/(q|k|v|out))/kernel$",
         ("fsdp", None),
     ),
     (r".*", ()),
@@ -145,14 +145,6 @@ def _placement(
     if config.moments == "over_data":
         spec = _over_data(spec, shape, mesh)
     return NamedSharding(mesh, PartitionSpec(*spec), memory_kind=_MEMORIES[config.moments_memory])
-
-
-def gradient_sharding(config: Config, params: Params, mesh: Mesh) -> Any:
-    """A NamedSharding for every gradient: that of its moments, so that replicas need not have all
-    of a sum of which they use a part.
-    """
-    as_moments = dataclasses.replace(config, moments_memory="device")
-    return state_sharding(as_moments, {"optimizer": params}, mesh)["optimizer"]
 
 
 def fetching_moments(config: Config, placement: Any, step: Step) -> Step:

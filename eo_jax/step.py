@@ -47,7 +47,6 @@ class TrainSession:
         self.shapes = sharding.with_sharding(shapes, self.placement)
         inputs = self.placement, sharding.batch_sharding(mesh)
         replicated = NamedSharding(mesh, PartitionSpec())
-        of_gradient = sharding.gradient_sharding(experiment.sharding, params, mesh)
         step = make_train_step(
             objective,
             optimizer,
@@ -56,7 +55,7 @@ class TrainSession:
             steps=run.steps,
             accum=optim.accum,
             spike_sigma=optim.spike_sigma,
-            of_gradient=of_gradient,
+            of_gradient=self.placement["params"],
         )
         step = sharding.fetching_moments(experiment.sharding, self.placement, step)
         pooled = make_pooled(objective, recipe.evaluate, experiment.same_encoder)

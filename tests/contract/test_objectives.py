@@ -814,6 +814,28 @@ def test_eight_devices_train_as_one_does(in_float64, name, backbone):
     assert in_float64(f"{name}/{backbone}") < 1e-9
 
 
+# Six heads and two of the decoder, which `model` can split.
+THREE_AXES = ('model.trunk.size="small"', "sharding.fsdp=2", "sharding.model=2")
+
+
+OVER_DATA = 'sharding.moments="over_data"'
+ON_HOST = 'sharding.moments_memory="host"'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "moments"),
+    [
+        *((name, ()) for name in ("mae", "dino", "moco_v3")),
+        *((name, (OVER_DATA,)) for name in ("mae", "dino", "moco_v3")),
+        ("mae", (OVER_DATA, ON_HOST)),
+        ("mae", ("optim.accum=2", OVER_DATA)),
+    ],
+)
+def test_a_mesh_of_three_axes_trains_as_one_device_does(in_float64, name, moments):
+    assert in_float64(f"{name}/vit", *THREE_AXES, *moments) < 1e-9
+
+
 @pytest.mark.parametrize(("name", "backbone"), slow_but({(name, "vit") for name in QUICK}))
 def test_resume_is_bit_exact(name, backbone, tmp_path):
     resumed, straight = hashes_after_resume(experiment_of(name, backbone), tmp_path)

@@ -39,10 +39,10 @@ def initial() -> dict[str, np.ndarray]:
 
 
 def mesh_of(name: str) -> Mesh:
-    """The mesh "2x4" (data x fsdp) of the first devices."""
-    shape = tuple(map(int, name.split("x")))
-    devices = np.array(jax.devices()[: shape[0] * shape[1]]).reshape(shape)
-    return Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    """The mesh "2x4" (data x fsdp) or "2x2x2" (and model) of the first devices."""
+    data, fsdp, model = (*map(int, name.split("x")), 1)[:3]
+    devices = np.array(jax.devices()[: data * fsdp * model]).reshape(data, fsdp, model)
+    return Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def turn(workdir: Path, mesh: Mesh) -> list[int]:

@@ -14,40 +14,36 @@ import jax.numpy as jnp
 jax.config.update("jax_enable_x64", True)
 jnp.float32 = jnp.float64  # before Flax and eo_jax are imported, whose defaults and casts name it
 
+import json  # noqa: E402
+
 import numpy as np  # noqa: E402
-from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
-from tiny_objectives import experiment_of, views_of  # noqa: E402
+from tiny_objectives import config_of, views_of  # noqa: E402
 
 from eo_jax import experiment as experiment_module  # noqa: E402
 from eo_jax import sharding  # noqa: E402
-from eo_jax.optim import optimizers  # noqa: E402
+from eo_jax.augment.views import Recipe  # noqa: E402
+from eo_jax.experiment import Experiment, make_experiment  # noqa: E402
 from eo_jax.schema import Views  # noqa: E402
-from eo_jax.step import init_state, make_train_step  # noqa: E402
+from eo_jax.step import TrainSession  # noqa: E402
 
 experiment_module.compute_dtype = lambda name: jnp.dtype("float64")
 STEPS = 3
+# Unlike Adam, SGD does not blow rounding up where a gradient is nearly 0.
+SGD = {"name": "sgd", "lr": 0.05, "weight_decay": 0.0, "schedule": "constant"}
+# Views are made beforehand.
+RECIPE = Recipe(lambda views, key: views, lambda views: views)
 
 
-def losses(case: str, mesh: jax.sharding.Mesh) -> list[float]:
-    """The loss of each step under SGD: unlike Adam, it does not blow rounding up where a gradient
-    is nearly 0.
-    """
-    experiment = experiment_of(*case.split("/"))
-    objective = experiment.objective
-    shapes = jax.eval_shape(objective.init, jax.random.key(0))[0]
-    optimizer = optimizers.make_optimizer(
-        optimizers.Config(name="sgd", lr=0.05, weight_decay=0.0, schedule="constant"), shapes, STEPS
-    )
-    rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    step = make_train_step(
-        objective, optimizer, lambda views, key: views, seed=0, steps=STEPS, accum=1
-    )
-    jitted = jax.jit(step, in_shardings=(whole, rows), out_shardings=(whole, whole))
-    state, found = jax.device_put(init_state(objective, optimizer, 0), whole), []
+def losses(experiment: Experiment, mesh: jax.sharding.Mesh) -> list[float]:
+    """The loss of each step."""
+    session, found = TrainSession(experiment, RECIPE, mesh), []
+    state, rows = session.init(), sharding.batch_sharding(mesh)
     for n in range(STEPS):
-        state, metrics = jitted(state, jax.device_put(in_float64(views_of(experiment, n)), rows))
+        views = jax.device_put(in_float64(views_of(experiment, n)), rows)
+        state, metrics = session.step(state, views)
         assert metrics["loss"].dtype == jnp.float64
         found.append(float(metrics["loss"]))
+    assert jax.tree.map(lambda array: array.sharding, state) == session.placement
     return found
 
 
@@ -59,12 +55,17 @@ def in_float64(views: Views) -> Views:
     }
 
 
-def main(case: str) -> float:
-    """Largest relative difference of the losses."""
-    one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+def main(case: str, *settings: str) -> float:
+    """Largest relative difference of the losses; `settings` are "path=value" of the config."""
+    config = config_of(*case.split("/"))
+    config.optim.update(SGD)
+    for path, _, value in (setting.partition("=") for setting in settings):
+        config.update_from_flattened_dict({path: json.loads(value)})
+    experiment = make_experiment(config)
+    one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
     single, spread = (
-        np.array(losses(case, one)),
-        np.array(losses(case, sharding.make_mesh(sharding.Config(data=8)))),
+        np.array(losses(experiment, mesh))
+        for mesh in (one, sharding.make_mesh(experiment.sharding))
     )
     assert np.isfinite(single).all() and np.ptp(single) > 0, single
     return float(

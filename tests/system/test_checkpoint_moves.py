@@ -15,7 +15,7 @@ from eo_jax.checkpoint import Checkpoints
 
 
 def test_a_checkpoint_moves_from_mesh_to_mesh_bit_for_bit(eight_devices):
-    moved = eight_devices("checkpoint_moves", "2x4", "1x2", "2x2", "8x1", "1x8")
+    moved = eight_devices("checkpoint_moves", "2x4", "1x2", "2x2x2", "8x1", "1x8")
     assert moved["same"] and moved["steps"] == [1, 2, 3, 4, 5]
     assert [held[1] for held in moved["held"]] == [2, 4, 4, 8, 1]  # of 8, split over fsdp
 

@@ -51,9 +51,15 @@ def test_a_run_on_8_2_and_4_devices_and_1_2_and_1_processes_is_the_run_on_one_de
     for folder in (one, moved):
         folder.mkdir()
     assert train(tiny_store, one, devices=1, count=1) == [0]
-    assert train(tiny_store, moved, devices=8, count=1, stop=3) == [143]
+    over_data, on_host = (
+        "--config.sharding.moments=over_data",
+        "--config.sharding.moments_memory=host",
+    )
+    assert train(tiny_store, moved, over_data, devices=8, count=1, stop=3) == [143]
     assert train(tiny_store, moved, devices=2, count=2, stop=7) == [143, 143]
-    assert train(tiny_store, moved, "--config.sharding.fsdp=2", devices=4, count=1) == [0]
+    split = "--config.sharding.fsdp=2"
+    assert train(tiny_store, moved, split, on_host, devices=4, count=1, stop=10) == [143]
+    assert train(tiny_store, moved, split, over_data, devices=4, count=1) == [0]
     assert batches(moved) == batches(one)
     assert [sorted(rows) for _, rows in sorted(batches(one).items())] == [list(range(ROWS))] * STEPS
     np.testing.assert_allclose(losses(moved), losses(one), rtol=1e-5)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from eo_jax import sharding
+from eo_jax import rules, sharding, topology
 from eo_jax.data.store.buffers import BufferPool
 
 # --- eight devices
@@ -111,14 +113,157 @@ def test_a_rule_with_more_axes_than_its_weight_names_both():
         placed((("kernel$", ("fsdp", None)),), {"kernel": (8,)})
 
 
-@pytest.mark.parametrize("rules", [(("bias$", ()),), (("kernel$", ()), ("bias$", ()))])
-def test_a_weight_without_a_rule_and_a_rule_without_a_weight_are_errors(rules):
+def test_a_rule_with_an_axis_that_no_mesh_has_names_those_that_there_are():
+    with pytest.raises(
+        ValueError,
+        match=r"config\.sharding\.rules: the rule of kernel names the axis 'fdsp'; expected one of "
+        r"data, fsdp, model, or None",
+    ):
+        placed((("kernel$", ("fdsp", None)),), {"kernel": (8, 4)})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model", 0, r"model: 0; expected at least 1"),
+        ("moments", "zero1", r"moments: 'zero1'; expected one of as_weights, over_data"),
+        ("moments_memory", "disk", r"moments_memory: 'disk'; expected one of device, host"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_refused(field, value, message):
+    with pytest.raises(ValueError, match=rf"config\.sharding\.{message}"):
+        sharding.Config(**{field: value})
+
+
+def test_moments_on_the_host_need_a_device_that_reaches_its_memory(monkeypatch):
+    alone = types.SimpleNamespace(
+        device_kind="abacus", addressable_memories=lambda: [types.SimpleNamespace(kind="beads")]
+    )
+    monkeypatch.setattr(jax, "devices", lambda: [alone])
+    with pytest.raises(
+        ValueError,
+        match=r"config\.sharding\.moments_memory: 'host', but abacus has no memory of kind "
+        r"pinned_host, only beads; use 'device'",
+    ):
+        sharding.make_mesh(sharding.Config(moments_memory="host"))
+
+
+@pytest.mark.parametrize("table", [(("bias$", ()),), (("kernel$", ()), ("bias$", ()))])
+def test_a_weight_without_a_rule_and_a_rule_without_a_weight_are_errors(table):
     with pytest.raises(
         ValueError,
         match=r"config\.sharding\.rules: (no rule matches 'kernel'|rules that match no "
         r"weight.*bias)",
     ):
-        placed(rules, {"kernel": (8, 4)})
+        placed(table, {"kernel": (8, 4)})
+
+
+# --- what is where
+
+BLOCK = {
+    "attention": {"qkv": (16, 3, 4, 4), "out": {"kernel": (16, 16)}},
+    "mlp": {"fc1": {"kernel": (16, 64)}, "fc2": {"kernel": (64, 16)}},
+}
+
+
+def specs_of(config: sharding.Config, tree: dict, *mesh: int) -> dict:
+    shapes = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, "float32"), tree, is_leaf=_is_shape
+    )
+    placed = sharding.state_sharding(config, shapes, mesh_of(*mesh))
+    return {path: at for path, at in rules.paths(placed)}
+
+
+def _is_shape(value):
+    return isinstance(value, tuple)
+
+
+def test_model_splits_a_block_by_heads_and_by_hidden_channels():
+    found = specs_of(sharding.Config(), BLOCK, 1, 2, 2)
+    assert {path: tuple(at.spec) for path, at in found.items()} == {
+        "attention/qkv": ("fsdp", None, "model", None),
+        "attention/out/kernel": (("model", "fsdp"), None),
+        "mlp/fc1/kernel": ("fsdp", "model"),
+        "mlp/fc2/kernel": (("model", "fsdp"), None),
+    }
+
+
+def test_heads_that_model_does_not_divide_are_named():
+    with pytest.raises(
+        ValueError,
+        match=r"attention/qkv has shape \(16, 3, 3, 4\); 3 does not divide over model = 2",
+    ):
+        specs_of(sharding.Config(), {"attention": {"qkv": (16, 3, 3, 4)}}, 1, 2, 2)
+
+
+def test_moments_over_data_are_split_further_and_weights_are_not():
+    state = {name: {"fc1": {"kernel": (16, 64)}, "bias": (6,)} for name in ("params", "optimizer")}
+    config = sharding.Config(moments="over_data", moments_memory="host")
+    found = specs_of(config, state, 4, 2)
+    assert {path: tuple(at.spec) for path, at in found.items()} == {
+        "params/fc1/kernel": ("fsdp", None),
+        "params/bias": (),
+        "optimizer/fc1/kernel": (("fsdp", "data"), None),
+        "optimizer/bias": (None,),  # 6 does not divide over 4
+    }
+    on_host = {path for path, at in found.items() if at.memory_kind == "pinned_host"}
+    assert on_host == {"optimizer/fc1/kernel", "optimizer/bias"}
+
+
+# --- slices and nodes
+
+
+def devices_of(*islands: int, key: str = "slice_index") -> list:
+    """Devices with the numbers 0, 1, ...; `islands` says in which slice each is."""
+    return [
+        types.SimpleNamespace(
+            **{"slice_index": None, "process_index": 0, key: island},
+            id=number,
+            platform="cpu",
+            device_kind="cpu",
+        )
+        for number, island in enumerate(islands)
+    ]
+
+
+@pytest.mark.parametrize("key", ["slice_index", "process_index"])
+def test_fsdp_stays_within_a_slice_and_data_goes_across(key):
+    grid = topology.lay_out(devices_of(0, 1, 0, 1, 0, 1, 0, 1, key=key), (4, 2, 1))
+    assert [[device.id for device in copy.flat] for copy in grid] == [
+        [0, 2],
+        [4, 6],
+        [1, 3],
+        [5, 7],
+    ]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 4, 2)])
+def test_a_copy_that_no_slice_holds_takes_slices_in_order(shape):
+    grid = topology.lay_out(devices_of(0, 1, 0, 1, 0, 1, 0, 1), shape)
+    assert [device.id for device in grid.flat] == [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("islands", "shape", "line"),
+    [
+        ((0, 0, 0, 0), (2, 2, 1), "data 2 x fsdp 2 x model 1"),
+        (
+            (0, 0, 1, 1),
+            (2, 2, 1),
+            "data 2 x fsdp 2 x model 1 on 2 slices or nodes, fsdp within, data across",
+        ),
+        (
+            (0, 0, 1, 1),
+            (1, 4, 1),
+            "data 1 x fsdp 4 x model 1 on 2 slices or nodes, FSDP ACROSS, weights move between "
+            "them",
+        ),
+    ],
+)
+def test_the_log_line_says_what_crosses_slices(islands, shape, line):
+    grid = topology.lay_out(devices_of(*islands), shape)
+    named = types.SimpleNamespace(shape=dict(zip(sharding.AXES, shape, strict=True)), devices=grid)
+    assert topology.described(named) == line
 
 
 # --- prefetch

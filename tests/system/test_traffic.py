@@ -65,6 +65,21 @@ def test_only_weights_move_and_what_the_loss_compares(sixteen_devices, target, s
     assert [c for c in moved if c[2] > 2 * ROWS * compared * 4] == []
 
 
+@pytest.mark.slow
+def test_model_exchanges_sums_of_tokens_in_blocks_and_nothing_else(sixteen_devices):
+    """Of encoder and decoder, one block each: after attention and MLP, forward and backward."""
+    answer = sixteen_devices(
+        "traffic",
+        "mae/vit",
+        'model.trunk.size="small"',  # of six heads
+        "sharding.fsdp=2",
+        "sharding.model=2",
+    )
+    found = [(kind, shape, size) for kind, shape, size, _ in answer["found"]]
+    assert [c[0] for c in found if is_of_batch(c)] == ["all-reduce"] * 8
+    assert max(c[2] for c in found if not is_of_batch(c)) < answer["largest"]  # half of it
+
+
 def is_of_batch(collective) -> bool:
     """Whether it moves rows of the batch; sums over rows do not have them any more."""
     return math.prod(collective[1]) % PRIME == 0

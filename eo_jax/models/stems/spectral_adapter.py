@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 from eo_jax.models.functional import Mode
 from eo_jax.models.layers.batch_norm import BatchNorm
 from eo_jax.models.layers.dense import Dense
+from eo_jax.models.layers.product import product
 from eo_jax.sensors import Sensor
 
 # (kernel, stride, output channels) of the three spectral convolutions; padding is 1.
@@ -138,12 +139,12 @@ class SpectralConv(nnx.Module):
         self.stride, self.dtype = stride, dtype
 
     def __call__(self, x: Float[Array, "p s i"]) -> Float[Array, "p s2 o"]:
-        kernel = self.kernel[...].astype(self.dtype)
+        kernel = jnp.asarray(self.kernel[...])
         taps = len(kernel)
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0)))
         starts = x.shape[1] - taps + 1
         slices = [x[:, tap : tap + starts : self.stride] for tap in range(taps)]
         windows = jnp.concatenate(slices, axis=-1)
         # One row per window: the gradient of a product of three axes is three times slower on CPU.
-        product = windows.reshape(-1, windows.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
-        return product.reshape(*windows.shape[:2], -1)
+        rows = windows.reshape(-1, windows.shape[-1])
+        return product(rows, kernel.reshape(-1, kernel.shape[-1])).reshape(*windows.shape[:2], -1)

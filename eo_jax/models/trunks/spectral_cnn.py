@@ -25,6 +25,7 @@ from eo_jax.models.encoder import patchify
 from eo_jax.models.functional import Mode
 from eo_jax.models.layers.batch_norm import BatchNorm
 from eo_jax.models.layers.dense import Dense
+from eo_jax.models.layers.product import product
 from eo_jax.models.layers.windows import check_divides, check_window
 
 _STRIDE = 2  # along the spectrum, of every layer
@@ -194,13 +195,13 @@ class WindowConv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "r s y x i"]) -> Float[Array, "r s2 y2 x2 o"]:
-        kernel = self.kernel[...].astype(self.dtype)
+        kernel = jnp.asarray(self.kernel[...])
         taps, side, _, _, channels = kernel.shape
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (taps // 2, taps // 2), (0, 0), (0, 0), (0, 0)))
         for axis, length, stride in ((1, taps, _STRIDE), (2, side, 1), (3, side, 1)):
             x = _neighbours(x, axis, length, stride)
         # Order of neighbours: by column, then row, then band.
-        return x @ kernel.transpose(2, 1, 0, 3, 4).reshape(-1, channels)
+        return product(x, kernel.transpose(2, 1, 0, 3, 4).reshape(-1, channels))
 
 
 def _neighbours(
