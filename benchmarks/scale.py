@@ -50,7 +50,7 @@ import tiny_run  # noqa: E402
 from tiny_store import write_tiny_store  # noqa: E402
 
 LIMITS = {"loop": 0.02, "save": 0.01, "resume": 1.3, "counts": 0.05, "scaling": 0.9}
-STEPS, SAVE_EVERY, STARTS = 300, 100, 3
+STEPS, SAVE_EVERY, LOG_EVERY, STARTS = 300, 100, 25, 3
 # A step of some 100 ms here, as on the accelerators that the loop is for.
 _NETWORK = {
     "data.batch_size": 16,
@@ -75,14 +75,14 @@ def loop_and_save(work: Path) -> dict[str, dict[str, float]]:
     config = tiny_run.config_of(
         write_tiny_store(work / "store", locations=24),
         **_NETWORK,
-        **{"run.steps": STEPS, "run.save_every": SAVE_EVERY, "run.log_every": 10},
+        **{"run.steps": STEPS, "run.save_every": SAVE_EVERY, "run.log_every": LOG_EVERY},
     ) | {"evals": {}}
     bare = _bare_rate(config)
     if train.train(config, work / "run"):
         raise RuntimeError("the run failed")
     text = (work / "run" / "metrics.jsonl").read_text(encoding="utf-8")
     lines = map(json.loads, text.splitlines())
-    lines = [line for line in lines if 10 < line["step"] < STEPS]  # neither start nor end
+    lines = [line for line in lines if LOG_EVERY < line["step"] < STEPS]  # neither start nor end
     wall = sum(line["time/wall_s"] for line in lines)
 
     def part(*phases: str) -> float:
