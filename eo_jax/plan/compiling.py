@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import topologies as jax_topologies
 from jax.sharding import AxisType, Mesh
 
-from eo_jax import sharding
+from eo_jax import sharding, topology
 from eo_jax.augment.views import Normalisation, Recipe
 from eo_jax.data.store.reader import open_store
 from eo_jax.experiment import Experiment, make_experiment, make_recipe
@@ -28,6 +28,9 @@ _USED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 # Without LLVM's passes: the program is partitioned and fused the same, and never runs.
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# What a CPU's program reads and writes, of which a chip's does less: 1.2 and 3.5 times libtpu's in
+# the two programs that were compared (docs/scale.md).
+_OF_CPU_BYTES = 0.5
 
 
 class NoCompiler(ValueError):
@@ -54,32 +57,32 @@ class Target:
         return {} if self.exact else _QUICK
 
 
-def tpu_target(topology: Topology) -> Target:
+def tpu_target(pod: Topology) -> Target:
     """A slice of TPUs by libtpu. Raises NoCompiler where that is missing."""
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost")):
         os.environ.setdefault(name, value)  # else it asks a server of Google Cloud
     try:
-        found = jax_topologies.get_topology_desc(topology.name, platform="tpu")
+        found = jax_topologies.get_topology_desc(pod.name, platform="tpu")
     except (RuntimeError, ValueError, NotImplementedError, OSError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise NoCompiler(
             f"no TPU compiler here ({first}); for exact numbers: pip install libtpu (JAX "
             f"{jax.__version__} wants the version that jax[tpu] names)"
         ) from error
-    return Target(topology, found.devices, exact=True)
+    return Target(pod, found.devices, exact=True)
 
 
-def cpu_target(topology: Topology) -> Target:
+def cpu_target(pod: Topology) -> Target:
     """As many CPU devices as the topology has of its own. To be called before JAX has devices."""
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", topology.devices)
+    jax.config.update("jax_num_cpu_devices", pod.devices)
     devices = jax.devices()
-    if len(devices) != topology.devices:
+    if len(devices) != pod.devices:
         raise ValueError(
-            f"{len(devices)} CPU devices, {topology.devices} wanted: JAX had devices before; start "
+            f"{len(devices)} CPU devices, {pod.devices} wanted: JAX had devices before; start "
             "the plan in a process of its own"
         )
-    return Target(topology, devices, exact=False)
+    return Target(pod, devices, exact=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +125,12 @@ class StepPlan:
         experiment: the parts of the config.
         component: the mixture component that is planned, the one with the largest batch.
         batch: its shapes.
+        dtype: that the networks compute in.
     """
 
     def __init__(self, config: Mapping[str, Any], target: Target):
         self.target, self.experiment = target, make_experiment(config)
+        self.dtype = config["model"]["dtype"]
         self.recipe = _recipe(self.experiment)
         self.mesh = _mesh(self.experiment.sharding, target.devices)
         sharding.check_batch(
@@ -135,6 +140,16 @@ class StepPlan:
         self.component = max(batches, key=lambda name: memory.whole_bytes(batches[name]))
         self.batch = batches[self.component]
         self.session = TrainSession(self.experiment, self.recipe, self.mesh)
+
+    @property
+    def rows(self) -> int:
+        """The parts that a batch is split into."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @property
+    def smallest(self) -> int:
+        """The smallest batch."""
+        return self.rows * self.experiment.optim.accum
 
     def compile(self) -> Program:
         """Raises TooLarge."""
@@ -146,14 +161,30 @@ class StepPlan:
             raise _too_large(error) from error
         seconds = time.perf_counter() - start
         counted, xla = costs.read(text := compiled.as_text()), compiled.cost_analysis()
+        cost, exchanged = costs.as_xla_counts(counted, xla), collectives.read(text)
+        if not self.target.exact:
+            cost = dataclasses.replace(cost, main_bytes=_OF_CPU_BYTES * cost.main_bytes)
+            exchanged = _as_on_chip(exchanged, self.dtype)
         return Program(
             memory=memory.of_step(self.session.shapes, self.batch, compiled),
-            cost=costs.as_xla_counts(counted, xla),
+            cost=cost,
             counted=counted,
             xla={"flops": xla["flops"], "bytes": xla["bytes accessed"]},
-            collectives=collectives.read(text),
+            collectives=exchanged,
             seconds=seconds,
         )
+
+
+def _as_on_chip(
+    found: Sequence[collectives.Collective], dtype: str
+) -> list[collectives.Collective]:
+    """XLA computes in float32 on CPUs, and gathers weights as it computes."""
+    return [
+        dataclasses.replace(one, dtype="bf16", bytes=one.bytes // 2)
+        if (one.kind, one.dtype, dtype) == ("all-gather", "f32", "bfloat16")
+        else one
+        for one in found
+    ]
 
 
 def _too_large(error: Exception) -> Exception:
@@ -191,14 +222,16 @@ def remat_of(config: Mapping[str, Any]) -> str:
 
 
 def _mesh(config: sharding.Config, devices: Sequence[Any]) -> Mesh:
-    data = len(devices) // config.fsdp if config.data == -1 else config.data
-    if data * config.fsdp != len(devices):
+    """As `sharding.make_mesh`, on devices that are not here."""
+    copy_of_weights = config.fsdp * config.model
+    data = len(devices) // copy_of_weights if config.data == -1 else config.data
+    if data * copy_of_weights != len(devices):
         raise ValueError(
-            f"config.sharding: data {data} x fsdp {config.fsdp} is not {len(devices)}, the number "
-            "of devices of a slice; change them, or set data to -1"
+            f"config.sharding: data {data} x fsdp {config.fsdp} x model {config.model} is not "
+            f"{len(devices)}, the number of devices of a slice; change them, or set data to -1"
         )
-    shape, names = (data, config.fsdp), ("data", "fsdp")
-    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    grid = topology.lay_out(devices, (data, config.fsdp, config.model))
+    return Mesh(grid, sharding.AXES, axis_types=(AxisType.Auto,) * len(sharding.AXES))
 
 
 def _recipe(experiment: Experiment) -> Recipe:

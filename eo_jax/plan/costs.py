@@ -180,6 +180,8 @@ class _Counter:
             for _, called in _CALLED.findall(found.line)
         }
         self.flops = functools.cache(self._flops)
+        self._parameters = functools.cache(self._parameters_of)
+        self._readers = functools.cache(self._readers_of)
 
     def cost(self, name: str) -> Cost:
         """Of one run of a computation."""
@@ -218,54 +220,68 @@ class _Counter:
         return _plain_bytes(found, body, size)
 
     def _fusion_bytes(self, found: _Instruction, size: _Size) -> float:
-        fused = self._bodies[_called(found)]
-        readers = _readers(fused)
-        total = self._written(fused, size)
-        for inner in fused.values():
-            if inner.opcode == "parameter":
-                total += _read_of(inner, readers.get(inner.name, ()), fused, size)
-        return total
+        """Fusions may have fusions inside."""
+        name = _called(found)
+        read = sum(
+            min(size(inner.type), self._parts(name, inner.name))
+            for inner in self._parameters(name).values()
+        )
+        return self._written(self._bodies[name], size) + read
 
     def _written(self, fused: _Body, size: _Size) -> float:
         root = next(found for found in fused.values() if found.is_root)
         ends = [fused[name] for name in root.operands] if root.opcode == "tuple" else [root]
-        return sum(_result_bytes(_through_bitcasts(end, fused), fused, size) for end in ends)
+        return sum(self._result(_through_bitcasts(end, fused), fused, size) for end in ends)
+
+    def _result(self, found: _Instruction, body: _Body, size: _Size) -> float:
+        """A part that is written into an array, in place, is all that is written."""
+        if found.opcode == "dynamic-update-slice":
+            return size(body[found.operands[1]].type)
+        if found.opcode == "fusion":
+            return min(size(found.type), self._written(self._bodies[_called(found)], _size))
+        return size(found.type)
+
+    def _parts(self, computation: str, name: str) -> float:
+        """Bytes that are cut out of an array of a fused computation; infinite where it is read as
+        a whole.
+        """
+        body, total = self._bodies[computation], 0.0
+        for reader in self._readers(computation).get(name, ()):
+            into = reader.operands[0] == name
+            if reader.opcode == "bitcast":
+                total += self._parts(computation, reader.name)
+            elif reader.opcode == "fusion":
+                inner = self._parameters(_called(reader))
+                numbers = [n for n, operand in enumerate(reader.operands) if operand == name]
+                total += sum(self._parts(_called(reader), inner[n].name) for n in numbers)
+            elif reader.opcode in _CUTS and into:
+                total += _size(reader.type)
+            elif reader.opcode == "dynamic-update-slice" and into:
+                total += _size(body[reader.operands[1]].type)
+            else:
+                return math.inf
+        return total
+
+    def _parameters_of(self, computation: str) -> dict[int, _Instruction]:
+        """{number: parameter}"""
+        return {
+            int(re.search(r" parameter\((\d+)\)", found.line)[1]): found
+            for found in self._bodies[computation].values()
+            if found.opcode == "parameter"
+        }
+
+    def _readers_of(self, computation: str) -> dict[str, list[_Instruction]]:
+        """{instruction: what reads it}"""
+        found: dict[str, list[_Instruction]] = {}
+        for reader in self._bodies[computation].values():
+            for name in dict.fromkeys(reader.operands):
+                found.setdefault(name, []).append(reader)
+        return found
 
 
 def _through_bitcasts(found: _Instruction, body: _Body) -> _Instruction:
     while found.opcode == "bitcast":
         found = body[found.operands[0]]
-    return found
-
-
-def _result_bytes(found: _Instruction, body: _Body, size: _Size) -> float:
-    """A part that is written into an array, in place, is all that is written."""
-    if found.opcode == "dynamic-update-slice":
-        return size(body[found.operands[1]].type)
-    return size(found.type)
-
-
-def _read_of(
-    parameter: _Instruction, readers: tuple[_Instruction, ...], fused: _Body, size: _Size
-) -> float:
-    whole, parts = size(parameter.type), 0.0
-    for reader in readers:
-        into = reader.operands[0] == parameter.name
-        if reader.opcode in _CUTS and into:
-            parts += size(reader.type)
-        elif reader.opcode == "dynamic-update-slice" and into:
-            parts += size(fused[reader.operands[1]].type)
-        else:
-            return whole
-    return min(whole, parts)
-
-
-def _readers(body: _Body) -> dict[str, tuple[_Instruction, ...]]:
-    """{instruction: what reads it}, seen through bitcasts."""
-    found: dict[str, tuple[_Instruction, ...]] = {}
-    for reader in body.values():
-        for name in reader.operands:
-            found[name] = (*found.get(name, ()), reader)
     return found
 
 

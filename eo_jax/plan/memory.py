@@ -84,5 +84,8 @@ def _per_device(tree: Any) -> int:
 
 
 def _shard_bytes(leaf: Any) -> int:
+    """Of an array in the device's own memory; moments may be in the host's."""
+    if leaf.sharding and leaf.sharding.memory_kind == "pinned_host":
+        return 0
     shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
     return math.prod(shape) * leaf.dtype.itemsize

@@ -169,13 +169,12 @@ class _Bench:
         """Bytes on a device per sample of the batch of all devices."""
         pixels = memory.whole_bytes(self.first.batch) / self.batch
         accum = self.first.experiment.optim.accum
-        return (self.kept(remat).per_sample / accum + pixels) / len(self.target.devices)
+        return (self.kept(remat).per_sample / accum + pixels) / self.first.rows
 
     def model(self, batch: int, remat: str) -> Memory:
         """Memory of a device, without a compiler."""
         state = memory.of_state(self.first.session.shapes)
-        devices = len(self.target.devices)
-        rows = batch / devices
+        rows = batch / self.first.rows
         kept = self.kept(remat)
         running = (kept.per_sample + kept.block) * rows / self.first.experiment.optim.accum
         return dataclasses.replace(
@@ -204,12 +203,11 @@ def make_plan(
     least, left = _least_remat(bench, asked, limit, left)
     remat = least.remat if asked.bytes > limit and least else bench.remat
     known = {asked.batch: (least if remat != bench.remat else asked).bytes}
-    multiple = len(target.devices) * bench.first.experiment.optim.accum
     largest = search.largest_batch(
         known,
         bench.slope(remat),
         limit,
-        multiple,
+        bench.first.smallest,
         lambda batch: bench.measure(batch, remat),
         left if target.exact else 0,
     )
@@ -249,8 +247,7 @@ def _used(
         if program := bench.programs.get((choice.batch, choice.remat)):
             return choice, program
     if not bench.programs:
-        smallest = len(bench.target.devices) * bench.first.experiment.optim.accum
-        size = bench.measure(smallest, remat)
+        size = bench.measure(bench.first.smallest, remat)
         if not bench.programs:
             raise ValueError(
                 f"config.sharding.fsdp: {_fsdp(bench.first)}; not even one sample per device "

@@ -47,7 +47,7 @@ def test_an_estimate_says_that_it_is_one_and_has_everything(tmp_path):
     output, _, found = plan(
         tmp_path, "--topology=h100:2x2", "--config.sharding.fsdp=2", f"--doctor={doctor}"
     )
-    assert "4 x NVIDIA H100 (h100:2x2), 2 hosts; mesh data 2 x fsdp 2" in output
+    assert "4 x NVIDIA H100 (h100:2x2), 2 hosts; mesh data 2 x fsdp 2 x model 1" in output
     assert "ESTIMATE: partitioned for CPU devices" in output
     assert "FITS: batch 4 with remat=cheap" in output
     assert "doctor measured 1,000,000,000 samples/s on one host: enough" in output
@@ -90,7 +90,7 @@ def test_libtpu_compiles_for_a_slice_that_is_not_here(tmp_path):
 def test_a_batch_that_does_not_divide_over_the_pod_is_refused(tmp_path):
     ended = run("--topology=h100:8")
     assert ended.returncode == 1
-    assert "config.data.batch_size: 4 does not divide over 8 devices" in ended.stderr
+    assert "config.data.batch_size: 4 does not divide over data x fsdp = 8 devices" in ended.stderr
     assert "the nearest that does: 8" in ended.stderr
 
 

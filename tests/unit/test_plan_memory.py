@@ -49,6 +49,12 @@ def test_a_compiled_step_has_all_that_the_compiler_plans():
     assert found.total == (26 + 50 + 1 + 4) * 1024
 
 
+def test_moments_in_the_host_take_nothing_of_the_device():
+    placed = NamedSharding(MESH, PartitionSpec("fsdp"), memory_kind="pinned_host")
+    moment = jax.ShapeDtypeStruct((8, 256), jnp.float32, sharding=placed)
+    assert memory.of_state({**STATE, "optimizer": (moment, moment)}).moments == 0
+
+
 def test_lines_leave_out_what_is_not_there():
     found = memory.lines(memory.Memory(weights=3 * 2**20, activations=2**29))
     assert [line.split() for line in found] == [
