@@ -1,8 +1,7 @@
-"""The pixel encoders of eo_jax in PyTorch: trunks spectral_cnn, spectral_mlp and
-spectral_transformer behind the stem identity. Copy this file into your project; it needs torch and
+"""The pixel encoders of eo_jax in PyTorch. Copy this file into your project; it needs torch and
 numpy. Weights come from `python -m eo_jax.export`, and `eo_jax_torch.load_encoder` loads them.
 
-All take normalised images [b, c, h, w] and give one feature per window, [b, d, h / window, w /
+They take normalised images [b, c, h, w] and give one feature per window, [b, d, h / window, w /
 window]; pooled features are their mean over rows and columns.
 """
 
@@ -27,9 +26,7 @@ def as_image(features, image, window):
 
 
 def mean_of_windows(features, image, valid, window):
-    """[b * windows * window**2, d] of pixels, windows row by row -> [b, d, h / window, w / window],
-    the mean over the pixels with data.
-    """
+    """[pixels, d], window by window -> [b, d, h / window, w / window], of the pixels with data."""
     mask = torch.ones_like(image[:, :1]) if valid is None else valid[:, None].to(image)
     weight = windows(mask, window).flatten(1)[..., None]
     mean = (features.reshape(*weight.shape[:2], -1) * weight).sum(1) / weight.sum(1).clamp(min=1)
@@ -47,8 +44,8 @@ class SpectralCNN(nn.Module):
         positions, side, channels = bands, window if dims == 3 else 1, 1
         for i in range(layers):
             out, space = width >> (layers - 1 - i), 3 if side > 1 else 1
-            shape = (kernel, space, space)
-            conv = nn.Conv3d(channels, out, shape, (2, 1, 1), (kernel // 2, 0, 0), bias=False)
+            size, pad = (kernel, space, space), (kernel // 2, 0, 0)
+            conv = nn.Conv3d(channels, out, size, (2, 1, 1), pad, bias=False)
             self.add_module(f"conv{i}", conv)
             self.add_module(f"norm{i}", nn.BatchNorm3d(out))
             positions, side, channels = (positions + 1) // 2, side - space + 1, out
@@ -56,9 +53,7 @@ class SpectralCNN(nn.Module):
         self.embed_norm = nn.BatchNorm1d(width)
 
     def forward(self, image, valid=None):
-        """image: 0 where there is no data. valid: bool [b, h, w], the pixels with data, which alone
-        count in the mean of a window; None for all.
-        """
+        """image: 0 without data. valid: bool [b, h, w], what counts in means; None for all."""
         cut = windows(image, self.window)
         if self.dims == 3:
             return as_image(self._features(cut), image, self.window)
@@ -79,13 +74,12 @@ class SpectralMLP(nn.Module):
     def __init__(self, bands, window=1, width=64, hidden=256, layers=2):
         super().__init__()
         self.window, self.layers = window, layers
-        for i in range(layers):
-            self.add_module(f"dense{i}", nn.Linear(hidden if i else bands, hidden))
+        for i, inputs in enumerate([bands] + [hidden] * (layers - 1)):
+            self.add_module(f"dense{i}", nn.Linear(inputs, hidden))
             self.add_module(f"norm{i}", nn.BatchNorm1d(hidden))
         self.embed = nn.Linear(hidden, width)
 
     def forward(self, image, valid=None):
-        """image and valid: see SpectralCNN.forward."""
         x = windows(image, self.window).movedim(1, -1).flatten(0, 2)
         for i in range(self.layers):
             x = functional.gelu(getattr(self, f"norm{i}")(getattr(self, f"dense{i}")(x)))

@@ -1,9 +1,11 @@
 """Barlow Twins on the pixels of any hyperspectral scene, as the few-label benchmark pretrains.
 
-    python -m benchmarks.few_label_scenes --output stores
-    python -m eo_jax.train --config=configs/barlow_scene.py --workdir=runs/scene \\
-        --config.data.sources.pixels.store=stores/hymap \\
-        --config.data.sources.pixels.sensor=HyMap02_Berlin_Urban_Gradient_2009
+    python -m data_prep convert hsi-scene --input /data/salinas_a --output stores/salinas_a \\
+        --sensor aviris_salinas --image SalinasA_corrected.mat --ground-truth SalinasA_gt.mat
+    python -m eo_jax.train --config=configs/barlow_scene.py --workdir=runs/barlow_scene
+
+For another scene, add its store and the row of its sensor, which its manifest has:
+--config.data.sources.pixels.store=stores/hymap --config.data.sources.pixels.sensor=HyMap02...
 
 `python -m eo_jax.evaluate few-label --store ...` runs this by itself. It was tuned on two small
 scenes, see docs/few-label.md. It differs from configs/barlow_pixels.py, which follows a paper, in
@@ -31,8 +33,8 @@ def get_config(arg: str = "scene") -> ml_collections.ConfigDict:
         )
     config = ml_collections.ConfigDict()
     source = {
-        "store": "stores/pavia",
-        "sensor": "rosis_pavia_university",
+        "store": "stores/salinas_a",
+        "sensor": "aviris_salinas",
         "split": "all",
         "draw": "pixel",
         "cache": "memory",

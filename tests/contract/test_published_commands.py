@@ -25,8 +25,6 @@ from eo_jax.monitor.writers import read_metrics
 STEPS = 4
 # Their `smoke` is of a scene that cannot be had whole; Salinas-A can.
 SCENES = {"barlow_pixels", "semi_supervised_pixels", "supervised_pixels"}
-# Pixel encoders, and relative positions: no published PyTorch network has these weights.
-NO_LAYOUT = SCENES | {"data2vec_ssl4eo_s12"}
 
 
 def commands(name: str) -> list[list[str]]:
@@ -80,10 +78,6 @@ def test_from_archive_to_weights(name: str, tmp_path: Path, request: pytest.Fixt
         f"--workdir={workdir}",
         "--output=encoder.safetensors",
     ]
-    if name in NO_LAYOUT:
-        with pytest.raises(AssertionError, match="error: export: no PyTorch layout for config"):
-            run(tmp_path, export)
-        return
     run(tmp_path, export)
     assert all(
         np.isfinite(tensor).all() for tensor in load_file(tmp_path / "encoder.safetensors").values()
