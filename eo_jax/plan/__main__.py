@@ -47,7 +47,8 @@ def main() -> int:
     target = _target(topology, estimate=values.estimate)
     config = compiling.for_chip(config, topology.chip.platform)
     plan = planning.make_plan(config, target, values.compiles, _say)
-    run = [f"--config={values.config}", "--workdir=runs/NAME", *overrides]
+    changes = compiling.overrides(config, plan.used.batch, plan.used.remat)
+    run = [f"--config={values.config}", "--workdir=runs/NAME", *overrides, *changes]
     print(report.text(plan, run, doctor))
     if values.json:
         found = report.as_json(plan, run, doctor)

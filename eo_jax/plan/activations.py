@@ -72,8 +72,9 @@ def _residuals(
 
 
 def _depths(params: Mapping[str, Any]) -> set[int]:
-    """The numbers of stacked blocks."""
-    return {leaf.shape[0] for path, leaf in rules.paths(params) if rules.is_stacked(path)}
+    """The numbers of stacked blocks, with and without the last one, which may run by itself."""
+    stacked = {leaf.shape[0] for path, leaf in rules.paths(params) if rules.is_stacked(path)}
+    return stacked | {depth - 1 for depth in stacked if depth > 1}
 
 
 def _largest_block(depths: set[int], residuals: list[jax.ShapeDtypeStruct]) -> float:

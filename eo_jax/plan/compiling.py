@@ -31,6 +31,9 @@ _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passe
 # What a CPU's program reads and writes, of which a chip's does less: 1.2 and 3.5 times libtpu's in
 # the two programs that were compared (docs/scale.md).
 _OF_CPU_BYTES = 0.5
+# Part of the memory that an estimate leaves: the model of activations had up to a fifth less than
+# libtpu in the three programs that were compared.
+_MARGIN = 0.2
 
 
 class NoCompiler(ValueError):
@@ -50,6 +53,16 @@ class Target:
     topology: Topology
     devices: Sequence[Any]
     exact: bool
+
+    @property
+    def copies(self) -> int:
+        """How often the devices of the topology have the program that is compiled."""
+        return self.topology.slices if self.exact else 1
+
+    @property
+    def limit(self) -> float:
+        """Bytes that a device has for a program."""
+        return self.topology.chip.memory * (1.0 if self.exact else 1.0 - _MARGIN)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -206,14 +219,32 @@ def for_chip(config: Mapping[str, Any], platform: str) -> dict[str, Any]:
 
 
 def with_settings(config: Mapping[str, Any], batch: int, remat: str) -> dict[str, Any]:
-    """The config with another batch and recomputation, of trunk and decoder alike."""
+    """The config with another batch and, where it is another, recomputation of trunk and decoder
+    alike.
+    """
     config = copy.deepcopy(dict(config))
     config["data"]["batch_size"] = batch
-    for section, key in (("trunk", "remat"), ("objective", "decoder_remat")):
-        within = config["model"]["trunk"] if section == "trunk" else config[section]
-        if key in within:
-            within[key] = remat
+    if remat != remat_of(config):
+        for section, key in _remat_keys(config):
+            section[key] = remat
     return config
+
+
+def overrides(config: Mapping[str, Any], batch: int, remat: str) -> list[str]:
+    """Arguments of `python -m eo_jax.train` that make these settings of a config."""
+    changed = []
+    if batch != config["data"]["batch_size"]:
+        changed.append(f"--config.data.batch_size={batch}")
+    if remat != remat_of(config):
+        names = {"remat": "model.trunk.remat", "decoder_remat": "objective.decoder_remat"}
+        changed += [f"--config.{names[key]}={remat}" for _, key in _remat_keys(config)]
+    return changed
+
+
+def _remat_keys(config: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """[(section, key)] of what says what is recomputed."""
+    places = ((config["model"]["trunk"], "remat"), (config["objective"], "decoder_remat"))
+    return [(section, key) for section, key in places if key in section]
 
 
 def remat_of(config: Mapping[str, Any]) -> str:

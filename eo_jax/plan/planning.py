@@ -55,7 +55,7 @@ class Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A config on a topology.
+    """A config on a topology. Batches are those of all devices.
 
     Attributes:
         target: what it was compiled for.
@@ -74,7 +74,7 @@ class Plan:
         scaling: over 1, 2, 4 ... slices or nodes.
         state_bytes: of a checkpoint.
         sample_bytes: from the host.
-        compiles: [(batch, recomputation, bytes, seconds)] in their order.
+        compiles: [(batch of a slice, recomputation, bytes, seconds)] in their order.
     """
 
     target: Target
@@ -96,8 +96,8 @@ class Plan:
 
     @property
     def limit(self) -> float:
-        """Bytes that a program may use of a device."""
-        return self.target.topology.chip.memory
+        """Bytes that a device has for a program."""
+        return self.target.limit
 
     @property
     def fits(self) -> bool:
@@ -105,28 +105,26 @@ class Plan:
         return self.asked.bytes <= self.limit
 
     @property
-    def batch(self) -> int:
-        """Samples of a step on all devices."""
-        return self.used.batch * (self.target.topology.slices if self.target.exact else 1)
-
-    @property
     def samples_per_s(self) -> float:
         """On all devices, likely."""
-        return self.batch / self.time.likely
+        return self.used.batch / self.time.likely
 
     def mfu(self, seconds: float) -> float:
         """Of a step that takes so long."""
         topology = self.target.topology
-        done = self.batch * self.sample_flops / topology.devices
+        done = self.used.batch * self.sample_flops / topology.devices
         return done / (seconds * topology.chip.peak)
 
 
 class _Bench:
-    """Compiles and predicts one config with other batches and recomputation."""
+    """Compiles and predicts one config with other batches and recomputation, each slice with its
+    part of the batch.
+    """
 
     def __init__(self, config: Mapping[str, Any], target: Target, say: Callable[[str], None]):
-        self.config, self.target, self._say = config, target, say
-        self.batch, self.remat = config["data"]["batch_size"], remat_of(config)
+        self.target, self._say, self.remat = target, say, remat_of(config)
+        self.batch = _of_slice(config["data"]["batch_size"], target.copies)
+        self.config = config = with_settings(config, self.batch, self.remat)
         self.first = StepPlan(config, target)
         self.compiles: list[tuple[int, str, float, float]] = []
         self.programs: dict[tuple[int, str], Program] = {}
@@ -185,6 +183,15 @@ class _Bench:
         )
 
 
+def _of_slice(batch: int, slices: int) -> int:
+    if batch % slices:
+        raise ValueError(
+            f"config.data.batch_size: {batch} does not divide over {slices} slices; the nearest "
+            f"that does: {max(1, batch // slices) * slices}"
+        )
+    return batch // slices
+
+
 def make_plan(
     config: Mapping[str, Any], target: Target, compiles: int, say: Callable[[str], None]
 ) -> Plan:
@@ -195,7 +202,7 @@ def make_plan(
         say: is told what takes long.
     """
     bench = _Bench(config, target, say)
-    limit = target.topology.chip.memory
+    limit = target.limit
     size = bench.measure(bench.batch, bench.remat)
     asked = Choice(bench.batch, bench.remat, size, target.exact)
     left = compiles - 1
@@ -252,7 +259,7 @@ def _used(
             raise ValueError(
                 f"config.sharding.fsdp: {_fsdp(bench.first)}; not even one sample per device "
                 f"fits: {size / 2**30:.1f} GiB of "
-                f"{bench.target.topology.chip.memory / 2**30:.1f}; split the weights over more "
+                f"{bench.target.limit / 2**30:.1f}; split the weights over more "
                 "devices"
             )
     (batch, policy), program = next(iter(bench.programs.items()))
@@ -276,16 +283,19 @@ def _plan(
     def on(slices: int) -> roofline.StepTime:
         return roofline.with_slices(of_one, gradients, topology.with_slices(slices))
 
+    def of_all(choice: Any) -> Any:
+        return choice and dataclasses.replace(choice, batch=choice.batch * target.copies)
+
     time = on(topology.slices) if target.exact else of_one
     return Plan(
         target=target,
         mesh=dict(first.mesh.shape),
         component=first.component,
-        asked=asked,
+        asked=of_all(asked),
         memory=program.memory if target.exact else bench.model(used.batch, used.remat),
-        used=used,
-        largest=largest,
-        least_remat=least,
+        used=of_all(used),
+        largest=of_all(largest),
+        least_remat=of_all(least),
         fsdp=_wanted_fsdp(first, target),
         program=program,
         time=time,
@@ -312,7 +322,7 @@ def _fsdp(plan: StepPlan) -> int:
 
 def _wanted_fsdp(plan: StepPlan, target: Target) -> int:
     """See `Plan.fsdp`."""
-    limit, fsdp = target.topology.chip.memory / 2, _fsdp(plan)
+    limit, fsdp = target.limit / 2, _fsdp(plan)
     split = memory.of_state(plan.session.shapes).state * fsdp
     if split / fsdp <= limit:
         return 0

@@ -15,7 +15,8 @@ GIB = 2**30
 _ROWS = 10  # of the table of collectives
 _ESTIMATED = (
     "ESTIMATE: partitioned for CPU devices in place of {kind}; memory is a model of what the "
-    "backward pass keeps, kernels and fusions are not the chip's"
+    "backward pass keeps, and a fifth of the device's is left free; kernels and fusions are not "
+    "the chip's"
 )
 
 
@@ -94,7 +95,7 @@ def _memory(plan: Plan) -> Iterator[str]:
 def _step(plan: Plan) -> Iterator[str]:
     cost, time, chip = plan.program.cost, plan.time, plan.target.topology.chip
     yield (
-        f"a step of {plan.batch} samples: {cost.flops / 1e12:.3f} TFLOP and "
+        f"a step of {plan.used.batch} samples: {cost.flops / 1e12:.3f} TFLOP and "
         f"{cost.bytes / 1e9:.1f} GB per device, {cost.main_bytes / 1e9:.1f} GB of them in its "
         f"main memory; of the model {plan.sample_flops / 1e9:.1f} GFLOP per sample"
     )
@@ -112,7 +113,7 @@ def _step(plan: Plan) -> Iterator[str]:
     )
     yield (
         f"  at best {1e3 * time.best:.1f} ms (all at its peak, all at once): "
-        f"{plan.batch / time.best:,.0f} samples/s, MFU {plan.mfu(time.best):.1%}"
+        f"{plan.used.batch / time.best:,.0f} samples/s, MFU {plan.mfu(time.best):.1%}"
     )
 
 

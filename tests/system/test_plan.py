@@ -77,7 +77,9 @@ def test_libtpu_compiles_for_a_slice_that_is_not_here(tmp_path):
         compiling.tpu_target(topologies.parse("v5e:2x2"))
     except compiling.NoCompiler as error:
         pytest.skip(str(error))
-    output, _, found = plan(tmp_path, "--topology=v5e:2x2", "--slices=4", "--compiles=1")
+    settings = ("--topology=v5e:2x2", "--slices=4", "--config.data.batch_size=16", "--compiles=1")
+    output, _, found = plan(tmp_path, *settings)
+    assert found["asked"]["batch"] == 16 and found["compiles"][0][0] == 4
     assert found["exact"] and "ESTIMATE" not in output
     assert [row["slices"] for row in found["scaling"]] == [1, 2, 4]
     efficiencies = [row["efficiency"] for row in found["scaling"]]
