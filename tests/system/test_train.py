@@ -858,11 +858,11 @@ def command(monkeypatch, capsys):
         ),
         (
             (SMOKE, "--workdir=x", "--config.sharding.data=7"),
-            "data 7 x fsdp 1 is not 1, the number of devices",
+            "data 7 x fsdp 1 x model 1 is not 1, the number of devices",
         ),
         (
             (SMOKE, "--workdir=x", "--config.optim.accum=3"),
-            "config.data.batch_size: 8 does not divide over 1 devices x 3 microbatches",
+            "config.data.batch_size: 8 does not divide over data x fsdp = 1 devices x 3 microbatches",
         ),
     ],
 )
