@@ -862,7 +862,7 @@ def command(monkeypatch, capsys):
         ),
         (
             (SMOKE, "--workdir=x", "--config.optim.accum=3"),
-            "config.data.batch_size: 8 does not divide over data x fsdp = 1 devices x 3 microbatches",
+            "config.data.batch_size: 8 does not divide over data x fsdp = 1 devices x 3 micro",
         ),
     ],
 )
