@@ -37,10 +37,9 @@ import jax
 
 from benchmarks.step import environment
 from benchmarks.step_workloads import Step, batch_of, config_of, recipe_of
-from eo_jax import train
 from eo_jax.data.store.files import write_atomically
 from eo_jax.experiment import make_experiment
-from eo_jax.plan import costs
+from eo_jax.plan import costs, roofline
 from eo_jax.training_setup import make_setup
 
 ROOT = Path(__file__).parents[1]
@@ -71,15 +70,12 @@ _POD = (
 
 
 def loop_and_save(work: Path) -> dict[str, dict[str, float]]:
-    """A run in this process; the part of its time that is neither step nor save, and the save's."""
-    config = tiny_run.config_of(
-        write_tiny_store(work / "store", locations=24),
-        **_NETWORK,
-        **{"run.steps": STEPS, "run.save_every": SAVE_EVERY, "run.log_every": LOG_EVERY},
-    ) | {"evals": {}}
-    bare = _bare_rate(config)
-    if train.train(config, work / "run"):
-        raise RuntimeError("the run failed")
+    """A run; the part of its time that is neither step nor save, and the save's."""
+    settings = {"run.steps": STEPS, "run.save_every": SAVE_EVERY, "run.log_every": LOG_EVERY}
+    store = write_tiny_store(work / "store", locations=24)
+    bare = _bare_rate(tiny_run.config_of(store, **_NETWORK, **settings))
+    command = _training(store, work / "run", _NETWORK | settings)
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     text = (work / "run" / "metrics.jsonl").read_text(encoding="utf-8")
     lines = map(json.loads, text.splitlines())
     lines = [line for line in lines if LOG_EVERY < line["step"] < STEPS]  # neither start nor end
@@ -98,6 +94,16 @@ def loop_and_save(work: Path) -> dict[str, dict[str, float]]:
         "loop": {"value": part("data", "other"), "over_bare_rate": rates[-1] / bare},
         "save": {"value": part("checkpoint"), "wall_s": wall},
     }
+
+
+def _training(store: Path, workdir: Path, settings: Mapping[str, Any]) -> list[str]:
+    """The command of a tiny run with these settings and no evaluators."""
+    changes = [
+        f"--config.{key.replace('.global.', '["global"].')}={value}"
+        for key, value in settings.items()
+    ]
+    arguments = [*tiny_run.arguments(store, workdir), *changes, "--evals="]
+    return [sys.executable, "-m", "eo_jax.train", *arguments]
 
 
 def _bare_rate(config: Mapping[str, Any]) -> float:
@@ -135,9 +141,7 @@ def _first_line(store: Path, workdir: Path, work: Path) -> float:
     checkpoint.
     """
     settings = {"run.steps": 10_000, "run.save_every": 5, "run.log_every": 1}
-    changes = [f"--config.{key}={value}" for key, value in settings.items()]
-    run = [*tiny_run.arguments(store, workdir), *changes, "--evals="]
-    command = [sys.executable, "-m", "eo_jax.train", *run]
+    command = _training(store, workdir, settings)
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -223,8 +227,8 @@ def scaling(work: Path) -> dict[str, dict[str, float]]:
     command = [sys.executable, "-m", "eo_jax.plan", *_POD, f"--json={file}"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     plan = json.loads(file.read_text())
-    products = plan["seconds"]["products"] / 0.5
-    exchanged = (plan["seconds"]["links"] + plan["seconds"]["network"]) / 0.8
+    products = plan["seconds"]["products"] / roofline.PRODUCTS
+    exchanged = (plan["seconds"]["links"] + plan["seconds"]["network"]) / roofline.RATES
     return {
         "scaling": {
             "value": products / (products + exchanged),

@@ -28,8 +28,8 @@ _USED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 # Without LLVM's passes: the program is partitioned and fused the same, and never runs.
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-# What a CPU's program reads and writes, of which a chip's does less: 1.2 and 3.5 times libtpu's in
-# the two programs that were compared (docs/scale.md).
+# What a CPU's program reads and writes, of which a chip's does less: 1.2 to 5 times libtpu's in the
+# three programs that were compared (docs/scale.md).
 _OF_CPU_BYTES = 0.5
 # Part of the memory that an estimate leaves: the model of activations had up to a fifth less than
 # libtpu in the three programs that were compared.
