@@ -98,9 +98,9 @@ def loop_and_save(work: Path) -> dict[str, dict[str, float]]:
 
 def _training(store: Path, workdir: Path, settings: Mapping[str, Any]) -> list[str]:
     """The command of a tiny run with these settings and no evaluators."""
+    paths = [key.replace(".global.", '["global"].') for key in settings]
     changes = [
-        f"--config.{key.replace('.global.', '["global"].')}={value}"
-        for key, value in settings.items()
+        f"--config.{path}={value}" for path, value in zip(paths, settings.values(), strict=True)
     ]
     arguments = [*tiny_run.arguments(store, workdir), *changes, "--evals="]
     return [sys.executable, "-m", "eo_jax.train", *arguments]
