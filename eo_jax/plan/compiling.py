@@ -24,8 +24,10 @@ from eo_jax.plan.topologies import Topology
 from eo_jax.schema import Batch
 from eo_jax.step import TrainSession
 
-_USED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+# What libtpu says of a program that is too large: of all of it, or of its temporaries alone.
+_USED = re.compile(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
+_TEMPORARIES = re.compile(r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Without LLVM's passes: the program is partitioned and fused the same, and never runs.
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 # What a CPU's program reads and writes, of which a chip's does less: 1.2 to 5 times libtpu's in the
@@ -75,7 +77,7 @@ def tpu_target(pod: Topology) -> Target:
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost")):
         os.environ.setdefault(name, value)  # else it asks a server of Google Cloud
     try:
-        found = jax_topologies.get_topology_desc(pod.name, platform="tpu")
+        found = jax_topologies.get_topology_desc(pod.name, platform="tpu", **pod.chip.options)
     except (RuntimeError, ValueError, NotImplementedError, OSError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise NoCompiler(
@@ -171,7 +173,8 @@ class StepPlan:
         try:
             compiled = lowered.compile(self.target.options)
         except jax.errors.JaxRuntimeError as error:
-            raise _too_large(error) from error
+            arguments = memory.of_arguments(self.session.shapes, self.batch).total
+            raise too_large(error, arguments) from error
         seconds = time.perf_counter() - start
         counted, xla = costs.read(text := compiled.as_text()), compiled.cost_analysis()
         cost, exchanged = costs.as_xla_counts(counted, xla), collectives.read(text)
@@ -186,6 +189,32 @@ class StepPlan:
             collectives=exchanged,
             seconds=seconds,
         )
+
+
+def _as_on_chip(
+    found: Sequence[collectives.Collective], dtype: str
+) -> list[collectives.Collective]:
+    """XLA computes in float32 on CPUs, and gathers weights as it computes."""
+    return [
+        dataclasses.replace(one, dtype="bf16", bytes=one.bytes // 2)
+        if (one.kind, one.dtype, dtype) == ("all-gather", "f32", "bfloat16")
+        else one
+        for one in found
+    ]
+
+
+def too_large(error: Exception, arguments: float) -> Exception:
+    """TooLarge with the bytes that an error of the compiler tells, or else the error itself.
+
+    Args:
+        arguments: bytes of the state and the batch on a device.
+    """
+    whole, temporaries = _USED.search(str(error)), _TEMPORARIES.search(str(error))
+    if whole:
+        return TooLarge(float(whole[1]) * _UNITS[whole[2]])
+    if temporaries:
+        return TooLarge(float(temporaries[1]) * _UNITS[temporaries[2]] + arguments)
+    return error
 
 
 def _as_on_chip(

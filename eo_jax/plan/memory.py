@@ -52,17 +52,20 @@ def of_state(shapes: Mapping[str, Any]) -> Memory:
     )
 
 
+def of_arguments(shapes: Mapping[str, Any], batch: Any) -> Memory:
+    """Of a TrainState and a batch."""
+    return dataclasses.replace(of_state(shapes), batch=_per_device(batch))
+
+
 def of_step(shapes: Mapping[str, Any], batch: Any, compiled: jax.stages.Compiled) -> Memory:
     """Of a compiled train step (state, batch) -> (state, metrics) whose state is donated; `batch`
     has shapes with shardings.
     """
-    planned, state = compiled.memory_analysis(), of_state(shapes)
-    known = state.state + _per_device(batch)
+    planned, arguments = compiled.memory_analysis(), of_arguments(shapes, batch)
     results = planned.output_size_in_bytes - planned.alias_size_in_bytes
-    padding = max(planned.argument_size_in_bytes - known, 0)
+    padding = max(planned.argument_size_in_bytes - arguments.total, 0)
     return dataclasses.replace(
-        state,
-        batch=_per_device(batch),
+        arguments,
         activations=planned.temp_size_in_bytes,
         other=planned.generated_code_size_in_bytes + max(results, 0) + padding,
     )

@@ -248,11 +248,16 @@ def _used(
     bench: _Bench, asked: Choice, least: Choice | None, largest: search.Largest, remat: str
 ) -> tuple[Choice, Program]:
     """What the plan's times are of: the config as it is, or else what fits."""
-    candidates = [asked, *([least] if least else [])]
-    candidates.append(Choice(largest.batch, remat, largest.bytes, largest.verified))
-    for choice in candidates:
+    most = Choice(largest.batch, remat, largest.bytes, largest.verified)
+    limit = bench.target.limit
+    fitting = [one for one in (asked, least, most) if one and one.batch and one.bytes <= limit]
+    for choice in fitting:
         if program := bench.programs.get((choice.batch, choice.remat)):
             return choice, program
+    if fitting:  # predicted
+        size = bench.measure(fitting[0].batch, fitting[0].remat)
+        if program := bench.programs.get((fitting[0].batch, fitting[0].remat)):
+            return dataclasses.replace(fitting[0], bytes=size), program
     if not bench.programs:
         size = bench.measure(bench.first.smallest, remat)
         if not bench.programs:

@@ -34,6 +34,7 @@ class Chip:
         host: devices of a host.
         axes: most axes of the torus; 0 where a switch connects all.
         wraps: an axis of a multiple of so many chips is a ring; 0 for none.
+        options: for `get_topology_desc`. Without them the two cores of a v4 chip are two devices.
     """
 
     kind: str
@@ -46,10 +47,14 @@ class Chip:
     host: int
     axes: int = 0
     wraps: int = 0
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 CHIPS: Mapping[str, Chip] = {
-    "v4": Chip("TPU v4", "tpu", 30.75 * GIB, 275e12, 1.2e12, 45e9, 6.25e9, 4, 3, 4),
+    "v4": Chip(
+        *("TPU v4", "tpu", 30.75 * GIB, 275e12, 1.2e12, 45e9, 6.25e9, 4, 3, 4),
+        options={"chip_config_name": "megacore"},
+    ),
     "v5e": Chip("TPU v5 lite", "tpu", 15.75 * GIB, 197e12, 0.81e12, 45e9, 3.125e9, 4, 2, 16),
     "v5p": Chip("TPU v5", "tpu", 95.74 * GIB, 459e12, 2.765e12, 90e9, 6.25e9, 4, 3, 4),
     "v6e": Chip("TPU v6 lite", "tpu", 31.25 * GIB, 918e12, 1.638e12, 90e9, 12.5e9, 4, 2, 16),

@@ -46,3 +46,29 @@ def test_a_batch_is_that_of_all_slices():
     assert planning._of_slice(64, 4) == 16
     with pytest.raises(ValueError, match=r"batch_size: 66 does not divide over 4 slices; .*: 64$"):
         planning._of_slice(66, 4)
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 42.75G of 31.25G hbm. "
+            "Exceeded hbm capacity by 11.50G.",
+            42.75,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (372.65G) exceeds available HBM (15.75G).",
+            374.65,
+        ),
+    ],
+)
+def test_the_compiler_says_how_much_is_too_much(message, size):
+    error = compiling.too_large(RuntimeError(message), 2 * 2**30)
+    assert isinstance(error, compiling.TooLarge)
+    assert error.bytes / 2**30 == pytest.approx(size)
+
+
+def test_another_error_of_the_compiler_stays():
+    error = RuntimeError("INTERNAL: something else")
+    assert compiling.too_large(error, 0) is error
