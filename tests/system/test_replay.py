@@ -171,7 +171,9 @@ def test_the_mesh_is_that_of_the_run_or_of_all_devices_here(tiny_store, monkeypa
 
     assert chosen(**{"sharding.data": 1}).data == 1
     assert (chosen(**{"sharding.data": 2}).data, chosen(**{"sharding.fsdp": 2}).fsdp) == (-1, 1)
-    monkeypatch.setattr(sharding, "make_mesh", lambda _: types.SimpleNamespace(size=3))
+    assert chosen(**{"sharding.model": 2}).model == 1
+    three = types.SimpleNamespace(shape={"data": 3, "fsdp": 1, "model": 1})
+    monkeypatch.setattr(sharding, "make_mesh", lambda _: three)
     with pytest.raises(ValueError, match=r"batch of 4 .* show JAX another number, with CUDA"):
         chosen()
 
