@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "simulate": "write a synthetic archive in the SpectralEarth layout",
+    "simulate": "write a synthetic archive in a published layout",
     "convert": "turn an archive into a store",
     "sensor": "show or write the sensor row that a file describes",
     "verify": "check a store for damage",

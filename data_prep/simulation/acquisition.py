@@ -182,6 +182,12 @@ def _crop_state(land: Landscape, day: float, year: int) -> tuple[np.ndarray, np.
     return green, dry
 
 
+def green_crops(land: Landscape, scene: Scene, latitude: float) -> np.ndarray:
+    """Cover of green crops [h, w] in a scene."""
+    green, _ = _crop_state(land, _plant_day(scene, latitude), scene.time.year)
+    return land.fractions["crop"] * green
+
+
 def endmember_fractions(
     land: Landscape, day: float, year: int, wetness: float
 ) -> dict[str, np.ndarray]:
@@ -248,9 +254,10 @@ def illumination(land: Landscape, sun: tuple[float, float, float]) -> np.ndarray
     return np.where(land.fractions["water"] > 0, 1.0, lit)
 
 
-def _reflectance(seed: int, location: Location, scene: Scene, land: Landscape) -> np.ndarray:
-    """Mixed, lit and blurred reflectance, float32 [c, h, w]."""
-    nm = scene.wavelengths_nm
+def reflectance(
+    seed: int, location: Location, scene: Scene, land: Landscape, nm: np.ndarray
+) -> np.ndarray:
+    """Mixed, lit and blurred reflectance, float32 [c, h, w], at wavelengths `nm` [c]."""
     latitude = location.region.latitude
     endmembers = spectra.library(nm, stream(seed, LIBRARY, location.index))
     wetness = stream(seed, SCENE, scene.number, 1).random()
@@ -322,9 +329,8 @@ def observe(
     any band is no-data.
     """
     rng = stream(seed, VIEW, location.index, scene.number)
-    values = _add_noise(
-        rng, _retrieve(_reflectance(seed, location, scene, land), scene), scene.stripe_tilt
-    )
+    surface = reflectance(seed, location, scene, land, scene.wavelengths_nm)
+    values = _add_noise(rng, _retrieve(surface, scene), scene.stripe_tilt)
     pixels = np.clip(np.rint(values), -32767, 32767).astype(np.int16)
     missing = _missing(rng, pixels.shape)
     pixels[missing] = ENMAP.nodata

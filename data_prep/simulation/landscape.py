@@ -22,6 +22,8 @@ CLASSES = {
     8: "dense city",
     9: "industry and commerce",
 }
+WATER = 1
+BUILT_UP = (7, 8, 9)
 
 
 # ------------------------------------------------------------------ patterns on the ground
@@ -266,10 +268,15 @@ class Landscape:
 
 
 def _zones(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Land-use codes [h, w]: two to five uses, each where its smooth field is the highest."""
+    """Land-use codes [h, w] of two to five uses."""
     uses = rng.choice(
         list(CLASSES), size=rng.choice([2, 3, 4, 5], p=[0.25, 0.35, 0.25, 0.15]), replace=False
     )
+    return _zones_of(uses, rng, size)
+
+
+def _zones_of(uses: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Land-use codes [h, w], each where its smooth field is the highest."""
     heights = [
         smooth_field(rng, size, 16) + 0.12 * smooth_field(rng, size, 2.5) + rng.normal(0, 0.4)
         for _ in uses
@@ -297,7 +304,33 @@ def _lay_out(
 
 def make_landscape(rng: np.random.Generator, size: int) -> Landscape:
     """One landscape of [size, size] pixels of 30 m, drawn from `rng`."""
-    labels = _zones(rng, size)
+    return _landscape(rng, _zones(rng, size))
+
+
+def make_field(rng: np.random.Generator, size: int) -> Landscape:
+    """A landscape that is large-parcel cropland everywhere."""
+    return _landscape(rng, np.full((size, size), 4, np.uint8))
+
+
+def build_up(land: Landscape, rng: np.random.Generator) -> tuple[Landscape, np.ndarray]:
+    """(the landscape after building, true [h, w] where there are buildings now and were none)."""
+    size = len(land.labels)
+    built = _landscape(rng, _zones_of(np.array(BUILT_UP), rng, size))
+    site = smooth_field(rng, size, 8) + 0.1 * smooth_field(rng, size, 2) > 0.8
+    changed = site & ~np.isin(land.labels, (*BUILT_UP, WATER))
+    maps = {
+        field.name: np.where(changed, getattr(built, field.name), getattr(land, field.name))
+        for field in dataclasses.fields(Landscape)
+        if field.name != "fractions"
+    }
+    fractions = {
+        cover: np.where(changed, built.fractions[cover], land.fractions[cover]) for cover in COVERS
+    }
+    return Landscape(**maps, fractions=fractions), changed
+
+
+def _landscape(rng: np.random.Generator, labels: np.ndarray) -> Landscape:
+    size = len(labels)
     site = Site(rng, size, rng.uniform(0, np.pi / 2), rng.dirichlet([3, 3, 1, 2]) + 0.02)
     fractions, parcel, gain = _lay_out(site, labels)
     height_m = rng.gamma(1.5, 20) * smooth_field(rng, size, 12)

@@ -208,6 +208,14 @@ def air_residue(nm: np.ndarray, vapour_error: float, shift_error_nm: float) -> n
     return np.exp(-vapour_error * _optical_depth(nm, _VAPOUR) - change)
 
 
+def transmittance(nm: np.ndarray) -> np.ndarray:
+    """Share of the light [c] that a typical column of air lets through, at the top of the
+    atmosphere. The strong water bands around 1375 nm, which EnMAP's cube leaves out, let none.
+    """
+    air = np.exp(-_optical_depth(nm, _VAPOUR + _OTHER_GASES))
+    return np.where(np.abs(nm - 1375) < 30, 0.0, air)
+
+
 def haze(nm: np.ndarray, strength: float, exponent: float) -> np.ndarray:
     """Offset in reflectance [c] due to an error of the aerosol load: `strength` at 450 nm, falling
     as wavelength to the power -`exponent`.

@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eo_jax.augment.radiometry import normalise
-from eo_jax.evaluation.features import Featurizer
+from eo_jax.evaluation.features import Featurizer, dates_of
 from eo_jax.evaluation.floors import (
     FROM_SCRATCH,
     IMAGE_STATISTICS,
@@ -24,7 +23,7 @@ from eo_jax.evaluation.floors import (
 )
 from eo_jax.evaluation.pooled_encoder import pooled_by
 from eo_jax.evaluation.protocol import EvaluationProtocol
-from eo_jax.evaluation.reading import Read, TaskData, statistics_of
+from eo_jax.evaluation.reading import TaskData, statistics_of
 from eo_jax.models.functional import TRAIN
 from eo_jax.trained_encoder import TrainedEncoder, from_file, from_workdir
 
@@ -75,18 +74,12 @@ def untrained(trained: TrainedEncoder, data: TaskData, seed: int = 0) -> Trained
         update = jax.jit(functools.partial(updated_statistics, trained, params))
         batches = itertools.islice(data.read(data.task.train, _BATCH), _STATISTICS_BATCHES)
         for batch in batches:
-            for pixels, valid in _dates(batch):
-                statistics = update(statistics, pixels, valid)
+            for date in dates_of(batch):
+                statistics = update(statistics, date.pixels, date.valid)
     arrays = jax.device_get((params, statistics))
     return dataclasses.replace(
         trained, name=f"{trained.name}, untrained", params=arrays[0], statistics=arrays[1]
     )
-
-
-def _dates(batch: Read) -> list[tuple[np.ndarray, np.ndarray]]:
-    if batch.pixels.ndim == 4:
-        return [(batch.pixels, batch.valid)]
-    return [(batch.pixels[:, t], batch.valid[:, t]) for t in range(batch.pixels.shape[1])]
 
 
 def updated_statistics(

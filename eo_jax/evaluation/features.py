@@ -33,6 +33,9 @@ class Features(NamedTuple):
 class Featurizer(Protocol):
     """What is judged: a trained encoder, or a floor.
 
+    One that has `compared(before, after)` says what it gives of two dates; of all others it is
+    `absolute_difference`.
+
     Attributes:
         facts: what decides its features, in plain JSON types.
         patch: side in pixels of one dense feature.
@@ -76,29 +79,33 @@ def _computed(
     featurizer: Featurizer, data: TaskData, split: str, resize: int
 ) -> tuple[np.ndarray, np.ndarray]:
     compute = featurizer.pooled if is_per_patch(data.task) else featurizer.dense
+    compared = getattr(featurizer, "compared", absolute_difference)
     xs, targets = [], []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"features: {data.task.title}, {split}", total=None)
         for batch in data.read(split, _BATCH):
-            xs.append(_shown(compute, batch, resize))
+            found = [_padded(compute, date, resize) for date in dates_of(batch)]
+            xs.append(compared(*found) if len(found) == 2 else found[0])
             targets.append(batch.target)
             progress.update(task, advance=len(batch.target))
     return np.concatenate(xs), np.concatenate(targets)
 
 
-def _shown(compute: Any, batch: Read, resize: int) -> np.ndarray:
-    """Features of a batch; of two dates [b, 2, c, H, W], their absolute difference."""
-    if batch.pixels.ndim == 5:
-        before, after = (
-            _shown(compute, Read(batch.pixels[:, t], batch.valid[:, t], batch.target), resize)
-            for t in (0, 1)
-        )
-        return np.abs(after - before)
-    return _padded(compute, resized(batch, resize) if resize else batch)
+def absolute_difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """What changed between the features of two dates."""
+    return np.abs(after - before)
 
 
-def _padded(compute: Any, batch: Read) -> np.ndarray:
+def dates_of(batch: Read) -> list[Read]:
+    """A batch of windows, or of two dates [b, 2, c, H, W], as one of windows for each date."""
+    if batch.pixels.ndim == 4:
+        return [batch]
+    return [Read(batch.pixels[:, t], batch.valid[:, t], batch.target) for t in (0, 1)]
+
+
+def _padded(compute: Any, batch: Read, resize: int) -> np.ndarray:
     """Features of a batch; the last one is filled up, so that one size is compiled."""
+    batch = resized(batch, resize) if resize else batch
     missing = _BATCH - len(batch.pixels)
     if not missing:
         return np.asarray(compute(batch.pixels, batch.valid))

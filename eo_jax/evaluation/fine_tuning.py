@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,19 @@ from eo_jax.evaluation.dense_heads import (
 from eo_jax.evaluation.features import Features, Featurizer
 from eo_jax.evaluation.pooled_encoder import pooled_width
 from eo_jax.evaluation.protocol import EvaluationProtocol
-from eo_jax.evaluation.task import HEADLINES
+from eo_jax.evaluation.task import MAPS
 from eo_jax.evaluation.training import batches
 from eo_jax.evaluation.vector_heads import ANSWERS, LinearLayer, Perceptron, error_of
 from eo_jax.models.functional import EVALUATE, Mode
 from eo_jax.trained_encoder import TrainedEncoder
 
-_MAPS = ("segmentation",)
 _WARM_UP = 0.05  # of all steps
 
 
 class Pixels:
-    """Windows themselves as a `features.Featurizer`: float32 [b, c, H, W], NaN without data."""
+    """Windows themselves as a `features.Featurizer`: float32 [b, c, H, W], NaN without data, or
+    [b, 2, c, H, W] of two dates.
+    """
 
     patch = 1
     facts: Mapping[str, Any] = {"pixels": 1}
@@ -46,6 +47,11 @@ class Pixels:
 
     dense = pooled
 
+    @staticmethod
+    def compared(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Both dates."""
+        return np.stack([before, after], 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning(EvaluationProtocol):
@@ -54,7 +60,8 @@ class FineTuning(EvaluationProtocol):
 
     Pooled features get a linear layer, or `number_head` for numbers. Maps get SpectralEarth's
     heads: enlarging convolutions for transformers, FCN for others; where a feature is one pixel, a
-    linear layer per token. BatchNorm is in training mode while it trains.
+    linear layer per token. Of two dates, a head sees the absolute difference of their features.
+    BatchNorm is in training mode while it trains.
 
     Attributes:
         epochs, batch: of training.
@@ -67,8 +74,6 @@ class FineTuning(EvaluationProtocol):
     lr: float
     weight_decay: float
     number_head: type[LinearLayer] | type[Perceptron] = LinearLayer
-
-    kinds: ClassVar[tuple[str, ...]] = tuple(kind for kind in HEADLINES if kind != "change")
 
     @property
     def title(self) -> str:
@@ -91,8 +96,8 @@ class FineTuning(EvaluationProtocol):
         outputs: int,
         seed: int,
     ) -> Callable[[np.ndarray], np.ndarray]:
-        """The predictor of windows [q, c, H, W]: probabilities, or numbers, [q, k]; for maps the
-        classes [q, H, W].
+        """The predictor of windows [q, c, H, W], or [q, 2, c, H, W] of two dates: probabilities, or
+        numbers, [q, k]; for maps the classes [q, H, W].
 
         Args:
             train, val: of `Pixels`; `target` has classes from 0 (IGNORED in maps), 0 and 1, or
@@ -134,7 +139,7 @@ class _Training:
     ):
         self.trained, self.kind = trained, kind
         rngs = nnx.Rngs(seed)
-        if kind in _MAPS:
+        if kind in MAPS:
             head = _map_head(trained)(trained.width, outputs, trained.patch, rngs=rngs)
         else:
             make = settings.number_head if kind == "regression" else LinearLayer
@@ -156,27 +161,32 @@ class _Training:
 
     def predict(self, state, x) -> jax.Array:
         outputs, _ = self._outputs(state["params"], state, x, EVALUATE)
-        if self.kind in _MAPS:
+        if self.kind in MAPS:
             return outputs.argmax(-1)
         return ANSWERS.get(self.kind, jax.nn.softmax)(outputs)
 
     def _outputs(self, params, state, x, mode: Mode) -> tuple[jax.Array, dict[str, Any]]:
-        trained, valid = self.trained, jnp.isfinite(x)
-        view = normalise(jnp.where(valid, x, 0.0), valid, trained.mean, trained.std)
-        features, statistics = trained.encoder.forward(
-            params["encoder"],
-            state["statistics"],
-            jnp.moveaxis(view, 1, -1),
-            jnp.moveaxis(valid, 1, -1),
-            mode,
-        )
+        features, statistics = self._features(params["encoder"], state["statistics"], x, mode)
         head = nnx.merge(self.graph, params["head"], state["head"], copy=True)
-        seen = features["dense" if self.kind in _MAPS else "pooled"].astype(jnp.float32)
-        outputs = head(seen, mode is not EVALUATE)
-        if self.kind in _MAPS:
+        outputs = head(features, mode is not EVALUATE)
+        if self.kind in MAPS:
             outputs = enlarged(outputs, x.shape[-2:])
         rest = nnx.split(head, nnx.Param, ...)[2]
         return outputs, {"statistics": statistics, "head": rest}
+
+    def _features(self, params, statistics, x, mode: Mode) -> tuple[jax.Array, Any]:
+        """(float32 [b, d], or [b, h, w, d] for maps, new running statistics)."""
+        trained, windows = self.trained, x.reshape(-1, *x.shape[-3:])
+        valid = jnp.isfinite(windows)
+        view = normalise(jnp.where(valid, windows, 0.0), valid, trained.mean, trained.std)
+        features, statistics = trained.encoder.forward(
+            params, statistics, jnp.moveaxis(view, 1, -1), jnp.moveaxis(valid, 1, -1), mode
+        )
+        found = features["dense" if self.kind in MAPS else "pooled"].astype(jnp.float32)
+        if self.kind == "change":
+            dates = found.reshape(len(x), 2, *found.shape[1:])
+            found = jnp.abs(dates[:, 1] - dates[:, 0])
+        return found, statistics
 
 
 def _map_head(trained: TrainedEncoder) -> type[DenseHead]:
@@ -186,7 +196,7 @@ def _map_head(trained: TrainedEncoder) -> type[DenseHead]:
 
 
 def _error(kind: str, outputs: jax.Array, y: jax.Array) -> jax.Array:
-    return cross_entropy(outputs, y) if kind in _MAPS else error_of(kind)(outputs, y)
+    return cross_entropy(outputs, y) if kind in MAPS else error_of(kind)(outputs, y)
 
 
 def _flipped(
@@ -196,5 +206,5 @@ def _flipped(
     for axis in (-1, -2):
         if random.random() < 0.5:
             x = np.flip(x, axis)
-            y = np.flip(y, axis) if kind in _MAPS else y
+            y = np.flip(y, axis) if kind in MAPS else y
     return x, y

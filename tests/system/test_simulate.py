@@ -18,7 +18,7 @@ import rasterio
 
 from data_prep import simulate
 from data_prep.__main__ import main
-from data_prep.simulation import acquisition, landscape, spectra
+from data_prep.simulation import acquisition, files, landscape, spectra, splits
 from eo_jax.sensors import ENMAP, check_wavelengths
 
 LOCATIONS, SIZE = 10, 16
@@ -180,7 +180,7 @@ def test_a_failed_write_leaves_no_file_under_its_name(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simulate, "_write_pixels", stop)
+    monkeypatch.setattr(files, "_write_enmap", stop)
     with pytest.raises(KeyboardInterrupt):
         simulate.simulate_archive(tmp_path, locations=2, size=SIZE, workers=1)
     assert not list(tmp_path.rglob("*.tif")) and not list(tmp_path.rglob("*.txt"))
@@ -199,7 +199,7 @@ def test_all_dates_of_a_location_are_in_one_split(archive):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_one_location_in_five_is_for_validation_and_two_are_enough_for_both_splits(seed):
-    sides = [simulate.is_validation(seed, index) for index in range(1000)]
+    sides = [splits.is_validation(seed, index) for index in range(1000)]
     assert sum(sides) == 200
     assert set(sides[:2]) == {True, False}
 
@@ -422,7 +422,7 @@ def test_a_smaller_number_is_refused(archive):
 
 def test_a_real_archive_is_not_mixed_with_simulated_files(tmp_path):
     (tmp_path / "enmap" / "0287155").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"has enmap/ but no simulate\.json"):
+    with pytest.raises(ValueError, match=r"has locations but no simulate\.json"):
         simulate.simulate_archive(tmp_path, locations=2, size=SIZE)
     assert [path.name for path in tmp_path.iterdir()] == ["enmap"]
 
