@@ -182,12 +182,6 @@ def _crop_state(land: Landscape, day: float, year: int) -> tuple[np.ndarray, np.
     return green, dry
 
 
-def green_crops(land: Landscape, scene: Scene, latitude: float) -> np.ndarray:
-    """Cover of green crops [h, w] in a scene."""
-    green, _ = _crop_state(land, _plant_day(scene, latitude), scene.time.year)
-    return land.fractions["crop"] * green
-
-
 def endmember_fractions(
     land: Landscape, day: float, year: int, wetness: float
 ) -> dict[str, np.ndarray]:
@@ -254,15 +248,21 @@ def illumination(land: Landscape, sun: tuple[float, float, float]) -> np.ndarray
     return np.where(land.fractions["water"] > 0, 1.0, lit)
 
 
+def covers(seed: int, location: Location, scene: Scene, land: Landscape) -> dict[str, np.ndarray]:
+    """`endmember_fractions` of a location in a scene."""
+    wetness = stream(seed, SCENE, scene.number, 1).random()
+    day = _plant_day(scene, location.region.latitude)
+    return endmember_fractions(land, day, scene.time.year, wetness)
+
+
 def reflectance(
     seed: int, location: Location, scene: Scene, land: Landscape, nm: np.ndarray
 ) -> np.ndarray:
     """Mixed, lit and blurred reflectance, float32 [c, h, w], at wavelengths `nm` [c]."""
-    latitude = location.region.latitude
     endmembers = spectra.library(nm, stream(seed, LIBRARY, location.index))
-    wetness = stream(seed, SCENE, scene.number, 1).random()
-    fractions = endmember_fractions(land, _plant_day(scene, latitude), scene.time.year, wetness)
-    light = land.gain * illumination(land, sun_direction(latitude, scene.time.timetuple().tm_yday))
+    fractions = covers(seed, location, scene, land)
+    sun = sun_direction(location.region.latitude, scene.time.timetuple().tm_yday)
+    light = land.gain * illumination(land, sun)
     # Mixing is linear, so blurring the 20 fractions blurs the 202 bands.
     weights = np.stack([fraction * light for fraction in fractions.values()]).astype(np.float32)
     weights = scipy.ndimage.gaussian_filter(

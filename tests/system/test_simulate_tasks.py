@@ -100,7 +100,7 @@ def test_numbers_of_fields_can_be_told_from_their_spectra(simulated):
         assert sample.pixels.shape == (150, SIZE, SIZE) and sample.pixels.dtype == np.int16
     # More green crops, more near infrared (beyond 800 nm) for each unit of red (around 670 nm).
     ratio = [s.pixels[105:].mean() / s.pixels[62:68].mean() for s in samples]
-    green = [s.labels["targets"][3] for s in samples]
+    green = [s.labels["targets"][0] for s in samples]
     assert np.corrcoef(np.log(ratio), green)[0, 1] > 0.8
 
 
