@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def parsed(task: Task) -> argparse.Namespace:
 @pytest.mark.parametrize("name", task_names())
 def test_the_command_is_one(name):
     assert parsed(find_task(name)).archive
+
+
+def test_the_table_of_tasks_is_complete():
+    listed = {}
+    for line in Path("docs/evaluation.md").read_text().splitlines():
+        names = re.findall(r"`(\w+)`", line.split("|")[1]) if line.startswith("| `") else []
+        listed |= {name: line.split("|")[2].strip() for name in names}
+    assert {name: listed.get(name) for name in task_names()} == {
+        name: find_task(name).kind for name in task_names()
+    }
 
 
 def write(name: str, root: Path, task: Task) -> dict:
