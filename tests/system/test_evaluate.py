@@ -161,6 +161,7 @@ def test_a_task_that_brightness_solves_is_solved_from_frozen_features(
         ("multi_label", "micro_map", 0.8),
         ("segmentation", "miou", 0.6),
         ("regression", "r2", 0.8),
+        ("change", "f1", 0.7),
     ],
 )
 def test_an_encoder_is_trained_further_and_from_scratch(weights, tmp_path, run, kind, score, least):
