@@ -35,10 +35,10 @@ from eo_jax.evaluation.protocol import (
     find_protocol,
     protocol_names,
 )
-from eo_jax.evaluation.reading import TaskData, data_of
+from eo_jax.evaluation.reading import TaskData, asked_task, data_of
 from eo_jax.evaluation.row import Row, judge
 from eo_jax.evaluation.table import Table
-from eo_jax.evaluation.task import HEADLINES, Task, find_task, task_names
+from eo_jax.evaluation.task import Task, task_names
 from eo_jax.report import class_maps
 
 
@@ -216,16 +216,7 @@ def parse_task(text: str) -> Asked:
     name, _, store = text.partition("=")
     if not store:
         raise ValueError(f"--task: {text!r}; expected NAME=STORE or KIND:LABEL=STORE")
-    kind, _, label = name.partition(":")
-    if not label:
-        return Asked(name, find_task(name), store)
-    if kind not in HEADLINES:
-        raise ValueError(f"--task: {text!r}; expected a kind of {', '.join(HEADLINES)}")
-    splits = open_store(store).manifest.get("splits", {})
-    own = Task(f"{label} of {Path(store).name}", kind, label, "")
-    if "test" in splits or kind == "pixel":
-        return Asked(name, own, store)
-    return Asked(name, Task(own.title, kind, label, "", val="", test="val"), store)
+    return Asked(name, asked_task(name, store), store)
 
 
 def _candidates(

@@ -15,8 +15,9 @@ from eo_jax import compile_cache
 from eo_jax.averaging import check_window
 from eo_jax.embed import dense, geotiff, pooled, table, zarr_map
 from eo_jax.embed.images import Declared, Images, is_geotiff
+from eo_jax.encoder_loading import from_file, from_workdir
 from eo_jax.lock import locked
-from eo_jax.trained_encoder import TrainedEncoder, from_file, from_workdir
+from eo_jax.trained_encoder import TrainedEncoder
 
 _BATCH_BYTES, _LARGEST_BATCH = 64 * 2**20, 64
 # {format: (endings, writer, reader of the facts)}

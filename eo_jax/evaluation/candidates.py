@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from eo_jax.augment.radiometry import normalise
+from eo_jax.encoder_loading import from_file, from_workdir
 from eo_jax.evaluation.features import Featurizer, dates_of
 from eo_jax.evaluation.floors import (
     FROM_SCRATCH,
@@ -25,11 +26,11 @@ from eo_jax.evaluation.pooled_encoder import pooled_by
 from eo_jax.evaluation.protocol import EvaluationProtocol
 from eo_jax.evaluation.reading import TaskData, statistics_of
 from eo_jax.models.functional import TRAIN
-from eo_jax.trained_encoder import TrainedEncoder, from_file, from_workdir
+from eo_jax.trained_encoder import TrainedEncoder
 
 # Batches that set the BatchNorm statistics of an untrained encoder: with momentum 0.1, 0.9^30 = 4 %
 # of the initial values remain.
-_STATISTICS_BATCHES, _BATCH = 30, 16
+_STATISTICS_BATCHES = 30
 
 
 def load(path: Path, view: int = 0) -> TrainedEncoder:
@@ -72,7 +73,7 @@ def untrained(trained: TrainedEncoder, data: TaskData, seed: int = 0) -> Trained
     params, statistics = encoder.network.init(jax.random.key(seed))
     if statistics:
         update = jax.jit(functools.partial(updated_statistics, trained, params))
-        batches = itertools.islice(data.read(data.task.train, _BATCH), _STATISTICS_BATCHES)
+        batches = itertools.islice(data.read(data.task.train), _STATISTICS_BATCHES)
         for batch in batches:
             for date in dates_of(batch):
                 statistics = update(statistics, date.pixels, date.valid)

@@ -15,8 +15,6 @@ from rich.progress import Progress
 
 from eo_jax.evaluation.reading import Read, TaskData, is_per_patch
 
-_BATCH = 16
-
 
 class Features(NamedTuple):
     """Features and targets of a split.
@@ -83,8 +81,9 @@ def _computed(
     xs, targets = [], []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"features: {data.task.title}, {split}", total=None)
-        for batch in data.read(split, _BATCH):
-            found = [_padded(compute, date, resize) for date in dates_of(batch)]
+        for batch in data.read(split):
+            size = data.batch_size
+            found = [_padded(compute, date, resize, size) for date in dates_of(batch)]
             xs.append(compared(*found) if len(found) == 2 else found[0])
             targets.append(batch.target)
             progress.update(task, advance=len(batch.target))
@@ -103,10 +102,10 @@ def dates_of(batch: Read) -> list[Read]:
     return [Read(batch.pixels[:, t], batch.valid[:, t], batch.target) for t in (0, 1)]
 
 
-def _padded(compute: Any, batch: Read, resize: int) -> np.ndarray:
-    """Features of a batch; the last one is filled up, so that one size is compiled."""
+def _padded(compute: Any, batch: Read, resize: int, size: int) -> np.ndarray:
+    """Features of a batch; the last one is filled up to `size`, so that one size is compiled."""
     batch = resized(batch, resize) if resize else batch
-    missing = _BATCH - len(batch.pixels)
+    missing = size - len(batch.pixels)
     if not missing:
         return np.asarray(compute(batch.pixels, batch.valid))
     fill = [(0, missing), (0, 0), (0, 0), (0, 0)]

@@ -76,6 +76,11 @@ class FineTuning(EvaluationProtocol):
     number_head: type[LinearLayer] | type[Perceptron] = LinearLayer
 
     @property
+    def needs_encoder(self) -> bool:
+        """It trains the encoder."""
+        return True
+
+    @property
     def title(self) -> str:
         """For tables."""
         return (

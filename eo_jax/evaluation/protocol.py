@@ -82,6 +82,11 @@ class EvaluationProtocol:
                 )
 
     @property
+    def needs_encoder(self) -> bool:
+        """Whether it needs more than a candidate's features: its weights, or inner blocks."""
+        return False
+
+    @property
     def title(self) -> str:
         """For tables: how features become predictions, in words."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +15,9 @@ from eo_jax.data.pipeline import in_order
 from eo_jax.data.pixel_source import open_source
 from eo_jax.data.source import Source, SourceConfig, crops_of
 from eo_jax.data.store.reader import open_store
-from eo_jax.evaluation.task import MAPS, Task
+from eo_jax.evaluation.task import HEADLINES, MAPS, Task, find_task
 from eo_jax.exchange import matching
 from eo_jax.sensors import Sensor
-
-_BATCH = 16
 
 
 class Read(NamedTuple):
@@ -45,6 +44,7 @@ class TaskData:
         sensor: id of the row that is read.
         crop: side in pixels of the windows: non-overlapping crops of samples, or around pixels.
         content: content hash of the store.
+        batch_size: windows that are read at once.
     """
 
     task: Task
@@ -52,14 +52,15 @@ class TaskData:
     sensor: str
     crop: int
     content: str
+    batch_size: int = 16
 
-    def read(self, split: str, batch_size: int) -> Iterator[Read]:
+    def read(self, split: str) -> Iterator[Read]:
         """Every window of a split once. Raises ValueError for a store without that label."""
         source = self._open(split)
         if self.task.kind == "change":
-            yield from _pairs(source, self.task.label, batch_size)
+            yield from _pairs(source, self.task.label, self.batch_size)
             return
-        for batch in in_order(source, batch_size, self.task.label):
+        for batch in in_order(source, self.batch_size, self.task.label):
             fields = batch[source.name]
             real = fields["position"] >= 0
             yield _read(source.sensor, fields["pixels"][real, 0], fields["label"][real])
@@ -83,7 +84,7 @@ def statistics_of(data: TaskData) -> tuple[np.ndarray, np.ndarray]:
     the training split; (0, 1) for a band without any, and a deviation of 1 for a constant band.
     """
     count, total, squares = 0, 0, 0
-    for batch in data.read(data.task.train, _BATCH):
+    for batch in data.read(data.task.train):
         pixels, valid = (np.moveaxis(part, -3, 0) for part in (batch.pixels, batch.valid))
         pixels, valid = (part.reshape(len(part), -1) for part in (pixels, valid))
         values = np.where(valid, pixels, 0).astype(np.float64)
@@ -127,6 +128,22 @@ def _two_dates(
         pixels, labels = source.arrays(i)
         found.append((pixels, source.label(i, labels, label)))
     return found
+
+
+def asked_task(name: str, store: str) -> Task:
+    """The task of that name, or of KIND:LABEL in a store, with splits train, val and test, or train
+    and val. Raises ValueError.
+    """
+    kind, _, label = name.partition(":")
+    if not label:
+        return find_task(name)
+    if kind not in HEADLINES:
+        raise ValueError(f"--task: {name!r}; expected a kind of {', '.join(HEADLINES)}")
+    splits = open_store(store).manifest.get("splits", {})
+    own = Task(f"{label} of {Path(store).name}", kind, label, "")
+    if "test" in splits or kind == "pixel":
+        return own
+    return dataclasses.replace(own, val="", test="val")
 
 
 def data_of(task: Task, store: str, sensor: Sensor, multiple: int = 1, crop: int = 0) -> TaskData:

@@ -13,8 +13,8 @@ from eo_jax.evaluation.features import Features, Featurizer, features_of
 from eo_jax.evaluation.protocol import EvaluationProtocol, Labelled
 from eo_jax.evaluation.reading import TaskData
 from eo_jax.evaluation.task import MAPS, Task
+from eo_jax.evaluation.tokens import token_majority
 from eo_jax.evaluation.verdict import Verdict
-from eo_jax.evaluators.labelled import token_majority
 
 _MOST_TOKENS = 10_000  # for fitting, drawn by the seed
 _HELD_OUT = 0.2

@@ -50,6 +50,11 @@ class TrainedHead(EvaluationProtocol):
     kinds: ClassVar[tuple[str, ...]] = MAPS
 
     @property
+    def needs_encoder(self) -> bool:
+        """Where the head takes several depths."""
+        return self.head.several_depths
+
+    @property
     def title(self) -> str:
         """For tables."""
         at = " and ".join(f"{100 * part:g} %" for part in self.drops)

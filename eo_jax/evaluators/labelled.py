@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
 from eo_jax.data.pixel_source import sample_per_class
+from eo_jax.evaluation.tokens import UNLABELLED, token_majority
 from eo_jax.evaluators.base import Context, Weights
 from eo_jax.monitor.metric import Card, Metric, Verdict
 
@@ -19,8 +20,6 @@ METRICS = {
     "majority_accuracy": Metric("Overall accuracy of the most common class"),
     "test_classes": Metric("Classes in the test split"),
 }
-
-_UNLABELLED = 0
 
 
 def labelled_features(
@@ -66,7 +65,7 @@ def check_labels_per_class(
         grid = context.grid
         windows = context.label_windows(split, label)
         classes = np.concatenate([_classes(window, grid) for window in windows])
-        used = classes[classes != _UNLABELLED]
+        used = classes[classes != UNLABELLED]
         sample_per_class(used, labels_per_class, context.seed, where)
 
 
@@ -83,35 +82,12 @@ def _pair(
     """(features [m, d], classes [m]) of the labelled tokens or patches of a batch."""
     if label.ndim == 1:
         x, y = features["pooled"], label
-        keep = real & (y != _UNLABELLED)
+        keep = real & (y != UNLABELLED)
     else:
         dense = features["dense"]
         x, y = dense.reshape(-1, dense.shape[-1]), token_majority(label, dense.shape[1:3]).ravel()
-        keep = np.repeat(real, dense.shape[1] * dense.shape[2]) & (y != _UNLABELLED)
+        keep = np.repeat(real, dense.shape[1] * dense.shape[2]) & (y != UNLABELLED)
     return x[keep], y[keep]
-
-
-def token_majority(label: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The most common class among the labelled pixels of each token, [b, H, W] -> [b, h, w]; 0
-    where a token has none.
-    """
-    b, height, width = label.shape
-    if height % grid[0] or width % grid[1]:
-        raise ValueError(
-            f"labels of {height} x {width} pixels do not divide into {grid[0]} x {grid[1]} dense "
-            "features; choose another data.crop"
-        )
-    tokens = (
-        label.reshape(b, grid[0], height // grid[0], grid[1], width // grid[1])
-        .transpose(0, 1, 3, 2, 4)
-        .reshape(b, *grid, -1)
-    )
-    classes = np.unique(label)
-    classes = classes[classes != _UNLABELLED]
-    if not len(classes):
-        return np.zeros((b, *grid), label.dtype)
-    counts = np.stack([(tokens == code).sum(-1) for code in classes], axis=-1)
-    return np.where(counts.max(-1) > 0, classes[counts.argmax(-1)], _UNLABELLED)
 
 
 def over_majority(scores: Mapping[str, float]) -> tuple[Verdict, str]:

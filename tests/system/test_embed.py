@@ -26,8 +26,9 @@ from eo_jax.embed import dense, pooled
 from eo_jax.embed.blending import view_weights
 from eo_jax.embed.images import Declared, Images
 from eo_jax.embed.tiles import make_grid
+from eo_jax.encoder_loading import from_file
 from eo_jax.sensors import ENMAP, get_sensor
-from eo_jax.trained_encoder import TrainedEncoder, from_file
+from eo_jax.trained_encoder import TrainedEncoder
 
 S2 = get_sensor("sentinel2_l2a")
 NAMES = [band.name for band in S2.bands]

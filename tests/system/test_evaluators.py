@@ -21,9 +21,9 @@ from eo_jax import sharding
 from eo_jax.augment import views
 from eo_jax.config import complete, modules
 from eo_jax.data.pipeline import Pipeline
+from eo_jax.evaluation.tokens import token_majority
 from eo_jax.evaluators import collapse, knn, labelled, linear_probe, reconstruction, supervised
 from eo_jax.evaluators.base import Context
-from eo_jax.evaluators.labelled import token_majority
 from eo_jax.evaluators.reconstruction import squared_errors
 from eo_jax.experiment import (
     Experiment,
