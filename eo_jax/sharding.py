@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -84,19 +84,28 @@ class Config:
 
 
 def make_mesh(config: Config) -> Mesh:
-    """The mesh over all devices; see `topology.lay_out`.
+    """The mesh over all devices.
 
     Raises ValueError where the product of the axes is not the number of devices, or where these
     lack the memory that moments are to be in.
     """
-    devices, copy = jax.devices(), config.fsdp * config.model
+    mesh = mesh_of(config, jax.devices())
+    _check_memory(config, jax.devices()[0])
+    return mesh
+
+
+def mesh_of(config: Config, devices: Sequence[Any]) -> Mesh:
+    """The mesh over some devices, which need not be here; see `topology.lay_out`.
+
+    Raises ValueError where the product of the axes is not their number.
+    """
+    copy = config.fsdp * config.model
     data = len(devices) // copy if config.data == -1 else config.data
     if data * copy != len(devices):
         raise ValueError(
             f"config.sharding: data {data} x fsdp {config.fsdp} x model {config.model} is not "
             f"{len(devices)}, the number of devices; change them, or set data to -1"
         )
-    _check_memory(config, devices[0])
     grid = topology.lay_out(devices, (data, config.fsdp, config.model))
     # Auto: XLA propagates shardings. Under Explicit axes a plain model fails.
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import topologies as jax_topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
-from eo_jax import sharding, topology
+from eo_jax import sharding
 from eo_jax.augment.views import Normalisation, Recipe
 from eo_jax.data.store.reader import open_store
 from eo_jax.experiment import Experiment, make_experiment, make_recipe
@@ -147,7 +147,7 @@ class StepPlan:
         self.target, self.experiment = target, make_experiment(config)
         self.dtype = config["model"]["dtype"]
         self.recipe = _recipe(self.experiment)
-        self.mesh = _mesh(self.experiment.sharding, target.devices)
+        self.mesh = sharding.mesh_of(self.experiment.sharding, target.devices)
         sharding.check_batch(
             self.experiment.data.batch_size, self.experiment.optim.accum, self.mesh
         )
@@ -279,19 +279,6 @@ def _remat_keys(config: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
 def remat_of(config: Mapping[str, Any]) -> str:
     """What the trunk recomputes; "" where it has no such setting."""
     return config["model"]["trunk"].get("remat", "")
-
-
-def _mesh(config: sharding.Config, devices: Sequence[Any]) -> Mesh:
-    """As `sharding.make_mesh`, on devices that are not here."""
-    copy_of_weights = config.fsdp * config.model
-    data = len(devices) // copy_of_weights if config.data == -1 else config.data
-    if data * copy_of_weights != len(devices):
-        raise ValueError(
-            f"config.sharding: data {data} x fsdp {config.fsdp} x model {config.model} is not "
-            f"{len(devices)}, the number of devices of a slice; change them, or set data to -1"
-        )
-    grid = topology.lay_out(devices, (data, config.fsdp, config.model))
-    return Mesh(grid, sharding.AXES, axis_types=(AxisType.Auto,) * len(sharding.AXES))
 
 
 def _recipe(experiment: Experiment) -> Recipe:
