@@ -89,9 +89,9 @@ def make_mesh(config: Config) -> Mesh:
     Raises ValueError where the product of the axes is not the number of devices, or where these
     lack the memory that moments are to be in.
     """
-    mesh = mesh_of(config, jax.devices())
-    _check_memory(config, jax.devices()[0])
-    return mesh
+    devices = jax.devices()
+    _check_memory(config, devices[0])
+    return mesh_of(config, devices)
 
 
 def mesh_of(config: Config, devices: Sequence[Any]) -> Mesh:
