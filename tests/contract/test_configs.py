@@ -29,7 +29,7 @@ def test_the_docstring_opens_with_the_command(name):
 
 
 HEADING = "Departures from the released code:"
-EXAMPLES = ("barlow_scene", "mae_demo", "mae_potsdam", "mae_sensors")  # of no paper
+EXAMPLES = ("barlow_scene", "mae_demo", "mae_potsdam", "mae_scene", "mae_sensors")  # of no paper
 WITHOUT_CODE = (
     "barlow_pixels",
     "semi_supervised_pixels",

@@ -85,6 +85,7 @@ def test_one_command_pretrains_compares_and_draws(tmp_path, monkeypatch, capfd):
     }
     assert mean[methods.HEADLINE.name] > mean["spectrum, SVM"] + 0.04
     assert mean[methods.HEADLINE.name] > 0.95
+    assert mean[methods.ASSIGNED.name] > mean["spectrum, SVM"] + 0.04
     page = (tmp_path / "few_label.html").read_text()
     assert page.count("data:image/png") == 7 and page.count("<svg") == 3
     assert all(method.name in page for method in methods.METHODS)

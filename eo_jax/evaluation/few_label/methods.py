@@ -13,6 +13,7 @@ from eo_jax.evaluation.few_label.classifiers import CLASSIFIERS
 from eo_jax.evaluation.few_label.network import Network
 from eo_jax.evaluation.few_label.protocol import Draw
 from eo_jax.evaluation.few_label.scene import Scene
+from eo_jax.evaluation.few_label.view_assignment import ViewAssignment
 from eo_jax.trained_encoder import TrainedEncoder
 
 FLOOR, PRETRAINED = "floor", "pretrained"
@@ -61,6 +62,7 @@ _FITTED = {
 }
 FROM_SCRATCH = Method("network from scratch", "its own", FLOOR)
 FINE_TUNED = Method("network fine-tuned", "its own", PRETRAINED)
+ASSIGNED = Method("network by view assignment", "its own", PRETRAINED)
 # Chosen on the scenes of protocol.TUNED_ON; its margin over the best floor is the result.
 HEADLINE = Method(
     "spectrum beside pretrained, mean of similar", "logistic regression, C=0.1", PRETRAINED
@@ -74,6 +76,7 @@ METHODS = (
     ),
     FROM_SCRATCH,
     FINE_TUNED,
+    ASSIGNED,
 )
 
 
@@ -91,6 +94,7 @@ class Predictors:
         self._networks = {
             FROM_SCRATCH: Network(features.untrained(trained, scene), scene),
             FINE_TUNED: Network(trained, scene),
+            ASSIGNED: ViewAssignment(trained, scene),
         }
 
     def of(self, method: Method) -> Predict:

@@ -45,10 +45,9 @@ class Network:
         target = np.searchsorted(codes, scene.classes.ravel()[draw.labelled])
         state = self._initial(len(codes))
         for _ in range(STEPS):
-            near = _moved(draw.labelled, scene.classes.shape, random)
-            factor = random.uniform(1 - _BRIGHTNESS, 1 + _BRIGHTNESS, (len(near), 1, 1, 1))
+            near = moved(draw.labelled, scene.classes.shape, random)
             batch = windows(scene, self._trained.view, near)
-            state = self._step(state, *batch, factor.astype(np.float32), target)
+            state = self._step(state, *batch, brightened(len(near), random), target)
         return codes[self._classified(state)]
 
     def _initial(self, classes: int) -> dict[str, Any]:
@@ -70,17 +69,10 @@ class Network:
         return {"params": params, "statistics": statistics, "memory": memory}
 
     def _loss(self, params, statistics, pixels, valid, factor, target) -> tuple[jax.Array, Any]:
-        trained = self._trained
-        bright = brighten(pixels, factor, trained.sensor)
-        view = normalise(bright, valid, trained.mean, trained.std)
-        features, statistics = trained.encoder.forward(
-            params["encoder"],
-            statistics,
-            jnp.moveaxis(view, 1, -1),
-            jnp.moveaxis(valid, 1, -1),
-            TRAIN,
+        features, statistics = shown(
+            self._trained, params["encoder"], statistics, pixels, valid, factor
         )
-        logits = _logits(params["head"], features["pooled"])
+        logits = _logits(params["head"], features)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
         return losses.mean(), statistics
 
@@ -96,9 +88,31 @@ def _logits(head: dict[str, Any], features: jax.Array) -> jax.Array:
     return features @ head["kernel"] + head["bias"]
 
 
-def _moved(numbers: np.ndarray, shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """The same pixels or direct neighbours, by chance, within the scene."""
+def shown(
+    trained: TrainedEncoder, params: Any, statistics: Any, pixels: Any, valid: Any, factor: Any
+) -> tuple[jax.Array, Any]:
+    """(features [m, d] of windows [m, c, H, W] made brighter by `factor`, new running statistics),
+    while training.
+    """
+    bright = brighten(pixels, factor, trained.sensor)
+    view = normalise(bright, valid, trained.mean, trained.std)
+    features, statistics = trained.encoder.forward(
+        params, statistics, jnp.moveaxis(view, 1, -1), jnp.moveaxis(valid, 1, -1), TRAIN
+    )
+    return features["pooled"], statistics
+
+
+def brightened(count: int, random: np.random.Generator) -> np.ndarray:
+    """Factors [count, 1, 1, 1] up to a tenth from 1."""
+    factors = random.uniform(1 - _BRIGHTNESS, 1 + _BRIGHTNESS, (count, 1, 1, 1))
+    return factors.astype(np.float32)
+
+
+def moved(
+    numbers: np.ndarray, shape: tuple[int, int], random: np.random.Generator, near: int = _NEAR
+) -> np.ndarray:
+    """The same pixels or neighbours up to `near` away, by chance, within the scene."""
     rows, columns = np.divmod(numbers, shape[1])
-    step = random.integers(-_NEAR, _NEAR + 1, (2, len(numbers)))
+    step = random.integers(-near, near + 1, (2, len(numbers)))
     rows = np.clip(rows + step[0], 0, shape[0] - 1)
     return rows * shape[1] + np.clip(columns + step[1], 0, shape[1] - 1)
