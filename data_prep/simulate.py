@@ -26,7 +26,7 @@ from pathlib import Path
 
 from data_prep.conversion import output_lock
 from data_prep.jobs import executors, progress
-from data_prep.simulation import archives
+from data_prep.simulation import layouts
 from data_prep.simulation.acquisition import LOCATIONS_PER_REGION, SCENES_PER_REGION
 from data_prep.simulation.files import write_text
 
@@ -137,7 +137,7 @@ def simulate_archive(
         size: rows and columns of a patch, pixels of 30 m.
         seed: non-negative.
         workers: processes; one per core by default.
-        archive: name of a module of `data_prep.simulation.archives`.
+        archive: name of a module of `data_prep.simulation.layouts`.
         advance: called with (1, bytes written) after each location; for showing progress.
 
     Raises:
@@ -145,7 +145,7 @@ def simulate_archive(
         OSError: `output` cannot be written.
     """
     output, workers = Path(output), executors.cores() if workers is None else workers
-    layout = archives.find(archive)
+    layout = layouts.find(archive)
     _check_arguments(output, layout.LEAST, locations, size, seed, workers)
     last = layout.last_location(output)
     settings = {"archive": archive, "recipe": RECIPE, "seed": seed, "size": size}
@@ -164,10 +164,8 @@ def simulate_archive(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m data_prep simulate`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    layouts = "\n\n".join(
-        f"--archive {name}:\n{archives.find(name).__doc__}" for name in archives.names()
-    )
-    parser.description = f"{__doc__}\n{layouts}"
+    known = "\n\n".join(f"--archive {n}:\n{layouts.find(n).__doc__}" for n in layouts.names())
+    parser.description = f"{__doc__}\n{known}"
     parser.epilog = (
         "example: python -m data_prep simulate --output /tmp/simulated --locations 8 --size 64"
     )
@@ -180,7 +178,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--archive",
         default=DEFAULT,
-        choices=archives.names(),
+        choices=layouts.names(),
         help=f"what is written (default: {DEFAULT})",
     )
     parser.add_argument(

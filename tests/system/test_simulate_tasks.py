@@ -14,7 +14,7 @@ import pytest
 
 from data_prep import simulate
 from data_prep.__main__ import main
-from data_prep.simulation import acquisition, archives, landscape, splits
+from data_prep.simulation import acquisition, landscape, layouts, splits
 from eo_jax.data.store.reader import open_store
 from eo_jax.schema import Sample
 
@@ -46,7 +46,7 @@ def simulated(tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
 
 
 def test_every_archive_is_covered():
-    assert archives.names() == sorted(CONVERT)
+    assert layouts.names() == sorted(CONVERT)
 
 
 @ALL
@@ -67,7 +67,7 @@ def test_a_second_run_writes_nothing(simulated, name):
 
 @ALL
 def test_another_archive_in_the_same_folder_is_refused(simulated, name):
-    other = next(other for other in archives.names() if other != name)
+    other = next(other for other in layouts.names() if other != name)
     with pytest.raises(ValueError, match=f"archive is {name}, expected {other}"):
         simulate.simulate_archive(simulated(name)[0], LOCATIONS, SIZE, workers=1, archive=other)
 
