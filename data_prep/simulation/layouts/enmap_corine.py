@@ -1,9 +1,10 @@
 """EnMAP-CORINE of SpectralEarth's downstream tasks: which land covers a patch has.
 
-<output>/enmap_corine/enmap/<location>/<scene>.tif     int16 [202, size, size]
-<output>/enmap_corine/corine/<location>/<scene>.tif    uint16 [size, size], CORINE codes
-<output>/splits/enmap_corine/{train,val,test}.txt      one <location>/<scene>.tif per line
-convert with: spectral-earth-downstream --task enmap_corine
+It is converted by `python -m data_prep convert spectral-earth-downstream --task enmap_corine`.
+
+    <output>/enmap_corine/enmap/<location>/<scene>.tif     int16 [202, size, size]
+    <output>/enmap_corine/corine/<location>/<scene>.tif    uint16 [size, size], CORINE codes
+    <output>/splits/enmap_corine/{train,val,test}.txt      one <location>/<scene>.tif per line
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """HYPERVIEW, as SpectralEarth uses it: four numbers of a field, from its image of 150 bands.
 
+It is converted by `python -m data_prep convert hyperview`.
+
     <output>/images/<index>.npz                `data` int16 [150, size, size], reflectance x 10000,
                                                462 to 942 nm
     <output>/train.csv, val.csv                columns sample_index, P, K, Mg, pH
-    convert with: hyperview
 
 The numbers are no chemistry, but what light tells of the field, standardised as in the lists of
 SpectralEarth: means of the cover of green crops (P), of straw (K) and of moist soil (Mg), and of

@@ -1,12 +1,13 @@
 """OSCD: two Sentinel-2 dates of a place, and where it was built on between them.
 
+It is converted by `python -m data_prep convert oscd`.
+
     <output>/Onera Satellite Change Detection dataset - Images/
         <place>/imgs_{1,2}_rect/{B01,...,B12}.tif    uint16 [size, size], reflectance x 10000
         <place>/dates.txt                            date_1: 20220314, date_2: 20240702
         {train,test}.txt                             places, separated by commas
     <output>/Onera Satellite Change Detection dataset - {Train,Test} Labels/
         <place>/cm/<place>-cm.tif                    1 no change, 2 change
-    convert with: oscd
 
 Seasons, crops and light differ between the dates, too, and are no change. Pixels are of 30 m.
 """

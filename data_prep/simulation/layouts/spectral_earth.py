@@ -1,10 +1,12 @@
 """SpectralEarth: EnMAP patches with land-use maps.
 
-<output>/enmap/<location>/<scene>.tif      int16 [202, size, size], reflectance x 10000
-<output>/landuse/<location>/<scene>.tif    uint8 [size, size], 0 = unlabelled
-<output>/landuse/classes.csv               code,name
-<output>/splits/train.txt, val.txt         one <location>/<scene>.tif per line, all dates of a
-                                           location in one split
+It is converted by `python -m data_prep convert spectral-earth --labels landuse`.
+
+    <output>/enmap/<location>/<scene>.tif      int16 [202, size, size], reflectance x 10000
+    <output>/landuse/<location>/<scene>.tif    uint8 [size, size], 0 = unlabelled
+    <output>/landuse/classes.csv               code,name
+    <output>/splits/train.txt, val.txt         one <location>/<scene>.tif per line, all dates of a
+                                               location in one split
 """
 
 from __future__ import annotations
