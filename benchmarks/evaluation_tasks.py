@@ -30,7 +30,11 @@ _POOLED = ("plain:linear", "dino:knn")
 _MAPS = ("plain:linear", "spectral_earth:conv")
 _TUNED = "plain:fine_tune"
 # MAE of the demo on any store of patches.
-_MAE = ("--config=configs/mae_demo.py:tiles", "--config.augment.statistics=store")
+_MAE = (
+    "--config=configs/mae_demo.py:tiles",
+    "--config.augment.statistics=store",
+    "--evals=collapse",
+)
 
 
 class Simulated(NamedTuple):
@@ -42,6 +46,7 @@ class Simulated(NamedTuple):
         sensor: what is pretrained on.
         task: of `eo_jax.evaluate`, without its store.
         protocols: of frozen features.
+        overrides: of the config.
     """
 
     archive: str
@@ -51,6 +56,7 @@ class Simulated(NamedTuple):
     sensor: str
     task: str
     protocols: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
 
     def commands(self, folder: Path) -> list[list[str]]:
         """What makes the store and the run."""
@@ -63,7 +69,7 @@ class Simulated(NamedTuple):
             ),
             _python("data_prep", "convert", *self.convert, "--input", archive, "--output", store),
             _python(
-                *("eo_jax.train", *_MAE, f"--workdir={folder / 'run'}"),
+                *("eo_jax.train", *_MAE, *self.overrides, f"--workdir={folder / 'run'}"),
                 *(f"{source}.store={store}", f"{source}.sensor={self.sensor}"),
             ),
         ]
@@ -123,7 +129,7 @@ SETS: dict[str, Simulated | Real] = {
     ),
     "change": Simulated(
         *("oscd", 120, 64, ("oscd", "--patch-size", "64")),
-        *("sentinel2_l1c", "oscd", _MAPS),
+        *("sentinel2_l1c", "oscd", _MAPS, ("--config.model.stems.enmap.name=patch_embed",)),
     ),
     "pavia": Real("pavia", _TILES),
     "hymap": Real("hymap", _TILES),
