@@ -23,6 +23,7 @@ from eo_jax.evaluation.dense_heads import (
 )
 from eo_jax.evaluation.features import Features, Featurizer
 from eo_jax.evaluation.pooled_encoder import pooled_width
+from eo_jax.evaluation.progress import epochs
 from eo_jax.evaluation.protocol import EvaluationProtocol
 from eo_jax.evaluation.task import MAPS
 from eo_jax.evaluation.training import batches
@@ -124,7 +125,7 @@ class FineTuning(EvaluationProtocol):
 
         validation = jax.jit(run.validation)
         best, kept, size = np.inf, state, min(self.batch, len(train.x))
-        for _ in range(self.epochs):
+        for _ in epochs(f"{self.epochs} epochs of encoder and head", self.epochs):
             for x, y in batches(train, size, random):
                 state, memory = step(state, memory, *_flipped(x, y, kind, random))
             found = np.mean([float(validation(state, x, y)) for x, y in batches(val, size, None)])

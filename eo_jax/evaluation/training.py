@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from eo_jax.evaluation.features import Features
+from eo_jax.evaluation.progress import epochs
 
 Outputs = Callable[[Any], jax.Array]  # features of a batch -> outputs of a head
 Error = Callable[[jax.Array, jax.Array], jax.Array]  # (outputs, targets) -> mean loss
@@ -75,7 +76,7 @@ def fit(
 
     state, kept, best, worse = optimizer.init(params), (params, rest), np.inf, 0
     loop, random = loop.of(len(train.x)), np.random.default_rng(seed)
-    for epoch in range(1, loop.epochs + 1):
+    for epoch in epochs(f"{loop.epochs} epochs of a head", loop.epochs):
         for x, y in batches(train, loop.batch, random):
             params, rest, state = step(params, rest, state, x, y)
         if epoch % loop.every and epoch < loop.epochs:
