@@ -20,6 +20,7 @@ from eo_jax.trained_encoder import TrainedEncoder
 STEPS, LR, WEIGHT_DECAY = 150, 3e-4, 1e-4
 TEMPERATURE, SHARPENING, SMOOTHING = 0.1, 0.25, 0.1
 _UNLABELLED = 256  # pixels in a step, with two views each
+_AT_ONCE = 16_384  # pixels that are compared with the support
 _NEAR = 2  # pixels: both views of a pixel are from the 5 x 5 around it, as in pretraining
 
 
@@ -88,6 +89,9 @@ class ViewAssignment:
             self._trained, params=state["params"], statistics=state["statistics"]
         )
         found = averaged(encoded(tuned, self._scene), self._scene)
-        flat = jnp.asarray(found.reshape(-1, found.shape[-1]))
-        soft = soft_labels(flat, flat[draw.labelled], labels, TEMPERATURE)
-        return np.asarray(soft).argmax(-1)
+        flat = found.reshape(-1, found.shape[-1])
+        parts = np.array_split(flat, -(-len(flat) // _AT_ONCE))
+        support = flat[draw.labelled]
+        return np.concatenate(
+            [np.asarray(soft_labels(x, support, labels, TEMPERATURE)).argmax(-1) for x in parts]
+        )
