@@ -27,7 +27,7 @@ from benchmarks.step import environment
 from eo_jax.data.store.files import write_atomically
 
 _POOLED = ("plain:linear", "dino:knn")
-_MAPS = ("plain:knn", "spectral_earth:conv")
+_MAPS = ("plain:knn",)
 _TUNED = "plain:fine_tune"
 # MAE of the demo on any store of patches.
 _MAE = (

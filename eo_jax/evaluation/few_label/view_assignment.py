@@ -91,7 +91,6 @@ class ViewAssignment:
         found = averaged(encoded(tuned, self._scene), self._scene)
         flat = found.reshape(-1, found.shape[-1])
         parts = np.array_split(flat, -(-len(flat) // _AT_ONCE))
-        support = flat[draw.labelled]
-        return np.concatenate(
-            [np.asarray(soft_labels(x, support, labels, TEMPERATURE)).argmax(-1) for x in parts]
-        )
+        support = jnp.asarray(flat[draw.labelled])
+        soft = (soft_labels(jnp.asarray(part), support, labels, TEMPERATURE) for part in parts)
+        return np.concatenate([np.asarray(part).argmax(-1) for part in soft])
