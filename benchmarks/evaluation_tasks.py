@@ -80,11 +80,11 @@ class Real(NamedTuple):
 
     Attributes:
         scene: of `few_label_scenes.SCENES`.
-        options: of the conversion.
+        tile: side in pixels; what is left at the edges has to hold the 5 x 5 of the config.
     """
 
     scene: str
-    options: tuple[str, ...]
+    tile: int
     task: str = "pixel:landcover"
     protocols: tuple[str, ...] = _POOLED
 
@@ -108,11 +108,11 @@ class Real(NamedTuple):
             return
         scene = few_label_scenes.SCENES[self.scene]
         data = Path(os.environ["EO_JAX_SAMPLE_DATA"]) / "hyperspectral"
-        scene = scene._replace(options=(*scene.options, *self.options))
+        tiles = ("--patch-size", str(self.tile), "--val-fraction", "0.01", "--test-fraction", "0.5")
+        scene = scene._replace(options=(*scene.options, *tiles))
         few_label_scenes.convert(scene, data, folder / "store")
 
 
-_TILES = ("--patch-size", "16", "--val-fraction", "0.01", "--test-fraction", "0.5")
 SETS: dict[str, Simulated | Real] = {
     "segmentation": Simulated(
         *("spectral-earth", 96, 64, ("spectral-earth", "--labels", "landuse")),
@@ -131,9 +131,9 @@ SETS: dict[str, Simulated | Real] = {
         *("oscd", 120, 64, ("oscd", "--patch-size", "64")),
         *("sentinel2_l1c", "oscd", _MAPS, ("--config.model.stems.enmap.name=patch_embed",)),
     ),
-    "pavia": Real("pavia", _TILES),
-    "hymap": Real("hymap", _TILES),
-    "salinas_a": Real("salinas_a", _TILES),
+    "pavia": Real("pavia", 10),
+    "hymap": Real("hymap", 10),
+    "salinas_a": Real("salinas_a", 13),
 }
 
 
