@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "linear": lambda: linear(args.threads),
     }
     if args.runs:
-        parts["runs"] = lambda: {path.name: share(path) for path in args.runs}
+        parts["runs"] = lambda: {str(path): share(path) for path in args.runs}
     for name, measure in parts.items():
         found[name] = measure()
         print(name, json.dumps(found[name], indent=1), flush=True)
